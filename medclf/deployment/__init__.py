@@ -1,0 +1,1 @@
+"""LEARNER -> WHAT OTHERS RUN."""

@@ -1,0 +1,99 @@
+"""Every error medclf raises on purpose: which file or column, why, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+
+class MedclfError(Exception):
+    """Base of all errors that medclf raises on purpose; the command line prints it and exits with 2.
+
+    Args:
+        message: what went wrong and why, naming the file, column or argument.
+        remedy: what the user can do about it; printed on its own line.
+
+    Example:
+        >>> str(MedclfError("labels.csv has no column 'label'", "name it with label_col="))
+        "labels.csv has no column 'label'\\nname it with label_col="
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.message, self.remedy = message, remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.remedy}" if self.remedy else self.message
+
+
+class ReadError(MedclfError):
+    """An image file that cannot be read; `path` and `reason` say which and why."""
+
+    def __init__(self, path: str | Path, reason: str, remedy: str = "") -> None:
+        super().__init__(f"{path}: {reason}", remedy)
+        self.args = (path, reason, remedy)  # what pickle calls the class with
+        self.path, self.reason = Path(path), reason
+
+
+class UnsupportedFormat(ReadError):
+    """The file's first bytes are not those of a PNG, JPEG, TIFF or DICOM image."""
+
+
+class TooLarge(ReadError):
+    """The file declares more pixels, bytes or nesting than the limits allow; nothing was decoded."""
+
+
+class MissingDecoder(ReadError):
+    """The DICOM transfer syntax needs a decoder that is not installed; the remedy names the `pip install`."""
+
+
+class DataError(MedclfError):
+    """A table, a label, a column or a folder that cannot be made into a data set."""
+
+
+class SplitError(DataError):
+    """A split that cannot be made as asked."""
+
+
+class WeightsError(MedclfError):
+    """Weights that cannot be had or do not fit; the remedy names the other ways to get some."""
+
+
+class BundleError(MedclfError):
+    """A bundle or checkpoint that is damaged, changed, or of another format version."""
+
+
+class OutputError(MedclfError):
+    """A folder or file that cannot be written, or that exists already."""
+
+
+class MissingDependency(MedclfError, ImportError):
+    """An optional package is not installed; the remedy names the `pip install`."""
+
+
+class MedclfWarning(UserWarning):
+    """Something the user should know about the data or the run; nothing was changed silently."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional module, or say which extra brings it.
+
+    Args:
+        module: dotted module name.
+        extra: the extra of medclf that installs it.
+
+    Raises:
+        MissingDependency: it is not installed.
+
+    Example:
+        >>> require("json", "serve").__name__
+        'json'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingDependency(
+            f"{package} is not installed ({error})", f'install it with: pip install "medclf[{extra}]"'
+        ) from error

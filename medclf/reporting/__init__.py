@@ -1,0 +1,1 @@
+"""NUMBERS -> WHAT PEOPLE READ."""
