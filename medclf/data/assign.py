@@ -1,0 +1,167 @@
+"""Who goes where: the arithmetic of splitting, on keys and counts alone."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+REFINED = 5_000  # so many groups are looked at again after the first assignment
+
+
+def shuffled(names: Sequence[str], seed: int) -> NDArray[np.int64]:
+    """The order in which a split takes its items: by a hash of seed and name, so that neither the order
+    of `names` nor any other random state matters.
+
+    Args:
+        names: one a item, all different.
+        seed: any integer.
+
+    Returns:
+        Indices into `names`, (n,).
+
+    Example:
+        >>> names = ["a", "b", "c", "d"]
+        >>> [names[i] for i in shuffled(names, 42)] == [names[::-1][i] for i in shuffled(names[::-1], 42)]
+        True
+    """
+    salted = [f"{seed}:{unicodedata.normalize('NFC', name)}".encode(errors="surrogateescape") for name in names]
+    keys = [hashlib.blake2b(name, digest_size=16).digest() for name in salted]
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+
+
+def apportion(sizes: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """How many of each class go to valid: within one of `share`, at least one on either side, and the
+    total as near to `share` of all as that allows (largest remainders first).
+
+    Args:
+        sizes: images of each class, (n_classes,), each at least 2.
+        share: wished fraction, between 0 and 1.
+
+    Returns:
+        Images of each class that go to valid, (n_classes,).
+
+    Example:
+        >>> apportion(np.array([10, 5, 2]), 0.2)
+        array([2, 1, 1])
+    """
+    wished = sizes * share
+    taken = np.clip(np.floor(wished + 1e-9).astype(np.int64), 1, sizes - 1)
+    room = np.minimum(np.ceil(wished - 1e-9).astype(np.int64), sizes - 1) - taken
+    more = nearest(float(wished.sum())) - int(taken.sum())
+    for index in np.argsort(taken - wished, kind="stable")[: max(more, 0)]:
+        taken[index] += min(room[index], 1)
+    return taken
+
+
+def nearest(wished: float) -> int:
+    """The nearest whole number, halves up (Python's round would send them to even numbers)."""
+    return math.floor(wished + 0.5 + 1e-9)
+
+
+def fill(sizes: NDArray[np.int64], wished: float) -> NDArray[np.bool_]:
+    """Pick groups, in the order given, whose sizes add up to about `wished`, never all and never none.
+
+    Args:
+        sizes: images of each group, (n_groups,), at least two groups.
+        wished: how many images to pick.
+
+    Returns:
+        Which groups are picked, (n_groups,). The sum misses `wished` by at most half the smallest group
+        that is left over, but for a sole group on either side.
+    """
+    picked = np.zeros(len(sizes), dtype=bool)
+    total = 0
+    for index, size in enumerate(sizes):
+        if total + size <= wished:
+            picked[index] = True
+            total += int(size)
+    if picked.all():
+        picked[int(np.argmin(sizes))] = False
+        return picked
+    left = np.flatnonzero(~picked)
+    smallest = int(left[np.argmin(sizes[left])])
+    overshoots = total + sizes[smallest] - wished > wished - total
+    if not picked.any() or (not overshoots and len(left) > 1):
+        picked[smallest] = True
+    return picked
+
+
+def balance(counts: NDArray[np.float64], shares: Sequence[float]) -> NDArray[np.int64]:
+    """Send whole groups to sides so that each column of `counts` is shared out as `shares` say.
+
+    Each group goes where the squared excess over what the side should have, relative to that, grows
+    least; rare labels weigh most. Groups that hold much of a label go first (after Sechidis, Tsoumakas
+    and Vlahavas 2011, with groups for images); then each is looked at again.
+
+    Args:
+        counts: images of each label in each group, (n_groups, n_labels), in the order that ties are broken.
+        shares: fraction of everything that each side should have; they add up to 1.
+
+    Returns:
+        The side of each group, (n_groups,); every side gets at least one group.
+    """
+    n_groups, n_sides = len(counts), len(shares)
+    totals = np.maximum(counts.sum(axis=0), 1e-12)
+    inverse = 1 / (np.asarray(shares, dtype=np.float64)[:, None] * totals)
+    excess = -2 * np.asarray(shares)[:, None] * totals  # twice what the side has beyond its share
+    sides = np.full(n_groups, -1, dtype=np.int64)
+    members = np.zeros(n_sides, dtype=np.int64)
+    order = np.argsort(-(counts / totals).max(axis=1), kind="stable")
+    for done, group in enumerate(order):
+        cost = ((excess + counts[group]) * (counts[group] * inverse)).sum(axis=1)
+        if n_groups - done <= (members == 0).sum():
+            cost[members > 0] = np.inf
+        sides[group] = side = int(cost.argmin())
+        excess[side] += 2 * counts[group]
+        members[side] += 1
+    for _ in range(3 if n_groups <= REFINED else 0):
+        for group in order:
+            side = sides[group]
+            if members[side] == 1:
+                continue
+            excess[side] -= 2 * counts[group]
+            cost = ((excess + counts[group]) * (counts[group] * inverse)).sum(axis=1)
+            better = int(cost.argmin())
+            if cost[better] > cost[side] - 1e-12:
+                better = int(side)
+            excess[better] += 2 * counts[group]
+            members[side] -= 1
+            members[better] += 1
+            sides[group] = better
+    return sides
+
+
+def linked(*columns: Sequence[object]) -> list[int]:
+    """Number the groups of items that share a value in any column, directly or through others.
+
+    Args:
+        columns: equally long; None links nothing.
+
+    Returns:
+        A group number for each item.
+
+    Example:
+        >>> linked(["ann", "ann", "bob", None], [None, 7, 7, None])
+        [0, 0, 0, 3]
+    """
+    n = len(columns[0])
+    parent = list(range(n))
+
+    def top(item: int) -> int:
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    for column in columns:
+        first: dict[object, int] = {}
+        for item, value in enumerate(column):
+            if value is not None:
+                one, other = top(first.setdefault(value, item)), top(item)
+                parent[max(one, other)] = min(one, other)
+    return [top(item) for item in range(n)]

@@ -1,0 +1,261 @@
+"""scan(): one row an image, from a folder, a CSV, a DataFrame, pairs or a DICOM tree."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from medclf.data.progress import watch
+from medclf.data.sources import Columns, Label, LabelFrom, Rows, read_source
+from medclf.errors import DataError, MedclfWarning, ReadError
+from medclf.images import pixels
+
+COLUMNS = ("path", "label", "patient", "partition", "width", "height", "sha256", "problem")
+
+
+def scan(
+    source: Any,
+    *,
+    labels: str | Path | pd.DataFrame | None = None,
+    path_col: str = "path",
+    label_col: str | list[str] | None = "label",
+    label_delim: str | None = None,
+    patient_col: str | None = None,
+    partition_col: str | None = None,
+    strict: bool = False,
+    check_pixels: bool = True,
+    progress: bool = True,
+    label_from: LabelFrom = "folder",
+    root: str | Path | None = None,
+    allow_outside: bool = False,
+) -> pd.DataFrame:
+    """Make a table of images, one row each, sorted by path; every file is opened and checked.
+
+    Args:
+        source: a folder, a CSV, a DataFrame, a list of paths, or a list of (path, label) pairs.
+        labels: a CSV or DataFrame of labels for a folder of images.
+        path_col: its column of paths, relative to the folder, else to the CSV's own folder.
+        label_col: its column of labels; a list of columns of 0 and 1 makes the task multi-label; None
+            takes the labels from `label_from`.
+        label_delim: separates several labels in one cell, as in "Effusion|Nodule"; makes the task multi-label.
+        patient_col: its column of patients.
+        partition_col: its column of partitions: train, valid (or val, validation), test; or fastai's
+            is_valid of True and False.
+        strict: raise for a file that cannot be used, instead of warning and going on without it.
+        check_pixels: decode every image; False reads only the headers.
+        progress: show a progress bar when it lasts.
+        label_from: where there is no column of labels: "folder" (the folder that holds the image), a
+            compiled pattern searched in the file's name (its first group is the label), a function of
+            the path, or None for images without labels.
+        root: the folder that paths start from, where it is not the source.
+        allow_outside: allow paths and links that lead out of the root.
+
+    Returns:
+        A DataFrame with the columns path (relative to `df.attrs["root"]`, forward slashes), label (str;
+        multi-label: tuple of str; None where there is none), patient (str or None), partition ("train",
+        "valid", "test" or None), width and height (pixels), sha256 (of the file), problem ("" or why the
+        image is not used), then the other columns of the CSV. `df.attrs` also holds "multi_label" and
+        "ignored", the number of files passed over because they are no images.
+
+    Raises:
+        DataError: no image, no usable image, a missing column, a refused path, two labels for one image;
+            with `strict`, also any file that cannot be used.
+
+    Warns:
+        MedclfWarning: which files have a problem, which classes are empty, of one image, or not in train.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ["train/polyp/1.png", "train/polyp/2.png", "train/normal/3.png", "train/normal/4.png"]:
+        ...     (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        ...     Image.new("L", (8, 6)).save(folder / name)
+        >>> scan(folder)[["path", "label", "partition", "width", "problem"]]
+                       path   label partition  width problem
+        0  train/normal/3.png  normal     train      8
+        1  train/normal/4.png  normal     train      8
+        2   train/polyp/1.png   polyp     train      8
+        3   train/polyp/2.png   polyp     train      8
+    """
+    columns = Columns(path_col, label_col, label_delim, patient_col, partition_col)
+    rows = read_source(source, labels, columns, label_from, root, allow_outside)
+    if not rows.path:
+        known = " ".join(sorted(pixels.IMAGE_SUFFIXES - {""}))
+        raise DataError(f"{rows.root} holds no image ({rows.ignored} other files)", f"images end in one of {known}")
+    table = _open_all(rows, check_pixels, progress)
+    _tell(table, rows, strict)
+    return table
+
+
+class Facts(NamedTuple):
+    """What opening a file tells."""
+
+    width: int = 0
+    height: int = 0
+    sha256: str = ""
+    problem: str = ""
+
+
+def _open_all(rows: Rows, check_pixels: bool, progress: bool) -> pd.DataFrame:
+    def facts_of(row: int) -> Facts:
+        if rows.problem[row] == "file is missing":
+            return Facts(problem=rows.problem[row])
+        facts = inspect(rows.root / rows.path[row], check_pixels)
+        return facts if facts.problem else facts._replace(problem=rows.problem[row])
+
+    with ThreadPoolExecutor(_n_threads()) as pool:
+        n = len(rows.path)
+        facts = list(watch(pool.map(facts_of, range(n)), n, "Checking images", progress=progress))
+    data: dict[str, Any] = {
+        column: pd.Series(getattr(rows, column), dtype=object) for column in ("path", "label", "patient", "partition")
+    }
+    data["width"] = [fact.width for fact in facts]
+    data["height"] = [fact.height for fact in facts]
+    data["sha256"] = pd.Series([fact.sha256 for fact in facts], dtype=object)
+    data["problem"] = pd.Series([fact.problem for fact in facts], dtype=object)
+    table = pd.concat([pd.DataFrame(data), rows.extra], axis=1)
+    table = table.sort_values("path", kind="stable", ignore_index=True)
+    table.attrs.update(root=str(rows.root), multi_label=rows.multi_label, ignored=rows.ignored)
+    return table
+
+
+def _n_threads() -> int:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, 8)
+
+
+def inspect(path: Path, check_pixels: bool = True) -> Facts:
+    """Open one file: its size in pixels, its hash, and what is wrong with it.
+
+    Args:
+        path: the file.
+        check_pixels: decode it; False reads only the header.
+
+    Returns:
+        Facts; its `problem` is "" for a usable image.
+    """
+    sha256 = ""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
+            return Facts(problem="not a regular file")
+        sha256 = file_hash(path)
+        probe = pixels.probe(path)
+        if check_pixels:
+            pixels.check(path)
+    except ReadError as error:
+        return Facts(sha256=sha256, problem=f"{error.reason} ({error.remedy})" if error.remedy else error.reason)
+    except OSError as error:
+        return Facts(sha256=sha256, problem=f"cannot be opened: {error.strerror}")
+    return Facts(probe.width, probe.height, sha256)
+
+
+def file_hash(path: Path) -> str:
+    """The file's SHA-256 in hex, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows without a problem, index kept."""
+    return table[table["problem"] == ""] if "problem" in table else table
+
+
+def label_set(label: Label | None) -> tuple[str, ...]:
+    """The labels of one image as a tuple, whatever the task.
+
+    Example:
+        >>> label_set("polyp"), label_set(("a", "b")), label_set(None)
+        (('polyp',), ('a', 'b'), ())
+    """
+    if isinstance(label, str):
+        return (label,)
+    return tuple(label) if isinstance(label, (tuple, list)) else ()
+
+
+def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
+    bad = table[table["problem"] != ""]
+    if len(bad) == len(table):
+        raise DataError(f"{rows.root}: none of {len(table)} images can be used: {_listing(bad)}", "see the reasons above")
+    if len(bad) and strict:
+        raise DataError(f"{len(bad)} of {len(table)} images cannot be used: {_listing(bad)}", "repair or remove them")
+    if len(bad):
+        _warn(f"{len(bad)} of {len(table)} images cannot be used and are left out: {_listing(bad)}")
+    for note in rows.notes:
+        _warn(note)
+    for sentence in label_warnings(table):
+        _warn(sentence)
+
+
+def _listing(bad: pd.DataFrame, at_most: int = 5) -> str:
+    shown = [f"{path} ({problem})" for path, problem in zip(bad["path"][:at_most], bad["problem"][:at_most], strict=True)]
+    return "; ".join(shown) + (f"; and {len(bad) - at_most} more" if len(bad) > at_most else "")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, MedclfWarning, stacklevel=4)
+
+
+def label_warnings(table: pd.DataFrame) -> list[str]:
+    """What is odd about the labels: classes of one image, lost, alone, outside train, or spelt in two ways.
+
+    Args:
+        table: as `scan` returns it.
+
+    Returns:
+        One sentence for each oddity, naming the label.
+    """
+    good = usable(table)
+    counts = count_labels(good["label"])
+    sentences = [f"label '{label}' has one image only" for label, n in sorted(counts.items()) if n == 1]
+    lost = sorted(set(count_labels(table["label"])) - set(counts))
+    sentences += [f"label '{label}' has no usable image" for label in lost]
+    if len(counts) == 1 and not table.attrs.get("multi_label"):
+        sentences.append(f"all images have one label, '{next(iter(counts))}': there is nothing to tell apart")
+    spellings: dict[str, list[str]] = {}
+    for label in sorted(counts):
+        spellings.setdefault(label.casefold(), []).append(label)
+    sentences += [f"labels {', '.join(map(repr, same))} differ only in case" for same in spellings.values() if len(same) > 1]
+    return sentences + partition_warnings(good["label"], good["partition"])
+
+
+def partition_warnings(labels: Iterable[Label | None], partition: Iterable[str | None]) -> list[str]:
+    """Labels that stand in one partition and not in the other, one sentence each."""
+    found: dict[str | None, Counter[str]] = {"train": Counter(), "valid": Counter(), "test": Counter()}
+    for label, part in zip(labels, partition, strict=True):
+        found.setdefault(part if isinstance(part, str) else None, Counter()).update(label_set(label))
+    if not found["train"] or None in found:  # not split yet
+        return []
+    sentences = []
+    for part in ("valid", "test"):
+        unseen = sorted(found[part].keys() - found["train"].keys())
+        sentences += [f"label '{label}' is only in {part}, never in train: it cannot be learned" for label in unseen]
+    if found["valid"]:
+        unmeasured = sorted(found["train"].keys() - found["valid"].keys())
+        sentences += [f"label '{label}' is in train and not in valid: it cannot be measured" for label in unmeasured]
+    return sentences
+
+
+def count_labels(labels: Iterable[Label | None]) -> Counter[str]:
+    """How many images carry each label.
+
+    Example:
+        >>> sorted(count_labels(["a", ("a", "b"), None]).items())
+        [('a', 2), ('b', 1)]
+    """
+    counts: Counter[str] = Counter()
+    for label in labels:
+        counts.update(label_set(label))
+    return counts
