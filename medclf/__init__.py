@@ -21,7 +21,7 @@ _HOME = {
     "data.audit": ["audit"],
     "data.split": ["KFoldSplitter", "PatientSplitter", "RandomSplitter", "StratifiedSplitter"],
     "data.loaders": ["MedDataLoaders"],
-    "training.transforms": [
+    "data.transforms": [
         "dermoscopy_tfms",
         "endoscopy_tfms",
         "fundus_tfms",
@@ -31,7 +31,7 @@ _HOME = {
         "tfms_for",
     ],
     "training.learner": ["cnn_learner", "med_learner"],
-    "evaluation.interpret": ["MedInterpretation"],
+    "reporting.interpret": ["MedInterpretation"],
     "evaluation.evaluate": ["compare", "evaluate"],
     "reporting.report": ["report"],
     "deployment.bundle": ["load_bundle", "save_bundle"],

@@ -1,0 +1,92 @@
+"""The data loader: fastai's, with an order and draws that depend on the seed, the epoch and the image alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.data.core import TfmdDL
+from fastai.torch_core import TensorImage
+from torch import Tensor
+
+from medclf.data.cache import ImageStore
+
+
+class MedDL(TfmdDL):
+    """fastai's `TfmdDL` whose shuffling and augmentation are keyed by (seed, epoch, image).
+
+    The same images come in the same order with the same draws whatever the number of workers, and the global random
+    state is neither read nor changed. With a store, batches are gathered from it and no file is opened.
+
+    Args:
+        dataset: fastai's `Datasets`.
+        seed: the run's seed.
+        epoch: number of passes made so far; set it to resume.
+        stores: the image stores for training and for exact size, by fastai's split index (0 and 1).
+        kwargs: fastai's own arguments.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *args: Any,
+        seed: int = 42,
+        epoch: int = 0,
+        stores: dict[int, ImageStore] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.seed, self.epoch, self.stores = seed, epoch, stores
+        super().__init__(dataset, *args, **kwargs)
+
+    def new(self, dataset: Any = None, cls: Any = None, **kwargs: Any) -> Any:
+        """fastai's, with the seed, the epoch and the stores handed on."""
+        own = {"seed": self.seed, "epoch": self.epoch, "stores": self.stores}
+        return super().new(dataset, cls, **(own | kwargs))
+
+    def randomize(self) -> None:
+        """Begin another epoch; fastai draws a new generator here."""
+        self.epoch += 1
+
+    def shuffle_fn(self, idxs: list[int]) -> list[int]:
+        """A permutation drawn from (seed, epoch)."""
+        generator = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, self.epoch]))
+        return [idxs[i] for i in generator.permutation(len(idxs))]
+
+    def get_idxs(self) -> list[int]:
+        """The order of this epoch; the training set's augmentation is keyed to it."""
+        order = super().get_idxs()
+        if getattr(self.dataset, "split_idx", None) == 0 and self.n is not None:
+            for tfm in self.after_batch.fs:
+                if hasattr(tfm, "begin"):
+                    tfm.begin(self.seed, self.epoch, order)
+        return order
+
+    def create_batches(self, samps: Any) -> Any:
+        """Gather whole batches from the store where all images are in it, else read file by file."""
+        store = (self.stores or {}).get(getattr(self.dataset, "split_idx", 1) or 0)
+        rows = store.rows(self.dataset.items) if store is not None and self.bs is not None else None
+        if store is None or rows is None:
+            yield from super().create_batches(samps)
+            return
+        for chunk in self.chunkify(samps):
+            indices = list(chunk)
+            yield (TensorImage(store.gather(rows[indices])), *self._targets(indices))
+
+    def _targets(self, indices: list[int]) -> list[Tensor]:
+        return [_stack([target[i] for i in indices]) for target in self.dataset.tls[self.n_inp :]]
+
+
+def _stack(targets: list[Any]) -> Any:
+    return torch.stack([t.as_subclass(Tensor) for t in targets]).as_subclass(type(targets[0]))
+
+
+def even_batch_size(n: int, bs: int) -> int:
+    """The size at most `bs` that cuts `n` images into batches as even as can be, so that none is dropped or tiny.
+
+    Example:
+        >>> even_batch_size(65, 64), even_batch_size(448, 64)
+        (33, 64)
+    """
+    return max(1, math.ceil(n / max(1, math.ceil(n / bs))))

@@ -1,0 +1,210 @@
+"""Every image decoded once, kept as a memory-mapped store of pixels at one size."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medclf.errors import OutputError, ReadError
+from medclf.images.pixels import read_display, resize_pixels
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file becomes pixels: what the store is keyed by, with the size and the files' contents.
+
+    Args:
+        resize: "squish", "crop" or "pad".
+        channels: 3, or 1 for grey.
+        window: (center, width), a name, or None for the file's own.
+        frame: which frame of many.
+    """
+
+    resize: str = "squish"
+    channels: int = 3
+    window: Any = None
+    frame: Any = "middle"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as JSON can hold them."""
+        window = list(self.window) if isinstance(self.window, tuple) else self.window
+        return {"resize": self.resize, "channels": self.channels, "window": window, "frame": self.frame}
+
+
+@dataclass
+class ImageStore:
+    """Pixels of many images at one size: a memory map of uint8, shape (n, height, width, channels).
+
+    Args:
+        folder: holds `pixels.u8` and `index.json`.
+        row_of: row of each file, by its path.
+        problems: files that could not be read when the store was built, with the reason.
+    """
+
+    folder: Path
+    shape: tuple[int, int, int, int]
+    row_of: dict[str, int]
+    problems: dict[str, str] = field(default_factory=dict)
+    _map: np.ndarray | None = field(default=None, repr=False)
+    _tensor: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The memory map, opened when first used, in each process by itself."""
+        if self._map is None:
+            self._map = np.memmap(self.folder / "pixels.u8", np.uint8, "r", shape=self.shape)
+        return self._map
+
+    def rows(self, items: Sequence[Any]) -> np.ndarray | None:
+        """(n,) rows of `items`, or None where one of them is not in the store."""
+        found = [self.row_of.get(str(item), -1) for item in items]
+        return None if -1 in found else np.asarray(found)
+
+    def gather(self, rows: np.ndarray) -> Tensor:
+        """(n, channels, height, width) uint8, in channels-last memory."""
+        if self._tensor is not None:
+            index = torch.from_numpy(np.ascontiguousarray(rows)).to(self._tensor.device)
+            return self._tensor[index].permute(0, 3, 1, 2)
+        return torch.from_numpy(self.pixels[rows]).permute(0, 3, 1, 2)
+
+    def to(self, device: torch.device | str) -> ImageStore:
+        """Hold the whole store in the memory of `device`."""
+        self._tensor = torch.from_numpy(np.asarray(self.pixels)).to(device)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the map and the tensor: a worker opens its own."""
+        return {**self.__dict__, "_map": None, "_tensor": None}
+
+
+def cache_folder() -> Path:
+    """Where stores are kept: MEDCLF_CACHE, or the user's cache folder."""
+    import platformdirs  # noqa: PLC0415
+
+    return Path(os.environ.get("MEDCLF_CACHE") or platformdirs.user_cache_path("medclf"))
+
+
+def build_stores(
+    paths: Sequence[str],
+    digests: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    reading: Reading,
+    *,
+    folder: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[ImageStore]:
+    """One store for each of `sizes`, each file decoded once for all of them; a store that exists is opened.
+
+    Args:
+        paths: the files.
+        digests: the sha256 of each, which with the sizes and the reading is the stores' key.
+        sizes: (height, width) of each store.
+        reading: how a file becomes pixels.
+        folder: where stores are kept; the user's cache folder where None.
+        progress: called with the number of files done.
+
+    Returns:
+        The stores, in the order of `sizes`. A file that cannot be read is black and named in `problems`.
+
+    Raises:
+        OutputError: the cache folder cannot be written to, or the disk is full.
+    """
+    folder = folder or cache_folder() / "stores"
+    unique = dict(zip(digests, paths, strict=True))
+    order = sorted(unique)
+    targets = {size: folder / _key(order, size, reading) for size in sizes}
+    missing = [size for size, target in targets.items() if not (target / "index.json").is_file()]
+    if missing:
+        try:
+            _build(unique, order, {size: targets[size] for size in missing}, reading, progress)
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: the cache cannot be written: {error.strerror or error}",
+                "free some space, point MEDCLF_CACHE elsewhere, or train with cache=False (--no-cache)",
+            ) from error
+    return [_open(targets[size], paths, digests) for size in sizes]
+
+
+def _key(digests: Sequence[str], size: tuple[int, int], reading: Reading) -> str:
+    settings = json.dumps([FORMAT, list(size), reading.as_dict()], sort_keys=True)
+    return hashlib.blake2b("\n".join([settings, *digests]).encode(), digest_size=16).hexdigest()
+
+
+def _build(
+    unique: dict[str, str],
+    order: Sequence[str],
+    targets: dict[tuple[int, int], Path],
+    reading: Reading,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Fill temporary folders beside the targets and rename them: whoever is first wins, a killed one leaves no store."""
+    parents = {target.parent for target in targets.values()}
+    for parent in parents:
+        parent.mkdir(parents=True, exist_ok=True)
+    parts = {size: Path(tempfile.mkdtemp(prefix="part-", dir=target.parent)) for size, target in targets.items()}
+    try:
+        shapes = {size: (len(order), *size, reading.channels) for size in targets}
+        maps = {size: _allocate(parts[size] / "pixels.u8", shapes[size]) for size in targets}
+        problems: dict[str, str] = {}
+
+        def fill(row: int) -> None:
+            path = unique[order[row]]
+            try:
+                image = read_display(path, reading.channels, window=reading.window, frame=reading.frame)
+            except ReadError as error:
+                problems[order[row]] = error.reason
+                return
+            for size, pixels in maps.items():
+                pixels[row] = resize_pixels(image, size, reading.resize)
+
+        with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            for done, _ in enumerate(pool.map(fill, range(len(order))), 1):
+                if progress:
+                    progress(done)
+        for size, pixels in maps.items():
+            pixels.flush()
+            index = {"format": FORMAT, "shape": shapes[size], "digests": list(order), "problems": problems}
+            (parts[size] / "index.json").write_text(json.dumps(index))
+            try:
+                parts[size].rename(targets[size])
+            except OSError:
+                if not (targets[size] / "index.json").is_file():  # not another builder's finished store
+                    raise
+    finally:
+        for part in parts.values():
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A map whose space is taken now: a full disk is an error here, not a bus error in a later write."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, int(np.prod(shape, dtype=np.int64)))
+        else:
+            file.truncate(int(np.prod(shape, dtype=np.int64)))
+    return np.memmap(path, np.uint8, "r+", shape=shape)
+
+
+def _open(folder: Path, paths: Sequence[str], digests: Sequence[str]) -> ImageStore:
+    index = json.loads((folder / "index.json").read_text())
+    row_of_digest = {digest: row for row, digest in enumerate(index["digests"])}
+    row_of = {str(path): row_of_digest[digest] for path, digest in zip(paths, digests, strict=True)}
+    reasons = index["problems"]
+    problems = {str(p): reasons[d] for p, d in zip(paths, digests, strict=True) if d in reasons}
+    height, width, channels = index["shape"][1:]
+    os.utime(folder / "index.json")
+    return ImageStore(folder, (len(index["digests"]), height, width, channels), row_of, problems)

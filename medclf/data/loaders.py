@@ -1,0 +1,312 @@
+"""FOLDER | CSV | DATAFRAME | LISTS | DICOM TREE -> DATALOADERS, by way of one table."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock
+from fastai.data.core import DataLoaders
+from fastai.torch_core import default_device
+
+from medclf.data.batches import MedDL, even_batch_size
+from medclf.data.cache import ImageStore, Reading, build_stores
+from medclf.data.split import split_table
+from medclf.data.table import scan
+from medclf.data.transforms import MedResize, as_pair, scaled, tfms_for
+from medclf.errors import DataError, MedclfWarning
+from medclf.images.med_image import MedImageBlock
+
+
+class LabelOf:
+    """The label of a path, looked up in the table; a class so that `learn.export()` can pickle it."""
+
+    def __init__(self, labels: dict[str, Any]) -> None:
+        self.labels = labels
+
+    def __call__(self, path: Any) -> Any:
+        """The label, or the labels as a list.
+
+        Raises:
+            DataError: the path has no row in the table.
+        """
+        try:
+            label = self.labels[str(path)]
+        except KeyError:
+            raise DataError(f"{path} has no label in the table", "use test_dl without with_labels=True") from None
+        return list(label) if isinstance(label, tuple) else label
+
+
+class PartitionSplitter:
+    """fastai's splitter protocol over the table's partition column."""
+
+    def __init__(self, partition: dict[str, str]) -> None:
+        self.partition = partition
+
+    def __call__(self, items: Sequence[Any]) -> tuple[list[int], list[int]]:
+        """Indices of the train items and of the valid items."""
+        sides = [self.partition[str(item)] for item in items]
+        return [i for i, s in enumerate(sides) if s == "train"], [i for i, s in enumerate(sides) if s == "valid"]
+
+
+class MedDataLoaders(DataLoaders):
+    """Factories that return fastai `DataLoaders` for medical images.
+
+    Every factory makes the same table (see `scan`), splits it (see `split_table`) and hands it to `from_table`, which
+    also documents the arguments that all of them take. What comes back is fastai's `DataLoaders`, with two attributes
+    more: `table`, the table with the partitions filled in, and `recipe`, the settings as a dict.
+    """
+
+    @classmethod
+    def from_table(
+        cls,
+        table: pd.DataFrame,
+        *,
+        modality: str | None = None,
+        size: int | tuple[int, int] = 224,
+        split: str | None = None,
+        valid_pct: float = 0.2,
+        seed: int = 42,
+        fold: int = 0,
+        n_folds: int = 5,
+        item_tfms: Any = None,
+        batch_tfms: Any = None,
+        resize: str = "squish",
+        window: Any = None,
+        frame: Any = "middle",
+        channels: int = 3,
+        bs: int = 64,
+        val_bs: int | None = None,
+        num_workers: int = 0,
+        cache: bool = False,
+        progress: Callable[[int], None] | None = None,
+        device: Any = None,
+    ) -> DataLoaders:
+        """Make loaders of a table as `scan` returns it.
+
+        Args:
+            table: one row an image.
+            modality: whose augmentation to use ("endoscopy", "radiograph", "dermoscopy", "fundus", "histology"); None
+                augments nothing.
+            size: side, or (height, width), in pixels, of what the network sees.
+            split: "random", "stratified", "patient", "grouped", "kfold", "folders"; None takes the table's own
+                partitions where it has train and valid, else "random".
+            valid_pct: share of the images, in (0, 1), held for validation.
+            seed: of the split, the order and the augmentation; the global random state is left alone.
+            fold, n_folds: for "kfold", which fold is valid, of how many.
+            item_tfms, batch_tfms: fastai transforms instead of the modality's.
+            resize: "squish" keeps all of the image, "crop" its centre, "pad" adds black borders.
+            window, frame: how DICOM is read, see `read_image`.
+            channels: 3, or 1 for grey.
+            bs, val_bs: the largest batch; the training images are cut into even batches, none dropped.
+            num_workers: processes that read files; with a cache none is needed.
+            cache: decode every image once, into a store on disk.
+            progress: called with the number of images stored.
+            device: where batches go; the GPU if there is one.
+
+        Returns:
+            fastai `DataLoaders`.
+
+        Raises:
+            DataError: no usable image, fewer than two labels, nothing to validate on, or a split that cannot be made.
+        """
+        reading = Reading(resize, channels, window, frame)
+        if item_tfms is None or batch_tfms is None:
+            preset = tfms_for(modality, size, resize)
+            item_tfms = preset[0] if item_tfms is None else item_tfms
+            batch_tfms = preset[1] if batch_tfms is None else batch_tfms
+        table = table.copy()
+        split = split or ("folders" if {"train", "valid"} <= set(table["partition"].dropna()) else "random")
+        table["partition"] = split_table(table, split, valid_pct=valid_pct, seed=seed, fold=fold, n_folds=n_folds)
+        used = table[(table["problem"] == "") & table["partition"].isin(["train", "valid"])]
+        multi_label = bool(table.attrs.get("multi_label"))
+        vocab = vocab_of(used, multi_label)
+        paths = [Path(table.attrs["root"]) / p for p in used["path"]]
+        block = DataBlock(
+            blocks=(
+                MedImageBlock(window=window, frame=frame, channels=channels),
+                MultiCategoryBlock(vocab=vocab) if multi_label else CategoryBlock(vocab=vocab),
+            ),
+            get_y=LabelOf(dict(zip(map(str, paths), used["label"], strict=True))),
+            splitter=PartitionSplitter(dict(zip(map(str, paths), used["partition"], strict=True))),
+            item_tfms=item_tfms,
+            batch_tfms=batch_tfms,
+        )
+        sizes = _store_sizes(item_tfms, size)
+        stores = _stores(paths, list(used["sha256"]), sizes, reading, progress) if cache else None
+        dls = block.dataloaders(
+            paths,
+            path=Path(table.attrs["root"]),
+            bs=even_batch_size(int((used["partition"] == "train").sum()), bs),
+            val_bs=val_bs or bs,
+            dl_type=MedDL,
+            dl_kwargs=[{"seed": seed, "stores": stores}] * 2,
+            drop_last=False,
+            num_workers=num_workers,
+            device=torch.device(device) if device is not None else default_device(),
+        )
+        dls.table = table
+        dls.recipe = {
+            "modality": modality,
+            "vocab": list(vocab),
+            "multi_label": multi_label,
+            "preprocessing": {"size": list(sizes[1]), **reading.as_dict()},
+            "split": {"kind": split, "valid_pct": valid_pct, "seed": seed, "fold": fold, "n_folds": n_folds},
+            "bs": bs,
+            "seed": seed,
+        }
+        return dls
+
+    @classmethod
+    def from_folder(cls, path: str | Path, *, strict: bool = False, **kwargs: Any) -> DataLoaders:
+        """Loaders of a folder whose subfolders are the labels; see `from_table` for the other arguments.
+
+        Folders named train, valid, val, validation or test, in any case, are taken as the partitions.
+
+        Args:
+            path: the folder.
+            strict: a corrupt file is an error instead of a row left out.
+            kwargs: of `from_table`.
+
+        Raises:
+            DataError: no such folder, no images, or fewer than two labels.
+        """
+        return cls.from_table(scan(path, strict=strict), **kwargs)
+
+    @classmethod
+    def from_csv(cls, csv: str | Path, *, root: str | Path | None = None, **kwargs: Any) -> DataLoaders:
+        """Loaders of a CSV with one row an image; see `scan` for the columns and `from_table` for the rest.
+
+        Args:
+            csv: the file.
+            root: folder that the paths are relative to; the CSV's own folder where None.
+            kwargs: `path_col`, `label_col`, `label_delim`, `patient_col`, `partition_col`, `strict` of `scan`, and all of
+                `from_table`.
+
+        Raises:
+            DataError: a column is missing, or a path leaves the root.
+        """
+        csv = Path(csv)
+        return cls.from_df(csv, root=root or csv.parent, **kwargs)
+
+    @classmethod
+    def from_df(cls, df: pd.DataFrame | Path, *, root: str | Path = ".", **kwargs: Any) -> DataLoaders:
+        """Loaders of a DataFrame with one row an image.
+
+        Args:
+            df: the table.
+            root: folder that the paths are relative to.
+            kwargs: as for `from_csv`.
+
+        Raises:
+            DataError: a column is missing, or a path leaves the root.
+        """
+        scanned, rest = _split_kwargs(kwargs)
+        return cls.from_table(scan(root, labels=df, **scanned), **rest)
+
+    @classmethod
+    def from_lists(
+        cls, paths: Sequence[Any], labels: Sequence[Any], *, root: str | Path = ".", **kwargs: Any
+    ) -> DataLoaders:
+        """Loaders of a list of files and the list of their labels (a label, or a list of labels, each).
+
+        Raises:
+            DataError: the lists differ in length, or a path leaves the root.
+        """
+        if len(paths) != len(labels):
+            raise DataError(f"{len(paths)} paths but {len(labels)} labels", "give one label for each path")
+        several = any(isinstance(label, (list, tuple, set)) for label in labels)
+        cells = [";".join(label) if several else label for label in labels]
+        df = pd.DataFrame({"path": [str(p) for p in paths], "label": cells})
+        return cls.from_df(df, root=root, **({"label_delim": ";"} if several else {}), **kwargs)
+
+    @classmethod
+    def from_name_re(cls, path: str | Path, pattern: str, **kwargs: Any) -> DataLoaders:
+        """Loaders of a folder whose file names hold the label, as the first group of a regular expression.
+
+        Args:
+            path: the folder.
+            pattern: matched anywhere in the file's name, such as r"^(.+)_\\d+.jpg$".
+            kwargs: as for `from_folder`.
+
+        Raises:
+            DataError: the pattern has no group, or a file's name does not match.
+        """
+        scanned, rest = _split_kwargs(kwargs)
+        return cls.from_table(scan(path, label_re=pattern, **scanned), **rest)
+
+    @classmethod
+    def from_dicom(cls, path: str | Path, *, labels: str | Path | pd.DataFrame | None = None, **kwargs: Any) -> DataLoaders:
+        """Loaders of a tree of DICOM files, with patients from the headers (keyed, never the id itself).
+
+        Args:
+            path: the folder.
+            labels: a CSV or DataFrame with the labels; where None the folders are the labels.
+            kwargs: as for `from_csv`.
+
+        Raises:
+            DataError: no DICOM file, or a column is missing.
+        """
+        scanned, rest = _split_kwargs(kwargs)
+        return cls.from_table(scan(path, labels=labels, dicom=True, **scanned), **rest)
+
+
+_SCAN = (
+    "path_col label_col label_delim patient_col partition_col strict allow_outside group_col check_pixels".split()
+)
+
+
+def _split_kwargs(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {k: v for k, v in kwargs.items() if k in _SCAN}, {k: v for k, v in kwargs.items() if k not in _SCAN}
+
+
+def _store_sizes(item_tfms: Any, size: Any) -> dict[int, tuple[int, int]]:
+    """Height and width for training (0) and for everything else (1), as the item transforms have it."""
+    for tfm in item_tfms:
+        if isinstance(tfm, MedResize):
+            return {0: scaled(tfm.size, tfm.train_scale), 1: tfm.size}
+    return {0: as_pair(size), 1: as_pair(size)}
+
+
+def _stores(
+    paths: Sequence[Path],
+    digests: Sequence[str],
+    sizes: dict[int, tuple[int, int]],
+    reading: Reading,
+    progress: Callable[[int], None] | None,
+) -> dict[int, ImageStore]:
+    distinct = sorted(set(sizes.values()))
+    built = build_stores([str(p) for p in paths], digests, distinct, reading, progress=progress)
+    return {side: built[distinct.index(size)] for side, size in sizes.items()}
+
+
+def vocab_of(used: pd.DataFrame, multi_label: bool) -> list[str]:
+    """The sorted labels of the images in use, with what is wrong about them said.
+
+    Raises:
+        DataError: no image, nothing to train or validate on, or fewer than two labels.
+    """
+    if used.empty:
+        raise DataError("there is no image to train on", "run `medclf scan` on the data to see why")
+    by_side = {side: rows["label"] for side, rows in used.groupby("partition")}
+    for side in ("train", "valid"):
+        if side not in by_side:
+            raise DataError(f"the split leaves no image for {side}", "change valid_pct or the split")
+    labels = {side: _labels_in(column, multi_label) for side, column in by_side.items()}
+    vocab = sorted(labels["train"] | labels["valid"])
+    least = 1 if multi_label else 2
+    if len(vocab) < least:
+        raise DataError(f"only the label {vocab} occurs", "a classifier needs at least two classes")
+    unseen = sorted(labels["valid"] - labels["train"])
+    if unseen:
+        message = f"labels only in valid, which the network cannot learn: {', '.join(unseen)}"
+        warnings.warn(MedclfWarning(message), stacklevel=3)
+    return vocab
+
+
+def _labels_in(column: pd.Series, multi_label: bool) -> set[str]:
+    return {label for labels in column for label in labels} if multi_label else set(column)

@@ -1,0 +1,156 @@
+"""PREDICTIONS -> the facts of `results.json`."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.evaluation.intervals import as_plain
+from medclf.evaluation.metrics import classification_metrics
+from medclf.evaluation.predictions import Predictions
+
+SCHEMA = 1
+
+
+def summarize(
+    predictions: Predictions,
+    *,
+    partition: str = "valid",
+    table: pd.DataFrame | None = None,
+    recipe: dict[str, Any] | None = None,
+    history: Sequence[dict[str, Any]] = (),
+    head_start: dict[str, Any] | None = None,
+    n_boot: int = 2000,
+) -> dict[str, Any]:
+    """All that `results.json` holds and the report shows.
+
+    Args:
+        predictions: of the images that are reported on.
+        partition: which they are.
+        table: the data's table, for the counts, the problems and the split.
+        recipe: the learner's settings.
+        history: one dict an epoch.
+        head_start: what the head start did.
+        n_boot: bootstrap resamples for the intervals.
+
+    Returns:
+        A dict of plain numbers, lists and dicts; a metric is {"value", "low", "high", "n"}.
+    """
+    known = predictions.subset(np.asarray(predictions.y).reshape(len(predictions), -1).min(1) >= 0)
+    metrics = classification_metrics(
+        known.y, known.probs, known.vocab, groups=known.groups, multi_label=known.multi_label, n_boot=n_boot
+    )
+    facts: dict[str, Any] = {
+        "schema": SCHEMA,
+        "task": "multi-label" if predictions.multi_label else "single-label",
+        "partition": partition,
+        "n": len(known),
+        "n_patients": metrics.pop("n_groups") if known.groups is not None else None,
+    }
+    metrics.pop("n_groups", None)
+    metrics.pop("n", None)
+    facts |= as_plain(metrics)
+    facts["most_confused"] = [list(row) for row in most_confused(facts["confusion_matrix"], known.vocab)]
+    facts["roc"] = roc_curves(known)
+    facts["training"] = {"history": list(history), "head_start": head_start}
+    if table is not None:
+        facts["data"] = describe_data(table, recipe or {})
+    facts["settings"] = {k: v for k, v in (recipe or {}).items() if k not in {"vocab", "split"}}
+    facts["versions"] = versions()
+    return facts
+
+
+def most_confused(matrix: Any, vocab: Sequence[str], min_val: int = 1) -> list[tuple[str, str, int]]:
+    """(actual, predicted, n) for the cells off the diagonal with at least `min_val` images, the largest first.
+
+    For multi-label, (label, "missed", n) and (label, "false alarm", n).
+
+    Example:
+        >>> most_confused([[5, 1], [3, 4]], ["normal", "polyp"])
+        [('polyp', 'normal', 3), ('normal', 'polyp', 1)]
+    """
+    if isinstance(matrix, dict):
+        cells = [(label, kind, int(np.asarray(m)[at])) for label, m in matrix.items() for kind, at in
+                 (("missed", (1, 0)), ("false alarm", (0, 1)))]
+    else:
+        counts = np.asarray(matrix)
+        cells = [(vocab[i], vocab[j], int(counts[i, j])) for i, j in np.ndindex(*counts.shape) if i != j]
+    return sorted((cell for cell in cells if cell[2] >= min_val), key=lambda cell: -cell[2])
+
+
+def roc_curves(predictions: Predictions, n_points: int = 200) -> dict[str, dict[str, list[float]]]:
+    """{label: {"fpr", "tpr"}} one against the rest, for labels with both kinds of image, thinned to `n_points`."""
+    from sklearn.metrics import roc_curve  # noqa: PLC0415
+
+    vocab = predictions.vocab
+    truth = predictions.y if predictions.multi_label else predictions.y[:, None] == np.arange(len(vocab))
+    curves = {}
+    for k, label in enumerate(vocab):
+        if 0 < truth[:, k].sum() < len(truth):
+            fpr, tpr, _ = roc_curve(truth[:, k], predictions.probs[:, k])
+            keep = np.unique(np.linspace(0, len(fpr) - 1, n_points).round().astype(int))
+            curves[label] = {"fpr": fpr[keep].round(5).tolist(), "tpr": tpr[keep].round(5).tolist()}
+    return curves
+
+
+def describe_data(table: pd.DataFrame, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Counts by partition and label, what could not be used, and how the data were split."""
+    used = table[table["problem"] == ""]
+    counts: dict[str, dict[str, int]] = {}
+    for partition, rows in used.groupby("partition"):
+        labels = rows["label"].explode() if table.attrs.get("multi_label") else rows["label"]
+        counts[str(partition)] = {str(k): int(v) for k, v in labels.value_counts().sort_index().items()}
+    problems = table.loc[table["problem"] != "", ["path", "problem"]].to_dict("records")
+    return {
+        "n_images": len(used),
+        "counts": counts,
+        "images": {str(k): int(v) for k, v in used["partition"].value_counts().sort_index().items()},
+        "problems": problems,
+        "split": describe_split(used, recipe.get("split", {})),
+    }
+
+
+_SPLITS = {
+    "random": "Images were split at random",
+    "stratified": "Images were split at random within each label",
+    "patient": "Patients, with all their images, were split at random",
+    "grouped": "Linked images (patients or near-duplicates) were kept on one side",
+    "kfold": "Images were split into folds",
+    "folders": "The split is the one that the folders or the table give",
+}
+
+
+def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
+    """The split's settings, how many patients stand on both sides, and both in a sentence."""
+    both: int | None = None
+    sentence = _SPLITS.get(split.get("kind", ""), "The split was made by the caller")
+    if split.get("kind") in {"random", "stratified", "patient", "grouped", "kfold"}:
+        sentence += f" (seed {split.get('seed')})"
+    if "patient" in used and used["patient"].notna().any():
+        sides = used[used["partition"].isin(["train", "valid"]) & used["patient"].notna()]
+        partitions = sides.groupby("patient")["partition"].nunique()
+        both = int((partitions > 1).sum())
+        if both:
+            sentence += f"; {both} of {len(partitions)} patients are on both sides, so the figures are too good."
+        else:
+            sentence += f"; no patient is on both sides ({len(partitions)} patients)."
+    else:
+        sentence += "; no patient is known, so images of one patient may be on both sides."
+    return {**split, "patients_on_both_sides": both, "sentence": sentence}
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the system and the packages that a result depends on."""
+    packages = ("medclf", "fastai", "torch", "torchvision", "timm", "pydicom", "pillow", "numpy", "scikit-learn")
+    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

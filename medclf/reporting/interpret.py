@@ -1,0 +1,154 @@
+"""MedInterpretation: fastai's ClassificationInterpretation, which predicts once and shows both probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from fastai.interpret import ClassificationInterpretation
+
+from medclf.evaluation.metrics import classification_metrics
+from medclf.evaluation.predictions import Predictions, predict_loader
+from medclf.evaluation.results import most_confused, roc_curves, summarize
+from medclf.reporting import plots
+
+
+class MedInterpretation(ClassificationInterpretation):
+    """What a classifier gets right and wrong; every method works from one pass over the images.
+
+    Attributes:
+        predictions: path, label, pred, probability of each label and loss of each image.
+        vocab: the labels in order.
+
+    Example:
+        >>> # interp = MedInterpretation.from_learner(learn)
+        >>> # interp.plot_confusion_matrix(); interp.most_confused(); interp.plot_top_losses(9)
+    """
+
+    def __init__(self, learn: Any, dl: Any, predictions: Predictions, act: Any = None, partition: str = "valid") -> None:
+        super().__init__(learn, dl, torch.from_numpy(np.nan_to_num(predictions.losses)), act)
+        self.predictions, self.partition = predictions, partition
+        self.vocab = predictions.vocab
+
+    @classmethod
+    def from_learner(cls, learn: Any, ds_idx: int = 1, dl: Any = None, act: Any = None) -> MedInterpretation:
+        """Predict once: unshuffled, unaugmented and whole, the training set too.
+
+        Args:
+            learn: a fastai `Learner`.
+            ds_idx: 0 for train, 1 for valid.
+            dl: any other loader, such as `learn.dls.test_dl(paths, with_labels=True)`.
+            act: instead of the loss function's activation.
+        """
+        partition = ("train", "valid")[ds_idx] if dl is None and ds_idx < 2 else "test"
+        loader = (learn.dls[ds_idx] if dl is None else dl).new(shuffle=False, drop_last=False)
+        return cls(learn, loader, predict_loader(learn, loader, partition, act), act, partition)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an image: path, label, pred, loss, prob_NAME, and the data's other columns."""
+        return self.predictions.to_frame()
+
+    def metrics(self, **kwargs: Any) -> dict[str, Any]:
+        """Every metric with its interval; see `medclf.evaluation.metrics.classification_metrics`."""
+        p = self.predictions
+        return classification_metrics(
+            p.y, p.probs, p.vocab, groups=p.groups, multi_label=p.multi_label, **kwargs
+        )
+
+    def facts(self, n_boot: int = 2000) -> dict[str, Any]:
+        """What `results.json` holds and the report shows."""
+        head = getattr(self.learn, "head", None)
+        return summarize(
+            self.predictions,
+            partition=self.partition,
+            table=getattr(self.learn.dls, "table", None),
+            recipe=getattr(self.learn, "recipe", None),
+            history=history_of(self.learn),
+            head_start=head.as_dict() if head is not None else None,
+            n_boot=n_boot,
+        )
+
+    def confusion_matrix(self) -> Any:
+        """(n_labels, n_labels) counts, rows are the actual labels; multi-label: {label: [[tn, fp], [fn, tp]]}."""
+        p = self.predictions
+        if p.multi_label:
+            return {
+                label: np.array([[np.sum((p.y[:, k] == a) & ((p.probs[:, k] >= 0.5) == b)) for b in (0, 1)] for a in (0, 1)])
+                for k, label in enumerate(p.vocab)
+            }
+        n = len(p.vocab)
+        known = p.y >= 0
+        return np.bincount(n * p.y[known] + p.probs[known].argmax(1), minlength=n * n).reshape(n, n)
+
+    def plot_confusion_matrix(self, normalize: bool = False, title: str = "Confusion matrix", **kwargs: Any) -> Any:
+        """Draw the matrix, or one 2x2 matrix a label for multi-label; returns the Axes."""
+        if self.predictions.multi_label:
+            return plots.plot_2x2(self.confusion_matrix(), **kwargs)
+        return plots.plot_confusion_matrix(self.confusion_matrix(), self.vocab, normalize, title=title, **kwargs)
+
+    def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
+        """(actual, predicted, n), the largest first."""
+        return most_confused(self.confusion_matrix(), self.vocab, min_val)
+
+    def print_classification_report(self) -> None:
+        """Print scikit-learn's report, from the same one pass."""
+        from sklearn.metrics import classification_report  # noqa: PLC0415
+
+        p = self.predictions
+        pred = p.probs >= 0.5 if p.multi_label else p.probs.argmax(1)
+        print(classification_report(p.y, pred, labels=range(len(p.vocab)), target_names=p.vocab, zero_division=0))
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """The pixels of an image of the table, (height, width[, 3]) uint8, as a reader would see it."""
+        from medclf.images.pixels import read_display  # noqa: PLC0415
+
+        reading = (getattr(self.learn, "recipe", None) or {}).get("preprocessing", {})
+        return read_display(
+            Path(self.learn.dls.path) / path,
+            reading.get("channels", 3),
+            window=reading.get("window"),
+            frame=reading.get("frame", "middle"),
+        )
+
+    def plot_top_losses(self, k: int | Sequence[int], largest: bool = True, **kwargs: Any) -> Any:
+        """Draw images with their file name, actual and predicted label, and the probability of each.
+
+        Args:
+            k: how many, or which ranks.
+            largest: the worst first; False for the best.
+            kwargs: `n_cols`, `figsize`, `axes` of `plots.plot_images`.
+        """
+        order = self.top_losses(None, largest)[1].tolist()
+        chosen = order[:k] if isinstance(k, int) else [order[i] for i in k]
+        images = [self.read(self.predictions.table["path"].iloc[i]) for i in chosen]
+        return plots.plot_images(images, [self._title(i) for i in chosen], **kwargs)
+
+    def _title(self, i: int) -> str:
+        p = self.predictions
+        name = Path(p.table["path"].iloc[i]).name
+        if p.multi_label:
+            return f"{name}\nactual {p.labels[i] or 'none'}\npredicted {p.preds[i] or 'none'}\nloss {p.losses[i]:.2f}"
+        actual = f"actual {p.labels[i]} ({p.probs[i, p.y[i]]:.0%})" if p.y[i] >= 0 else "actual unknown"
+        return f"{name}\n{actual}\npredicted {p.preds[i]} ({p.probs[i].max():.0%})\nloss {p.losses[i]:.2f}"
+
+    def plot_roc(self, ax: Any = None, **kwargs: Any) -> Any:
+        """Draw one curve a label, one against the rest; returns the Axes."""
+        return plots.plot_roc(roc_curves(self.predictions), ax, **kwargs)
+
+    def plot_training(self, ax: Any = None, **kwargs: Any) -> Any:
+        """Draw loss and metrics by epoch; returns the Axes."""
+        return plots.plot_training(history_of(self.learn), ax, **kwargs)
+
+
+def history_of(learn: Any) -> list[dict[str, Any]]:
+    """One dict an epoch of the last fit: epoch, train_loss, valid_loss and each metric."""
+    recorder = getattr(learn, "recorder", None)
+    names = [n for n in getattr(recorder, "metric_names", []) if n not in {"epoch", "time"}]
+    return [
+        {"epoch": epoch, **{n: float(v) for n, v in zip(names, values, strict=False)}}
+        for epoch, values in enumerate(getattr(recorder, "values", []), 1)
+    ]

@@ -1,0 +1,234 @@
+"""The head start: a linear head fitted on the frozen body's features, each image's computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medclf.data.batches import MedDL
+from medclf.errors import MedclfWarning
+from medclf.files import replacing
+
+_CERTAIN = 8.0  # the logit of a label that every training image has, or none
+STRENGTHS = tuple(float(c) for c in np.logspace(-4.5, 0, 10))
+
+
+@dataclass(frozen=True)
+class HeadStart:
+    """What the head start did.
+
+    Args:
+        strength: scikit-learn's C that cross-validation inside the training images chose; the mean where several
+            labels have one each.
+        n_train: training images.
+        n_features: features an image.
+        cv_folds: folds of that cross-validation; 0 where there were too few images.
+        seconds: time taken, features included.
+    """
+
+    strength: float
+    n_train: int
+    n_features: int
+    cv_folds: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `results.json`."""
+        return asdict(self)
+
+
+def body_features(network: nn.Module, loader: Any, *, progress: Any = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pooled features of every image of `loader`, in its order, unaugmented.
+
+    Args:
+        network: `nn.Sequential(body, head)` as `build_network` makes it.
+        loader: a fastai loader; its images are read at exact size, unshuffled.
+        progress: called with the number of batches done.
+
+    Returns:
+        features (n, n_features) float32, and targets: (n,) classes, (n, n_labels) 0/1, or None without labels.
+    """
+    loader = loader.new(shuffle=False, drop_last=False)
+    training = network.training
+    network.eval()
+    features, targets = [], []
+    with torch.inference_mode(), exact(loader):
+        for done, batch in enumerate(loader, 1):
+            images = batch[0].as_subclass(Tensor).contiguous(memory_format=torch.channels_last)
+            features.append(network[1][:-2](network[0](images)).float().cpu())
+            targets.extend(t.as_subclass(Tensor).cpu() for t in batch[1:2])
+            if progress:
+                progress(done)
+    network.train(training)
+    return torch.cat(features).numpy(), torch.cat(targets).numpy() if targets else None
+
+
+class exact:  # noqa: N801 - reads as a statement
+    """Within it, a loader of the training set gives its images at exact size and unaugmented."""
+
+    def __init__(self, loader: Any) -> None:
+        self.scope = loader.dataset.set_split_idx(1) if hasattr(loader.dataset, "set_split_idx") else None
+
+    def __enter__(self) -> None:
+        if self.scope:
+            self.scope.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self.scope:
+            self.scope.__exit__(*error)
+
+
+def stored_features(network: nn.Module, loader: Any, *, progress: Any = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """As `body_features`, kept beside the image store, so that another head, split or fold costs no pass."""
+    store = (loader.stores or {}).get(1) if isinstance(loader, MedDL) else None
+    rows = store.rows(loader.dataset.items) if store is not None else None
+    if store is None or rows is None:
+        return body_features(network, loader, progress=progress)
+    targets = np.stack([np.asarray(t.as_subclass(Tensor)) for t in loader.dataset.tls[1]])
+    kept = Path(store.folder) / f"features-{_fingerprint(network[0], loader)}.npy"
+    known = np.load(kept) if kept.is_file() else np.zeros((store.shape[0], 0), np.float32)
+    if known.shape[1] == 0 or np.isnan(known[rows]).any():
+        fresh, _ = body_features(network, loader, progress=progress)
+        table = known if known.shape[1] else np.full((store.shape[0], fresh.shape[1]), np.nan, np.float32)
+        table[rows] = fresh
+        with replacing(kept) as temporary, temporary.open("wb") as file:
+            np.save(file, table)
+        return fresh, targets
+    return known[rows], targets
+
+
+def _fingerprint(body: nn.Module, loader: Any) -> str:
+    """Of the body's weights and of what is done to the pixels after the store."""
+    digest = hashlib.blake2b(digest_size=12)
+    for name, value in sorted(body.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    for tfm in loader.after_batch.fs:
+        for name in ("mean", "std"):
+            if hasattr(tfm, name):
+                digest.update(np.asarray(getattr(tfm, name).cpu()).tobytes())
+    return digest.hexdigest()
+
+
+def fit_head(
+    network: nn.Module, loader: Any, *, groups: np.ndarray | None = None, seed: int = 42, progress: Any = None
+) -> HeadStart:
+    """Fit the head's linear layer on the frozen body's features of the training images, in place.
+
+    The classes are weighted by their rarity, and the strength of the L2 penalty is the one that cross-validation
+    inside the training images finds best by log loss (patients kept together where `groups` are given).
+
+    Args:
+        network: `nn.Sequential(body, head)`; the head's last module is the linear layer.
+        loader: the training loader.
+        groups: (n,) patients or clusters of the training images, in the loader's order.
+        seed: of the folds.
+        progress: called with the number of batches done.
+
+    Returns:
+        What was done.
+    """
+    start = time.perf_counter()
+    features, targets = stored_features(network, loader, progress=progress)
+    assert targets is not None, "the training loader has labels"
+    weight, bias, strength, folds = fit_linear(features, targets, network[1][-1].out_features, groups, seed)
+    linear = network[1][-1]
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(weight))
+        linear.bias.copy_(torch.from_numpy(bias))
+    return HeadStart(strength, len(features), features.shape[1], folds, time.perf_counter() - start)
+
+
+def fit_linear(
+    features: np.ndarray, targets: np.ndarray, n_out: int, groups: np.ndarray | None = None, seed: int = 42
+) -> tuple[np.ndarray, np.ndarray, float, int]:
+    """Weights of a linear classifier on raw features: logistic regression on standardised ones, folded back.
+
+    Args:
+        features: (n, f).
+        targets: (n,) classes in [0, n_out), or (n, n_out) 0/1.
+        n_out: outputs of the head.
+        groups: (n,) patients or clusters.
+        seed: of the folds.
+
+    Returns:
+        weight (n_out, f) and bias (n_out,) float32, the chosen C, and the number of folds.
+    """
+    mean, scale = features.mean(0), features.std(0) + 1e-6
+    x = (features - mean) / scale
+    # With fewer images than features the solution lies in the images' span: rotating into it only saves time.
+    span = np.linalg.svd(x, full_matrices=False)[2] if len(x) < x.shape[1] else None
+    x = x if span is None else x @ span.T
+    weight, bias = np.zeros((n_out, x.shape[1])), np.full(n_out, -_CERTAIN)
+    chosen, folds = [], 0
+    one_a_label = targets.ndim == 2
+    for label, y in enumerate(targets.T) if one_a_label else [(slice(None), targets)]:
+        present = np.unique(y).astype(int)
+        if len(present) < 2:
+            if one_a_label:
+                bias[label] = _CERTAIN if present[0] else -_CERTAIN
+            else:
+                bias[present] = _CERTAIN
+            continue
+        model, strength, folds = _fit_logistic(x, y.astype(int), groups, seed)
+        chosen.append(strength)
+        if one_a_label:
+            weight[label], bias[label] = model.coef_[0], model.intercept_[0]
+        elif len(present) == 2:
+            weight[present], bias[present] = _two_outputs(model)
+        else:
+            weight[present], bias[present] = model.coef_, model.intercept_
+    weight = (weight if span is None else weight @ span) / scale
+    bias = bias - weight @ mean
+    return weight.astype(np.float32), bias.astype(np.float32), float(np.mean(chosen or [0.0])), folds
+
+
+def _two_outputs(model: Any) -> tuple[np.ndarray, np.ndarray]:
+    return np.stack([-model.coef_[0], model.coef_[0]]) / 2, np.array([-1, 1]) * model.intercept_[0] / 2
+
+
+def _fit_logistic(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed: int) -> tuple[Any, float, int]:
+    """The fitted model, its C, and the number of folds that chose it."""
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    from sklearn.metrics import log_loss  # noqa: PLC0415
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # noqa: PLC0415
+    from sklearn.utils.class_weight import compute_sample_weight  # noqa: PLC0415
+
+    def fit(rows: Any, strength: float, start: Any = None) -> Any:
+        model = LogisticRegression(C=strength, class_weight="balanced", max_iter=300, warm_start=start is not None)
+        if start is not None:
+            model.coef_, model.intercept_, model.classes_ = start.coef_.copy(), start.intercept_.copy(), start.classes_
+        return model.fit(x[rows], y[rows])
+
+    smallest = np.unique(y, return_counts=True)[1].min()
+    if groups is not None:
+        smallest = min(smallest, min(len(np.unique(groups[y == c])) for c in np.unique(y)))
+    folds = int(min(5, smallest))
+    everything = np.arange(len(y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        if folds < 2:
+            message = "too few images of a class to choose the head's regularisation by cross-validation: C=0.01 is used"
+            warnings.warn(MedclfWarning(message), stacklevel=4)
+            return fit(everything, 0.01), 0.01, 0
+        splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+        losses = np.zeros(len(STRENGTHS))
+        for train, valid in splitter.split(x, y, groups):
+            if len(np.unique(y[train])) < len(np.unique(y)):
+                continue
+            model = None
+            weights = compute_sample_weight("balanced", y[valid])
+            for i, strength in enumerate(STRENGTHS):
+                model = fit(train, strength, model)
+                losses[i] += log_loss(y[valid], model.predict_proba(x[valid]), sample_weight=weights, labels=model.classes_)
+        best = STRENGTHS[int(losses.argmin())]
+        return fit(everything, best), best, folds

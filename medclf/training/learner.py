@@ -1,0 +1,210 @@
+"""DATALOADERS -> LEARNER: fastai's Learner, with a head start and the backbone's own normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.schedule import Learner
+from fastai.data.core import DataLoaders
+from fastai.data.transforms import Normalize
+from fastai.metrics import accuracy, accuracy_multi
+from fastai.optimizer import OptimWrapper
+from fastcore.foundation import L
+
+from medclf.errors import DataError
+from medclf.training.backbones import build_network, describe, stages
+from medclf.training.head_start import HeadStart, fit_head
+
+FUSED_ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
+
+
+class MedLearner(Learner):
+    """fastai's `Learner`; `fine_tune` begins with the head start instead of frozen epochs.
+
+    Attributes:
+        recipe: the settings that the bundle needs, as a dict.
+        head_start: whether `fine_tune` fits the head first.
+        head: what the head start did, or None before it.
+    """
+
+    recipe: dict[str, Any]
+    head_start: bool = True
+    head: HeadStart | None = None
+
+    def fit_head(self, progress: Callable[[int], None] | None = None) -> HeadStart:
+        """Fit the head on the frozen body's features of the training images; see `medclf.training.head_start`."""
+        self.head = fit_head(
+            self.model, self.dls.train, groups=self._groups(), seed=self.recipe.get("seed", 42), progress=progress
+        )
+        return self.head
+
+    def _groups(self) -> np.ndarray | None:
+        table = getattr(self.dls, "table", None)
+        if table is None or "patient" not in table or table["patient"].isna().all():
+            return None
+        patient = dict(zip(table["path"], table["patient"].fillna(table["path"]), strict=True))
+        root = self.dls.path
+        return np.asarray([str(patient[p.relative_to(root).as_posix()]) for p in self.dls.train.dataset.items])
+
+    def fine_tune(self, epochs: int, base_lr: float | None = None, freeze_epochs: int = 1, **kwargs: Any) -> None:
+        """Fit the head first, then train the whole network for `epochs` with one cycle.
+
+        With `head_start` off this is fastai's own `fine_tune`. With it, `fine_tune(0)` is the head start alone, and a
+        second call does not fit the head again.
+
+        Args:
+            epochs: passes over the training images with the whole network.
+            base_lr: of the head; earlier stages get less, down to a hundredth.
+            freeze_epochs: only without the head start.
+            kwargs: of fastai's `fine_tune` (`lr_mult`, `pct_start`, `div`) and `fit_one_cycle` (`cbs`, `wd`).
+        """
+        if not self.head_start:
+            Learner.fine_tune(self, epochs, 2e-3 if base_lr is None else base_lr, freeze_epochs, **kwargs)
+            return
+        if self.head is None:
+            self.fit_head()
+        if epochs:
+            base_lr = 5e-4 if base_lr is None else base_lr
+            lr_mult = kwargs.pop("lr_mult", 10)
+            self.unfreeze()
+            self.fit_one_cycle(
+                epochs,
+                slice(base_lr / lr_mult, base_lr),
+                pct_start=kwargs.pop("pct_start", 0.3),
+                div=kwargs.pop("div", 5.0),
+                **kwargs,
+            )
+
+
+def med_learner(
+    dls: DataLoaders,
+    arch: str | Callable[..., Any] = "resnet34",
+    *,
+    weights: Any = "default",
+    head_start: bool | None = None,
+    dropout: float = 0.2,
+    n_in: int | None = None,
+    metrics: Any = None,
+    loss_func: Any = None,
+    opt_func: Any = FUSED_ADAMW,
+    normalize: bool = True,
+    mixed_precision: bool | None = None,
+    **kwargs: Any,
+) -> MedLearner:
+    """A fastai `Learner` that fine-tunes a pretrained network on `dls`.
+
+    Args:
+        dls: loaders from `MedDataLoaders`, or any of fastai's.
+        arch: a name ("resnet34", "efficientnet_lite0", any of torchvision's or timm's) or a torchvision function.
+        weights: "default" for pretrained ones, a .pth or .safetensors file, or None for random ones.
+        head_start: fit the head on the frozen body's features before `fine_tune`; on where the body is pretrained.
+        dropout: before the linear layer, in [0, 1).
+        n_in: input channels; as the loaders have it where None.
+        metrics: fastai metrics; accuracy where None.
+        loss_func: fastai's for the task where None.
+        opt_func: fastai optimiser; fused AdamW.
+        normalize: add the backbone's own Normalize, unless the loaders have one.
+        mixed_precision: on CUDA by default (bf16 where the card has it), never on a CPU.
+        kwargs: of fastai's `Learner` (`path`, `cbs`, `wd`, `moms`, `splitter`, ...).
+
+    Returns:
+        a `Learner`.
+
+    Raises:
+        WeightsError: the weights cannot be had or do not fit; the message names other ways.
+        DataError: the loaders do not say how many classes there are, or normalise otherwise than the backbone.
+
+    Example:
+        >>> # learn = med_learner(dls, "efficientnet_lite0"); learn.fine_tune(5)
+    """
+    vocab = class_names(dls)
+    own = getattr(dls, "recipe", None) or {}
+    n_in = n_in or own.get("preprocessing", {}).get("channels", 3)
+    backbone = describe(arch)
+    network = build_network(arch, len(vocab), weights=weights, n_in=n_in, dropout=dropout)
+    mean, std = stats_for(backbone.mean, backbone.std, n_in)
+    if normalize:
+        add_normalize(dls, mean, std)
+    multi_label = own.get("multi_label", _is_multi_label(dls))
+    if metrics is None:
+        metrics = [accuracy_multi if multi_label else accuracy]
+    kwargs.setdefault("splitter", param_groups)
+    learn = MedLearner(dls, network, loss_func=loss_func, opt_func=opt_func, metrics=metrics, **kwargs)
+    learn.head_start = weights is not None if head_start is None else head_start
+    if mixed_precision if mixed_precision is not None else learn.dls.device.type == "cuda":
+        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        learn.add_cb(MixedPrecision(amp_mode=AMPMode.BF16 if bf16 else AMPMode.FP16))
+    learn.recipe = own | {
+        "arch": backbone.name,
+        "weights": None if weights is None else str(weights),
+        "n_in": n_in,
+        "n_out": len(vocab),
+        "dropout": dropout,
+        "vocab": list(vocab),
+        "multi_label": multi_label,
+        "normalization": {"mean": list(mean), "std": list(std)},
+    }
+    learn.freeze()
+    return learn
+
+
+cnn_learner = med_learner
+
+
+def param_groups(network: torch.nn.Module) -> L:
+    """fastai's splitter: one group of parameters a stage, from the input to the head."""
+    return L([list(stage.parameters()) for stage in stages(network)]).map(L)
+
+
+def class_names(dls: DataLoaders) -> list[str]:
+    """The vocab of `dls`, as a list of strings.
+
+    Raises:
+        DataError: there is none.
+    """
+    vocab = getattr(dls, "vocab", None)
+    if vocab is None:
+        raise DataError("the loaders have no vocab", "make them with MedDataLoaders or with a CategoryBlock")
+    if len(vocab) and not isinstance(vocab[-1], str) and hasattr(vocab[-1], "__len__"):
+        vocab = vocab[-1]
+    return [str(label) for label in vocab]
+
+
+def stats_for(mean: Sequence[float], std: Sequence[float], n_in: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The backbone's mean and standard deviation for `n_in` channels: their average for another number.
+
+    Example:
+        >>> stats_for((0.4, 0.5, 0.6), (0.2, 0.2, 0.2), 1)
+        ((0.5,), (0.2,))
+    """
+    if n_in == len(mean):
+        return tuple(mean), tuple(std)
+    return (float(np.mean(mean).round(6)),) * n_in, (float(np.mean(std).round(6)),) * n_in
+
+
+def add_normalize(dls: DataLoaders, mean: Sequence[float], std: Sequence[float]) -> None:
+    """See that every loader normalises exactly once, with these numbers.
+
+    Raises:
+        DataError: a loader normalises with other numbers already.
+    """
+    for loader in dls.loaders:
+        present = [t for t in loader.after_batch.fs if isinstance(t, Normalize)]
+        if not present:
+            loader.after_batch.add(Normalize.from_stats(mean, std, cuda=loader.device.type == "cuda"))
+        for tfm in present:
+            have = [float(v) for v in tfm.mean.flatten()], [float(v) for v in tfm.std.flatten()]
+            if not np.allclose(have[0], mean, atol=1e-3) or not np.allclose(have[1], std, atol=1e-3):
+                raise DataError(
+                    f"the loaders normalise with mean {have[0]}, the backbone was trained with {list(mean)}",
+                    "leave Normalize out of batch_tfms, or pass normalize=False",
+                )
+
+
+def _is_multi_label(dls: DataLoaders) -> bool:
+    return "BCE" in type(getattr(dls.train_ds, "loss_func", None)).__name__
