@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from medclf.errors import OutputError, ReadError
-from medclf.images.pixels import read_display, resize_pixels
+from medclf.images.pixels import read_display, resize_pixels, with_channels
 
 FORMAT = 1
 
@@ -169,7 +169,7 @@ def _build(
                 problems[order[row]] = error.reason
                 return
             for size, pixels in maps.items():
-                pixels[row] = resize_pixels(image, size, reading.resize)
+                pixels[row] = with_channels(resize_pixels(image, size, reading.resize), reading.channels)
 
         with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             for done, _ in enumerate(pool.map(fill, range(len(order))), 1):
