@@ -1,0 +1,99 @@
+"""The one boundary between medclf and the decoders: what they raise becomes a ReadError."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from medclf.errors import MedclfError, ReadError, TooLarge
+
+MAX_MEGAPIXELS = 300.0
+Source = str | Path | bytes
+
+_FILTERS = threading.Lock()
+
+
+@contextlib.contextmanager
+def reading(path: str | Path, doing: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into a ReadError that says what was being done.
+
+    The foreign message is left out, since pydicom and Pillow quote values of the file, which can name
+    a patient; so is the chained exception, which a traceback would print.
+
+    Args:
+        path: the file, as the user named it.
+        doing: what failed if anything is raised, such as "the header cannot be read".
+
+    Raises:
+        ReadError: for everything but medclf's own errors and a stop asked for by the user.
+    """
+    try:
+        yield
+    except (MedclfError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - the documented boundary; Rust panics are no Exception
+        raise ReadError(path, f"{doing} ({_cause(error)})") from None
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "truncated" if "truncated" in str(error) else type(error).__name__
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Silence warnings while a header is parsed: pydicom's and Pillow's quote values of the file.
+
+    Filters are the whole process's before Python 3.14, so they are changed for headers only, which
+    take a millisecond, and by one thread of ours at a time.
+    """
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def check_size(path: str | Path, shape: tuple[int, ...], max_megapixels: float) -> None:
+    """Refuse a declared size before anything is decoded.
+
+    Args:
+        path: the file, for the message.
+        shape: rows, columns and, where there are several, frames and samples.
+        max_megapixels: the largest product, in millions.
+
+    Raises:
+        TooLarge: the product is larger.
+        ReadError: a side is zero or negative.
+
+    Example:
+        >>> check_size("a.dcm", (65535, 65535), 300)
+        Traceback (most recent call last):
+        medclf.errors.TooLarge: a.dcm: declares 65535 x 65535 = 4295 megapixels, the limit is 300
+        if the file is what it says, raise the limit with max_megapixels=
+    """
+    product = 1
+    for side in shape:
+        product *= side
+    declared = " x ".join(str(side) for side in shape)
+    if min(shape) < 1:
+        raise ReadError(path, f"declares an empty image of {declared}")
+    if product > max_megapixels * 1e6:
+        raise TooLarge(
+            path,
+            f"declares {declared} = {product / 1e6:.0f} megapixels, the limit is {max_megapixels:g}",
+            "if the file is what it says, raise the limit with max_megapixels=",
+        )
+
+
+def exactly(file: BinaryIO, size: int) -> bytes:
+    """Read `size` bytes or raise EOFError."""
+    data = file.read(size)
+    if len(data) != size:
+        raise EOFError(f"{size - len(data)} bytes are missing")
+    return data
