@@ -29,7 +29,9 @@ def shuffled(names: Sequence[str], seed: int) -> NDArray[np.int64]:
         >>> [names[i] for i in shuffled(names, 42)] == [names[::-1][i] for i in shuffled(names[::-1], 42)]
         True
     """
-    salted = [f"{seed}:{unicodedata.normalize('NFC', name)}".encode(errors="surrogateescape") for name in names]
+    salted = [
+        f"{seed}:{unicodedata.normalize('NFC', name)}".encode(errors="surrogateescape") for name in names
+    ]
     keys = [hashlib.blake2b(name, digest_size=16).digest() for name in salted]
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
@@ -80,9 +82,6 @@ def fill(sizes: NDArray[np.int64], wished: float) -> NDArray[np.bool_]:
         if total + size <= wished:
             picked[index] = True
             total += int(size)
-    if picked.all():
-        picked[int(np.argmin(sizes))] = False
-        return picked
     left = np.flatnonzero(~picked)
     smallest = int(left[np.argmin(sizes[left])])
     overshoots = total + sizes[smallest] - wished > wished - total

@@ -11,7 +11,9 @@ Item = TypeVar("Item")
 PATIENCE_S = 1.5  # shorter work shows nothing
 
 
-def watch(items: Iterable[Item], total: int | None, text: str, *, progress: bool = True, step: str = "") -> Iterator[Item]:
+def watch(
+    items: Iterable[Item], total: int | None, text: str, *, progress: bool = True, step: str = ""
+) -> Iterator[Item]:
     """Pass `items` on; once that has lasted a while, show how far it is.
 
     Args:
@@ -32,14 +34,23 @@ def watch(items: Iterable[Item], total: int | None, text: str, *, progress: bool
         yield from items
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     if not (console.is_terminal or console.is_jupyter):
         yield from items
         return
     count = DownloadColumn() if step == "bytes" else MofNCompleteColumn()
-    bar = Progress(TextColumn(text), BarColumn(), count, TimeRemainingColumn(), console=console, transient=True)
+    bar = Progress(
+        TextColumn(text), BarColumn(), count, TimeRemainingColumn(), console=console, transient=True
+    )
     task = bar.add_task(text, total=total)
     begun = time.monotonic()
     started = False

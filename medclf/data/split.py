@@ -6,11 +6,8 @@ Items are paths, strings, (path, label) pairs, or a DataFrame with a column "pat
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,14 +15,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medclf.data.assign import apportion, balance, fill, linked, nearest, shuffled
-from medclf.data.table import label_set, partition_warnings, usable
+from medclf.data.items import (
+    Values,
+    count_by_group,
+    group_ids,
+    item_names,
+    named_groups,
+    objects,
+    values_of,
+)
+from medclf.data.table import partition_warnings, usable
 from medclf.data.tree import partition_of
 from medclf.errors import MedclfWarning, SplitError
 
 Splits = tuple[list[int], list[int]]
 Splitter = Callable[[Any], Splits]
-Values = str | Sequence[Any] | Callable[[Any], Any]
-"""One value an item: a sequence as long as the items, a function of the item, or a column of the DataFrame."""
 
 KINDS = ("random", "stratified", "patient", "grouped", "kfold", "folders")
 
@@ -60,11 +64,11 @@ def RandomSplitter(valid_pct: float = 0.2, seed: int = 42) -> Splitter:
 
 
 def StratifiedSplitter(labels: Values, valid_pct: float = 0.2, seed: int = 42) -> Splitter:
-    """Split at random with every label shared out evenly: within one image of `valid_pct` of each class.
+    """Split at random with every label shared out: within one image of `valid_pct` of each class.
 
     Args:
-        labels: the label of each item (or tuple of labels): a sequence, a function of the item, or the name
-            of a column of the DataFrame. Label sets are shared out label by label, as near as they allow.
+        labels: the label of each item (or tuple of labels): a sequence, a function of the item, or the
+            name of a column of the DataFrame. Sets of labels are shared out as evenly as they allow.
         valid_pct: fraction of the images that go to valid.
         seed: another seed, another split.
 
@@ -85,14 +89,16 @@ def StratifiedSplitter(labels: Values, valid_pct: float = 0.2, seed: int = 42) -
     def split(items: Any) -> Splits:
         names = item_names(items)
         _check_two(len(names), "images")
-        classes = _values_of(labels, items, len(names), "labels")
+        classes = values_of(labels, items, len(names), "labels")
         order = shuffled(names, seed)
-        if any(isinstance(label, (tuple, list)) for label in classes):
-            counts = _label_counts(classes, np.arange(len(names)))[order]
+        if _is_multi_label(classes):
+            _check_labelled(classes)
+            counts = count_by_group(classes, np.arange(len(names)))[order]
             return _as_splits(len(names), order[balance(counts, (1 - valid_pct, valid_pct)) == 1])
         members = _by_class(classes, order)
         n_valid = apportion(np.array([len(found) for found in members]), valid_pct)
-        return _as_splits(len(names), np.concatenate([found[:n] for found, n in zip(members, n_valid, strict=True)]))
+        chosen = [found[:n] for found, n in zip(members, n_valid, strict=True)]
+        return _as_splits(len(names), np.concatenate(chosen))
 
     return split
 
@@ -103,8 +109,8 @@ def PatientSplitter(
     """Split whole patients: no patient has images on both sides.
 
     Args:
-        patients: the patient of each item; an item without one counts as a patient of its own, with a warning.
-        valid_pct: fraction of the images (not of the patients) that go to valid, as near as whole patients allow.
+        patients: the patient of each item; one without counts as a patient of its own, with a warning.
+        valid_pct: fraction of the images (not of the patients) that go to valid, as near as patients allow.
         seed: another seed, another split.
         labels: also share out the labels as evenly as whole patients allow.
 
@@ -123,7 +129,9 @@ def PatientSplitter(
     return _group_splitter(patients, labels, valid_pct, seed, "patients")
 
 
-def StratifiedGroupSplitter(labels: Values, groups: Values, valid_pct: float = 0.2, seed: int = 42) -> Splitter:
+def StratifiedGroupSplitter(
+    labels: Values, groups: Values, valid_pct: float = 0.2, seed: int = 42
+) -> Splitter:
     """Split whole groups (near-duplicates, procedures, scanners) and share the labels out evenly.
 
     Args:
@@ -139,27 +147,29 @@ def StratifiedGroupSplitter(labels: Values, groups: Values, valid_pct: float = 0
         SplitError: when called: there are fewer than two groups.
 
     Example:
-        >>> train, valid = StratifiedGroupSplitter(["a", "a", "b", "b"], [1, 2, 3, 4], 0.5)(["w", "x", "y", "z"])
+        >>> split = StratifiedGroupSplitter(["a", "a", "b", "b"], [1, 2, 3, 4], 0.5)
+        >>> train, valid = split(["w.png", "x.png", "y.png", "z.png"])
         >>> len(valid)
         2
     """
     return _group_splitter(groups, labels, valid_pct, seed, "groups")
 
 
-def _group_splitter(groups: Values, labels: Values | None, valid_pct: float, seed: int, what: str) -> Splitter:
+def _group_splitter(
+    groups: Values, labels: Values | None, valid_pct: float, seed: int, what: str
+) -> Splitter:
     _check_pct(valid_pct)
 
     def split(items: Any) -> Splits:
         names = item_names(items)
-        ids = _group_ids(groups, items, names, what)
-        keys, group_of = _named_groups(names, ids)
+        keys, group_of = named_groups(names, group_ids(groups, items, len(names), what))
         _check_two(len(keys), what)
         order = shuffled(keys, seed)
         if labels is None:
             sizes = np.bincount(group_of, minlength=len(keys))
             picked = order[fill(sizes[order], valid_pct * len(names))]
         else:
-            counts = _label_counts(_values_of(labels, items, len(names), "labels"), group_of)[order]
+            counts = count_by_group(values_of(labels, items, len(names), "labels"), group_of)[order]
             picked = order[balance(counts, (1 - valid_pct, valid_pct)) == 1]
         return _as_splits(len(names), np.flatnonzero(np.isin(group_of, picked)))
 
@@ -182,8 +192,8 @@ def KFoldSplitter(
         A function items -> (train_idx, valid_idx).
 
     Raises:
-        SplitError: `fold` or `n_folds` is impossible; when called: fewer images, patients or images of a
-            class than the folds need.
+        SplitError: `fold` or `n_folds` is impossible; when called: fewer images or groups than folds, or a
+            class of one image.
 
     Example:
         >>> folds = [KFoldSplitter(fold, n_folds=3)(["a", "b", "c", "d", "e", "f"]) for fold in range(3)]
@@ -193,37 +203,45 @@ def KFoldSplitter(
     if n_folds < 2:
         raise SplitError(f"n_folds={n_folds}: a cross-validation needs at least 2 folds", "choose n_folds=5")
     if not 0 <= fold < n_folds:
-        raise SplitError(f"fold={fold} does not exist: folds are numbered from 0 to {n_folds - 1}", "choose one of them")
+        raise SplitError(f"fold={fold}: folds are numbered from 0 to {n_folds - 1}", "choose one of them")
 
     def split(items: Any) -> Splits:
         names = item_names(items)
-        folds = _folds(items, names, n_folds, seed, labels, groups)
+        classes = None if labels is None else values_of(labels, items, len(names), "labels")
+        if groups is None and not _is_multi_label(classes or []):
+            folds = _folds_of_images(names, n_folds, seed, classes)
+        else:
+            ids = range(len(names)) if groups is None else group_ids(groups, items, len(names), "groups")
+            keys, group_of = named_groups(names, list(ids))
+            _check_folds(len(keys), n_folds, "images" if groups is None else "groups or patients")
+            order = shuffled(keys, seed)
+            counts = count_by_group(classes or [None] * len(names), group_of)[order]
+            fold_of_group = np.empty(len(keys), dtype=np.int64)
+            fold_of_group[order] = balance(counts, [1 / n_folds] * n_folds)
+            folds = fold_of_group[group_of]
         return _as_splits(len(names), np.flatnonzero(folds == fold))
 
     return split
 
 
-def _folds(
-    items: Any, names: list[str], n_folds: int, seed: int, labels: Values | None, groups: Values | None
+def _folds_of_images(
+    names: list[str], n_folds: int, seed: int, classes: Sequence[Any] | None
 ) -> NDArray[np.int64]:
-    """The fold of each item."""
-    classes = None if labels is None else _values_of(labels, items, len(names), "labels")
-    multi_label = classes is not None and any(isinstance(label, (tuple, list)) for label in classes)
-    ids = list(range(len(names))) if groups is None else _group_ids(groups, items, names, "groups")
-    keys, group_of = _named_groups(names, ids)
-    if len(keys) < n_folds:
-        what = "images" if groups is None else "groups or patients"
-        raise SplitError(f"{n_folds} folds need at least {n_folds} {what}; there are {len(keys)}", "choose fewer folds")
-    order = shuffled(keys, seed)
-    side_of_key = np.empty(len(keys), dtype=np.int64)
-    if groups is None and not multi_label:
-        if classes is not None:
-            order = np.concatenate(_by_class(classes, order, n_folds))
-        side_of_key[order] = np.arange(len(keys)) % n_folds
-    else:
-        counts = _label_counts(classes or [None] * len(names), group_of)[order]
-        side_of_key[order] = balance(counts, [1 / n_folds] * n_folds)
-    return side_of_key[group_of]
+    """Deal the images out like cards, class by class, so that folds and classes differ by one at most."""
+    _check_folds(len(names), n_folds, "images")
+    order = shuffled(names, seed)
+    if classes is not None:
+        members = _by_class(classes, order)
+        few = min(members, key=len)
+        if len(few) < n_folds:
+            text = (
+                f"class '{classes[few[0]]}' has {len(few)} images for {n_folds} folds: some have none of it"
+            )
+            warnings.warn(text, MedclfWarning, stacklevel=4)
+        order = np.concatenate(members)
+    folds = np.empty(len(names), dtype=np.int64)
+    folds[order] = np.arange(len(names)) % n_folds
+    return folds
 
 
 def FolderSplitter() -> Splitter:
@@ -260,8 +278,7 @@ def split_table(
 ) -> pd.Series:
     """Decide the partition of each row of a table from `scan`.
 
-    Images that folders or a column put into test stay there; images with a problem, and for "stratified"
-    and the like images without a label, are in no partition.
+    Images that folders or a column put into test stay there. Rows with a problem are in no partition.
 
     Args:
         table: as `scan` returns it; the splits use its columns path, label, patient, group and partition.
@@ -290,148 +307,65 @@ def split_table(
     """
     if split not in KINDS:
         raise SplitError(f"split='{split}' is not known", f"choose one of {', '.join(KINDS)}")
+    good = usable(table)
     result = pd.Series([None] * len(table), index=table.index, dtype=object, name="partition")
-    good = usable(table).assign(partition=lambda found: _objects(found, "partition"))
+    result[good.index] = pd.Series(objects(good, "partition"), index=good.index, dtype=object)
     if split == "folders":
-        _check_folders(good["partition"])
-        result[good.index] = good["partition"]
+        _check_folders(result)
     else:
-        held_out = good["partition"] == "test"
-        result[good.index[held_out]] = "test"
-        rest = good[~held_out]
-        if split != "random":
-            rest = rest[[label is not None for label in _objects(rest, "label")]] if "label" in rest else rest
+        rest = good[(result[good.index] != "test").to_numpy(dtype=bool)]
         train, valid = _splitter_for(rest, split, valid_pct, seed, fold, n_folds)(rest)
         result[rest.index[train]] = "train"
         result[rest.index[valid]] = "valid"
-    if "label" in table:
-        labels = _objects(table, "label")
-        placed = [index for index, part in enumerate(result) if part is not None]
-        for sentence in partition_warnings([labels[i] for i in placed], [result.iloc[i] for i in placed]):
-            warnings.warn(sentence, MedclfWarning, stacklevel=2)
+    placed = result.notna().to_numpy()
+    for sentence in partition_warnings(objects(table[placed], "label"), result[placed]):
+        warnings.warn(sentence, MedclfWarning, stacklevel=2)
     return result
 
 
 def _splitter_for(
     table: pd.DataFrame, split: str, valid_pct: float, seed: int, fold: int | None, n_folds: int
 ) -> Splitter:
-    labels = _objects(table, "label")
+    labels = objects(table, "label")
     if split == "random":
         return RandomSplitter(valid_pct, seed)
     if split == "stratified":
         return StratifiedSplitter(labels, valid_pct, seed)
-    columns = [_objects(table, name) for name in (("patient",) if split == "patient" else ("group", "patient"))]
-    known = [column for column in columns if any(value is not None for value in column)]
+    columns = ("patient",) if split == "patient" else ("group", "patient")
+    known = [column for column in columns if any(value is not None for value in objects(table, column))]
+    links = [objects(table, column) for column in known]
+    some_labels = labels if any(label is not None for label in labels) else None
     if split == "kfold":
         if fold is None:
-            raise SplitError('split="kfold" needs the fold that is valid', f"pass fold=0 to fold={n_folds - 1}")
-        return KFoldSplitter(fold, n_folds, seed, labels if any(labels) else None, linked(*known) if known else None)
+            raise SplitError('split="kfold" needs a fold', f"pass one from fold=0 to fold={n_folds - 1}")
+        return KFoldSplitter(fold, n_folds, seed, some_labels, linked(*links) if links else None)
     if not known:
-        wanted = "patients" if split == "patient" else "patients and no column 'group'"
-        raise SplitError(f"the table knows no {wanted}", "name the column with patient_col=, or choose split='random'")
+        wanted = "patients" if split == "patient" else "patients, and there is no column 'group'"
+        raise SplitError(
+            f"the table knows no {wanted}", "pass patient_col= to scan, or choose split='random'"
+        )
     if split == "patient":
-        return PatientSplitter(known[0], valid_pct, seed, labels=labels)
-    return StratifiedGroupSplitter(labels, linked(*known), valid_pct, seed)
+        return PatientSplitter(links[0], valid_pct, seed, labels=some_labels)
+    return StratifiedGroupSplitter(labels, linked(*links), valid_pct, seed)
 
 
-def item_names(items: Any) -> list[str]:
-    """The name that each item is known by to a split: its path with forward slashes.
-
-    Absolute paths lose the folder that all of them share, so that the same data elsewhere splits the same.
-
-    Raises:
-        SplitError: a DataFrame without a column "path", or two items of one name.
-    """
-    if isinstance(items, pd.DataFrame):
-        if "path" not in items:
-            raise SplitError("the DataFrame has no column 'path' to split by", "rename its column of paths")
-        items = items["path"]
-    paths = [item[0] if isinstance(item, (tuple, list)) else item for item in items]
-    names = [path.as_posix() if isinstance(path, Path) else str(path).replace("\\", "/") for path in paths]
-    if names and all(os.path.isabs(name) for name in names):
-        shared = os.path.commonpath([os.path.dirname(name) for name in names])
-        names = [os.path.relpath(name, shared).replace(os.sep, "/") for name in names]
-    repeated, times = Counter(names).most_common(1)[0] if names else ("", 0)
-    if times > 1:
-        raise SplitError(f"'{repeated}' is among the items {times} times: it could end up on both sides", "remove repeats")
-    return names
+def _is_multi_label(labels: Iterable[Any]) -> bool:
+    return any(isinstance(label, (tuple, list, set)) for label in labels)
 
 
-def _values_of(values: Values, items: Any, n: int, what: str) -> list[Any]:
-    if isinstance(values, str):
-        if not isinstance(items, pd.DataFrame) or values not in items:
-            raise SplitError(f"{what}='{values}' names a column, and the items have no such column", "pass the values")
-        return _objects(items, values)
-    if callable(values):
-        rows = items.itertuples() if isinstance(items, pd.DataFrame) else items
-        found = [values(item) for item in rows]
-    else:
-        found = list(values)
-    if len(found) != n:
-        raise SplitError(f"{len(found)} {what} for {n} items", f"give one of the {what} for each item, in the same order")
-    return [None if _is_missing(value) else value for value in found]
-
-
-def _objects(table: pd.DataFrame, column: str) -> list[Any]:
-    """The column with None for whatever pandas has for missing, or all None where there is no such column."""
-    if column not in table:
-        return [None] * len(table)
-    return [None if _is_missing(value) else value for value in table[column]]
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)
-
-
-def _group_ids(groups: Values, items: Any, names: list[str], what: str) -> list[Hashable]:
-    ids = _values_of(groups, items, len(names), what)
-    alone = sum(value is None for value in ids)
-    if alone and what == "patients":
-        text = f"{alone} of {len(ids)} images have no patient: each counts as a patient of its own"
-        warnings.warn(text, MedclfWarning, stacklevel=4)
-    return [("alone", index) if value is None else value for index, value in enumerate(ids)]
-
-
-def _named_groups(names: list[str], ids: Sequence[Hashable]) -> tuple[list[str], NDArray[np.int64]]:
-    """Each group's key, and the number of each item's group. The key is the first of its items' names: the
-    split must not change when patients are given other numbers."""
-    key_of: dict[Hashable, str] = {}
-    for name, group in zip(names, ids, strict=True):
-        key_of[group] = min(key_of.get(group, name), name)
-    number = {group: index for index, group in enumerate(key_of)}
-    return list(key_of.values()), np.array([number[group] for group in ids], dtype=np.int64)
-
-
-def _by_class(classes: Sequence[Any], order: Iterable[int], needed: int = 2) -> list[NDArray[np.int64]]:
+def _by_class(classes: Sequence[Any], order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """The items of each class in the order given; classes sorted by name."""
+    _check_labelled(classes)
     members: dict[str, list[int]] = {}
     for index in order:
-        if classes[index] is None:
-            raise SplitError("an image has no label, so the split cannot be stratified", "label it or leave it out")
         members.setdefault(str(classes[index]), []).append(int(index))
-    lone = sorted(label for label, found in members.items() if len(found) < 2)
-    if lone:
-        raise SplitError(
-            f"class '{lone[0]}' has one image: it cannot be in train and in valid",
-            "add images, merge the class with another, or choose split='random'",
-        )
-    few = [label for label in sorted(members) if len(members[label]) < needed]
-    if few:
-        text = f"class '{few[0]}' has {len(members[few[0]])} images for {needed} folds: some folds have none of it"
-        warnings.warn(text, MedclfWarning, stacklevel=5)
+    for label, found in sorted(members.items()):
+        if len(found) < 2:
+            raise SplitError(
+                f"class '{label}' has one image: it cannot be in train and in valid",
+                "add images, merge the class with another, or choose split='random'",
+            )
     return [np.array(members[label], dtype=np.int64) for label in sorted(members)]
-
-
-def _label_counts(labels: Sequence[Any], group_of: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Images of each label in each group, (n_groups, 1 + n_labels); the first column counts all images."""
-    sets = [label_set(label if isinstance(label, (tuple, list)) or label is None else str(label)) for label in labels]
-    vocab = {label: column for column, label in enumerate(sorted({label for found in sets for label in found}), start=1)}
-    counts = np.zeros((int(group_of.max()) + 1, 1 + len(vocab)))
-    for found, group in zip(sets, group_of, strict=True):
-        counts[group, 0] += 1
-        for label in found:
-            counts[group, vocab[label]] += 1
-    return counts
 
 
 def _as_splits(n: int, valid: NDArray[np.int64]) -> Splits:
@@ -442,12 +376,28 @@ def _as_splits(n: int, valid: NDArray[np.int64]) -> Splits:
 
 def _check_pct(valid_pct: float) -> None:
     if not 0 < valid_pct < 1:
-        raise SplitError(f"valid_pct={valid_pct} is not between 0 and 1", "0.2 puts a fifth of the images into valid")
+        raise SplitError(f"valid_pct={valid_pct} is not between 0 and 1", "0.2 puts a fifth into valid")
 
 
 def _check_two(n: int, what: str) -> None:
     if n < 2:
-        raise SplitError(f"a split needs at least 2 {what}; there {'is' if n == 1 else 'are'} {n}", f"add {what}")
+        raise SplitError(f"a split needs at least 2 {what}, and the data has {n}", f"add {what}")
+
+
+def _check_folds(n: int, n_folds: int, what: str) -> None:
+    if n < n_folds:
+        raise SplitError(
+            f"{n_folds} folds need at least {n_folds} {what}; there are {n}", "choose fewer folds"
+        )
+
+
+def _check_labelled(labels: Sequence[Any]) -> None:
+    blank = sum(label is None for label in labels)
+    if blank:
+        raise SplitError(
+            f"{blank} of {len(labels)} images have no label, so the split cannot be stratified",
+            "label them, leave them out, or choose split='random'",
+        )
 
 
 def _check_folders(parts: Iterable[str | None]) -> None:
@@ -455,6 +405,6 @@ def _check_folders(parts: Iterable[str | None]) -> None:
     for part, names in (("train", "train"), ("valid", "valid, val or validation")):
         if part not in present:
             raise SplitError(
-                f"no image is in {part}: there is no folder named {names}, and no column says so",
-                "choose split='random'; images in a folder named test stay out of it",
+                f"no image is in {part}: no folder is named {names}, and no column says so",
+                "choose split='random': images in a folder named test still stay out of it",
             )

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from medclf.data.items import Label, label_set
 from medclf.data.progress import watch
-from medclf.data.sources import Columns, Label, LabelFrom, Rows, read_source
+from medclf.data.sheet import Columns
+from medclf.data.sources import MISSING, Asked, LabelFrom, Rows, read_source
 from medclf.errors import DataError, MedclfWarning, ReadError
 from medclf.images import pixels
 
@@ -46,7 +48,7 @@ def scan(
         path_col: its column of paths, relative to the folder, else to the CSV's own folder.
         label_col: its column of labels; a list of columns of 0 and 1 makes the task multi-label; None
             takes the labels from `label_from`.
-        label_delim: separates several labels in one cell, as in "Effusion|Nodule"; makes the task multi-label.
+        label_delim: separates several labels in one cell, as in "Effusion|Nodule"; the task is multi-label.
         patient_col: its column of patients.
         partition_col: its column of partitions: train, valid (or val, validation), test; or fastai's
             is_valid of True and False.
@@ -77,21 +79,24 @@ def scan(
         >>> import tempfile
         >>> from PIL import Image
         >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ["train/polyp/1.png", "train/polyp/2.png", "train/normal/3.png", "train/normal/4.png"]:
+        >>> for name in [f"train/{c}/{i}.png" for c in ("normal", "polyp") for i in (1, 2)]:
         ...     (folder / name).parent.mkdir(parents=True, exist_ok=True)
         ...     Image.new("L", (8, 6)).save(folder / name)
-        >>> scan(folder)[["path", "label", "partition", "width", "problem"]]
-                       path   label partition  width problem
-        0  train/normal/3.png  normal     train      8
-        1  train/normal/4.png  normal     train      8
+        >>> scan(folder)[["path", "label", "partition", "width"]]
+                       path   label partition  width
+        0  train/normal/1.png  normal     train      8
+        1  train/normal/2.png  normal     train      8
         2   train/polyp/1.png   polyp     train      8
         3   train/polyp/2.png   polyp     train      8
     """
     columns = Columns(path_col, label_col, label_delim, patient_col, partition_col)
-    rows = read_source(source, labels, columns, label_from, root, allow_outside)
+    asked = Asked(columns, label_from, Path(root) if root is not None else None, allow_outside)
+    rows = read_source(source, labels, asked)
     if not rows.path:
         known = " ".join(sorted(pixels.IMAGE_SUFFIXES - {""}))
-        raise DataError(f"{rows.root} holds no image ({rows.ignored} other files)", f"images end in one of {known}")
+        raise DataError(
+            f"{rows.root} holds no image ({rows.ignored} other files)", f"images end in one of {known}"
+        )
     table = _open_all(rows, check_pixels, progress)
     _tell(table, rows, strict)
     return table
@@ -108,7 +113,7 @@ class Facts(NamedTuple):
 
 def _open_all(rows: Rows, check_pixels: bool, progress: bool) -> pd.DataFrame:
     def facts_of(row: int) -> Facts:
-        if rows.problem[row] == "file is missing":
+        if rows.problem[row] == MISSING:
             return Facts(problem=rows.problem[row])
         facts = inspect(rows.root / rows.path[row], check_pixels)
         return facts if facts.problem else facts._replace(problem=rows.problem[row])
@@ -117,7 +122,8 @@ def _open_all(rows: Rows, check_pixels: bool, progress: bool) -> pd.DataFrame:
         n = len(rows.path)
         facts = list(watch(pool.map(facts_of, range(n)), n, "Checking images", progress=progress))
     data: dict[str, Any] = {
-        column: pd.Series(getattr(rows, column), dtype=object) for column in ("path", "label", "patient", "partition")
+        column: pd.Series(getattr(rows, column), dtype=object)
+        for column in ("path", "label", "patient", "partition")
     }
     data["width"] = [fact.width for fact in facts]
     data["height"] = [fact.height for fact in facts]
@@ -153,7 +159,9 @@ def inspect(path: Path, check_pixels: bool = True) -> Facts:
         if check_pixels:
             pixels.check(path)
     except ReadError as error:
-        return Facts(sha256=sha256, problem=f"{error.reason} ({error.remedy})" if error.remedy else error.reason)
+        return Facts(
+            sha256=sha256, problem=f"{error.reason} ({error.remedy})" if error.remedy else error.reason
+        )
     except OSError as error:
         return Facts(sha256=sha256, problem=f"cannot be opened: {error.strerror}")
     return Facts(probe.width, probe.height, sha256)
@@ -173,24 +181,16 @@ def usable(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["problem"] == ""] if "problem" in table else table
 
 
-def label_set(label: Label | None) -> tuple[str, ...]:
-    """The labels of one image as a tuple, whatever the task.
-
-    Example:
-        >>> label_set("polyp"), label_set(("a", "b")), label_set(None)
-        (('polyp',), ('a', 'b'), ())
-    """
-    if isinstance(label, str):
-        return (label,)
-    return tuple(label) if isinstance(label, (tuple, list)) else ()
-
-
 def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
     bad = table[table["problem"] != ""]
     if len(bad) == len(table):
-        raise DataError(f"{rows.root}: none of {len(table)} images can be used: {_listing(bad)}", "see the reasons above")
+        raise DataError(
+            f"{rows.root}: none of {len(table)} images can be used: {_listing(bad)}", "see the reasons above"
+        )
     if len(bad) and strict:
-        raise DataError(f"{len(bad)} of {len(table)} images cannot be used: {_listing(bad)}", "repair or remove them")
+        raise DataError(
+            f"{len(bad)} of {len(table)} images cannot be used: {_listing(bad)}", "repair or remove them"
+        )
     if len(bad):
         _warn(f"{len(bad)} of {len(table)} images cannot be used and are left out: {_listing(bad)}")
     for note in rows.notes:
@@ -200,7 +200,10 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
 
 
 def _listing(bad: pd.DataFrame, at_most: int = 5) -> str:
-    shown = [f"{path} ({problem})" for path, problem in zip(bad["path"][:at_most], bad["problem"][:at_most], strict=True)]
+    shown = [
+        f"{path} ({problem})"
+        for path, problem in zip(bad["path"][:at_most], bad["problem"][:at_most], strict=True)
+    ]
     return "; ".join(shown) + (f"; and {len(bad) - at_most} more" if len(bad) > at_most else "")
 
 
@@ -227,7 +230,11 @@ def label_warnings(table: pd.DataFrame) -> list[str]:
     spellings: dict[str, list[str]] = {}
     for label in sorted(counts):
         spellings.setdefault(label.casefold(), []).append(label)
-    sentences += [f"labels {', '.join(map(repr, same))} differ only in case" for same in spellings.values() if len(same) > 1]
+    sentences += [
+        f"labels {', '.join(map(repr, same))} differ only in case"
+        for same in spellings.values()
+        if len(same) > 1
+    ]
     return sentences + partition_warnings(good["label"], good["partition"])
 
 
@@ -241,10 +248,14 @@ def partition_warnings(labels: Iterable[Label | None], partition: Iterable[str |
     sentences = []
     for part in ("valid", "test"):
         unseen = sorted(found[part].keys() - found["train"].keys())
-        sentences += [f"label '{label}' is only in {part}, never in train: it cannot be learned" for label in unseen]
+        sentences += [
+            f"label '{label}' is only in {part}, never in train: it cannot be learned" for label in unseen
+        ]
     if found["valid"]:
         unmeasured = sorted(found["train"].keys() - found["valid"].keys())
-        sentences += [f"label '{label}' is in train and not in valid: it cannot be measured" for label in unmeasured]
+        sentences += [
+            f"label '{label}' is in train and not in valid: it cannot be measured" for label in unmeasured
+        ]
     return sentences
 
 

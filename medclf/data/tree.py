@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -82,7 +82,9 @@ def walk(root: Path, *, allow_outside: bool = False) -> Tree:
             link = links.pop()
             target = os.path.realpath(root / link)
             if target in seen or is_within(target, top):
-                tree.notes.append(f"folder '{link}' is a link into folders that are scanned anyway: not followed")
+                tree.notes.append(
+                    f"folder '{link}' is a link into folders that are scanned anyway: not followed"
+                )
                 continue
             if not allow_outside:
                 tree.notes.append(f"folder '{link}' is a link to outside the data's folder: not followed")
@@ -116,7 +118,11 @@ def _list_folder(
             folders += 1
         elif not is_image_name(root / path):
             tree.ignored += 1
-        elif entry.is_symlink() and not allow_outside and not is_within(os.path.realpath(root / path), os.path.realpath(root)):
+        elif (
+            entry.is_symlink()
+            and not allow_outside
+            and not is_within(os.path.realpath(root / path), os.path.realpath(root))
+        ):
             tree.notes.append(f"'{path}' is a link to outside the data's folder: left out")
         else:
             tree.paths.append(path)
@@ -157,6 +163,15 @@ def is_image_name(path: Path) -> bool:
         return False
 
 
+def images_beside(root: Path, paths: Iterable[str]) -> list[str]:
+    """The image files in the very folders where `paths` lie, relative to `root`."""
+    tree = Tree()
+    for folder in sorted({path.rpartition("/")[0] for path in paths if not path.startswith("/")}):
+        if (root / folder).is_dir():
+            _list_folder(root, folder, tree, [], [], allow_outside=True)
+    return tree.paths
+
+
 class BadPath(ValueError):
     """A path that names no one file or must not be read; its text says why."""
 
@@ -165,21 +180,21 @@ class Finder:
     """Finds the files that a column of paths names, never outside `root` unless that is allowed.
 
     A path is looked for as written, then with Windows' separators, then with its accents composed or
-    decomposed; where `known` lists the folder's files, then by its file name alone and by the name without
+    decomposed; where `tree` lists the folder's files, then by its file name alone and by the name without
     its suffix, as long as just one file fits.
 
     Args:
         root: the folder that relative paths start from.
-        known: the image files under it, or None.
+        tree: the image files under it where they have been listed.
         allow_outside: accept paths that lead out of `root`; they become absolute.
     """
 
-    def __init__(self, root: Path, known: Sequence[str] | None = None, *, allow_outside: bool = False) -> None:
-        self.root, self.allow_outside = os.path.abspath(root), allow_outside
+    def __init__(self, root: Path, tree: Tree | None = None, *, allow_outside: bool = False) -> None:
+        self.root, self.allow_outside = os.path.normpath(Path(root).absolute()), allow_outside
         self._real_root = os.path.realpath(root)
         self._real_folder: dict[str, str] = {}
         self._by_name: dict[str, list[str]] = {}
-        for path in known or ():
+        for path in tree.paths if tree else ():
             name = PurePosixPath(plain_name(path))
             for key in {str(name), name.name, name.stem}:
                 self._by_name.setdefault(key, []).append(path)
@@ -194,27 +209,27 @@ class Finder:
         Raises:
             BadPath: it leads out of the root, goes in a circle, or is no path at all.
         """
-        if "\0" in cell:
-            raise BadPath("holds a NUL byte")
+        if not cell or "\0" in cell:
+            raise BadPath("holds a NUL byte" if cell else "is blank")
         for spelling in _spellings(cell):
             path = self._relative(spelling)
-            absolute = os.path.join(self.root, path)
-            if os.path.lexists(absolute):
-                self._refuse_links_out(absolute)
-                return path, os.path.exists(absolute)
+            file = Path(self.root, path)
+            if os.path.lexists(file):
+                self._refuse_links_out(file)
+                return path, file.exists()
         fits = self._by_name.get(plain_name(PurePosixPath(cell.replace("\\", "/")).as_posix()), [])
         if len(fits) > 1:
             raise BadPath(f"fits {len(fits)} files ({fits[0]}, {fits[1]}{', ...' if len(fits) > 2 else ''})")
         if fits:
             return fits[0], True
         path = self._relative(cell)
-        _refuse_circle(os.path.join(self.root, path))
+        _refuse_circle(Path(self.root, path))
         return path, False
 
     def _relative(self, cell: str) -> str:
         if PureWindowsPath(cell).drive and os.name != "nt":
             raise BadPath("is a path on a Windows drive")
-        absolute = os.path.normpath(os.path.join(self.root, cell))
+        absolute = os.path.normpath(Path(self.root, cell))
         for root in (self.root, self._real_root):
             if is_within(absolute, root):
                 return Path(os.path.relpath(absolute, root)).as_posix()
@@ -222,21 +237,22 @@ class Finder:
             raise BadPath(f"lies outside {self.root}")
         return Path(absolute).as_posix()
 
-    def _refuse_links_out(self, absolute: str) -> None:
-        folder, name = os.path.split(absolute)
-        if folder not in self._real_folder:
-            self._real_folder[folder] = os.path.realpath(folder)
-        real = os.path.join(self._real_folder[folder], name)
-        if os.path.islink(absolute):
-            _refuse_circle(absolute)
-            real = os.path.realpath(absolute)
+    def _refuse_links_out(self, file: Path) -> None:
+        if file.is_symlink():
+            _refuse_circle(file)
+            real = os.path.realpath(file)
+        else:
+            folder = str(file.parent)
+            if folder not in self._real_folder:
+                self._real_folder[folder] = os.path.realpath(folder)
+            real = f"{self._real_folder[folder]}{os.sep}{file.name}"
         if not self.allow_outside and not is_within(real, self._real_root):
             raise BadPath(f"is a link to outside {self.root}")
 
 
-def _refuse_circle(absolute: str) -> None:
+def _refuse_circle(file: Path) -> None:
     try:
-        os.stat(absolute)
+        file.stat()
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise BadPath("is a link that goes in a circle") from error

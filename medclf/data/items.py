@@ -1,0 +1,165 @@
+"""What a split calls its items: names, and the labels and groups that go with them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medclf.errors import MedclfWarning, SplitError
+
+Values = str | Sequence[Any] | Callable[[Any], Any]
+"""One value an item: as many values as items, a function of the item, or a column of the DataFrame."""
+
+Label = str | tuple[str, ...]
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell holds nothing, in any of pandas' ways.
+
+    Example:
+        >>> is_missing(None), is_missing(float("nan")), is_missing("")
+        (True, True, False)
+    """
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)
+
+
+def objects(table: pd.DataFrame, column: str) -> list[Any]:
+    """The column as a list with None for missing; all None where there is no such column."""
+    if column not in table:
+        return [None] * len(table)
+    return [None if is_missing(value) else value for value in table[column]]
+
+
+def label_set(label: object) -> tuple[str, ...]:
+    """The labels of one image as a tuple of text, whatever the task.
+
+    Example:
+        >>> label_set("polyp"), label_set(("a", "b")), label_set(None)
+        (('polyp',), ('a', 'b'), ())
+    """
+    if isinstance(label, (tuple, list, set, frozenset)):
+        return tuple(str(one) for one in label)
+    return () if is_missing(label) else (str(label),)
+
+
+def item_names(items: Any) -> list[str]:
+    """The name that each item is known by to a split: its path with forward slashes.
+
+    Absolute paths lose the folder that all of them share, so that the same data elsewhere splits the same.
+
+    Args:
+        items: paths, strings, pairs that begin with one, or a DataFrame with a column "path".
+
+    Returns:
+        One name an item, all different.
+
+    Raises:
+        SplitError: a DataFrame without a column "path", or two items of one name.
+
+    Example:
+        >>> item_names([Path("/data/a/1.png"), Path("/data/b/1.png")])
+        ['a/1.png', 'b/1.png']
+    """
+    if isinstance(items, pd.DataFrame):
+        if "path" not in items:
+            raise SplitError("the DataFrame has no column 'path' to split by", "rename its column of paths")
+        items = items["path"]
+    paths = [item[0] if isinstance(item, (tuple, list)) else item for item in items]
+    names = [
+        path.as_posix() if isinstance(path, PurePath) else str(path).replace("\\", "/") for path in paths
+    ]
+    if names and all(Path(name).is_absolute() for name in names):
+        shared = os.path.commonpath([name.rpartition("/")[0] or "/" for name in names])
+        names = [os.path.relpath(name, shared).replace(os.sep, "/") for name in names]
+    repeated, times = Counter(names).most_common(1)[0] if names else ("", 0)
+    if times > 1:
+        raise SplitError(
+            f"'{repeated}' is there {times} times: it could end up on both sides", "remove repeats"
+        )
+    return names
+
+
+def values_of(values: Values, items: Any, n: int, what: str) -> list[Any]:
+    """`values` as a list, one an item, None where there is none.
+
+    Raises:
+        SplitError: they name no column, or are more or fewer than the items.
+    """
+    if isinstance(values, str):
+        if not isinstance(items, pd.DataFrame) or values not in items:
+            raise SplitError(
+                f"{what}='{values}' names no column of the items", "give a DataFrame or the values"
+            )
+        return objects(items, values)
+    if callable(values):
+        rows = items.itertuples() if isinstance(items, pd.DataFrame) else items
+        found = [values(item) for item in rows]
+    else:
+        found = list(values)
+    if len(found) != n:
+        raise SplitError(f"{len(found)} {what} for {n} items", "give one for each item, in the same order")
+    return [None if is_missing(value) else value for value in found]
+
+
+def group_ids(groups: Values, items: Any, n: int, what: str) -> list[Hashable]:
+    """The group of each item; an item without one is alone, and for patients that is worth a warning."""
+    ids = values_of(groups, items, n, what)
+    alone = sum(value is None for value in ids)
+    if alone and what == "patients":
+        text = f"{alone} of {n} images have no patient: each counts as a patient of its own"
+        warnings.warn(text, MedclfWarning, stacklevel=4)
+    return [("alone", index) if value is None else value for index, value in enumerate(ids)]
+
+
+def named_groups(names: list[str], ids: Sequence[Hashable]) -> tuple[list[str], NDArray[np.int64]]:
+    """Give each group a name that outlives renumbering: the first of its items' names.
+
+    Args:
+        names: one an item.
+        ids: the group of each item.
+
+    Returns:
+        The groups' names, (n_groups,), and the place of each item's group among them, (n,).
+
+    Example:
+        >>> named_groups(["b.png", "a.png", "c.png"], [7, 7, 9])
+        (['a.png', 'c.png'], array([0, 0, 1]))
+    """
+    key_of: dict[Hashable, str] = {}
+    for name, group in zip(names, ids, strict=True):
+        key_of[group] = min(key_of.get(group, name), name)
+    number = {group: index for index, group in enumerate(key_of)}
+    return list(key_of.values()), np.array([number[group] for group in ids], dtype=np.int64)
+
+
+def count_by_group(labels: Sequence[object], group_of: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Images of each label in each group.
+
+    Args:
+        labels: a label, a tuple of labels or None for each item.
+        group_of: the number of each item's group, (n,).
+
+    Returns:
+        (n_groups, 1 + n_labels), labels sorted by name; the first column counts all images.
+
+    Example:
+        >>> count_by_group(["a", "b", "b"], np.array([0, 0, 1]))
+        array([[2., 1., 1.],
+               [1., 0., 1.]])
+    """
+    sets = [label_set(label) for label in labels]
+    vocab = {label: column for column, label in enumerate(sorted(set().union(*sets)), start=1)}
+    counts = np.zeros((int(group_of.max()) + 1, 1 + len(vocab)))
+    for found, group in zip(sets, group_of, strict=True):
+        counts[group, 0] += 1
+        for label in found:
+            counts[group, vocab[label]] += 1
+    return counts
