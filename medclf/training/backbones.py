@@ -124,20 +124,10 @@ def build_body(arch: Arch, *, weights: Weights = "default", n_in: int = 3) -> nn
     if weights is None:
         adapt_input(found.body, n_in)
     elif weights == "default":
-        load_default(found, source, name)
-        adapt_input(found.body, n_in)
+        load_default(found, source, name, n_in)
     else:
-        _load_file(found, Path(weights), n_in)
+        fit_state(found, read_state(weights), str(weights), n_in)
     return found.body
-
-
-def _load_file(found: Cut, path: Path, n_in: int) -> None:
-    state = read_state(path)
-    first = next((value for value in state.values() if value.ndim == 4), None)
-    if first is not None and first.shape[1] == n_in:
-        adapt_input(found.body, n_in)  # a file of a network that took grey images already
-    fit_state(found, state, str(path))
-    adapt_input(found.body, n_in)
 
 
 class GlobalPool(nn.Module):

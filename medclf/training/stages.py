@@ -56,7 +56,7 @@ def _joined(group: list[nn.Module]) -> nn.Module:
 def _units(module: nn.Module) -> Iterator[nn.Module]:
     """What stages are made of: children, and in place of lists such as `features` or `blocks` theirs."""
     for name, child in module.named_children():
-        listed = type(child) in (nn.Sequential, nn.ModuleList) and len(child) > 1
+        listed = type(child) in (nn.Sequential, nn.ModuleList) and len(list(child.children())) > 1
         if name in ("net", "encoder") or (listed and not name.startswith("layer")) or name == "layers":
             yield from _units(child)
         else:

