@@ -1,0 +1,114 @@
+"""HTTP connections that wait for nobody for ever, and a log that names no file and quotes no header."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEADER_SECONDS = 10.0
+READ_ANSWER_SECONDS = 30.0
+
+
+class ImpatientProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 protocol, with a deadline for the peer's header and for reading the answer.
+
+    uvicorn alone keeps a connection that sends half a header, or that never reads its answer, until the
+    peer goes away.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A new connection: its first header is awaited."""
+        super().connection_made(transport)
+        self._header = _Deadline(self.loop, HEADER_SECONDS, transport.abort)
+        self._reading = _Deadline(self.loop, READ_ANSWER_SECONDS, transport.abort)
+        self._header.start()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone, and so are its deadlines."""
+        self._header.stop()
+        self._reading.stop()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came: either they complete a header, or the rest of it is awaited."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._header.stop()
+        else:
+            self._header.start()
+
+    def on_response_complete(self) -> None:
+        """The answer is written; a peer that does not read it must not hold a closing connection."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._reading.start()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """An idle connection is closed, even where its last answer was never read."""
+        super().timeout_keep_alive_handler()
+        self._reading.start()
+
+    def pause_writing(self) -> None:
+        """The peer reads more slowly than it is answered."""
+        super().pause_writing()
+        self._reading.start()
+
+    def resume_writing(self) -> None:
+        """It read on."""
+        super().resume_writing()
+        self._reading.stop()
+
+
+class _Deadline:
+    """Calls `action` so many seconds after the first `start`, unless stopped before."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, action: Callable[[], None]) -> None:
+        self._loop, self._seconds, self._action = loop, seconds, action
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        if self._handle is None:  # a peer that sends a byte now and then gets no new deadline
+            self._handle = self._loop.call_later(self._seconds, self._action)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+class DiscreetFormatter(logging.Formatter):
+    """Logs where an exception came from and its kind, but not its message: that may quote the file."""
+
+    def formatException(self, ei: Any) -> str:
+        """The stack and the exception's class."""
+        kind: type[BaseException] = ei[0]
+        frames: TracebackType | None = ei[2]
+        return "".join(traceback.format_tb(frames)) + kind.__name__
+
+
+def log_config(level: str) -> dict[str, Any]:
+    """What uvicorn and the service log, to stderr: no client address, no file name, no header."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "discreet": {"()": DiscreetFormatter, "fmt": "%(asctime)s %(levelname)s %(message)s"},
+        },
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "discreet",
+                "stream": "ext://sys.stderr",
+            },
+        },
+        "loggers": {
+            "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+            "medclf.serve": {"handlers": ["stderr"], "level": level.upper(), "propagate": False},
+        },
+    }

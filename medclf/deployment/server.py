@@ -1,0 +1,217 @@
+"""The HTTP service: a page and an interface over one bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import medclf
+from medclf.deployment.uploads import Limits
+from medclf.errors import MedclfError, require
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from medclf.deployment.service import Servable
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_SHORTEST_TOKEN = 16
+_MAKE_TOKEN = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+
+
+def create_app(
+    bundle: Servable,
+    *,
+    token: str | None = None,
+    max_bytes: int = Limits.max_bytes,
+    max_queue: int = Limits.max_queue,
+    workers: int = 1,
+    streams: int | None = None,
+    limits: Limits | None = None,
+    hosts: Collection[str] | None = None,
+) -> FastAPI:
+    """The service as an ASGI application, for uvicorn or any other server.
+
+    Args:
+        bundle: what `load_bundle` returned.
+        token: what clients must send as `Authorization: Bearer TOKEN`; None asks for none.
+        max_bytes: of one upload.
+        max_queue: uploads that may wait at once; more are answered 429.
+        workers: processes that decode, and so files decoded at once.
+        streams: batches predicted at once, each with its share of the cores; two by default, one on a GPU.
+        limits: all limits at once, instead of `max_bytes` and `max_queue`.
+        hosts: the host names that requests may carry; without a token those of this machine alone, so
+            that no web page can read answers through a name of its own. With a token, any.
+
+    Raises:
+        MissingDependency: the extra `serve` is not installed.
+    """
+    fastapi = require("fastapi", "serve")
+    require("prometheus_client", "serve")
+    from medclf.deployment import observing, routes
+    from medclf.deployment.service import Service
+
+    cores = _cores()
+    streams = streams or min(2, cores)
+    limits = limits or Limits(max_bytes=max_bytes, max_queue=max_queue)
+    service = Service(bundle, limits, workers=workers, streams=streams, threads=max(1, cores // streams))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app: FastAPI = fastapi.FastAPI(
+        title="medclf", version=medclf.__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.include_router(routes.api(service, token))
+    app.include_router(routes.health(service))
+    app.include_router(routes.pages(app))
+    routes.add_error_handlers(app)
+    allowed = (LOOPBACK_NAMES if token is None else ()) if hosts is None else hosts
+    app.add_middleware(observing.Observed, meters=service.meters, hosts=allowed)
+    return app
+
+
+def serve(
+    bundle_path: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    *,
+    max_bytes: int = Limits.max_bytes,
+    max_queue: int = Limits.max_queue,
+    workers: int = 1,
+    log_level: str = "info",
+) -> None:
+    """Serve a bundle until stopped by Ctrl-C or SIGTERM; requests in hand are then still answered.
+
+    Args:
+        bundle_path: the folder that `save_bundle` wrote.
+        host: the address to listen on; any but this machine's own asks for a token.
+        port: 0 takes a free one.
+        token: at least 16 characters that clients must send.
+        max_bytes: of one upload.
+        max_queue: uploads that may wait at once.
+        workers: processes that decode.
+        log_level: "info" logs a line a request; "warning" only what goes wrong.
+
+    Raises:
+        MedclfError: no token for an open host, a token too short, or the port is taken.
+        BundleError: the bundle cannot be used.
+        MissingDependency: the extra `serve` is not installed.
+    """
+    check_exposure(host, token)
+    from medclf.deployment.bundle import load_bundle
+
+    with _listening(host, port) as listener:
+        app = create_app(
+            load_bundle(bundle_path), token=token, max_bytes=max_bytes, max_queue=max_queue, workers=workers
+        )
+        name = f"[{host}]" if ":" in host else host
+        print(
+            f"medclf serves {bundle_path} on http://{name}:{listener.getsockname()[1]}/ (Ctrl-C stops it)",
+            flush=True,
+        )
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped gracefully
+            _uvicorn_server(app, log_level).run([listener])
+
+
+@contextlib.contextmanager
+def running(app: FastAPI, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Run the service in a thread, for a notebook or a test; at the end it stops gracefully.
+
+    Args:
+        app: what `create_app` returned.
+        host: the address to listen on.
+        port: 0 takes a free one.
+
+    Yields:
+        The service's URL.
+    """
+    with _listening(host, port) as listener:
+        server = _uvicorn_server(app, "warning")
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        if not server.started:
+            raise MedclfError("the service does not start", "its log says why")
+        try:
+            yield f"http://{host}:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _uvicorn_server(app: FastAPI, log_level: str) -> Any:
+    uvicorn = require("uvicorn", "serve")
+    from medclf.deployment.connections import ImpatientProtocol, log_config
+
+    config = uvicorn.Config(
+        app,
+        http=ImpatientProtocol,
+        ws="none",
+        access_log=False,
+        log_config=log_config(log_level),
+        server_header=False,
+        limit_concurrency=1024,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=30,
+    )
+    return uvicorn.Server(config)
+
+
+def check_exposure(host: str, token: str | None) -> None:
+    """Refuse to listen beyond this machine without a good token.
+
+    Raises:
+        MedclfError: there is none, or it is too short.
+
+    Example:
+        >>> check_exposure("127.0.0.1", None)
+        >>> check_exposure("0.0.0.0", None)
+        Traceback (most recent call last):
+        medclf.errors.MedclfError: other machines can reach the host 0.0.0.0, and no token is set
+        set one with --token or MEDCLF_TOKEN; this makes one: python -c "import secrets; ..."
+    """
+    if token is not None and len(token) < _SHORTEST_TOKEN:
+        raise MedclfError(
+            f"the token has fewer than {_SHORTEST_TOKEN} characters", f"this makes one: {_MAKE_TOKEN}"
+        )
+    if token is None and not _is_loopback(host):
+        raise MedclfError(
+            f"other machines can reach the host {host}, and no token is set",
+            f"set one with --token or MEDCLF_TOKEN; this makes one: {_MAKE_TOKEN}",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
+    except OSError as error:
+        raise MedclfError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}", "choose another --port or --host"
+        ) from error
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,174 @@
+const find = (id) => document.getElementById(id);
+const AT_ONCE = 4, SHOWN = 5, RETRIES = 8;
+const waiting = [];
+let token = "", running = 0, asked = 0, answered = 0, offersHeat = false;
+
+const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
+const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+
+async function kindOf(file) {
+  const head = new Uint8Array(await file.slice(0, 132).arrayBuffer());
+  const starts = (...bytes) => bytes.every((byte, index) => head[index] === byte);
+  if (starts(0x89, 0x50, 0x4e, 0x47)) return "image/png";
+  if (starts(0xff, 0xd8, 0xff)) return "image/jpeg";
+  if (starts(0x49, 0x49) || starts(0x4d, 0x4d)) return "image/tiff";
+  return "application/dicom"; // with its preamble or without: the service looks
+}
+
+async function ask(file) {
+  for (let attempt = 1; ; attempt++) {
+    const response = await fetch(`v1/predict?preview=true&saliency=${offersHeat}`, {
+      method: "POST",
+      headers: { ...headers(), "Content-Type": await kindOf(file) },
+      body: file,
+    });
+    const busy = response.status === 429 || response.status === 503;
+    if (!busy || attempt === RETRIES) return { ok: response.ok, status: response.status, ...(await response.json()) };
+    await pause(Number(response.headers.get("Retry-After")) || 1);
+  }
+}
+
+function percent(value) {
+  if (value > 0.999 && value < 1) return "> 99.9 %";
+  if (value < 0.001 && value > 0) return "< 0.1 %";
+  return `${(100 * value).toFixed(1)} %`;
+}
+
+function bar([label, value]) {
+  const row = find("prob").content.cloneNode(true).firstElementChild;
+  row.querySelector(".label").textContent = label;
+  row.querySelector(".percent").textContent = percent(value);
+  row.querySelector(".fill").style.width = `${100 * value}%`;
+  return row;
+}
+
+function badge(flag) {
+  const item = document.createElement("li");
+  item.textContent = flag;
+  return item;
+}
+
+function show(item, answer) {
+  const part = (selector) => item.querySelector(selector);
+  if (!answer.ok) {
+    item.classList.add("failed");
+    part("h3").textContent = answer.error;
+    part(".file").textContent += answer.remedy ? ` (${answer.remedy})` : "";
+    part(".picture").hidden = true;
+    return;
+  }
+  const labels = [answer.label].flat();
+  part("h3").textContent = labels.join(", ") || "none of the labels";
+  part(".flags").replaceChildren(...answer.flags.map(badge));
+  const probs = Object.entries(answer.probs).sort((a, b) => b[1] - a[1]);
+  part(".probs").replaceChildren(...probs.slice(0, SHOWN).map(bar));
+  if (probs.length > SHOWN) {
+    part(".more").hidden = false;
+    part(".more summary").textContent = `${probs.length - SHOWN} more labels`;
+    part(".more .probs").replaceChildren(...probs.slice(SHOWN).map(bar));
+  }
+  part(".seen").src = answer.preview;
+  part(".seen").alt = "what the model saw";
+  if (answer.saliency) part(".heat").src = answer.saliency;
+}
+
+function tell() {
+  find("progress").textContent = asked ? `${answered} of ${asked} answered.` : "None yet.";
+  find("clear").hidden = !asked || answered < asked;
+}
+
+async function next() {
+  if (running >= AT_ONCE || !waiting.length) return;
+  running++;
+  const { file, item } = waiting.shift();
+  try {
+    const answer = await ask(file);
+    if (answer.status === 401) {
+      waiting.unshift({ file, item });
+      askForToken("The token is missing or wrong.");
+      running--;
+      return;
+    }
+    show(item, answer);
+  } catch {
+    show(item, { ok: false, error: "The service cannot be reached", remedy: "is it still running?" });
+  }
+  running--;
+  answered++;
+  tell();
+  next();
+}
+
+function take(files) {
+  for (const file of files) {
+    const item = find("answer").content.cloneNode(true).firstElementChild;
+    item.querySelector(".file").textContent = file.name;
+    item.querySelector("h3").textContent = "…";
+    find("answers").append(item);
+    waiting.push({ file, item });
+    asked++;
+  }
+  tell();
+  for (let lane = 0; lane < AT_ONCE; lane++) next();
+}
+
+function askForToken(problem) {
+  find("key").hidden = false;
+  find("key-problem").textContent = problem;
+  find("token").focus();
+}
+
+function fact(name, value) {
+  const term = document.createElement("dt"), text = document.createElement("dd");
+  term.textContent = name.replaceAll("_", " ");
+  const plain = Array.isArray(value) ? value.join(", ") : value;
+  text.textContent = typeof plain === "object" ? JSON.stringify(plain) : String(plain);
+  return [term, text];
+}
+
+async function describe() {
+  const response = await fetch("v1/model", { headers: headers() });
+  if (response.status === 401) return askForToken(token ? "The token is wrong." : "");
+  const model = await response.json();
+  find("key").hidden = true;
+  offersHeat = model.saliency;
+  find("heat-choice").hidden = !offersHeat;
+  find("name").textContent = model.name;
+  document.title = `${model.name} · medclf`;
+  const facts = Object.entries(model.card).filter(([, value]) => value !== null && value !== "");
+  find("facts").replaceChildren(...fact("labels", model.vocab), ...facts.flatMap((pair) => fact(...pair)), ...fact("hash", model.hash));
+  find("card").hidden = false;
+  for (let lane = 0; lane < AT_ONCE; lane++) next();
+}
+
+find("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token = find("token").value.trim();
+  describe();
+});
+find("files").addEventListener("change", (event) => {
+  take([...event.target.files]);
+  event.target.value = "";
+});
+find("heat").addEventListener("change", (event) => find("answers").classList.toggle("answers-plain", !event.target.checked));
+find("clear").addEventListener("click", () => {
+  find("answers").replaceChildren();
+  asked = answered = 0;
+  tell();
+  find("files").focus();
+});
+addEventListener("paste", (event) => {
+  if (event.clipboardData.files.length) take([...event.clipboardData.files]);
+});
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  find("drop").classList.add("over");
+});
+addEventListener("dragleave", (event) => event.relatedTarget || find("drop").classList.remove("over"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  find("drop").classList.remove("over");
+  take([...event.dataTransfer.files]);
+});
+find("answers").classList.add("answers-plain");
+describe();
