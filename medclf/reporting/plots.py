@@ -86,9 +86,7 @@ def plot_confusion_matrix(
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     ax = _axes(ax, figsize or (2.5 + 0.6 * n, 2 + 0.6 * n))
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    _write_counts(
-        ax, shares, [[f"{s:.2f}" for s in r] for r in shares] if normalize else counts.astype(str).tolist()
-    )
+    _write_counts(ax, shares, [[f"{s:.2f}" for s in r] for r in shares] if normalize else counts.astype(str).tolist())
     ax.set_xticks(range(n), vocab, rotation=45 if n > 2 else 0, ha="right" if n > 2 else "center")
     ax.set_yticks(range(n), vocab)
     ax.set(xlabel="Predicted", ylabel="Actual", title=title)
@@ -178,9 +176,7 @@ def plot_roc(
     """
     if curves is None:
         if y is None or probs is None or vocab is None:
-            raise DataError(
-                "plot_roc needs the curves, or y, probs and vocab", "see results.json for the curves"
-            )
+            raise DataError("plot_roc needs the curves, or y, probs and vocab", "see results.json for the curves")
         curves = _curves(y, probs, vocab)
     ax = _axes(ax, figsize)
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
@@ -189,9 +185,7 @@ def plot_roc(
         auroc = auroc.get("value") if isinstance(auroc, Mapping) else auroc
         name = label if auroc is None else f"{label} (AUROC {auroc:.3f})"
         ax.plot(curve["fpr"], curve["tpr"], label=name, linewidth=1.6)
-    ax.set(
-        xlabel="1 - specificity", ylabel="Sensitivity", title="ROC", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01)
-    )
+    ax.set(xlabel="1 - specificity", ylabel="Sensitivity", title="ROC", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     ax.set_aspect("equal")
     if curves:
         ax.legend(loc="lower right", fontsize="small")
@@ -240,9 +234,7 @@ def _draw_history(ax: Axes, history: Sequence[Mapping[str, Any]], name: str, **s
     points = [(row.get("epoch", i), row[name]) for i, row in enumerate(history) if row.get(name) is not None]
     if not points:
         return []
-    return ax.plot(
-        *zip(*points, strict=True), label=name.replace("_", " "), marker="o", markersize=3, **style
-    )
+    return ax.plot(*zip(*points, strict=True), label=name.replace("_", " "), marker="o", markersize=3, **style)
 
 
 def plot_reliability(

@@ -1,0 +1,267 @@
+"""The pictures of a report: which are kept when not all fit, and how they get into the page or beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image
+
+from medclf.data.progress import watch
+from medclf.errors import DataError, MedclfError, OutputError
+from medclf.reporting.cases import Cases
+
+Reader = Callable[[Mapping[str, Any]], "np.ndarray | None"]
+
+SMALL, LARGE, LARGE_BESIDE = 128, 384, 768  # longer side in pixels
+SMALL_BYTES, LARGE_BYTES = 6_000, 40_000  # what one takes in the page, about, as base64
+ALL_LARGE = 300  # up to so many images are all kept large; above, errors and top losses are
+
+
+@dataclass
+class Album:
+    """The pictures that a page has.
+
+    Args:
+        small: {row: source of the thumbnail}, a data URI or an address relative to the page.
+        large: the same for the larger picture.
+        outside: {path: thumbnail} of images that are in no row (twins, neighbours).
+        unreadable: {row: why it could not be read}.
+        withheld: rows whose reader gave no picture.
+        left_out: how many rows have no picture because not all fit.
+        errors_left_out: how many of these are errors.
+    """
+
+    small: dict[int, str] = field(default_factory=dict)
+    large: dict[int, str] = field(default_factory=dict)
+    outside: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[int, str] = field(default_factory=dict)
+    withheld: set[int] = field(default_factory=set)
+    left_out: int = 0
+    errors_left_out: int = 0
+
+    def best(self, row: int) -> str:
+        """The larger picture of a row, else its thumbnail, else ""."""
+        return self.large.get(row) or self.small.get(row) or ""
+
+
+def choose(cases: Cases, max_thumbnails: int, first: Sequence[int] = ()) -> list[int]:
+    """The rows to show, the most telling first: all errors, then right ones of every partition and label.
+
+    Errors come by falling loss and are never left out. The rest of the places go to the right ones in
+    proportion to the (partition, label) they are of, at least one each, evenly over their confidence.
+
+    Args:
+        cases: the rows.
+        max_thumbnails: how many, unless there are more errors.
+        first: rows that stand before all others, errors or not.
+
+    Example:
+        >>> import pandas as pd
+        >>> from medclf.reporting.cases import read_cases
+        >>> table = pd.DataFrame({"path": list("abcd"), "label": ["x", "x", "x", "y"], "pred": ["x", "x", "x", "x"],
+        ...                       "prob_x": [0.9, 0.8, 0.7, 0.6], "prob_y": [0.1, 0.2, 0.3, 0.4]})
+        >>> choose(read_cases(table, ["x", "y"], multi_label=False, partition="valid"), 2)
+        [3, 0]
+    """
+    wrong, confidence = cases.wrong, cases.confidence
+    loss = np.where(np.isfinite(cases.loss), cases.loss, confidence)
+    errors = [int(i) for i in np.argsort(-loss, kind="stable") if wrong[i]]
+    errors = list(dict.fromkeys([*first, *errors]))
+    taken = set(errors)
+    right = [int(i) for i in np.argsort(-loss, kind="stable") if int(i) not in taken]
+    places = max(0, max_thumbnails - len(errors))
+    if places >= len(right):
+        return errors + right
+    strata: dict[tuple[str, str], list[int]] = {}
+    for row in sorted(right, key=lambda i: (-confidence[i], i)):
+        strata.setdefault((str(cases.partition[row]), cases.name(row)), []).append(row)
+    shares = _share_out([len(rows) for rows in strata.values()], places)
+    kept = [
+        rows[int(i)]
+        for rows, share in zip(strata.values(), shares, strict=True)
+        for i in np.unique(np.linspace(0, len(rows) - 1, share).round().astype(int))
+    ]
+    return errors + sorted(kept, key=lambda i: (-loss[i], i))
+
+
+def _share_out(sizes: Sequence[int], places: int) -> list[int]:
+    """`places` in proportion to `sizes`, one each first, the largest remainders rounded up."""
+    if places < len(sizes):
+        largest = sorted(range(len(sizes)), key=lambda i: -sizes[i])[:places]
+        return [int(i in largest) for i in range(len(sizes))]
+    free, total = places - len(sizes), sum(sizes) - len(sizes)
+    exact = [free * (size - 1) / total if total else 0.0 for size in sizes]
+    shares = [1 + int(x) for x in exact]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: int(exact[i]) - exact[i])
+    for index in by_remainder[: places - sum(shares)]:
+        shares[index] += 1
+    return shares
+
+
+def encode(pixels: np.ndarray, size: int, quality: int = 80) -> bytes:
+    """An image as JPEG, its longer side at most `size` pixels; nothing but pixels goes in.
+
+    Args:
+        pixels: (H, W), (H, W, 1) or (H, W, 3), uint8 or uint16.
+        size: of the longer side.
+        quality: of the JPEG.
+
+    Raises:
+        DataError: another type or shape.
+    """
+    array = np.asarray(pixels)
+    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise DataError(
+            f"a picture of type {array.dtype} and shape {array.shape} cannot be shown",
+            "read must give uint8 of shape (H, W) or (H, W, 3)",
+        )
+    image = Image.fromarray(np.ascontiguousarray(array))
+    image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=3)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+
+
+@dataclass(frozen=True)
+class _Shot:
+    small: bytes = b""
+    large: bytes = b""
+    problem: str = ""
+
+
+def _shoot(read: Reader, row: Mapping[str, Any], large: int) -> _Shot:
+    """One image read and made small; a file that cannot be read becomes its reason."""
+    try:
+        pixels = read(row)
+        if pixels is None:
+            return _Shot()
+        return _Shot(encode(pixels, SMALL, 78), encode(pixels, large, 82) if large else b"")
+    except MedclfError as error:
+        return _Shot(problem=getattr(error, "reason", "") or error.message)
+
+
+def _shots(read: Reader, jobs: Sequence[tuple[Mapping[str, Any], int]], text: str, progress: bool) -> Iterator[_Shot]:
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        yield from watch(pool.map(lambda job: _shoot(read, *job), jobs), len(jobs), text, progress=progress)
+
+
+def fill_album(
+    cases: Cases,
+    order: Sequence[int],
+    records: Sequence[Mapping[str, Any]],
+    read: Reader,
+    *,
+    budget: int,
+    large_rows: Iterable[int] = (),
+    extra: Sequence[str] = (),
+    progress: bool = False,
+) -> Album:
+    """Read the images of `order` and keep them as data URIs within `budget` bytes.
+
+    Thumbnails come first, in order; then the larger pictures, in order, until the budget is spent.
+
+    Args:
+        cases: the rows.
+        order: rows to show, the most telling first.
+        records: every row as a dict, for `read`.
+        read: a row -> uint8 pixels, or None to show nothing.
+        budget: bytes.
+        large_rows: rows that are worth a larger picture.
+        extra: paths of images that are in no row.
+        progress: show a bar.
+    """
+    worth = set(large_rows) if len(order) > ALL_LARGE else set(order)
+    n_large = max(0, budget - len(order) * SMALL_BYTES) // LARGE_BYTES
+    big = set([row for row in order if row in worth][:n_large])
+    jobs = [(records[row], LARGE if row in big else 0) for row in order]
+    shots = list(_shots(read, jobs, "Pictures", progress))
+    album, wrong = Album(), cases.wrong
+    for row, shot in zip(order, shots, strict=True):
+        if shot.problem:
+            album.unreadable[row] = shot.problem
+        elif not shot.small:
+            album.withheld.add(row)
+        elif (cost := len(shot.small) * 4 // 3 + 40) <= budget:
+            album.small[row] = data_uri(shot.small)
+            budget -= cost
+    for row, shot in zip(order, shots, strict=True):
+        cost = len(shot.large) * 4 // 3 + 40
+        if row in album.small and shot.large and cost <= budget:
+            album.large[row] = data_uri(shot.large)
+            budget -= cost
+    for path, shot in zip(extra, _shots(read, [({"path": p}, 0) for p in extra], "Neighbours", progress), strict=True):
+        cost = len(shot.small) * 4 // 3 + 40
+        if shot.small and cost <= budget:
+            album.outside[path] = data_uri(shot.small)
+            budget -= cost
+    _count_missing(album, cases, wrong)
+    return album
+
+
+def fill_folder(
+    cases: Cases,
+    records: Sequence[Mapping[str, Any]],
+    read: Reader,
+    folder: Path,
+    page: Path,
+    *,
+    extra: Sequence[str] = (),
+    progress: bool = False,
+) -> Album:
+    """Read all images and write their pictures into `folder`, beside the page; nothing is left out.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    album = Album()
+    base = quote(Path(os.path.relpath(folder.resolve(), page.resolve().parent)).as_posix())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        jobs = [(record, LARGE_BESIDE) for record in records]
+        for row, shot in enumerate(_shots(read, jobs, "Pictures", progress)):
+            if shot.problem:
+                album.unreadable[row] = shot.problem
+            elif not shot.small:
+                album.withheld.add(row)
+            else:
+                for kind, jpeg in (("small", shot.small), ("large", shot.large)):
+                    (folder / f"{row + 1:06}-{kind}.jpg").write_bytes(jpeg)
+                    getattr(album, kind)[row] = f"{base}/{row + 1:06}-{kind}.jpg"
+        others = _shots(read, [({"path": path}, 0) for path in extra], "Neighbours", progress)
+        for number, (path, shot) in enumerate(zip(extra, others, strict=True)):
+            if shot.small:
+                (folder / f"other-{number + 1:06}.jpg").write_bytes(shot.small)
+                album.outside[path] = f"{base}/other-{number + 1:06}.jpg"
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written: {error.strerror or error}", "free some space or choose another folder"
+        ) from error
+    _count_missing(album, cases, cases.wrong)
+    return album
+
+
+def _count_missing(album: Album, cases: Cases, wrong: np.ndarray) -> None:
+    missing = [
+        row
+        for row in range(len(cases))
+        if row not in album.small and row not in album.unreadable and row not in album.withheld
+    ]
+    album.left_out = len(missing)
+    album.errors_left_out = sum(bool(wrong[row]) for row in missing)

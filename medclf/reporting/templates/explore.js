@@ -1,0 +1,233 @@
+// The matrix, its numbers, the filters and the images.
+let current = look0(); // what look() gave last
+
+function look0() {
+  readRows();
+  return look();
+}
+
+function moveFocus(event, nodes, columns) {
+  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
+  const place = nodes.indexOf(document.activeElement);
+  if (step === undefined || place < 0 || !nodes[place + step]) return;
+  event.preventDefault();
+  nodes[place + step].focus();
+}
+
+function drawMatrix() {
+  const { names, matrix } = current, body = el('tbody');
+  matrix.forEach((row, i) => {
+    const total = row.reduce((a, b) => a + b, 0);
+    const line = el('tr', {}, el('th', { scope: 'row' }, el('span', { class: 'label' }, names[i]), el('span', { class: 'n' }, count(total))));
+    row.forEach((n, j) => {
+      const share = total ? n / total : 0, heat = n ? `${i === j ? 'good' : 'bad'}${Math.round(share * 10)}` : 'zero';
+      const chosen = Boolean(state.cell) && state.cell[0] === i && state.cell[1] === j;
+      line.append(el('td', { class: heat }, el('button', {
+        type: 'button', 'aria-pressed': String(chosen), 'data-cell': `${i},${j}`,
+        onclick: () => chooseCell(i, j),
+      }, el('b', {}, count(n)), el('small', {}, total ? percent(share) : ''),
+      el('span', { class: 'hide' }, ` images: actual ${names[i]}, predicted ${names[j]}`))));
+    });
+    body.append(line);
+  });
+  const table = el('table', { class: `matrix${names.length > 4 ? ' many' : ''}` },
+    el('thead', {}, el('tr', {}, el('td', { class: 'corner' }, 'actual \\ predicted'),
+      ...names.map((name) => el('th', { scope: 'col' }, el('span', { class: 'label' }, name))))),
+    body);
+  table.addEventListener('keydown', (event) => moveFocus(event, [...table.querySelectorAll('button')], names.length));
+  const focused = document.activeElement?.dataset?.cell;
+  $('matrix').replaceChildren(table);
+  if (focused) table.querySelector(`[data-cell="${focused}"]`)?.focus();
+}
+
+function chooseCell(i, j) {
+  const same = state.cell && state.cell[0] === i && state.cell[1] === j;
+  state.cell = same ? null : [i, j];
+  state.group = 'all';
+  update();
+}
+
+function numberRow(name, metric, text) {
+  const ends = metric.low === null ? '' : `${percent(metric.low).replace(' %', '')} to ${percent(metric.high)}`;
+  return el('tr', {}, el('th', { scope: 'row' }, name), el('td', { class: 'number' }, percent(metric.value)),
+    el('td', { class: 'number' }, ends), el('td', { class: 'number' }, text ?? (metric.k === undefined ? '' : `${count(metric.k)} / ${count(metric.n)}`)));
+}
+
+function drawNumbers() {
+  const { matrix } = current, rows = [];
+  const right = matrix.reduce((sum, row, i) => sum + row[i], 0);
+  const total = matrix.flat().reduce((a, b) => a + b, 0);
+  rows.push(numberRow('Accuracy', proportion(right, total)));
+  let sentence = '';
+  if (state.view >= 0) {
+    const [[tn, fp], [fn, tp]] = matrix, here = total ? (tp + fn) / total : 0;
+    const prevalence = state.prevalence ?? here;
+    const moved = state.prevalence === null ? { ppv: proportion(tp, tp + fp), npv: proportion(tn, tn + fn) }
+      : predictive(tp, fn, fp, tn, prevalence);
+    const note = state.prevalence === null ? undefined : `at ${percent(prevalence)}`;
+    rows.push(numberRow('Sensitivity', proportion(tp, tp + fn)), numberRow('Specificity', proportion(tn, tn + fp)),
+      numberRow('PPV', moved.ppv, note), numberRow('NPV', moved.npv, note));
+    if (tp + fn && tn + fp) {
+      const missed = Math.round(1000 * prevalence * fn / (tp + fn));
+      const called = Math.round(1000 * (1 - prevalence) * fp / (tn + fp));
+      sentence = `Of 1\u202f000 images, ${Math.round(1000 * prevalence)} with ${sides()[1]}: ${missed} missed, ${called} called without need.`;
+    }
+  }
+  $('numbers').replaceChildren(...rows);
+  $('per-thousand').textContent = sentence;
+}
+
+function bar(label, share, css, role) {
+  const fill = el('span', { class: `fill ${css}` });
+  fill.style.width = `${100 * share}%`;
+  return el('span', { class: 'prob' }, el('span', { class: 'prob-label' }, label, role ? el('i', {}, ` ${role}`) : null),
+    el('span', { class: 'track' }, fill), el('span', { class: 'prob-share' }, percent(share)));
+}
+
+/** The bars of a card: what was predicted, and what it is. */
+function bars(row) {
+  if (state.view >= 0) return [bar(DATA.vocab[state.view], prob(row, state.view), isWrong(row) ? 'wrong' : '')];
+  const said = DATA.pred[row], actual = DATA.actual[row], wrong = isWrong(row);
+  const list = [bar(DATA.vocab[said], prob(row, said), wrong ? 'wrong' : '')];
+  if (wrong) list.push(bar(DATA.vocab[actual], prob(row, actual), ''));
+  return list;
+}
+
+function picture(row, source, css) {
+  const names = sides();
+  const alt = `${fileOf(row)}: actual ${names[seen.actual[row]] ?? 'unknown'}, predicted ${names[seen.pred[row]]}`;
+  if (!source) return el('span', { class: `${css} nothing` }, absence[DATA.place[row]] ?? 'No picture');
+  const saliency = pictures(row)[2], fit = el('span', { class: 'fit' });
+  const shape = (event) => fit.style.setProperty('--ratio', event.target.naturalWidth / event.target.naturalHeight);
+  fit.append(el('img', { src: source, alt, loading: 'lazy', decoding: 'async', onload: shape }));
+  if (saliency) fit.append(el('img', { src: saliency, alt: '', class: 'saliency', loading: 'lazy' }));
+  return el('span', { class: css }, fit);
+}
+
+function verdict(row) {
+  const names = sides(), wrong = isWrong(row);
+  if (seen.actual[row] < 0) return el('span', { class: 'verdict' }, `? ${names[seen.pred[row]]}`);
+  return el('span', { class: `verdict ${wrong ? 'wrong' : 'right'}` }, wrong
+    ? `✕ ${names[seen.actual[row]]} → ${names[seen.pred[row]]}` : `✓ ${names[seen.actual[row]]}`);
+}
+
+function makeCard(row) {
+  const { mark, new_label: newLabel } = markOf(row);
+  return el('li', {}, el('button', { type: 'button', class: 'card', 'data-row': row, onclick: () => openDialog(row, current.list) },
+    picture(row, pictures(row)[0], 'thumb'),
+    el('span', { class: 'name', title: nameOf(row) }, fileOf(row)), verdict(row), ...bars(row),
+    mark || newLabel ? el('span', { class: 'mark' }, newLabel ? `${mark}: ${newLabel}` : mark) : null));
+}
+
+function galleryTitle() {
+  const { names, list } = current, n = count(list.length);
+  if (state.cell) return `${names[state.cell[0]]} read as ${names[state.cell[1]]}: ${n}`;
+  return { wrong: `Errors: ${n}`, right: `Right: ${n}`, all: `All images: ${n}`, marked: `Marked: ${n}` }[state.group];
+}
+
+function drawGallery() {
+  const { list, groups } = current, focused = document.activeElement?.dataset?.row;
+  $('gallery-title').textContent = galleryTitle();
+  for (const button of document.querySelectorAll('[data-group]')) {
+    button.setAttribute('aria-pressed', String(!state.cell && button.dataset.group === state.group));
+    button.querySelector('.n').textContent = count(groups[button.dataset.group]);
+  }
+  $('gallery').replaceChildren(...list.slice(0, state.shown).map(makeCard));
+  if (focused !== undefined) $('gallery').querySelector(`[data-row="${focused}"]`)?.focus();
+  $('nothing').hidden = list.length > 0;
+  $('more').hidden = list.length <= state.shown;
+  $('more').textContent = `Show ${Math.min(PAGE, list.length - state.shown)} more of ${count(list.length - state.shown)}`;
+}
+
+let queued = 0;
+
+/** Draw again after a change of the state, once a frame. */
+function update({ keepLength = false } = {}) {
+  if (!keepLength) state.shown = PAGE;
+  if (queued) return;
+  queued = requestAnimationFrame(() => {
+    queued = 0;
+    readRows();
+    current = look();
+    drawMatrix();
+    drawNumbers();
+    drawGallery();
+  });
+}
+
+function option(value, text, chosen) {
+  return el('option', { value, selected: chosen }, text);
+}
+
+function field(label, control) {
+  return el('label', { class: 'field' }, el('span', {}, label), control);
+}
+
+function makeFilters() {
+  const select = (options, change) => el('select', { onchange: (event) => { change(Number(event.target.value)); state.cell = null; update(); } }, ...options);
+  const box = $('filters');
+  if (DATA.parts.length > 1) {
+    box.append(field('Partition', select([...DATA.parts.map((name, i) => option(i, name, i === 0)), option(-1, 'all')], (v) => { state.part = v; })));
+  }
+  box.append(field('Actual label', select([option(-1, 'any'), ...DATA.vocab.map((name, i) => option(i, name))], (v) => { state.label = v; })));
+  for (const [name, [values]] of Object.entries(DATA.columns)) {
+    box.append(field(name, select([option(-2, 'any'), ...values.map((v, i) => option(i, v)), option(-1, '(blank)')], (v) => {
+      if (v === -2) delete state.columns[name]; else state.columns[name] = v;
+    })));
+  }
+  const end = (key, start) => el('input', {
+    type: 'number', min: 0, max: 100, step: 1, value: start, 'aria-label': `Confidence ${key === 'low' ? 'from' : 'to'}, percent`, inputmode: 'numeric',
+    oninput: (event) => { state[key] = event.target.value === '' ? start / 100 : Number(event.target.value) / 100; update(); },
+  });
+  box.append(el('div', { class: 'field', role: 'group', 'aria-label': 'Confidence' }, el('span', {}, 'Confidence, %'),
+    el('span', { class: 'ends' }, end('low', 0), '–', end('high', 100))));
+}
+
+function setThreshold(value) {
+  state.threshold = value;
+  $('threshold').value = value;
+  $('threshold-out').textContent = value.toFixed(2);
+  update();
+}
+
+function setView(view) {
+  state.view = view;
+  state.cell = null;
+  $('one-label').hidden = view < 0;
+  if (view >= 0) setThreshold(DATA.thresholds[DATA.vocab[view]] ?? 0.5);
+  update();
+}
+
+function makeControls() {
+  const first = DATA.multi ? 0 : -1;
+  const options = DATA.vocab.map((name, i) => option(i, DATA.multi ? name : `${name} or not, by threshold`, i === first));
+  if (!DATA.multi) options.unshift(option(-1, 'All labels, the most probable', true));
+  $('view').append(...options);
+  $('view').addEventListener('change', (event) => setView(Number(event.target.value)));
+  $('threshold').addEventListener('input', (event) => setThreshold(Number(event.target.value)));
+  $('prevalence').addEventListener('input', (event) => {
+    const value = Number(event.target.value) / 100;
+    state.prevalence = event.target.value !== '' && value > 0 && value < 1 ? value : null;
+    update();
+  });
+  $('order').addEventListener('change', (event) => { state.order = event.target.value; update(); });
+  $('more').addEventListener('click', () => {
+    const place = state.shown;
+    state.shown += PAGE;
+    drawGallery();
+    $('gallery').children[place]?.firstChild.focus();
+  });
+  for (const button of document.querySelectorAll('[data-group]')) {
+    button.addEventListener('click', () => { state.group = button.dataset.group; state.cell = null; update(); });
+  }
+  $('pictured-field').hidden = DATA.place.every((place) => place >= 0) || DATA.place.every((place) => place < 0);
+  $('pictured').addEventListener('change', (event) => { state.pictured = event.target.checked; update(); });
+  $('gallery').addEventListener('keydown', (event) => {
+    const cards = [...$('gallery').querySelectorAll('button')];
+    const columns = getComputedStyle($('gallery')).gridTemplateColumns.split(' ').length;
+    moveFocus(event, cards, columns);
+    const row = event.target.closest('[data-row]')?.dataset.row;
+    if (row !== undefined && !event.ctrlKey && !event.metaKey && !event.altKey) markByKey(event, Number(row));
+  });
+  setView(first);
+}

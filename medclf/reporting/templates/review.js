@@ -1,0 +1,159 @@
+// One image at full size, and the marks of a second read.
+const dialog = $('dialog');
+let open = { row: 0, list: [], back: [] };
+
+function openDialog(row, list, back = []) {
+  open = { row, list, back };
+  drawDialog();
+  if (!dialog.open) dialog.showModal();
+}
+
+function step(by) {
+  const next = open.list[open.list.indexOf(open.row) + by];
+  if (next === undefined) return;
+  open.row = next;
+  drawDialog();
+}
+
+function fact(name, value) {
+  return value === '' || value === null || value === undefined ? [] : [el('dt', {}, name), el('dd', {}, String(value))];
+}
+
+function facts(row) {
+  const loss = DATA.loss[row];
+  const list = [
+    ...fact('Actual', labelText(DATA.actual[row])),
+    ...fact('Predicted', labelText(DATA.pred[row])),
+    ...fact('Loss', loss === null ? '' : loss.toPrecision(3)),
+    ...fact('Partition', DATA.parts[DATA.part[row]]),
+    ...fact('Patient', DATA.patient[row]),
+  ];
+  for (const [name, [values, codes]] of Object.entries(DATA.columns)) list.push(...fact(name, values[codes[row]]));
+  return list;
+}
+
+function allBars(row) {
+  const order = DATA.vocab.map((_, i) => i).sort((a, b) => prob(row, b) - prob(row, a));
+  return order.map((i) => {
+    const isActual = known(row) && has(DATA.actual[row], i), said = has(DATA.pred[row], i);
+    const role = [isActual ? 'actual' : '', said ? 'predicted' : ''].filter(Boolean).join(', ');
+    return bar(DATA.vocab[i], prob(row, i), said && !isActual && known(row) ? 'wrong' : '', role);
+  });
+}
+
+function linked(title, links) {
+  if (!links?.length) return null;
+  const cards = links.map((link) => {
+    const [name, source] = link >= 0 ? [fileOf(link), pictures(link)[0]] : DATA.outside[-1 - link];
+    const label = link >= 0 ? labelText(DATA.actual[link]) : '';
+    const inside = [source ? el('img', { src: source, alt: '' }) : el('span', { class: 'nothing' }, 'No picture'),
+      el('span', { class: 'name', title: name }, name.split('/').pop()), label ? el('span', {}, label) : null];
+    if (link < 0) return el('li', {}, el('span', { class: 'near' }, ...inside));
+    return el('li', {}, el('button', {
+      type: 'button', class: 'near', onclick: () => openDialog(link, open.list, [...open.back, open.row]),
+    }, ...inside));
+  });
+  return el('section', {}, el('h3', {}, title), el('ul', { class: 'linked' }, ...cards));
+}
+
+function drawDialog() {
+  const { row, list, back } = open, place = list.indexOf(row), [small, large] = pictures(row);
+  $('dialog-title').textContent = nameOf(row);
+  $('dialog-picture').replaceChildren(picture(row, large || small, 'full'));
+  $('dialog-facts').replaceChildren(...facts(row));
+  $('dialog-probs').replaceChildren(...allBars(row));
+  $('dialog-linked').replaceChildren(...[
+    linked('Twins found by the audit', DATA.twins[row]), linked('Most similar images', DATA.near[row]),
+  ].filter(Boolean));
+  $('place').textContent = place < 0 ? '' : `${count(place + 1)} of ${count(list.length)}`;
+  $('before').disabled = place <= 0;
+  $('after').disabled = place < 0 || place >= list.length - 1;
+  $('back').hidden = !back.length;
+  drawMarks();
+}
+
+function drawMarks() {
+  const { mark, new_label: newLabel, note } = markOf(open.row);
+  for (const radio of dialog.querySelectorAll('[name=mark]')) radio.checked = radio.value === mark;
+  $('new-label').value = newLabel;
+  $('note').value = note;
+}
+
+function drawCount() {
+  $('marked-count').textContent = marks.size === 1 ? '1 image marked' : `${count(marks.size)} images marked`;
+  $('download').disabled = !marks.size;
+}
+
+function mark(row, change) {
+  keepMark(row, { ...markOf(row), ...change });
+  drawCount();
+  update({ keepLength: true });
+}
+
+/** 1 to 4 set a mark, 0 removes it. */
+function markByKey(event, row) {
+  if (!/^[0-4]$/.test(event.key)) return;
+  event.preventDefault();
+  if (event.key === '0') mark(row, { mark: '', new_label: '' });
+  else mark(row, { mark: MARKS[Number(event.key) - 1] });
+  if (dialog.open) drawMarks();
+}
+
+function download() {
+  const address = URL.createObjectURL(new Blob([reviewCsv()], { type: 'text/csv' }));
+  el('a', { href: address, download: 'review.csv' }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 10000);
+  undelivered = false;
+}
+
+function makeDialog() {
+  for (const [i, text] of ['no mark', ...MARKS].entries()) {
+    $('mark-choices').append(el('label', {}, el('input', {
+      type: 'radio', name: 'mark', value: i ? text : '',
+      onchange: () => mark(open.row, i ? { mark: text } : { mark: '', new_label: '' }),
+    }), ` ${text}`, el('kbd', {}, String(i))));
+  }
+  $('labels').append(...DATA.vocab.map((name) => el('option', { value: name })));
+  $('new-label').addEventListener('input', (event) => {
+    const entry = markOf(open.row), text = event.target.value.trim();
+    mark(open.row, { new_label: text, mark: text ? 'new label' : entry.mark === 'new label' ? '' : entry.mark });
+    for (const radio of dialog.querySelectorAll('[name=mark]')) radio.checked = radio.value === markOf(open.row).mark;
+  });
+  $('note').addEventListener('input', (event) => mark(open.row, { note: event.target.value }));
+  $('before').addEventListener('click', () => step(-1));
+  $('after').addEventListener('click', () => step(1));
+  $('back').addEventListener('click', () => openDialog(open.back.at(-1), open.list, open.back.slice(0, -1)));
+  $('close').addEventListener('click', () => dialog.close());
+  dialog.addEventListener('click', (event) => { if (event.target === dialog) dialog.close(); });
+  dialog.addEventListener('close', () => $('gallery').querySelector(`[data-row="${open.row}"]`)?.focus());
+  dialog.addEventListener('keydown', (event) => {
+    if (event.target.matches('input:not([type=radio]), select, textarea')) return;
+    if (event.key === 'ArrowLeft' && !event.target.matches('input')) step(-1);
+    else if (event.key === 'ArrowRight' && !event.target.matches('input')) step(1);
+    else markByKey(event, open.row);
+  });
+}
+
+function makeOverlay() {
+  const switches = [...document.querySelectorAll('[data-overlay]')];
+  for (const box of switches) {
+    box.closest('label').hidden = !DATA.saliency;
+    box.addEventListener('change', () => {
+      document.body.classList.toggle('overlay', box.checked);
+      for (const other of switches) other.checked = box.checked;
+    });
+  }
+}
+
+function start() {
+  document.body.classList.add('live');
+  makeFilters();
+  makeDialog();
+  makeOverlay();
+  makeControls();
+  drawCount();
+  $('download').addEventListener('click', download);
+  window.addEventListener('beforeunload', (event) => { if (undelivered) event.preventDefault(); });
+}
+
+start();
