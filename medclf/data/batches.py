@@ -17,8 +17,8 @@ from medclf.data.cache import ImageStore
 class MedDL(TfmdDL):
     """fastai's `TfmdDL` whose shuffling and augmentation are keyed by (seed, epoch, image).
 
-    The same images come in the same order with the same draws whatever the number of workers, and the global random
-    state is neither read nor changed. With a store, batches are gathered from it and no file is opened.
+    The same images come in the same order with the same draws whatever the number of workers, and whatever was drawn
+    from the global generators before. With a store, batches are gathered from it and no file is opened.
 
     Args:
         dataset: fastai's `Datasets`.

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medclf.data.progress import watch
 from medclf.errors import OutputError, ReadError
 from medclf.images.pixels import read_display, resize_pixels, with_channels
 
@@ -93,7 +94,7 @@ class ImageStore:
 
 def cache_folder() -> Path:
     """Where stores are kept: MEDCLF_CACHE, or the user's cache folder."""
-    import platformdirs  # noqa: PLC0415
+    import platformdirs
 
     return Path(os.environ.get("MEDCLF_CACHE") or platformdirs.user_cache_path("medclf"))
 
@@ -105,7 +106,7 @@ def build_stores(
     reading: Reading,
     *,
     folder: Path | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: bool = True,
 ) -> list[ImageStore]:
     """One store for each of `sizes`, each file decoded once for all of them; a store that exists is opened.
 
@@ -115,7 +116,7 @@ def build_stores(
         sizes: (height, width) of each store.
         reading: how a file becomes pixels.
         folder: where stores are kept; the user's cache folder where None.
-        progress: called with the number of files done.
+        progress: show a progress bar when it lasts.
 
     Returns:
         The stores, in the order of `sizes`. A file that cannot be read is black and named in `problems`.
@@ -149,9 +150,9 @@ def _build(
     order: Sequence[str],
     targets: dict[tuple[int, int], Path],
     reading: Reading,
-    progress: Callable[[int], None] | None,
+    progress: bool,
 ) -> None:
-    """Fill temporary folders beside the targets and rename them: whoever is first wins, a killed one leaves no store."""
+    """Fill temporary folders and rename them: whoever is first wins, and a killed one leaves no store."""
     parents = {target.parent for target in targets.values()}
     for parent in parents:
         parent.mkdir(parents=True, exist_ok=True)
@@ -172,9 +173,8 @@ def _build(
                 pixels[row] = with_channels(resize_pixels(image, size, reading.resize), reading.channels)
 
         with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            for done, _ in enumerate(pool.map(fill, range(len(order))), 1):
-                if progress:
-                    progress(done)
+            for _ in watch(pool.map(fill, range(len(order))), len(order), "Decoding images", progress=progress):
+                pass
         for size, pixels in maps.items():
             pixels.flush()
             index = {"format": FORMAT, "shape": shapes[size], "digests": list(order), "problems": problems}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,7 @@ class MedDataLoaders(DataLoaders):
         val_bs: int | None = None,
         num_workers: int = 0,
         cache: bool = False,
-        progress: Callable[[int], None] | None = None,
+        progress: bool = True,
         device: Any = None,
     ) -> DataLoaders:
         """Make loaders of a table as `scan` returns it.
@@ -105,7 +107,7 @@ class MedDataLoaders(DataLoaders):
             bs, val_bs: the largest batch; the training images are cut into even batches, none dropped.
             num_workers: processes that read files; with a cache none is needed.
             cache: decode every image once, into a store on disk.
-            progress: called with the number of images stored.
+            progress: show a progress bar for what lasts.
             device: where batches go; the GPU if there is one.
 
         Returns:
@@ -175,7 +177,8 @@ class MedDataLoaders(DataLoaders):
         Raises:
             DataError: no such folder, no images, or fewer than two labels.
         """
-        return cls.from_table(scan(path, strict=strict), **kwargs)
+        scanned, rest = _split_kwargs(kwargs)
+        return cls.from_table(scan(path, strict=strict, **scanned), **rest)
 
     @classmethod
     def from_csv(cls, csv: str | Path, *, root: str | Path | None = None, **kwargs: Any) -> DataLoaders:
@@ -184,8 +187,8 @@ class MedDataLoaders(DataLoaders):
         Args:
             csv: the file.
             root: folder that the paths are relative to; the CSV's own folder where None.
-            kwargs: `path_col`, `label_col`, `label_delim`, `patient_col`, `partition_col`, `strict` of `scan`, and all of
-                `from_table`.
+            kwargs: `path_col`, `label_col`, `label_delim`, `patient_col`, `partition_col`, `strict` of `scan`, and all
+                of `from_table`.
 
         Raises:
             DataError: a column is missing, or a path leaves the root.
@@ -206,7 +209,7 @@ class MedDataLoaders(DataLoaders):
             DataError: a column is missing, or a path leaves the root.
         """
         scanned, rest = _split_kwargs(kwargs)
-        return cls.from_table(scan(root, labels=df, **scanned), **rest)
+        return cls.from_table(scan(df, root=root, **scanned), **rest)
 
     @classmethod
     def from_lists(
@@ -237,10 +240,12 @@ class MedDataLoaders(DataLoaders):
             DataError: the pattern has no group, or a file's name does not match.
         """
         scanned, rest = _split_kwargs(kwargs)
-        return cls.from_table(scan(path, label_re=pattern, **scanned), **rest)
+        return cls.from_table(scan(path, label_from=re.compile(pattern), **scanned), **rest)
 
     @classmethod
-    def from_dicom(cls, path: str | Path, *, labels: str | Path | pd.DataFrame | None = None, **kwargs: Any) -> DataLoaders:
+    def from_dicom(
+        cls, path: str | Path, *, labels: str | Path | pd.DataFrame | None = None, **kwargs: Any
+    ) -> DataLoaders:
         """Loaders of a tree of DICOM files, with patients from the headers (keyed, never the id itself).
 
         Args:
@@ -252,12 +257,10 @@ class MedDataLoaders(DataLoaders):
             DataError: no DICOM file, or a column is missing.
         """
         scanned, rest = _split_kwargs(kwargs)
-        return cls.from_table(scan(path, labels=labels, dicom=True, **scanned), **rest)
+        return cls.from_table(scan(path, labels=labels, **scanned), **rest)
 
 
-_SCAN = (
-    "path_col label_col label_delim patient_col partition_col strict allow_outside group_col check_pixels".split()
-)
+_SCAN = {*inspect.signature(scan).parameters} - {"source", "labels", "root", "progress"}
 
 
 def _split_kwargs(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -277,7 +280,7 @@ def _stores(
     digests: Sequence[str],
     sizes: dict[int, tuple[int, int]],
     reading: Reading,
-    progress: Callable[[int], None] | None,
+    progress: bool,
 ) -> dict[int, ImageStore]:
     distinct = sorted(set(sizes.values()))
     built = build_stores([str(p) for p in paths], digests, distinct, reading, progress=progress)

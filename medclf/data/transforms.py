@@ -16,9 +16,9 @@ from fastai.data.core import DataLoaders
 from fastai.vision.augment import RandTransform
 from fastai.vision.core import PILImage, TensorImage
 
+from medclf.data.augment import Augment
 from medclf.errors import DataError
 from medclf.images.pixels import resize_pixels
-from medclf.data.augment import Augment
 
 Size = int | tuple[int, int]
 Tfms = tuple[list[Any], list[Any]]
@@ -49,7 +49,7 @@ class MedResize(RandTransform):
         self.target = scaled(self.size, self.train_scale) if split_idx == 0 else self.size
 
     def encodes(self, x: PILImage) -> PILImage:  # noqa: D102 - fastai's protocol
-        return type(x).create(resize_pixels(np.asarray(x), self.target, self.resize))
+        return type(x).create(resize_pixels(np.asarray(x), self.target, self.resize), channels=None)
 
 
 def as_pair(size: Size) -> tuple[int, int]:
@@ -250,8 +250,9 @@ def show_augmentations(dls: DataLoaders, index: int = 0, n: int = 9, figsize: tu
     Returns:
         The array of matplotlib axes.
     """
-    from fastai.data.transforms import Normalize  # noqa: PLC0415
-    from fastai.vision.core import get_grid, show_image  # noqa: PLC0415
+    from fastai.data.transforms import Normalize
+    from fastai.vision.core import show_image
+    from fastai.vision.data import get_grid
 
     loader = dls.train.new(get_idxs=lambda: [index] * n, bs=n, shuffle=False, drop_last=False, num_workers=0)
     images = loader.one_batch()[0]

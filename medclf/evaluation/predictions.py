@@ -96,7 +96,22 @@ class Predictions:
             y = np.array([index.get(label, -1) for label in labels])
         probs = frame[[f"prob_{label}" for label in vocab]].to_numpy(float)
         table = frame.drop(columns=[c for c in wanted if c != "path"] + ["pred"], errors="ignore")
-        return cls(list(vocab), multi_label, y.reshape(len(frame), -1) if multi_label else y, probs, frame["loss"].to_numpy(), table)
+        return cls(
+            list(vocab),
+            multi_label,
+            y.reshape(len(frame), -1) if multi_label else y,
+            probs,
+            frame["loss"].to_numpy(),
+            table,
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Several parts, such as the folds of a cross-validation, as one."""
+        first = parts[0]
+        joined = [np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "probs", "losses")]
+        table = pd.concat([part.table for part in parts], ignore_index=True)
+        return cls(first.vocab, first.multi_label, *joined, table)
 
     def subset(self, rows: Any) -> Predictions:
         """The predictions of some rows, by a boolean mask or positions."""
@@ -116,9 +131,9 @@ def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None
     Returns:
         The predictions, in the loader's order.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
-    from medclf.training.head_start import exact  # noqa: PLC0415
+    from medclf.training.head_start import exact
 
     loader = loader.new(shuffle=False, drop_last=False)
     labelled = len(getattr(loader.dataset, "tls", [0, 0])) > 1
@@ -135,11 +150,13 @@ def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None
         y = np.full(n, -1) if not multi_label else np.full((n, probs.shape[1]), -1)
         losses = np.full(n, np.nan)
     table = rows_of(learn.dls, loader.dataset.items, partition)
-    return Predictions(list(_vocab(learn)), multi_label, y, probs.as_subclass(torch.Tensor).float().numpy(), losses, table)
+    return Predictions(
+        list(_vocab(learn)), multi_label, y, probs.as_subclass(torch.Tensor).float().numpy(), losses, table
+    )
 
 
 def _vocab(learn: Any) -> list[str]:
-    from medclf.training.learner import class_names  # noqa: PLC0415
+    from medclf.training.learner import class_names
 
     return class_names(learn.dls)
 

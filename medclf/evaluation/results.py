@@ -75,8 +75,11 @@ def most_confused(matrix: Any, vocab: Sequence[str], min_val: int = 1) -> list[t
         [('polyp', 'normal', 3), ('normal', 'polyp', 1)]
     """
     if isinstance(matrix, dict):
-        cells = [(label, kind, int(np.asarray(m)[at])) for label, m in matrix.items() for kind, at in
-                 (("missed", (1, 0)), ("false alarm", (0, 1)))]
+        cells = [
+            (label, kind, int(np.asarray(m)[at]))
+            for label, m in matrix.items()
+            for kind, at in (("missed", (1, 0)), ("false alarm", (0, 1)))
+        ]
     else:
         counts = np.asarray(matrix)
         cells = [(vocab[i], vocab[j], int(counts[i, j])) for i, j in np.ndindex(*counts.shape) if i != j]
@@ -85,7 +88,7 @@ def most_confused(matrix: Any, vocab: Sequence[str], min_val: int = 1) -> list[t
 
 def roc_curves(predictions: Predictions, n_points: int = 200) -> dict[str, dict[str, list[float]]]:
     """{label: {"fpr", "tpr"}} one against the rest, for labels with both kinds of image, thinned to `n_points`."""
-    from sklearn.metrics import roc_curve  # noqa: PLC0415
+    from sklearn.metrics import roc_curve
 
     vocab = predictions.vocab
     truth = predictions.y if predictions.multi_label else predictions.y[:, None] == np.arange(len(vocab))
@@ -146,7 +149,17 @@ def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of Python, the system and the packages that a result depends on."""
-    packages = ("medclf", "fastai", "torch", "torchvision", "timm", "pydicom", "pillow", "numpy", "scikit-learn")
+    packages = (
+        "medclf",
+        "fastai",
+        "torch",
+        "torchvision",
+        "timm",
+        "pydicom",
+        "pillow",
+        "numpy",
+        "scikit-learn",
+    )
     found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     for package in packages:
         try:

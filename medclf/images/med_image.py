@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from fastai.data.block import TransformBlock
 from fastai.data.transforms import IntToFloatTensor
 from fastai.torch_core import TensorImageBW
 from fastai.vision.core import PILImage
+from fasttransform import Transform
 from PIL import Image
 
 from medclf.images.grey import Window
@@ -122,5 +122,20 @@ def MedImageBlock(window: Window = None, frame: Frame = "middle", channels: int 
         >>> MedImageBlock().type_tfms[0](np.zeros((4, 4), np.uint8)).mode
         'RGB'
     """
-    create = partial(MedImage.create, window=window, frame=frame, channels=channels)
-    return TransformBlock(type_tfms=create, batch_tfms=IntToFloatTensor)
+    return TransformBlock(type_tfms=ReadMedImage(window, frame, channels), batch_tfms=IntToFloatTensor)
+
+
+class ReadMedImage(Transform):
+    """The transform of `MedImageBlock`: a path, bytes, an array or an image in, a `MedImage` out.
+
+    A class and no closure, so that `learn.export()` can pickle it; `input_types` is what `test_dl` and `predict` accept.
+    """
+
+    input_types = (Path, str, bytes, np.ndarray, Image.Image)
+
+    def __init__(self, window: Window = None, frame: Frame = "middle", channels: int = 3) -> None:
+        super().__init__()
+        self.window, self.frame, self.channels = window, frame, channels
+
+    def encodes(self, fn: Any) -> MedImage:  # noqa: D102 - fastai's protocol
+        return MedImage.create(fn, self.window, self.frame, self.channels)

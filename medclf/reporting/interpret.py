@@ -29,7 +29,9 @@ class MedInterpretation(ClassificationInterpretation):
         >>> # interp.plot_confusion_matrix(); interp.most_confused(); interp.plot_top_losses(9)
     """
 
-    def __init__(self, learn: Any, dl: Any, predictions: Predictions, act: Any = None, partition: str = "valid") -> None:
+    def __init__(
+        self, learn: Any, dl: Any, predictions: Predictions, act: Any = None, partition: str = "valid"
+    ) -> None:
         super().__init__(learn, dl, torch.from_numpy(np.nan_to_num(predictions.losses)), act)
         self.predictions, self.partition = predictions, partition
         self.vocab = predictions.vocab
@@ -55,9 +57,7 @@ class MedInterpretation(ClassificationInterpretation):
     def metrics(self, **kwargs: Any) -> dict[str, Any]:
         """Every metric with its interval; see `medclf.evaluation.metrics.classification_metrics`."""
         p = self.predictions
-        return classification_metrics(
-            p.y, p.probs, p.vocab, groups=p.groups, multi_label=p.multi_label, **kwargs
-        )
+        return classification_metrics(p.y, p.probs, p.vocab, groups=p.groups, multi_label=p.multi_label, **kwargs)
 
     def facts(self, n_boot: int = 2000) -> dict[str, Any]:
         """What `results.json` holds and the report shows."""
@@ -77,7 +77,9 @@ class MedInterpretation(ClassificationInterpretation):
         p = self.predictions
         if p.multi_label:
             return {
-                label: np.array([[np.sum((p.y[:, k] == a) & ((p.probs[:, k] >= 0.5) == b)) for b in (0, 1)] for a in (0, 1)])
+                label: np.array(
+                    [[np.sum((p.y[:, k] == a) & ((p.probs[:, k] >= 0.5) == b)) for b in (0, 1)] for a in (0, 1)]
+                )
                 for k, label in enumerate(p.vocab)
             }
         n = len(p.vocab)
@@ -96,7 +98,7 @@ class MedInterpretation(ClassificationInterpretation):
 
     def print_classification_report(self) -> None:
         """Print scikit-learn's report, from the same one pass."""
-        from sklearn.metrics import classification_report  # noqa: PLC0415
+        from sklearn.metrics import classification_report
 
         p = self.predictions
         pred = p.probs >= 0.5 if p.multi_label else p.probs.argmax(1)
@@ -104,7 +106,7 @@ class MedInterpretation(ClassificationInterpretation):
 
     def read(self, path: str | Path) -> np.ndarray:
         """The pixels of an image of the table, (height, width[, 3]) uint8, as a reader would see it."""
-        from medclf.images.pixels import read_display  # noqa: PLC0415
+        from medclf.images.pixels import read_display
 
         reading = (getattr(self.learn, "recipe", None) or {}).get("preprocessing", {})
         return read_display(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medclf.data.batches import MedDL
+from medclf.data.progress import watch
 from medclf.errors import MedclfWarning
 from medclf.files import replacing
 
@@ -45,13 +46,13 @@ class HeadStart:
         return asdict(self)
 
 
-def body_features(network: nn.Module, loader: Any, *, progress: Any = None) -> tuple[np.ndarray, np.ndarray | None]:
+def body_features(network: nn.Module, loader: Any, *, progress: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
     """Pooled features of every image of `loader`, in its order, unaugmented.
 
     Args:
         network: `nn.Sequential(body, head)` as `build_network` makes it.
         loader: a fastai loader; its images are read at exact size, unshuffled.
-        progress: called with the number of batches done.
+        progress: show a progress bar when it lasts.
 
     Returns:
         features (n, n_features) float32, and targets: (n,) classes, (n, n_labels) 0/1, or None without labels.
@@ -61,17 +62,15 @@ def body_features(network: nn.Module, loader: Any, *, progress: Any = None) -> t
     network.eval()
     features, targets = [], []
     with torch.inference_mode(), exact(loader):
-        for done, batch in enumerate(loader, 1):
+        for batch in watch(loader, len(loader), "Computing features", progress=progress):
             images = batch[0].as_subclass(Tensor).contiguous(memory_format=torch.channels_last)
             features.append(network[1][:-2](network[0](images)).float().cpu())
             targets.extend(t.as_subclass(Tensor).cpu() for t in batch[1:2])
-            if progress:
-                progress(done)
     network.train(training)
     return torch.cat(features).numpy(), torch.cat(targets).numpy() if targets else None
 
 
-class exact:  # noqa: N801 - reads as a statement
+class exact:
     """Within it, a loader of the training set gives its images at exact size and unaugmented."""
 
     def __init__(self, loader: Any) -> None:
@@ -86,7 +85,7 @@ class exact:  # noqa: N801 - reads as a statement
             self.scope.__exit__(*error)
 
 
-def stored_features(network: nn.Module, loader: Any, *, progress: Any = None) -> tuple[np.ndarray, np.ndarray | None]:
+def stored_features(network: nn.Module, loader: Any, *, progress: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
     """As `body_features`, kept beside the image store, so that another head, split or fold costs no pass."""
     store = (loader.stores or {}).get(1) if isinstance(loader, MedDL) else None
     rows = store.rows(loader.dataset.items) if store is not None else None
@@ -119,7 +118,12 @@ def _fingerprint(body: nn.Module, loader: Any) -> str:
 
 
 def fit_head(
-    network: nn.Module, loader: Any, *, groups: np.ndarray | None = None, seed: int = 42, progress: Any = None
+    network: nn.Module,
+    loader: Any,
+    *,
+    groups: np.ndarray | None = None,
+    seed: int = 42,
+    progress: bool = True,
 ) -> HeadStart:
     """Fit the head's linear layer on the frozen body's features of the training images, in place.
 
@@ -131,7 +135,7 @@ def fit_head(
         loader: the training loader.
         groups: (n,) patients or clusters of the training images, in the loader's order.
         seed: of the folds.
-        progress: called with the number of batches done.
+        progress: show a progress bar when it lasts.
 
     Returns:
         What was done.
@@ -197,16 +201,20 @@ def _two_outputs(model: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _fit_logistic(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed: int) -> tuple[Any, float, int]:
     """The fitted model, its C, and the number of folds that chose it."""
-    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-    from sklearn.metrics import log_loss  # noqa: PLC0415
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # noqa: PLC0415
-    from sklearn.utils.class_weight import compute_sample_weight  # noqa: PLC0415
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    from sklearn.utils.class_weight import compute_sample_weight
 
     def fit(rows: Any, strength: float, start: Any = None) -> Any:
         model = LogisticRegression(C=strength, class_weight="balanced", max_iter=300, warm_start=start is not None)
         if start is not None:
-            model.coef_, model.intercept_, model.classes_ = start.coef_.copy(), start.intercept_.copy(), start.classes_
+            model.coef_, model.intercept_, model.classes_ = (
+                start.coef_.copy(),
+                start.intercept_.copy(),
+                start.classes_,
+            )
         return model.fit(x[rows], y[rows])
 
     smallest = np.unique(y, return_counts=True)[1].min()
@@ -217,7 +225,9 @@ def _fit_logistic(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         if folds < 2:
-            message = "too few images of a class to choose the head's regularisation by cross-validation: C=0.01 is used"
+            message = (
+                "too few images of a class to choose the head's regularisation by cross-validation: C=0.01 is used"
+            )
             warnings.warn(MedclfWarning(message), stacklevel=4)
             return fit(everything, 0.01), 0.01, 0
         splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
@@ -229,6 +239,8 @@ def _fit_logistic(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed:
             weights = compute_sample_weight("balanced", y[valid])
             for i, strength in enumerate(STRENGTHS):
                 model = fit(train, strength, model)
-                losses[i] += log_loss(y[valid], model.predict_proba(x[valid]), sample_weight=weights, labels=model.classes_)
+                losses[i] += log_loss(
+                    y[valid], model.predict_proba(x[valid]), sample_weight=weights, labels=model.classes_
+                )
         best = STRENGTHS[int(losses.argmin())]
         return fit(everything, best), best, folds

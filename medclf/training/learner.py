@@ -36,10 +36,14 @@ class MedLearner(Learner):
     head_start: bool = True
     head: HeadStart | None = None
 
-    def fit_head(self, progress: Callable[[int], None] | None = None) -> HeadStart:
+    def fit_head(self, progress: bool = True) -> HeadStart:
         """Fit the head on the frozen body's features of the training images; see `medclf.training.head_start`."""
         self.head = fit_head(
-            self.model, self.dls.train, groups=self._groups(), seed=self.recipe.get("seed", 42), progress=progress
+            self.model,
+            self.dls.train,
+            groups=self._groups(),
+            seed=self.recipe.get("seed", 42),
+            progress=progress,
         )
         return self.head
 

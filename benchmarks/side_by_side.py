@@ -1,0 +1,54 @@
+"""Running commands in turns and comparing them: medians and paired ratios, never single timings."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def shared_data() -> Path:
+    """The real images, or a word about where they should be."""
+    folder = Path(os.environ.get("MEDCLF_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        sys.exit(f"needs the real images in {folder.name}: set MEDCLF_TEST_DATA")
+    return folder
+
+
+def timed(command: list[str], env: dict[str, str] | None = None) -> tuple[float, str]:
+    """Seconds of a whole process, and what it printed.
+
+    Raises:
+        SystemExit: the command failed; its last words are shown.
+    """
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(env or {})}, check=False)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\nfailed with {done.returncode}:\n{done.stderr[-3000:]}")
+    return seconds, done.stdout
+
+
+def last_json(text: str) -> dict:
+    """The last line of a command's output that is a JSON object."""
+    return json.loads([line for line in text.splitlines() if line.startswith("{")][-1])
+
+
+def ratios(peer: list[float], ours: list[float]) -> str:
+    """Median of the ratios pair by pair, and their range."""
+    pairs = sorted(a / b for a, b in zip(peer, ours, strict=True))
+    return f"{statistics.median(pairs):.1f} ({pairs[0]:.1f} to {pairs[-1]:.1f})"
+
+
+def print_table(header: list[str], rows: list[list[object]]) -> None:
+    """A Markdown table, as docs/benchmarks.md holds it."""
+    print("| " + " | ".join(header) + " |")
+    print("|" + "---|" * len(header))
+    for row in rows:
+        print("| " + " | ".join(str(cell) for cell in row) + " |")

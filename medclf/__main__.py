@@ -1,0 +1,5 @@
+"""`python -m medclf`."""
+
+from medclf.cli import main
+
+main()

@@ -1,0 +1,286 @@
+"""The command line: `medclf scan | train | evaluate | report | predict | demo`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medclf import __version__
+from medclf.errors import MedclfError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="From a folder of medical images to a classifier its users can trust, explain and hand on.",
+    epilog="--debug, anywhere, shows the traceback of an error. For research use.",
+)
+
+Data = Annotated[Path, typer.Argument(help="folder of images, or a CSV")]
+Labels = Annotated[Path | None, typer.Option(help="CSV with the labels, where the folders are not")]
+PathCol = Annotated[str, typer.Option(help="its column of paths")]
+LabelCol = Annotated[list[str] | None, typer.Option(help="its column of labels; repeat it for columns of 0 and 1")]
+LabelDelim = Annotated[str | None, typer.Option(help="separates several labels in one cell (multi-label)")]
+PatientCol = Annotated[str | None, typer.Option(help="its column of patients")]
+PartitionCol = Annotated[str | None, typer.Option(help="its column of train, valid and test")]
+Strict = Annotated[bool, typer.Option("--strict", help="stop at a file that cannot be used")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"medclf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """From a folder of medical images to a classifier its users can trust, explain and hand on."""
+
+
+@app.command()
+def scan(
+    data: Data,
+    labels: Labels = None,
+    path_col: PathCol = "path",
+    label_col: LabelCol = None,
+    label_delim: LabelDelim = None,
+    patient_col: PatientCol = None,
+    partition_col: PartitionCol = None,
+    strict: Strict = False,
+    out: Annotated[Path | None, typer.Option(help="write the table to this CSV")] = None,
+) -> None:
+    """Make a table of the images: labels, patients, partitions, sizes, and what is wrong with which file."""
+    from medclf.data.table import scan as scan_data
+    from medclf.runs.tables import describe_table, save_table
+
+    table = scan_data(
+        data,
+        labels=labels,
+        path_col=path_col,
+        label_col=_label_col(label_col),
+        label_delim=label_delim,
+        patient_col=patient_col,
+        partition_col=partition_col,
+        strict=strict,
+    )
+    for line in describe_table(table):
+        typer.echo(line)
+    if out:
+        save_table(out, table)
+        typer.echo(f"table: {out}")
+
+
+@app.command()
+def train(
+    data: Annotated[Path | None, typer.Argument(help="folder of images, or a CSV")] = None,
+    out: Annotated[Path | None, typer.Option(help="the RUN folder to make")] = None,
+    labels: Labels = None,
+    path_col: PathCol = "path",
+    label_col: LabelCol = None,
+    label_delim: LabelDelim = None,
+    patient_col: PatientCol = None,
+    partition_col: PartitionCol = None,
+    modality: Annotated[
+        str | None,
+        typer.Option(help="endoscopy, radiograph, dermoscopy, fundus or histology: how to augment"),
+    ] = None,
+    arch: Annotated[
+        str, typer.Option(help="a name of torchvision's or timm's, or efficientnet_lite0/1/2")
+    ] = "resnet34",
+    weights: Annotated[
+        str, typer.Option(help="default (pretrained), none, or a .pth or .safetensors file")
+    ] = "default",
+    epochs: Annotated[int, typer.Option(help="with the whole network; 0 is the head start alone")] = 5,
+    head_start: Annotated[bool, typer.Option(help="fit the head on the frozen features first")] = True,
+    size: Annotated[int, typer.Option(help="side of the images in pixels")] = 224,
+    resize: Annotated[str, typer.Option(help="squish, crop or pad")] = "squish",
+    window: Annotated[str | None, typer.Option(help="CENTER,WIDTH or a name such as lung, for DICOM")] = None,
+    frame: Annotated[str, typer.Option(help="first, middle, last or a number, for files of many frames")] = "middle",
+    bs: Annotated[int, typer.Option(help="largest batch")] = 64,
+    lr: Annotated[float | None, typer.Option(help="base learning rate")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="random, stratified, patient, grouped, folders or kfold [default: folders, else random]"),
+    ] = None,
+    folds: Annotated[int, typer.Option(help="for --split kfold")] = 5,
+    valid_pct: Annotated[float, typer.Option(help="share of the images to validate on")] = 0.2,
+    seed: Annotated[int, typer.Option(help="of the split, the order, the augmentation")] = 42,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: the GPU if there is one]")] = None,
+    cache: Annotated[bool, typer.Option(help="decode every image once, into the user's cache folder")] = True,
+    strict: Strict = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing RUN")] = False,
+    test: Annotated[Path | None, typer.Option(help="folder of labelled images to evaluate besides")] = None,
+    hide_names: Annotated[
+        bool, typer.Option("--hide-names", help="row ids instead of file names in the report")
+    ] = False,
+) -> None:
+    """Train a classifier and leave a RUN folder: numbers, a report page and a bundle."""
+    from medclf.runs.config import TrainConfig
+
+    if data is None or out is None:
+        raise MedclfError("what to train on, or where to put it, is missing", "medclf train DATA --out RUN")
+    config = TrainConfig(
+        data=str(data),
+        out=str(out),
+        labels=str(labels) if labels else None,
+        path_col=path_col,
+        label_col=_label_col(label_col),
+        label_delim=label_delim,
+        patient_col=patient_col,
+        partition_col=partition_col,
+        modality=modality,
+        arch=arch,
+        weights=None if weights == "none" else weights,
+        epochs=epochs,
+        head_start=head_start,
+        size=size,
+        resize=resize,
+        window=_window(window),
+        frame=int(frame) if frame.isdigit() else frame,
+        bs=bs,
+        lr=lr,
+        split=split,
+        folds=folds,
+        valid_pct=valid_pct,
+        seed=seed,
+        device=device,
+        cache=cache,
+        strict=strict,
+        overwrite=overwrite,
+        test=str(test) if test else None,
+        hide_names=hide_names,
+    )
+    from medclf.runs.show import show_results
+    from medclf.runs.train import train as train_run
+
+    run = train_run(config, typer.echo)
+    show_results(run)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="a RUN folder")],
+    data: Annotated[Path, typer.Option(help="folder of labelled images, or a CSV")],
+    out: Annotated[Path | None, typer.Option(help="where to put the numbers [default: in RUN/evaluations]")] = None,
+    labels: Labels = None,
+    path_col: PathCol = "path",
+    label_col: LabelCol = None,
+    label_delim: LabelDelim = None,
+    patient_col: PatientCol = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing evaluation")] = False,
+) -> None:
+    """Evaluate the run's bundle on other images, with the same page."""
+    from medclf.runs.evaluate import evaluate as evaluate_run
+    from medclf.runs.show import show_results
+
+    folder = evaluate_run(
+        run,
+        data,
+        out,
+        overwrite=overwrite,
+        labels=labels,
+        path_col=path_col,
+        label_col=_label_col(label_col),
+        label_delim=label_delim,
+        patient_col=patient_col,
+    )
+    show_results(folder)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="a RUN folder")],
+    out: Annotated[Path | None, typer.Option(help="the page to write [default: RUN/report.html]")] = None,
+    hide_names: Annotated[bool, typer.Option("--hide-names", help="row ids instead of file names")] = False,
+    assets: Annotated[
+        Path | None, typer.Option(help="write the pictures to this folder, for any number of images")
+    ] = None,
+) -> None:
+    """Write the report page of a run again."""
+    from medclf.reporting.report import report as write_report
+
+    typer.echo(f"report: {write_report(run, out or run / 'report.html', hide_names=hide_names, assets=assets)}")
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="a bundle folder, or a RUN that holds one")],
+    files: Annotated[list[Path], typer.Argument(help="images, or folders of images")],
+    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, one line an image")] = False,
+    bs: Annotated[int, typer.Option(help="images at once")] = 32,
+) -> None:
+    """Predict images with a bundle; nothing of fastai is loaded."""
+    from medclf.runs.predict import print_predictions
+
+    print_predictions(bundle, files, "csv" if as_csv else "json" if as_json else "text", bs)
+
+
+@app.command()
+def demo(
+    data: Annotated[str, typer.Option(help="drawn, hello-world, kvasir-v1 or kvasir-v2")] = "drawn",
+    out: Annotated[Path, typer.Option(help="the RUN folder to make")] = Path("medclf-demo"),
+    epochs: Annotated[int, typer.Option(help="with the whole network")] = 2,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier demo")] = False,
+) -> None:
+    """Do the whole job on drawn endoscopy images, or on a public set that is fetched first."""
+    from medclf.runs.demo import run_demo
+    from medclf.runs.show import show_results
+
+    show_results(run_demo(data, out, epochs, overwrite, typer.echo))
+
+
+def _label_col(columns: list[str] | None) -> str | list[str]:
+    if not columns:
+        return "label"
+    return columns[0] if len(columns) == 1 else list(columns)
+
+
+def _window(text: str | None) -> Any:
+    """A name, or (center, width)."""
+    if text is None or "," not in text:
+        return text
+    try:
+        center, width = (float(part) for part in text.split(","))
+    except ValueError:
+        raise MedclfError(f"--window {text} is not CENTER,WIDTH", "for example --window 40,400") from None
+    return center, width
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one or two lines and exit status 2."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    warnings.showwarning = _show_warning
+    try:
+        app(arguments, prog_name="medclf")
+    except MedclfError as error:
+        if debug:
+            raise
+        typer.secho(f"medclf: {error.message}", fg="red", err=True)
+        if error.remedy:
+            typer.echo(f"  {error.remedy}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        typer.echo("medclf: stopped", err=True)
+        sys.exit(130)
+
+
+def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
+    """A line on the error stream; the libraries' own notes to programmers are left out."""
+    if category.__name__ == "MedclfWarning":
+        typer.secho(f"warning: {message}", fg="yellow", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The settings of a run, as the command line takes them and `run.json` keeps them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from medclf.errors import DataError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `medclf train` was asked to do.
+
+    Args:
+        data: folder of images, or a CSV.
+        out: the RUN folder.
+        labels: CSV with the labels, where the folders are not.
+        path_col, label_col, label_delim, patient_col, partition_col: its columns; see `scan`.
+        modality: whose augmentation to use.
+        arch, weights: see `med_learner`.
+        epochs: with the whole network, after the head start; 0 is the head start alone.
+        head_start: fit the head first; off gives fastai's frozen epoch instead.
+        size, resize, window, frame: of the images; see `MedDataLoaders.from_table`.
+        bs, lr: batch size and base learning rate; None for the defaults.
+        split, folds, valid_pct, seed: see `split_table`.
+        device: "cpu", "cuda", ...; None takes the GPU if there is one.
+        cache: decode every image once into a store in the user's cache folder.
+        strict: stop at a corrupt file.
+        overwrite: replace an existing RUN.
+        test: folder of labelled images to evaluate besides.
+        hide_names: row ids instead of file names in the report.
+    """
+
+    data: str
+    out: str
+    labels: str | None = None
+    path_col: str = "path"
+    label_col: list[str] | str = "label"
+    label_delim: str | None = None
+    patient_col: str | None = None
+    partition_col: str | None = None
+    modality: str | None = None
+    arch: str = "resnet34"
+    weights: str | None = "default"
+    epochs: int = 5
+    head_start: bool = True
+    size: int = 224
+    resize: str = "squish"
+    window: Any = None
+    frame: Any = "middle"
+    bs: int = 64
+    lr: float | None = None
+    split: str | None = None
+    folds: int = 5
+    valid_pct: float = 0.2
+    seed: int = 42
+    device: str | None = None
+    cache: bool = True
+    strict: bool = False
+    overwrite: bool = False
+    test: str | None = None
+    hide_names: bool = False
+
+    def __post_init__(self) -> None:
+        checks = [
+            (self.epochs >= 0, f"epochs={self.epochs}", "it is 0 or more"),
+            (self.size >= 32, f"size={self.size}", "it is at least 32 pixels"),
+            (self.bs >= 1, f"bs={self.bs}", "it is at least 1"),
+            (0 < self.valid_pct < 1, f"valid-pct={self.valid_pct}", "it lies between 0 and 1"),
+            (self.folds >= 2, f"folds={self.folds}", "it is at least 2"),
+            (self.lr is None or self.lr > 0, f"lr={self.lr}", "it is above 0"),
+        ]
+        for holds, given, wanted in checks:
+            if not holds:
+                raise DataError(f"{given} cannot be", wanted)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `run.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], **changes: Any) -> TrainConfig:
+        """Back from `run.json`, with some settings changed.
+
+        Raises:
+            DataError: a setting that this version does not know.
+        """
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise DataError(f"unknown settings: {', '.join(sorted(unknown))}", "was it written by a later medclf?")
+        return cls(**(values | changes))
+
+    def scan_kwargs(self) -> dict[str, Any]:
+        """The part of the settings that `scan` takes."""
+        names = ("path_col", "label_col", "label_delim", "patient_col", "partition_col", "strict")
+        given = {name: getattr(self, name) for name in names}
+        if isinstance(self.label_col, list) and len(self.label_col) == 1:
+            given["label_col"] = self.label_col[0]
+        return given | {"labels": Path(self.labels) if self.labels else None}

@@ -1,0 +1,106 @@
+"""A run's bundle on other images: the same numbers and the same page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.data.progress import watch
+from medclf.data.table import label_set, scan
+from medclf.deployment.bundle import load_bundle
+from medclf.errors import DataError, OutputError
+from medclf.evaluation.predictions import Predictions
+from medclf.evaluation.results import summarize
+from medclf.files import write_json
+from medclf.reporting.report import report
+from medclf.runs.predict import find_bundle
+from medclf.runs.tables import save_table, table_hash
+
+
+def evaluate(
+    run: str | Path, data: Any, out: str | Path | None = None, *, overwrite: bool = False, **scan_kwargs: Any
+) -> Path:
+    """Evaluate a run's bundle on other labelled images.
+
+    Args:
+        run: a RUN folder, or a bundle.
+        data: what `scan` takes: a folder, a CSV, a DataFrame.
+        out: folder for table.csv, predictions.csv, results.json and report.html; where None, in RUN/evaluations.
+        overwrite: replace what `out` holds.
+        scan_kwargs: of `scan`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: `out` exists.
+        DataError: no image carries a label that the bundle knows.
+        BundleError: the bundle is damaged, changed, or of another version.
+    """
+    run = Path(run)
+    bundle = load_bundle(find_bundle(run))
+    out = Path(out) if out else run / "evaluations" / (Path(data).stem if isinstance(data, (str, Path)) else "data")
+    if out.exists() and any(out.iterdir()) and not overwrite:
+        raise OutputError(f"{out} exists already", "choose another --out, or replace it with --overwrite")
+    table = scan(data, **scan_kwargs)
+    predictions = predict_table(bundle, table)
+    facts = summarize(predictions, partition="test", table=table.assign(partition="test"), recipe=bundle.recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    save_table(out / "table.csv", table)
+    predictions.save(out / "predictions.csv")
+    write_json(out / "results.json", facts)
+    record = {
+        "format": 1,
+        "bundle": str(run),
+        "root": table.attrs["root"],
+        "multi_label": predictions.multi_label,
+    }
+    write_json(out / "run.json", record | {"table_sha256": table_hash(table)})
+    report(out, out / "report.html")
+    return out
+
+
+def predict_table(bundle: Any, table: pd.DataFrame) -> Predictions:
+    """Predict the usable, labelled images of a table with a bundle.
+
+    Raises:
+        DataError: no image carries a label that the bundle knows.
+    """
+    known = set(bundle.vocab)
+    labelled = [bool(label_set(label)) and set(label_set(label)) <= known for label in table["label"]]
+    used = table[(table["problem"] == "") & labelled].reset_index(drop=True)
+    strangers = sorted({label for cell in table["label"] for label in label_set(cell)} - known)
+    if used.empty:
+        have = f"they have {', '.join(strangers[:5])}" if strangers else "they have none"
+        raise DataError(f"no image carries a label of the bundle ({', '.join(bundle.vocab)}): {have}", "see --labels")
+    paths = [Path(table.attrs["root"]) / p for p in used["path"]]
+    answers = list(watch(bundle.predict_stream(paths), len(paths), "Predicting"))
+    broken = np.array([isinstance(answer, Exception) for answer in answers])
+    used, answers = used[~broken].reset_index(drop=True), [a for a in answers if not isinstance(a, Exception)]
+    probs = np.array([[answer.probs[label] for label in bundle.vocab] for answer in answers])
+    held = np.array([[label in label_set(cell) for label in bundle.vocab] for cell in used["label"]])
+    p = probs.clip(1e-7, 1 - 1e-7)
+    if bundle.multi_label:
+        losses = -np.where(held, np.log(p), np.log(1 - p)).mean(1)
+        return Predictions(list(bundle.vocab), True, held.astype(int), probs, losses, used.drop(columns="label"))
+    y = held.argmax(1)
+    return Predictions(
+        list(bundle.vocab), False, y, probs, -np.log(p[np.arange(len(y)), y]), used.drop(columns="label")
+    )
+
+
+def load_run(run: str | Path) -> tuple[dict[str, Any], Predictions]:
+    """results.json and predictions.csv of a run.
+
+    Raises:
+        DataError: the folder is no run.
+    """
+    run = Path(run)
+    if not (run / "results.json").is_file():
+        raise DataError(f"{run} is not a RUN folder: it has no results.json", "give the folder that --out made")
+    facts = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    return facts, Predictions.load(run / "predictions.csv", facts["vocab"], facts["task"] == "multi-label")

@@ -1,0 +1,68 @@
+"""The numbers of a run, on the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_OVERALL = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "f1": "F1",
+    "mcc": "MCC",
+}
+_PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "auroc")
+
+
+def show_results(run: Path) -> None:
+    """Print metrics with intervals, the matrix, the most confused pairs, and where the files are."""
+    facts = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    console = Console()
+    console.print(f"[bold]{facts['n']} {facts['partition']} images[/bold] (95 % intervals)", highlight=False)
+    for key, name in _OVERALL.items():
+        console.print(f"  {name}: {written(facts[key])}", highlight=False)
+    console.print(_per_class(facts))
+    if isinstance(facts["confusion_matrix"], list):
+        console.print(_matrix(facts["confusion_matrix"], facts["vocab"]))
+    for actual, predicted, n in facts["most_confused"][:3]:
+        console.print(f"  {actual} taken for {predicted}: {n}", highlight=False)
+    split = facts.get("data", {}).get("split", {}).get("sentence")
+    if split:
+        console.print(f"  {split}", highlight=False, soft_wrap=True)
+    for name in ("report.html", "bundle", "predictions.csv", "results.json"):
+        if (run / name).exists():
+            console.print(f"  {name.partition('.')[0]}: {run / name}", highlight=False, soft_wrap=True)
+
+
+def written(metric: dict[str, Any]) -> str:
+    """A metric with its interval.
+
+    Example:
+        >>> written({"value": 1.0, "low": 0.722, "high": 1.0, "n": 10})
+        '1.000 (0.722 to 1.000)'
+    """
+    if metric["value"] is None:
+        return "cannot be computed"
+    if metric["low"] is None:
+        return f"{metric['value']:.3f}"
+    return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
+
+
+def _per_class(facts: dict[str, Any]) -> Table:
+    table = Table("label", "n", *(name.upper() if len(name) < 4 else name for name in _PER_CLASS), box=None)
+    for label, row in facts["per_class"].items():
+        cells = [f"{row[name]['value']:.3f}" if row[name]["value"] is not None else "-" for name in _PER_CLASS]
+        table.add_row(label, str(row["n"]), *cells)
+    return table
+
+
+def _matrix(matrix: list[list[int]], vocab: list[str]) -> Table:
+    table = Table("actual \\ predicted", *vocab, box=None)
+    for label, row in zip(vocab, matrix, strict=True):
+        table.add_row(label, *map(str, row))
+    return table

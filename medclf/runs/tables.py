@@ -1,0 +1,47 @@
+"""The data's table as people and files have it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from medclf.data.table import label_set
+from medclf.files import replacing
+
+_SHOWN = 20
+
+
+def save_table(path: str | Path, table: pd.DataFrame) -> None:
+    """Write the table as CSV, whole or not at all; several labels are joined by `|`."""
+    written = table.assign(label=["|".join(v) if isinstance(v, tuple) else v for v in table["label"]])
+    with replacing(path) as temporary:
+        written.to_csv(temporary, index=False)
+
+
+def table_hash(table: pd.DataFrame) -> str:
+    """SHA-256 of what the data are: path, label, patient, content and problem of each image."""
+    columns = table[["path", "label", "patient", "sha256", "problem"]].astype(str)
+    return hashlib.sha256(columns.to_csv(index=False).encode()).hexdigest()
+
+
+def describe_table(table: pd.DataFrame) -> Iterator[str]:
+    """Lines for the terminal: counts by partition and label, patients, sizes, problems."""
+    good = table[table["problem"] == ""]
+    yield f"{len(good)} images can be used, {len(table) - len(good)} cannot; {table.attrs.get('ignored', 0)} other files"
+    for partition, rows in good.groupby(good["partition"].fillna("(no partition)")):
+        counts = pd.Series(
+            [label for cell in rows["label"] for label in label_set(cell) or ("(no label)",)]
+        ).value_counts()
+        yield f"  {partition}: {len(rows)} images: " + ", ".join(f"{k} {n}" for k, n in counts.sort_index().items())
+    if good["patient"].notna().any():
+        yield f"  {good['patient'].nunique()} patients"
+    if len(good):
+        yield f"  {good['width'].min()}x{good['height'].min()} to {good['width'].max()}x{good['height'].max()} pixels"
+    bad = table[table["problem"] != ""]
+    for row in bad.head(_SHOWN).itertuples():
+        yield f"  left out: {row.path}: {row.problem}"
+    if len(bad) > _SHOWN:
+        yield f"  ... and {len(bad) - _SHOWN} more: --out writes them all"
