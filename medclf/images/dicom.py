@@ -1,93 +1,75 @@
-"""DICOM files to pixels; the only importer of pydicom.
+"""DICOM files to pixels, and the little of their headers that may be let out.
 
-Stored values go through the modality LUT or rescale, the VOI LUT or window, then MONOCHROME1's
-inversion (PS3.3 C.7.6.3, C.11.1, C.11.2). Only the elements that takes are ever parsed.
+Stored values go through the modality LUT or rescale, the VOI LUT or window, then MONOCHROME1's inversion
+(PS3.3 C.7.6.3, C.11.1, C.11.2). Only the elements that this takes are ever parsed. With
+`dicom_frames` the only importer of pydicom.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import io
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from medclf.errors import MissingDecoder, ReadError, UnsupportedFormat
-from medclf.images.dicom_layout import PIXEL_TAGS, Layout, looks_like_dicom, read_layout
+from medclf.errors import MedclfError, ReadError, UnsupportedFormat
+from medclf.images.dicom_frames import Form, read_form, read_frame
+from medclf.images.dicom_layout import Layout, frame_group, looks_like_dicom, read_layout
 from medclf.images.grey import GreyRules, Lut, render_grey
-from medclf.images.guard import MAX_MEGAPIXELS, check_size, quietly, reading
+from medclf.images.guard import MAX_MEGAPIXELS, Source, named, opened, quietly, reading
 from medclf.images.raster import RasterInfo, rescaled
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["dicom_info", "looks_like_dicom", "read_dicom"]
+__all__ = ["dicom_info", "looks_like_dicom", "patient_key", "read_dicom", "safe_header"]
 
-_IMAGE_TAGS = frozenset(
-    {
-        0x00080060,  # Modality
-        0x00280002,  # Samples per Pixel
-        0x00280004,  # Photometric Interpretation
-        0x00280006,  # Planar Configuration
-        0x00280008,  # Number of Frames
-        0x00280010,  # Rows
-        0x00280011,  # Columns
-        0x00280100,  # Bits Allocated
-        0x00280101,  # Bits Stored
-        0x00280102,  # High Bit
-        0x00280103,  # Pixel Representation
-        0x00280120,  # Pixel Padding Value
-        0x00280121,  # Pixel Padding Range Limit
-        0x00281050,  # Window Center
-        0x00281051,  # Window Width
-        0x00281052,  # Rescale Intercept
-        0x00281053,  # Rescale Slope
-        0x00281056,  # VOI LUT Function
-        0x00281101,  # Palette: descriptors, data, segmented data of red, green, blue
-        0x00281102,
-        0x00281103,
-        0x00281201,
-        0x00281202,
-        0x00281203,
-        0x00281221,
-        0x00281222,
-        0x00281223,
-        0x00283000,  # Modality LUT Sequence
-        0x00283010,  # VOI LUT Sequence
-        0x7FE00001,  # Extended Offset Table
-        0x7FE00002,  # Extended Offset Table Lengths
-    }
-)
-
-
-@dataclass(frozen=True)
-class _Form:
-    """The Image Pixel module's description of the stored values."""
-
-    rows: int
-    columns: int
-    frames: int
-    samples: int
-    allocated: int
-    stored: int
-    high_bit: int
-    signed: bool
-    photometric: str
-    planar: int
+_PIXEL_TAGS = {
+    0x00280002,  # Samples per Pixel
+    0x00280004,  # Photometric Interpretation
+    0x00280006,  # Planar Configuration
+    0x00280008,  # Number of Frames
+    0x00280010,  # Rows
+    0x00280011,  # Columns
+    0x00280100,  # Bits Allocated
+    0x00280101,  # Bits Stored
+    0x00280102,  # High Bit
+    0x00280103,  # Pixel Representation
+    0x00280120,  # Pixel Padding Value
+    0x00280121,  # Pixel Padding Range Limit
+    0x00281050,  # Window Center
+    0x00281051,  # Window Width
+    0x00281052,  # Rescale Intercept
+    0x00281053,  # Rescale Slope
+    0x00281056,  # VOI LUT Function
+    0x00283000,  # Modality LUT Sequence
+    0x00283010,  # VOI LUT Sequence
+    0x52009229,  # Shared Functional Groups Sequence
+}
+# Palette Color Lookup Table: descriptors, data and segmented data of red, green and blue
+_PALETTE_TAGS = {0x00281100 + kind + colour for kind in (0x1, 0x101, 0x121) for colour in range(3)}
+_IMAGE_TAGS = frozenset(_PIXEL_TAGS | _PALETTE_TAGS)
+_SAFE_TAGS = frozenset({0x00080060, 0x00180015, 0x00185101, 0x00280301}) | _IMAGE_TAGS
+_PATIENT_ID = 0x00100020
+_CODE = re.compile(r"[A-Z0-9 _]{1,16}")  # a Code String, PS3.5 6.2: no room for a sentence
 
 
 def dicom_info(file: BinaryIO, path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> RasterInfo:
     """Size, bits, channels and frames from the header, without decoding.
 
     Raises:
-        ReadError: the header cannot be read, or declares no image.
+        ReadError: the header cannot be read, or there is no image.
     """
-    layout, header = _open(file, path)
-    form = _form(header, path, max_megapixels)
-    _require_pixels(layout, path)
-    return RasterInfo(form.columns, form.rows, form.stored, 1 if _is_grey(form) else 3, form.frames)
+    layout, header = _parse(file, path, _IMAGE_TAGS)
+    if layout.pixels is None:
+        raise ReadError(path, "a DICOM file without pixels", "leave it out: it holds no image")
+    form = read_form(header, path, max_megapixels)
+    return RasterInfo(form.columns, form.rows, form.stored, 1 if form.grey else 3, form.frames)
 
 
 def read_dicom(
@@ -112,150 +94,213 @@ def read_dicom(
     Raises:
         ReadError: broken; UnsupportedFormat, TooLarge and MissingDecoder as their names say.
     """
-    layout, header = _open(file, path)
-    form = _form(header, path, max_megapixels)
-    _require_pixels(layout, path)
-    index = frame(form.frames)
-    stored = _decode(layout, header, form, index, path)
-    with reading(path, "the pixels cannot be shown as its header says"), quietly():
-        if form.photometric == "PALETTE COLOR":
-            return _palette(stored, header, form)
-        if not _is_grey(form):
-            return rescaled(_masked(stored, form.stored), form.stored)
-        return render_grey(stored, _grey_rules(header, form), window)
-
-
-def _open(file: BinaryIO, path: str | Path) -> tuple[Layout, Dataset]:
-    from pydicom.filereader import read_dataset
-
-    with reading(path, "the DICOM header cannot be read"), quietly():
-        layout = read_layout(file, path, _IMAGE_TAGS)
-        header = read_dataset(io.BytesIO(layout.header), layout.implicit, layout.little)
-        for element in header:  # converts each value now, inside the boundary
-            del element
-    return layout, header
-
-
-def _require_pixels(layout: Layout, path: str | Path) -> None:
+    layout, header = _parse(file, path, _IMAGE_TAGS)
     if layout.pixels is None:
         raise ReadError(path, "a DICOM file without pixels", "leave it out: it holds no image")
-    if PIXEL_TAGS[layout.pixels.tag] != "PixelData":
-        raise UnsupportedFormat(path, "floating-point pixels have no range that says what is black and white")
+    form = read_form(header, path, max_megapixels)
+    index = frame(form.frames)
+    stored = read_frame(layout, form, index, path)
+    with reading(path, "its pixels cannot be shown as its header says"), quietly():
+        if form.grey:
+            return render_grey(stored, _grey_rules(layout, header, form, index, path), window)
+        if form.photometric == "PALETTE COLOR":
+            return _coloured(stored, header, form, layout.little)
+        return rescaled(stored, form.stored)
 
 
-def _form(header: Dataset, path: str | Path, max_megapixels: float) -> _Form:
-    with reading(path, "the DICOM header describes no image"):
-        form = _Form(
-            rows=int(header.Rows),
-            columns=int(header.Columns),
-            frames=int(header.get("NumberOfFrames") or 1),
-            samples=int(header.get("SamplesPerPixel") or 1),
-            allocated=int(header.BitsAllocated),
-            stored=int(header.get("BitsStored") or header.BitsAllocated),
-            high_bit=int(header.get("HighBit") or 0),
-            signed=header.get("PixelRepresentation") == 1,
-            photometric=str(header.PhotometricInterpretation).strip(),
-            planar=int(header.get("PlanarConfiguration") or 0),
-        )
-    check_size(path, (form.rows, form.columns, form.frames, form.samples), max_megapixels)
-    depth = form.allocated in (1, 8, 16, 32) and 0 < form.stored <= form.allocated
-    if form.samples not in (1, 3) or not depth:
-        found = f"{form.samples} samples a pixel, {form.stored} of {form.allocated} bits"
-        raise UnsupportedFormat(path, f"{found}, which are not supported")
-    return form
+def safe_header(path: Source) -> dict[str, Any]:
+    """What a DICOM header says that cannot identify a patient: an allowlist, never the rest (PS3.15 E).
 
+    Args:
+        path: a DICOM file, or its bytes.
 
-def _is_grey(form: _Form) -> bool:
-    return form.samples == 1 and form.photometric != "PALETTE COLOR"
+    Returns:
+        modality, body_part, view_position, photometric_interpretation, burned_in_annotation (codes),
+        rows, columns, frames, bits_allocated, bits_stored, rescale_slope, rescale_intercept,
+        window_center, window_width (numbers); None where the file does not say, or says it in free text.
 
-
-def _decode(layout: Layout, header: Dataset, form: _Form, index: int, path: str | Path) -> np.ndarray:
-    """Stored values of one frame as unsigned integers."""
-    from pydicom.encaps import encapsulate, get_frame
-    from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.uid import UID
-
-    syntax = UID(layout.syntax)
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        raise UnsupportedFormat(path, f"pydicom decodes no {syntax.name}, its transfer syntax") from None
-    if not decoder.is_available:
-        raise MissingDecoder(
-            path,
-            f"its transfer syntax, {syntax.name}, needs a decoder that is not installed",
-            'install one with: pip install "medclf[dicom]"',
-        )
-    assert layout.pixels is not None
-    options: dict[str, Any] = {
-        "rows": form.rows,
-        "columns": form.columns,
-        "number_of_frames": form.frames,
-        "samples_per_pixel": form.samples,
-        "bits_allocated": form.allocated,
-        "bits_stored": form.stored,
-        "photometric_interpretation": form.photometric,
-        "pixel_representation": int(form.signed),
-        "planar_configuration": form.planar,
-        "pixel_keyword": "PixelData",
-        "pixel_vr": layout.pixels.vr.decode() or "OW",
-        "correct_unused_bits": False,
+    Raises:
+        ReadError: it is no DICOM file, or cannot be read.
+    """
+    header = _header_of(path, _SAFE_TAGS)
+    codes = {
+        "modality": "Modality",
+        "body_part": "BodyPartExamined",
+        "view_position": "ViewPosition",
+        "photometric_interpretation": "PhotometricInterpretation",
+        "burned_in_annotation": "BurnedInAnnotation",
     }
-    with reading(path, f"its {syntax.name} pixels cannot be decoded"):
-        layout.file.seek(layout.pixels.value)
-        if syntax.is_encapsulated:
-            encoded = get_frame(layout.file, index, number_of_frames=form.frames)
-            options["number_of_frames"] = 1
-            array, _ = decoder.as_array(encapsulate([encoded]), index=0, **options)
-        else:
-            array, _ = decoder.as_array(layout.file, index=index, **options)
-    width = array.dtype.itemsize
-    return array.view(f"{array.dtype.byteorder}u{width}").astype(f"u{width}", copy=False)
+    numbers = {
+        "rows": "Rows",
+        "columns": "Columns",
+        "frames": "NumberOfFrames",
+        "bits_allocated": "BitsAllocated",
+        "bits_stored": "BitsStored",
+        "rescale_slope": "RescaleSlope",
+        "rescale_intercept": "RescaleIntercept",
+        "window_center": "WindowCenter",
+        "window_width": "WindowWidth",
+    }
+    with reading(named(path), "its header cannot be read"):
+        return {name: _code(header.get(keyword)) for name, keyword in codes.items()} | {
+            name: _number(header.get(keyword)) for name, keyword in numbers.items()
+        }
 
 
-def _masked(stored: np.ndarray, bits: int) -> np.ndarray:
-    return stored & stored.dtype.type((1 << bits) - 1)
+def patient_key(path: Source, key: bytes) -> str | None:
+    """A patient's pseudonym: HMAC-SHA256 of the Patient ID, which itself is never returned, shown or kept.
+
+    The same patient gets the same pseudonym as long as the key is the same. Without the key it cannot be
+    reversed by trying all ids, as a plain hash can; so keep the key apart from what the pseudonyms are in.
+
+    Args:
+        path: a DICOM file, or its bytes.
+        key: secret, of 16 bytes or more, such as `secrets.token_bytes(32)`.
+
+    Returns:
+        16 hexadecimal digits, or None where the file has no Patient ID.
+
+    Raises:
+        ReadError: it is no DICOM file, or cannot be read.
+        MedclfError: the key is too short.
+    """
+    if len(key) < 16:
+        raise MedclfError("the key has fewer than 16 bytes", "make one with secrets.token_bytes(32)")
+    header = _header_of(path, frozenset({_PATIENT_ID}))
+    with reading(named(path), "its Patient ID cannot be read"):
+        identifier = str(header.get("PatientID") or "").strip().encode()
+    return hmac.new(key, identifier, hashlib.sha256).hexdigest()[:16] if identifier else None
 
 
-def _palette(stored: np.ndarray, header: Dataset, form: _Form) -> np.ndarray:
-    from pydicom.pixels.processing import apply_color_lut
-
-    colours = apply_color_lut(_masked(stored, form.stored), header)
-    return colours[..., :3]
-
-
-def _grey_rules(header: Dataset, form: _Form) -> GreyRules:
-    slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
-    modality_lut = _lut(header.get("ModalityLUTSequence"), form.signed)
-    return GreyRules(
-        bits_stored=form.stored,
-        signed=form.signed,
-        inverted=form.photometric == "MONOCHROME1",
-        slope=1.0 if slope is None else float(slope),
-        intercept=0.0 if intercept is None else float(intercept),
-        modality_lut=modality_lut,
-        voi_lut=_lut(header.get("VOILUTSequence"), form.signed),
-        window=_window(header),
-        function=str(header.get("VOILUTFunction") or "LINEAR"),
-    )
+def _header_of(path: Source, wanted: frozenset[int]) -> Dataset:
+    name = named(path)
+    with opened(path) as file:
+        with reading(name, "cannot be read"):
+            head = file.read(132)
+            file.seek(0)
+        if head[128:] != b"DICM" and not looks_like_dicom(head):
+            raise UnsupportedFormat(name, "it is no DICOM file")
+        return _parse(file, name, wanted)[1]
 
 
-def _window(header: Dataset) -> tuple[float, float] | None:
-    center, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    return None if center is None or width is None else (float(center), float(width))
+def _parse(file: BinaryIO, path: str | Path, wanted: frozenset[int]) -> tuple[Layout, Dataset]:
+    """Walk a file up to its pixels and let pydicom parse the wanted elements, and no others."""
+    with reading(path, "its DICOM header cannot be read"), quietly():
+        layout = read_layout(file, path, wanted)
+        return layout, _dataset(layout.header, layout)
+
+
+def _dataset(elements: bytes, layout: Layout) -> Dataset:
+    from pydicom.filereader import read_dataset
+
+    dataset = read_dataset(io.BytesIO(elements), layout.implicit, layout.little)
+    for _ in dataset:  # pydicom converts a value when it is looked at: now, within the boundary
+        pass
+    return dataset
+
+
+def _code(value: Any) -> str | None:
+    text = "" if value is None else str(value).strip()
+    return text if _CODE.fullmatch(text) else None
+
+
+def _number(value: Any) -> int | float | None:
+    value = _first(value)
+    if value is None or value == "":
+        return None
+    number = float(value)
+    return int(number) if number.is_integer() else number
 
 
 def _first(value: Any) -> Any:
+    """The first of several values: a file may give several windows, the first being the one to show."""
     if value is None or isinstance(value, (int, float, str)):
         return value
     return value[0] if len(value) else None
 
 
-def _lut(sequence: Any, signed: bool) -> Lut | None:
+def _grey_rules(layout: Layout, header: Dataset, form: Form, index: int, path: str | Path) -> GreyRules:
+    groups = [header.get("SharedFunctionalGroupsSequence")]
+    with reading(path, "its functional groups cannot be read"):
+        own = frame_group(layout, index, path)
+        groups.insert(0, [_dataset(own, layout)] if own else None)
+    rescale = _macro(groups, "PixelValueTransformationSequence", header)
+    voi = _macro(groups, "FrameVOILUTSequence", header)
+    modality_lut = _lut(header.get("ModalityLUTSequence"), form.signed, layout.little)
+    slope, intercept = _number(rescale.get("RescaleSlope")), _number(rescale.get("RescaleIntercept"))
+    center, width = _number(voi.get("WindowCenter")), _number(voi.get("WindowWidth"))
+    rules = GreyRules(
+        bits_stored=form.stored,
+        signed=form.signed,
+        inverted=form.photometric == "MONOCHROME1",
+        slope=1.0 if slope is None else slope,
+        intercept=0.0 if intercept is None else intercept,
+        modality_lut=modality_lut,
+        window=None if center is None or width is None or width <= 0 else (center, width),
+        function=str(voi.get("VOILUTFunction") or "LINEAR").strip(),
+        padding=_padding(header),
+    )
+    # The VOI LUT's input is what the modality transform puts out, so that decides its first value's sign.
+    return rules.with_voi_lut(_lut(header.get("VOILUTSequence"), rules.gives_negatives, layout.little))
+
+
+def _macro(groups: list[Any], name: str, header: Dataset) -> Dataset:
+    """A functional group's macro: the frame's own, else the shared one, else the header itself."""
+    for group in groups:
+        found = group[0].get(name) if group else None
+        if found:
+            return found[0]
+    return header
+
+
+def _padding(header: Dataset) -> tuple[int, int] | None:
+    value = _number(header.get("PixelPaddingValue"))
+    if value is None:
+        return None
+    limit = _number(header.get("PixelPaddingRangeLimit"))
+    ends = sorted((int(value), int(value if limit is None else limit)))
+    return ends[0], ends[1]
+
+
+def _lut(sequence: Any, signed: bool, little: bool) -> Lut | None:
     if not sequence:
         return None
-    item = sequence[0]
-    count, first, bits = (int(number) for number in item.LUTDescriptor)
-    data = item.LUTData
-    entries = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.asarray(data, np.uint16)
-    return Lut(entries[: count or 65536], first - 65536 if signed and first > 32767 else first, bits)
+    return _table(sequence[0].LUTDescriptor, sequence[0].LUTData, signed, little)
+
+
+def _table(descriptor: Any, data: Any, signed: bool, little: bool) -> Lut:
+    """A lookup table from its descriptor (entries, first input, bits) and data (PS3.3 C.11.1.1.1)."""
+    count, first, bits = (int(number) for number in descriptor)
+    count = count or 65536
+    first = first - 65536 if signed and first > 32767 else first
+    if isinstance(data, bytes):
+        packed = len(data) <= count + 1  # 8-bit entries, two a word
+        entries = np.frombuffer(data, "u1" if packed else "<u2" if little else ">u2")
+    else:
+        entries = np.atleast_1d(np.asarray(data, np.int64)) & 0xFFFF
+    return Lut(entries[:count].astype(np.uint16), first, bits)
+
+
+def _coloured(stored: np.ndarray, header: Dataset, form: Form, little: bool) -> np.ndarray:
+    """Palette indices to RGB (PS3.3 C.7.6.3.1.5 and 6)."""
+    tables = _palette(header, form.signed, little)
+    sign = 1 << (form.stored - 1)
+    codes = np.arange(1 << form.stored)
+    numbers = (codes ^ sign) - sign if form.signed else codes
+    bits = 16 if max(table.bits for table in tables) > 8 else 8
+    colours = np.stack([table(numbers) for table in tables], axis=1).clip(0, (1 << bits) - 1)
+    return colours.astype(np.uint8 if bits == 8 else np.uint16)[stored]
+
+
+def _palette(header: Dataset, signed: bool, little: bool) -> list[Lut]:
+    """The red, green and blue tables, expanded by pydicom where they are given in segments."""
+    names = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
+    descriptors = [header[f"{name}Descriptor"].value for name in names]
+    if f"{names[0]}Data" in header:
+        data = [header[f"{name}Data"].value for name in names]
+    else:
+        from pydicom.pixels.processing import apply_color_lut
+
+        count, first, _ = descriptors[0]
+        data = list(apply_color_lut(np.arange(first, first + (count or 65536)), header).T)
+    return [_table(*both, signed, little) for both in zip(descriptors, data, strict=True)]

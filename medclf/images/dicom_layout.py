@@ -23,6 +23,9 @@ IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 
 _TRANSFER_SYNTAX = 0x00020010
+_PER_FRAME_GROUPS = 0x52009230
+_OFFSETS, _OFFSET_LENGTHS = 0x7FE00001, 0x7FE00002
+_NOTED = {_PER_FRAME_GROUPS, _OFFSETS, _OFFSET_LENGTHS, *PIXEL_TAGS}
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 
@@ -50,7 +53,7 @@ class Layout:
         file: the data set's bytes, inflated where they were deflated.
         syntax: Transfer Syntax UID.
         header: the wanted elements' bytes, one after another.
-        pixels: the pixel data element, or None.
+        places: where large elements lie that are read in part: frames' groups and offsets, the pixels.
         size: bytes of `file`.
     """
 
@@ -59,8 +62,24 @@ class Layout:
     implicit: bool
     little: bool
     header: bytes
-    pixels: Element | None
+    places: dict[int, Element]
     size: int
+
+    @property
+    def pixels(self) -> Element | None:
+        """The pixel data element, or None."""
+        return next((self.places[tag] for tag in PIXEL_TAGS if tag in self.places), None)
+
+    @property
+    def frame_offsets(self) -> tuple[bytes, bytes] | None:
+        """The Extended Offset Table and its lengths, where the file has both."""
+        both = [self.places.get(tag) for tag in (_OFFSETS, _OFFSET_LENGTHS)]
+        tables = [self._value(place) for place in both if place is not None]
+        return (tables[0], tables[1]) if len(tables) == 2 and len(tables[0]) == len(tables[1]) else None
+
+    def _value(self, element: Element) -> bytes:
+        self.file.seek(element.value)
+        return exactly(self.file, min(element.length, _MAX_HEADER))
 
 
 def looks_like_dicom(head: bytes) -> bool:
@@ -101,8 +120,46 @@ def read_layout(file: BinaryIO, path: str | Path, wanted: frozenset[int]) -> Lay
         start, size = 0, file.getbuffer().nbytes
     implicit, little = syntax == IMPLICIT, syntax != BIG_ENDIAN
     walk = _Walk(file, path, size, implicit, little)
-    header, pixels = walk.until_pixels(start, wanted)
-    return Layout(file, syntax, implicit, little, header, pixels, size)
+    header, places = walk.until_pixels(start, wanted)
+    return Layout(file, syntax, implicit, little, header, places, size)
+
+
+def frame_group(layout: Layout, index: int, path: str | Path) -> bytes:
+    """The elements of one frame's item of the Per-frame Functional Groups; empty where there are none.
+
+    An enhanced multi-frame file has thousands of items; the others are stepped over.
+    """
+    place = layout.places.get(_PER_FRAME_GROUPS)
+    if place is None:
+        return b""
+    walk = _Walk(layout.file, path, layout.size, layout.implicit, layout.little)
+    end = layout.size if place.length == UNDEFINED else place.value + place.length
+    layout.file.seek(place.value)
+    for number in range(index + 1):
+        if layout.file.tell() >= end or (item := walk.next_element()).tag != _ITEM:
+            break
+        walk.skip(item, look_inside=number == index)
+        if number == index:
+            stop = layout.file.tell() - (8 if item.length == UNDEFINED else 0)  # its delimiter
+            layout.file.seek(item.value)
+            return exactly(layout.file, min(stop - item.value, _MAX_HEADER))
+    raise ReadError(path, f"has no functional groups for frame {index}")
+
+
+def count_fragments(layout: Layout, path: str | Path) -> int:
+    """How many fragments the compressed pixels come in; bounded, since pydicom walks them all.
+
+    Raises:
+        TooLarge: more than any encoder writes.
+    """
+    assert layout.pixels is not None
+    walk = _Walk(layout.file, path, layout.size, layout.implicit, layout.little)
+    layout.file.seek(layout.pixels.value)
+    count = 0
+    while layout.file.tell() + 8 <= layout.size and (item := walk.next_element()).tag == _ITEM:
+        layout.file.seek(item.value + item.length)
+        count += 1
+    return count
 
 
 def _read_meta(file: BinaryIO, path: str | Path, start: int, size: int) -> tuple[str, int]:
@@ -148,15 +205,18 @@ class _Walk:
         self.implicit, self.order = implicit, "<" if little else ">"
         self.seen = 0
 
-    def until_pixels(self, start: int, wanted: frozenset[int]) -> tuple[bytes, Element | None]:
-        """The wanted elements' bytes, and the pixel data element where there is one."""
+    def until_pixels(self, start: int, wanted: frozenset[int]) -> tuple[bytes, dict[int, Element]]:
+        """The wanted elements' bytes, and the places of those to be read in part."""
         self.file.seek(start)
         kept: list[bytes] = []
+        places: dict[int, Element] = {}
         total = 0
         while self.file.tell() < self.size:
             element = self.next_element()
+            if element.tag in _NOTED:
+                places[element.tag] = element
             if element.tag in PIXEL_TAGS:
-                return b"".join(kept), element
+                break
             self.skip(element, look_inside=element.tag in wanted)
             if element.tag in wanted:
                 end = self.file.tell()
@@ -165,7 +225,7 @@ class _Walk:
                     raise TooLarge(self.path, f"its header holds more than {_MAX_HEADER >> 20} MB")
                 self.file.seek(element.start)
                 kept.append(exactly(self.file, end - element.start))
-        return b"".join(kept), None
+        return b"".join(kept), places
 
     def next_element(self, implicit: bool | None = None) -> Element:
         """Read one element's tag, VR and length; the file then stands at its value."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,6 +59,19 @@ class GreyRules:
         """Whether a modality transform changes the stored values."""
         return self.modality_lut is not None or (self.slope, self.intercept) != (1.0, 0.0)
 
+    @property
+    def gives_negatives(self) -> bool:
+        """Whether the modality transform's output can be negative."""
+        if self.modality_lut is not None:
+            return False
+        low = -(1 << (self.bits_stored - 1)) if self.signed else 0
+        high = low + (1 << self.bits_stored) - 1
+        return min(low * self.slope, high * self.slope) + self.intercept < 0
+
+    def with_voi_lut(self, lut: Lut | None) -> GreyRules:
+        """The same rules with this VOI LUT."""
+        return replace(self, voi_lut=lut)
+
 
 def resolve_window(window: Window) -> tuple[float, float] | None:
     """A window as (center, width): a pair as it is, a name from the CT windows, None as None.
@@ -110,9 +123,7 @@ def voi_window(values: np.ndarray, center: float, width: float, function: str = 
     return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
 
 
-def render_grey(
-    stored: np.ndarray, rules: GreyRules, window: tuple[float, float] | None = None
-) -> np.ndarray:
+def render_grey(stored: np.ndarray, rules: GreyRules, window: tuple[float, float] | None = None) -> np.ndarray:
     """Stored values to grey levels a reader would see: modality, then VOI, then MONOCHROME1's inversion.
 
     Where the file gives no window and none is asked for: pixels of 8 bits or fewer that are not rescaled
@@ -167,7 +178,7 @@ def _fraction(
     if window is not None:
         return voi_window(values, *window)
     if rules.voi_lut is not None:
-        return rules.voi_lut(values) / ((1 << rules.voi_lut.bits) - 1)
+        return np.clip(rules.voi_lut(values) / ((1 << rules.voi_lut.bits) - 1), 0, 1)
     if rules.window is not None:
         return voi_window(values, *rules.window, rules.function)
     if rules.bits_stored <= 8 and not rules.rescaled:

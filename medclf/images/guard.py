@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 import warnings
 from collections.abc import Iterator
@@ -89,6 +90,23 @@ def check_size(path: str | Path, shape: tuple[int, ...], max_megapixels: float) 
             f"declares {declared} = {product / 1e6:.0f} megapixels, the limit is {max_megapixels:g}",
             "if the file is what it says, raise the limit with max_megapixels=",
         )
+
+
+def named(source: Source) -> str | Path:
+    """How messages call a source: its path, never its bytes."""
+    return "the given bytes" if isinstance(source, bytes) else source
+
+
+def opened(source: Source) -> BinaryIO:
+    """A path, or bytes that are in memory already, as a file to read.
+
+    Raises:
+        ReadError: the path cannot be opened.
+    """
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    with reading(source, "cannot be opened"):
+        return Path(source).open("rb")
 
 
 def exactly(file: BinaryIO, size: int) -> bytes:

@@ -128,7 +128,8 @@ def MedImageBlock(window: Window = None, frame: Frame = "middle", channels: int 
 class ReadMedImage(Transform):
     """The transform of `MedImageBlock`: a path, bytes, an array or an image in, a `MedImage` out.
 
-    A class and no closure, so that `learn.export()` can pickle it; `input_types` is what `test_dl` and `predict` accept.
+    A class and no closure, so that `learn.export()` can pickle it; `input_types` is what `test_dl` and
+    `predict` accept.
     """
 
     input_types = (Path, str, bytes, np.ndarray, Image.Image)

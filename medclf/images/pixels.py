@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 from medclf.errors import MedclfError, ReadError, UnsupportedFormat
 from medclf.images import raster
 from medclf.images.grey import Window, resolve_window
-from medclf.images.guard import MAX_MEGAPIXELS, Source, reading
+from medclf.images.guard import MAX_MEGAPIXELS, Source, named, opened, reading
 
 Frame = int | Literal["first", "middle", "last"]
 Resize = Literal["squish", "crop", "pad"]
@@ -62,8 +61,8 @@ def read_pixels(
         array([[    0,  1000, 65535]], dtype=uint16)
     """
     chosen = resolve_window(window)
-    name = _name(path)
-    with _opened(path) as file:
+    name = named(path)
+    with opened(path) as file:
         kind = _format(file, name)
         if kind == "DICOM":
             from medclf.images import dicom
@@ -85,8 +84,8 @@ def probe(path: Source, *, max_megapixels: float = MAX_MEGAPIXELS) -> Probe:
         >>> probe(file.getvalue())
         Probe(format='JPEG', width=40, height=30, bits=8, n_frames=1, channels=3)
     """
-    name = _name(path)
-    with _opened(path) as file:
+    name = named(path)
+    with opened(path) as file:
         kind = _format(file, name)
         if kind == "DICOM":
             from medclf.images import dicom
@@ -252,17 +251,6 @@ def with_channels(array: np.ndarray, channels: int) -> np.ndarray:
         return np.repeat(array, 3, axis=2)
     red, green, blue = (array[..., index].astype(np.uint32) for index in range(3))
     return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[..., None]
-
-
-def _name(path: Source) -> str | Path:
-    return "the given bytes" if isinstance(path, bytes) else path
-
-
-def _opened(path: Source) -> BinaryIO:
-    if isinstance(path, bytes):
-        return io.BytesIO(path)
-    with reading(path, "cannot be opened"):
-        return Path(path).open("rb")
 
 
 def _format(file: BinaryIO, name: str | Path) -> str:

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
-import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from medclf.errors import ReadError, TooLarge, UnsupportedFormat
+from medclf.errors import TooLarge, UnsupportedFormat
+from medclf.images import raster_layout
 from medclf.images.guard import MAX_MEGAPIXELS, check_size, quietly, reading
+from medclf.images.raster_layout import JpegHeader
 
-# Pillow's plugin of a format is called by itself: Image.open would try others, some of which start programs.
+# Pillow's plugin of a format is called by itself: Image.open tries others, some of which start programs.
 _PLUGINS: dict[str, Callable[[BinaryIO], ImageFile]] = {
     "PNG": PngImageFile,
     "JPEG": JpegImageFile,
     "TIFF": TiffImageFile,
 }
-_ORIENTATION = 0x0112
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
-_WHITE_IS_ZERO = 0
-_MAX_PAGES = 10_000
-_MAX_SCANS = 200
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR = 274, 258, 262, 284
+_WHITE_IS_ZERO, _SEPARATE = 0, 2
+_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
 
 class RasterInfo(NamedTuple):
-    """What a raster file's header says."""
+    """What a file's header says about its image, upright."""
 
     width: int
     height: int
     bits: int
     channels: int
     n_frames: int
+
+
+class _Opened(NamedTuple):
+    """An image whose header has been checked, not decoded yet; `reopen` gives another like it.
+
+    `rawmode` says in Pillow's words how the samples lie in the file, which Pillow forgets once it decoded.
+    """
+
+    image: ImageFile
+    pages: int
+    rawmode: str
+    reopen: Callable[[], ImageFile]
 
 
 def raster_format(head: bytes) -> str | None:
@@ -51,26 +63,23 @@ def raster_format(head: bytes) -> str | None:
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "TIFF"
-    return None
+    return "TIFF" if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else None
 
 
-def raster_info(
-    file: BinaryIO, path: str | Path, kind: str, max_megapixels: float = MAX_MEGAPIXELS
-) -> RasterInfo:
+def raster_info(file: BinaryIO, path: str | Path, kind: str, max_megapixels: float = MAX_MEGAPIXELS) -> RasterInfo:
     """Size, bits and channels from the header, without decoding.
 
     Raises:
         ReadError: the header cannot be read; TooLarge where it declares more than the limit.
     """
-    image = _open(file, path, kind, max_megapixels)
-    with reading(path, f"the {kind} header cannot be read"), quietly():
-        pages = _count_pages(image, path)
-        width, height = image.size
-        if image.getexif().get(_ORIENTATION, 1) > 4:
+    if kind == "JPEG":
+        _jpeg_header(file, path, max_megapixels)
+    image, pages, rawmode, _ = _open(file, path, kind, None, max_megapixels)
+    width, height = image.size
+    with reading(path, "its EXIF cannot be read"), quietly():
+        if _orientation(image, path) > 4:
             width, height = height, width
-        return RasterInfo(width, height, _bits(image), _channels(image), pages)
+    return RasterInfo(width, height, _bits(image, rawmode), _channels(image, rawmode), pages)
 
 
 def read_raster(
@@ -81,6 +90,9 @@ def read_raster(
     max_megapixels: float = MAX_MEGAPIXELS,
 ) -> np.ndarray:
     """Decode a PNG, JPEG or TIFF.
+
+    JPEG goes through torchvision where that is loaded already (its pixels are those of Pillow's decoder,
+    in half the time) and the file is a plain one; all others go through Pillow.
 
     Args:
         file: open for reading, at its start.
@@ -96,119 +108,200 @@ def read_raster(
     Raises:
         ReadError: broken, or pixels without a range (floating point, 32 bits, signed).
     """
-    image = _open(file, path, kind, max_megapixels)
-    if kind == "TIFF":
-        with reading(path, "the TIFF pages cannot be read"), quietly():
-            image.seek(page(_count_pages(image, path)))
-    else:
-        page(1)
-    with reading(path, f"the {kind} pixels cannot be decoded"):
-        return _pixels(image, path)
-
-
-def _open(file: BinaryIO, path: str | Path, kind: str, max_megapixels: float) -> ImageFile:
     if kind == "JPEG":
-        _check_scans(file, path)
+        page(1)
+        data, header = _jpeg_header(file, path, max_megapixels)
+        pixels = _fast_jpeg(data, header)
+        if pixels is not None:
+            return pixels
+    opened = _open(file, path, kind, page, max_megapixels)
+    with reading(path, f"the {kind} pixels cannot be decoded"):
+        pixels = _pixels(opened, path)
+        opened.image.load()  # a PNG's EXIF can stand behind its pixels
+    with reading(path, "its EXIF cannot be read"), quietly():
+        return oriented(pixels, _orientation(opened.image, path))
+
+
+def _jpeg_header(file: BinaryIO, path: str | Path, max_megapixels: float) -> tuple[bytes, JpegHeader]:
+    with reading(path, "the JPEG header cannot be read"):
+        limit = int(max_megapixels * 1e6)
+        data = file.read(limit + 1)
+        file.seek(0)
+        if len(data) > limit:
+            raise TooLarge(path, f"a JPEG of more than {limit >> 20} MB")
+        header = raster_layout.jpeg_header(data, path)
+    _check_shape(path, header.rows, header.columns, 1 if header.samples == 1 else 3, max_megapixels)
+    return data, header
+
+
+def _fast_jpeg(data: bytes, header: JpegHeader) -> np.ndarray | None:
+    """torchvision's pixels, or None where Pillow might see other ones (EXIF, CMYK, Adobe, broken)."""
+    plain = header.bits == 8 and header.samples in (1, 3) and header.process in (0xC0, 0xC1, 0xC2)
+    if not plain or {1, 14} & set(header.applications) or "torchvision" not in sys.modules:
+        return None
+    import torch
+    from torchvision.io import decode_jpeg
+
+    try:
+        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    except RuntimeError:
+        return None
+    return pixels[0].numpy() if header.samples == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
+
+
+def _open(
+    file: BinaryIO,
+    path: str | Path,
+    kind: str,
+    page: Callable[[int], int] | None,
+    max_megapixels: float,
+) -> _Opened:
+    pages = 1
     with reading(path, f"the {kind} header cannot be read"), quietly():
-        image = _PLUGINS[kind](file)
-    check_size(path, (image.height, image.width, _channels(image)), max_megapixels)
-    pillow_limit = Image.MAX_IMAGE_PIXELS
-    if max_megapixels <= MAX_MEGAPIXELS and pillow_limit and image.width * image.height > pillow_limit:
-        raise TooLarge(
-            path,
-            f"declares {image.height} x {image.width} pixels; Pillow takes {pillow_limit} for safe",
-            f"if the file is what it says, give max_megapixels= above {MAX_MEGAPIXELS:g}",
-        )
+        if kind == "PNG":
+            raster_layout.check_png(file, path)
+        if kind == "TIFF":
+            pages = _count_pages(raster_layout.tiff_pages(file, path), path, max_megapixels)
+        number = page(pages) if page else 0
+        image = _page(file, kind, number)
+        arguments = image.tile[0][3] if image.tile else ""
+        rawmode = str(arguments[0] if isinstance(arguments, tuple) else arguments)
+    _check_shape(path, image.height, image.width, _channels(image, rawmode), max_megapixels)
+    return _Opened(image, pages, rawmode, lambda: _page(file, kind, number))
+
+
+def _page(file: BinaryIO, kind: str, number: int) -> ImageFile:
+    file.seek(0)
+    image = _PLUGINS[kind](file)
+    if number:
+        image.seek(number)
     return image
 
 
-def _check_scans(file: BinaryIO, path: str | Path) -> None:
-    """A progressive JPEG of thousands of scans takes minutes; real ones have about ten."""
-    scans = file.read().count(b"\xff\xda")
-    file.seek(0)
-    if scans > _MAX_SCANS:
-        raise TooLarge(path, f"a JPEG of {scans} scans, the limit is {_MAX_SCANS}")
+def _orientation(image: ImageFile, path: str | Path) -> int:
+    if isinstance(image, TiffImageFile):
+        return 1  # Pillow has turned it
+    exif = image.info.get("exif", b"")
+    text = image.info.get("Raw profile type exif")  # an older way of PNG writers: in hexadecimal
+    if not exif and isinstance(text, str):
+        exif = bytes.fromhex("".join(text.split("\n")[3:]))
+    if exif:
+        raster_layout.check_exif(exif, path)
+    found = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PngImageFile's own would decode the image
+    return found if found in range(1, 9) else 1
 
 
-def _count_pages(image: ImageFile, path: str | Path) -> int:
-    """Pages of a TIFF that have the first one's size; smaller ones are thumbnails or a pyramid's levels."""
-    if not isinstance(image, TiffImageFile):
-        return 1
-    size = image.size
-    for number in range(1, _MAX_PAGES + 1):
-        try:
-            image.seek(number)
-        except EOFError:
-            break
-        if image.size != size:
-            break
-    else:
-        raise TooLarge(path, f"a TIFF of more than {_MAX_PAGES} pages")
-    image.seek(0)
-    return number
+def _count_pages(pages: list[raster_layout.Page], path: str | Path, max_megapixels: float) -> int:
+    """How many pages in a row have the first one's size: others are thumbnails or levels of a pyramid."""
+    for count, page in enumerate(pages):
+        if page[:2] != pages[0][:2]:
+            return count
+        if page.tile_height and page.tile_width:
+            check_size(path, (page.tile_height, page.tile_width), max_megapixels)
+    return max(1, len(pages))
 
 
-def _bits(image: ImageFile) -> int:
+def _check_shape(path: str | Path, height: int, width: int, channels: int, max_megapixels: float) -> None:
+    check_size(path, (height, width, channels), max_megapixels)
+    pillow_limit = Image.MAX_IMAGE_PIXELS
+    if max_megapixels <= MAX_MEGAPIXELS and pillow_limit and width * height > pillow_limit:
+        raise TooLarge(
+            path,
+            f"declares {height} x {width} pixels; Pillow takes up to {pillow_limit} for safe",
+            f"if the file is what it says, give max_megapixels= above {MAX_MEGAPIXELS:g}",
+        )
+
+
+def _bits(image: ImageFile, rawmode: str) -> int:
     if isinstance(image, TiffImageFile):
         return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
-    if isinstance(image, PngImageFile) and image.tile:
-        return 16 if "16" in str(image.tile[0][3]) else 8
-    return 8
+    return 16 if "16" in rawmode else 8
 
 
-def _channels(image: ImageFile) -> int:
-    return 1 if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I") else 3
+def _channels(image: ImageFile, rawmode: str) -> int:
+    return 1 if image.mode in _GREY_MODES or image.mode.startswith("I;16") or rawmode.startswith("LA") else 3
 
 
-def _pixels(image: ImageFile, path: str | Path) -> np.ndarray:
-    rawmode = _rawmode(image)
-    if image.mode in ("I", "F"):
+def _pixels(opened: _Opened, path: str | Path) -> np.ndarray:
+    image, bits = opened.image, _bits(opened.image, opened.rawmode)
+    if image.mode == "F" or (image.mode == "I" and not isinstance(image, PngImageFile)):
         raise UnsupportedFormat(
             path,
             f"its {'floating-point' if image.mode == 'F' else 'signed or 32-bit'} values have "
             "no range that says what is black and what is white",
             "scale them and save them as 16-bit PNG or TIFF",
         )
-    if rawmode.startswith(("RGB", "LA", "CMYK")) and ";16" in rawmode:
-        return _deep_colour(image, path)
-    if image.mode.startswith("I;16"):
-        return _deep_grey(image)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _deep_grey(image, bits)
+    if bits > 8:
+        return _deep_colour(opened, path)
     return _shallow(image)
 
 
-def _rawmode(image: ImageFile) -> str:
-    arguments = image.tile[0][3] if image.tile else ""
-    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
-
-
 def _shallow(image: ImageFile) -> np.ndarray:
-    upright = ImageOps.exif_transpose(image)
-    if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
-        upright = _on_black(upright)
-    if upright.mode not in ("L", "RGB"):
-        upright = upright.convert("L" if upright.mode == "1" else "RGB")
-    return np.asarray(upright)
+    grey = image.mode in _GREY_MODES
+    upright: Image.Image = image
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        upright = Image.alpha_composite(black, image.convert("RGBA"))
+    return np.asarray(upright.convert("L" if grey else "RGB"))
 
 
-def _on_black(image: Image.Image) -> Image.Image:
-    grey = image.mode in ("L", "LA", "La", "1")
-    image = image.convert("RGBA")
-    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-    return Image.alpha_composite(black, image).convert("L" if grey else "RGB")
-
-
-def _deep_grey(image: ImageFile) -> np.ndarray:
-    bits = _bits(image)
+def _deep_grey(image: ImageFile, bits: int) -> np.ndarray:
     white_is_zero = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    pixels = np.asarray(image).astype(np.uint16)
-    if bits < 16:
-        pixels = rescaled(pixels, bits)
-    return oriented(~pixels if white_is_zero else pixels, orientation)
+    pixels = rescaled(np.asarray(image).astype(np.uint16), bits)
+    if "transparency" in image.info:
+        pixels[pixels == image.info["transparency"]] = 0
+    return ~pixels if white_is_zero else pixels
 
 
-def _deep_colour(image: ImageFile, path: str | Path) -> np.ndarray:
-    raise UnsupportedFormat(path, "16-bit colour")
+def _deep_colour(opened: _Opened, path: str | Path) -> np.ndarray:
+    """16-bit colour or alpha, of which Pillow keeps 8 bits: decoded once for each byte of a sample."""
+    image = opened.image
+    layout, _, order = opened.rawmode.partition(";16")
+    planar = isinstance(image, TiffImageFile) and image.tag_v2.get(_PLANAR, 1) == _SEPARATE
+    if planar or layout not in ("LA", "RGB", "RGBA", "RGBa", "RGBX"):
+        raise UnsupportedFormat(
+            path,
+            "16-bit CMYK, or 16-bit colour in separate planes",
+            "save it as 16-bit RGB with interleaved samples",
+        )
+    if layout == "LA":  # 4 bytes a pixel, big-endian
+        grey, grey_low, alpha, alpha_low = np.moveaxis(_raw_bytes(opened.reopen(), "RGBA", "RGBA"), 2, 0)
+        samples = np.stack((_joined(grey, grey_low), _joined(alpha, alpha_low)), axis=2)
+    else:
+        raw = layout.upper()
+        first, second = (_raw_bytes(opened.reopen(), image.mode, f"{raw};16{end}") for end in "BL")
+        big = order == "B" or (order == "N" and sys.byteorder == "big")
+        samples = _joined(first, second) if big else _joined(second, first)
+    if layout == "RGB" and "transparency" in image.info:
+        samples[(samples == image.info["transparency"]).all(axis=2)] = 0
+    return _opaque(samples, premultiplied=layout == "RGBa")
+
+
+def _raw_bytes(image: ImageFile, mode: str, rawmode: str) -> np.ndarray:
+    """Decode with another idea of how the samples lie in the file."""
+    image._mode = mode
+    tiles: list[Any] = []
+    for tile in image.tile:
+        args = (rawmode, *tile[3][1:]) if isinstance(tile[3], tuple) else rawmode
+        tiles.append(tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args))
+    image.tile = tiles
+    return np.asarray(image)
+
+
+def _joined(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    return high.astype(np.uint16) << 8 | low
+
+
+def _opaque(samples: np.ndarray, premultiplied: bool) -> np.ndarray:
+    """Samples of 16 bits laid on black, where their last channel is alpha; (H, W) where one is left."""
+    if samples.shape[2] == 3:
+        return samples
+    colours, alpha = samples[..., :-1], samples[..., -1:]
+    if not premultiplied:
+        colours = ((colours.astype(np.uint32) * alpha + 32767) // 65535).astype(np.uint16)
+    return colours if colours.shape[2] == 3 else colours[..., 0]
 
 
 def oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -237,11 +330,3 @@ def rescaled(pixels: np.ndarray, bits: int) -> np.ndarray:
     if top == peak:
         return pixels.astype(kind, copy=False)
     return ((pixels.astype(np.uint32) * peak + top // 2) // top).astype(kind)
-
-
-def from_bytes(data: bytes) -> BinaryIO:
-    """A file of bytes that are in memory already."""
-    return io.BytesIO(data)
-
-
-__all__ = ["RasterInfo", "ReadError", "oriented", "raster_format", "raster_info", "read_raster", "rescaled"]

@@ -1,0 +1,286 @@
+"""One frame of a DICOM file as stored values: every check that can be made comes before a decoder runs."""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medclf.errors import MissingDecoder, ReadError, TooLarge, UnsupportedFormat
+from medclf.images.dicom_layout import PIXEL_TAGS, UNDEFINED, Layout, count_fragments
+from medclf.images.guard import check_size, quietly, reading
+from medclf.images.raster_layout import SCAN_START, jpeg_header
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+    from pydicom.pixels.decoders.base import Decoder
+    from pydicom.uid import UID
+
+_PHOTOMETRIC = {
+    "MONOCHROME1": 1,
+    "MONOCHROME2": 1,
+    "PALETTE COLOR": 1,
+    "RGB": 3,
+    "YBR_FULL": 3,
+    "YBR_FULL_422": 3,
+    "YBR_ICT": 3,
+    "YBR_RCT": 3,
+}
+_BASELINE = "1.2.840.10008.1.2.4.50"
+_DCT = {_BASELINE, "1.2.840.10008.1.2.4.51"}
+_JPEG_LS = {"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"}
+_JPEG = _DCT | _JPEG_LS | {"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
+_JPEG_2000 = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)}
+_RLE = "1.2.840.10008.1.2.5"
+
+_RLE_EXPANSION = 64  # two bytes stand for at most 128 (PS3.5 G.3)
+_MAX_TILES = 65_535  # as a tile-part's 16-bit index allows
+
+
+@dataclass(frozen=True)
+class Form:
+    """The Image Pixel module's description of the stored values (PS3.3 C.7.6.3)."""
+
+    rows: int
+    columns: int
+    frames: int
+    samples: int
+    allocated: int
+    stored: int
+    high_bit: int
+    signed: bool
+    photometric: str
+    planar: int
+
+    @property
+    def grey(self) -> bool:
+        """Whether the pixels are grey, not RGB or a palette's indices."""
+        return self.photometric.startswith("MONOCHROME")
+
+
+def read_form(header: Dataset, path: str | Path, max_megapixels: float) -> Form:
+    """Check a header's description of its pixels.
+
+    Raises:
+        TooLarge: rows x columns x frames x samples exceed the limit.
+        UnsupportedFormat: pixels of a kind that no reader of radiographs or photographs knows.
+        ReadError: the description is missing or contradicts itself.
+    """
+    with reading(path, "its header does not describe an image"):
+        form = Form(
+            rows=int(header.Rows),
+            columns=int(header.Columns),
+            frames=int(header.get("NumberOfFrames") or 1),
+            samples=int(header.get("SamplesPerPixel") or 1),
+            allocated=int(header.BitsAllocated),
+            stored=int(header.get("BitsStored") or header.BitsAllocated),
+            high_bit=int(header.get("HighBit") or 0),
+            signed=header.get("PixelRepresentation") == 1,
+            photometric=str(header.PhotometricInterpretation).strip(),
+            planar=int(header.get("PlanarConfiguration") or 0),
+        )
+    if form.photometric not in _PHOTOMETRIC:
+        known = ", ".join(_PHOTOMETRIC)
+        raise UnsupportedFormat(path, f"its photometric interpretation is none of {known}")
+    if form.samples != _PHOTOMETRIC[form.photometric]:
+        raise ReadError(path, f"its header says {form.photometric} with {form.samples} samples a pixel")
+    if form.allocated not in (1, 8, 16, 32) or not 0 < form.stored <= form.allocated:
+        raise UnsupportedFormat(path, f"it stores {form.stored} of {form.allocated} bits")
+    check_size(path, (form.rows, form.columns, form.frames, form.samples), max_megapixels)
+    return form
+
+
+def read_frame(layout: Layout, form: Form, index: int, path: str | Path) -> np.ndarray:
+    """Decode one frame; the others are neither read nor decoded.
+
+    Args:
+        layout: the file.
+        form: from read_form.
+        index: from 0.
+        path: for messages.
+
+    Returns:
+        (H, W), or (H, W, 3) RGB for colour, of unsigned integers whose lower `form.stored` bits hold the values
+        (two's complement where signed).
+
+    Raises:
+        ReadError: truncated, or the decoder fails.
+        MissingDecoder: none is installed for the transfer syntax.
+    """
+    from pydicom.uid import UID
+
+    if layout.pixels is None:
+        raise ReadError(path, "a DICOM file without pixels", "leave it out: it holds no image")
+    if PIXEL_TAGS[layout.pixels.tag] != "PixelData":
+        raise UnsupportedFormat(path, "its floating-point values have no range that says what is black")
+    syntax = UID(layout.syntax)
+    decoder = _decoder(syntax, path)
+    if syntax.is_encapsulated:
+        return _compressed_frame(layout, form, index, syntax, decoder, path)
+    return _native_frame(layout, form, index, syntax, decoder, path)
+
+
+def _decoder(syntax: UID, path: str | Path) -> Decoder:
+    from pydicom.pixels.decoders.base import get_decoder
+
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        named = syntax.name if syntax.is_valid else "of an invalid name"
+        raise UnsupportedFormat(path, f"pydicom has no decoder for its transfer syntax, {named}") from None
+    if not decoder.is_available:
+        raise _missing(syntax, path)
+    return decoder
+
+
+def _missing(syntax: UID, path: str | Path) -> MissingDecoder:
+    return MissingDecoder(
+        path,
+        f"its transfer syntax, {syntax.name}, needs a decoder that is not installed",
+        'install it with: pip install "medclf[dicom]"',
+    )
+
+
+def _options(form: Form, vr: bytes) -> dict[str, Any]:
+    return {
+        "rows": form.rows,
+        "columns": form.columns,
+        "number_of_frames": form.frames,
+        "samples_per_pixel": form.samples,
+        "bits_allocated": form.allocated,
+        "bits_stored": form.stored,
+        "photometric_interpretation": form.photometric,
+        "pixel_representation": int(form.signed),
+        "planar_configuration": form.planar,
+        "pixel_keyword": "PixelData",
+        "pixel_vr": vr.decode("ascii") or "OW",
+        "correct_unused_bits": False,  # done here, high bit and lossy overshoot included
+    }
+
+
+def _native_frame(
+    layout: Layout, form: Form, index: int, syntax: UID, decoder: Decoder, path: str | Path
+) -> np.ndarray:
+    assert layout.pixels is not None
+    samples = 2 if form.photometric == "YBR_FULL_422" else form.samples
+    needed = (form.rows * form.columns * samples * form.allocated * (index + 1) + 7) // 8
+    there = layout.size - layout.pixels.value
+    if layout.pixels.length != UNDEFINED:
+        there = min(there, layout.pixels.length)
+    if there < needed:
+        raise ReadError(path, f"truncated: {needed - there} bytes of its pixels are missing")
+    with reading(path, f"its {syntax.name} pixels cannot be decoded"):
+        layout.file.seek(layout.pixels.value)
+        options = _options(form, layout.pixels.vr)
+        array, found = decoder.as_array(layout.file, index=index, **options)
+    return _values(array, form, found, syntax, path)
+
+
+def _compressed_frame(
+    layout: Layout, form: Form, index: int, syntax: UID, decoder: Decoder, path: str | Path
+) -> np.ndarray:
+    from pydicom.encaps import encapsulate, get_frame
+
+    assert layout.pixels is not None
+    with reading(path, f"its {syntax.name} frames cannot be told apart"), quietly():
+        count_fragments(layout, path)
+        layout.file.seek(layout.pixels.value)
+        encoded = get_frame(layout.file, index, number_of_frames=form.frames, extended_offsets=layout.frame_offsets)
+        options = _options(form, layout.pixels.vr) | {"number_of_frames": 1}
+        encoded = _checked(encoded, form, syntax, options, path)
+    failure: ReadError | None = None
+    for plugin in _plugins(syntax, decoder):
+        try:
+            with reading(path, f"its {syntax.name} pixels cannot be decoded"):
+                whole = io.BytesIO(encapsulate([encoded]))
+                array, found = decoder.as_array(whole, index=0, decoding_plugin=plugin, **options)
+                return _values(array, form, found, syntax, path)
+        except ReadError as error:
+            failure = error
+    if "pylibjpeg" not in decoder.available_plugins:
+        raise _missing(syntax, path)
+    assert failure is not None
+    remedy = "if a viewer shows it, another decoder may read it: pip install python-gdcm"
+    raise ReadError(path, failure.reason, remedy)
+
+
+def _plugins(syntax: UID, decoder: Decoder) -> list[str]:
+    """Decoders to try: Pillow first for baseline JPEG, since every installation has it and it is the fastest."""
+    plugins = list(decoder.available_plugins)
+    if syntax == _BASELINE:
+        plugins.sort(key=lambda name: name != "pillow")
+    return plugins
+
+
+def _checked(encoded: bytes, form: Form, syntax: UID, options: dict[str, Any], path: str | Path) -> bytes:
+    """Compare a compressed frame's own size with the header's, since decoders trust the former."""
+    if syntax in _JPEG:
+        header = jpeg_header(encoded, path)
+        own = header.rows, header.columns, header.samples
+        if form.samples == 3:
+            options["photometric_interpretation"] = _jpeg_colours(header, form, syntax)
+        if header.process in (0xC0, 0xC1):
+            encoded = _whole_spectrum(encoded, header.scan)
+    elif syntax in _JPEG_2000:
+        own = _jpeg_2000_size(encoded, path)
+    else:
+        own = form.rows, form.columns, form.samples
+        expected = form.rows * form.columns * form.samples * form.allocated // 8
+        if syntax == _RLE and expected > _RLE_EXPANSION * len(encoded):
+            raise TooLarge(path, f"declares {expected} bytes of pixels in {len(encoded)} bytes of RLE")
+    if own != (form.rows, form.columns, form.samples):
+        said = " x ".join(str(side) for side in (form.rows, form.columns, form.samples))
+        raise ReadError(path, f"its pixels are {' x '.join(map(str, own))}, its header says {said}")
+    return encoded
+
+
+def _jpeg_colours(header: Any, form: Form, syntax: UID) -> str:
+    """Photometric interpretation by the JPEG itself where it says so, as pydicom does with a warning."""
+    if header.component_ids in (b"RGB", b"rgb"):
+        return "RGB"
+    if header.applications.get(0, b"").startswith(b"JFIF") and "YBR" not in form.photometric:
+        return "YBR_FULL_422" if syntax == _BASELINE else "YBR_FULL"
+    return form.photometric
+
+
+def _whole_spectrum(encoded: bytes, scan: int) -> bytes:
+    """Sequential scans hold coefficients 0 to 63 whatever they say (T.81 table B.3); some writers say 0 to 0."""
+    components = encoded[scan + 4]
+    spectrum = scan + 5 + 2 * components
+    if encoded[scan + 1] != SCAN_START or encoded[spectrum : spectrum + 2] == b"\0\x3f":
+        return encoded
+    return encoded[:spectrum] + b"\0\x3f" + encoded[spectrum + 2 :]
+
+
+def _jpeg_2000_size(encoded: bytes, path: str | Path) -> tuple[int, int, int]:
+    """Rows, columns and components of the SIZ marker segment (T.800 A.5.1)."""
+    start = encoded.find(b"\xff\x4f\xff\x51")
+    if start < 0 or len(encoded) < start + 42:
+        raise ReadError(path, "a truncated JPEG 2000 codestream")
+    right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">6I", encoded, start + 8)
+    components = struct.unpack_from(">H", encoded, start + 40)[0]
+    tiles = -(-right // max(1, tile_width)) * -(-bottom // max(1, tile_height))
+    if tiles > _MAX_TILES:
+        raise TooLarge(path, f"a JPEG 2000 codestream of {tiles} tiles")
+    return bottom - top, right - left, components
+
+
+def _values(array: np.ndarray, form: Form, found: dict[str, Any], syntax: UID, path: str | Path) -> np.ndarray:
+    """Unsigned integers whose lower `stored` bits hold the values; all else in them is dropped."""
+    if form.samples == 3 and found["photometric_interpretation"] != "RGB":
+        raise UnsupportedFormat(path, f"its {form.photometric} colours cannot be turned into RGB")
+    if array.dtype.kind == "f":
+        raise UnsupportedFormat(path, "its values are floating-point")
+    if syntax in _DCT | _JPEG_LS | _JPEG_2000:  # lossy values can lie beyond; there are no bits above them
+        low = -(1 << (form.stored - 1)) if form.signed else 0
+        array = array.clip(low, low + (1 << form.stored) - 1) if array.dtype.itemsize * 8 > form.stored else array
+    width = max(array.dtype.itemsize, form.allocated // 8)
+    values = array.astype(f"{array.dtype.kind}{width}", copy=False).view(f"u{width}")
+    shift = form.high_bit + 1 - form.stored
+    if shift > 0 and (syntax == _RLE or not syntax.is_encapsulated):
+        values = values >> values.dtype.type(shift)
+    return values & values.dtype.type((1 << form.stored) - 1)

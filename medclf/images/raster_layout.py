@@ -1,0 +1,229 @@
+"""What the headers of PNG, JPEG and TIFF files say, by bounded walks made before Pillow opens them.
+
+Pillow loops over as many chunks, markers and directory entries as a file has, and reads what each
+entry claims; a small hostile file keeps it busy for minutes or fills the memory.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from medclf.errors import ReadError, TooLarge
+from medclf.images.guard import exactly
+
+_MAX_CHUNKS = 200_000
+_MAX_MARKERS = 10_000
+_MAX_SCANS = 200
+_MAX_PAGES = 10_000
+_MAX_ENTRIES = 1_000
+_MAX_STRIPS = 200_000
+_SAMPLES_A_BYTE = 2048  # a flat progressive JPEG with shared chroma comes to half of it
+_FREE_SAMPLES = 1 << 20
+
+_NO_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}  # with the FF 00 of stray data, which Pillow passes over
+_FRAME_STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # T.81 table B.1; F7 is JPEG-LS's (T.87)
+SCAN_START = 0xDA
+_TYPE_SIZE = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
+_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
+_STRIPS, _TILES = 273, 324
+
+
+class JpegHeader(NamedTuple):
+    """A JPEG's frame header and which application markers stand before its first scan.
+
+    `process` is the frame's marker (0xC0 baseline, 0xC2 progressive, 0xF7 JPEG-LS, ...), `scan` the
+    place of the first scan's marker.
+    """
+
+    rows: int
+    columns: int
+    samples: int
+    bits: int
+    process: int
+    component_ids: bytes
+    applications: dict[int, bytes]
+    scan: int
+
+
+class Page(NamedTuple):
+    """One directory of a TIFF: the image's size and a tile's, zero where it has none."""
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+
+
+def check_png(file: BinaryIO, path: str | Path) -> None:
+    """Count a PNG's chunks, leaving the file at its start.
+
+    Raises:
+        TooLarge: more than any encoder writes.
+    """
+    end = file.seek(0, os.SEEK_END)
+    position = 8
+    for _ in range(_MAX_CHUNKS):
+        file.seek(position)
+        head = file.read(8)
+        if position >= end or len(head) < 8 or head[4:] == b"IEND":
+            file.seek(0)
+            return
+        position += 12 + int(struct.unpack(">I", head[:4])[0])
+    raise TooLarge(path, f"a PNG of more than {_MAX_CHUNKS} chunks")
+
+
+def jpeg_header(data: bytes, path: str | Path) -> JpegHeader:
+    """Walk a JPEG or JPEG-LS up to its first scan.
+
+    Raises:
+        TooLarge: more markers or scans than any encoder writes, or more pixels than its bytes can hold.
+        ReadError: no frame stands before the scan.
+
+    Example:
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.new("RGB", (4, 3)).save(file, "JPEG", progressive=True)
+        >>> header = jpeg_header(file.getvalue(), "a.jpg")
+        >>> header.rows, header.columns, header.samples, hex(header.process)
+        (3, 4, 3, '0xc2')
+    """
+    frame: tuple[int, ...] = ()
+    identifiers = b""
+    applications: dict[int, bytes] = {}
+    position = 2
+    for _ in range(_MAX_MARKERS):
+        marker, position = _next_marker(data, position, path)
+        if marker == SCAN_START:
+            break
+        if marker in _NO_LENGTH:
+            continue
+        length = int.from_bytes(data[position : position + 2], "big")
+        segment = data[position + 2 : position + length]
+        if length < 2 or len(segment) != length - 2:
+            raise ReadError(path, "a truncated JPEG")
+        if marker in _FRAME_STARTS and not frame and length >= 8:
+            frame = (marker, *struct.unpack(">BHHB", segment[:6]))
+            identifiers = segment[6::3][: frame[4]]
+        elif 0xE0 <= marker <= 0xEF:
+            applications.setdefault(marker & 0xF, segment[:16])
+        position += length
+    else:
+        raise TooLarge(path, f"a JPEG of more than {_MAX_MARKERS} markers")
+    if not frame:
+        raise ReadError(path, "a JPEG without a frame header")
+    process, bits, rows, columns, samples = frame
+    header = JpegHeader(rows, columns, samples, bits, process, identifiers, applications, position - 2)
+    _check_jpeg_size(data, header, path)
+    return header
+
+
+def _next_marker(data: bytes, position: int, path: str | Path) -> tuple[int, int]:
+    """The next marker's code and the position behind it; bytes between markers are skipped."""
+    start = data.find(b"\xff", position)
+    for end in range(start + 1, start + 1 + _MAX_MARKERS if start >= 0 else 0):
+        code = data[end : end + 1]
+        if not code:
+            break
+        if code != b"\xff":  # repeated FF are fill
+            return code[0], end + 1
+    raise ReadError(path, "a truncated JPEG: no scan follows its headers")
+
+
+def _check_jpeg_size(data: bytes, header: JpegHeader, path: str | Path) -> None:
+    """Refuse what costs far more than its bytes: thousands of scans, or a huge frame around nothing."""
+    scans = data.count(b"\xff\xda", header.scan)
+    if scans > _MAX_SCANS:
+        raise TooLarge(path, f"a JPEG of {scans} scans, the limit is {_MAX_SCANS}")
+    samples = header.rows * header.columns * header.samples
+    coded_blocks = header.process < 0xC3  # the processes that code blocks of 8 x 8 by Huffman codes
+    if coded_blocks and samples > _FREE_SAMPLES + _SAMPLES_A_BYTE * len(data):
+        raise TooLarge(path, f"declares {header.rows} x {header.columns} pixels in {len(data)} bytes")
+
+
+def tiff_pages(file: BinaryIO, path: str | Path) -> list[Page]:
+    """Walk a TIFF's directories, leaving the file at its start.
+
+    Raises:
+        TooLarge: more pages, entries or values than any encoder writes.
+        ReadError: truncated.
+
+    Example:
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (4, 3)).save(file, "TIFF")
+        >>> tiff_pages(file, "a.tif")
+        [Page(width=4, height=3, tile_width=0, tile_height=0)]
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = exactly(file, 8)
+    order = "<" if head[:2] == b"II" else ">"
+    big = 43 in (head[2], head[3])
+    offset = struct.unpack(order + "Q", exactly(file, 8))[0] if big else struct.unpack(order + "I", head[4:])[0]
+    pages: list[Page] = []
+    seen: set[int] = set()
+    while offset and offset not in seen:
+        if len(pages) == _MAX_PAGES:
+            raise TooLarge(path, f"a TIFF of more than {_MAX_PAGES} pages")
+        seen.add(offset)
+        file.seek(offset)
+        page, offset = _directory(file, path, order, big, size)
+        pages.append(page)
+    file.seek(0)
+    return pages
+
+
+def _directory(file: BinaryIO, path: str | Path, order: str, big: bool, size: int) -> tuple[Page, int]:
+    """One image file directory (TIFF 6.0, section 2) and the next one's offset."""
+    count_code, count_size, entry_code, entry_size, next_code = (
+        ("Q", 8, "HHQ", 20, "Q") if big else ("H", 2, "HHI", 12, "I")
+    )
+    count = struct.unpack(order + count_code, exactly(file, count_size))[0]
+    if count > _MAX_ENTRIES:
+        raise TooLarge(path, f"a TIFF page of {count} tags, the limit is {_MAX_ENTRIES}")
+    entries = exactly(file, count * entry_size)
+    found: dict[int, int] = {}
+    claimed = 0
+    for start in range(0, len(entries), entry_size):
+        tag, kind, number = struct.unpack_from(order + entry_code, entries, start)
+        claimed += number * _TYPE_SIZE.get(kind, 0)
+        if tag in (_STRIPS, _TILES) and number > _MAX_STRIPS:
+            raise TooLarge(path, f"a TIFF page of {number} strips or tiles, the limit is {_MAX_STRIPS}")
+        value = start + struct.calcsize(order + entry_code)
+        found[tag] = struct.unpack_from(order + ("H" if kind == 3 else "I"), entries, value)[0]
+    if claimed > 2 * size:
+        raise TooLarge(path, "a TIFF page whose tags claim more bytes than the file has")
+    following = file.read(struct.calcsize(next_code))
+    offset = struct.unpack(order + next_code, following)[0] if len(following) > 3 else 0
+    page = Page(*(found.get(tag, 0) for tag in (_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT)))
+    return page, offset
+
+
+def check_exif(exif: bytes, path: str | Path) -> None:
+    """Check EXIF, a TIFF within a PNG or JPEG, before Pillow reads its tags.
+
+    Raises:
+        ReadError: as tiff_pages; TooLarge where its tags claim too much.
+    """
+    tiff_pages(io.BytesIO(exif.removeprefix(b"Exif\0\0")), path)
