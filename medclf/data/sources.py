@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from medclf.data.identity import instance_uid
 from medclf.data.items import Label
 from medclf.data.sheet import BLANK, Columns, Sheet, read_csv, text_of
 from medclf.data.tree import PARTITION_NAMES, BadPath, Finder, Tree, images_beside, partition_of, walk
@@ -71,7 +72,9 @@ def _from_path(path: Path, labels: Any, asked: Asked) -> Rows:
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         raise DataError(f"{path} is neither a folder nor a CSV file", "give the folder that holds the images")
     sheet = Sheet(read_csv(path), path.name, asked.columns, is_text=True)
-    rows = _from_sheet(sheet, None, replace(asked, root=asked.root or path.parent))
+    root = asked.root or path.parent
+    tree = walk(root, allow_outside=asked.allow_outside) if is_uid_column(asked.columns.path) else None
+    rows = _from_sheet(sheet, tree, replace(asked, root=root))
     _note_unlisted(rows, images_beside(rows.root, rows.path), path.name)
     return rows
 
@@ -106,14 +109,11 @@ def _from_tree(root: Path, tree: Tree, label_from: LabelFrom) -> Rows:
         problem=problems,
         extra=pd.DataFrame(index=range(len(tree.paths))),
         ignored=tree.ignored,
-        notes=tree.notes
-        + [f"folder '{folder}' holds no image" for folder in tree.empty if label_from == "folder"],
+        notes=tree.notes + [f"folder '{folder}' holds no image" for folder in tree.empty if label_from == "folder"],
     )
 
 
-def _labels_from_paths(
-    root: Path, paths: Sequence[str], label_from: LabelFrom
-) -> tuple[list[Label | None], list[str]]:
+def _labels_from_paths(root: Path, paths: Sequence[str], label_from: LabelFrom) -> tuple[list[Label | None], list[str]]:
     if label_from is None:
         return [None] * len(paths), [""] * len(paths)
     if isinstance(label_from, str) and label_from != "folder":
@@ -144,9 +144,7 @@ def _sheet_of_list(items: list[Any], columns: Columns) -> Sheet:
     pairs = [item if isinstance(item, (tuple, list)) else (item,) for item in items]
     lengths = {len(pair) for pair in pairs}
     if not lengths <= {1} and lengths != {2}:
-        raise DataError(
-            "the list mixes paths and pairs", "give paths alone, or (path, label) for every image"
-        )
+        raise DataError("the list mixes paths and pairs", "give paths alone, or (path, label) for every image")
     frame = pd.DataFrame({"path": pd.Series([os.fspath(pair[0]) for pair in pairs], dtype=object)})
     if lengths == {2}:
         frame["label"] = pd.Series([pair[1] for pair in pairs], dtype=object)
@@ -167,6 +165,8 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
     sheet.require_columns()
     cells = sheet.texts(sheet.columns.path)
     root = asked.root if asked.root is not None else _shared_folder(cells)
+    if tree and is_uid_column(sheet.columns.path):
+        cells = _paths_of_uids(sheet, cells, root, tree)
     paths, missing = _find_paths(sheet, cells, Finder(root, tree, allow_outside=asked.allow_outside))
     if sheet.columns.label is None:
         labels, problems = _labels_from_paths(root, paths, asked.label_from)
@@ -188,15 +188,36 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
     return _one_row_a_path(rows, sheet)
 
 
+def is_uid_column(name: str) -> bool:
+    """Whether a column holds SOP Instance UIDs in place of paths, however it is spelt.
+
+    Example:
+        >>> is_uid_column("SOPInstanceUID"), is_uid_column("sop_instance_uid"), is_uid_column("path")
+        (True, True, False)
+    """
+    return re.sub("[^a-z]", "", name.lower()) == "sopinstanceuid"
+
+
+def _paths_of_uids(sheet: Sheet, uids: list[str], root: Path, tree: Tree) -> list[str]:
+    path_of: dict[str, str] = {}
+    for path in tree.paths:
+        uid = instance_uid(root / path)
+        if uid is not None and path_of.setdefault(uid, path) != path and uid in uids:
+            row = uids.index(uid)
+            raise DataError(
+                f"{sheet.place(row, sheet.columns.path)}: two files have this UID, '{path_of[uid]}' and '{path}'",
+                "remove one of them, or name the files by path",
+            )
+    return [path_of.get(uid, f"row {row}, no file has its UID") for row, uid in enumerate(uids, start=1)]
+
+
 def _find_paths(sheet: Sheet, cells: list[str], finder: Finder) -> tuple[list[str], list[bool]]:
     paths, missing = [], []
     for row, cell in enumerate(cells):
         try:
             path, there = finder.find(cell)
         except BadPath as error:
-            remedy = (
-                "correct it" if finder.allow_outside else "correct it, or allow it with allow_outside=True"
-            )
+            remedy = "correct it" if finder.allow_outside else "correct it, or allow it with allow_outside=True"
             raise DataError(f"{sheet.place(row, sheet.columns.path)}: {cell!r} {error}", remedy) from error
         paths.append(path)
         missing.append(not there)

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from medclf.files import write_text
 
-Plane = NDArray[np.float32]  # (H, W)
+Plane = NDArray[np.floating]  # (H, W)
 
 CLASSES = ("dyed", "inflamed", "normal", "polyp")
 
@@ -61,9 +61,7 @@ def draw_endoscopy(
     """
     folder = Path(folder)
     width, height = size
-    write_text(
-        folder / "README.txt", README.format(seed=seed, n_per_class=n_per_class, width=width, height=height)
-    )
+    write_text(folder / "README.txt", README.format(seed=seed, n_per_class=n_per_class, width=width, height=height))
 
     def draw(task: tuple[str, int]) -> None:
         label, number = task
@@ -153,9 +151,7 @@ class _Canvas:
         plane = _plane(mask.filter(ImageFilter.GaussianBlur(self.scale / 350)))
         self.picture *= 1 - strength * plane[..., None] * np.array([0.25, 0.62, 0.55], dtype=np.float32)
 
-    def _branch(
-        self, pen: ImageDraw.ImageDraw, at: NDArray[np.float64], heading: float, width: float
-    ) -> None:
+    def _branch(self, pen: ImageDraw.ImageDraw, at: NDArray[np.float64], heading: float, width: float) -> None:
         step = self.scale / 32
         for _ in range(int(self.random.integers(6, 16))):
             heading += self.random.normal(0, 0.35)
@@ -204,9 +200,7 @@ class _Canvas:
         random = self.random
         self.highlights()
         warmth = np.array([random.uniform(0.94, 1.06), 1.0, random.uniform(0.86, 1.16)], dtype=np.float32)
-        picture = np.clip(self.picture * random.uniform(0.85, 1.35) * warmth, 0, 1) ** random.uniform(
-            0.78, 1.05
-        )
+        picture = np.clip(self.picture * random.uniform(0.85, 1.35) * warmth, 0, 1) ** random.uniform(0.78, 1.05)
         picture += random.normal(0, random.uniform(0.004, 0.014), picture.shape).astype(np.float32)
         image = Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8))
         image = image.filter(ImageFilter.GaussianBlur(random.uniform(0, self.scale / 260)))
@@ -254,9 +248,7 @@ def _inflamed(canvas: _Canvas) -> None:
     random = canvas.random
     canvas.vessels(random.uniform(0.0, 0.2))
     patches = _step(canvas.noise(5, 3) - random.uniform(-0.9, 0.3), 0.8)
-    canvas.tint(
-        patches * random.uniform(0.35, 0.75), (0.92, random.uniform(0.28, 0.38), random.uniform(0.22, 0.30))
-    )
+    canvas.tint(patches * random.uniform(0.35, 0.75), (0.92, random.uniform(0.28, 0.38), random.uniform(0.22, 0.30)))
     canvas.picture *= (1 + random.uniform(0.03, 0.07) * canvas.noise(55))[..., None]
     ulcers = canvas.noise(9, 2) - random.uniform(2.0, 2.8)
     canvas.tint(0.6 * _step(ulcers + 0.5, 0.4), (0.80, 0.20, 0.16))
@@ -274,9 +266,7 @@ def _step(plane: Plane, width: float) -> Plane:
 
 
 def _enlarged(grid: Plane, width: int, height: int) -> Plane:
-    return np.asarray(
-        Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32
-    )
+    return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
 
 
 def _plane(mask: Image.Image) -> Plane:

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from medclf.data.identity import project_key, pseudonym
 from medclf.data.items import Label, label_set
 from medclf.data.progress import watch
 from medclf.data.sheet import Columns
 from medclf.data.sources import MISSING, Asked, LabelFrom, Rows, read_source
 from medclf.errors import DataError, MedclfWarning, ReadError
-from medclf.images import pixels
+from medclf.images import dicom, pixels
 
 COLUMNS = ("path", "label", "patient", "partition", "width", "height", "sha256", "problem")
 
@@ -49,7 +50,8 @@ def scan(
         label_col: its column of labels; a list of columns of 0 and 1 makes the task multi-label; None
             takes the labels from `label_from`.
         label_delim: separates several labels in one cell, as in "Effusion|Nodule"; the task is multi-label.
-        patient_col: its column of patients.
+        patient_col: its column of patients; DICOM files say theirs themselves. Either way the table holds
+            pseudonyms, made with a key that is kept outside of all outputs (see `data.identity`).
         partition_col: its column of partitions: train, valid (or val, validation), test; or fastai's
             is_valid of True and False.
         strict: raise for a file that cannot be used, instead of warning and going on without it.
@@ -63,7 +65,7 @@ def scan(
 
     Returns:
         A DataFrame with the columns path (relative to `df.attrs["root"]`, forward slashes), label (str;
-        multi-label: tuple of str; None where there is none), patient (str or None), partition ("train",
+        multi-label: tuple of str; None where there is none), patient (a pseudonym or None), partition ("train",
         "valid", "test" or None), width and height (pixels), sha256 (of the file), problem ("" or why the
         image is not used), then the other columns of the CSV. `df.attrs` also holds "multi_label" and
         "ignored", the number of files passed over because they are no images.
@@ -94,9 +96,7 @@ def scan(
     rows = read_source(source, labels, asked)
     if not rows.path:
         known = " ".join(sorted(pixels.IMAGE_SUFFIXES - {""}))
-        raise DataError(
-            f"{rows.root} holds no image ({rows.ignored} other files)", f"images end in one of {known}"
-        )
+        raise DataError(f"{rows.root} holds no image ({rows.ignored} other files)", f"images end in one of {known}")
     table = _open_all(rows, check_pixels, progress)
     _tell(table, rows, strict)
     return table
@@ -109,6 +109,7 @@ class Facts(NamedTuple):
     height: int = 0
     sha256: str = ""
     problem: str = ""
+    format: str = ""
 
 
 def _open_all(rows: Rows, check_pixels: bool, progress: bool) -> pd.DataFrame:
@@ -121,9 +122,9 @@ def _open_all(rows: Rows, check_pixels: bool, progress: bool) -> pd.DataFrame:
     with ThreadPoolExecutor(_n_threads()) as pool:
         n = len(rows.path)
         facts = list(watch(pool.map(facts_of, range(n)), n, "Checking images", progress=progress))
+    _hide_patients(rows, [row for row in range(n) if facts[row].format == "DICOM"])
     data: dict[str, Any] = {
-        column: pd.Series(getattr(rows, column), dtype=object)
-        for column in ("path", "label", "patient", "partition")
+        column: pd.Series(getattr(rows, column), dtype=object) for column in ("path", "label", "patient", "partition")
     }
     data["width"] = [fact.width for fact in facts]
     data["height"] = [fact.height for fact in facts]
@@ -133,6 +134,18 @@ def _open_all(rows: Rows, check_pixels: bool, progress: bool) -> pd.DataFrame:
     table = table.sort_values("path", kind="stable", ignore_index=True)
     table.attrs.update(root=str(rows.root), multi_label=rows.multi_label, ignored=rows.ignored)
     return table
+
+
+def _hide_patients(rows: Rows, dicom_rows: list[int]) -> None:
+    """Put pseudonyms in place of patient ids: those of the columns, else those that DICOM files hold."""
+    known = [patient for patient in rows.patient if patient is not None]
+    if not known and not dicom_rows:
+        return
+    key = project_key(rows.root)
+    rows.patient = [patient and pseudonym(patient, key) for patient in rows.patient]
+    if not known:
+        for row in dicom_rows:
+            rows.patient[row] = dicom.patient_key(rows.root / rows.path[row], key)
 
 
 def _n_threads() -> int:
@@ -159,12 +172,10 @@ def inspect(path: Path, check_pixels: bool = True) -> Facts:
         if check_pixels:
             pixels.check(path)
     except ReadError as error:
-        return Facts(
-            sha256=sha256, problem=f"{error.reason} ({error.remedy})" if error.remedy else error.reason
-        )
+        return Facts(sha256=sha256, problem=f"{error.reason} ({error.remedy})" if error.remedy else error.reason)
     except OSError as error:
         return Facts(sha256=sha256, problem=f"cannot be opened: {error.strerror}")
-    return Facts(probe.width, probe.height, sha256)
+    return Facts(probe.width, probe.height, sha256, format=probe.format)
 
 
 def file_hash(path: Path) -> str:
@@ -188,9 +199,7 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
             f"{rows.root}: none of {len(table)} images can be used: {_listing(bad)}", "see the reasons above"
         )
     if len(bad) and strict:
-        raise DataError(
-            f"{len(bad)} of {len(table)} images cannot be used: {_listing(bad)}", "repair or remove them"
-        )
+        raise DataError(f"{len(bad)} of {len(table)} images cannot be used: {_listing(bad)}", "repair or remove them")
     if len(bad):
         _warn(f"{len(bad)} of {len(table)} images cannot be used and are left out: {_listing(bad)}")
     for note in rows.notes:
@@ -201,8 +210,7 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
 
 def _listing(bad: pd.DataFrame, at_most: int = 5) -> str:
     shown = [
-        f"{path} ({problem})"
-        for path, problem in zip(bad["path"][:at_most], bad["problem"][:at_most], strict=True)
+        f"{path} ({problem})" for path, problem in zip(bad["path"][:at_most], bad["problem"][:at_most], strict=True)
     ]
     return "; ".join(shown) + (f"; and {len(bad) - at_most} more" if len(bad) > at_most else "")
 
@@ -231,9 +239,7 @@ def label_warnings(table: pd.DataFrame) -> list[str]:
     for label in sorted(counts):
         spellings.setdefault(label.casefold(), []).append(label)
     sentences += [
-        f"labels {', '.join(map(repr, same))} differ only in case"
-        for same in spellings.values()
-        if len(same) > 1
+        f"labels {', '.join(map(repr, same))} differ only in case" for same in spellings.values() if len(same) > 1
     ]
     return sentences + partition_warnings(good["label"], good["partition"])
 
@@ -248,14 +254,10 @@ def partition_warnings(labels: Iterable[Label | None], partition: Iterable[str |
     sentences = []
     for part in ("valid", "test"):
         unseen = sorted(found[part].keys() - found["train"].keys())
-        sentences += [
-            f"label '{label}' is only in {part}, never in train: it cannot be learned" for label in unseen
-        ]
+        sentences += [f"label '{label}' is only in {part}, never in train: it cannot be learned" for label in unseen]
     if found["valid"]:
         unmeasured = sorted(found["train"].keys() - found["valid"].keys())
-        sentences += [
-            f"label '{label}' is in train and not in valid: it cannot be measured" for label in unmeasured
-        ]
+        sentences += [f"label '{label}' is in train and not in valid: it cannot be measured" for label in unmeasured]
     return sentences
 
 
