@@ -1,54 +1,77 @@
-"""Files that are whole or not there: written to a temporary name, synced, then renamed."""
+"""Files that are whole or not there: written beside their place, synced, then renamed."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from medclf.errors import OutputError
+
+_PART = ".part"
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is synced and renamed to `path`.
 
-    A kill at any moment leaves the old file or the new one, never a half. On an error the temporary
-    file is removed and `path` is as it was.
+    A kill at any moment leaves the old file or the new one, never a half. On an error `path` is as it
+    was. The temporary file has the name of `path` and lies in a folder of its own, so that what a
+    library spills beside it goes with it; `sweep` removes what a killed process left.
 
     Raises:
         OutputError: the folder cannot be written to, or the disk is full.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with replacing(Path(folder) / "a.txt") as temporary:
         ...         _ = temporary.write_text("whole")
-        ...     (Path(folder) / "a.txt").read_text()
-        'whole'
+        ...     (Path(folder) / "a.txt").read_text(), len(os.listdir(folder))
+        ('whole', 1)
     """
     path = Path(path)
-    temporary = None
+    part = path.parent / f".{path.name[:200]}.{secrets.token_hex(4)}{_PART}"
+    temporary = part / path.name
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        with _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.mkdir()
+            temporary.touch()
+        with _told(path, part):
+            yield temporary
+        with _told(path):
+            _sync(temporary)
+            # A library may have made the file with a mode of its own: the user's umask decides.
+            temporary.chmod(part.stat().st_mode & 0o666)
+            temporary.replace(path)
+        with contextlib.suppress(OSError):  # the file is in place; some file systems sync no folder
+            _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _told(path: Path, part: Path | None = None) -> Iterator[None]:
+    """Say which file could not be written; with `part`, only of errors about what lies in it."""
+    try:
+        yield
     except OSError as error:
+        about = error.filename
+        if part is not None and about is not None and part not in Path(os.fsdecode(about)).parents:
+            raise  # some other file that the writer was reading
         reason = error.strerror or str(error)
         raise OutputError(f"{path} cannot be written: {reason}", "free some space or choose another folder") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+
+
+def _sync(file: Path) -> None:
+    with file.open("r+b") as handle:
+        os.fsync(handle.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -61,6 +84,21 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def sweep(folder: str | Path) -> None:
+    """Remove what killed writers left in `folder`; only for a folder that nobody else is writing to.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     (Path(folder) / ".a.txt.00.part").mkdir()
+        ...     sweep(folder)
+        ...     os.listdir(folder)
+        []
+    """
+    for left in Path(folder).glob(f".*{_PART}"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     with replacing(path) as temporary:
@@ -70,6 +108,34 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as JSON, whole or not at all; NaN and infinity become null, as JSON has neither."""
     write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """Write torch tensors as safetensors, whole or not at all.
+
+    Args:
+        path: the file.
+        tensors: name -> tensor, on any device; they may share memory.
+        metadata: text by name, kept in the file's header.
+
+    Raises:
+        OutputError: the folder cannot be written to, or the disk is full.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    plain: dict[str, Any] = {}
+    held: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        plain[name] = value.clone() if place in held else value  # safetensors refuses shared memory
+        held.add(place)
+    try:
+        with replacing(path) as temporary:
+            save_file(plain, temporary, dict(metadata or {}))
+    except SafetensorError as error:  # how safetensors says that the disk is full
+        raise OutputError(f"{path} cannot be written: {error}", "free some space or choose another folder") from error
 
 
 def finite(value: Any) -> Any:
