@@ -1,46 +1,36 @@
-"""What a set of predictions is worth: arrays in, estimates out; no torch, no fastai.
-
-Every metric is a function of weighted images, (b, n) weights to (b,) values: weights of one give the
-value, weights drawn with replacement give its interval.
-"""
+"""What a set of predictions is worth: arrays in, estimates out; no torch, no fastai."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from medclf.errors import DataError
 from medclf.evaluation.intervals import (
+    PHANTOM,
     Estimate,
+    Sampling,
     as_plain,
     bounded_interval,
-    group_codes,
-    resample,
+    critical,
+    gap_interval,
+    plan_size,
     undefined,
     wilson,
 )
+from medclf.evaluation.weighted import OVERALL, PER_CLASS, Task, calibration_gaps, read_task, statistics
 
-__all__ = ["Estimate", "as_plain", "classification_metrics", "undefined", "wilson"]
-
-OVERALL = ("accuracy", "balanced_accuracy", "auroc", "auprc", "f1", "mcc", "brier", "ece")
-PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auroc", "auprc")
-PROPORTIONS = ("sensitivity", "specificity", "ppv", "npv")
-N_BINS = 15
-
-
-@dataclass(frozen=True)
-class Task:
-    """Reference and prediction as one column a label, for single- and multi-label alike."""
-
-    vocab: list[str]
-    multi_label: bool
-    positive: np.ndarray  # (n, L) bool: the reference standard
-    predicted: np.ndarray  # (n, L) bool
-    known: np.ndarray  # (n, L) bool: False where the reference is unknown
-    probs: np.ndarray  # (n, L) float64
+__all__ = [
+    "Estimate",
+    "as_plain",
+    "classification_metrics",
+    "plan_size",
+    "proportion",
+    "undefined",
+    "wilson",
+]
 
 
 def classification_metrics(
@@ -50,6 +40,7 @@ def classification_metrics(
     *,
     groups: Any = None,
     multi_label: bool = False,
+    thresholds: float | Sequence[float] = 0.5,
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -59,23 +50,30 @@ def classification_metrics(
     Args:
         y: the reference standard: (n,) indices into `vocab`, or (n, L) of 0 and 1 for multi-label; -1 is
             unknown and left out.
-        probs: (n, L) probabilities, in the order of `vocab`; for single-label each row sums to 1.
+        probs: (n, L) probabilities, in the order of `vocab`; for single-label each row sums to 1 and the
+            highest is the prediction.
         vocab: the label names.
-        groups: (n,) patient (or cluster) of each image; intervals then resample patients. None: images.
-        multi_label: whether an image may have several labels; a label is predicted from 0.5.
+        groups: (n,) patient of each image; intervals then count patients. None: images.
+        multi_label: whether an image may have several labels.
+        thresholds: multi-label only: from which probability a label is predicted, one for all or one a label.
         n_boot: bootstrap resamples.
         seed: of the resamples; the same seed gives the same intervals.
         level: of the intervals.
 
     Returns:
-        accuracy, balanced_accuracy, auroc, auprc, f1, mcc, brier, ece (auroc, auprc and f1 are means over
-        the labels; for two labels auroc is the second's, which equals the first's; multi-label: all are means
-        over the labels), per_class {label: {n, sensitivity, specificity, ppv, npv, f1, auroc, auprc}},
-        confusion_matrix (rows are the actual labels; multi-label: {label: [[tn, fp], [fn, tp]]}), vocab,
-        n and n_groups.
+        accuracy, balanced_accuracy (mean sensitivity), auroc, auprc, f1 (means over the labels; with two labels
+        auroc is the second's, which equals the first's), mcc, brier (0 to 1; three labels or more: 0 to 2,
+        summed over the labels), ece (of the predicted label's probability, 15 bins), per_class {label: {n,
+        sensitivity, specificity, ppv, npv, f1, auroc, auprc}}, confusion_matrix (rows are the actual labels),
+        vocab, n (images), n_groups (None without `groups`).
+
+        Multi-label: every overall metric is the mean over the labels, confusion_matrix is {label: [[tn, fp],
+        [fn, tp]]}, and exact_match is the share of images with every label right.
+
+        Labels that no image has are left out of the means, and the estimate's note says so.
 
     Raises:
-        DataError: shapes that do not fit, a label outside the vocabulary, a probability outside 0 to 1.
+        DataError: shapes that do not fit, a label outside the vocabulary, numbers that are no probabilities.
 
     Example:
         >>> probs = [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.1, 0.9]]
@@ -85,211 +83,174 @@ def classification_metrics(
         >>> result["confusion_matrix"]
         [[1, 1], [0, 2]]
     """
-    task, codes = _read(y, probs, vocab, groups, multi_label)
-    n, count = len(codes), int(codes.max(initial=-1)) + 1
-    names = list(OVERALL) + [f"{label}/{name}" for label in task.vocab for name in PER_CLASS]
+    task = read_task(y, probs, vocab, groups, multi_label, thresholds)
+    estimates = estimate_all(task, n_boot=n_boot, seed=seed, level=level)
+    per_class = {
+        label: {"n": n, **{name: estimates[f"{label}/{name}"] for name in PER_CLASS}}
+        for label, n in zip(task.vocab, (task.positive & task.known).sum(axis=0).tolist(), strict=True)
+    }
+    overall = {name: estimate for name, estimate in estimates.items() if "/" not in name}
+    return {
+        **{name: overall[name] for name in overall if name in OVERALL or name == "exact_match"},
+        "per_class": per_class,
+        "confusion_matrix": confusion_matrix(task),
+        "vocab": list(task.vocab),
+        "n": task.n,
+        "n_groups": None if groups is None else task.sampling.count,
+    }
+
+
+def estimate_all(task: Task, *, n_boot: int = 2000, seed: int = 0, level: float = 0.95) -> dict[str, Estimate]:
+    """Every metric of `weighted.statistics` as an Estimate, under the same names."""
+    ones = np.ones((1, task.n))
+    values = {name: float(column[0]) for name, column in statistics(task, ones).items()}
+    if not task.n:
+        return {name: undefined(0, "no image with a known label") for name in values}
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        return np.stack(list(_statistics(task, weights).values()), axis=1)
+        columns = list(statistics(task, weights).values())
+        return np.concatenate([np.stack(columns, axis=1), calibration_gaps(task, weights)], axis=1)
 
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = statistic(np.ones((1, n)))[0]
-        draws = resample(statistic, codes, n_boot, seed) if n else np.full((1, len(values)), np.nan)
-        deviations = [np.nanstd(column) if np.isfinite(column).any() else np.nan for column in draws.T]
-    table = _counts(task)
+    draws = task.sampling.resample(statistic, n_boot, seed)
+    variances = task.sampling.variance(draws[:, : len(values)])
     estimates = {
-        name: _estimate(name, value, deviation, table, task, level)
-        for name, value, deviation in zip(names, values, deviations, strict=True)
+        name: _estimate(task, name, value, float(variance), level)
+        for (name, value), variance in zip(values.items(), variances, strict=True)
     }
-    per_class = {
-        label: {
-            "n": int(table["positive"][index]),
-            **{name: estimates[f"{label}/{name}"] for name in PER_CLASS},
-        }
-        for index, label in enumerate(task.vocab)
-    }
-    return {
-        **{name: estimates[name] for name in OVERALL},
-        "per_class": per_class,
-        "confusion_matrix": _confusion_matrix(task, table),
-        "vocab": list(task.vocab),
-        "n": n,
-        "n_groups": count,
-    }
+    gaps = calibration_gaps(task, ones)[0]
+    estimates["ece"] = calibration_error(gaps, draws[:, len(values) :], task.sampling, level)
+    return estimates
 
 
-def _read(
-    y: Any, probs: Any, vocab: Sequence[str], groups: Any, multi_label: bool
-) -> tuple[Task, np.ndarray]:
-    names = [str(label) for label in vocab]
-    truth, scores = np.asarray(y), np.asarray(probs, dtype=np.float64)
-    wanted = (len(truth), len(names))
-    if scores.shape != wanted:
-        raise DataError(
-            f"probs has the shape {scores.shape}, not {wanted}", "give one row an image, one column a label"
-        )
-    if not ((scores >= 0) & (scores <= 1)).all():
-        row = int(np.argmin(((scores >= 0) & (scores <= 1)).all(axis=1)))
-        raise DataError(
-            f"probs, row {row}: {scores[row]} are no probabilities", "apply softmax or sigmoid first"
-        )
-    codes = group_codes(groups, len(truth))
-    if multi_label:
-        if truth.shape != wanted:
-            raise DataError(
-                f"y has the shape {truth.shape}, not {wanted}", "multi-label wants 0 or 1 a label"
-            )
-        return Task(names, True, truth == 1, scores >= 0.5, truth >= 0, scores), codes
-    if truth.ndim != 1:
-        raise DataError(
-            f"y has the shape {truth.shape}, not (n,)", "pass multi_label=True for several labels an image"
-        )
-    if len(truth) and truth.max() >= len(names):
-        raise DataError(f"y holds {truth.max()}, but the vocabulary has {len(names)} labels")
-    keep = truth >= 0
-    truth, scores = truth[keep].astype(np.int64), scores[keep]
-    identity = np.eye(len(names), dtype=bool)
-    predicted = identity[scores.argmax(axis=1)] if len(truth) else identity[:0]
-    task = Task(names, False, identity[truth], predicted, np.ones(scores.shape, bool), scores)
-    return task, np.unique(codes[keep], return_inverse=True)[1]
-
-
-def _statistics(task: Task, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric under each row of weights."""
-    kind = weights.dtype
-    positive = weights @ (task.positive & task.known).astype(kind)
-    predicted = weights @ (task.predicted & task.known).astype(kind)
-    both = weights @ (task.positive & task.predicted & task.known).astype(kind)
-    total = weights @ task.known.astype(kind)
-    neither = total - positive - predicted + both
-    sensitivity, specificity = both / positive, neither / (total - positive)
-    f1 = np.where(positive > 0, 2 * both / (positive + predicted), np.nan)
-    ranked = [
-        ranking(weights[:, rows], task.positive[rows, index], task.probs[rows, index])
-        for index, rows in enumerate(task.known.T)
-    ]
-    auroc, auprc = (np.stack(column, axis=1) for column in zip(*ranked, strict=True))
-    if task.multi_label:
-        accuracy = _mean((both + neither) / total)
-        balanced = _mean((sensitivity + specificity) / 2)
-        mcc = _mean(
-            (both * total - positive * predicted)
-            / np.sqrt(positive * predicted * (total - positive) * (total - predicted))
-        )
-    else:
-        accuracy, balanced = both.sum(axis=1) / total[:, 0], _mean(sensitivity)
-        mcc = _multiclass_mcc(both, positive, predicted, total[:, 0])
-    overall_auroc = auroc[:, 1] if len(task.vocab) == 2 and not task.multi_label else _mean(auroc)
-    result = dict(
-        zip(
-            OVERALL,
-            (accuracy, balanced, overall_auroc, _mean(auprc), _mean(f1), mcc, *_probability(task, weights)),
-            strict=True,
-        )
+def _estimate(task: Task, name: str, value: float, variance: float, level: float) -> Estimate:
+    label, _, metric = name.rpartition("/")
+    index = task.vocab.index(label) if label else None
+    mask = _denominator(task, metric, index)
+    n = int(mask.sum())
+    if math.isnan(value):
+        return undefined(n, _reason(task, metric, index))
+    note = "" if label else _left_out(task, metric)
+    is_share = metric in ("sensitivity", "specificity", "ppv", "npv", "exact_match") or (
+        metric == "accuracy" and not task.multi_label
     )
-    columns = (sensitivity, specificity, both / predicted, neither / (total - predicted), f1, auroc, auprc)
-    for index, label in enumerate(task.vocab):
-        for name, column in zip(PER_CLASS, columns, strict=True):
-            result[f"{label}/{name}"] = column[:, index]
-    return result
+    if is_share:
+        return proportion(value, variance, task.sampling, mask, level, note)
+    if _one_patient(task.sampling, mask) or math.isnan(variance):
+        return Estimate(value, math.nan, math.nan, n, note or "all from one patient: no interval")
+    ends = bounded_interval(
+        value,
+        variance,
+        units=task.sampling.units(mask),
+        level=level,
+        freedom=_freedom(task, metric, index),
+        span={"mcc": (-1.0, 1.0), "brier": (0.0, task.brier_most)}.get(metric, (0.0, 1.0)),
+    )
+    return Estimate(value, *ends, n, note)
 
 
-def _mean(columns: np.ndarray) -> np.ndarray:
-    """Mean over the labels for which the metric is defined."""
-    defined = np.isfinite(columns)
-    return np.where(defined, columns, 0).sum(axis=1) / defined.sum(axis=1)
+def proportion(
+    share: float, variance: float, sampling: Sampling, mask: np.ndarray, level: float = 0.95, note: str = ""
+) -> Estimate:
+    """A share of the masked images: Wilson's interval, by patients where several images are one patient's.
+
+    Args:
+        share: what part of the masked images has the property.
+        variance: of the share when patients are resampled; unused where each image is a patient.
+        sampling: which images are one patient's.
+        mask: (n,) bool, the images counted.
+        level: of the interval.
+        note: passed on.
+
+    Example:
+        >>> print(proportion(1.0, 0.0, Sampling.of(None, 10), np.ones(10, dtype=bool)))
+        1.000 (0.722 to 1.000), n = 10
+        >>> print(proportion(1.0, 0.0, Sampling.of("aaaaabbbbb"), np.ones(10, dtype=bool)))
+        1.000 (0.115 to 1.000), n = 10
+    """
+    n = int(mask.sum())
+    if sampling.independent:
+        return Estimate(share, *wilson(share * n, n, level), n, note)
+    if _one_patient(sampling, mask):
+        return Estimate(share, math.nan, math.nan, n, note or "all from one patient: no interval")
+    groups = sampling.groups(mask)
+    ends = bounded_interval(share, variance, units=sampling.units(mask), level=level, freedom=groups - 1, at_most=n)
+    return Estimate(share, *ends, n, note)
 
 
-def _multiclass_mcc(
-    both: np.ndarray, actual: np.ndarray, predicted: np.ndarray, total: np.ndarray
-) -> np.ndarray:
-    """Gorodkin's R_K; for two labels, Matthews' coefficient."""
-    covariance = both.sum(axis=1) * total - (actual * predicted).sum(axis=1)
-    spread = (total**2 - (actual**2).sum(axis=1)) * (total**2 - (predicted**2).sum(axis=1))
-    return covariance / np.sqrt(spread)
+def calibration_error(
+    gaps: np.ndarray, draws: np.ndarray, sampling: Sampling, level: float = 0.95, note: str = ""
+) -> Estimate:
+    """The ECE with its interval, from signed gaps (k,) and their resamples (b, k).
+
+    The lower end is 0 where the miscalibration seen could be noise alone.
+    """
+    n, value = len(sampling.codes), float(np.abs(gaps).sum())
+    if _one_patient(sampling, np.ones(n, dtype=bool)):
+        return Estimate(value, math.nan, math.nan, n, note or "all from one patient: no interval")
+    freedom = math.inf if sampling.independent else sampling.groups() - 1
+    draws = draws[np.isfinite(draws).all(axis=1)]
+    occupied = int((np.abs(draws).max(axis=0) > 0).sum())
+    few = n / max(n - occupied, 1) * sampling.count / max(sampling.count - 1, 1)
+    low, high = gap_interval(gaps, draws, level, math.sqrt(few) * critical(level, freedom) / critical(level))
+    variance, units = float(draws.sum(axis=1).var()), sampling.units()
+    if variance * units**2 < PHANTOM:  # all right, or nearly: the resamples cannot show what could go wrong
+        high = max(high, bounded_interval(value, variance, units=units, level=level, freedom=freedom)[1])
+    return Estimate(value, low, min(high, 1.0), n, note)
 
 
-def ranking(weights: np.ndarray, positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC and average precision of one label under each row of weights; tied scores count half."""
-    if not len(scores):
-        return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
-    order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    ordered = weights[:, order]
-    called = ordered.cumsum(axis=1)[:, ends]
-    hits = (ordered * positive[order].astype(weights.dtype)).cumsum(axis=1)[:, ends]
-    false = called - hits
-    gained = np.diff(hits, axis=1, prepend=0)
-    above = (gained * false).sum(axis=1) - (gained * np.diff(false, axis=1, prepend=0)).sum(axis=1) / 2
-    auroc = 1 - above / (hits[:, -1] * false[:, -1])
-    precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
-    return auroc, (gained * precision).sum(axis=1) / hits[:, -1]
+def _one_patient(sampling: Sampling, mask: np.ndarray) -> bool:
+    return bool(not sampling.independent and len(np.unique(sampling.codes[mask])) < 2)
 
 
-def _probability(task: Task, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Brier score and expected calibration error."""
-    squared = (task.probs - task.positive) ** 2
-    if task.multi_label:
-        total = weights @ task.known.astype(weights.dtype)
-        brier = _mean((weights @ (squared * task.known).astype(weights.dtype)) / total)
-        gaps = [
-            _ece(weights[:, rows], task.probs[rows, index], task.positive[rows, index])
-            for index, rows in enumerate(task.known.T)
-        ]
-        return brier, _mean(np.stack(gaps, axis=1))
-    scale = 0.5 if len(task.vocab) == 2 else 1.0  # two labels: the usual Brier score of one of them
-    brier = weights @ (scale * squared.sum(axis=1)).astype(weights.dtype) / weights.sum(axis=1)
-    right = (task.positive & task.predicted).any(axis=1)
-    return brier, _ece(weights, task.probs.max(axis=1, initial=0), right)
+def _denominator(task: Task, metric: str, index: int | None) -> np.ndarray:
+    """The images that a metric counts."""
+    if index is None:
+        return task.known.any(axis=1)
+    known, actual, called = task.known[:, index], task.positive[:, index], task.predicted[:, index]
+    masks = {"sensitivity": actual, "specificity": ~actual, "ppv": called, "npv": ~called}
+    return np.logical_and(known, masks.get(metric, known))
 
 
-def _ece(weights: np.ndarray, confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
-    bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
-    gaps = np.eye(N_BINS)[bins] * (confidence - right)[:, None]
-    return np.abs(weights @ gaps.astype(weights.dtype)).sum(axis=1) / weights.sum(axis=1)
+def _freedom(task: Task, metric: str, index: int | None) -> float:
+    if index is not None:
+        known, actual = task.known[:, index], task.positive[:, index]
+        return task.sampling.freedom(known & actual, known & ~actual)
+    if metric in ("accuracy", "brier"):
+        return math.inf if task.sampling.independent else task.sampling.groups() - 1
+    return task.sampling.freedom(*(task.positive & task.known).T)
 
 
-def _counts(task: Task) -> dict[str, np.ndarray]:
-    known, positive, predicted = task.known, task.positive & task.known, task.predicted & task.known
-    return {
-        "total": known.sum(axis=0),
-        "positive": positive.sum(axis=0),
-        "predicted": predicted.sum(axis=0),
-        "both": (positive & predicted).sum(axis=0),
-    }
+def _reason(task: Task, metric: str, index: int | None) -> str:
+    if index is None:
+        return "all images have one label" if metric != "mcc" else "all images have, or were given, one label"
+    label, known, actual = task.vocab[index], task.known[:, index], task.positive[:, index]
+    if not known.any():
+        return f"{label!r} is known of no image"
+    if metric == "ppv":
+        return f"no image was called {label!r}"
+    if metric == "npv":
+        return f"every image was called {label!r}"
+    return f"every image has the label {label!r}" if actual[known].all() else f"no image has the label {label!r}"
 
 
-def _confusion_matrix(task: Task, table: dict[str, np.ndarray]) -> Any:
+def _left_out(task: Task, metric: str) -> str:
+    """Which labels a mean over the labels had to leave out."""
+    if metric not in ("balanced_accuracy", "auroc", "auprc", "f1"):
+        return ""
+    positive = (task.positive & task.known).any(axis=0)
+    negative = (~task.positive & task.known).any(axis=0)
+    by_sensitivity = metric == "f1" or (metric == "balanced_accuracy" and not task.multi_label)
+    needed = positive if by_sensitivity else positive & negative
+    missing = [repr(label) for label, there in zip(task.vocab, needed, strict=True) if not there]
+    return f"without {', '.join(missing)}: on no image, or on all" if missing else ""
+
+
+def confusion_matrix(task: Task) -> Any:
+    """Counts with the actual labels as rows; multi-label: `{label: [[tn, fp], [fn, tp]]}`."""
     if not task.multi_label:
         return (task.positive.T.astype(int) @ task.predicted.astype(int)).tolist()
     matrices = {}
     for index, label in enumerate(task.vocab):
-        total, actual, called, both = (
-            int(table[key][index]) for key in ("total", "positive", "predicted", "both")
-        )
-        matrices[label] = [[total - actual - called + both, called - both], [actual - both, both]]
+        actual, called = (column[task.rows[index], index].astype(int) for column in (task.positive, task.predicted))
+        matrices[label] = np.bincount(2 * actual + called, minlength=4).reshape(2, 2).tolist()
     return matrices
-
-
-def _estimate(
-    name: str, value: float, deviation: float, table: dict[str, np.ndarray], task: Task, level: float
-) -> Estimate:
-    label, _, metric = name.rpartition("/")
-    n = int(task.known.any(axis=1).sum())
-    if label:
-        index = task.vocab.index(label)
-        total, actual, called = (int(table[key][index]) for key in ("total", "positive", "predicted"))
-        counts = {"sensitivity": actual, "specificity": total - actual, "ppv": called, "npv": total - called}
-        n = counts.get(metric, total)
-    if not np.isfinite(value):
-        return undefined(n, _reason(metric, label))
-    span = {"mcc": (-1.0, 1.0), "brier": (0.0, 1.0 if task.multi_label or len(task.vocab) == 2 else 2.0)}
-    return Estimate(
-        float(value), *bounded_interval(value, deviation, n, level, span.get(metric, (0.0, 1.0))), n
-    )
-
-
-def _reason(metric: str, label: str) -> str:
-    if metric in ("ppv", "npv"):
-        return f"no image was {'called' if metric == 'ppv' else 'cleared of'} {label!r}"
-    return f"{label!r} is on no image, or on all" if label else "too few images or labels"
