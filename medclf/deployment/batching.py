@@ -81,9 +81,7 @@ class MicroBatcher(Generic[Answer]):
     async def _run(self, batch: list[tuple[np.ndarray, asyncio.Future[Answer]]]) -> None:
         self._on_batch(len(batch))
         pixels = [pixels for pixels, _ in batch]
-        work = asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: self._predict(np.stack(pixels))
-        )
+        work = asyncio.get_running_loop().run_in_executor(self._threads, lambda: self._predict(np.stack(pixels)))
         await asyncio.wait([work])
         for index, (_, answer) in enumerate(batch):
             if answer.done():

@@ -26,10 +26,14 @@ ANSWER = struct.Struct("!II")
 
 def main() -> None:
     """Decode uploads until stdin ends; the first argument holds the settings of `prepare` and the limits."""
+    import medclf.images.dicom  # noqa: F401 - before memory is limited, and not on the first client's time
     from medclf.images.pixels import prepare
 
-    settings = json.loads(sys.argv[1])
-    serve_stdin(lambda file: prepare(file, **settings["prepare"]), **settings["limits"])
+    given = json.loads(sys.argv[1])
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in given["prepare"].items()
+    }
+    serve_stdin(lambda file: prepare(file, **settings), **given["limits"])
 
 
 def serve_stdin(decode: Callable[[bytes], np.ndarray], *, seconds: float, memory_mb: int) -> None:
@@ -78,9 +82,7 @@ def _send(writer: BinaryIO, header: Mapping[str, Any], pixels: bytes = b"") -> N
 
 
 def _limit_memory_and_files(memory_mb: int) -> None:
-    if (
-        sys.platform != "linux"
-    ):  # elsewhere the address space in use is not told, and the time limit alone holds
+    if sys.platform != "linux":  # elsewhere the address space in use is not told, and the time limit alone holds
         return
     import resource
 

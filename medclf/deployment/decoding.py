@@ -54,7 +54,7 @@ class DecoderPool:
     @property
     def alive(self) -> bool:
         """True while at least one worker can take files."""
-        return bool(self._workers)
+        return any(not worker.ended for worker in self._workers)
 
     async def start(self) -> None:
         """Start all workers and wait until they have loaded their modules.
@@ -80,9 +80,7 @@ class DecoderPool:
         except asyncio.TimeoutError:
             raise ReadError("upload", f"decoding it takes more than {self._seconds:g} s") from None
         except (asyncio.IncompleteReadError, OSError, ValueError):
-            raise ReadError(
-                "upload", "the decoder cannot cope with it, or needs more memory than allowed"
-            ) from None
+            raise ReadError("upload", "the decoder cannot cope with it, or needs more memory than allowed") from None
         finally:
             if worker.sound:
                 self._idle.put_nowait(worker)
@@ -104,13 +102,13 @@ class DecoderPool:
 
     def _replace(self, worker: _Worker) -> None:
         self.restarts += 1
-        self._workers.discard(worker)
         task = asyncio.get_running_loop().create_task(self._end_and_add(worker))
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)
 
     async def _end_and_add(self, worker: _Worker) -> None:
         await worker.end()
+        self._workers.discard(worker)
         while True:
             try:
                 return await self._add()
@@ -141,9 +139,7 @@ class _Worker:
             await asyncio.wait_for(worker._receive(), _START_SECONDS)
         except (asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
             await worker.end()
-            raise MedclfError(
-                "the process that decodes images does not start", "is there memory left?"
-            ) from error
+            raise MedclfError("the process that decodes images does not start", "is there memory left?") from error
         except asyncio.CancelledError:
             await worker.end()
             raise
@@ -168,6 +164,8 @@ class _Worker:
     async def end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
+        self._stdin.close()
+        await self._stdout.read()  # to its end, which closes the pipe
         await self._process.wait()
 
     async def _receive(self) -> tuple[dict[str, Any], bytes]:

@@ -41,15 +41,9 @@ class Meters:
         made: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("medclf_requests", "Answers by route and status", ["route", "status"], **made)
         self.seconds = Histogram("medclf_request_seconds", "From header to answer", ["route"], **made)
-        self.decode_seconds = Histogram(
-            "medclf_decode_seconds", "Waiting for a decoder, and decoding", **made
-        )
-        self.predict_seconds = Histogram(
-            "medclf_predict_seconds", "Waiting for the model, and predicting", **made
-        )
-        self.batch_size = Histogram(
-            "medclf_batch_size", "Images in a batch", buckets=(1, 2, 4, 8, 16, 32), **made
-        )
+        self.decode_seconds = Histogram("medclf_decode_seconds", "Waiting for a decoder, and decoding", **made)
+        self.predict_seconds = Histogram("medclf_predict_seconds", "Waiting for the model, and predicting", **made)
+        self.batch_size = Histogram("medclf_batch_size", "Images in a batch", buckets=(1, 2, 4, 8, 16, 32), **made)
         self.labels = Counter("medclf_predictions", "Predictions by label", ["label"], **made)
         self.flags = Counter("medclf_flags", "Predictions that carry a flag", ["flag"], **made)
         self.waiting = Gauge("medclf_waiting_uploads", "Uploads that wait for an answer", **made)
@@ -84,11 +78,10 @@ class Observed:
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._meters.requests.labels(route, status).inc()
-            self._meters.seconds.labels(route).observe(exchange.seconds)
-            milliseconds = 1000 * exchange.seconds
-            log.info(
-                "%s %s %d %.0f ms %d bytes", scope["method"], route, status, milliseconds, exchange.received
-            )
+            seconds = (exchange.ended or time.monotonic()) - exchange.started
+            self._meters.seconds.labels(route).observe(seconds)
+            milliseconds, received = 1000 * seconds, exchange.received
+            log.info("%s %s %d %.0f ms %d bytes", scope["method"], route, status, milliseconds, received)
 
 
 class _Exchange:
@@ -96,11 +89,11 @@ class _Exchange:
 
     def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
-        self._started = time.monotonic()
+        self.started, self.ended = time.monotonic(), 0.0
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self.host = _host_name(headers.get("host", ""))
         self._body_left = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-        self.status, self.received, self.seconds = 0, 0, 0.0
+        self.status, self.received = 0, 0
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -117,7 +110,7 @@ class _Exchange:
             message["headers"] = [*message["headers"], *(pair for pair in encoded if pair[0] not in own)]
         last = message["type"] == "http.response.body" and not message.get("more_body", False)
         if last:
-            self.seconds = time.monotonic() - self._started
+            self.ended = time.monotonic()
         if last and self._body_left:  # closing on a client that still sends would lose it the answer
             await self._send({**message, "more_body": True})
             await self._drain()

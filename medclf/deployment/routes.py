@@ -52,15 +52,11 @@ class Model(BaseModel):
 class Predicted(BaseModel):
     """The answer for one image."""
 
-    label: str | list[str] = Field(
-        description="the chosen name; of a multi-label model, all that are present"
-    )
+    label: str | list[str] = Field(description="the chosen name; of a multi-label model, all that are present")
     probs: dict[str, float] = Field(description="by label, each in [0, 1]")
     flags: list[str] = Field(description='"unsure", "not like the training images", or none')
     model: Model
-    preview: str | None = Field(
-        None, description="what the model saw, as a data: URL of a PNG; where asked for"
-    )
+    preview: str | None = Field(None, description="what the model saw, as a data: URL of a PNG; where asked for")
     saliency: str | None = Field(None, description="where it looked, likewise; where asked for and offered")
 
 
@@ -99,9 +95,7 @@ def api(service: Service, token: str | None) -> APIRouter:
             flags=list(prediction.flags),
             model=model,
             preview=await asyncio.to_thread(_png_url, answer.pixels) if preview else None,
-            saliency=None
-            if answer.heat is None
-            else await asyncio.to_thread(_png_url, _coloured(answer.heat)),
+            saliency=None if answer.heat is None else await asyncio.to_thread(_png_url, _coloured(answer.heat)),
         )
 
     @router.get("/v1/model", responses=_problems(401))
@@ -138,9 +132,7 @@ def health(service: Service) -> APIRouter:
     async def readyz() -> dict[str, str]:
         """It answers uploads."""
         if not service.ready:
-            raise Refused(
-                503, "the service is starting, stopping or has no decoder", "try again", retry_after=1
-            )
+            raise Refused(503, "the service is starting, stopping or has no decoder", "try again", retry_after=1)
         return {"status": "ready"}
 
     return router
@@ -160,9 +152,7 @@ def pages(app: FastAPI) -> APIRouter:
     async def docs() -> HTMLResponse:
         import jinja2
 
-        template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(
-            _template("interface.html")
-        )
+        template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(_template("interface.html"))
         return HTMLResponse(template.render(spec=app.openapi()))
 
     return router
@@ -193,7 +183,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:
-        return _problem(500, "the service failed", "its log says where")
+        closing = {"Connection": "close"}  # the exception goes on to the server, which closes
+        return _problem(500, "the service failed", "its log says where", closing)
 
 
 def _problem(status: int, error: str, remedy: str, headers: Mapping[str, str] | None = None) -> Response:
@@ -207,9 +198,7 @@ def _guard(token: str) -> Callable[..., Any]:
     async def guard(given: Given) -> None:
         digest = hashlib.sha256((given.credentials if given else "").encode()).digest()
         if not hmac.compare_digest(digest, wanted):  # digests: neither length nor content shows in the time
-            raise Refused(
-                401, "the token is missing or wrong", "send the header 'Authorization: Bearer TOKEN'"
-            )
+            raise Refused(401, "the token is missing or wrong", "send the header 'Authorization: Bearer TOKEN'")
 
     guard.__annotations__["given"] = Given  # not a string: it names what only this call knows
     return guard
@@ -239,7 +228,5 @@ def _png_url(pixels: np.ndarray) -> str:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
-        file, "PNG", compress_level=1
-    )
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(file, "PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

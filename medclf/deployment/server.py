@@ -72,7 +72,12 @@ def create_app(
             await service.stop()
 
     app: FastAPI = fastapi.FastAPI(
-        title="medclf", version=medclf.__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="medclf",
+        version=medclf.__version__,
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages load scripts from another host
+        redoc_url=None,
+        telemetry=dict.fromkeys(("tracing", "metrics", "logs", "auto_configure"), False),  # it quotes exceptions
     )
     app.include_router(routes.api(service, token))
     app.include_router(routes.health(service))
@@ -128,19 +133,20 @@ def serve(
 
 
 @contextlib.contextmanager
-def running(app: FastAPI, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def running(app: FastAPI, host: str = "127.0.0.1", port: int = 0, *, log_level: str = "warning") -> Iterator[str]:
     """Run the service in a thread, for a notebook or a test; at the end it stops gracefully.
 
     Args:
         app: what `create_app` returned.
         host: the address to listen on.
         port: 0 takes a free one.
+        log_level: as for `serve`.
 
     Yields:
         The service's URL.
     """
     with _listening(host, port) as listener:
-        server = _uvicorn_server(app, "warning")
+        server = _uvicorn_server(app, log_level)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         while not server.started and thread.is_alive():
@@ -186,9 +192,7 @@ def check_exposure(host: str, token: str | None) -> None:
         set one with --token or MEDCLF_TOKEN; this makes one: python -c "import secrets; ..."
     """
     if token is not None and len(token) < _SHORTEST_TOKEN:
-        raise MedclfError(
-            f"the token has fewer than {_SHORTEST_TOKEN} characters", f"this makes one: {_MAKE_TOKEN}"
-        )
+        raise MedclfError(f"the token has fewer than {_SHORTEST_TOKEN} characters", f"this makes one: {_MAKE_TOKEN}")
     if token is None and not _is_loopback(host):
         raise MedclfError(
             f"other machines can reach the host {host}, and no token is set",

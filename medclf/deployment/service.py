@@ -67,7 +67,12 @@ class Service:
     def __init__(self, bundle: Servable, limits: Limits, *, workers: int, streams: int, threads: int) -> None:
         self.bundle, self.limits = bundle, limits
         self.meters, self.gate = Meters(), Gate(limits)
-        self._pool = DecoderPool(bundle.preparation, workers=workers)
+        self._pool = DecoderPool(
+            {"max_megapixels": limits.max_megapixels, **bundle.preparation},
+            workers=workers,
+            seconds=limits.decode_seconds,
+            memory_mb=limits.decode_memory_mb,
+        )
         self._batcher = MicroBatcher(
             bundle.predict_pixels,
             streams=streams,
@@ -97,9 +102,7 @@ class Service:
         await self._batcher.stop()
         await self._pool.stop()
 
-    async def answer(
-        self, chunks: AsyncIterator[bytes], declared: int | None, *, saliency: bool = False
-    ) -> Answer:
+    async def answer(self, chunks: AsyncIterator[bytes], declared: int | None, *, saliency: bool = False) -> Answer:
         """Read one upload and predict it.
 
         Args:

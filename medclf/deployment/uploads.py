@@ -14,9 +14,7 @@ from medclf.errors import MedclfError
 class Refused(MedclfError):
     """A request that the service turns away; `status` is the HTTP status of the answer."""
 
-    def __init__(
-        self, status: int, message: str, remedy: str = "", *, retry_after: int | None = None
-    ) -> None:
+    def __init__(self, status: int, message: str, remedy: str = "", *, retry_after: int | None = None) -> None:
         super().__init__(message, remedy)
         self.status, self.retry_after = status, retry_after
 
@@ -35,16 +33,22 @@ class Limits:
 
     Args:
         max_bytes: of one upload.
+        max_megapixels: rows x columns x frames x samples that an upload may declare, in millions.
         max_queue: uploads that wait for an answer at once; more are answered 429.
         max_held_bytes: of all uploads in memory at once; more are answered 429.
+        decode_seconds: decoding one upload may take this long.
+        decode_memory_mb: and this much memory, in MiB.
         read_seconds: a client may pause this long within an upload.
         min_rate: bytes a second that an upload must keep up on average, after the first `read_seconds`.
         answer_seconds: an upload that waits longer than this for its answer gets 503.
     """
 
     max_bytes: int = 64 * 2**20
+    max_megapixels: float = 150.0
     max_queue: int = 128
     max_held_bytes: int = 512 * 2**20
+    decode_seconds: float = 10.0
+    decode_memory_mb: int = 2048
     read_seconds: float = 10.0
     min_rate: float = 16 * 2**10
     answer_seconds: float = 60.0
@@ -125,6 +129,4 @@ class Gate:
 
     def _too_large(self) -> Refused:
         limit = f"{self._limits.max_bytes / 2**20:g} MiB"
-        return Refused(
-            413, f"the upload is larger than {limit}", "send one image, or raise the service's max_bytes"
-        )
+        return Refused(413, f"the upload is larger than {limit}", "send one image, or raise the service's max_bytes")
