@@ -15,6 +15,7 @@ from medclf.errors import DataError
 
 BLANK = "blank label"
 TRUE, FALSE = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false"})
+MEANT = ("path", "label", "patient", "partition")
 MEASURED = ("width", "height", "sha256", "problem")  # scan finds these out by itself
 NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)?(\.\d+)?([eE][-+]?\d+)?")
 
@@ -57,9 +58,7 @@ def read_csv(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, UnicodeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip()
-        raise DataError(
-            f"{path} cannot be read as CSV: {reason}", "save it as UTF-8 CSV with a header line"
-        ) from error
+        raise DataError(f"{path} cannot be read as CSV: {reason}", "save it as UTF-8 CSV with a header line") from error
     return frame.astype(object)
 
 
@@ -142,15 +141,21 @@ class Sheet:
 
     def extra(self) -> pd.DataFrame:
         """The columns without a meaning here (sex, view, group, ...); of a CSV, numbers where all are."""
-        columns = self.columns
-        used = {columns.path, columns.patient or "patient", columns.partition or "partition", *MEASURED}
-        used |= {columns.label} if isinstance(columns.label, str) else set(columns.label or [])
-        used |= {"path", "label", "patient", "partition"}
+        used = self._used() | {*MEANT, *MEASURED}
         extra = self.frame[[column for column in self.frame if column not in used]].reset_index(drop=True)
         if self.is_text:
             for column in extra:
                 extra[column] = _typed([text_of(cell) for cell in extra[column]])
         return extra
+
+    def set_aside(self) -> list[str]:
+        """Columns that cannot be kept, since the table has one of that name with another content."""
+        return [column for column in self.frame if column in MEANT and column not in self._used()]
+
+    def _used(self) -> set[str]:
+        columns = self.columns
+        used = {columns.path, columns.patient or "patient", columns.partition or "partition"}
+        return used | ({columns.label} if isinstance(columns.label, str) else set(columns.label or []))
 
 
 _SEVERAL = (tuple, list, set, frozenset)

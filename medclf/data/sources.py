@@ -185,6 +185,8 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
         ignored=tree.ignored if tree else 0,
         notes=list(tree.notes) if tree else [],
     )
+    for column in sheet.set_aside():
+        rows.notes.append(f"column '{column}' of {sheet.name} is not kept: the table has its own of that name")
     return _one_row_a_path(rows, sheet)
 
 

@@ -18,7 +18,7 @@ from medclf.data.identity import project_key, pseudonym
 from medclf.data.items import Label, label_set
 from medclf.data.progress import watch
 from medclf.data.sheet import Columns
-from medclf.data.sources import MISSING, Asked, LabelFrom, Rows, read_source
+from medclf.data.sources import MISSING, NO_CLASS_FOLDER, Asked, LabelFrom, Rows, read_source
 from medclf.errors import DataError, MedclfWarning, ReadError
 from medclf.images import dicom, pixels
 
@@ -195,9 +195,9 @@ def usable(table: pd.DataFrame) -> pd.DataFrame:
 def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
     bad = table[table["problem"] != ""]
     if len(bad) == len(table):
-        raise DataError(
-            f"{rows.root}: none of {len(table)} images can be used: {_listing(bad)}", "see the reasons above"
-        )
+        unlabelled = set(bad["problem"]) == {NO_CLASS_FOLDER}
+        remedy = "put each class into a folder, give labels=, or label_from=None" if unlabelled else "repair them"
+        raise DataError(f"{rows.root}: none of {len(table)} images can be used: {_listing(bad)}", remedy)
     if len(bad) and strict:
         raise DataError(f"{len(bad)} of {len(table)} images cannot be used: {_listing(bad)}", "repair or remove them")
     if len(bad):
