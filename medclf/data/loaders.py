@@ -14,6 +14,7 @@ import torch
 from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
+from fasttransform import Transform
 
 from medclf.data.batches import MedDL, even_batch_size
 from medclf.data.cache import ImageStore, Reading, build_stores
@@ -24,13 +25,14 @@ from medclf.errors import DataError, MedclfWarning
 from medclf.images.med_image import MedImageBlock
 
 
-class LabelOf:
-    """The label of a path, looked up in the table; a class so that `learn.export()` can pickle it."""
+class LabelOf(Transform):
+    """The label of a path, looked up in the table; a Transform so that `learn.export()` can pickle it."""
 
     def __init__(self, labels: dict[str, Any]) -> None:
+        super().__init__()
         self.labels = labels
 
-    def __call__(self, path: Any) -> Any:
+    def encodes(self, path: Any) -> Any:
         """The label, or the labels as a list.
 
         Raises:
