@@ -70,6 +70,9 @@ def read_form(header: Dataset, path: str | Path, max_megapixels: float) -> Form:
         UnsupportedFormat: pixels of a kind that no reader of radiographs or photographs knows.
         ReadError: the description is missing or contradicts itself.
     """
+    lacking = [name for name in ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation") if name not in header]
+    if lacking:
+        raise ReadError(path, f"its header does not describe an image: it lacks {', '.join(lacking)}")
     with reading(path, "its header does not describe an image"):
         form = Form(
             rows=int(header.Rows),
@@ -104,8 +107,8 @@ def read_frame(layout: Layout, form: Form, index: int, path: str | Path) -> np.n
         path: for messages.
 
     Returns:
-        (H, W), or (H, W, 3) RGB for colour, of unsigned integers whose lower `form.stored` bits hold the values
-        (two's complement where signed).
+        (H, W), or (H, W, 3) RGB for colour, of unsigned integers whose lower `form.stored` bits hold the
+        values (two's complement where signed).
 
     Raises:
         ReadError: truncated, or the decoder fails.

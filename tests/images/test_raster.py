@@ -29,8 +29,7 @@ def png(samples: np.ndarray, colour_type: int, bits: int, *chunks: tuple[bytes, 
     header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(raw)), *after, (b"IEND", b"")]
     body = b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in parts
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
     )
     return b"\x89PNG\r\n\x1a\n" + body
 
@@ -118,9 +117,7 @@ def test_white_is_zero_tiff_is_turned_round(array, compression):
 
 def test_twelve_bit_tiff_is_scaled_to_the_full_range():
     values = np.array([[0, 1, 2048, 4095]])
-    packed = np.packbits(
-        (values.reshape(-1, 1) >> np.arange(11, -1, -1) & 1).astype(np.uint8).ravel()
-    ).tobytes()
+    packed = np.packbits((values.reshape(-1, 1) >> np.arange(11, -1, -1) & 1).astype(np.uint8).ravel()).tobytes()
     tags = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 122), (277, 1), (278, 1), (279, 6)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     data = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + packed
@@ -189,9 +186,7 @@ def test_orientation_is_applied(orientation, kind, deep):
         values = values.repeat(16, 0).repeat(16, 1)
     elif deep:
         values = values * 1000
-    data = saved(
-        Image.fromarray(values.astype(np.uint16 if deep and kind != "JPEG" else np.uint8)), kind, exif=exif
-    )
+    data = saved(Image.fromarray(values.astype(np.uint16 if deep and kind != "JPEG" else np.uint8)), kind, exif=exif)
     pixels = read_pixels(data)
     found = probe(data)
     assert (found.height, found.width) == pixels.shape
@@ -210,9 +205,7 @@ def test_exif_behind_the_pixels_of_a_png_counts():
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-@pytest.mark.parametrize(
-    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 2, "quality": 30}]
-)
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 2, "quality": 30}])
 def test_fast_jpeg_gives_pillows_pixels(monkeypatch, mode, options):
     data = saved(Image.fromarray(PHOTO).convert(mode), "JPEG", **options)
     fast = raster._fast_jpeg(data, raster._jpeg_header(io.BytesIO(data), "a.jpg", 300)[1])
