@@ -138,8 +138,8 @@ def test_each_frame_is_the_one_asked_for(name):
     frames = pixel_array(path)
     for frame, index in ((0, 0), ("middle", len(frames) // 2), ("last", len(frames) - 1)):
         found, stored = read_pixels(path, frame=frame), frames[index]
-        if stored.ndim == 3:
-            np.testing.assert_array_equal(found, stored)
+        if stored.ndim == 3:  # baseline JPEG: Pillow's decoder here, libjpeg's there
+            np.testing.assert_allclose(found, stored.astype(int), atol=4)
         elif stored.std():
             assert np.corrcoef(found.ravel(), stored.ravel().astype(float))[0, 1] > 0.98
     with pytest.raises(ReadError, match="has no frame"):
