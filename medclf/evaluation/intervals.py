@@ -76,13 +76,13 @@ def undefined(n: int, note: str) -> Estimate:
 
 
 def as_plain(value: Any) -> Any:
-    """`value` with every Estimate in it replaced by its dict, through dicts and lists: ready for JSON.
+    """`value` with every Estimate in it (or whatever has `as_dict`) as a dict, through dicts and lists: for JSON.
 
     Example:
         >>> as_plain({"accuracy": Estimate(0.5, 0.25, 0.75, 8)})
         {'accuracy': {'value': 0.5, 'low': 0.25, 'high': 0.75, 'n': 8}}
     """
-    if isinstance(value, Estimate):
+    if hasattr(value, "as_dict"):
         return value.as_dict()
     if isinstance(value, dict):
         return {key: as_plain(item) for key, item in value.items()}

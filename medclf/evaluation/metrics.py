@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 
+SHARES = ("accuracy", "exact_match", "sensitivity", "specificity", "ppv", "npv")
+
+
 def classification_metrics(
     y: Any,
     probs: Any,
@@ -130,51 +133,83 @@ def _estimate(task: Task, name: str, value: float, variance: float, level: float
     if math.isnan(value):
         return undefined(n, _reason(task, metric, index))
     note = "" if label else _left_out(task, metric)
-    is_share = metric in ("sensitivity", "specificity", "ppv", "npv", "exact_match") or (
-        metric == "accuracy" and not task.multi_label
-    )
-    if is_share:
-        return proportion(value, variance, task.sampling, mask, level, note)
-    if _one_patient(task.sampling, mask) or math.isnan(variance):
+    if metric in SHARES and not (metric == "accuracy" and task.multi_label):
+        agree = (task.positive == task.predicted) | ~task.known
+        right = agree.all(axis=1) if index is None else agree[:, index]
+        return proportion(right, mask, task.sampling, level=level, note=note)
+    span = {"mcc": (-1.0, 1.0), "brier": (0.0, task.brier_most)}.get(metric, (0.0, 1.0))
+    freedom = _freedom(task, metric, index)
+    return bounded(value, variance, task.sampling, mask, level=level, freedom=freedom, span=span, note=note)
+
+
+def bounded(
+    value: float,
+    variance: float,
+    sampling: Sampling,
+    mask: np.ndarray,
+    *,
+    level: float = 0.95,
+    freedom: float | None = None,
+    span: tuple[float, float] = (0.0, 1.0),
+    at_most: float = math.inf,
+    note: str = "",
+) -> Estimate:
+    """A metric with bounds as an Estimate; see `intervals.bounded_interval`.
+
+    Args:
+        value: the metric.
+        variance: when patients are resampled.
+        sampling: which images are one patient's.
+        mask: (n,) bool, the images counted.
+        level: of the interval.
+        freedom: degrees of freedom of the variance; by default the number of patients less 1, or none lost where
+            each image is a patient.
+        span: the metric's least and greatest value.
+        at_most: it is never read as more independent images than this.
+        note: passed on.
+    """
+    n = int(mask.sum())
+    if _one_patient(sampling, mask) or math.isnan(variance):
         return Estimate(value, math.nan, math.nan, n, note or "all from one patient: no interval")
-    ends = bounded_interval(
-        value,
-        variance,
-        units=task.sampling.units(mask),
-        level=level,
-        freedom=_freedom(task, metric, index),
-        span={"mcc": (-1.0, 1.0), "brier": (0.0, task.brier_most)}.get(metric, (0.0, 1.0)),
-    )
+    if freedom is None:
+        freedom = math.inf if sampling.independent else sampling.groups(mask) - 1
+    units = sampling.units(mask)
+    ends = bounded_interval(value, variance, units=units, level=level, freedom=freedom, span=span, at_most=at_most)
     return Estimate(value, *ends, n, note)
 
 
 def proportion(
-    share: float, variance: float, sampling: Sampling, mask: np.ndarray, level: float = 0.95, note: str = ""
+    hits: np.ndarray, mask: np.ndarray, sampling: Sampling, *, level: float = 0.95, note: str = ""
 ) -> Estimate:
-    """A share of the masked images: Wilson's interval, by patients where several images are one patient's.
+    """The share of hits among the masked images: Wilson's interval, widened by the design effect of patients.
 
     Args:
-        share: what part of the masked images has the property.
-        variance: of the share when patients are resampled; unused where each image is a patient.
-        sampling: which images are one patient's.
+        hits: (n,) bool.
         mask: (n,) bool, the images counted.
+        sampling: which images are one patient's.
         level: of the interval.
         note: passed on.
 
+    Source: Wilson 1927; with several images a patient, the variance of a ratio (Cochran 1977, section 6.3) gives the
+    effective number of images, as in Dean & Pagano 2015.
+
     Example:
-        >>> print(proportion(1.0, 0.0, Sampling.of(None, 10), np.ones(10, dtype=bool)))
+        >>> everything = np.ones(10, dtype=bool)
+        >>> print(proportion(everything, everything, Sampling.of(None, 10)))
         1.000 (0.722 to 1.000), n = 10
-        >>> print(proportion(1.0, 0.0, Sampling.of("aaaaabbbbb"), np.ones(10, dtype=bool)))
+        >>> print(proportion(everything, everything, Sampling.of("aaaaabbbbb")))
         1.000 (0.115 to 1.000), n = 10
     """
     n = int(mask.sum())
+    if not n:
+        return undefined(0, note or "no image to count")
+    share = float(hits[mask].mean())
     if sampling.independent:
         return Estimate(share, *wilson(share * n, n, level), n, note)
-    if _one_patient(sampling, mask):
-        return Estimate(share, math.nan, math.nan, n, note or "all from one patient: no interval")
-    groups = sampling.groups(mask)
-    ends = bounded_interval(share, variance, units=sampling.units(mask), level=level, freedom=groups - 1, at_most=n)
-    return Estimate(share, *ends, n, note)
+    surplus = np.bincount(sampling.codes[mask], weights=hits[mask] - share, minlength=sampling.count)
+    patients = len(np.unique(sampling.codes[mask]))
+    variance = float((surplus**2).sum()) / n**2 * patients / max(patients - 1, 1)
+    return bounded(share, variance, sampling, mask, level=level, note=note, at_most=n)
 
 
 def calibration_error(
@@ -205,18 +240,18 @@ def _one_patient(sampling: Sampling, mask: np.ndarray) -> bool:
 def _denominator(task: Task, metric: str, index: int | None) -> np.ndarray:
     """The images that a metric counts."""
     if index is None:
-        return task.known.any(axis=1)
+        return np.asarray(task.known.any(axis=1))
     known, actual, called = task.known[:, index], task.positive[:, index], task.predicted[:, index]
     masks = {"sensitivity": actual, "specificity": ~actual, "ppv": called, "npv": ~called}
     return np.logical_and(known, masks.get(metric, known))
 
 
-def _freedom(task: Task, metric: str, index: int | None) -> float:
+def _freedom(task: Task, metric: str, index: int | None) -> float | None:
     if index is not None:
         known, actual = task.known[:, index], task.positive[:, index]
         return task.sampling.freedom(known & actual, known & ~actual)
     if metric in ("accuracy", "brier"):
-        return math.inf if task.sampling.independent else task.sampling.groups() - 1
+        return None
     return task.sampling.freedom(*(task.positive & task.known).T)
 
 

@@ -269,9 +269,19 @@ def calibration_gaps(task: Task, weights: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, axis=1) / len(parts) if parts else np.full((len(weights), 1), np.nan)
 
 
-def bin_gaps(weights: np.ndarray, confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(b, 15) signed gaps of equal-width bins, each weighted by its share of the images."""
-    bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
-    gaps = np.eye(N_BINS)[bins] * (confidence - right)[:, None]
+def bin_gaps(
+    weights: np.ndarray, confidence: np.ndarray, right: np.ndarray, edges: np.ndarray | None = None
+) -> np.ndarray:
+    """(b, k) gaps between mean confidence and frequency of each bin, times its share of the images.
+
+    Args:
+        weights: (b, n).
+        confidence: (n,) probabilities.
+        right: (n,) whether they came true.
+        edges: (k + 1,) of the bins; by default 15 of equal width.
+    """
+    edges = np.linspace(0, 1, N_BINS + 1) if edges is None else edges
+    bins = np.searchsorted(edges[1:-1], confidence, side="right")
+    gaps = np.eye(len(edges) - 1)[bins] * (confidence - right)[:, None]
     with np.errstate(invalid="ignore"):
         return np.asarray(weights @ gaps.astype(weights.dtype) / weights.sum(axis=1, keepdims=True))
