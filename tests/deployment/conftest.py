@@ -12,7 +12,7 @@ from medclf.training.backbones import build_network, describe
 
 
 def fake_learn(
-    arch="resnet18", vocab=("abdomen", "chest", "hand"), *, n_in=3, multi_label=False, size=(64, 72), **more
+    arch="efficientnet_lite0", vocab=("abdomen", "chest", "hand"), *, n_in=3, multi_label=False, size=(64, 72), **more
 ):
     """What `med_learner` would return after training, with norms that have seen images."""
     torch.manual_seed(0)
@@ -23,6 +23,7 @@ def fake_learn(
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(0.5, 2.0)
             module.weight.data.uniform_(0.5, 1.5)
+    network[1][-1].weight.data.mul_(10)  # so that the answers differ from image to image
     mean, std = facts.normalization(n_in)
     preprocessing = {"size": list(size), "resize": "squish", "channels": n_in, "window": None, "frame": "middle"}
     recipe = {

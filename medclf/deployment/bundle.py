@@ -1,0 +1,376 @@
+"""A trained network as a folder that others can use: safetensors and JSON, no stored code, no fastai.
+
+`save_bundle` writes it, `load_bundle` checks it and predicts with the same pixels as in training.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medclf.deployment import bundle_format
+from medclf.deployment.bundle_format import FORMAT, WEIGHTS, golden_pixels
+from medclf.deployment.folding import fold, foldable
+from medclf.deployment.predictor import Prediction, Predictor
+from medclf.errors import BundleError, MedclfError, OutputError, WeightsError
+from medclf.files import finite, replacing, write_json
+from medclf.training.backbones import build_network
+from medclf.training.weights import read_state
+
+if TYPE_CHECKING:
+    from medclf.deployment.predictor import Item
+
+__all__ = ["Bundle", "Prediction", "load_bundle", "save_bundle"]
+
+_DRIFT = 1e-4  # of the golden inputs' logits, where none of them is above 1
+_FOLDING_DRIFT = 1e-5
+_OTHER_DEVICE_DRIFT = 1e-2  # CUDA convolves in TF32
+
+
+class Trained(Protocol):
+    """What `save_bundle` needs of a learner: `med_learner` gives it."""
+
+    @property
+    def recipe(self) -> Mapping[str, Any]: ...
+    @property
+    def model(self) -> nn.Module: ...
+
+
+class Bundle(Predictor):
+    """A loaded bundle: see `load_bundle`.
+
+    Attributes:
+        vocab: the labels in the order of the probabilities.
+        multi_label: whether an image can carry several.
+        recipe: the settings of the training, of which the network and the preprocessing are made.
+        calibration: temperature, operating point and limits, as far as they were saved.
+        card: what the model's maker says of it.
+        name: the folder's.
+        hash: of everything in the bundle.
+        device: where the network runs.
+    """
+
+    def __init__(self, content: Mapping[str, Any], folder: Path, network: nn.Module, device: torch.device) -> None:
+        at = folder.resolve()
+        super().__init__(content, at.parent.name if at.name == "bundle" else at.stem, self._run)
+        self.device = device
+        self._folder, self._content, self._fast = folder, content, network
+
+    @property
+    def network(self) -> nn.Module:
+        """The network as it was trained, in eval mode, for what is not prediction; a new one at each call.
+
+        Returns:
+            `nn.Sequential(body, head)`: what `preprocess` gives, in a batch, -> logits.
+
+        Raises:
+            BundleError: the folder was changed or removed since it was loaded.
+        """
+        if bundle_format.read(self._folder)["hash"] != self.hash:
+            raise BundleError(f"{self._folder} was changed since it was loaded", "load it again")
+        return _restored(self._content, self._folder).to(self.device)
+
+    def preprocess(self, item: Item) -> Tensor:
+        """What the network takes: the prepared pixels, scaled and normalised.
+
+        Args:
+            item: see `predict`.
+
+        Returns:
+            float32 of (channels, height, width) on the bundle's device.
+
+        Raises:
+            ReadError: the image cannot be read.
+        """
+        return _normalized(self.prepare(item)[None], self.recipe, self.device)[0]
+
+    def _run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _run(self._fast, pixels, self.recipe, self.device)
+
+
+def save_bundle(
+    learn: Trained,
+    path: str | Path,
+    *,
+    calibration: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a trained learner as a bundle: a folder with `weights.safetensors` and `bundle.json`.
+
+    Args:
+        learn: what `med_learner` returned, trained.
+        path: the folder to make.
+        calibration: temperature, operating point, limits for abstaining and for strange images; their form
+            is in the docs' page on bundles.
+        card: what users should know of the model: intended use, data, limits; any JSON.
+        overwrite: replace a bundle that is there.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OutputError: `path` exists already, or cannot be written.
+        BundleError: the learner was not made by `med_learner`, or its network is not what its recipe builds.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> preprocessing = {"size": [64, 64], "resize": "squish", "channels": 3, "window": None, "frame": "middle"}
+        >>> learn = SimpleNamespace(
+        ...     model=build_network("efficientnet_lite0", 2, weights=None),
+        ...     recipe={"arch": "efficientnet_lite0", "n_in": 3, "n_out": 2, "dropout": 0.2,
+        ...             "vocab": ["normal", "polyp"], "multi_label": False, "preprocessing": preprocessing,
+        ...             "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3}, "modality": "endoscopy"})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(file.name for file in save_bundle(learn, Path(folder) / "polyps.bundle").iterdir())
+        ['bundle.json', 'weights.safetensors']
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    _may_write(path, overwrite)
+    content, state = _described(learn, calibration or {}, card or {})
+    with _replacing_folder(path) as folder:
+        with replacing(folder / WEIGHTS) as temporary:
+            save_file(state, temporary)
+        content["weights"] = {"file": WEIGHTS, "sha256": bundle_format.file_hash(folder / WEIGHTS)}
+        content["hash"] = bundle_format.content_hash(content)
+        write_json(folder / "bundle.json", content)
+    return path
+
+
+def _may_write(path: Path, overwrite: bool) -> None:
+    if not path.exists() and not path.is_symlink():
+        return
+    if not overwrite:
+        raise OutputError(f"{path} exists already", "choose another path, or give overwrite=True")
+    if path.is_symlink() or not path.is_dir() or {file.name for file in path.iterdir()} - {"bundle.json", WEIGHTS}:
+        raise OutputError(f"{path} holds more than a bundle, and is not overwritten", "choose another path")
+
+
+@contextmanager
+def _replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `path` on success; on an error nothing has changed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+            new, old = Path(temporary) / "new", Path(temporary) / "old"
+            new.mkdir()
+            yield new
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{path} cannot be written: {reason}", "free some space or choose another folder") from error
+
+
+def _described(
+    learn: Trained, calibration: Mapping[str, Any], card: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """bundle.json without its hashes, and the tensors of the weights' file."""
+    if not isinstance(getattr(learn, "recipe", None), Mapping):
+        raise BundleError("this learner has no recipe", "make it with med_learner, or from MedDataLoaders")
+    recipe, calibration = finite(dict(learn.recipe)), finite(dict(calibration))
+    try:
+        bundle_format.check_recipe(recipe)
+        bundle_format.check_calibration(calibration, recipe)
+        json.dumps([recipe, calibration, finite(dict(card))])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"the learner's recipe or the calibration lacks or misstates: {error}", "see docs/bundle.md"
+        ) from error
+    model = getattr(learn.model, "module", learn.model)  # out of DistributedDataParallel
+    state = {name: _plain(tensor) for name, tensor in model.state_dict().items()}
+    network = _assembled(recipe, state, "the learner's network")
+    pixels, cpu = golden_pixels(recipe), torch.device("cpu")
+    with _running("the learner"):
+        logits, _ = _run(network, pixels, recipe, cpu)
+        _compare_with_model(model, pixels, recipe, logits)
+        pairs = _safe_pairs(network, pixels, recipe, logits)
+    content = {
+        "format": FORMAT,
+        "recipe": recipe,
+        "calibration": calibration,
+        "card": finite(dict(card)),
+        "versions": {name: metadata.version(name) for name in ("medclf", "torch", "torchvision", "timm")},
+        "fold": pairs,
+        "golden": {"logits": logits.astype(np.float64).tolist()},
+    }
+    return content, state
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu()
+    tensor = tensor.float() if tensor.is_floating_point() else tensor
+    return tensor.contiguous().clone()  # safetensors refuses tensors that share memory
+
+
+def _compare_with_model(model: nn.Module, pixels: np.ndarray, recipe: Mapping[str, Any], logits: np.ndarray) -> None:
+    """The network that the recipe builds must be the one that was trained, not one of equal parameters."""
+    parameter = next(model.parameters())
+    training = model.training
+    model.eval()
+    try:
+        trained, _ = _run(model, pixels, recipe, parameter.device, parameter.dtype)
+    finally:
+        model.train(training)
+    exact = parameter.device.type == "cpu" and parameter.dtype == torch.float32
+    if not _within(trained, logits, _DRIFT if exact else _OTHER_DEVICE_DRIFT):
+        raise BundleError(
+            "the learner's network does not give what its recipe builds, or gives no finite numbers",
+            "save a network that med_learner made, its layers unchanged",
+        )
+
+
+def _safe_pairs(
+    network: nn.Module, pixels: np.ndarray, recipe: Mapping[str, Any], logits: np.ndarray
+) -> list[list[str]]:
+    """What can be folded without moving the golden inputs' logits."""
+    cpu = torch.device("cpu")
+    pairs = foldable(network, _normalized(pixels[:1], recipe, cpu))
+    fold(network, pairs)
+    folded, _ = _run(network.to(memory_format=torch.channels_last), pixels, recipe, cpu)
+    return [list(pair) for pair in pairs] if _within(folded, logits, _FOLDING_DRIFT) else []
+
+
+def load_bundle(path: str | Path, device: str | torch.device = "cpu", verify: bool = True) -> Bundle:
+    """Load what `save_bundle` wrote; nothing in it is executed, and a changed file is refused.
+
+    Args:
+        path: the folder.
+        device: where to predict: "cpu", "cuda", ...
+        verify: run the golden inputs again and compare their logits with those saved.
+
+    Raises:
+        BundleError: a file is missing, damaged or changed, of another format version, or the network on
+            this machine drifts from the saved logits by more than 1e-4.
+
+    Example:
+        >>> # load_bundle("polyps.bundle").predict("image.png").label
+    """
+    folder = Path(path)
+    content = bundle_format.read(folder)
+    network: nn.Module = _restored(content, folder)
+    with _running(str(folder)):
+        fold(network, content["fold"])
+        network = network.to(memory_format=torch.channels_last)
+        if verify:
+            network = _verified(network, content, folder)
+    target = torch.device(device)
+    return Bundle(content, folder, network.to(target), target)
+
+
+@contextmanager
+def _running(origin: str) -> Iterator[None]:
+    """What a network raises on a size it cannot take, or a layer that is not there, as our own error."""
+    try:
+        yield
+    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise BundleError(f"{origin}: the network cannot run as described: {reason}", "see docs/bundle.md") from error
+
+
+def _verified(network: nn.Module, content: Mapping[str, Any], folder: Path) -> nn.Module:
+    """The folded network, or the plain one where folding moves the logits on this machine."""
+    recipe, cpu = content["recipe"], torch.device("cpu")
+    saved, pixels = np.array(content["golden"]["logits"]), golden_pixels(recipe)
+    if _within(_run(network, pixels, recipe, cpu)[0], saved, _FOLDING_DRIFT):
+        return network
+    plain = _restored(content, folder)
+    logits, _ = _run(plain, pixels, recipe, cpu)
+    if not _within(logits, saved, _DRIFT):
+        raise BundleError(
+            f"{folder} gives other logits here than where it was saved: by {np.abs(logits - saved).max():.2g}",
+            "compare the versions in its bundle.json with those installed here",
+        )
+    return plain
+
+
+def _within(logits: np.ndarray, wanted: np.ndarray, tolerance: float) -> bool:
+    return bool((np.abs(logits - wanted) <= tolerance * max(1.0, float(np.abs(wanted).max()))).all())
+
+
+def _restored(content: Mapping[str, Any], folder: Path) -> nn.Sequential:
+    origin = str(folder / WEIGHTS)
+    try:
+        state = read_state(folder / WEIGHTS)
+    except WeightsError as error:
+        raise BundleError(error.message, "copy the bundle again from its source") from error
+    return _assembled(content["recipe"], state, origin)
+
+
+def _assembled(recipe: Mapping[str, Any], state: Mapping[str, Tensor], origin: str) -> nn.Sequential:
+    """The recipe's network with these tensors, in eval mode; none of it is initialised first."""
+    try:
+        with torch.device("meta"):
+            network = _bare(recipe)
+    except NotImplementedError:  # a few networks read values while they are built
+        network = _bare(recipe)
+    _load_state(network, state, origin)
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        network = _bare(recipe)  # it has tensors that are computed, not saved
+        _load_state(network, state, origin)
+    return network.eval()
+
+
+def _bare(recipe: Mapping[str, Any]) -> nn.Sequential:
+    try:
+        return build_network(
+            recipe["arch"], recipe["n_out"], weights=None, n_in=recipe["n_in"], dropout=recipe["dropout"]
+        )
+    except MedclfError as error:
+        raise BundleError(f"the network cannot be built: {error.message}", error.remedy) from error
+
+
+def _load_state(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    wanted = network.state_dict()
+    wrong = sorted(wanted.keys() ^ state.keys())
+    wrong += [
+        name
+        for name in wanted.keys() & state.keys()
+        if (wanted[name].shape, wanted[name].dtype) != (state[name].shape, state[name].dtype)
+    ]
+    if wrong:
+        raise BundleError(
+            f"{origin} does not fit the recipe's network: {len(wrong)} tensors differ ({', '.join(wrong[:3])})",
+            "save the network that med_learner made, unchanged",
+        )
+    network.load_state_dict(state, assign=True)
+
+
+def _normalized(
+    pixels: np.ndarray, recipe: Mapping[str, Any], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """uint8 (B, H, W, C) -> (B, C, H, W), channels last in memory."""
+    stats = (recipe["normalization"][key] for key in ("mean", "std"))
+    mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in stats)
+    x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2)
+    return ((x.float() / 255 - mean) / std).to(dtype)
+
+
+def _run(
+    network: nn.Module,
+    pixels: np.ndarray,
+    recipe: Mapping[str, Any],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (B, n_out) and pooled features (B, n_features)."""
+    body, head = network.children()
+    pool, *rest = head.children()
+    with torch.inference_mode():
+        features = pool(body(_normalized(pixels, recipe, device, dtype)))
+        logits = nn.Sequential(*rest)(features)
+    return logits.float().cpu().numpy(), features.float().cpu().numpy()

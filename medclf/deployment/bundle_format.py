@@ -1,0 +1,184 @@
+"""bundle.json: what must stand in it, what it may cost to read, and how a change is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medclf.errors import BundleError
+from medclf.files import finite
+
+FORMAT = 1
+WEIGHTS = "weights.safetensors"
+_MAX_JSON = 64 * 2**20
+_MAX_SIDE, _MAX_LABELS = 4096, 100_000
+_N_GOLDEN = 2
+
+
+def content_hash(content: Mapping[str, Any]) -> str:
+    """sha256 over every field but the hash itself, whatever their order in the file.
+
+    Example:
+        >>> content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1, "hash": "x"})
+        True
+    """
+    fields = {key: value for key, value in content.items() if key != "hash"}
+    text = json.dumps(finite(fields), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def parse(text: str | bytes, origin: str) -> dict[str, Any]:
+    """The content of a bundle.json, checked.
+
+    Args:
+        text: of the file.
+        origin: what to call it in an error.
+
+    Raises:
+        BundleError: it is no JSON, of another format version, changed, or says what cannot be.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{origin} is damaged: it is not JSON", "copy the bundle again from its source") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise BundleError(f"{origin} does not describe a bundle", "give a folder that save_bundle made")
+    if content["format"] != FORMAT:
+        raise BundleError(
+            f"{origin} is of format {str(content['format'])[:20]}; this medclf reads format {FORMAT}",
+            "update medclf, or save the bundle again",
+        )
+    try:
+        if content_hash(content) != content["hash"]:
+            raise BundleError(f"{origin} was changed after it was saved", "copy the bundle again from its source")
+        _check(content)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise BundleError(f"{origin} is not as save_bundle writes it: {error}", "save the bundle again") from error
+    return content
+
+
+def _check(content: Mapping[str, Any]) -> None:
+    """Raise KeyError, TypeError or ValueError, before anything is built from it."""
+    for key, kind in (("card", dict), ("calibration", dict), ("golden", dict), ("fold", list), ("weights", dict)):
+        _expect(isinstance(content[key], kind), key)
+    _expect(content["weights"]["file"] == WEIGHTS, f"the weights are in {WEIGHTS}, nowhere else")
+    check_recipe(content["recipe"])
+    check_calibration(content["calibration"], content["recipe"])
+    logits = np.array(content["golden"]["logits"], np.float64)
+    _expect(logits.shape == (_N_GOLDEN, len(content["recipe"]["vocab"])), "golden")
+    for pair in content["fold"]:
+        _expect(len(pair) == 2 and all(isinstance(name, str) for name in pair), "fold")
+
+
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_recipe(recipe: Mapping[str, Any]) -> None:
+    """Raise KeyError, TypeError or ValueError where `learn.recipe` could not be turned into a network.
+
+    Example:
+        >>> check_recipe({"arch": 3})
+        Traceback (most recent call last):
+        ...
+        ValueError: arch
+    """
+    _expect(isinstance(recipe["arch"], str) and ":" not in recipe["arch"], "arch")
+    vocab = recipe["vocab"]
+    _expect(isinstance(vocab, list) and all(isinstance(label, str) for label in vocab), "vocab")
+    _expect(0 < len(vocab) <= _MAX_LABELS and len(set(vocab)) == len(vocab), "vocab")
+    _expect(recipe["n_out"] == len(vocab), "n_out is not the number of labels")
+    _expect(isinstance(recipe["multi_label"], bool), "multi_label")
+    _expect(_is_number(recipe["dropout"]) and 0 <= recipe["dropout"] < 1, "dropout")
+    settings = recipe["preprocessing"]
+    size = settings["size"]
+    _expect(len(size) == 2 and all(type(side) is int and 0 < side <= _MAX_SIDE for side in size), "size")
+    _expect(settings["resize"] in ("squish", "crop", "pad"), "resize")
+    _expect(settings["channels"] in (1, 3) and recipe["n_in"] == settings["channels"], "channels")
+    window, frame = settings["window"], settings["frame"]
+    named = window is None or isinstance(window, str)
+    _expect(named or (len(window) == 2 and all(_is_number(value) for value in window)), "window")
+    _expect(type(frame) is int or frame in ("first", "middle", "last"), "frame")
+    for key in ("mean", "std"):
+        values = recipe["normalization"][key]
+        _expect(len(values) == recipe["n_in"] and all(_is_number(value) for value in values), key)
+    _expect(all(value > 0 for value in recipe["normalization"]["std"]), "std")
+
+
+def check_calibration(calibration: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    """Raise KeyError, TypeError or ValueError where `calibration` is not of the form that docs/bundle.md gives."""
+    _expect(_is_number(calibration.get("temperature", 1)) and calibration.get("temperature", 1) > 0, "temperature")
+    point = calibration.get("operating_point", {})
+    if recipe["multi_label"]:
+        limits = point.get("thresholds", {})
+        _expect(set(limits) <= set(recipe["vocab"]) and all(map(_is_number, limits.values())), "operating_point")
+    elif "label" in point:
+        _expect(point["label"] in recipe["vocab"] and _is_number(point["threshold"]), "operating_point")
+    _expect(_is_number(calibration.get("abstain", {}).get("threshold", 0)), "abstain")
+    if calibration.get("ood"):
+        known = calibration["ood"]
+        centers, whiten = np.array(known["centers"], np.float64), np.array(known["whiten"], np.float64)
+        _expect(centers.ndim == whiten.ndim == 2 and centers.shape[1] == whiten.shape[0], "ood")
+        _expect(_is_number(known["threshold"]) and bool(np.isfinite(whiten).all()), "ood")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The checked bundle.json of a folder, whose weights' hash was compared.
+
+    Raises:
+        BundleError: a file is missing, too large, a link to elsewhere, damaged or changed.
+    """
+    for name in ("bundle.json", WEIGHTS):
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{folder} is not a bundle: it has no {name}", "give a folder that save_bundle made")
+        if path.resolve().parent != folder.resolve():
+            raise BundleError(f"{path} leads out of the bundle", "copy the bundle again, its links followed")
+    described = folder / "bundle.json"
+    if described.stat().st_size > _MAX_JSON:
+        raise BundleError(
+            f"{described} is larger than {_MAX_JSON // 2**20} MB", "copy the bundle again from its source"
+        )
+    content = parse(described.read_bytes(), str(described))
+    if file_hash(folder / WEIGHTS) != content["weights"]["sha256"]:
+        raise BundleError(
+            f"{folder / WEIGHTS} is not the file that was saved: its hash differs",
+            "copy the bundle again from its source",
+        )
+    return content
+
+
+def golden_pixels(recipe: Mapping[str, Any]) -> np.ndarray:
+    """Drawn from a formula, not from a patient: uint8 (n, height, width, channels) of crossing waves.
+
+    Example:
+        >>> golden_pixels({"preprocessing": {"size": [2, 3], "channels": 1}})[0, ..., 0].tolist()
+        [[0, 5, 10], [11, 21, 31]]
+    """
+    height, width = recipe["preprocessing"]["size"]
+    row, column, channel = np.ogrid[:height, :width, : recipe["preprocessing"]["channels"]]
+    images = []
+    for number in range(_N_GOLDEN):
+        phase = row * (11 + 6 * number) + column * (5 + 2 * number) + row * column * 5 // (1 + 31 * number)
+        images.append(np.abs((phase + channel * 67) % 510 - 255))
+    return (255 - np.stack(images)).astype(np.uint8)
