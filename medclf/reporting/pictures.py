@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from medclf.data.progress import watch
-from medclf.errors import DataError, MedclfError, OutputError
+from medclf.errors import DataError, OutputError, ReadError
 from medclf.reporting.cases import Cases
 
 Reader = Callable[[Mapping[str, Any]], "np.ndarray | None"]
@@ -56,8 +56,9 @@ class Album:
 def choose(cases: Cases, max_thumbnails: int, first: Sequence[int] = ()) -> list[int]:
     """The rows to show, the most telling first: all errors, then right ones of every partition and label.
 
-    Errors come by falling loss and are never left out. The rest of the places go to the right ones in
-    proportion to the (partition, label) they are of, at least one each, evenly over their confidence.
+    Errors come by falling loss and are never left out. The other places go to the right ones in
+    proportion to the (partition, label) they are of, at least one each, evenly over their confidence;
+    they are mixed, so that what is left where room runs out is such a sample too.
 
     Args:
         cases: the rows.
@@ -67,30 +68,26 @@ def choose(cases: Cases, max_thumbnails: int, first: Sequence[int] = ()) -> list
     Example:
         >>> import pandas as pd
         >>> from medclf.reporting.cases import read_cases
-        >>> table = pd.DataFrame({"path": list("abcd"), "label": ["x", "x", "x", "y"], "pred": ["x", "x", "x", "x"],
+        >>> table = pd.DataFrame({"path": list("abcd"), "label": list("xxxy"), "pred": list("xxxx"),
         ...                       "prob_x": [0.9, 0.8, 0.7, 0.6], "prob_y": [0.1, 0.2, 0.3, 0.4]})
         >>> choose(read_cases(table, ["x", "y"], multi_label=False, partition="valid"), 2)
         [3, 0]
     """
     wrong, confidence = cases.wrong, cases.confidence
-    loss = np.where(np.isfinite(cases.loss), cases.loss, confidence)
-    errors = [int(i) for i in np.argsort(-loss, kind="stable") if wrong[i]]
-    errors = list(dict.fromkeys([*first, *errors]))
-    taken = set(errors)
-    right = [int(i) for i in np.argsort(-loss, kind="stable") if int(i) not in taken]
-    places = max(0, max_thumbnails - len(errors))
-    if places >= len(right):
-        return errors + right
-    strata: dict[tuple[str, str], list[int]] = {}
-    for row in sorted(right, key=lambda i: (-confidence[i], i)):
-        strata.setdefault((str(cases.partition[row]), cases.name(row)), []).append(row)
-    shares = _share_out([len(rows) for rows in strata.values()], places)
-    kept = [
-        rows[int(i)]
-        for rows, share in zip(strata.values(), shares, strict=True)
-        for i in np.unique(np.linspace(0, len(rows) - 1, share).round().astype(int))
-    ]
-    return errors + sorted(kept, key=lambda i: (-loss[i], i))
+    by_loss = np.argsort(-np.where(np.isfinite(cases.loss), cases.loss, confidence), kind="stable")
+    errors = list(dict.fromkeys([*first, *(int(i) for i in by_loss if wrong[i])]))
+    taken, strata = set(errors), dict[tuple[str, str], list[int]]()
+    for row in map(int, np.argsort(-confidence, kind="stable")):
+        if row not in taken:
+            strata.setdefault((str(cases.partition[row]), cases.name(row)), []).append(row)
+    sizes = [len(rows) for rows in strata.values()]
+    places = min(sum(sizes), max(0, max_thumbnails - len(errors)))
+    kept: list[tuple[float, int]] = []
+    for rows, share in zip(strata.values(), _share_out(sizes, places), strict=True):
+        spread = np.linspace(0, len(rows) - 1, share).round().astype(int)
+        mixed = np.random.default_rng(0).permutation(spread)
+        kept += [((place + 0.5) / share, rows[int(i)]) for place, i in enumerate(mixed)]
+    return errors + [row for _, row in sorted(kept)]
 
 
 def _share_out(sizes: Sequence[int], places: int) -> list[int]:
@@ -153,8 +150,8 @@ def _shoot(read: Reader, row: Mapping[str, Any], large: int) -> _Shot:
         if pixels is None:
             return _Shot()
         return _Shot(encode(pixels, SMALL, 78), encode(pixels, large, 82) if large else b"")
-    except MedclfError as error:
-        return _Shot(problem=getattr(error, "reason", "") or error.message)
+    except ReadError as error:
+        return _Shot(problem=error.reason)
 
 
 def _shots(read: Reader, jobs: Sequence[tuple[Mapping[str, Any], int]], text: str, progress: bool) -> Iterator[_Shot]:
@@ -169,13 +166,14 @@ def fill_album(
     read: Reader,
     *,
     budget: int,
-    large_rows: Iterable[int] = (),
+    first: Sequence[int] = (),
     extra: Sequence[str] = (),
     progress: bool = False,
 ) -> Album:
     """Read the images of `order` and keep them as data URIs within `budget` bytes.
 
-    Thumbnails come first, in order; then the larger pictures, in order, until the budget is spent.
+    Room goes first to the thumbnails of errors, then to `first` in large, to the other thumbnails, and
+    last to the errors in large.
 
     Args:
         cases: the rows.
@@ -183,36 +181,40 @@ def fill_album(
         records: every row as a dict, for `read`.
         read: a row -> uint8 pixels, or None to show nothing.
         budget: bytes.
-        large_rows: rows that are worth a larger picture.
+        first: rows that are shown large before all others.
         extra: paths of images that are in no row.
         progress: show a bar.
     """
-    worth = set(large_rows) if len(order) > ALL_LARGE else set(order)
-    n_large = max(0, budget - len(order) * SMALL_BYTES) // LARGE_BYTES
-    big = set([row for row in order if row in worth][:n_large])
+    album, wrong, top = Album(), cases.wrong, set(first)
+    telling = [row for row in order if wrong[row] or row in top]
+    worth = list(order) if len(order) <= ALL_LARGE else telling
+    room = max(0, budget - len(order) * SMALL_BYTES) // LARGE_BYTES
+    big = {*first, *worth[:room]}
     jobs = [(records[row], LARGE if row in big else 0) for row in order]
-    shots = list(_shots(read, jobs, "Pictures", progress))
-    album, wrong = Album(), cases.wrong
-    for row, shot in zip(order, shots, strict=True):
-        if shot.problem:
-            album.unreadable[row] = shot.problem
-        elif not shot.small:
-            album.withheld.add(row)
-        elif (cost := len(shot.small) * 4 // 3 + 40) <= budget:
-            album.small[row] = data_uri(shot.small)
+    shots = dict(zip(order, _shots(read, jobs, "Pictures", progress), strict=True))
+    _note_missing(album, shots)
+    others = [row for row in order if row not in set(telling)]
+    claims = [(album.small, "small", row) for row in telling]
+    claims += [(album.large, "large", row) for row in first if row in shots]
+    claims += [(album.small, "small", row) for row in others]
+    claims += [(album.large, "large", row) for row in worth if row not in top]
+    for place, kind, row in claims:
+        jpeg = getattr(shots[row], kind)
+        if jpeg and (cost := _cost(jpeg)) <= budget:
+            place[row] = data_uri(jpeg)
             budget -= cost
-    for row, shot in zip(order, shots, strict=True):
-        cost = len(shot.large) * 4 // 3 + 40
-        if row in album.small and shot.large and cost <= budget:
-            album.large[row] = data_uri(shot.large)
-            budget -= cost
-    for path, shot in zip(extra, _shots(read, [({"path": p}, 0) for p in extra], "Neighbours", progress), strict=True):
-        cost = len(shot.small) * 4 // 3 + 40
-        if shot.small and cost <= budget:
+    near = _shots(read, [({"path": path}, 0) for path in extra], "Neighbours", progress)
+    for path, shot in zip(extra, near, strict=True):
+        if shot.small and (cost := _cost(shot.small)) <= budget:
             album.outside[path] = data_uri(shot.small)
             budget -= cost
-    _count_missing(album, cases, wrong)
+    _count_left_out(album, cases)
     return album
+
+
+def _cost(jpeg: bytes) -> int:
+    """What a JPEG takes in the page."""
+    return len(jpeg) * 4 // 3 + 40
 
 
 def fill_folder(
@@ -236,14 +238,11 @@ def fill_folder(
         folder.mkdir(parents=True, exist_ok=True)
         jobs = [(record, LARGE_BESIDE) for record in records]
         for row, shot in enumerate(_shots(read, jobs, "Pictures", progress)):
-            if shot.problem:
-                album.unreadable[row] = shot.problem
-            elif not shot.small:
-                album.withheld.add(row)
-            else:
-                for kind, jpeg in (("small", shot.small), ("large", shot.large)):
-                    (folder / f"{row + 1:06}-{kind}.jpg").write_bytes(jpeg)
-                    getattr(album, kind)[row] = f"{base}/{row + 1:06}-{kind}.jpg"
+            _note_missing(album, {row: shot})
+            if shot.small:
+                for kind, place in (("small", album.small), ("large", album.large)):
+                    (folder / f"{row + 1:06}-{kind}.jpg").write_bytes(getattr(shot, kind))
+                    place[row] = f"{base}/{row + 1:06}-{kind}.jpg"
         others = _shots(read, [({"path": path}, 0) for path in extra], "Neighbours", progress)
         for number, (path, shot) in enumerate(zip(extra, others, strict=True)):
             if shot.small:
@@ -253,15 +252,20 @@ def fill_folder(
         raise OutputError(
             f"{folder} cannot be written: {error.strerror or error}", "free some space or choose another folder"
         ) from error
-    _count_missing(album, cases, cases.wrong)
+    _count_left_out(album, cases)
     return album
 
 
-def _count_missing(album: Album, cases: Cases, wrong: np.ndarray) -> None:
-    missing = [
-        row
-        for row in range(len(cases))
-        if row not in album.small and row not in album.unreadable and row not in album.withheld
-    ]
+def _note_missing(album: Album, shots: Mapping[int, _Shot]) -> None:
+    for row, shot in shots.items():
+        if shot.problem:
+            album.unreadable[row] = shot.problem
+        elif not shot.small:
+            album.withheld.add(row)
+
+
+def _count_left_out(album: Album, cases: Cases) -> None:
+    there = {*album.small, *album.unreadable, *album.withheld}
+    missing = [row for row in range(len(cases)) if row not in there]
     album.left_out = len(missing)
-    album.errors_left_out = sum(bool(wrong[row]) for row in missing)
+    album.errors_left_out = int(cases.wrong[missing].sum()) if missing else 0

@@ -96,11 +96,8 @@ def render(
             spent = len(script_json(data)) + sum(map(len, cases.saliency.values())) + RESERVE
             worst = cases.worst(TOP_LOSSES, partition)
             order = choose(cases, max_thumbnails, first=worst)
-            large = [row for row in order if cases.wrong[row]] + worst
             budget = max(0, int(max_megabytes * 1_000_000) - spent)
-            album = fill_album(
-                cases, order, records, read, budget=budget, large_rows=large, extra=extra, progress=progress
-            )
+            album = fill_album(cases, order, records, read, budget=budget, first=worst, extra=extra, progress=progress)
     placed, chunks = picture_data(cases, names, album, order)
     heading = title or str(facts.get("title") or "Classification report")
     view = context(shown, cases, names, album, heading)

@@ -17,24 +17,24 @@ function proportion(k, n) {
 }
 
 /**
- * PPV and NPV at another prevalence, by Bayes' rule; intervals by the adjusted logit method
- * (Mercaldo, Lau & Zhou 2007, Statistics in Medicine 26: 2170).
+ * PPV and NPV at another prevalence: odds before times likelihood ratio are odds after (Bayes).
+ * The interval is that of the ratio's logarithm with half an image added to each count (Walter 1975,
+ * Biometrika 62: 371), which also holds where nothing was missed or falsely called.
  */
 function predictive(tp, fn, fp, tn, prevalence) {
-  const sick = tp + fn, well = tn + fp, none = { value: null, low: null, high: null, n: sick + well };
+  const sick = tp + fn, well = tn + fp, none = { value: null, low: null, high: null };
   if (!sick || !well || !(prevalence > 0 && prevalence < 1)) return { ppv: none, npv: none };
-  const se = tp / sick, sp = tn / well, n1 = sick + Z * Z, n0 = well + Z * Z;
-  const s1 = (tp + Z * Z / 2) / n1, s0 = (tn + Z * Z / 2) / n0;
   const odds = prevalence / (1 - prevalence);
-  return {
-    ppv: withLogitInterval(se * odds, 1 - sp, s1 * odds / (1 - s0), (1 - s1) / (s1 * n1) + s0 / ((1 - s0) * n0), none.n),
-    npv: withLogitInterval(sp / odds, 1 - se, s0 / odds / (1 - s1), s1 / ((1 - s1) * n1) + (1 - s0) / (s0 * n0), none.n),
-  };
+  return { ppv: afterwards(tp, sick, fp, well, odds), npv: afterwards(tn, well, fn, sick, 1 / odds) };
 }
 
-function withLogitInterval(yes, no, adjustedOdds, variance, n) {
-  const value = yes + no > 0 ? yes / (yes + no) : null;
-  if (value === null) return { value, low: null, high: null, n };
-  const end = (side) => 1 / (1 + Math.exp(-(Math.log(adjustedOdds) + side * Z * Math.sqrt(variance))));
-  return { value, low: Math.min(end(-1), value), high: Math.max(end(1), value), n };
+/** The share of the first kind among what is called: a of n of the first kind, b of m of the second. */
+function afterwards(a, n, b, m, odds) {
+  const first = odds * a / n, second = b / m;
+  if (!(first + second > 0)) return { value: null, low: null, high: null };
+  const value = first / (first + second);
+  const centre = Math.log(odds * ((a + 0.5) / (n + 0.5)) / ((b + 0.5) / (m + 0.5)));
+  const half = Z * Math.sqrt(1 / (a + 0.5) - 1 / (n + 0.5) + 1 / (b + 0.5) - 1 / (m + 0.5));
+  const share = (logOdds) => 1 / (1 + Math.exp(-logOdds));
+  return { value, low: Math.min(share(centre - half), value), high: Math.max(share(centre + half), value) };
 }
