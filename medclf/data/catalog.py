@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,16 +183,3 @@ def _top(folder: Path) -> Path:
     """The first folder that holds more than one folder: archives often wrap everything in one."""
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     return _top(entries[0]) if len(entries) == 1 and entries[0].is_dir() else folder
-
-
-def forget(name: str, folder: str | Path | None = None) -> None:
-    """Delete a fetched data set and its record from the cache.
-
-    Raises:
-        DataError: no data set has that name.
-    """
-    top = Path(folder) if folder is not None else _cache()
-    data_set = describe(name)
-    shutil.rmtree(top / data_set.name, ignore_errors=True)
-    for suffix in (".json", ".zip", ".zip.part", ".zip.part.json"):
-        (top / f"{data_set.name}{suffix}").unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from medclf.data.progress import watch
 from medclf.errors import DataError, OutputError
 from medclf.files import write_json
 
-CHUNK = 1 << 18
+CHUNK = 1 << 14  # what a cut can lose
 TIMEOUT_S = (10, 60)  # to connect, between two pieces
 
 
@@ -87,8 +86,8 @@ def _attempt(url: str, part: Path, progress: bool) -> int | None:
             with part.open("r+b" if have else "wb") as file:
                 file.seek(have)
                 file.truncate()
-                pieces = _pieces(answer)
                 left = total - have if total is not None else None
+                pieces = answer.iter_content(CHUNK)
                 for piece in watch(pieces, left, f"Fetching {part.stem}", progress=progress, step="bytes"):
                     file.write(piece)
     except requests.RequestException as error:
@@ -117,10 +116,6 @@ def _where_it_begins(answer: Any, have: int) -> tuple[int, int | None]:
     if span.partition("-")[0] != str(have):
         raise DataError(f"{answer.url}: the server sends another part than the one asked for", "try again later")
     return have, int(total) if total.isdigit() else None
-
-
-def _pieces(answer: Any) -> Iterator[bytes]:
-    yield from answer.iter_content(CHUNK)
 
 
 def _remember(url: str, part: Path, answer: Any) -> None:
