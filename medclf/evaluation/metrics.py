@@ -132,7 +132,7 @@ def _estimate(task: Task, name: str, value: float, variance: float, level: float
     n = int(mask.sum())
     if math.isnan(value):
         return undefined(n, _reason(task, metric, index))
-    note = "" if label else _left_out(task, metric)
+    note = "" if label else left_out(task, metric)
     if metric in SHARES and not (metric == "accuracy" and task.multi_label):
         agree = (task.positive == task.predicted) | ~task.known
         right = agree.all(axis=1) if index is None else agree[:, index]
@@ -268,7 +268,7 @@ def _reason(task: Task, metric: str, index: int | None) -> str:
     return f"every image has the label {label!r}" if actual[known].all() else f"no image has the label {label!r}"
 
 
-def _left_out(task: Task, metric: str) -> str:
+def left_out(task: Task, metric: str) -> str:
     """Which labels a mean over the labels had to leave out."""
     if metric not in ("balanced_accuracy", "auroc", "auprc", "f1"):
         return ""
