@@ -96,7 +96,7 @@ def fetch(name: str, folder: str | Path | None = None, progress: bool = True) ->
 
     Args:
         name: one of CATALOG.
-        folder: where data sets are kept; None for the user's cache.
+        folder: where data sets are kept; None for the cache folder (see MEDCLF_CACHE).
         progress: show progress bars.
 
     Returns:
@@ -106,7 +106,9 @@ def fetch(name: str, folder: str | Path | None = None, progress: bool = True) ->
         DataError: it cannot be fetched, is not what was fetched before, or must not be unpacked.
         OutputError: the folder cannot be written to, or the disk is full.
     """
-    return fetch_into(describe(name), Path(folder) if folder is not None else _cache(), progress)
+    from medclf.data.cache import cache_folder
+
+    return fetch_into(describe(name), Path(folder or cache_folder() / "datasets"), progress)
 
 
 def fetch_into(data_set: DataSet, folder: Path, progress: bool = True) -> Path:
@@ -138,12 +140,6 @@ def fetch_into(data_set: DataSet, folder: Path, progress: bool = True) -> Path:
         write_json(record_file, {"url": data_set.url, "sha256": sha256, "bytes": size, **_measure(unpacked)})
         archive.unlink()
     return _top(unpacked)
-
-
-def _cache() -> Path:
-    import platformdirs
-
-    return platformdirs.user_cache_path("medclf") / "datasets"
 
 
 def _read_record(path: Path) -> dict[str, object]:

@@ -22,6 +22,8 @@ from medclf.data.sources import MISSING, NO_CLASS_FOLDER, Asked, LabelFrom, Rows
 from medclf.errors import DataError, MedclfWarning, ReadError
 from medclf.images import dicom, pixels
 
+__all__ = ["COLUMNS", "count_labels", "inspect", "label_set", "scan", "usable"]
+
 COLUMNS = ("path", "label", "patient", "partition", "width", "height", "sha256", "problem")
 
 

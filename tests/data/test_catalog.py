@@ -366,8 +366,8 @@ def test_two_at_once_fetch_once(host, small, tmp_path):
 def test_by_name(host, small, tmp_path, monkeypatch):
     monkeypatch.setitem(CATALOG, "small", small)
     assert fetch("small", tmp_path, progress=False).is_dir()
-    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / "cache" / name)
-    assert fetch("small", progress=False) == tmp_path / "cache/medclf/datasets/small/wrapped"
+    monkeypatch.setenv("MEDCLF_CACHE", str(tmp_path / "cache"))
+    assert fetch("small", progress=False) == tmp_path / "cache/datasets/small/wrapped"
     with pytest.raises(DataError, match=r"no data set is named 'imagenet'\n.*kvasir-v2"):
         fetch("imagenet")
 

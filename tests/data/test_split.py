@@ -189,6 +189,16 @@ def test_linked_agrees_with_scipy(pairs):
     assert all((found[i] == found[j]) == (expected[i] == expected[j]) for i in range(n) for j in range(n))
 
 
+@few
+@given(names, pcts, seeds)
+def test_one_image_more_moves_at_most_one_other(items, pct, seed):
+    fewer, more = items[:-1], items
+    if len(fewer) < 2:
+        return
+    one, other = named(RandomSplitter(pct, seed)(fewer), fewer), named(RandomSplitter(pct, seed)(more), more)
+    assert len((one[1] ^ other[1]) - {items[-1]}) <= 1
+
+
 # ---- seeds, names, global state
 
 
