@@ -162,11 +162,11 @@ def _shots(read: Reader, jobs: Sequence[tuple[Mapping[str, Any], int]], text: st
 def fill_album(
     cases: Cases,
     order: Sequence[int],
+    first: Sequence[int],
+    budget: int,
+    *,
     records: Sequence[Mapping[str, Any]],
     read: Reader,
-    *,
-    budget: int,
-    first: Sequence[int] = (),
     extra: Sequence[str] = (),
     progress: bool = False,
 ) -> Album:
@@ -178,10 +178,10 @@ def fill_album(
     Args:
         cases: the rows.
         order: rows to show, the most telling first.
+        first: rows that are shown large before all others.
+        budget: bytes.
         records: every row as a dict, for `read`.
         read: a row -> uint8 pixels, or None to show nothing.
-        budget: bytes.
-        first: rows that are shown large before all others.
         extra: paths of images that are in no row.
         progress: show a bar.
     """
@@ -219,11 +219,11 @@ def _cost(jpeg: bytes) -> int:
 
 def fill_folder(
     cases: Cases,
-    records: Sequence[Mapping[str, Any]],
-    read: Reader,
     folder: Path,
     page: Path,
     *,
+    records: Sequence[Mapping[str, Any]],
+    read: Reader,
     extra: Sequence[str] = (),
     progress: bool = False,
 ) -> Album:

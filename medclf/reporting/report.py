@@ -88,16 +88,20 @@ def render(
     data = page_data(facts, cases, names, partition)
     album, order = Album(), list(range(len(cases)))
     if read is not None and pictures:
-        records = [dict(zip(map(str, rows.columns), values, strict=True)) for values in rows.itertuples(index=False)]
-        extra = _outside(facts, cases, names)
+        columns = list(map(str, rows.columns))
+        source: dict[str, Any] = {
+            "records": [dict(zip(columns, values, strict=True)) for values in rows.itertuples(index=False)],
+            "read": read,
+            "extra": _outside(facts, cases, names),
+            "progress": progress,
+        }
         if assets is not None:
-            album = fill_folder(cases, records, read, Path(assets), path, extra=extra, progress=progress)
+            album = fill_folder(cases, Path(assets), path, **source)
         else:
             spent = len(script_json(data)) + sum(map(len, cases.saliency.values())) + RESERVE
-            worst = cases.worst(TOP_LOSSES, partition)
-            order = choose(cases, max_thumbnails, first=worst)
-            budget = max(0, int(max_megabytes * 1_000_000) - spent)
-            album = fill_album(cases, order, records, read, budget=budget, first=worst, extra=extra, progress=progress)
+            first = cases.worst(TOP_LOSSES, partition)
+            order = choose(cases, max_thumbnails, first)
+            album = fill_album(cases, order, first, max(0, int(max_megabytes * 1e6) - spent), **source)
     placed, chunks = picture_data(cases, names, album, order)
     heading = title or str(facts.get("title") or "Classification report")
     view = context(shown, cases, names, album, heading)

@@ -66,7 +66,7 @@ def context(facts: Mapping[str, Any], cases: Cases, names: Names, album: Album, 
         "settings": blocks(facts["settings"], raw=True) if facts.get("settings") else [],
         "versions": blocks(facts["versions"], raw=True) if facts.get("versions") else [],
         "album_note": album_note(cases, album),
-        "unreadable": [(names.of(row), reason) for row, reason in album.unreadable.items()][:MAX_PROBLEMS],
+        "unreadable": [(names.of(row), names.scrub(reason)) for row, reason in album.unreadable.items()][:MAX_PROBLEMS],
         "hide_names": names.hide,
     }
 

@@ -32,19 +32,29 @@ class MadeUp:
         return rng.integers(0, 255, (90, 120, 3), dtype=np.uint8)
 
 
-def make_up(n: int = 120, vocab: Sequence[str] = ("normal", "polyp", "ulcer"), seed: int = 0) -> MadeUp:
+def make_up(
+    n: int = 120,
+    vocab: Sequence[str] = ("normal", "polyp", "ulcer"),
+    seed: int = 0,
+    *,
+    labels: Sequence[str] | None = None,
+    paths: Sequence[str] | None = None,
+    skill: float = 1.6,
+) -> MadeUp:
+    """Draw predictions for `n` images of drawn labels, or for the labels and paths given."""
     rng = np.random.default_rng(seed)
-    names, k = list(vocab), len(vocab)
-    y = rng.integers(0, k, n)
+    names = list(vocab) if labels is None else sorted(set(labels))
+    y = rng.integers(0, len(names), n) if labels is None else np.array([names.index(label) for label in labels])
+    n, k = len(y), len(names)
+    if paths is None:
+        paths = [f"{names[c] if names[c].isalnum() else 'x'}/image {i:05}.png" for i, c in enumerate(y)]
     logits = rng.normal(size=(n, k)) * 1.3
-    logits[np.arange(n), y] += 1.6
+    logits[np.arange(n), y] += skill
     probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     pred = probs.argmax(1)
     rows = pd.DataFrame(
         {
-            "path": [
-                f"{names[c]}/image {i:05}.png" if names[c].isalnum() else f"x/{i:05}.png" for i, c in enumerate(y)
-            ],
+            "path": paths,
             "partition": np.where(rng.random(n) < 0.6, "valid", "train"),
             "patient": [f"p{i // 3}" for i in range(n)],
             "label": [names[c] for c in y],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -70,6 +72,12 @@ class Watched:
             "#numbers tr", "rows => rows.map(r => [...r.cells].map(c => c.textContent))"
         )
         return next(row[1:] for row in rows if row[0] == name)
+
+    def keep(self, name: str) -> None:
+        """A screenshot for CI's output, where CI asks for some."""
+        if os.environ.get("MEDCLF_CI_OUTPUT"):
+            self.page.wait_for_timeout(600)  # pictures are decoded when they are shown
+            self.page.screenshot(path=Path(os.environ["MEDCLF_CI_OUTPUT"]) / f"report-{name}.png")
 
     def is_clean(self) -> None:
         assert self.complaints == []
@@ -271,7 +279,7 @@ HOSTILE = "<img src=x onerror=\"window.hacked='label'\">"
 
 def test_hostile_words_run_nothing(opened: Any, factory: Any) -> None:
     data = factory(vocab=["normal", HOSTILE, "</script><script>window.hacked='script'</script>"])
-    data.rows["path"] = [f"{i}<svg onload=window.hacked=1>'\"&.png" for i in range(len(data.rows))]
+    data.rows["path"] = [f"={i}<svg onload=window.hacked=1>'\"&.png" for i in range(len(data.rows))]
     data.rows["sex"] = data.rows["sex"].map({"f": HOSTILE, "m": "</script>"})
     data.rows = data.rows.rename(columns={"sex": "<b onclick=window.hacked=1>sex"})
     data.facts["data"]["problems"] = [{"path": HOSTILE, "problem": HOSTILE}]
@@ -286,6 +294,9 @@ def test_hostile_words_run_nothing(opened: Any, factory: Any) -> None:
     page.keyboard.press("Escape")
     page.select_option("#view", "1")
     shown.settle()
+    with page.expect_download() as download:
+        page.click("#download")
+    assert "\"'=" in Path(download.value.path()).read_text()  # no formula for a spreadsheet
     assert page.evaluate("window.hacked") is None
     assert HOSTILE in page.inner_text("h1") and HOSTILE in page.inner_text("#matrix")
     assert "{{ 7 * 7 }}" in page.inner_text("#training")
@@ -385,6 +396,55 @@ def test_no_sideways_scrolling(opened: Any, factory: Any, width: int, scheme: st
     shown.page.click("#gallery li:first-child button")
     assert shown.page.evaluate("document.querySelector('#dialog').scrollWidth") <= width
     shown.is_clean()
+
+
+def axe() -> str:
+    """The source of axe-core."""
+    found = importlib.util.find_spec("axe_playwright_python")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("needs axe-core: pip install axe-playwright-python")
+    return (Path(found.submodule_search_locations[0]) / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1366, "light"), (360, "dark")])
+def test_axe_finds_no_serious_violation(opened: Any, made_up: Any, width: int, scheme: str) -> None:
+    options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
+    made_up.facts["checklist"] = [{"item": 1, "value": "MISSING"}]
+    made_up.facts["subgroups"] = {"sex": {"f": {"n": 40}, "m": {"n": 41}}}
+    shown = opened(made_up.facts, made_up.rows, read=made_up.read, browser_options=options)
+    shown.page.evaluate(axe())
+    shown.page.select_option("#view", "1")
+    shown.settle()
+    for state in ("page", "dialog"):
+        if state == "dialog":
+            shown.page.click("#gallery li:first-child button")
+        result = shown.page.evaluate("axe.run()")
+        serious = [v["id"] for v in result["violations"] if v["impact"] in ("serious", "critical")]
+        assert serious == [] and len(result["passes"]) > 15
+
+
+@pytest.mark.slow
+def test_a_page_of_real_images(browser: Any, factory: Any, shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "hyperkvasir-lower-gi"
+    table = pd.read_csv(folder / "labels.csv").groupby("label").head(24)
+    data = factory(labels=table["label"].tolist(), paths=table["file"].tolist(), skill=3.0)
+
+    def read(row: Any) -> np.ndarray:
+        with Image.open(folder / row["path"]) as image:
+            return np.asarray(image.convert("RGB"))
+
+    path = render(data.facts, data.rows, tmp_path / "report.html", read=read, title="Lower GI endoscopy")
+    for name, width, scheme in (("light", 1366, "light"), ("dark", 1366, "dark"), ("phone", 360, "light")):
+        shown = Watched(browser, path, viewport={"width": width, "height": 850}, color_scheme=scheme)
+        shown.keep(name)
+        shown.page.evaluate("document.querySelector('#explore').scrollIntoView({behavior: 'instant'})")
+        shown.keep(f"{name}-images")
+        shown.page.click("#gallery li:first-child button")
+        shown.page.wait_for_function("document.querySelector('#dialog-picture img').naturalWidth === 384")
+        shown.keep(f"{name}-image")
+        shown.is_clean()
+        shown.context.close()
 
 
 def test_without_scripts_the_page_still_tells(opened: Any, made_up: Any) -> None:

@@ -125,7 +125,10 @@ function makeDialog() {
   $('back').addEventListener('click', () => openDialog(open.back.at(-1), open.list, open.back.slice(0, -1)));
   $('close').addEventListener('click', () => dialog.close());
   dialog.addEventListener('click', (event) => { if (event.target === dialog) dialog.close(); });
-  dialog.addEventListener('close', () => $('gallery').querySelector(`[data-row="${open.row}"]`)?.focus());
+  dialog.addEventListener('close', () => {
+    const gallery = $('gallery');
+    (gallery.querySelector(`[data-row="${open.row}"]`) || gallery.querySelector('button') || $('order')).focus();
+  });
   dialog.addEventListener('keydown', (event) => {
     if (event.target.matches('input:not([type=radio]), select, textarea')) return;
     if (event.key === 'ArrowLeft' && !event.target.matches('input')) step(-1);

@@ -1,0 +1,103 @@
+"""One pass, and everything from it: against fastai's own interpretation and values worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from fastai.interpret import ClassificationInterpretation
+from PIL import Image
+
+from medclf.data.loaders import MedDataLoaders
+from medclf.reporting.interpret import MedInterpretation
+from medclf.training.learner import med_learner
+
+
+@pytest.fixture(scope="module")
+def learn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for label in ("a", "b", "c"):
+        (folder / label).mkdir()
+        for i in range(10):
+            Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / label / f"{label}{i}.png")
+    torch.manual_seed(0)
+    dls = MedDataLoaders.from_folder(folder, size=32, valid_pct=0.5, seed=1, bs=4)
+    learn = med_learner(dls, "resnet18", weights=None)
+    with torch.no_grad():
+        learn.model[1][-1].weight.mul_(20)  # untrained, but not undecided
+    return learn
+
+
+@pytest.fixture(scope="module")
+def interp(learn):
+    with learn.no_bar():
+        return MedInterpretation.from_learner(learn)
+
+
+def test_agrees_with_fastai(learn, interp):
+    with learn.no_bar():
+        peer = ClassificationInterpretation.from_learner(learn)
+        matrix, confused = peer.confusion_matrix(), peer.most_confused()
+    assert isinstance(interp, ClassificationInterpretation)
+    assert np.array_equal(interp.confusion_matrix(), matrix)
+    assert {(a, b, int(n)) for a, b, n in confused} == set(interp.most_confused())
+    assert torch.allclose(interp.losses.float(), peer.losses.as_subclass(torch.Tensor).float(), atol=1e-5)
+    ours, theirs = interp.top_losses(5), peer.top_losses(5)
+    assert ours[1].tolist() == theirs[1].tolist()
+
+
+def test_predicts_once(learn, interp, monkeypatch):
+    monkeypatch.setattr(learn, "get_preds", None)
+    interp.confusion_matrix()
+    interp.plot_confusion_matrix()
+    interp.most_confused()
+    interp.print_classification_report()
+    interp.plot_top_losses(3)
+    interp.plot_roc()
+    interp.metrics(n_boot=10)
+    assert len(interp.to_frame()) == 15
+
+
+def test_the_table_has_every_image_and_probability(interp):
+    frame = interp.to_frame()
+    assert {"path", "partition", "label", "pred", "loss", "prob_a", "prob_b", "prob_c"} <= set(frame)
+    assert np.allclose(frame[["prob_a", "prob_b", "prob_c"]].sum(1), 1, atol=1e-5)
+    wanted = [-np.log(row[f"prob_{row['label']}"]) for _, row in frame.iterrows()]
+    assert np.allclose(frame["loss"], wanted, atol=1e-4)
+    assert all(row["path"].startswith(row["label"]) for _, row in frame.iterrows())
+
+
+def test_top_losses_show_both_probabilities(interp):
+    axes = np.ravel(interp.plot_top_losses(1))
+    worst = interp.to_frame().sort_values("loss").iloc[-1]
+    title = axes[0].get_title()
+    assert worst["path"].rpartition("/")[2] in title
+    assert f"actual {worst['label']} ({worst['prob_' + worst['label']]:.0%})" in title
+    assert f"predicted {worst['pred']} ({worst['prob_' + worst['pred']]:.0%})" in title
+
+
+def test_other_images(learn):
+    paths = list(learn.dls.train.items)[:4]
+    with learn.no_bar():
+        interp = MedInterpretation.from_learner(learn, dl=learn.dls.test_dl(paths, with_labels=True))
+        unlabelled = MedInterpretation.from_learner(learn, dl=learn.dls.test_dl(paths))
+    assert interp.confusion_matrix().sum() == 4
+    assert unlabelled.confusion_matrix().sum() == 0 and unlabelled.to_frame()["label"].tolist() == [""] * 4
+
+
+def test_facts_say_how_many_and_how_split(interp):
+    facts = interp.facts(n_boot=20)
+    assert facts["n"] == 15 and facts["data"]["n_images"] == 30
+    assert facts["data"]["images"] == {"train": 15, "valid": 15}
+    assert facts["accuracy"]["n"] == 15
+    assert "no patient is known" in facts["data"]["split"]["sentence"]
+    assert facts["settings"]["arch"] == "resnet18"
+
+
+def test_saved_predictions_come_back(interp, tmp_path):
+    from medclf.evaluation.predictions import Predictions
+
+    interp.predictions.save(tmp_path / "p.csv")
+    again = Predictions.load(tmp_path / "p.csv", interp.vocab, False)
+    assert np.array_equal(again.y, interp.predictions.y)
+    assert np.allclose(again.probs, interp.predictions.probs)
+    assert again.labels == interp.predictions.labels
