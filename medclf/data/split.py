@@ -103,9 +103,7 @@ def StratifiedSplitter(labels: Values, valid_pct: float = 0.2, seed: int = 42) -
     return split
 
 
-def PatientSplitter(
-    patients: Values, valid_pct: float = 0.2, seed: int = 42, labels: Values | None = None
-) -> Splitter:
+def PatientSplitter(patients: Values, valid_pct: float = 0.2, seed: int = 42, labels: Values | None = None) -> Splitter:
     """Split whole patients: no patient has images on both sides.
 
     Args:
@@ -129,9 +127,7 @@ def PatientSplitter(
     return _group_splitter(patients, labels, valid_pct, seed, "patients")
 
 
-def StratifiedGroupSplitter(
-    labels: Values, groups: Values, valid_pct: float = 0.2, seed: int = 42
-) -> Splitter:
+def StratifiedGroupSplitter(labels: Values, groups: Values, valid_pct: float = 0.2, seed: int = 42) -> Splitter:
     """Split whole groups (near-duplicates, procedures, scanners) and share the labels out evenly.
 
     Args:
@@ -155,9 +151,7 @@ def StratifiedGroupSplitter(
     return _group_splitter(groups, labels, valid_pct, seed, "groups")
 
 
-def _group_splitter(
-    groups: Values, labels: Values | None, valid_pct: float, seed: int, what: str
-) -> Splitter:
+def _group_splitter(groups: Values, labels: Values | None, valid_pct: float, seed: int, what: str) -> Splitter:
     _check_pct(valid_pct)
 
     def split(items: Any) -> Splits:
@@ -224,9 +218,7 @@ def KFoldSplitter(
     return split
 
 
-def _folds_of_images(
-    names: list[str], n_folds: int, seed: int, classes: Sequence[Any] | None
-) -> NDArray[np.int64]:
+def _folds_of_images(names: list[str], n_folds: int, seed: int, classes: Sequence[Any] | None) -> NDArray[np.int64]:
     """Deal the images out like cards, class by class, so that folds and classes differ by one at most."""
     _check_folds(len(names), n_folds, "images")
     order = shuffled(names, seed)
@@ -234,9 +226,7 @@ def _folds_of_images(
         members = _by_class(classes, order)
         few = min(members, key=len)
         if len(few) < n_folds:
-            text = (
-                f"class '{classes[few[0]]}' has {len(few)} images for {n_folds} folds: some have none of it"
-            )
+            text = f"class '{classes[few[0]]}' has {len(few)} images for {n_folds} folds: some have none of it"
             warnings.warn(text, MedclfWarning, stacklevel=4)
         order = np.concatenate(members)
     folds = np.empty(len(names), dtype=np.int64)
@@ -331,6 +321,10 @@ def _splitter_for(
         return RandomSplitter(valid_pct, seed)
     if split == "stratified":
         return StratifiedSplitter(labels, valid_pct, seed)
+    without = sum(patient is None for patient in objects(table, "patient"))
+    if split != "patient" and 0 < without < len(table):
+        text = f"{without} of {len(table)} images have no patient: each counts as a patient of its own"
+        warnings.warn(text, MedclfWarning, stacklevel=3)
     columns = ("patient",) if split == "patient" else ("group", "patient")
     known = [column for column in columns if any(value is not None for value in objects(table, column))]
     links = [objects(table, column) for column in known]
@@ -341,9 +335,7 @@ def _splitter_for(
         return KFoldSplitter(fold, n_folds, seed, some_labels, linked(*links) if links else None)
     if not known:
         wanted = "patients" if split == "patient" else "patients, and there is no column 'group'"
-        raise SplitError(
-            f"the table knows no {wanted}", "pass patient_col= to scan, or choose split='random'"
-        )
+        raise SplitError(f"the table knows no {wanted}", "pass patient_col= to scan, or choose split='random'")
     if split == "patient":
         return PatientSplitter(links[0], valid_pct, seed, labels=some_labels)
     return StratifiedGroupSplitter(labels, linked(*links), valid_pct, seed)
@@ -386,9 +378,7 @@ def _check_two(n: int, what: str) -> None:
 
 def _check_folds(n: int, n_folds: int, what: str) -> None:
     if n < n_folds:
-        raise SplitError(
-            f"{n_folds} folds need at least {n_folds} {what}; there are {n}", "choose fewer folds"
-        )
+        raise SplitError(f"{n_folds} folds need at least {n_folds} {what}; there are {n}", "choose fewer folds")
 
 
 def _check_labelled(labels: Sequence[Any]) -> None:

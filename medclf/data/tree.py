@@ -82,9 +82,7 @@ def walk(root: Path, *, allow_outside: bool = False) -> Tree:
             link = links.pop()
             target = os.path.realpath(root / link)
             if target in seen or is_within(target, top):
-                tree.notes.append(
-                    f"folder '{link}' is a link into folders that are scanned anyway: not followed"
-                )
+                tree.notes.append(f"folder '{link}' is a link into folders that are scanned anyway: not followed")
                 continue
             if not allow_outside:
                 tree.notes.append(f"folder '{link}' is a link to outside the data's folder: not followed")
@@ -110,6 +108,10 @@ def _list_folder(
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             continue
         path = f"{folder}/{entry.name}" if folder else entry.name
+        if not entry.name.isprintable() and not _is_text(entry.name):
+            shown = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            tree.notes.append(f"'{shown}' is left out: its name is not valid UTF-8")
+            continue
         if entry.is_dir(follow_symlinks=False):
             waiting.append(path)
             folders += 1
@@ -128,6 +130,15 @@ def _list_folder(
             tree.paths.append(path)
     if folder and not folders and len(tree.paths) == before:
         tree.empty.append(folder)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name from the disk can be written to a file as UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:

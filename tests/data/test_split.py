@@ -417,6 +417,13 @@ def test_patient_and_kfold_keep_patients_together(table):
         assert table["patient"].groupby(partition).agg(set).pipe(lambda sides: not sides["train"] & sides["valid"])
 
 
+@pytest.mark.parametrize("split", ["patient", "grouped", "kfold"])
+def test_a_patient_column_with_gaps_is_named(table, split):
+    table = table.assign(patient=table["patient"].where(np.arange(60) > 2, None), problem="", partition=None)
+    with pytest.warns(MedclfWarning, match="3 of 60 images have no patient"):
+        split_table(table, split, fold=0)
+
+
 def test_grouped_links_patients_and_clusters(table):
     table = table.drop(columns=["partition", "problem"])
     table["group"] = [7 if i in (0, 4, 8) else None for i in range(60)]  # joins the first three patients

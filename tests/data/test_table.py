@@ -103,6 +103,14 @@ def test_what_is_no_image_is_counted_or_skipped(make_images):
     assert table.attrs["ignored"] == 2
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_name_that_is_no_text_is_left_out(make_images):
+    root = make_images(*PAIRS, "a/caf\u00e9.png")
+    (root / "a" / os.fsdecode(b"\xff.png")).write_bytes((root / "a/1.png").read_bytes())
+    table, said = scan_noting(root)
+    assert len(table) == 5 and r"'a/\xff.png' is left out: its name is not valid UTF-8" in said
+
+
 def test_labels_from_names_and_from_a_function(make_images):
     root = make_images("cat_1.png", "cat_2.png", "dog_1.png", "dog_2.png", "?.png")
     table, said = scan_noting(root, label_from=re.compile(r"^(\w+)_\d"))
@@ -491,6 +499,16 @@ def test_dicom_tree(dicom_tree, patient_key):
     key = patient_key.read_bytes()
     assert list(table["patient"]) == [pseudonym(f"patient-{i}", key) for i in (0, 0, 1, 1)]
     assert table.attrs["ignored"] == 1
+
+
+def test_dicom_without_pixels(dicom_tree):
+    pydicom = pytest.importorskip("pydicom")
+    data = pydicom.dcmread(dicom_tree / "two/b.DCM")
+    del data.PixelData
+    data.save_as(dicom_tree / "two/b.DCM")
+    table, said = scan_noting(dicom_tree)
+    assert table.set_index("path")["problem"]["two/b.DCM"].startswith("a DICOM file without pixels")
+    assert "two/b.DCM (a DICOM file without pixels" in said
 
 
 def test_dicom_labels_by_uid(dicom_tree):
