@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.schedule import Learner
 from fastai.data.core import DataLoaders
@@ -20,6 +21,7 @@ from medclf.errors import DataError
 from medclf.training.backbones import build_network, describe, stages
 from medclf.training.head_start import HeadStart, fit_head
 
+BASE_LR = 2e-4
 FUSED_ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
 
 
@@ -55,7 +57,16 @@ class MedLearner(Learner):
         root = self.dls.path
         return np.asarray([str(patient[p.relative_to(root).as_posix()]) for p in self.dls.train.dataset.items])
 
-    def fine_tune(self, epochs: int, base_lr: float | None = None, freeze_epochs: int = 1, **kwargs: Any) -> None:
+    def fine_tune(
+        self,
+        epochs: int,
+        base_lr: float | None = None,
+        freeze_epochs: int = 1,
+        *,
+        freeze_bn: bool = True,
+        lr_mult: float = 10,
+        **kwargs: Any,
+    ) -> None:
         """Fit the head first, then train the whole network for `epochs` with one cycle.
 
         With `head_start` off this is fastai's own `fine_tune`. With it, `fine_tune(0)` is the head start alone, and a
@@ -63,26 +74,37 @@ class MedLearner(Learner):
 
         Args:
             epochs: passes over the training images with the whole network.
-            base_lr: of the head; earlier stages get less, down to a hundredth.
+            base_lr: of the head.
             freeze_epochs: only without the head start.
-            kwargs: of fastai's `fine_tune` (`lr_mult`, `pct_start`, `div`) and `fit_one_cycle` (`cbs`, `wd`).
+            freeze_bn: the body's BatchNorm layers keep their statistics, which the head's features were made with.
+            lr_mult: the first stage's learning rate is `base_lr / lr_mult`.
+            kwargs: of fastai's `fine_tune` (`pct_start`, `div`) and `fit_one_cycle` (`cbs`, `wd`).
         """
         if not self.head_start:
-            Learner.fine_tune(self, epochs, 2e-3 if base_lr is None else base_lr, freeze_epochs, **kwargs)
+            base_lr = 2e-3 if base_lr is None else base_lr
+            Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult=100, **kwargs)
             return
         if self.head is None:
             self.fit_head()
-        if epochs:
-            base_lr = 5e-4 if base_lr is None else base_lr
-            lr_mult = kwargs.pop("lr_mult", 10)
-            self.unfreeze()
-            self.fit_one_cycle(
-                epochs,
-                slice(base_lr / lr_mult, base_lr),
-                pct_start=kwargs.pop("pct_start", 0.3),
-                div=kwargs.pop("div", 5.0),
-                **kwargs,
-            )
+        if not epochs:
+            return
+        base_lr = BASE_LR if base_lr is None else base_lr
+        cbs = [*L(kwargs.pop("cbs", None)), *([KeepStatistics()] if freeze_bn else [])]
+        rates = {"pct_start": kwargs.pop("pct_start", 0.3), "div": kwargs.pop("div", 5.0)}
+        self.unfreeze()
+        self.fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), cbs=cbs, **rates, **kwargs)
+
+
+class KeepStatistics(Callback):
+    """While training, BatchNorm layers normalise with the statistics they have and do not update them."""
+
+    order = TrainEvalCallback.order + 1
+
+    def before_train(self) -> None:
+        """After fastai has put the network into training mode."""
+        for module in self.learn.model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 def med_learner(

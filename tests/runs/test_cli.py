@@ -1,0 +1,177 @@
+"""The command line as a user has it: whole runs on drawn images, and what a mistake looks like."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medclf.data.synthetic import draw_endoscopy
+from medclf.images.pixels import prepare
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def drawn(room):
+    return draw_endoscopy(room / "drawn", n_per_class=10, size=(96, 96))
+
+
+@pytest.fixture(scope="module")
+def medclf(room):
+    """Run the command line; gives (exit status, stdout, stderr)."""
+
+    def call(*arguments, **options):
+        command = [sys.executable, "-m", "medclf", *map(str, arguments)]
+        env = {**__import__("os").environ, "MEDCLF_CACHE": str(room / "cache")}
+        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=room, timeout=300, **options)
+        return done.returncode, done.stdout, done.stderr
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def run(medclf, drawn, room):
+    (drawn / "polyp" / "broken.jpg").write_bytes((drawn / "polyp").joinpath("polyp-000.jpg").read_bytes()[:900]
+                                                 if (drawn / "polyp" / "polyp-000.jpg").exists() else b"\xff\xd8\xff")
+    (drawn / "normal" / "text.png").write_text("no picture")
+    status, out, error = medclf(
+        "train", drawn, "--out", room / "RUN", "--modality", "endoscopy", "--arch", "efficientnet_lite0",
+        "--epochs", 1, "--size", 64, "--split", "stratified",
+    )
+    assert status == 0, error
+    return room / "RUN", out, error
+
+
+def test_a_run_holds_everything(run):
+    folder, out, error = run
+    assert {p.name for p in folder.iterdir()} >= {
+        "run.json", "table.csv", "predictions.csv", "results.json", "report.html", "bundle",
+    }
+    facts = json.loads((folder / "results.json").read_text())
+    assert {"accuracy", "balanced_accuracy", "auroc", "mcc", "per_class", "confusion_matrix", "vocab"} <= set(facts)
+    assert set(facts["accuracy"]) >= {"value", "low", "high", "n"}
+    assert facts["vocab"] == ["dyed", "inflamed", "normal", "polyp"]
+    assert np.array(facts["confusion_matrix"]).sum() == facts["n"] == 8
+    assert len(facts["training"]["history"]) == 1 and facts["training"]["head_start"]["n_train"] == 32
+    record = json.loads((folder / "run.json").read_text())
+    assert record["settings"]["seed"] == 42 and len(record["table_sha256"]) == 64 and "torch" in record["versions"]
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert {"path", "partition", "label", "pred", "prob_polyp"} <= set(predictions) and len(predictions) == 8
+
+
+def test_files_that_cannot_be_read_are_named_and_the_run_goes_on(run):
+    folder, _, error = run
+    problems = pd.read_csv(folder / "table.csv").set_index("path")["problem"].dropna()
+    assert set(problems.index) == {"polyp/broken.jpg", "normal/text.png"}
+    assert "broken.jpg" in error and "Traceback" not in error
+    assert {p["path"] for p in json.loads((folder / "results.json").read_text())["data"]["problems"]} == set(problems.index)
+
+
+def test_predict_equals_the_run(run, medclf, drawn):
+    folder, *_ = run
+    wanted = pd.read_csv(folder / "predictions.csv").set_index("path")
+    files = [drawn / p for p in wanted.index]
+    status, out, _ = medclf("predict", folder, *files, "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert status == 0 and len(rows) == len(files)
+    for path, row in zip(wanted.index, rows, strict=True):
+        assert row["label"] == wanted.loc[path, "pred"]
+        for label in ("dyed", "inflamed", "normal", "polyp"):
+            assert abs(float(row[f"prob_{label}"]) - wanted.loc[path, f"prob_{label}"]) < 1e-4
+    status, out, _ = medclf("predict", folder, files[0], drawn / "normal" / "text.png", "--json")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert answers[0]["label"] and "first bytes" in answers[1]["problem"]
+
+
+def test_evaluate_and_report(run, medclf, drawn):
+    folder, *_ = run
+    status, _, error = medclf("evaluate", folder, "--data", drawn)
+    assert status == 0, error
+    facts = json.loads((folder / "evaluations" / "drawn" / "results.json").read_text())
+    assert facts["n"] == 40 and facts["partition"] == "test"
+    status, _, error = medclf("report", folder, "--out", folder / "again.html", "--hide-names")
+    assert status == 0, error
+    assert "polyp/" not in (folder / "again.html").read_text()
+
+
+def test_two_fresh_processes_agree_to_the_bit(run, medclf, drawn, room):
+    folder, *_ = run
+    status, _, error = medclf(
+        "train", drawn, "--out", room / "RUN2", "--modality", "endoscopy", "--arch", "efficientnet_lite0",
+        "--epochs", 1, "--size", 64, "--split", "stratified",
+    )
+    assert status == 0, error
+    assert (folder / "predictions.csv").read_bytes() == (room / "RUN2" / "predictions.csv").read_bytes()
+    weights = [(f / "bundle" / "weights.safetensors").read_bytes() for f in (folder, room / "RUN2")]
+    assert weights[0] == weights[1]
+
+
+def test_multi_label_to_the_report(medclf, drawn, room):
+    paths = sorted(p.relative_to(drawn).as_posix() for p in drawn.rglob("*.jpg") if "broken" not in p.name)
+    cells = ["red|spot" if "polyp" in p else "red" if "inflamed" in p else "blue" if "dyed" in p else "none" for p in paths]
+    pd.DataFrame({"file": paths, "finding": cells}).to_csv(room / "labels.csv", index=False)
+    status, _, error = medclf(
+        "train", drawn, "--labels", room / "labels.csv", "--path-col", "file", "--label-col", "finding",
+        "--label-delim", "|", "--arch", "efficientnet_lite0", "--epochs", 0, "--size", 64, "--out", room / "MULTI",
+    )
+    assert status == 0, error
+    facts = json.loads((room / "MULTI" / "results.json").read_text())
+    assert facts["task"] == "multi-label" and set(facts["confusion_matrix"]) == {"blue", "none", "red", "spot"}
+    assert all(0 <= row["auroc"]["low"] <= row["auroc"]["value"] <= 1 for row in facts["per_class"].values())
+
+
+def test_cross_validation_predicts_every_image_once(medclf, drawn, room):
+    status, out, error = medclf(
+        "train", drawn, "--split", "kfold", "--folds", 3, "--arch", "efficientnet_lite0", "--epochs", 0, "--size", 64,
+        "--out", room / "FOLDS",
+    )
+    assert status == 0, error
+    predictions = pd.read_csv(room / "FOLDS" / "predictions.csv")
+    assert len(predictions) == 40 == predictions["path"].nunique() and set(predictions["fold"]) == {0, 1, 2}
+    assert len(json.loads((room / "FOLDS" / "results.json").read_text())["folds"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("train", "nowhere", "--out", "X"), "nowhere"),
+        (("train", "drawn", "--out", "X", "--arch", "resnot34"), "resnot34"),
+        (("train", "drawn", "--out", "X", "--modality", "colonoscopy"), "endoscopy"),
+        (("train", "drawn", "--out", "X", "--valid-pct", "1.5"), "valid-pct"),
+        (("train", "drawn", "--out", "RUN"), "--overwrite"),
+        (("train", "drawn", "--out", "X", "--weights", "missing.pth", "--arch", "resnet18"), "missing.pth"),
+        (("predict", "drawn", "drawn"), "drawn"),
+        (("evaluate", "nowhere", "--data", "drawn"), "nowhere"),
+        (("scan", "drawn", "--labels", "none.csv"), "none.csv"),
+    ],
+)
+def test_a_mistake_is_a_line_or_two_and_status_2(run, medclf, arguments, says):
+    status, _, error = medclf(*arguments)
+    complaint = [line for line in error.splitlines() if line and not line.startswith("warning")]
+    assert status == 2 and says in error and "Traceback" not in error
+    assert 1 <= len(complaint) <= 2, error
+    if arguments[0] == "train" and "X" in arguments:
+        assert "Traceback" in medclf(*arguments, "--debug")[2]
+
+
+def test_help_and_import_are_quick(medclf):
+    times = []
+    for _ in range(3):
+        start = time.process_time(), time.perf_counter()
+        assert medclf("--help")[0] == 0
+        times.append(time.perf_counter() - start[1])
+    loaded = "import sys, medclf, medclf.cli; print([m for m in ('torch', 'fastai', 'matplotlib', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert min(times) < 2  # 0.5 s on a quiet machine: benchmarks/startup.py prints it

@@ -1,0 +1,38 @@
+"""Every Python block of the docs and the README runs, page by page, in a folder of its own."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page):
+    text = page.read_text(encoding="utf-8")
+    for match in BLOCK.finditer(text):
+        line = text[: match.start(1)].count("\n")
+        yield "\n" * line + match.group(1)  # a traceback then names the page's own line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if list(blocks(p))], ids=lambda p: p.name)
+def test_blocks_run(page, tmp_path, monkeypatch):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEDCLF_CACHE", str(tmp_path / "cache"))
+    namespace = {"__name__": "__docs__"}
+    for block in blocks(page):
+        exec(compile(block, str(page), "exec"), namespace)
+    assert os.environ["MEDCLF_CACHE"] == str(tmp_path / "cache")
+
+
+def test_every_page_is_in_the_contents():
+    contents = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^([a-z-]+)$", contents, re.MULTILINE))
+    assert {p.stem for p in (ROOT / "docs").glob("*.md")} - {"index"} == listed
