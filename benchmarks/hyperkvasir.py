@@ -54,7 +54,8 @@ def main() -> None:
     for name, results in found.items():
         shares = [r["accuracy"] for r in results]
         seconds = [statistics.median(r[key] for r in results) for key in ("seconds", "inside")]
-        rows.append([name, *(f"{a:.4f}" for a in shares), f"{statistics.mean(shares):.4f}", *(f"{s:.0f}" for s in seconds)])
+        mean = f"{statistics.mean(shares):.4f}"
+        rows.append([name, *(f"{a:.4f}" for a in shares), mean, *(f"{s:.0f}" for s in seconds)])
     print_table(["", *(f"seed {s}" for s in args.seeds), "mean accuracy", "process, s", "once imported, s"], rows)
 
 

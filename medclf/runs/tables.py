@@ -32,9 +32,8 @@ def describe_table(table: pd.DataFrame) -> Iterator[str]:
     good = table[table["problem"] == ""]
     yield f"{len(good)} images can be used, {len(table) - len(good)} cannot; {table.attrs.get('ignored', 0)} other files"
     for partition, rows in good.groupby(good["partition"].fillna("(no partition)")):
-        counts = pd.Series(
-            [label for cell in rows["label"] for label in label_set(cell) or ("(no label)",)]
-        ).value_counts()
+        labels = [label for cell in rows["label"] for label in label_set(cell) or ("(no label)",)]
+        counts = pd.Series(labels).value_counts()
         yield f"  {partition}: {len(rows)} images: " + ", ".join(f"{k} {n}" for k, n in counts.sort_index().items())
     if good["patient"].notna().any():
         yield f"  {good['patient'].nunique()} patients"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,25 +17,41 @@ import torch
 from medclf.data.loaders import MedDataLoaders
 from medclf.data.table import scan
 from medclf.deployment.bundle import save_bundle
-from medclf.errors import OutputError
 from medclf.evaluation.predictions import Predictions, predict_loader
 from medclf.evaluation.results import summarize, versions
 from medclf.files import write_json
 from medclf.reporting.interpret import history_of
 from medclf.reporting.report import report
 from medclf.runs.config import TrainConfig
+from medclf.runs.resume import (
+    CHECKPOINTS,
+    RECORD,
+    check_same,
+    claimed,
+    is_finished,
+    located,
+    read_record,
+    settings_in,
+    tidy,
+)
 from medclf.runs.tables import save_table, table_hash
+from medclf.training.callbacks import Resumable
+from medclf.training.checkpoints import load_checkpoint, save_checkpoint
 from medclf.training.learner import MedLearner, med_learner
 
 Say = Callable[[str], None]
 
 
-def train(config: TrainConfig, say: Say = print) -> Path:
+def train(
+    config: TrainConfig, say: Say = print, *, before: dict[str, Any] | None = None, going_on: bool = False
+) -> Path:
     """Do the whole job and leave a RUN folder.
 
     Args:
         config: what to do.
         say: called with a line for the user at each step.
+        before: the record of the run that this one repeats or goes on with, to compare with.
+        going_on: go on where that run was killed; see `resume`.
 
     Returns:
         The RUN folder: run.json, table.csv, predictions.csv, results.json, report.html and bundle/.
@@ -45,42 +60,55 @@ def train(config: TrainConfig, say: Say = print) -> Path:
         OutputError: RUN exists already, or cannot be written.
         DataError, SplitError, WeightsError: what their messages say.
     """
-    out = claim(Path(config.out), config.overwrite)
-    start = time.perf_counter()
-    seed_everything(config.seed)
-    table = scan(config.data, **config.scan_kwargs())
-    say(f"{(table['problem'] == '').sum()} images, {(table['problem'] != '').sum()} left out")
-    record = start_record(config, table)
-    write_json(out / "run.json", record)
-    job = _cross_validate if config.split == "kfold" else _train_once
-    learn, predictions, facts = job(config, table, say)
-    save_table(out / "table.csv", learn.dls.table)
-    predictions.save(out / "predictions.csv")
-    facts["seconds"] = round(time.perf_counter() - start, 1)
-    write_json(out / "results.json", facts)
-    save_bundle(learn, out / "bundle", overwrite=True)
-    write_json(out / "run.json", record | {"finished": _now(), "device": str(learn.dls.device)})
-    report(out, out / "report.html", hide_names=config.hide_names)
+    config = located(config)
+    with claimed(config.out, overwrite=config.overwrite, resume=going_on) as out:
+        start = time.perf_counter()
+        begun = {"format": 1, "settings": config.as_dict(), "started": _now()}
+        if not going_on:
+            write_json(out / RECORD, begun)  # first of all: with it, a killed run can be gone on with
+        table = scan(config.data, **config.scan_kwargs())
+        say(f"{(table['problem'] == '').sum()} images, {(table['problem'] != '').sum()} left out")
+        record = begun | start_record(table)
+        if before:
+            check_same(before, record, resume=going_on)
+        write_json(out / RECORD, record)
+        job = _cross_validate if config.split == "kfold" else _train_once
+        learn, predictions, facts = job(config, table, say)
+        save_table(out / "table.csv", learn.dls.table)
+        predictions.save(out / "predictions.csv")
+        facts["seconds"] = round(time.perf_counter() - start, 1)
+        write_json(out / "results.json", facts)
+        save_bundle(learn, out / "bundle", overwrite=True)
+        report(out, out / "report.html", hide_names=config.hide_names)
+        write_json(out / RECORD, record | {"finished": _now(), "device": str(learn.dls.device)})
+        tidy(out)
     return out
 
 
-def claim(out: Path, overwrite: bool) -> Path:
-    """Make the RUN folder, or say why not.
+def resume(run: str | Path, say: Say = print) -> Path:
+    """Go on with a run that was killed: at the epoch after the last whole one, or with what came after training.
+
+    The finished weights are bit-identical to those of a run that was not killed, on the same machine, versions and
+    threads.
+
+    Args:
+        run: the RUN folder.
+        say: called with a line for the user at each step.
+
+    Returns:
+        The RUN folder; one that is finished already is left as it is.
 
     Raises:
-        OutputError: it exists and is not to be overwritten, holds something that is no run, or cannot be made.
+        DataError: no training began there, or the data have changed since.
+        BundleError: its checkpoint is damaged.
+        OutputError: another process is writing to it, or it cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not overwrite:
-            raise OutputError(f"{out} exists already", "choose another --out, or replace it with --overwrite")
-        if not (out / "run.json").is_file():
-            raise OutputError(f"{out} is not a run of medclf, so it is not overwritten", "choose another --out")
-        shutil.rmtree(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be made: {error.strerror}", "choose another --out") from error
-    return out
+    record = read_record(run)
+    if is_finished(record):
+        say(f"{run} was finished on {record['finished']}: there is nothing to go on with")
+        tidy(Path(run))
+        return Path(run)
+    return train(settings_in(record, out=str(run)), say, before=record, going_on=True)
 
 
 def seed_everything(seed: int) -> None:
@@ -97,7 +125,8 @@ def _train_once(config: TrainConfig, table: pd.DataFrame, say: Say) -> tuple[Med
 
 
 def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> MedLearner:
-    """One learner, trained."""
+    """One learner, trained, or brought to where a killed run left it and trained from there."""
+    seed_everything(config.seed)
     options = {
         "modality": config.modality,
         "size": config.size,
@@ -115,12 +144,20 @@ def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> 
     dls = MedDataLoaders.from_table(table, **(options | changes))
     say(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate on; labels: {', '.join(dls.vocab)}")
     learn = med_learner(dls, config.arch, weights=config.weights, head_start=None if config.head_start else False)
-    if learn.head_start:
-        head = learn.fit_head()
-        first = predict_loader(learn, dls.valid, "valid")
-        say(f"head start: {head.seconds:.1f} s, {share_right(first):.1%} of the validation images right")
+    part = f"fold-{changes['fold']}" if "fold" in changes else "model"
+    kept = Path(config.out) / CHECKPOINTS / f"{part}.safetensors"
+    if kept.is_file():
+        load_checkpoint(learn, kept)
+        say(f"what {kept} holds is not done again")
+    else:
+        if learn.head_start:
+            head = learn.fit_head()
+            first = predict_loader(learn, dls.valid, "valid")
+            say(f"head start: {head.seconds:.1f} s, {share_right(first):.1%} of the validation images right")
+        seed_everything(config.seed)  # whether the cache was warm has changed the random state
+        save_checkpoint(learn, kept)
     if config.epochs or not learn.head_start:
-        learn.fine_tune(config.epochs, config.lr)
+        learn.fine_tune(config.epochs, config.lr, cbs=Resumable(kept))
     return learn
 
 
@@ -146,8 +183,11 @@ def _cross_validate(
         parts[-1].table["fold"] = fold
     pooled = Predictions.concat(parts)
     say("all images, for the bundle")
-    whole = table.assign(partition=["train" if p == "" else None for p in table["problem"]])
-    final = _fit(config, whole, say, split="all")
+    final = _fit(config, table, say, split="all")
+    split = learn.recipe["split"] | {"fold": None}
+    folds = dict(zip(pooled.table["path"], pooled.table["fold"], strict=True))
+    final.recipe = final.recipe | {"split": split}
+    final.dls.table = final.dls.table.assign(fold=final.dls.table["path"].map(folds))
     facts = _facts(final, pooled)
     facts["folds"] = [{"fold": i, "n": len(part), "accuracy": share_right(part)} for i, part in enumerate(parts)]
     return final, pooled, facts
@@ -158,18 +198,15 @@ def share_right(predictions: Predictions) -> float:
     return float(np.mean([a == b for a, b in zip(predictions.labels, predictions.preds, strict=True)]))
 
 
-def start_record(config: TrainConfig, table: pd.DataFrame) -> dict[str, Any]:
-    """What `run.json` holds: settings, versions, threads, and the hash of the data's table."""
+def start_record(table: pd.DataFrame) -> dict[str, Any]:
+    """What `run.json` holds besides the settings: versions, threads, and the hash of the data's table."""
     return {
-        "format": 1,
-        "settings": config.as_dict(),
         "root": table.attrs["root"],
         "multi_label": bool(table.attrs.get("multi_label")),
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "git_commit": _git_commit(),
         "table_sha256": table_hash(table),
-        "started": _now(),
     }
 
 

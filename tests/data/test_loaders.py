@@ -47,7 +47,7 @@ def test_from_folder_gives_fastais_loaders(folder):
     assert list(dls.vocab) == ["normal", "polyp"]
     assert (len(dls.train_ds), len(dls.valid_ds)) == (20, 5)
     x, y = dls.one_batch()
-    assert x.shape[1:] == (3, 32, 32) and x.dtype == torch.float32 and 0 <= x.min() and x.max() <= 1
+    assert x.shape[1:] == (3, 32, 32) and x.dtype == torch.float32 and x.min() >= 0 and x.max() <= 1
     assert len(y) == len(x)
     dls.show_batch(max_n=4)
     assert len(dls.train) == 3 and sum(len(b[1]) for b in dls.train) == 20  # even batches, none dropped

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from medclf.data.synthetic import draw_endoscopy
-from medclf.images.pixels import prepare
 
 pytestmark = pytest.mark.slow
 
@@ -42,21 +41,38 @@ def medclf(room):
 
 @pytest.fixture(scope="module")
 def run(medclf, drawn, room):
-    (drawn / "polyp" / "broken.jpg").write_bytes((drawn / "polyp").joinpath("polyp-000.jpg").read_bytes()[:900]
-                                                 if (drawn / "polyp" / "polyp-000.jpg").exists() else b"\xff\xd8\xff")
+    whole = sorted((drawn / "polyp").glob("*.jpg"))[0].read_bytes()
+    (drawn / "polyp" / "broken.jpg").write_bytes(whole[: len(whole) // 2])
     (drawn / "normal" / "text.png").write_text("no picture")
     status, out, error = medclf(
-        "train", drawn, "--out", room / "RUN", "--modality", "endoscopy", "--arch", "efficientnet_lite0",
-        "--epochs", 1, "--size", 64, "--split", "stratified",
+        "train",
+        drawn,
+        "--out",
+        room / "RUN",
+        "--modality",
+        "endoscopy",
+        "--arch",
+        "efficientnet_lite0",
+        "--epochs",
+        1,
+        "--size",
+        64,
+        "--split",
+        "stratified",
     )
     assert status == 0, error
     return room / "RUN", out, error
 
 
 def test_a_run_holds_everything(run):
-    folder, out, error = run
+    folder, _, _ = run
     assert {p.name for p in folder.iterdir()} >= {
-        "run.json", "table.csv", "predictions.csv", "results.json", "report.html", "bundle",
+        "run.json",
+        "table.csv",
+        "predictions.csv",
+        "results.json",
+        "report.html",
+        "bundle",
     }
     facts = json.loads((folder / "results.json").read_text())
     assert {"accuracy", "balanced_accuracy", "auroc", "mcc", "per_class", "confusion_matrix", "vocab"} <= set(facts)
@@ -75,7 +91,8 @@ def test_files_that_cannot_be_read_are_named_and_the_run_goes_on(run):
     problems = pd.read_csv(folder / "table.csv").set_index("path")["problem"].dropna()
     assert set(problems.index) == {"polyp/broken.jpg", "normal/text.png"}
     assert "broken.jpg" in error and "Traceback" not in error
-    assert {p["path"] for p in json.loads((folder / "results.json").read_text())["data"]["problems"]} == set(problems.index)
+    facts = json.loads((folder / "results.json").read_text())
+    assert {p["path"] for p in facts["data"]["problems"]} == set(problems.index)
 
 
 def test_predict_equals_the_run(run, medclf, drawn):
@@ -108,8 +125,20 @@ def test_evaluate_and_report(run, medclf, drawn):
 def test_two_fresh_processes_agree_to_the_bit(run, medclf, drawn, room):
     folder, *_ = run
     status, _, error = medclf(
-        "train", drawn, "--out", room / "RUN2", "--modality", "endoscopy", "--arch", "efficientnet_lite0",
-        "--epochs", 1, "--size", 64, "--split", "stratified",
+        "train",
+        drawn,
+        "--out",
+        room / "RUN2",
+        "--modality",
+        "endoscopy",
+        "--arch",
+        "efficientnet_lite0",
+        "--epochs",
+        1,
+        "--size",
+        64,
+        "--split",
+        "stratified",
     )
     assert status == 0, error
     assert (folder / "predictions.csv").read_bytes() == (room / "RUN2" / "predictions.csv").read_bytes()
@@ -119,11 +148,28 @@ def test_two_fresh_processes_agree_to_the_bit(run, medclf, drawn, room):
 
 def test_multi_label_to_the_report(medclf, drawn, room):
     paths = sorted(p.relative_to(drawn).as_posix() for p in drawn.rglob("*.jpg") if "broken" not in p.name)
-    cells = ["red|spot" if "polyp" in p else "red" if "inflamed" in p else "blue" if "dyed" in p else "none" for p in paths]
+    findings = {"polyp": "red|spot", "inflamed": "red", "dyed": "blue", "normal": "none"}
+    cells = [findings[p.partition("/")[0]] for p in paths]
     pd.DataFrame({"file": paths, "finding": cells}).to_csv(room / "labels.csv", index=False)
     status, _, error = medclf(
-        "train", drawn, "--labels", room / "labels.csv", "--path-col", "file", "--label-col", "finding",
-        "--label-delim", "|", "--arch", "efficientnet_lite0", "--epochs", 0, "--size", 64, "--out", room / "MULTI",
+        "train",
+        drawn,
+        "--labels",
+        room / "labels.csv",
+        "--path-col",
+        "file",
+        "--label-col",
+        "finding",
+        "--label-delim",
+        "|",
+        "--arch",
+        "efficientnet_lite0",
+        "--epochs",
+        0,
+        "--size",
+        64,
+        "--out",
+        room / "MULTI",
     )
     assert status == 0, error
     facts = json.loads((room / "MULTI" / "results.json").read_text())
@@ -133,8 +179,20 @@ def test_multi_label_to_the_report(medclf, drawn, room):
 
 def test_cross_validation_predicts_every_image_once(medclf, drawn, room):
     status, out, error = medclf(
-        "train", drawn, "--split", "kfold", "--folds", 3, "--arch", "efficientnet_lite0", "--epochs", 0, "--size", 64,
-        "--out", room / "FOLDS",
+        "train",
+        drawn,
+        "--split",
+        "kfold",
+        "--folds",
+        3,
+        "--arch",
+        "efficientnet_lite0",
+        "--epochs",
+        0,
+        "--size",
+        64,
+        "--out",
+        room / "FOLDS",
     )
     assert status == 0, error
     predictions = pd.read_csv(room / "FOLDS" / "predictions.csv")
@@ -171,7 +229,8 @@ def test_help_and_import_are_quick(medclf):
         start = time.process_time(), time.perf_counter()
         assert medclf("--help")[0] == 0
         times.append(time.perf_counter() - start[1])
-    loaded = "import sys, medclf, medclf.cli; print([m for m in ('torch', 'fastai', 'matplotlib', 'pandas') if m in sys.modules])"
+    heavy = ("torch", "fastai", "matplotlib", "pandas")
+    loaded = f"import sys, medclf, medclf.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert min(times) < 2  # 0.5 s on a quiet machine: benchmarks/startup.py prints it

@@ -15,7 +15,7 @@ def clouds(n_classes=3, n=120, f=20, seed=0):
     rng = np.random.default_rng(seed)
     y = np.arange(n) % n_classes
     x = rng.normal(size=(n, f)) * rng.uniform(0.1, 5, f) + 3
-    x[np.arange(n), y] += 6
+    x[np.arange(n), y] += 20
     return x.astype(np.float32), y
 
 

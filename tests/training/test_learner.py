@@ -127,8 +127,8 @@ def test_random_weights_have_no_head_start(dls):
 
 
 def test_foreign_loaders_work(folder):
-    from fastai.vision.data import ImageDataLoaders
     from fastai.vision.augment import Resize
+    from fastai.vision.data import ImageDataLoaders
 
     dls = ImageDataLoaders.from_folder(
         folder, valid_pct=0.2, seed=1, item_tfms=Resize(48), batch_tfms=aug_transforms(size=40), bs=8, num_workers=0
