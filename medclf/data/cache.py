@@ -19,7 +19,7 @@ from torch import Tensor
 
 from medclf.data.progress import watch
 from medclf.errors import OutputError, ReadError
-from medclf.images.pixels import read_display, resize_pixels, with_channels
+from medclf.images.pixels import Resize, read_display, resize_pixels, with_channels
 
 FORMAT = 1
 
@@ -35,7 +35,7 @@ class Reading:
         frame: which frame of many.
     """
 
-    resize: str = "squish"
+    resize: Resize = "squish"
     channels: int = 3
     window: Any = None
     frame: Any = "middle"

@@ -22,6 +22,7 @@ from medclf.data.table import scan
 from medclf.data.transforms import MedResize, as_pair, scaled, tfms_for
 from medclf.errors import DataError
 from medclf.images.med_image import MedImageBlock
+from medclf.images.pixels import Resize
 
 
 class LabelOf(Transform):
@@ -79,7 +80,7 @@ class MedDataLoaders(DataLoaders):
         n_folds: int = 5,
         item_tfms: Any = None,
         batch_tfms: Any = None,
-        resize: str = "squish",
+        resize: Resize = "squish",
         window: Any = None,
         frame: Any = "middle",
         channels: int = 3,

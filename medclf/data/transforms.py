@@ -18,7 +18,7 @@ from fastai.vision.core import PILImage, TensorImage
 
 from medclf.data.augment import Augment
 from medclf.errors import DataError
-from medclf.images.pixels import resize_pixels
+from medclf.images.pixels import Resize, resize_pixels
 
 Size = int | tuple[int, int]
 Tfms = tuple[list[Any], list[Any]]
@@ -39,7 +39,7 @@ class MedResize(RandTransform):
     order = 1
     split_idx = None
 
-    def __init__(self, size: Size, resize: str = "squish", train_scale: float = 1.0) -> None:
+    def __init__(self, size: Size, resize: Resize = "squish", train_scale: float = 1.0) -> None:
         super().__init__()
         self.size, self.resize, self.train_scale = as_pair(size), resize, train_scale
         self.target = self.size
@@ -68,11 +68,11 @@ def scaled(size: Size, scale: float) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
-def _preset(size: Size, resize: str, **draws: Any) -> Tfms:
+def _preset(size: Size, resize: Resize, **draws: Any) -> Tfms:
     return [MedResize(size, resize, TRAIN_SCALE)], [Augment(size=as_pair(size), **draws)]
 
 
-def endoscopy_tfms(size: Size = 224, resize: str = "squish", **changes: Any) -> Tfms:
+def endoscopy_tfms(size: Size = 224, resize: Resize = "squish", **changes: Any) -> Tfms:
     """Transforms for endoscopy: the scope has no upright, and its lamp is near or far.
 
     Allows full 360-degree rotation, both flips, zoom to 1.25, brightness, contrast and saturation by 0.25, hue by a
@@ -108,7 +108,7 @@ def endoscopy_tfms(size: Size = 224, resize: str = "squish", **changes: Any) -> 
     return _preset(size, resize, **(draws | changes))
 
 
-def radiograph_tfms(size: Size = 224, resize: str = "squish", **changes: Any) -> Tfms:
+def radiograph_tfms(size: Size = 224, resize: Resize = "squish", **changes: Any) -> Tfms:
     """Transforms for radiographs: left stays left.
 
     No flips (the heart's side and the side marker mean something), at most 10 degrees, shift by 5 %, zoom to 1.1,
@@ -123,7 +123,7 @@ def radiograph_tfms(size: Size = 224, resize: str = "squish", **changes: Any) ->
     return _preset(size, resize, **(draws | changes))
 
 
-def dermoscopy_tfms(size: Size = 224, resize: str = "squish", **changes: Any) -> Tfms:
+def dermoscopy_tfms(size: Size = 224, resize: Resize = "squish", **changes: Any) -> Tfms:
     """Transforms for dermoscopy: a lesion has no upright, but its colour is a sign.
 
     Full rotation, both flips, zoom to 1.2; brightness and contrast by 0.2; saturation by only 0.1 and hue by a
@@ -149,7 +149,7 @@ def dermoscopy_tfms(size: Size = 224, resize: str = "squish", **changes: Any) ->
     return _preset(size, resize, **(draws | changes))
 
 
-def fundus_tfms(size: Size = 224, resize: str = "squish", **changes: Any) -> Tfms:
+def fundus_tfms(size: Size = 224, resize: Resize = "squish", **changes: Any) -> Tfms:
     """Transforms for fundus photographs: a left eye mirrored is a right eye, the sky stays above.
 
     Horizontal flip, at most 15 degrees, zoom to 1.1, shift by 3 %, brightness and contrast by 0.2, saturation by 0.1.
@@ -173,7 +173,7 @@ def fundus_tfms(size: Size = 224, resize: str = "squish", **changes: Any) -> Tfm
     return _preset(size, resize, **(draws | changes))
 
 
-def histology_tfms(size: Size = 224, resize: str = "squish", **changes: Any) -> Tfms:
+def histology_tfms(size: Size = 224, resize: Resize = "squish", **changes: Any) -> Tfms:
     """Transforms for histology: a slide has no upright, and stains differ between laboratories.
 
     Full rotation, both flips, zoom to 1.1 only (magnification is information), brightness and contrast by 0.15,
@@ -208,7 +208,7 @@ PRESETS: dict[str, Callable[..., Tfms]] = {
 }
 
 
-def tfms_for(modality: str | None, size: Size = 224, resize: str = "squish", **changes: Any) -> Tfms:
+def tfms_for(modality: str | None, size: Size = 224, resize: Resize = "squish", **changes: Any) -> Tfms:
     """The preset for a modality; `None` brings images to `size` and augments nothing.
 
     Args:

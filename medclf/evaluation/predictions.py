@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 from medclf.errors import DataError
 from medclf.files import replacing
 
+_LASTS = 50  # batches; fewer show no progress bar
 _KEPT = ("path", "partition", "patient")
 
 
@@ -109,9 +111,9 @@ class Predictions:
     def concat(cls, parts: Sequence[Predictions]) -> Predictions:
         """Several parts, such as the folds of a cross-validation, as one."""
         first = parts[0]
-        joined = [np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "probs", "losses")]
+        y, probs, losses = (np.concatenate([getattr(p, name) for p in parts]) for name in ("y", "probs", "losses"))
         table = pd.concat([part.table for part in parts], ignore_index=True)
-        return cls(first.vocab, first.multi_label, *joined, table)
+        return cls(first.vocab, first.multi_label, y, probs, losses, table)
 
     def subset(self, rows: Any) -> Predictions:
         """The predictions of some rows, by a boolean mask or positions."""
@@ -137,7 +139,8 @@ def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None
 
     loader = loader.new(shuffle=False, drop_last=False)
     labelled = len(getattr(loader.dataset, "tls", [0, 0])) > 1
-    with exact(loader):
+    bar = contextlib.nullcontext() if len(loader) >= _LASTS else learn.no_bar()
+    with exact(loader), bar:
         probs, targets, *rest = learn.get_preds(dl=loader, with_loss=labelled, act=act, reorder=False)
     multi_label = probs.ndim == 2 and targets is not None and targets.ndim == 2
     multi_label = multi_label or bool(getattr(learn, "recipe", {}).get("multi_label"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medclf.errors import DataError
+from medclf.images.pixels import Resize
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class TrainConfig:
     epochs: int = 5
     head_start: bool = True
     size: int = 224
-    resize: str = "squish"
+    resize: Resize = "squish"
     window: Any = None
     frame: Any = "middle"
     bs: int = 64

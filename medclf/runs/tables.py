@@ -30,7 +30,8 @@ def table_hash(table: pd.DataFrame) -> str:
 def describe_table(table: pd.DataFrame) -> Iterator[str]:
     """Lines for the terminal: counts by partition and label, patients, sizes, problems."""
     good = table[table["problem"] == ""]
-    yield f"{len(good)} images can be used, {len(table) - len(good)} cannot; {table.attrs.get('ignored', 0)} other files"
+    ignored = table.attrs.get("ignored", 0)
+    yield f"{len(good)} images can be used, {len(table) - len(good)} cannot; {ignored} other files"
     for partition, rows in good.groupby(good["partition"].fillna("(no partition)")):
         labels = [label for cell in rows["label"] for label in label_set(cell) or ("(no label)",)]
         counts = pd.Series(labels).value_counts()

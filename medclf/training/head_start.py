@@ -7,7 +7,7 @@ import time
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -46,7 +46,9 @@ class HeadStart:
         return asdict(self)
 
 
-def body_features(network: nn.Module, loader: Any, *, progress: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
+def body_features(
+    network: nn.Sequential, loader: Any, *, progress: bool = True
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Pooled features of every image of `loader`, in its order, unaugmented.
 
     Args:
@@ -59,12 +61,14 @@ def body_features(network: nn.Module, loader: Any, *, progress: bool = True) -> 
     """
     loader = loader.new(shuffle=False, drop_last=False)
     training = network.training
+    pooling = cast(nn.Sequential, network[1])[:-2]
     network.eval()
-    features, targets = [], []
+    features: list[Tensor] = []
+    targets: list[Tensor] = []
     with torch.inference_mode(), exact(loader):
         for batch in watch(loader, len(loader), "Computing features", progress=progress):
             images = batch[0].as_subclass(Tensor).contiguous(memory_format=torch.channels_last)
-            features.append(network[1][:-2](network[0](images)).float().cpu())
+            features.append(pooling(network[0](images)).float().cpu())
             targets.extend(t.as_subclass(Tensor).cpu() for t in batch[1:2])
     network.train(training)
     return torch.cat(features).numpy(), torch.cat(targets).numpy() if targets else None
@@ -85,7 +89,9 @@ class exact:
             self.scope.__exit__(*error)
 
 
-def stored_features(network: nn.Module, loader: Any, *, progress: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
+def stored_features(
+    network: nn.Sequential, loader: Any, *, progress: bool = True
+) -> tuple[np.ndarray, np.ndarray | None]:
     """As `body_features`, kept beside the image store, so that another head, split or fold costs no pass."""
     store = (loader.stores or {}).get(1) if isinstance(loader, MedDL) else None
     rows = store.rows(loader.dataset.items) if store is not None else None
@@ -118,7 +124,7 @@ def _fingerprint(body: nn.Module, loader: Any) -> str:
 
 
 def fit_head(
-    network: nn.Module,
+    network: nn.Sequential,
     loader: Any,
     *,
     groups: np.ndarray | None = None,
@@ -143,8 +149,8 @@ def fit_head(
     start = time.perf_counter()
     features, targets = stored_features(network, loader, progress=progress)
     assert targets is not None, "the training loader has labels"
-    weight, bias, strength, folds = fit_linear(features, targets, network[1][-1].out_features, groups, seed)
-    linear = network[1][-1]
+    linear = cast(nn.Linear, cast(nn.Sequential, network[1])[-1])
+    weight, bias, strength, folds = fit_linear(features, targets, linear.out_features, groups, seed)
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(weight))
         linear.bias.copy_(torch.from_numpy(bias))

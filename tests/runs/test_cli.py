@@ -44,7 +44,7 @@ def run(medclf, drawn, room):
     whole = sorted((drawn / "polyp").glob("*.jpg"))[0].read_bytes()
     (drawn / "polyp" / "broken.jpg").write_bytes(whole[: len(whole) // 2])
     (drawn / "normal" / "text.png").write_text("no picture")
-    status, out, error = medclf(
+    status, _, error = medclf(
         "train",
         drawn,
         "--out",
@@ -178,7 +178,7 @@ def test_multi_label_to_the_report(medclf, drawn, room):
 
 
 def test_cross_validation_predicts_every_image_once(medclf, drawn, room):
-    status, out, error = medclf(
+    status, _, error = medclf(
         "train",
         drawn,
         "--split",
