@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from fastai.interpret import ClassificationInterpretation
+from fastai.interpret import ClassificationInterpretation, Interpretation
 
 from medclf.evaluation.metrics import classification_metrics
 from medclf.evaluation.predictions import Predictions, predict_loader
@@ -32,7 +32,8 @@ class MedInterpretation(ClassificationInterpretation):
     def __init__(
         self, learn: Any, dl: Any, predictions: Predictions, act: Any = None, partition: str = "valid"
     ) -> None:
-        super().__init__(learn, dl, torch.from_numpy(np.nan_to_num(predictions.losses)), act)
+        # fastai's own __init__ one step further down asks the loader for a vocab, which unlabelled images have not
+        Interpretation.__init__(self, learn, dl, torch.from_numpy(np.nan_to_num(predictions.losses)), act)
         self.predictions, self.partition = predictions, partition
         self.vocab = predictions.vocab
 

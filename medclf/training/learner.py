@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,7 @@ def med_learner(
     if metrics is None:
         metrics = [accuracy_multi if multi_label else accuracy]
     kwargs.setdefault("splitter", param_groups)
+    kwargs.setdefault("path", Path())  # fastai would write its models into the data's folder
     learn = MedLearner(dls, network, loss_func=loss_func, opt_func=opt_func, metrics=metrics, **kwargs)
     learn.head_start = weights is not None if head_start is None else head_start
     if mixed_precision if mixed_precision is not None else learn.dls.device.type == "cuda":

@@ -60,7 +60,7 @@ def test_predicts_once(learn, interp, monkeypatch):
 def test_the_table_has_every_image_and_probability(interp):
     frame = interp.to_frame()
     assert {"path", "partition", "label", "pred", "loss", "prob_a", "prob_b", "prob_c"} <= set(frame)
-    assert np.allclose(frame[["prob_a", "prob_b", "prob_c"]].sum(1), 1, atol=1e-5)
+    assert np.allclose(frame[["prob_a", "prob_b", "prob_c"]].sum(axis=1), 1, atol=1e-5)
     wanted = [-np.log(row[f"prob_{row['label']}"]) for _, row in frame.iterrows()]
     assert np.allclose(frame["loss"], wanted, atol=1e-4)
     assert all(row["path"].startswith(row["label"]) for _, row in frame.iterrows())
