@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ from medclf.deployment import bundle_format
 from medclf.deployment.bundle_format import FORMAT, WEIGHTS, golden_pixels
 from medclf.deployment.folding import fold, foldable
 from medclf.deployment.predictor import Prediction, Predictor
+from medclf.deployment.runnable import Runnable
 from medclf.errors import BundleError, MedclfError, OutputError, WeightsError
 from medclf.files import finite, replacing, write_json
 from medclf.training.backbones import build_network
@@ -58,13 +60,16 @@ class Bundle(Predictor):
         name: the folder's.
         hash: of everything in the bundle.
         device: where the network runs.
+        content: all that bundle.json says.
+        runnable: uint8 pixels (B, H, W, C) -> logits and pooled features; its norms may be folded.
     """
 
     def __init__(self, content: Mapping[str, Any], folder: Path, network: nn.Module, device: torch.device) -> None:
         at = folder.resolve()
-        super().__init__(content, at.parent.name if at.name == "bundle" else at.stem, self._run)
-        self.device = device
-        self._folder, self._content, self._fast = folder, content, network
+        self.runnable = Runnable(network, content["recipe"])
+        super().__init__(content, at.parent.name if at.name == "bundle" else at.stem, self.runnable.run)
+        self.device, self.content = device, dict(content)
+        self._folder = folder
 
     @property
     def network(self) -> nn.Module:
@@ -78,7 +83,7 @@ class Bundle(Predictor):
         """
         if bundle_format.read(self._folder)["hash"] != self.hash:
             raise BundleError(f"{self._folder} was changed since it was loaded", "load it again")
-        return _restored(self._content, self._folder).to(self.device)
+        return _restored(self.content, self._folder).to(self.device)
 
     def preprocess(self, item: Item) -> Tensor:
         """What the network takes: the prepared pixels, scaled and normalised.
@@ -92,10 +97,7 @@ class Bundle(Predictor):
         Raises:
             ReadError: the image cannot be read.
         """
-        return _normalized(self.prepare(item)[None], self.recipe, self.device)[0]
-
-    def _run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _run(self._fast, pixels, self.recipe, self.device)
+        return self.runnable.normalized(self.runnable.tensor(self.prepare(item)[None]))[0]
 
 
 def save_bundle(
@@ -194,9 +196,9 @@ def _described(
     model = getattr(learn.model, "module", learn.model)  # out of DistributedDataParallel
     state = {name: _plain(tensor) for name, tensor in model.state_dict().items()}
     network = _assembled(recipe, state, "the learner's network")
-    pixels, cpu = golden_pixels(recipe), torch.device("cpu")
+    pixels = golden_pixels(recipe)
     with _running("the learner"):
-        logits, _ = _run(network, pixels, recipe, cpu)
+        logits, _ = Runnable(network, recipe).run(pixels)
         _compare_with_model(model, pixels, recipe, logits)
         pairs = _safe_pairs(network, pixels, recipe, logits)
     content = {
@@ -219,15 +221,16 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _compare_with_model(model: nn.Module, pixels: np.ndarray, recipe: Mapping[str, Any], logits: np.ndarray) -> None:
     """The network that the recipe builds must be the one that was trained, not one of equal parameters."""
-    parameter = next(model.parameters())
+    device = next(model.parameters()).device
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        model = copy.deepcopy(model).float()
     training = model.training
     model.eval()
     try:
-        trained, _ = _run(model, pixels, recipe, parameter.device, parameter.dtype)
+        trained, _ = Runnable(model, recipe).run(pixels)
     finally:
         model.train(training)
-    exact = parameter.device.type == "cpu" and parameter.dtype == torch.float32
-    if not _within(trained, logits, _DRIFT if exact else _OTHER_DEVICE_DRIFT):
+    if not _within(trained, logits, _DRIFT if device.type == "cpu" else _OTHER_DEVICE_DRIFT):
         raise BundleError(
             "the learner's network does not give what its recipe builds, or gives no finite numbers",
             "save a network that med_learner made, its layers unchanged",
@@ -238,10 +241,10 @@ def _safe_pairs(
     network: nn.Module, pixels: np.ndarray, recipe: Mapping[str, Any], logits: np.ndarray
 ) -> list[list[str]]:
     """What can be folded without moving the golden inputs' logits."""
-    cpu = torch.device("cpu")
-    pairs = foldable(network, _normalized(pixels[:1], recipe, cpu))
+    runnable = Runnable(network, recipe)
+    pairs = foldable(network, runnable.normalized(runnable.tensor(pixels[:1])))
     fold(network, pairs)
-    folded, _ = _run(network.to(memory_format=torch.channels_last), pixels, recipe, cpu)
+    folded, _ = Runnable(network.to(memory_format=torch.channels_last), recipe).run(pixels)
     return [list(pair) for pair in pairs] if _within(folded, logits, _FOLDING_DRIFT) else []
 
 
@@ -284,12 +287,12 @@ def _running(origin: str) -> Iterator[None]:
 
 def _verified(network: nn.Module, content: Mapping[str, Any], folder: Path) -> nn.Module:
     """The folded network, or the plain one where folding moves the logits on this machine."""
-    recipe, cpu = content["recipe"], torch.device("cpu")
-    saved, pixels = np.array(content["golden"]["logits"]), golden_pixels(recipe)
-    if _within(_run(network, pixels, recipe, cpu)[0], saved, _FOLDING_DRIFT):
+    recipe, saved = content["recipe"], np.array(content["golden"]["logits"])
+    pixels = golden_pixels(recipe)
+    if _within(Runnable(network, recipe).run(pixels)[0], saved, _FOLDING_DRIFT):
         return network
     plain = _restored(content, folder)
-    logits, _ = _run(plain, pixels, recipe, cpu)
+    logits, _ = Runnable(plain, recipe).run(pixels)
     if not _within(logits, saved, _DRIFT):
         raise BundleError(
             f"{folder} gives other logits here than where it was saved: by {np.abs(logits - saved).max():.2g}",
@@ -348,29 +351,3 @@ def _load_state(network: nn.Module, state: Mapping[str, Tensor], origin: str) ->
             "save the network that med_learner made, unchanged",
         )
     network.load_state_dict(state, assign=True)
-
-
-def _normalized(
-    pixels: np.ndarray, recipe: Mapping[str, Any], device: torch.device, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """uint8 (B, H, W, C) -> (B, C, H, W), channels last in memory."""
-    stats = (recipe["normalization"][key] for key in ("mean", "std"))
-    mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in stats)
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2)
-    return ((x.float() / 255 - mean) / std).to(dtype)
-
-
-def _run(
-    network: nn.Module,
-    pixels: np.ndarray,
-    recipe: Mapping[str, Any],
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (B, n_out) and pooled features (B, n_features)."""
-    body, head = network.children()
-    pool, *rest = head.children()
-    with torch.inference_mode():
-        features = pool(body(_normalized(pixels, recipe, device, dtype)))
-        logits = nn.Sequential(*rest)(features)
-    return logits.float().cpu().numpy(), features.float().cpu().numpy()

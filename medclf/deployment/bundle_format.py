@@ -127,7 +127,9 @@ def check_recipe(recipe: Mapping[str, Any]) -> None:
 
 def check_calibration(calibration: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
     """Raise KeyError, TypeError or ValueError where `calibration` is not of the form that docs/bundle.md gives."""
-    _expect(_is_number(calibration.get("temperature", 1)) and calibration.get("temperature", 1) > 0, "temperature")
+    warmth = temperatures(calibration)
+    _expect(all(_is_number(value) and value > 0 for value in warmth), "temperature")
+    _expect(len(warmth) in (1, len(recipe["vocab"])), "temperature")
     point = calibration.get("operating_point", {})
     if recipe["multi_label"]:
         limits = point.get("thresholds", {})
@@ -140,6 +142,19 @@ def check_calibration(calibration: Mapping[str, Any], recipe: Mapping[str, Any])
         centers, whiten = np.array(known["centers"], np.float64), np.array(known["whiten"], np.float64)
         _expect(centers.ndim == whiten.ndim == 2 and centers.shape[1] == whiten.shape[0], "ood")
         _expect(_is_number(known["threshold"]) and bool(np.isfinite(whiten).all()), "ood")
+
+
+def temperatures(calibration: Mapping[str, Any]) -> list[float]:
+    """One for all labels, or one a label; 1 where there is none.
+
+    Example:
+        >>> temperatures({}), temperatures({"temperature": {"temperature": [1.5, 2.0], "n": 100}})
+        ([1.0], [1.5, 2.0])
+    """
+    value = calibration.get("temperature", 1.0)
+    if isinstance(value, dict):  # as `Temperature.as_dict` writes it
+        value = value["temperature"]
+    return value if isinstance(value, list) else [value]
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from medclf.deployment.bundle_format import temperatures
 from medclf.errors import ReadError
 from medclf.images import pixels
 
@@ -200,7 +201,7 @@ class Predictor:
             prepared: uint8 of (B, height, width, channels).
         """
         logits, features = self._forward(prepared)
-        scaled = logits.astype(np.float64) / self.calibration.get("temperature", 1.0)
+        scaled = logits.astype(np.float64) / temperatures(self.calibration)
         probs = _sigmoid(scaled) if self.multi_label else _softmax(scaled)
         strange = self._strange(features)
         return [self._prediction(row, odd) for row, odd in zip(probs, strange, strict=True)]

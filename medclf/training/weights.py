@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,12 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch speaks of pickle protocols; the error below says enough
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:  # torch's own message advises to switch the safe reading off
         raise WeightsError(
-            f"{path} does not hold weights alone, or is damaged: {reason}",
+            f"{path} is damaged, or holds other things than weights; nothing of it was run",
             "save the state dict alone: torch.save(model.state_dict(), path), or use safetensors",
         ) from error
     return _tensors(state, path)

@@ -16,6 +16,7 @@ from torch import nn
 from medclf.deployment import bundle as bundle_module
 from medclf.deployment.bundle import load_bundle, save_bundle
 from medclf.deployment.folding import fold, foldable
+from medclf.deployment.runnable import Runnable
 from medclf.errors import BundleError, MedclfError, OutputError, ReadError
 from medclf.images.pixels import prepare
 from medclf.training.plain_nets import lite_body, resnet_body
@@ -158,6 +159,14 @@ def test_multi_label(images, tmp_path):
     assert strict.predict(images[0]).label == ()
 
 
+def test_each_label_can_have_its_temperature(images, tmp_path):
+    learn = fake_learn(multi_label=True)
+    calibration = {"temperature": {"temperature": [0.5, 1.0, 4.0], "multi_label": True, "n": 100}}
+    answer = load_bundle(save_bundle(learn, tmp_path / "a.bundle", calibration=calibration)).predict(images[0])
+    wanted = 1 / (1 + np.exp(-eager_logits(learn, images[0]) / [0.5, 1.0, 4.0]))
+    np.testing.assert_allclose(list(answer.probs.values()), wanted, atol=1e-5)
+
+
 def test_calibration_is_applied(learn, images, tmp_path):
     logits = eager_logits(learn, images[0])
     ranked = [learn.recipe["vocab"][index] for index in logits.argsort()]
@@ -206,7 +215,7 @@ def test_the_plain_network_is_there_for_other_uses(bundle, learn, images):
 
 def test_norms_are_folded_where_that_keeps_the_logits(bundle, saved):
     assert len(json.loads((saved / "bundle.json").read_text())["fold"]) == 49
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in bundle._fast.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in bundle.runnable.modules())
 
 
 @pytest.mark.parametrize(
@@ -244,8 +253,8 @@ def test_folding_that_moves_them_on_this_machine_alone_is_undone(saved, images, 
 
 
 def test_another_machines_drift_is_noticed(saved, monkeypatch):
-    run = bundle_module._run
-    monkeypatch.setattr(bundle_module, "_run", lambda *args: [values + 0.01 for values in run(*args)])
+    run = Runnable.run
+    monkeypatch.setattr(Runnable, "run", lambda *args: [values + 0.01 for values in run(*args)])
     with pytest.raises(BundleError, match="other logits"):
         load_bundle(saved)
     load_bundle(saved, verify=False)
@@ -323,6 +332,7 @@ def test_a_learner_that_cannot_be_rebuilt_is_refused(change, tmp_path):
     [
         {"temperature": 0},
         {"temperature": "1"},
+        {"temperature": [1.0, 2.0]},
         {"operating_point": {"label": "foot", "threshold": 0.5}},
         {"ood": {"centers": [[1.0]], "whiten": [1.0], "threshold": 1}},
         {"abstain": {"threshold": None}},
