@@ -29,9 +29,7 @@ def shuffled(names: Sequence[str], seed: int) -> NDArray[np.int64]:
         >>> [names[i] for i in shuffled(names, 42)] == [names[::-1][i] for i in shuffled(names[::-1], 42)]
         True
     """
-    salted = [
-        f"{seed}:{unicodedata.normalize('NFC', name)}".encode(errors="surrogateescape") for name in names
-    ]
+    salted = [f"{seed}:{unicodedata.normalize('NFC', name)}".encode(errors="surrogateescape") for name in names]
     keys = [hashlib.blake2b(name, digest_size=16).digest() for name in salted]
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
@@ -55,8 +53,8 @@ def apportion(sizes: NDArray[np.int64], share: float) -> NDArray[np.int64]:
     taken = np.clip(np.floor(wished + 1e-9).astype(np.int64), 1, sizes - 1)
     room = np.minimum(np.ceil(wished - 1e-9).astype(np.int64), sizes - 1) - taken
     more = nearest(float(wished.sum())) - int(taken.sum())
-    for index in np.argsort(taken - wished, kind="stable")[: max(more, 0)]:
-        taken[index] += min(room[index], 1)
+    by_remainder = np.argsort(taken - wished, kind="stable")
+    taken[by_remainder[room[by_remainder] > 0][: max(more, 0)]] += 1
     return taken
 
 

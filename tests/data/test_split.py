@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -86,6 +86,7 @@ def test_random(items, pct, seed):
 
 @few
 @given(labelled(), pcts, seeds)
+@example(([f"{i}.png" for i in range(8)], ["a"] * 2 + ["b"] * 6), 0.75, 0)  # the odd image fits one class only
 def test_stratified_within_one_image_a_class(data, pct, seed):
     items, labels = data
     splits = StratifiedSplitter(labels, pct, seed)(items)
