@@ -80,6 +80,7 @@ def scan(
 
 @app.command()
 def train(
+    ctx: typer.Context,
     data: Annotated[Path | None, typer.Argument(help="folder of images, or a CSV")] = None,
     out: Annotated[Path | None, typer.Option(help="the RUN folder to make")] = None,
     labels: Labels = None,
@@ -121,48 +122,72 @@ def train(
     hide_names: Annotated[
         bool, typer.Option("--hide-names", help="row ids instead of file names in the report")
     ] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="go on with this RUN, which was killed; all settings are its own")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="repeat the run of this run.json; options given besides win")
+    ] = None,
 ) -> None:
     """Train a classifier and leave a RUN folder: numbers, a report page and a bundle."""
-    from medclf.runs.config import TrainConfig
+    settings = {
+        "data": str(data) if data else None,
+        "out": str(out) if out else None,
+        "labels": str(labels) if labels else None,
+        "path_col": path_col,
+        "label_col": _label_col(label_col),
+        "label_delim": label_delim,
+        "patient_col": patient_col,
+        "partition_col": partition_col,
+        "modality": modality,
+        "arch": arch,
+        "weights": None if weights == "none" else weights,
+        "epochs": epochs,
+        "head_start": head_start,
+        "size": size,
+        "resize": resize,
+        "window": _window(window),
+        "frame": int(frame) if frame.isdigit() else frame,
+        "bs": bs,
+        "lr": lr,
+        "split": split,
+        "folds": folds,
+        "valid_pct": valid_pct,
+        "seed": seed,
+        "device": device,
+        "cache": cache,
+        "strict": strict,
+        "overwrite": overwrite,
+        "test": str(test) if test else None,
+        "hide_names": hide_names,
+    }
+    given = {name: value for name, value in settings.items() if _is_given(ctx, name)}
+    _train(settings, given, resume, config)
 
-    if data is None or out is None:
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _train(settings: dict[str, Any], given: dict[str, Any], resume: Path | None, config: Path | None) -> None:
+    """Train by the command line, by the settings of an earlier run, or on with a killed one."""
+    from medclf.runs.config import TrainConfig
+    from medclf.runs.resume import read_record, settings_in
+
+    if resume and (given or config):
+        raise MedclfError("--resume goes on with the settings of the run", "give --resume RUN alone")
+    earlier = resume or config
+    if not earlier and (settings["data"] is None or settings["out"] is None):
         raise MedclfError("what to train on, or where to put it, is missing", "medclf train DATA --out RUN")
-    config = TrainConfig(
-        data=str(data),
-        out=str(out),
-        labels=str(labels) if labels else None,
-        path_col=path_col,
-        label_col=_label_col(label_col),
-        label_delim=label_delim,
-        patient_col=patient_col,
-        partition_col=partition_col,
-        modality=modality,
-        arch=arch,
-        weights=None if weights == "none" else weights,
-        epochs=epochs,
-        head_start=head_start,
-        size=size,
-        resize=resize,
-        window=_window(window),
-        frame=int(frame) if frame.isdigit() else frame,
-        bs=bs,
-        lr=lr,
-        split=split,
-        folds=folds,
-        valid_pct=valid_pct,
-        seed=seed,
-        device=device,
-        cache=cache,
-        strict=strict,
-        overwrite=overwrite,
-        test=str(test) if test else None,
-        hide_names=hide_names,
-    )
+    before = read_record(earlier) if earlier else None
+    plan = settings_in(before, **given) if before else TrainConfig(**settings)
+
     from medclf.runs.show import show_results
+    from medclf.runs.train import resume as go_on
     from medclf.runs.train import train as train_run
 
-    run = train_run(config, typer.echo)
-    show_results(run)
+    show_results(go_on(resume, typer.echo) if resume else train_run(plan, typer.echo, before=before))
 
 
 @app.command()

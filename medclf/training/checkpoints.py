@@ -143,7 +143,8 @@ def apply_state(learn: Any, state: dict[str, Any], path: str | Path, *, freeze: 
             learn.opt.freeze_to(state["frozen_idx"])
         for dl, kept in zip(learn.dls.loaders, state["loaders"], strict=True):
             _restore_loader(dl, kept)
-        _restore_notes(learn, state["recorder"])
+        if state["position"]["epoch"]:
+            _restore_notes(learn, state["recorder"])
         if state["head"] is not None:
             learn.head = HeadStart(**state["head"])
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
