@@ -22,7 +22,7 @@ from medclf.errors import DataError
 from medclf.training.backbones import build_network, describe, stages
 from medclf.training.head_start import HeadStart, fit_head
 
-BASE_LR = 2e-4
+BASE_LR = 1e-4
 FUSED_ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
 
 
