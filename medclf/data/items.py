@@ -73,17 +73,13 @@ def item_names(items: Any) -> list[str]:
             raise SplitError("the DataFrame has no column 'path' to split by", "rename its column of paths")
         items = items["path"]
     paths = [item[0] if isinstance(item, (tuple, list)) else item for item in items]
-    names = [
-        path.as_posix() if isinstance(path, PurePath) else str(path).replace("\\", "/") for path in paths
-    ]
+    names = [path.as_posix() if isinstance(path, PurePath) else str(path).replace("\\", "/") for path in paths]
     if names and all(Path(name).is_absolute() for name in names):
         shared = os.path.commonpath([name.rpartition("/")[0] or "/" for name in names])
         names = [os.path.relpath(name, shared).replace(os.sep, "/") for name in names]
     repeated, times = Counter(names).most_common(1)[0] if names else ("", 0)
     if times > 1:
-        raise SplitError(
-            f"'{repeated}' is there {times} times: it could end up on both sides", "remove repeats"
-        )
+        raise SplitError(f"'{repeated}' is there {times} times: it could end up on both sides", "remove repeats")
     return names
 
 
@@ -95,9 +91,7 @@ def values_of(values: Values, items: Any, n: int, what: str) -> list[Any]:
     """
     if isinstance(values, str):
         if not isinstance(items, pd.DataFrame) or values not in items:
-            raise SplitError(
-                f"{what}='{values}' names no column of the items", "give a DataFrame or the values"
-            )
+            raise SplitError(f"{what}='{values}' names no column of the items", "give a DataFrame or the values")
         return objects(items, values)
     if callable(values):
         rows = items.itertuples() if isinstance(items, pd.DataFrame) else items

@@ -48,9 +48,7 @@ def watch(
         yield from items
         return
     count = DownloadColumn() if step == "bytes" else MofNCompleteColumn()
-    bar = Progress(
-        TextColumn(text), BarColumn(), count, TimeRemainingColumn(), console=console, transient=True
-    )
+    bar = Progress(TextColumn(text), BarColumn(), count, TimeRemainingColumn(), console=console, transient=True)
     task = bar.add_task(text, total=total)
     begun = time.monotonic()
     started = False
