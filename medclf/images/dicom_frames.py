@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ _PHOTOMETRIC = {
     "YBR_ICT": 3,
     "YBR_RCT": 3,
 }
+_UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){1,31}")  # PS3.5 9.1
 _BASELINE = "1.2.840.10008.1.2.4.50"
 _DCT = {_BASELINE, "1.2.840.10008.1.2.4.51"}
 _JPEG_LS = {"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"}
@@ -114,30 +116,31 @@ def read_frame(layout: Layout, form: Form, index: int, path: str | Path) -> np.n
         ReadError: truncated, or the decoder fails.
         MissingDecoder: none is installed for the transfer syntax.
     """
-    from pydicom.uid import UID
-
     if layout.pixels is None:
         raise ReadError(path, "a DICOM file without pixels", "leave it out: it holds no image")
     if PIXEL_TAGS[layout.pixels.tag] != "PixelData":
         raise UnsupportedFormat(path, "its floating-point values have no range that says what is black")
-    syntax = UID(layout.syntax)
-    decoder = _decoder(syntax, path)
+    syntax, decoder = _decoder(layout.syntax, path)
     if syntax.is_encapsulated:
         return _compressed_frame(layout, form, index, syntax, decoder, path)
     return _native_frame(layout, form, index, syntax, decoder, path)
 
 
-def _decoder(syntax: UID, path: str | Path) -> Decoder:
+def _decoder(uid: str, path: str | Path) -> tuple[UID, Decoder]:
     from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import UID
 
+    if not _UID.fullmatch(uid):  # pydicom would quote it in a warning
+        raise ReadError(path, "its transfer syntax is no valid UID")
+    syntax = UID(uid)
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        named = syntax.name if syntax.is_valid else "of an invalid name"
-        raise UnsupportedFormat(path, f"pydicom has no decoder for its transfer syntax, {named}") from None
+        reason = f"pydicom has no decoder for its transfer syntax, {syntax.name}"
+        raise UnsupportedFormat(path, reason) from None
     if not decoder.is_available:
         raise _missing(syntax, path)
-    return decoder
+    return syntax, decoder
 
 
 def _missing(syntax: UID, path: str | Path) -> MissingDecoder:
