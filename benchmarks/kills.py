@@ -2,8 +2,8 @@
 
     python benchmarks/kills.py --kills 200
 
-Each run is a process of its own, forked from one that has imported everything. A moment is drawn uniformly from the
-time that an unbroken run takes; a killed run is resumed (and killed again) until it ends. After every kill each file in
+Each run is a process of its own, forked from one that has imported everything. A moment is drawn uniformly from 1.5
+times what an unbroken run takes; a killed run is resumed (and killed again) until it ends. After every kill each file in
 the RUN folder is opened; at the end weights and predictions are compared with an unbroken run's, bit by bit.
 """
 
@@ -89,7 +89,7 @@ class Killer:
             begun = (out / "run.json").is_file()
             job: Callable[[], object] = (lambda: resume(out)) if begun else (lambda: train(self.config(out)))
             last = self.counts["kills"] >= kills
-            died = self.attempt(out, job, None if last else self.random.uniform(0, seconds))
+            died = self.attempt(out, job, None if last else self.random.uniform(0, 1.5 * seconds))
             if died:
                 self.counts["kills"] += 1
                 self.stages[self.stage(out)] += 1
