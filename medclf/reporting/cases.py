@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -192,9 +193,9 @@ def subgroup_columns(rows: pd.DataFrame) -> dict[str, tuple[list[str], np.ndarra
 
 
 def _quarters(values: pd.Series) -> pd.Series:
-    bins = pd.qcut(values, 4, duplicates="drop")
-    order = {b: f"{i + 1}: {b.left:g} to {b.right:g}" for i, b in enumerate(bins.cat.categories)}
-    return bins.astype(object).map(order)
+    bins, edges = pd.qcut(values, 4, labels=False, retbins=True, duplicates="drop")
+    names = {i: f"{i + 1}: {low:g} to {high:g}" for i, (low, high) in enumerate(pairwise(edges))}
+    return bins.map(names)
 
 
 def _saliency(rows: pd.DataFrame) -> dict[int, str]:

@@ -261,7 +261,7 @@ def interval_bar(metric: Mapping[str, Any], width: int = 160) -> Markup:
 
     long = max(2, at(high) - at(low))
     return Markup(
-        f'<svg class="interval" viewBox="0 0 {width} 14" aria-hidden="true">'
+        f'<svg class="interval" viewBox="0 0 {width} 14" preserveAspectRatio="xMinYMid" aria-hidden="true">'
         f'<line class="scale" x1="4" x2="{width - 4}" y1="7" y2="7"/>'
         f'<rect class="range" x="{at(low)}" y="5" rx="2" width="{long:.1f}" height="4"/>'
         f'<circle class="dot" cx="{at(value)}" cy="7" r="4"/></svg>'

@@ -10,6 +10,7 @@ LOSSES = ("train_loss", "valid_loss")
 HEADLINES = {
     "accuracy": ("Accuracy", "%"),
     "balanced_accuracy": ("Balanced accuracy", "%"),
+    "exact_match": ("Exact match", "%"),
     "auroc": ("AUROC", ""),
     "auprc": ("AUPRC", ""),
     "f1": ("F1", ""),
@@ -20,6 +21,7 @@ HEADLINES = {
 MEANINGS = {
     "accuracy": "share of the images that are right",
     "balanced_accuracy": "mean sensitivity of the classes: rare ones count as much",
+    "exact_match": "share of the images with every label right",
     "auroc": "how well the probabilities rank; 0.5 is chance",
     "auprc": "precision over all sensitivities; chance is the share of the label",
     "f1": "harmonic mean of sensitivity and PPV, mean over the classes",
@@ -27,10 +29,15 @@ MEANINGS = {
     "brier": "mean squared error of the probabilities; 0 is best",
     "ece": "gap between confidence and share right (ECE); 0 is best",
 }
+MEANINGS_OF_MANY = {  # where an image may have several labels
+    "accuracy": "share of the images right on a label, mean over the labels",
+    "balanced_accuracy": "mean of sensitivity and specificity, over the labels",
+}
 LOWER_IS_BETTER = {"brier", "ece"}
 PERCENT = {
     "accuracy",
     "balanced_accuracy",
+    "exact_match",
     "sensitivity",
     "specificity",
     "ppv",
@@ -70,6 +77,7 @@ CORE = {
     "data",
     "settings",
     "versions",
+    "seconds",
     "title",
 }
 
@@ -135,14 +143,19 @@ def is_metric(value: Any) -> bool:
 def percent(share: Any) -> str:
     """A share as a percentage with one decimal; a dash where there is none.
 
+    Nothing short of all reads as 100 %, and nothing above none as 0 %.
+
     Example:
-        >>> percent(0.9464), percent(1.0), percent(None)
-        ('94.6 %', '100 %', '–')
+        >>> percent(0.9464), percent(1.0), percent(0.9999), percent(0.0001), percent(None)
+        ('94.6 %', '100 %', '>99.9 %', '<0.1 %', '–')
     """
     if not is_number(share):
         return "–"
-    text = f"{100 * share:.1f}".removesuffix(".0") if share in (0, 1) else f"{100 * share:.1f}"
-    return f"{text} %"
+    if share in (0, 1):
+        return f"{100 * share:.0f} %"
+    if not 0.0005 <= share < 0.9995 and 0 < share < 1:
+        return ">99.9 %" if share > 0.5 else "<0.1 %"
+    return f"{100 * share:.1f} %"
 
 
 def is_number(value: Any) -> bool:
@@ -154,8 +167,8 @@ def number(value: Any, unit: str = "") -> str:
     """A number as a reader wants it: counts whole with thin spaces, the rest with three decimals.
 
     Example:
-        >>> number(12345), number(0.98765), number(0.5, "%"), number(None), number(3e-4)
-        ('12\\u202f345', '0.988', '50.0 %', '–', '0.0003')
+        >>> number(12345), number(0.98765), number(0.5, "%"), number(None), number(3e-5)
+        ('12\\u202f345', '0.988', '50.0 %', '–', '<0.001')
     """
     if unit == "%":
         return percent(value)
@@ -163,7 +176,7 @@ def number(value: Any, unit: str = "") -> str:
         return "–"
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u202f")
-    return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.3g}"
+    return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
 def interval(metric: Any, unit: str = "") -> str:
@@ -175,8 +188,10 @@ def interval(metric: Any, unit: str = "") -> str:
     """
     if not is_metric(metric) or not (is_number(metric["low"]) and is_number(metric["high"])):
         return ""
-    low, high = number(metric["low"], unit), number(metric["high"], unit)
-    return f"{low.removesuffix(' %') if high.endswith(' %') else low} to {high}"
+    if unit == "%":
+        low, high = (f"{100 * metric[end]:.1f}".replace("100.0", "100") for end in ("low", "high"))
+        return f"{low} to {high} %"
+    return f"{metric['low']:.3f} to {metric['high']:.3f}"
 
 
 def unit_of(key: str) -> str:
@@ -186,6 +201,7 @@ def unit_of(key: str) -> str:
 
 def headlines(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The overall metrics that the facts hold, written out for the page."""
+    meanings = MEANINGS | (MEANINGS_OF_MANY if facts.get("task") == "multi-label" else {})
     return [
         {
             "key": key,
@@ -193,7 +209,7 @@ def headlines(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
             "value": number(facts[key].get("value"), unit),
             "interval": interval(facts[key], unit),
             "note": facts[key].get("note", ""),
-            "meaning": MEANINGS[key] + (" (lower is better)" if key in LOWER_IS_BETTER else ""),
+            "meaning": meanings[key] + (" (lower is better)" if key in LOWER_IS_BETTER else ""),
             "metric": facts[key],
         }
         for key, (name, unit) in HEADLINES.items()

@@ -18,7 +18,7 @@ from medclf.reporting.charts import (
     share_bar,
     training_charts,
 )
-from medclf.reporting.facts import cautions, headlines, number, optional_sections, percent, summary
+from medclf.reporting.facts import cautions, headlines, is_number, number, optional_sections, percent, summary
 from medclf.reporting.names import Names
 from medclf.reporting.pictures import Album
 from medclf.reporting.tables import blocks, cell
@@ -57,6 +57,7 @@ def context(facts: Mapping[str, Any], cases: Cases, names: Names, album: Album, 
         "reliability": reliability(cases, partition),
         "training_charts": training_charts(training.get("history") or []),
         "head_start": blocks(training["head_start"]) if training.get("head_start") else [],
+        "seconds": f"{facts['seconds']:.0f}" if is_number(facts.get("seconds")) else "",
         "counts": counts(data),
         "n_images": number(data["n_images"]) if "n_images" in data else "",
         "problems": (data.get("problems") or [])[:MAX_PROBLEMS],

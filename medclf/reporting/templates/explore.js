@@ -1,4 +1,5 @@
 // The matrix, its numbers, the filters and the images.
+const DENSE = 8; // above so many labels the matrix takes the page's width, with smaller cells
 let current = look0(); // what look() gave last
 
 function look0() {
@@ -23,16 +24,16 @@ function drawMatrix() {
       const share = total ? n / total : 0, heat = n ? `${i === j ? 'good' : 'bad'}${Math.round(share * 10)}` : 'zero';
       const chosen = Boolean(state.cell) && state.cell[0] === i && state.cell[1] === j;
       line.append(el('td', { class: heat }, el('button', {
-        type: 'button', 'aria-pressed': String(chosen), 'data-cell': `${i},${j}`,
+        type: 'button', title: `${names[i]} read as ${names[j]}`, 'aria-pressed': String(chosen), 'data-cell': `${i},${j}`,
         onclick: () => chooseCell(i, j),
       }, el('b', {}, count(n)), el('small', {}, total ? percent(share) : ''),
       el('span', { class: 'hide' }, ` images: actual ${names[i]}, predicted ${names[j]}`))));
     });
     body.append(line);
   });
-  const table = el('table', { class: `matrix${names.length > 4 ? ' many' : ''}` },
+  const table = el('table', { class: `matrix${names.length > 4 ? ' many' : ''}${names.length > DENSE ? ' dense' : ''}` },
     el('thead', {}, el('tr', {}, el('td', { class: 'corner' }, 'actual \\ predicted'),
-      ...names.map((name) => el('th', { scope: 'col' }, el('span', { class: 'label' }, name))))),
+      ...names.map((name) => el('th', { scope: 'col' }, el('span', { class: 'label', title: name }, name))))),
     body);
   table.addEventListener('keydown', (event) => moveFocus(event, [...table.querySelectorAll('button')], names.length));
   const focused = document.activeElement?.dataset?.cell;
@@ -48,7 +49,8 @@ function chooseCell(i, j) {
 }
 
 function numberRow(name, metric, text) {
-  const ends = metric.low === null ? '' : `${percent(metric.low).replace(' %', '')} to ${percent(metric.high)}`;
+  const end = (share) => (100 * share).toFixed(1).replace('100.0', '100');
+  const ends = metric.low === null ? '' : `${end(metric.low)} to ${end(metric.high)} %`;
   return el('tr', {}, el('th', { scope: 'row' }, name), el('td', { class: 'number' }, percent(metric.value)),
     el('td', { class: 'number' }, ends), el('td', { class: 'number' }, text ?? (metric.k === undefined ? '' : `${count(metric.k)} / ${count(metric.n)}`)));
 }
@@ -229,5 +231,6 @@ function makeControls() {
     const row = event.target.closest('[data-row]')?.dataset.row;
     if (row !== undefined && !event.ctrlKey && !event.metaKey && !event.altKey) markByKey(event, Number(row));
   });
+  if (!current.groups.wrong) state.group = 'all';
   setView(first);
 }

@@ -33,8 +33,14 @@ function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-const percent = (share) => (share === null || share === undefined ? '–'
-  : `${share === 0 || share === 1 ? 100 * share : (100 * share).toFixed(1)} %`);
+/** A share as a percentage; nothing short of all reads as 100 %, nothing above none as 0 %. */
+function percent(share) {
+  if (share === null || share === undefined) return '–';
+  if (share === 0 || share === 1) return `${100 * share} %`;
+  if (share < 0.0005) return '<0.1 %';
+  return share >= 0.9995 ? '>99.9 %' : `${(100 * share).toFixed(1)} %`;
+}
+
 const count = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, '\u202f');
 const nameOf = (row) => (DATA.hidden ? `row ${row + 1}` : DATA.names[row]);
 const fileOf = (row) => (DATA.hidden ? nameOf(row) : DATA.names[row].split('/').pop());
