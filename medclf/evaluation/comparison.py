@@ -14,7 +14,7 @@ from scipy import stats
 from medclf.errors import DataError
 from medclf.evaluation.intervals import Sampling, difference_interval
 from medclf.evaluation.metrics import classification_metrics, left_out
-from medclf.evaluation.weighted import Task, read_task, statistics
+from medclf.evaluation.weighted import Task, all_right, read_task, statistics
 
 COMPARED = ("accuracy", "balanced_accuracy", "auroc", "auprc", "f1", "mcc")
 MISSING = "(missing)"
@@ -165,7 +165,7 @@ def compare_predictions(
     first = read_task(y, probs_a, vocab, groups, multi_label)
     second = read_task(y, probs_b, vocab, groups, multi_label)
     differences = _differences(first, second, n_boot, seed, level)
-    right = [_right(task) for task in (first, second)]
+    right = [all_right(task) for task in (first, second)]
     patients = None if first.sampling.independent else first.sampling.codes
     test = mcnemar(*right, groups=patients, seed=seed)
     per_class = {}
@@ -184,11 +184,6 @@ def compare_predictions(
         "mcnemar": test,
         "sentence": _sentence(names, differences["accuracy"], test),
     }
-
-
-def _right(task: Task) -> np.ndarray:
-    """Whether each image's labels are all as they should be."""
-    return np.asarray(((task.positive == task.predicted) | ~task.known).all(axis=1))
 
 
 def _differences(first: Task, second: Task, n_boot: int, seed: int, level: float) -> dict[str, Difference]:

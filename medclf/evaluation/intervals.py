@@ -220,7 +220,7 @@ def gap_interval(gaps: np.ndarray, draws: np.ndarray, level: float, inflation: f
     tails = ((1 - level) / 2, (1 + level) / 2)
     shown = np.array([np.quantile(np.abs(factor * gaps + noise).sum(axis=1), tails) for factor in factors])
     least, most = np.maximum.accumulate(shown, axis=0).T
-    low = 0.0 if seen <= most[0] else float(np.interp(seen, most, factors) * seen)
+    low = 0.0 if seen <= most[0] else min(float(np.interp(seen, most, factors) * seen), float(seen))
     return low, max(float(np.interp(seen, least, factors) * seen), float(seen))
 
 

@@ -170,7 +170,7 @@ def bounded(
     """
     n = int(mask.sum())
     if _one_patient(sampling, mask) or math.isnan(variance):
-        return Estimate(value, math.nan, math.nan, n, note or "all from one patient: no interval")
+        return Estimate(value, math.nan, math.nan, n, _joined(note, "all from one patient: no interval"))
     if freedom is None:
         freedom = math.inf if sampling.independent else sampling.groups(mask) - 1
     units = sampling.units(mask)
@@ -221,7 +221,7 @@ def calibration_error(
     """
     n, value = len(sampling.codes), float(np.abs(gaps).sum())
     if _one_patient(sampling, np.ones(n, dtype=bool)):
-        return Estimate(value, math.nan, math.nan, n, note or "all from one patient: no interval")
+        return Estimate(value, math.nan, math.nan, n, _joined(note, "all from one patient: no interval"))
     freedom = math.inf if sampling.independent else sampling.groups() - 1
     draws = draws[np.isfinite(draws).all(axis=1)]
     occupied = int((np.abs(draws).max(axis=0) > 0).sum())
@@ -231,6 +231,10 @@ def calibration_error(
     if variance * units**2 < PHANTOM:  # all right, or nearly: the resamples cannot show what could go wrong
         high = max(high, bounded_interval(value, variance, units=units, level=level, freedom=freedom)[1])
     return Estimate(value, low, min(high, 1.0), n, note)
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
 
 
 def _one_patient(sampling: Sampling, mask: np.ndarray) -> bool:

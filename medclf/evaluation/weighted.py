@@ -215,15 +215,20 @@ def statistics(task: Task, weights: np.ndarray) -> dict[str, np.ndarray]:
         areas = (auroc[:, 1] if of_second else _mean(auroc)), _mean(auprc)
         brier = _mean(weights @ (_squared(task) * task.known).astype(kind) / total)
         ece = np.abs(calibration_gaps(task, weights)).sum(axis=1)
+        exact = weights @ all_right(task).astype(kind) / weights.sum(axis=1)
         columns = sensitivity, specificity, both / called, neither / (total - called), f1, auroc, auprc
     overall = (accuracy, balanced, *areas, _mean(f1), mcc, brier, ece)
     result = dict(zip(OVERALL, overall, strict=True))
     if task.multi_label:
-        all_right = ((task.positive == task.predicted) | ~task.known).all(axis=1)
-        result["exact_match"] = weights @ all_right.astype(kind) / weights.sum(axis=1)
+        result["exact_match"] = exact
     for index, label in enumerate(task.vocab):
         result |= {f"{label}/{name}": column[:, index] for name, column in zip(PER_CLASS, columns, strict=True)}
     return result
+
+
+def all_right(task: Task) -> np.ndarray:
+    """(n,) bool: whether every known label of an image is as it should be."""
+    return np.asarray(((task.positive == task.predicted) | ~task.known).all(axis=1))
 
 
 def _areas(task: Task, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
