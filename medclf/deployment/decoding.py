@@ -18,7 +18,7 @@ from medclf.errors import MedclfError, MissingDecoder, ReadError, TooLarge, Unsu
 # The parent's own module path, without the current folder: a file there must not stand in for a module.
 _BOOT = "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from {module} import main; main()"
 _MAX_PIXEL_BYTES = 2**28
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 _ERRORS = {kind.__name__: kind for kind in (ReadError, UnsupportedFormat, TooLarge, MissingDecoder)}
 
 

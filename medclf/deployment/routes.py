@@ -60,8 +60,20 @@ class Predicted(BaseModel):
     saliency: str | None = Field(None, description="where it looked, likewise; where asked for and offered")
 
 
+_REASONS = {
+    400: "the body is empty or broke off",
+    401: "the token is missing or wrong",
+    408: "the upload is too slow",
+    413: "too many bytes, or pixels declared",
+    415: "not a PNG, JPEG, TIFF or DICOM file, or one of a compression that this service lacks",
+    422: "the file is broken, or costs too much to decode",
+    429: "too much waits already; Retry-After says for how many seconds",
+    503: "not ready, or too busy; Retry-After says for how many seconds",
+}
+
+
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Problem} for status in statuses}
+    return {status: {"model": Problem, "description": _REASONS[status]} for status in statuses}
 
 
 def api(service: Service, token: str | None) -> APIRouter:
@@ -71,6 +83,7 @@ def api(service: Service, token: str | None) -> APIRouter:
 
     @router.post(
         "/v1/predict",
+        response_description="the answer",
         response_model_exclude_none=True,
         responses=_problems(400, 401, 408, 413, 415, 422, 429, 503),
         openapi_extra={
@@ -98,7 +111,7 @@ def api(service: Service, token: str | None) -> APIRouter:
             saliency=None if answer.heat is None else await asyncio.to_thread(_png_url, _coloured(answer.heat)),
         )
 
-    @router.get("/v1/model", responses=_problems(401))
+    @router.get("/v1/model", response_description="the description", responses=_problems(401))
     async def describe() -> dict[str, Any]:
         """The model's name, hash, labels and card, and what an upload may be."""
         return {
@@ -123,12 +136,12 @@ def health(service: Service) -> APIRouter:
     """The probes of a load balancer, open to all."""
     router = APIRouter()
 
-    @router.get("/healthz")
+    @router.get("/healthz", response_description="it does")
     async def healthz() -> dict[str, str]:
         """The process lives."""
         return {"status": "ok"}
 
-    @router.get("/readyz", responses=_problems(503))
+    @router.get("/readyz", response_description="it does", responses=_problems(503))
     async def readyz() -> dict[str, str]:
         """It answers uploads."""
         if not service.ready:

@@ -1,61 +1,79 @@
-"""Small trained-looking learners, made by hand: the bundle needs no fastai."""
-
+import asyncio
+import io
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import nn
 
-from medclf.training.backbones import build_network, describe
+from medclf.deployment.server import create_app, running
+from medclf.deployment.uploads import Limits
 
 
-def fake_learn(
-    arch="resnet18", vocab=("abdomen", "chest", "hand"), *, n_in=3, multi_label=False, size=(64, 72), **more
-):
-    """What `med_learner` would return after training, with norms that have seen images."""
-    torch.manual_seed(0)
-    facts = describe(arch)
-    network = build_network(arch, len(vocab), weights=None, n_in=n_in)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 2.0)
-            module.weight.data.uniform_(0.5, 1.5)
-    mean, std = facts.normalization(n_in)
-    preprocessing = {"size": list(size), "resize": "squish", "channels": n_in, "window": None, "frame": "middle"}
-    recipe = {
-        "arch": facts.name,
-        "n_in": n_in,
-        "n_out": len(vocab),
-        "dropout": 0.2,
-        "vocab": list(vocab),
-        "multi_label": multi_label,
-        "preprocessing": preprocessing | more,
-        "normalization": {"mean": list(mean), "std": list(std)},
-        "modality": "radiograph",
-        "seed": 42,
-    }
-    return SimpleNamespace(model=network.train(), recipe=recipe)
+class Brightness:
+    """A bundle by hand: its probability of "light" is the mean of the pixels."""
+
+    def __init__(self) -> None:
+        self.name, self.hash = "brightness", "0" * 64
+        self.vocab = ["dark", "light"]
+        self.card = {"intended use": "tests"}
+        self.preparation = {"size": 32}
+
+    def predict_pixels(self, pixels: np.ndarray) -> list[SimpleNamespace]:
+        assert pixels.dtype == np.uint8 and pixels.shape[1:] == (32, 32, 3)
+        return [self.answer(float(mean)) for mean in pixels.mean((1, 2, 3)) / 255]
+
+    def answer(self, light: float) -> SimpleNamespace:
+        label = "light" if light > 0.5 else "dark"
+        flags = ["unsure"] if 0.4 < light < 0.6 else []
+        return SimpleNamespace(label=label, probs={"dark": 1 - light, "light": light}, flags=flags)
+
+    def saliency(self, pixels: np.ndarray, label: str) -> np.ndarray:
+        return np.linspace(0, 1, 32 * 32).reshape(32, 32)
 
 
 @pytest.fixture(scope="session")
-def learn():
-    return fake_learn()
+def picture() -> Callable[..., bytes]:
+    """Makes a file of one grey level."""
+
+    def make(level: int = 204, kind: str = "PNG", size: tuple[int, int] = (60, 40)) -> bytes:
+        file = io.BytesIO()
+        Image.new("L", size, level).save(file, kind)
+        return file.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def bundle() -> Brightness:
+    return Brightness()
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory):
-    """Ten files of odd sizes, modes and formats."""
-    folder = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    paths = []
-    for number in range(10):
-        shape = (50 + 13 * number, 90 - 5 * number, 3)
-        small = Image.fromarray(random.integers(0, 256, (9, 7, 3), np.uint8))
-        image = small.resize(shape[1::-1], Image.Resampling.BICUBIC)
-        path = folder / f"{number}.{('png', 'jpg', 'tif')[number % 3]}"
-        (image.convert("L") if number % 4 == 0 else image).save(path)
-        paths.append(path)
-    return paths
+def url() -> Iterator[str]:
+    """A real service on loopback, for all tests that need no limits of their own."""
+    with running(create_app(Brightness(), limits=Limits(max_bytes=2**20, decode_seconds=60))) as address:
+        yield address
+
+
+@pytest.fixture
+def quick_decoder(monkeypatch: pytest.MonkeyPatch) -> type:
+    """A decoder in this process, for tests of what stands around it: starting a real one takes seconds."""
+
+    class Decoder:
+        alive, restarts, seconds, level = True, 0, 0.0, 204
+
+        def __init__(self, settings: Any, **options: Any) -> None:
+            pass
+
+        async def start(self) -> None: ...
+        async def stop(self) -> None: ...
+
+        async def decode(self, body: bytes) -> np.ndarray:
+            await asyncio.sleep(self.seconds)
+            return np.full((32, 32, 3), self.level, np.uint8)
+
+    monkeypatch.setattr("medclf.deployment.service.DecoderPool", Decoder)
+    return Decoder

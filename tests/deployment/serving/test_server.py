@@ -1,6 +1,5 @@
 """The service over real connections: answers, refusals, limits, and what it lets nobody know."""
 
-import asyncio
 import base64
 import io
 import logging
@@ -34,27 +33,6 @@ from medclf.errors import MedclfError
 PNG = {"Content-Type": "image/png"}
 CLIENT = httpx.Client(timeout=60)  # the machine may be busy
 TOKEN = "a-token-of-some-length"
-
-
-@pytest.fixture
-def quick_decoder(monkeypatch: pytest.MonkeyPatch) -> type:
-    """A decoder in this process, for tests of what stands around it: starting a real one takes seconds."""
-
-    class Decoder:
-        alive, restarts, seconds, level = True, 0, 0.0, 204
-
-        def __init__(self, settings: Any, **options: Any) -> None:
-            pass
-
-        async def start(self) -> None: ...
-        async def stop(self) -> None: ...
-
-        async def decode(self, body: bytes) -> np.ndarray:
-            await asyncio.sleep(self.seconds)
-            return np.full((32, 32, 3), self.level, np.uint8)
-
-    monkeypatch.setattr("medclf.deployment.service.DecoderPool", Decoder)
-    return Decoder
 
 
 # --- answers ---

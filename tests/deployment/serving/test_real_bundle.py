@@ -1,0 +1,85 @@
+"""A saved bundle served by a process of its own, as `medclf serve` does it."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from medclf.deployment.bundle import load_bundle, save_bundle
+
+pytestmark = pytest.mark.slow
+_PROGRAM = """
+import sys
+from medclf.deployment.server import serve
+serve(sys.argv[1], port=0)
+print("stopped; heavy modules:", [name for name in ("fastai", "matplotlib", "pandas") if name in sys.modules])
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(learn: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bundle(learn, tmp_path_factory.mktemp("served") / "polyps.bundle", card={"source": "drawn"})
+
+
+@pytest.fixture
+def process(saved: Path) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "MEDCLF_TOKEN": ""}
+    program = [sys.executable, "-c", _PROGRAM, str(saved)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        yield process
+        process.kill()
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    line = process.stdout.readline()
+    assert line.startswith("medclf serves ")
+    address = line.partition(" on ")[2].split()[0]
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            httpx.get(f"{address}readyz", timeout=60).raise_for_status()
+            return address
+        except httpx.ConnectError:
+            time.sleep(0.1)
+    raise AssertionError("the service is not ready")
+
+
+def _photo(seed: int) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((90, 70)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_it_answers_as_the_bundle_itself_without_fastai_and_stops_whole_at_ctrl_c(
+    saved: Path, process: subprocess.Popen[str]
+) -> None:
+    address, bundle = _address(process), load_bundle(saved)
+    for seed in range(4):
+        expected = bundle.predict(_photo(seed))
+        answer = httpx.post(
+            f"{address}v1/predict", content=_photo(seed), headers={"Content-Type": "image/jpeg"}, timeout=60
+        ).json()
+        assert answer["label"] == expected.label
+        assert answer["probs"] == pytest.approx(expected.probs, abs=1e-5)
+        assert answer["model"] == {"name": "polyps", "hash": bundle.hash}
+    assert httpx.get(f"{address}v1/model").json()["card"] == {"source": "drawn"}
+    decoders = psutil.Process(process.pid).children()
+    assert decoders
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    psutil.wait_procs(decoders, timeout=10)
+    assert not any(decoder.is_running() for decoder in decoders)
+    assert process.stdout and process.stdout.read() == "stopped; heavy modules: []\n"
