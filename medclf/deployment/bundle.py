@@ -184,12 +184,13 @@ def _described(
     """bundle.json without its hashes, and the tensors of the weights' file."""
     if not isinstance(getattr(learn, "recipe", None), Mapping):
         raise BundleError("this learner has no recipe", "make it with med_learner, or from MedDataLoaders")
-    recipe, calibration = finite(dict(learn.recipe)), finite(dict(calibration))
+    recipe = finite(dict(learn.recipe))
     try:
+        calibration = bundle_format.as_json(calibration)
         bundle_format.check_recipe(recipe)
         bundle_format.check_calibration(calibration, recipe)
         json.dumps([recipe, calibration, finite(dict(card))])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(
             f"the learner's recipe or the calibration lacks or misstates: {error}", "see docs/bundle.md"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -67,7 +68,7 @@ def parse(text: str | bytes, origin: str) -> dict[str, Any]:
         if content_hash(content) != content["hash"]:
             raise BundleError(f"{origin} was changed after it was saved", "copy the bundle again from its source")
         _check(content)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise BundleError(f"{origin} is not as save_bundle writes it: {error}", "save the bundle again") from error
     return content
 
@@ -138,10 +139,36 @@ def check_calibration(calibration: Mapping[str, Any], recipe: Mapping[str, Any])
         _expect(point["label"] in recipe["vocab"] and _is_number(point["threshold"]), "operating_point")
     _expect(_is_number(calibration.get("abstain", {}).get("threshold", 0)), "abstain")
     if calibration.get("ood"):
-        known = calibration["ood"]
-        centers, whiten = np.array(known["centers"], np.float64), np.array(known["whiten"], np.float64)
-        _expect(centers.ndim == whiten.ndim == 2 and centers.shape[1] == whiten.shape[0], "ood")
-        _expect(_is_number(known["threshold"]) and bool(np.isfinite(whiten).all()), "ood")
+        facts, arrays = ood_state(calibration["ood"])
+        _expect(all(_is_number(facts[key]) for key in ("rest", "threshold", "quantile", "n")), "ood")
+        mean, axes, spread = (arrays[name] for name in ("mean", "axes", "spread"))
+        _expect((axes.ndim, axes.shape) == (2, (*spread.shape, *mean.shape)), "ood")
+        _expect(all(bool(np.isfinite(array).all()) for array in arrays.values()) and bool((spread > 0).all()), "ood")
+
+
+def as_json(calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """`calibration` with the arrays of an `OodDetector` as text.
+
+    Raises:
+        AttributeError: what stands under "ood" is no detector.
+    """
+    detector = calibration.get("ood")
+    if detector is None or isinstance(detector, Mapping):
+        return finite(dict(calibration))
+    arrays = {
+        name: {"shape": list(array.shape), "float32": base64.b64encode(array.astype("<f4").tobytes()).decode()}
+        for name, array in detector.arrays().items()
+    }
+    return finite(dict(calibration) | {"ood": detector.facts() | {"arrays": arrays}})
+
+
+def ood_state(ood: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The facts and arrays that `OodDetector.from_state` takes, out of what `as_json` gave."""
+    arrays = {
+        name: np.frombuffer(base64.b64decode(array["float32"], validate=True), "<f4").reshape(array["shape"])
+        for name, array in ood["arrays"].items()
+    }
+    return {key: value for key, value in ood.items() if key != "arrays"}, arrays
 
 
 def temperatures(calibration: Mapping[str, Any]) -> list[float]:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from medclf.deployment.bundle_format import temperatures
+from medclf.deployment.bundle_format import ood_state, temperatures
 from medclf.errors import ReadError
 from medclf.images import pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from medclf.evaluation.ood import OodDetector
 
     Item = str | Path | bytes | np.ndarray | Image
 
@@ -65,11 +67,7 @@ class Predictor:
         self.vocab: list[str] = list(self.recipe["vocab"])
         self.multi_label: bool = self.recipe["multi_label"]
         self._forward = forward
-        known = self.calibration.get("ood")
-        self._known = None
-        if known:
-            whiten = np.array(known["whiten"], np.float64)
-            self._known = np.array(known["centers"], np.float64) @ whiten, whiten
+        self._detector = _detector(self.calibration)
 
     @property
     def preparation(self) -> dict[str, Any]:
@@ -203,7 +201,7 @@ class Predictor:
         logits, features = self._forward(prepared)
         scaled = logits.astype(np.float64) / temperatures(self.calibration)
         probs = _sigmoid(scaled) if self.multi_label else _softmax(scaled)
-        strange = self._strange(features)
+        strange = self._detector.unlike(features) if self._detector else np.zeros(len(features), bool)
         return [self._prediction(row, odd) for row, odd in zip(probs, strange, strict=True)]
 
     def _prediction(self, probs: np.ndarray, strange: bool) -> Prediction:
@@ -227,13 +225,13 @@ class Predictor:
             return index
         return int(np.where(np.arange(len(probs)) == index, -1.0, probs).argmax())
 
-    def _strange(self, features: np.ndarray) -> np.ndarray:
-        """Whether each image's features lie further than the limit from the nearest center, after whitening."""
-        if self._known is None:
-            return np.zeros(len(features), bool)
-        centers, whiten = self._known
-        distances = np.linalg.norm((features @ whiten)[:, None] - centers[None], axis=2).min(axis=1)
-        return distances > self.calibration["ood"]["threshold"]
+
+def _detector(calibration: Mapping[str, Any]) -> OodDetector | None:
+    if not calibration.get("ood"):
+        return None
+    from medclf.evaluation.ood import OodDetector
+
+    return OodDetector.from_state(*ood_state(calibration["ood"]))
 
 
 def _from_array(array: np.ndarray, size: Any, resize: Any, channels: int, **_unused: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Files that try to run code, reach the network or lead elsewhere, offered to medclf as weights and bundles.
+"""Files that try to run code, reach the network or lead elsewhere, offered as weights, bundles and ONNX files.
 
 `python tests/attacks/hostile_models.py` makes each in a temporary folder, opens it under an audit hook and prints
 what became of it. A canary proves that the hook sees an execution when there is one.
@@ -7,6 +7,7 @@ what became of it. A canary proves that the hook sees an execution when there is
 from __future__ import annotations
 
 import builtins
+import importlib
 import io
 import json
 import os
@@ -23,11 +24,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
+import onnxruntime
 import torch
 from safetensors.torch import save
 
 from medclf.deployment import bundle_format
 from medclf.deployment.bundle import load_bundle, save_bundle
+from medclf.deployment.onnx import OnnxModel
 from medclf.errors import MedclfError
 from medclf.training.backbones import build_body, build_network
 
@@ -142,6 +146,29 @@ def _legacy_tar(path: Path, payload: Payload) -> Path:
 
 
 Change = Callable[[Path, dict[str, Any]], None]
+
+
+def onnx_files(folder: Path) -> Iterator[Path]:
+    """ONNX files that name other files to read, or are none."""
+    tensor = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [4], [0.0] * 4)
+    for location in ("/etc/passwd", "../outside", "beside.bin"):
+        tensor.ClearField("float_data")
+        tensor.ClearField("external_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in {"location": location, "offset": "0", "length": "16"}.items():
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, value
+        out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [4])
+        node = onnx.helper.make_node("Identity", ["w"], ["y"])
+        graph = onnx.helper.make_graph([node], "g", [], [out], [tensor])
+        content = onnx.helper.make_model(graph).SerializeToString()
+        yield _written(folder / f"external-{location.replace('/', '_')}.onnx", content)
+        inner = onnx.helper.make_node("Constant", [], ["y"], value=tensor)
+        graph = onnx.helper.make_graph([inner], "g", [], [out])
+        content = onnx.helper.make_model(graph).SerializeToString()
+        yield _written(folder / f"external-attribute-{location.replace('/', '_')}.onnx", content)
+    yield _written(folder / "pickle.onnx", pickle.dumps(Payload(os.system, MARK)))
+    yield _written(folder / "cut.onnx", content[:-20])
 
 
 def harmless(folder: Path) -> Iterator[tuple[Path, Callable[[Path], Any]]]:
@@ -307,8 +334,8 @@ def canary() -> int:
 
 def main() -> dict[str, Any]:
     """Make and open every file; prints and returns what happened."""
-    import timm
-    import torchvision  # their imports start processes of their own: not what is looked for here
+    for name in ("timm", "torchvision"):  # their imports start processes of their own: not what is looked for here
+        importlib.import_module(name)
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -331,7 +358,8 @@ def main() -> dict[str, Any]:
         print(f"{name:40} {result}")
     print(
         f"{len(results)} files: {refused} refused, {executions} executions; canary: {seen} events; "
-        f"slowest {slowest:.1f} s; timm {timm.__version__}, torchvision {torchvision.__version__}"
+        f"slowest {slowest:.1f} s"
+        f" (torch {torch.__version__}, onnxruntime {onnxruntime.__version__})"
     )
     return {"results": results, "canary": seen, "executions": executions, "slowest": slowest}
 
@@ -340,6 +368,7 @@ def offered(folder: Path) -> Iterator[tuple[Path, Callable[[Path], Any]]]:
     """Every file with what a user would do with it."""
     yield from ((path, use_weights) for path in weights(folder))
     yield from ((path, load_bundle) for path in bundles(folder))
+    yield from ((path, OnnxModel) for path in onnx_files(folder))
     yield from harmless(folder)
 
 

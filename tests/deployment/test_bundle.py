@@ -18,6 +18,7 @@ from medclf.deployment.bundle import load_bundle, save_bundle
 from medclf.deployment.folding import fold, foldable
 from medclf.deployment.runnable import Runnable
 from medclf.errors import BundleError, MedclfError, OutputError, ReadError
+from medclf.evaluation.ood import OodDetector
 from medclf.images.pixels import prepare
 from medclf.training.plain_nets import lite_body, resnet_body
 
@@ -189,8 +190,9 @@ def test_images_unlike_the_training_ones_are_flagged(learn, bundle, images, tmp_
     features = body.mean(dim=(2, 3)).double().numpy()
     distance = np.linalg.norm(features - features[0], axis=1)
     assert distance[1:].min() > 0.1
-    ood = {"centers": features[:1].tolist(), "whiten": np.eye(1280).tolist(), "threshold": 0.1}
-    flagging = load_bundle(save_bundle(learn, tmp_path / "a.bundle", calibration={"ood": ood}))
+    axes, ones = np.eye(4, 1280), np.ones(4)  # with all variances 1, the score is the mean squared distance
+    detector = OodDetector(features[0], axes, ones, rest=1.0, threshold=0.01 / 1280, quantile=0.99, n=1)
+    flagging = load_bundle(save_bundle(learn, tmp_path / "a.bundle", calibration={"ood": detector}))
     flags = [answer.flags for answer in flagging.predict(images[:3])]
     assert flags == [(), ("not like the training images",), ("not like the training images",)]
 
@@ -334,7 +336,8 @@ def test_a_learner_that_cannot_be_rebuilt_is_refused(change, tmp_path):
         {"temperature": "1"},
         {"temperature": [1.0, 2.0]},
         {"operating_point": {"label": "foot", "threshold": 0.5}},
-        {"ood": {"centers": [[1.0]], "whiten": [1.0], "threshold": 1}},
+        {"ood": {"threshold": 1}},
+        {"ood": "far"},
         {"abstain": {"threshold": None}},
     ],
 )

@@ -69,8 +69,15 @@ def test_lite_nets_are_timms(name):
         torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
-@pytest.mark.parametrize(("photograph", "label"), [("cat", EGYPTIAN_CAT), ("coffee", ESPRESSO)])
+@pytest.mark.parametrize(
+    ("name", "photograph", "label"),
+    [
+        ("efficientnet_lite0", "cat", EGYPTIAN_CAT),
+        ("efficientnet_lite0", "coffee", ESPRESSO),
+        ("efficientnet_lite1", "cat", EGYPTIAN_CAT),
+        ("efficientnet_lite2", "coffee", ESPRESSO),
+    ],
+)
 def test_the_packages_weights_know_a_photograph(name, photograph, label):
     facts = describe(name)
     classifier = read_state(package_weights(name))
@@ -86,35 +93,26 @@ def test_the_packages_weights_know_a_photograph(name, photograph, label):
     assert probs[label] > 0.5
 
 
-TORCHVISION = {
-    "inception_v3": 75,
-    "googlenet": 64,
-    "densenet121": 64,
-    "efficientnet_b0": 64,
-    "mobilenet_v2": 64,
-    "mobilenet_v3_small": 64,
-    "regnet_y_400mf": 64,
-    "resnext50_32x4d": 64,
-}
+QUICK = ("inception_v3", "densenet121", "mobilenet_v3_small", "regnet_y_400mf")
+SLOW = ("googlenet", "efficientnet_b0", "mobilenet_v2", "resnext50_32x4d")
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_torchvisions_networks_are_cut_before_the_classifier(name, tmp_path):
-    options = (
-        {"init_weights": True, "transform_input": False} if name in ("inception_v3", "googlenet") else {}
-    )
+    options = {"init_weights": True, "transform_input": False} if name in ("inception_v3", "googlenet") else {}
     theirs = lively(torchvision.models.get_model(name, weights=None, **options))
     torch.save(theirs.state_dict(), tmp_path / "whole.pth")
     ours = build_body(name, weights=tmp_path / "whole.pth").eval()
     seen = []
     last = theirs.fc if hasattr(theirs, "fc") else theirs.classifier
     last.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    x = picture(TORCHVISION[name])
+    x = picture(75)
     with torch.inference_mode():
         theirs(x)
         torch.testing.assert_close(GlobalPool()(ours(x)), seen[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_gives_its_class_token(tmp_path):
     theirs = torchvision.models.vit_b_32(weights=None).eval()
     torch.nn.init.normal_(theirs.heads[0].weight)
@@ -126,7 +124,13 @@ def test_a_vision_transformer_gives_its_class_token(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mobilenetv3_small_050", "convnext_atto"]
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow),
+        "mobilenetv3_small_050",
+        "convnext_atto",
+    ],
 )
 def test_timms_networks_give_the_features_timm_gives(name, tmp_path):
     theirs = lively(timm.create_model(name))
@@ -276,8 +280,8 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         ("efficientnet_lite0", 6),
         ("densenet121", 6),
         ("mobilenet_v2", 6),
-        ("convnext_tiny", 5),
-        ("swin_t", 5),
+        ("timm/convnext_atto", 5),
+        pytest.param("swin_t", 5, marks=pytest.mark.slow),
         ("timm/resnet18", 6),
         ("vit_tiny_patch16_224", 6),
     ],
