@@ -263,6 +263,67 @@ def demo(
     show_results(run_demo(data, out, epochs, overwrite, typer.echo))
 
 
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="a RUN folder")],
+    run_b: Annotated[Path, typer.Argument(help="another, on the same images")],
+    as_json: Annotated[bool, typer.Option("--json", help="print all differences as JSON")] = False,
+) -> None:
+    """Is the second run better than the first? Paired, image by image."""
+    import json
+
+    from medclf.runs.compare import compare as compare_runs
+
+    found = compare_runs(run_a, run_b)
+    typer.echo(json.dumps(found, indent=2) if as_json else found["sentence"])
+
+
+@app.command()
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="a bundle folder, or a RUN that holds one")],
+    host: Annotated[str, typer.Option(help="address to listen on; any but this machine's own asks for --token")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
+    token: Annotated[str | None, typer.Option(envvar="MEDCLF_TOKEN", help="what clients must show")] = None,
+) -> None:
+    """Serve a bundle over HTTP, with a page to drop images on."""
+    from medclf.deployment.server import serve as serve_bundle
+    from medclf.runs.predict import find_bundle
+
+    serve_bundle(find_bundle(bundle), host, port, token)
+
+
+@app.command()
+def export(
+    bundle: Annotated[Path, typer.Argument(help="a bundle folder, or a RUN that holds one")],
+    out: Annotated[Path, typer.Option(help="the .onnx file to write")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing file")] = False,
+) -> None:
+    """Export a bundle to one ONNX file, with its preprocessing and labels inside."""
+    from medclf.deployment.onnx import export_onnx
+    from medclf.runs.predict import find_bundle
+
+    typer.echo(f"onnx: {export_onnx(find_bundle(bundle), out, overwrite=overwrite)}")
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="remove all stores")] = False,
+    older_than: Annotated[float | None, typer.Option(help="remove stores not used for this many days")] = None,
+) -> None:
+    """Show, or prune, the stores of decoded images."""
+    from medclf.data.cache import list_stores, prune_stores
+
+    if clear or older_than is not None:
+        freed = prune_stores(0.0 if clear else older_than or 0.0)
+        typer.echo(f"{freed / 1e6:.0f} MB freed")
+    for store in list_stores():
+        typer.echo(
+            f"{store.megabytes:8.0f} MB, {store.n_images} images, used {store.days_ago:.0f} days ago: {store.folder}"
+        )
+
+
 def _label_col(columns: list[str] | None) -> str | list[str]:
     if not columns:
         return "label"

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +98,48 @@ def cache_folder() -> Path:
     import platformdirs
 
     return Path(os.environ.get("MEDCLF_CACHE") or platformdirs.user_cache_path("medclf"))
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """A store on disk: its folder, size, number of images, and when it was last used."""
+
+    folder: Path
+    megabytes: float
+    n_images: int
+    days_ago: float
+
+
+def list_stores(folder: Path | None = None) -> list[StoreInfo]:
+    """The stores in the cache folder, the last used first."""
+    found = []
+    for index in (folder or cache_folder() / "stores").glob("*/index.json"):
+        size = sum(file.stat().st_size for file in index.parent.iterdir())
+        days = (time.time() - index.stat().st_mtime) / 86400
+        found.append(StoreInfo(index.parent, size / 1e6, json.loads(index.read_text())["shape"][0], days))
+    return sorted(found, key=lambda store: store.days_ago)
+
+
+def prune_stores(older_than_days: float, folder: Path | None = None) -> int:
+    """Remove stores not used for some days, and what killed builders left a day ago or earlier.
+
+    Args:
+        older_than_days: 0 removes all.
+        folder: where the stores are; the user's cache folder where None.
+
+    Returns:
+        Bytes freed.
+    """
+    folder = folder or cache_folder() / "stores"
+    stale = [store.folder for store in list_stores(folder) if store.days_ago >= older_than_days]
+    stale += [
+        part for part in folder.glob("part-*") if time.time() - part.stat().st_mtime > min(1, older_than_days) * 86400
+    ]
+    freed = 0
+    for path in stale:
+        freed += sum(file.stat().st_size for file in path.iterdir())
+        shutil.rmtree(path, ignore_errors=True)
+    return freed
 
 
 def build_stores(

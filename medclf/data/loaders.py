@@ -41,7 +41,9 @@ class LabelOf(Transform):
         try:
             label = self.labels[str(path)]
         except KeyError:
-            raise DataError(f"{path} has no label in the table", "use test_dl without with_labels=True") from None
+            label = None
+        if label is None:
+            raise DataError(f"{path} has no label in the table", "use test_dl without with_labels=True")
         return list(label) if isinstance(label, tuple) else label
 
 
@@ -129,7 +131,8 @@ class MedDataLoaders(DataLoaders):
         used = table[table["partition"].isin(["train", "valid"])]
         multi_label = bool(table.attrs.get("multi_label"))
         vocab = vocab_of(used, multi_label)
-        paths = [Path(table.attrs["root"]) / p for p in used["path"]]
+        root = Path(table.attrs["root"])
+        paths = [root / path for path in used["path"]]
         sizes = _store_sizes(item_tfms, size)
         stores = _stores(paths, list(used["sha256"]), sizes, reading, progress) if cache else None
         block = DataBlock(
@@ -137,14 +140,14 @@ class MedDataLoaders(DataLoaders):
                 MedImageBlock(window=window, frame=frame, channels=channels),
                 MultiCategoryBlock(vocab=vocab) if multi_label else CategoryBlock(vocab=vocab),
             ),
-            get_y=LabelOf(dict(zip(map(str, paths), used["label"], strict=True))),
+            get_y=LabelOf({str(root / path): label for path, label in zip(table["path"], table["label"], strict=True)}),
             splitter=PartitionSplitter(dict(zip(map(str, paths), used["partition"], strict=True))),
             item_tfms=item_tfms,
             batch_tfms=batch_tfms,
         )
         dls = block.dataloaders(
             paths,
-            path=Path(table.attrs["root"]),
+            path=root,
             bs=even_batch_size(int((used["partition"] == "train").sum()), bs),
             val_bs=val_bs or bs,
             dl_type=MedDL,

@@ -55,6 +55,6 @@ def _in_common(first: Predictions, second: Predictions, names: str) -> tuple[np.
     row_of = {path: i for i, path in enumerate(second.table["path"])}
     pairs = [(i, row_of[path]) for i, path in enumerate(first.table["path"]) if path in row_of]
     if not pairs:
-        raise DataError(f"{names} have no image in common", "train both with the same --split and --seed, or evaluate both")
+        raise DataError(f"{names} have no image in common", "train both with the same --split and --seed")
     rows = np.array(pairs)
     return rows[:, 0], rows[:, 1]

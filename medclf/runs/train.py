@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from medclf.data.loaders import MedDataLoaders
-from medclf.data.table import scan
+from medclf.data.table import label_set, scan
 from medclf.deployment.bundle import save_bundle
 from medclf.evaluation.predictions import Predictions, predict_loader
 from medclf.evaluation.results import summarize, versions
@@ -23,6 +23,7 @@ from medclf.files import write_json
 from medclf.reporting.interpret import history_of
 from medclf.reporting.report import report
 from medclf.runs.config import TrainConfig
+from medclf.runs.evaluate import evaluate
 from medclf.runs.resume import (
     CHECKPOINTS,
     RECORD,
@@ -82,6 +83,8 @@ def train(
         report(out, out / "report.html", hide_names=config.hide_names)
         write_json(out / RECORD, record | {"finished": _now(), "device": str(learn.dls.device)})
         tidy(out)
+    if config.test:
+        evaluate(out, config.test)
     return out
 
 
@@ -120,8 +123,26 @@ def seed_everything(seed: int) -> None:
 
 def _train_once(config: TrainConfig, table: pd.DataFrame, say: Say) -> tuple[MedLearner, Predictions, dict[str, Any]]:
     learn = _fit(config, table, say)
-    predictions = predict_loader(learn, learn.dls.valid, "valid")
-    return learn, predictions, _facts(learn, predictions)
+    valid = predict_loader(learn, learn.dls.valid, "valid")
+    facts = _facts(learn, valid)
+    held_out = predict_held_out(learn)
+    for part in held_out:
+        if (part.y >= 0).all():
+            facts["test"] = summarize(part, partition="test")
+    return learn, Predictions.concat([valid, *held_out]), facts
+
+
+def predict_held_out(learn: MedLearner) -> list[Predictions]:
+    """Predictions of the images that the data's own table holds back for test: those with labels, and those without."""
+    table = learn.dls.table
+    test = table[(table["partition"] == "test") & (table["problem"] == "")]
+    known = test["label"].map(lambda label: bool(label_set(label)) and set(label_set(label)) <= set(learn.dls.vocab))
+    parts = []
+    for rows, labelled in ((test[known], True), (test[~known], False)):
+        if len(rows):
+            loader = learn.dls.test_dl([learn.dls.path / path for path in rows["path"]], with_labels=labelled)
+            parts.append(predict_loader(learn, loader, "test"))
+    return parts
 
 
 def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> MedLearner:
