@@ -68,7 +68,7 @@ class MedInterpretation(ClassificationInterpretation):
             partition=self.partition,
             table=getattr(self.learn.dls, "table", None),
             recipe=getattr(self.learn, "recipe", None),
-            history=history_of(self.learn),
+            history=getattr(self.learn, "history", ()),
             head_start=head.as_dict() if head is not None else None,
             n_boot=n_boot,
         )
@@ -144,14 +144,4 @@ class MedInterpretation(ClassificationInterpretation):
 
     def plot_training(self, ax: Any = None, **kwargs: Any) -> Any:
         """Draw loss and metrics by epoch; returns the Axes."""
-        return plots.plot_training(history_of(self.learn), ax, **kwargs)
-
-
-def history_of(learn: Any) -> list[dict[str, Any]]:
-    """One dict an epoch of the last fit: epoch, train_loss, valid_loss and each metric."""
-    recorder = getattr(learn, "recorder", None)
-    names = [n for n in getattr(recorder, "metric_names", []) if n not in {"epoch", "time"}]
-    return [
-        {"epoch": epoch, **{n: float(v) for n, v in zip(names, values, strict=False)}}
-        for epoch, values in enumerate(getattr(recorder, "values", []), 1)
-    ]
+        return plots.plot_training(getattr(self.learn, "history", ()), ax, **kwargs)

@@ -20,7 +20,6 @@ from medclf.deployment.bundle import save_bundle
 from medclf.evaluation.predictions import Predictions, predict_loader
 from medclf.evaluation.results import summarize, versions
 from medclf.files import write_json
-from medclf.reporting.interpret import history_of
 from medclf.reporting.report import report
 from medclf.runs.config import TrainConfig
 from medclf.runs.evaluate import evaluate
@@ -122,8 +121,7 @@ def seed_everything(seed: int) -> None:
 
 
 def _train_once(config: TrainConfig, table: pd.DataFrame, say: Say) -> tuple[MedLearner, Predictions, dict[str, Any]]:
-    learn = _fit(config, table, say)
-    valid = predict_loader(learn, learn.dls.valid, "valid")
+    learn, valid = _fit(config, table, say)
     facts = _facts(learn, valid)
     held_out = predict_held_out(learn)
     for part in held_out:
@@ -145,8 +143,8 @@ def predict_held_out(learn: MedLearner) -> list[Predictions]:
     return parts
 
 
-def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> MedLearner:
-    """One learner, trained, or brought to where a killed run left it and trained from there."""
+def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> tuple[MedLearner, Predictions]:
+    """One learner, trained, or brought to where a killed run left it and trained from there; and what it predicts."""
     seed_everything(config.seed)
     options = {
         "modality": config.modality,
@@ -167,19 +165,21 @@ def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> 
     learn = med_learner(dls, config.arch, weights=config.weights, head_start=None if config.head_start else False)
     part = f"fold-{changes['fold']}" if "fold" in changes else "model"
     kept = Path(config.out) / CHECKPOINTS / f"{part}.safetensors"
+    valid = None
     if kept.is_file():
         load_checkpoint(learn, kept)
         say(f"what {kept} holds is not done again")
     else:
         if learn.head_start:
             head = learn.fit_head()
-            first = predict_loader(learn, dls.valid, "valid")
-            say(f"head start: {head.seconds:.1f} s, {share_right(first):.1%} of the validation images right")
+            valid = predict_loader(learn, dls.valid, "valid")
+            say(f"head start: {head.seconds:.1f} s, {share_right(valid):.1%} of the validation images right")
         seed_everything(config.seed)  # whether the cache was warm has changed the random state
         save_checkpoint(learn, kept)
     if config.epochs or not learn.head_start:
         learn.fine_tune(config.epochs, config.lr, cbs=Resumable(kept))
-    return learn
+        valid = None
+    return learn, valid or predict_loader(learn, dls.valid, "valid")
 
 
 def _facts(learn: MedLearner, predictions: Predictions) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _facts(learn: MedLearner, predictions: Predictions) -> dict[str, Any]:
         predictions,
         table=learn.dls.table,
         recipe=learn.recipe,
-        history=history_of(learn),
+        history=learn.history,
         head_start=learn.head.as_dict() if learn.head else None,
     )
 
@@ -199,12 +199,12 @@ def _cross_validate(
     parts = []
     for fold in range(config.folds):
         say(f"fold {fold + 1} of {config.folds}")
-        learn = _fit(config, table, say, fold=fold)
-        parts.append(predict_loader(learn, learn.dls.valid, "valid"))
+        learn, valid = _fit(config, table, say, fold=fold)
+        parts.append(valid)
         parts[-1].table["fold"] = fold
     pooled = Predictions.concat(parts)
     say("all images, for the bundle")
-    final = _fit(config, table, say, split="all")
+    final, _ = _fit(config, table, say, split="all")
     split = learn.recipe["split"] | {"fold": None}
     folds = dict(zip(pooled.table["path"], pooled.table["fold"], strict=True))
     final.recipe = final.recipe | {"split": split}

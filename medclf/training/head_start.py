@@ -19,7 +19,8 @@ from medclf.errors import MedclfWarning
 from medclf.files import replacing
 
 _CERTAIN = 8.0  # the logit of a label that every training image has, or none
-STRENGTHS = tuple(float(c) for c in np.logspace(-4.5, 0, 10))
+_FALLBACK = 0.01
+STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # scikit-learn's C, on standardised features
 
 
 @dataclass(frozen=True)
@@ -209,44 +210,40 @@ def _fit_logistic(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed:
     """The fitted model, its C, and the number of folds that chose it."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-    from sklearn.utils.class_weight import compute_sample_weight
 
-    def fit(rows: Any, strength: float, start: Any = None) -> Any:
-        model = LogisticRegression(C=strength, class_weight="balanced", max_iter=300, warm_start=start is not None)
-        if start is not None:
-            model.coef_, model.intercept_, model.classes_ = (
-                start.coef_.copy(),
-                start.intercept_.copy(),
-                start.classes_,
-            )
-        return model.fit(x[rows], y[rows])
+    def fit(rows: Any, strength: float) -> Any:
+        return LogisticRegression(C=strength, class_weight="balanced", max_iter=300).fit(x[rows], y[rows])
 
-    smallest = np.unique(y, return_counts=True)[1].min()
-    if groups is not None:
-        smallest = min(smallest, min(len(np.unique(groups[y == c])) for c in np.unique(y)))
-    folds = int(min(5, smallest))
     everything = np.arange(len(y))
+    folds = _folds(y, groups, seed)
+    if not folds:
+        message = f"too few images of a class to choose the head's regularisation by cross-validation: C={_FALLBACK}"
+        warnings.warn(MedclfWarning(message), stacklevel=4)
+        return fit(everything, _FALLBACK), _FALLBACK, 0
+    losses = np.zeros(len(STRENGTHS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        if folds < 2:
-            message = (
-                "too few images of a class to choose the head's regularisation by cross-validation: C=0.01 is used"
-            )
-            warnings.warn(MedclfWarning(message), stacklevel=4)
-            return fit(everything, 0.01), 0.01, 0
-        splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
-        losses = np.zeros(len(STRENGTHS))
-        for train, valid in splitter.split(x, y, groups):
-            if len(np.unique(y[train])) < len(np.unique(y)):
-                continue
-            model = None
-            weights = compute_sample_weight("balanced", y[valid])
+        for train, valid in folds:
             for i, strength in enumerate(STRENGTHS):
-                model = fit(train, strength, model)
-                losses[i] += log_loss(
-                    y[valid], model.predict_proba(x[valid]), sample_weight=weights, labels=model.classes_
-                )
+                losses[i] += _balanced_log_loss(fit(train, strength), x[valid], y[valid])
         best = STRENGTHS[int(losses.argmin())]
-        return fit(everything, best), best, folds
+        return fit(everything, best), best, len(folds)
+
+
+def _folds(y: np.ndarray, groups: np.ndarray | None, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """At most five, each class on both sides of each; none where there are too few images or patients of a class."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    units = np.arange(len(y)) if groups is None else groups
+    n_folds = min(5, *(len(np.unique(units[y == label])) for label in np.unique(y)))
+    if n_folds < 2:
+        return []
+    splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(n_folds, shuffle=True, random_state=seed)
+    folds = splitter.split(y, y, groups)
+    return [(train, valid) for train, valid in folds if len(np.unique(y[train])) == len(np.unique(y))]
+
+
+def _balanced_log_loss(model: Any, x: np.ndarray, y: np.ndarray) -> float:
+    """Log loss with each class weighing the same."""
+    held = model.predict_proba(x)[np.arange(len(y)), np.searchsorted(model.classes_, y)].clip(1e-15)
+    return float(np.mean([-np.log(held[y == label]).mean() for label in np.unique(y)]))

@@ -33,11 +33,36 @@ class MedLearner(Learner):
         recipe: the settings that the bundle needs, as a dict.
         head_start: whether `fine_tune` fits the head first.
         head: what the head start did, or None before it.
+        history: one dict an epoch of the last fit: epoch, train_loss, valid_loss and each metric.
     """
 
     recipe: dict[str, Any]
     head_start: bool = True
     head: HeadStart | None = None
+    history: Sequence[dict[str, Any]] = ()
+    _frozen_to: int | None = None
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
+        super().fit(*args, **kwargs)
+        if len(self.recorder.values):
+            names = self.recorder.metric_names[1:-1] if self.recorder.add_time else self.recorder.metric_names[1:]
+            rows = [zip(names, map(float, values), strict=True) for values in self.recorder.values]
+            self.history = [{"epoch": epoch, **dict(row)} for epoch, row in enumerate(rows, 1)]
+
+    def freeze_to(self, n: int) -> None:
+        """fastai's, put off until there is an optimiser: the head start alone needs none."""
+        if self.opt is None:
+            self._frozen_to = n
+        else:
+            super().freeze_to(n)
+
+    def create_opt(self) -> None:
+        """fastai's, then frozen as was asked before."""
+        super().create_opt()
+        if self._frozen_to is not None:
+            frozen_to, self._frozen_to = self._frozen_to, None
+            super().freeze_to(frozen_to)
 
     def fit_head(self, progress: bool = True) -> HeadStart:
         """Fit the head on the frozen body's features of the training images; see `medclf.training.head_start`."""
