@@ -280,18 +280,40 @@ def compare(
 
 @app.command()
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="a bundle folder, or a RUN that holds one")],
-    host: Annotated[str, typer.Option(help="address to listen on; any but this machine's own asks for --token")] = (
+    bundle: Annotated[Path, typer.Argument(help="a bundle folder, a RUN that holds one, or an exported .onnx file")],
+    host: Annotated[str, typer.Option(help="address to listen on; any but this machine's own asks for a token")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
-    token: Annotated[str | None, typer.Option(envvar="MEDCLF_TOKEN", help="what clients must show")] = None,
+    port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MEDCLF_TOKEN", help="what clients must send; other users see it here, in the variable not"
+        ),
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="torch or onnx")] = "torch",
+    workers: Annotated[int, typer.Option(help="files decoded at once, each in a process", min=1)] = 1,
+    max_mb: Annotated[float, typer.Option(help="largest upload, in MiB")] = 64,
+    max_queue: Annotated[int, typer.Option(help="uploads that may wait; more are answered 429", min=1)] = 128,
+    quiet: Annotated[bool, typer.Option("--quiet", help="log only what goes wrong, not each request")] = False,
 ) -> None:
     """Serve a bundle over HTTP, with a page to drop images on."""
     from medclf.deployment.server import serve as serve_bundle
     from medclf.runs.predict import find_bundle
 
-    serve_bundle(find_bundle(bundle), host, port, token)
+    if runtime not in ("torch", "onnx"):
+        raise MedclfError(f"--runtime {runtime} is unknown", "choose torch or onnx")
+    serve_bundle(
+        find_bundle(bundle),
+        host,
+        port,
+        token or None,
+        max_bytes=round(max_mb * 2**20),
+        max_queue=max_queue,
+        workers=workers,
+        runtime="onnx" if runtime == "onnx" else "torch",
+        log_level="warning" if quiet else "info",
+    )
 
 
 @app.command()

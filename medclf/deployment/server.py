@@ -6,11 +6,12 @@ import contextlib
 import ipaddress
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import medclf
 from medclf.deployment.uploads import Limits
@@ -97,18 +98,21 @@ def serve(
     max_bytes: int = Limits.max_bytes,
     max_queue: int = Limits.max_queue,
     workers: int = 1,
+    runtime: Literal["torch", "onnx"] = "torch",
     log_level: str = "info",
 ) -> None:
     """Serve a bundle until stopped by Ctrl-C or SIGTERM; requests in hand are then still answered.
 
     Args:
-        bundle_path: the folder that `save_bundle` wrote.
+        bundle_path: the folder that `save_bundle` wrote, or the file that `export_onnx` wrote.
         host: the address to listen on; any but this machine's own asks for a token.
         port: 0 takes a free one.
         token: at least 16 characters that clients must send.
         max_bytes: of one upload.
         max_queue: uploads that may wait at once.
         workers: processes that decode.
+        runtime: "onnx" predicts a folder on ONNX Runtime, which it is exported for first (some seconds); a
+            file always runs on it.
         log_level: "info" logs a line a request; "warning" only what goes wrong.
 
     Raises:
@@ -117,12 +121,9 @@ def serve(
         MissingDependency: the extra `serve` is not installed.
     """
     check_exposure(host, token)
-    from medclf.deployment.bundle import load_bundle
-
+    bundle = _loaded(Path(bundle_path), runtime)
     with _listening(host, port) as listener:
-        app = create_app(
-            load_bundle(bundle_path), token=token, max_bytes=max_bytes, max_queue=max_queue, workers=workers
-        )
+        app = create_app(bundle, token=token, max_bytes=max_bytes, max_queue=max_queue, workers=workers)
         name = f"[{host}]" if ":" in host else host
         print(
             f"medclf serves {bundle_path} on http://{name}:{listener.getsockname()[1]}/ (Ctrl-C stops it)",
@@ -198,6 +199,19 @@ def check_exposure(host: str, token: str | None) -> None:
             f"other machines can reach the host {host}, and no token is set",
             f"set one with --token or MEDCLF_TOKEN; this makes one: {_MAKE_TOKEN}",
         )
+
+
+def _loaded(path: Path, runtime: str) -> Servable:
+    if path.suffix == ".onnx" or runtime == "onnx":
+        from medclf.deployment.onnx import OnnxModel, export_onnx
+
+        if path.suffix == ".onnx":
+            return OnnxModel(path)
+        with tempfile.TemporaryDirectory() as folder:
+            return OnnxModel(export_onnx(path, Path(folder) / f"{path.stem}.onnx"))
+    from medclf.deployment.bundle import load_bundle
+
+    return load_bundle(path)
 
 
 def _is_loopback(host: str) -> bool:
