@@ -59,12 +59,13 @@ def _answered(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np
 def _sureness(y: Any, probs: Any) -> tuple[np.ndarray, np.ndarray]:
     """Probability of the predicted label, and whether it is the actual one."""
     truth, scores = np.asarray(y), np.asarray(probs, dtype=np.float64)
-    if scores.ndim == 1:
-        truth, scores = np.asarray(y), np.stack([1 - scores, scores], axis=1)
-    if truth.ndim != 1 or scores.shape[:1] != truth.shape:
+    if truth.ndim != 1 or scores.shape[:1] != truth.shape or scores.ndim > 2:
         raise DataError(f"y has the shape {truth.shape} and probs {scores.shape}", "one row an image in both")
     kept = truth >= 0
-    return scores[kept].max(axis=1, initial=0), scores[kept].argmax(axis=1) == truth[kept]
+    truth, scores = truth[kept], scores[kept]
+    if scores.ndim == 1:
+        return np.maximum(scores, 1 - scores), (scores >= 0.5) == (truth == 1)
+    return scores.max(axis=1, initial=0), scores.argmax(axis=1) == truth
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,8 @@ def _fit(values: np.ndarray, quantile: float, seed: int) -> OodDetector:
 
     n, d = values.shape
     n_axes = max(1, min(N_AXES, n // 4, d - 1))
-    pca = PCA(n_axes, random_state=seed).fit(values)
+    with np.errstate(invalid="ignore", divide="ignore"):  # its ratios of features that never vary
+        pca = PCA(n_axes, random_state=seed).fit(values)
     total = float(values.var(axis=0, ddof=1).sum())
     least = max(total, 1e-12) * 1e-6 / d  # constant features: nothing is divided by zero
     rest = max((total - float(pca.explained_variance_.sum())) / max(d - n_axes, 1), least)

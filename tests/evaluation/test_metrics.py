@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
@@ -140,7 +140,7 @@ def test_bin_gaps_weigh_images():
     assert gaps[0] == pytest.approx([(0.3 - 1) / 4, 2 * (0.9 - 1) / 4])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 10_000), st.integers(2, 4), st.integers(6, 30), st.booleans())
 def test_weights_are_repeated_images(seed, n_labels, n, multi_label):
     """The heart of the bootstrap: an image of weight 3 counts as three images."""
@@ -159,7 +159,7 @@ def test_weights_are_repeated_images(seed, n_labels, n, multi_label):
         assert weighted[name][0] == pytest.approx(value[0], abs=1e-9, nan_ok=True), name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_ranking_agrees_with_scikit_learn_for_any_ties(data):
     n = data.draw(st.integers(2, 25))
@@ -173,7 +173,7 @@ def test_ranking_agrees_with_scikit_learn_for_any_ties(data):
         assert auprc == pytest.approx(oracle.average_precision_score(positive, scores))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 4), st.integers(1, 6), st.floats(0.0, 8.0))
 def test_every_interval_holds_its_value(seed, n, n_labels, images_a_patient, skill):
     """Whatever the set, down to one image or a perfect model: nothing raises, and low <= value <= high."""
