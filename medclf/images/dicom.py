@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import io
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -100,11 +101,15 @@ def read_dicom(
     form = read_form(header, path, max_megapixels)
     index = frame(form.frames)
     stored = read_frame(layout, form, index, path)
-    with reading(path, "its pixels cannot be shown as its header says"), quietly():
+    with reading(path, "its pixels cannot be shown as its header says"):
         if form.grey:
-            return render_grey(stored, _grey_rules(layout, header, form, index, path), window)
+            with quietly():
+                rules = _grey_rules(layout, header, form, index, path)
+            return render_grey(stored, rules, window)
         if form.photometric == "PALETTE COLOR":
-            return _coloured(stored, header, form, layout.little)
+            with quietly():
+                tables = _palette(header, form.signed, layout.little)
+            return _coloured(stored, tables, form)
         return rescaled(stored, form.stored)
 
 
@@ -209,6 +214,8 @@ def _number(value: Any) -> int | float | None:
     if value is None or value == "":
         return None
     number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("a number that is not finite")
     return int(number) if number.is_integer() else number
 
 
@@ -281,9 +288,8 @@ def _table(descriptor: Any, data: Any, signed: bool, little: bool) -> Lut:
     return Lut(entries[:count].astype(np.uint16), first, bits)
 
 
-def _coloured(stored: np.ndarray, header: Dataset, form: Form, little: bool) -> np.ndarray:
+def _coloured(stored: np.ndarray, tables: list[Lut], form: Form) -> np.ndarray:
     """Palette indices to RGB (PS3.3 C.7.6.3.1.5 and 6)."""
-    tables = _palette(header, form.signed, little)
     sign = 1 << (form.stored - 1)
     codes = np.arange(1 << form.stored)
     numbers = (codes ^ sign) - sign if form.signed else codes

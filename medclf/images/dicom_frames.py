@@ -13,7 +13,7 @@ import numpy as np
 
 from medclf.errors import MissingDecoder, ReadError, TooLarge, UnsupportedFormat
 from medclf.images.dicom_layout import PIXEL_TAGS, UNDEFINED, Layout, count_fragments
-from medclf.images.guard import check_size, quietly, reading
+from medclf.images.guard import check_expansion, check_size, quietly, reading
 from medclf.images.raster_layout import SCAN_START, jpeg_header
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ _JPEG_2000 = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 2
 _RLE = "1.2.840.10008.1.2.5"
 
 _RLE_EXPANSION = 64  # two bytes stand for at most 128 (PS3.5 G.3)
+# JPEG-LS and JPEG 2000 say "all black" in a few bytes: let a blank frame pass, but not a blank gigabyte
+_FLAT_EXPANSION, _FLAT_FREE = 4096, 1 << 24
 _MAX_TILES = 65_535  # as a tile-part's 16-bit index allows
 
 
@@ -215,11 +217,12 @@ def _compressed_frame(
 
 
 def _plugins(syntax: UID, decoder: Decoder) -> list[str]:
-    """Decoders to try: Pillow first for baseline JPEG, since every installation has it and it is the fastest."""
-    plugins = list(decoder.available_plugins)
-    if syntax == _BASELINE:
-        plugins.sort(key=lambda name: name != "pillow")
-    return plugins
+    """Decoders to try, in order: for baseline JPEG Pillow, which every installation has and is the fastest.
+
+    pydicom's own, for RLE, comes last: it is written in Python.
+    """
+    first = "pillow" if syntax == _BASELINE else "pylibjpeg"
+    return sorted(decoder.available_plugins, key=lambda name: (name == "pydicom", name != first, name))
 
 
 def _checked(encoded: bytes, form: Form, syntax: UID, options: dict[str, Any], path: str | Path) -> bytes:
@@ -235,9 +238,11 @@ def _checked(encoded: bytes, form: Form, syntax: UID, options: dict[str, Any], p
         own = _jpeg_2000_size(encoded, path)
     else:
         own = form.rows, form.columns, form.samples
-        expected = form.rows * form.columns * form.samples * form.allocated // 8
-        if syntax == _RLE and expected > _RLE_EXPANSION * len(encoded):
-            raise TooLarge(path, f"declares {expected} bytes of pixels in {len(encoded)} bytes of RLE")
+    samples = form.rows * form.columns * form.samples
+    if syntax == _RLE:
+        check_expansion(path, samples * form.allocated // 8, len(encoded), _RLE_EXPANSION, free=0)
+    else:
+        check_expansion(path, samples, len(encoded), _FLAT_EXPANSION, free=_FLAT_FREE)
     if own != (form.rows, form.columns, form.samples):
         said = " x ".join(str(side) for side in (form.rows, form.columns, form.samples))
         raise ReadError(path, f"its pixels are {' x '.join(map(str, own))}, its header says {said}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -145,47 +146,45 @@ def render_grey(stored: np.ndarray, rules: GreyRules, window: tuple[float, float
     """
     bits = rules.bits_stored
     patterns = stored & stored.dtype.type((1 << bits) - 1)
-    if bits <= 16:  # one table of every value a pixel can have, then one lookup a pixel
+    with np.errstate(over="raise", invalid="raise"):
+        if bits > 16:
+            codes = patterns.astype(np.int64)
+            return _grey_levels(codes, lambda: np.ones(codes.shape, bool), rules, window)
+        # one table of every value a pixel can have, then one lookup a pixel
         codes = np.arange(1 << bits, dtype=np.int64)
-        present = np.zeros(1 << bits, bool)
-        present[patterns] = True
-        return _grey_levels(codes, present, rules, window)[patterns]
-    codes = patterns.astype(np.int64)
-    return _grey_levels(codes, np.ones(codes.shape, bool), rules, window)
+        table = _grey_levels(codes, lambda: np.bincount(patterns.ravel(), minlength=1 << bits) > 0, rules, window)
+        return table.take(patterns)
 
 
 def _grey_levels(
-    codes: np.ndarray, present: np.ndarray, rules: GreyRules, window: tuple[float, float] | None
+    codes: np.ndarray, present: Callable[[], np.ndarray], rules: GreyRules, window: tuple[float, float] | None
 ) -> np.ndarray:
     """Grey level of each bit pattern; `present` says which occur in the image."""
     sign = 1 << (rules.bits_stored - 1)
     numbers = (codes ^ sign) - sign if rules.signed else codes
     values = rules.modality_lut(numbers) if rules.modality_lut else numbers * rules.slope + rules.intercept
-    fraction = _fraction(values, numbers, present, rules, window)
+    if window is not None:
+        fraction = voi_window(values, *window)
+    elif rules.voi_lut is not None:
+        fraction = np.clip(rules.voi_lut(values) / ((1 << rules.voi_lut.bits) - 1), 0, 1)
+    elif rules.window is not None:
+        fraction = voi_window(values, *rules.window, rules.function)
+    elif rules.bits_stored <= 8 and not rules.rescaled:
+        fraction = (numbers + (sign if rules.signed else 0)) / (2 * sign - 1)
+    else:
+        fraction = _stretched(values, numbers, present(), rules.padding)
     if rules.inverted:
         fraction = 1 - fraction
     peak, kind = (65535, np.uint16) if rules.bits_stored > 8 else (255, np.uint8)
     return np.floor(fraction * peak + 0.5).astype(kind)
 
 
-def _fraction(
-    values: np.ndarray,
-    numbers: np.ndarray,
-    present: np.ndarray,
-    rules: GreyRules,
-    window: tuple[float, float] | None,
+def _stretched(
+    values: np.ndarray, numbers: np.ndarray, present: np.ndarray, padding: tuple[int, int] | None
 ) -> np.ndarray:
-    if window is not None:
-        return voi_window(values, *window)
-    if rules.voi_lut is not None:
-        return np.clip(rules.voi_lut(values) / ((1 << rules.voi_lut.bits) - 1), 0, 1)
-    if rules.window is not None:
-        return voi_window(values, *rules.window, rules.function)
-    if rules.bits_stored <= 8 and not rules.rescaled:
-        low = -(1 << (rules.bits_stored - 1)) if rules.signed else 0
-        return (values - low) / ((1 << rules.bits_stored) - 1)
-    if rules.padding is not None:
-        kept = present & ((numbers < rules.padding[0]) | (numbers > rules.padding[1]))
+    """From the smallest to the largest value present, padding left out."""
+    if padding is not None:
+        kept = present & ((numbers < padding[0]) | (numbers > padding[1]))
         present = kept if kept.any() else present
     low, high = values[present].min(), values[present].max()
     return np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros(values.shape)

@@ -92,6 +92,23 @@ def check_size(path: str | Path, shape: tuple[int, ...], max_megapixels: float) 
         )
 
 
+def check_expansion(path: str | Path, declared: int, stored: int, ratio: int, free: int = 1 << 20) -> None:
+    """Refuse a small file that declares far more than its encoding can hold, before memory is given to it.
+
+    Args:
+        path: the file, for the message.
+        declared: bytes or samples the header declares.
+        stored: compressed bytes that are there.
+        ratio: the most that one stored byte can stand for.
+        free: what may be declared in any case.
+
+    Raises:
+        TooLarge: `declared` is more than that.
+    """
+    if declared > free + ratio * stored:
+        raise TooLarge(path, f"declares {declared / 1e6:.1f} megabytes of pixels in {stored} bytes")
+
+
 def named(source: Source) -> str | Path:
     """How messages call a source: its path, never its bytes."""
     return "the given bytes" if isinstance(source, bytes) else source

@@ -329,5 +329,5 @@ def rescaled(pixels: np.ndarray, bits: int) -> np.ndarray:
     peak, kind = (65535, np.uint16) if bits > 8 else (255, np.uint8)
     if top == peak:
         return pixels.astype(kind, copy=False)
-    wide = np.uint32 if bits <= 16 else np.uint64
-    return ((pixels.astype(wide) * wide(peak) + wide(top // 2)) // wide(top)).astype(kind)
+    wide: np.ndarray = pixels.astype(np.uint32 if bits <= 16 else np.uint64)
+    return ((wide * peak + top // 2) // top).astype(kind)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from medclf.errors import ReadError, TooLarge
-from medclf.images.guard import exactly
+from medclf.images.guard import check_expansion, exactly
 
 _MAX_CHUNKS = 200_000
 _MAX_MARKERS = 10_000
@@ -21,8 +21,12 @@ _MAX_SCANS = 200
 _MAX_PAGES = 10_000
 _MAX_ENTRIES = 1_000
 _MAX_STRIPS = 200_000
-_SAMPLES_A_BYTE = 2048  # a flat progressive JPEG with shared chroma comes to half of it
-_FREE_SAMPLES = 1 << 20
+# What one byte of an encoding can stand for at most
+_DEFLATE_EXPANSION = 1032
+_JPEG_EXPANSION = 2048  # a flat progressive JPEG with shared chroma comes to half of it
+_TIFF_EXPANSION = 4096  # LZW comes to 2731
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_FAX = {2, 3, 4}  # compressions of which one bit can stand for a whole blank line
 
 _NO_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}  # with the FF 00 of stray data, which Pillow passes over
 _FRAME_STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # T.81 table B.1; F7 is JPEG-LS's (T.87)
@@ -45,7 +49,7 @@ _TYPE_SIZE = {
     17: 8,
     18: 8,
 }
-_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
+_WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 259, 322, 323
 _STRIPS, _TILES = 273, 324
 
 
@@ -67,30 +71,39 @@ class JpegHeader(NamedTuple):
 
 
 class Page(NamedTuple):
-    """One directory of a TIFF: the image's size and a tile's, zero where it has none."""
+    """One directory of a TIFF; a tile's size is zero where it has none."""
 
     width: int
     height: int
+    compression: int
     tile_width: int
     tile_height: int
 
 
 def check_png(file: BinaryIO, path: str | Path) -> None:
-    """Count a PNG's chunks, leaving the file at its start.
+    """Walk a PNG's chunks, leaving the file at its start.
 
     Raises:
-        TooLarge: more than any encoder writes.
+        TooLarge: more chunks than any encoder writes, or more pixels than its compressed data can hold.
     """
-    end = file.seek(0, os.SEEK_END)
-    position = 8
+    file.seek(8)
+    declared, stored = 0, 0
     for _ in range(_MAX_CHUNKS):
-        file.seek(position)
         head = file.read(8)
-        if position >= end or len(head) < 8 or head[4:] == b"IEND":
-            file.seek(0)
-            return
-        position += 12 + int(struct.unpack(">I", head[:4])[0])
-    raise TooLarge(path, f"a PNG of more than {_MAX_CHUNKS} chunks")
+        if len(head) < 8 or head[4:] == b"IEND":
+            break
+        length = struct.unpack(">I", head[:4])[0]
+        body = file.tell()
+        if head[4:] == b"IHDR":
+            width, height, depth, colours = struct.unpack(">IIBB", exactly(file, 10))
+            declared = height * (width * depth * _PNG_SAMPLES.get(colours, 4) // 8)
+        elif head[4:] == b"IDAT":
+            stored += length
+        file.seek(body + length + 4)
+    else:
+        raise TooLarge(path, f"a PNG of more than {_MAX_CHUNKS} chunks")
+    check_expansion(path, declared, min(stored, file.seek(0, os.SEEK_END)), _DEFLATE_EXPANSION)
+    file.seek(0)
 
 
 def jpeg_header(data: bytes, path: str | Path) -> JpegHeader:
@@ -156,9 +169,8 @@ def _check_jpeg_size(data: bytes, header: JpegHeader, path: str | Path) -> None:
     if scans > _MAX_SCANS:
         raise TooLarge(path, f"a JPEG of {scans} scans, the limit is {_MAX_SCANS}")
     samples = header.rows * header.columns * header.samples
-    coded_blocks = header.process < 0xC3  # the processes that code blocks of 8 x 8 by Huffman codes
-    if coded_blocks and samples > _FREE_SAMPLES + _SAMPLES_A_BYTE * len(data):
-        raise TooLarge(path, f"declares {header.rows} x {header.columns} pixels in {len(data)} bytes")
+    if header.process < 0xC3:  # the processes that code blocks of 8 x 8 by Huffman codes
+        check_expansion(path, samples, len(data), _JPEG_EXPANSION)
 
 
 def tiff_pages(file: BinaryIO, path: str | Path) -> list[Page]:
@@ -173,7 +185,7 @@ def tiff_pages(file: BinaryIO, path: str | Path) -> list[Page]:
         >>> file = io.BytesIO()
         >>> Image.new("L", (4, 3)).save(file, "TIFF")
         >>> tiff_pages(file, "a.tif")
-        [Page(width=4, height=3, tile_width=0, tile_height=0)]
+        [Page(width=4, height=3, compression=1, tile_width=0, tile_height=0)]
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -216,7 +228,10 @@ def _directory(file: BinaryIO, path: str | Path, order: str, big: bool, size: in
         raise TooLarge(path, "a TIFF page whose tags claim more bytes than the file has")
     following = file.read(struct.calcsize(next_code))
     offset = struct.unpack(order + next_code, following)[0] if len(following) > 3 else 0
-    page = Page(*(found.get(tag, 0) for tag in (_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT)))
+    page = Page(*(found.get(tag, 0) for tag in (_WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT)))
+    if page.compression not in _FAX:
+        ratio = 8 if page.compression in (0, 1) else _TIFF_EXPANSION  # uncompressed: 8 pixels of one bit
+        check_expansion(path, page.width * page.height, size, ratio)
     return page, offset
 
 
