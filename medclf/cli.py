@@ -287,9 +287,7 @@ def serve(
     port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(
-            envvar="MEDCLF_TOKEN", help="what clients must send; other users see it here, in the variable not"
-        ),
+        typer.Option(envvar="MEDCLF_TOKEN", help="what clients must send; the variable hides it from other users"),
     ] = None,
     runtime: Annotated[str, typer.Option(help="torch or onnx")] = "torch",
     workers: Annotated[int, typer.Option(help="files decoded at once, each in a process", min=1)] = 1,
