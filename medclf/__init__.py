@@ -19,7 +19,13 @@ _HOME = {
     "images.med_image": ["MedImage", "MedImageBlock", "read_image"],
     "data.table": ["scan"],
     "data.audit": ["audit"],
-    "data.split": ["KFoldSplitter", "PatientSplitter", "RandomSplitter", "StratifiedSplitter"],
+    "data.split": [
+        "KFoldSplitter",
+        "PatientSplitter",
+        "RandomSplitter",
+        "StratifiedGroupSplitter",
+        "StratifiedSplitter",
+    ],
     "data.loaders": ["MedDataLoaders"],
     "data.transforms": [
         "dermoscopy_tfms",

@@ -22,8 +22,12 @@ def save_table(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def table_hash(table: pd.DataFrame) -> str:
-    """SHA-256 of what the data are: path, label, patient, content and problem of each image."""
-    columns = table[["path", "label", "patient", "sha256", "problem"]].astype(str)
+    """SHA-256 of what the data are: path, label, content and problem of each image, and which images share a patient.
+
+    The patients' pseudonyms differ between projects and machines, so a patient stands there as its first image.
+    """
+    patient = table["path"].groupby(table["patient"]).transform("min")
+    columns = table[["path", "label", "sha256", "problem"]].assign(patient=patient).astype(str)
     return hashlib.sha256(columns.to_csv(index=False).encode()).hexdigest()
 
 

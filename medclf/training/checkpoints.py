@@ -80,6 +80,7 @@ def save_checkpoint(learn: Any, path: str | Path, position: Position | None = No
         "position": asdict(position or Position()),
         "recipe": _plain(getattr(learn, "recipe", None)),
         "head": asdict(head) if isinstance(head, HeadStart) else None,
+        "start": getattr(learn, "start", None),
     }
     write_state(path, state)
 
@@ -146,7 +147,7 @@ def apply_state(learn: Any, state: dict[str, Any], path: str | Path, *, freeze: 
         if state["position"]["epoch"]:
             _restore_notes(learn, state["recorder"])
         if state["head"] is not None:
-            learn.head = HeadStart(**state["head"])
+            learn.head, learn.start = HeadStart(**state["head"]), state["start"]
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise BundleError(f"{path} does not fit this learner: {reason}", "make the learner as it was made") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class MedLearner(Learner):
         recipe: the settings that the bundle needs, as a dict.
         head_start: whether `fine_tune` fits the head first.
         head: what the head start did, or None before it.
+        start: the weights after the head start.
         history: one dict an epoch of the last fit: epoch, train_loss, valid_loss and each metric.
     """
 
@@ -40,6 +41,7 @@ class MedLearner(Learner):
     head_start: bool = True
     head: HeadStart | None = None
     history: Sequence[dict[str, Any]] = ()
+    start: dict[str, torch.Tensor] | None = None
     _frozen_to: int | None = None
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
@@ -73,6 +75,7 @@ class MedLearner(Learner):
             seed=self.recipe.get("seed", 42),
             progress=progress,
         )
+        self.start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         return self.head
 
     def _groups(self) -> np.ndarray | None:
@@ -90,6 +93,7 @@ class MedLearner(Learner):
         freeze_epochs: int = 1,
         *,
         freeze_bn: bool = True,
+        blend: float = 0.5,
         lr_mult: float = 10,
         **kwargs: Any,
     ) -> None:
@@ -102,6 +106,9 @@ class MedLearner(Learner):
             epochs: passes over the training images with the whole network.
             base_lr: of the head.
             freeze_epochs: only without the head start.
+            blend: the share of the trained weights in the finished ones; the rest are the head start's. Their average
+                keeps more of what pretraining knew than either (Wortsman et al. 2022, "WiSE-FT"); 1 turns it off, and
+                so does `freeze_bn=False`, without which an average means nothing.
             freeze_bn: the body's BatchNorm layers keep their statistics, which the head's features were made with.
             lr_mult: the first stage's learning rate is `base_lr / lr_mult`.
             kwargs: of fastai's `fine_tune` (`pct_start`, `div`) and `fit_one_cycle` (`cbs`, `wd`).
@@ -119,6 +126,16 @@ class MedLearner(Learner):
         rates = {"pct_start": kwargs.pop("pct_start", 0.3), "div": kwargs.pop("div", 5.0)}
         self.unfreeze()
         self.fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), cbs=cbs, **rates, **kwargs)
+        if self.start is not None and freeze_bn and blend < 1:
+            blend_weights(self.model, self.start, blend)
+
+
+def blend_weights(model: torch.nn.Module, start: Mapping[str, torch.Tensor], share: float) -> None:
+    """Make each weight `share` of what it is and the rest of what it was in `start`."""
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(start[name].to(value), 1 - share)
 
 
 class KeepStatistics(Callback):

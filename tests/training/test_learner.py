@@ -114,6 +114,25 @@ def test_fine_tune_trains_everything_and_keeps_the_statistics(learn):
 
 
 @pytest.mark.slow
+def test_the_finished_weights_are_a_blend(learn):
+    learn.fit_head(progress=False)
+    start = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    with learn.no_bar(), learn.no_logging():
+        torch.manual_seed(1)
+        learn.fine_tune(1, blend=1.0)
+        trained = {k: v.clone() for k, v in learn.model.state_dict().items()}
+        for loader in learn.dls.loaders:
+            loader.epoch = 0
+        learn.model.load_state_dict(start)
+        learn.opt = None
+        torch.manual_seed(1)
+        learn.fine_tune(1, blend=0.25)
+    for name, value in learn.model.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, 0.75 * start[name] + 0.25 * trained[name], atol=1e-5), name
+
+
+@pytest.mark.slow
 def test_fastais_own_ways_work(learn):
     with learn.no_bar(), learn.no_logging():
         assert learn.lr_find(num_it=6, show_plot=False).valley > 0
