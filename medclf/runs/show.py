@@ -30,7 +30,8 @@ def show_results(run: Path) -> None:
     if isinstance(facts["confusion_matrix"], list):
         console.print(_matrix(facts["confusion_matrix"], facts["vocab"]))
     for actual, predicted, n in facts["most_confused"][:3]:
-        console.print(f"  {actual} taken for {predicted}: {n}", highlight=False)
+        what = f"{actual} {predicted}" if facts["task"] == "multi-label" else f"{actual} taken for {predicted}"
+        console.print(f"  {what}: {n}", highlight=False)
     split = facts.get("data", {}).get("split", {}).get("sentence")
     if split:
         console.print(f"  {split}", highlight=False, soft_wrap=True)

@@ -134,8 +134,10 @@ def fit_head(
 ) -> HeadStart:
     """Fit the head's linear layer on the frozen body's features of the training images, in place.
 
-    The classes are weighted by their rarity, and the strength of the L2 penalty is the one that cross-validation
-    inside the training images finds best by log loss (patients kept together where `groups` are given).
+    Classes are weighted by their rarity; the labels of a multi-label task are not, since a rare finding would then be
+    called in many images that have none. The strength of the L2 penalty is the one that cross-validation
+    inside the
+    training images finds best by log loss, patients kept together where `groups` are given.
 
     Args:
         network: `nn.Sequential(body, head)`; the head's last module is the linear layer.
@@ -189,7 +191,7 @@ def fit_linear(
             else:
                 bias[present] = _CERTAIN
             continue
-        model, strength, folds = _fit_logistic(x, y.astype(int), groups, seed)
+        model, strength, folds = _fit_logistic(x, y.astype(int), groups, seed, None if one_a_label else "balanced")
         chosen.append(strength)
         if one_a_label:
             weight[label], bias[label] = model.coef_[0], model.intercept_[0]
@@ -206,13 +208,15 @@ def _two_outputs(model: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([-model.coef_[0], model.coef_[0]]) / 2, np.array([-1, 1]) * model.intercept_[0] / 2
 
 
-def _fit_logistic(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed: int) -> tuple[Any, float, int]:
+def _fit_logistic(
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed: int, weights: str | None
+) -> tuple[Any, float, int]:
     """The fitted model, its C, and the number of folds that chose it."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     def fit(rows: Any, strength: float) -> Any:
-        return LogisticRegression(C=strength, class_weight="balanced", max_iter=300).fit(x[rows], y[rows])
+        return LogisticRegression(C=strength, class_weight=weights, max_iter=300).fit(x[rows], y[rows])
 
     everything = np.arange(len(y))
     folds = _folds(y, groups, seed)
@@ -225,7 +229,7 @@ def _fit_logistic(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed:
         warnings.simplefilter("ignore", ConvergenceWarning)
         for train, valid in folds:
             for i, strength in enumerate(STRENGTHS):
-                losses[i] += _balanced_log_loss(fit(train, strength), x[valid], y[valid])
+                losses[i] += _log_loss(fit(train, strength), x[valid], y[valid], weights)
         best = STRENGTHS[int(losses.argmin())]
         return fit(everything, best), best, len(folds)
 
@@ -243,7 +247,9 @@ def _folds(y: np.ndarray, groups: np.ndarray | None, seed: int) -> list[tuple[np
     return [(train, valid) for train, valid in folds if len(np.unique(y[train])) == len(np.unique(y))]
 
 
-def _balanced_log_loss(model: Any, x: np.ndarray, y: np.ndarray) -> float:
-    """Log loss with each class weighing the same."""
+def _log_loss(model: Any, x: np.ndarray, y: np.ndarray, weights: str | None) -> float:
+    """Log loss, with each class weighing the same where the fit weighs them so."""
     held = model.predict_proba(x)[np.arange(len(y)), np.searchsorted(model.classes_, y)].clip(1e-15)
+    if weights is None:
+        return float(-np.log(held).mean())
     return float(np.mean([-np.log(held[y == label]).mean() for label in np.unique(y)]))
