@@ -99,7 +99,7 @@ def api(service: Service, token: str | None) -> APIRouter:
         if kind not in TYPES:
             raise Refused(415, "the Content-Type is not that of an image", _SEND)
         length = request.headers.get("content-length", "")
-        declared = int(length) if length.isdecimal() else None
+        declared = int(length) if length.isdecimal() and len(length) < 20 else None
         answer = await service.answer(request.stream(), declared, saliency=saliency)
         prediction = answer.prediction
         return Predicted(

@@ -52,6 +52,7 @@ def create_app(
             that no web page can read answers through a name of its own. With a token, any.
 
     Raises:
+        MedclfError: the token is too short.
         MissingDependency: the extra `serve` is not installed.
     """
     fastapi = require("fastapi", "serve")
@@ -59,8 +60,10 @@ def create_app(
     from medclf.deployment import observing, routes
     from medclf.deployment.service import Service
 
+    if token is not None:
+        _check_token(token)
     cores = _cores()
-    streams = streams or min(2, cores)
+    streams = streams or _streams_for(bundle, cores)
     limits = limits or Limits(max_bytes=max_bytes, max_queue=max_queue)
     service = Service(bundle, limits, workers=workers, streams=streams, threads=max(1, cores // streams))
 
@@ -172,7 +175,7 @@ def _uvicorn_server(app: FastAPI, log_level: str) -> Any:
         access_log=False,
         log_config=log_config(log_level),
         server_header=False,
-        limit_concurrency=1024,
+        limit_concurrency=512,  # below the 1024 files that a process may usually open
         timeout_keep_alive=75,
         timeout_graceful_shutdown=30,
     )
@@ -192,13 +195,27 @@ def check_exposure(host: str, token: str | None) -> None:
         medclf.errors.MedclfError: other machines can reach the host 0.0.0.0, and no token is set
         set one with --token or MEDCLF_TOKEN; this makes one: python -c "import secrets; ..."
     """
-    if token is not None and len(token) < _SHORTEST_TOKEN:
-        raise MedclfError(f"the token has fewer than {_SHORTEST_TOKEN} characters", f"this makes one: {_MAKE_TOKEN}")
-    if token is None and not _is_loopback(host):
+    if token is not None:
+        _check_token(token)
+    elif not _is_loopback(host):
         raise MedclfError(
             f"other machines can reach the host {host}, and no token is set",
             f"set one with --token or MEDCLF_TOKEN; this makes one: {_MAKE_TOKEN}",
         )
+
+
+def _check_token(token: str) -> None:
+    if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise MedclfError(
+            f"the token is not of {_SHORTEST_TOKEN} or more letters, digits and signs of ASCII",
+            f"this makes one: {_MAKE_TOKEN}",
+        )
+
+
+def _streams_for(bundle: Servable, cores: int) -> int:
+    """Two batches at once keep the cores busy while one waits for its pixels; a GPU takes one after the other."""
+    device = getattr(bundle, "device", None)
+    return min(2, cores) if device is None or device.type == "cpu" else 1
 
 
 def _loaded(path: Path, runtime: str) -> Servable:

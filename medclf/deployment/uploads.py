@@ -129,4 +129,6 @@ class Gate:
 
     def _too_large(self) -> Refused:
         limit = f"{self._limits.max_bytes / 2**20:g} MiB"
-        return Refused(413, f"the upload is larger than {limit}", "send one image, or raise the service's max_bytes")
+        return Refused(
+            413, f"the upload is larger than {limit}", "send one image, or start the service with a larger --max-mb"
+        )
