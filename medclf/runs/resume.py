@@ -95,7 +95,18 @@ def claimed(out: str | Path, *, overwrite: bool = False, resume: bool = False) -
         sweep(out)
         if not resume and any(out.iterdir()):
             _empty(out, overwrite)
-        yield out
+        try:
+            yield out
+        finally:
+            _leave_nothing(out, resume)
+
+
+def _leave_nothing(out: Path, resume: bool) -> None:
+    """Remove a folder that holds no more than the settings: after a mistake in them, the same --out is free again."""
+    if not resume and [path.name for path in out.iterdir()] in ([], [RECORD]):
+        (out / RECORD).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody's current folder
+            out.rmdir()
 
 
 def _empty(out: Path, overwrite: bool) -> None:
