@@ -86,16 +86,22 @@ def test_a_span_is_a_change_of_scale():
     assert mcc == pytest.approx([2 * end - 1 for end in plain])
 
 
-def test_bonett_and_prices_interval():
-    """For discordant images b and c of n it is (c - b) / n with two images added: theirs up to O(1 / n)."""
-    n, b, c = 400, 12, 28
+@pytest.mark.parametrize(("b", "c"), [(12, 28), (0, 3), (5, 5)])
+def test_a_difference_lies_between_wald_and_bonett_and_price(b, c):
+    """For discordant images b and c of n, Wald's is too narrow, and adding two whole images is cautious."""
+    n = 400
     value, variance = (c - b) / n, ((b + c) / n - ((c - b) / n) ** 2) / n
+    low, high = difference_interval(value, variance, units=n)
     p12, p21 = (b + 1) / (n + 2), (c + 1) / (n + 2)
-    half = 1.959964 * math.sqrt((p12 + p21 - (p21 - p12) ** 2) / (n + 2))
-    assert difference_interval(value, variance, units=n) == pytest.approx(
-        (p21 - p12 - half, p21 - p12 + half), abs=5e-4
-    )
+    cautious = 1.959964 * math.sqrt((p12 + p21 - (p21 - p12) ** 2) / (n + 2))
+    assert (low + high) / 2 == pytest.approx(value)
+    assert 1.959964 * math.sqrt(variance) < (high - low) / 2 < cautious
+
+
+def test_a_difference_has_limits_and_a_width():
     assert difference_interval(0.99, 0.1, units=10)[1] == 1.0
+    low, high = difference_interval(0.0, 0.0, units=50)
+    assert low == -high == pytest.approx(-1.96 / 50, rel=1e-3)
 
 
 def test_gaps_that_could_be_noise_start_at_zero():
