@@ -182,6 +182,7 @@ def _train(settings: dict[str, Any], given: dict[str, Any], resume: Path | None,
         raise MedclfError("what to train on, or where to put it, is missing", "medclf train DATA --out RUN")
     before = read_record(earlier) if earlier else None
     plan = settings_in(before, **given) if before else TrainConfig(**settings)
+    plan.check_early()
 
     from medclf.runs.show import show_results
     from medclf.runs.train import resume as go_on

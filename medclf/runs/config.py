@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from medclf.errors import DataError
+from medclf.errors import DataError, WeightsError
 from medclf.images.pixels import Resize
+
+MODALITIES = ("endoscopy", "radiograph", "dermoscopy", "fundus", "histology")
+SPLITS = ("random", "stratified", "patient", "grouped", "folders", "kfold")
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,23 @@ class TrainConfig:
         for holds, given, wanted in checks:
             if not holds:
                 raise DataError(f"{given} cannot be", wanted)
+
+    def check_early(self) -> None:
+        """See what can be seen before anything heavy is imported: files that are not there, names that are not known.
+
+        Raises:
+            DataError, WeightsError: what their messages say.
+        """
+        for name, path in (("data", self.data), ("--labels", self.labels), ("--test", self.test)):
+            if path and not Path(path).exists() and not (name == "--labels" and (Path(self.data) / path).exists()):
+                raise DataError(f"{path}: there is no such folder or file", "look for a typing mistake in the path")
+        if self.modality is not None and self.modality not in MODALITIES:
+            known = ", ".join(MODALITIES)
+            raise DataError(f"no transforms for modality '{self.modality}'", f"choose one of {known}, or none")
+        if self.split is not None and self.split not in SPLITS:
+            raise DataError(f"split '{self.split}' is not known", f"choose one of {', '.join(SPLITS)}")
+        if self.weights not in (None, "default") and not Path(self.weights).is_file():
+            raise WeightsError(f"{self.weights}: there is no such file", "give a .pth or .safetensors file")
 
     def as_dict(self) -> dict[str, Any]:
         """For `run.json`."""

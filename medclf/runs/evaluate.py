@@ -71,7 +71,7 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> Predictions:
         DataError: no image carries a label that the bundle knows.
     """
     known = set(bundle.vocab)
-    labelled = [bool(label_set(label)) and set(label_set(label)) <= known for label in table["label"]]
+    labelled = np.array([bool(label_set(label)) and set(label_set(label)) <= known for label in table["label"]])
     used = table[(table["problem"] == "") & labelled].reset_index(drop=True)
     strangers = sorted({label for cell in table["label"] for label in label_set(cell)} - known)
     if used.empty:

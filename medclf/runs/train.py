@@ -19,7 +19,8 @@ from medclf.data.table import label_set, scan
 from medclf.deployment.bundle import save_bundle
 from medclf.evaluation.predictions import Predictions, predict_loader
 from medclf.evaluation.results import summarize, versions
-from medclf.files import write_json
+from medclf.files import finite, write_json
+from medclf.reporting.names import Names
 from medclf.reporting.report import report
 from medclf.runs.config import TrainConfig
 from medclf.runs.evaluate import evaluate
@@ -77,13 +78,14 @@ def train(
         save_table(out / "table.csv", learn.dls.table)
         predictions.save(out / "predictions.csv")
         facts["seconds"] = round(time.perf_counter() - start, 1)
-        write_json(out / "results.json", facts)
+        names = Names(list(predictions.table["path"]), config.hide_names)
+        write_json(out / "results.json", names.scrub(finite(facts)))
         save_bundle(learn, out / "bundle", overwrite=True)
         report(out, out / "report.html", hide_names=config.hide_names)
+        if config.test:
+            evaluate(out, config.test, overwrite=True)
         write_json(out / RECORD, record | {"finished": _now(), "device": str(learn.dls.device)})
         tidy(out)
-    if config.test:
-        evaluate(out, config.test)
     return out
 
 

@@ -44,7 +44,7 @@ def run(medclf, drawn, room):
     whole = sorted((drawn / "polyp").glob("*.jpg"))[0].read_bytes()
     (drawn / "polyp" / "broken.jpg").write_bytes(whole[: len(whole) // 2])
     (drawn / "normal" / "text.png").write_text("no picture")
-    status, _, error = medclf(
+    status, out, error = medclf(
         "train",
         drawn,
         "--out",
@@ -219,8 +219,10 @@ def test_a_mistake_is_a_line_or_two_and_status_2(run, medclf, arguments, says):
     complaint = [line for line in error.splitlines() if line and not line.startswith("warning")]
     assert status == 2 and says in error and "Traceback" not in error
     assert 1 <= len(complaint) <= 2, error
-    if arguments[0] == "train" and "X" in arguments:
-        assert "Traceback" in medclf(*arguments, "--debug")[2]
+
+
+def test_debug_shows_the_traceback(medclf):
+    assert "Traceback" in medclf("train", "nowhere", "--out", "X", "--debug")[2]
 
 
 def test_help_and_import_are_quick(medclf):
