@@ -2,7 +2,7 @@
 
 project = "medclf"
 author = "The medclf authors"
-copyright = "2026, The medclf authors"  # noqa: A001
+copyright = "2026, The medclf authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 exclude_patterns = ["_build"]

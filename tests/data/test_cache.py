@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def files(tmp_path):
 
 
 def build(files, folder, sizes=((20, 20),), reading=None, **kwargs):
-    digests = [file_hash(__import__("pathlib").Path(p)) for p in files]
+    digests = [file_hash(Path(p)) for p in files]
     return build_stores(files, digests, list(sizes), reading or Reading(), folder=folder, progress=False, **kwargs)
 
 
@@ -69,7 +70,7 @@ def test_unknown_files_are_not_in_it(files, tmp_path):
 
 def test_a_file_that_broke_since_the_scan_is_named(files, tmp_path):
     digests = [str(i) for i in range(len(files))]
-    open(files[2], "wb").write(b"\xff\xd8\xff broken")
+    Path(files[2]).write_bytes(b"\xff\xd8\xff broken")
     store = build_stores(files, digests, [(20, 20)], Reading(), folder=tmp_path / "c", progress=False)[0]
     assert set(store.problems) == {files[2]} and store.problems[files[2]]
     assert store.gather(store.rows([files[2]])).sum() == 0
