@@ -52,10 +52,11 @@ _PIXEL_TAGS = {
     0x00283010,  # VOI LUT Sequence
     0x52009229,  # Shared Functional Groups Sequence
 }
+_MODALITY = 0x00080060
 # Palette Color Lookup Table: descriptors, data and segmented data of red, green and blue
 _PALETTE_TAGS = {0x00281100 + kind + colour for kind in (0x1, 0x101, 0x121) for colour in range(3)}
 _IMAGE_TAGS = frozenset(_PIXEL_TAGS | _PALETTE_TAGS)
-_SAFE_TAGS = frozenset({0x00080060, 0x00180015, 0x00185101, 0x00280301}) | _IMAGE_TAGS
+_SAFE_TAGS = frozenset({_MODALITY, 0x00180015, 0x00185101, 0x00280301}) | _IMAGE_TAGS
 _PATIENT_ID = 0x00100020
 _CODE = re.compile(r"[A-Z0-9 _]{1,16}")  # a Code String, PS3.5 6.2: no room for a sentence
 
@@ -79,6 +80,7 @@ def read_dicom(
     window: tuple[float, float] | None,
     frame: Callable[[int], int],
     max_megapixels: float = MAX_MEGAPIXELS,
+    hounsfield: bool = False,
 ) -> np.ndarray:
     """Decode one frame of a DICOM file into what a reader would see.
 
@@ -88,6 +90,7 @@ def read_dicom(
         window: (center, width) in place of the file's own, or None.
         frame: the frame to read, as a function of how many there are; others are not decoded.
         max_megapixels: rows x columns x frames x samples allowed, in millions.
+        hounsfield: the window is in Hounsfield units, which CT alone has.
 
     Returns:
         (H, W) or (H, W, 3), uint8, or uint16 (0..65535) where more than 8 bits are stored.
@@ -95,9 +98,12 @@ def read_dicom(
     Raises:
         ReadError: broken; UnsupportedFormat, TooLarge and MissingDecoder as their names say.
     """
-    layout, header = _parse(file, path, _IMAGE_TAGS)
+    layout, header = _parse(file, path, _IMAGE_TAGS | {_MODALITY} if hounsfield else _IMAGE_TAGS)
     if layout.pixels is None:
         raise ReadError(path, "a DICOM file without pixels", "leave it out: it holds no image")
+    if hounsfield and (modality := _code(header.get("Modality"))) not in (None, "CT"):
+        reason = f"the window asked for is one for CT, and this file's modality is {modality}"
+        raise ReadError(path, reason, "give window=(center, width), or none for the file's own")
     form = read_form(header, path, max_megapixels)
     index = frame(form.frames)
     stored = read_frame(layout, form, index, path)

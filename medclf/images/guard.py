@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,15 @@ MAX_MEGAPIXELS = 300.0
 Source = str | Path | bytes
 
 _FILTERS = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _FILTERS
+    _FILTERS = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a loader's worker forked while a thread held it would wait for ever
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 @contextlib.contextmanager

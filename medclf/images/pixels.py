@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -42,7 +43,7 @@ def read_pixels(
     Args:
         path: the file, or its bytes.
         window: for grey DICOM: None for the file's own, (center, width) in the units of the modality
-            transform's output, or the name of a CT window ("lung", "bone", "brain", ...).
+            transform's output, or the name of a window for CT ("lung", "bone", "brain", ...).
         frame: which frame or TIFF page: a number from 0, "first", "middle" or "last".
         max_megapixels: rows x columns x frames x samples that the file may declare, in millions.
 
@@ -61,14 +62,16 @@ def read_pixels(
         array([[    0,  1000, 65535]], dtype=uint16)
     """
     chosen = resolve_window(window)
+    hounsfield = isinstance(window, str)
     name = named(path)
     with opened(path) as file:
         kind = _format(file, name)
+        choose = functools.partial(_index, frame, name)
         if kind == "DICOM":
             from medclf.images import dicom
 
-            return dicom.read_dicom(file, name, chosen, lambda n: _index(frame, n, name), max_megapixels)
-        return raster.read_raster(file, name, kind, lambda n: _index(frame, n, name), max_megapixels)
+            return dicom.read_dicom(file, name, chosen, choose, max_megapixels, hounsfield=hounsfield)
+        return raster.read_raster(file, name, kind, choose, max_megapixels)
 
 
 def probe(path: Source, *, max_megapixels: float = MAX_MEGAPIXELS) -> Probe:
@@ -273,7 +276,7 @@ def _format(file: BinaryIO, name: str | Path) -> str:
     )
 
 
-def _index(frame: Frame, n_frames: int, name: str | Path) -> int:
+def _index(frame: Frame, name: str | Path, n_frames: int) -> int:
     named = {"first": 0, "middle": n_frames // 2, "last": n_frames - 1}
     if isinstance(frame, str):
         if frame not in named:

@@ -12,7 +12,7 @@ from math import exp, floor
 import numpy as np
 import pytest
 
-from medclf.errors import MedclfError
+from medclf.errors import MedclfError, ReadError
 from medclf.images.pixels import probe, read_pixels
 
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -217,6 +217,10 @@ def test_window_of_the_caller_replaces_the_files_own():
     lung = [floor(min(max((v - 1000 + 600.5) / 1499 + 0.5, 0), 1) * 65535 + 0.5) for v in values]
     assert read_pixels(file, window="lung").tolist() == [lung]
     assert read_pixels(file, window=(-600, 1500)).tolist() == [lung]
+    radiograph = grey_file(values, extra=[element(0x00080060, "CS", "CR")])
+    assert read_pixels(radiograph, window=(1500, 3000)).std() > 0
+    with pytest.raises(ReadError, match="for CT, and this file's modality is CR"):
+        read_pixels(radiograph, window="lung")
     for wrong in ("lungs", (1,), (0, 0), (1, float("nan")), "x"):
         with pytest.raises(MedclfError, match="window"):
             read_pixels(file, window=wrong)
