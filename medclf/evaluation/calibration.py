@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from medclf.errors import DataError
 from medclf.evaluation.intervals import Estimate, Sampling, undefined, wilson
@@ -128,6 +128,8 @@ def fit_temperature(logits: Any, y: Any, *, multi_label: bool = False, shared: b
 def _fit(logits: np.ndarray, truth: np.ndarray, multi_label: bool) -> float:
     if not len(logits):
         raise DataError("no image with a known label to fit a temperature on", "give some, or leave it uncalibrated")
+
+    from scipy import optimize  # only fitting needs it
 
     def loss(log_temperature: float) -> float:
         scaled = logits / math.exp(log_temperature)

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy import stats
+from scipy import special
 
 from medclf.errors import DataError
 
@@ -108,8 +107,8 @@ def critical(level: float, freedom: float = math.inf) -> float:
     if not 0 < level < 1:
         raise DataError(f"level={level} is no confidence level", "give a number between 0 and 1, such as 0.95")
     if math.isinf(freedom):
-        return float(stats.norm.ppf((1 + level) / 2))
-    return float(stats.t.ppf((1 + level) / 2, max(freedom, 1.0)))
+        return float(special.ndtri((1 + level) / 2))
+    return float(special.stdtrit(max(freedom, 1.0), (1 + level) / 2))
 
 
 def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
@@ -250,13 +249,12 @@ class Sampling:
         """
         if groups is None:
             return cls(np.arange(n or 0), n or 0)
-        values = pd.Series(list(groups), dtype=object)
-        if n is not None and len(values) != n:
-            raise DataError(f"groups has {len(values)} entries for {n} images", "give one patient an image")
-        codes = pd.factorize(values)[0].astype(np.int64)
-        missing = codes < 0
-        codes[missing] = codes.max(initial=-1) + 1 + np.arange(missing.sum())
-        return cls(codes, int(codes.max(initial=-1)) + 1)
+        names = list(groups)
+        if n is not None and len(names) != n:
+            raise DataError(f"groups has {len(names)} entries for {n} images", "give one patient an image")
+        places: dict[Any, int] = {}
+        codes = [places.setdefault(object() if _missing(name) else name, len(places)) for name in names]
+        return cls(np.array(codes, dtype=np.int64), len(places))
 
     @property
     def independent(self) -> bool:
@@ -333,6 +331,11 @@ class Sampling:
             mean = np.where(defined, draws, 0).sum(axis=0) / count
             spread = np.where(defined, (draws - mean) ** 2, 0).sum(axis=0) / count
         return np.asarray(spread * self.count / max(self.count - 1, 1), dtype=float)
+
+
+def _missing(name: Any) -> bool:
+    """None, NaN or pandas' NA, told without importing pandas: a bundle predicts without it."""
+    return name is None or type(name).__name__ == "NAType" or name != name
 
 
 def plan_size(wished_width: float, expected: float = 0.9, level: float = 0.95, design_effect: float = 1.0) -> int:

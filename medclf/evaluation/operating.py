@@ -106,20 +106,23 @@ def choose_threshold(
         worth = -(miss_cost * share * (1 - sensitivity) + alarm_cost * (1 - share) * (1 - specificity))
     else:
         wish = {"at_least": _probability("at_least", at_least), "surely": float(surely)}
-        kept, other, n = (
-            (sensitivity, specificity, positives) if by == "sensitivity" else (specificity, sensitivity, negatives)
-        )
-        proven = np.array([wilson(share * n, n)[0] for share in kept]) if surely else kept
-        worth = np.where(proven >= at_least - 1e-12, other, -1.0)
-        if worth.max() < 0:
-            raise DataError(
-                f"no threshold has a {by} of {at_least} {'with certainty ' if surely else ''}on {n} images",
-                f"the highest is {proven.max():.3f}; ask for less or choose on more images",
-            )
-    best = int(_best(worth))
+        pair = (sensitivity, specificity) if by == "sensitivity" else (specificity, sensitivity)
+        worth = _worth_of_wish(by, *pair, positives if by == "sensitivity" else negatives, at_least, surely)
+    best = _best(worth)
     return OperatingPoint(
         float(thresholds[best]), by, wish, len(truth), float(sensitivity[best]), float(specificity[best])
     )
+
+
+def _worth_of_wish(by: str, wished: np.ndarray, other: np.ndarray, n: int, at_least: float, surely: bool) -> np.ndarray:
+    """The other rate where the wish is met, -1 where not."""
+    proven = np.array([wilson(share * n, n)[0] for share in wished]) if surely else wished
+    if proven.max() < at_least - 1e-12:
+        raise DataError(
+            f"no threshold has a {by} of {at_least} {'with certainty ' if surely else ''}on {n} images",
+            f"the highest is {proven.max():.3f}; ask for less or choose on more images",
+        )
+    return np.where(proven >= at_least - 1e-12, other, -1.0)
 
 
 def _best(worth: np.ndarray) -> int:

@@ -1,9 +1,11 @@
 import importlib.util
 import math
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -133,6 +135,24 @@ def test_groups_are_read():
     assert Sampling.of(None, 7).independent
     kept = sampling.keep(np.array([0, 3]))
     assert (kept.count, len(kept.codes)) == (1, 2)
+
+
+def test_missing_groups_of_any_kind_are_apart():
+    column = pd.array(["a", None, "a", None], dtype="string")
+    assert Sampling.of(column).codes.tolist() == [0, 1, 0, 2]
+    assert Sampling.of(np.array([1.0, np.nan, 1.0, np.nan])).codes.tolist() == [0, 1, 0, 2]
+    assert Sampling.of(pd.Series(["p", "q", "p"], index=[5, 6, 7])).codes.tolist() == [0, 1, 0]
+
+
+def test_a_bundle_can_score_without_heavy_imports():
+    """Cold `predict` calibrates and scores features: no pandas, no scikit-learn, no torch."""
+    heavy = ("pandas", "sklearn", "torch", "fastai", "scipy.stats", "scipy.optimize")
+    code = (
+        "import sys, medclf.evaluation.calibration, medclf.evaluation.ood, medclf.evaluation.operating\n"
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
 
 
 def test_kish_and_units_by_hand():
