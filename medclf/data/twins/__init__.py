@@ -1,0 +1,1 @@
+"""Near-duplicates: copies that were re-encoded, cropped, turned, mirrored, re-lit or drawn upon."""

@@ -1,0 +1,127 @@
+"""Which pairs are worth comparing: nearest neighbours by hash and by vector, from an index that does not try all."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+HASH_BITS = 64
+N_VIEWS = 13
+_TURNS = (
+    None,
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.TRANSVERSE,
+)
+_MIRRORED = np.array([turn is not None and turn not in _TURNS[1:4] for turn in _TURNS] + [False] * 5)
+_WINDOW = 0.87  # side of the windows that stand for cropped copies
+_CORNERS = ((0.5, 0.5), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
+_NEAR_BITS = 10  # of 64: hashes further apart are strangers
+_NEAR_COSINE = 0.1
+_EXACT = 1000  # up to here all distances are computed: no slower, and nothing is missed
+
+
+class Pairs(NamedTuple):
+    """Pairs of rows, first < second."""
+
+    first: np.ndarray
+    second: np.ndarray
+    mirrored: np.ndarray  # whether the second is looked for mirrored
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def perceptual_hashes(grey: np.ndarray) -> np.ndarray:
+    """Hashes of an image as it is, turned and mirrored, and of five windows of it.
+
+    Args:
+        grey: (side, side) uint8.
+
+    Returns:
+        (13, 8) uint8: of 64 bits each; the first is of the whole image as it is.
+
+    Example:
+        >>> image = np.add.outer(np.arange(64), np.arange(64) ** 2 / 64).astype(np.uint8)
+        >>> hashes = perceptual_hashes(image)
+        >>> bool((perceptual_hashes(image[:, ::-1])[0] == hashes[4]).all())
+        True
+    """
+    import imagehash
+
+    whole = Image.fromarray(grey)
+    side = grey.shape[0]
+    inner = round(side * _WINDOW)
+    views = [whole if turn is None else whole.transpose(turn) for turn in _TURNS]
+    for across, down in _CORNERS:
+        left, top = round((side - inner) * across), round((side - inner) * down)
+        views.append(whole.crop((left, top, left + inner, top + inner)))
+    return np.stack([np.packbits(imagehash.phash(view).hash.ravel()) for view in views])
+
+
+def candidates(hashes: np.ndarray, signatures: np.ndarray, mirrored: np.ndarray, embedding: np.ndarray | None) -> Pairs:
+    """Pairs that some search finds near each other; every other pair is never looked at.
+
+    Args:
+        hashes: (n, 13, 8) from `perceptual_hashes`.
+        signatures: (n, f) from `SignatureSpace.vectors`.
+        mirrored: (n, f) the same of the mirrored images.
+        embedding: (n, f) of a backbone, or None.
+
+    Returns:
+        The pairs, each once (and once more mirrored, where that was found), sorted.
+    """
+    parts = [_by_hash(hashes), _by_vector(signatures, signatures, 12, False), _by_vector(signatures, mirrored, 6, True)]
+    if embedding is not None:
+        centred = embedding - embedding.mean(0)
+        found = _by_vector(centred, centred, 6, False)
+        parts += [found, (found[0], found[1], ~found[2])]
+    first, second, flipped = (np.concatenate(column) for column in zip(*parts, strict=True))
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    n = len(hashes)
+    keys = np.unique(((low.astype(np.int64) * n + high) * 2 + flipped)[low != high])
+    return Pairs(keys // 2 // n, keys // 2 % n, keys % 2 == 1)
+
+
+_Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _by_hash(hashes: np.ndarray) -> _Columns:
+    n, views, _ = hashes.shape
+    found, distance = _search(hashes[:, 0], hashes.reshape(n * views, -1), 4, HASH_BITS, "hamming", "b1")
+    query, place = np.nonzero((found >= 0) & (distance <= _NEAR_BITS))
+    return query // views, found[query, place], _MIRRORED[query % views]
+
+
+def _by_vector(vectors: np.ndarray, queries: np.ndarray, k: int, mirrored: bool) -> _Columns:
+    width = vectors.shape[1]
+    # One more, since most images find themselves first.
+    found, distance = _search(vectors, queries, k + 1, width, "cos", "f32")
+    query, place = np.nonzero((found >= 0) & (distance <= 1 - _NEAR_COSINE))
+    return query, found[query, place], np.full(len(query), mirrored)
+
+
+def _search(
+    stored: np.ndarray, queries: np.ndarray, k: int, width: int, metric: str, scalar: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(queries, k) rows of the nearest stored vectors, -1 where there are fewer, and their distances."""
+    from usearch.index import BatchMatches, Index
+
+    n = len(stored)
+    index = Index(ndim=width, metric=metric, dtype=scalar, expansion_add=128, expansion_search=96)
+    index.add(np.arange(n), np.ascontiguousarray(stored), threads=1)  # one: the same graph every time
+    k = min(k, n)
+    matches = index.search(np.ascontiguousarray(queries), k, exact=n <= _EXACT)
+    assert isinstance(matches, BatchMatches), "there are several queries"
+    rows = np.full((len(queries), k), -1, np.int64)
+    distance = np.full((len(queries), k), np.inf, np.float32)
+    known = np.arange(k) < matches.counts[:, None]
+    rows[known] = matches.keys[known].astype(np.int64)
+    distance[known] = matches.distances[known]
+    return rows, distance
