@@ -1,8 +1,7 @@
-"""For notebooks: all of `fastai.vision.all`, and medclf's public names over it."""
+"""For notebooks: `from medclf.all import *` gives all of `fastai.vision.all`, and medclf's public names over it."""
 
 from fastai.vision.all import *
 
-from medclf import __all__ as _names
-from medclf import __getattr__ as _find
+import medclf as _medclf
 
-globals().update({_name: _find(_name) for _name in _names})
+globals().update({_name: getattr(_medclf, _name) for _name in _medclf.__all__})
