@@ -5,9 +5,11 @@ import sys
 
 import medclf
 
-PROMISED = """scan audit read_image MedImage MedImageBlock MedDataLoaders RandomSplitter StratifiedSplitter PatientSplitter
-KFoldSplitter tfms_for endoscopy_tfms radiograph_tfms dermoscopy_tfms fundus_tfms histology_tfms med_learner cnn_learner
-MedInterpretation evaluate report compare save_bundle load_bundle export_onnx MedclfError""".split()
+PROMISED = """
+scan audit read_image MedImage MedImageBlock MedDataLoaders RandomSplitter StratifiedSplitter PatientSplitter
+KFoldSplitter tfms_for endoscopy_tfms radiograph_tfms dermoscopy_tfms fundus_tfms histology_tfms med_learner
+cnn_learner MedInterpretation evaluate report compare save_bundle load_bundle export_onnx MedclfError
+""".split()
 
 
 def test_the_promised_names_are_there():
