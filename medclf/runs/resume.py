@@ -93,6 +93,8 @@ def claimed(out: str | Path, *, overwrite: bool = False, resume: bool = False) -
         raise OutputError(f"{out} cannot be made: {error.strerror}", "choose another --out") from error
     with _held(out):
         sweep(out)
+        for left in out.glob(".bundle.*"):
+            shutil.rmtree(left, ignore_errors=True)
         if not resume and any(out.iterdir()):
             _empty(out, overwrite)
         try:

@@ -22,7 +22,19 @@ from medclf.training.head_start import HeadStart
 
 FORMAT = 1
 _KEY = "medclf"  # of the JSON in the safetensors header
-_FIELDS = {"model", "opt", "frozen_idx", "scaler", "random", "loaders", "recorder", "position", "recipe", "head"}
+_FIELDS = {
+    "model",
+    "opt",
+    "frozen_idx",
+    "scaler",
+    "random",
+    "loaders",
+    "recorder",
+    "position",
+    "recipe",
+    "head",
+    "start",
+}
 _REMEDY = "remove it to train from the beginning, or copy it again from its source"
 
 
@@ -47,8 +59,8 @@ def save_checkpoint(learn: Any, path: str | Path, position: Position | None = No
     """Write all that a training needs to go on as if it had not stopped.
 
     That is the model's weights and buffers, the optimiser's state and hyper-parameters, the position in the schedule,
-    the mixed-precision scale, Python's, NumPy's and torch's random states, the loaders' epochs, the Recorder's notes
-    and what the head start did. The file is safetensors, with JSON in its header.
+    the mixed-precision scale, Python's, NumPy's and torch's random states, the loaders' epochs, the Recorder's notes,
+    and what the head start did with the weights it left. The file is safetensors, with JSON in its header.
 
     Args:
         learn: a fastai `Learner`.
@@ -68,7 +80,7 @@ def save_checkpoint(learn: Any, path: str | Path, position: Position | None = No
         ...     load_checkpoint(learn, f"{folder}/a.safetensors")
         Position(fit=0, epoch=0, n_epoch=0, rows=[])
     """
-    head = getattr(learn, "head", None)
+    own = vars(learn)  # a plain Learner would look for these in the network
     state = {
         "model": get_model(learn.model).state_dict(),
         "opt": learn.opt.state_dict() if learn.opt else None,
@@ -78,9 +90,9 @@ def save_checkpoint(learn: Any, path: str | Path, position: Position | None = No
         "loaders": [{"epoch": getattr(dl, "epoch", None), "rng": _rng_of(dl)} for dl in learn.dls.loaders],
         "recorder": _notes(learn),
         "position": asdict(position or Position()),
-        "recipe": _plain(getattr(learn, "recipe", None)),
-        "head": asdict(head) if isinstance(head, HeadStart) else None,
-        "start": getattr(learn, "start", None),
+        "recipe": _plain(own.get("recipe")),
+        "head": asdict(own["head"]) if own.get("head") is not None else None,
+        "start": own.get("start"),
     }
     write_state(path, state)
 
@@ -160,7 +172,7 @@ def check_recipe(learn: Any, state: Mapping[str, Any], path: str | Path) -> None
     Raises:
         BundleError: it was not; the message says in what they differ.
     """
-    here, there = _plain(getattr(learn, "recipe", None)), state["recipe"]
+    here, there = _plain(vars(learn).get("recipe")), state["recipe"]
     if here is None or there is None:
         return
     other = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))

@@ -173,6 +173,8 @@ def draw(room: Path) -> None:
             name = f"{label}/{FILE}-{number}{('.png', '.jpg', '.tif')[number % 3]}"
             marked_raster(named / name, pixels)
             rows.append(f"{name},{label},{TEXT}-{number // 2}{label},{TEXT}@example.org")
+    (named / "alpha" / f"{FILE}-cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + TEXT.encode())
+    rows.append(f"alpha/{FILE}-cut.png,alpha,{TEXT}-0alpha,")
     (room / "data" / "patients.csv").write_text("path,label,who\n" + "\n".join(r.rpartition(",")[0] for r in rows))
     for tag in sorted(_BROKEN):
         marked_dicom(bad / "alpha" / f"{tag:08x}.dcm", pixels, 0, {tag: TEXT})

@@ -230,10 +230,12 @@ def test_the_head_start_and_what_is_frozen_come_back(tmp_path):
     learn = tiny_learner()
     learn.freeze()
     learn.head = HeadStart(0.01, 22, 6, 5, 1.5)
+    learn.start = {name: value + 1 for name, value in learn.model.state_dict().items()}
     save_checkpoint(learn, tmp_path / "a")
     again = tiny_learner(seed=9)
     load_checkpoint(again, tmp_path / "a")
     assert again.head == learn.head
+    assert all(torch.equal(again.start[name], value) for name, value in learn.start.items())
     assert [p.requires_grad for p in again.model.parameters()] == [p.requires_grad for p in learn.model.parameters()]
     assert torch.equal(again.model[0][0].weight, learn.model[0][0].weight)
 
@@ -329,7 +331,7 @@ def test_the_file_is_safetensors_and_json(tmp_path):
 
 
 def test_nested_values_come_back_as_they_were(tmp_path):
-    state = dict.fromkeys(("model", "frozen_idx", "scaler", "loaders", "position", "recipe", "head"))
+    state = dict.fromkeys(("model", "frozen_idx", "scaler", "loaders", "position", "recipe", "head", "start"))
     state |= {
         "opt": {0: {"step": torch.tensor(3.0), "betas": (0.9, 0.99)}, "x": [1, None, True, "text", 0.1 + 0.2]},
         "random": np.arange(4, dtype=np.uint32),
