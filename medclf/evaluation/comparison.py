@@ -13,7 +13,7 @@ from scipy import stats
 
 from medclf.errors import DataError
 from medclf.evaluation.intervals import Sampling, difference_interval
-from medclf.evaluation.metrics import classification_metrics, left_out
+from medclf.evaluation.metrics import balanced_parts, classification_metrics, left_out
 from medclf.evaluation.weighted import Task, all_right, read_task, statistics
 
 COMPARED = ("accuracy", "balanced_accuracy", "auroc", "auprc", "f1", "mcc")
@@ -221,14 +221,14 @@ def _difference(task: Task, name: str, a: float, b: float, variance: float, leve
     if math.isnan(b - a) or one_patient or math.isnan(variance):
         reason = "all from one patient: no interval" if one_patient else "undefined for these images"
         return Difference(a, b, b - a, math.nan, math.nan, n, reason)
-    if metric in COMPARED and metric != "accuracy":
-        freedom = sampling.freedom(*(task.positive & task.known).T)
+    parts = [] if label else balanced_parts(task, metric)
+    if parts:
+        freedom, units = sampling.freedom(*parts), sampling.units(*parts)
     else:
         freedom = math.inf if sampling.independent else sampling.groups(mask) - 1
+        units = sampling.units(mask)
     span = 2.0 if metric == "mcc" else 1.0
-    ends = difference_interval(
-        (b - a) / span, variance / span**2, units=sampling.units(mask), level=level, freedom=freedom
-    )
+    ends = difference_interval((b - a) / span, variance / span**2, units=units, level=level, freedom=freedom)
     return Difference(a, b, b - a, span * ends[0], span * ends[1], n, "" if label else left_out(task, metric))
 
 

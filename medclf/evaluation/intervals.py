@@ -274,8 +274,18 @@ class Sampling:
         sizes = self._sizes(mask)
         return float(sizes.sum() ** 2 / (sizes**2).sum()) if sizes.any() else 0.0
 
-    def units(self, mask: np.ndarray | None = None) -> float:
-        """How many independent images the masked ones are worth, at the phantom's correlation."""
+    def units(self, *masks: np.ndarray) -> float:
+        """How many independent images the masked ones are worth, at the phantom's correlation.
+
+        With several masks (the labels), as many as a set would have that is worth as much and holds each label alike:
+        five images with a label and a thousand without are worth twenty.
+        """
+        worths = [worth for worth in (self._worth(mask) for mask in masks or (None,)) if worth]
+        if not worths:
+            return 0.0
+        return min(len(worths) ** 2 / sum(1 / worth for worth in worths), self._worth())
+
+    def _worth(self, mask: np.ndarray | None = None) -> float:
         sizes = self._sizes(mask)
         if not sizes.any():
             return 0.0

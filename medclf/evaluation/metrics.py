@@ -138,8 +138,8 @@ def _estimate(task: Task, name: str, value: float, variance: float, level: float
         right = agree.all(axis=1) if index is None else agree[:, index]
         return proportion(right, mask, task.sampling, level=level, note=note)
     span = {"mcc": (-1.0, 1.0), "brier": (0.0, task.brier_most)}.get(metric, (0.0, 1.0))
-    freedom = _freedom(task, metric, index)
-    return bounded(value, variance, task.sampling, mask, level=level, freedom=freedom, span=span, note=note)
+    parts = balanced_parts(task, metric, index)
+    return bounded(value, variance, task.sampling, mask, level=level, parts=parts, span=span, note=note)
 
 
 def bounded(
@@ -149,7 +149,7 @@ def bounded(
     mask: np.ndarray,
     *,
     level: float = 0.95,
-    freedom: float | None = None,
+    parts: Sequence[np.ndarray] = (),
     span: tuple[float, float] = (0.0, 1.0),
     at_most: float = math.inf,
     note: str = "",
@@ -162,8 +162,8 @@ def bounded(
         sampling: which images are one patient's.
         mask: (n,) bool, the images counted.
         level: of the interval.
-        freedom: degrees of freedom of the variance; by default the number of patients less 1, or none lost where
-            each image is a patient.
+        parts: (n,) bool each: the labels, where the metric weighs them alike; its variance then rests on the
+            patients of the rarest.
         span: the metric's least and greatest value.
         at_most: it is never read as more independent images than this.
         note: passed on.
@@ -171,9 +171,11 @@ def bounded(
     n = int(mask.sum())
     if _one_patient(sampling, mask) or math.isnan(variance):
         return Estimate(value, math.nan, math.nan, n, _joined(note, "all from one patient: no interval"))
-    if freedom is None:
+    if parts:
+        freedom, units = sampling.freedom(*parts), sampling.units(*parts)
+    else:
         freedom = math.inf if sampling.independent else sampling.groups(mask) - 1
-    units = sampling.units(mask)
+        units = sampling.units(mask)
     ends = bounded_interval(value, variance, units=units, level=level, freedom=freedom, span=span, at_most=at_most)
     return Estimate(value, *ends, n, note)
 
@@ -250,13 +252,14 @@ def _denominator(task: Task, metric: str, index: int | None) -> np.ndarray:
     return np.logical_and(known, masks.get(metric, known))
 
 
-def _freedom(task: Task, metric: str, index: int | None) -> float | None:
+def balanced_parts(task: Task, metric: str, index: int | None = None) -> list[np.ndarray]:
+    """The labels, (n,) bool each, that a metric weighs alike; none for a plain mean over images."""
+    if metric in ("accuracy", "exact_match", "brier"):
+        return []
     if index is not None:
         known, actual = task.known[:, index], task.positive[:, index]
-        return task.sampling.freedom(known & actual, known & ~actual)
-    if metric in ("accuracy", "brier"):
-        return None
-    return task.sampling.freedom(*(task.positive & task.known).T)
+        return [known & actual, known & ~actual]
+    return list((task.positive & task.known).T)
 
 
 def _reason(task: Task, metric: str, index: int | None) -> str:

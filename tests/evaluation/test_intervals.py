@@ -162,6 +162,11 @@ def test_kish_and_units_by_hand():
     assert sampling.groups(np.array([True, True, False, False, False])) == 1
     assert sampling.groups(np.zeros(5, dtype=bool)) == sampling.units(np.zeros(5, dtype=bool)) == 0
     assert Sampling.of(None, 8).units() == 8
+    rare = np.arange(1000) < 5
+    assert Sampling.of(None, 1000).units(rare, ~rare) == pytest.approx(4 / (1 / 5 + 1 / 995))
+    half = np.arange(1000) < 500
+    assert Sampling.of(None, 1000).units(half, ~half) == pytest.approx(1000)
+    assert Sampling.of(None, 1000).units(*[half] * 9) == 1000  # never more than there are
 
 
 def test_satterthwaite_by_hand():
