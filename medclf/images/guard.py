@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import threading
 import warnings
@@ -62,12 +63,17 @@ def _cause(error: BaseException) -> str:
 def quietly() -> Iterator[None]:
     """Silence warnings while a header is parsed: pydicom's and Pillow's quote values of the file.
 
-    Filters are the whole process's before Python 3.14, so they are changed for headers only, which
-    take a millisecond, and by one thread of ours at a time.
+    pydicom logs its warnings too. Filters and loggers are the whole process's, so they are changed for
+    headers only, which take a millisecond, and by one thread of ours at a time.
     """
+    logger = logging.getLogger("pydicom")
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        was, logger.disabled = logger.disabled, True
+        try:
+            yield
+        finally:
+            logger.disabled = was
 
 
 def check_size(path: str | Path, shape: tuple[int, ...], max_megapixels: float) -> None:

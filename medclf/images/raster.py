@@ -26,6 +26,7 @@ _PLUGINS: dict[str, Callable[[BinaryIO], ImageFile]] = {
     "TIFF": TiffImageFile,
 }
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR = 274, 258, 262, 284
+_WIDTH, _HEIGHT = 256, 257
 _WHITE_IS_ZERO, _SEPARATE = 0, 2
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
@@ -77,8 +78,12 @@ def raster_info(file: BinaryIO, path: str | Path, kind: str, max_megapixels: flo
     image, pages, rawmode, _ = _open(file, path, kind, None, max_megapixels)
     width, height = image.size
     with reading(path, "its EXIF cannot be read"), quietly():
-        if _orientation(image, path) > 4:
-            width, height = height, width
+        orientation = _orientation(image, path)
+        if isinstance(image, TiffImageFile):  # whose size is turned already, or not, as Pillow's version is
+            width, height = (int(image.tag_v2[tag]) for tag in (_WIDTH, _HEIGHT))
+            orientation = image.tag_v2.get(_ORIENTATION, 1)
+    if orientation in (5, 6, 7, 8):
+        width, height = height, width
     return RasterInfo(width, height, _bits(image, rawmode), _channels(image, rawmode), pages)
 
 
@@ -139,12 +144,12 @@ def _fast_jpeg(data: bytes, header: JpegHeader) -> np.ndarray | None:
     plain = header.bits == 8 and header.samples in (1, 3) and header.process in (0xC0, 0xC1, 0xC2)
     if not plain or {1, 14} & set(header.applications) or "torchvision" not in sys.modules:
         return None
-    import torch
-    from torchvision.io import decode_jpeg
-
     try:
+        import torch
+        from torchvision.io import decode_jpeg
+
         pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-    except RuntimeError:
+    except (ImportError, RuntimeError, Warning):  # broken; or gone from torchvision, which calls it deprecated
         return None
     return pixels[0].numpy() if header.samples == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
 
