@@ -214,11 +214,11 @@ def test_a_perfect_auroc_has_an_interval_that_narrows_with_n():
     assert lows == sorted(lows) and lows[0] < 0.75 and 0.99 < lows[-1] < 1
 
 
-def test_a_perfect_auroc_on_five_images_with_the_label_is_worth_twenty():
+def test_a_perfect_auroc_on_five_images_with_the_label_proves_little():
     """However many are without it: a tenth of those with it could rank last and five would not show it."""
     y = np.repeat([0, 1], [995, 5])
     result = classification_metrics(y, np.eye(2)[y], ["a", "b"], n_boot=50)
-    assert 0.75 < result["auroc"].low < 0.9 and 0.75 < result["per_class"]["b"]["auroc"].low < 0.9
+    assert 0.65 < result["auroc"].low < 0.9 and 0.65 < result["per_class"]["b"]["auroc"].low < 0.9
     assert result["accuracy"].low > 0.99
 
 
