@@ -267,7 +267,7 @@ def marked(path: Path) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_safe_header_lets_out_its_list_alone(caplog):
+def test_safe_header_lets_out_its_list_alone():
     found = dicom.safe_header(of_pydicom("CT_small.dcm"))
     assert found == {
         "modality": "CT",
@@ -289,11 +289,20 @@ def test_safe_header_lets_out_its_list_alone(caplog):
     dataset.BodyPartExamined, dataset.ViewPosition = f"chest of {MARKER} Doe", "PA"
     file = io.BytesIO()
     dataset.save_as(file)
-    caplog.set_level("DEBUG")
-    caplog.clear()
     found = dicom.safe_header(file.getvalue())
     assert (found["body_part"], found["view_position"]) == (None, "PA")
-    assert MARKER not in caplog.text  # pydicom logs what is no code, in full
+
+
+def test_pydicoms_log_and_warnings_stay_quiet(caplog, recwarn):
+    # where a number should stand pydicom quotes what stands there instead, in a warning and in its log
+    frames = struct.pack("<HH2sH", 0x0028, 0x0008, b"IS", 2) + b"15"
+    whole = of_pydicom("rtdose_rle.dcm").read_bytes()
+    wrong = frames[:6] + struct.pack("<H", len(MARKER)) + MARKER.encode()
+    assert frames in whole
+    caplog.set_level("DEBUG")
+    with pytest.raises(ReadError) as caught:
+        read_pixels(whole.replace(frames, wrong))
+    assert MARKER not in f"{caught.value!r} {caplog.text} {[str(warning.message) for warning in recwarn]}"
 
 
 def test_patient_key_is_an_hmac_of_the_id():
