@@ -47,10 +47,13 @@ class MedLearner(Learner):
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
         super().fit(*args, **kwargs)
-        if len(self.recorder.values):
-            names = self.recorder.metric_names[1:-1] if self.recorder.add_time else self.recorder.metric_names[1:]
-            rows = [zip(names, map(float, values), strict=True) for values in self.recorder.values]
-            self.history = [{"epoch": epoch, **dict(row)} for epoch, row in enumerate(rows, 1)]
+        names = [name for name in self.recorder.metric_names if name not in {"epoch", "time"}]
+        rows = [values for values in self.recorder.values if len(values) == len(names)]  # lr_find's are cut short
+        if rows:
+            self.history = [
+                {"epoch": epoch, **dict(zip(names, map(float, values), strict=True))}
+                for epoch, values in enumerate(rows, 1)
+            ]
 
     def freeze_to(self, n: int) -> None:
         """fastai's, put off until there is an optimiser: the head start alone needs none."""
