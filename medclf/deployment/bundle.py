@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -71,9 +72,9 @@ class Bundle(Predictor):
         self.device, self.content = device, dict(content)
         self._folder = folder
 
-    @property
+    @cached_property
     def network(self) -> nn.Module:
-        """The network as it was trained, in eval mode, for what is not prediction; a new one at each call.
+        """The network as it was trained, in eval mode, for what is not prediction; read when first asked for.
 
         Returns:
             `nn.Sequential(body, head)`: what `preprocess` gives, in a batch, -> logits.
