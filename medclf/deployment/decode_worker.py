@@ -41,7 +41,7 @@ def serve_stdin(decode: Callable[[bytes], np.ndarray], *, seconds: float, memory
 
     Args:
         decode: the bytes of a file -> uint8 pixels (H, W, C).
-        seconds: CPU seconds that a file may cost; the kernel ends the process beyond them.
+        seconds: of the processor that a file may cost; the kernel ends the process beyond them.
         memory_mb: address space above what the loaded modules take, in MiB.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which stops gracefully
@@ -57,11 +57,11 @@ def serve_stdin(decode: Callable[[bytes], np.ndarray], *, seconds: float, memory
 
 
 def blank_image() -> bytes:
-    """A small PNG that warms up whatever decodes or predicts it."""
+    """A small PNG that warms up whatever decodes or predicts it; of no model's size, so that it is resized."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(file, "PNG")
+    Image.new("RGB", (97, 89)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -104,5 +104,5 @@ def _limit_time(seconds: float) -> None:
     import resource
 
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    limit = int(usage.ru_utime + usage.ru_stime + seconds) + 2
+    limit = int(usage.ru_utime + usage.ru_stime + seconds) + 1  # the kernel counts whole seconds
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
