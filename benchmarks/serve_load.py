@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="turns of each server")
     parser.add_argument("--arch", default="efficientnet_lite0")
     parser.add_argument("--runtime", default="torch", choices=["torch", "onnx"])
+    parser.add_argument("--servers", nargs="+", default=["fastai", "medclf"], choices=["fastai", "medclf"])
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--images", type=Path, help="a folder of JPEG files; drawn ones where it is left out")
     parser.add_argument("--run", choices=["medclf", "fastai"], help=argparse.SUPPRESS)
@@ -56,7 +57,7 @@ def main() -> None:
 def run_medclf(args: argparse.Namespace) -> None:
     from medclf.deployment.server import serve
 
-    serve(args.bundle, port=args.port, runtime=args.runtime, log_level="warning")
+    serve(args.bundle, port=args.port, log_level="warning")
 
 
 def run_fastai(args: argparse.Namespace) -> None:
@@ -115,6 +116,12 @@ def save_untrained(arch: str, folder: Path) -> Path:
     }
     model = build_network(arch, len(VOCAB), weights=None)
     return save_bundle(SimpleNamespace(model=model, recipe=recipe), folder / "load.bundle")
+
+
+def exported(bundle: Path) -> Path:
+    from medclf.deployment.onnx import export_onnx
+
+    return export_onnx(bundle, bundle.with_suffix(".onnx"))
 
 
 @contextlib.contextmanager
@@ -226,9 +233,10 @@ def compare(args: argparse.Namespace) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])  # the servers inherit it
     bodies = [path.read_bytes() for path in sorted(args.images.rglob("*.jpg"))[:256]] if args.images else drawn(128)
-    results: dict[str, list[dict]] = {"fastai": [], "medclf": []}
+    results: dict[str, list[dict]] = {name: [] for name in args.servers}
     with tempfile.TemporaryDirectory() as folder:
         bundle = save_untrained(args.arch, Path(folder))
+        bundle = exported(bundle) if args.runtime == "onnx" else bundle
         for _ in range(args.rounds):
             for name, rounds in results.items():
                 with server(name, args, bundle) as (port, process, ready):
@@ -257,6 +265,8 @@ def compare(args: argparse.Namespace) -> None:
         "other errors",
     ]
     print_table(columns, rows)
+    if len(results) < 2:
+        return
     rates = {name: [one["per_second"] for one in rounds] for name, rounds in results.items()}
     print(f"medclf answers {ratios(rates['medclf'], rates['fastai'])} times as many a second")
 

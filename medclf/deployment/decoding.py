@@ -28,7 +28,8 @@ class DecoderPool:
     Args:
         settings: the arguments of `images.pixels.prepare`, without the path.
         workers: processes, and so files decoded at once.
-        seconds: a file may take this long.
+        seconds: a file may cost this much processor time, and three times as much by the clock: on a busy
+            machine a sound file takes long, too.
         memory_mb: and this much memory, in MiB (on Linux, where it can be limited).
         module: where the worker's `main` is.
     """
@@ -45,7 +46,7 @@ class DecoderPool:
         limits = {"seconds": seconds, "memory_mb": memory_mb}
         self._command = [_BOOT.format(module=module), os.pathsep.join(map(os.path.abspath, sys.path))]
         self._command.append(json.dumps({"prepare": dict(settings), "limits": limits}))
-        self._n_workers, self._seconds = workers, seconds
+        self._n_workers, self._patience = workers, 3 * seconds
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         self._workers: set[_Worker] = set()
         self._replacing: set[asyncio.Task[None]] = set()
@@ -76,11 +77,11 @@ class DecoderPool:
             self._replace(worker)
             worker = await self._idle.get()
         try:
-            return await asyncio.wait_for(worker.decode(body), self._seconds)
+            return await asyncio.wait_for(worker.decode(body), self._patience)
         except asyncio.TimeoutError:
-            raise ReadError("upload", f"decoding it takes more than {self._seconds:g} s") from None
+            raise ReadError("upload", "decoding it takes too long") from None
         except (asyncio.IncompleteReadError, OSError, ValueError):
-            raise ReadError("upload", "the decoder cannot cope with it, or needs more memory than allowed") from None
+            raise ReadError("upload", "the decoder fails on it, or needs more time or memory than allowed") from None
         finally:
             if worker.sound:
                 self._idle.put_nowait(worker)

@@ -36,7 +36,7 @@ class Limits:
         max_megapixels: rows x columns x frames x samples that an upload may declare, in millions.
         max_queue: uploads that wait for an answer at once; more are answered 429.
         max_held_bytes: of all uploads in memory at once; more are answered 429.
-        decode_seconds: decoding one upload may take this long.
+        decode_seconds: decoding one upload may cost this much processor time, thrice as much by the clock.
         decode_memory_mb: and this much memory, in MiB.
         read_seconds: a client may pause this long within an upload.
         min_rate: bytes a second that an upload must keep up on average, after the first `read_seconds`.
