@@ -22,7 +22,7 @@ def hostile() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def url(hostile: ModuleType) -> Iterator[str]:
-    with running(create_app(hostile.Brightness(), limits=Limits(decode_seconds=60))) as address:
+    with running(create_app(hostile.Brightness(), limits=Limits(decode_seconds=60, read_seconds=2))) as address:
         yield address
 
 
