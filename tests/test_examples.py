@@ -1,0 +1,44 @@
+"""The examples run as they stand, on small or drawn data."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medclf.data.synthetic import draw_endoscopy
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+pytestmark = pytest.mark.slow
+
+
+def run(name, *arguments, cwd):
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, env=dict(os.environ), timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_hello_world(shared_data, tmp_path):
+    data = shared_data / "hello-world"
+    out = run("hello_world.py", data, "--arch", "efficientnet_lite0", "--epochs", 0, "--size", 96, cwd=tmp_path)
+    assert "chest2.png: openI_CXR" in out and "abd2.png: openI_abd_xray" in out
+    assert (tmp_path / "hello-world-run" / "report.html").is_file()
+
+
+def test_kvasir(tmp_path):
+    data = draw_endoscopy(tmp_path / "drawn", n_per_class=10, size=(96, 96))
+    lite = ("--arch", "efficientnet_lite0", "--arch2", "efficientnet_lite0")
+    small = ("--size", 48, "--size2", 64, "--epochs", 0, "--epochs2", 1)
+    out = run("kvasir.py", data, *lite, *small, cwd=tmp_path)
+    assert out.count("accuracy") == 2
+    made = {p.name for p in (tmp_path / "kvasir-run").iterdir()}
+    assert {"augmentations.png", "confusion-matrix.png", "top-losses.png", "report.html", "bundle"} <= made
+
+
+def test_dicom(shared_data, tmp_path):
+    out = run("dicom.py", shared_data / "dicom" / "siim-cxr35", cwd=tmp_path)
+    assert "no patient is on both sides" in out and "balanced accuracy" in out
