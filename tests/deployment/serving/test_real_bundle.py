@@ -1,7 +1,7 @@
 """A saved bundle served by a process of its own, as `medclf serve` does it."""
 
+import contextlib
 import io
-import os
 import signal
 import subprocess
 import sys
@@ -17,13 +17,14 @@ import pytest
 from PIL import Image
 
 from medclf.deployment.bundle import load_bundle, save_bundle
+from medclf.deployment.onnx import export_onnx
 
 pytestmark = pytest.mark.slow
 _PROGRAM = """
 import sys
 from medclf.deployment.server import serve
 serve(sys.argv[1], port=0)
-print("stopped; heavy modules:", [name for name in ("fastai", "matplotlib", "pandas") if name in sys.modules])
+print("stopped; heavy modules:", [name for name in ("fastai", "matplotlib", "pandas", "torch") if name in sys.modules])
 """
 
 
@@ -32,11 +33,9 @@ def saved(learn: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_bundle(learn, tmp_path_factory.mktemp("served") / "polyps.bundle", card={"source": "drawn"})
 
 
-@pytest.fixture
-def process(saved: Path) -> Iterator[subprocess.Popen[str]]:
-    environment = {**os.environ, "MEDCLF_TOKEN": ""}
-    program = [sys.executable, "-c", _PROGRAM, str(saved)]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment) as process:
+@contextlib.contextmanager
+def _served(path: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen([sys.executable, "-c", _PROGRAM, path], stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
 
@@ -63,23 +62,36 @@ def _photo(seed: int) -> bytes:
     return file.getvalue()
 
 
-def test_it_answers_as_the_bundle_itself_without_fastai_and_stops_whole_at_ctrl_c(
-    saved: Path, process: subprocess.Popen[str]
-) -> None:
-    address, bundle = _address(process), load_bundle(saved)
+def _answers_as(bundle: Any, address: str) -> None:
     for seed in range(4):
         expected = bundle.predict(_photo(seed))
         answer = httpx.post(
             f"{address}v1/predict", content=_photo(seed), headers={"Content-Type": "image/jpeg"}, timeout=60
         ).json()
         assert answer["label"] == expected.label
-        assert answer["probs"] == pytest.approx(expected.probs, abs=1e-5)
-        assert answer["model"] == {"name": "polyps", "hash": bundle.hash}
-    assert httpx.get(f"{address}v1/model").json()["card"] == {"source": "drawn"}
-    decoders = psutil.Process(process.pid).children()
-    assert decoders
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
-    psutil.wait_procs(decoders, timeout=10)
-    assert not any(decoder.is_running() for decoder in decoders)
-    assert process.stdout and process.stdout.read() == "stopped; heavy modules: []\n"
+        assert answer["probs"] == pytest.approx(expected.probs, abs=1e-4)
+
+
+def test_a_bundle_answers_as_in_python_without_fastai_and_stops_whole_at_ctrl_c(saved: Path) -> None:
+    bundle = load_bundle(saved)
+    with _served(saved) as process:
+        address = _address(process)
+        _answers_as(bundle, address)
+        model = httpx.get(f"{address}v1/model").json()
+        assert (model["name"], model["hash"], model["card"]) == ("polyps", bundle.hash, {"source": "drawn"})
+        decoders = psutil.Process(process.pid).children()
+        assert decoders
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        psutil.wait_procs(decoders, timeout=10)
+        assert not any(decoder.is_running() for decoder in decoders)
+        assert process.stdout and process.stdout.read() == "stopped; heavy modules: ['torch']\n"
+
+
+def test_an_exported_file_answers_alike_without_torch(saved: Path, tmp_path: Path) -> None:
+    exported = export_onnx(saved, tmp_path / "polyps.onnx")
+    with _served(exported) as process:
+        _answers_as(load_bundle(saved), _address(process))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert process.stdout and process.stdout.read() == "stopped; heavy modules: []\n"
