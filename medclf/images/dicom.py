@@ -196,9 +196,10 @@ def _header_of(path: Source, wanted: frozenset[int]) -> Dataset:
 
 def _parse(file: BinaryIO, path: str | Path, wanted: frozenset[int]) -> tuple[Layout, Dataset]:
     """Walk a file up to its pixels and let pydicom parse the wanted elements, and no others."""
-    with reading(path, "its DICOM header cannot be read"), quietly():
+    with reading(path, "its DICOM header cannot be read"):
         layout = read_layout(file, path, wanted)
-        return layout, _dataset(layout.header, layout)
+        with quietly():
+            return layout, _dataset(layout.header, layout)
 
 
 def _dataset(elements: bytes, layout: Layout) -> Dataset:

@@ -13,7 +13,7 @@ import numpy as np
 
 from medclf.errors import MissingDecoder, ReadError, TooLarge, UnsupportedFormat
 from medclf.images.dicom_layout import PIXEL_TAGS, UNDEFINED, Layout, count_fragments
-from medclf.images.guard import check_expansion, check_size, quietly, reading
+from medclf.images.guard import check_expansion, check_size, reading
 from medclf.images.raster_layout import SCAN_START, jpeg_header
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _compressed_frame(
     from pydicom.encaps import encapsulate, get_frame
 
     assert layout.pixels is not None
-    with reading(path, f"its {syntax.name} frames cannot be told apart"), quietly():
+    with reading(path, f"its {syntax.name} frames cannot be told apart"):
         count_fragments(layout, path)
         layout.file.seek(layout.pixels.value)
         encoded = get_frame(layout.file, index, number_of_frames=form.frames, extended_offsets=layout.frame_offsets)

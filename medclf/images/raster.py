@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,7 @@ def read_raster(
         pixels = _fast_jpeg(data, header)
         if pixels is not None:
             return pixels
+        file = io.BytesIO(data)
     opened = _open(file, path, kind, page, max_megapixels)
     with reading(path, f"the {kind} pixels cannot be decoded"):
         pixels = _pixels(opened, path)
@@ -162,13 +164,14 @@ def _open(
     max_megapixels: float,
 ) -> _Opened:
     pages = 1
-    with reading(path, f"the {kind} header cannot be read"), quietly():
+    with reading(path, f"the {kind} header cannot be read"):
         if kind == "PNG":
             raster_layout.check_png(file, path)
         if kind == "TIFF":
             pages = _count_pages(raster_layout.tiff_pages(file, path), path, max_megapixels)
         number = page(pages) if page else 0
-        image = _page(file, kind, number)
+        with quietly():
+            image = _page(file, kind, number)
         arguments = image.tile[0][3] if image.tile else ""
         rawmode = str(arguments[0] if isinstance(arguments, tuple) else arguments)
     _check_shape(path, image.height, image.width, _channels(image, rawmode), max_megapixels)
