@@ -8,6 +8,7 @@ bundle, and costs one small matrix product an image.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,7 +118,8 @@ def ood_fit(
         raise DataError(f"quantile={quantile} is no share", "give a number between 0 and 1, such as 0.99")
     detector = _fit(values, quantile, seed)
     usual = _out_of_fold(values, groups, quantile, seed) if held_out is None else detector.score(held_out)
-    return replace(detector, threshold=float(np.quantile(usual, quantile)))
+    place = min(len(usual), math.ceil((len(usual) + 1) * quantile))  # as in conformal prediction: cautious when few
+    return replace(detector, threshold=float(np.sort(usual)[place - 1]))
 
 
 def ood_score(detector: OodDetector, features: Any) -> np.ndarray:
