@@ -160,9 +160,7 @@ class GlobalPool(nn.Module):
         return "class_token=True" if self.class_token else ""
 
 
-def build_head(
-    n_features: int, n_out: int, dropout: float = 0.2, *, class_token: bool = False
-) -> nn.Sequential:
+def build_head(n_features: int, n_out: int, dropout: float = 0.2, *, class_token: bool = False) -> nn.Sequential:
     """Pooling, dropout and one linear layer: logits from what a body gives.
 
     Args:
