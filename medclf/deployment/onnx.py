@@ -112,6 +112,7 @@ def _session(path: Path, providers: Sequence[str] | None = None) -> Any:
     ort = require("onnxruntime", "onnx")
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the cores alone
     errors = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")
     kinds = (errors.Fail, errors.InvalidGraph, errors.InvalidArgument, errors.InvalidProtobuf, errors.NotImplemented)
     try:

@@ -347,9 +347,9 @@ def main() -> dict[str, Any]:
         seen = canary()
         for path, attempt in offered(folder):
             del events[:]  # what making the file did
-            start = time.monotonic()
+            start = time.process_time()
             results[path.name] = outcome(lambda path=path, attempt=attempt: attempt(path))
-            slowest = max(slowest, time.monotonic() - start)
+            slowest = max(slowest, time.process_time() - start)
             if events:
                 results[path.name] += f" AND RAN {sorted(set(events))}"
     executions = sum("AND RAN" in result for result in results.values())
@@ -358,7 +358,7 @@ def main() -> dict[str, Any]:
         print(f"{name:40} {result}")
     print(
         f"{len(results)} files: {refused} refused, {executions} executions; canary: {seen} events; "
-        f"slowest {slowest:.1f} s"
+        f"slowest {slowest:.1f} s of CPU"
         f" (torch {torch.__version__}, onnxruntime {onnxruntime.__version__})"
     )
     return {"results": results, "canary": seen, "executions": executions, "slowest": slowest}

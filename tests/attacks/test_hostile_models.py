@@ -13,7 +13,7 @@ def found(tmp_path_factory):
     """One process under the audit hook opens all of them: hooks cannot be removed from this one."""
     out = tmp_path_factory.mktemp("attacks") / "found.json"
     script = Path(__file__).with_name("hostile_models.py")
-    done = subprocess.run([sys.executable, script, out], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, script, out], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
     return json.loads(out.read_text())

@@ -19,6 +19,14 @@ from medclf.errors import BundleError, DataError, MissingDependency, OutputError
 from .conftest import fake_learn
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def bundle(learn, tmp_path_factory):
     calibration = {"temperature": 1.7, "abstain": {"threshold": 0.5}}
