@@ -36,6 +36,11 @@ def jpeg(image, quality):
     return Image.open(file)
 
 
+def cropped(image):
+    width, height = image.size
+    return image.crop((round(0.12 * width), round(0.02 * height), round(0.97 * width), round(0.87 * height)))
+
+
 def boxed(image):
     image = image.copy()
     ImageDraw.Draw(image).rectangle((150, 90, 230, 170), fill=(240, 240, 200))
@@ -44,7 +49,7 @@ def boxed(image):
 
 CHANGES = {
     "jpeg": lambda image: jpeg(image, 35),
-    "cropped": lambda image: image.crop([round(k * side) for k, side in zip((0.12, 0.02, 0.97, 0.87), image.size * 2)]),
+    "cropped": cropped,
     "turned": lambda image: image.rotate(37, resample=Image.Resampling.BICUBIC),
     "upside down": lambda image: image.rotate(180),
     "mirrored": ImageOps.mirror,
