@@ -15,7 +15,8 @@ from typing import BinaryIO, NamedTuple
 from medclf.errors import ReadError, TooLarge
 from medclf.images.guard import check_expansion, exactly
 
-_MAX_CHUNKS = 200_000
+_FEW_CHUNKS = 10_000
+_SMALL_CHUNK = 512  # bytes; encoders write chunks of 8 KB and more
 _MAX_MARKERS = 10_000
 _MAX_SCANS = 200
 _MAX_PAGES = 10_000
@@ -86,9 +87,10 @@ def check_png(file: BinaryIO, path: str | Path) -> None:
     Raises:
         TooLarge: more chunks than any encoder writes, or more pixels than its compressed data can hold.
     """
+    most = max(_FEW_CHUNKS, file.seek(0, os.SEEK_END) // _SMALL_CHUNK)
     file.seek(8)
     declared, stored = 0, 0
-    for _ in range(_MAX_CHUNKS):
+    for _ in range(most):
         head = file.read(8)
         if len(head) < 8 or head[4:] == b"IEND":
             break
@@ -101,7 +103,7 @@ def check_png(file: BinaryIO, path: str | Path) -> None:
             stored += length
         file.seek(body + length + 4)
     else:
-        raise TooLarge(path, f"a PNG of more than {_MAX_CHUNKS} chunks")
+        raise TooLarge(path, f"a PNG of more than {most} chunks")
     check_expansion(path, declared, min(stored, file.seek(0, os.SEEK_END)), _DEFLATE_EXPANSION)
     file.seek(0)
 
