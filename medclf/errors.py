@@ -35,6 +35,11 @@ class ReadError(MedclfError):
         self.args = (path, reason, remedy)  # what pickle calls the class with
         self.path, self.reason = Path(path), reason
 
+    @property
+    def problem(self) -> str:
+        """Why, in the words of the table's column: the reason, and the remedy where there is one."""
+        return f"{self.reason} ({self.remedy})" if self.remedy else self.reason
+
 
 class UnsupportedFormat(ReadError):
     """The file's first bytes are not those of a PNG, JPEG, TIFF or DICOM image."""

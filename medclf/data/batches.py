@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from fastai.data.core import TfmdDL
-from fastai.torch_core import TensorImage
+from fastai.torch_core import TensorImage, to_detach
 from torch import Tensor
 
+from medclf.data import ranks
 from medclf.data.cache import ImageStore
+from medclf.data.ranks import dealt, share
 
 
 class MedDL(TfmdDL):
@@ -25,6 +27,8 @@ class MedDL(TfmdDL):
         seed: the run's seed.
         epoch: number of passes made so far; set it to resume.
         stores: the image stores for training and for exact size, by fastai's split index (0 and 1).
+        part: this process's number and how many processes there are, where it loads its part only: of each batch where
+            the order is shuffled (`bs` is then its part's size), else of the whole, none twice.
         kwargs: fastai's own arguments.
     """
 
@@ -35,15 +39,34 @@ class MedDL(TfmdDL):
         seed: int = 42,
         epoch: int = 0,
         stores: dict[int, ImageStore] | None = None,
+        part: tuple[int, int] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.seed, self.epoch, self.stores = seed, epoch, stores
+        self.seed, self.epoch, self.stores, self.part = seed, epoch, stores, part
         super().__init__(dataset, *args, **kwargs)
 
     def new(self, dataset: Any = None, cls: Any = None, **kwargs: Any) -> Any:
-        """fastai's, with the seed, the epoch and the stores handed on."""
-        own = {"seed": self.seed, "epoch": self.epoch, "stores": self.stores}
+        """fastai's, with the seed, the epoch, the stores and the part handed on."""
+        own = {"seed": self.seed, "epoch": self.epoch, "stores": self.stores, "part": self.part}
         return super().new(dataset, cls, **(own | kwargs))
+
+    def parted(self) -> MedDL:
+        """The same loader, of which each process of a group loads its part; itself where there is one process."""
+        mine = ranks.rank(), ranks.n_ranks()
+        if mine[1] == 1 or self.part or self.n is None or self.n < mine[1]:
+            return self
+        bs = -(-self.bs // mine[1]) if self.shuffle else self.bs
+        return self.new(bs=bs, part=mine)
+
+    def __len__(self) -> int:
+        if not self.part:
+            return super().__len__()
+        n = self.n if self.shuffle else len(range(self.n)[share(self.n, self.part)])
+        return math.ceil(n / (self.bs * (self.part[1] if self.shuffle else 1)))
+
+    def to_detach(self, b: Any, cpu: bool = True, gather: bool = False) -> Any:
+        """fastai's, without gathering from other processes: whoever wants all rows gathers them once, at the end."""
+        return to_detach(b, cpu, gather=False)
 
     def randomize(self) -> None:
         """Begin another epoch; fastai draws a new generator here."""
@@ -57,6 +80,8 @@ class MedDL(TfmdDL):
     def get_idxs(self) -> list[int]:
         """The order of this epoch; the training set's augmentation is keyed to it."""
         order = super().get_idxs()
+        if self.part:
+            order = dealt(order, self.bs, self.part) if self.shuffle else order[share(len(order), self.part)]
         if getattr(self.dataset, "split_idx", None) == 0 and self.n is not None:
             for tfm in self.after_batch.fs:
                 if hasattr(tfm, "begin"):

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from medclf.data.progress import watch
+from medclf.data.table import n_threads
 from medclf.errors import OutputError, ReadError
 from medclf.images.pixels import Resize, read_display, resize_pixels, with_channels
 
-FORMAT = 1
+FORMAT = 2
+_UNREADABLE = "unreadable"  # a folder of empty files, named by digests
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class ImageStore:
     Args:
         folder: holds `pixels.u8` and `index.json`.
         row_of: row of each file, by its path.
-        problems: files that could not be read when the store was built, with the reason.
+        problems: files that cannot be read and are not in it, with the reason.
     """
 
     folder: Path
@@ -116,7 +118,8 @@ def list_stores(folder: Path | None = None) -> list[StoreInfo]:
     for index in (folder or cache_folder() / "stores").glob("*/index.json"):
         size = sum(file.stat().st_size for file in index.parent.iterdir())
         days = (time.time() - index.stat().st_mtime) / 86400
-        found.append(StoreInfo(index.parent, size / 1e6, json.loads(index.read_text())["shape"][0], days))
+        held = [digest for digest in json.loads(index.read_text())["digests"] if digest]
+        found.append(StoreInfo(index.parent, size / 1e6, len(held), days))
     return sorted(found, key=lambda store: store.days_ago)
 
 
@@ -132,6 +135,7 @@ def prune_stores(older_than_days: float, folder: Path | None = None) -> int:
     """
     folder = folder or cache_folder() / "stores"
     stale = [store.folder for store in list_stores(folder) if store.days_ago >= older_than_days]
+    stale += [*(folder / _UNREADABLE).glob("*")] if older_than_days == 0 else []
     stale += [
         part for part in folder.glob("part-*") if time.time() - part.stat().st_mtime > min(1, older_than_days) * 86400
     ]
@@ -162,74 +166,109 @@ def build_stores(
         progress: show a progress bar when it lasts.
 
     Returns:
-        The stores, in the order of `sizes`. A file that cannot be read is black and named in `problems`.
+        The stores, in the order of `sizes`. A file that cannot be read is in none, and named in `problems`; it is tried
+        again each time, since a decoder may have been installed.
 
     Raises:
         OutputError: the cache folder cannot be written to, or the disk is full.
     """
     folder = folder or cache_folder() / "stores"
     unique = dict(zip(digests, paths, strict=True))
-    order = sorted(unique)
-    targets = {size: folder / _key(order, size, reading) for size in sizes}
-    missing = [size for size, target in targets.items() if not (target / "index.json").is_file()]
-    if missing:
-        try:
-            _build(unique, order, {size: targets[size] for size in missing}, reading, progress)
-        except OSError as error:
-            raise OutputError(
-                f"{folder}: the cache cannot be written: {error.strerror or error}",
-                "free some space, point MEDCLF_CACHE elsewhere, or train with cache=False (--no-cache)",
-            ) from error
-    return [_open(targets[size], paths, digests) for size in sizes]
+    try:
+        problems = _still_unreadable(folder, unique, reading)
+        while missing := [size for size in sizes if not _is_built(folder, unique.keys() - problems, size, reading)]:
+            problems |= _build(folder, unique, problems, missing, reading, progress)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: the cache cannot be written: {error.strerror or error}",
+            "free some space, point MEDCLF_CACHE elsewhere, or train with cache=False (--no-cache)",
+        ) from error
+    held = unique.keys() - problems
+    by_path = {path: problems[digest] for path, digest in zip(paths, digests, strict=True) if digest in problems}
+    digest_of = {path: digest for path, digest in zip(paths, digests, strict=True) if digest in held}
+    return [_open(folder / _key(held, size, reading), size, reading, digest_of, by_path) for size in sizes]
 
 
-def _key(digests: Sequence[str], size: tuple[int, int], reading: Reading) -> str:
+def _key(digests: Collection[str], size: tuple[int, int], reading: Reading) -> str:
     settings = json.dumps([FORMAT, list(size), reading.as_dict()], sort_keys=True)
-    return hashlib.blake2b("\n".join([settings, *digests]).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b("\n".join([settings, *sorted(digests)]).encode(), digest_size=16).hexdigest()
+
+
+def _is_built(folder: Path, digests: Collection[str], size: tuple[int, int], reading: Reading) -> bool:
+    return not digests or (folder / _key(digests, size, reading) / "index.json").is_file()
+
+
+def _still_unreadable(folder: Path, unique: dict[str, str], reading: Reading) -> dict[str, str]:
+    """Why which files cannot be read, of those that could not be read before; they are tried again.
+
+    A store is named by what it holds, and this tells what it cannot hold before anything is decoded.
+    """
+    marks = folder / _UNREADABLE / _key((), (0, 0), reading)
+    problems = {}
+    for digest in {mark.name for mark in marks.glob("*")} & unique.keys():
+        try:
+            read_display(unique[digest], reading.channels, window=reading.window, frame=reading.frame)
+        except ReadError as error:
+            problems[digest] = error.problem
+    return problems
+
+
+def _mark_unreadable(folder: Path, digests: Collection[str], reading: Reading) -> None:
+    marks = folder / _UNREADABLE / _key((), (0, 0), reading)
+    for digest in digests:
+        marks.mkdir(parents=True, exist_ok=True)
+        (marks / digest).touch()
 
 
 def _build(
+    folder: Path,
     unique: dict[str, str],
-    order: Sequence[str],
-    targets: dict[tuple[int, int], Path],
+    problems: Collection[str],
+    sizes: Sequence[tuple[int, int]],
     reading: Reading,
     progress: bool,
-) -> None:
-    """Fill temporary folders and rename them: whoever is first wins, and a killed one leaves no store."""
-    parents = {target.parent for target in targets.values()}
-    for parent in parents:
-        parent.mkdir(parents=True, exist_ok=True)
-    parts = {size: Path(tempfile.mkdtemp(prefix="part-", dir=target.parent)) for size, target in targets.items()}
+) -> dict[str, str]:
+    """Fill temporary folders and rename them: whoever is first wins, and a killed one leaves no store.
+
+    Returns:
+        Further digests that cannot be read, and why; their rows stay empty.
+    """
+    order = sorted(unique.keys() - problems)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {size: Path(tempfile.mkdtemp(prefix="part-", dir=folder)) for size in sizes}
     try:
-        shapes = {size: (len(order), *size, reading.channels) for size in targets}
-        maps = {size: _allocate(parts[size] / "pixels.u8", shapes[size]) for size in targets}
-        problems: dict[str, str] = {}
+        shapes = {size: (len(order), *size, reading.channels) for size in sizes}
+        maps = {size: _allocate(parts[size] / "pixels.u8", shapes[size]) for size in sizes}
+        found: dict[str, str] = {}
 
         def fill(row: int) -> None:
-            path = unique[order[row]]
             try:
-                image = read_display(path, reading.channels, window=reading.window, frame=reading.frame)
+                image = read_display(unique[order[row]], reading.channels, window=reading.window, frame=reading.frame)
             except ReadError as error:
-                problems[order[row]] = error.reason
+                found[order[row]] = error.problem
                 return
             for size, pixels in maps.items():
                 pixels[row] = with_channels(resize_pixels(image, size, reading.resize), reading.channels)
 
-        with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(max_workers=n_threads(32)) as pool:
             for _ in watch(pool.map(fill, range(len(order))), len(order), "Decoding images", progress=progress):
                 pass
-        for size, pixels in maps.items():
+        _mark_unreadable(folder, found, reading)
+        digests = [None if digest in found else digest for digest in order]
+        for size, pixels in maps.items() if len(found) < len(order) else ():
             pixels.flush()
-            index = {"format": FORMAT, "shape": shapes[size], "digests": list(order), "problems": problems}
+            index = {"format": FORMAT, "shape": shapes[size], "digests": digests}
             (parts[size] / "index.json").write_text(json.dumps(index))
+            target = folder / _key(set(order) - found.keys(), size, reading)
             try:
-                parts[size].rename(targets[size])
+                parts[size].rename(target)
             except OSError:
-                if not (targets[size] / "index.json").is_file():  # not another builder's finished store
+                if not (target / "index.json").is_file():  # not another builder's finished store
                     raise
     finally:
         for part in parts.values():
             shutil.rmtree(part, ignore_errors=True)
+    return found
 
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
@@ -242,12 +281,14 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return np.memmap(path, np.uint8, "r+", shape=shape)
 
 
-def _open(folder: Path, paths: Sequence[str], digests: Sequence[str]) -> ImageStore:
+def _open(
+    folder: Path, size: tuple[int, int], reading: Reading, digest_of: dict[str, str], problems: dict[str, str]
+) -> ImageStore:
+    if not digest_of:
+        return ImageStore(folder, (0, *size, reading.channels), {}, problems)
     index = json.loads((folder / "index.json").read_text())
     row_of_digest = {digest: row for row, digest in enumerate(index["digests"])}
-    row_of = {str(path): row_of_digest[digest] for path, digest in zip(paths, digests, strict=True)}
-    reasons = index["problems"]
-    problems = {str(p): reasons[d] for p, d in zip(paths, digests, strict=True) if d in reasons}
-    height, width, channels = index["shape"][1:]
     os.utime(folder / "index.json")
-    return ImageStore(folder, (len(index["digests"]), height, width, channels), row_of, problems)
+    n = len(index["digests"])
+    row_of = {path: row_of_digest[digest] for path, digest in digest_of.items()}
+    return ImageStore(folder, (n, *size, reading.channels), row_of, problems)

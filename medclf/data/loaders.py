@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from fasttransform import Transform
 
+from medclf.data import ranks
 from medclf.data.batches import MedDL, even_batch_size
 from medclf.data.cache import ImageStore, Reading, build_stores
 from medclf.data.split import split_table
-from medclf.data.table import scan
+from medclf.data.table import Check, listing, scan, usable
 from medclf.data.transforms import MedResize, as_pair, scaled, tfms_for
-from medclf.errors import DataError
+from medclf.errors import DataError, MedclfWarning
 from medclf.images.med_image import MedImageBlock
 from medclf.images.pixels import Resize
 
@@ -128,13 +130,13 @@ class MedDataLoaders(DataLoaders):
             item_tfms = preset[0] if item_tfms is None else item_tfms
             batch_tfms = preset[1] if batch_tfms is None else batch_tfms
         table, kind = _partitioned(table, split, valid_pct=valid_pct, seed=seed, fold=fold, n_folds=n_folds)
+        root = Path(table.attrs["root"])
+        sizes = _store_sizes(item_tfms, size)
+        stores = ranks.in_turn(lambda: _stores(table, sizes, reading, progress)) if cache else None
         used = table[table["partition"].isin(["train", "valid"])]
         multi_label = bool(table.attrs.get("multi_label"))
         vocab = vocab_of(used, multi_label)
-        root = Path(table.attrs["root"])
         paths = [root / path for path in used["path"]]
-        sizes = _store_sizes(item_tfms, size)
-        stores = _stores(paths, list(used["sha256"]), sizes, reading, progress) if cache else None
         block = DataBlock(
             blocks=(
                 MedImageBlock(window=window, frame=frame, channels=channels),
@@ -182,8 +184,7 @@ class MedDataLoaders(DataLoaders):
         Raises:
             DataError: no such folder, no images, or fewer than two labels.
         """
-        scanned, rest = _split_kwargs(kwargs)
-        return cls.from_table(scan(path, strict=strict, **scanned), **rest)
+        return cls._scanned(path, {**kwargs, "strict": strict})
 
     @classmethod
     def from_csv(cls, csv: str | Path, *, root: str | Path | None = None, **kwargs: Any) -> DataLoaders:
@@ -213,8 +214,7 @@ class MedDataLoaders(DataLoaders):
         Raises:
             DataError: a column is missing, or a path leaves the root.
         """
-        scanned, rest = _split_kwargs(kwargs)
-        return cls.from_table(scan(df, root=root, **scanned), **rest)
+        return cls._scanned(df, kwargs, root=root)
 
     @classmethod
     def from_lists(
@@ -244,8 +244,7 @@ class MedDataLoaders(DataLoaders):
         Raises:
             DataError: the pattern has no group, or a file's name does not match.
         """
-        scanned, rest = _split_kwargs(kwargs)
-        return cls.from_table(scan(path, label_from=re.compile(pattern), **scanned), **rest)
+        return cls._scanned(path, kwargs, label_from=re.compile(pattern))
 
     @classmethod
     def from_dicom(
@@ -261,15 +260,59 @@ class MedDataLoaders(DataLoaders):
         Raises:
             DataError: no DICOM file, or a column is missing.
         """
-        scanned, rest = _split_kwargs(kwargs)
-        return cls.from_table(scan(path, labels=labels, **scanned), **rest)
+        return cls._scanned(path, kwargs, labels=labels)
+
+    @classmethod
+    def _scanned(cls, source: Any, kwargs: dict[str, Any], **given: Any) -> DataLoaders:
+        """Scan with the arguments that `scan` knows, and make loaders with the others; one decode serves both."""
+        rest = {name: value for name, value in kwargs.items() if name not in _SCAN}
+        given |= {name: value for name, value in kwargs.items() if name in _SCAN}
+        given = {"check_pixels": decoding(**rest), "progress": rest.get("progress", True)} | given
+        return cls.from_table(scan(source, **given), **rest)
 
 
 _SCAN = {*inspect.signature(scan).parameters} - {"source", "labels", "root", "progress"}
 
 
-def _split_kwargs(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    return {k: v for k, v in kwargs.items() if k in _SCAN}, {k: v for k, v in kwargs.items() if k not in _SCAN}
+def decoding(
+    *,
+    cache: bool = False,
+    modality: str | None = None,
+    size: int | tuple[int, int] = 224,
+    item_tfms: Any = None,
+    resize: Resize = "squish",
+    window: Any = None,
+    frame: Any = "middle",
+    channels: int = 3,
+    progress: bool = True,
+    **others: Any,
+) -> bool | Check:
+    """What `scan` takes as `check_pixels` where `from_table` makes loaders of its table.
+
+    With a cache the images are decoded into the store, which finds those that are broken, so that none is decoded
+    twice; without one, `scan` decodes them itself.
+
+    Args:
+        cache, modality, size, item_tfms, resize, window, frame, channels, progress: as `from_table` will get them.
+        others: of `from_table`; they change no pixel.
+
+    Returns:
+        True, or a function of paths and hashes that builds the stores and returns the problems by path.
+
+    Example:
+        >>> # settings = {"modality": "endoscopy", "size": 224, "cache": True}
+        >>> # dls = MedDataLoaders.from_table(scan("images", check_pixels=decoding(**settings)), **settings)
+    """
+    if not cache:
+        return True
+    item_tfms = tfms_for(modality, size, resize)[0] if item_tfms is None else item_tfms
+    sizes = sorted(set(_store_sizes(item_tfms, size).values()))
+
+    def check(paths: Sequence[str], digests: Sequence[str]) -> dict[str, str]:
+        reading = Reading(resize, channels, window, frame)
+        return build_stores(paths, digests, sizes, reading, progress=progress)[0].problems
+
+    return check
 
 
 def _partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tuple[pd.DataFrame, str]:
@@ -281,7 +324,8 @@ def _partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tup
         held_out = (table["problem"] != "") | table["label"].isna() | (table["partition"] == "test")
         table["partition"] = table["partition"].where(held_out, "train")
     else:
-        table["partition"] = split_table(table, split, **settings)
+        sides = ranks.from_first(lambda: list(split_table(table, split, **settings)))  # near-duplicates take a while
+        table["partition"] = pd.Series(sides, table.index, dtype=object)
     return table, split
 
 
@@ -294,14 +338,23 @@ def _store_sizes(item_tfms: Any, size: Any) -> dict[int, tuple[int, int]]:
 
 
 def _stores(
-    paths: Sequence[Path],
-    digests: Sequence[str],
-    sizes: dict[int, tuple[int, int]],
-    reading: Reading,
-    progress: bool,
+    table: pd.DataFrame, sizes: dict[int, tuple[int, int]], reading: Reading, progress: bool
 ) -> dict[int, ImageStore]:
+    """The stores of all usable images of `table`, in which those that broke since the scan are left out.
+
+    The other images keep their partitions, so that these do not depend on what was in the cache.
+    """
+    good = usable(table)
+    paths = [str(Path(table.attrs["root"]) / path) for path in good["path"]]
     distinct = sorted(set(sizes.values()))
-    built = build_stores([str(p) for p in paths], digests, distinct, reading, progress=progress)
+    built = build_stores(paths, list(good["sha256"]), distinct, reading, progress=progress)
+    reasons = pd.Series(paths, good.index).map(built[0].problems).dropna()
+    if len(reasons):
+        table.loc[reasons.index, "problem"] = reasons
+        table.loc[reasons.index, "partition"] = None
+        bad = table.loc[reasons.index]
+        text = f"{len(bad)} images cannot be read any more and are left out: {listing(bad)}"
+        warnings.warn(MedclfWarning(text), stacklevel=3)
     return {side: built[distinct.index(size)] for side, size in sizes.items()}
 
 

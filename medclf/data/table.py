@@ -7,7 +7,7 @@ import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from medclf.images import dicom, pixels
 
 __all__ = ["COLUMNS", "count_labels", "inspect", "label_set", "scan", "usable"]
 
+Check = Callable[[Sequence[str], Sequence[str]], dict[str, str]]
 COLUMNS = ("path", "label", "patient", "partition", "width", "height", "sha256", "problem")
 
 
@@ -37,7 +38,7 @@ def scan(
     patient_col: str | None = None,
     partition_col: str | None = None,
     strict: bool = False,
-    check_pixels: bool = True,
+    check_pixels: bool | Check = True,
     progress: bool = True,
     label_from: LabelFrom = "folder",
     root: str | Path | None = None,
@@ -57,7 +58,9 @@ def scan(
         partition_col: its column of partitions: train, valid (or val, validation), test; or fastai's
             is_valid of True and False.
         strict: raise for a file that cannot be used, instead of warning and going on without it.
-        check_pixels: decode every image; False reads only the headers.
+        check_pixels: decode every image; False reads only the headers. A function that decodes the images for a
+            purpose of its own, such as a store (see `decoding`), spares a second decode: it is given the paths and the
+            hashes of the files whose headers are sound, and returns why which path cannot be read.
         progress: show a progress bar when it lasts.
         label_from: where there is no column of labels: "folder" (the folder that holds the image), a
             compiled pattern searched in the file's name (its first group is the label), a function of
@@ -114,16 +117,19 @@ class Facts(NamedTuple):
     format: str = ""
 
 
-def _open_all(rows: Rows, check_pixels: bool, progress: bool) -> pd.DataFrame:
+def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool) -> pd.DataFrame:
     def facts_of(row: int) -> Facts:
         if rows.problem[row] == MISSING:
             return Facts(problem=rows.problem[row])
-        facts = inspect(rows.root / rows.path[row], check_pixels)
+        now = bool(rows.problem[row]) if callable(check_pixels) else check_pixels  # nobody else decodes those
+        facts = inspect(rows.root / rows.path[row], now)
         return facts if facts.problem else facts._replace(problem=rows.problem[row])
 
-    with ThreadPoolExecutor(_n_threads()) as pool:
+    with ThreadPoolExecutor(n_threads()) as pool:
         n = len(rows.path)
         facts = list(watch(pool.map(facts_of, range(n)), n, "Checking images", progress=progress))
+    if callable(check_pixels):
+        facts = _checked(rows, facts, check_pixels)
     _hide_patients(rows, [row for row in range(n) if facts[row].format == "DICOM"])
     data: dict[str, Any] = {
         column: pd.Series(getattr(rows, column), dtype=object) for column in ("path", "label", "patient", "partition")
@@ -138,6 +144,17 @@ def _open_all(rows: Rows, check_pixels: bool, progress: bool) -> pd.DataFrame:
     return table
 
 
+def _checked(rows: Rows, facts: list[Facts], check: Check) -> list[Facts]:
+    """The facts, with the problems that `check` finds when it decodes the sound ones."""
+    sound = {str(rows.root / rows.path[row]): fact.sha256 for row, fact in enumerate(facts) if not fact.problem}
+    found = check(list(sound), list(sound.values()))
+    reasons = [found.get(str(rows.root / path), "") for path in rows.path]
+    return [
+        Facts(sha256=fact.sha256, problem=reason) if reason and not fact.problem else fact
+        for fact, reason in zip(facts, reasons, strict=True)
+    ]
+
+
 def _hide_patients(rows: Rows, dicom_rows: list[int]) -> None:
     """Put pseudonyms in place of patient ids: those of the columns, else those that DICOM files hold."""
     known = [patient for patient in rows.patient if patient is not None]
@@ -150,9 +167,10 @@ def _hide_patients(rows: Rows, dicom_rows: list[int]) -> None:
             rows.patient[row] = dicom.patient_key(rows.root / rows.path[row], key)
 
 
-def _n_threads() -> int:
+def n_threads(at_most: int = 8) -> int:
+    """Threads for reading files: the cores that this process may use."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, 8)
+    return min(available, at_most)
 
 
 def inspect(path: Path, check_pixels: bool = True) -> Facts:
@@ -174,7 +192,7 @@ def inspect(path: Path, check_pixels: bool = True) -> Facts:
         if check_pixels:
             pixels.check(path)
     except ReadError as error:
-        return Facts(sha256=sha256, problem=f"{error.reason} ({error.remedy})" if error.remedy else error.reason)
+        return Facts(sha256=sha256, problem=error.problem)
     except OSError as error:
         return Facts(sha256=sha256, problem=f"cannot be opened: {error.strerror}")
     return Facts(probe.width, probe.height, sha256, format=probe.format)
@@ -199,18 +217,19 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
     if len(bad) == len(table):
         unlabelled = set(bad["problem"]) == {NO_CLASS_FOLDER}
         remedy = "put each class into a folder, give labels=, or label_from=None" if unlabelled else "repair them"
-        raise DataError(f"{rows.root}: none of {len(table)} images can be used: {_listing(bad)}", remedy)
+        raise DataError(f"{rows.root}: none of {len(table)} images can be used: {listing(bad)}", remedy)
     if len(bad) and strict:
-        raise DataError(f"{len(bad)} of {len(table)} images cannot be used: {_listing(bad)}", "repair or remove them")
+        raise DataError(f"{len(bad)} of {len(table)} images cannot be used: {listing(bad)}", "repair or remove them")
     if len(bad):
-        _warn(f"{len(bad)} of {len(table)} images cannot be used and are left out: {_listing(bad)}")
+        _warn(f"{len(bad)} of {len(table)} images cannot be used and are left out: {listing(bad)}")
     for note in rows.notes:
         _warn(note)
     for sentence in label_warnings(table):
         _warn(sentence)
 
 
-def _listing(bad: pd.DataFrame, at_most: int = 5) -> str:
+def listing(bad: pd.DataFrame, at_most: int = 5) -> str:
+    """The first paths with their problems, for a message."""
     shown = [
         f"{path} ({problem})" for path, problem in zip(bad["path"][:at_most], bad["problem"][:at_most], strict=True)
     ]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from medclf.data.loaders import MedDataLoaders
+from medclf.data.loaders import MedDataLoaders, decoding
 from medclf.data.table import label_set, scan
 from medclf.deployment.bundle import save_bundle
 from medclf.evaluation.predictions import Predictions, predict_loader
@@ -67,7 +67,7 @@ def train(
         begun = {"format": 1, "settings": config.as_dict(), "started": _now()}
         if not going_on:
             write_json(out / RECORD, begun)  # first of all: with it, a killed run can be gone on with
-        table = scan(config.data, **config.scan_kwargs())
+        table = scan(config.data, **config.scan_kwargs(), check_pixels=decoding(**loader_options(config)))
         say(f"{(table['problem'] == '').sum()} images, {(table['problem'] != '').sum()} left out")
         record = begun | start_record(table)
         if before:
@@ -148,21 +148,7 @@ def predict_held_out(learn: MedLearner) -> list[Predictions]:
 def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> tuple[MedLearner, Predictions]:
     """One learner, trained, or brought to where a killed run left it and trained from there; and what it predicts."""
     seed_everything(config.seed)
-    options = {
-        "modality": config.modality,
-        "size": config.size,
-        "resize": config.resize,
-        "window": config.window,
-        "frame": config.frame,
-        "bs": config.bs,
-        "split": config.split,
-        "valid_pct": config.valid_pct,
-        "seed": config.seed,
-        "n_folds": config.folds,
-        "cache": config.cache,
-        "device": config.device,
-    }
-    dls = MedDataLoaders.from_table(table, **(options | changes))
+    dls = MedDataLoaders.from_table(table, **(loader_options(config) | changes))
     say(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate on; labels: {', '.join(dls.vocab)}")
     learn = med_learner(dls, config.arch, weights=config.weights, head_start=None if config.head_start else False)
     part = f"fold-{changes['fold']}" if "fold" in changes else "model"
@@ -182,6 +168,24 @@ def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> 
         learn.fine_tune(config.epochs, config.lr, cbs=Resumable(kept))
         valid = None
     return learn, valid or predict_loader(learn, dls.valid, "valid")
+
+
+def loader_options(config: TrainConfig) -> dict[str, Any]:
+    """What `MedDataLoaders.from_table` is called with."""
+    return {
+        "modality": config.modality,
+        "size": config.size,
+        "resize": config.resize,
+        "window": config.window,
+        "frame": config.frame,
+        "bs": config.bs,
+        "split": config.split,
+        "valid_pct": config.valid_pct,
+        "seed": config.seed,
+        "n_folds": config.folds,
+        "cache": config.cache,
+        "device": config.device,
+    }
 
 
 def _facts(learn: MedLearner, predictions: Predictions) -> dict[str, Any]:

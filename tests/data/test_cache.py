@@ -73,7 +73,10 @@ def test_a_file_that_broke_since_the_scan_is_named(files, tmp_path):
     Path(files[2]).write_bytes(b"\xff\xd8\xff broken")
     store = build_stores(files, digests, [(20, 20)], Reading(), folder=tmp_path / "c", progress=False)[0]
     assert set(store.problems) == {files[2]} and store.problems[files[2]]
-    assert store.gather(store.rows([files[2]])).sum() == 0
+    assert store.rows([files[2]]) is None and len(store.row_of) == 4
+    kept = [path for path in files if path != files[2]]
+    gathered = store.gather(store.rows(kept)).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(gathered, np.stack([prepare(path, 20) for path in kept]))
     again = build_stores(files, digests, [(20, 20)], Reading(), folder=tmp_path / "c", progress=False)[0]
     assert again.problems == store.problems
 
