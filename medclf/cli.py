@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import warnings
 from pathlib import Path
@@ -141,7 +142,7 @@ def train(
     resize: Annotated[str, typer.Option(help="squish, crop or pad")] = "squish",
     window: Annotated[str | None, typer.Option(help="CENTER,WIDTH or a name such as lung, for DICOM")] = None,
     frame: Annotated[str, typer.Option(help="first, middle, last or a number, for files of many frames")] = "middle",
-    bs: Annotated[int, typer.Option(help="largest batch")] = 64,
+    bs: Annotated[int | None, typer.Option(help="largest batch [default: 64 on a GPU, 16 on a CPU]")] = None,
     lr: Annotated[float | None, typer.Option(help="base learning rate")] = None,
     split: Annotated[
         str | None,
@@ -403,6 +404,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     warnings.showwarning = _show_warning
+    gc.set_threshold(100_000, 50, 100)  # importing makes a million objects; going through them again and again took 1 s
     try:
         app(arguments, prog_name="medclf")
     except MedclfError as error:
@@ -417,6 +419,8 @@ def main() -> None:
             raise
         typer.echo("medclf: stopped", err=True)
         sys.exit(130)
+    finally:
+        gc.freeze()  # nor need they be gone through when the process ends
 
 
 def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:

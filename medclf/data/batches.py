@@ -107,6 +107,11 @@ def _stack(targets: list[Any]) -> Any:
     return torch.stack([t.as_subclass(Tensor) for t in targets]).as_subclass(type(targets[0]))
 
 
+def default_batch_size(device: torch.device) -> int:
+    """What keeps a GPU busy, or stays within a processor's caches, where 64 images take half as long again."""
+    return 16 if device.type == "cpu" else 64
+
+
 def even_batch_size(n: int, bs: int) -> int:
     """The size at most `bs` that cuts `n` images into batches as even as can be, so that none is dropped or tiny.
 

@@ -17,7 +17,7 @@ from fastai.torch_core import default_device
 from fasttransform import Transform
 
 from medclf.data import ranks
-from medclf.data.batches import MedDL, even_batch_size
+from medclf.data.batches import MedDL, default_batch_size, even_batch_size
 from medclf.data.cache import ImageStore, Reading, build_stores
 from medclf.data.split import split_table
 from medclf.data.table import Check, listing, scan, usable
@@ -88,7 +88,7 @@ class MedDataLoaders(DataLoaders):
         window: Any = None,
         frame: Any = "middle",
         channels: int = 3,
-        bs: int = 64,
+        bs: int | None = None,
         val_bs: int | None = None,
         num_workers: int = 0,
         cache: bool = False,
@@ -112,7 +112,8 @@ class MedDataLoaders(DataLoaders):
             resize: "squish" keeps all of the image, "crop" its centre, "pad" adds black borders.
             window, frame: how DICOM is read, see `read_image`.
             channels: 3, or 1 for grey.
-            bs, val_bs: the largest batch; the training images are cut into even batches, none dropped.
+            bs, val_bs: the largest batch, 64 on a GPU and 16 on a CPU where None; the training images are cut into even
+                batches, none dropped.
             num_workers: processes that read files; with a cache none is needed.
             cache: decode every image once, into a store on disk.
             progress: show a progress bar for what lasts.
@@ -125,6 +126,8 @@ class MedDataLoaders(DataLoaders):
             DataError: no usable image, fewer than two labels, nothing to validate on, or a split that cannot be made.
         """
         reading = Reading(resize, channels, window, frame)
+        on = torch.device(device) if device is not None else default_device()
+        bs = bs or default_batch_size(on)
         if item_tfms is None or batch_tfms is None:
             preset = tfms_for(modality, size, resize)
             item_tfms = preset[0] if item_tfms is None else item_tfms
@@ -156,7 +159,7 @@ class MedDataLoaders(DataLoaders):
             dl_kwargs=[{"seed": seed, "stores": stores}] * 2,
             drop_last=False,
             num_workers=num_workers,
-            device=torch.device(device) if device is not None else default_device(),
+            device=on,
         )
         dls.table = table
         dls.recipe = {

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from medclf.deployment import bundle_format
 from medclf.deployment.bundle_format import FORMAT, WEIGHTS, golden_pixels
-from medclf.deployment.folding import fold, foldable
 from medclf.deployment.predictor import Prediction, Predictor
 from medclf.deployment.runnable import Runnable
 from medclf.errors import BundleError, MedclfError, OutputError, WeightsError
 from medclf.files import finite, replacing, write_json
 from medclf.training.backbones import build_network
+from medclf.training.folding import fold, foldable
 from medclf.training.weights import read_state
 
 if TYPE_CHECKING:

@@ -54,7 +54,7 @@ class TrainConfig:
     resize: Resize = "squish"
     window: Any = None
     frame: Any = "middle"
-    bs: int = 64
+    bs: int | None = None
     lr: float | None = None
     split: str | None = None
     folds: int = 5
@@ -71,7 +71,7 @@ class TrainConfig:
         checks = [
             (self.epochs >= 0, f"epochs={self.epochs}", "it is 0 or more"),
             (self.size >= 32, f"size={self.size}", "it is at least 32 pixels"),
-            (self.bs >= 1, f"bs={self.bs}", "it is at least 1"),
+            (self.bs is None or self.bs >= 1, f"bs={self.bs}", "it is at least 1"),
             (0 < self.valid_pct < 1, f"valid-pct={self.valid_pct}", "it lies between 0 and 1"),
             (self.folds >= 2, f"folds={self.folds}", "it is at least 2"),
             (self.lr is None or self.lr > 0, f"lr={self.lr}", "it is above 0"),

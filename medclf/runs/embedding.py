@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from medclf.data.progress import watch
-from medclf.deployment.folding import fold, foldable
 from medclf.errors import ReadError
 from medclf.images.pixels import prepare
 from medclf.training.backbones import GlobalPool, build_body, describe
+from medclf.training.folding import folded
 
 
 def embed_table(
@@ -26,7 +26,7 @@ def embed_table(
     *,
     weights: Any = "default",
     size: int | None = None,
-    bs: int = 32,
+    bs: int = 8,
     device: str | torch.device | None = None,
     window: Any = None,
     frame: Any = "middle",
@@ -63,8 +63,7 @@ def embed_table(
     backbone = describe(arch)
     side = size or backbone.size
     on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    body = build_body(arch, weights=weights).eval()
-    fold(body, foldable(body, torch.zeros(1, 3, side, side)))
+    body = folded(build_body(arch, weights=weights).eval(), torch.zeros(1, 3, side, side))
     network = nn.Sequential(body, GlobalPool(class_token=backbone.class_token))
     network = network.to(on).to(memory_format=torch.channels_last)
     mean, std = (torch.tensor(values, device=on).view(1, 3, 1, 1) * 255 for values in backbone.normalization())

@@ -15,11 +15,11 @@ from torch import nn
 
 from medclf.deployment import bundle as bundle_module
 from medclf.deployment.bundle import load_bundle, save_bundle
-from medclf.deployment.folding import fold, foldable
 from medclf.deployment.runnable import Runnable
 from medclf.errors import BundleError, MedclfError, OutputError, ReadError
 from medclf.evaluation.ood import OodDetector
 from medclf.images.pixels import prepare
+from medclf.training.folding import fold, foldable
 from medclf.training.plain_nets import lite_body, resnet_body
 
 from .conftest import fake_learn
