@@ -37,6 +37,8 @@ _HOME = {
         "tfms_for",
     ],
     "training.learner": ["cnn_learner", "med_learner"],
+    "evaluation.shortcuts": ["shortcut_test"],
+    "evaluation.subgroups": ["subgroups"],
     "reporting.interpret": ["MedInterpretation"],
     "runs.compare": ["compare"],
     "runs.evaluate": ["evaluate"],

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from medclf import __version__
-from medclf.errors import MedclfError
+from medclf.errors import MedclfError, OutputError
 
 app = typer.Typer(
     add_completion=False,
@@ -159,6 +159,12 @@ def train(
     hide_names: Annotated[
         bool, typer.Option("--hide-names", help="row ids instead of file names in the report")
     ] = False,
+    card: Annotated[
+        Path | None, typer.Option(help="YAML with what only people know; medclf card writes one to fill in")
+    ] = None,
+    subgroup: Annotated[
+        list[str] | None, typer.Option(help="give the metrics by this column too, such as sex or view; repeatable")
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="go on with this RUN, which was killed; all settings are its own")
     ] = None,
@@ -197,6 +203,8 @@ def train(
         "overwrite": overwrite,
         "test": str(test) if test else None,
         "hide_names": hide_names,
+        "card": str(card) if card else None,
+        "subgroup": subgroup,
     }
     given = {name: value for name, value in settings.items() if _is_given(ctx, name)}
     _train(settings, given, resume, config)
@@ -266,11 +274,26 @@ def report(
     assets: Annotated[
         Path | None, typer.Option(help="write the pictures to this folder, for any number of images")
     ] = None,
+    card: Annotated[Path | None, typer.Option(help="fill the checklist with this card's answers")] = None,
 ) -> None:
     """Write the report page of a run again."""
     from medclf.reporting.report import report as write_report
 
-    typer.echo(f"report: {write_report(run, out or run / 'report.html', hide_names=hide_names, assets=assets)}")
+    page = write_report(run, out or run / "report.html", hide_names=hide_names, assets=assets, card=card)
+    typer.echo(f"report: {page}")
+
+
+@app.command()
+def card(
+    out: Annotated[Path, typer.Argument(help="the file to write")] = Path("card.yaml"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing file")] = False,
+) -> None:
+    """Write a model card to fill in, for train --card and report --card."""
+    from medclf.reporting.card import write_card
+
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists already", "choose another file, or replace it with --overwrite")
+    typer.echo(f"card: {write_card(out)}")
 
 
 @app.command()
@@ -306,14 +329,59 @@ def compare(
     run_a: Annotated[Path, typer.Argument(help="a RUN folder")],
     run_b: Annotated[Path, typer.Argument(help="another, on the same images")],
     as_json: Annotated[bool, typer.Option("--json", help="print all differences as JSON")] = False,
+    out: Annotated[Path | None, typer.Option(help="write a page of the comparison, PAGE.html")] = None,
+    hide_names: Annotated[bool, typer.Option("--hide-names", help="row ids instead of file names")] = False,
 ) -> None:
     """Is the second run better than the first? Paired, image by image."""
     import json
 
     from medclf.runs.compare import compare as compare_runs
+    from medclf.runs.compare import compare_page
 
-    found = compare_runs(run_a, run_b)
+    found = compare_page(run_a, run_b, out, hide_names=hide_names) if out else compare_runs(run_a, run_b)
     typer.echo(json.dumps(found, indent=2) if as_json else found["sentence"])
+    if out and not as_json:
+        typer.echo(f"page: {out}")
+
+
+@app.command()
+def shortcuts(
+    run: Annotated[Path, typer.Argument(help="a RUN folder; or a bundle, with --data")],
+    out: Annotated[Path | None, typer.Option(help="the page to write [default: RUN/shortcuts.html]")] = None,
+    data: Annotated[Path | None, typer.Option(help="other labelled images [default: the run's own]")] = None,
+    labels: Labels = None,
+    path_col: PathCol = "path",
+    label_col: LabelCol = None,
+    label_delim: LabelDelim = None,
+    patient_col: PatientCol = None,
+    box: Annotated[
+        list[str] | None, typer.Option(help="test this place too: LEFT,TOP,RIGHT,BOTTOM from 0 to 1; repeatable")
+    ] = None,
+    n_per_label: Annotated[int, typer.Option(help="images of each label, at most", min=1)] = 60,
+    hide_names: Annotated[bool, typer.Option("--hide-names", help="name no files")] = False,
+) -> None:
+    """Does the model look at boxes, text or borders? They are masked, filled in and swapped between labels."""
+    from medclf.runs.shortcuts import shortcuts as test_shortcuts
+
+    scan_kwargs = {
+        "labels": labels,
+        "path_col": path_col,
+        "label_col": _label_col(label_col),
+        "label_delim": label_delim,
+        "patient_col": patient_col,
+    }
+    found, page = test_shortcuts(
+        run,
+        out,
+        data=data,
+        boxes=[_box(text) for text in box or []],
+        n_per_label=n_per_label,
+        hide_names=hide_names or None,
+        **(scan_kwargs if data else {}),
+    )
+    for sentence in found.sentences:
+        typer.echo(sentence)
+    typer.echo(f"page: {page}")
 
 
 @app.command()
@@ -397,6 +465,15 @@ def _window(text: str | None) -> Any:
     except ValueError:
         raise MedclfError(f"--window {text} is not CENTER,WIDTH", "for example --window 40,400") from None
     return center, width
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom."""
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError:
+        raise MedclfError(f"--box {text} is not LEFT,TOP,RIGHT,BOTTOM", "for example --box 0,0.7,0.3,1") from None
+    return left, top, right, bottom
 
 
 def main() -> None:

@@ -7,10 +7,10 @@ that reads the anatomy says the same as before.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,10 +20,10 @@ from medclf.data.items import label_set, objects
 from medclf.errors import DataError, ReadError
 from medclf.evaluation.intervals import Estimate, Sampling, as_plain, difference_interval, undefined
 from medclf.evaluation.metrics import proportion
+from medclf.evaluation.models import Model
 from medclf.evaluation.overlays import Overlay, covered, find_overlays, inpainted, pasted
 from medclf.images.pixels import prepare
 
-Probs = Callable[[np.ndarray], np.ndarray]
 EDITS = {
     "masked": "painted over with the mean colour of all images",
     "inpainted": "filled in from around it",
@@ -33,6 +33,30 @@ EDITS = {
 }
 _COLUMNS = ("overlay", "edit", "label", "n", "moved", "change", "donor", "donor_carries", "towards")
 _MOST = 4  # overlays tested
+_SHOWN = 2  # examples of each overlay, edit and label
+
+
+class Example(NamedTuple):
+    """One image before and after an edit.
+
+    Args:
+        overlay, edit, label: as in `ShortcutTest.effects`.
+        path: of the image, as in the table.
+        before, after: (H, W, 3) uint8.
+        watched: the label whose probability is followed: the image's own, for swaps the donor's.
+        probs: of that label, before and after.
+        preds: what is predicted, before and after ("|" between several).
+    """
+
+    overlay: int
+    edit: str
+    label: str
+    path: str
+    before: np.ndarray
+    after: np.ndarray
+    watched: str
+    probs: tuple[float, float]
+    preds: tuple[str, str]
 
 
 @dataclass
@@ -49,6 +73,7 @@ class ShortcutTest:
         sentences: what it comes to.
         n_images: how many were looked at.
         masks: (overlays, H, W) bool, where the overlays are.
+        examples: for each overlay, edit and label the images whose probabilities move most, before and after.
     """
 
     overlays: pd.DataFrame
@@ -56,6 +81,7 @@ class ShortcutTest:
     sentences: list[str]
     n_images: int
     masks: np.ndarray = field(repr=False)
+    examples: list[Example] = field(default_factory=list, repr=False)
 
     def facts(self) -> dict[str, Any]:
         """The section of a report, ready for JSON."""
@@ -97,87 +123,20 @@ def shortcut_test(
     Raises:
         DataError: the model has no recipe to read images by, or no image carries a label that it knows.
     """
-    network = _Model.of(model)
-    images, members, patients = _sample(network, _as_table(data), n_per_label, seed, thin)
+    network = Model.of(model)
+    images, members, patients, names = _sample(network, _as_table(data), n_per_label, seed, thin)
     found = [*find_overlays(images, members, _MOST), *_given(boxes, images)]
     overlays = pd.DataFrame([_row(number, overlay, members, network.vocab) for number, overlay in enumerate(found, 1)])
     sampling = Sampling.of(patients, len(images))
     before = network.probs(images)
-    trial = _Trial(network, images, members, sampling, before, level)
+    trial = _Trial(network, images, members, sampling, before, level, names)
     everything = (
         np.logical_or.reduce([overlay.mask for overlay in found]) if found else np.zeros(images.shape[1:3], bool)
     )
     rows = [row for number, overlay in enumerate(found, 1) for row in trial.of(number, overlay, everything)]
     effects = pd.DataFrame(rows, columns=list(_COLUMNS))
     masks = np.stack([overlay.mask for overlay in found]) if found else np.zeros((0, *images.shape[1:3]), bool)
-    return ShortcutTest(overlays, effects, _sentences(overlays, effects), len(images), masks)
-
-
-@dataclass(frozen=True)
-class _Model:
-    """Learner or bundle: how it reads an image, and what it says of prepared pixels."""
-
-    vocab: list[str]
-    multi_label: bool
-    preparation: dict[str, Any]
-    probs: Probs
-
-    @classmethod
-    def of(cls, model: Any) -> _Model:
-        recipe = getattr(model, "recipe", None) or {}
-        if "preprocessing" not in recipe:
-            raise DataError(
-                f"a {type(model).__name__} does not say how it reads images", "give a med_learner or a bundle"
-            )
-        settings = dict(recipe["preprocessing"])
-        settings["size"] = tuple(settings["size"])
-        if isinstance(settings.get("window"), list):
-            settings["window"] = tuple(settings["window"])
-        vocab, multi_label = list(recipe["vocab"]), bool(recipe["multi_label"])
-        channels = int(settings["channels"])
-        call = _bundle_probs if hasattr(model, "predict_pixels") else _learner_probs
-
-        def probs(images: np.ndarray) -> np.ndarray:
-            parts = [images[start : start + 32] for start in range(0, len(images), 32)]
-            found = [call(model, part if channels == 3 else _grey(part)) for part in parts]
-            return np.concatenate(found) if found else np.zeros((0, len(vocab)))
-
-        return cls(vocab, multi_label, {**settings, "channels": 3}, probs)
-
-    def decisions(self, probs: np.ndarray) -> np.ndarray:
-        """(n, n_labels) bool: which labels are predicted."""
-        if self.multi_label:
-            return probs >= 0.5
-        return np.eye(len(self.vocab), dtype=bool)[probs.argmax(1)]
-
-
-def _grey(images: np.ndarray) -> np.ndarray:
-    from medclf.images.pixels import with_channels
-
-    return np.stack([with_channels(image, 1) for image in images])
-
-
-def _bundle_probs(bundle: Any, images: np.ndarray) -> np.ndarray:
-    return np.array([list(answer.probs.values()) for answer in bundle.predict_pixels(images)])
-
-
-def _learner_probs(learn: Any, images: np.ndarray) -> np.ndarray:
-    import torch
-
-    network = learn.model
-    device = next(network.parameters()).device
-    norm = learn.recipe["normalization"]
-    mean, std = (torch.tensor(norm[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std"))
-    training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            x = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
-            logits = network((x - mean) / std).float()
-    finally:
-        network.train(training)
-    probs = logits.sigmoid() if learn.recipe["multi_label"] else logits.softmax(1)
-    return probs.cpu().double().numpy()
+    return ShortcutTest(overlays, effects, _sentences(overlays, effects), len(images), masks, trial.examples)
 
 
 def _as_table(data: Any) -> pd.DataFrame:
@@ -190,9 +149,9 @@ def _as_table(data: Any) -> pd.DataFrame:
 
 
 def _sample(
-    network: _Model, table: pd.DataFrame, n_per_label: int, seed: int, thin: bool
-) -> tuple[np.ndarray, np.ndarray, list[Any] | None]:
-    """Images (n, H, W, 3), their labels (n, n_labels) and their patients."""
+    network: Model, table: pd.DataFrame, n_per_label: int, seed: int, thin: bool
+) -> tuple[np.ndarray, np.ndarray, list[Any] | None, list[str]]:
+    """Images (n, H, W, 3), their labels (n, n_labels), their patients and their paths."""
     good = table[table["problem"] == ""] if "problem" in table else table
     sets = [label_set(label) for label in objects(good, "label")]
     held = np.array([[label in found for label in network.vocab] for found in sets], bool).reshape(len(sets), -1)
@@ -226,7 +185,8 @@ def _sample(
         raise DataError("none of the images can be read", "medclf scan names the reasons")
     patients = objects(good, "patient")
     known = [patients[row] for row in kept]
-    return np.stack(images), held[kept], known if any(patient is not None for patient in known) else None
+    told = known if any(patient is not None for patient in known) else None
+    return np.stack(images), held[kept], told, [names[row] for row in kept]
 
 
 def _without_twins(rows: list[int], paths: list[Path]) -> list[int]:
@@ -273,12 +233,14 @@ def _row(number: int, overlay: Overlay, members: np.ndarray, vocab: Sequence[str
 class _Trial:
     """The images as they are, to compare edited ones with."""
 
-    network: _Model
+    network: Model
     images: np.ndarray
     members: np.ndarray
     sampling: Sampling
     before: np.ndarray
     level: float
+    names: list[str]
+    examples: list[Example] = field(default_factory=list)
 
     def of(self, number: int, overlay: Overlay, everything: np.ndarray) -> list[dict[str, Any]]:
         """All edits of one overlay, by label."""
@@ -297,13 +259,32 @@ class _Trial:
             after[carriers] = self.network.probs(pictures)
             for label in range(len(self.network.vocab)):
                 rows.append({**self._effect(label, overlay.carriers, after), "overlay": number, "edit": edit})
+                own = np.flatnonzero(self.members[carriers, label])
+                self._show((number, edit), label, label, carriers[own], pictures[own], after)
         places = {"swapped": overlay.mask, "swapped elsewhere": other}
         for edit, place in places.items():
-            swaps = [] if place is None else self._swaps(overlay, place)
+            swaps = [] if place is None else self._swaps(overlay, place, (number, edit))
             rows += [{**row, "overlay": number, "edit": edit} for row in swaps]
         return rows
 
-    def _swaps(self, overlay: Overlay, place: np.ndarray) -> list[dict[str, Any]]:
+    def _show(
+        self, of: tuple[int, str], label: int, watched: int, rows: np.ndarray, pictures: np.ndarray, after: np.ndarray
+    ) -> None:
+        """Keep the images of a label whose probabilities move most."""
+        number, edit = of
+        if "elsewhere" in edit:
+            return
+        gain = (after - self.before)[rows, watched]
+        decided = [self.network.decisions(probs) for probs in (self.before, after)]
+        for at in np.argsort(-np.abs(gain), kind="stable")[:_SHOWN]:
+            row = int(rows[at])
+            probs = float(self.before[row, watched]), float(after[row, watched])
+            preds = self.network.named(decided[0][row]), self.network.named(decided[1][row])
+            vocab = self.network.vocab
+            shown = (self.names[row], self.images[row], pictures[at].copy())
+            self.examples.append(Example(number, edit, vocab[label], *shown, vocab[watched], probs, preds))
+
+    def _swaps(self, overlay: Overlay, place: np.ndarray, of: tuple[int, str]) -> list[dict[str, Any]]:
         """Each label's images with what stands at `place` in the label that carries the overlay most differently."""
         labels = [label for label, column in enumerate(self.members.T) if column.any()]
         share = {label: float(overlay.carriers[self.members[:, label]].mean()) for label in labels}
@@ -321,7 +302,9 @@ class _Trial:
             own = np.flatnonzero(self.members[:, label])
             donors = self.images[sources[np.arange(len(own)) % len(sources)]]
             after = self.before.copy()
-            after[own] = self.network.probs(pasted(self.images[own], place, donors))
+            pictures = pasted(self.images[own], place, donors)
+            after[own] = self.network.probs(pictures)
+            self._show(of, label, donor, own, pictures, after)
             row = self._effect(label, self.members[:, label], after)
             towards = self._mean((after - self.before)[:, donor], self.members[:, label])
             named = self.network.vocab[donor]

@@ -44,6 +44,7 @@ PERCENT = {
     "npv",
     "coverage",
     "prevalence",
+    "moved",
 }
 CAPITALS = {"auroc", "auprc", "mcc", "ppv", "npv", "ece", "f1", "id", "url", "csv"}
 SECTIONS = {

@@ -14,6 +14,7 @@ from fastai.interpret import ClassificationInterpretation, Interpretation
 from medclf.evaluation.metrics import classification_metrics
 from medclf.evaluation.predictions import Predictions, predict_loader
 from medclf.evaluation.results import most_confused, roc_curves, summarize
+from medclf.evaluation.subgroups import subgroups
 from medclf.reporting import plots
 
 
@@ -59,6 +60,10 @@ class MedInterpretation(ClassificationInterpretation):
         """Every metric with its interval; see `medclf.evaluation.metrics.classification_metrics`."""
         p = self.predictions
         return classification_metrics(p.y, p.probs, p.vocab, groups=p.groups, multi_label=p.multi_label, **kwargs)
+
+    def subgroups(self, *columns: str, n_boot: int = 2000) -> dict[str, dict[str, Any]]:
+        """Metrics by group (sex, view, scanner: any column of the table); see `medclf.evaluation.subgroups`."""
+        return subgroups(self.predictions, columns, n_boot=n_boot)
 
     def facts(self, n_boot: int = 2000) -> dict[str, Any]:
         """What `results.json` holds and the report shows."""

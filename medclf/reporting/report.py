@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
@@ -14,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from medclf.errors import DataError, MedclfWarning, ReadError
 from medclf.files import finite, write_json, write_text
 from medclf.reporting.cases import Cases, read_cases
+from medclf.reporting.claim import with_card
 from medclf.reporting.names import Names
+from medclf.reporting.page import STYLE, environment, hash_of, source_of
 from medclf.reporting.pictures import Album, Reader, choose, fill_album, fill_folder
 from medclf.reporting.view import TOP_LOSSES, check_facts, context, page_data, picture_data, script_json
 
@@ -126,19 +126,13 @@ def _paths_in(value: Any, key: str = "") -> list[str]:
 
 
 def _page(view: Mapping[str, Any], data: Mapping[str, Any], chunks: Sequence[Sequence[Any]], *, beside: bool) -> str:
-    environment = Environment(
-        loader=PackageLoader("medclf.reporting", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    sources = {name: _template(environment, name) for name in (*SCRIPTS, "report.css")}
+    templates = environment()
+    sources = {name: source_of(templates, name) for name in (*SCRIPTS, STYLE)}
     script = "(() => {\n'use strict';\n" + "\n".join(sources[name] for name in SCRIPTS) + "\n})();"
-    style = sources["report.css"]
+    style = sources[STYLE]
     encoded = script_json(data)
     identity = hashlib.sha256(encoded.encode()).hexdigest()[:16]
-    return environment.get_template("report.html").render(
+    return templates.get_template("report.html").render(
         **view,
         policy=_policy(style, script, beside),
         style=Markup(style),
@@ -149,22 +143,13 @@ def _page(view: Mapping[str, Any], data: Mapping[str, Any], chunks: Sequence[Seq
     )
 
 
-def _template(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
-
-
 def _policy(style: str, script: str, beside: bool) -> str:
     """The page's content security policy: its own style and script by their hashes, pictures, nothing else."""
     images = "data: 'self' file:" if beside else "data:"
     return (
-        f"default-src 'none'; img-src {images}; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"default-src 'none'; img-src {images}; style-src '{hash_of(style)}'; script-src '{hash_of(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def report(
@@ -177,6 +162,7 @@ def report(
     hide_names: bool = False,
     assets: str | Path | None = None,
     title: str | None = None,
+    card: str | Path | Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Path:
     """Write the report of an interpretation or of a run's folder.
@@ -191,6 +177,7 @@ def report(
         hide_names: as in `render`.
         assets: as in `render`.
         title: as in `render`.
+        card: answers to the checklist that medclf cannot know; see `read_card`. A run's results.json gets them too.
         progress: as in `render`.
 
     Returns:
@@ -212,9 +199,13 @@ def report(
     if isinstance(source, (str, os.PathLike)):
         folder = Path(source)
         facts, rows, read = load_run(folder)
+        if card is not None:
+            facts |= with_card(facts, card, _settings(folder))
+            write_json(folder / "results.json", facts)
         return render(facts, rows, Path(path or folder / "report.html"), read=read, **options)
     path = Path(path or "report.html")
     facts, rows = source.facts(), source.predictions.to_frame()
+    facts |= with_card(facts, card)
     page = render(facts, rows, path, read=lambda row: source.read(row["path"]), **options)
     hidden = Names([str(p) for p in rows["path"]], hide_names)
     write_json(path.with_name("results.json"), hidden.scrub(finite(facts)))
@@ -246,6 +237,13 @@ def load_run(folder: str | Path) -> tuple[dict[str, Any], pd.DataFrame, Reader |
         return facts, rows, None
     reading = (facts.get("settings") or {}).get("preprocessing") or {}
     return facts, rows, partial(_read_image, Path(root), reading)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What the run was asked to do; {} where the folder is of an evaluation."""
+    record = _json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    settings = record.get("settings")
+    return settings if isinstance(settings, dict) else {}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from medclf.errors import DataError, WeightsError
 from medclf.images.pixels import Resize
+from medclf.reporting.card import read_card
 
 MODALITIES = ("endoscopy", "radiograph", "dermoscopy", "fundus", "histology")
 SPLITS = ("random", "stratified", "patient", "grouped", "folders", "kfold")
@@ -35,6 +36,8 @@ class TrainConfig:
         overwrite: replace an existing RUN.
         test: folder of labelled images to evaluate besides.
         hide_names: row ids instead of file names in the report.
+        card: YAML file with what only people know of data and model; see `medclf.reporting.card`.
+        subgroup: columns of the table to give the metrics by; see `medclf.evaluation.subgroups`.
     """
 
     data: str
@@ -66,6 +69,8 @@ class TrainConfig:
     overwrite: bool = False
     test: str | None = None
     hide_names: bool = False
+    card: str | None = None
+    subgroup: list[str] | None = None
 
     def __post_init__(self) -> None:
         checks = [
@@ -89,6 +94,8 @@ class TrainConfig:
         for name, path in (("data", self.data), ("--labels", self.labels), ("--test", self.test)):
             if path and not Path(path).exists() and not (name == "--labels" and (Path(self.data) / path).exists()):
                 raise DataError(f"{path}: there is no such folder or file", "look for a typing mistake in the path")
+        if self.card:
+            read_card(self.card)
         if self.modality is not None and self.modality not in MODALITIES:
             known = ", ".join(MODALITIES)
             raise DataError(f"no transforms for modality '{self.modality}'", f"choose one of {known}, or none")

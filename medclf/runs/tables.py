@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from medclf.data.table import label_set
+from medclf.errors import DataError
 from medclf.files import replacing
 
 _SHOWN = 20
@@ -19,6 +21,36 @@ def save_table(path: str | Path, table: pd.DataFrame) -> None:
     written = table.assign(label=["|".join(v) if isinstance(v, tuple) else v for v in table["label"]])
     with replacing(path) as temporary:
         written.to_csv(temporary, index=False)
+
+
+def read_table(run: str | Path) -> pd.DataFrame:
+    """The table of a run, as `scan` made it and the split filled it in.
+
+    Args:
+        run: a RUN folder.
+
+    Returns:
+        As `scan`; every further column as text, None where it is empty.
+
+    Raises:
+        DataError: the folder is no run, or the images are gone.
+    """
+    run = Path(run)
+    try:
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        table = pd.read_csv(run / "table.csv", dtype=str, keep_default_na=False, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{run} is not a RUN folder: {error}", "give the folder that --out made") from error
+    root = record.get("root") if isinstance(record, dict) else None
+    if not isinstance(root, str) or not Path(root).is_dir():
+        raise DataError(f"{run}: its images are not at {root}", "bring them back, or name others with --data")
+    several = bool(record.get("multi_label"))
+    for column in table.columns.difference(["path", "problem", "sha256"]):
+        table[column] = table[column].astype(object).where(table[column] != "", None)
+    if several:
+        table["label"] = [tuple(cell.split("|")) if cell else () for cell in table["label"]]
+    table.attrs.update(root=root, multi_label=several)
+    return table
 
 
 def table_hash(table: pd.DataFrame) -> str:

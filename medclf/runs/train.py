@@ -17,9 +17,12 @@ import torch
 from medclf.data.loaders import MedDataLoaders, decoding
 from medclf.data.table import label_set, scan
 from medclf.deployment.bundle import save_bundle
+from medclf.evaluation.intervals import as_plain
 from medclf.evaluation.predictions import Predictions, predict_loader
 from medclf.evaluation.results import summarize, versions
+from medclf.evaluation.subgroups import check_columns, subgroups
 from medclf.files import finite, write_json
+from medclf.reporting.claim import bundle_card, with_card
 from medclf.reporting.names import Names
 from medclf.reporting.report import report
 from medclf.runs.config import TrainConfig
@@ -70,6 +73,7 @@ def train(
         table = scan(config.data, **config.scan_kwargs(), check_pixels=decoding(**loader_options(config)))
         say(f"{(table['problem'] == '').sum()} images, {(table['problem'] != '').sum()} left out")
         record = begun | start_record(table)
+        check_columns(table, config.subgroup or [])
         if before:
             check_same(before, record, resume=going_on)
         write_json(out / RECORD, record)
@@ -78,9 +82,11 @@ def train(
         save_table(out / "table.csv", learn.dls.table)
         predictions.save(out / "predictions.csv")
         facts["seconds"] = round(time.perf_counter() - start, 1)
+        facts |= _by_group(config, predictions, facts["partition"])
+        facts |= with_card(facts, config.card, config.as_dict())
         names = Names(list(predictions.table["path"]), config.hide_names)
         write_json(out / "results.json", names.scrub(finite(facts)))
-        save_bundle(learn, out / "bundle", overwrite=True)
+        save_bundle(learn, out / "bundle", overwrite=True, card=bundle_card(facts))
         report(out, out / "report.html", hide_names=config.hide_names)
         if config.test:
             evaluate(out, config.test, overwrite=True)
@@ -196,6 +202,14 @@ def _facts(learn: MedLearner, predictions: Predictions) -> dict[str, Any]:
         history=learn.history,
         head_start=learn.head.as_dict() if learn.head else None,
     )
+
+
+def _by_group(config: TrainConfig, predictions: Predictions, partition: str) -> dict[str, Any]:
+    """The section of metrics by group, of the images that are reported on."""
+    if not config.subgroup:
+        return {}
+    reported = predictions.subset((predictions.table["partition"] == partition).to_numpy())
+    return {"subgroups": as_plain(subgroups(reported, config.subgroup))}
 
 
 def _cross_validate(
