@@ -246,6 +246,7 @@ def evaluate(
     label_col: LabelCol = None,
     label_delim: LabelDelim = None,
     patient_col: PatientCol = None,
+    subgroup: Annotated[list[str] | None, typer.Option(help="give the metrics by this column too; repeatable")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing evaluation")] = False,
 ) -> None:
     """Evaluate the run's bundle on other images, with the same page."""
@@ -257,6 +258,7 @@ def evaluate(
         data,
         out,
         overwrite=overwrite,
+        subgroup=subgroup or (),
         labels=labels,
         path_col=path_col,
         label_col=_label_col(label_col),

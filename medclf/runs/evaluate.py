@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from medclf.data.progress import watch
 from medclf.data.table import label_set, scan
 from medclf.deployment.bundle import load_bundle
 from medclf.errors import DataError, OutputError
+from medclf.evaluation.intervals import as_plain
 from medclf.evaluation.predictions import Predictions
 from medclf.evaluation.results import summarize
+from medclf.evaluation.subgroups import check_columns, subgroups
 from medclf.files import write_json
 from medclf.reporting.report import report
 from medclf.runs.predict import find_bundle
@@ -22,7 +25,13 @@ from medclf.runs.tables import save_table, table_hash
 
 
 def evaluate(
-    run: str | Path, data: Any, out: str | Path | None = None, *, overwrite: bool = False, **scan_kwargs: Any
+    run: str | Path,
+    data: Any,
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    subgroup: Sequence[str] = (),
+    **scan_kwargs: Any,
 ) -> Path:
     """Evaluate a run's bundle on other labelled images.
 
@@ -31,6 +40,7 @@ def evaluate(
         data: what `scan` takes: a folder, a CSV, a DataFrame.
         out: folder for table.csv, predictions.csv, results.json and report.html; where None, in RUN/evaluations.
         overwrite: replace what `out` holds.
+        subgroup: columns of the table to give the metrics by; see `medclf.evaluation.subgroups`.
         scan_kwargs: of `scan`.
 
     Returns:
@@ -47,8 +57,10 @@ def evaluate(
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise OutputError(f"{out} exists already", "choose another --out, or replace it with --overwrite")
     table = scan(data, **scan_kwargs)
+    check_columns(table, subgroup)
     predictions = predict_table(bundle, table)
     facts = summarize(predictions, partition="test", table=table.assign(partition="test"), recipe=bundle.recipe)
+    facts |= {"subgroups": as_plain(subgroups(predictions, subgroup))} if subgroup else {}
     out.mkdir(parents=True, exist_ok=True)
     save_table(out / "table.csv", table)
     predictions.save(out / "predictions.csv")

@@ -52,7 +52,7 @@ def test_every_resample_is_scikit_learns_of_the_images_drawn(n_labels, by_patien
         found = statistics(task, weights)
         return np.stack([found[name] for name in NAMES], axis=1)
 
-    draws = task.sampling.resample(statistic, 20, seed=3)
+    draws = task.sampling.resample(statistic, 8, seed=3)
     weights = np.concatenate(kept).astype(float)
     wanted = np.array([[of_scikit_learn(y, probs, row)[name] for name in NAMES] for row in weights])
     assert draws == pytest.approx(wanted, abs=1e-6)  # weights are single precision

@@ -90,7 +90,7 @@ def effect(test, edit, label):
 
 @pytest.fixture(scope="module")
 def leaning(confounded):
-    return shortcut_test(FakeBundle(reads_the_box), confounded)
+    return shortcut_test(FakeBundle(reads_the_box), confounded, thin=False)
 
 
 def test_the_box_is_found_where_it_is_and_on_whom(confounded, leaning):
@@ -137,7 +137,7 @@ def test_it_is_said_in_words(leaning):
 
 
 def test_a_model_that_reads_the_tissue_is_cleared(confounded):
-    test = shortcut_test(FakeBundle(reads_the_tissue), confounded)
+    test = shortcut_test(FakeBundle(reads_the_tissue), confounded, thin=False)
     assert len(test.overlays) == 1
     assert test.sentences[0].endswith("no prediction surely depends on it.")
     assert effect(test, "masked", "red")["moved"].value == 0
@@ -158,7 +158,7 @@ def test_a_learner_is_read_by_its_recipe(confounded):
     network.train()
     recipe = {**FakeBundle.recipe, "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
     learn = SimpleNamespace(model=network, recipe=recipe)
-    test = shortcut_test(learn, confounded, n_per_label=40)
+    test = shortcut_test(learn, confounded, n_per_label=40, thin=False)
     assert network.training
     paths = [str(confounded.attrs["root"]) + "/" + path for path in confounded["path"]]
     images = np.stack([np.asarray(Image.open(path)) for path in paths]) / 255
@@ -198,7 +198,9 @@ def test_repeated_frames_do_not_stand_for_overlays(tmp_path):
 
 
 def test_places_of_the_caller_s_own(confounded):
-    test = shortcut_test(FakeBundle(reads_the_box), confounded, boxes=[(0.5, 0.0, 1.0, 0.5)], n_per_label=12)
+    test = shortcut_test(
+        FakeBundle(reads_the_box), confounded, boxes=[(0.5, 0.0, 1.0, 0.5)], n_per_label=12, thin=False
+    )
     assert list(test.overlays["place"]) == ["bottom left", "top right"]
     with pytest.raises(DataError, match="covers nothing"):
         shortcut_test(FakeBundle(reads_the_box), confounded, boxes=[(0.5, 0.5, 0.5, 0.6)], n_per_label=5)
