@@ -104,7 +104,7 @@ def stored_features(
     if store is None or rows is None:
         return body_features(network, loader, progress=progress)
     targets = np.stack([np.asarray(t.as_subclass(Tensor)) for t in loader.dataset.tls[1]])
-    kept = Path(store.folder) / f"features-{_fingerprint(network[0], loader)}.npy"
+    kept = Path(store.folder) / f"features-{fingerprint(network[0], loader)}.npy"
     known = np.load(kept) if kept.is_file() else np.zeros((store.shape[0], 0), np.float32)
     if known.shape[1] == 0 or np.isnan(known[rows]).any():
         fresh, _ = body_features(network, loader, progress=progress)
@@ -116,7 +116,7 @@ def stored_features(
     return known[rows], targets
 
 
-def _fingerprint(body: nn.Module, loader: Any) -> str:
+def fingerprint(body: nn.Module, loader: Any) -> str:
     """Of the body's weights and of what is done to the pixels after the store."""
     digest = hashlib.blake2b(digest_size=12)
     for name, value in sorted(body.state_dict().items()):

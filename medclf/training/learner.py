@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from fastcore.foundation import L
 from medclf.errors import DataError
 from medclf.training.backbones import build_network, describe, stages
 from medclf.training.head_start import HeadStart, fit_head
+from medclf.training.partial import training_from
+from medclf.training.sizes import Sizes, growing
 
 BASE_LR = 1e-4
 FUSED_ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
@@ -89,12 +92,37 @@ class MedLearner(Learner):
         root = self.dls.path
         return np.asarray([str(patient[p.relative_to(root).as_posix()]) for p in self.dls.train.dataset.items])
 
+    def training_from(self, stage: str, keep: bool | None = None) -> AbstractContextManager[None]:
+        """A context within which fits and `lr_find` train the network from `stage` on; the head start is done before.
+
+        The stages below get no gradient, keep their BatchNorm statistics and drop nothing out. Where nothing augments
+        and the loaders have a cache, what they give is computed once for each image, kept beside the cache as float16,
+        and the batches are gathered from it; else they are run without gradients.
+
+        Args:
+            stage: "layer4", say; `medclf.training.stages.stage_names(learn.model)` names them.
+            keep: False never keeps anything; True insists on it.
+
+        Raises:
+            MedclfError: the network has no such stage (the message names those it has), or `keep` is asked for where
+                it cannot be.
+
+        Example:
+            >>> # with learn.training_from("layer4"): learn.lr_find()
+        """
+        if self.head_start and self.head is None:
+            self.fit_head()
+        return training_from(self, stage, keep)
+
     def fine_tune(
         self,
         epochs: int,
         base_lr: float | None = None,
         freeze_epochs: int = 1,
         *,
+        train_from: str | None = None,
+        keep: bool | None = None,
+        size: Sizes | None = None,
         freeze_bn: bool = True,
         blend: float = 0.5,
         lr_mult: float = 10,
@@ -109,6 +137,10 @@ class MedLearner(Learner):
             epochs: passes over the training images with the whole network.
             base_lr: of the head.
             freeze_epochs: only without the head start.
+            train_from: the first stage that is trained, such as "layer4"; all where None. See `training_from`.
+            keep: whether what the stages below give is kept; see `training_from`.
+            size: sides in pixels of the training images, such as (128, 224): the epochs are shared evenly among them, the
+                smaller first; the last is the loaders' own, which all validation is done at.
             blend: the share of the trained weights in the finished ones; the rest are the head start's. Their average
                 keeps more of what pretraining knew than either (Wortsman et al. 2022, "WiSE-FT"); 1 turns it off, and
                 so does `freeze_bn=False`, without which an average means nothing.
@@ -116,28 +148,33 @@ class MedLearner(Learner):
             lr_mult: the first stage's learning rate is `base_lr / lr_mult`.
             kwargs: of fastai's `fine_tune` (`pct_start`, `div`) and `fit_one_cycle` (`cbs`, `wd`).
         """
-        if not self.head_start:
-            base_lr = 2e-3 if base_lr is None else base_lr
-            Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult=100, **kwargs)
-            return
-        if self.head is None:
+        if self.head_start and self.head is None:
             self.fit_head()
-        if not epochs:
+        if self.head_start and not epochs:
             return
-        base_lr = BASE_LR if base_lr is None else base_lr
-        cbs = [*L(kwargs.pop("cbs", None)), *([KeepStatistics()] if freeze_bn else [])]
-        rates = {"pct_start": kwargs.pop("pct_start", 0.3), "div": kwargs.pop("div", 5.0)}
-        self.unfreeze()
-        self.fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), cbs=cbs, **rates, **kwargs)
-        if self.start is not None and freeze_bn and blend < 1:
-            blend_weights(self.model, self.start, blend)
+        with ExitStack() as scope:
+            if train_from is not None:
+                scope.enter_context(self.training_from(train_from, keep if size is None else False))
+            if size is not None:
+                scope.enter_context(growing(self, size))
+            if not self.head_start:
+                base_lr = 2e-3 if base_lr is None else base_lr
+                Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult=100, **kwargs)
+                return
+            base_lr = BASE_LR if base_lr is None else base_lr
+            cbs = [*L(kwargs.pop("cbs", None)), *([KeepStatistics()] if freeze_bn else [])]
+            rates = {"pct_start": kwargs.pop("pct_start", 0.3), "div": kwargs.pop("div", 5.0)}
+            self.unfreeze()
+            self.fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), cbs=cbs, **rates, **kwargs)
+            if self.start is not None and freeze_bn and blend < 1:
+                blend_weights(self.model, self.start, blend)
 
 
 def blend_weights(model: torch.nn.Module, start: Mapping[str, torch.Tensor], share: float) -> None:
-    """Make each weight `share` of what it is and the rest of what it was in `start`."""
+    """Make each weight that was trained `share` of what it is and the rest of what it was in `start`."""
     with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
+        for name, value in model.named_parameters():
+            if value.requires_grad:
                 value.lerp_(start[name].to(value), 1 - share)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medclf.errors import MedclfError
+
 _SMALLER = 0.6  # a convolution without padding narrows the map a little; a stage halves it
 
 
@@ -38,7 +40,7 @@ def stages(network: nn.Module) -> list[nn.Module]:
     groups = _by_size(units, _sizes(body, units))
     if len(groups) == 1:
         groups = _in_four(units)
-    if type(body) is nn.Sequential and not hasattr(body, "net"):
+    if is_chain(network):
         return [*(_joined(group) for group in groups), head]
     found: list[nn.Module] = [nn.ModuleList(group) for group in groups]
     taken = {id(parameter) for group in found for parameter in group.parameters()}
@@ -46,6 +48,35 @@ def stages(network: nn.Module) -> list[nn.Module]:
         if id(parameter) not in taken:  # class tokens and position embeddings belong to no child
             found[0].register_parameter(name.replace(".", "_"), parameter)
     return [*found, head]
+
+
+def is_chain(network: nn.Module) -> bool:
+    """Whether calling the stages of `network` one after the other gives what the network gives."""
+    body = next(network.children())
+    return type(body) is nn.Sequential and not hasattr(body, "net")
+
+
+def stage_names(network: nn.Module) -> list[str]:
+    """What the stages are called, in order: "stem", "layer1" and so on, "head".
+
+    Example:
+        >>> from medclf.training.backbones import build_network
+        >>> stage_names(build_network("resnet34", 2, weights=None))
+        ['stem', 'layer1', 'layer2', 'layer3', 'layer4', 'head']
+    """
+    return ["stem", *(f"layer{number}" for number in range(1, len(stages(network)) - 1)), "head"]
+
+
+def stage_index(network: nn.Module, name: str) -> int:
+    """Where the stage of that name stands in `stages(network)`.
+
+    Raises:
+        MedclfError: it has no such stage; the remedy names those it has.
+    """
+    names = stage_names(network)
+    if name not in names:
+        raise MedclfError(f"this network has no stage {name!r}", f"choose one of {', '.join(names)}")
+    return names.index(name)
 
 
 def _joined(group: list[nn.Module]) -> nn.Module:
