@@ -136,9 +136,17 @@ def train(
     weights: Annotated[
         str, typer.Option(help="default (pretrained), none, or a .pth or .safetensors file")
     ] = "default",
-    epochs: Annotated[int, typer.Option(help="with the whole network; 0 is the head start alone")] = 5,
+    epochs: Annotated[int, typer.Option(help="after the head start; 0 is the head start alone")] = 5,
+    train_from: Annotated[
+        str | None, typer.Option(help="first stage to train, such as layer4 [default: the whole network]")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="minutes: measure the machine, then choose size, depth and epochs to fit")
+    ] = None,
     head_start: Annotated[bool, typer.Option(help="fit the head on the frozen features first")] = True,
-    size: Annotated[int, typer.Option(help="side of the images in pixels")] = 224,
+    size: Annotated[
+        str, typer.Option(help="side of the images in pixels; 128,224 trains the first half of the epochs at 128")
+    ] = "224",
     resize: Annotated[str, typer.Option(help="squish, crop or pad")] = "squish",
     window: Annotated[str | None, typer.Option(help="CENTER,WIDTH or a name such as lung, for DICOM")] = None,
     frame: Annotated[str, typer.Option(help="first, middle, last or a number, for files of many frames")] = "middle",
@@ -173,6 +181,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a classifier and leave a RUN folder: numbers, a report page and a bundle."""
+    *first_sizes, last_size = _sizes(size)
     settings = {
         "data": str(data) if data else None,
         "out": str(out) if out else None,
@@ -186,8 +195,11 @@ def train(
         "arch": arch,
         "weights": None if weights == "none" else weights,
         "epochs": epochs,
+        "train_from": train_from,
+        "budget": budget,
         "head_start": head_start,
-        "size": size,
+        "size": last_size,
+        "first_sizes": tuple(first_sizes),
         "resize": resize,
         "window": _window(window),
         "frame": int(frame) if frame.isdigit() else frame,
@@ -206,7 +218,7 @@ def train(
         "card": str(card) if card else None,
         "subgroup": subgroup,
     }
-    given = {name: value for name, value in settings.items() if _is_given(ctx, name)}
+    given = {name: value for name, value in settings.items() if _is_given(ctx, {"first_sizes": "size"}.get(name, name))}
     _train(settings, given, resume, config)
 
 
@@ -218,6 +230,7 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 def _train(settings: dict[str, Any], given: dict[str, Any], resume: Path | None, config: Path | None) -> None:
     """Train by the command line, by the settings of an earlier run, or on with a killed one."""
     from medclf.runs.config import TrainConfig
+    from medclf.runs.machine import settle_threads
     from medclf.runs.resume import read_record, settings_in
 
     if resume and (given or config):
@@ -228,6 +241,7 @@ def _train(settings: dict[str, Any], given: dict[str, Any], resume: Path | None,
     before = read_record(earlier) if earlier else None
     plan = settings_in(before, **given) if before else TrainConfig(**settings)
     plan.check_early()
+    settle_threads()
 
     from medclf.runs.show import show_results
     from medclf.runs.train import resume as go_on
@@ -456,6 +470,16 @@ def _label_col(columns: list[str] | None) -> str | list[str]:
     if not columns:
         return "label"
     return columns[0] if len(columns) == 1 else list(columns)
+
+
+def _sizes(text: str) -> list[int]:
+    """One size, or several separated by commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise MedclfError(
+            f"--size {text} is not a number of pixels", "for example --size 224, or --size 128,224"
+        ) from None
 
 
 def _window(text: str | None) -> Any:

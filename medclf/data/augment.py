@@ -108,33 +108,42 @@ class Augment(RandTransform):
         self.hue, self.p_lighting = hue, p_lighting
         self._keyed: Tensor | None = None
         self._position = 0
+        self._ready: tuple[Any, list[Tensor | None]] = None, []
 
     def begin(self, seed: int, epoch: int, samples: Sequence[int]) -> None:
         """Key the coming draws: one row of `samples` for each image, in the order they will be seen."""
         self._keyed = torch.from_numpy(keyed_uniform(seed, epoch, np.asarray(samples), _DRAWS))
         self._position = 0
+        self._ready = None, []
 
     def before_call(self, b: Any, split_idx: int | None) -> None:
         """Nothing is drawn for the batch as a whole."""
 
     def encodes(self, x: TensorImage) -> TensorImage:  # noqa: D102 - fastai's protocol
-        draws = self._next_draws(x)
         images = x.as_subclass(Tensor)
-        images = warp_batch(images, self.matrices(draws, images.shape[-2:]), self.size, self.pad_mode)
-        if self.brightness or self.contrast or self.saturation or self.hue:
-            images = light_batch(images, *self.lighting(draws))
+        matrices, offset, factor, colours = self._next(images)
+        assert matrices is not None
+        images = warp_batch(images, matrices, self.size, self.pad_mode)
+        if offset is not None and factor is not None:
+            images = light_batch(images, offset, factor, colours)
         return TensorImage(images)
 
-    def _next_draws(self, x: Tensor) -> Tensor:
-        n = x.shape[0]
+    def _next(self, x: Tensor) -> list[Tensor | None]:
+        """The parameters of the next images, on their device; an epoch's are computed and copied there at once."""
+        n, wanted = len(x), (tuple(x.shape[-2:]), x.device)
         if self._keyed is None or self._position + n > len(self._keyed):
             self._keyed = None
-            return torch.rand(n, _DRAWS, device=x.device)
-        if self._keyed.device != x.device:
-            self._keyed = self._keyed.to(x.device)
-        rows = self._keyed[self._position : self._position + n]
+            return self._parameters(torch.rand(n, _DRAWS), *wanted)
+        if self._ready[0] != wanted:
+            self._ready = wanted, self._parameters(self._keyed, *wanted)
+        part = slice(self._position, self._position + n)
         self._position += n
-        return rows
+        return [None if values is None else values[part] for values in self._ready[1]]
+
+    def _parameters(self, draws: Tensor, shape: tuple[int, ...], device: torch.device) -> list[Tensor | None]:
+        lit = self.brightness or self.contrast or self.saturation or self.hue
+        found = [self.matrices(draws, shape), *(self.lighting(draws) if lit else (None,) * 3)]
+        return [None if values is None else values.to(device) for values in found]
 
     def matrices(self, draws: Tensor, shape: Sequence[int]) -> Tensor:
         """(n, 3, 3) homographies from the result's coordinates to the source's, both in [-1, 1]."""

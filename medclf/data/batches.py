@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -43,6 +46,7 @@ class MedDL(TfmdDL):
         **kwargs: Any,
     ) -> None:
         self.seed, self.epoch, self.stores, self.part = seed, epoch, stores, part
+        self._known: list[Tensor] | None = None
         super().__init__(dataset, *args, **kwargs)
 
     def new(self, dataset: Any = None, cls: Any = None, **kwargs: Any) -> Any:
@@ -95,16 +99,72 @@ class MedDL(TfmdDL):
         if store is None or rows is None:
             yield from super().create_batches(samps)
             return
-        for chunk in self.chunkify(samps):
-            indices = list(chunk)
-            yield (TensorImage(store.gather(rows[indices])), *self._targets(indices))
+        order = np.fromiter(samps, np.int64)
+        batches = self._gathered(store, rows[order], [target[torch.from_numpy(order)] for target in self._targets()])
+        on_gpu = self.device is not None and self.device.type == "cuda" and self.fake_l.num_workers == 0
+        yield from ahead(batches, self.device) if on_gpu and store.device is None else batches
 
-    def _targets(self, indices: list[int]) -> list[Tensor]:
-        return [_stack([target[i] for i in indices]) for target in self.dataset.tls[self.n_inp :]]
+    def _targets(self) -> list[Tensor]:
+        """The labels of all images in the dataset's order, looked up once."""
+        if self._known is None:
+            self._known = [_stack([target[i] for i in range(len(target))]) for target in self.dataset.tls[self.n_inp :]]
+        return self._known
+
+    def _gathered(self, store: ImageStore, rows: Any, targets: list[Tensor]) -> Iterator[tuple[Any, ...]]:
+        """Batches in order; where the store lies in a device's memory, all is copied there once, at the start."""
+        if store.device is not None:
+            rows = torch.from_numpy(rows).to(store.device)
+            targets = [target.to(store.device) for target in targets]
+        n = len(rows) - len(rows) % self.bs if self.drop_last else len(rows)
+        for start in range(0, n, self.bs):
+            part = slice(start, min(n, start + self.bs))
+            yield (TensorImage(store.gather(rows[part])), *(target[part] for target in targets))
 
 
 def _stack(targets: list[Any]) -> Any:
     return torch.stack([t.as_subclass(Tensor) for t in targets]).as_subclass(type(targets[0]))
+
+
+def ahead(batches: Iterable[tuple[Any, ...]], device: torch.device, n: int = 2) -> Iterator[tuple[Any, ...]]:
+    """Make batches in a thread while the device computes, and copy them to it without waiting for it.
+
+    Args:
+        batches: tuples of tensors on the CPU.
+        device: where they go.
+        n: how many are made ahead.
+    """
+    source, pin = iter(batches), device.type == "cuda"
+
+    def make() -> tuple[Any, ...] | None:
+        batch = next(source, None)
+        return tuple(t.pin_memory() for t in batch) if batch is not None and pin else batch
+
+    with ThreadPoolExecutor(1, "batches") as pool:
+        coming = deque(pool.submit(make) for _ in range(n))
+        while (batch := coming.popleft().result()) is not None:
+            coming.append(pool.submit(make))
+            yield tuple(t.to(device, non_blocking=True) for t in batch)
+
+
+def hold_on_device(stores: Iterable[ImageStore], device: torch.device, wanted: bool | None = None) -> bool:
+    """Bring stores into a device's memory, so that a batch costs neither a copy nor a worker.
+
+    Args:
+        stores: the stores, some of which may be the same.
+        device: whose memory.
+        wanted: None holds them on a GPU where they take at most half of the memory that is free there.
+
+    Returns:
+        Whether they are held.
+    """
+    distinct = {id(store): store for store in stores}.values()
+    if wanted is None:
+        size = sum(math.prod(store.shape) for store in distinct)
+        wanted = device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 2
+    if wanted:
+        for store in distinct:
+            store.to(device)
+    return bool(wanted)
 
 
 def default_batch_size(device: torch.device) -> int:

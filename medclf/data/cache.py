@@ -24,6 +24,7 @@ from medclf.errors import OutputError, ReadError
 from medclf.images.pixels import Resize, read_display, resize_pixels, with_channels
 
 FORMAT = 2
+_AT_ONCE = 1024  # images copied to a device's memory
 _UNREADABLE = "unreadable"  # a folder of empty files, named by digests
 
 
@@ -78,16 +79,27 @@ class ImageStore:
         found = [self.row_of.get(str(item), -1) for item in items]
         return None if -1 in found else np.asarray(found)
 
-    def gather(self, rows: np.ndarray) -> Tensor:
-        """(n, channels, height, width) uint8, in channels-last memory."""
+    @property
+    def device(self) -> torch.device | None:
+        """Whose memory holds the whole store; None where batches are read from the disk."""
+        return None if self._tensor is None else self._tensor.device
+
+    def gather(self, rows: np.ndarray | Tensor) -> Tensor:
+        """(n, channels, height, width) uint8, in channels-last memory.
+
+        Args:
+            rows: (n,) int64; of a store in a device's memory, best on that device.
+        """
         if self._tensor is not None:
-            index = torch.from_numpy(np.ascontiguousarray(rows)).to(self._tensor.device)
-            return self._tensor[index].permute(0, 3, 1, 2)
+            return self._tensor[torch.as_tensor(rows, device=self._tensor.device)].permute(0, 3, 1, 2)
         return torch.from_numpy(self.pixels[rows]).permute(0, 3, 1, 2)
 
     def to(self, device: torch.device | str) -> ImageStore:
         """Hold the whole store in the memory of `device`."""
-        self._tensor = torch.from_numpy(np.asarray(self.pixels)).to(device)
+        held = torch.empty(self.shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(held), _AT_ONCE):
+            held[start : start + _AT_ONCE] = torch.from_numpy(np.array(self.pixels[start : start + _AT_ONCE]))
+        self._tensor = held
         return self
 
     def __getstate__(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from fastai.torch_core import default_device
 from fasttransform import Transform
 
 from medclf.data import ranks
-from medclf.data.batches import MedDL, default_batch_size, even_batch_size
+from medclf.data.batches import MedDL, default_batch_size, even_batch_size, hold_on_device
 from medclf.data.cache import ImageStore, Reading, build_stores
 from medclf.data.split import split_table
 from medclf.data.table import Check, listing, scan, usable
@@ -92,6 +92,7 @@ class MedDataLoaders(DataLoaders):
         val_bs: int | None = None,
         num_workers: int = 0,
         cache: bool = False,
+        device_store: bool | None = None,
         progress: bool = True,
         device: Any = None,
     ) -> DataLoaders:
@@ -116,6 +117,7 @@ class MedDataLoaders(DataLoaders):
                 batches, none dropped.
             num_workers: processes that read files; with a cache none is needed.
             cache: decode every image once, into a store on disk.
+            device_store: hold that store in the device's memory; where None, on a GPU that has room for twice as much.
             progress: show a progress bar for what lasts.
             device: where batches go; the GPU if there is one.
 
@@ -136,6 +138,8 @@ class MedDataLoaders(DataLoaders):
         root = Path(table.attrs["root"])
         sizes = _store_sizes(item_tfms, size)
         stores = ranks.in_turn(lambda: _stores(table, sizes, reading, progress)) if cache else None
+        if stores is not None:
+            hold_on_device(stores.values(), on, device_store)
         used = table[table["partition"].isin(["train", "valid"])]
         multi_label = bool(table.attrs.get("multi_label"))
         vocab = vocab_of(used, multi_label)

@@ -25,9 +25,12 @@ class TrainConfig:
         path_col, label_col, label_delim, patient_col, partition_col: its columns; see `scan`.
         modality: whose augmentation to use.
         arch, weights: see `med_learner`.
-        epochs: with the whole network, after the head start; 0 is the head start alone.
+        epochs: after the head start; 0 is the head start alone.
+        train_from: the first stage that these train, such as "layer4"; None for the whole network.
         head_start: fit the head first; off gives fastai's frozen epoch instead.
         size, resize, window, frame: of the images; see `MedDataLoaders.from_table`.
+        first_sizes: smaller sizes that the first epochs train at, such as [128].
+        budget: minutes that all of it may take; size, depth and epochs are then chosen by `medclf.runs.budget`.
         bs, lr: batch size and base learning rate; None for the defaults.
         split, folds, valid_pct, seed: see `split_table`.
         device: "cpu", "cuda", ...; None takes the GPU if there is one.
@@ -52,8 +55,11 @@ class TrainConfig:
     arch: str = "resnet34"
     weights: str | None = "default"
     epochs: int = 5
+    train_from: str | None = None
     head_start: bool = True
     size: int = 224
+    first_sizes: tuple[int, ...] = ()
+    budget: float | None = None
     resize: Resize = "squish"
     window: Any = None
     frame: Any = "middle"
@@ -76,6 +82,12 @@ class TrainConfig:
         checks = [
             (self.epochs >= 0, f"epochs={self.epochs}", "it is 0 or more"),
             (self.size >= 32, f"size={self.size}", "it is at least 32 pixels"),
+            (
+                all(32 <= size <= self.size for size in self.first_sizes),
+                f"size={','.join(map(str, (*self.first_sizes, self.size)))}",
+                "give sizes of at least 32 pixels, the largest last, such as 128,224",
+            ),
+            (self.budget is None or self.budget > 0, f"budget={self.budget}", "it is above 0 minutes"),
             (self.bs is None or self.bs >= 1, f"bs={self.bs}", "it is at least 1"),
             (0 < self.valid_pct < 1, f"valid-pct={self.valid_pct}", "it lies between 0 and 1"),
             (self.folds >= 2, f"folds={self.folds}", "it is at least 2"),
@@ -118,7 +130,9 @@ class TrainConfig:
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
             raise DataError(f"unknown settings: {', '.join(sorted(unknown))}", "was it written by a later medclf?")
-        return cls(**(values | changes))
+        values = values | changes
+        values["first_sizes"] = tuple(values.get("first_sizes", ()))
+        return cls(**values)
 
     def scan_kwargs(self) -> dict[str, Any]:
         """The part of the settings that `scan` takes."""

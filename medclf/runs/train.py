@@ -25,6 +25,7 @@ from medclf.files import finite, write_json
 from medclf.reporting.claim import bundle_card, with_card
 from medclf.reporting.names import Names
 from medclf.reporting.report import report
+from medclf.runs.budget import within_budget
 from medclf.runs.config import TrainConfig
 from medclf.runs.evaluate import evaluate
 from medclf.runs.resume import (
@@ -42,6 +43,7 @@ from medclf.runs.tables import save_table, table_hash
 from medclf.training.callbacks import Resumable
 from medclf.training.checkpoints import load_checkpoint, save_checkpoint
 from medclf.training.learner import MedLearner, med_learner
+from medclf.training.stages import stage_index
 
 Say = Callable[[str], None]
 
@@ -76,6 +78,10 @@ def train(
         check_columns(table, config.subgroup or [])
         if before:
             check_same(before, record, resume=going_on)
+        record["plan"] = (before or {}).get("plan") if going_on else None
+        if config.budget:
+            config, record["plan"] = within_budget(config, table, time.perf_counter() - start, say)
+            record |= {"settings": config.as_dict()}
         write_json(out / RECORD, record)
         job = _cross_validate if config.split == "kfold" else _train_once
         learn, predictions, facts = job(config, table, say)
@@ -90,7 +96,8 @@ def train(
         report(out, out / "report.html", hide_names=config.hide_names)
         if config.test:
             evaluate(out, config.test, overwrite=True)
-        write_json(out / RECORD, record | {"finished": _now(), "device": str(learn.dls.device)})
+        took = {"finished": _now(), "device": str(learn.dls.device), "seconds": round(time.perf_counter() - start, 1)}
+        write_json(out / RECORD, record | took)
         tidy(out)
     return out
 
@@ -157,6 +164,8 @@ def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> 
     dls = MedDataLoaders.from_table(table, **(loader_options(config) | changes))
     say(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate on; labels: {', '.join(dls.vocab)}")
     learn = med_learner(dls, config.arch, weights=config.weights, head_start=None if config.head_start else False)
+    if config.train_from:
+        stage_index(learn.model, config.train_from)  # a stage that is not there is said before the head start
     part = f"fold-{changes['fold']}" if "fold" in changes else "model"
     kept = Path(config.out) / CHECKPOINTS / f"{part}.safetensors"
     valid = None
@@ -171,7 +180,8 @@ def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> 
         seed_everything(config.seed)  # whether the cache was warm has changed the random state
         save_checkpoint(learn, kept)
     if config.epochs or not learn.head_start:
-        learn.fine_tune(config.epochs, config.lr, cbs=Resumable(kept))
+        sizes = (*config.first_sizes, config.size) if config.first_sizes else None
+        learn.fine_tune(config.epochs, config.lr, train_from=config.train_from, size=sizes, cbs=Resumable(kept))
         valid = None
     return learn, valid or predict_loader(learn, dls.valid, "valid")
 

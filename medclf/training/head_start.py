@@ -22,6 +22,7 @@ from medclf.training.folding import folded
 _CERTAIN = 8.0  # the logit of a label that every training image has, or none
 _FALLBACK = 0.01
 _IN_A_CPUS_CACHE = 8  # images whose layers fit; 64 at once take twice as long an image (EfficientNet-Lite0)
+_SMALL = 5_000_000  # values of the features, such as 4,000 images' 1,280
 STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # scikit-learn's C, on standardised features
 
 
@@ -158,11 +159,19 @@ def fit_head(
     features, targets = stored_features(network, loader, progress=progress)
     assert targets is not None, "the training loader has labels"
     linear = cast(nn.Linear, cast(nn.Sequential, network[1])[-1])
-    weight, bias, strength, folds = fit_linear(features, targets, linear.out_features, groups, seed)
+    with one_thread_if_small(features.size):
+        weight, bias, strength, folds = fit_linear(features, targets, linear.out_features, groups, seed)
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(weight))
         linear.bias.copy_(torch.from_numpy(bias))
     return HeadStart(strength, len(features), features.shape[1], folds, time.perf_counter() - start)
+
+
+def one_thread_if_small(n_values: int) -> Any:
+    """A context in which small sums use one thread: more would wait for each other longer than they compute."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1 if n_values < _SMALL else None)
 
 
 def fit_linear(

@@ -24,6 +24,7 @@ from medclf.training.backbones import build_network, describe, stages
 from medclf.training.head_start import HeadStart, fit_head
 from medclf.training.partial import training_from
 from medclf.training.sizes import Sizes, growing
+from medclf.training.waiting import LateSmoothLoss, Look
 
 BASE_LR = 1e-4
 FUSED_ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
@@ -139,8 +140,8 @@ class MedLearner(Learner):
             freeze_epochs: only without the head start.
             train_from: the first stage that is trained, such as "layer4"; all where None. See `training_from`.
             keep: whether what the stages below give is kept; see `training_from`.
-            size: sides in pixels of the training images, such as (128, 224): the epochs are shared evenly among them, the
-                smaller first; the last is the loaders' own, which all validation is done at.
+            size: sides in pixels of the training images, such as (128, 224): the epochs are shared evenly among them,
+                the smaller first; the last is the loaders' own, which all validation is done at.
             blend: the share of the trained weights in the finished ones; the rest are the head start's. Their average
                 keeps more of what pretraining knew than either (Wortsman et al. 2022, "WiSE-FT"); 1 turns it off, and
                 so does `freeze_bn=False`, without which an average means nothing.
@@ -203,6 +204,7 @@ def med_learner(
     opt_func: Any = FUSED_ADAMW,
     normalize: bool = True,
     mixed_precision: bool | None = None,
+    compile: bool = False,
     **kwargs: Any,
 ) -> MedLearner:
     """A fastai `Learner` that fine-tunes a pretrained network on `dls`.
@@ -219,6 +221,7 @@ def med_learner(
         opt_func: fastai optimiser; fused AdamW.
         normalize: add the backbone's own Normalize, unless the loaders have one.
         mixed_precision: on CUDA by default (bf16 where the card has it), never on a CPU.
+        compile: let torch compile the network when it is first run, which takes a minute or more.
         kwargs: of fastai's `Learner` (`path`, `cbs`, `wd`, `moms`, `splitter`, ...).
 
     Returns:
@@ -247,7 +250,13 @@ def med_learner(
     kwargs.setdefault("path", Path())  # fastai would write its models into the data's folder
     learn = MedLearner(dls, network, loss_func=loss_func, opt_func=opt_func, metrics=metrics, **kwargs)
     learn.head_start = weights is not None if head_start is None else head_start
-    if mixed_precision if mixed_precision is not None else learn.dls.device.type == "cuda":
+    on_gpu = learn.dls.device.type == "cuda"
+    if compile:
+        network.compile()
+    if on_gpu:
+        learn.recorder.smooth_loss = LateSmoothLoss(learn.recorder)
+        learn.add_cb(Look())
+    if mixed_precision if mixed_precision is not None else on_gpu:
         bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         learn.add_cb(MixedPrecision(amp_mode=AMPMode.BF16 if bf16 else AMPMode.FP16))
     learn.recipe = own | {

@@ -13,18 +13,20 @@ import numpy as np
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.data.transforms import IntToFloatTensor, Normalize
-from fastai.torch_core import TensorImage, distrib_barrier, rank_distrib
+from fastai.torch_core import TensorImage
 from torch import Tensor, nn
 
+from medclf.data import ranks
 from medclf.data.batches import MedDL
 from medclf.data.cache import ImageStore
 from medclf.data.progress import watch
 from medclf.errors import MedclfError
 from medclf.files import replacing
+from medclf.training.folding import folded
 from medclf.training.head_start import fingerprint
 from medclf.training.stages import is_chain, stage_index, stages
 
-_BATCH = 32  # of the images whose features are computed at once; a constant, since rounding may depend on it
+_AT_ONCE = {"cpu": 8}  # images, so that their layers fit a CPU's caches; a constant, since rounding may depend on it
 _HALF_HOLDS = 1000.0  # values above this are kept in float32: float16 ends at 65504
 
 
@@ -94,6 +96,8 @@ class KeptFeatures:
         store: the images, whose rows these are.
         path: the .npy file.
     """
+
+    device = None  # they are read from the disk
 
     def __init__(self, store: ImageStore, path: Path) -> None:
         self.store, self.path = store, path
@@ -172,34 +176,35 @@ def kept_features(network: nn.Module, loader: Any, store: ImageStore, cut: int) 
     """
     below = nn.Sequential(*stages(network)[:cut])
     device = next(network.parameters()).device
-    key = f"{fingerprint(below, loader)} {_BATCH} {torch.get_num_threads()} {device.type} {torch.__version__}"
+    key = f"{fingerprint(below, loader)} {torch.get_num_threads()} {device.type} {torch.__version__}"
     path = store.folder / f"stages-{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.npy"
-    if not path.is_file() and not rank_distrib():
-        _compute(below, loader, store, device, path)
-    distrib_barrier()
-    if not path.is_file():  # a cache folder that the processes do not share
-        _compute(below, loader, store, device, path)
+    ranks.in_turn(lambda: None if path.is_file() else _compute(below, loader, store, device, path))
     return KeptFeatures(store, path)
 
 
-def _compute(below: nn.Module, loader: Any, store: ImageStore, device: torch.device, path: Path) -> None:
-    n = store.shape[0]
-    was_training = [(module, module.training) for module in below.modules()]
+def _compute(below: nn.Sequential, loader: Any, store: ImageStore, device: torch.device, path: Path) -> None:
+    n, at_once = store.shape[0], _AT_ONCE.get(device.type, 64)
+    modes = [(module, module.training) for module in below.modules()]
     below.eval()
-    starts = range(0, n, _BATCH)
+    quick: nn.Module | None = None
+    dtype: Any = None
+    starts = range(0, n, at_once)
     try:
         with torch.inference_mode(), replacing(path) as temporary, temporary.open("wb") as file:
-            dtype = None
             for start in watch(starts, len(starts), "Computing what the frozen stages give"):
-                images = TensorImage(store.gather(np.arange(start, min(n, start + _BATCH)))).to(device)
-                values = below(_transformed(loader, images).contiguous(memory_format=torch.channels_last)).float()
+                rows = np.arange(start, min(n, start + at_once))
+                images = _transformed(loader, TensorImage(store.gather(rows)).to(device))
+                images = images.contiguous(memory_format=torch.channels_last)
+                quick = quick or folded(below, images[:1])
+                values = quick(images).float()
                 values = (values.permute(0, 2, 3, 1) if values.ndim == 4 else values).cpu().numpy()
                 if dtype is None:
                     dtype = np.float16 if np.abs(values).max() < _HALF_HOLDS else np.float32
                     _begin(file, (n, *values.shape[1:]), dtype)
-                file.write(np.ascontiguousarray(values.clip(*_range(dtype)), dtype).tobytes())
+                limits = np.finfo(dtype)
+                file.write(np.ascontiguousarray(values.clip(limits.min, limits.max), dtype).tobytes())
     finally:
-        for module, training in was_training:
+        for module, training in modes:
             module.training = training
 
 
@@ -210,10 +215,6 @@ def _transformed(loader: Any, images: Tensor) -> Tensor:
         return pipeline((images,))[0].as_subclass(Tensor)
     finally:
         pipeline.split_idx = before
-
-
-def _range(dtype: Any) -> tuple[float, float]:
-    return float(np.finfo(dtype).min), float(np.finfo(dtype).max)
 
 
 def _begin(file: Any, shape: tuple[int, ...], dtype: Any) -> None:

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
     rng = np.random.default_rng(0)
     for label, channel in {"blue": 2, "green": 1, "red": 0}.items():
         (folder / label).mkdir()
-        for i in range(5):
+        for i in range(4):
             pixels = rng.integers(0, 120, (40, 40, 3), dtype=np.uint8)
             pixels[..., channel] += 60
             Image.fromarray(pixels).save(folder / label / f"{i}.png")
@@ -149,7 +149,9 @@ def test_kept_features_are_what_the_stages_give(folder):
     assert torch.equal(y, wanted)
     with torch.inference_mode():
         below = nn.Sequential(*stages(learn.model.eval())[:4])(images)
-    torch.testing.assert_close(features.as_subclass(torch.Tensor), below.as_subclass(torch.Tensor), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        features.as_subclass(torch.Tensor), below.as_subclass(torch.Tensor), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_values_beyond_float16_are_kept_whole(folder):
@@ -174,7 +176,9 @@ def test_lr_find_and_other_fits_work_from_a_stage(folder, tmp_path, monkeypatch)
 
 
 def test_a_stage_that_is_not_there(folder):
-    with pytest.raises(MedclfError, match="no stage 'layer9'\nchoose one of stem, layer1, layer2, layer3, layer4, head"):
+    with pytest.raises(
+        MedclfError, match="no stage 'layer9'\nchoose one of stem, layer1, layer2, layer3, layer4, head"
+    ):
         tune(make(folder), train_from="layer9")
     with pytest.raises(MedclfError, match="cannot be kept"):
         tune(make(folder, cache=False), train_from="layer4", keep=True)
@@ -190,12 +194,12 @@ def test_stages_have_names(arch):
     assert stage_index(network, "layer4") == 4
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "efficientnet_lite0", "mobilenet_v3_small"])
+@pytest.mark.parametrize("arch", ["resnet18", "efficientnet_lite0"])
 def test_the_stages_below_and_the_network_from_the_cut_make_the_network(arch):
     network = build_network(arch, 3, weights=None).eval()
-    x = torch.rand(2, 3, 64, 64)
+    x = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        for cut in range(1, len(stages(network)) - 1):
+        for cut in (1, 4, len(stages(network)) - 1):
             below = nn.Sequential(*stages(network)[:cut])(x)
             torch.testing.assert_close(FromCut(network, cut).eval()(below), network(x))
     assert list(FromCut(network, 2).state_dict()) == list(network.state_dict())
