@@ -1,4 +1,4 @@
-"""The command line: `medclf scan | audit | train | evaluate | compare | report | predict | serve | export | demo`."""
+"""The command line: `medclf scan | audit | train | evaluate | compare | report | review | predict | serve | ...`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from medclf import __version__
+from medclf.cli_review import review
 from medclf.errors import MedclfError, OutputError
 
 app = typer.Typer(
@@ -20,6 +21,8 @@ app = typer.Typer(
     help="From a folder of medical images to a classifier its users can trust, explain and hand on.",
     epilog="--debug, anywhere, shows the traceback of an error. For research use.",
 )
+
+app.add_typer(review, name="review")
 
 Data = Annotated[Path, typer.Argument(help="folder of images, or a CSV")]
 Labels = Annotated[Path | None, typer.Option(help="CSV with the labels, where the folders are not")]
@@ -173,6 +176,9 @@ def train(
     subgroup: Annotated[
         list[str] | None, typer.Option(help="give the metrics by this column too, such as sex or view; repeatable")
     ] = None,
+    corrections: Annotated[
+        Path | None, typer.Option(help="a review.csv of the report page or of medclf review import, to be applied")
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="go on with this RUN, which was killed; all settings are its own")
     ] = None,
@@ -217,6 +223,7 @@ def train(
         "hide_names": hide_names,
         "card": str(card) if card else None,
         "subgroup": subgroup,
+        "corrections": str(corrections) if corrections else None,
     }
     given = {name: value for name, value in settings.items() if _is_given(ctx, {"first_sizes": "size"}.get(name, name))}
     _train(settings, given, resume, config)
@@ -291,11 +298,29 @@ def report(
         Path | None, typer.Option(help="write the pictures to this folder, for any number of images")
     ] = None,
     card: Annotated[Path | None, typer.Option(help="fill the checklist with this card's answers")] = None,
+    pictures: Annotated[bool, typer.Option(help="show the images")] = True,
+    max_thumbnails: Annotated[
+        int, typer.Option(help="above it, all errors and a sample of the rest are shown", min=0)
+    ] = 3000,
+    max_megabytes: Annotated[float, typer.Option(help="that pictures must not make the page exceed", min=1)] = 60,
+    show_burned_in: Annotated[
+        bool, typer.Option("--show-burned-in", help="show ultrasound and captures too, often with a name in the pixels")
+    ] = False,
 ) -> None:
     """Write the report page of a run again."""
     from medclf.reporting.report import report as write_report
 
-    page = write_report(run, out or run / "report.html", hide_names=hide_names, assets=assets, card=card)
+    page = write_report(
+        run,
+        out or run / "report.html",
+        hide_names=hide_names,
+        assets=assets,
+        card=card,
+        pictures=pictures,
+        max_thumbnails=max_thumbnails,
+        max_megabytes=max_megabytes,
+        show_burned_in=show_burned_in,
+    )
     typer.echo(f"report: {page}")
 
 

@@ -52,6 +52,7 @@ SECTIONS = {
     "calibration": "Calibration",
     "subgroups": "Subgroups",
     "folds": "Cross-validation",
+    "corrections": "Corrections",
     "audit": "Audit of the data",
     "shortcuts": "Shortcuts",
     "leak_free": "Without twins in train",

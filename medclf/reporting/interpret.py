@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from medclf.evaluation.predictions import Predictions, predict_loader
 from medclf.evaluation.results import most_confused, roc_curves, summarize
 from medclf.evaluation.subgroups import subgroups
 from medclf.reporting import plots
+from medclf.reporting.run_files import read_picture
 
 
 class MedInterpretation(ClassificationInterpretation):
@@ -112,15 +114,20 @@ class MedInterpretation(ClassificationInterpretation):
 
     def read(self, path: str | Path) -> np.ndarray:
         """The pixels of an image of the table, (height, width[, 3]) uint8, as a reader would see it."""
-        from medclf.images.pixels import read_display
+        return self.reader(show_burned_in=True)({"path": path})
 
+    def reader(self, show_burned_in: bool = False) -> Callable[[Mapping[str, Any]], np.ndarray]:
+        """A function from a row of the table to its pixels, for a page; it may withhold some, see `why_withheld`."""
         reading = (getattr(self.learn, "recipe", None) or {}).get("preprocessing", {})
-        return read_display(
-            Path(self.learn.dls.path) / path,
-            reading.get("channels", 3),
-            window=reading.get("window"),
-            frame=reading.get("frame", "middle"),
-        )
+        return partial(read_picture, Path(self.learn.dls.path), reading, show_burned_in)
+
+    def similar(self, k: int = 5) -> list[list[str]]:
+        """The `k` training images most similar to each image in the network's features, the nearest first."""
+        from medclf.evaluation.neighbours import similar_training_images
+
+        pairs = similar_training_images(self.learn, self.predictions.table["path"], k)
+        found = pairs.groupby("path")["neighbour"].agg(list).to_dict()
+        return [found.get(path, []) for path in self.predictions.table["path"]]
 
     def plot_top_losses(self, k: int | Sequence[int], largest: bool = True, **kwargs: Any) -> Any:
         """Draw images with their file name, actual and predicted label, and the probability of each.

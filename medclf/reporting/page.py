@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from medclf.files import write_text
 from medclf.reporting.tables import Block
-
-STYLE = "report.css"
+from medclf.reporting.webpage import fill
 
 
 @dataclass(frozen=True)
@@ -68,37 +62,7 @@ def write_page(
         >>> "<h1>A &lt; B</h1>" in page.read_text()
         True
     """
-    templates = environment()
-    style = source_of(templates, STYLE)
-    html = templates.get_template("page.html").render(
-        policy=f"default-src 'none'; img-src data:; style-src '{hash_of(style)}'; base-uri 'none'; form-action 'none'",
-        style=Markup(style),
-        title=title,
-        summary=summary,
-        cautions=cautions,
-        sections=[section for section in sections if section.blocks or section.exhibits or section.note],
-    )
-    write_text(path, html)
+    shown = [section for section in sections if section.blocks or section.exhibits or section.note]
+    view = {"title": title, "summary": summary, "cautions": cautions, "sections": shown}
+    write_text(path, fill("page.html", view))
     return Path(path)
-
-
-def environment() -> Environment:
-    """The templates of all pages; every value is escaped."""
-    return Environment(
-        loader=PackageLoader("medclf.reporting", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def source_of(templates: Environment, name: str) -> str:
-    """A template's own text, not rendered: a style sheet or a script."""
-    assert templates.loader is not None
-    return templates.loader.get_source(templates, name)[0]
-
-
-def hash_of(text: str) -> str:
-    """What a content security policy calls a style or a script by."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

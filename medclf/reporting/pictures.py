@@ -26,6 +26,10 @@ SMALL_BYTES, LARGE_BYTES = 6_000, 40_000  # what one takes in the page, about, a
 ALL_LARGE = 300  # up to so many images are all kept large; above, errors and top losses are
 
 
+class Withheld(ReadError):
+    """A picture that is not shown although it could be read; `reason` says why."""
+
+
 @dataclass
 class Album:
     """The pictures that a page has.
@@ -35,7 +39,7 @@ class Album:
         large: the same for the larger picture.
         outside: {path: thumbnail} of images that are in no row (twins, neighbours).
         unreadable: {row: why it could not be read}.
-        withheld: rows whose reader gave no picture.
+        withheld: {row: why its reader gave no picture}, "" where it did not say.
         left_out: how many rows have no picture because not all fit.
         errors_left_out: how many of these are errors.
     """
@@ -44,7 +48,7 @@ class Album:
     large: dict[int, str] = field(default_factory=dict)
     outside: dict[str, str] = field(default_factory=dict)
     unreadable: dict[int, str] = field(default_factory=dict)
-    withheld: set[int] = field(default_factory=set)
+    withheld: dict[int, str] = field(default_factory=dict)
     left_out: int = 0
     errors_left_out: int = 0
 
@@ -141,6 +145,7 @@ class _Shot:
     small: bytes = b""
     large: bytes = b""
     problem: str = ""
+    withheld: str = ""
 
 
 def _shoot(read: Reader, row: Mapping[str, Any], large: int) -> _Shot:
@@ -150,6 +155,8 @@ def _shoot(read: Reader, row: Mapping[str, Any], large: int) -> _Shot:
         if pixels is None:
             return _Shot()
         return _Shot(encode(pixels, SMALL, 78), encode(pixels, large, 82) if large else b"")
+    except Withheld as error:
+        return _Shot(withheld=error.reason)
     except ReadError as error:
         return _Shot(problem=error.reason)
 
@@ -261,7 +268,7 @@ def _note_missing(album: Album, shots: Mapping[int, _Shot]) -> None:
         if shot.problem:
             album.unreadable[row] = shot.problem
         elif not shot.small:
-            album.withheld.add(row)
+            album.withheld[row] = shot.withheld
 
 
 def _count_left_out(album: Album, cases: Cases) -> None:

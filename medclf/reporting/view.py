@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from medclf.errors import DataError
-from medclf.reporting.cases import Cases, by_label
+from medclf.evaluation.suspects import label_suspects
+from medclf.reporting.cases import DELIMITER, Cases, by_label
 from medclf.reporting.charts import (
     interval_bar,
     reliability_chart,
@@ -209,10 +212,31 @@ def album_note(cases: Cases, album: Album) -> str:
     if album.errors_left_out:
         texts.append(f"{number(album.errors_left_out)} errors have no picture: they alone exceed the size limit.")
     if album.withheld:
-        texts.append(f"{number(len(album.withheld))} pictures are withheld.")
+        texts.append(withheld_note(album.withheld))
     if album.unreadable:
         texts.append(f"{number(len(album.unreadable))} files could not be read.")
     return " ".join(texts)
+
+
+def withheld_note(withheld: Mapping[int, str]) -> str:
+    """How many pictures the page was not given, and why.
+
+    Example:
+        >>> withheld_note({3: "ultrasound", 5: "ultrasound"})
+        "2 pictures are withheld (ultrasound 2), since their pixels often carry the patient's name; ..."
+        >>> withheld_note({3: ""})
+        '1 picture is withheld.'
+    """
+    n = len(withheld)
+    text = f"{number(n)} pictures are withheld" if n > 1 else "1 picture is withheld"
+    counts = Counter(reason for reason in withheld.values() if reason)
+    if not counts:
+        return f"{text}."
+    reasons = ", ".join(f"{reason} {number(k)}" for reason, k in sorted(counts.items()))
+    return (
+        f"{text} ({reasons}), since their pixels often carry the patient's name; "
+        "medclf report --show-burned-in shows them."
+    )
 
 
 def script_json(value: Any) -> Markup:
@@ -246,7 +270,19 @@ def page_data(facts: Mapping[str, Any], cases: Cases, names: Names, partition: s
         "columns": {name: [values, codes.tolist()] for name, (values, codes) in cases.columns.items()},
         "patient": [] if names.hide or not any(cases.patient) else cases.patient,
         "thresholds": thresholds(facts),
+        "suspects": suspects(cases),
     }
+
+
+def suspects(cases: Cases) -> list[int]:
+    """The rows whose label is probably wrong; see `label_suspects`."""
+    if not cases.known.any():
+        return []
+    known = np.flatnonzero(cases.known)
+    actual = cases.actual[known]
+    y = actual.astype(int) if cases.multi_label else actual.argmax(1)
+    found, _ = label_suspects(y, np.nan_to_num(cases.probs[known]), multi_label=cases.multi_label)
+    return [int(row) for row in known[found]]
 
 
 def _codes(chosen: np.ndarray, known: np.ndarray) -> list[int]:
@@ -275,14 +311,58 @@ def thresholds(facts: Mapping[str, Any]) -> dict[str, float]:
     return {str(k): float(v) for k, v in found.items() if isinstance(v, (int, float)) and 0 <= v <= 1}
 
 
+@dataclass(frozen=True)
+class Links:
+    """Which images are shown beside which.
+
+    Args:
+        near: {row: its neighbours}; a row's number, or -1 - k for the k-th of `outside`.
+        twins: {row: its twins}, likewise.
+        outside: paths of the images that are in no row, those beside errors first.
+    """
+
+    near: dict[int, list[int]]
+    twins: dict[int, list[int]]
+    outside: list[str]
+
+    def as_data(self, names: Names, labels: Mapping[str, str]) -> dict[str, Any]:
+        """For the page's script."""
+        others = [[names.of_path(path), str(labels.get(path) or "").replace(DELIMITER, ", ")] for path in self.outside]
+        return {"near": self.near, "twins": self.twins, "outside": others}
+
+
+def link(cases: Cases, names: Names, extra: Sequence[str] = ()) -> Links:
+    """Find the images that the page shows beside each row.
+
+    Args:
+        cases: the rows.
+        names: of the rows.
+        extra: further paths that the page shows, such as the audit's.
+    """
+    outside: dict[str, int] = {}
+    for path in extra:
+        if path and path not in names.place:
+            outside.setdefault(path, len(outside))
+
+    def number_of(path: str) -> int:
+        return names.place[path] if path in names.place else -1 - outside.setdefault(path, len(outside))
+
+    found: dict[str, dict[int, list[int]]] = {"neighbours": {}, "twins": {}}
+    for row in map(int, np.argsort(~cases.wrong, kind="stable")):
+        for key, rows in cases.links.items():
+            if row in rows:
+                found[key][row] = [number_of(path) for path in rows[row]]
+    return Links(found["neighbours"], found["twins"], list(outside))
+
+
 def picture_data(
-    cases: Cases, names: Names, album: Album, order: Sequence[int]
+    cases: Cases, links: Links, album: Album, order: Sequence[int]
 ) -> tuple[dict[str, Any], list[list[list[str]]]]:
     """Where each row's picture is, and the pictures in chunks that the page reads when it needs them.
 
     Returns:
-        {"place": [its number or -1 (left out), -2 (unreadable), -3 (withheld)], "chunk", "near", "twins",
-        "outside"}, and the chunks: lists of [thumbnail, larger, saliency].
+        {"place": [its number or -1 (left out), -2 (unreadable), -3 (withheld)], "chunk", "beside" (the pictures of
+        `links.outside`), "saliency"}, and the chunks: lists of [thumbnail, larger, saliency].
     """
     shown = [row for row in order if row in album.small or row in cases.saliency]
     place = [-1] * len(cases)
@@ -293,23 +373,6 @@ def picture_data(
     for index, row in enumerate(shown):
         place[row] = index
     entries = [[album.small.get(row, ""), album.large.get(row, ""), cases.saliency.get(row, "")] for row in shown]
-    outside: dict[str, int] = {}
-
-    def link(path: str) -> int:
-        """A row, or -1 - k for the k-th image that is in no row."""
-        return names.place[path] if path in names.place else -1 - outside.setdefault(path, len(outside))
-
-    links = {
-        key: {str(row): [link(path) for path in paths] for row, paths in rows.items()}
-        for key, rows in cases.links.items()
-    }
-    others = [[names.of_path(path), album.outside.get(path, "")] for path in outside]
-    data = {
-        "place": place,
-        "chunk": CHUNK,
-        "near": links.get("neighbours", {}),
-        "twins": links.get("twins", {}),
-        "outside": others,
-        "saliency": bool(cases.saliency),
-    }
+    beside = [album.outside.get(path, "") for path in links.outside]
+    data = {"place": place, "chunk": CHUNK, "beside": beside, "saliency": bool(cases.saliency)}
     return data, [entries[i : i + CHUNK] for i in range(0, len(entries), CHUNK)]

@@ -85,11 +85,11 @@ def _names(run_a: str | Path, run_b: str | Path) -> tuple[str, str]:
 
 def _reader(*runs: str | Path) -> Any:
     """How to read the images, from the first run whose images are still there."""
-    from medclf.reporting.report import load_run as load_for_report
+    from medclf.reporting.run_files import load_run as load_files
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MedclfWarning)  # without images the page shows none
-        return next((read for run in runs if (read := load_for_report(run)[2]) is not None), None)
+        return next((read for run in runs if (read := load_files(run).read) is not None), None)
 
 
 def _paired(run_a: str | Path, run_b: str | Path) -> tuple[Predictions, Predictions, tuple[int, int]]:

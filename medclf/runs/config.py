@@ -41,6 +41,7 @@ class TrainConfig:
         hide_names: row ids instead of file names in the report.
         card: YAML file with what only people know of data and model; see `medclf.reporting.card`.
         subgroup: columns of the table to give the metrics by; see `medclf.evaluation.subgroups`.
+        corrections: a review.csv, whose labels and exclusions are applied to the table; see `data.corrections`.
     """
 
     data: str
@@ -77,6 +78,7 @@ class TrainConfig:
     hide_names: bool = False
     card: str | None = None
     subgroup: list[str] | None = None
+    corrections: str | None = None
 
     def __post_init__(self) -> None:
         checks = [
@@ -103,7 +105,8 @@ class TrainConfig:
         Raises:
             DataError, WeightsError: what their messages say.
         """
-        for name, path in (("data", self.data), ("--labels", self.labels), ("--test", self.test)):
+        files = {"data": self.data, "--labels": self.labels, "--test": self.test, "--corrections": self.corrections}
+        for name, path in files.items():
             if path and not Path(path).exists() and not (name == "--labels" and (Path(self.data) / path).exists()):
                 raise DataError(f"{path}: there is no such folder or file", "look for a typing mistake in the path")
         if self.card:

@@ -23,7 +23,7 @@ _PATIENCE_S = 10.0  # a killed run's worker processes live a few seconds longer
 
 def located(config: TrainConfig) -> TrainConfig:
     """The settings with absolute paths, so that they mean the same from another folder."""
-    given = {name: getattr(config, name) for name in ("data", "labels", "test", "card")}
+    given = {name: getattr(config, name) for name in ("data", "labels", "test", "card", "corrections")}
     if config.weights and Path(config.weights).is_file():
         given["weights"] = config.weights
     paths: dict[str, Any] = {name: str(Path(path).absolute()) for name, path in given.items() if path}

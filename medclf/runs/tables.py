@@ -16,11 +16,15 @@ from medclf.files import replacing
 _SHOWN = 20
 
 
+def save_csv(path: str | Path, rows: pd.DataFrame) -> None:
+    """Write rows as CSV, whole or not at all."""
+    with replacing(path) as temporary:
+        rows.to_csv(temporary, index=False)
+
+
 def save_table(path: str | Path, table: pd.DataFrame) -> None:
     """Write the table as CSV, whole or not at all; several labels are joined by `|`."""
-    written = table.assign(label=["|".join(v) if isinstance(v, tuple) else v for v in table["label"]])
-    with replacing(path) as temporary:
-        written.to_csv(temporary, index=False)
+    save_csv(path, table.assign(label=["|".join(v) if isinstance(v, tuple) else v for v in table["label"]]))
 
 
 def read_table(run: str | Path) -> pd.DataFrame:

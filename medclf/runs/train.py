@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from medclf.data.corrections import correct, read_corrections
 from medclf.data.loaders import MedDataLoaders, decoding
 from medclf.data.table import label_set, scan
 from medclf.deployment.bundle import save_bundle
 from medclf.evaluation.intervals import as_plain
+from medclf.evaluation.neighbours import similar_training_images
 from medclf.evaluation.predictions import Predictions, predict_loader
 from medclf.evaluation.results import summarize, versions
 from medclf.evaluation.subgroups import check_columns, subgroups
@@ -39,7 +41,7 @@ from medclf.runs.resume import (
     settings_in,
     tidy,
 )
-from medclf.runs.tables import save_table, table_hash
+from medclf.runs.tables import save_csv, save_table, table_hash
 from medclf.training.callbacks import Resumable
 from medclf.training.checkpoints import load_checkpoint, save_checkpoint
 from medclf.training.learner import MedLearner, med_learner
@@ -73,8 +75,12 @@ def train(
         if not going_on:
             write_json(out / RECORD, begun)  # first of all: with it, a killed run can be gone on with
         table = scan(config.data, **config.scan_kwargs(), check_pixels=decoding(**loader_options(config)))
+        corrected: dict[str, Any] = {}
+        if config.corrections:
+            table, corrected = correct(table, read_corrections(config.corrections))
+            say(corrected["sentence"])
         say(f"{(table['problem'] == '').sum()} images, {(table['problem'] != '').sum()} left out")
-        record = begun | start_record(table)
+        record = begun | start_record(table) | ({"corrections": corrected} if corrected else {})
         check_columns(table, config.subgroup or [])
         if before:
             check_same(before, record, resume=going_on)
@@ -87,6 +93,8 @@ def train(
         learn, predictions, facts = job(config, table, say)
         save_table(out / "table.csv", learn.dls.table)
         predictions.save(out / "predictions.csv")
+        save_csv(out / "neighbours.csv", similar_training_images(learn, predictions.table["path"]))
+        facts |= {"corrections": corrected} if corrected else {}
         facts["seconds"] = round(time.perf_counter() - start, 1)
         facts |= _by_group(config, predictions, facts["partition"])
         facts |= with_card(facts, config.card, config.as_dict())

@@ -1,12 +1,103 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page, with everything that it complained of or asked the network for."""
+
+    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
+        self.context = browser.new_context(**{"viewport": {"width": 1366, "height": 768}, **options})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(60_000)  # a busy machine is slow, not wrong
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda r: None if r.url.startswith(("data:", "blob:")) else self.requests.append(r.url))
+        self.page.goto(path.as_uri())
+
+    def settle(self) -> None:
+        """Wait until the page has drawn what was asked."""
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def names(self) -> list[str]:
+        return self.page.eval_on_selector_all("#gallery .name", "nodes => nodes.map(n => n.title)")
+
+    def matrix(self) -> list[int]:
+        texts = self.page.eval_on_selector_all("#matrix button b", "nodes => nodes.map(n => n.textContent)")
+        return [int(text.replace("\u202f", "")) for text in texts]
+
+    def number(self, name: str) -> list[str]:
+        rows = self.page.eval_on_selector_all(
+            "#numbers tr", "rows => rows.map(r => [...r.cells].map(c => c.textContent))"
+        )
+        return next(row[1:] for row in rows if row[0] == name)
+
+    def keep(self, name: str) -> None:
+        """A screenshot for CI's output, where CI asks for some."""
+        if os.environ.get("MEDCLF_CI_OUTPUT"):
+            self.page.wait_for_timeout(600)  # pictures are decoded when they are shown
+            self.page.screenshot(path=Path(os.environ["MEDCLF_CI_OUTPUT"]) / f"report-{name}.png")
+
+    def is_clean(self) -> None:
+        assert self.complaints == []
+        assert len(self.requests) == 1 and self.requests[0].startswith("file://")  # the page itself
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Watched]]:
+    """Open a page from disk, as an analyst does; options are those of a browser context."""
+    pages: list[Watched] = []
+
+    def open_page(path: Path, **options: Any) -> Watched:
+        pages.append(Watched(browser, path, **options))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.context.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core."""
+    found = importlib.util.find_spec("axe_playwright_python")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("needs axe-core: pip install axe-playwright-python")
+    return (Path(found.submodule_search_locations[0]) / "axe.min.js").read_text(encoding="utf-8")
 
 
 def metric(value: float, n: int) -> dict[str, Any]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,86 +13,20 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from medclf.evaluation.suspects import label_suspects
 from medclf.reporting import report as report_module
 from medclf.reporting.pictures import data_uri, encode
 from medclf.reporting.report import render
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
-
-
-class Watched:
-    """A page, with everything that it complained of or asked the network for."""
-
-    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
-        self.context = browser.new_context(**{"viewport": {"width": 1366, "height": 768}, **options})
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(60_000)  # a busy machine is slow, not wrong
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda r: None if r.url.startswith(("data:", "blob:")) else self.requests.append(r.url))
-        self.page.goto(path.as_uri())
-
-    def settle(self) -> None:
-        """Wait until the page has drawn what was asked."""
-        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-    def names(self) -> list[str]:
-        return self.page.eval_on_selector_all("#gallery .name", "nodes => nodes.map(n => n.title)")
-
-    def matrix(self) -> list[int]:
-        texts = self.page.eval_on_selector_all("#matrix button b", "nodes => nodes.map(n => n.textContent)")
-        return [int(text.replace("\u202f", "")) for text in texts]
-
-    def number(self, name: str) -> list[str]:
-        rows = self.page.eval_on_selector_all(
-            "#numbers tr", "rows => rows.map(r => [...r.cells].map(c => c.textContent))"
-        )
-        return next(row[1:] for row in rows if row[0] == name)
-
-    def keep(self, name: str) -> None:
-        """A screenshot for CI's output, where CI asks for some."""
-        if os.environ.get("MEDCLF_CI_OUTPUT"):
-            self.page.wait_for_timeout(600)  # pictures are decoded when they are shown
-            self.page.screenshot(path=Path(os.environ["MEDCLF_CI_OUTPUT"]) / f"report-{name}.png")
-
-    def is_clean(self) -> None:
-        assert self.complaints == []
-        assert len(self.requests) == 1 and self.requests[0].startswith("file://")  # the page itself
-
 
 @pytest.fixture
-def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Watched]]:
-    pages: list[Watched] = []
+def opened(visit: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Render a page and open it."""
 
-    def open_page(facts: Any, rows: Any, *, browser_options: dict[str, Any] | None = None, **options: Any) -> Watched:
-        path = render(facts, rows, tmp_path / "report.html", **options)
-        pages.append(Watched(browser, path, **(browser_options or {})))
-        return pages[-1]
+    def open_page(facts: Any, rows: Any, *, browser_options: dict[str, Any] | None = None, **options: Any) -> Any:
+        return visit(render(facts, rows, tmp_path / "report.html", **options), **(browser_options or {}))
 
-    yield open_page
-    for page in pages:
-        page.context.close()
+    return open_page
 
 
 def test_a_cell_leads_to_its_images_by_confidence(opened: Any, made_up: Any) -> None:
@@ -141,6 +72,19 @@ def test_the_filters_move_matrix_and_images(opened: Any, made_up: Any) -> None:
     shown.settle()
     kept = made_up.rows[(made_up.rows["partition"] == "train") & (made_up.rows["sex"] == "f") & (best >= 0.6)]
     assert sorted(shown.names()) == sorted(kept["path"])
+    shown.is_clean()
+
+
+def test_doubtful_labels_are_those_of_confident_learning(opened: Any, made_up: Any) -> None:
+    probs = made_up.rows[[f"prob_{v}" for v in made_up.vocab]].to_numpy()
+    y = made_up.rows["label"].map(made_up.vocab.index).to_numpy()
+    doubtful = made_up.rows[label_suspects(y, probs)[0]]
+    doubtful = doubtful[doubtful["partition"] == "valid"]
+    shown = opened(made_up.facts, made_up.rows, read=made_up.read)
+    shown.page.click("[data-group=suspect]")
+    shown.settle()
+    assert 0 < len(doubtful) < 60 and set(shown.names()) == set(doubtful["path"])
+    assert shown.page.inner_text("#gallery-title") == f"Doubtful labels: {len(doubtful)}"
     shown.is_clean()
 
 
@@ -398,22 +342,14 @@ def test_no_sideways_scrolling(opened: Any, factory: Any, width: int, scheme: st
     shown.is_clean()
 
 
-def axe() -> str:
-    """The source of axe-core."""
-    found = importlib.util.find_spec("axe_playwright_python")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("needs axe-core: pip install axe-playwright-python")
-    return (Path(found.submodule_search_locations[0]) / "axe.min.js").read_text(encoding="utf-8")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1366, "light"), (360, "dark")])
-def test_axe_finds_no_serious_violation(opened: Any, made_up: Any, width: int, scheme: str) -> None:
+def test_axe_finds_no_serious_violation(opened: Any, axe: str, made_up: Any, width: int, scheme: str) -> None:
     options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
     made_up.facts["checklist"] = [{"item": 1, "value": "MISSING"}]
     made_up.facts["subgroups"] = {"sex": {"f": {"n": 40}, "m": {"n": 41}}}
     shown = opened(made_up.facts, made_up.rows, read=made_up.read, browser_options=options)
-    shown.page.evaluate(axe())
+    shown.page.evaluate(axe)
     shown.page.select_option("#view", "1")
     shown.settle()
     for state in ("page", "dialog"):
@@ -425,7 +361,7 @@ def test_axe_finds_no_serious_violation(opened: Any, made_up: Any, width: int, s
 
 
 @pytest.mark.slow
-def test_a_page_of_real_images(browser: Any, factory: Any, shared_data: Path, tmp_path: Path) -> None:
+def test_a_page_of_real_images(visit: Any, factory: Any, shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "hyperkvasir-lower-gi"
     table = pd.read_csv(folder / "labels.csv").groupby("label").head(24)
     data = factory(labels=table["label"].tolist(), paths=table["file"].tolist(), skill=3.0)
@@ -436,7 +372,7 @@ def test_a_page_of_real_images(browser: Any, factory: Any, shared_data: Path, tm
 
     path = render(data.facts, data.rows, tmp_path / "report.html", read=read, title="Lower GI endoscopy")
     for name, width, scheme in (("light", 1366, "light"), ("dark", 1366, "dark"), ("phone", 360, "light")):
-        shown = Watched(browser, path, viewport={"width": width, "height": 850}, color_scheme=scheme)
+        shown = visit(path, viewport={"width": width, "height": 850}, color_scheme=scheme)
         shown.keep(name)
         shown.page.evaluate("document.querySelector('#explore').scrollIntoView({behavior: 'instant'})")
         shown.keep(f"{name}-images")
@@ -458,7 +394,7 @@ def test_without_scripts_the_page_still_tells(opened: Any, made_up: Any) -> None
 
 
 @pytest.mark.slow
-def test_ten_thousand_rows_open_within_three_seconds(browser: Any, factory: Any, tmp_path: Path) -> None:
+def test_ten_thousand_rows_open_within_three_seconds(visit: Any, factory: Any, tmp_path: Path) -> None:
     data = factory(10_000, vocab=[f"class {i}" for i in range(8)])
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (128, 128, 3), dtype=np.uint8) // 4 * 3 for _ in range(20)]
@@ -467,7 +403,7 @@ def test_ten_thousand_rows_open_within_three_seconds(browser: Any, factory: Any,
     seconds = []
     for _ in range(2):  # the better of two: the machine may be at something else
         begun = time.perf_counter()
-        shown = Watched(browser, path)
+        shown = visit(path)
         shown.page.wait_for_function("document.querySelectorAll('#gallery img').length > 50")
         seconds.append(time.perf_counter() - begun)
         assert sum(shown.matrix()) == data.facts["n"]

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from medclf.errors import DataError, MedclfWarning, OutputError, ReadError
-from medclf.reporting.report import load_run, render, report
+from medclf.reporting.report import render, report
+from medclf.reporting.run_files import load_run
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 FOREIGN = {"svg", "line", "rect", "circle", "path", "text"}
@@ -210,7 +211,7 @@ def test_a_file_that_cannot_be_read_is_named(made_up: Any, tmp_path: Path) -> No
 
     parsed, _ = page(made_up.facts, made_up.rows, tmp_path, read=read)
     assert f"{bad}12 bytes are missing" in parsed.text
-    assert "1 pictures are withheld. 1 files could not be read." in parsed.text
+    assert "1 picture is withheld. 1 files could not be read." in parsed.text
     assert parsed.json("data")["place"][3:5] == [-2, -3]
 
 
@@ -330,7 +331,8 @@ def test_a_run_reads_nothing_outside_its_data(factory: Any, tmp_path: Path) -> N
     Image.new("L", (9, 9)).save(tmp_path / "secret.png")
     (tmp_path / "images").mkdir()
     data.rows.loc[0, "path"], data.rows.loc[1, "path"] = "../secret.png", str(tmp_path / "secret.png")
-    _, _, read = load_run(write_run(data, tmp_path, tmp_path / "images"))
+    read = load_run(write_run(data, tmp_path, tmp_path / "images")).read
+    assert read is not None
     for path in data.rows["path"][:2]:
         with pytest.raises(ReadError, match="outside"):
             read({"path": path})
@@ -346,7 +348,7 @@ def test_a_run_that_lacks_a_file_is_named(factory: Any, tmp_path: Path, name: st
 
 def test_an_interpretation_gives_page_and_facts(made_up: Any, tmp_path: Path) -> None:
     table = SimpleNamespace(to_frame=lambda: made_up.rows)
-    interp = SimpleNamespace(facts=lambda: made_up.facts, predictions=table, read=lambda p: made_up.read({"path": p}))
+    interp = SimpleNamespace(facts=lambda: made_up.facts, predictions=table, reader=lambda show: made_up.read)
     made = report(interp, tmp_path / "report.html", progress=False)
     assert json.loads((tmp_path / "results.json").read_text()) == made_up.facts
     assert Strict(made.read_text(encoding="utf-8")).json("data")["n"] == len(made_up.rows)

@@ -120,6 +120,30 @@ def test_evaluate_and_report(run, medclf, drawn):
     status, _, error = medclf("report", folder, "--out", folder / "again.html", "--hide-names")
     assert status == 0, error
     assert "polyp/" not in (folder / "again.html").read_text()
+    status, _, error = medclf("report", folder, "--out", folder / "small.html", "--no-pictures", "--max-megabytes", 2)
+    assert status == 0 and "data:image/jpeg" not in (folder / "small.html").read_text(), error
+
+
+def test_a_second_read_goes_out_and_comes_back(run, medclf, room):
+    folder, *_ = run
+    status, out, error = medclf("review", "export", folder, "--out", "sheet.csv", "--images", 6, "--controls", 0.5)
+    assert status == 0, error
+    assert (room / "sheet.html").is_file() and "not for the reader" in out
+    (key,) = (folder / "review").glob("key-*.csv")
+    labels = pd.read_csv(key).set_index("item")["label"]
+    sheet = pd.read_csv(room / "sheet.csv").set_index("item")
+    sheet.assign(label=labels).to_csv(room / "sheet.csv")
+    status, out, error = medclf("review", "import", folder, "sheet.csv")
+    assert status == 0, error
+    assert "Cohen's kappa of reader and label: 1.000" in out and "--corrections" in out
+    (room / "sheet.csv").write_text("item,label\n000000-001,polyp\n")
+    status, _, error = medclf("review", "import", folder, "sheet.csv")
+    assert status == 2 and "no key to its items" in error and "Traceback" not in error
+
+
+def test_corrections_that_are_not_there_are_seen_before_anything_is_loaded(medclf, drawn, room):
+    status, _, error = medclf("train", drawn, "--out", room / "NO", "--corrections", "nowhere.csv")
+    assert status == 2 and "nowhere.csv" in error and not (room / "NO").exists()
 
 
 def test_two_fresh_processes_agree_to_the_bit(run, medclf, drawn, room):

@@ -94,27 +94,43 @@ _Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _by_hash(hashes: np.ndarray) -> _Columns:
     n, views, _ = hashes.shape
-    found, distance = _search(hashes[:, 0], hashes.reshape(n * views, -1), 4, HASH_BITS, "hamming", "b1")
+    found, distance = search(hashes[:, 0], hashes.reshape(n * views, -1), 4, HASH_BITS, "hamming", "b1")
     query, place = np.nonzero((found >= 0) & (distance <= _NEAR_BITS))
     return query // views, found[query, place], _MIRRORED[query % views]
 
 
 def _by_vector(vectors: np.ndarray, queries: np.ndarray, k: int, mirrored: bool) -> _Columns:
-    width = vectors.shape[1]
     # One more, since most images find themselves first.
-    found, distance = _search(vectors, queries, k + 1, width, "cos", "f32")
+    found, distance = search(vectors, queries, k + 1)
     query, place = np.nonzero((found >= 0) & (distance <= 1 - _NEAR_COSINE))
     return query, found[query, place], np.full(len(query), mirrored)
 
 
-def _search(
-    stored: np.ndarray, queries: np.ndarray, k: int, width: int, metric: str, scalar: str
+def search(
+    stored: np.ndarray,
+    queries: np.ndarray,
+    k: int,
+    width: int | None = None,
+    metric: str = "cos",
+    scalar: str = "f32",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(queries, k) rows of the nearest stored vectors, -1 where there are fewer, and their distances."""
+    """The stored vectors nearest to each query: exactly where they are few, else from an index.
+
+    Args:
+        stored: (n, f).
+        queries: (m, f).
+        k: how many.
+        width: of a vector, in bits where `scalar` is "b1".
+        metric, scalar: as usearch calls them.
+
+    Returns:
+        (m, min(k, n)) rows of the nearest stored vectors, -1 where fewer are found, and their distances.
+    """
     from usearch.index import BatchMatches, Index
 
-    n = len(stored)
-    index = Index(ndim=width, metric=metric, dtype=scalar, expansion_add=128, expansion_search=96)
+    n, asked = len(stored), len(queries)
+    queries = np.repeat(queries, 2, axis=0) if asked == 1 else queries  # one alone comes back in another shape
+    index = Index(ndim=width or stored.shape[1], metric=metric, dtype=scalar, expansion_add=128, expansion_search=96)
     index.add(np.arange(n), np.ascontiguousarray(stored), threads=1)  # one: the same graph every time
     k = min(k, n)
     matches = index.search(np.ascontiguousarray(queries), k, exact=n <= _EXACT)
@@ -124,4 +140,4 @@ def _search(
     known = np.arange(k) < matches.counts[:, None]
     rows[known] = matches.keys[known].astype(np.int64)
     distance[known] = matches.distances[known]
-    return rows, distance
+    return rows[:asked], distance[:asked]

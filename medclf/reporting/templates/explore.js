@@ -124,7 +124,7 @@ function makeCard(row) {
 function galleryTitle() {
   const { names, list } = current, n = count(list.length);
   if (state.cell) return `${names[state.cell[0]]} read as ${names[state.cell[1]]}: ${n}`;
-  return { wrong: `Errors: ${n}`, right: `Right: ${n}`, all: `All images: ${n}`, marked: `Marked: ${n}` }[state.group];
+  return { wrong: `Errors: ${n}`, suspect: `Doubtful labels: ${n}`, right: `Right: ${n}`, all: `All images: ${n}`, marked: `Marked: ${n}` }[state.group];
 }
 
 function drawGallery() {

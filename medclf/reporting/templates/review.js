@@ -44,8 +44,8 @@ function allBars(row) {
 function linked(title, links) {
   if (!links?.length) return null;
   const cards = links.map((link) => {
-    const [name, source] = link >= 0 ? [fileOf(link), pictures(link)[0]] : DATA.outside[-1 - link];
-    const label = link >= 0 ? labelText(DATA.actual[link]) : '';
+    const [name, label] = link >= 0 ? [nameOf(link), labelText(DATA.actual[link])] : DATA.outside[-1 - link];
+    const source = link >= 0 ? pictures(link)[0] : DATA.beside[-1 - link];
     const inside = [source ? el('img', { src: source, alt: '' }) : el('span', { class: 'nothing' }, 'No picture'),
       el('span', { class: 'name', title: name }, name.split('/').pop()), label ? el('span', {}, label) : null];
     if (link < 0) return el('li', {}, el('span', { class: 'near' }, ...inside));
@@ -63,7 +63,7 @@ function drawDialog() {
   $('dialog-facts').replaceChildren(...facts(row));
   $('dialog-probs').replaceChildren(...allBars(row));
   $('dialog-linked').replaceChildren(...[
-    linked('Twins found by the audit', DATA.twins[row]), linked('Most similar images', DATA.near[row]),
+    linked('Twins found by the audit', DATA.twins[row]), linked('Most similar training images', DATA.near[row]),
   ].filter(Boolean));
   $('place').textContent = place < 0 ? '' : `${count(place + 1)} of ${count(list.length)}`;
   $('before').disabled = place <= 0;

@@ -14,7 +14,7 @@ const state = {
   columns: {}, // name -> code
   low: 0,
   high: 1,
-  group: 'wrong', // wrong, right, all, marked
+  group: 'wrong', // wrong, suspect, right, all, marked
   cell: null, // [actual, predicted] of the matrix
   order: 'sure',
   pictured: false,
@@ -89,9 +89,11 @@ function passes(row) {
   return Object.entries(state.columns).every(([name, code]) => DATA.columns[name][1][row] === code);
 }
 
+const suspects = new Set(DATA.suspects);
 const inGroup = {
   all: () => true,
   wrong: isWrong,
+  suspect: (row) => suspects.has(row),
   right: (row) => seen.actual[row] >= 0 && !isWrong(row),
   marked: (row) => marks.has(row),
 };
@@ -105,7 +107,7 @@ const orders = {
 /** What the filters leave: the matrix, the number of each group, and the list of rows to show. */
 function look() {
   const names = sides(), matrix = names.map(() => new Array(names.length).fill(0));
-  const groups = { wrong: 0, right: 0, all: 0, marked: 0 }, list = [];
+  const groups = { wrong: 0, suspect: 0, right: 0, all: 0, marked: 0 }, list = [];
   for (let row = 0; row < DATA.n; row++) {
     if (!passes(row)) continue;
     if (seen.actual[row] >= 0) matrix[seen.actual[row]][seen.pred[row]]++;
@@ -169,8 +171,8 @@ function reviewCsv() {
   const lines = [[DATA.hidden ? 'row' : 'path', 'label', 'mark', 'new_label', 'note']];
   for (const row of [...marks.keys()].sort((a, b) => a - b)) {
     const { mark, new_label: newLabel, note } = marks.get(row);
-    const label = known(row) ? labelText(DATA.actual[row]).replaceAll(', ', DATA.multi ? '|' : ', ') : '';
-    lines.push([DATA.hidden ? row + 1 : nameOf(row), label, mark, newLabel, note]);
+    const names = known(row) ? [DATA.actual[row]].flat().map((label) => DATA.vocab[label]) : [];
+    lines.push([DATA.hidden ? row + 1 : nameOf(row), names.join('|'), mark, newLabel, note]);
   }
   return lines.map((line) => line.map(csvField).join(',')).join('\r\n') + '\r\n';
 }

@@ -1,0 +1,45 @@
+"""`medclf review export | import`: the second read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+review = typer.Typer(no_args_is_help=True, help="The second read: a blinded sheet out, what its reader said back in.")
+
+
+@review.command("export")
+def export_sheet(
+    run: Annotated[Path, typer.Argument(help="a RUN folder")],
+    out: Annotated[Path, typer.Option(help="the sheet to write, a CSV")],
+    n: Annotated[int, typer.Option("--images", help="how many at most", min=1)] = 100,
+    controls: Annotated[float, typer.Option(help="share of images that were read right")] = 0.3,
+    seed: Annotated[int, typer.Option(help="of the draw and of the order")] = 0,
+    pictures: Annotated[
+        str, typer.Option(help="page (to read in), folder (of PNG files) or none (the sheet names the files)")
+    ] = "page",
+    show_burned_in: Annotated[
+        bool, typer.Option("--show-burned-in", help="take ultrasound and captures too, often with a name in the pixels")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing sheet")] = False,
+) -> None:
+    """Write a blinded sheet for a second reader: doubtful labels, confused pairs and controls."""
+    from medclf.runs.review import export_review
+
+    options: Any = {"n": n, "controls": controls, "seed": seed, "pictures": pictures}
+    for line in export_review(run, out, **options, show_burned_in=show_burned_in, overwrite=overwrite):
+        typer.echo(line)
+
+
+@review.command("import")
+def import_sheet(
+    run: Annotated[Path, typer.Argument(help="the RUN folder that the sheet is of")],
+    sheet: Annotated[Path, typer.Argument(help="the sheet filled in, or a review.csv of the report page")],
+) -> None:
+    """Read a sheet that came back: agreement, the numbers before and after, corrections to train with."""
+    from medclf.runs.second_read import show_review
+
+    for line in show_review(run, sheet):
+        typer.echo(line)

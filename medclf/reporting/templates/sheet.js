@@ -1,0 +1,113 @@
+// A second reader's answers: one section an image, kept in this browser, downloaded as the sheet filled in.
+const main = document.getElementById('main');
+const sections = [...main.querySelectorAll('.reading')];
+const several = 'several' in main.dataset;
+const NONE = '(none)';
+const STORE = `medclf-sheet-${main.dataset.sheet}`;
+let delivered = true;
+
+const inputs = (section, name) => [...section.querySelectorAll(`[name^="${name}-"]`)];
+const labelsOf = (section) => inputs(section, 'label').filter((box) => box.checked).map((box) => box.value);
+const markOf = (section) => inputs(section, 'mark').find((box) => box.checked)?.value ?? '';
+const isRead = (section) => labelsOf(section).length > 0 || markOf(section) === 'poor image';
+
+function answerOf(section) {
+  return { labels: labelsOf(section), mark: markOf(section), note: section.querySelector('[data-note]').value };
+}
+
+function put(section, { labels = [], mark = '', note = '' }) {
+  for (const box of inputs(section, 'label')) box.checked = labels.includes(box.value);
+  for (const box of inputs(section, 'mark')) box.checked = box.value === mark;
+  section.querySelector('[data-note]').value = note;
+}
+
+function keep() {
+  delivered = false;
+  try {
+    localStorage.setItem(STORE, JSON.stringify(sections.map((section) => [section.id, answerOf(section)])));
+  } catch {
+    // the download is what counts
+  }
+  show();
+}
+
+function recall() {
+  try {
+    for (const [id, answer] of JSON.parse(localStorage.getItem(STORE) || '[]')) {
+      const section = sections.find((one) => one.id === id);
+      if (section) put(section, answer);
+    }
+  } catch {
+    // a page opened from disk may have no storage
+  }
+}
+
+function show() {
+  const read = sections.filter(isRead).length;
+  document.getElementById('progress').textContent = `${read} of ${sections.length} read`;
+  for (const section of sections) section.classList.toggle('done', isRead(section));
+}
+
+/** Choosing "none of these" takes the others back, and the other way round. */
+function settle(section, box) {
+  if (!several || !box.checked || !box.name.startsWith('label-')) return;
+  for (const other of inputs(section, 'label')) {
+    if (other !== box && (other.value === NONE || box.value === NONE)) other.checked = false;
+  }
+}
+
+function choose(section, box) {
+  if (!box) return;
+  box.checked = several && box.name.startsWith('label-') ? !box.checked : true;
+  settle(section, box);
+  keep();
+}
+
+function go(section) {
+  if (!section) return;
+  section.scrollIntoView({ block: 'start' });
+  section.focus({ preventScroll: true });
+}
+
+function byKey(event) {
+  const section = event.target.closest?.('.reading');
+  if (!section || event.target.matches('[data-note]') || event.ctrlKey || event.metaKey || event.altKey) return;
+  const labels = inputs(section, 'label'), marks = inputs(section, 'mark');
+  const place = sections.indexOf(section), key = event.key;
+  if (/^[1-9]$/.test(key)) choose(section, labels.filter((box) => box.value !== NONE)[Number(key) - 1]);
+  else if (key === '0' && several) choose(section, labels.at(-1));
+  else if (key === 'u' || key === 'p') choose(section, marks.find((box) => box.value.startsWith(key)));
+  else if (key === 'n' || key === 'Enter') go(sections[place + 1]);
+  else if (key === 'b') go(sections[place - 1]);
+  else return;
+  event.preventDefault();
+}
+
+/** A CSV field: quoted, and never a formula for a spreadsheet to run. */
+function csvField(text) {
+  return `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : text).replaceAll('"', '""')}"`;
+}
+
+function download() {
+  const lines = [['item', 'label', 'mark', 'note']];
+  for (const section of sections) {
+    const { labels, mark, note } = answerOf(section);
+    lines.push([section.id, labels.join('|'), mark, note]);
+  }
+  const text = lines.map((line) => line.map(csvField).join(',')).join('\r\n') + '\r\n';
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([text], { type: 'text/csv' }));
+  link.download = main.dataset.file;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  delivered = true;
+}
+
+document.body.classList.add('live');
+recall();
+show();
+main.addEventListener('input', (event) => { settle(event.target.closest('.reading'), event.target); keep(); });
+main.addEventListener('keydown', byKey);
+document.getElementById('next').addEventListener('click', () => go(sections.find((section) => !isRead(section))));
+document.getElementById('download').addEventListener('click', download);
+window.addEventListener('beforeunload', (event) => { if (!delivered) event.preventDefault(); });
