@@ -10,7 +10,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-
 STYLE = "report.css"
 
 
@@ -44,10 +43,8 @@ def fill(template: str, view: Mapping[str, Any], *, scripts: Sequence[str] = (),
 def _policy(style: str, script: str, beside: bool) -> str:
     """The page's content security policy: its own style and script by their hashes, pictures, nothing else."""
     images = "data: 'self' file:" if beside else "data:"
-    scripts = f"script-src '{_hash(script)}'; " if script else ""
-    return (
-        f"default-src 'none'; img-src {images}; style-src '{_hash(style)}'; {scripts}base-uri 'none'; form-action 'none'"
-    )
+    own = f"style-src '{_hash(style)}'; " + (f"script-src '{_hash(script)}'; " if script else "")
+    return f"default-src 'none'; img-src {images}; {own}base-uri 'none'; form-action 'none'"
 
 
 def _hash(text: str) -> str:
