@@ -1,6 +1,6 @@
 """The service under load, beside the server that a fastai user writes around `learn.predict`.
 
-    python benchmarks/serve_load.py [--seconds 60] [--clients 64] [--rounds 1] [--runtime torch] [--images FOLDER]
+    python benchmarks/serve_load.py [--seconds 60] [--clients 64] [--rounds 1] [--runtime onnx] [--images FOLDER]
 
 Both servers run as processes of their own on loopback, in turns, on the same two cores and with the same
 network (random head: times only). The clients are one process that keeps every connection busy.
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=1, help="turns of each server")
     parser.add_argument("--arch", default="efficientnet_lite0")
-    parser.add_argument("--runtime", default="torch", choices=["torch", "onnx"])
+    parser.add_argument("--runtime", default="onnx", choices=["torch", "onnx"], help="of medclf's server")
     parser.add_argument("--servers", nargs="+", default=["fastai", "medclf"], choices=["fastai", "medclf"])
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--images", type=Path, help="a folder of JPEG files; drawn ones where it is left out")

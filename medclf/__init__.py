@@ -36,6 +36,8 @@ _HOME = {
         "show_augmentations",
         "tfms_for",
     ],
+    "images.heat": ["hottest_box", "overlay"],
+    "evaluation.saliency": ["grad_cam", "occlusion"],
     "training.learner": ["cnn_learner", "med_learner"],
     "evaluation.shortcuts": ["shortcut_test"],
     "evaluation.subgroups": ["subgroups"],

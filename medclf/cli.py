@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -179,6 +181,7 @@ def train(
     corrections: Annotated[
         Path | None, typer.Option(help="a review.csv of the report page or of medclf review import, to be applied")
     ] = None,
+    saliency: Annotated[int, typer.Option(help="images of the report that show where the model looked", min=0)] = 40,
     resume: Annotated[
         Path | None, typer.Option(help="go on with this RUN, which was killed; all settings are its own")
     ] = None,
@@ -224,6 +227,7 @@ def train(
         "card": str(card) if card else None,
         "subgroup": subgroup,
         "corrections": str(corrections) if corrections else None,
+        "saliency": saliency,
     }
     given = {name: value for name, value in settings.items() if _is_given(ctx, {"first_sizes": "size"}.get(name, name))}
     _train(settings, given, resume, config)
@@ -339,16 +343,35 @@ def card(
 
 @app.command()
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="a bundle folder, or a RUN that holds one")],
+    bundle: Annotated[Path, typer.Argument(help="a bundle folder, a RUN that holds one, or an exported .onnx file")],
     files: Annotated[list[Path], typer.Argument(help="images, or folders of images")],
+    runtime: Annotated[str, typer.Option(help="torch or onnx")] = "torch",
     as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, one line an image")] = False,
     bs: Annotated[int, typer.Option(help="images at once")] = 32,
 ) -> None:
     """Predict images with a bundle; nothing of fastai is loaded."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's waiting threads leave the cores to the decoding
     from medclf.runs.predict import print_predictions
 
-    print_predictions(bundle, files, "csv" if as_csv else "json" if as_json else "text", bs)
+    print_predictions(bundle, files, "csv" if as_csv else "json" if as_json else "text", bs, runtime)
+
+
+@app.command()
+def explain(
+    bundle: Annotated[Path, typer.Argument(help="a bundle folder, or a RUN that holds one")],
+    files: Annotated[list[Path], typer.Argument(help="images, or folders of images")],
+    out: Annotated[Path, typer.Option(help="folder for the pictures and boxes.csv")],
+    label: Annotated[str | None, typer.Option(help="what to look for [default: what is predicted]")] = None,
+    method: Annotated[str, typer.Option(help="grad-cam, or occlusion: no gradients, slower")] = "grad-cam",
+    share: Annotated[float, typer.Option(help="how hot the box is, as a share of the hottest pixel")] = 0.5,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what an earlier call wrote there")] = False,
+) -> None:
+    """Show where a bundle looked: pictures with a heat map, and a box around the hottest region of each."""
+    from medclf.runs.explain import explain as explain_files
+
+    for line in explain_files(bundle, files, out, label=label, method=method, share=share, overwrite=overwrite):
+        typer.echo(line)
 
 
 @app.command()
@@ -446,8 +469,6 @@ def serve(
     from medclf.deployment.server import serve as serve_bundle
     from medclf.runs.predict import find_bundle
 
-    if runtime not in ("torch", "onnx"):
-        raise MedclfError(f"--runtime {runtime} is unknown", "choose torch or onnx")
     serve_bundle(
         find_bundle(bundle),
         host,
@@ -456,7 +477,7 @@ def serve(
         max_bytes=round(max_mb * 2**20),
         max_queue=max_queue,
         workers=workers,
-        runtime="onnx" if runtime == "onnx" else "torch",
+        runtime=runtime,
         log_level="warning" if quiet else "info",
     )
 
@@ -465,13 +486,17 @@ def serve(
 def export(
     bundle: Annotated[Path, typer.Argument(help="a bundle folder, or a RUN that holds one")],
     out: Annotated[Path, typer.Option(help="the .onnx file to write")],
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and sums; says what that costs")] = False,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="images or folders that set the ranges of --int8 and show its cost")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing file")] = False,
 ) -> None:
     """Export a bundle to one ONNX file, with its preprocessing and labels inside."""
-    from medclf.deployment.onnx import export_onnx
-    from medclf.runs.predict import find_bundle
+    from medclf.runs.export import export as export_bundle
 
-    typer.echo(f"onnx: {export_onnx(find_bundle(bundle), out, overwrite=overwrite)}")
+    for line in export_bundle(bundle, out, int8=int8, data=data or (), overwrite=overwrite):
+        typer.echo(line)
 
 
 @app.command()
@@ -535,6 +560,10 @@ def main() -> None:
     gc.set_threshold(100_000, 50, 100)  # importing makes a million objects; going through them again and again took 1 s
     try:
         app(arguments, prog_name="medclf")
+    except SystemExit as end:
+        if arguments[:1] == ["predict"] and end.code in (None, 0):
+            _leave()
+        raise
     except MedclfError as error:
         if debug:
             raise
@@ -549,6 +578,14 @@ def main() -> None:
         sys.exit(130)
     finally:
         gc.freeze()  # nor need they be gone through when the process ends
+
+
+def _leave() -> None:
+    """End now: taking torch down takes as long as a prediction, and nothing is left to be written."""
+    with contextlib.suppress(OSError):  # the reader of a pipe has gone
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)
 
 
 def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -102,3 +103,19 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingDependency(
             f"{package} is not installed ({error})", f'install it with: pip install "medclf[{extra}]"'
         ) from error
+
+
+def position(vocab: Sequence[str], label: str) -> int:
+    """Where a label that a user named stands in the vocab.
+
+    Raises:
+        DataError: it is not there.
+
+    Example:
+        >>> position(["normal", "polyp"], "polyp")
+        1
+    """
+    if label not in vocab:
+        known = ", ".join(vocab[:8]) + ("..." if len(vocab) > 8 else "")
+        raise DataError(f"there is no label {label!r}", f"choose one of: {known}")
+    return list(vocab).index(label)

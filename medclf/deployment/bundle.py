@@ -100,6 +100,31 @@ class Bundle(Predictor):
         """
         return self.runnable.normalized(self.runnable.tensor(self.prepare(item)[None]))[0]
 
+    def saliency(self, item: Item, label: str | None = None, *, method: str = "grad-cam") -> np.ndarray:
+        """Where the network looked: what `medclf.grad_cam` gives of a learner.
+
+        Args:
+            item: see `predict`; or pixels that `prepare` gave.
+            label: a name of the vocab; the predicted one where None, of several labels the most probable.
+            method: "grad-cam", or "occlusion", which needs no gradients and is slower.
+
+        Returns:
+            float32 of (height, width) of the prepared image, in [0, 1].
+
+        Raises:
+            ReadError: the image cannot be read.
+            DataError: the label is not in the vocab.
+            MedclfError: the network gives no map of the image.
+        """
+        from medclf.evaluation.saliency import heat_maps
+        from medclf.images.heat import at_size
+
+        prepared = self.prepare(item)[None]
+        target = self._target(prepared, label)
+        network = nn.Sequential(self.runnable.body, nn.Sequential(self.runnable.pool, self.runnable.rest))
+        images = self.runnable.normalized(self.runnable.tensor(prepared))
+        return at_size(heat_maps(network, images, [target], method)[0], prepared.shape[1:3])
+
 
 def save_bundle(
     learn: Trained,
@@ -265,8 +290,14 @@ def load_bundle(path: str | Path, device: str | torch.device = "cpu", verify: bo
     Example:
         >>> # load_bundle("polyps.bundle").predict("image.png").label
     """
+    return restore(bundle_format.read(Path(path)), path, device, verify)
+
+
+def restore(
+    content: Mapping[str, Any], path: str | Path, device: str | torch.device = "cpu", verify: bool = True
+) -> Bundle:
+    """`load_bundle`, where `bundle_format.read` has been called already: that needs no torch."""
     folder = Path(path)
-    content = bundle_format.read(folder)
     network: nn.Module = _restored(content, folder)
     with _running(str(folder)):
         fold(network, content["fold"])

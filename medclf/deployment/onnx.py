@@ -20,6 +20,7 @@ from medclf.deployment.bundle_format import golden_pixels
 from medclf.deployment.predictor import Predictor
 from medclf.errors import BundleError, DataError, MedclfError, OutputError, require
 from medclf.files import finite, replacing
+from medclf.images.heat import at_size
 
 if TYPE_CHECKING:
     from medclf.deployment.bundle import Bundle
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Int8Cost", "OnnxModel", "export_onnx", "quantize_onnx"]
 
+_MAPS = "maps"  # an output
 _KEY = "medclf"  # of the metadata that holds what a bundle.json holds
 _MAX_BYTES = 2**31 - 1  # of any protocol buffer
 _DRIFT = 1e-4
@@ -38,6 +40,7 @@ class OnnxModel(Predictor):
     Args:
         path: the file.
         providers: of ONNX Runtime, the preferred first; the CPU's where None.
+        threads: for the arithmetic of one batch; as many as there are cores where None.
         verify: run the golden inputs again and compare their logits with those saved.
 
     Raises:
@@ -49,11 +52,21 @@ class OnnxModel(Predictor):
         >>> # OnnxModel("polyps.onnx").predict("image.png").label
     """
 
-    def __init__(self, path: str | Path, *, providers: Sequence[str] | None = None, verify: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+        verify: bool = True,
+    ) -> None:
         path = Path(path)
         content = _content(_checked(path), str(path))
-        self._session = _session(path, providers)
+        self._session = _session(path, providers, threads)
         super().__init__(content, path.stem, self._run)
+        self.exported_from: str | None = content.get("exported_from")
+        if _MAPS in (output.name for output in self._session.get_outputs()):
+            self.saliency = self._saliency  # absent where the file holds no maps: the service asks for it by name
         if verify:
             saved = np.array(content["golden"]["logits"])
             logits, _ = self._run(golden_pixels(self.recipe))
@@ -65,6 +78,24 @@ class OnnxModel(Predictor):
     def _run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits, features = self._session.run(["logits", "features"], {"pixels": pixels})
         return logits, features
+
+    def _saliency(self, item: Item, label: str | None = None) -> np.ndarray:
+        """Where the network looked: Grad-CAM, as `Bundle.saliency` gives it.
+
+        Args:
+            item: see `predict`; or pixels that `prepare` gave.
+            label: a name of the vocab; the predicted one where None.
+
+        Returns:
+            float32 of (height, width) of the prepared image, in [0, 1].
+
+        Raises:
+            ReadError: the image cannot be read.
+            DataError: the label is not in the vocab.
+        """
+        prepared = self.prepare(item)[None]
+        heat = self._session.run([_MAPS], {"pixels": prepared})[0][0, self._target(prepared, label)].clip(0)
+        return at_size(heat / (heat.max() or 1), prepared.shape[1:3])
 
 
 def _checked(path: Path) -> Any:
@@ -108,9 +139,10 @@ def _content(model: Any, origin: str) -> dict[str, Any]:
     return bundle_format.parse(properties[_KEY], f"the description in {origin}")
 
 
-def _session(path: Path, providers: Sequence[str] | None = None) -> Any:
+def _session(path: Path, providers: Sequence[str] | None = None, threads: int | None = None) -> Any:
     ort = require("onnxruntime", "onnx")
     options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the cores alone
     errors = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")
@@ -127,7 +159,9 @@ def export_onnx(bundle: Bundle | str | Path, out: str | Path, *, overwrite: bool
 
     The file's input `pixels` is uint8 of (batch, height, width, channels), as `Bundle.prepare` gives them:
     the normalisation is part of the graph. Its outputs are `logits` and the pooled `features`. Its metadata
-    holds under "medclf" what bundle.json holds: the vocab, the preprocessing, the calibration, the card.
+    holds under "medclf" what bundle.json holds: the vocab, the preprocessing, the calibration, the card. Where the
+    network ends in a feature map, a third output `maps` (batch, n_out, h, w) holds each label's Grad-CAM before its
+    negative part is cut off.
 
     Args:
         bundle: a loaded bundle, or the folder of one.
@@ -152,7 +186,7 @@ def export_onnx(bundle: Bundle | str | Path, out: str | Path, *, overwrite: bool
 
     out = _free(out, overwrite)
     loaded = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
-    _save(_exported(loaded), loaded.content | {"fold": []}, out)
+    _save(_exported(loaded), loaded.content | {"fold": [], "exported_from": loaded.hash}, out)
     return out
 
 
@@ -178,19 +212,22 @@ def _exported(bundle: Bundle) -> Any:
     """torch's network and the normalisation before it, as an ONNX model."""
     import torch
 
+    from medclf.deployment.runnable import WithMaps
+
     network = copy.deepcopy(bundle.runnable).cpu()
     pixels = torch.from_numpy(golden_pixels(bundle.recipe))
+    mapped = WithMaps.of(network, pixels)
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own deprecations
             program = torch.onnx.export(
-                network,
+                mapped or network,
                 (pixels,),
                 dynamo=True,
                 input_names=["pixels"],
-                output_names=["logits", "features"],
+                output_names=["logits", "features", *([_MAPS] if mapped else [])],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )

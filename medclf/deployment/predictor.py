@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from medclf.deployment.bundle_format import ood_state, temperatures
-from medclf.errors import ReadError
+from medclf.errors import ReadError, position
 from medclf.images import pixels
 
 if TYPE_CHECKING:
@@ -203,6 +203,13 @@ class Predictor:
         probs = _sigmoid(scaled) if self.multi_label else _softmax(scaled)
         strange = self._detector.unlike(features) if self._detector else np.zeros(len(features), bool)
         return [self._prediction(row, odd) for row, odd in zip(probs, strange, strict=True)]
+
+    def _target(self, prepared: np.ndarray, label: str | None) -> int:
+        """Position of the label that a saliency map is about: the predicted one, of several the most probable."""
+        if label is not None:
+            return position(self.vocab, label)
+        answer = self.predict_pixels(prepared)[0]
+        return answer.pred if isinstance(answer.pred, int) else int(np.argmax(list(answer.probs.values())))
 
     def _prediction(self, probs: np.ndarray, strange: bool) -> Prediction:
         pred = self._chosen(probs)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import hmac
-import io
 from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -24,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from medclf.deployment.service import Service
 from medclf.deployment.uploads import Refused
 from medclf.errors import MedclfError, MissingDecoder, ReadError, TooLarge, UnsupportedFormat
+from medclf.images.heat import coloured, png_uri
 
 TYPES = ("image/png", "image/jpeg", "image/tiff", "application/dicom")
 _SEND = "send the file itself as the body, with Content-Type one of: " + ", ".join(TYPES)
@@ -107,8 +105,8 @@ def api(service: Service, token: str | None) -> APIRouter:
             probs=dict(prediction.probs),
             flags=list(prediction.flags),
             model=model,
-            preview=await asyncio.to_thread(_png_url, answer.pixels) if preview else None,
-            saliency=None if answer.heat is None else await asyncio.to_thread(_png_url, _coloured(answer.heat)),
+            preview=await asyncio.to_thread(png_uri, answer.pixels) if preview else None,
+            saliency=None if answer.heat is None else await asyncio.to_thread(png_uri, coloured(answer.heat)),
         )
 
     @router.get("/v1/model", response_description="the description", responses=_problems(401))
@@ -226,20 +224,3 @@ def _static(text: str, media_type: str) -> Callable[[], Any]:
         return Response(text, media_type=media_type)
 
     return static
-
-
-def _coloured(heat: np.ndarray) -> np.ndarray:
-    """A heat map in [0, 1] as RGBA, from clear through orange to yellow."""
-    rgba = np.zeros((*heat.shape, 4), np.uint8)
-    rgba[..., 0] = 255
-    rgba[..., 1] = np.round(220 * heat)
-    rgba[..., 3] = np.round(200 * heat)
-    return rgba
-
-
-def _png_url(pixels: np.ndarray) -> str:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(file, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

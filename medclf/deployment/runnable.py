@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medclf.training.backbones import GlobalPool
+
 
 class Runnable(nn.Module):
     """uint8 pixels (B, H, W, C) -> logits (B, n_out) and pooled features (B, n_features).
@@ -55,3 +57,32 @@ class Runnable(nn.Module):
         with torch.inference_mode():
             logits, features = self(self.tensor(pixels))
         return logits.float().cpu().numpy(), features.float().cpu().numpy()
+
+
+class WithMaps(nn.Module):
+    """As `Runnable`, and each label's Grad-CAM before its negative part is cut off: (B, n_out, h, w).
+
+    Behind a mean over the feature map and one linear layer, the gradient of a logit with respect to a channel is that
+    layer's weight over the map's size, everywhere (Selvaraju et al. 2017, section 3.1): no backward pass is needed.
+    """
+
+    def __init__(self, runnable: Runnable, linear: nn.Linear) -> None:
+        super().__init__()
+        self.runnable, self.linear = runnable, linear
+
+    @classmethod
+    def of(cls, runnable: Runnable, pixels: Tensor) -> WithMaps | None:
+        """None where the network does not end so."""
+        *before, linear = runnable.rest.children()
+        with torch.inference_mode():
+            features = runnable.body(runnable.normalized(pixels[:1]))
+        simple = all(isinstance(module, (nn.Flatten, nn.Dropout)) for module in before)
+        averaged = isinstance(runnable.pool, GlobalPool) and features.ndim == 4 and features.shape[2:].numel() > 1
+        return cls(runnable, linear) if simple and averaged and isinstance(linear, nn.Linear) else None
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See the class."""
+        maps = self.runnable.body(self.runnable.normalized(pixels))
+        features = self.runnable.pool(maps)
+        weighted = nn.functional.conv2d(maps, self.linear.weight[:, :, None, None])
+        return self.runnable.rest(features), features, weighted

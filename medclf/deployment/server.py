@@ -6,14 +6,14 @@ import contextlib
 import ipaddress
 import os
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import medclf
+from medclf.deployment.runtimes import load_model
 from medclf.deployment.uploads import Limits
 from medclf.errors import MedclfError, require
 
@@ -101,7 +101,7 @@ def serve(
     max_bytes: int = Limits.max_bytes,
     max_queue: int = Limits.max_queue,
     workers: int = 1,
-    runtime: Literal["torch", "onnx"] = "torch",
+    runtime: str = "torch",
     log_level: str = "info",
 ) -> None:
     """Serve a bundle until stopped by Ctrl-C or SIGTERM; requests in hand are then still answered.
@@ -114,8 +114,7 @@ def serve(
         max_bytes: of one upload.
         max_queue: uploads that may wait at once.
         workers: processes that decode.
-        runtime: "onnx" predicts a folder on ONNX Runtime, which it is exported for first (some seconds); a
-            file always runs on it.
+        runtime: "torch" or "onnx"; see `medclf.deployment.runtimes.load_model`.
         log_level: "info" logs a line a request; "warning" only what goes wrong.
 
     Raises:
@@ -124,7 +123,7 @@ def serve(
         MissingDependency: the extra `serve` is not installed.
     """
     check_exposure(host, token)
-    bundle = _loaded(Path(bundle_path), runtime)
+    bundle = load_model(bundle_path, runtime, threads=max(1, _cores() // min(2, _cores())))
     with _listening(host, port) as listener:
         app = create_app(bundle, token=token, max_bytes=max_bytes, max_queue=max_queue, workers=workers)
         name = f"[{host}]" if ":" in host else host
@@ -216,19 +215,6 @@ def _streams_for(bundle: Servable, cores: int) -> int:
     """Two batches at once keep the cores busy while one waits for its pixels; a GPU takes one after the other."""
     device = getattr(bundle, "device", None)
     return min(2, cores) if device is None or device.type == "cpu" else 1
-
-
-def _loaded(path: Path, runtime: str) -> Servable:
-    if path.suffix == ".onnx" or runtime == "onnx":
-        from medclf.deployment.onnx import OnnxModel, export_onnx
-
-        if path.suffix == ".onnx":
-            return OnnxModel(path)
-        with tempfile.TemporaryDirectory() as folder:
-            return OnnxModel(export_onnx(path, Path(folder) / f"{path.stem}.onnx"))
-    from medclf.deployment.bundle import load_bundle
-
-    return load_bundle(path)
 
 
 def _is_loopback(host: str) -> bool:

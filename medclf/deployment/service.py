@@ -15,6 +15,7 @@ from medclf.deployment.decode_worker import blank_image
 from medclf.deployment.decoding import DecoderPool
 from medclf.deployment.observing import Meters
 from medclf.deployment.uploads import Gate, Limits, Refused
+from medclf.errors import MedclfError
 
 
 class Prediction(Protocol):
@@ -141,10 +142,16 @@ class Service:
         return Answer(prediction, pixels, heat)
 
     async def _heat(self, pixels: np.ndarray, prediction: Prediction) -> np.ndarray | None:
-        if self.saliency is None or not isinstance(prediction.label, str):
+        """For one label that is predicted; of several, for the most probable."""
+        if self.saliency is None:
             return None
-        async with self._one_heat:  # it costs several predictions, and stays behind them
-            return await asyncio.to_thread(self.saliency, pixels, prediction.label)
+        label = max(prediction.probs, key=prediction.probs.__getitem__)
+        label = prediction.label if isinstance(prediction.label, str) else label
+        async with self._one_heat:  # it costs another prediction, and stays behind them
+            try:
+                return await asyncio.to_thread(self.saliency, pixels, label)
+            except MedclfError:  # this network has no map to show
+                return None
 
 
 def _set_threads(threads: int) -> None:

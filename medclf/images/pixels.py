@@ -192,22 +192,51 @@ def resize_pixels(array: np.ndarray, size: int | tuple[int, int], resize: Resize
         array([[13, 77]], dtype=uint8)
     """
     height, width = (size, size) if isinstance(size, int) else size
-    if resize == "squish":
-        return _squish(array, height, width)
-    rows, columns = array.shape[:2]
+    part, place = placement(array.shape[:2], (height, width), resize)
+    shown = _squish(array[part], place[0].stop - place[0].start, place[1].stop - place[1].start)
+    if shown.shape[:2] == (height, width):
+        return shown
+    padded = np.zeros((height, width, *array.shape[2:]), array.dtype)
+    padded[place] = shown
+    return padded
+
+
+def placement(
+    shape: tuple[int, ...], size: tuple[int, int], resize: Resize = "squish"
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Which part of an image a resize shows, and where that lies in the result.
+
+    Args:
+        shape: height and width of the image.
+        size: height and width of the result.
+        resize: "squish", "crop" or "pad", as prepare.
+
+    Returns:
+        (rows, columns) of the image, and (rows, columns) of the result.
+
+    Raises:
+        MedclfError: `resize` is none of those.
+
+    Example:
+        >>> placement((30, 40), (20, 20), "crop")
+        ((slice(0, 30, None), slice(5, 35, None)), (slice(0, 20, None), slice(0, 20, None)))
+    """
+    (rows, columns), (height, width) = shape, size
+    part, place = (rows, columns), (height, width)
     if resize == "crop":
         scale = min(rows / height, columns / width)
-        box = max(1, round(height * scale)), max(1, round(width * scale))
-        top, left = (rows - box[0]) // 2, (columns - box[1]) // 2
-        return _squish(array[top : top + box[0], left : left + box[1]], height, width)
-    if resize == "pad":
+        part = max(1, round(height * scale)), max(1, round(width * scale))
+    elif resize == "pad":
         scale = max(rows / height, columns / width)
-        box = max(1, min(height, round(rows / scale))), max(1, min(width, round(columns / scale)))
-        top, left = (height - box[0]) // 2, (width - box[1]) // 2
-        padded = np.zeros((height, width, *array.shape[2:]), array.dtype)
-        padded[top : top + box[0], left : left + box[1]] = _squish(array, *box)
-        return padded
-    raise MedclfError(f"resize={resize!r} is unknown", 'choose "squish", "crop" or "pad"')
+        place = max(1, min(height, round(rows / scale))), max(1, min(width, round(columns / scale)))
+    elif resize != "squish":
+        raise MedclfError(f"resize={resize!r} is unknown", 'choose "squish", "crop" or "pad"')
+    return _middle(part, shape), _middle(place, size)
+
+
+def _middle(box: tuple[int, int], shape: tuple[int, ...]) -> tuple[slice, slice]:
+    top, left = (shape[0] - box[0]) // 2, (shape[1] - box[1]) // 2
+    return slice(top, top + box[0]), slice(left, left + box[1])
 
 
 def _squish(array: np.ndarray, height: int, width: int) -> np.ndarray:

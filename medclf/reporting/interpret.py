@@ -15,8 +15,11 @@ from fastai.interpret import ClassificationInterpretation, Interpretation
 from medclf.evaluation.metrics import classification_metrics
 from medclf.evaluation.predictions import Predictions, predict_loader
 from medclf.evaluation.results import most_confused, roc_curves, summarize
+from medclf.evaluation.saliency import learner_maps
 from medclf.evaluation.subgroups import subgroups
+from medclf.images.heat import on_original, overlay
 from medclf.reporting import plots
+from medclf.reporting.maps import LIMIT, of_learner
 from medclf.reporting.run_files import read_picture
 
 
@@ -141,6 +144,45 @@ class MedInterpretation(ClassificationInterpretation):
         chosen = order[:k] if isinstance(k, int) else [order[i] for i in k]
         images = [self.read(self.predictions.table["path"].iloc[i]) for i in chosen]
         return plots.plot_images(images, [self._title(i) for i in chosen], **kwargs)
+
+    def maps(self, limit: int = LIMIT) -> dict[str, str]:
+        """Where the network looked, as the report shows it.
+
+        Args:
+            limit: how many images get a map: the errors first, by falling loss.
+
+        Returns:
+            {path: data URI of a PNG to lay over the image}.
+        """
+        return of_learner(self.learn, self.predictions, limit)
+
+    def plot_saliency(
+        self, k: int | Sequence[int] = 9, label: str | None = None, method: str = "grad-cam", **kwargs: Any
+    ) -> Any:
+        """Draw the images with the highest losses, and where the network looked in them.
+
+        Args:
+            k: how many, or which ranks, as in `plot_top_losses`.
+            label: what to look for; the label predicted of each image where None.
+            method: "grad-cam", or "occlusion", which is slower; see `medclf.grad_cam` and `medclf.occlusion`.
+            kwargs: `n_cols`, `figsize`, `axes` of `plots.plot_images`.
+
+        Raises:
+            DataError: the label is not in the vocab.
+            MedclfError: the network gives no map of the image.
+        """
+        p, order = self.predictions, self.top_losses(None)[1].tolist()
+        chosen = order[:k] if isinstance(k, int) else [order[i] for i in k]
+        labels = [label or p.vocab[p.probs[i].argmax()] for i in chosen]
+        paths = [p.table["path"].iloc[i] for i in chosen]
+        found = learner_maps(self.learn, [Path(self.learn.dls.path) / path for path in paths], labels, method)
+        resize = (getattr(self.learn, "recipe", None) or {}).get("preprocessing", {}).get("resize", "squish")
+        images = [self.read(path) for path in paths]
+        shown = [
+            overlay(image, on_original(heat, image.shape, resize)) for image, heat in zip(images, found, strict=True)
+        ]
+        titles = [f"{self._title(i)}\nlooked at for {name}" for i, name in zip(chosen, labels, strict=True)]
+        return plots.plot_images(shown, titles, **kwargs)
 
     def _title(self, i: int) -> str:
         p = self.predictions

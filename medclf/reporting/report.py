@@ -12,6 +12,7 @@ import pandas as pd
 
 from medclf.data.items import label_set
 from medclf.files import finite, write_json, write_text
+from medclf.reporting import maps
 from medclf.reporting.cases import read_cases
 from medclf.reporting.claim import with_card
 from medclf.reporting.names import Names
@@ -185,8 +186,9 @@ def report(
         page = Path(path or folder / "report.html")
         return render(facts, run.rows, page, read=run.read, labels=run.labels, **options)
     path = Path(path or "report.html")
-    facts, rows = source.facts(), source.predictions.to_frame()
+    facts = source.facts()
     facts |= with_card(facts, card)
+    rows = maps.with_maps(source.predictions.to_frame(), source.maps())
     labels: dict[str, str] = {}
     if neighbours:
         rows["neighbours"] = source.similar()

@@ -17,6 +17,7 @@ from medclf.data.audit import PAIR_KINDS
 from medclf.data.links import cluster
 from medclf.errors import DataError, MedclfWarning, ReadError
 from medclf.images.burned_in import why_withheld
+from medclf.reporting.maps import load_maps, with_maps
 from medclf.reporting.pictures import Reader, Withheld
 
 
@@ -65,6 +66,7 @@ def load_run(folder: str | Path, *, show_burned_in: bool = False) -> RunFiles:
         labels = dict(zip(more["path"], more.get("label", ""), strict=True)) | labels
     rows = _with_links(rows, "neighbours", neighbours_in(folder))
     rows = _with_links(rows, "twins", twins_in(folder))
+    rows = with_maps(rows, load_maps(folder))
     run = _json(folder / "run.json") if (folder / "run.json").is_file() else {}
     settings = run["settings"] if isinstance(run.get("settings"), dict) else {}
     root = run.get("root")

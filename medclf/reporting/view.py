@@ -374,5 +374,5 @@ def picture_data(
         place[row] = index
     entries = [[album.small.get(row, ""), album.large.get(row, ""), cases.saliency.get(row, "")] for row in shown]
     beside = [album.outside.get(path, "") for path in links.outside]
-    data = {"place": place, "chunk": CHUNK, "beside": beside, "saliency": bool(cases.saliency)}
+    data = {"place": place, "chunk": CHUNK, "beside": beside, "saliency": len(cases.saliency)}
     return data, [entries[i : i + CHUNK] for i in range(0, len(entries), CHUNK)]

@@ -42,6 +42,7 @@ class TrainConfig:
         card: YAML file with what only people know of data and model; see `medclf.reporting.card`.
         subgroup: columns of the table to give the metrics by; see `medclf.evaluation.subgroups`.
         corrections: a review.csv, whose labels and exclusions are applied to the table; see `data.corrections`.
+        saliency: images of the report that get a map of where the network looked, the errors first; 0 for none.
     """
 
     data: str
@@ -79,6 +80,7 @@ class TrainConfig:
     card: str | None = None
     subgroup: list[str] | None = None
     corrections: str | None = None
+    saliency: int = 40
 
     def __post_init__(self) -> None:
         checks = [
@@ -93,6 +95,7 @@ class TrainConfig:
             (self.bs is None or self.bs >= 1, f"bs={self.bs}", "it is at least 1"),
             (0 < self.valid_pct < 1, f"valid-pct={self.valid_pct}", "it lies between 0 and 1"),
             (self.folds >= 2, f"folds={self.folds}", "it is at least 2"),
+            (self.saliency >= 0, f"saliency={self.saliency}", "it is 0 or more"),
             (self.lr is None or self.lr > 0, f"lr={self.lr}", "it is above 0"),
         ]
         for holds, given, wanted in checks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pandas as pd
 
 from medclf.data.progress import watch
 from medclf.data.table import label_set, scan
-from medclf.deployment.bundle import load_bundle
+from medclf.deployment.bundle import Bundle, load_bundle
 from medclf.errors import DataError, OutputError
 from medclf.evaluation.intervals import as_plain
 from medclf.evaluation.predictions import Predictions
 from medclf.evaluation.results import summarize
 from medclf.evaluation.subgroups import check_columns, subgroups
 from medclf.files import write_json
+from medclf.reporting import maps
 from medclf.reporting.report import report
 from medclf.runs.predict import find_bundle
 from medclf.runs.tables import save_table, table_hash
@@ -72,8 +74,14 @@ def evaluate(
         "multi_label": predictions.multi_label,
     }
     write_json(out / "run.json", record | {"table_sha256": table_hash(table)})
+    explain = partial(_maps, bundle)
+    maps.save_maps(out, maps.map_pictures(predictions, Path(table.attrs["root"]), explain, bundle.recipe, maps.LIMIT))
     report(out, out / "report.html")
     return out
+
+
+def _maps(bundle: Bundle, files: Sequence[Path], labels: Sequence[str]) -> list[np.ndarray]:
+    return [bundle.saliency(file, label) for file, label in zip(files, labels, strict=True)]
 
 
 def predict_table(bundle: Any, table: pd.DataFrame) -> Predictions:

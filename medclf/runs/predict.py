@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medclf.deployment.bundle import load_bundle
+from medclf.deployment.runtimes import load_model
 from medclf.errors import DataError
 from medclf.images.pixels import IMAGE_SUFFIXES
 
@@ -37,14 +37,14 @@ def images_in(files: Sequence[Path]) -> Iterator[Path]:
         yield from inside
 
 
-def print_predictions(bundle: Path, files: Sequence[Path], form: str, bs: int = 32) -> None:
+def print_predictions(bundle: Path, files: Sequence[Path], form: str, bs: int = 32, runtime: str = "torch") -> None:
     """Predict and print as "text", "csv" or "json" lines, in the order given; a file that cannot be read says why.
 
     Raises:
         BundleError: the bundle is damaged, changed, or of another version.
         DataError: a file does not exist, or none could be read.
     """
-    loaded = load_bundle(find_bundle(bundle))
+    loaded = load_model(find_bundle(bundle), runtime)
     names = list(images_in(files))
     columns = ["path", "label", *(f"prob_{label}" for label in loaded.vocab), "problem"]
     writer = csv.DictWriter(sys.stdout, columns) if form == "csv" else None

@@ -25,6 +25,7 @@ from medclf.evaluation.results import summarize, versions
 from medclf.evaluation.subgroups import check_columns, subgroups
 from medclf.files import finite, write_json
 from medclf.reporting.claim import bundle_card, with_card
+from medclf.reporting import maps
 from medclf.reporting.names import Names
 from medclf.reporting.report import report
 from medclf.runs.budget import within_budget
@@ -90,7 +91,7 @@ def train(
             record |= {"settings": config.as_dict()}
         write_json(out / RECORD, record)
         job = _cross_validate if config.split == "kfold" else _train_once
-        learn, predictions, facts = job(config, table, say)
+        learn, predictions, facts, pictures = job(config, table, say)
         save_table(out / "table.csv", learn.dls.table)
         predictions.save(out / "predictions.csv")
         save_csv(out / "neighbours.csv", similar_training_images(learn, predictions.table["path"]))
@@ -101,6 +102,7 @@ def train(
         names = Names(list(predictions.table["path"]), config.hide_names)
         write_json(out / "results.json", names.scrub(finite(facts)))
         save_bundle(learn, out / "bundle", overwrite=True, card=bundle_card(facts))
+        maps.save_maps(out, pictures)
         report(out, out / "report.html", hide_names=config.hide_names)
         if config.test:
             evaluate(out, config.test, overwrite=True)
@@ -143,14 +145,17 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _train_once(config: TrainConfig, table: pd.DataFrame, say: Say) -> tuple[MedLearner, Predictions, dict[str, Any]]:
+Job = tuple[MedLearner, Predictions, dict[str, Any], dict[str, str]]  # the last: where it looked, by path
+
+
+def _train_once(config: TrainConfig, table: pd.DataFrame, say: Say) -> Job:
     learn, valid = _fit(config, table, say)
     facts = _facts(learn, valid)
     held_out = predict_held_out(learn)
     for part in held_out:
         if (part.y >= 0).all():
             facts["test"] = summarize(part, partition="test")
-    return learn, Predictions.concat([valid, *held_out]), facts
+    return learn, Predictions.concat([valid, *held_out]), facts, maps.of_learner(learn, valid, config.saliency)
 
 
 def predict_held_out(learn: MedLearner) -> list[Predictions]:
@@ -230,16 +235,16 @@ def _by_group(config: TrainConfig, predictions: Predictions, partition: str) -> 
     return {"subgroups": as_plain(subgroups(reported, config.subgroup))}
 
 
-def _cross_validate(
-    config: TrainConfig, table: pd.DataFrame, say: Say
-) -> tuple[MedLearner, Predictions, dict[str, Any]]:
+def _cross_validate(config: TrainConfig, table: pd.DataFrame, say: Say) -> Job:
     """Every image predicted by the fold that did not train on it; then a network trained on all of them."""
-    parts = []
+    parts: list[Predictions] = []
+    pictures: dict[str, str] = {}
     for fold in range(config.folds):
         say(f"fold {fold + 1} of {config.folds}")
         learn, valid = _fit(config, table, say, fold=fold)
         parts.append(valid)
         parts[-1].table["fold"] = fold
+        pictures |= maps.of_learner(learn, valid, -(-config.saliency // config.folds))
     pooled = Predictions.concat(parts)
     say("all images, for the bundle")
     final, _ = _fit(config, table, say, split="all")
@@ -249,7 +254,7 @@ def _cross_validate(
     final.dls.table = final.dls.table.assign(fold=final.dls.table["path"].map(folds))
     facts = _facts(final, pooled)
     facts["folds"] = [{"fold": i, "n": len(part), "accuracy": share_right(part)} for i, part in enumerate(parts)]
-    return final, pooled, facts
+    return final, pooled, facts, pictures
 
 
 def share_right(predictions: Predictions) -> float:

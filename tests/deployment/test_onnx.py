@@ -77,14 +77,14 @@ def test_what_the_file_says_to_other_programs(exported, bundle):
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     (pixels,) = session.get_inputs()
     assert (pixels.name, pixels.type, pixels.shape[1:]) == ("pixels", "tensor(uint8)", [64, 72, 3])
-    assert [output.name for output in session.get_outputs()] == ["logits", "features"]
+    assert [output.name for output in session.get_outputs()] == ["logits", "features", "maps"]
     described = json.loads(session.get_modelmeta().custom_metadata_map["medclf"])
     assert described["recipe"]["vocab"] == bundle.vocab and described["recipe"]["preprocessing"]["size"] == [64, 72]
     assert described["calibration"]["temperature"] == 1.7
     images = np.stack([bundle.prepare(image) for image in pictures(7)])
     for batch in (1, 2, 7):
-        logits, _ = session.run(None, {"pixels": images[:batch]})
-        assert logits.shape == (batch, 3)
+        logits, _, maps = session.run(None, {"pixels": images[:batch]})
+        assert logits.shape == (batch, 3) and maps.shape[:2] == (batch, 3)
 
 
 def test_it_is_one_file(exported):

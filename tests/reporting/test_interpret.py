@@ -7,6 +7,9 @@ from fastai.interpret import ClassificationInterpretation
 from PIL import Image
 
 from medclf.data.loaders import MedDataLoaders
+from medclf.deployment.bundle import load_bundle, save_bundle
+from medclf.errors import DataError
+from medclf.evaluation.saliency import grad_cam, occlusion
 from medclf.reporting.interpret import MedInterpretation
 from medclf.training.learner import med_learner
 
@@ -20,7 +23,7 @@ def learn(tmp_path_factory):
         for i in range(10):
             Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / label / f"{label}{i}.png")
     torch.manual_seed(0)
-    dls = MedDataLoaders.from_folder(folder, size=32, valid_pct=0.5, seed=1, bs=4)
+    dls = MedDataLoaders.from_folder(folder, size=64, valid_pct=0.5, seed=1, bs=4)
     learn = med_learner(dls, "resnet18", weights=None)
     with torch.no_grad():
         learn.model[1][-1].weight.mul_(20)  # untrained, but not undecided
@@ -101,3 +104,29 @@ def test_saved_predictions_come_back(interp, tmp_path):
     assert np.array_equal(again.y, interp.predictions.y)
     assert np.allclose(again.probs, interp.predictions.probs)
     assert again.labels == interp.predictions.labels
+
+
+def test_where_it_looked_is_the_same_from_learner_and_bundle(learn, interp, tmp_path):
+    bundle = load_bundle(save_bundle(learn, tmp_path / "a.bundle"))
+    path = learn.dls.path / interp.predictions.table["path"].iloc[0]
+    for label in (None, "b"):
+        heat = grad_cam(learn, path, label)
+        assert heat.shape == (64, 64) and heat.max() <= 1 and heat.any()
+        assert np.allclose(heat, bundle.saliency(path, label), atol=1e-3)
+    assert np.allclose(bundle.saliency(path, "b"), bundle.saliency(bundle.prepare(path), "b"))
+    covered = occlusion(learn, path, "b", patch=16, stride=16)
+    assert covered.shape == (64, 64)
+    assert len(np.unique(covered)) <= 16  # one value a patch
+    with pytest.raises(DataError, match="no label 'd'"):
+        grad_cam(learn, path, "d")
+
+
+def test_saliency_of_the_worst_is_drawn_and_kept_for_the_report(learn, interp):
+    drawn = interp.plot_saliency(3)
+    titles = [axis.get_title() for axis in np.ravel(drawn) if axis.get_title()]
+    assert len(titles) == 3 and all("looked at for" in title for title in titles)
+    looked = interp.maps(limit=4)
+    frame = interp.to_frame().sort_values("loss", ascending=False, kind="stable")
+    wrong = frame[frame["label"] != frame["pred"]]
+    assert list(looked) == wrong["path"].tolist()[:4]
+    assert all(uri.startswith("data:image/png;base64,") for uri in looked.values())

@@ -306,7 +306,9 @@ def test_saliency_neighbours_and_twins(opened: Any, made_up: Any) -> None:
     shown = opened(made_up.facts, rows, read=made_up.read)
     page = shown.page
     assert not page.is_visible("#gallery .saliency >> nth=0")
-    page.check(".gallery-head [data-overlay]")
+    assert f"in {len(rows)} images" in page.inner_text(".gallery-head .switch")
+    page.focus(".gallery-head [data-overlay]")
+    page.keyboard.press("Space")
     assert page.is_visible("#gallery .saliency >> nth=0")
     page.click("#gallery li:first-child button")
     name = page.inner_text("#dialog-title")

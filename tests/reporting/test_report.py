@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from medclf.errors import DataError, MedclfWarning, OutputError, ReadError
+from medclf.images.heat import png_uri
 from medclf.reporting.report import render, report
 from medclf.reporting.run_files import load_run
 
@@ -348,10 +349,13 @@ def test_a_run_that_lacks_a_file_is_named(factory: Any, tmp_path: Path, name: st
 
 def test_an_interpretation_gives_page_and_facts(made_up: Any, tmp_path: Path) -> None:
     table = SimpleNamespace(to_frame=lambda: made_up.rows)
-    interp = SimpleNamespace(facts=lambda: made_up.facts, predictions=table, reader=lambda show: made_up.read)
+    looked = {made_up.rows["path"].iloc[1]: png_uri(np.zeros((2, 2, 4), np.uint8))}
+    given = {"facts": lambda: made_up.facts, "reader": lambda show: made_up.read, "maps": lambda: looked}
+    interp = SimpleNamespace(predictions=table, **given)
     made = report(interp, tmp_path / "report.html", progress=False)
     assert json.loads((tmp_path / "results.json").read_text()) == made_up.facts
-    assert Strict(made.read_text(encoding="utf-8")).json("data")["n"] == len(made_up.rows)
+    parsed = Strict(made.read_text(encoding="utf-8"))
+    assert parsed.json("data")["n"] == len(made_up.rows) and parsed.json("data")["saliency"] == 1
     report(interp, tmp_path / "hidden" / "report.html", progress=False, hide_names=True)
     assert "cut off" not in (tmp_path / "hidden" / "results.json").read_text()
 

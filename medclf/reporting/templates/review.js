@@ -29,6 +29,7 @@ function facts(row) {
     ...fact('Patient', DATA.patient[row]),
   ];
   for (const [name, [values, codes]] of Object.entries(DATA.columns)) list.push(...fact(name, values[codes[row]]));
+  if (DATA.saliency && !pictures(row)[2]) list.push(...fact('Where it looked', 'no map was made of this image'));
   return list;
 }
 
@@ -141,6 +142,7 @@ function makeOverlay() {
   const switches = [...document.querySelectorAll('[data-overlay]')];
   for (const box of switches) {
     box.closest('label').hidden = !DATA.saliency;
+    box.closest('label').append(` (in ${count(DATA.saliency)} images)`);
     box.addEventListener('change', () => {
       document.body.classList.toggle('overlay', box.checked);
       for (const other of switches) other.checked = box.checked;

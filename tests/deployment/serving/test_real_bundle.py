@@ -1,5 +1,6 @@
 """A saved bundle served by a process of its own, as `medclf serve` does it."""
 
+import base64
 import contextlib
 import io
 import signal
@@ -91,7 +92,13 @@ def test_a_bundle_answers_as_in_python_without_fastai_and_stops_whole_at_ctrl_c(
 def test_an_exported_file_answers_alike_without_torch(saved: Path, tmp_path: Path) -> None:
     exported = export_onnx(saved, tmp_path / "polyps.onnx")
     with _served(exported) as process:
-        _answers_as(load_bundle(saved), _address(process))
+        address = _address(process)
+        _answers_as(load_bundle(saved), address)
+        answer = httpx.post(
+            f"{address}v1/predict?saliency=1", content=_photo(0), headers={"Content-Type": "image/jpeg"}, timeout=60
+        ).json()
+        with Image.open(io.BytesIO(base64.b64decode(answer["saliency"].partition(",")[2]))) as heat:
+            assert heat.mode == "RGBA" and heat.size == (72, 64) and np.asarray(heat)[..., 3].any()
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert process.stdout and process.stdout.read() == "stopped; heavy modules: []\n"
