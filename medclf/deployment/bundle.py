@@ -119,7 +119,7 @@ class Bundle(Predictor):
         from medclf.evaluation.saliency import heat_maps
         from medclf.images.heat import at_size
 
-        prepared = self.prepare(item)[None]
+        prepared = np.array(self.prepare(item))[None]  # a copy, since torch wants to be able to write
         target = self._target(prepared, label)
         network = nn.Sequential(self.runnable.body, nn.Sequential(self.runnable.pool, self.runnable.rest))
         images = self.runnable.normalized(self.runnable.tensor(prepared))

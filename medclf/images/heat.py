@@ -96,15 +96,15 @@ def hottest_box(heat: np.ndarray, share: float = 0.5) -> Box | None:
 
 
 def coloured(heat: np.ndarray) -> np.ndarray:
-    """A map in [0, 1] as RGBA to lie over a picture: clear through orange to yellow.
+    """A map in [0, 1] as RGBA to lie over a picture: clear through blue to cyan, which neither tissue nor film has.
 
     Example:
         >>> coloured(np.array([[0.0, 1.0]])).tolist()
-        [[[255, 0, 0, 0], [255, 220, 0, 200]]]
+        [[[0, 60, 255, 0], [0, 255, 215, 200]]]
     """
     rgba = np.zeros((*heat.shape, 4), np.uint8)
-    rgba[..., 0] = 255
-    rgba[..., 1] = np.round(220 * heat)
+    rgba[..., 1] = np.round(60 + 195 * heat)
+    rgba[..., 2] = np.round(255 - 40 * heat)
     rgba[..., 3] = np.round(200 * heat)
     return rgba
 
@@ -122,7 +122,7 @@ def overlay(image: np.ndarray, heat: np.ndarray, *, box: Box | None = None) -> n
 
     Example:
         >>> overlay(np.zeros((1, 2), np.uint8), np.array([[0.0, 1.0]])).tolist()
-        [[[0, 0, 0], [153, 132, 0]]]
+        [[[0, 0, 0], [0, 153, 129]]]
     """
     grey = eight_bit(image)
     picture = with_channels(grey, 3).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from medclf.errors import MedclfError, ReadError, UnsupportedFormat
 from medclf.images import raster
 from medclf.images.grey import Window, resolve_window
 from medclf.images.guard import MAX_MEGAPIXELS, Source, named, opened, reading
+from medclf.images.resample import resample
 
 Frame = int | Literal["first", "middle", "last"]
 Resize = Literal["squish", "crop", "pad"]
@@ -242,6 +244,8 @@ def _middle(box: tuple[int, int], shape: tuple[int, ...]) -> tuple[slice, slice]
 def _squish(array: np.ndarray, height: int, width: int) -> np.ndarray:
     if array.shape[:2] == (height, width):
         return np.ascontiguousarray(array)
+    if array.dtype == np.uint8 and "torch" not in sys.modules:  # the same to the bit; its import takes a second
+        return resample(array, height, width)
     import torch
     from torch.nn import functional
 

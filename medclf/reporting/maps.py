@@ -81,9 +81,11 @@ def of_learner(learn: Any, predictions: Predictions, limit: int = LIMIT) -> dict
 
 
 def save_maps(folder: Path, pictures: Mapping[str, str]) -> None:
-    """Write them into a RUN folder, for its report; none where there are none."""
+    """Write them into a RUN folder, for its report; no file where there are none."""
     if pictures:
         write_json(folder / FILE, pictures)
+    else:
+        (folder / FILE).unlink(missing_ok=True)  # of an earlier run
 
 
 def with_maps(rows: pd.DataFrame, pictures: Mapping[str, str]) -> pd.DataFrame:

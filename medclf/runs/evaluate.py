@@ -33,6 +33,7 @@ def evaluate(
     *,
     overwrite: bool = False,
     subgroup: Sequence[str] = (),
+    saliency: int = maps.LIMIT,
     **scan_kwargs: Any,
 ) -> Path:
     """Evaluate a run's bundle on other labelled images.
@@ -43,6 +44,7 @@ def evaluate(
         out: folder for table.csv, predictions.csv, results.json and report.html; where None, in RUN/evaluations.
         overwrite: replace what `out` holds.
         subgroup: columns of the table to give the metrics by; see `medclf.evaluation.subgroups`.
+        saliency: images of the report that get a map of where the network looked, the errors first.
         scan_kwargs: of `scan`.
 
     Returns:
@@ -75,7 +77,7 @@ def evaluate(
     }
     write_json(out / "run.json", record | {"table_sha256": table_hash(table)})
     explain = partial(_maps, bundle)
-    maps.save_maps(out, maps.map_pictures(predictions, Path(table.attrs["root"]), explain, bundle.recipe, maps.LIMIT))
+    maps.save_maps(out, maps.map_pictures(predictions, Path(table.attrs["root"]), explain, bundle.recipe, saliency))
     report(out, out / "report.html")
     return out
 

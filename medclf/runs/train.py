@@ -105,7 +105,7 @@ def train(
         maps.save_maps(out, pictures)
         report(out, out / "report.html", hide_names=config.hide_names)
         if config.test:
-            evaluate(out, config.test, overwrite=True)
+            evaluate(out, config.test, overwrite=True, saliency=config.saliency)
         took = {"finished": _now(), "device": str(learn.dls.device), "seconds": round(time.perf_counter() - start, 1)}
         write_json(out / RECORD, record | took)
         tidy(out)

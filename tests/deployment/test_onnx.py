@@ -87,6 +87,23 @@ def test_what_the_file_says_to_other_programs(exported, bundle):
         assert logits.shape == (batch, 3) and maps.shape[:2] == (batch, 3)
 
 
+def test_one_image_is_predicted_without_torch(exported, bundle, images):
+    program = (
+        "import sys; from medclf.cli import main; import atexit, os\n"
+        "os._exit = lambda code: print([m for m in ('torch', 'torchvision', 'pandas', 'scipy', 'matplotlib') "
+        "if m in sys.modules])\n"
+        "sys.argv = ['medclf', 'predict', *sys.argv[1:], '--json']; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, exported, images[1]], capture_output=True, text=True, check=True
+    )
+    answer, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    expected = bundle.predict(images[1])
+    assert json.loads(answer)["label"] == expected.label
+    assert json.loads(answer)["prob_hand"] == pytest.approx(expected.probs["hand"], abs=1e-4)
+
+
 def test_it_is_one_file(exported):
     assert [path.name for path in exported.parent.iterdir()] == ["hands.onnx"]
     onnx.checker.check_model(onnx.load(exported))
