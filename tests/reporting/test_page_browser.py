@@ -306,7 +306,7 @@ def test_saliency_neighbours_and_twins(opened: Any, made_up: Any) -> None:
     shown = opened(made_up.facts, rows, read=made_up.read)
     page = shown.page
     assert not page.is_visible("#gallery .saliency >> nth=0")
-    assert f"in {len(rows)} images" in page.inner_text(".gallery-head .switch")
+    assert f"in {len(rows)} images" in page.inner_text(".gallery-head label:has([data-overlay])")
     page.focus(".gallery-head [data-overlay]")
     page.keyboard.press("Space")
     assert page.is_visible("#gallery .saliency >> nth=0")
