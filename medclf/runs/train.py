@@ -24,8 +24,8 @@ from medclf.evaluation.predictions import Predictions, predict_loader
 from medclf.evaluation.results import summarize, versions
 from medclf.evaluation.subgroups import check_columns, subgroups
 from medclf.files import finite, write_json
-from medclf.reporting.claim import bundle_card, with_card
 from medclf.reporting import maps
+from medclf.reporting.claim import bundle_card, with_card
 from medclf.reporting.names import Names
 from medclf.reporting.report import report
 from medclf.runs.budget import within_budget
