@@ -88,6 +88,11 @@ def save_maps(folder: Path, pictures: Mapping[str, str]) -> None:
         (folder / FILE).unlink(missing_ok=True)  # of an earlier run
 
 
+def described(pictures: Mapping[str, str]) -> dict[str, Any]:
+    """For `results.json`: that there are maps, how they were made, and how many; {} where there are none."""
+    return {"saliency": {"method": "Grad-CAM", "n_images": len(pictures)}} if pictures else {}
+
+
 def with_maps(rows: pd.DataFrame, pictures: Mapping[str, str]) -> pd.DataFrame:
     """The rows with a column `saliency`, where there are maps."""
     return rows.assign(saliency=[pictures.get(str(path), "") for path in rows["path"]]) if pictures else rows

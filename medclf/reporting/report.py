@@ -187,8 +187,10 @@ def report(
         return render(facts, run.rows, page, read=run.read, labels=run.labels, **options)
     path = Path(path or "report.html")
     facts = source.facts()
+    pictures_by_path = source.maps()
+    facts |= maps.described(pictures_by_path)
     facts |= with_card(facts, card)
-    rows = maps.with_maps(source.predictions.to_frame(), source.maps())
+    rows = maps.with_maps(source.predictions.to_frame(), pictures_by_path)
     labels: dict[str, str] = {}
     if neighbours:
         rows["neighbours"] = source.similar()

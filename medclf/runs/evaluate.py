@@ -68,7 +68,10 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     save_table(out / "table.csv", table)
     predictions.save(out / "predictions.csv")
-    write_json(out / "results.json", facts)
+    explain = partial(_maps, bundle)
+    pictures = maps.map_pictures(predictions, Path(table.attrs["root"]), explain, bundle.recipe, saliency)
+    maps.save_maps(out, pictures)
+    write_json(out / "results.json", facts | maps.described(pictures))
     record = {
         "format": 1,
         "bundle": str(run),
@@ -76,8 +79,6 @@ def evaluate(
         "multi_label": predictions.multi_label,
     }
     write_json(out / "run.json", record | {"table_sha256": table_hash(table)})
-    explain = partial(_maps, bundle)
-    maps.save_maps(out, maps.map_pictures(predictions, Path(table.attrs["root"]), explain, bundle.recipe, saliency))
     report(out, out / "report.html")
     return out
 

@@ -98,6 +98,7 @@ def train(
         facts |= {"corrections": corrected} if corrected else {}
         facts["seconds"] = round(time.perf_counter() - start, 1)
         facts |= _by_group(config, predictions, facts["partition"])
+        facts |= maps.described(pictures)
         facts |= with_card(facts, config.card, config.as_dict())
         names = Names(list(predictions.table["path"]), config.hide_names)
         write_json(out / "results.json", names.scrub(finite(facts)))
