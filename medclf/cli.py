@@ -423,6 +423,9 @@ def shortcuts(
     ] = None,
     n_per_label: Annotated[int, typer.Option(help="images of each label, at most", min=1)] = 60,
     hide_names: Annotated[bool, typer.Option("--hide-names", help="name no files")] = False,
+    show_burned_in: Annotated[
+        bool, typer.Option("--show-burned-in", help="show pictures though some often have a name in the pixels")
+    ] = False,
 ) -> None:
     """Does the model look at boxes, text or borders? They are masked, filled in and swapped between labels."""
     from medclf.runs.shortcuts import shortcuts as test_shortcuts
@@ -441,6 +444,7 @@ def shortcuts(
         boxes=[_box(text) for text in box or []],
         n_per_label=n_per_label,
         hide_names=hide_names or None,
+        show_burned_in=show_burned_in,
         **(scan_kwargs if data else {}),
     )
     for sentence in found.sentences:

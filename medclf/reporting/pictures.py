@@ -21,8 +21,9 @@ from medclf.reporting.cases import Cases
 
 Reader = Callable[[Mapping[str, Any]], "np.ndarray | None"]
 
-SMALL, LARGE, LARGE_BESIDE = 128, 384, 768  # longer side in pixels
-SMALL_BYTES, LARGE_BYTES = 6_000, 40_000  # what one takes in the page, about, as base64
+SMALL, LARGE_BESIDE = 128, 768  # longer side in pixels
+LARGE = ((768, 140_000), (512, 70_000), (384, 40_000))  # and the bytes that one takes in the page, about
+SMALL_BYTES = 6_000
 ALL_LARGE = 300  # up to so many images are all kept large; above, errors and top losses are
 
 
@@ -195,9 +196,10 @@ def fill_album(
     album, wrong, top = Album(), cases.wrong, set(first)
     telling = [row for row in order if wrong[row] or row in top]
     worth = list(order) if len(order) <= ALL_LARGE else telling
-    room = max(0, budget - len(order) * SMALL_BYTES) // LARGE_BYTES
+    side, cost = large_size(len(worth), budget)
+    room = max(0, budget - len(order) * SMALL_BYTES) // cost
     big = {*first, *worth[:room]}
-    jobs = [(records[row], LARGE if row in big else 0) for row in order]
+    jobs = [(records[row], side if row in big else 0) for row in order]
     shots = dict(zip(order, _shots(read, jobs, "Pictures", progress), strict=True))
     _note_missing(album, shots)
     others = [row for row in order if row not in set(telling)]
@@ -217,6 +219,16 @@ def fill_album(
             budget -= cost
     _count_left_out(album, cases)
     return album
+
+
+def large_size(n: int, budget: int) -> tuple[int, int]:
+    """The longer side of the larger pictures, and the bytes of one: as large as a quarter of the room allows.
+
+    Example:
+        >>> large_size(50, 60_000_000), large_size(200, 60_000_000), large_size(3000, 60_000_000)
+        ((768, 140000), (512, 70000), (384, 40000))
+    """
+    return next((size for size in LARGE if n * size[1] <= budget // 4), LARGE[-1])
 
 
 def _cost(jpeg: bytes) -> int:

@@ -94,9 +94,9 @@ def neighbours_in(folder: Path) -> dict[str, list[str]]:
 
 
 def twins_in(folder: Path) -> dict[str, list[str]]:
-    """Path -> its twins, linked directly or through others, of a run's audit.csv; empty where there is none."""
-    file = folder / "audit.csv"
-    if not file.is_file():
+    """Path -> its twins, linked directly or through others, of audit.csv in the run or its folder audit; else empty."""
+    file = next((file for file in (folder / "audit.csv", folder / "audit" / "audit.csv") if file.is_file()), None)
+    if file is None:
         return {}
     findings = _csv(file, [], ("kind", "path_a", "path_b"))
     pairs = findings[findings["kind"].isin(PAIR_KINDS)]

@@ -25,7 +25,13 @@ _NOTES = {
 
 
 def render_shortcuts(
-    test: Any, path: str | Path, *, title: str = "Shortcuts", hide_names: bool = False, cautions: Sequence[str] = ()
+    test: Any,
+    path: str | Path,
+    *,
+    title: str = "Shortcuts",
+    hide_names: bool = False,
+    pictures: bool = True,
+    cautions: Sequence[str] = (),
 ) -> Path:
     """Write the page of a shortcut test.
 
@@ -34,6 +40,7 @@ def render_shortcuts(
         path: of the page.
         title: of the page.
         hide_names: call images by the order in which they are shown.
+        pictures: show images before and after.
         cautions: what to know beside it.
 
     Returns:
@@ -47,7 +54,7 @@ def render_shortcuts(
     findings = [Block("text", text=sentence) for sentence in sentences[1:]]
     sections = [Section("Findings", findings)] if findings else []
     for number, overlay in enumerate(test.overlays.to_dict("records"), 1):
-        sections.append(_section(test, number, overlay, names))
+        sections.append(_section(test, number, overlay, names, pictures))
     told = [
         f"{test.n_images} images were looked at, near-duplicates left out.",
         "Elsewhere: as much was changed at the mirrored place. What moves predictions there too is no sign of a "
@@ -57,7 +64,7 @@ def render_shortcuts(
     return write_page(path, title, sentences[0], sections, [*cautions, *told])
 
 
-def _section(test: Any, number: int, overlay: Mapping[str, Any], names: Names) -> Section:
+def _section(test: Any, number: int, overlay: Mapping[str, Any], names: Names, pictures: bool) -> Section:
     shares = [
         {"label": key.removeprefix("share_"), "images that carry it": percent(value)}
         for key, value in overlay.items()
@@ -74,7 +81,7 @@ def _section(test: Any, number: int, overlay: Mapping[str, Any], names: Names) -
             blocks += [Block("heading", text=heading), table(chosen)]
     examples = [example for example in test.examples if example.overlay == overlay["overlay"]]
     mask = test.masks[number - 1]
-    shown = [_exhibit(example, mask, names) for example in _telling(examples)]
+    shown = [_exhibit(example, mask, names) for example in _telling(examples)] if pictures else []
     return Section(f"Overlay {overlay['overlay']}: {overlay['kind']}, {overlay['place']}", blocks, shown)
 
 

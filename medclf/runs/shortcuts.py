@@ -14,6 +14,7 @@ from medclf.data.table import scan
 from medclf.deployment.bundle import load_bundle
 from medclf.evaluation.shortcuts import ShortcutTest, shortcut_test
 from medclf.files import finite, write_json
+from medclf.images.burned_in import why_withheld
 from medclf.reporting.claim import with_card
 from medclf.reporting.report import report
 from medclf.reporting.shortcut_page import render_shortcuts
@@ -31,6 +32,7 @@ def shortcuts(
     boxes: Sequence[tuple[float, float, float, float]] = (),
     n_per_label: int = 60,
     hide_names: bool | None = None,
+    show_burned_in: bool = False,
     **scan_kwargs: Any,
 ) -> tuple[ShortcutTest, Path]:
     """Test a run's model for shortcuts: overlays found, masked, filled in and exchanged between the labels.
@@ -43,6 +45,7 @@ def shortcuts(
         boxes: further places to test, each left, top, right, bottom as shares of the width and height.
         n_per_label: at most so many images of each label.
         hide_names: name no files; as the run was made where None.
+        show_burned_in: show pictures even where some images often carry the patient's name in their pixels.
         scan_kwargs: of `scan`.
 
     Returns:
@@ -61,8 +64,14 @@ def shortcuts(
     test = shortcut_test(bundle, table, boxes=boxes, n_per_label=n_per_label)
     trained = "partition" in table and (table["partition"] == "train").any() and data is None
     cautions = ["The model was trained on some of these images, where it leans less on one thing."] if trained else []
+    reason = "" if show_burned_in else _why_withheld(table)
     page = render_shortcuts(
-        test, out or run / "shortcuts.html", title=f"Shortcuts: {run.name}", hide_names=hidden, cautions=cautions
+        test,
+        out or run / "shortcuts.html",
+        title=f"Shortcuts: {run.name}",
+        hide_names=hidden,
+        pictures=not reason,
+        cautions=[*cautions, *([f"{reason} --show-burned-in shows them."] if reason else [])],
     )
     if data is None:
         facts = json.loads((run / "results.json").read_text(encoding="utf-8"))
@@ -71,6 +80,16 @@ def shortcuts(
         write_json(run / "results.json", finite(facts))
         report(run, run / "report.html", hide_names=hidden)
     return test, page
+
+
+def _why_withheld(table: pd.DataFrame) -> str:
+    """Why no picture is shown: a part of one image may stand in any other. "" where nothing speaks against it."""
+    root = Path(table.attrs["root"])
+    used = table.loc[table["problem"] == "", "path"]
+    n = sum(bool(why_withheld(root / path)) for path in used)
+    if not n:
+        return ""
+    return f"Pictures are withheld: {n} of {len(used)} images are of a kind that often has the patient's name in it."
 
 
 def _held_out(table: pd.DataFrame, vocab: Sequence[str]) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """One pass, and everything from it: against fastai's own interpretation and values worked out by hand."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from medclf.deployment.bundle import load_bundle, save_bundle
 from medclf.errors import DataError
 from medclf.evaluation.saliency import grad_cam, occlusion
 from medclf.reporting.interpret import MedInterpretation
+from medclf.reporting.report import report
 from medclf.training.learner import med_learner
 
 
@@ -130,3 +133,15 @@ def test_saliency_of_the_worst_is_drawn_and_kept_for_the_report(learn, interp):
     wrong = frame[frame["label"] != frame["pred"]]
     assert list(looked) == wrong["path"].tolist()[:4]
     assert all(uri.startswith("data:image/png;base64,") for uri in looked.values())
+
+
+def test_a_report_of_it_can_show_the_most_similar_training_images(learn, interp, tmp_path):
+    with learn.no_bar():
+        near = interp.similar(k=3)
+        page = report(interp, tmp_path / "report.html", neighbours=True, progress=False).read_text()
+    train = {str(path.relative_to(learn.dls.path)) for path in learn.dls.train_ds.items}
+    assert len(near) == 15 and all(len(found) == 3 and set(found) <= train for found in near)
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    shown = [data["outside"][-1 - link] for link in data["near"]["0"]]
+    assert [name for name, _ in shown][:3] == near[0] and len(shown) == 5
+    assert all(label == name.partition("/")[0] for name, label in shown)

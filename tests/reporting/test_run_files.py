@@ -54,7 +54,8 @@ def test_neighbours_of_the_run_are_shown_with_their_labels(run: Path) -> None:
     assert all(source.startswith("data:image/jpeg") for source in data["beside"])
 
 
-def test_twins_are_all_of_their_cluster(run: Path) -> None:
+@pytest.mark.parametrize("place", ["audit.csv", "audit/audit.csv"])
+def test_twins_are_all_of_their_cluster(run: Path, place: str) -> None:
     findings = [
         ("same-pixels", "02.png", "03.png", 1.0, ""),
         ("near-duplicate", "02.png", "t2.png", 0.9, ""),
@@ -62,7 +63,8 @@ def test_twins_are_all_of_their_cluster(run: Path) -> None:
         ("patient-across-split", "04.png", "05.png", None, ""),
     ]
     columns = ["kind", "path_a", "path_b", "similarity", "detail"]
-    pd.DataFrame(findings, columns=columns).to_csv(run / "audit.csv", index=False)
+    (run / "audit").mkdir()
+    pd.DataFrame(findings, columns=columns).to_csv(run / place, index=False)
     rows = load_run(run).rows.set_index("path")["twins"]
     assert rows["03.png"] == ["02.png", "t2.png"] and rows["02.png"] == ["03.png", "t2.png"]
     assert rows["04.png"] == [] and rows["05.png"] == []

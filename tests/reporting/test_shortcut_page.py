@@ -67,6 +67,11 @@ def test_it_asks_for_nothing_and_can_hide_names(tmp_path):
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text)
 
 
+def test_pictures_can_be_left_out(tmp_path):
+    text = render_shortcuts(a_test(), tmp_path / "page.html", pictures=False).read_text()
+    assert "<img" not in text and "data:image" not in text
+
+
 def test_nothing_found(tmp_path):
     none = ShortcutTest(
         pd.DataFrame(), pd.DataFrame(), ["Nothing that stands still was found."], 5, np.zeros((0, 4, 4))

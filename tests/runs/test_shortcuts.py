@@ -1,12 +1,14 @@
 """The job behind medclf shortcuts: a box that only one label carries is found, told in the report and on its page."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 from scipy import ndimage
 from typer.testing import CliRunner
 
@@ -83,6 +85,13 @@ def test_all_images_where_few_are_held_out(run):
     table.to_csv(run / "table.csv", index=False)
     test, page = job.shortcuts(run)
     assert test.n_images == N and "was trained on some of these images" in page.read_text()
+
+
+def test_no_picture_where_an_image_often_has_a_name_in_it(run, tmp_path):
+    shutil.copy(get_testdata_file("examples_palette.dcm"), tmp_path / "images" / "00.png")  # an ultrasound
+    text = job.shortcuts(run)[1].read_text()
+    assert "Pictures are withheld: 1 of 24 images" in text and "data:image" not in text
+    assert "data:image" in job.shortcuts(run, show_burned_in=True)[1].read_text()
 
 
 def test_from_the_shell_with_a_box_of_ones_own(run, tmp_path):
