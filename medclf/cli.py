@@ -149,6 +149,7 @@ def train(
         float | None, typer.Option(help="minutes: measure the machine, then choose size, depth and epochs to fit")
     ] = None,
     head_start: Annotated[bool, typer.Option(help="fit the head on the frozen features first")] = True,
+    views: Annotated[int, typer.Option(help="augmented views of each image for the head start, besides itself")] = 0,
     size: Annotated[
         str, typer.Option(help="side of the images in pixels; 128,224 trains the first half of the epochs at 128")
     ] = "224",
@@ -207,6 +208,7 @@ def train(
         "train_from": train_from,
         "budget": budget,
         "head_start": head_start,
+        "views": views,
         "size": last_size,
         "first_sizes": tuple(first_sizes),
         "resize": resize,
@@ -258,7 +260,9 @@ def _train(settings: dict[str, Any], given: dict[str, Any], resume: Path | None,
     from medclf.runs.train import resume as go_on
     from medclf.runs.train import train as train_run
 
-    show_results(go_on(resume, typer.echo) if resume else train_run(plan, typer.echo, before=before))
+    run = go_on(resume, typer.echo) if resume else train_run(plan, typer.echo, before=before)
+    if _is_first():
+        show_results(run)
 
 
 @app.command()
@@ -592,9 +596,14 @@ def _leave() -> None:
     os._exit(0)
 
 
+def _is_first() -> bool:
+    """Whether this process speaks to the user, where a launcher started several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
     """A line on the error stream; the libraries' own notes to programmers are left out."""
-    if category.__name__ == "MedclfWarning":
+    if category.__name__ == "MedclfWarning" and _is_first():
         typer.secho(f"warning: {message}", fg="yellow", err=True)
 
 

@@ -7,6 +7,7 @@ same parameters the pixels equal those of fastai's `aug_transforms` within round
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from fastai.vision.augment import RandTransform, find_coeffs
 from fastai.vision.core import TensorImage
 from torch import Tensor
 from torch.nn import functional as F
+
+from medclf.data import augment_bytes
 
 _DRAWS = 22
 _LUMA = (0.2989, 0.5870, 0.1140)
@@ -79,7 +82,7 @@ class Augment(RandTransform):
         (4, 3, 32, 32)
     """
 
-    order = 30
+    order = 9  # before fastai's IntToFloatTensor, since bytes are sampled faster
     split_idx = 0
 
     def __init__(
@@ -110,6 +113,10 @@ class Augment(RandTransform):
         self._position = 0
         self._ready: tuple[Any, list[Tensor | None]] = None, []
 
+    def settings(self) -> dict[str, Any]:
+        """The arguments that it was made with."""
+        return {name: getattr(self, name) for name in inspect.signature(Augment).parameters if name != "self"}
+
     def begin(self, seed: int, epoch: int, samples: Sequence[int]) -> None:
         """Key the coming draws: one row of `samples` for each image, in the order they will be seen."""
         self._keyed = torch.from_numpy(keyed_uniform(seed, epoch, np.asarray(samples), _DRAWS))
@@ -123,10 +130,16 @@ class Augment(RandTransform):
         images = x.as_subclass(Tensor)
         matrices, offset, factor, colours = self._next(images)
         assert matrices is not None
-        images = warp_batch(images, matrices, self.size, self.pad_mode)
+        if images.dtype == torch.uint8 and images.device.type == "cpu" and augment_bytes.is_available():
+            rows = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+            light = [None if each is None else each.numpy() for each in (offset, factor, colours)]
+            made = augment_bytes.augment_bytes(rows, matrices.numpy(), self.size, self.pad_mode, *light)
+            return TensorImage(torch.from_numpy(made).permute(0, 3, 1, 2))
+        peak = 255 if images.dtype == torch.uint8 else 1  # IntToFloatTensor will divide by it
+        images = warp_batch(images / peak, matrices, self.size, self.pad_mode)
         if offset is not None and factor is not None:
             images = light_batch(images, offset, factor, colours)
-        return TensorImage(images)
+        return TensorImage(images * peak if peak > 1 else images)
 
     def _next(self, x: Tensor) -> list[Tensor | None]:
         """The parameters of the next images, on their device; an epoch's are computed and copied there at once."""

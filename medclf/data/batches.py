@@ -30,6 +30,7 @@ class MedDL(TfmdDL):
         seed: the run's seed.
         epoch: number of passes made so far; set it to resume.
         stores: the image stores for training and for exact size, by fastai's split index (0 and 1).
+        ids: (n,) what the draws are keyed by in place of the images' positions.
         part: this process's number and how many processes there are, where it loads its part only: of each batch where
             the order is shuffled (`bs` is then its part's size), else of the whole, none twice.
         kwargs: fastai's own arguments.
@@ -42,16 +43,17 @@ class MedDL(TfmdDL):
         seed: int = 42,
         epoch: int = 0,
         stores: dict[int, ImageStore] | None = None,
+        ids: np.ndarray | None = None,
         part: tuple[int, int] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.seed, self.epoch, self.stores, self.part = seed, epoch, stores, part
+        self.seed, self.epoch, self.stores, self.ids, self.part = seed, epoch, stores, ids, part
         self._known: list[Tensor] | None = None
         super().__init__(dataset, *args, **kwargs)
 
     def new(self, dataset: Any = None, cls: Any = None, **kwargs: Any) -> Any:
-        """fastai's, with the seed, the epoch, the stores and the part handed on."""
-        own = {"seed": self.seed, "epoch": self.epoch, "stores": self.stores, "part": self.part}
+        """fastai's, with the seed, the epoch, the stores, the ids and the part handed on."""
+        own = {name: getattr(self, name) for name in ("seed", "epoch", "stores", "ids", "part")}
         return super().new(dataset, cls, **(own | kwargs))
 
     def parted(self) -> MedDL:
@@ -89,7 +91,7 @@ class MedDL(TfmdDL):
         if getattr(self.dataset, "split_idx", None) == 0 and self.n is not None:
             for tfm in self.after_batch.fs:
                 if hasattr(tfm, "begin"):
-                    tfm.begin(self.seed, self.epoch, order)
+                    tfm.begin(self.seed, self.epoch, order if self.ids is None else self.ids[order])
         return order
 
     def create_batches(self, samps: Any) -> Any:

@@ -338,7 +338,7 @@ def _partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tup
 
 def _store_sizes(item_tfms: Any, size: Any) -> dict[int, tuple[int, int]]:
     """Height and width for training (0) and for everything else (1), as the item transforms have it."""
-    for tfm in item_tfms:
+    for tfm in item_tfms if isinstance(item_tfms, (list, tuple)) else [item_tfms]:
         if isinstance(tfm, MedResize):
             return {0: scaled(tfm.size, tfm.train_scale), 1: tfm.size}
     return {0: as_pair(size), 1: as_pair(size)}

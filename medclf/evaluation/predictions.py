@@ -124,6 +124,8 @@ class Predictions:
 def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None) -> Predictions:
     """Predict every image of a loader once: unshuffled, unaugmented, none dropped.
 
+    Within a group of processes (see `medclf.data.ranks`) each predicts its part and all get the whole.
+
     Args:
         learn: a fastai `Learner`.
         loader: one of its loaders, or of `dls.test_dl`.
@@ -135,27 +137,29 @@ def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None
     """
     import torch
 
-    from medclf.training.head_start import exact
+    from medclf.data import ranks
+    from medclf.training.head_start import exact, parted
 
-    loader = loader.new(shuffle=False, drop_last=False)
+    whole = loader.new(shuffle=False, drop_last=False)
+    loader = parted(whole)
     labelled = len(getattr(loader.dataset, "tls", [0, 0])) > 1
-    bar = contextlib.nullcontext() if len(loader) >= _LASTS else learn.no_bar()
+    bar = contextlib.nullcontext() if len(loader) >= _LASTS and not ranks.rank() else learn.no_bar()
     with exact(loader), bar:
         probs, targets, *rest = learn.get_preds(dl=loader, with_loss=labelled, act=act, reorder=False)
     multi_label = probs.ndim == 2 and targets is not None and targets.ndim == 2
     multi_label = multi_label or bool(getattr(learn, "recipe", {}).get("multi_label"))
+    collect = ranks.gathered if loader is not whole else np.asarray
+    probs = collect(probs.as_subclass(torch.Tensor).float().numpy())
     n = len(probs)
     if labelled:
-        y = targets.as_subclass(torch.Tensor).numpy().astype(int)
-        losses = rest[0].as_subclass(torch.Tensor).float().numpy()
+        y = collect(targets.as_subclass(torch.Tensor).numpy().astype(int))
+        losses = collect(rest[0].as_subclass(torch.Tensor).float().numpy())
         losses = losses.reshape(n, -1).mean(1)
     else:
         y = np.full(n, -1) if not multi_label else np.full((n, probs.shape[1]), -1)
         losses = np.full(n, np.nan)
     table = rows_of(learn.dls, loader.dataset.items, partition)
-    return Predictions(
-        list(_vocab(learn)), multi_label, y, probs.as_subclass(torch.Tensor).float().numpy(), losses, table
-    )
+    return Predictions(list(_vocab(learn)), multi_label, y, probs, losses, table)
 
 
 def _vocab(learn: Any) -> list[str]:

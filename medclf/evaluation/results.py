@@ -158,6 +158,7 @@ def versions() -> dict[str, str]:
         "timm",
         "pydicom",
         "pillow",
+        "opencv-python-headless",
         "numpy",
         "scikit-learn",
     )

@@ -28,6 +28,7 @@ class TrainConfig:
         epochs: after the head start; 0 is the head start alone.
         train_from: the first stage that these train, such as "layer4"; None for the whole network.
         head_start: fit the head first; off gives fastai's frozen epoch instead.
+        views: augmented views of each image that the head start is fitted on besides.
         size, resize, window, frame: of the images; see `MedDataLoaders.from_table`.
         first_sizes: smaller sizes that the first epochs train at, such as [128].
         budget: minutes that all of it may take; size, depth and epochs are then chosen by `medclf.runs.budget`.
@@ -59,6 +60,7 @@ class TrainConfig:
     epochs: int = 5
     train_from: str | None = None
     head_start: bool = True
+    views: int = 0
     size: int = 224
     first_sizes: tuple[int, ...] = ()
     budget: float | None = None
@@ -85,6 +87,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         checks = [
             (self.epochs >= 0, f"epochs={self.epochs}", "it is 0 or more"),
+            (self.views >= 0, f"views={self.views}", "it is 0 or more"),
             (self.size >= 32, f"size={self.size}", "it is at least 32 pixels"),
             (
                 all(32 <= size <= self.size for size in self.first_sizes),

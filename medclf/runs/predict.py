@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from medclf.data.progress import watch
 from medclf.deployment.runtimes import load_model
 from medclf.errors import DataError
 from medclf.images.pixels import IMAGE_SUFFIXES
@@ -55,7 +56,8 @@ def print_predictions(bundle: Path, files: Sequence[Path], form: str, bs: int = 
     if writer:
         writer.writeheader()
     failed = 0
-    for row in rows(loaded, names, bs):
+    lasts = len(names) > _FEW and not sys.stdout.isatty()  # a bar between lines of a terminal would not be read
+    for row in watch(rows(loaded, names, bs), len(names), "Predicting", progress=lasts):
         failed += bool(row["problem"])
         if writer:
             writer.writerow({key: row.get(key, "") for key in columns})

@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from medclf.data.table import label_set
+from medclf.data.table import COLUMNS, label_set
 from medclf.errors import DataError
 from medclf.files import replacing
 
@@ -54,6 +55,29 @@ def read_table(run: str | Path) -> pd.DataFrame:
     if several:
         table["label"] = [tuple(cell.split("|")) if cell else () for cell in table["label"]]
     table.attrs.update(root=root, multi_label=several)
+    return table
+
+
+def for_followers(table: pd.DataFrame) -> dict[str, Any]:
+    """What another process needs of the table, as JSON can hold it."""
+    rows = table[[*COLUMNS]].astype(object)
+    rows["label"] = [list(label) if isinstance(label, tuple) else label for label in rows["label"]]
+    columns = {name: [None if value is None or value != value else value for value in rows[name]] for name in rows}
+    return {"columns": columns, "attrs": dict(table.attrs)}
+
+
+def as_table(sent: dict[str, Any]) -> pd.DataFrame:
+    """The table that `for_followers` sent.
+
+    Example:
+        >>> table = pd.DataFrame({name: pd.Series([None], dtype=object) for name in COLUMNS})
+        >>> table["label"] = pd.Series([("a", "b")], dtype=object)
+        >>> as_table(for_followers(table))["label"][0]
+        ('a', 'b')
+    """
+    table = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in sent["columns"].items()})
+    table["label"] = [tuple(label) if isinstance(label, list) else label for label in table["label"]]
+    table.attrs.update(sent["attrs"])
     return table
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from fastai.torch_core import distrib_barrier
 
+from medclf.data import ranks
 from medclf.data.corrections import correct, read_corrections
 from medclf.data.loaders import MedDataLoaders, decoding
 from medclf.data.table import label_set, scan
@@ -42,7 +44,7 @@ from medclf.runs.resume import (
     settings_in,
     tidy,
 )
-from medclf.runs.tables import save_csv, save_table, table_hash
+from medclf.runs.tables import as_table, for_followers, save_csv, save_table, table_hash
 from medclf.training.callbacks import Resumable
 from medclf.training.checkpoints import load_checkpoint, save_checkpoint
 from medclf.training.learner import MedLearner, med_learner
@@ -70,6 +72,8 @@ def train(
         DataError, SplitError, WeightsError: what their messages say.
     """
     config = located(config)
+    if not ranks.is_first():
+        return _follow(config)
     with claimed(config.out, overwrite=config.overwrite, resume=going_on) as out:
         start = time.perf_counter()
         begun = {"format": 1, "settings": config.as_dict(), "started": _now()}
@@ -90,6 +94,8 @@ def train(
             config, record["plan"] = within_budget(config, table, time.perf_counter() - start, say)
             record |= {"settings": config.as_dict()}
         write_json(out / RECORD, record)
+        with ranks.group(config.device):
+            ranks.from_first(lambda: {"table": for_followers(table), "settings": config.as_dict()})
         job = _cross_validate if config.split == "kfold" else _train_once
         learn, predictions, facts, pictures = job(config, table, say)
         save_table(out / "table.csv", learn.dls.table)
@@ -173,7 +179,15 @@ def predict_held_out(learn: MedLearner) -> list[Predictions]:
 
 
 def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> tuple[MedLearner, Predictions]:
-    """One learner, trained, or brought to where a killed run left it and trained from there; and what it predicts."""
+    """One learner, trained, or brought to where a killed run left it and trained from there; and what it predicts.
+
+    All processes of a launch do this together, and what they find they have in common.
+    """
+    with ranks.group(config.device):
+        return _fit_together(config, table, say, **changes)
+
+
+def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> tuple[MedLearner, Predictions]:
     seed_everything(config.seed)
     dls = MedDataLoaders.from_table(table, **(loader_options(config) | changes))
     say(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate on; labels: {', '.join(dls.vocab)}")
@@ -183,19 +197,22 @@ def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> 
     part = f"fold-{changes['fold']}" if "fold" in changes else "model"
     kept = Path(config.out) / CHECKPOINTS / f"{part}.safetensors"
     valid = None
-    if kept.is_file():
+    if ranks.from_first(kept.is_file):
         load_checkpoint(learn, kept)
         say(f"what {kept} holds is not done again")
     else:
         if learn.head_start:
-            head = learn.fit_head()
+            head = learn.fit_head(views=config.views)
             valid = predict_loader(learn, dls.valid, "valid")
             say(f"head start: {head.seconds:.1f} s, {share_right(valid):.1%} of the validation images right")
         seed_everything(config.seed)  # whether the cache was warm has changed the random state
-        save_checkpoint(learn, kept)
+        if ranks.is_first():
+            save_checkpoint(learn, kept)
+        distrib_barrier()
     if config.epochs or not learn.head_start:
         sizes = (*config.first_sizes, config.size) if config.first_sizes else None
-        learn.fine_tune(config.epochs, config.lr, train_from=config.train_from, size=sizes, cbs=Resumable(kept))
+        with learn.distrib_ctx():
+            learn.fine_tune(config.epochs, config.lr, train_from=config.train_from, size=sizes, cbs=Resumable(kept))
         valid = None
     return learn, valid or predict_loader(learn, dls.valid, "valid")
 
@@ -234,6 +251,19 @@ def _by_group(config: TrainConfig, predictions: Predictions, partition: str) -> 
         return {}
     reported = predictions.subset((predictions.table["partition"] == partition).to_numpy())
     return {"subgroups": as_plain(subgroups(reported, config.subgroup))}
+
+
+def _follow(config: TrainConfig) -> Path:
+    """What a process does that is not the first: its part of each fit, and nothing besides."""
+    with ranks.group(config.device):
+        told = ranks.from_first(dict)  # a budget has changed the settings
+    config, table = settings_in(told, out=config.out), as_table(told["table"])
+    fits: list[dict[str, Any]] = [{}]
+    if config.split == "kfold":
+        fits = [*({"fold": fold} for fold in range(config.folds)), {"split": "all"}]
+    for changes in fits:
+        _fit(config, table, lambda _: None, **changes)
+    return Path(config.out)
 
 
 def _cross_validate(config: TrainConfig, table: pd.DataFrame, say: Say) -> Job:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import time
 import warnings
 from dataclasses import asdict, dataclass
@@ -13,12 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medclf.data import ranks
+from medclf.data.augment import Augment
 from medclf.data.batches import MedDL
 from medclf.data.progress import watch
-from medclf.errors import MedclfWarning
+from medclf.errors import DataError, MedclfWarning
 from medclf.files import replacing
 from medclf.training.folding import folded
 
+_VIEWS = 2**40  # epochs that no training comes to
 _CERTAIN = 8.0  # the logit of a label that every training image has, or none
 _FALLBACK = 0.01
 _IN_A_CPUS_CACHE = 8  # images whose layers fit; 64 at once take twice as long an image (EfficientNet-Lite0)
@@ -37,6 +42,7 @@ class HeadStart:
         n_features: features an image.
         cv_folds: folds of that cross-validation; 0 where there were too few images.
         seconds: time taken, features included.
+        views: augmented views of each image that it was fitted on besides.
     """
 
     strength: float
@@ -44,6 +50,7 @@ class HeadStart:
     n_features: int
     cv_folds: int
     seconds: float
+    views: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For `results.json`."""
@@ -51,34 +58,44 @@ class HeadStart:
 
 
 def body_features(
-    network: nn.Sequential, loader: Any, *, progress: bool = True
+    network: nn.Sequential, loader: Any, *, view: int = 0, progress: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Pooled features of every image of `loader`, in its order, unaugmented.
+    """Pooled features of every image of `loader`, in its order, unaugmented or as an augmented view.
+
+    Within a group of processes (see `medclf.data.ranks`) each computes its part and all get the whole.
 
     Args:
         network: `nn.Sequential(body, head)` as `build_network` makes it.
         loader: a fastai loader; its images are read at exact size, unshuffled.
+        view: 0 for the images as they are; else which augmented view of a training loader, each keyed by the seed.
         progress: show a progress bar when it lasts.
 
     Returns:
         features (n, n_features) float32, and targets: (n,) classes, (n, n_labels) 0/1, or None without labels.
     """
-    loader = loader.new(shuffle=False, drop_last=False)
+    whole = loader.new(shuffle=False, drop_last=False, **({"epoch": _VIEWS + view} if view else {}))
+    loader = parted(whole)
     training = network.training
     pooling = cast(nn.Sequential, network[1])[:-2]
     network.eval()
     body: nn.Module | None = None
     features: list[Tensor] = []
     targets: list[Tensor] = []
-    with torch.inference_mode(), exact(loader):
-        for batch in watch(loader, len(loader), "Computing features", progress=progress):
+    with torch.inference_mode(), contextlib.nullcontext() if view else exact(loader):
+        for batch in watch(loader, len(loader), "Computing features", progress=progress and not ranks.rank()):
             images = batch[0].as_subclass(Tensor).contiguous(memory_format=torch.channels_last)
             body = body or folded(network[0], images[:1])
             at_once = _IN_A_CPUS_CACHE if images.device.type == "cpu" else len(images)
             features.extend(pooling(body(part)).float().cpu() for part in images.split(at_once))
             targets.extend(t.as_subclass(Tensor).cpu() for t in batch[1:2])
     network.train(training)
-    return torch.cat(features).numpy(), torch.cat(targets).numpy() if targets else None
+    collect = ranks.gathered if loader is not whole else np.asarray
+    return collect(torch.cat(features).numpy()), collect(torch.cat(targets).numpy()) if targets else None
+
+
+def parted(loader: Any) -> Any:
+    """This process's part of a loader, see `MedDL.parted`; a plain fastai loader is whole in each process."""
+    return loader.parted() if isinstance(loader, MedDL) else loader
 
 
 class exact:
@@ -97,27 +114,30 @@ class exact:
 
 
 def stored_features(
-    network: nn.Sequential, loader: Any, *, progress: bool = True
+    network: nn.Sequential, loader: Any, *, view: int = 0, progress: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """As `body_features`, kept beside the image store, so that another head, split or fold costs no pass."""
     store = (loader.stores or {}).get(1) if isinstance(loader, MedDL) else None
     rows = store.rows(loader.dataset.items) if store is not None else None
     if store is None or rows is None:
-        return body_features(network, loader, progress=progress)
+        return body_features(network, loader, view=view, progress=progress)
     targets = np.stack([np.asarray(t.as_subclass(Tensor)) for t in loader.dataset.tls[1]])
-    kept = Path(store.folder) / f"features-{fingerprint(network[0], loader)}.npy"
+    if view:
+        loader = loader.new(ids=rows)  # the same draws for an image in whichever split or fold it is
+    kept = Path(store.folder) / f"features-{fingerprint(network[0], loader, view)}.npy"
     known = np.load(kept) if kept.is_file() else np.zeros((store.shape[0], 0), np.float32)
-    if known.shape[1] == 0 or np.isnan(known[rows]).any():
-        fresh, _ = body_features(network, loader, progress=progress)
+    if ranks.from_first(lambda: bool(known.shape[1] == 0 or np.isnan(known[rows]).any())):
+        fresh, _ = body_features(network, loader, view=view, progress=progress)
         table = known if known.shape[1] else np.full((store.shape[0], fresh.shape[1]), np.nan, np.float32)
         table[rows] = fresh
-        with replacing(kept) as temporary, temporary.open("wb") as file:
-            np.save(file, table)
+        if not ranks.rank():
+            with replacing(kept) as temporary, temporary.open("wb") as file:
+                np.save(file, table)
         return fresh, targets
     return known[rows], targets
 
 
-def fingerprint(body: nn.Module, loader: Any) -> str:
+def fingerprint(body: nn.Module, loader: Any, view: int = 0) -> str:
     """Of the body's weights and of what is done to the pixels after the store."""
     digest = hashlib.blake2b(digest_size=12)
     for name, value in sorted(body.state_dict().items()):
@@ -127,6 +147,8 @@ def fingerprint(body: nn.Module, loader: Any) -> str:
         for name in ("mean", "std"):
             if hasattr(tfm, name):
                 digest.update(np.asarray(getattr(tfm, name).cpu()).tobytes())
+        if view and isinstance(tfm, Augment):
+            digest.update(json.dumps([view, loader.seed, loader.stores[0].shape[1:], tfm.settings()]).encode())
     return digest.hexdigest()
 
 
@@ -136,6 +158,7 @@ def fit_head(
     *,
     groups: np.ndarray | None = None,
     seed: int = 42,
+    views: int = 0,
     progress: bool = True,
 ) -> HeadStart:
     """Fit the head's linear layer on the frozen body's features of the training images, in place.
@@ -150,21 +173,39 @@ def fit_head(
         loader: the training loader.
         groups: (n,) patients or clusters of the training images, in the loader's order.
         seed: of the folds.
+        views: augmented views of each image to fit on besides; those of one image stay in one fold.
         progress: show a progress bar when it lasts.
 
     Returns:
         What was done.
+
+    Raises:
+        DataError: views are asked for, and the loader augments nothing.
     """
     start = time.perf_counter()
+    if views and not any(isinstance(tfm, Augment) for tfm in loader.after_batch.fs):
+        raise DataError(f"views={views}, and the loaders augment nothing", "name a modality, or give views=0")
     features, targets = stored_features(network, loader, progress=progress)
     assert targets is not None, "the training loader has labels"
+    n = len(features)
+    if views:
+        more = [stored_features(network, loader, view=view, progress=progress)[0] for view in range(1, views + 1)]
+        features = np.concatenate([features, *more])
+        targets = np.concatenate([targets] * (views + 1))
+        groups = np.concatenate([np.arange(n) if groups is None else groups] * (views + 1))
     linear = cast(nn.Linear, cast(nn.Sequential, network[1])[-1])
-    with one_thread_if_small(features.size):
-        weight, bias, strength, folds = fit_linear(features, targets, linear.out_features, groups, seed)
-    with torch.no_grad():
-        linear.weight.copy_(torch.from_numpy(weight))
-        linear.bias.copy_(torch.from_numpy(bias))
-    return HeadStart(strength, len(features), features.shape[1], folds, time.perf_counter() - start)
+
+    def fit() -> dict[str, Any]:
+        with one_thread_if_small(features.size):
+            weight, bias, strength, folds = fit_linear(features, targets, linear.out_features, groups, seed)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(weight))
+            linear.bias.copy_(torch.from_numpy(bias))
+        return HeadStart(strength, n, features.shape[1], folds, time.perf_counter() - start, views).as_dict()
+
+    done = HeadStart(**ranks.from_first(fit))
+    ranks.copy_first([linear.weight.data, linear.bias.data])
+    return done
 
 
 def one_thread_if_small(n_values: int) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,35 @@ class MedLearner(Learner):
             frozen_to, self._frozen_to = self._frozen_to, None
             super().freeze_to(frozen_to)
 
-    def fit_head(self, progress: bool = True) -> HeadStart:
-        """Fit the head on the frozen body's features of the training images; see `medclf.training.head_start`."""
+    @contextmanager
+    def distrib_ctx(self, sync_bn: bool | None = None, **kwargs: Any) -> Iterator[MedLearner]:
+        """fastai's, for a script that `torchrun` or `accelerate launch` starts; see `medclf.training.distributed`.
+
+        Args:
+            sync_bn: whether BatchNorm layers share their statistics; None for yes on GPUs where they are trained.
+            kwargs: of `accelerate.Accelerator`.
+
+        Example:
+            >>> # with learn.distrib_ctx(): learn.fine_tune(5)
+        """
+        from medclf.training.distributed import together
+
+        with together(self, sync_bn, **kwargs):
+            yield self
+
+    def fit_head(self, progress: bool = True, *, views: int = 0) -> HeadStart:
+        """Fit the head on the frozen body's features of the training images; see `medclf.training.head_start`.
+
+        Args:
+            progress: show a progress bar when it lasts.
+            views: augmented views of each image to fit on besides the image itself.
+        """
         self.head = fit_head(
             self.model,
             self.dls.train,
             groups=self._groups(),
             seed=self.recipe.get("seed", 42),
+            views=views,
             progress=progress,
         )
         self.start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import TensorImage
 from fasttransform import Transform
@@ -30,7 +31,7 @@ class Shrink(Transform):
         (2, 3, 32, 24)
     """
 
-    order = 15  # after the pixels have become floats, before augmentation
+    order = 8  # before augmentation
     split_idx = 0
 
     def __init__(self) -> None:
@@ -41,7 +42,9 @@ class Shrink(Transform):
         target = tuple(round(side * share) for side, share in zip(x.shape[-2:], self.share, strict=True))
         if target == tuple(x.shape[-2:]):
             return x
-        return TensorImage(F.interpolate(x.as_subclass(Tensor), target, mode="bilinear", antialias=True))
+        images = x.as_subclass(Tensor)
+        small = F.interpolate(images.float(), target, mode="bilinear", antialias=True)
+        return TensorImage(small.round_().to(images.dtype) if images.dtype == torch.uint8 else small)
 
 
 class GrowingSizes(Callback):

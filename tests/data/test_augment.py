@@ -214,3 +214,49 @@ def test_an_unknown_modality_names_the_known():
 def test_changes_reach_the_transform():
     _, (augment,) = tfms_for("endoscopy", max_rotate=90)
     assert isinstance(augment, Augment) and augment.max_rotate == 90
+
+
+@pytest.mark.parametrize("pad_mode", ["reflection", "border", "zeros"])
+@pytest.mark.parametrize("colour", [True, False])
+def test_bytes_are_augmented_as_floats_are(images, pad_mode, colour):
+    pytest.importorskip("cv2")
+    augment = Augment(
+        (48, 40), 180, 1.0, True, True, 1.25, 0.05, 0.2, 1.0, 0.25, 0.25, 0.25 * colour, 0.02 * colour, 1.0, pad_mode
+    )
+    pixels = (images[:, :, :, :66] * 255).round().to(torch.uint8)
+    for epoch in range(3):
+        augment.begin(7, epoch, range(N))
+        made = augment(TensorImage(pixels), split_idx=0).as_subclass(torch.Tensor)
+        assert made.dtype == torch.uint8
+        augment.begin(7, epoch, range(N))
+        wanted = 255 * augment(TensorImage(pixels / 255), split_idx=0).as_subclass(torch.Tensor)
+        difference = (made - wanted).abs()
+        assert difference.mean() < 0.5 and difference.max() < 4  # rounded to 8 bits between the two steps and after
+
+
+def test_bytes_equal_fastai_where_only_the_place_changes():
+    """fastai's own transforms on floats against ours on bytes: rotation, flip and warp at once."""
+    pytest.importorskip("cv2")
+    from medclf.data.augment_bytes import augment_bytes
+
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (N, 3, 40, 40), generator=generator, dtype=torch.uint8)
+    pixels = torch.nn.functional.avg_pool2d(pixels.float(), 5, 1, 2).round().to(torch.uint8)
+
+    def draw(values):
+        return lambda x: torch.tensor(values)
+
+    degrees, mirror, warp_x, warp_y = [10.0, -7.0, 90.0, 33.0], [0.0, 1.0, 0.0, 1.0], [0.1] * N, [-0.1] * N
+    peer = fastai_says(
+        [
+            Flip(p=1.0, draw=draw(mirror), size=32),
+            Warp(p=1.0, draw_x=draw(warp_x), draw_y=draw(warp_y), size=32),
+            Rotate(max_deg=180, p=1.0, draw=draw(degrees), size=32),
+        ],
+        pixels / 255,
+    )
+    t, one, zero = torch.tensor, torch.ones(N), torch.zeros(N)
+    matrices = compose(1 - 2 * t(mirror), one, t(degrees), one, (zero, zero), (zero, zero), (t(warp_x), t(warp_y)))
+    rows = np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
+    ours = augment_bytes(rows, matrices.numpy(), (32, 32))
+    assert np.abs(ours - 255 * peer.permute(0, 2, 3, 1).numpy()).max() <= 1.0

@@ -7,8 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from medclf.errors import MedclfWarning
-from medclf.training.head_start import fit_linear
+from medclf.errors import DataError, MedclfWarning
+from medclf.training.head_start import fit_linear, stored_features
 
 
 def clouds(n_classes=3, n=120, f=20, seed=0):
@@ -87,3 +87,52 @@ def test_dropout_stands_before_the_linear_layer():
 
     head = build_head(8, 3)
     assert isinstance(head[-1], nn.Linear) and isinstance(head[-2], nn.Dropout)
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    from medclf.data.synthetic import draw_endoscopy
+
+    return draw_endoscopy(tmp_path / "drawn", n_per_class=5, size=(48, 48))
+
+
+def learner(folder, **kwargs):
+    from medclf import MedDataLoaders, med_learner
+
+    settings = {"modality": "endoscopy", "size": 32, "cache": True, "progress": False, "split": "stratified"}
+    dls = MedDataLoaders.from_folder(folder, **(settings | kwargs))
+    torch.manual_seed(0)
+    return med_learner(dls, "resnet18", weights=None, head_start=True)
+
+
+@pytest.mark.filterwarnings("ignore::medclf.errors.MedclfWarning")
+def test_views_are_the_images_augmented_and_kept(drawn, monkeypatch):
+    learn = learner(drawn)
+    plain, _ = stored_features(learn.model, learn.dls.train, progress=False)
+    first, targets = stored_features(learn.model, learn.dls.train, view=1, progress=False)
+    second, _ = stored_features(learn.model, learn.dls.train, view=2, progress=False)
+    assert first.shape == plain.shape and len(targets) == len(plain)
+    for a, b in ((plain, first), (plain, second), (first, second)):
+        assert np.abs(a - b).max() > 1e-3
+    assert learn.fit_head(progress=False, views=2).views == 2 and learn.head.n_train == len(plain)
+    monkeypatch.setattr("medclf.training.head_start.body_features", None)  # nothing is computed again
+    again, _ = stored_features(learn.model, learn.dls.train, view=2, progress=False)
+    assert np.array_equal(again, second)
+
+
+@pytest.mark.filterwarnings("ignore::medclf.errors.MedclfWarning")
+def test_a_view_of_an_image_is_the_same_in_any_split(drawn, tmp_path, monkeypatch):
+    found = []
+    for cache, order in (("a", (0, 1)), ("b", (1, 0))):
+        monkeypatch.setenv("MEDCLF_CACHE", str(tmp_path / cache))
+        learners = [learner(drawn, split="kfold", n_folds=2, fold=fold) for fold in range(2)]
+        made = {i: stored_features(learners[i].model, learners[i].dls.train, view=1, progress=False)[0] for i in order}
+        found.append(made)
+    for fold in range(2):
+        assert np.allclose(found[0][fold], found[1][fold], atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::medclf.errors.MedclfWarning")
+def test_views_of_what_is_not_augmented_are_refused(drawn):
+    with pytest.raises(DataError, match="views=1, and the loaders augment nothing"):
+        learner(drawn, modality=None).fit_head(progress=False, views=1)
