@@ -317,7 +317,7 @@ def decoding(
 
     def check(paths: Sequence[str], digests: Sequence[str]) -> dict[str, str]:
         reading = Reading(resize, channels, window, frame)
-        return build_stores(paths, digests, sizes, reading, progress=progress)[0].problems
+        return ranks.in_turn(lambda: build_stores(paths, digests, sizes, reading, progress=progress))[0].problems
 
     return check
 

@@ -70,8 +70,10 @@ def measure(
             for part in images.split(at_once):
                 quick(part)
 
+    pixels = (images * 255).to(torch.uint8)
+
     def augment() -> None:
-        batch: Any = TensorImage(images)
+        batch: Any = TensorImage(pixels)
         for tfm in batch_tfms:
             batch = tfm(batch, split_idx=0)
 

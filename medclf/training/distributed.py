@@ -86,16 +86,13 @@ def merge(metric: Any) -> None:
 
 @contextlib.contextmanager
 def together(learn: Any, sync_bn: bool | None = None, **kwargs: Any) -> Iterator[Any]:
-    """Within it, `learn` is trained by all processes of a launch; without a launcher it changes nothing.
+    """Within it, `learn` is trained by all processes of a launch.
 
     Args:
         learn: a `Learner` made alike in each process.
         sync_bn: whether BatchNorm layers share their statistics; None for yes on GPUs where they are trained.
         kwargs: of `accelerate.Accelerator`.
     """
-    if ranks.launched() == 1:
-        yield learn
-        return
     on_cpu = learn.dls.device.type == "cpu"
     if sync_bn is None:
         sync_bn = not on_cpu and not getattr(learn, "head_start", False)

@@ -19,6 +19,7 @@ from fastai.metrics import accuracy, accuracy_multi
 from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 
+from medclf.data import ranks
 from medclf.errors import DataError
 from medclf.training.backbones import build_network, describe, stages
 from medclf.training.head_start import HeadStart, fit_head
@@ -84,6 +85,9 @@ class MedLearner(Learner):
         Example:
             >>> # with learn.distrib_ctx(): learn.fine_tune(5)
         """
+        if ranks.launched() == 1:
+            yield self
+            return
         from medclf.training.distributed import together
 
         with together(self, sync_bn, **kwargs):
