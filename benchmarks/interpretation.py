@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -140,7 +139,7 @@ def main() -> None:
         return
     data = args.data or shared_data() / "hyperkvasir-lower-gi"
     with tempfile.TemporaryDirectory() as folder:
-        env = {"MEDCLF_CACHE": os.path.join(folder, "cache")}
+        env = {"MEDCLF_CACHE": str(Path(folder) / "cache")}
         if args.runs:
             compare(data, args.runs, env)
         if args.memory:
@@ -162,12 +161,12 @@ def compare(data: Path, runs: int, env: dict) -> None:
     print_table(["", "images", "seconds", "fastai / this"], rows)
 
 
-_BUILD = """
+_BUILD = f"""
 import sys
-sys.path.insert(0, {here!r})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from interpretation import medclf_learner
 medclf_learner(sys.argv[1])
-""".format(here=str(Path(__file__).parent))
+"""
 
 
 def watch_memory(folder: Path, numbers: list[int], env: dict) -> None:

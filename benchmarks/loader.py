@@ -100,8 +100,16 @@ def torchvision_loop(data: Path, workers: int):
 def monai(data: Path, workers: int, cached: bool = True):
     """The transforms of MONAI's classification tutorial, with a Resize in front, since these images are large."""
     from monai.data import CacheDataset, DataLoader, Dataset
-    from monai.transforms import Compose, EnsureChannelFirst, LoadImage, RandFlip, RandRotate, RandZoom, Resize
-    from monai.transforms import ScaleIntensity
+    from monai.transforms import (
+        Compose,
+        EnsureChannelFirst,
+        LoadImage,
+        RandFlip,
+        RandRotate,
+        RandZoom,
+        Resize,
+        ScaleIntensity,
+    )
 
     files = sorted(str(path) for path in data.glob("*/*.jpg"))
     first = [LoadImage(image_only=True), EnsureChannelFirst(), ScaleIntensity(), Resize((SIZE, SIZE))]

@@ -56,8 +56,18 @@ def torchvision_loaders(parts, root, vocab, args):
 def monai_loaders(parts, root, vocab, args):
     """The tutorial's transforms (rotate, flip, zoom) after a Resize, cached in memory up to the first random one."""
     from monai.data import CacheDataset
-    from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, NormalizeIntensityd, RandFlipd
-    from monai.transforms import RandRotated, RandZoomd, RepeatChanneld, Resized, ScaleIntensityd
+    from monai.transforms import (
+        Compose,
+        EnsureChannelFirstd,
+        LoadImaged,
+        NormalizeIntensityd,
+        RandFlipd,
+        RandRotated,
+        RandZoomd,
+        RepeatChanneld,
+        Resized,
+        ScaleIntensityd,
+    )
 
     mean, std = STATS.get(args.arch, IMAGENET)
     key = ["image"]

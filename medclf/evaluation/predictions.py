@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None
     loader = parted(whole)
     labelled = len(getattr(loader.dataset, "tls", [0, 0])) > 1
     bar = contextlib.nullcontext() if len(loader) >= _LASTS and not ranks.rank() else learn.no_bar()
-    with exact(loader), bar:
+    with exact(loader), bar, _no_metrics(learn):
         probs, targets, *rest = learn.get_preds(dl=loader, with_loss=labelled, act=act, reorder=False)
     multi_label = probs.ndim == 2 and targets is not None and targets.ndim == 2
     multi_label = multi_label or bool(getattr(learn, "recipe", {}).get("multi_label"))
@@ -160,6 +160,16 @@ def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None
         losses = np.full(n, np.nan)
     table = rows_of(learn.dls, loader.dataset.items, partition)
     return Predictions(list(_vocab(learn)), multi_label, y, probs, losses, table)
+
+
+@contextlib.contextmanager
+def _no_metrics(learn: Any) -> Iterator[None]:
+    """Keep fastai from computing metrics, which nobody reads here, of what may be a part of the images."""
+    kept, learn.metrics = learn.metrics, []
+    try:
+        yield
+    finally:
+        learn.metrics = kept
 
 
 def _vocab(learn: Any) -> list[str]:

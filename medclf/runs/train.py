@@ -256,7 +256,7 @@ def _by_group(config: TrainConfig, predictions: Predictions, partition: str) -> 
 def _follow(config: TrainConfig) -> Path:
     """What a process does that is not the first: its part of each fit, and nothing besides."""
     with ranks.group(config.device):
-        told = ranks.from_first(dict)  # a budget has changed the settings
+        told: dict[str, Any] = ranks.from_first(dict)  # a budget has changed the settings
     config, table = settings_in(told, out=config.out), as_table(told["table"])
     fits: list[dict[str, Any]] = [{}]
     if config.split == "kfold":
