@@ -59,7 +59,7 @@ ITEMS = (
     Item("Evaluation", "metrics", known.metrics),
     Item("Evaluation", "uncertainty and significance", known.uncertainty),
     Item("Evaluation", "robustness or sensitivity analysis", known.robustness, command="medclf shortcuts RUN"),
-    Item("Evaluation", "explainability", known.explainability),
+    Item("Evaluation", "explainability", known.explainability, command="medclf train --saliency 40"),
     Item("Evaluation", "internal data", known.internal),
     Item("Evaluation", "external data", known.external, command="medclf train --test FOLDER"),
     Item("Evaluation", "registration of the trial", card="registration"),

@@ -63,6 +63,8 @@ def method(have: Known) -> str:
     if not have.recipe.get("arch"):
         return ""
     how = "fine-tuned from pretrained weights" if have.recipe.get("weights") else "trained from random weights"
+    if have.settings.get("epochs") == 0:
+        how = "pretrained and kept as it was, under a linear head that was fitted"
     kind = "multi-label classification" if have.multi_label else "classification"
     return f"Deep learning: {kind} of images into {_labels(have)} by {have.recipe['arch']}, {how}."
 
@@ -239,11 +241,15 @@ def training(have: Known) -> str:
         modality = have.recipe.get("modality")
         augmented = f"augmented by the preset for {modality}" if modality else "augmented by the general preset"
         batch = have.recipe.get("bs")
+        first = have.settings.get("train_from")
+        depth = f"the network from {first} on" if first else "the whole network"
+        smaller = ", ".join(map(str, have.settings.get("first_sizes") or ()))
+        at += f", the first epochs at {smaller} pixels" if smaller else ""
         parts.append(
-            f"then the whole network for {epochs} epochs: AdamW, one cycle{at}, {loss}, "
+            f"then {depth} for {epochs} epochs: AdamW, one cycle{at}, {loss}, "
             f"batches of at most {batch}, training images {augmented}"
         )
-    text = f"{'; '.join(parts)} (seed {have.recipe.get('seed')})" if parts else ""
+    text = f"{'; '.join(parts)}; seed {have.recipe.get('seed')}" if parts else ""
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
@@ -312,9 +318,8 @@ def robustness(have: Known) -> str:
 
 def explainability(have: Known) -> str:
     """31."""
-    found = have.facts.get("saliency") or {}
-    kind = found.get("method") if isinstance(found, Mapping) else None
-    return f"Maps of where the model looked ({kind or 'saliency'}), image by image in the report." if found else ""
+    n = have.settings.get("saliency")
+    return f"Maps of where the model looked, of up to {n} images in the report, the errors first." if n else ""
 
 
 def internal(have: Known) -> str:
@@ -390,8 +395,8 @@ def failures(have: Known) -> str:
     if "most_confused" not in have.facts:
         return ""
     rows = [f"{a} {b}: {n}" if have.multi_label else f"{a} read as {b}: {n}" for a, b, n in have.facts["most_confused"]]
-    said = "; ".join(rows[:3]) if rows else "no image was read wrong"
-    return f"{said[:1].upper()}{said[1:]}. The images with the highest losses and all errors are in the report."
+    said = f"Most often: {'; '.join(rows[:3])}" if rows else "No image was read wrong"
+    return f"{said}. The images with the highest losses and all errors are in the report."
 
 
 def limitations(have: Known) -> str:

@@ -70,10 +70,17 @@ def test_other_ways_to_train_are_told(made_up):
     assert found["32"]["answer"].startswith("Cross-validation")
     assert "that of its fold" in found["27"]["answer"]
     assert "1 folds" in found["30"]["answer"]
+    assert "up to 40 images" in answers(facts, settings={"saliency": 40})["31"]["answer"]
     head = {"strength": 0.01, "n_train": 70, "cv_folds": 5, "seconds": 1.0}
     found = answers({**facts, "training": {"history": [], "head_start": head}}, settings={"epochs": 0})
     assert "C = 0.01, by 5-fold cross-validation" in found["25"]["answer"]
     assert "features of 70 images" in found["24"]["answer"]
+
+
+def test_a_part_of_the_network_and_smaller_images_first(made_up):
+    settings = {"epochs": 2, "train_from": "layer4", "first_sizes": [128]}
+    text = answers({**made_up.facts, **RUN}, settings=settings)["25"]["answer"]
+    assert "the network from layer4 on for 2 epochs" in text and "first epochs at 128 pixels" in text
 
 
 def test_the_card_answers_and_adds(made_up, tmp_path):
