@@ -16,7 +16,7 @@ from medclf.reporting.facts import HEADLINES, PERCENT, is_number, number, percen
 from medclf.reporting.names import Names
 from medclf.reporting.page import Exhibit, Section, Shot, write_page
 from medclf.reporting.pictures import data_uri, encode
-from medclf.reporting.tables import Block, Cell, table
+from medclf.reporting.tables import Block, Cell
 
 SHOWN = 12  # images of each kind
 _SIDE = 256
@@ -83,16 +83,18 @@ def _overall(found: Mapping[str, Any]) -> Block:
     a, b = found["names"]
     rows = []
     for key, (name, _) in HEADLINES.items():
-        if isinstance(found.get(key), Mapping) and "a" in found[key]:
-            rows.append({"metric": name, **_values(found[key], key, a, b), "images": found[key]["n"]})
-    return table(rows)
+        difference = found.get(key)
+        if isinstance(difference, Mapping) and "a" in difference:
+            unit = "%" if key in PERCENT else ""
+            values = [number(difference[side], unit) for side in ("a", "b")]
+            rows.append([name, *values, _gap(difference, unit), number(difference["n"])])
+    return _table(["metric", a, b, "difference", "images"], rows)
 
 
-def _values(difference: Mapping[str, Any], key: str, a: str, b: str) -> dict[str, Any]:
-    """Both runs' values and how far apart they are, as text."""
-    unit = "%" if key in PERCENT else ""
-    first, second = (number(difference[side], unit) for side in ("a", "b"))
-    return {a: first, b if b != a else f"{b} (2)": second, "difference": _gap(difference, unit)}
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Block:
+    """A table whose first column is words, the others numbers; names of runs stay as they are."""
+    cells = [[Cell(text, css="number" if place else "") for place, text in enumerate(row)] for row in rows]
+    return Block("table", columns=list(columns), rows=cells)
 
 
 def _gap(difference: Mapping[str, Any], unit: str) -> str:
@@ -132,20 +134,13 @@ def _by_class(found: Mapping[str, Any]) -> Block:
     a, b = found["names"]
     rows = []
     for label, one in found["per_class"].items():
-        test = one["mcnemar"]
+        sensitivity, test = one["sensitivity"], one["mcnemar"]
         p = test["p_patients"] if is_number(test.get("p_patients")) else test["p_mid"]
-        rows.append(
-            {
-                "class": str(label),
-                "n": one["sensitivity"]["n"],
-                f"sensitivity {a}": percent(one["sensitivity"]["a"]),
-                f"sensitivity {b if a != b else b + ' (2)'}": percent(one["sensitivity"]["b"]),
-                "difference": _gap(one["sensitivity"], "%"),
-                "p": _p(p),
-                "specificity, difference": _gap(one["specificity"], "%"),
-            }
-        )
-    return table(rows)
+        both = [percent(sensitivity[side]) for side in ("a", "b")]
+        numbers = [number(sensitivity["n"]), *both, _gap(sensitivity, "%"), _p(p), _gap(one["specificity"], "%")]
+        rows.append([str(label), *numbers])
+    heads = ["class", "n", f"sensitivity, {a}", f"sensitivity, {b}", "difference", "p", "specificity, difference"]
+    return _table(heads, rows)
 
 
 def _chart(found: Mapping[str, Any]) -> Block:
@@ -166,8 +161,11 @@ def _chart(found: Mapping[str, Any]) -> Block:
         return round(_LEFT + (value / reach + 1) / 2 * (_WIDTH - _LEFT - _RIGHT), 1)
 
     bottom = _ROW * len(lines) + 8
-    parts = [f'<line class="grid" x1="{at(x)}" x2="{at(x)}" y1="4" y2="{bottom}"/>' for x in ticks(-reach, reach)]
-    parts += [f'<text x="{at(x)}" y="{bottom + 16}" text-anchor="middle">{x:+g}</text>' for x in ticks(-reach, reach)]
+    parts = []
+    for x in ticks(-reach, reach):
+        across, text = at(x), f"{x:+g}" if x else "0"
+        parts.append(f'<line class="grid" x1="{across}" x2="{across}" y1="4" y2="{bottom}"/>')
+        parts.append(f'<text x="{across}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
     parts.append(f'<path class="diagonal" d="M{at(0)} 4L{at(0)} {bottom}"/>')
     for index, (name, d) in enumerate(lines):
         y = _ROW * index + 20

@@ -99,6 +99,14 @@ def test_a_run_against_itself(runs, tmp_path):
     assert found["sentence"].startswith("No difference is shown") and (tmp_path / "page.html").is_file()
 
 
+def test_names_of_runs_stay_as_they_are(runs, tmp_path):
+    odd = tmp_path / "res_net_34"
+    runs[1].rename(odd)
+    compare_page(runs[0], odd, tmp_path / "page.html", n_boot=50)
+    text = (tmp_path / "page.html").read_text()
+    assert '<th scope="col">res_net_34</th>' in text and "sensitivity, res_net_34" in text
+
+
 def test_from_the_shell(runs, tmp_path):
     page = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["compare", *map(str, runs), "--out", str(page)])
