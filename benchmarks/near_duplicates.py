@@ -10,7 +10,7 @@ audit's, on the originals, outside the places where the video system writes its 
 
 - SIFT of scikit-image at half size, Lowe's ratio test, an affine transform by RANSAC on which 15 matches agree;
 - normalised cross-correlation of scikit-image (at 112 pixels, band-passed, over shifts and scales): higher than in each
-  of 3,000 random pairs of images with different labels. SIFT finds few points on smooth mucosa.
+  of 1,000 random pairs of images with different labels. SIFT finds few points on smooth mucosa.
 
 "strict" counts every pair of two originals as wrong. --sheets writes contact sheets of the pairs of two originals, to
 look at.
@@ -144,7 +144,7 @@ def embedding(paths: list[Path]) -> np.ndarray:
 class SameScene:
     """Whether two originals show the same scene, by methods of its own."""
 
-    def __init__(self, paths: list[Path], n_random: int = 3000) -> None:
+    def __init__(self, paths: list[Path], n_random: int = 1000) -> None:
         self.paths = paths
         random, labels = np.random.default_rng(0), [path.parent.name for path in paths]
         pairs = [tuple(map(int, random.integers(0, len(paths), 2))) for _ in range(4 * n_random)]
