@@ -318,8 +318,10 @@ def robustness(have: Known) -> str:
 
 def explainability(have: Known) -> str:
     """31."""
-    n = have.settings.get("saliency")
-    return f"Maps of where the model looked, of up to {n} images in the report, the errors first." if n else ""
+    found = have.facts.get("saliency")
+    if not isinstance(found, Mapping):
+        return ""
+    return f"{found['method']} maps of where the model looked, of {number(found['n_images'])} images in the report."
 
 
 def internal(have: Known) -> str:

@@ -70,7 +70,8 @@ def test_other_ways_to_train_are_told(made_up):
     assert found["32"]["answer"].startswith("Cross-validation")
     assert "that of its fold" in found["27"]["answer"]
     assert "1 folds" in found["30"]["answer"]
-    assert "up to 40 images" in answers(facts, settings={"saliency": 40})["31"]["answer"]
+    maps = answers({**facts, "saliency": {"method": "Grad-CAM", "n_images": 40}})["31"]["answer"]
+    assert maps.startswith("Grad-CAM maps") and "of 40 images" in maps
     head = {"strength": 0.01, "n_train": 70, "cv_folds": 5, "seconds": 1.0}
     found = answers({**facts, "training": {"history": [], "head_start": head}}, settings={"epochs": 0})
     assert "C = 0.01, by 5-fold cross-validation" in found["25"]["answer"]
