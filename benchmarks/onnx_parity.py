@@ -59,7 +59,7 @@ def main() -> None:
         train = [root / path for path in table[table["partition"] == "train"]["path"]]
         pixels = np.stack([bundle.prepare(file) for file in files])
         full = export_onnx(bundle, folder / "real.onnx")
-        cost = quantize_onnx(full, folder / "int8.onnx", train[:200])
+        cost = quantize_onnx(full, folder / "int8.onnx", train[:: max(1, len(train) // 64)])
         models = {
             "torch": bundle,
             "onnx": OnnxModel(full, threads=1),

@@ -9,6 +9,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,11 +218,8 @@ def _exported(bundle: Bundle) -> Any:
     network = copy.deepcopy(bundle.runnable).cpu()
     pixels = torch.from_numpy(golden_pixels(bundle.recipe))
     mapped = WithMaps.of(network, pixels)
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch about its own deprecations
+        with _quietly("torch.onnx"):  # about its own deprecations
             program = torch.onnx.export(
                 mapped or network,
                 (pixels,),
@@ -236,10 +234,22 @@ def _exported(bundle: Bundle) -> Any:
         raise MedclfError(
             f"{bundle.recipe['arch']} cannot be exported to ONNX: {reason}", "train another arch, or use the bundle"
         ) from error
-    finally:
-        logging.getLogger("torch.onnx").setLevel(level)
     assert program is not None
     return program.model_proto
+
+
+@contextmanager
+def _quietly(logger: str | None = None) -> Iterator[None]:
+    """Without warnings, and without what a library logs below an error."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 @dataclass(frozen=True)
@@ -293,8 +303,7 @@ def quantize_onnx(model: str | Path, out: str | Path, images: Sequence[Item], *,
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "int8.onnx"
         reader = _Reader(full.prepare(image) for image in itertools.islice(images, 0, None, 2))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quietly():  # it advises a step that our graphs do not need
             quantization.quantize_static(
                 model,
                 raw,
