@@ -87,7 +87,8 @@ def main() -> None:
         learn.fine_tune(args.epochs)
         frames, masks, labels = zip(*drawn(args.images, args.size), strict=True)
         masks = list(masks)
-        y = torch.tensor([learn.dls.vocab.index(label) for label in labels])
+        vocab = list(learn.dls.vocab)
+        y = torch.tensor([vocab.index(label) for label in labels])
         batch = next(iter(learn.dls.test_dl(list(frames), num_workers=0, bs=args.images)))[0].as_subclass(torch.Tensor)
         learn.model.eval()
         with torch.no_grad():
