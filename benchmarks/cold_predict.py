@@ -62,25 +62,35 @@ def measured(command: list[str]) -> tuple[float, float]:
     return seconds, used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
+def prepared(arch: str, folder: Path, runtimes: list[str]) -> None:
+    """The image and the models; in a process of its own, since a child's peak memory counts from its parent's."""
+    image = folder / "image.jpg"
+    image.write_bytes(drawn(1)[0])
+    bundle = save_untrained(arch, folder)
+    export_fastai(arch, folder, image)
+    if "onnx" in runtimes:
+        from medclf.deployment.onnx import export_onnx
+
+        export_onnx(bundle, folder / "load.onnx")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="resnet34")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--runtimes", nargs="+", default=["torch", "onnx"], choices=["torch", "onnx"])
+    parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.prepare:
+        prepared(args.arch, args.prepare, args.runtimes)
+        return
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        image = folder / "image.jpg"
-        image.write_bytes(drawn(1)[0])
-        bundle = save_untrained(args.arch, folder)
-        commands = {"fastai": [sys.executable, "-c", FASTAI, str(export_fastai(args.arch, folder, image)), str(image)]}
+        folder, image = Path(name), str(Path(name) / "image.jpg")
+        subprocess.run([sys.executable, *sys.argv, "--prepare", name], check=True, capture_output=True)
+        models = {"torch": folder / "load.bundle", "onnx": folder / "load.onnx"}
+        commands = {"fastai": [sys.executable, "-c", FASTAI, str(folder / "export.pkl"), image]}
         for runtime in args.runtimes:
-            model = bundle
-            if runtime == "onnx":
-                from medclf.deployment.onnx import export_onnx
-
-                model = export_onnx(bundle, folder / "load.onnx")
-            commands[f"medclf, {runtime}"] = [sys.executable, "-m", "medclf", "predict", str(model), str(image)]
+            commands[f"medclf, {runtime}"] = [sys.executable, "-m", "medclf", "predict", str(models[runtime]), image]
         found: dict[str, list[tuple[float, float]]] = {key: [] for key in commands}
         for _ in range(args.runs + 1):
             for key, command in commands.items():
