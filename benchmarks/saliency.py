@@ -71,6 +71,11 @@ def seconds(call) -> float:
     return statistics.median(times)
 
 
+@torch.no_grad()
+def predicted(network: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return network(images)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="efficientnet_lite0")
@@ -108,7 +113,7 @@ def main() -> None:
         area = np.mean([mask.mean() for mask in masks])
         same = np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(before, after, strict=True) if b.any()])
         few = batch[:16]
-        forward = seconds(lambda: learn.model(few).detach())
+        forward = seconds(lambda: predicted(learn.model, few))
         with_map = seconds(lambda: heat_maps(learn.model, few))
         covered = seconds(lambda: heat_maps(learn.model, few[:1], method="occlusion"))
     print(f"{args.arch}, {args.epochs} epochs, {args.images} frames of which {right:.0%} right; a growth is {area:.0%}")
