@@ -26,6 +26,7 @@ from medclf.training.folding import folded
 _VIEWS = 2**40  # epochs that no training comes to
 _CERTAIN = 8.0  # the logit of a label that every training image has, or none
 _FALLBACK = 0.01
+_LEAST_SPREAD = 0.1  # of the features' mean standard deviation
 _IN_A_CPUS_CACHE = 8  # images whose layers fit; 64 at once take twice as long an image (EfficientNet-Lite0)
 _SMALL = 5_000_000  # values of the features, such as 4,000 images' 1,280
 STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # scikit-learn's C, on standardised features
@@ -230,7 +231,9 @@ def fit_linear(
     Returns:
         weight (n_out, f) and bias (n_out,) float32, the chosen C, and the number of folds.
     """
-    mean, scale = features.mean(0), features.std(0) + 1e-6
+    mean, spread = features.mean(0), features.std(0)
+    # What hardly varies among the training images may vary elsewhere: it must not come out as a hundred deviations.
+    scale = np.maximum(spread, _LEAST_SPREAD * spread.mean()) + 1e-6
     x = (features - mean) / scale
     # With fewer images than features the solution lies in the images' span: rotating into it only saves time.
     span = np.linalg.svd(x, full_matrices=False)[2] if len(x) < x.shape[1] else None

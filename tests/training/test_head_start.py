@@ -14,7 +14,7 @@ from medclf.training.head_start import fit_linear, stored_features
 def clouds(n_classes=3, n=120, f=20, seed=0):
     rng = np.random.default_rng(seed)
     y = np.arange(n) % n_classes
-    x = rng.normal(size=(n, f)) * rng.uniform(0.1, 5, f) + 3
+    x = rng.normal(size=(n, f)) * rng.uniform(1, 5, f) + 3
     x[np.arange(n), y] += 20
     return x.astype(np.float32), y
 
@@ -29,6 +29,14 @@ def test_equals_logistic_regression_on_standardised_features(f, n_classes):
     logits = torch.from_numpy(x) @ torch.from_numpy(weight).T + torch.from_numpy(bias)
     assert folds == 5
     assert np.abs(logits.softmax(1).numpy() - wanted).max() < 0.01
+
+
+def test_a_feature_that_hardly_varies_in_training_cannot_decide_elsewhere():
+    x, y = clouds(2, f=20)
+    x[:, 5] = 1e-5 * y  # tells the classes, by a hair
+    weight, bias, *_ = fit_linear(x, y, 2)
+    x[:, 5] = 3 * (1 - y)  # what it may be in another image: as much as other features vary, and against its class
+    assert ((x @ weight.T + bias).argmax(1) == y).all()
 
 
 def test_rare_classes_count_as_much_as_common_ones():
