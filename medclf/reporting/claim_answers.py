@@ -239,7 +239,7 @@ def training(have: Known) -> str:
         at = f" at a base rate of {rate:g}" if is_number(rate) else ""
         loss = "binary cross-entropy" if have.multi_label else "cross-entropy"
         modality = have.recipe.get("modality")
-        augmented = f"augmented by the preset for {modality}" if modality else "augmented by the general preset"
+        augmented = f"augmented by the preset for {modality}" if modality else "not augmented"
         batch = have.recipe.get("bs")
         first = have.settings.get("train_from")
         depth = f"the network from {first} on" if first else "the whole network"
