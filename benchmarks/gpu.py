@@ -56,11 +56,11 @@ class Rate:
 
             def before_train(self) -> None:
                 wait()
-                self.start = time.perf_counter()
+                self.began = time.perf_counter()
 
             def after_train(self) -> None:
                 wait()
-                self.rates.append(n / (time.perf_counter() - self.start))
+                self.rates.append(n / (time.perf_counter() - self.began))
 
         return Timed()
 

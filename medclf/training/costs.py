@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medclf.data.batches import default_batch_size
 from medclf.training.folding import folded
-from medclf.training.partial import FromCut
+from medclf.training.partial import FromCut, at_once, folded_below
 from medclf.training.stages import is_chain, stages
 
 
@@ -65,9 +65,8 @@ def measure(
     quick = nn.Sequential(folded(network[0], images[:1]), network[1])
 
     def predict() -> None:
-        at_once = 8 if device.type == "cpu" else n
         with torch.inference_mode():
-            for part in images.split(at_once):
+            for part in images.split(at_once(device)):
                 quick(part)
 
     pixels = (images * 255).to(torch.uint8)
@@ -85,9 +84,12 @@ def measure(
     below, cut = stages(network)[:-2], len(stages(network)) - 2
     for parameter in (parameter for stage in below for parameter in stage.parameters()):
         parameter.requires_grad_(False)
-    last = seconds(_step(network, network, images))
     kept = float("inf")
-    if cut and is_chain(network):
+    chain = bool(cut) and is_chain(network)
+    last = seconds(
+        _step(network, FromCut(network, cut).run_below(folded_below(network, cut)) if chain else network, images)
+    )
+    if chain:
         with torch.no_grad():
             features = nn.Sequential(*below)(images)
         kept = seconds(_step(network, FromCut(network, cut), features))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from medclf.training.folding import folded
 from medclf.training.head_start import fingerprint
 from medclf.training.stages import is_chain, stage_index, stages
 
-_AT_ONCE = {"cpu": 8}  # images, so that their layers fit a CPU's caches; a constant, since rounding may depend on it
 _HALF_HOLDS = 1000.0  # values above this are kept in float32: float16 ends at 65504
 
 
@@ -35,12 +34,15 @@ class FrozenBelow(Callback):
 
     Args:
         frozen: the modules; backward stops above them.
+        digest: of their weights.
+        renew: called where they are others when an epoch begins: a checkpoint was loaded.
     """
 
     order = TrainEvalCallback.order + 1
 
-    def __init__(self, frozen: Sequence[nn.Module]) -> None:
-        self.frozen = list(frozen)
+    def __init__(self, frozen: Sequence[nn.Module], digest: Callable[[], str], renew: Callable[[], None]) -> None:
+        self.frozen, self.digest, self.renew = list(frozen), digest, renew
+        self.seen = digest()
 
     def before_fit(self) -> None:
         """After the optimiser was made, which lets BatchNorm's parameters train."""
@@ -52,6 +54,10 @@ class FrozenBelow(Callback):
         """After fastai has put the network into training mode."""
         for module in self.frozen:
             module.eval()
+        digest = self.digest()
+        if digest != self.seen:
+            self.seen = digest
+            self.renew()
 
     def release(self) -> None:
         """Let them train again."""
@@ -63,13 +69,13 @@ class FrozenBelow(Callback):
 
 
 class FromCut(nn.Sequential):
-    """A chain that begins at a cut: it takes what the stages below the cut give.
+    """A chain that is trained from a cut on: it takes what the stages below the cut give, or images; see `run_below`.
 
     It holds all of the network's modules under the same names, so checkpoints of the one fit the other.
 
     Args:
         network: body and head, whose stages make a chain.
-        cut: index of the first stage that is run.
+        cut: index of the first stage that is trained.
 
     Example:
         >>> from medclf.training.backbones import build_network
@@ -80,13 +86,41 @@ class FromCut(nn.Sequential):
 
     def __init__(self, network: nn.Module, cut: int) -> None:
         super().__init__(*network.children())
-        self._above = tuple(stages(network)[cut:])  # a tuple: the modules are registered already
+        self._above = tuple(stages(network)[cut:])  # a tuple, since the modules are registered already
+        self._below: tuple[nn.Module, ...] = ()
+
+    def run_below(self, below: nn.Module) -> FromCut:
+        """Take images from now on: `below` gives what the stages below give of them, without gradients."""
+        self._below = (below,)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the stages below give -> logits."""
+        """What the stages below give, or images -> logits."""
+        for below in self._below:
+            with torch.no_grad():
+                x = torch.cat([below(part) for part in x.split(at_once(x.device))])
         for stage in self._above:
             x = stage(x)
         return x
+
+
+def at_once(device: torch.device) -> int:
+    """Images that are best run at once where nothing is trained: those whose layers fit a CPU's caches."""
+    return 8 if device.type == "cpu" else 64
+
+
+def folded_below(network: nn.Module, cut: int) -> nn.Module:
+    """The first `cut` stages as a module that only predicts, its norms folded; see `folded`."""
+    below = nn.Sequential(*stages(network)[:cut])
+    first = next(network.parameters())
+    channels = next(module.in_channels for module in below.modules() if isinstance(module, nn.Conv2d))
+    noise = torch.rand(1, channels, 128, 128, generator=torch.Generator().manual_seed(0))
+    modes = [(module, module.training) for module in below.modules()]
+    try:
+        return folded(below.eval(), noise.to(first))
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 class KeptFeatures:
@@ -124,12 +158,26 @@ def training_from(learn: Any, stage: str, keep: bool | None = None) -> Iterator[
             f"what the stages below {stage} give cannot be kept here",
             "it takes loaders with cache=True and no augmentation, and a network that is a chain of stages",
         )
-    frozen = FrozenBelow(stages(network)[:cut])
+    chain = cut > 0 and is_chain(network)
+    run = FromCut(network, cut) if chain else network
+
+    def renew() -> None:
+        if store is not None:
+            features = kept_features(network, loaders.valid, store, cut)
+            for loader in learn.dls.loaders:
+                loader.stores = {0: features, 1: features}
+        elif isinstance(run, FromCut):
+            run.run_below(folded_below(network, cut))
+
+    below = stages(network)[:cut]
+    frozen = FrozenBelow(below, lambda: fingerprint(nn.Sequential(*below), loaders.valid), renew)
+    learn.model = run
     if store is not None:
-        features = kept_features(network, loaders.valid, store, cut)
-        learn.model, learn.dls = FromCut(network, cut), _loaders_of(loaders, features)
-    learn.add_cb(frozen)
+        learn.dls = copy.copy(loaders)
+        learn.dls.loaders = [loader.new(after_batch=[]) for loader in loaders.loaders]
     try:
+        renew()
+        learn.add_cb(frozen)
         yield
     finally:
         learn.remove_cb(frozen)
@@ -137,7 +185,7 @@ def training_from(learn: Any, stage: str, keep: bool | None = None) -> Iterator[
         if store is not None:
             for image_loader, loader in zip(loaders.loaders, learn.dls.loaders, strict=True):
                 image_loader.epoch = loader.epoch
-            learn.model, learn.dls = network, loaders
+        learn.model, learn.dls = network, loaders
 
 
 def _keepable(learn: Any, cut: int) -> ImageStore | None:
@@ -155,13 +203,6 @@ def _keepable(learn: Any, cut: int) -> ImageStore | None:
     return store
 
 
-def _loaders_of(dls: Any, features: KeptFeatures) -> Any:
-    """Loaders like `dls`, whose batches are features instead of images."""
-    made = copy.copy(dls)
-    made.loaders = [loader.new(after_batch=[], stores={0: features, 1: features}) for loader in dls.loaders]
-    return made
-
-
 def kept_features(network: nn.Module, loader: Any, store: ImageStore, cut: int) -> KeptFeatures:
     """What the first `cut` stages give for every image of the store, computed once and kept beside it as float16.
 
@@ -174,38 +215,30 @@ def kept_features(network: nn.Module, loader: Any, store: ImageStore, cut: int) 
     Raises:
         OutputError: the cache folder cannot be written to.
     """
-    below = nn.Sequential(*stages(network)[:cut])
     device = next(network.parameters()).device
-    key = f"{fingerprint(below, loader)} {torch.get_num_threads()} {device.type} {torch.__version__}"
+    key = f"{fingerprint(nn.Sequential(*stages(network)[:cut]), loader)} {torch.get_num_threads()} {device.type} {torch.__version__}"
     path = store.folder / f"stages-{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.npy"
-    ranks.in_turn(lambda: None if path.is_file() else _compute(below, loader, store, device, path))
+    ranks.in_turn(lambda: None if path.is_file() else _compute(network, cut, loader, store, path))
     return KeptFeatures(store, path)
 
 
-def _compute(below: nn.Sequential, loader: Any, store: ImageStore, device: torch.device, path: Path) -> None:
-    n, at_once = store.shape[0], _AT_ONCE.get(device.type, 64)
-    modes = [(module, module.training) for module in below.modules()]
-    below.eval()
-    quick: nn.Module | None = None
+def _compute(network: nn.Module, cut: int, loader: Any, store: ImageStore, path: Path) -> None:
+    device = next(network.parameters()).device
+    n, step = store.shape[0], at_once(device)  # not the loader's batch size, since rounding may depend on it
+    below = folded_below(network, cut).eval()
     dtype: Any = None
-    starts = range(0, n, at_once)
-    try:
-        with torch.inference_mode(), replacing(path) as temporary, temporary.open("wb") as file:
-            for start in watch(starts, len(starts), "Computing what the frozen stages give"):
-                rows = np.arange(start, min(n, start + at_once))
-                images = _transformed(loader, TensorImage(store.gather(rows)).to(device))
-                images = images.contiguous(memory_format=torch.channels_last)
-                quick = quick or folded(below, images[:1])
-                values = quick(images).float()
-                values = (values.permute(0, 2, 3, 1) if values.ndim == 4 else values).cpu().numpy()
-                if dtype is None:
-                    dtype = np.float16 if np.abs(values).max() < _HALF_HOLDS else np.float32
-                    _begin(file, (n, *values.shape[1:]), dtype)
-                limits = np.finfo(dtype)
-                file.write(np.ascontiguousarray(values.clip(limits.min, limits.max), dtype).tobytes())
-    finally:
-        for module, training in modes:
-            module.training = training
+    starts = range(0, n, step)
+    with torch.inference_mode(), replacing(path) as temporary, temporary.open("wb") as file:
+        for start in watch(starts, len(starts), "Computing what the frozen stages give"):
+            rows = np.arange(start, min(n, start + step))
+            images = _transformed(loader, TensorImage(store.gather(rows)).to(device))
+            values = below(images.contiguous(memory_format=torch.channels_last)).float()
+            values = (values.permute(0, 2, 3, 1) if values.ndim == 4 else values).cpu().numpy()
+            if dtype is None:
+                dtype = np.float16 if np.abs(values).max() < _HALF_HOLDS else np.float32
+                _begin(file, (n, *values.shape[1:]), dtype)
+            limits = np.finfo(dtype)
+            file.write(np.ascontiguousarray(values.clip(limits.min, limits.max), dtype).tobytes())
 
 
 def _transformed(loader: Any, images: Tensor) -> Tensor:

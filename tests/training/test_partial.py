@@ -113,12 +113,14 @@ def test_kept_features_train_to_the_same_weights(folder, freeze_bn, half, apart,
 
 
 def test_what_is_run_without_gradients_trains_to_the_same_weights(folder):
-    watch = Watch()
-    learn = tune(make(folder, "endoscopy"), train_from="layer4", cbs=watch)
-    peer = by_hand(make(folder, "endoscopy"), "layer4")
-    assert watch.cut == {False}
+    start, watch = copy.deepcopy(make(folder).model), Watch()
+    learn = tune(make(folder, "endoscopy", opt_func=PLAIN_SGD), train_from="layer4", cbs=watch)
+    peer = by_hand(make(folder, "endoscopy", opt_func=PLAIN_SGD), "layer4")
+    assert {shape for _, shape in watch.seen} == {(3, 64, 64)}
+    assert difference(peer, learn, start) < 0.001  # the norms below are folded
     for name, value in learn.model.state_dict().items():
-        assert torch.equal(value, peer.model.state_dict()[name]), name
+        if not name.startswith(("0.layer4", "1.")):
+            assert torch.equal(value, start.state_dict()[name]), name
 
 
 def test_backward_stops_at_the_cut(folder):
@@ -206,8 +208,13 @@ def test_the_stages_below_and_the_network_from_the_cut_make_the_network(arch):
 
 
 def test_networks_that_are_no_chain_are_run_without_gradients(folder):
-    learn = tune(make(folder, arch="timm/resnet10t"), 1, train_from="layer4")
-    assert isinstance(learn, MedLearner) and not is_chain(learn.model)
+    start, watch = copy.deepcopy(make(folder, arch="timm/resnet10t").model), Watch()
+    learn = tune(make(folder, arch="timm/resnet10t"), 1, train_from="layer4", cbs=watch)
+    assert isinstance(learn, MedLearner) and not is_chain(learn.model) and watch.cut == {False}
+    changed = {
+        name for name, value in learn.model.named_parameters() if not torch.equal(value, start.get_parameter(name))
+    }
+    assert changed and all(name.startswith(("0.layer4", "1.")) for name in changed)
     with pytest.raises(MedclfError, match="cannot be kept"), learn.training_from("layer4", keep=True):
         pass
 
@@ -239,6 +246,33 @@ def test_a_killed_training_goes_on_to_the_same_bits(folder, tmp_path, modality, 
     for name, value in learn.model.state_dict().items():
         assert torch.equal(value, unbroken[name]), name
     assert learn.dls.train.epoch == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", [None, "endoscopy"])
+@pytest.mark.filterwarnings("ignore:the training goes on")
+def test_a_kill_after_the_stages_below_were_trained(folder, tmp_path, modality):
+    """What is kept or folded is made anew of the weights that the checkpoint brings back."""
+
+    def both(learn, *cbs):
+        tune(learn, 1, cbs=list(cbs), blend=1.0)
+        return tune(learn, 2, cbs=list(cbs), train_from="layer4", blend=1.0)
+
+    class KillLater(Kill):
+        fits = -1
+
+        def before_fit(self):
+            self.fits += 1
+
+        def after_batch(self):
+            if self.fits == 1:
+                super().after_batch()
+
+    unbroken = both(make(folder, modality)).model.state_dict()
+    with pytest.raises(Killed):
+        both(make(folder, modality), Resumable(tmp_path / "a"), KillLater())
+    again = both(make(folder, modality), Resumable(tmp_path / "a")).model.state_dict()
+    assert all(torch.equal(value, unbroken[name]) for name, value in again.items())
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------
