@@ -216,7 +216,8 @@ def kept_features(network: nn.Module, loader: Any, store: ImageStore, cut: int) 
         OutputError: the cache folder cannot be written to.
     """
     device = next(network.parameters()).device
-    key = f"{fingerprint(nn.Sequential(*stages(network)[:cut]), loader)} {torch.get_num_threads()} {device.type} {torch.__version__}"
+    digest = fingerprint(nn.Sequential(*stages(network)[:cut]), loader)
+    key = f"{digest} {torch.get_num_threads()} {device.type} {torch.__version__}"
     path = store.folder / f"stages-{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.npy"
     ranks.in_turn(lambda: None if path.is_file() else _compute(network, cut, loader, store, path))
     return KeptFeatures(store, path)
