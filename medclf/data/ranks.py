@@ -165,18 +165,17 @@ def dealt(order: list[int], bs: int, mine: tuple[int, int]) -> list[int]:
         mine: this process's number, and how many processes there are.
 
     Returns:
-        Its images in order. All processes get as many: where a last batch does not divide, its first images are used
-        twice, since an average of gradients wants equal shares.
+        Its images in order. Only of the last batch may the processes' parts differ, by one image; where that has fewer
+        images than there are processes, some are used twice, since each needs one.
 
     Example:
         >>> [dealt([5, 3, 8, 1, 9, 2, 7], 2, (rank, 2)) for rank in range(2)]
-        [[5, 3, 9, 2], [8, 1, 7, 9]]
+        [[5, 3, 9], [8, 1, 2, 7]]
     """
-    rank, n_ranks = mine
+    n_ranks = mine[1]
     own: list[int] = []
     for start in range(0, len(order), bs * n_ranks):
         batch = order[start : start + bs * n_ranks]
-        each = -(-len(batch) // n_ranks)
-        batch = (batch * n_ranks)[: each * n_ranks]
-        own += batch[rank * each : (rank + 1) * each]
+        batch = (batch * n_ranks)[: max(len(batch), n_ranks)]
+        own += batch[share(len(batch), mine)]
     return own

@@ -44,6 +44,17 @@ class Together(DistributedTrainer):
         if isinstance(self.wrapped, DistributedDataParallel):
             self.learn.model = self.wrapped.module
 
+    def after_loss(self) -> None:
+        """Weigh this process's part of a batch by its images, since the gradients of all are averaged as equals."""
+        loader = self.learn.dl
+        if not self.training or not isinstance(loader, MedDL) or not loader.part:
+            return
+        n_ranks = loader.part[1]
+        together = loader.bs * n_ranks
+        n = max(n_ranks, min(together, loader.n - self.learn.iter * together))
+        weight = len(self.learn.yb[0]) * n_ranks / n
+        self.learn.loss_grad, self.learn.loss = self.learn.loss_grad * weight, self.learn.loss * weight
+
     def after_train(self) -> None:
         """The smoothed loss of all processes; before the Recorder notes it."""
         smooth = self.learn.recorder.smooth_loss
