@@ -86,21 +86,21 @@ class Killer:
         return self.print_counts(number, time.perf_counter() - start)
 
     def run_to_its_end(self, out: Path, kills: int) -> None:
-        while not self.finished(out):
+        """Train or go on until a process ends by itself, as somebody would who was told of each kill."""
+        while True:
             begun = (out / "run.json").is_file()
             job: Callable[[], object] = (lambda: resume(out)) if begun else (lambda: train(self.config(out)))
             last, start = self.counts["kills"] >= kills, time.perf_counter()
             died = self.attempt(out, job, None if last else self.random.uniform(0, 1.5 * self.seconds))
             if not died:  # on a machine that others use, a run's time changes while this lasts
                 self.seconds = max(time.perf_counter() - start, 0.8 * self.seconds)
-            if died:
-                self.counts["kills"] += 1
-                self.stages[self.stage(out)] += 1
-                self.check_files(out)
-            elif not self.finished(out):
-                self.counts["not resumable"] += 1
-                self.complaints.append((out.parent / f"{out.name}.log").read_text()[-2000:])
+                if not self.finished(out):
+                    self.counts["not resumable"] += 1
+                    self.complaints.append((out.parent / f"{out.name}.log").read_text()[-2000:])
                 return
+            self.counts["kills"] += 1
+            self.stages[self.stage(out)] += 1
+            self.check_files(out)
 
     def attempt(self, out: Path, job: Callable[[], object], kill_after: float | None) -> bool:
         """Run `job` in a process; whether it was killed."""
@@ -146,7 +146,9 @@ class Killer:
             return f"4 after epoch {position['epoch']} of {self.settings['epochs']}"
         if not (out / "bundle" / "bundle.json").is_file():
             return "5 bundle"
-        return "6 report" if not (out / "report.html").is_file() else "7 the last files"
+        if not (out / "report.html").is_file():
+            return "6 report"
+        return "8 after its end" if self.finished(out) else "7 the last files"
 
     def check_files(self, out: Path) -> None:
         """Open every file that a user would miss; what a killed writer was at is not one."""

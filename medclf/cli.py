@@ -34,6 +34,13 @@ LabelDelim = Annotated[str | None, typer.Option(help="separates several labels i
 PatientCol = Annotated[str | None, typer.Option(help="its column of patients")]
 PartitionCol = Annotated[str | None, typer.Option(help="its column of train, valid and test")]
 Strict = Annotated[bool, typer.Option("--strict", help="stop at a file that cannot be used")]
+ShowBurnedIn = Annotated[
+    bool,
+    typer.Option(
+        "--show-burned-in",
+        help="also show ultrasound, secondary captures and what is marked as burned-in: these often show names",
+    ),
+]
 
 
 def _version(value: bool) -> None:
@@ -183,6 +190,7 @@ def train(
         Path | None, typer.Option(help="a review.csv of the report page or of medclf review import, to be applied")
     ] = None,
     saliency: Annotated[int, typer.Option(help="images of the report that show where the model looked", min=0)] = 40,
+    show_burned_in: ShowBurnedIn = False,
     resume: Annotated[
         Path | None, typer.Option(help="go on with this RUN, which was killed; all settings are its own")
     ] = None,
@@ -230,6 +238,7 @@ def train(
         "subgroup": subgroup,
         "corrections": str(corrections) if corrections else None,
         "saliency": saliency,
+        "show_burned_in": show_burned_in,
     }
     given = {name: value for name, value in settings.items() if _is_given(ctx, {"first_sizes": "size"}.get(name, name))}
     _train(settings, given, resume, config)
@@ -311,9 +320,7 @@ def report(
         int, typer.Option(help="above it, all errors and a sample of the rest are shown", min=0)
     ] = 3000,
     max_megabytes: Annotated[float, typer.Option(help="that pictures must not make the page exceed", min=1)] = 60,
-    show_burned_in: Annotated[
-        bool, typer.Option("--show-burned-in", help="show ultrasound and captures too, often with a name in the pixels")
-    ] = False,
+    show_burned_in: ShowBurnedIn = False,
 ) -> None:
     """Write the report page of a run again."""
     from medclf.reporting.report import report as write_report
@@ -427,9 +434,7 @@ def shortcuts(
     ] = None,
     n_per_label: Annotated[int, typer.Option(help="images of each label, at most", min=1)] = 60,
     hide_names: Annotated[bool, typer.Option("--hide-names", help="name no files")] = False,
-    show_burned_in: Annotated[
-        bool, typer.Option("--show-burned-in", help="show pictures though some often have a name in the pixels")
-    ] = False,
+    show_burned_in: ShowBurnedIn = False,
 ) -> None:
     """Does the model look at boxes, text or borders? They are masked, filled in and swapped between labels."""
     from medclf.runs.shortcuts import shortcuts as test_shortcuts
@@ -578,6 +583,12 @@ def main() -> None:
         typer.secho(f"medclf: {error.message}", fg="red", err=True)
         if error.remedy:
             typer.echo(f"  {error.remedy}", err=True)
+        sys.exit(2)
+    except OSError as error:  # of a file that no job has a word for: a full disk, a locked folder
+        if debug or not error.strerror:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        typer.secho(f"medclf: {place}{error.strerror}", fg="red", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         if debug:

@@ -133,7 +133,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mappin
         held.add(place)
     try:
         with replacing(path) as temporary:
-            save_file(plain, temporary, dict(metadata or {}))
+            save_file(plain, temporary, dict(metadata) if metadata else None)
     except SafetensorError as error:  # how safetensors says that the disk is full
         raise OutputError(f"{path} cannot be written: {error}", "free some space or choose another folder") from error
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,15 @@ from torch import Tensor
 from medclf.data import ranks
 from medclf.data.cache import ImageStore
 from medclf.data.ranks import dealt, share
+from medclf.errors import MedclfWarning, ReadError
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What stands in a batch for an image that could not be read, until the batch is put together."""
+
+    index: int
+    reason: str
 
 
 class MedDL(TfmdDL):
@@ -24,6 +35,10 @@ class MedDL(TfmdDL):
 
     The same images come in the same order with the same draws whatever the number of workers, and whatever was drawn
     from the global generators before. With a store, batches are gathered from it and no file is opened.
+
+    With `problems`, a file that broke since it was scanned ends nothing: it is noted there, with a warning, and in its
+    place stands another image of its batch in training, a black one elsewhere, so that rows and predictions stay in
+    step. `predict_loader` and the head start leave such rows out.
 
     Args:
         dataset: fastai's `Datasets`.
@@ -33,6 +48,8 @@ class MedDL(TfmdDL):
         ids: (n,) what the draws are keyed by in place of the images' positions.
         part: this process's number and how many processes there are, where it loads its part only: of each batch where
             the order is shuffled (`bs` is then its part's size), else of the whole, none twice.
+        problems: where files that cannot be read are noted, path -> reason; None raises their ReadError, as a loader
+            of other images (`test_dl`) does unless it is given one.
         kwargs: fastai's own arguments.
     """
 
@@ -45,15 +62,19 @@ class MedDL(TfmdDL):
         stores: dict[int, ImageStore] | None = None,
         ids: np.ndarray | None = None,
         part: tuple[int, int] | None = None,
+        problems: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         self.seed, self.epoch, self.stores, self.ids, self.part = seed, epoch, stores, ids, part
+        self.problems = problems
         self._known: list[Tensor] | None = None
         super().__init__(dataset, *args, **kwargs)
 
     def new(self, dataset: Any = None, cls: Any = None, **kwargs: Any) -> Any:
-        """fastai's, with the seed, the epoch, the stores, the ids and the part handed on."""
+        """fastai's, with the seed, the epoch, the stores, the ids, the part and, for the same images, the problems."""
         own = {name: getattr(self, name) for name in ("seed", "epoch", "stores", "ids", "part")}
+        if dataset is None or dataset is self.dataset:
+            own["problems"] = self.problems
         return super().new(dataset, cls, **(own | kwargs))
 
     def parted(self) -> MedDL:
@@ -93,6 +114,50 @@ class MedDL(TfmdDL):
                 if hasattr(tfm, "begin"):
                     tfm.begin(self.seed, self.epoch, order if self.ids is None else self.ids[order])
         return order
+
+    def __iter__(self) -> Iterator[Any]:
+        """fastai's; what a batch says of unread files is taken out of it and noted."""
+        for batch in super().__iter__():
+            if isinstance(batch, tuple) and isinstance(batch[-1], dict):
+                self._note(batch[-1])
+                batch = batch[:-1]
+            yield batch
+
+    def _note(self, unread: dict[int, str]) -> None:
+        assert self.problems is not None
+        for index, reason in unread.items():
+            path = str(self.dataset.items[index])
+            if path not in self.problems:
+                self.problems[path] = reason
+                text = f"{path}: {reason}; it could be read when it was scanned, and is left out from here on"
+                warnings.warn(text, MedclfWarning, stacklevel=3)
+
+    def do_item(self, s: int) -> Any:
+        """fastai's; a file that cannot be read is kept in its place, with the reason."""
+        try:
+            return super().do_item(s)
+        except ReadError as error:
+            if self.problems is None:
+                raise
+            return Unread(s, error.problem)
+
+    def do_batch(self, b: Sequence[Any]) -> Any:
+        """fastai's; unread files are stood in for, and named in one element more, which `__iter__` takes out."""
+        unread = {item.index: item.reason for item in b if isinstance(item, Unread)}
+        if not unread:
+            return super().do_batch(b)
+        read = [item for item in b if not isinstance(item, Unread)]
+        whole = [self._stand_in(item.index, read) if isinstance(item, Unread) else item for item in b]
+        return (*super().do_batch(whole), unread)
+
+    def _stand_in(self, index: int, read: Sequence[Any]) -> Any:
+        if read and self.shuffle:
+            return read[0]
+        images, *targets = self.dataset.tls
+        labels = [target[index] for target in targets]
+        if read:
+            return (torch.zeros_like(read[0][0]), *labels)
+        return self.after_item((images.tfms(np.zeros((64, 64), np.uint8)), *labels))
 
     def create_batches(self, samps: Any) -> Any:
         """Gather whole batches from the store where all images are in it, else read file by file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from medclf.data.progress import watch
-from medclf.data.table import n_threads
+from medclf.data.table import file_hash, n_threads
 from medclf.errors import OutputError, ReadError
 from medclf.images.pixels import Resize, read_display, resize_pixels, with_channels
 
@@ -178,8 +179,8 @@ def build_stores(
         progress: show a progress bar when it lasts.
 
     Returns:
-        The stores, in the order of `sizes`. A file that cannot be read is in none, and named in `problems`; it is tried
-        again each time, since a decoder may have been installed.
+        The stores, in the order of `sizes`. A file that cannot be read, or is no longer the one with that sha256, is in
+        none, and named in `problems`; it is tried again each time, since a decoder may have been installed.
 
     Raises:
         OutputError: the cache folder cannot be written to, or the disk is full.
@@ -219,7 +220,7 @@ def _still_unreadable(folder: Path, unique: dict[str, str], reading: Reading) ->
     problems = {}
     for digest in {mark.name for mark in marks.glob("*")} & unique.keys():
         try:
-            read_display(unique[digest], reading.channels, window=reading.window, frame=reading.frame)
+            _decoded(unique[digest], digest, reading)
         except ReadError as error:
             problems[digest] = error.problem
     return problems
@@ -255,7 +256,7 @@ def _build(
 
         def fill(row: int) -> None:
             try:
-                image = read_display(unique[order[row]], reading.channels, window=reading.window, frame=reading.frame)
+                image = _decoded(unique[order[row]], order[row], reading)
             except ReadError as error:
                 found[order[row]] = error.problem
                 return
@@ -283,6 +284,22 @@ def _build(
     return found
 
 
+def _decoded(path: str, digest: str, reading: Reading) -> np.ndarray:
+    """The image, if the file is still the one with that digest: a store that holds another one would be found again.
+
+    Raises:
+        ReadError: it cannot be read, or has changed.
+    """
+    image = read_display(path, reading.channels, window=reading.window, frame=reading.frame)
+    try:
+        same = file_hash(Path(path)) == digest
+    except OSError:
+        same = False
+    if not same:
+        raise ReadError(path, "it has changed since it was scanned")
+    return image
+
+
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
     """A map whose space is taken now: a full disk is an error here, not a bus error in a later write."""
     with path.open("wb") as file:
@@ -300,7 +317,8 @@ def _open(
         return ImageStore(folder, (0, *size, reading.channels), {}, problems)
     index = json.loads((folder / "index.json").read_text())
     row_of_digest = {digest: row for row, digest in enumerate(index["digests"])}
-    os.utime(folder / "index.json")
+    with contextlib.suppress(OSError):  # a cache that others share may be closed to writing
+        os.utime(folder / "index.json")
     n = len(index["digests"])
     row_of = {path: row_of_digest[digest] for path, digest in digest_of.items()}
     return ImageStore(folder, (n, *size, reading.channels), row_of, problems)

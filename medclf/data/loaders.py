@@ -66,8 +66,9 @@ class MedDataLoaders(DataLoaders):
     """Factories that return fastai `DataLoaders` for medical images.
 
     Every factory makes the same table (see `scan`), splits it (see `split_table`) and hands it to `from_table`, which
-    also documents the arguments that all of them take. What comes back is fastai's `DataLoaders`, with two attributes
-    more: `table`, the table with the partitions filled in, and `recipe`, the settings as a dict.
+    also documents the arguments that all of them take. What comes back is fastai's `DataLoaders`, with three attributes
+    more: `table`, the table with the partitions filled in; `recipe`, the settings as a dict; and `problems`, the files
+    that could no longer be read when a batch needed them, path -> reason (see `with_problems`).
     """
 
     @classmethod
@@ -144,6 +145,7 @@ class MedDataLoaders(DataLoaders):
         multi_label = bool(table.attrs.get("multi_label"))
         vocab = vocab_of(used, multi_label)
         paths = [root / path for path in used["path"]]
+        problems: dict[str, str] = {}
         block = DataBlock(
             blocks=(
                 MedImageBlock(window=window, frame=frame, channels=channels),
@@ -160,12 +162,12 @@ class MedDataLoaders(DataLoaders):
             bs=even_batch_size(int((used["partition"] == "train").sum()), bs),
             val_bs=val_bs or bs,
             dl_type=MedDL,
-            dl_kwargs=[{"seed": seed, "stores": stores}] * 2,
+            dl_kwargs=[{"seed": seed, "stores": stores, "problems": problems}] * 2,
             drop_last=False,
             num_workers=num_workers,
             device=on,
         )
-        dls.table = table
+        dls.table, dls.problems = table, problems
         dls.recipe = {
             "modality": modality,
             "vocab": list(vocab),

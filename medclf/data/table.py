@@ -7,7 +7,7 @@ import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from medclf.data.sources import MISSING, NO_CLASS_FOLDER, Asked, LabelFrom, Rows
 from medclf.errors import DataError, MedclfWarning, ReadError
 from medclf.images import dicom, pixels
 
-__all__ = ["COLUMNS", "count_labels", "inspect", "label_set", "scan", "usable"]
+__all__ = ["COLUMNS", "count_labels", "inspect", "label_set", "scan", "usable", "with_problems"]
 
 Check = Callable[[Sequence[str], Sequence[str]], dict[str, str]]
 COLUMNS = ("path", "label", "patient", "partition", "width", "height", "sha256", "problem")
@@ -210,6 +210,29 @@ def file_hash(path: Path) -> str:
 def usable(table: pd.DataFrame) -> pd.DataFrame:
     """The rows without a problem, index kept."""
     return table[table["problem"] == ""] if "problem" in table else table
+
+
+def with_problems(table: pd.DataFrame, problems: Mapping[str, str]) -> pd.DataFrame:
+    """The table with what was found out about files after the scan.
+
+    Args:
+        table: as `scan` returns it.
+        problems: path with the root (as `str(root / path)`) -> reason; a reason that the table gives already stays.
+
+    Returns:
+        A copy.
+
+    Example:
+        >>> table = pd.DataFrame({"path": ["a.png", "b.png"], "problem": ["", ""]})
+        >>> table.attrs["root"] = "data"
+        >>> with_problems(table, {"data/b.png": "truncated"})["problem"].tolist()
+        ['', 'truncated']
+    """
+    table = table.copy()
+    root = Path(table.attrs.get("root", "."))
+    found = [problems.get(str(root / path), "") for path in table["path"]]
+    table["problem"] = [was or new for was, new in zip(table["problem"], found, strict=True)]
+    return table
 
 
 def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:

@@ -25,7 +25,7 @@ from medclf.deployment.bundle_format import FORMAT, WEIGHTS, golden_pixels
 from medclf.deployment.predictor import Prediction, Predictor
 from medclf.deployment.runnable import Runnable
 from medclf.errors import BundleError, MedclfError, OutputError, WeightsError
-from medclf.files import finite, replacing, write_json
+from medclf.files import finite, write_json, write_tensors
 from medclf.training.backbones import build_network
 from medclf.training.folding import fold, foldable
 from medclf.training.weights import read_state
@@ -163,14 +163,11 @@ def save_bundle(
         ...     sorted(file.name for file in save_bundle(learn, Path(folder) / "polyps.bundle").iterdir())
         ['bundle.json', 'weights.safetensors']
     """
-    from safetensors.torch import save_file
-
     path = Path(path)
     _may_write(path, overwrite)
     content, state = _described(learn, calibration or {}, card or {})
     with _replacing_folder(path) as folder:
-        with replacing(folder / WEIGHTS) as temporary:
-            save_file(state, temporary)
+        write_tensors(folder / WEIGHTS, state)
         content["weights"] = {"file": WEIGHTS, "sha256": bundle_format.file_hash(folder / WEIGHTS)}
         content["hash"] = bundle_format.content_hash(content)
         write_json(folder / "bundle.json", content)

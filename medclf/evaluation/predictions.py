@@ -133,7 +133,7 @@ def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None
         act: instead of the loss function's own activation.
 
     Returns:
-        The predictions, in the loader's order.
+        The predictions, in the loader's order, without images that could no longer be read (see `MedDL`).
     """
     import torch
 
@@ -159,7 +159,9 @@ def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None
         y = np.full(n, -1) if not multi_label else np.full((n, probs.shape[1]), -1)
         losses = np.full(n, np.nan)
     table = rows_of(learn.dls, loader.dataset.items, partition)
-    return Predictions(list(_vocab(learn)), multi_label, y, probs, losses, table)
+    found = Predictions(list(_vocab(learn)), multi_label, y, probs, losses, table)
+    broken = getattr(loader, "problems", None)
+    return found.subset(np.array([str(item) not in broken for item in loader.dataset.items])) if broken else found
 
 
 @contextlib.contextmanager

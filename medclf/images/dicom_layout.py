@@ -33,6 +33,7 @@ _MAX_NESTING = 32
 _MAX_ELEMENTS = 200_000
 _MAX_HEADER = 32 << 20
 _MAX_INFLATED = 32 << 20
+_FREE_INFLATED, _MAX_RATIO = 8 << 20, 100  # beyond so many bytes, pictures are never compressed so well
 
 
 class Element(NamedTuple):
@@ -185,13 +186,16 @@ def _guess_syntax(head: bytes) -> str:
 
 def _inflated(file: BinaryIO, path: str | Path) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    whole = bytearray()
+    whole, taken = bytearray(), 0
     while not inflater.eof and (chunk := inflater.unconsumed_tail or file.read(1 << 16)):
         whole += inflater.decompress(chunk, 1 << 20)
-        if len(whole) > _MAX_INFLATED:
+        taken += len(chunk) - len(inflater.unconsumed_tail)
+        small = len(whole) <= max(_FREE_INFLATED, _MAX_RATIO * taken)
+        if len(whole) > _MAX_INFLATED or not small:
+            limit = f"{_MAX_INFLATED >> 20} MB" if small else f"{_MAX_RATIO} times its size"
             raise TooLarge(
                 path,
-                f"deflated, and inflates to more than {_MAX_INFLATED >> 20} MB",
+                f"deflated, and inflates to more than {limit}",
                 "save it uncompressed or with a transfer syntax that compresses the pixels alone",
             )
     return bytes(whole)

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from fastai.interpret import ClassificationInterpretation, Interpretation
 
+from medclf.data.table import with_problems
 from medclf.evaluation.metrics import classification_metrics
 from medclf.evaluation.predictions import Predictions, predict_loader
 from medclf.evaluation.results import most_confused, roc_curves, summarize
@@ -55,7 +56,11 @@ class MedInterpretation(ClassificationInterpretation):
         """
         partition = ("train", "valid")[ds_idx] if dl is None and ds_idx < 2 else "test"
         loader = (learn.dls[ds_idx] if dl is None else dl).new(shuffle=False, drop_last=False)
-        return cls(learn, loader, predict_loader(learn, loader, partition, act), act, partition)
+        predictions = predict_loader(learn, loader, partition, act)
+        if len(predictions) < len(loader.dataset):  # some could no longer be read: fastai's methods see the rest
+            kept = [Path(learn.dls.path) / path for path in predictions.table["path"]]
+            loader = learn.dls.test_dl(kept, with_labels=True)
+        return cls(learn, loader, predictions, act, partition)
 
     def to_frame(self) -> pd.DataFrame:
         """One row an image: path, label, pred, loss, prob_NAME, and the data's other columns."""
@@ -76,12 +81,16 @@ class MedInterpretation(ClassificationInterpretation):
         return summarize(
             self.predictions,
             partition=self.partition,
-            table=getattr(self.learn.dls, "table", None),
+            table=self._table(),
             recipe=getattr(self.learn, "recipe", None),
             history=getattr(self.learn, "history", ()),
             head_start=head.as_dict() if head is not None else None,
             n_boot=n_boot,
         )
+
+    def _table(self) -> pd.DataFrame | None:
+        table, problems = (getattr(self.learn.dls, name, None) for name in ("table", "problems"))
+        return with_problems(table, problems) if problems else table
 
     def confusion_matrix(self) -> Any:
         """(n_labels, n_labels) counts, rows are the actual labels; multi-label: {label: [[tn, fp], [fn, tp]]}."""

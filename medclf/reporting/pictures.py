@@ -260,12 +260,12 @@ def fill_folder(
             _note_missing(album, {row: shot})
             if shot.small:
                 for kind, place in (("small", album.small), ("large", album.large)):
-                    (folder / f"{row + 1:06}-{kind}.jpg").write_bytes(getattr(shot, kind))
+                    _write(folder / f"{row + 1:06}-{kind}.jpg", getattr(shot, kind))
                     place[row] = f"{base}/{row + 1:06}-{kind}.jpg"
         others = _shots(read, [({"path": path}, 0) for path in extra], "Neighbours", progress)
         for number, (path, shot) in enumerate(zip(extra, others, strict=True)):
             if shot.small:
-                (folder / f"other-{number + 1:06}.jpg").write_bytes(shot.small)
+                _write(folder / f"other-{number + 1:06}.jpg", shot.small)
                 album.outside[path] = f"{base}/other-{number + 1:06}.jpg"
     except OSError as error:
         raise OutputError(
@@ -273,6 +273,15 @@ def fill_folder(
         ) from error
     _count_left_out(album, cases)
     return album
+
+
+def _write(path: Path, jpeg: bytes) -> None:
+    """Write one of thousands of pictures: not synced as other files are, but none is left half."""
+    try:
+        path.write_bytes(jpeg)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _note_missing(album: Album, shots: Mapping[int, _Shot]) -> None:

@@ -44,6 +44,7 @@ class TrainConfig:
         subgroup: columns of the table to give the metrics by; see `medclf.evaluation.subgroups`.
         corrections: a review.csv, whose labels and exclusions are applied to the table; see `data.corrections`.
         saliency: images of the report that get a map of where the network looked, the errors first; 0 for none.
+        show_burned_in: show in the report what may have a patient's name in its pixels.
     """
 
     data: str
@@ -83,6 +84,7 @@ class TrainConfig:
     subgroup: list[str] | None = None
     corrections: str | None = None
     saliency: int = 40
+    show_burned_in: bool = False
 
     def __post_init__(self) -> None:
         checks = [

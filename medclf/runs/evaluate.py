@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from medclf.data.progress import watch
-from medclf.data.table import label_set, scan
+from medclf.data.table import label_set, scan, with_problems
 from medclf.deployment.bundle import Bundle, load_bundle
-from medclf.errors import DataError, OutputError
+from medclf.errors import DataError, MedclfWarning, OutputError, ReadError
 from medclf.evaluation.intervals import as_plain
 from medclf.evaluation.predictions import Predictions
 from medclf.evaluation.results import summarize
@@ -62,10 +63,9 @@ def evaluate(
         raise OutputError(f"{out} exists already", "choose another --out, or replace it with --overwrite")
     table = scan(data, **scan_kwargs)
     check_columns(table, subgroup)
-    predictions = predict_table(bundle, table)
+    predictions, table = predict_table(bundle, table)
     facts = summarize(predictions, partition="test", table=table.assign(partition="test"), recipe=bundle.recipe)
     facts |= {"subgroups": as_plain(subgroups(predictions, subgroup))} if subgroup else {}
-    out.mkdir(parents=True, exist_ok=True)
     save_table(out / "table.csv", table)
     predictions.save(out / "predictions.csv")
     explain = partial(_maps, bundle)
@@ -87,11 +87,15 @@ def _maps(bundle: Bundle, files: Sequence[Path], labels: Sequence[str]) -> list[
     return [bundle.saliency(file, label) for file, label in zip(files, labels, strict=True)]
 
 
-def predict_table(bundle: Any, table: pd.DataFrame) -> Predictions:
+def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.DataFrame]:
     """Predict the usable, labelled images of a table with a bundle.
 
+    Returns:
+        The predictions; and the table with the problems of images that could be scanned and not be read again, which
+        are not among them.
+
     Raises:
-        DataError: no image carries a label that the bundle knows.
+        DataError: no image carries a label that the bundle knows, or none could be read.
     """
     known = set(bundle.vocab)
     labelled = np.array([bool(label_set(label)) and set(label_set(label)) <= known for label in table["label"]])
@@ -102,18 +106,24 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> Predictions:
         raise DataError(f"no image carries a label of the bundle ({', '.join(bundle.vocab)}): {have}", "see --labels")
     paths = [Path(table.attrs["root"]) / p for p in used["path"]]
     answers = list(watch(bundle.predict_stream(paths), len(paths), "Predicting"))
-    broken = np.array([isinstance(answer, Exception) for answer in answers])
-    used, answers = used[~broken].reset_index(drop=True), [a for a in answers if not isinstance(a, Exception)]
+    broken = {str(p): a.problem for p, a in zip(paths, answers, strict=True) if isinstance(a, ReadError)}
+    if broken:
+        table = with_problems(table, broken)
+        text = f"{len(broken)} images could be scanned and not be read again: {', '.join(list(broken)[:5])}"
+        warnings.warn(MedclfWarning(text), stacklevel=2)
+        used = used[[str(path) not in broken for path in paths]].reset_index(drop=True)
+        answers = [answer for answer in answers if not isinstance(answer, ReadError)]
+    if not answers:
+        raise DataError(f"none of {len(broken)} images could be read", "see their problems with medclf scan")
     probs = np.array([[answer.probs[label] for label in bundle.vocab] for answer in answers])
     held = np.array([[label in label_set(cell) for label in bundle.vocab] for cell in used["label"]])
     p = probs.clip(1e-7, 1 - 1e-7)
+    rows = used.drop(columns="label")
     if bundle.multi_label:
         losses = -np.where(held, np.log(p), np.log(1 - p)).mean(1)
-        return Predictions(list(bundle.vocab), True, held.astype(int), probs, losses, used.drop(columns="label"))
+        return Predictions(list(bundle.vocab), True, held.astype(int), probs, losses, rows), table
     y = held.argmax(1)
-    return Predictions(
-        list(bundle.vocab), False, y, probs, -np.log(p[np.arange(len(y)), y]), used.drop(columns="label")
-    )
+    return Predictions(list(bundle.vocab), False, y, probs, -np.log(p[np.arange(len(y)), y]), rows), table
 
 
 def load_run(run: str | Path) -> tuple[dict[str, Any], Predictions]:

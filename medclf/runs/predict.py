@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from medclf.data.progress import watch
+from medclf.data.tree import walk
 from medclf.deployment.runtimes import load_model
-from medclf.errors import DataError
-from medclf.images.pixels import IMAGE_SUFFIXES
+from medclf.errors import DataError, MedclfWarning
 
 _FEW = 50  # images that do not repay the import of torch
 
@@ -23,10 +24,13 @@ def find_bundle(path: Path) -> Path:
 
 
 def images_in(files: Sequence[Path]) -> Iterator[Path]:
-    """The files, and for a folder the images below it, sorted.
+    """The files, and for a folder the images below it, sorted; links that lead out of it are left out.
 
     Raises:
         DataError: a file or folder does not exist, or a folder holds no image.
+
+    Warns:
+        MedclfWarning: what was left out.
     """
     for path in files:
         if not path.exists():
@@ -34,10 +38,12 @@ def images_in(files: Sequence[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-        if not inside:
+        tree = walk(path)
+        for note in tree.notes:
+            warnings.warn(MedclfWarning(f"{path}: {note}"), stacklevel=2)
+        if not tree.paths:
             raise DataError(f"{path} holds no image", "give files, or another folder")
-        yield from inside
+        yield from (path / name for name in tree.paths)
 
 
 def print_predictions(bundle: Path, files: Sequence[Path], form: str, bs: int = 32, runtime: str = "torch") -> None:

@@ -18,7 +18,7 @@ from fastai.torch_core import distrib_barrier
 from medclf.data import ranks
 from medclf.data.corrections import correct, read_corrections
 from medclf.data.loaders import MedDataLoaders, decoding
-from medclf.data.table import label_set, scan
+from medclf.data.table import label_set, scan, with_problems
 from medclf.deployment.bundle import save_bundle
 from medclf.evaluation.intervals import as_plain
 from medclf.evaluation.neighbours import similar_training_images
@@ -110,7 +110,7 @@ def train(
         write_json(out / "results.json", names.scrub(finite(facts)))
         save_bundle(learn, out / "bundle", overwrite=True, card=bundle_card(facts))
         maps.save_maps(out, pictures)
-        report(out, out / "report.html", hide_names=config.hide_names)
+        report(out, out / "report.html", hide_names=config.hide_names, show_burned_in=config.show_burned_in)
         if config.test:
             evaluate(out, config.test, overwrite=True, saliency=config.saliency)
         took = {"finished": _now(), "device": str(learn.dls.device), "seconds": round(time.perf_counter() - start, 1)}
@@ -157,8 +157,9 @@ Job = tuple[MedLearner, Predictions, dict[str, Any], dict[str, str]]  # the last
 
 def _train_once(config: TrainConfig, table: pd.DataFrame, say: Say) -> Job:
     learn, valid = _fit(config, table, say)
-    facts = _facts(learn, valid)
     held_out = predict_held_out(learn)
+    learn.dls.table = with_problems(learn.dls.table, learn.dls.problems)
+    facts = _facts(learn, valid)
     for part in held_out:
         if (part.y >= 0).all():
             facts["test"] = summarize(part, partition="test")
@@ -173,7 +174,8 @@ def predict_held_out(learn: MedLearner) -> list[Predictions]:
     parts = []
     for rows, labelled in ((test[known], True), (test[~known], False)):
         if len(rows):
-            loader = learn.dls.test_dl([learn.dls.path / path for path in rows["path"]], with_labels=labelled)
+            paths = [learn.dls.path / path for path in rows["path"]]
+            loader = learn.dls.test_dl(paths, with_labels=labelled, problems=learn.dls.problems)
             parts.append(predict_loader(learn, loader, "test"))
     return parts
 
@@ -270,9 +272,11 @@ def _cross_validate(config: TrainConfig, table: pd.DataFrame, say: Say) -> Job:
     """Every image predicted by the fold that did not train on it; then a network trained on all of them."""
     parts: list[Predictions] = []
     pictures: dict[str, str] = {}
+    problems: dict[str, str] = {}
     for fold in range(config.folds):
         say(f"fold {fold + 1} of {config.folds}")
         learn, valid = _fit(config, table, say, fold=fold)
+        problems |= learn.dls.problems
         parts.append(valid)
         parts[-1].table["fold"] = fold
         pictures |= maps.of_learner(learn, valid, -(-config.saliency // config.folds))
@@ -282,7 +286,8 @@ def _cross_validate(config: TrainConfig, table: pd.DataFrame, say: Say) -> Job:
     split = learn.recipe["split"] | {"fold": None}
     folds = dict(zip(pooled.table["path"], pooled.table["fold"], strict=True))
     final.recipe = final.recipe | {"split": split}
-    final.dls.table = final.dls.table.assign(fold=final.dls.table["path"].map(folds))
+    final.dls.table = with_problems(final.dls.table, problems | final.dls.problems)
+    final.dls.table["fold"] = final.dls.table["path"].map(folds)
     facts = _facts(final, pooled)
     facts["folds"] = [{"fold": i, "n": len(part), "accuracy": share_right(part)} for i, part in enumerate(parts)]
     return final, pooled, facts, pictures

@@ -19,7 +19,7 @@ from medclf.data import ranks
 from medclf.data.augment import Augment
 from medclf.data.batches import MedDL
 from medclf.data.progress import watch
-from medclf.errors import DataError, MedclfWarning
+from medclf.errors import DataError, MedclfWarning, OutputError
 from medclf.files import replacing
 from medclf.training.folding import folded
 
@@ -131,8 +131,8 @@ def stored_features(
         fresh, _ = body_features(network, loader, view=view, progress=progress)
         table = known if known.shape[1] else np.full((store.shape[0], fresh.shape[1]), np.nan, np.float32)
         table[rows] = fresh
-        if not ranks.rank():
-            with replacing(kept) as temporary, temporary.open("wb") as file:
+        if not ranks.rank():  # what cannot be kept is computed again the next time
+            with contextlib.suppress(OutputError), replacing(kept) as temporary, temporary.open("wb") as file:
                 np.save(file, table)
         return fresh, targets
     return known[rows], targets
@@ -194,6 +194,12 @@ def fit_head(
         features = np.concatenate([features, *more])
         targets = np.concatenate([targets] * (views + 1))
         groups = np.concatenate([np.arange(n) if groups is None else groups] * (views + 1))
+    broken = getattr(loader, "problems", None)
+    if broken:
+        read = np.array([str(item) not in broken for item in loader.dataset.items])
+        n, read = int(read.sum()), np.tile(read, views + 1)
+        features, targets = features[read], targets[read]
+        groups = None if groups is None else groups[read]
     linear = cast(nn.Linear, cast(nn.Sequential, network[1])[-1])
 
     def fit() -> dict[str, Any]:

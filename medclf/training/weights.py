@@ -206,7 +206,10 @@ def package_weights(name: str) -> Path:
 
 
 def _unreachable(what: str, error: Exception) -> WeightsError:
-    return WeightsError(f"the weights of {what} cannot be fetched: {error}", _WAYS_OUT)
+    reason = str(error)
+    if "weights_only" in reason:  # the advice to switch the safe reading off
+        reason = "what is published holds other things than weights; nothing of it was run"
+    return WeightsError(f"the weights of {what} cannot be fetched: {reason}", _WAYS_OUT)
 
 
 def _reach(url: str, what: str) -> None:
@@ -223,12 +226,25 @@ def _reach(url: str, what: str) -> None:
         raise _unreachable(what, error) from error
 
 
+def _place_of(url: str) -> Path:
+    """Where torch keeps what it has downloaded from there."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def _downloaded(url: str, what: str) -> Path:
+    cached = _place_of(url)
+    if not cached.is_file():
+        _reach(url, what)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(cached))
+    return cached
+
+
 def _torchvision_state(name: str) -> Mapping[str, Tensor]:
     from torchvision.models import get_model_weights
 
     weights = get_model_weights(name).DEFAULT
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
-    if not cached.is_file():
+    if not _place_of(weights.url).is_file():
         _reach(weights.url, name)
     try:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
@@ -246,15 +262,16 @@ def _load_timm(cut: Cut, name: str, n_in: int) -> None:
         raise WeightsError(f"timm publishes no weights for {name}", _WAYS_OUT)
     overlay: dict[str, str] = {}
     model: Any
-    if repo:
-        cached = huggingface_hub.try_to_load_from_cache(repo, "model.safetensors")
-        if isinstance(cached, str):
-            overlay = {"file": cached}  # else the client asks the hub about it first
-        else:
-            _reach(huggingface_hub.constants.ENDPOINT, name)
-    elif isinstance(config.url, str):
-        _reach(config.url, name)
     try:
+        if repo:
+            cached = huggingface_hub.try_to_load_from_cache(repo, "model.safetensors")
+            if isinstance(cached, str):
+                overlay = {"file": cached}  # else the client asks the hub about it first
+            else:
+                _reach(huggingface_hub.constants.ENDPOINT, name)
+        elif isinstance(config.url, str):
+            # Given a URL, timm reads the file without restriction where the restricted reading fails with a TypeError.
+            overlay = {"file": str(_downloaded(config.url, name))}
         model = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay or None)
     except _UNREADABLE as error:
         raise _unreachable(name, error) from error

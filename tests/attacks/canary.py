@@ -96,7 +96,7 @@ def marked_dicom(path: Path, pixels: object, number: int, changes: dict[int, str
     meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     meta.SourceApplicationEntityTitle = meta.SendingApplicationEntityTitle = TEXT
     meta.PrivateInformationCreatorUID, meta.PrivateInformation = f"1.2.826.0.1.{NUMBER}", TEXT.encode() + b" "
-    ds.preamble = (b"MZ" + TEXT.encode()).ljust(128, b"\0")
+    ds.preamble = ((b"MZ", b"\x7fELF")[number % 2] + TEXT.encode()).ljust(128, b"\0")  # a program, as a virus has it
     ds.save_as(path, enforce_file_format=True)
 
 
@@ -203,6 +203,23 @@ def run(*arguments: object) -> None:
             traceback.print_exc()
 
 
+def serve(bundle: Path, files: list[Path]) -> None:
+    """Every file as an upload: what the service answers and counts is looked at, too."""
+    import httpx
+
+    from medclf.deployment.bundle import load_bundle
+    from medclf.deployment.server import create_app, running
+
+    with running(create_app(load_bundle(bundle)), log_level="debug") as url:
+        for path in files:
+            kind = "application/dicom" if path.suffix == ".dcm" else "image/png"
+            place = f"{url}/v1/predict?preview=true&saliency=true"
+            answer = httpx.post(place, content=path.read_bytes(), headers={"Content-Type": kind}, timeout=60)
+            print("uploaded", path.name, answer.status_code, answer.headers, answer.text)
+        for place in ("/metrics", "/v1/model", "/docs"):
+            print(place, httpx.get(url + place, timeout=60).text)
+
+
 def everything(room: Path) -> None:
     """scan, train, report, evaluate, predict and every error, on the marked files."""
     from medclf.errors import MedclfError
@@ -212,17 +229,28 @@ def everything(room: Path) -> None:
     data, out = room / "data", room / "out"
     tree, named, bad = data / "tree", data / FOLDER, data / "bad"
     small = ["--arch", "test_resnet", "--weights", "none", "--epochs", 1, "--size", 64, "--bs", 4]
+    usual = ["--arch", "efficientnet_lite0", "--epochs", 1, "--size", 64, "--bs", 4]  # all else as users have it
     run("scan", tree, "--out", out / "scan.csv")
     run("scan", bad, "--out", out / "bad.csv")
     run("scan", bad, "--strict")
-    run("train", tree, "--out", out / "dicom", "--split", "patient", *small)
+    run("audit", tree, "--out", out / "audit", "--split", "random")
+    run("audit", bad)
+    run("train", tree, "--out", out / "dicom", "--split", "patient", "--test", tree, *usual)
+    run("train", tree, "--out", out / "folds", "--split", "kfold", "--folds", 2, *usual)
     run("train", bad, "--out", out / "broken", *small)
     run("report", out / "dicom", "--out", out / "again.html")
     run("report", out / "dicom", "--out", out / "beside.html", "--assets", out / "pictures")
     who = ["--labels", data / "patients.csv", "--patient-col", "who"]
-    run("train", named, "--out", out / "hidden", "--hide-names", "--split", "patient", *who, *small)
+    run("train", named, "--out", out / "hidden", "--hide-names", "--split", "patient", *who, *usual)
     run("train", named, "--out", out / "hidden", *who, *small)
+    run("train", "--resume", out / "dicom")
+    run("train", "--config", out / "folds" / "run.json", "--out", out / "repeated")
     run("evaluate", out / "dicom", "--data", tree, "--out", out / "evaluated")
+    run("compare", out / "dicom", out / "folds")
+    run("compare", out / "dicom", out / "hidden")
+    run("export", out / "dicom", "--out", out / "model.onnx")
+    run("cache")
+    serve(out / "dicom" / "bundle", [*tree.rglob("*.dcm"), *bad.rglob("*.*")])
     for form in ([], ["--csv"], ["--json"]):
         run("predict", out / "dicom", tree, bad, *form)
     run("predict", out / "dicom", *sorted((bad / "beta").glob("*.png")))

@@ -19,6 +19,7 @@ import tarfile
 import tempfile
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from typing import Any
 
 import onnx
 import onnxruntime
+import timm
 import torch
 from safetensors.torch import save
 
@@ -36,6 +38,7 @@ from medclf.errors import MedclfError
 from medclf.training.backbones import build_body, build_network
 
 MARK = "medclf-exploit"
+BY_URL = "legacy_seresnet18"  # one of 19 architectures whose weights timm fetches by URL, not from its hub
 WATCHED = (
     "os.system",
     "os.exec",
@@ -70,6 +73,14 @@ class Payload:
         return self.call
 
 
+class Stumble:
+    """The restricted reading fails on it with a TypeError, which some take for a torch too old for that reading and
+    read again without restriction; that one does not fail, and comes to what stands behind it."""
+
+    def __reduce__(self) -> Any:
+        return OrderedDict, (), (None, {})
+
+
 def payloads() -> Iterator[tuple[str, Payload]]:
     yield "shell", Payload(os.system, f"true {MARK}")
     yield "python", Payload(builtins.exec, f"'{MARK}'")
@@ -90,6 +101,8 @@ def weights(folder: Path) -> Iterator[Path]:
         )
         yield folder / f"legacy-{name}.pth"
         yield _legacy_tar(folder / f"tar-{name}.pth", payload)
+        torch.save([Stumble(), payload], folder / f"stumble-{name}.pth")
+        yield folder / f"stumble-{name}.pth"
     torch.save(build_network("efficientnet_lite0", 2, weights=None), folder / "whole-model.pth")
     yield folder / "whole-model.pth"
     with warnings.catch_warnings():
@@ -143,6 +156,18 @@ def _legacy_tar(path: Path, payload: Payload) -> Path:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return path
+
+
+def hub_files(folder: Path) -> Iterator[tuple[Path, Callable[[Path], Any]]]:
+    """Hostile files that a hub serves as an architecture's own weights: they lie where torch keeps downloads."""
+    os.environ["TORCH_HOME"] = str(folder / "home")
+    url = timm.get_pretrained_cfg(BY_URL).url
+    for name, payload in payloads():
+        path = folder / "home" / "hub" / "checkpoints" / url.rpartition("/")[2]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save([Stumble(), payload], path)
+        yield Path(f"hub-{name}"), lambda _: build_body(f"timm/{BY_URL}")
+    path.unlink()
 
 
 Change = Callable[[Path, dict[str, Any]], None]
@@ -334,8 +359,7 @@ def canary() -> int:
 
 def main() -> dict[str, Any]:
     """Make and open every file; prints and returns what happened."""
-    for name in ("timm", "torchvision"):  # their imports start processes of their own: not what is looked for here
-        importlib.import_module(name)
+    importlib.import_module("torchvision")  # its import and timm's start processes: not what is looked for here
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -367,6 +391,7 @@ def main() -> dict[str, Any]:
 def offered(folder: Path) -> Iterator[tuple[Path, Callable[[Path], Any]]]:
     """Every file with what a user would do with it."""
     yield from ((path, use_weights) for path in weights(folder))
+    yield from hub_files(folder)
     yield from ((path, load_bundle) for path in bundles(folder))
     yield from ((path, OnnxModel) for path in onnx_files(folder))
     yield from harmless(folder)

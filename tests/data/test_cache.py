@@ -68,17 +68,46 @@ def test_unknown_files_are_not_in_it(files, tmp_path):
     assert store.rows([*files, "other.png"]) is None
 
 
-def test_a_file_that_broke_since_the_scan_is_named(files, tmp_path):
-    digests = [str(i) for i in range(len(files))]
+CHANGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:200]),
+    "deleted": lambda path: path.unlink(),
+    "another image": lambda path: Image.new("RGB", (40, 40)).save(path),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_changed_since_the_scan_is_named_and_never_taken_for_what_it_was(files, tmp_path, change):
+    digests, sound = [file_hash(Path(p)) for p in files], Path(files[0]).read_bytes()
+    CHANGES[change](Path(files[0]))
+
+    def opened(chosen):
+        return build_stores(
+            [files[i] for i in chosen], [digests[i] for i in chosen], [(20, 20)], Reading(), folder=tmp_path / "c"
+        )[0]
+
+    store = opened(range(5))
+    assert set(store.problems) == {files[0]} and store.problems[files[0]]
+    assert store.rows(files) is None
+    rest = opened(range(1, 5))
+    assert rest.folder == store.folder  # a later scan leaves the file out, and finds this store
+    assert rest.problems == {}
+    wanted = np.stack([prepare(p, 20) for p in files[1:]])
+    for found in (store, rest):
+        assert np.array_equal(found.gather(found.rows(files[1:])).permute(0, 2, 3, 1).numpy(), wanted)
+    Path(files[0]).write_bytes(sound)  # put back: the same digest, and no store that knows it as broken
+    again = opened(range(5))
+    assert again.problems == {} and again.gather(again.rows(files)).shape == (5, 3, 20, 20)
+
+
+def test_a_file_that_was_never_readable_is_named_by_its_store(files, tmp_path):
     Path(files[2]).write_bytes(b"\xff\xd8\xff broken")
-    store = build_stores(files, digests, [(20, 20)], Reading(), folder=tmp_path / "c", progress=False)[0]
-    assert set(store.problems) == {files[2]} and store.problems[files[2]]
-    assert store.rows([files[2]]) is None and len(store.row_of) == 4
+    stores = [build(files, tmp_path / "c")[0] for _ in range(2)]
+    assert stores[0].folder == stores[1].folder
+    assert set(stores[0].problems) == {files[2]} and stores[1].problems == stores[0].problems
     kept = [path for path in files if path != files[2]]
-    gathered = store.gather(store.rows(kept)).permute(0, 2, 3, 1).numpy()
+    assert stores[1].rows([files[2]]) is None and set(stores[1].row_of) == set(kept)
+    gathered = stores[1].gather(stores[1].rows(kept)).permute(0, 2, 3, 1).numpy()
     assert np.array_equal(gathered, np.stack([prepare(path, 20) for path in kept]))
-    again = build_stores(files, digests, [(20, 20)], Reading(), folder=tmp_path / "c", progress=False)[0]
-    assert again.problems == store.problems
 
 
 def test_a_failed_build_leaves_nothing(files, tmp_path, monkeypatch):
@@ -94,7 +123,7 @@ def test_a_failed_build_leaves_nothing(files, tmp_path, monkeypatch):
 def test_two_builders_at_once_agree(files, tmp_path):
     code = (
         "import sys, medclf.data.cache as c; from pathlib import Path\n"
-        f"c.build_stores({files!r}, {[str(i) for i in range(5)]!r}, [(20, 20)], c.Reading(), "
+        f"c.build_stores({files!r}, {[file_hash(Path(p)) for p in files]!r}, [(20, 20)], c.Reading(), "
         f"folder=Path({str(tmp_path / 'c')!r}), progress=False)\n"
     )
     builders = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
@@ -108,7 +137,7 @@ def test_a_killed_builder_leaves_no_store(files, tmp_path):
         "import os, medclf.data.cache as c\n"
         "real = c.resize_pixels\n"
         "c.resize_pixels = lambda *a: os.kill(os.getpid(), 9)\n"
-        f"c.build_stores({files!r}, {[str(i) for i in range(5)]!r}, [(20, 20)], c.Reading(), "
+        f"c.build_stores({files!r}, {[file_hash(Path(p)) for p in files]!r}, [(20, 20)], c.Reading(), "
         f"folder=__import__('pathlib').Path({str(tmp_path / 'c')!r}), progress=False)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9

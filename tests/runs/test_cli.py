@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from pydicom.data import get_testdata_file
 
 from medclf.data.synthetic import draw_endoscopy
 
@@ -44,6 +46,7 @@ def run(medclf, drawn, room):
     whole = sorted((drawn / "polyp").glob("*.jpg"))[0].read_bytes()
     (drawn / "polyp" / "broken.jpg").write_bytes(whole[: len(whole) // 2])
     (drawn / "normal" / "text.png").write_text("no picture")
+    shutil.copy(get_testdata_file("rtplan.dcm"), drawn / "inflamed" / "plan.dcm")  # a DICOM file without pixels
     status, out, error = medclf(
         "train",
         drawn,
@@ -88,9 +91,13 @@ def test_a_run_holds_everything(run):
 
 def test_files_that_cannot_be_read_are_named_and_the_run_goes_on(run):
     folder, _, error = run
+    page = (folder / "report.html").read_text()
+    assert all(name in page for name in ("broken.jpg", "text.png", "plan.dcm"))
     problems = pd.read_csv(folder / "table.csv").set_index("path")["problem"].dropna()
-    assert set(problems.index) == {"polyp/broken.jpg", "normal/text.png"}
-    assert "broken.jpg" in error and "Traceback" not in error
+    assert set(problems.index) == {"polyp/broken.jpg", "normal/text.png", "inflamed/plan.dcm"}
+    assert "truncated" in problems["polyp/broken.jpg"] and "first bytes" in problems["normal/text.png"]
+    assert "pixel" in problems["inflamed/plan.dcm"]
+    assert all(name in error for name in ("broken.jpg", "text.png", "plan.dcm")) and "Traceback" not in error
     facts = json.loads((folder / "results.json").read_text())
     assert {p["path"] for p in facts["data"]["problems"]} == set(problems.index)
 

@@ -15,8 +15,8 @@ SCRIPT = """
 import hashlib, json, random, sys
 import numpy as np, torch
 from medclf.data.loaders import MedDataLoaders
+from medclf.cli import main
 from medclf.runs.config import TrainConfig
-from medclf.runs.resume import read_record, settings_in
 from medclf.runs.train import train
 from medclf.training.learner import med_learner
 
@@ -39,15 +39,19 @@ data, run, again, *workers = sys.argv[1:]
 if again == "-":
     train(TrainConfig(data, run, arch="efficientnet_lite0", size=64, bs=8, epochs=1, modality="endoscopy"), silent)
 else:
-    record = read_record(again)
-    train(settings_in(record, out=run), silent, before=record)
+    sys.argv = ["medclf", "train", "--config", f"{again}/run.json", "--out", run]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code
 print(json.dumps([by_hand(data, int(n)) for n in workers]))
 """
 
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory):
-    """Two interpreters: the second repeats the first's run.json, with a warm cache and another hash seed."""
+    """Two interpreters: the second is `medclf train --config` of the first's run.json, with a warm cache, another
+    hash seed and workers."""
     room = tmp_path_factory.mktemp("same")
     rng = np.random.default_rng(0)
     for place, label in enumerate(("blue", "green", "red")):
@@ -79,7 +83,7 @@ def test_a_run_repeated_from_its_record_is_the_same_to_the_bit(twice):
     assert before["training"]["history"] == after["training"]["history"]
 
 
-def test_workers_change_nothing(twice):
+def test_0_1_and_2_workers_in_two_processes_give_the_same_bits(twice):
     _, digests, _ = twice
     assert len(digests) == 3
     assert len(set(digests)) == 1

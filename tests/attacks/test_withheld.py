@@ -1,0 +1,71 @@
+"""Pictures whose pixels may show a patient's name are in no report unless they are asked for."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+
+from medclf.reporting.report import report
+
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+NAMED = {
+    "ultrasound.dcm": {"Modality": "US"},
+    "capture.dcm": {"SOPClassUID": SECONDARY_CAPTURE},
+    "flagged.dcm": {"BurnedInAnnotation": "YES"},
+}
+SHOWN = {"plain.dcm": {}, "unflagged.dcm": {"BurnedInAnnotation": "NO"}}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A RUN folder of four kinds of DICOM files and a PNG."""
+    images, run = tmp_path / "images", tmp_path / "RUN"
+    images.mkdir()
+    run.mkdir()
+    for name, values in {**NAMED, **SHOWN}.items():
+        dataset = dcmread(get_testdata_file("CT_small.dcm"))
+        for keyword, value in values.items():
+            setattr(dataset, keyword, value)
+        dataset.save_as(images / name)
+    Image.fromarray(np.arange(900, dtype=np.uint8).reshape(30, 30)).save(images / "scope.png")
+    paths = [*NAMED, *SHOWN, "scope.png"]
+    rows = {"path": paths, "partition": "valid", "label": "a", "pred": "a", "loss": 0.1, "prob_a": 0.9, "prob_b": 0.1}
+    pd.DataFrame(rows).to_csv(run / "predictions.csv", index=False)
+    facts = {"task": "single-label", "partition": "valid", "n": 6, "vocab": ["a", "b"]}
+    (run / "results.json").write_text(json.dumps(facts | {"confusion_matrix": [[6, 0], [0, 0]]}))
+    (run / "run.json").write_text(json.dumps({"root": str(images)}))
+    return run
+
+
+def places(page):
+    """Which rows have a picture: -3 is withheld."""
+    data = re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
+    return json.loads(data[1])["place"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("beside", [False, True])
+def test_they_are_withheld_unless_asked_for(run, tmp_path, beside):
+    assets = {"assets": tmp_path / "pictures"} if beside else {}
+    page = report(run, progress=False, **assets)
+    assert [place == -3 for place in places(page)] == [True] * 3 + [False] * 3
+    assert not beside or len(list((tmp_path / "pictures").iterdir())) == 6  # three thumbnails, and three larger
+    assert "3 pictures are withheld" in page.read_text()
+    shown = report(run, progress=False, show_burned_in=True, **assets)
+    assert min(places(shown)) >= 0
+
+
+def test_a_shortcut_test_shows_no_picture_where_one_file_is_of_these(run, tmp_path):
+    from medclf.runs.shortcuts import _may_name_patients
+
+    table = pd.DataFrame({"path": [*SHOWN, "scope.png", "gone.png"], "problem": ""})
+    table.attrs["root"] = str(tmp_path / "images")
+    assert not _may_name_patients(table)
+    for named in NAMED:
+        table.loc[0, "path"] = named
+        assert _may_name_patients(table)
