@@ -286,6 +286,10 @@ def evaluate(
     patient_col: PatientCol = None,
     subgroup: Annotated[list[str] | None, typer.Option(help="give the metrics by this column too; repeatable")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing evaluation")] = False,
+    hide_names: Annotated[
+        bool, typer.Option("--hide-names", help="row ids instead of file names [default: as the run was made]")
+    ] = False,
+    show_burned_in: ShowBurnedIn = False,
 ) -> None:
     """Evaluate the run's bundle on other images, with the same page."""
     from medclf.runs.evaluate import evaluate as evaluate_run
@@ -297,6 +301,8 @@ def evaluate(
         out,
         overwrite=overwrite,
         subgroup=subgroup or (),
+        hide_names=hide_names or None,
+        show_burned_in=show_burned_in or None,
         labels=labels,
         path_col=path_col,
         label_col=_label_col(label_col),

@@ -20,11 +20,12 @@ from medclf.evaluation.intervals import as_plain
 from medclf.evaluation.predictions import Predictions
 from medclf.evaluation.results import summarize
 from medclf.evaluation.subgroups import check_columns, subgroups
-from medclf.files import write_json
+from medclf.files import finite, write_json
 from medclf.reporting import maps
+from medclf.reporting.names import Names
 from medclf.reporting.report import report
 from medclf.runs.predict import find_bundle
-from medclf.runs.tables import save_table, table_hash
+from medclf.runs.tables import run_settings, save_table, table_hash
 
 
 def evaluate(
@@ -35,6 +36,8 @@ def evaluate(
     overwrite: bool = False,
     subgroup: Sequence[str] = (),
     saliency: int = maps.LIMIT,
+    hide_names: bool | None = None,
+    show_burned_in: bool | None = None,
     **scan_kwargs: Any,
 ) -> Path:
     """Evaluate a run's bundle on other labelled images.
@@ -46,6 +49,7 @@ def evaluate(
         overwrite: replace what `out` holds.
         subgroup: columns of the table to give the metrics by; see `medclf.evaluation.subgroups`.
         saliency: images of the report that get a map of where the network looked, the errors first.
+        hide_names, show_burned_in: see `report`; as the run was made where None.
         scan_kwargs: of `scan`.
 
     Returns:
@@ -71,7 +75,11 @@ def evaluate(
     explain = partial(_maps, bundle)
     pictures = maps.map_pictures(predictions, Path(table.attrs["root"]), explain, bundle.recipe, saliency)
     maps.save_maps(out, pictures)
-    write_json(out / "results.json", facts | maps.described(pictures))
+    settings = run_settings(run)
+    hidden = bool(settings.get("hide_names")) if hide_names is None else hide_names
+    shown = bool(settings.get("show_burned_in")) if show_burned_in is None else show_burned_in
+    names = Names(list(predictions.table["path"]), hidden)
+    write_json(out / "results.json", names.scrub(finite(facts | maps.described(pictures))))
     record = {
         "format": 1,
         "bundle": str(run),
@@ -79,7 +87,7 @@ def evaluate(
         "multi_label": predictions.multi_label,
     }
     write_json(out / "run.json", record | {"table_sha256": table_hash(table)})
-    report(out, out / "report.html")
+    report(out, out / "report.html", hide_names=hidden, show_burned_in=shown)
     return out
 
 

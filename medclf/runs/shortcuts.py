@@ -19,7 +19,7 @@ from medclf.reporting.claim import with_card
 from medclf.reporting.report import report
 from medclf.reporting.shortcut_page import render_shortcuts
 from medclf.runs.predict import find_bundle
-from medclf.runs.tables import read_table
+from medclf.runs.tables import read_table, run_settings
 
 _ENOUGH = 10  # held-out images of each label, below which training images are looked at too
 
@@ -59,7 +59,7 @@ def shortcuts(
     run = Path(run)
     bundle = load_bundle(find_bundle(run))
     table = _held_out(read_table(run), bundle.vocab) if data is None else scan(data, **scan_kwargs)
-    settings = _settings(run)
+    settings = run_settings(run)
     hidden = bool(settings.get("hide_names")) if hide_names is None else hide_names
     test = shortcut_test(bundle, table, boxes=boxes, n_per_label=n_per_label)
     trained = "partition" in table and (table["partition"] == "train").any() and data is None
@@ -103,10 +103,3 @@ def _held_out(table: pd.DataFrame, vocab: Sequence[str]) -> pd.DataFrame:
         return table
     held.attrs = dict(table.attrs)
     return held
-
-
-def _settings(run: Path) -> dict[str, Any]:
-    record = run / "run.json"
-    found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    settings = found.get("settings")
-    return settings if isinstance(settings, dict) else {}

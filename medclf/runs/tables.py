@@ -109,3 +109,11 @@ def describe_table(table: pd.DataFrame) -> Iterator[str]:
         yield f"  left out: {row.path}: {row.problem}"
     if len(bad) > _SHOWN:
         yield f"  ... and {len(bad) - _SHOWN} more: --out writes them all"
+
+
+def run_settings(run: Path) -> dict[str, Any]:
+    """What a run was asked to do, as its run.json says; {} for a bundle."""
+    record = run / "run.json"
+    found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    settings = found.get("settings")
+    return settings if isinstance(settings, dict) else {}
