@@ -139,7 +139,6 @@ def report(
     assets: str | Path | None = None,
     title: str | None = None,
     card: str | Path | Mapping[str, Any] | None = None,
-    show_burned_in: bool = False,
     progress: bool = True,
 ) -> Path:
     """Write the report of an interpretation or of a run's folder.
@@ -159,8 +158,6 @@ def report(
         assets: as in `render`.
         title: as in `render`.
         card: answers to the checklist that medclf cannot know; see `read_card`. A run's results.json gets them too.
-        show_burned_in: also show ultrasound, secondary captures and files whose burned-in flag is YES, which routinely
-            have the patient's name in their pixels; see `medclf.images.burned_in`.
         progress: as in `render`.
 
     Returns:
