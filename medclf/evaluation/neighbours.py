@@ -52,12 +52,15 @@ def similar_training_images(learn: Any, paths: Any, k: int = 5, *, progress: boo
         path, rank (1 is the most similar), neighbour (its path) and similarity (cosine, in [-1, 1]).
     """
     known = _features(learn, progress)
+    problems = getattr(learn.dls, "problems", None)
     wanted = list(dict.fromkeys(map(str, paths)))
     unseen = [path for path in wanted if path not in known]
     if unseen:
-        loader = learn.dls.test_dl([Path(learn.dls.path) / path for path in unseen], with_labels=False)
+        noted = {} if problems is None else {"problems": problems}
+        loader = learn.dls.test_dl([Path(learn.dls.path) / path for path in unseen], with_labels=False, **noted)
         known |= _by_path(learn, loader, False, progress)
-    train = [path for path in _names(learn, learn.dls.train) if path in known]
+    broken = {str(path) for path in problems or ()}
+    train = [path for path in _names(learn, learn.dls.train) if str(Path(learn.dls.path) / path) not in broken]
     rows, similarity = nearest(_stack(known, wanted), _stack(known, train), k + 1)  # one more: it may find itself
     found = []
     for path, near, cosines in zip(wanted, rows, similarity, strict=True):
