@@ -188,13 +188,14 @@ def draw(room: Path) -> None:
 
 def run(*arguments: object) -> None:
     """One call of the command line, twice where it fails: as users see it, and with the traceback."""
-    from medclf.cli import main
+    from medclf import cli
 
+    cli._leave = lambda: None  # predict would end this process at once
     for more in ([], ["--debug"]):
         sys.argv = ["medclf", *map(str, arguments), *more]
         print("$", *sys.argv, flush=True)
         try:
-            main()
+            cli.main()
             return
         except SystemExit as end:
             if not end.code:

@@ -61,11 +61,11 @@ def test_they_are_withheld_unless_asked_for(run, tmp_path, beside):
 
 
 def test_a_shortcut_test_shows_no_picture_where_one_file_is_of_these(run, tmp_path):
-    from medclf.runs.shortcuts import _may_name_patients
+    from medclf.runs.shortcuts import _why_withheld
 
-    table = pd.DataFrame({"path": [*SHOWN, "scope.png", "gone.png"], "problem": ""})
+    table = pd.DataFrame({"path": [*SHOWN, "scope.png"], "problem": ""})
     table.attrs["root"] = str(tmp_path / "images")
-    assert not _may_name_patients(table)
+    assert not _why_withheld(table)
     for named in NAMED:
         table.loc[0, "path"] = named
-        assert _may_name_patients(table)
+        assert _why_withheld(table)
