@@ -188,6 +188,15 @@ class MedDL(TfmdDL):
             yield (TensorImage(store.gather(rows[part])), *(target[part] for target in targets))
 
 
+def unread(loader: Any) -> np.ndarray:
+    """(n,) which images of a loader could not be read any more, in this process or in another of its group."""
+    problems = getattr(loader, "problems", None)
+    if problems is None:
+        return np.zeros(len(loader.dataset), bool)
+    noted = np.array([[str(item) in problems for item in loader.dataset.items]], np.uint8)
+    return ranks.gathered(noted).any(0)
+
+
 def _stack(targets: list[Any]) -> Any:
     return torch.stack([t.as_subclass(Tensor) for t in targets]).as_subclass(type(targets[0]))
 

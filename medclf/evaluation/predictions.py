@@ -138,6 +138,7 @@ def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None
     import torch
 
     from medclf.data import ranks
+    from medclf.data.batches import unread
     from medclf.training.head_start import exact, parted
 
     whole = loader.new(shuffle=False, drop_last=False)
@@ -160,8 +161,8 @@ def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None
         losses = np.full(n, np.nan)
     table = rows_of(learn.dls, loader.dataset.items, partition)
     found = Predictions(list(_vocab(learn)), multi_label, y, probs, losses, table)
-    broken = getattr(loader, "problems", None)
-    return found.subset(np.array([str(item) not in broken for item in loader.dataset.items])) if broken else found
+    lost = unread(loader)
+    return found.subset(~lost) if lost.any() else found
 
 
 @contextlib.contextmanager

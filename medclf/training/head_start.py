@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medclf.data import ranks
 from medclf.data.augment import Augment
-from medclf.data.batches import MedDL
+from medclf.data.batches import MedDL, unread
 from medclf.data.progress import watch
 from medclf.errors import DataError, MedclfWarning, OutputError
 from medclf.files import replacing
@@ -194,9 +194,8 @@ def fit_head(
         features = np.concatenate([features, *more])
         targets = np.concatenate([targets] * (views + 1))
         groups = np.concatenate([np.arange(n) if groups is None else groups] * (views + 1))
-    broken = getattr(loader, "problems", None)
-    if broken:
-        read = np.array([str(item) not in broken for item in loader.dataset.items])
+    read = ~unread(loader)
+    if not read.all():
         n, read = int(read.sum()), np.tile(read, views + 1)
         features, targets = features[read], targets[read]
         groups = None if groups is None else groups[read]
