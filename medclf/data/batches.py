@@ -194,7 +194,7 @@ def unread(loader: Any) -> np.ndarray:
     if problems is None:
         return np.zeros(len(loader.dataset), bool)
     noted = np.array([[str(item) in problems for item in loader.dataset.items]], np.uint8)
-    return ranks.gathered(noted).any(0)
+    return np.asarray(ranks.gathered(noted).any(0))
 
 
 def _stack(targets: list[Any]) -> Any:
