@@ -104,7 +104,7 @@ def test_flags_and_the_saliency_overlay_are_shown(page: Any, url: str, picture: 
     heat = page.locator("img.heat")
     assert not heat.is_visible()
     page.get_by_label("Show where the model looked").check()
-    assert heat.is_visible()
+    playwright.expect(heat).to_be_visible()
 
 
 def test_files_are_chosen_in_the_first_field_that_tab_reaches_and_pasted(
