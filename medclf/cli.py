@@ -191,6 +191,22 @@ def train(
     ] = None,
     saliency: Annotated[int, typer.Option(help="images of the report that show where the model looked", min=0)] = 40,
     show_burned_in: ShowBurnedIn = False,
+    audit: Annotated[
+        bool, typer.Option(help="look for twins, leaks and clues; grouped and kfold then keep twins together")
+    ] = True,
+    keep_accuracy: Annotated[
+        float, typer.Option(help="mark as unsure what must be, to be so often right on the rest")
+    ] = 0.95,
+    positive: Annotated[
+        str | None, typer.Option(help="the label that decisions are about [default: of two, the finding]")
+    ] = None,
+    operating_point: Annotated[
+        str | None,
+        typer.Option(help="decide by youden, sensitivity=0.95, specificity=0.9 or cost=10 (a miss, in false alarms)"),
+    ] = None,
+    prevalence: Annotated[
+        float | None, typer.Option(help="of the positive label where it will be used: restates PPV and NPV")
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="go on with this RUN, which was killed; all settings are its own")
     ] = None,
@@ -239,6 +255,11 @@ def train(
         "corrections": str(corrections) if corrections else None,
         "saliency": saliency,
         "show_burned_in": show_burned_in,
+        "audit": audit,
+        "keep_accuracy": keep_accuracy,
+        "positive": positive,
+        "operating_point": operating_point,
+        "prevalence": prevalence,
     }
     given = {name: value for name, value in settings.items() if _is_given(ctx, {"first_sizes": "size"}.get(name, name))}
     _train(settings, given, resume, config)

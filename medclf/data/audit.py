@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from medclf.data.clues import Clue, find_clues
 from medclf.data.items import label_set, objects
-from medclf.data.links import cluster, with_clusters
+from medclf.data.links import Link, cluster, equal_images, with_clusters
 from medclf.data.table import count_labels, scan
-from medclf.data.twins.fingerprint import Fingerprints, take_fingerprints
-from medclf.data.twins.search import SIMILAR, Twins, find_twins
+from medclf.data.twins.fingerprint import take_fingerprints
+from medclf.data.twins.search import SIMILAR, find_twins
 from medclf.errors import DataError
 from medclf.files import replacing, write_json
 
@@ -53,24 +53,30 @@ class Audit:
         clusters: path -> cluster of twins, for the images that have any.
         table: the table that was audited; its column problem tells of unreadable pixels too.
         summary: counts and numbers, ready for JSON.
+        made_of: the links, clues, pairs compared, ways and note that `report_on` made it of.
     """
 
     findings: pd.DataFrame
     clusters: pd.Series
     table: pd.DataFrame
     summary: dict[str, Any] = field(default_factory=dict)
+    made_of: tuple[Any, ...] = field(default=(), repr=False)
 
-    def facts(self) -> dict[str, Any]:
-        """The section of a report: counts, sentences, leaks, class balance, clues and the pairs to look at first."""
-        return {**self.summary, "pairs": self._pairs()}
+    def facts(self, most: int = _SHOWN) -> dict[str, Any]:
+        """The section of a report: counts, sentences, leaks, class balance, clues and the pairs to look at first.
 
-    def _pairs(self) -> list[dict[str, Any]]:
+        Args:
+            most: pairs at most.
+        """
+        return {**self.summary, "pairs": self._pairs(most)}
+
+    def _pairs(self, most: int) -> list[dict[str, Any]]:
         """Twins, those first that do harm: with different labels, then across the split, then the rest."""
         harm = {"label-conflict": 0, "twin-of-two-patients": 1, "twin-across-split": 2}
         found = self.findings[self.findings["kind"].isin([*harm, *PAIR_KINDS])]
         order = found["kind"].map(harm).fillna(3).to_numpy()
         found = found.iloc[np.lexsort((-found["similarity"].to_numpy(float), order))]
-        found = found.drop_duplicates(["path_a", "path_b"])[:_SHOWN]
+        found = found.drop_duplicates(["path_a", "path_b"])[:most]
         return found[["path_a", "path_b", "kind", "similarity", "detail"]].to_dict("records")
 
     def twins(self) -> dict[str, list[str]]:
@@ -97,12 +103,16 @@ class Audit:
     def save(self, folder: str | Path) -> None:
         """Write audit.csv (the findings) and audit.json (the facts and the clusters), whole or not at all."""
         folder = Path(folder)
-        with replacing(folder / "audit.csv") as temporary:
-            self.findings.to_csv(temporary, index=False)
+        self.save_findings(folder / "audit.csv")
         clusters = {
             name: list(paths) for name, paths in self.clusters.groupby(self.clusters, sort=False).groups.items()
         }
         write_json(folder / "audit.json", {**self.facts(), "clusters": clusters})
+
+    def save_findings(self, path: str | Path) -> None:
+        """Write the findings as CSV, whole or not at all."""
+        with replacing(path) as temporary:
+            self.findings.to_csv(temporary, index=False)
 
 
 def with_groups(table: pd.DataFrame, found: Audit) -> pd.DataFrame:
@@ -116,6 +126,22 @@ def with_groups(table: pd.DataFrame, found: Audit) -> pd.DataFrame:
         A copy; an image without a twin has no group. A column `group` that was there stays linked as well.
     """
     return with_clusters(table, found.clusters)
+
+
+def with_partition(found: Audit, partition: Any) -> Audit:
+    """The audit with another split: what leaks across it is found anew, the images are not looked at again.
+
+    Args:
+        found: an audit.
+        partition: "train", "valid", "test" or None for each row of `found.table`.
+
+    Returns:
+        An `Audit`.
+    """
+    table = found.table.assign(partition=pd.Series(list(partition), index=found.table.index, dtype=object))
+    table.attrs = dict(found.table.attrs)
+    links, *rest = found.made_of
+    return report_on(table, links, found.clusters, *rest)
 
 
 def audit(
@@ -178,25 +204,21 @@ def audit(
     readable = np.array([row for row in range(len(rows)) if row not in prints.problems], np.int64)
     if not len(readable):
         raise DataError(f"{root}: none of {len(table)} images can be read", "medclf scan names the reasons")
-    links, unique = _equal(prints, readable, table["sha256"].to_numpy()[rows])
+    links, unique = equal_images(prints.pixels, readable, table["sha256"].to_numpy()[rows])
     twins = find_twins(
         prints, unique if near else unique[:0], embedding, min_similarity=min_similarity, progress=progress
     )
     links += [Link("near-duplicate", *found) for found in zip(*twins[:4], strict=True)]
     links = [link._replace(a=int(rows[link.a]), b=int(rows[link.b])) for link in links]
     clusters = cluster(list(table["path"]), [link.a for link in links], [link.b for link in links])
-    clues = _clues(table, prints, rows, readable)
-    return _report(table, links, clusters, clues, twins, near=near, embedded=embedding is not None)
-
-
-class Link(NamedTuple):
-    """Two rows that show the same."""
-
-    kind: str
-    a: int
-    b: int
-    similarity: float
-    detail: str
+    clues = clues_in(table.iloc[rows[readable]], [prints.depths[row] for row in readable], prints.marks[readable])
+    ways = ["file hash", "pixel hash", *(["perceptual hash", "local features"] if near else [])]
+    if embedding is not None:
+        ways.append("embedding")
+    note = "No embedding was given: candidates came from perceptual hashes and local features alone."
+    return report_on(
+        table, links, clusters, clues, twins.n_compared, ways, "" if "embedding" in ways or not near else note
+    )
 
 
 def _embedding(embed: Embed, table: pd.DataFrame, rows: np.ndarray) -> np.ndarray | None:
@@ -212,44 +234,33 @@ def _embedding(embed: Embed, table: pd.DataFrame, rows: np.ndarray) -> np.ndarra
     return np.nan_to_num(given.astype(np.float32))  # of unreadable images, which nobody searches for
 
 
-def _equal(prints: Fingerprints, readable: np.ndarray, digests: np.ndarray) -> tuple[list[Link], np.ndarray]:
-    """Images of equal file or pixels, each linked to the first of its kind; and those first ones."""
-    links: list[Link] = []
-    by_file: dict[str, int] = {}
-    by_pixels: dict[str, int] = {}
-    for row in map(int, readable):
-        known = by_file.setdefault(digests[row] or f"row {row}", row)
-        if known != row:
-            links.append(Link("same-file", known, row, 1.0, "the files are equal, byte for byte"))
-            continue
-        known = by_pixels.setdefault(prints.pixels[row], row)
-        if known != row:
-            links.append(Link("same-pixels", known, row, 1.0, "different files with equal pixels"))
-    return links, np.array(sorted(by_pixels.values()), np.int64)
-
-
-def _clues(table: pd.DataFrame, prints: Fingerprints, rows: np.ndarray, readable: np.ndarray) -> list[Clue]:
-    used = table.iloc[rows[readable]]
+def clues_in(used: pd.DataFrame, depths: Sequence[tuple[str, int, int]], marks: np.ndarray) -> list[Clue]:
+    """What tells the class of the table's rows; see `find_clues`."""
     patients = objects(used, "patient")
-    return find_clues(
-        objects(used, "label"),
-        used[["width", "height"]].to_numpy(),
-        [prints.depths[row] for row in readable],
-        prints.marks[readable],
-        patients if any(patient is not None for patient in patients) else None,
-    )
+    known = patients if any(patient is not None for patient in patients) else None
+    return find_clues(objects(used, "label"), used[["width", "height"]].to_numpy(), depths, marks, known)
 
 
-def _report(
+def report_on(
     table: pd.DataFrame,
     links: Sequence[Link],
     clusters: pd.Series,
     clues: Sequence[Clue],
-    twins: Twins,
-    *,
-    near: bool,
-    embedded: bool,
+    n_compared: int,
+    ways: Sequence[str],
+    note: str = "",
 ) -> Audit:
+    """The findings in order, and their summary.
+
+    Args:
+        table: the audited one, with partitions where there are any.
+        links: the twins.
+        clusters: of them, by path.
+        clues: see `find_clues`.
+        n_compared: pairs of images that were compared closely.
+        ways: what was searched by.
+        note: a sentence on what was not looked at.
+    """
     records = [("corrupt", row.path, "", np.nan, row.problem) for row in table[table["problem"] != ""].itertuples()]
     records += [(link.kind, table["path"][link.a], table["path"][link.b], *link[3:]) for link in links]
     records += _conflicts(table, links)
@@ -259,8 +270,8 @@ def _report(
     records.sort(key=lambda record: (order.index(record[0]), -np.nan_to_num(record[3]), record[1], record[2]))
     findings = pd.DataFrame(records, columns=list(COLUMNS))
     findings["similarity"] = findings["similarity"].astype(float).round(4)
-    found = Audit(findings, clusters, table)
-    found.summary = _summary(found, clues, twins, near, embedded)
+    found = Audit(findings, clusters, table, made_of=(links, clues, n_compared, ways, note))
+    found.summary = _summary(found, clues, n_compared, ways, note)
     return found
 
 
@@ -291,21 +302,18 @@ def _patients_across(table: pd.DataFrame) -> Iterator[tuple[str, str, str, float
             yield ("patient-across-split", *ends, np.nan, f"one patient's images: {words}")
 
 
-def _summary(found: Audit, clues: Sequence[Clue], twins: Twins, near: bool, embedded: bool) -> dict[str, Any]:
+def _summary(found: Audit, clues: Sequence[Clue], n_compared: int, ways: Sequence[str], note: str) -> dict[str, Any]:
     counts = found.findings["kind"].value_counts()
     good = found.table[found.table["problem"] == ""]
-    ways = ["file hash", "pixel hash"]
-    ways += ["perceptual hash", "local features"] if near else []
-    ways += ["embedding"] if embedded else []
     leaks = _leaks(found)
     return {
         "n_images": len(good),
-        "searched_by": ways,
-        "n_pairs_compared": twins.n_compared,
+        "searched_by": list(ways),
+        "n_pairs_compared": n_compared,
         "found": {kind: int(counts[kind]) for kind in KINDS if kind in counts},
         "clusters_of_twins": found.clusters.nunique(),
         "images_with_a_twin": len(found.clusters),
-        "sentences": [{"finding": text} for text in _sentences(found, counts, leaks, near, embedded)],
+        "sentences": [{"finding": text} for text in _sentences(found, counts, leaks, note)],
         "leaks": leaks,
         "classes": {
             label: {"n": n, "share": n / len(good)} for label, n in sorted(count_labels(good["label"]).items())
@@ -341,9 +349,7 @@ def _sizes(good: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _sentences(
-    found: Audit, counts: pd.Series, leaks: dict[str, dict[str, Any]], near: bool, embedded: bool
-) -> Iterator[str]:
+def _sentences(found: Audit, counts: pd.Series, leaks: dict[str, dict[str, Any]], note: str) -> Iterator[str]:
     """The findings as an analyst reads them, gravest first."""
     for part, leak in leaks.items():
         n, total = leak["with_twin_in_train"], leak["n"]
@@ -353,7 +359,7 @@ def _sentences(
                 "memory. Split with split='grouped', or read the numbers without them."
             )
         else:
-            yield f"No {part} image has a twin in train." if near else f"No {part} image is in train as well."
+            yield f"No {part} image has a twin in train, as far as this search goes."
     for kind in ("patient-across-split", "label-conflict", "twin-of-two-patients", "corrupt"):
         if kind in counts:
             yield f"{_counted(kind, counts[kind])}."
@@ -369,8 +375,8 @@ def _sentences(
     if len(shares) > 1 and shares[-1][1] >= 5 * shares[0][1]:
         (rare, few), (common, many) = shares[0], shares[-1]
         yield f"The classes are out of balance: {many} images of '{common}', {few} of '{rare}'. Accuracy says little."
-    if near and not embedded:
-        yield "No embedding was given: candidates came from perceptual hashes and local features alone."
+    if note:
+        yield note
 
 
 def _counted(kind: str, n: int) -> str:

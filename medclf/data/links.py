@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,41 @@ from scipy.sparse.csgraph import connected_components
 
 from medclf.data.assign import linked
 from medclf.data.items import objects
+
+
+class Link(NamedTuple):
+    """Two rows that show the same."""
+
+    kind: str
+    a: int
+    b: int
+    similarity: float
+    detail: str
+
+
+def equal_images(
+    pixels: Sequence[str], readable: np.ndarray, digests: np.ndarray, words: str = "different files with equal pixels"
+) -> tuple[list[Link], np.ndarray]:
+    """Images of equal file or pixels, each linked to the first of its kind; and those first ones.
+
+    Args:
+        pixels: hash of each image's pixels.
+        readable: which images to look at.
+        digests: hash of each file, "" where unknown.
+        words: what to call equal pixels.
+    """
+    links: list[Link] = []
+    by_file: dict[str, int] = {}
+    by_pixels: dict[str, int] = {}
+    for row in map(int, readable):
+        known = by_file.setdefault(digests[row] or f"row {row}", row)
+        if known != row:
+            links.append(Link("same-file", known, row, 1.0, "the files are equal, byte for byte"))
+            continue
+        known = by_pixels.setdefault(pixels[row], row)
+        if known != row:
+            links.append(Link("same-pixels", known, row, 1.0, words))
+    return links, np.array(sorted(by_pixels.values()), np.int64)
 
 
 def cluster(paths: Sequence[str], first: Sequence[int], second: Sequence[int]) -> pd.Series:
@@ -37,6 +73,24 @@ def cluster(paths: Sequence[str], first: Sequence[int], second: Sequence[int]) -
         names.setdefault(int(group[row]), f"twins-{len(names) + 1}")
     found = [names[int(group[row])] for row in rows]
     return pd.Series(found, index=pd.Index([paths[row] for row in rows], name="path"), name="cluster", dtype=object)
+
+
+def groups_of(table: pd.DataFrame) -> np.ndarray | None:
+    """Which images belong together: they share a patient or a group (a cluster of twins), directly or through others.
+
+    Args:
+        table: its columns patient and group count, as far as it has them; a row without either stands for itself.
+
+    Returns:
+        (n,) a number for each row, equal for those that belong together; None where no row has a patient or a group.
+
+    Example:
+        >>> groups_of(pd.DataFrame({"patient": ["ann", "ann", "bob", None], "group": [None, 7, 7, None]})).tolist()
+        [0, 0, 0, 3]
+    """
+    columns = [objects(table, name) for name in ("group", "patient")]
+    known = [column for column in columns if any(value is not None for value in column)]
+    return np.array(linked(*known)) if known else None
 
 
 def with_clusters(table: pd.DataFrame, clusters: pd.Series) -> pd.DataFrame:

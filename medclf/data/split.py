@@ -327,6 +327,8 @@ def _splitter_for(
         warnings.warn(text, MedclfWarning, stacklevel=3)
     columns = ("patient",) if split == "patient" else ("group", "patient")
     known = [column for column in columns if any(value is not None for value in objects(table, column))]
+    if not known and split == "grouped" and "group" in table:  # an audit looked and found nothing to link
+        known = ["group"]
     links = [objects(table, column) for column in known]
     some_labels = labels if any(label is not None for label in labels) else None
     if split == "kfold":

@@ -127,7 +127,7 @@ def choose_abstain(y: Any, probs: Any, *, accuracy: float = 0.95, surely: bool =
 def evaluate_abstain(
     y: Any,
     probs: Any,
-    threshold: float | AbstainPoint,
+    threshold: float | np.ndarray | AbstainPoint,
     *,
     groups: Any = None,
     level: float = 0.95,
@@ -137,17 +137,21 @@ def evaluate_abstain(
     Args:
         y: as in `abstain_curve`.
         probs: as in `abstain_curve`.
-        threshold: an image is answered where its predicted label's probability is at least this.
+        threshold: an image is answered where its predicted label's probability is at least this; or (n,), one an
+            image, each chosen without it.
         groups: (n,) patient of each image.
         level: of the intervals.
 
     Returns:
-        threshold, and the estimates coverage, accuracy (of those answered) and accuracy_unsure (of the others).
+        threshold (the median of several), and the estimates coverage, accuracy (of those answered) and
+        accuracy_unsure (of the others).
     """
-    cut = threshold.threshold if isinstance(threshold, AbstainPoint) else float(threshold)
+    limit = threshold.threshold if isinstance(threshold, AbstainPoint) else threshold
     confidence, right = _sureness(y, probs)
-    sampling = Sampling.of(groups, len(np.asarray(y))).keep(np.flatnonzero(np.asarray(y) >= 0))
-    sure, everything = confidence >= cut, np.ones(len(right), dtype=bool)
+    known = np.flatnonzero(np.asarray(y) >= 0)
+    cuts = np.broadcast_to(np.asarray(limit, np.float64), len(np.asarray(y)))[known]
+    sampling = Sampling.of(groups, len(np.asarray(y))).keep(known)
+    sure, everything = confidence >= cuts, np.ones(len(right), dtype=bool)
     shares = {"coverage": (sure, everything), "accuracy": (right, sure), "accuracy_unsure": (right, ~sure)}
     estimates = {name: proportion(hits, among, sampling, level=level) for name, (hits, among) in shares.items()}
-    return {"threshold": cut, **estimates}
+    return {"threshold": float(np.median(limit)), **estimates}

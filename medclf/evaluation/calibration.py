@@ -164,6 +164,24 @@ def split_parts(y: Any, groups: Any = None, *, share: float = 0.5, seed: int = 0
     return np.flatnonzero(fits), np.flatnonzero(~fits)
 
 
+def folds_of(y: Any, groups: Any = None, *, n_folds: int = 5, seed: int = 0) -> np.ndarray:
+    """The fold of each image, (n,) from 0 on: those of one group together, the labels shared out.
+
+    Args:
+        y: (n,) labels to stratify by.
+        groups: (n,) patient of each image.
+        n_folds: how many folds.
+        seed: of the draw.
+
+    Raises:
+        DataError: all images are one patient's.
+    """
+    folds = _deal(np.asarray(y), groups, seed) % n_folds
+    if len(np.unique(folds)) < 2:
+        raise DataError("one patient cannot be both fitted and reported on", "fit the temperature on other images")
+    return folds
+
+
 def _deal(y: np.ndarray, groups: Any, seed: int) -> np.ndarray:
     """A place in a row for each image: patients whole, shuffled, those of one label (of the first image) together."""
     sampling = Sampling.of(groups, len(y))
@@ -199,9 +217,7 @@ def calibrate_out_of_fold(
     scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(y)
     final = fit_temperature(scores, truth, multi_label=multi_label, shared=True)
     key = truth.max(axis=1) if multi_label else truth
-    folds = _deal(key, groups, seed) % n_folds
-    if len(np.unique(folds)) < 2:
-        raise DataError("one patient cannot be both fitted and reported on", "fit the temperature on other images")
+    folds = folds_of(key, groups, n_folds=n_folds, seed=seed)
     probs = np.empty_like(scores)
     for fold in np.unique(folds):
         held = folds == fold

@@ -39,19 +39,22 @@ def nearest(queries: np.ndarray, stored: np.ndarray, k: int) -> tuple[np.ndarray
     return found, np.pad(1 - distance, ((0, 0), (0, short)))
 
 
-def similar_training_images(learn: Any, paths: Any, k: int = 5, *, progress: bool = True) -> pd.DataFrame:
+def similar_training_images(
+    learn: Any, paths: Any, k: int = 5, *, known: dict[str, np.ndarray] | None = None, progress: bool = True
+) -> pd.DataFrame:
     """The training images nearest to each image in the features that the network's head sees.
 
     Args:
         learn: a `MedLearner`.
         paths: (n,) images, relative to `learn.dls.path`, as in the predictions.
         k: neighbours of each; an image is none of its own.
+        known: features by path, where they are at hand.
         progress: show a progress bar when it lasts.
 
     Returns:
         path, rank (1 is the most similar), neighbour (its path) and similarity (cosine, in [-1, 1]).
     """
-    known = _features(learn, progress)
+    known = dict(known) if known else _features(learn, progress)
     problems = getattr(learn.dls, "problems", None)
     wanted = list(dict.fromkeys(map(str, paths)))
     unseen = [path for path in wanted if path not in known]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medclf.data.links import groups_of
 from medclf.errors import DataError
 from medclf.files import replacing
 
@@ -28,7 +29,8 @@ class Predictions:
         y: the reference standard: (n,) classes, -1 where unknown; multi-label (n, n_labels) of 0 and 1.
         probs: (n, n_labels) in [0, 1].
         losses: (n,) the loss of each image, NaN where the label is unknown.
-        table: n rows: path, partition, patient, and any further column of the data's table.
+        table: n rows: path, partition, patient, group, and any further column of the data's table.
+        features: (n, f) pooled features of the network's body, where they were asked for; not kept in files.
     """
 
     vocab: list[str]
@@ -37,6 +39,7 @@ class Predictions:
     probs: np.ndarray
     losses: np.ndarray
     table: pd.DataFrame
+    features: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -60,15 +63,15 @@ class Predictions:
 
     @property
     def groups(self) -> np.ndarray | None:
-        """(n,) the patient of each image, an image of none standing for itself; None where none is known."""
-        if "patient" not in self.table or self.table["patient"].isna().all():
-            return None
-        return self.table["patient"].fillna(self.table["path"]).astype(str).to_numpy()
+        """(n,) which images belong together, by patient or as twins; None where none is known to."""
+        return groups_of(self.table)
 
     def to_frame(self) -> pd.DataFrame:
         """path, partition, patient, label, pred, loss, prob_NAME for each label, and the table's other columns."""
         frame = self.table[[c for c in _KEPT if c in self.table]].reset_index(drop=True)
         frame = frame.assign(label=self.labels, pred=self.preds, loss=self.losses)
+        if self.multi_label and (np.asarray(self.y) < 0).any():
+            frame["unknown"] = [self._join(row < 0) for row in self.y]
         probs = pd.DataFrame(self.probs, columns=[f"prob_{label}" for label in self.vocab])
         others = self.table[[c for c in self.table if c not in {*_KEPT, "label"}]].reset_index(drop=True)
         return pd.concat([frame, probs, others], axis=1)
@@ -85,7 +88,8 @@ class Predictions:
         Raises:
             DataError: a column is missing.
         """
-        frame = pd.read_csv(path, dtype={"path": str, "label": str, "pred": str, "patient": str})
+        text = ("path", "label", "pred", "patient", "group", "unknown", "twins")
+        frame = pd.read_csv(path, dtype=dict.fromkeys(text, str))
         wanted = ["path", "label", "loss", *(f"prob_{label}" for label in vocab)]
         missing = [c for c in wanted if c not in frame]
         if missing:
@@ -94,10 +98,12 @@ class Predictions:
         labels = frame["label"].fillna("")
         if multi_label:
             y = np.array([[label in cell.split("|") for label in vocab] for cell in labels], dtype=int)
+            unknown = frame.get("unknown", pd.Series("", frame.index)).fillna("")
+            y[np.array([[label in cell.split("|") for label in vocab] for cell in unknown], bool)] = -1
         else:
             y = np.array([index.get(label, -1) for label in labels])
         probs = frame[[f"prob_{label}" for label in vocab]].to_numpy(float)
-        table = frame.drop(columns=[c for c in wanted if c != "path"] + ["pred"], errors="ignore")
+        table = frame.drop(columns=[c for c in wanted if c != "path"] + ["pred", "unknown"], errors="ignore")
         return cls(
             list(vocab),
             multi_label,
@@ -113,15 +119,39 @@ class Predictions:
         first = parts[0]
         y, probs, losses = (np.concatenate([getattr(p, name) for p in parts]) for name in ("y", "probs", "losses"))
         table = pd.concat([part.table for part in parts], ignore_index=True)
-        return cls(first.vocab, first.multi_label, y, probs, losses, table)
+        known = [part.features for part in parts if part.features is not None]
+        features = np.concatenate(known) if len(known) == len(parts) else None
+        return cls(first.vocab, first.multi_label, y, probs, losses, table, features)
 
     def subset(self, rows: Any) -> Predictions:
         """The predictions of some rows, by a boolean mask or positions."""
         table = self.table.iloc[np.flatnonzero(rows) if np.asarray(rows).dtype == bool else rows].reset_index(drop=True)
-        return Predictions(self.vocab, self.multi_label, self.y[rows], self.probs[rows], self.losses[rows], table)
+        features = None if self.features is None else self.features[rows]
+        return Predictions(
+            self.vocab, self.multi_label, self.y[rows], self.probs[rows], self.losses[rows], table, features
+        )
 
 
-def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None) -> Predictions:
+def losses_of(y: np.ndarray, probs: np.ndarray, multi_label: bool) -> np.ndarray:
+    """(n,) cross entropy of each image: of its label, or the mean over its known labels; NaN where none is known.
+
+    Example:
+        >>> losses_of(np.array([1, -1]), np.array([[0.5, 0.5], [0.9, 0.1]]), False).round(3).tolist()
+        [0.693, nan]
+    """
+    p = np.asarray(probs, np.float64).clip(1e-7, 1 - 1e-7)
+    if not multi_label:
+        held = -np.log(p[np.arange(len(y)), np.maximum(y, 0)])
+        return np.where(y >= 0, held, np.nan)
+    each = -np.where(y == 1, np.log(p), np.log(1 - p))
+    known = y >= 0
+    n = known.sum(axis=1)
+    return np.where(n > 0, (each * known).sum(axis=1) / np.maximum(n, 1), np.nan)
+
+
+def predict_loader(
+    learn: Any, loader: Any, partition: str = "", act: Any = None, *, features: bool = False
+) -> Predictions:
     """Predict every image of a loader once: unshuffled, unaugmented, none dropped.
 
     Within a group of processes (see `medclf.data.ranks`) each predicts its part and all get the whole.
@@ -131,6 +161,7 @@ def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None
         loader: one of its loaders, or of `dls.test_dl`.
         partition: what to write in the partition column where the data's table does not say.
         act: instead of the loss function's own activation.
+        features: keep the pooled features as well; the network must be one that `med_learner` built.
 
     Returns:
         The predictions, in the loader's order, without images that could no longer be read (see `MedDL`).
@@ -139,13 +170,16 @@ def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None
 
     from medclf.data import ranks
     from medclf.data.batches import unread
-    from medclf.training.head_start import exact, parted
+    from medclf.training.head_start import exact, parted, pooled_features
 
     whole = loader.new(shuffle=False, drop_last=False)
     loader = parted(whole)
     labelled = len(getattr(loader.dataset, "tls", [0, 0])) > 1
     bar = contextlib.nullcontext() if len(loader) >= _LASTS and not ranks.rank() else learn.no_bar()
-    with exact(loader), bar, _no_metrics(learn):
+    keeping: contextlib.AbstractContextManager[list[torch.Tensor]] = contextlib.nullcontext([])
+    if features:
+        keeping = pooled_features(learn.model)
+    with exact(loader), bar, _no_metrics(learn), keeping as kept:
         probs, targets, *rest = learn.get_preds(dl=loader, with_loss=labelled, act=act, reorder=False)
     multi_label = probs.ndim == 2 and targets is not None and targets.ndim == 2
     multi_label = multi_label or bool(getattr(learn, "recipe", {}).get("multi_label"))
@@ -160,7 +194,8 @@ def predict_loader(learn: Any, loader: Any, partition: str = "", act: Any = None
         y = np.full(n, -1) if not multi_label else np.full((n, probs.shape[1]), -1)
         losses = np.full(n, np.nan)
     table = rows_of(learn.dls, loader.dataset.items, partition)
-    found = Predictions(list(_vocab(learn)), multi_label, y, probs, losses, table)
+    pooled = collect(torch.cat(kept).numpy()) if kept else None
+    found = Predictions(list(_vocab(learn)), multi_label, y, probs, losses, table, pooled)
     lost = unread(loader)
     return found.subset(~lost) if lost.any() else found
 

@@ -13,8 +13,10 @@ import pandas as pd
 from medclf.evaluation.intervals import as_plain
 from medclf.evaluation.metrics import classification_metrics
 from medclf.evaluation.predictions import Predictions
+from medclf.evaluation.weighted import read_task, statistics
 
 SCHEMA = 1
+COMPARED = ("accuracy", "balanced_accuracy", "auroc", "f1", "mcc")
 
 
 def summarize(
@@ -41,7 +43,7 @@ def summarize(
     Returns:
         A dict of plain numbers, lists and dicts; a metric is {"value", "low", "high", "n"}.
     """
-    known = predictions.subset(np.asarray(predictions.y).reshape(len(predictions), -1).min(1) >= 0)
+    known = labelled(predictions)
     metrics = classification_metrics(
         known.y, known.probs, known.vocab, groups=known.groups, multi_label=known.multi_label, n_boot=n_boot
     )
@@ -50,9 +52,9 @@ def summarize(
         "task": "multi-label" if predictions.multi_label else "single-label",
         "partition": partition,
         "n": len(known),
-        "n_patients": metrics.pop("n_groups") if known.groups is not None else None,
+        "n_groups": metrics.pop("n_groups"),
+        "n_patients": n_patients(known.table),
     }
-    metrics.pop("n_groups", None)
     metrics.pop("n", None)
     facts |= as_plain(metrics)
     facts["most_confused"] = [list(row) for row in most_confused(facts["confusion_matrix"], known.vocab)]
@@ -63,6 +65,78 @@ def summarize(
     facts["settings"] = {k: v for k, v in (recipe or {}).items() if k not in {"vocab", "split"}}
     facts["versions"] = versions()
     return facts
+
+
+def by_fold(predictions: Predictions) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+    """What each fold of a cross-validation gave, and how far the folds lie apart.
+
+    Args:
+        predictions: with a column fold.
+
+    Returns:
+        One dict a fold: fold, n and the metrics; and {metric: {"mean", "deviation", "lowest", "highest"}}.
+    """
+    rows = []
+    for fold, places in predictions.table.groupby("fold").indices.items():
+        part = predictions.subset(places)
+        task = read_task(part.y, part.probs, part.vocab, None, part.multi_label)
+        values = statistics(task, np.ones((1, task.n)))
+        rows.append({"fold": int(fold) + 1, "n": task.n, **{name: float(values[name][0]) for name in COMPARED}})
+    spread = {}
+    for name in COMPARED:
+        seen = np.array([row[name] for row in rows])
+        seen = seen[np.isfinite(seen)]
+        if len(seen) > 1:
+            ends = {"lowest": float(seen.min()), "highest": float(seen.max())}
+            spread[name] = {"mean": float(seen.mean()), "deviation": float(seen.std(ddof=1)), **ends}
+    return rows, spread
+
+
+def leak_free(
+    shown: Predictions, twin: np.ndarray, patient: np.ndarray, facts: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The numbers on all images, and on those that have nothing in train.
+
+    Args:
+        shown: the predictions.
+        twin: (n,) bool, whether an image has a twin in train.
+        patient: (n,) bool, whether its patient has other images in train.
+        facts: the numbers on all images, as `summarize` gives them.
+
+    Returns:
+        {"sentence", "n", "n_leaking", "numbers": {which images: {"n", metrics}}}; None where nothing leaks.
+    """
+    leaking = np.asarray(twin, bool) | np.asarray(patient, bool)
+    n, left = len(shown), shown.subset(~leaking)
+    if not leaking.any():
+        return None
+    reasons = [
+        f"{int(one.sum())} {words} in train"
+        for one, words in ((twin, "have a twin"), (patient, "are of a patient"))
+        if one.any()
+    ]
+    sentence = f"Of {n} images, {' and '.join(reasons)}: the network has seen them, or their like, with the answer."
+    found: dict[str, Any] = {"n": n, "n_leaking": int(leaking.sum())}
+    if len(left) < 2:
+        return {"sentence": f"{sentence} Nothing is left to measure on: split by patient, or grouped.", **found}
+    metrics = as_plain(
+        classification_metrics(left.y, left.probs, left.vocab, groups=left.groups, multi_label=left.multi_label)
+    )
+    rows = {f"all {n} images, as split": facts, f"the {len(left)} images without": metrics}
+    numbers = {name: {"n": m["n"], **{key: m[key] for key in COMPARED}} for name, m in rows.items()}
+    return {"sentence": sentence, **found, "numbers": numbers}
+
+
+def labelled(predictions: Predictions) -> Predictions:
+    """Those with a known label; of several labels, with any known: the others count for the labels that are known."""
+    return predictions.subset((np.asarray(predictions.y).reshape(len(predictions), -1) >= 0).any(axis=1))
+
+
+def n_patients(table: pd.DataFrame) -> int | None:
+    """How many patients the images are of, an image of none being one; None where none is known."""
+    if "patient" not in table or table["patient"].isna().all():
+        return None
+    return int(table["patient"].nunique() + table["patient"].isna().sum())
 
 
 def most_confused(matrix: Any, vocab: Sequence[str], min_val: int = 1) -> list[tuple[str, str, int]]:
@@ -91,11 +165,12 @@ def roc_curves(predictions: Predictions, n_points: int = 200) -> dict[str, dict[
     from sklearn.metrics import roc_curve
 
     vocab = predictions.vocab
-    truth = predictions.y if predictions.multi_label else predictions.y[:, None] == np.arange(len(vocab))
+    truth = predictions.y if predictions.multi_label else (predictions.y[:, None] == np.arange(len(vocab))).astype(int)
     curves = {}
     for k, label in enumerate(vocab):
-        if 0 < truth[:, k].sum() < len(truth):
-            fpr, tpr, _ = roc_curve(truth[:, k], predictions.probs[:, k])
+        known = truth[:, k] >= 0
+        if 0 < truth[known, k].sum() < known.sum():
+            fpr, tpr, _ = roc_curve(truth[known, k], predictions.probs[known, k])
             keep = np.unique(np.linspace(0, len(fpr) - 1, n_points).round().astype(int))
             curves[label] = {"fpr": fpr[keep].round(5).tolist(), "tpr": tpr[keep].round(5).tolist()}
     return curves
@@ -145,6 +220,12 @@ def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
             sentence += f"; no patient is on both sides ({len(partitions)} patients)."
     else:
         sentence += "; no patient is known, so images of one patient may be on both sides."
+    if "group" in used and used["group"].notna().any():
+        sides = used[used["partition"].isin(["train", "valid"]) & used["group"].notna()]
+        apart = int((sides.groupby("group")["fold" if "fold" in used else "partition"].nunique() > 1).sum())
+        n = sides["group"].nunique()
+        where = f"{apart} of them on both sides" if apart else "none of them on both sides"
+        sentence = f"{sentence[:-1]}; {n} group{'s' * (n > 1)} of linked images, {where}."
     return {**split, "patients_on_both_sides": both, "sentence": sentence}
 
 

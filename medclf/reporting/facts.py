@@ -48,17 +48,20 @@ PERCENT = {
 }
 CAPITALS = {"auroc", "auprc", "mcc", "ppv", "npv", "ece", "f1", "id", "url", "csv"}
 SECTIONS = {
-    "operating_point": "Operating point",
+    "leak_free": "Without twins and patients of train",
+    "audit": "Audit of the data",
     "calibration": "Calibration",
+    "abstain": "Unsure",
+    "ood": "Not like the training images",
+    "operating_point": "Operating point",
+    "external": "External test",
     "subgroups": "Subgroups",
     "folds": "Cross-validation",
+    "fold_spread": "Spread over the folds",
     "corrections": "Corrections",
-    "audit": "Audit of the data",
     "shortcuts": "Shortcuts",
-    "leak_free": "Without twins in train",
     "head_start_metrics": "After the head start",
     "comparison": "Comparison",
-    "external": "External test",
     "card": "Model card",
     "checklist": "Checklist",
 }
@@ -261,9 +264,13 @@ def cautions(facts: Mapping[str, Any]) -> list[str]:
         texts.append(
             "The valid images also guided the training's choices; a test set that was never looked at says more."
         )
+    leak = facts.get("leak_free") or {}
+    if leak.get("sentence"):
+        texts.append(f"{leak['sentence']} See the numbers without them below.")
     if not facts.get("n_patients"):
+        twins = "but for the twins that were found, " if facts.get("n_groups") else ""
         texts.append(
-            "No patients are named, so the intervals take every image as independent; several images of "
+            f"No patients are named, so {twins}the intervals take every image as independent; several images of "
             "one patient or procedure would widen them."
         )
     return texts

@@ -25,13 +25,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Block:
-    """One thing below another: kind is heading, text, facts, table or chart."""
+    """One thing below another: heading, text, facts, table or chart; or a list, pairs, charts or links of items."""
 
     kind: str
     text: str = ""
     columns: list[str] = field(default_factory=list)
     rows: list[list[Cell]] = field(default_factory=list)
     chart: Chart | None = None
+    items: list[Any] = field(default_factory=list)
 
 
 Picture = Callable[[str], str]

@@ -24,6 +24,7 @@ from medclf.reporting.charts import (
 from medclf.reporting.facts import cautions, headlines, is_number, number, optional_sections, percent, summary
 from medclf.reporting.names import Names
 from medclf.reporting.pictures import Album
+from medclf.reporting.sections import section_blocks
 from medclf.reporting.tables import blocks, cell
 
 CHUNK = 100  # pictures in one script element: the page reads an element when it shows the first of them
@@ -66,7 +67,9 @@ def context(facts: Mapping[str, Any], cases: Cases, names: Names, album: Album, 
         "problems": (data.get("problems") or [])[:MAX_PROBLEMS],
         "n_problems": len(data.get("problems") or []),
         "split": blocks({k: v for k, v in (data.get("split") or {}).items() if k != "sentence"}),
-        "sections": [(key, heading, blocks(value, picture)) for key, heading, value in optional_sections(facts)],
+        "sections": [
+            (key, heading, section_blocks(key, value, picture)) for key, heading, value in optional_sections(facts)
+        ],
         "settings": blocks(facts["settings"], raw=True) if facts.get("settings") else [],
         "versions": blocks(facts["versions"], raw=True) if facts.get("versions") else [],
         "album_note": album_note(cases, album),

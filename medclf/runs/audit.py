@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.data.audit import KINDS, PAIR_KINDS, Audit, audit, with_groups
+from medclf.data.audit import KINDS, PAIR_KINDS, Audit, audit, with_groups, with_partition
 from medclf.data.split import split_table
 from medclf.data.table import scan
 from medclf.errors import MissingDependency, OutputError, WeightsError
@@ -64,8 +64,9 @@ def audit_run(
     if split not in (None, "grouped"):
         table["partition"] = split_table(table, split, valid_pct=valid_pct, seed=seed)
     found, note = audit_table(table, near=near, embed=embed, progress=progress, window=window, frame=frame)
-    if split == "grouped":  # needs the clusters, and has nothing to leak
-        found.table["partition"] = split_table(with_groups(found.table, found), split, valid_pct=valid_pct, seed=seed)
+    if split == "grouped":  # needs the clusters
+        grouped = with_groups(found.table, found)
+        found = with_partition(found, split_table(grouped, split, valid_pct=valid_pct, seed=seed))
     lines = list(describe_audit(found)) + ([note] if note else [])
     if out is not None:
         found.save(out)

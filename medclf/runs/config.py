@@ -45,6 +45,9 @@ class TrainConfig:
         corrections: a review.csv, whose labels and exclusions are applied to the table; see `data.corrections`.
         saliency: images of the report that get a map of where the network looked, the errors first; 0 for none.
         show_burned_in: show in the report what may have a patient's name in its pixels.
+        audit: look for twins, leaks and clues; with "grouped" and "kfold" before the split, which keeps twins together.
+        keep_accuracy, positive, operating_point, prevalence: how decisions are made of probabilities; see
+            `medclf.evaluation.decisions.Wishes`.
     """
 
     data: str
@@ -85,6 +88,11 @@ class TrainConfig:
     corrections: str | None = None
     saliency: int = 40
     show_burned_in: bool = False
+    audit: bool = True
+    keep_accuracy: float = 0.95
+    positive: str | None = None
+    operating_point: str | None = None
+    prevalence: float | None = None
 
     def __post_init__(self) -> None:
         checks = [

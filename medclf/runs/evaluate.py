@@ -15,11 +15,15 @@ import pandas as pd
 from medclf.data.progress import watch
 from medclf.data.table import label_set, scan, with_problems
 from medclf.deployment.bundle import Bundle, load_bundle
+from medclf.deployment.bundle_format import temperatures
+from medclf.deployment.predictor import STRANGE
 from medclf.errors import DataError, MedclfWarning, OutputError, ReadError
 from medclf.evaluation.intervals import as_plain
-from medclf.evaluation.predictions import Predictions
-from medclf.evaluation.results import summarize
+from medclf.evaluation.operating import OperatingPoint
+from medclf.evaluation.predictions import Predictions, losses_of
+from medclf.evaluation.results import COMPARED, leak_free, summarize
 from medclf.evaluation.subgroups import check_columns, subgroups
+from medclf.evaluation.worth import judge_at, ood_facts
 from medclf.files import finite, write_json
 from medclf.reporting import maps
 from medclf.reporting.names import Names
@@ -70,6 +74,9 @@ def evaluate(
     predictions, table = predict_table(bundle, table)
     facts = summarize(predictions, partition="test", table=table.assign(partition="test"), recipe=bundle.recipe)
     facts |= {"subgroups": as_plain(subgroups(predictions, subgroup))} if subgroup else {}
+    facts |= _at_the_bundles_limits(bundle, predictions, run)
+    leak = leak_free(predictions, _trained_on(run, predictions), np.zeros(len(predictions), bool), facts)
+    facts |= {"leak_free": leak} if leak else {}
     save_table(out / "table.csv", table)
     predictions.save(out / "predictions.csv")
     explain = partial(_maps, bundle)
@@ -125,13 +132,69 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
         raise DataError(f"none of {len(broken)} images could be read", "see their problems with medclf scan")
     probs = np.array([[answer.probs[label] for label in bundle.vocab] for answer in answers])
     held = np.array([[label in label_set(cell) for label in bundle.vocab] for cell in used["label"]])
-    p = probs.clip(1e-7, 1 - 1e-7)
+    y = held.astype(int) if bundle.multi_label else held.argmax(1)
     rows = used.drop(columns="label")
-    if bundle.multi_label:
-        losses = -np.where(held, np.log(p), np.log(1 - p)).mean(1)
-        return Predictions(list(bundle.vocab), True, held.astype(int), probs, losses, rows), table
-    y = held.argmax(1)
-    return Predictions(list(bundle.vocab), False, y, probs, -np.log(p[np.arange(len(y)), y]), rows), table
+    if bundle.calibration.get("abstain") or bundle.calibration.get("ood"):
+        rows["flags"] = ["|".join(answer.flags) for answer in answers]
+    losses = losses_of(y, probs, bundle.multi_label)
+    return Predictions(list(bundle.vocab), bundle.multi_label, y, probs, losses, rows), table
+
+
+def external_facts(folder: Path, run: Path) -> list[dict[str, Any]]:
+    """What an evaluation says, for the results of the run that it is one of.
+
+    Args:
+        folder: that `evaluate` made.
+        run: the RUN folder.
+
+    Returns:
+        One row: images, n, the metrics, and the page.
+    """
+    facts = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    page = (folder / "report.html").relative_to(run).as_posix() if folder.is_relative_to(run) else folder.name
+    return [{"images": folder.name, "n": facts["n"], **{name: facts[name] for name in COMPARED}, "page": page}]
+
+
+def _at_the_bundles_limits(bundle: Any, predictions: Predictions, run: Path) -> dict[str, Any]:
+    """What the limits that were chosen in training are worth on these images."""
+    calibration = bundle.calibration
+    limit = (calibration.get("abstain") or {}).get("threshold")
+    facts = judge_at(predictions, limit, _points(calibration, run))
+    if "temperature" in calibration:
+        value = temperatures(calibration)[0]
+        sentence = (
+            f"The bundle's temperature ({value:.2f}) was fitted in training; none of these images had a part in it."
+        )
+        facts["calibration"] = {"sentence": sentence, **facts["calibration"]}
+    if calibration.get("ood"):
+        unlike = np.array([STRANGE in flags for flags in predictions.table["flags"]])
+        known = calibration["ood"]
+        facts["ood"] = ood_facts(unlike, predictions, known["n"], known["quantile"])
+    return facts
+
+
+def _points(calibration: dict[str, Any], run: Path) -> dict[str, OperatingPoint]:
+    """The thresholds that the bundle decides by; else those that the run's report shows."""
+    point = calibration.get("operating_point") or {}
+    if "label" in point:
+        return {point["label"]: OperatingPoint(point["threshold"])}
+    if point:
+        return {label: OperatingPoint(limit) for label, limit in point["thresholds"].items()}
+    results = run / "results.json"
+    facts = json.loads(results.read_text(encoding="utf-8")).get("operating_point", {}) if results.is_file() else {}
+    rows = [facts] if "label" in facts else facts.values()
+    return {
+        row["label"]: OperatingPoint(row["threshold"], row["by"], row["wish"]) for row in rows if "threshold" in row
+    }
+
+
+def _trained_on(run: Path, predictions: Predictions) -> np.ndarray:
+    """(n,) whether each image's file is one of the run's training images; all False where the run's table is gone."""
+    table = run / "table.csv"
+    if not table.is_file() or "sha256" not in predictions.table:
+        return np.zeros(len(predictions), bool)
+    rows = pd.read_csv(table, usecols=["sha256", "partition"], dtype=str)
+    return predictions.table["sha256"].isin(set(rows.loc[rows["partition"] == "train", "sha256"])).to_numpy(bool)
 
 
 def load_run(run: str | Path) -> tuple[dict[str, Any], Predictions]:

@@ -57,7 +57,7 @@ def print_predictions(bundle: Path, files: Sequence[Path], form: str, bs: int = 
     names = list(images_in(files))
     if len(names) > _FEW:
         import torch  # noqa: F401 - resizes ten times as fast as NumPy, which ONNX Runtime's user may have alone
-    columns = ["path", "label", *(f"prob_{label}" for label in loaded.vocab), "problem"]
+    columns = ["path", "label", *(f"prob_{label}" for label in loaded.vocab), "flags", "problem"]
     writer = csv.DictWriter(sys.stdout, columns) if form == "csv" else None
     if writer:
         writer.writeheader()
@@ -77,7 +77,7 @@ def print_predictions(bundle: Path, files: Sequence[Path], form: str, bs: int = 
 
 
 def rows(bundle: Any, names: Sequence[Path], bs: int) -> Iterator[dict[str, Any]]:
-    """One dict a file: path, label, prob_NAME, problem."""
+    """One dict a file: path, label, prob_NAME, flags ("unsure", "not like the training images"), problem."""
     for name, answer in zip(names, bundle.predict_stream(names, bs=bs), strict=True):
         if isinstance(answer, Exception):
             reason = getattr(answer, "reason", str(answer))
@@ -85,7 +85,7 @@ def rows(bundle: Any, names: Sequence[Path], bs: int) -> Iterator[dict[str, Any]
             continue
         label = "|".join(answer.label) if isinstance(answer.label, tuple) else answer.label
         probs = {f"prob_{label}": round(float(p), 6) for label, p in answer.probs.items()}
-        yield {"path": str(name), "label": label, **probs, "problem": ""}
+        yield {"path": str(name), "label": label, **probs, "flags": "|".join(answer.flags), "problem": ""}
 
 
 def _line(row: dict[str, Any], vocab: Sequence[str]) -> str:
@@ -93,4 +93,5 @@ def _line(row: dict[str, Any], vocab: Sequence[str]) -> str:
         return f"{row['path']}: cannot be read: {row['problem']}"
     ranked = sorted(vocab, key=lambda label: -row[f"prob_{label}"])[:3]
     scores = ", ".join(f"{label} {row[f'prob_{label}']:.3f}" for label in ranked)
-    return f"{row['path']}: {row['label'] or '(no finding)'} ({scores})"
+    flags = f" [{row['flags'].replace('|', ', ')}]" if row["flags"] else ""
+    return f"{row['path']}: {row['label'] or '(no finding)'} ({scores}){flags}"

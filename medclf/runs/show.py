@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ _OVERALL = {
     "f1": "F1",
     "mcc": "MCC",
 }
+_SENTENCES = 5  # of the audit; the page has all
 _PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "auroc")
 
 
@@ -35,9 +37,39 @@ def show_results(run: Path) -> None:
     split = facts.get("data", {}).get("split", {}).get("sentence")
     if split:
         console.print(f"  {split}", highlight=False, soft_wrap=True)
+    for line in _worth(facts):
+        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
     for name in ("report.html", "bundle", "predictions.csv", "results.json"):
         if (run / name).exists():
             console.print(f"  {name.partition('.')[0]}: {run / name}", highlight=False, soft_wrap=True)
+
+
+def _worth(facts: dict[str, Any]) -> Iterator[str]:
+    """What the numbers are worth: both of them where images leak, what the audit found, what predict will say."""
+    leak = facts.get("leak_free") or {}
+    if leak:
+        yield leak["sentence"]
+    for which, row in (leak.get("numbers") or {}).items():
+        numbers = ", ".join(
+            f"{_OVERALL[key]} {written(row[key])}" for key in ("accuracy", "balanced_accuracy", "auroc")
+        )
+        yield f"- {which}: {numbers}"
+    if facts.get("audit"):
+        yield "audit:"
+    for row in ((facts.get("audit") or {}).get("sentences") or [])[:_SENTENCES]:
+        yield f"- {row['finding']}"
+    for name, spread in (facts.get("fold_spread") or {}).items():
+        if name in ("accuracy", "auroc"):
+            yield f"{_OVERALL[name]} by fold: {spread['lowest']:.3f} to {spread['highest']:.3f}"
+    for section in ("calibration", "abstain", "operating_point"):
+        sentence = (facts.get(section) or {}).get("sentence")
+        if sentence:
+            yield f"{section.replace('_', ' ')}: {sentence}"
+    restated = (facts.get("operating_point") or {}).get("restated")
+    if restated:
+        yield restated["sentence"]
+    for row in facts.get("external") or []:
+        yield f"external, {row['images']}: accuracy {written(row['accuracy'])}, n = {row['n']}"
 
 
 def written(metric: dict[str, Any]) -> str:

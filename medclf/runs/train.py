@@ -6,6 +6,7 @@ import random
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from medclf.deployment.bundle import save_bundle
 from medclf.evaluation.intervals import as_plain
 from medclf.evaluation.neighbours import similar_training_images
 from medclf.evaluation.predictions import Predictions, predict_loader
-from medclf.evaluation.results import summarize, versions
+from medclf.evaluation.results import versions
 from medclf.evaluation.subgroups import check_columns, subgroups
 from medclf.files import finite, write_json
 from medclf.reporting import maps
@@ -32,7 +33,7 @@ from medclf.reporting.names import Names
 from medclf.reporting.report import report
 from medclf.runs.budget import within_budget
 from medclf.runs.config import TrainConfig
-from medclf.runs.evaluate import evaluate
+from medclf.runs.evaluate import evaluate, external_facts
 from medclf.runs.resume import (
     CHECKPOINTS,
     RECORD,
@@ -45,6 +46,7 @@ from medclf.runs.resume import (
     tidy,
 )
 from medclf.runs.tables import as_table, for_followers, save_csv, save_table, table_hash
+from medclf.runs.worth import Trained, link_first, weigh, wishes_of
 from medclf.training.callbacks import Resumable
 from medclf.training.checkpoints import load_checkpoint, save_checkpoint
 from medclf.training.learner import MedLearner, med_learner
@@ -79,11 +81,13 @@ def train(
         begun = {"format": 1, "settings": config.as_dict(), "started": _now()}
         if not going_on:
             write_json(out / RECORD, begun)  # first of all: with it, a killed run can be gone on with
+        wishes_of(config)  # a rule that cannot be is said now, not after the training
         table = scan(config.data, **config.scan_kwargs(), check_pixels=decoding(**loader_options(config)))
         corrected: dict[str, Any] = {}
         if config.corrections:
             table, corrected = correct(table, read_corrections(config.corrections))
             say(corrected["sentence"])
+        wishes_of(config, table)
         say(f"{(table['problem'] == '').sum()} images, {(table['problem'] != '').sum()} left out")
         record = begun | start_record(table) | ({"corrections": corrected} if corrected else {})
         check_columns(table, config.subgroup or [])
@@ -94,26 +98,39 @@ def train(
             config, record["plan"] = within_budget(config, table, time.perf_counter() - start, say)
             record |= {"settings": config.as_dict()}
         write_json(out / RECORD, record)
+        table, found = link_first(config, table, say)
         with ranks.group(config.device):
             ranks.from_first(lambda: {"table": for_followers(table), "settings": config.as_dict()})
         job = _cross_validate if config.split == "kfold" else _train_once
-        learn, predictions, facts, pictures = job(config, table, say)
-        save_table(out / "table.csv", learn.dls.table)
+        trained = job(config, table, say)
+        weighed = weigh(config, trained, found)
+        predictions = weighed.predictions
+        save_table(out / "table.csv", trained.learn.dls.table)
         predictions.save(out / "predictions.csv")
-        save_csv(out / "neighbours.csv", similar_training_images(learn, predictions.table["path"]))
-        facts |= {"corrections": corrected} if corrected else {}
+        save_csv(
+            out / "neighbours.csv",
+            similar_training_images(trained.learn, predictions.table["path"], known=weighed.features),
+        )
+        if weighed.found is not None:
+            weighed.found.save_findings(out / "audit.csv")
+        facts = weighed.facts | ({"corrections": corrected} if corrected else {})
         facts["seconds"] = round(time.perf_counter() - start, 1)
         facts |= _by_group(config, predictions, facts["partition"])
-        facts |= maps.described(pictures)
+        facts |= maps.described(trained.pictures)
         facts |= with_card(facts, config.card, config.as_dict())
         names = Names(list(predictions.table["path"]), config.hide_names)
         write_json(out / "results.json", names.scrub(finite(facts)))
-        save_bundle(learn, out / "bundle", overwrite=True, card=bundle_card(facts))
-        maps.save_maps(out, pictures)
-        report(out, out / "report.html", hide_names=config.hide_names, show_burned_in=config.show_burned_in)
+        bundle = {"calibration": weighed.calibration, "card": bundle_card(facts)}
+        save_bundle(trained.learn, out / "bundle", overwrite=True, **bundle)
+        maps.save_maps(out, trained.pictures)
         if config.test:
-            evaluate(out, config.test, overwrite=True, saliency=config.saliency)
-        took = {"finished": _now(), "device": str(learn.dls.device), "seconds": round(time.perf_counter() - start, 1)}
+            page = evaluate(out, config.test, overwrite=True, saliency=config.saliency)
+            facts["external"] = external_facts(page, out)
+            facts |= with_card(facts, config.card, config.as_dict())
+            write_json(out / "results.json", names.scrub(finite(facts)))
+        report(out, out / "report.html", hide_names=config.hide_names, show_burned_in=config.show_burned_in)
+        device = str(trained.learn.dls.device)
+        took = {"finished": _now(), "device": device, "seconds": round(time.perf_counter() - start, 1)}
         write_json(out / RECORD, record | took)
         tidy(out)
     return out
@@ -152,18 +169,11 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-Job = tuple[MedLearner, Predictions, dict[str, Any], dict[str, str]]  # the last: where it looked, by path
-
-
-def _train_once(config: TrainConfig, table: pd.DataFrame, say: Say) -> Job:
+def _train_once(config: TrainConfig, table: pd.DataFrame, say: Say) -> Trained:
     learn, valid = _fit(config, table, say)
     held_out = predict_held_out(learn)
     learn.dls.table = with_problems(learn.dls.table, learn.dls.problems)
-    facts = _facts(learn, valid)
-    for part in held_out:
-        if (part.y >= 0).all():
-            facts["test"] = summarize(part, partition="test")
-    return learn, Predictions.concat([valid, *held_out]), facts, maps.of_learner(learn, valid, config.saliency)
+    return Trained(learn, valid, held_out, pictures=maps.of_learner(learn, valid, config.saliency))
 
 
 def predict_held_out(learn: MedLearner) -> list[Predictions]:
@@ -176,7 +186,7 @@ def predict_held_out(learn: MedLearner) -> list[Predictions]:
         if len(rows):
             paths = [learn.dls.path / path for path in rows["path"]]
             loader = learn.dls.test_dl(paths, with_labels=labelled, problems=learn.dls.problems)
-            parts.append(predict_loader(learn, loader, "test"))
+            parts.append(predict_loader(learn, loader, "test", features=True))
     return parts
 
 
@@ -199,16 +209,16 @@ def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes:
     part = f"fold-{changes['fold']}" if "fold" in changes else "model"
     kept = Path(config.out) / CHECKPOINTS / f"{part}.safetensors"
     valid = None
-    if ranks.from_first(kept.is_file):
+    if ranks.from_first(kept.is_file) and (config.epochs or not learn.head_start):
         load_checkpoint(learn, kept)
         say(f"what {kept} holds is not done again")
     else:
         if learn.head_start:
             head = learn.fit_head(views=config.views)
-            valid = predict_loader(learn, dls.valid, "valid")
+            valid = predict_loader(learn, dls.valid, "valid", features=True)
             say(f"head start: {head.seconds:.1f} s, {share_right(valid):.1%} of the validation images right")
         seed_everything(config.seed)  # whether the cache was warm has changed the random state
-        if ranks.is_first():
+        if ranks.is_first() and (config.epochs or not learn.head_start):  # the head start alone is as soon done again
             save_checkpoint(learn, kept)
         distrib_barrier()
     if config.epochs or not learn.head_start:
@@ -216,7 +226,7 @@ def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes:
         with learn.distrib_ctx():
             learn.fine_tune(config.epochs, config.lr, train_from=config.train_from, size=sizes, cbs=Resumable(kept))
         valid = None
-    return learn, valid or predict_loader(learn, dls.valid, "valid")
+    return learn, valid or predict_loader(learn, dls.valid, "valid", features=True)
 
 
 def loader_options(config: TrainConfig) -> dict[str, Any]:
@@ -235,16 +245,6 @@ def loader_options(config: TrainConfig) -> dict[str, Any]:
         "cache": config.cache,
         "device": config.device,
     }
-
-
-def _facts(learn: MedLearner, predictions: Predictions) -> dict[str, Any]:
-    return summarize(
-        predictions,
-        table=learn.dls.table,
-        recipe=learn.recipe,
-        history=learn.history,
-        head_start=learn.head.as_dict() if learn.head else None,
-    )
 
 
 def _by_group(config: TrainConfig, predictions: Predictions, partition: str) -> dict[str, Any]:
@@ -268,7 +268,7 @@ def _follow(config: TrainConfig) -> Path:
     return Path(config.out)
 
 
-def _cross_validate(config: TrainConfig, table: pd.DataFrame, say: Say) -> Job:
+def _cross_validate(config: TrainConfig, table: pd.DataFrame, say: Say) -> Trained:
     """Every image predicted by the fold that did not train on it; then a network trained on all of them."""
     parts: list[Predictions] = []
     pictures: dict[str, str] = {}
@@ -277,8 +277,8 @@ def _cross_validate(config: TrainConfig, table: pd.DataFrame, say: Say) -> Job:
         say(f"fold {fold + 1} of {config.folds}")
         learn, valid = _fit(config, table, say, fold=fold)
         problems |= learn.dls.problems
-        parts.append(valid)
-        parts[-1].table["fold"] = fold
+        valid.table["fold"] = fold
+        parts.append(replace(valid, features=None))  # of another network each
         pictures |= maps.of_learner(learn, valid, -(-config.saliency // config.folds))
     pooled = Predictions.concat(parts)
     say("all images, for the bundle")
@@ -286,11 +286,10 @@ def _cross_validate(config: TrainConfig, table: pd.DataFrame, say: Say) -> Job:
     split = learn.recipe["split"] | {"fold": None}
     folds = dict(zip(pooled.table["path"], pooled.table["fold"], strict=True))
     final.recipe = final.recipe | {"split": split}
+    held_out = predict_held_out(final)
     final.dls.table = with_problems(final.dls.table, problems | final.dls.problems)
     final.dls.table["fold"] = final.dls.table["path"].map(folds)
-    facts = _facts(final, pooled)
-    facts["folds"] = [{"fold": i, "n": len(part), "accuracy": share_right(part)} for i, part in enumerate(parts)]
-    return final, pooled, facts, pictures
+    return Trained(final, pooled, held_out, crossed=True, pictures=pictures)
 
 
 def share_right(predictions: Predictions) -> float:

@@ -91,7 +91,7 @@ def save_checkpoint(learn: Any, path: str | Path, position: Position | None = No
         "recorder": _notes(learn),
         "position": asdict(position or Position()),
         "recipe": _plain(own.get("recipe")),
-        "head": asdict(own["head"]) if own.get("head") is not None else None,
+        "head": own["head"].as_dict() if own.get("head") is not None else None,
         "start": own.get("start"),
     }
     write_state(path, state)

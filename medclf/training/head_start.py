@@ -7,9 +7,11 @@ import hashlib
 import json
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -44,6 +46,10 @@ class HeadStart:
         cv_folds: folds of that cross-validation; 0 where there were too few images.
         seconds: time taken, features included.
         views: augmented views of each image that it was fitted on besides.
+        features: (n_train, n_features) of the training images, in the loader's order; not kept in files.
+        targets: (n_train,) their classes, or (n_train, n_labels) 0/1; not kept in files.
+        held_out: (n_train, n_labels) probability of each training image from the folds that did not hold it, NaN
+            where none says; not kept in files.
     """
 
     strength: float
@@ -52,10 +58,13 @@ class HeadStart:
     cv_folds: int
     seconds: float
     views: int = 0
+    features: np.ndarray | None = field(default=None, repr=False, compare=False)
+    targets: np.ndarray | None = field(default=None, repr=False, compare=False)
+    held_out: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """For `results.json`."""
-        return asdict(self)
+        """For `results.json` and checkpoints: the numbers alone."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.compare}
 
 
 def body_features(
@@ -97,6 +106,25 @@ def body_features(
 def parted(loader: Any) -> Any:
     """This process's part of a loader, see `MedDL.parted`; a plain fastai loader is whole in each process."""
     return loader.parted() if isinstance(loader, MedDL) else loader
+
+
+@contextmanager
+def pooled_features(network: nn.Sequential) -> Iterator[list[Tensor]]:
+    """Within it, the pooled features of all images that `network` predicts are kept, batch by batch.
+
+    Args:
+        network: `nn.Sequential(body, head)`; the head's last module is the linear layer.
+
+    Yields:
+        A list that fills with (batch, n_features) float32 tensors.
+    """
+    kept: list[Tensor] = []
+    head = cast(nn.Sequential, network[1])
+    hook = head[-1].register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].detach().float().cpu()))
+    try:
+        yield kept
+    finally:
+        hook.remove()
 
 
 class exact:
@@ -200,18 +228,32 @@ def fit_head(
         features, targets = features[read], targets[read]
         groups = None if groups is None else groups[read]
     linear = cast(nn.Linear, cast(nn.Sequential, network[1])[-1])
+    fitted: list[LinearFit] = []
 
     def fit() -> dict[str, Any]:
         with one_thread_if_small(features.size):
-            weight, bias, strength, folds = fit_linear(features, targets, linear.out_features, groups, seed)
+            found = fit_linear(features, targets, linear.out_features, groups, seed)
         with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(weight))
-            linear.bias.copy_(torch.from_numpy(bias))
-        return HeadStart(strength, n, features.shape[1], folds, time.perf_counter() - start, views).as_dict()
+            linear.weight.copy_(torch.from_numpy(found.weight))
+            linear.bias.copy_(torch.from_numpy(found.bias))
+        fitted.append(found)
+        seconds = time.perf_counter() - start
+        return HeadStart(found.strength, n, features.shape[1], found.folds, seconds, views).as_dict()
 
     done = HeadStart(**ranks.from_first(fit))
     ranks.copy_first([linear.weight.data, linear.bias.data])
-    return done
+    held_out = fitted[0].held_out[:n] if fitted else None
+    return replace(done, features=features[:n], targets=targets[:n], held_out=held_out)
+
+
+class LinearFit(NamedTuple):
+    """A linear classifier on raw features, and what its cross-validation said of the images it was fitted on."""
+
+    weight: np.ndarray  # (n_out, f) float32
+    bias: np.ndarray  # (n_out,) float32
+    strength: float  # the chosen C
+    folds: int
+    held_out: np.ndarray  # (n, n_out) probabilities, NaN where no fold held the image out
 
 
 def one_thread_if_small(n_values: int) -> Any:
@@ -223,7 +265,7 @@ def one_thread_if_small(n_values: int) -> Any:
 
 def fit_linear(
     features: np.ndarray, targets: np.ndarray, n_out: int, groups: np.ndarray | None = None, seed: int = 42
-) -> tuple[np.ndarray, np.ndarray, float, int]:
+) -> LinearFit:
     """Weights of a linear classifier on raw features: logistic regression on standardised ones, folded back.
 
     Args:
@@ -234,7 +276,7 @@ def fit_linear(
         seed: of the folds.
 
     Returns:
-        weight (n_out, f) and bias (n_out,) float32, the chosen C, and the number of folds.
+        A `LinearFit`.
     """
     mean, spread = features.mean(0), features.std(0)
     # What hardly varies among the training images may vary elsewhere: it must not come out as a hundred deviations.
@@ -244,6 +286,7 @@ def fit_linear(
     span = np.linalg.svd(x, full_matrices=False)[2] if len(x) < x.shape[1] else None
     x = x if span is None else x @ span.T
     weight, bias = np.zeros((n_out, x.shape[1])), np.full(n_out, -_CERTAIN)
+    held_out = np.full((len(x), n_out), np.nan)
     chosen, folds = [], 0
     one_a_label = targets.ndim == 2
     for label, y in enumerate(targets.T) if one_a_label else [(slice(None), targets)]:
@@ -254,17 +297,24 @@ def fit_linear(
             else:
                 bias[present] = _CERTAIN
             continue
-        model, strength, folds = _fit_logistic(x, y.astype(int), groups, seed, None if one_a_label else "balanced")
+        model, strength, folds, probs = _fit_logistic(
+            x, y.astype(int), groups, seed, None if one_a_label else "balanced"
+        )
         chosen.append(strength)
         if one_a_label:
             weight[label], bias[label] = model.coef_[0], model.intercept_[0]
-        elif len(present) == 2:
+            held_out[:, label] = probs[:, 1]
+            continue
+        held_out[~np.isnan(probs[:, 0])] = 0.0
+        held_out[:, present] = probs
+        if len(present) == 2:
             weight[present], bias[present] = _two_outputs(model)
         else:
             weight[present], bias[present] = model.coef_, model.intercept_
     weight = (weight if span is None else weight @ span) / scale
     bias = bias - weight @ mean
-    return weight.astype(np.float32), bias.astype(np.float32), float(np.mean(chosen or [0.0])), folds
+    strength = float(np.mean(chosen or [0.0]))
+    return LinearFit(weight.astype(np.float32), bias.astype(np.float32), strength, folds, held_out)
 
 
 def _two_outputs(model: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -273,8 +323,8 @@ def _two_outputs(model: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _fit_logistic(
     x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed: int, weights: str | None
-) -> tuple[Any, float, int]:
-    """The fitted model, its C, and the number of folds that chose it."""
+) -> tuple[Any, float, int, np.ndarray]:
+    """The fitted model, its C, the number of folds that chose it, and their held-out probabilities."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -283,18 +333,21 @@ def _fit_logistic(
 
     everything = np.arange(len(y))
     folds = _folds(y, groups, seed)
+    classes = np.unique(y, return_inverse=True)[1]
+    probs = np.full((len(STRENGTHS), len(y), classes.max() + 1), np.nan)
     if not folds:
         message = f"too few images of a class to choose the head's regularisation by cross-validation: C={_FALLBACK}"
         warnings.warn(MedclfWarning(message), stacklevel=4)
-        return fit(everything, _FALLBACK), _FALLBACK, 0
+        return fit(everything, _FALLBACK), _FALLBACK, 0, probs[0]
     losses = np.zeros(len(STRENGTHS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for train, valid in folds:
             for i, strength in enumerate(STRENGTHS):
-                losses[i] += _log_loss(fit(train, strength), x[valid], y[valid], weights)
-        best = STRENGTHS[int(losses.argmin())]
-        return fit(everything, best), best, len(folds)
+                probs[i, valid] = fit(train, strength).predict_proba(x[valid])
+                losses[i] += _log_loss(probs[i, valid], classes[valid], weights)
+        best = int(losses.argmin())
+        return fit(everything, STRENGTHS[best]), STRENGTHS[best], len(folds), probs[best]
 
 
 def _folds(y: np.ndarray, groups: np.ndarray | None, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -310,9 +363,9 @@ def _folds(y: np.ndarray, groups: np.ndarray | None, seed: int) -> list[tuple[np
     return [(train, valid) for train, valid in folds if len(np.unique(y[train])) == len(np.unique(y))]
 
 
-def _log_loss(model: Any, x: np.ndarray, y: np.ndarray, weights: str | None) -> float:
+def _log_loss(probs: np.ndarray, y: np.ndarray, weights: str | None) -> float:
     """Log loss, with each class weighing the same where the fit weighs them so."""
-    held = model.predict_proba(x)[np.arange(len(y)), np.searchsorted(model.classes_, y)].clip(1e-15)
+    held = probs[np.arange(len(y)), y].clip(1e-15)
     if weights is None:
         return float(-np.log(held).mean())
     return float(np.mean([-np.log(held[y == label]).mean() for label in np.unique(y)]))

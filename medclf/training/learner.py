@@ -20,6 +20,7 @@ from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 
 from medclf.data import ranks
+from medclf.data.links import groups_of
 from medclf.errors import DataError
 from medclf.training.backbones import build_network, describe, stages
 from medclf.training.head_start import HeadStart, fit_head
@@ -103,7 +104,7 @@ class MedLearner(Learner):
         self.head = fit_head(
             self.model,
             self.dls.train,
-            groups=self._groups(),
+            groups=self.groups(),
             seed=self.recipe.get("seed", 42),
             views=views,
             progress=progress,
@@ -111,13 +112,15 @@ class MedLearner(Learner):
         self.start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         return self.head
 
-    def _groups(self) -> np.ndarray | None:
+    def groups(self) -> np.ndarray | None:
+        """Of the training images: those of one patient, or twins, belong together; None where none do."""
         table = getattr(self.dls, "table", None)
-        if table is None or "patient" not in table or table["patient"].isna().all():
+        found = None if table is None else groups_of(table)
+        if found is None:
             return None
-        patient = dict(zip(table["path"], table["patient"].fillna(table["path"]), strict=True))
+        group = dict(zip(table["path"], found, strict=True))
         root = self.dls.path
-        return np.asarray([str(patient[p.relative_to(root).as_posix()]) for p in self.dls.train.dataset.items])
+        return np.asarray([group[p.relative_to(root).as_posix()] for p in self.dls.train.dataset.items])
 
     def training_from(self, stage: str, keep: bool | None = None) -> AbstractContextManager[None]:
         """A context within which fits and `lr_find` train the network from `stage` on; the head start is done before.

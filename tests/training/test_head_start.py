@@ -23,12 +23,13 @@ def clouds(n_classes=3, n=120, f=20, seed=0):
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_equals_logistic_regression_on_standardised_features(f, n_classes):
     x, y = clouds(n_classes, f=f)
-    weight, bias, strength, folds = fit_linear(x, y, n_classes)
+    weight, bias, strength, folds, held_out = fit_linear(x, y, n_classes)
     peer = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000, tol=1e-8)
     wanted = peer.fit(StandardScaler().fit_transform(x), y).predict_proba(StandardScaler().fit_transform(x))
     logits = torch.from_numpy(x) @ torch.from_numpy(weight).T + torch.from_numpy(bias)
     assert folds == 5
     assert np.abs(logits.softmax(1).numpy() - wanted).max() < 0.01
+    assert held_out.shape == (len(y), n_classes) and np.allclose(held_out.sum(1), 1)
 
 
 def test_a_feature_that_hardly_varies_in_training_cannot_decide_elsewhere():
@@ -71,9 +72,10 @@ def test_patients_are_kept_together_when_the_penalty_is_chosen():
     patients = np.repeat(np.arange(40), 10)
     y = (patients % 2).astype(int)
     x = (np.eye(40)[patients] * 5 + rng.normal(size=(400, 40)) * 0.1).astype(np.float32)
-    _, _, alone, _ = fit_linear(x, y, 2)
-    _, _, grouped, folds = fit_linear(x, y, 2, groups=patients)
-    assert folds == 5 and grouped < alone
+    alone, grouped = fit_linear(x, y, 2), fit_linear(x, y, 2, groups=patients)
+    assert grouped.folds == 5 and grouped.strength < alone.strength
+    right = [(fit.held_out.argmax(1) == y).mean() for fit in (alone, grouped)]
+    assert right[0] > 0.99 and right[1] < 0.7  # what held-out patients say of them is honest
 
 
 def test_too_few_images_of_a_class_are_said():

@@ -89,6 +89,29 @@ def candidates(hashes: np.ndarray, signatures: np.ndarray, mirrored: np.ndarray,
     return Pairs(keys // 2 // n, keys // 2 % n, keys % 2 == 1)
 
 
+def alike(embedding: np.ndarray, k: int, least: float) -> Pairs:
+    """Pairs that an embedding finds near each other, as they are and mirrored.
+
+    Args:
+        embedding: (n, f) of a backbone.
+        k: neighbours of each image.
+        least: cosine of the centred vectors from which a pair counts.
+
+    Returns:
+        The pairs, each once as it is and once mirrored, the most alike first.
+    """
+    centred = embedding - embedding.mean(0)
+    found, distance = search(centred, centred, k + 1)
+    query, place = np.nonzero((found >= 0) & (distance <= 1 - least))
+    other = found[query, place]
+    low, high = np.minimum(query, other), np.maximum(query, other)
+    order = np.argsort(distance[query, place], kind="stable")
+    order = order[(low != high)[order]]
+    _, once = np.unique(low[order] * len(embedding) + high[order], return_index=True)
+    kept = np.repeat(order[np.sort(once)], 2)
+    return Pairs(low[kept], high[kept], np.arange(len(kept)) % 2 == 1)
+
+
 _Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 

@@ -66,6 +66,17 @@ def find_twins(
     chosen = None if embedding is None else np.asarray(embedding, np.float32)[rows]
     pairs = candidates(prints.hashes[rows], signatures, mirrored, chosen)
     pairs = Pairs(rows[pairs.first], rows[pairs.second], pairs.mirrored)
+    return verify(prints, pairs, min_similarity=min_similarity, progress=progress)
+
+
+def verify(prints: Fingerprints, pairs: Pairs, *, min_similarity: float = SIMILAR, progress: bool = True) -> Twins:
+    """Those of the proposed pairs that show the same.
+
+    Args:
+        prints: fingerprints of the images.
+        pairs: rows of `prints`.
+        min_similarity, progress: see `find_twins`.
+    """
     similarity, matrices = _verify(prints, pairs, progress)
     return _best(prints, pairs, similarity, matrices, min_similarity)
 
