@@ -100,7 +100,7 @@ def _calibration(value: Any, picture: Picture) -> list[Block]:
     charts = [(_reliability(bars[when]), caption) for when, caption in captions.items() if bars.get(when)]
     if charts:
         result.append(Block("charts", items=charts))
-    return result
+    return result + _rest(value, "ece", "brier", "reliability")
 
 
 def _reliability(bars: Sequence[Mapping[str, Any]]) -> Chart:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.data.audit import Audit, with_groups, with_partition
+from medclf.data.batches import unread
 from medclf.data.cache import Reading
 from medclf.data.items import objects
 from medclf.data.short_audit import short_audit
@@ -106,7 +107,7 @@ def weigh(config: TrainConfig, trained: Trained, found: Audit | None) -> Weighed
         trained.shown, *trained.test = parts
     basis = _basis(config, trained)
     worth = judge(trained.shown, basis, wishes_of(config))
-    detector = None if features is None else ood_fit(features, groups=learn.groups())
+    detector = None if features is None else ood_fit(features, groups=read_groups(learn))
     if detector is not None:
         worth.calibration["ood"] = detector
     shown = worth.predictions if trained.crossed else strange(worth.predictions, detector)
@@ -141,10 +142,12 @@ def wishes_of(config: TrainConfig, table: pd.DataFrame | None = None) -> Wishes:
 
 
 def train_features(config: TrainConfig, learn: MedLearner) -> np.ndarray:
-    """(n, f) pooled features of the training images by the trained network: the head start's own where that is all."""
-    if not config.epochs and learn.head is not None and learn.head.features is not None:
-        return learn.head.features
-    return body_features(learn.model, learn.dls.train)[0]
+    """(n, f) pooled features of the training images that can be read: the head start's own where that is all."""
+    read = ~unread(learn.dls.train)
+    kept = None if config.epochs or learn.head is None else learn.head.features
+    if kept is not None and len(kept) == read.sum():
+        return kept
+    return body_features(learn.model, learn.dls.train)[0][read]
 
 
 def _audited(config: TrainConfig, trained: Trained, found: Audit | None, by_row: np.ndarray | None) -> Audit | None:
@@ -165,7 +168,8 @@ def _by_row(dls: Any, features: np.ndarray | None, parts: Sequence[Predictions])
         return None
     place = {path: row for row, path in enumerate(dls.table["path"])}
     result = np.full((len(place), features.shape[1]), np.nan, np.float32)
-    names = [Path(item).relative_to(dls.path).as_posix() for item in dls.train.dataset.items]
+    items = [item for item, lost in zip(dls.train.dataset.items, unread(dls.train), strict=True) if not lost]
+    names = [Path(item).relative_to(dls.path).as_posix() for item in items]
     for paths, values in [(names, features), *((part.table["path"], part.features) for part in parts)]:
         if values is not None:
             result[[place[path] for path in paths]] = values
@@ -186,10 +190,16 @@ def _basis(config: TrainConfig, trained: Trained) -> Basis:
     learn, head = trained.learn, trained.learn.head
     if config.epochs or head is None or head.held_out is None or head.targets is None:
         return Basis.of(trained.shown, "the other valid images, in five parts")
-    held_out, y, groups = head.held_out, head.targets.astype(int), learn.groups()
+    held_out, y, groups = head.held_out, head.targets.astype(int), read_groups(learn)
     known = ~np.isnan(held_out).any(axis=1)
     words = "the training images, each predicted by a head that was fitted without it"
     return Basis(y[known], held_out[known], None if groups is None else groups[known], words)
+
+
+def read_groups(learn: MedLearner) -> np.ndarray | None:
+    """(n,) groups of the training images that can be read."""
+    groups = learn.groups()
+    return None if groups is None else groups[~unread(learn.dls.train)]
 
 
 def strange(part: Predictions, detector: OodDetector | None) -> Predictions:

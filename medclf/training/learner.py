@@ -116,7 +116,7 @@ class MedLearner(Learner):
         """Of the training images: those of one patient, or twins, belong together; None where none do."""
         table = getattr(self.dls, "table", None)
         found = None if table is None else groups_of(table)
-        if found is None:
+        if table is None or found is None:
             return None
         group = dict(zip(table["path"], found, strict=True))
         root = self.dls.path
