@@ -17,6 +17,7 @@ import numpy as np
 from medclf.errors import DataError
 from medclf.evaluation.intervals import Sampling
 
+_FEW = 128
 N_AXES = 64
 N_FOLDS = 5
 FEWEST = 10
@@ -133,7 +134,8 @@ def _fit(values: np.ndarray, quantile: float, seed: int) -> OodDetector:
     n, d = values.shape
     n_axes = max(1, min(N_AXES, n // 4, d - 1))
     with np.errstate(invalid="ignore", divide="ignore"):  # its ratios of features that never vary
-        pca = PCA(n_axes, random_state=seed).fit(values)
+        solver = "full" if n <= _FEW else "auto"  # of few images all axes at once cost less than some by sampling
+        pca = PCA(n_axes, svd_solver=solver, random_state=seed).fit(values)
     total = float(values.var(axis=0, ddof=1).sum())
     least = max(total, 1e-12) * 1e-6 / d  # constant features: nothing is divided by zero
     rest = max((total - float(pca.explained_variance_.sum())) / max(d - n_axes, 1), least)
