@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 Made = TypeVar("Made")
 
@@ -63,7 +64,10 @@ def group(device: Any = None) -> Iterator[None]:
     if torch.cuda.is_available() and torch.device(device or "cuda").type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    store, number, size = next(rendezvous("env://", timeout=_PATIENCE))
+    turn = store.add(f"groups of process {number}", 1)  # a group must not find the addresses of the one before
+    own = dist.PrefixStore(f"group {turn}", store)
+    dist.init_process_group(backend, store=own, rank=number, world_size=size, timeout=_PATIENCE)
     try:
         yield
         dist.barrier()

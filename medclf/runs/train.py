@@ -124,7 +124,8 @@ def train(
         save_bundle(trained.learn, out / "bundle", overwrite=True, **bundle)
         maps.save_maps(out, trained.pictures)
         if config.test:
-            page = evaluate(out, config.test, overwrite=True, saliency=config.saliency)
+            place = out / "evaluations" / "test" if config.hide_names else None  # else it bears the name of the folder
+            page = evaluate(out, config.test, place, overwrite=True, saliency=config.saliency)
             facts["external"] = external_facts(page, out)
             facts |= with_card(facts, config.card, config.as_dict())
             write_json(out / "results.json", names.scrub(finite(facts)))
