@@ -66,7 +66,7 @@ def group(device: Any = None) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     store, number, size = next(rendezvous("env://", timeout=_PATIENCE))
     turn = store.add(f"groups of process {number}", 1)  # a group must not find the addresses of the one before
-    own = dist.PrefixStore(f"group {turn}", store)
+    own = dist.PrefixStore(f"group {turn}", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=own, rank=number, world_size=size, timeout=_PATIENCE)
     try:
         yield
