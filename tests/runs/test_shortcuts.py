@@ -102,7 +102,7 @@ def test_from_the_shell_with_a_box_of_ones_own(run, tmp_path):
     assert done.exit_code == 0, done.output
     assert "Overlay 1 (box, bottom left)" in done.output and "top right" in page.read_text()
     done = CliRunner().invoke(app, ["shortcuts", str(run), "--box", "left"])
-    assert "LEFT,TOP,RIGHT,BOTTOM" in str(done.exception)
+    assert "--box 0,0.7,0.3,1" in str(done.exception)
 
 
 def test_the_table_of_a_run_comes_back(run, tmp_path):

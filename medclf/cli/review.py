@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from medclf.cli.options import ShowBurnedIn
+
 review = typer.Typer(no_args_is_help=True, help="The second read: a blinded sheet out, what its reader said back in.")
 
 
@@ -20,9 +22,7 @@ def export_sheet(
     pictures: Annotated[
         str, typer.Option(help="page (to read in), folder (of PNG files) or none (the sheet names the files)")
     ] = "page",
-    show_burned_in: Annotated[
-        bool, typer.Option("--show-burned-in", help="take ultrasound and captures too, often with a name in the pixels")
-    ] = False,
+    show_burned_in: ShowBurnedIn = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing sheet")] = False,
 ) -> None:
     """Write a blinded sheet for a second reader: doubtful labels, confused pairs and controls."""

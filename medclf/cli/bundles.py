@@ -1,0 +1,89 @@
+"""`medclf predict | explain | serve | export`: what a bundle is for; nothing of fastai is loaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="a bundle folder, a RUN that holds one, or an exported .onnx file")],
+    files: Annotated[list[Path], typer.Argument(help="images, or folders of images")],
+    runtime: Annotated[str, typer.Option(help="torch or onnx")] = "torch",
+    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, one line an image")] = False,
+    bs: Annotated[int, typer.Option(help="images at once")] = 32,
+) -> None:
+    """Predict images with a bundle; nothing of fastai is loaded."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's waiting threads leave the cores to the decoding
+    from medclf.runs.predict import print_predictions
+
+    print_predictions(bundle, files, "csv" if as_csv else "json" if as_json else "text", bs, runtime)
+
+
+def explain(
+    bundle: Annotated[Path, typer.Argument(help="a bundle folder, or a RUN that holds one")],
+    files: Annotated[list[Path], typer.Argument(help="images, or folders of images")],
+    out: Annotated[Path, typer.Option(help="folder for the pictures and boxes.csv")],
+    label: Annotated[str | None, typer.Option(help="what to look for [default: what is predicted]")] = None,
+    method: Annotated[str, typer.Option(help="grad-cam, or occlusion: no gradients, slower")] = "grad-cam",
+    share: Annotated[float, typer.Option(help="how hot the box is, as a share of the hottest pixel")] = 0.5,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what an earlier call wrote there")] = False,
+) -> None:
+    """Show where a bundle looked: pictures with a heat map, and a box around the hottest region of each."""
+    from medclf.runs.explain import explain as explain_files
+
+    for line in explain_files(bundle, files, out, label=label, method=method, share=share, overwrite=overwrite):
+        typer.echo(line)
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="a bundle folder, a RUN that holds one, or an exported .onnx file")],
+    host: Annotated[str, typer.Option(help="address to listen on; any but this machine's own asks for a token")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="MEDCLF_TOKEN", help="what clients must send; the variable hides it from other users"),
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="torch or onnx")] = "torch",
+    workers: Annotated[int, typer.Option(help="files decoded at once, each in a process", min=1)] = 1,
+    max_mb: Annotated[float, typer.Option(help="largest upload, in MiB")] = 64,
+    max_queue: Annotated[int, typer.Option(help="uploads that may wait; more are answered 429", min=1)] = 128,
+    quiet: Annotated[bool, typer.Option("--quiet", help="log only what goes wrong, not each request")] = False,
+) -> None:
+    """Serve a bundle over HTTP, with a page to drop images on."""
+    from medclf.deployment.server import serve as serve_bundle
+    from medclf.runs.predict import find_bundle
+
+    serve_bundle(
+        find_bundle(bundle),
+        host,
+        port,
+        token or None,
+        max_bytes=round(max_mb * 2**20),
+        max_queue=max_queue,
+        workers=workers,
+        runtime=runtime,
+        log_level="warning" if quiet else "info",
+    )
+
+
+def export(
+    bundle: Annotated[Path, typer.Argument(help="a bundle folder, or a RUN that holds one")],
+    out: Annotated[Path, typer.Option(help="the .onnx file to write")],
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and sums; says what that costs")] = False,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="images or folders that set the ranges of --int8 and show its cost")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing file")] = False,
+) -> None:
+    """Export a bundle to one ONNX file, with its preprocessing and labels inside."""
+    from medclf.runs.export import export as export_bundle
+
+    for line in export_bundle(bundle, out, int8=int8, data=data or (), overwrite=overwrite):
+        typer.echo(line)

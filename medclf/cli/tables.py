@@ -1,0 +1,83 @@
+"""`medclf scan | audit | cache`: what is there, before any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medclf.cli.options import (
+    Data,
+    LabelCol,
+    LabelDelim,
+    Labels,
+    PartitionCol,
+    PathCol,
+    PatientCol,
+    Strict,
+    table_options,
+)
+
+
+def scan(
+    ctx: typer.Context,
+    data: Data,
+    labels: Labels = None,
+    path_col: PathCol = "path",
+    label_col: LabelCol = None,
+    label_delim: LabelDelim = None,
+    patient_col: PatientCol = None,
+    partition_col: PartitionCol = None,
+    strict: Strict = False,
+    out: Annotated[Path | None, typer.Option(help="write the table to this CSV")] = None,
+) -> None:
+    """Make a table of the images: labels, patients, partitions, sizes, and what is wrong with which file."""
+    from medclf.data.table import scan as scan_data
+    from medclf.runs.tables import describe_table, save_table
+
+    table = scan_data(data, **table_options(ctx))
+    for line in describe_table(table):
+        typer.echo(line)
+    if out:
+        save_table(out, table)
+        typer.echo(f"table: {out}")
+
+
+def audit(
+    ctx: typer.Context,
+    data: Data,
+    labels: Labels = None,
+    path_col: PathCol = "path",
+    label_col: LabelCol = None,
+    label_delim: LabelDelim = None,
+    patient_col: PatientCol = None,
+    partition_col: PartitionCol = None,
+    split: Annotated[str | None, typer.Option(help="count what leaks across this split")] = None,
+    seed: Annotated[int, typer.Option(help="of that split")] = 42,
+    near: Annotated[bool, typer.Option(help="search near-duplicates too")] = True,
+    out: Annotated[Path | None, typer.Option(help="folder for the findings: audit.csv, audit.json, table.csv")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier audit")] = False,
+) -> None:
+    """Find what is wrong with the data: duplicates, leaks across the split, labels that clash, shortcuts."""
+    from medclf.runs.audit import audit_run
+
+    given = table_options(ctx)
+    for line in audit_run(data, out=out, split=split, seed=seed, near=near, overwrite=overwrite, **given):
+        typer.echo(line)
+
+
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="remove all stores")] = False,
+    older_than: Annotated[float | None, typer.Option(help="remove stores not used for this many days")] = None,
+) -> None:
+    """Show, or prune, the stores of decoded images."""
+    from medclf.data.cache import list_stores, prune_stores
+
+    if clear or older_than is not None:
+        freed = prune_stores(0.0 if clear else older_than or 0.0)
+        typer.echo(f"{freed / 1e6:.0f} MB freed")
+    for store in list_stores():
+        typer.echo(
+            f"{store.megabytes:8.0f} MB, {store.n_images} images, used {store.days_ago:.0f} days ago: {store.folder}"
+        )
