@@ -38,6 +38,10 @@ def evaluate(
     show_burned_in: ShowBurnedIn = False,
 ) -> None:
     """Evaluate the run's bundle on other images, with the same page."""
+    from medclf.runs.machine import settle_machine
+
+    settle_machine()
+
     from medclf.runs.evaluate import evaluate as evaluate_run
     from medclf.runs.show import show_results
 

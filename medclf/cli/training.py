@@ -148,7 +148,7 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 def _train(settings: dict[str, Any], given: dict[str, Any], resume: Path | None, config: Path | None) -> None:
     """Train by the command line, by the settings of an earlier run, or on with a killed one."""
     from medclf.runs.config import TrainConfig
-    from medclf.runs.machine import settle_threads
+    from medclf.runs.machine import settle_machine
     from medclf.runs.resume import read_record, settings_in
 
     if resume and (given or config):
@@ -159,7 +159,7 @@ def _train(settings: dict[str, Any], given: dict[str, Any], resume: Path | None,
     before = read_record(earlier) if earlier else None
     plan = settings_in(before, **given) if before else TrainConfig(**settings)
     plan.check_early()
-    settle_threads()
+    settle_machine()
 
     from medclf.runs.show import show_results
     from medclf.runs.train import resume as go_on
@@ -177,6 +177,10 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier demo")] = False,
 ) -> None:
     """Do the whole job on drawn endoscopy images, or on a public set that is fetched first."""
+    from medclf.runs.machine import settle_machine
+
+    settle_machine()
+
     from medclf.runs.demo import run_demo
     from medclf.runs.show import show_results
 

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
-
-from medclf.data.table import n_threads
 
 _EPS = 1e-7  # fastai's, of the logit
 _BORDERS = {"reflection": "BORDER_REFLECT_101", "border": "BORDER_REPLICATE", "zeros": "BORDER_CONSTANT"}
@@ -55,26 +52,22 @@ def augment_bytes(
     in_pixels = to_pixels(images.shape[1:3]) @ matrices.astype(np.float64) @ np.linalg.inv(to_pixels((height, width)))
     result = np.empty((len(images), height, width, images.shape[3]), np.uint8)
     in_colour = colours is not None and images.shape[3] == 3
+    tables = None
+    if offset is not None and factor is not None:
+        tables = _logits(offset, factor) if in_colour else _light(offset, factor)
 
-    def one(i: int) -> None:
+    for i in range(len(images)):  # OpenCV's own threads share each image
         moved = cv2.warpPerspective(images[i], in_pixels[i], (width, height), flags=flags, borderMode=border)
         moved = moved.reshape(result.shape[1:])
-        if offset is None or factor is None:
+        if tables is None:
             result[i] = moved
         elif in_colour and colours is not None:
-            logits = cv2.transform(cv2.LUT(moved, _logits(offset[i], factor[i])), colours[i])
+            logits = cv2.transform(cv2.LUT(moved, tables[i]), colours[i])
             cv2.exp(-logits, logits)
             np.divide(255, logits + 1, out=logits)
             result[i] = np.rint(logits, out=logits)
         else:
-            result[i] = _light(offset[i], factor[i])[moved]
-
-    if len(images) < 4 or n_threads() == 1:
-        for i in range(len(images)):
-            one(i)
-    else:
-        with ThreadPoolExecutor(n_threads()) as pool:
-            list(pool.map(one, range(len(images))))
+            cv2.LUT(moved, tables[i], dst=result[i])
     return result
 
 
@@ -89,12 +82,12 @@ def to_pixels(shape: Sequence[int]) -> np.ndarray:
     return np.array([[x, 0, x], [0, y, y], [0, 0, 1]])
 
 
-def _logits(offset: float, factor: float) -> np.ndarray:
-    """(256,) float32: the logit of each byte after brightness and contrast."""
+def _logits(offset: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """(n, 256) float32: for each image, the logit of each byte after brightness and contrast."""
     share = (np.arange(256) / 255).clip(_EPS, 1 - _EPS)
-    return ((np.log(share / (1 - share)) + offset) * factor).astype(np.float32)
+    return ((np.log(share / (1 - share)) + offset[:, None]) * factor[:, None]).astype(np.float32)
 
 
-def _light(offset: float, factor: float) -> np.ndarray:
-    """(256,) uint8: each byte after brightness and contrast."""
+def _light(offset: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """(n, 256) uint8: for each image, each byte after brightness and contrast."""
     return np.rint(255 / (1 + np.exp(-_logits(offset, factor).astype(np.float64)))).astype(np.uint8)

@@ -1,6 +1,8 @@
 """Threads set from the cores that may be used, and left as the user has them."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -38,3 +40,31 @@ def test_what_the_user_set_stays(monkeypatch):
     whole: dict[str, str] = {}
     settle_threads(whole)
     assert "OMP_NUM_THREADS" not in whole
+
+
+_PAGES = """
+import resource, sys, numpy as np
+from medclf.runs.machine import keep_memory
+if sys.argv[1] == "kept":
+    keep_memory()
+for number in range(30):
+    if number == 10:
+        start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(64 << 20, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)
+"""
+
+
+@pytest.mark.skipif(not (hasattr(os, "confstr") and os.confstr_names.get("CS_GNU_LIBC_VERSION")), reason="glibc only")
+def test_freed_memory_is_used_again():
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment = bare | {"NUMPY_MADVISE_HUGEPAGE": "0"}
+
+    def pages(how: str, **more: str) -> int:
+        command = [sys.executable, "-c", _PAGES, how]
+        return int(subprocess.run(command, env=environment | more, capture_output=True, check=True).stdout)
+
+    given_back = pages("given back")
+    assert given_back > 10_000
+    assert pages("kept") < given_back / 100
+    assert pages("kept", MALLOC_MMAP_THRESHOLD_="65536") > given_back / 2  # the user's own stays
