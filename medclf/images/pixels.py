@@ -251,7 +251,8 @@ def _squish(array: np.ndarray, height: int, width: int) -> np.ndarray:
 
     planes = array if array.ndim == 3 else array[..., None]
     deep = array.dtype != np.uint8
-    source = torch.from_numpy(np.array(planes, np.float32 if deep else np.uint8)).permute(2, 0, 1)[None]
+    writable = np.require(planes, np.float32 if deep else np.uint8, ["C", "W"])  # torch takes no others
+    source = torch.from_numpy(writable).permute(2, 0, 1)[None]
     resized = functional.interpolate(source, (height, width), mode="bilinear", antialias=True)
     result = resized[0].permute(1, 2, 0).contiguous().numpy()
     if deep:
