@@ -35,6 +35,7 @@ def enlarge(folder: Path, n: int, size: tuple[int, int]) -> Path:
         target = folder / source.parent.name / f"{i:05}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.open(source).convert("RGB").resize(size, Image.Resampling.BICUBIC).save(target, quality=90)
+    os.sync()  # so that nobody's first epoch waits for these files to reach the disk
     return folder
 
 
