@@ -14,6 +14,7 @@ from medclf.cli.options import (
     PathCol,
     PatientCol,
     ShowBurnedIn,
+    importing,
     numbers,
     table_options,
 )
@@ -42,8 +43,9 @@ def evaluate(
 
     settle_machine()
 
-    from medclf.runs.evaluate import evaluate as evaluate_run
-    from medclf.runs.show import show_results
+    with importing():
+        from medclf.runs.evaluate import evaluate as evaluate_run
+        from medclf.runs.show import show_results
 
     folder = evaluate_run(
         run,

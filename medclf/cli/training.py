@@ -16,6 +16,7 @@ from medclf.cli.options import (
     PatientCol,
     ShowBurnedIn,
     Strict,
+    importing,
     is_first,
     numbers,
     table_options,
@@ -161,9 +162,10 @@ def _train(settings: dict[str, Any], given: dict[str, Any], resume: Path | None,
     plan.check_early()
     settle_machine()
 
-    from medclf.runs.show import show_results
-    from medclf.runs.train import resume as go_on
-    from medclf.runs.train import train as train_run
+    with importing():
+        from medclf.runs.show import show_results
+        from medclf.runs.train import resume as go_on
+        from medclf.runs.train import train as train_run
 
     run = go_on(resume, typer.echo) if resume else train_run(plan, typer.echo, before=before)
     if is_first():
@@ -181,7 +183,8 @@ def demo(
 
     settle_machine()
 
-    from medclf.runs.demo import run_demo
-    from medclf.runs.show import show_results
+    with importing():
+        from medclf.runs.demo import run_demo
+        from medclf.runs.show import show_results
 
     show_results(run_demo(data, out, epochs, overwrite, typer.echo))
