@@ -24,7 +24,7 @@ from medclf.data.table import file_hash, n_threads
 from medclf.errors import OutputError, ReadError
 from medclf.images.pixels import Resize, read_display, resize_pixels, with_channels
 
-FORMAT = 2
+FORMAT = 3
 _AT_ONCE = 1024  # images copied to a device's memory
 _UNREADABLE = "unreadable"  # a folder of empty files, named by digests
 
@@ -59,12 +59,14 @@ class ImageStore:
         folder: holds `pixels.u8` and `index.json`.
         row_of: row of each file, by its path.
         problems: files that cannot be read and are not in it, with the reason.
+        full_sizes: width and height of each file that is in it, before the resize, by its path.
     """
 
     folder: Path
     shape: tuple[int, int, int, int]
     row_of: dict[str, int]
     problems: dict[str, str] = field(default_factory=dict)
+    full_sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     _map: np.ndarray | None = field(default=None, repr=False)
     _tensor: Tensor | None = field(default=None, repr=False)
 
@@ -253,6 +255,7 @@ def _build(
         shapes = {size: (len(order), *size, reading.channels) for size in sizes}
         maps = {size: _allocate(parts[size] / "pixels.u8", shapes[size]) for size in sizes}
         found: dict[str, str] = {}
+        full_sizes: list[tuple[int, int] | None] = [None] * len(order)
 
         def fill(row: int) -> None:
             try:
@@ -260,6 +263,7 @@ def _build(
             except ReadError as error:
                 found[order[row]] = error.problem
                 return
+            full_sizes[row] = image.shape[1], image.shape[0]
             for size, pixels in maps.items():
                 pixels[row] = with_channels(resize_pixels(image, size, reading.resize), reading.channels)
 
@@ -270,7 +274,7 @@ def _build(
         digests = [None if digest in found else digest for digest in order]
         for size, pixels in maps.items() if len(found) < len(order) else ():
             pixels.flush()
-            index = {"format": FORMAT, "shape": shapes[size], "digests": digests}
+            index = {"format": FORMAT, "shape": shapes[size], "digests": digests, "full_sizes": full_sizes}
             (parts[size] / "index.json").write_text(json.dumps(index))
             target = folder / _key(set(order) - found.keys(), size, reading)
             try:
@@ -321,4 +325,6 @@ def _open(
         os.utime(folder / "index.json")
     n = len(index["digests"])
     row_of = {path: row_of_digest[digest] for path, digest in digest_of.items()}
-    return ImageStore(folder, (n, *size, reading.channels), row_of, problems)
+    width_height = index["full_sizes"]
+    full_sizes = {path: (width_height[row][0], width_height[row][1]) for path, row in row_of.items()}
+    return ImageStore(folder, (n, *size, reading.channels), row_of, problems, full_sizes)

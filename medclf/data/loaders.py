@@ -306,7 +306,7 @@ def decoding(
         others: of `from_table`; they change no pixel.
 
     Returns:
-        True, or a function of paths and hashes that builds the stores and returns the problems by path.
+        True, or a function of paths and hashes that builds the stores and returns sizes or problems by path.
 
     Example:
         >>> # settings = {"modality": "endoscopy", "size": 224, "cache": True}
@@ -317,9 +317,10 @@ def decoding(
     item_tfms = tfms_for(modality, size, resize)[0] if item_tfms is None else item_tfms
     sizes = sorted(set(_store_sizes(item_tfms, size).values()))
 
-    def check(paths: Sequence[str], digests: Sequence[str]) -> dict[str, str]:
+    def check(paths: Sequence[str], digests: Sequence[str]) -> dict[str, tuple[int, int] | str]:
         reading = Reading(resize, channels, window, frame)
-        return ranks.in_turn(lambda: build_stores(paths, digests, sizes, reading, progress=progress))[0].problems
+        store = ranks.in_turn(lambda: build_stores(paths, digests, sizes, reading, progress=progress))[0]
+        return {**store.full_sizes, **store.problems}
 
     return check
 

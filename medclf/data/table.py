@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ from medclf.images import dicom, pixels
 
 __all__ = ["COLUMNS", "count_labels", "inspect", "label_set", "scan", "usable", "with_problems"]
 
-Check = Callable[[Sequence[str], Sequence[str]], dict[str, str]]
+Check = Callable[[Sequence[str], Sequence[str]], Mapping[str, tuple[int, int] | str]]
 COLUMNS = ("path", "label", "patient", "partition", "width", "height", "sha256", "problem")
 
 
@@ -59,8 +59,8 @@ def scan(
             is_valid of True and False.
         strict: raise for a file that cannot be used, instead of warning and going on without it.
         check_pixels: decode every image; False reads only the headers. A function that decodes the images for a
-            purpose of its own, such as a store (see `decoding`), spares a second decode: it is given the paths and the
-            hashes of the files whose headers are sound, and returns why which path cannot be read.
+            purpose of its own, such as a store (see `decoding`), spares a second look: it is given paths and hashes,
+            and returns each path's width and height, or why it cannot be read.
         progress: show a progress bar when it lasts.
         label_from: where there is no column of labels: "folder" (the folder that holds the image), a
             compiled pattern searched in the file's name (its first group is the label), a function of
@@ -121,8 +121,9 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool) -> pd.Data
     def facts_of(row: int) -> Facts:
         if rows.problem[row] == MISSING:
             return Facts(problem=rows.problem[row])
-        now = bool(rows.problem[row]) if callable(check_pixels) else check_pixels  # nobody else decodes those
-        facts = inspect(rows.root / rows.path[row], now)
+        path = rows.root / rows.path[row]
+        elsewhere = callable(check_pixels) and not rows.problem[row]  # those with a problem nobody else decodes
+        facts = inspect(path, "file") if elsewhere else inspect(path, "pixels" if check_pixels else "header")
         return facts if facts.problem else facts._replace(problem=rows.problem[row])
 
     with ThreadPoolExecutor(n_threads()) as pool:
@@ -145,14 +146,20 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool) -> pd.Data
 
 
 def _checked(rows: Rows, facts: list[Facts], check: Check) -> list[Facts]:
-    """The facts, with the problems that `check` finds when it decodes the sound ones."""
-    sound = {str(rows.root / rows.path[row]): fact.sha256 for row, fact in enumerate(facts) if not fact.problem}
+    """The facts, with the sizes and the problems that `check` finds when it decodes those that have none yet."""
+    paths = [str(rows.root / path) for path in rows.path]
+    sound = {path: fact.sha256 for path, fact in zip(paths, facts, strict=True) if not fact.problem}
     found = check(list(sound), list(sound.values()))
-    reasons = [found.get(str(rows.root / path), "") for path in rows.path]
-    return [
-        Facts(sha256=fact.sha256, problem=reason) if reason and not fact.problem else fact
-        for fact, reason in zip(facts, reasons, strict=True)
-    ]
+
+    def checked(path: str, fact: Facts) -> Facts:
+        if path not in sound:
+            return fact
+        said = found[path]
+        if isinstance(said, str):
+            return Facts(sha256=fact.sha256, problem=said)
+        return fact._replace(width=said[0], height=said[1])
+
+    return [checked(path, fact) for path, fact in zip(paths, facts, strict=True)]
 
 
 def _hide_patients(rows: Rows, dicom_rows: list[int]) -> None:
@@ -173,12 +180,12 @@ def n_threads(at_most: int = 8) -> int:
     return min(available, at_most)
 
 
-def inspect(path: Path, check_pixels: bool = True) -> Facts:
+def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels") -> Facts:
     """Open one file: its size in pixels, its hash, and what is wrong with it.
 
     Args:
         path: the file.
-        check_pixels: decode it; False reads only the header.
+        look_at: "pixels" decodes it, "header" reads no further than its size, "file" only tells its hash and format.
 
     Returns:
         Facts; its `problem` is "" for a usable image.
@@ -188,8 +195,10 @@ def inspect(path: Path, check_pixels: bool = True) -> Facts:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
             return Facts(problem="not a regular file")
         sha256 = file_hash(path)
+        if look_at == "file":
+            return Facts(sha256=sha256, format=pixels.format_of(path))
         probe = pixels.probe(path)
-        if check_pixels:
+        if look_at == "pixels":
             pixels.check(path)
     except ReadError as error:
         return Facts(sha256=sha256, problem=error.problem)

@@ -101,6 +101,20 @@ def probe(path: Source, *, max_megapixels: float = MAX_MEGAPIXELS) -> Probe:
         return Probe(kind, found.width, found.height, found.bits, found.n_frames, found.channels)
 
 
+def format_of(path: Source) -> str:
+    """PNG, JPEG, TIFF or DICOM, by the first bytes.
+
+    Raises:
+        ReadError: the file cannot be opened; UnsupportedFormat where it is none of them.
+
+    Example:
+        >>> format_of(b"\x89PNG\r\n\x1a\n")
+        'PNG'
+    """
+    with opened(path) as file:
+        return _format(file, named(path))
+
+
 def check(path: Source, *, max_megapixels: float = MAX_MEGAPIXELS) -> None:
     """Decode a file whole and drop the pixels: raises what read_pixels would.
 

@@ -48,7 +48,8 @@ def test_endoscopy_in_jpeg(shared_data, tmp_path):
     root = shared_data / "hyperkvasir-lower-gi"
     paths = [path for name in ("polyp", "normal-cecum") for path in sorted((root / name).glob("*.jpg"))[:6]]
     table = pd.DataFrame({"path": [str(p.relative_to(root)) for p in paths], "label": [p.parent.name for p in paths]})
-    compare(trained(df=table, root=root, size=(96, 112), modality="endoscopy"), paths, tmp_path)
+    ours, _ = compare(trained(df=table, root=root, size=(96, 112), modality="endoscopy"), paths, tmp_path)
+    assert len(ours) == 12
 
 
 def test_dicom_in_grey(shared_data, tmp_path):
@@ -57,4 +58,5 @@ def test_dicom_in_grey(shared_data, tmp_path):
     if not paths:
         pytest.skip("needs DICOM files")
     table = pd.DataFrame({"path": [str(p.relative_to(root)) for p in paths], "label": ["odd", "even"] * 4})
-    compare(trained(df=table, root=root, size=96, modality="radiograph", channels=1), paths, tmp_path)
+    ours, _ = compare(trained(df=table, root=root, size=96, modality="radiograph", channels=1), paths, tmp_path)
+    assert len(ours) == 8
