@@ -193,8 +193,7 @@ def fit_head(
     """Fit the head's linear layer on the frozen body's features of the training images, in place.
 
     Classes are weighted by their rarity; the labels of a multi-label task are not, since a rare finding would then be
-    called in many images that have none. The strength of the L2 penalty is the one that cross-validation
-    inside the
+    called in many images that have none. The strength of the L2 penalty is the one that cross-validation inside the
     training images finds best by log loss, patients kept together where `groups` are given.
 
     Args:
