@@ -1,4 +1,4 @@
-"""Threads and how they wait: small and large steps with one thread or all, waiting actively or passively, in turns.
+"""Threads and how they wait, and memory kept or given back: small and large steps of training, in turns.
 
     python benchmarks/threads.py [--runs 3]
 
@@ -25,6 +25,11 @@ def ways() -> dict[str, dict[str, str]]:
         f"{cores} threads, waiting actively": {"OMP_NUM_THREADS": cores, "OMP_WAIT_POLICY": "ACTIVE"},
         f"{cores} threads, as they are": {"OMP_NUM_THREADS": cores, "OMP_WAIT_POLICY": ""},
         f"{cores} threads, passively": {"OMP_NUM_THREADS": cores, "OMP_WAIT_POLICY": "PASSIVE"},
+        f"{cores} threads, passively, memory kept": {
+            "OMP_NUM_THREADS": cores,
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "KEEP_MEMORY": "1",
+        },
         "1 thread": {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
     }
 
@@ -34,10 +39,13 @@ def measure() -> dict[str, tuple[float, float]]:
     import numpy as np
     import torch
 
+    from medclf.runs.machine import keep_memory
     from medclf.training.backbones import build_network
     from medclf.training.head_start import fit_linear
     from medclf.training.partial import FromCut
 
+    if os.environ.get("KEEP_MEMORY"):
+        keep_memory()
     rng = np.random.default_rng(0)
     y = np.arange(448) % 5
     features = rng.normal(size=(448, 1280)).astype(np.float32) + 0.3 * np.eye(5, 1280, dtype=np.float32)[y]
@@ -98,7 +106,7 @@ def main() -> None:
                 pairs = [b[step][part] / r[step][part] for b, r in zip(base, results, strict=True)]
                 cells.append(f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})")
             rows.append(cells)
-    print_table(["step", "threads", "ms", "times as fast, clock", "processors"], rows)
+    print_table(["step", "way", "ms", "times as fast, clock", "processors"], rows)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def numbers(name: str, text: str, example: str) -> tuple[float, ...]:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Within it nothing looks for garbage, and what was made is never gone through again: a tenth of torch's import."""
+    """Within it nothing looks for garbage, and what was made is not gone through later either."""
     gc.disable()
     try:
         yield

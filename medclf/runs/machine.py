@@ -50,7 +50,7 @@ def keep_memory() -> None:
     """Let the C library keep what a batch has freed for the next one, where it is glibc.
 
     By itself it gives blocks of many megabytes back at once and gets others, whose pages the system fills with zeros:
-    on two cores that took a tenth of a training step. What the user has set (MALLOC_...) stays.
+    `benchmarks/threads.py` shows what that costs. What the user has set (MALLOC_...) stays.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or not hasattr(os, "confstr"):
         return
