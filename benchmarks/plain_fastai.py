@@ -33,16 +33,21 @@ def lite0(pretrained=True, weights=None):
     return network
 
 
-def architecture(name):
-    """(function, cut, normalisation) for `vision_learner`."""
+def architecture(name, weights=None):
+    """(function, cut, normalisation) for `vision_learner`; `weights` is a file of torchvision's."""
     if name == "efficientnet_lite0":
         return lite0, -2, Normalize.from_stats([0.5] * 3, [0.5] * 3, cuda=torch.cuda.is_available())
     import torchvision
 
+    def from_file(pretrained=True, weights_file=weights):
+        network = getattr(torchvision.models, name)()
+        network.load_state_dict(torch.load(weights_file, weights_only=True))
+        return network
+
     stats = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     return (
-        getattr(torchvision.models, name),
-        None,
+        from_file if weights else getattr(torchvision.models, name),
+        -2 if weights else None,
         Normalize.from_stats(*stats, cuda=torch.cuda.is_available()),
     )
 
@@ -68,7 +73,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--table", help="CSV with path, label and partition")
     parser.add_argument("--arch", default="efficientnet_lite0")
-    parser.add_argument("--random-weights", action="store_true")
+    parser.add_argument("--weights", help="a file of torchvision's weights")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--presize", type=int, default=460)
     parser.add_argument("--bs", type=int, default=64)
@@ -77,11 +82,10 @@ def main():
     args = parser.parse_args()
     start = time.perf_counter()
     torch.manual_seed(args.seed)
-    arch, cut, normalize = architecture(args.arch)
+    arch, cut, normalize = architecture(args.arch, args.weights)
     args.bs = min(args.bs, 32) if args.table is None else args.bs  # drop_last would leave 33 + 32 images one batch
     dls = loaders(args, normalize)
-    pretrained = not args.random_weights
-    learn = vision_learner(dls, arch, cut=cut, metrics=accuracy, pretrained=pretrained)
+    learn = vision_learner(dls, arch, cut=cut, metrics=accuracy)
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(args.epochs)
         trained = time.perf_counter()

@@ -1,10 +1,11 @@
 """The whole job at equal epochs: train, evaluate, report; medclf beside plain fastai, on one split, in turns.
 
-    python benchmarks/whole_job.py hyperkvasir-lower-gi --arch resnet34 --random-weights --epochs 1 [--runs 3]
+    python benchmarks/whole_job.py hyperkvasir-lower-gi --arch resnet34 --modality endoscopy --epochs 1 [--runs 3]
     python benchmarks/whole_job.py hyperkvasir-lower-gi --accuracy --modality endoscopy --epochs 5 [--seeds 42 7 2026]
 
-Whole processes and once imported, an empty cache each time. With random weights there is no head start, and fastai's
-frozen epoch is trained by both. The second line gives, seed by seed, the accuracy of EfficientNet-Lite0's head alone
+Whole processes and once imported, an empty cache each time. Of a network whose weights no package carries, random ones
+are written to a file that both load in the place of pretrained ones: the times are the same, the accuracies mean
+nothing. The second line gives, seed by seed, the accuracy of EfficientNet-Lite0's head alone
 (the first model, which is evaluated and reported like any other), of its last stage and of all of it, beside plain
 fastai's whole job; `--skip-fastai` leaves that out.
 """
@@ -26,8 +27,8 @@ def ours(args: argparse.Namespace, seed: int, folder: Path, *options: str) -> di
     run = folder / f"run-{seed}"
     command = [sys.executable, "-m", "medclf", "train", str(args.folder), "--overwrite", "--out", str(run)]
     command += ["--arch", args.arch, "--seed", str(seed), "--size", str(args.size), *args.ours, *options]
-    if args.random_weights:
-        command += ["--weights", "none", "--no-head-start"]
+    if args.weights:
+        command += ["--weights", args.weights]
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         seconds, _ = timed(command, {"MEDCLF_CACHE": cache})
     facts = json.loads((run / "results.json").read_text())
@@ -39,8 +40,8 @@ def peer(args: argparse.Namespace, seed: int, table: Path) -> dict:
     """The script that a fastai user writes, on the same split."""
     command = [sys.executable, str(ROOT / "benchmarks/plain_fastai.py"), str(args.folder), "--table", str(table)]
     command += ["--arch", args.arch, "--epochs", str(args.epochs), "--seed", str(seed), "--size", str(args.size)]
-    if args.random_weights:
-        command.append("--random-weights")
+    if args.weights:
+        command += ["--weights", args.weights]
     seconds, text = timed(command)
     figures = last_json(text)
     return {"seconds": seconds, "inside": figures["total_s"], "accuracy": figures["accuracy"]}
@@ -106,11 +107,21 @@ def accuracies(args: argparse.Namespace) -> None:
     print_table(["", *(f"seed {seed}" for seed in args.seeds), "mean accuracy", *timings], rows)
 
 
+def random_weights(arch: str, folder: Path) -> str:
+    """A file of such a network's weights, drawn at random."""
+    import torch
+    import torchvision
+
+    torch.manual_seed(0)
+    path = folder / f"{arch}.pth"
+    torch.save(getattr(torchvision.models, arch)().state_dict(), path)
+    return str(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", help="a folder among the real images, or any other folder of labelled images")
     parser.add_argument("--arch", default="efficientnet_lite0")
-    parser.add_argument("--random-weights", action="store_true")
     parser.add_argument("--modality")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--size", type=int, default=224)
@@ -123,7 +134,9 @@ def main() -> None:
     args.folder = Path(args.data) if Path(args.data).is_dir() else shared_data() / args.data
     if "--split" not in args.ours and args.folder.name != "hello-world":
         args.ours += ["--split", "stratified"]
-    (accuracies if args.accuracy else times)(args)
+    with tempfile.TemporaryDirectory() as folder:
+        args.weights = None if args.arch == "efficientnet_lite0" else random_weights(args.arch, Path(folder))
+        (accuracies if args.accuracy else times)(args)
 
 
 if __name__ == "__main__":
