@@ -73,6 +73,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--table", help="CSV with path, label and partition")
     parser.add_argument("--arch", default="efficientnet_lite0")
+    parser.add_argument("--random-weights", action="store_true")
     parser.add_argument("--weights", help="a file of torchvision's weights")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--presize", type=int, default=460)
@@ -85,7 +86,7 @@ def main():
     arch, cut, normalize = architecture(args.arch, args.weights)
     args.bs = min(args.bs, 32) if args.table is None else args.bs  # drop_last would leave 33 + 32 images one batch
     dls = loaders(args, normalize)
-    learn = vision_learner(dls, arch, cut=cut, metrics=accuracy)
+    learn = vision_learner(dls, arch, cut=cut, metrics=accuracy, pretrained=not args.random_weights)
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(args.epochs)
         trained = time.perf_counter()
