@@ -58,11 +58,7 @@ def main() -> None:
     warnings.showwarning = _show_warning
     gc.set_threshold(100_000, 50, 100)  # importing makes a million objects; going through them again and again took 1 s
     try:
-        app(arguments, prog_name="medclf")
-    except SystemExit as end:
-        if end.code in (None, 0):
-            _leave()
-        raise
+        _run(arguments)
     except MedclfError as error:
         if debug:
             raise
@@ -85,9 +81,18 @@ def main() -> None:
         gc.freeze()  # nor need they be gone through when the process ends
 
 
+def _run(arguments: list[str]) -> None:
+    try:
+        app(arguments, prog_name="medclf")
+    except SystemExit as end:
+        if end.code in (None, 0):
+            _leave()
+        raise
+
+
 def _leave() -> None:
     """End now: taking torch down takes 0.3 s, as long as a prediction, and nothing is left to be written."""
-    with contextlib.suppress(OSError):  # the reader of a pipe has gone
+    with contextlib.suppress(BrokenPipeError):  # the reader of a pipe has gone
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(0)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -267,3 +268,16 @@ def test_help_and_import_are_quick(medclf):
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert min(times) < 2  # 0.5 s on a quiet machine: benchmarks/startup.py prints it
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_an_answer_that_cannot_be_written_is_said():
+    """What a command printed lies in a buffer until it leaves."""
+    code = (
+        "import sys; from medclf import cli\n"
+        "cli.app = lambda *a, **k: (sys.stdout.write('answer'), sys.exit(0))\n"
+        "sys.argv = ['medclf']; cli.main()"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode and "No space left on device" in done.stderr.splitlines()[0]
