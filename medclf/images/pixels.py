@@ -108,7 +108,7 @@ def format_of(path: Source) -> str:
         ReadError: the file cannot be opened; UnsupportedFormat where it is none of them.
 
     Example:
-        >>> format_of(b"\x89PNG\r\n\x1a\n")
+        >>> format_of(b"\\x89PNG\\r\\n\\x1a\\n")
         'PNG'
     """
     with opened(path) as file:
