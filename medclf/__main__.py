@@ -1,5 +1,5 @@
 """`python -m medclf`."""
 
-from medclf.cli import main
+from medclf.cli import program
 
-main()
+program()

@@ -86,16 +86,19 @@ def _run(arguments: list[str]) -> None:
         app(arguments, prog_name="medclf")
     except SystemExit as end:
         if end.code in (None, 0):
-            _leave()
+            with contextlib.suppress(BrokenPipeError):  # the reader of a pipe has gone
+                sys.stdout.flush()
         raise
 
 
-def _leave() -> None:
-    """End now: taking torch down takes 0.3 s, as long as a prediction, and nothing is left to be written."""
-    with contextlib.suppress(BrokenPipeError):  # the reader of a pipe has gone
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(0)
+def program() -> None:
+    """What the shell starts: `main`, and no taking down of torch, which takes 0.3 s, as long as a prediction."""
+    try:
+        main()
+    except SystemExit as end:
+        if end.code in (None, 0):
+            os._exit(0)
+        raise
 
 
 def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
