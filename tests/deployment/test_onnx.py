@@ -89,10 +89,10 @@ def test_what_the_file_says_to_other_programs(exported, bundle):
 
 def test_one_image_is_predicted_without_torch(exported, bundle, images):
     program = (
-        "import sys; from medclf.cli import main; import atexit, os\n"
+        "import sys; from medclf.cli import program; import os\n"
         "os._exit = lambda code: print([m for m in ('torch', 'torchvision', 'pandas', 'scipy', 'matplotlib') "
         "if m in sys.modules])\n"
-        "sys.argv = ['medclf', 'predict', *sys.argv[1:], '--json']; main()"
+        "sys.argv = ['medclf', 'predict', *sys.argv[1:], '--json']; program()"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, exported, images[1]], capture_output=True, text=True, check=True
