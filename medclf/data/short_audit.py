@@ -115,7 +115,8 @@ def _near(
     if not len(involved):
         return Twins(none, none, np.zeros(0), [], 0)
     files = [paths[known[one]] for one in involved]
-    prints = take_fingerprints(files, progress=progress, window=reading.window, frame=reading.frame)
+    how = {"window": reading.window, "frame": reading.frame}
+    prints = take_fingerprints(files, to_search=False, progress=progress, **how)
     first, second = places.reshape(2, -1)
     readable = _readable(prints, first) & _readable(prints, second)
     found = verify(prints, Pairs(first[readable], second[readable], near.mirrored[readable]), progress=progress)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from medclf.errors import MedclfError, ReadError, UnsupportedFormat
 from medclf.images import raster
@@ -300,8 +301,7 @@ def with_channels(array: np.ndarray, channels: int) -> np.ndarray:
         return array
     if channels == 3:
         return np.repeat(array, 3, axis=2)
-    red, green, blue = (array[..., index].astype(np.uint32) for index in range(3))
-    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[..., None]
+    return np.asarray(Image.fromarray(np.ascontiguousarray(array)).convert("L"))[..., None]
 
 
 def _format(file: BinaryIO, name: str | Path) -> str:

@@ -21,6 +21,7 @@ from medclf.errors import ReadError
 from medclf.images.pixels import probe, read_display, resize_pixels, with_channels
 
 _AHEAD = 64  # images decoded before the first of them is stored
+_UNSEARCHED = "", ("", 0, 0), np.zeros(N_MARKS, np.float32), np.zeros((N_VIEWS, HASH_BITS // 8), np.uint8)
 
 
 class Fingerprint(NamedTuple):
@@ -87,33 +88,36 @@ class Fingerprints:
         self.detail[row], self.aspect[row] = found.detail, found.aspect
 
 
-def fingerprint(path: str | Path, **reading: Any) -> Fingerprint:
+def fingerprint(path: str | Path, *, to_search: bool = True, **reading: Any) -> Fingerprint:
     """Decode one image and keep what its twins can be found by.
 
     Args:
         path: the file.
+        to_search: also what pairs to compare are found by, and clues (pixels, depth, marks and hashes).
         reading: `window`, `frame` and `max_megapixels` of `read_pixels`.
 
     Raises:
         ReadError: it cannot be read.
     """
-    facts = probe(path)
     image = read_display(path, 3, **reading)
-    if image.ndim == 3 and (image == image[..., :1]).all():
+    if _is_grey(image[::16, ::16]) and _is_grey(image):
         image = np.ascontiguousarray(image[..., 0])  # grey stored as colour is the same picture
-    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image).data)
     grey = image if image.ndim == 2 else with_channels(image, 1)[..., 0]
     height, width = grey.shape
     longer = max(height, width)
     small = resize_pixels(grey, DETAIL)
     scaled = max(1, round(height * SIDE / longer)), max(1, round(width * SIDE / longer))
     keypoints = find_keypoints(resize_pixels(grey, scaled))
+    pixels, depth, marks, hashes = _UNSEARCHED
+    if to_search:
+        facts = probe(path)
+        pixels, depth = _digest(image), (facts.format, facts.bits, facts.channels)
+        marks, hashes = measure_marks(with_channels(image, 3)), perceptual_hashes(small)
     return Fingerprint(
-        pixels=digest.hexdigest(),
-        depth=(facts.format, facts.bits, facts.channels),
-        marks=measure_marks(with_channels(image, 3)),
-        hashes=perceptual_hashes(small),
+        pixels=pixels,
+        depth=depth,
+        marks=marks,
+        hashes=hashes,
         points=keypoints.points,
         descriptors=keypoints.descriptors,
         n_keypoints=keypoints.n,
@@ -122,11 +126,24 @@ def fingerprint(path: str | Path, **reading: Any) -> Fingerprint:
     )
 
 
-def take_fingerprints(paths: Sequence[str | Path], *, progress: bool = True, **reading: Any) -> Fingerprints:
+def _is_grey(image: np.ndarray) -> bool:
+    return image.ndim == 3 and bool((image == image[..., :1]).all())
+
+
+def _digest(image: np.ndarray) -> str:
+    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def take_fingerprints(
+    paths: Sequence[str | Path], *, to_search: bool = True, progress: bool = True, **reading: Any
+) -> Fingerprints:
     """Fingerprints of many images, decoded in threads.
 
     Args:
         paths: the files.
+        to_search: as `fingerprint`; False is enough for `verify`.
         progress: show a progress bar when it lasts.
         reading: as `fingerprint`.
 
@@ -136,7 +153,7 @@ def take_fingerprints(paths: Sequence[str | Path], *, progress: bool = True, **r
 
     def attempt(path: str | Path) -> Fingerprint | ReadError:
         try:
-            return fingerprint(path, **reading)
+            return fingerprint(path, to_search=to_search, **reading)
         except ReadError as error:
             return error
 
