@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 import medclf.data.cache as cache
 from medclf.data.loaders import MedDataLoaders, decoding
@@ -56,6 +57,24 @@ def test_each_image_is_decoded_once(folder, monkeypatch):
     assert len(read) == 12  # all but the one without a label
     assert len(dls.train_ds) + len(dls.valid_ds) == 10
     assert len(dls.one_batch()[0]) and len(read) == 12
+
+
+def test_sizes_and_patients_of_files_whose_header_alone_would_tell(folder):
+    """Turned by EXIF, deep, of two pages, of several frames, and DICOM files of a patient."""
+    normal, exif = folder / "normal", Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (50, 40)).save(normal / "turned.jpg", exif=exif)
+    Image.fromarray(np.arange(9 * 11, dtype=np.uint16).reshape(9, 11)).save(normal / "deep.png")
+    pages = [Image.new("L", (21, 17)), Image.new("L", (21, 17), 9)]
+    pages[0].save(normal / "pages.tif", save_all=True, append_images=pages[1:])
+    for name in ("CT_small.dcm", "emri_small.dcm", "SC_rgb_small_odd.dcm"):
+        (folder / "polyp" / name).write_bytes(Path(get_testdata_file(name)).read_bytes())
+    alone = scan(folder)
+    by_path = alone.set_index("path")
+    assert list(by_path.loc["normal/turned.jpg", ["width", "height"]]) == [40, 50]
+    assert by_path.loc["polyp/CT_small.dcm", "patient"]
+    for _ in ("cold", "warm"):
+        pd.testing.assert_frame_equal(scan(folder, check_pixels=decoding(**SETTINGS)), alone)
 
 
 def test_strict_stops(folder):
