@@ -41,8 +41,8 @@ def measure() -> dict[str, tuple[float, float]]:
 
     from medclf.runs.machine import keep_memory
     from medclf.training.backbones import build_network
+    from medclf.training.cut import FromCut
     from medclf.training.head_start import fit_linear
-    from medclf.training.partial import FromCut
 
     if os.environ.get("KEEP_MEMORY"):
         keep_memory()

@@ -71,6 +71,13 @@ def train(
     valid_pct: Annotated[float, typer.Option(help="share of the images to validate on")] = 0.2,
     seed: Annotated[int, typer.Option(help="of the split, the order, the augmentation")] = 42,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: the GPU if there is one]")] = None,
+    mixed_precision: Annotated[
+        bool | None,
+        typer.Option(
+            "--mixed-precision/--full-precision",
+            help="train in 16 bits where that is exact enough [default: where the device is made for it]",
+        ),
+    ] = None,
     cache: Annotated[bool, typer.Option(help="decode every image once, into the user's cache folder")] = True,
     strict: Strict = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing RUN")] = False,

@@ -101,18 +101,19 @@ def choose(costs: Sequence[Costs], job: Job, seconds: float, last_stage: str = "
 
 def _plan(sizes: tuple[Costs, ...], train_from: str | None, epochs: int, job: Job) -> Plan:
     last = sizes[-1]
-    head = job.n_train * last.forward + job.n_valid * last.forward
     once = 0.0
     tuning = 0.0
     kept = train_from is not None and job.kept and len(sizes) == 1
+    forward = min(last.kept, last.forward) if kept else last.forward
+    head = (job.n_train + job.n_valid) * forward
     for epoch in range(epochs):
         at = sizes[len(sizes) * epoch // epochs]
         step = at.whole if train_from is None else last.kept if kept else at.last
         tuning += job.n_train * (step + at.load) + job.n_valid * (last.kept if kept else last.forward)
     if kept:
         once = job.n_images * last.forward
-    predict = job.n_valid * last.forward if epochs else 0.0
-    total = job.trainings * (head + tuning + predict) + once
+    predict, features = (job.n_valid * last.forward, job.n_train * forward) if epochs else (0.0, 0.0)
+    total = job.trainings * (head + tuning + predict) + once + features
     total = total * _MARGIN + _RESERVE_S + job.n_images * _RESERVE_IMAGE_S
     return Plan(tuple(cost.size for cost in sizes), train_from, epochs, total)
 
@@ -179,7 +180,11 @@ def _measured(config: TrainConfig) -> tuple[list[Costs], str, bool]:
     network = build_network(config.arch, 2, weights=None).to(device).to(memory_format=torch.channels_last)
     small = config.size * 4 // 7 // 32 * 32
     sizes = [config.size, small] if small >= 64 else [config.size]
-    costs = [measure(network, size, batch_tfms=tfms_for(config.modality, size)[1]) for size in sizes]
+    precision = config.mixed_precision
+    costs = [
+        measure(network, size, batch_tfms=tfms_for(config.modality, size)[1], mixed_precision=precision)
+        for size in sizes
+    ]
     names = stage_names(network)
     return costs, names[-2], is_chain(network)
 

@@ -35,6 +35,7 @@ class TrainConfig:
         bs, lr: batch size and base learning rate; None for the defaults.
         split, folds, valid_pct, seed: see `split_table`.
         device: "cpu", "cuda", ...; None takes the GPU if there is one.
+        mixed_precision: see `med_learner`.
         cache: decode every image once into a store in the user's cache folder.
         strict: stop at a corrupt file.
         overwrite: replace an existing RUN.
@@ -78,6 +79,7 @@ class TrainConfig:
     valid_pct: float = 0.2
     seed: int = 42
     device: str | None = None
+    mixed_precision: bool | None = None
     cache: bool = True
     strict: bool = False
     overwrite: bool = False

@@ -6,10 +6,11 @@ import random
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ import torch
 from fastai.torch_core import distrib_barrier
 
 from medclf.data import ranks
+from medclf.data.batches import unread
 from medclf.data.corrections import correct, read_corrections
 from medclf.data.loaders import MedDataLoaders, decoding
 from medclf.data.table import label_set, scan, with_problems
@@ -49,8 +51,10 @@ from medclf.runs.tables import as_table, for_followers, save_csv, save_table, ta
 from medclf.runs.worth import Trained, link_first, weigh, wishes_of
 from medclf.training.callbacks import Resumable
 from medclf.training.checkpoints import load_checkpoint, save_checkpoint
+from medclf.training.head_start import body_features
 from medclf.training.learner import MedLearner, med_learner
-from medclf.training.stages import stage_index
+from medclf.training.partial import training_from
+from medclf.training.precision import precision
 
 Say = Callable[[str], None]
 
@@ -130,9 +134,9 @@ def train(
             facts |= with_card(facts, config.card, config.as_dict())
             write_json(out / "results.json", names.scrub(finite(facts)))
         report(out, out / "report.html", hide_names=config.hide_names, show_burned_in=config.show_burned_in)
-        device = str(trained.learn.dls.device)
-        took = {"finished": _now(), "device": device, "seconds": round(time.perf_counter() - start, 1)}
-        write_json(out / RECORD, record | took)
+        learn, seconds = trained.learn, round(time.perf_counter() - start, 1)
+        took = {"finished": _now(), "device": str(learn.dls.device), "seconds": seconds}
+        write_json(out / RECORD, record | took | {"precision": precision(learn)})
         tidy(out)
     return out
 
@@ -171,10 +175,10 @@ def seed_everything(seed: int) -> None:
 
 
 def _train_once(config: TrainConfig, table: pd.DataFrame, say: Say) -> Trained:
-    learn, valid = _fit(config, table, say)
+    learn, valid, features = _fit(config, table, say)
     held_out = predict_held_out(learn)
     learn.dls.table = with_problems(learn.dls.table, learn.dls.problems)
-    return Trained(learn, valid, held_out, pictures=maps.of_learner(learn, valid, config.saliency))
+    return Trained(learn, valid, features, held_out, pictures=maps.of_learner(learn, valid, config.saliency))
 
 
 def predict_held_out(learn: MedLearner) -> list[Predictions]:
@@ -191,8 +195,16 @@ def predict_held_out(learn: MedLearner) -> list[Predictions]:
     return parts
 
 
-def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> tuple[MedLearner, Predictions]:
-    """One learner, trained, or brought to where a killed run left it and trained from there; and what it predicts.
+class Fitted(NamedTuple):
+    """A learner, trained; what it predicts, and the (n, f) features of its training images; None of those of a fold."""
+
+    learn: MedLearner
+    valid: Predictions
+    features: np.ndarray | None
+
+
+def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> Fitted:
+    """One learner, trained, or brought to where a killed run left it and trained from there.
 
     All processes of a launch do this together, and what they find they have in common.
     """
@@ -200,34 +212,53 @@ def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> 
         return _fit_together(config, table, say, **changes)
 
 
-def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> tuple[MedLearner, Predictions]:
+def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> Fitted:
     seed_everything(config.seed)
     dls = MedDataLoaders.from_table(table, **(loader_options(config) | changes))
     say(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate on; labels: {', '.join(dls.vocab)}")
-    learn = med_learner(dls, config.arch, weights=config.weights, head_start=None if config.head_start else False)
-    if config.train_from:
-        stage_index(learn.model, config.train_from)  # a stage that is not there is said before the head start
+    learn = med_learner(
+        dls,
+        config.arch,
+        weights=config.weights,
+        head_start=None if config.head_start else False,
+        mixed_precision=config.mixed_precision,
+    )
+    tunes = bool(config.epochs) or not learn.head_start
     part = f"fold-{changes['fold']}" if "fold" in changes else "model"
     kept = Path(config.out) / CHECKPOINTS / f"{part}.safetensors"
-    valid = None
-    if ranks.from_first(kept.is_file) and (config.epochs or not learn.head_start):
-        load_checkpoint(learn, kept)
-        say(f"what {kept} holds is not done again")
-    else:
-        if learn.head_start:
-            head = learn.fit_head(views=config.views)
-            valid = predict_loader(learn, dls.valid, "valid", features=True)
-            say(f"head start: {head.seconds:.1f} s, {share_right(valid):.1%} of the validation images right")
-        seed_everything(config.seed)  # whether the cache was warm has changed the random state
-        if ranks.is_first() and (config.epochs or not learn.head_start):  # the head start alone is as soon done again
-            save_checkpoint(learn, kept)
-        distrib_barrier()
-    if config.epochs or not learn.head_start:
-        sizes = (*config.first_sizes, config.size) if config.first_sizes else None
-        with learn.distrib_ctx():
-            learn.fine_tune(config.epochs, config.lr, train_from=config.train_from, size=sizes, cbs=Resumable(kept))
-        valid = None
-    return learn, valid or predict_loader(learn, dls.valid, "valid", features=True)
+    sizes = (*config.first_sizes, config.size) if config.first_sizes else None
+    valid = features = None
+    with ExitStack() as scope:
+        if config.train_from and tunes:  # now, since the head start and the last pass use what is kept
+            scope.enter_context(training_from(learn, config.train_from, False if sizes else None))
+        if tunes and ranks.from_first(kept.is_file):
+            load_checkpoint(learn, kept)
+            say(f"what {kept} holds is not done again")
+        else:
+            if learn.head_start:
+                head = learn.fit_head(views=config.views)
+                valid = predict_loader(learn, learn.dls.valid, "valid", features=True)
+                say(f"head start: {head.seconds:.1f} s, {share_right(valid):.1%} of the validation images right")
+            seed_everything(config.seed)  # whether the cache was warm has changed the random state
+            if tunes and ranks.is_first():  # the head start alone is as soon done again
+                save_checkpoint(learn, kept)
+            distrib_barrier()
+        if tunes:
+            with learn.distrib_ctx():
+                learn.fine_tune(config.epochs, config.lr, size=sizes, cbs=Resumable(kept))
+            valid = None
+        if "fold" not in changes:
+            features = train_features(learn, tuned=tunes)
+    return Fitted(learn, valid or predict_loader(learn, dls.valid, "valid", features=True), features)
+
+
+def train_features(learn: MedLearner, *, tuned: bool) -> np.ndarray:
+    """(n, f) pooled features of the training images that can be read: the head start's own where nothing was tuned."""
+    read = ~unread(learn.dls.train)
+    known = None if tuned or learn.head is None else learn.head.features
+    if known is not None and len(known) == read.sum():
+        return known
+    return body_features(learn.model, learn.dls.train)[0][read]
 
 
 def loader_options(config: TrainConfig) -> dict[str, Any]:
@@ -276,21 +307,21 @@ def _cross_validate(config: TrainConfig, table: pd.DataFrame, say: Say) -> Train
     problems: dict[str, str] = {}
     for fold in range(config.folds):
         say(f"fold {fold + 1} of {config.folds}")
-        learn, valid = _fit(config, table, say, fold=fold)
+        learn, valid, _ = _fit(config, table, say, fold=fold)
         problems |= learn.dls.problems
         valid.table["fold"] = fold
         parts.append(replace(valid, features=None))  # of another network each
         pictures |= maps.of_learner(learn, valid, -(-config.saliency // config.folds))
     pooled = Predictions.concat(parts)
     say("all images, for the bundle")
-    final, _ = _fit(config, table, say, split="all")
+    final, _, features = _fit(config, table, say, split="all")
     split = learn.recipe["split"] | {"fold": None}
     folds = dict(zip(pooled.table["path"], pooled.table["fold"], strict=True))
     final.recipe = final.recipe | {"split": split}
     held_out = predict_held_out(final)
     final.dls.table = with_problems(final.dls.table, problems | final.dls.problems)
     final.dls.table["fold"] = final.dls.table["path"].map(folds)
-    return Trained(final, pooled, held_out, crossed=True, pictures=pictures)
+    return Trained(final, pooled, features, held_out, crossed=True, pictures=pictures)
 
 
 def share_right(predictions: Predictions) -> float:

@@ -25,7 +25,6 @@ from medclf.evaluation.results import by_fold, leak_free, summarize
 from medclf.evaluation.worth import at_temperature, flagged, judge, ood_facts
 from medclf.runs.audit import audit_table
 from medclf.runs.config import TrainConfig
-from medclf.training.head_start import body_features
 from medclf.training.learner import MedLearner
 
 Say = Callable[[str], None]
@@ -41,6 +40,7 @@ class Trained:
     Args:
         learn: the network that is shipped.
         shown: the predictions to report: of the valid images, or of every image by the fold that held it out.
+        features: (n, f) pooled features of the training images that can be read.
         test: those of the images that the data hold back, labelled or not.
         crossed: whether `shown` comes from a cross-validation.
         pictures: where the network looked, by path.
@@ -48,6 +48,7 @@ class Trained:
 
     learn: MedLearner
     shown: Predictions
+    features: np.ndarray | None = None
     test: list[Predictions] = field(default_factory=list)
     crossed: bool = False
     pictures: dict[str, str] = field(default_factory=dict)
@@ -96,7 +97,7 @@ def weigh(config: TrainConfig, trained: Trained, found: Audit | None) -> Weighed
         A `Weighed`; `trained.learn.dls.table` has the clusters of twins in its column group afterwards.
     """
     learn = trained.learn
-    features = train_features(config, learn) if len(learn.dls.train_ds) >= FEWEST else None
+    features = trained.features if len(learn.dls.train_ds) >= FEWEST else None
     linked_before = found is not None
     by_row = _by_row(learn.dls, features, [trained.shown, *trained.test])
     found = _audited(config, trained, found, by_row)
@@ -139,15 +140,6 @@ def wishes_of(config: TrainConfig, table: pd.DataFrame | None = None) -> Wishes:
     if table is not None:
         wishes.check(count_labels(table["label"]), bool(table.attrs.get("multi_label")))
     return wishes
-
-
-def train_features(config: TrainConfig, learn: MedLearner) -> np.ndarray:
-    """(n, f) pooled features of the training images that can be read: the head start's own where that is all."""
-    read = ~unread(learn.dls.train)
-    kept = None if config.epochs or learn.head is None else learn.head.features
-    if kept is not None and len(kept) == read.sum():
-        return kept
-    return body_features(learn.model, learn.dls.train)[0][read]
 
 
 def _audited(config: TrainConfig, trained: Trained, found: Audit | None, by_row: np.ndarray | None) -> Audit | None:

@@ -13,8 +13,9 @@ from fastai.torch_core import TensorImage
 from torch import Tensor, nn
 
 from medclf.data.batches import default_batch_size
+from medclf.training.cut import FromCut, at_once, folded_below
 from medclf.training.folding import folded
-from medclf.training.partial import FromCut, at_once, folded_below
+from medclf.training.precision import bf16, has_bf16
 from medclf.training.stages import is_chain, stages
 
 
@@ -44,7 +45,13 @@ class Costs:
 
 
 def measure(
-    network: nn.Sequential, size: int, *, batch_tfms: Sequence[Any] = (), n_in: int = 3, repeats: int = 3
+    network: nn.Sequential,
+    size: int,
+    *,
+    batch_tfms: Sequence[Any] = (),
+    n_in: int = 3,
+    repeats: int = 3,
+    mixed_precision: bool | None = None,
 ) -> Costs:
     """Time the steps of a network on its device; its weights change.
 
@@ -53,12 +60,14 @@ def measure(
         size: side of the images in pixels.
         batch_tfms: the augmentation.
         n_in: channels.
+        mixed_precision: see `med_learner`.
         repeats: how often each is timed, after once for warming up; the median counts.
 
     Returns:
         Seconds an image.
     """
     device = next(network.parameters()).device
+    in_bf16 = has_bf16(device) if mixed_precision is None else mixed_precision
     n = default_batch_size(device)
     images = torch.rand(n, n_in, size, size, device=device).contiguous(memory_format=torch.channels_last)
     network.eval()  # the norms keep their statistics while the network is tuned
@@ -80,30 +89,28 @@ def measure(
         return _median(run, device, repeats) / n
 
     forward, load = seconds(predict), seconds(augment) if batch_tfms else 0.0
-    whole = seconds(_step(network, network, images))
+    whole = seconds(_step(network, network, images, in_bf16))
     below, cut = stages(network)[:-2], len(stages(network)) - 2
     for parameter in (parameter for stage in below for parameter in stage.parameters()):
         parameter.requires_grad_(False)
     kept = float("inf")
     chain = bool(cut) and is_chain(network)
-    last = seconds(
-        _step(network, FromCut(network, cut).run_below(folded_below(network, cut)) if chain else network, images)
-    )
+    run = FromCut(network, cut).run_below(folded_below(network, cut)) if chain else network
+    last = seconds(_step(network, run, images, in_bf16))
     if chain:
         with torch.no_grad():
             features = nn.Sequential(*below)(images)
-        kept = seconds(_step(network, FromCut(network, cut), features))
+        kept = seconds(_step(network, FromCut(network, cut), features, in_bf16))
     network.requires_grad_(True)
     return Costs(size, forward, load, whole, last, kept)
 
 
-def _step(network: nn.Module, run: nn.Module, x: Tensor) -> Callable[[], None]:
-    on_gpu = x.device.type == "cuda"
+def _step(network: nn.Module, run: nn.Module, x: Tensor, in_bf16: bool) -> Callable[[], None]:
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.0, fused=True)
 
     def step() -> None:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=on_gpu and torch.cuda.is_bf16_supported()):
+        with bf16(x.device, in_bf16):
             loss = run(x).float().square().mean()
         loss.backward()
         optimizer.step()

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from medclf.data import ranks
 from medclf.data.augment import Augment
 from medclf.data.batches import MedDL, unread
+from medclf.data.cache import ImageStore
 from medclf.data.progress import watch
 from medclf.errors import DataError, MedclfWarning, OutputError
 from medclf.files import replacing
+from medclf.training.cut import FromCut
 from medclf.training.folding import folded
 
 _VIEWS = 2**40  # epochs that no training comes to
@@ -75,8 +77,9 @@ def body_features(
     Within a group of processes (see `medclf.data.ranks`) each computes its part and all get the whole.
 
     Args:
-        network: `nn.Sequential(body, head)` as `build_network` makes it.
-        loader: a fastai loader; its images are read at exact size, unshuffled.
+        network: `nn.Sequential(body, head)` as `build_network` makes it, or one cut in two.
+        loader: a fastai loader; its images are read at exact size, unshuffled. Or one of what the stages below the cut
+            give.
         view: 0 for the images as they are; else which augmented view of a training loader, each keyed by the seed.
         progress: show a progress bar when it lasts.
 
@@ -85,7 +88,7 @@ def body_features(
     """
     whole = loader.new(shuffle=False, drop_last=False, **({"epoch": _VIEWS + view} if view else {}))
     loader = parted(whole)
-    training = network.training
+    training, own = network.training, network.body() if isinstance(network, FromCut) else network[0]
     pooling = cast(nn.Sequential, network[1])[:-2]
     network.eval()
     body: nn.Module | None = None
@@ -94,8 +97,8 @@ def body_features(
     with torch.inference_mode(), contextlib.nullcontext() if view else exact(loader):
         for batch in watch(loader, len(loader), "Computing features", progress=progress and not ranks.rank()):
             images = batch[0].as_subclass(Tensor).contiguous(memory_format=torch.channels_last)
-            body = body or folded(network[0], images[:1])
-            at_once = _IN_A_CPUS_CACHE if images.device.type == "cpu" else len(images)
+            body = body or folded(own, images[:1])
+            at_once = _IN_A_CPUS_CACHE if images.device.type == "cpu" and own is network[0] else len(images)
             features.extend(pooling(body(part)).float().cpu() for part in images.split(at_once))
             targets.extend(t.as_subclass(Tensor).cpu() for t in batch[1:2])
     network.train(training)
@@ -147,7 +150,7 @@ def stored_features(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """As `body_features`, kept beside the image store, so that another head, split or fold costs no pass."""
     store = (loader.stores or {}).get(1) if isinstance(loader, MedDL) else None
-    rows = store.rows(loader.dataset.items) if store is not None else None
+    rows = store.rows(loader.dataset.items) if isinstance(store, ImageStore) else None
     if store is None or rows is None:
         return body_features(network, loader, view=view, progress=progress)
     targets = np.stack([np.asarray(t.as_subclass(Tensor)) for t in loader.dataset.tls[1]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from medclf.errors import DataError
 from medclf.training.backbones import build_network, describe, stages
 from medclf.training.head_start import HeadStart, fit_head
 from medclf.training.partial import training_from
+from medclf.training.precision import TrainInBf16, has_bf16
 from medclf.training.sizes import Sizes, growing
 from medclf.training.waiting import LateSmoothLoss, Look
 
@@ -122,8 +123,9 @@ class MedLearner(Learner):
         root = self.dls.path
         return np.asarray([group[p.relative_to(root).as_posix()] for p in self.dls.train.dataset.items])
 
-    def training_from(self, stage: str, keep: bool | None = None) -> AbstractContextManager[None]:
-        """A context within which fits and `lr_find` train the network from `stage` on; the head start is done before.
+    @contextmanager
+    def training_from(self, stage: str, keep: bool | None = None) -> Iterator[None]:
+        """A context within which fits and `lr_find` train the network from `stage` on, after the head start.
 
         The stages below get no gradient, keep their BatchNorm statistics and drop nothing out. Where nothing augments
         and the loaders have a cache, what they give is computed once for each image, kept beside the cache as float16,
@@ -140,9 +142,10 @@ class MedLearner(Learner):
         Example:
             >>> # with learn.training_from("layer4"): learn.lr_find()
         """
-        if self.head_start and self.head is None:
-            self.fit_head()
-        return training_from(self, stage, keep)
+        with training_from(self, stage, keep):  # first, since the head is fitted on what is kept
+            if self.head_start and self.head is None:
+                self.fit_head()
+            yield
 
     def fine_tune(
         self,
@@ -178,13 +181,13 @@ class MedLearner(Learner):
             lr_mult: the first stage's learning rate is `base_lr / lr_mult`.
             kwargs: of fastai's `fine_tune` (`pct_start`, `div`) and `fit_one_cycle` (`cbs`, `wd`).
         """
-        if self.head_start and self.head is None:
-            self.fit_head()
-        if self.head_start and not epochs:
-            return
         with ExitStack() as scope:
-            if train_from is not None:
+            if train_from is not None and epochs:
                 scope.enter_context(self.training_from(train_from, keep if size is None else False))
+            if self.head_start and self.head is None:
+                self.fit_head()
+            if self.head_start and not epochs:
+                return
             if size is not None:
                 scope.enter_context(growing(self, size))
             if not self.head_start:
@@ -249,7 +252,8 @@ def med_learner(
         loss_func: fastai's for the task where None.
         opt_func: fastai optimiser; fused AdamW.
         normalize: add the backbone's own Normalize, unless the loaders have one.
-        mixed_precision: on CUDA by default (bf16 where the card has it), never on a CPU.
+        mixed_precision: None for yes on CUDA (bfloat16 where the card has it) and on processors with bfloat16
+            instructions, never on others. On a processor, training alone makes use of it.
         compile: let torch compile the network when it is first run, which takes a minute or more.
         kwargs: of fastai's `Learner` (`path`, `cbs`, `wd`, `moms`, `splitter`, ...).
 
@@ -285,9 +289,10 @@ def med_learner(
     if on_gpu:
         learn.recorder.smooth_loss = LateSmoothLoss(learn.recorder)
         learn.add_cb(Look())
-    if mixed_precision if mixed_precision is not None else on_gpu:
-        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        learn.add_cb(MixedPrecision(amp_mode=AMPMode.BF16 if bf16 else AMPMode.FP16))
+    fast = has_bf16(learn.dls.device)
+    if mixed_precision if mixed_precision is not None else on_gpu or fast:
+        on_cuda = MixedPrecision(amp_mode=AMPMode.BF16 if fast else AMPMode.FP16)
+        learn.add_cb(on_cuda if on_gpu else TrainInBf16())
     learn.recipe = own | {
         "arch": backbone.name,
         "weights": None if weights is None else str(weights),

@@ -22,8 +22,9 @@ from medclf.data.cache import ImageStore
 from medclf.data.progress import watch
 from medclf.errors import MedclfError
 from medclf.files import replacing
-from medclf.training.folding import folded
+from medclf.training.cut import FromCut, at_once, folded_below
 from medclf.training.head_start import fingerprint
+from medclf.training.precision import bf16, precision
 from medclf.training.stages import is_chain, stage_index, stages
 
 _HALF_HOLDS = 1000.0  # values above this are kept in float32: float16 ends at 65504
@@ -68,61 +69,6 @@ class FrozenBelow(Callback):
         return (parameter for module in self.frozen for parameter in module.parameters())
 
 
-class FromCut(nn.Sequential):
-    """A chain that is trained from a cut on: it takes what the stages below the cut give, or images; see `run_below`.
-
-    It holds all of the network's modules under the same names, so checkpoints of the one fit the other.
-
-    Args:
-        network: body and head, whose stages make a chain.
-        cut: index of the first stage that is trained.
-
-    Example:
-        >>> from medclf.training.backbones import build_network
-        >>> network = build_network("resnet18", 2, weights=None)
-        >>> FromCut(network, 4)(torch.zeros(1, 256, 4, 4)).shape
-        torch.Size([1, 2])
-    """
-
-    def __init__(self, network: nn.Module, cut: int) -> None:
-        super().__init__(*network.children())
-        self._above = tuple(stages(network)[cut:])  # a tuple, since the modules are registered already
-        self._below: tuple[nn.Module, ...] = ()
-
-    def run_below(self, below: nn.Module) -> FromCut:
-        """Take images from now on: `below` gives what the stages below give of them, without gradients."""
-        self._below = (below,)
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What the stages below give, or images -> logits."""
-        for below in self._below:
-            with torch.no_grad():
-                x = torch.cat([below(part) for part in x.split(at_once(x.device))])
-        for stage in self._above:
-            x = stage(x)
-        return x
-
-
-def at_once(device: torch.device) -> int:
-    """Images that are best run at once where nothing is trained: those whose layers fit a CPU's caches."""
-    return 8 if device.type == "cpu" else 64
-
-
-def folded_below(network: nn.Module, cut: int) -> nn.Module:
-    """The first `cut` stages as a module that only predicts, its norms folded; see `folded`."""
-    below = nn.Sequential(*stages(network)[:cut])
-    first = next(network.parameters())
-    channels = next(module.in_channels for module in below.modules() if isinstance(module, nn.Conv2d))
-    noise = torch.rand(1, channels, 128, 128, generator=torch.Generator().manual_seed(0))
-    modes = [(module, module.training) for module in below.modules()]
-    try:
-        return folded(below.eval(), noise.to(first))
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 class KeptFeatures:
     """What the stages below a cut give for each image of a store: a memory map that `MedDL` gathers batches from.
 
@@ -159,11 +105,12 @@ def training_from(learn: Any, stage: str, keep: bool | None = None) -> Iterator[
             "it takes loaders with cache=True and no augmentation, and a network that is a chain of stages",
         )
     chain = cut > 0 and is_chain(network)
+    in_bf16 = precision(learn) == "bfloat16"
     run = FromCut(network, cut) if chain else network
 
     def renew() -> None:
         if store is not None:
-            features = kept_features(network, loaders.valid, store, cut)
+            features = kept_features(network, loaders.valid, store, cut, in_bf16)
             for loader in learn.dls.loaders:
                 loader.stores = {0: features, 1: features}
         elif isinstance(run, FromCut):
@@ -203,7 +150,7 @@ def _keepable(learn: Any, cut: int) -> ImageStore | None:
     return store
 
 
-def kept_features(network: nn.Module, loader: Any, store: ImageStore, cut: int) -> KeptFeatures:
+def kept_features(network: nn.Module, loader: Any, store: ImageStore, cut: int, in_bf16: bool = False) -> KeptFeatures:
     """What the first `cut` stages give for every image of the store, computed once and kept beside it as float16.
 
     Args:
@@ -211,19 +158,20 @@ def kept_features(network: nn.Module, loader: Any, store: ImageStore, cut: int) 
         loader: whose batch transforms (to floats, Normalize) the images pass.
         store: of the images at exact size.
         cut: how many stages.
+        in_bf16: compute them in bfloat16.
 
     Raises:
         OutputError: the cache folder cannot be written to.
     """
     device = next(network.parameters()).device
     digest = fingerprint(nn.Sequential(*stages(network)[:cut]), loader)
-    key = f"{digest} {torch.get_num_threads()} {device.type} {torch.__version__}"
+    key = f"{digest} {torch.get_num_threads()} {device.type} {torch.__version__} {in_bf16}"
     path = store.folder / f"stages-{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.npy"
-    ranks.in_turn(lambda: None if path.is_file() else _compute(network, cut, loader, store, path))
+    ranks.in_turn(lambda: None if path.is_file() else _compute(network, cut, loader, store, path, in_bf16))
     return KeptFeatures(store, path)
 
 
-def _compute(network: nn.Module, cut: int, loader: Any, store: ImageStore, path: Path) -> None:
+def _compute(network: nn.Module, cut: int, loader: Any, store: ImageStore, path: Path, in_bf16: bool) -> None:
     device = next(network.parameters()).device
     n, step = store.shape[0], at_once(device)  # not the loader's batch size, since rounding may depend on it
     below = folded_below(network, cut).eval()
@@ -233,7 +181,8 @@ def _compute(network: nn.Module, cut: int, loader: Any, store: ImageStore, path:
         for start in watch(starts, len(starts), "Computing what the frozen stages give"):
             rows = np.arange(start, min(n, start + step))
             images = _transformed(loader, TensorImage(store.gather(rows)).to(device))
-            values = below(images.contiguous(memory_format=torch.channels_last)).float()
+            with bf16(device, in_bf16):
+                values = below(images.contiguous(memory_format=torch.channels_last)).float()
             values = (values.permute(0, 2, 3, 1) if values.ndim == 4 else values).cpu().numpy()
             if dtype is None:
                 dtype = np.float16 if np.abs(values).max() < _HALF_HOLDS else np.float32

@@ -31,7 +31,8 @@ def main(folder: str, out: str) -> None:
         )
         torch.manual_seed(0)
         metrics = [accuracy, RocAuc()]
-        learn = med_learner(dls, "resnet18", weights=None, dropout=0, head_start=True, metrics=metrics)
+        options = {"weights": None, "dropout": 0, "head_start": True, "mixed_precision": False}
+        learn = med_learner(dls, "resnet18", metrics=metrics, **options)
         head = learn.fit_head(progress=False)
         with learn.no_bar(), learn.distrib_ctx():
             learn.fine_tune(2, 1e-3, blend=1.0)

@@ -13,8 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydicom.data import get_testdata_file
+from typer.testing import CliRunner
 
+from medclf.cli import app
 from medclf.data.synthetic import draw_endoscopy
+from medclf.runs.config import TrainConfig
 
 pytestmark = pytest.mark.slow
 
@@ -281,3 +284,58 @@ def test_an_answer_that_cannot_be_written_is_said():
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode and "No space left on device" in done.stderr.splitlines()[0]
+
+
+def test_every_option_of_train_becomes_a_setting(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("DATA", "OTHER"):
+        Path(name).mkdir()
+    Path("sheet.csv").touch()
+    plans = []
+    monkeypatch.setattr("medclf.runs.train.train", lambda plan, say, before: plans.append(plan))
+    for unwanted in ("medclf.runs.show.show_results", "medclf.runs.machine.settle_machine"):
+        monkeypatch.setattr(unwanted, lambda *_: None)
+
+    def plan(*options):
+        done = CliRunner().invoke(app, ["train", "DATA", "--out", "RUN", *options], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return plans.pop().as_dict()
+
+    assert plan() == TrainConfig("DATA", "RUN").as_dict()
+    words = {"--labels": "sheet.csv", "--path-col": "file", "--weights": "none", "--window": "40,400", "--frame": "3"}
+    words |= {"--size": "96,128,224", "--arch": "resnet18", "--test": "OTHER", "--split": "kfold"}
+    given = [word for pair in words.items() for word in pair]
+    found = plan(
+        *given,
+        "--label-col",
+        "a",
+        "--label-col",
+        "b",
+        "--subgroup",
+        "sex",
+        "--no-audit",
+        "--hide-names",
+        "--full-precision",
+    )
+    expected = TrainConfig(
+        "DATA",
+        "RUN",
+        labels="sheet.csv",
+        path_col="file",
+        label_col=["a", "b"],
+        weights=None,
+        window=(40.0, 400.0),
+        frame=3,
+        size=224,
+        first_sizes=(96, 128),
+        arch="resnet18",
+        test="OTHER",
+        split="kfold",
+        subgroup=["sex"],
+        audit=False,
+        hide_names=True,
+        mixed_precision=False,
+    )
+    assert found == expected.as_dict()
+    assert plan("--label-col", "a")["label_col"] == "a"
+    assert plan("--frame", "last", "--window", "lung")["frame"] == "last"

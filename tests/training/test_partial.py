@@ -14,11 +14,13 @@ from torch import nn
 
 from medclf.data.loaders import MedDataLoaders
 from medclf.errors import DataError, MedclfError
+from medclf.evaluation.predictions import predict_loader
 from medclf.training.backbones import build_network
 from medclf.training.callbacks import Resumable
-from medclf.training.head_start import HeadStart
+from medclf.training.cut import FromCut
+from medclf.training.head_start import HeadStart, body_features
 from medclf.training.learner import MedLearner, med_learner
-from medclf.training.partial import FromCut, KeptFeatures
+from medclf.training.partial import KeptFeatures, training_from
 from medclf.training.sizes import check_sizes
 from medclf.training.stages import is_chain, stage_index, stage_names, stages
 
@@ -44,7 +46,7 @@ def make(folder, modality=None, cache=True, arch="resnet18", **kwargs):
     dls = MedDataLoaders.from_folder(
         folder, size=64, modality=modality, split="stratified", seed=1, cache=cache, bs=4, progress=False
     )
-    learn = med_learner(dls, arch, weights=None, head_start=True, **kwargs)
+    learn = med_learner(dls, arch, weights=None, head_start=True, mixed_precision=False, **kwargs)
     learn.head = HeadStart(0.01, 18, 512, 5, 0.0)  # a random head, so that there is much to learn
     learn.start = {name: value.clone() for name, value in learn.model.state_dict().items()}
     torch.manual_seed(1)
@@ -110,6 +112,28 @@ def test_kept_features_train_to_the_same_weights(folder, freeze_bn, half, apart,
             assert torch.equal(value, start.state_dict()[name]), name
     assert type(learn.model) is nn.Sequential and all(p.requires_grad for p in learn.model.parameters())
     assert learn.dls.train.one_batch()[0].shape[1:] == (3, 64, 64)
+
+
+@pytest.mark.parametrize("modality", [None, "endoscopy"])
+def test_head_and_features_come_of_what_is_kept(folder, modality):
+    """Not an image passes the stages below twice, and what comes of it is the same to the rounding of float16."""
+    apart = {"rtol": 0, "atol": 1e-2 if modality is None else 1e-5}
+    whole, cut = make(folder, modality), make(folder, modality)
+    cut.model.load_state_dict(whole.model.state_dict())
+    whole.fit_head(progress=False)
+    with training_from(cut, "layer4"):
+        stems = []
+        hook = cut.model[0][0].register_forward_pre_hook(lambda _, inputs: stems.append(len(inputs[0])))
+        cut.fit_head(progress=False)
+        kept, _ = body_features(cut.model, cut.dls.train)
+        predicted = predict_loader(cut, cut.dls.valid)
+        hook.remove()
+    assert bool(stems) == (modality is not None)
+    assert cut.head.n_features == whole.head.n_features == 512
+    exact, _ = body_features(whole.model, whole.dls.train)
+    np.testing.assert_allclose(kept, exact, **apart)
+    np.testing.assert_allclose(cut.head.features, whole.head.features, **apart)
+    np.testing.assert_allclose(predicted.probs, predict_loader(whole, whole.dls.valid).probs, atol=0.02)
 
 
 def test_what_is_run_without_gradients_trains_to_the_same_weights(folder):

@@ -1,0 +1,67 @@
+"""bfloat16 on processors that reckon in it: twice as fast a training step, and predictions stay float32."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.fp16 import AMPMode, MixedPrecision
+
+
+def has_bf16(device: torch.device | str) -> bool:
+    """Whether the device has instructions for bfloat16: newer GPUs, and processors with AVX-512 BF16.
+
+    Others only imitate it: a resnet34 then trains 16 times as slowly.
+
+    Example:
+        >>> has_bf16("meta")
+        False
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+
+
+def bf16(device: torch.device, enabled: bool = True) -> torch.autocast:
+    """A context in which what bears it is reckoned in bfloat16."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def precision(learn: Any) -> str:
+    """What a learner trains in: "float32", "bfloat16" or "float16"."""
+    for cb in learn.cbs:
+        if isinstance(cb, TrainInBf16) or (isinstance(cb, MixedPrecision) and cb.amp_mode == AMPMode.BF16):
+            return "bfloat16"
+        if isinstance(cb, MixedPrecision):
+            return "float16"
+    return "float32"
+
+
+class TrainInBf16(Callback):
+    """On a CPU, training steps in bfloat16, weights in float32; what is predicted is the same as without it."""
+
+    order = MixedPrecision.order
+
+    def before_fit(self) -> None:
+        """Nothing is under way."""
+        self.scope = ExitStack()
+
+    def before_batch(self) -> None:
+        """Validation and prediction go on in float32, as a bundle's does."""
+        if self.training:
+            self.scope.enter_context(bf16(self.dls.device))
+
+    def after_pred(self) -> None:
+        """For the loss."""
+        self.learn.pred = self.pred.float()
+
+    def after_loss(self) -> None:
+        """The backward pass finds its precision by itself."""
+        self.scope.close()
+
+    def after_cancel_batch(self) -> None:
+        """Another callback broke the batch off."""
+        self.scope.close()
