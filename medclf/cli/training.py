@@ -137,6 +137,7 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
         "frame": int(frame) if frame.isdigit() else frame,
         "window": numbers("window", window, "40,400") if window and "," in window else window,
         "weights": None if weights == "none" else weights,
+        "subgroup": list(options["subgroup"] or ()) or None,  # typer gives () for none
     }
 
 
