@@ -56,16 +56,14 @@ def plain_fastai_16(data: Path, workers: int):
 
 def medclf(data: Path, workers: int):
     """With fastai's own augmentation: the parameters of `aug_transforms()`, not those of a preset."""
-    from fastai.vision.all import Normalize
-
     from medclf.data.augment import Augment
     from medclf.data.loaders import MedDataLoaders
-    from medclf.data.transforms import MedResize
+    from medclf.data.transforms import MedResize, QuickNormalize
 
     augment = Augment(
         (SIZE, SIZE), max_rotate=10, flip_lr=True, max_zoom=1.1, max_warp=0.2, brightness=0.2, contrast=0.2
     )
-    tfms = [augment, Normalize.from_stats(*STATS, cuda=False)]
+    tfms = [augment, QuickNormalize.from_stats(*STATS, cuda=False)]  # as med_learner adds it
     dls = MedDataLoaders.from_folder(
         data, item_tfms=MedResize(SIZE, train_scale=1.15), batch_tfms=tfms, cache=True, progress=False
     )
@@ -74,13 +72,11 @@ def medclf(data: Path, workers: int):
 
 def medclf_endoscopy(data: Path, workers: int):
     """With the preset for endoscopy, which turns all round and changes colours too."""
-    from fastai.vision.all import Normalize
-
     from medclf.data.loaders import MedDataLoaders
-    from medclf.data.transforms import endoscopy_tfms
+    from medclf.data.transforms import QuickNormalize, endoscopy_tfms
 
     item_tfms, batch_tfms = endoscopy_tfms(SIZE)
-    batch_tfms.append(Normalize.from_stats(*STATS, cuda=False))
+    batch_tfms.append(QuickNormalize.from_stats(*STATS, cuda=False))
     dls = MedDataLoaders.from_folder(data, item_tfms=item_tfms, batch_tfms=batch_tfms, cache=True, progress=False)
     return [dls.train, dls.valid]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from fastai.data.core import DataLoaders
+from fastai.data.transforms import Normalize
 from fastai.vision.augment import RandTransform
 from fastai.vision.core import PILImage, TensorImage
 
@@ -24,6 +25,21 @@ Size = int | tuple[int, int]
 Tfms = tuple[list[Any], list[Any]]
 
 TRAIN_SCALE = 1.15
+
+
+class QuickNormalize(Normalize):
+    """fastai's `Normalize`, the same to the last bit, with one new batch in place of two.
+
+    On a CPU the second one takes longer than the arithmetic, since the system fills new memory with zeros first.
+
+    Example:
+        >>> tfm = QuickNormalize.from_stats([0.5] * 3, [0.25] * 3, cuda=False)
+        >>> float(tfm(TensorImage(np.ones((1, 3, 2, 2)))).max())
+        2.0
+    """
+
+    def encodes(self, x: TensorImage) -> TensorImage:  # noqa: D102 - fastai's protocol
+        return x.sub(self.mean).div_(self.std)
 
 
 class MedResize(RandTransform):
@@ -250,7 +266,6 @@ def show_augmentations(dls: DataLoaders, index: int = 0, n: int = 9, figsize: tu
     Returns:
         The array of matplotlib axes.
     """
-    from fastai.data.transforms import Normalize
     from fastai.vision.core import show_image
     from fastai.vision.data import get_grid
 

@@ -21,6 +21,7 @@ from fastcore.foundation import L
 
 from medclf.data import ranks
 from medclf.data.links import groups_of
+from medclf.data.transforms import QuickNormalize
 from medclf.errors import DataError
 from medclf.training.backbones import build_network, describe, stages
 from medclf.training.head_start import HeadStart, fit_head
@@ -350,7 +351,7 @@ def add_normalize(dls: DataLoaders, mean: Sequence[float], std: Sequence[float])
     for loader in dls.loaders:
         present = [t for t in loader.after_batch.fs if isinstance(t, Normalize)]
         if not present:
-            loader.after_batch.add(Normalize.from_stats(mean, std, cuda=loader.device.type == "cuda"))
+            loader.after_batch.add(QuickNormalize.from_stats(mean, std, cuda=loader.device.type == "cuda"))
         for tfm in present:
             have = [float(v) for v in tfm.mean.flatten()], [float(v) for v in tfm.std.flatten()]
             if not np.allclose(have[0], mean, atol=1e-3) or not np.allclose(have[1], std, atol=1e-3):

@@ -20,6 +20,7 @@ from medclf.data import ranks
 from medclf.data.batches import MedDL
 from medclf.data.cache import ImageStore
 from medclf.data.progress import watch
+from medclf.data.transforms import QuickNormalize
 from medclf.errors import MedclfError
 from medclf.files import replacing
 from medclf.training.cut import FromCut, at_once, folded_below
@@ -144,7 +145,7 @@ def _keepable(learn: Any, cut: int) -> ImageStore | None:
         if not isinstance(loader, MedDL) or not loader.stores or loader.stores[0] is not loader.stores[1]:
             return None
         store = loader.stores[1]
-        plain = all(type(tfm) in (IntToFloatTensor, Normalize) for tfm in loader.after_batch.fs)
+        plain = all(type(tfm) in (IntToFloatTensor, Normalize, QuickNormalize) for tfm in loader.after_batch.fs)
         if not plain or store.rows(loader.dataset.items) is None:
             return None
     return store

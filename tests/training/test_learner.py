@@ -5,10 +5,12 @@ import pytest
 import torch
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
+from fastai.torch_core import TensorImage
 from fastai.vision.augment import aug_transforms
 from PIL import Image
 
 from medclf.data.loaders import MedDataLoaders
+from medclf.data.transforms import QuickNormalize
 from medclf.errors import DataError
 from medclf.evaluation.predictions import predict_loader
 from medclf.reporting.interpret import MedInterpretation
@@ -179,3 +181,13 @@ def test_the_training_set_is_interpreted_whole_and_unaugmented(folder, tmp_path,
     assert list(first.predictions.table["path"]) == [p.relative_to(folder).as_posix() for p in dls.train.items]
     assert np.array_equal(first.predictions.probs, second.predictions.probs)
     assert set(first.predictions.table["partition"]) == {"train"}
+
+
+def test_it_normalises_as_fastai_does_and_leaves_its_input():
+    stats = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    quick, plain = QuickNormalize.from_stats(*stats, cuda=False), Normalize.from_stats(*stats, cuda=False)
+    given = TensorImage(torch.rand(2, 3, 5, 4, generator=torch.Generator().manual_seed(0)))
+    before = given.clone()
+    found = quick(given)
+    assert type(found) is TensorImage and torch.equal(found, plain(given)) and torch.equal(given, before)
+    assert torch.allclose(quick.decode(found), before, atol=1e-6)
