@@ -92,7 +92,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def program() -> None:
-    """What the shell starts: `main`, and no taking down of torch, which takes 0.3 s, as long as a prediction."""
+    """What the shell starts: `main`, and no taking down of torch, which takes about as long as a prediction."""
     try:
         main()
     except SystemExit as end:

@@ -180,8 +180,7 @@ def _abstaining(result: Worth, basis: Basis, wished: float) -> None:
     limit = point.threshold if cuts is None else cuts
     worth = evaluate_abstain(y, probs, limit, groups=shown.groups)
     worth.pop("threshold")
-    sure = probs.max(axis=1) if probs.ndim == 2 else probs
-    unsure = sure < limit
+    unsure = _surety(probs) < limit
     facts |= {
         "threshold": point.threshold,
         "sentence": _abstain_sentence(point.threshold, wished, int(unsure.sum()), len(unsure), basis.words),
@@ -190,6 +189,11 @@ def _abstaining(result: Worth, basis: Basis, wished: float) -> None:
     result.facts["abstain"] = facts
     result.calibration["abstain"] = {"threshold": point.threshold, "wished": wished}
     result.predictions = flagged(shown, unsure, "unsure")
+
+
+def _surety(probs: np.ndarray) -> np.ndarray:
+    """(n,) probability of each answer: (n, n_labels) hold those of all labels, (n,) of the answer alone."""
+    return np.asarray(probs.max(axis=1) if probs.ndim == 2 else probs)
 
 
 def _abstain_sentence(limit: float, wished: float, unsure: int, n: int, whence: str) -> str:
@@ -226,7 +230,7 @@ def judge_at(
         y, probs = answers(shown.y, shown.probs, shown.multi_label)
         worth = evaluate_abstain(y, probs, limit, groups=shown.groups)
         curve = abstain_curve(y, probs)
-        sure = probs.max(axis=1) if probs.ndim == 2 else probs
+        sure = _surety(probs)
         facts["abstain"] = {
             "threshold": worth.pop("threshold"),
             "sentence": f"At training's limit {int((sure < limit).sum())} of {len(sure)} images are unsure.",
