@@ -28,7 +28,8 @@ def measure(data: Path, n: int, size: int, arch: str) -> None:
     from medclf.evaluation.results import summarize
 
     warnings.simplefilter("ignore")
-    files = sorted(data.glob("*/*.jpg"), key=lambda path: (path.stem, path.parent.name))[:n]
+    classes = [sorted(folder.glob("*.jpg")) for folder in sorted(data.iterdir()) if folder.is_dir()]
+    files = [path for one_of_each in zip(*classes, strict=True) for path in one_of_each][:n]
     frame = pd.DataFrame({"path": [str(f.relative_to(data)) for f in files], "label": [f.parent.name for f in files]})
     settings = {"modality": "endoscopy", "size": size, "cache": True, "progress": False, "split": "stratified"}
     seconds: dict[str, float] = {}
