@@ -102,7 +102,9 @@ def network(args, n_out):
         return model
     import torchvision
 
-    model = getattr(torchvision.models, args.arch)(weights=None if args.random_weights else "DEFAULT")
+    model = getattr(torchvision.models, args.arch)(weights=None if args.weights else "DEFAULT")
+    if args.weights:
+        model.load_state_dict(torch.load(args.weights, weights_only=True))
     model.fc = nn.Linear(model.fc.in_features, n_out)
     return model
 
@@ -114,7 +116,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--table", help="CSV with path, label and partition; TRAIN and VAL folders where there is none")
     parser.add_argument("--arch", default="efficientnet_lite0")
-    parser.add_argument("--random-weights", action="store_true")
+    parser.add_argument("--weights", help="a file of torchvision's weights")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--bs", type=int, default=32)
     parser.add_argument("--workers", type=int, default=0)

@@ -5,13 +5,15 @@
 
 Whole processes and once imported, an empty cache each time. Of a network whose weights no package carries, random ones
 are written to a file that both load in the place of pretrained ones: the times are the same, the accuracies mean
-nothing. The second line gives, seed by seed, the accuracy of EfficientNet-Lite0's head alone
+nothing. With `--peers torchvision monai` the projects' own loops take their turns as well (MONAI is not a dependency).
+The second line gives, seed by seed, the accuracy of EfficientNet-Lite0's head alone
 (the first model, which is evaluated and reported like any other), of its last stage and of all of it, beside plain
 fastai's whole job; `--skip-fastai` leaves that out.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -36,9 +38,11 @@ def ours(args: argparse.Namespace, seed: int, folder: Path, *options: str) -> di
     return {"seconds": seconds, "inside": inside, "accuracy": facts["accuracy"]["value"], "table": run / "table.csv"}
 
 
-def peer(args: argparse.Namespace, seed: int, table: Path) -> dict:
-    """The script that a fastai user writes, on the same split."""
-    command = [sys.executable, str(ROOT / "benchmarks/plain_fastai.py"), str(args.folder), "--table", str(table)]
+def peer(args: argparse.Namespace, seed: int, table: Path, loader: str = "") -> dict:
+    """The script that a fastai user writes, or the loop of another project's own example, on the same split."""
+    command = [sys.executable, str(ROOT / "benchmarks" / ("plain_torch.py" if loader else "plain_fastai.py"))]
+    command += [str(args.folder), "--table", str(table)]
+    command += ["--loader", loader, "--workers", str(os.cpu_count())] if loader else []
     command += ["--arch", args.arch, "--epochs", str(args.epochs), "--seed", str(seed), "--size", str(args.size)]
     if args.weights:
         command += ["--weights", args.weights]
@@ -69,7 +73,10 @@ def times(args: argparse.Namespace) -> None:
         for turn in range(args.runs):
             for name, options in plans(args).items():
                 found[name].append(ours(args, args.seeds[0], Path(folder), *options))
-            found[fastai].append(peer(args, args.seeds[0], found[next(iter(plans(args)))][-1]["table"]))
+            table = found[next(iter(plans(args)))][-1]["table"]
+            found[fastai].append(peer(args, args.seeds[0], table))
+            for loader in args.peers:
+                found.setdefault(f"{loader}'s loop", []).append(peer(args, args.seeds[0], table, loader))
             print(f"turn {turn + 1} of {args.runs}", file=sys.stderr, flush=True)
     rows = []
     for name, results in found.items():
@@ -128,6 +135,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 7, 2026])
     parser.add_argument("--accuracy", action="store_true", help="of each way to train, instead of times")
+    parser.add_argument("--peers", nargs="+", choices=["torchvision", "monai"], default=[], help="other loops to time")
     parser.add_argument("--skip-fastai", action="store_true")
     parser.add_argument("--ours", nargs=argparse.REMAINDER, default=[], help="more options for medclf train; the last")
     args = parser.parse_args()

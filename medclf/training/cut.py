@@ -17,6 +17,7 @@ class FromCut(nn.Sequential):
     Args:
         network: body and head, whose stages make a chain.
         cut: index of the first stage that is trained.
+        in_bf16: what the stages below the cut give was reckoned in bfloat16.
 
     Example:
         >>> from medclf.training.backbones import build_network
@@ -25,8 +26,9 @@ class FromCut(nn.Sequential):
         torch.Size([1, 2])
     """
 
-    def __init__(self, network: nn.Module, cut: int) -> None:
+    def __init__(self, network: nn.Module, cut: int, in_bf16: bool = False) -> None:
         super().__init__(*network.children())
+        self.in_bf16 = in_bf16
         self._above = tuple(stages(network)[cut:])  # a tuple, since the modules are registered already
         self._below: tuple[nn.Module, ...] = ()
 

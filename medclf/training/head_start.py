@@ -26,11 +26,13 @@ from medclf.errors import DataError, MedclfWarning, OutputError
 from medclf.files import replacing
 from medclf.training.cut import FromCut
 from medclf.training.folding import folded
+from medclf.training.precision import bf16
 
 _VIEWS = 2**40  # epochs that no training comes to
 _CERTAIN = 8.0  # the logit of a label that every training image has, or none
 _FALLBACK = 0.01
 _LEAST_SPREAD = 0.1  # of the features' mean standard deviation
+_OF_WHAT_IS_KEPT = 64  # images at once: small maps and few layers
 _IN_A_CPUS_CACHE = 8  # images whose layers fit; 64 at once take twice as long an image (EfficientNet-Lite0)
 _SMALL = 5_000_000  # values of the features, such as 4,000 images' 1,280
 STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # scikit-learn's C, on standardised features
@@ -86,9 +88,12 @@ def body_features(
     Returns:
         features (n, n_features) float32, and targets: (n,) classes, (n, n_labels) 0/1, or None without labels.
     """
-    whole = loader.new(shuffle=False, drop_last=False, **({"epoch": _VIEWS + view} if view else {}))
+    changes = {"epoch": _VIEWS + view} if view else {}
+    training, own, in_bf16 = network.training, network[0], False
+    if isinstance(network, FromCut) and network.body() is not own:  # of what is kept, as precisely as it was made
+        own, in_bf16, changes["bs"] = network.body(), network.in_bf16, max(loader.bs, _OF_WHAT_IS_KEPT)
+    whole = loader.new(shuffle=False, drop_last=False, **changes)
     loader = parted(whole)
-    training, own = network.training, network.body() if isinstance(network, FromCut) else network[0]
     pooling = cast(nn.Sequential, network[1])[:-2]
     network.eval()
     body: nn.Module | None = None
@@ -99,7 +104,8 @@ def body_features(
             images = batch[0].as_subclass(Tensor).contiguous(memory_format=torch.channels_last)
             body = body or folded(own, images[:1])
             at_once = _IN_A_CPUS_CACHE if images.device.type == "cpu" and own is network[0] else len(images)
-            features.extend(pooling(body(part)).float().cpu() for part in images.split(at_once))
+            with bf16(images.device, in_bf16):
+                features.extend(pooling(body(part)).float().cpu() for part in images.split(at_once))
             targets.extend(t.as_subclass(Tensor).cpu() for t in batch[1:2])
     network.train(training)
     collect = ranks.gathered if loader is not whole else np.asarray

@@ -107,7 +107,7 @@ def training_from(learn: Any, stage: str, keep: bool | None = None) -> Iterator[
         )
     chain = cut > 0 and is_chain(network)
     in_bf16 = precision(learn) == "bfloat16"
-    run = FromCut(network, cut) if chain else network
+    run = FromCut(network, cut, in_bf16) if chain else network
 
     def renew() -> None:
         if store is not None:

@@ -40,13 +40,13 @@ def folder(tmp_path_factory):
     return folder
 
 
-def make(folder, modality=None, cache=True, arch="resnet18", **kwargs):
+def make(folder, modality=None, cache=True, arch="resnet18", mixed_precision=False, **kwargs):
     """A learner that is the same each time."""
     torch.manual_seed(0)
     dls = MedDataLoaders.from_folder(
         folder, size=64, modality=modality, split="stratified", seed=1, cache=cache, bs=4, progress=False
     )
-    learn = med_learner(dls, arch, weights=None, head_start=True, mixed_precision=False, **kwargs)
+    learn = med_learner(dls, arch, weights=None, head_start=True, mixed_precision=mixed_precision, **kwargs)
     learn.head = HeadStart(0.01, 18, 512, 5, 0.0)  # a random head, so that there is much to learn
     learn.start = {name: value.clone() for name, value in learn.model.state_dict().items()}
     torch.manual_seed(1)
@@ -134,6 +134,22 @@ def test_head_and_features_come_of_what_is_kept(folder, modality):
     np.testing.assert_allclose(kept, exact, **apart)
     np.testing.assert_allclose(cut.head.features, whole.head.features, **apart)
     np.testing.assert_allclose(predicted.probs, predict_loader(whole, whole.dls.valid).probs, atol=0.02)
+
+
+@pytest.mark.parametrize("modality", [None, "endoscopy"], ids=["kept", "run again"])
+@pytest.mark.parametrize("in_bf16", [False, True])
+def test_features_are_as_precise_as_what_they_are_made_of(folder, modality, in_bf16):
+    learn, dtypes = make(folder, modality, mixed_precision=in_bf16), set()
+    exact, _ = body_features(learn.model, learn.dls.train)
+    with training_from(learn, "layer4"):
+        pool = learn.model[1][0]
+        hook = pool.register_forward_pre_hook(lambda _, inputs: dtypes.add(inputs[0].dtype))
+        features, _ = body_features(learn.model, learn.dls.train)
+        hook.remove()
+    rounded = in_bf16 and modality is None
+    assert dtypes == {torch.bfloat16 if rounded else torch.float32}
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, exact, rtol=0, atol=(0.03 if rounded else 2e-3) * np.abs(exact).max())
 
 
 def test_what_is_run_without_gradients_trains_to_the_same_weights(folder):
