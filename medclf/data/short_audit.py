@@ -16,7 +16,7 @@ from medclf.data.twins.fingerprint import Fingerprints, take_fingerprints
 from medclf.data.twins.neighbours import Pairs, alike
 from medclf.data.twins.search import Twins, verify
 from medclf.errors import ReadError
-from medclf.images.pixels import probe
+from medclf.images.pixels import placement, probe
 
 _NEIGHBOURS = 3  # of each image in the embedding
 _ALIKE = 0.7  # cosine from which a pair of them is compared; see docs/audit.md
@@ -85,11 +85,14 @@ def _looks(paths: list[Path], store: ImageStore | None, reading: Reading) -> tup
     if store is None or places is None:
         return [f"row {row}" for row in range(len(paths))], marks
     hashes = []
-    for row, place in enumerate(places):
-        image = np.asarray(store.pixels[place])
+    for row, (path, stored) in enumerate(zip(paths, places, strict=True)):
+        image = np.asarray(store.pixels[stored])
         hashes.append(hashlib.blake2b(image.data, digest_size=16).hexdigest())
-        if reading.resize == "squish":  # padding would look like a border
-            marks[row] = measure_marks(image if image.shape[2] == 3 else image.repeat(3, axis=2))
+        if reading.resize == "crop":  # its rim is not the file's
+            continue
+        width, height = store.full_sizes[str(path)]
+        shown = image[placement((height, width), store.shape[1:3], reading.resize)[1]]  # padding is no border
+        marks[row] = measure_marks(shown if shown.shape[2] == 3 else shown.repeat(3, axis=2))
     return hashes, marks
 
 

@@ -63,6 +63,7 @@ def marked_dicom(path: Path, pixels: object, number: int, changes: dict[int, str
     nested = Dataset()
     for tag, vr, value in ((0x00100010, "PN", TEXT), (0x00100020, "LO", TEXT), (0x00204000, "LT", TEXT)):
         nested.add_new(tag, vr, value)
+    shallow = nested
     for _ in range(6):
         outer = Dataset()
         outer.add_new(0x00400275, "SQ", [nested])
@@ -78,7 +79,7 @@ def marked_dicom(path: Path, pixels: object, number: int, changes: dict[int, str
         ):
             continue
         if vr == "SQ":
-            ds.add_new(tag, "SQ", [nested])
+            ds.add_new(tag, "SQ", [shallow if len(ds) % 16 else nested])  # depth in a few: all of it takes a minute
         elif vr in _VALUES and not (group == 0x0028 and vr in ("DS", "IS")):
             ds.add_new(tag, vr, _VALUES[vr])
     for tag, vr in ((0x60004000, "LT"), (0x50002500, "LO"), (0x00990010, "LO"), (0x00991001, "UN"), (0x00991002, "PN")):

@@ -64,6 +64,28 @@ def test_without_features_or_store_the_cheap_parts_remain(planted):
     assert found.summary["searched_by"] == ["file hash"]
 
 
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("resize", ["squish", "pad", "crop"])
+def test_a_box_that_tells_the_class_is_seen_beside_padding(resize, boxed, tmp_path):
+    """Wide and narrow images of both classes: what padding adds is black at the rim, and no mark."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        label, shape = ("plain", "boxed")[i % 2], ((60, 100), (100, 60))[i // 2 % 2]
+        pixels = rng.integers(90, 160, (*shape, 3), dtype=np.uint8)
+        if boxed and label == "boxed":
+            pixels[-shape[0] // 3 :, : shape[1] // 3] = 0
+        (tmp_path / label).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / label / f"{i}.png")
+    table, reading = scan(tmp_path), Reading(resize)
+    table["partition"] = "train"
+    paths = [f"{tmp_path}/{path}" for path in table["path"]]
+    store = build_stores(paths, list(table["sha256"]), [(64, 64)], reading, folder=tmp_path / "stores")[0]
+    found = short_audit(table, None, store, reading=reading, progress=False)
+    said = " ".join(row["finding"] for row in found.summary["sentences"])
+    assert ("black area at the bottom left corner" in said) == (boxed and resize != "crop")
+    assert "border" not in said
+
+
 def test_another_split_of_the_same_audit(planted, store):
     found = short_audit(planted, colours(planted), store, progress=False)
     grouped = planted.copy()
