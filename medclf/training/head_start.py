@@ -24,7 +24,7 @@ from medclf.data.cache import ImageStore
 from medclf.data.progress import watch
 from medclf.errors import DataError, MedclfWarning, OutputError
 from medclf.files import replacing
-from medclf.training.cut import FromCut
+from medclf.training.cut import FromCut, at_once
 from medclf.training.folding import folded
 from medclf.training.precision import bf16
 
@@ -33,7 +33,6 @@ _CERTAIN = 8.0  # the logit of a label that every training image has, or none
 _FALLBACK = 0.01
 _LEAST_SPREAD = 0.1  # of the features' mean standard deviation
 _OF_WHAT_IS_KEPT = 64  # images at once: small maps and few layers
-_IN_A_CPUS_CACHE = 8  # images whose layers fit; 64 at once take twice as long an image (EfficientNet-Lite0)
 _SMALL = 5_000_000  # values of the features, such as 4,000 images' 1,280
 STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # scikit-learn's C, on standardised features
 
@@ -103,9 +102,9 @@ def body_features(
         for batch in watch(loader, len(loader), "Computing features", progress=progress and not ranks.rank()):
             images = batch[0].as_subclass(Tensor).contiguous(memory_format=torch.channels_last)
             body = body or folded(own, images[:1])
-            at_once = _IN_A_CPUS_CACHE if images.device.type == "cpu" and own is network[0] else len(images)
+            step = at_once(images.device) if images.device.type == "cpu" and own is network[0] else len(images)
             with bf16(images.device, in_bf16):
-                features.extend(pooling(body(part)).float().cpu() for part in images.split(at_once))
+                features.extend(pooling(body(part)).float().cpu() for part in images.split(step))
             targets.extend(t.as_subclass(Tensor).cpu() for t in batch[1:2])
     network.train(training)
     collect = ranks.gathered if loader is not whole else np.asarray
