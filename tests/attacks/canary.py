@@ -79,7 +79,7 @@ def marked_dicom(path: Path, pixels: object, number: int, changes: dict[int, str
         ):
             continue
         if vr == "SQ":
-            ds.add_new(tag, "SQ", [shallow if len(ds) % 16 else nested])  # depth in a few: all of it takes a minute
+            ds.add_new(tag, "SQ", [shallow if len(ds) % 16 else nested])  # depth in a few: pydicom takes long over it
         elif vr in _VALUES and not (group == 0x0028 and vr in ("DS", "IS")):
             ds.add_new(tag, vr, _VALUES[vr])
     for tag, vr in ((0x60004000, "LT"), (0x50002500, "LO"), (0x00990010, "LO"), (0x00991001, "UN"), (0x00991002, "PN")):
