@@ -381,6 +381,9 @@ def test_a_page_of_real_images(visit: Any, factory: Any, shared_data: Path, tmp_
         shown.page.click("#gallery li:first-child button")
         shown.page.wait_for_function("document.querySelector('#dialog-picture img').naturalWidth > 384")
         shown.keep(f"{name}-image")
+        cells = shown.page.locator("#matrix td b").all_inner_texts()
+        assert sum(map(int, cells)) == (data.rows["partition"] == "valid").sum() > 0
+        assert shown.page.evaluate("document.documentElement.scrollWidth") <= width, name
         shown.is_clean()
         shown.context.close()
 
