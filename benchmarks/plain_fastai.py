@@ -18,6 +18,7 @@ from fastai.vision.all import (
     Resize,
     accuracy,
     aug_transforms,
+    set_seed,
     vision_learner,
 )
 
@@ -82,10 +83,12 @@ def main():
     parser.add_argument("--seed", type=int, default=42)
     args = parser.parse_args()
     start = time.perf_counter()
-    torch.manual_seed(args.seed)
+    set_seed(args.seed)  # of torch, NumPy and Python: fastai draws from all three
     arch, cut, normalize = architecture(args.arch, args.weights)
-    args.bs = min(args.bs, 32) if args.table is None else args.bs  # drop_last would leave 33 + 32 images one batch
     dls = loaders(args, normalize)
+    if dls.train.n < 2 * args.bs:  # fastai drops the last batch: 65 images would make one step an epoch
+        args.bs //= 2
+        dls = loaders(args, normalize)
     learn = vision_learner(dls, arch, cut=cut, metrics=accuracy, pretrained=not args.random_weights)
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(args.epochs)

@@ -15,12 +15,12 @@ from medclf.evaluation.predictions import predict_loader
 from medclf.training.learner import med_learner
 
 
-def main(folder: str, out: str) -> None:
+def main(folder: str, out: str, train_from: str | None = None) -> None:
     warnings.simplefilter("ignore")
     with ranks.group("cpu"):
         dls = MedDataLoaders.from_folder(
             folder,
-            modality="endoscopy",
+            modality=None if train_from else "endoscopy",  # what lies below is kept where nothing augments
             size=32,
             bs=8,
             val_bs=4,
@@ -35,7 +35,7 @@ def main(folder: str, out: str) -> None:
         learn = med_learner(dls, "resnet18", metrics=metrics, **options)
         head = learn.fit_head(progress=False)
         with learn.no_bar(), learn.distrib_ctx():
-            learn.fine_tune(2, 1e-3, blend=1.0)
+            learn.fine_tune(2, 1e-3, blend=1.0, train_from=train_from)
         predictions = predict_loader(learn, dls.valid, "valid")
         weights = ranks.gathered(np.array([float(sum(p.double().sum() for p in learn.model.parameters()))]))
     if ranks.is_first():

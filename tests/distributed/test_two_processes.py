@@ -32,11 +32,13 @@ def drawn(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(drawn, tmp_path):
+@pytest.mark.parametrize("train_from", [[], ["layer4"]], ids=["all", "layer4"])
+def test_two_processes_train_as_one(drawn, tmp_path, train_from):
     script = str(Path(__file__).with_name("tell.py"))
     found = {}
     for n, launcher in ((1, []), (2, TORCHRUN)):
-        run([*launcher, script, str(drawn), str(tmp_path / f"{n}.json")], {"MEDCLF_CACHE": str(tmp_path / f"cache{n}")})
+        told = [str(drawn), str(tmp_path / f"{n}.json"), *train_from]
+        run([*launcher, script, *told], {"MEDCLF_CACHE": str(tmp_path / f"cache{n}")})
         found[n] = json.loads((tmp_path / f"{n}.json").read_text())
     one, two = found[1], found[2]
     assert len(two["paths"]) == len(set(two["paths"])) and two["paths"] == one["paths"]
