@@ -40,6 +40,7 @@ def test_two_processes_train_as_one(drawn, tmp_path, train_from):
         told = [str(drawn), str(tmp_path / f"{n}.json"), *train_from]
         run([*launcher, script, *told], {"MEDCLF_CACHE": str(tmp_path / f"cache{n}")})
         found[n] = json.loads((tmp_path / f"{n}.json").read_text())
+        assert bool([*(tmp_path / f"cache{n}").rglob("stages-*.npy")]) == bool(train_from)  # of what lies below
     one, two = found[1], found[2]
     assert len(two["paths"]) == len(set(two["paths"])) and two["paths"] == one["paths"]
     assert two["weights"][0] == two["weights"][1]
