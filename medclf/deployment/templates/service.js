@@ -1,7 +1,7 @@
 const find = (id) => document.getElementById(id);
 const AT_ONCE = 4, SHOWN = 5, RETRIES = 8;
 const waiting = [];
-let token = "", running = 0, asked = 0, answered = 0, offersHeat = false;
+let token = "", running = 0, asked = 0, answered = 0, offersHeat = false, described = null;
 
 const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
@@ -16,6 +16,7 @@ async function kindOf(file) {
 }
 
 async function ask(file) {
+  await described; // only then is it known whether to ask for a map
   for (let attempt = 1; ; attempt++) {
     const response = await fetch(`v1/predict?preview=true&saliency=${offersHeat}`, {
       method: "POST",
@@ -141,10 +142,14 @@ async function describe() {
   for (let lane = 0; lane < AT_ONCE; lane++) next();
 }
 
+function meet() {
+  described = describe().catch(console.error); // whoever drops an image then hears why
+}
+
 find("key").addEventListener("submit", (event) => {
   event.preventDefault();
   token = find("token").value.trim();
-  describe();
+  meet();
 });
 find("files").addEventListener("change", (event) => {
   take([...event.target.files]);
@@ -171,4 +176,4 @@ addEventListener("drop", (event) => {
   take([...event.dataTransfer.files]);
 });
 find("answers").classList.add("answers-plain");
-describe();
+meet();

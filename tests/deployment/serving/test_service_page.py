@@ -107,6 +107,19 @@ def test_flags_and_the_saliency_overlay_are_shown(page: Any, url: str, picture: 
     playwright.expect(heat).to_be_visible()
 
 
+def test_an_image_dropped_before_the_model_is_known_has_its_map_too(
+    page: Any, url: str, picture: Callable[..., bytes]
+) -> None:
+    held: list[Any] = []
+    page.route("**/v1/model", lambda route: held.append(route))
+    page.goto(url)
+    _drop(page, "grey.png", picture(128))
+    page.wait_for_timeout(300)  # an image that does not wait is asked for by now
+    held[0].continue_()
+    page.get_by_label("Show where the model looked").check()
+    playwright.expect(page.locator("img.heat")).to_be_visible(timeout=60_000)
+
+
 def test_files_are_chosen_in_the_first_field_that_tab_reaches_and_pasted(
     page: Any, url: str, picture: Callable[..., bytes]
 ) -> None:
