@@ -31,17 +31,22 @@ def drawn(tmp_path_factory):
     return draw_endoscopy(tmp_path_factory.mktemp("drawn") / "data", n_per_class=11, size=(48, 48))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("train_from", [[], ["layer4"]], ids=["all", "layer4"])
-def test_two_processes_train_as_one(drawn, tmp_path, train_from):
-    script = str(Path(__file__).with_name("tell.py"))
-    found = {}
+@pytest.fixture(scope="module")
+def found(drawn, tmp_path_factory):
+    """What one process and what two saw: n -> way to train -> facts; see `tell.py`."""
+    folder, script, facts = tmp_path_factory.mktemp("told"), str(Path(__file__).with_name("tell.py")), {}
     for n, launcher in ((1, []), (2, TORCHRUN)):
-        told = [str(drawn), str(tmp_path / f"{n}.json"), *train_from]
-        run([*launcher, script, *told], {"MEDCLF_CACHE": str(tmp_path / f"cache{n}")})
-        found[n] = json.loads((tmp_path / f"{n}.json").read_text())
-        assert bool([*(tmp_path / f"cache{n}").rglob("stages-*.npy")]) == bool(train_from)  # of what lies below
-    one, two = found[1], found[2]
+        told, cache = folder / f"{n}.json", folder / f"cache{n}"
+        run([*launcher, script, str(drawn), str(told)], {"MEDCLF_CACHE": str(cache)})
+        assert [*cache.rglob("stages-*.npy")]  # what lies below layer4 was kept
+        facts[n] = json.loads(told.read_text())
+    return facts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["all", "layer4"])
+def test_two_processes_train_as_one(found, way):
+    one, two = found[1][way], found[2][way]
     assert len(two["paths"]) == len(set(two["paths"])) and two["paths"] == one["paths"]
     assert two["weights"][0] == two["weights"][1]
     assert two["epoch"] == one["epoch"]
