@@ -35,7 +35,10 @@ KINDS = {  # kind: one, several
         "pairs of twins are on both sides of the split",
     ),
     "twin-of-two-patients": ("pair of twins is of two patients", "pairs of twins are of two patients each"),
-    "patient-across-split": ("patient is on both sides of the split", "patients are on both sides of the split"),
+    "patient-across-split": (
+        "patient is in more than one of train, valid and test",
+        "patients are in more than one of train, valid and test",
+    ),
     "size-tells-class": ("link of size and class", "links of size and class"),
     "depth-tells-class": ("link of format or depth and class", "links of format or depth and class"),
     "overlay-tells-class": ("border or overlay tied to the class", "borders or overlays tied to the class"),

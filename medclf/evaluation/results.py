@@ -218,6 +218,11 @@ def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
             sentence += f"; {both} of {len(partitions)} patients are on both sides, so the figures are too good."
         else:
             sentence += f"; no patient is on both sides ({len(partitions)} patients)."
+        known = used.dropna(subset=["patient", "partition"])
+        tested = sum("test" in parts and len(parts) > 1 for parts in known.groupby("patient")["partition"].agg(set))
+        if tested:
+            has = "patient of the test images has" if tested == 1 else "patients of the test images have"
+            sentence = f"{sentence[:-1]}; {tested} {has} images outside test too: figures for test would be too good."
     else:
         sentence += "; no patient is known, so images of one patient may be on both sides."
     if "group" in used and used["group"].notna().any():
