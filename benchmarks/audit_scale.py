@@ -23,7 +23,7 @@ import pandas as pd
 from PIL import Image, ImageEnhance, ImageOps
 from side_by_side import print_table, timed
 
-from medclf.data.synthetic import CLASSES, draw_frame
+from medclf.demo_images import CLASSES, draw_frame
 
 EVERY = 50  # one image in so many has a copy
 COPIES = "copies"

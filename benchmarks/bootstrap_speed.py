@@ -17,8 +17,8 @@ from collections.abc import Callable
 import numpy as np
 from sklearn import metrics as peer
 
-from medclf.evaluation.comparison import compare_predictions
-from medclf.evaluation.metrics import classification_metrics
+from medclf.metrics.classification import classification_metrics
+from medclf.metrics.comparison import compare_predictions
 
 CASES = [
     (1_000, 2, None),

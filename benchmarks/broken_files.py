@@ -31,17 +31,17 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from medclf.data.cache import build_stores
-from medclf.data.loaders import MedDataLoaders
-from medclf.data.split import split_table
-from medclf.data.table import scan
-from medclf.deployment.bundle import load_bundle
-from medclf.evaluation.predictions import predict_loader
-from medclf.runs.config import TrainConfig
-from medclf.runs.evaluate import evaluate
-from medclf.runs.predict import print_predictions
-from medclf.runs.train import train
-from medclf.training.learner import med_learner
+from medclf.dataset.image_cache import build_stores
+from medclf.dataset.scan import scan
+from medclf.dataset.splits import split_table
+from medclf.inference.bundle import load_bundle
+from medclf.learn.dataloaders import MedDataLoaders
+from medclf.learn.learner import med_learner
+from medclf.learn.prediction import predict_loader
+from medclf.run.config import TrainConfig
+from medclf.run.evaluate import evaluate
+from medclf.run.predict import print_predictions
+from medclf.run.train import train
 
 SIDE, ARCH, STORE = 32, "test_resnet", "(when the store is begun)"
 CHANGES: dict[str, Callable[[Path], object]] = {
@@ -107,7 +107,7 @@ class Room:
                     spoil()
                 return build_stores(*arguments, **options)
 
-            with mock.patch("medclf.data.loaders.build_stores", spoil_and_build):
+            with mock.patch("medclf.learn.dataloaders.build_stores", spoil_and_build):
                 train(config, lambda line: spoil() if when in line else None)
         return self.faults(out, path, every_image=config.split == "kfold")
 
@@ -175,7 +175,7 @@ class Room:
                 spoil()
                 return table
 
-            with mock.patch("medclf.runs.evaluate.scan", scan_and_spoil):
+            with mock.patch("medclf.run.evaluate.scan", scan_and_spoil):
                 out = evaluate(self.out / "run", self.data, self.out / "evaluated", overwrite=True)
         return self.faults(out, path, every_image=True)
 
@@ -184,7 +184,7 @@ class Room:
         names = [self.data / name for name in self.table["path"]]
         with (
             self.breaking(path, change) as spoil,
-            mock.patch("medclf.runs.predict.images_in", lambda files: spoil() or iter(files)),
+            mock.patch("medclf.run.predict.images_in", lambda files: spoil() or iter(files)),
             contextlib.redirect_stdout(io.StringIO()) as out,
         ):
             print_predictions(self.out / "run", names, "csv")

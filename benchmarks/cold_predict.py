@@ -69,7 +69,7 @@ def prepared(arch: str, folder: Path, runtimes: list[str]) -> None:
     bundle = save_untrained(arch, folder)
     export_fastai(arch, folder, image)
     if "onnx" in runtimes:
-        from medclf.deployment.onnx import export_onnx
+        from medclf.inference.onnx import export_onnx
 
         export_onnx(bundle, folder / "load.onnx")
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medclf.evaluation.agreement import cohen_kappa
-from medclf.evaluation.comparison import compare_predictions
-from medclf.evaluation.metrics import estimate_all
-from medclf.evaluation.weighted import Task, read_task, statistics
+from medclf.metrics.agreement import cohen_kappa
+from medclf.metrics.classification import estimate_all
+from medclf.metrics.comparison import compare_predictions
+from medclf.metrics.weighted import Task, read_task, statistics
 
 COLUMNS = {
     "accuracy": "acc",

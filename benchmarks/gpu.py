@@ -23,7 +23,7 @@ DRAWN = 500  # different pictures; the others are the same with another comment 
 
 def draw(folder: Path, args: argparse.Namespace) -> Path:
     """The images, and the split as table.csv."""
-    from medclf.data.synthetic import draw_endoscopy
+    from medclf.demo_images import draw_endoscopy
 
     n = args.train + args.valid
     drawn = draw_endoscopy(folder / "drawn", n_per_class=max(2, min(n, DRAWN) // 5), size=(576, 720))
@@ -81,9 +81,9 @@ def our_loop(images: Path, args: argparse.Namespace) -> dict[str, float]:
     """Our loop on the images, and on one batch of noise that lies on the device."""
     import torch
 
-    from medclf.data.batches import MedDL
-    from medclf.data.loaders import MedDataLoaders
-    from medclf.training.learner import med_learner
+    from medclf.learn.batches import MedDL
+    from medclf.learn.dataloaders import MedDataLoaders
+    from medclf.learn.learner import med_learner
 
     class Noise(MedDL):
         """The same batch again and again."""
@@ -113,7 +113,7 @@ def bare_loop(args: argparse.Namespace) -> float:
     """torch alone: no fastai, no loader, no metric; the limit of limits."""
     import torch
 
-    from medclf.training.backbones import build_network
+    from medclf.models.backbones import build_network
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build_network(args.arch, 5, weights=None).to(device).to(memory_format=torch.channels_last).train()

@@ -23,9 +23,9 @@ def measure(data: Path, n: int, size: int, arch: str) -> None:
     import pandas as pd
 
     from medclf import MedDataLoaders, MedInterpretation, med_learner, report, save_bundle
-    from medclf.data.loaders import decoding
-    from medclf.data.table import scan
-    from medclf.evaluation.results import summarize
+    from medclf.dataset.scan import scan
+    from medclf.learn.dataloaders import decoding
+    from medclf.results.results import summarize
 
     warnings.simplefilter("ignore")
     classes = [sorted(folder.glob("*.jpg")) for folder in sorted(data.iterdir()) if folder.is_dir()]
@@ -79,7 +79,7 @@ def main() -> None:
     if args.one:
         measure(Path(args.one[1]), int(args.one[0]), args.size, args.arch)
         return
-    from medclf.data.synthetic import draw_endoscopy
+    from medclf.demo_images import draw_endoscopy
 
     found: dict[int, list[dict]] = {n: [] for n in args.images}
     with tempfile.TemporaryDirectory() as folder:

@@ -172,7 +172,7 @@ def _with_checksums(data: bytes) -> bytes:
 def outcome(data: bytes) -> tuple[str, float]:
     """What reading a mutant comes to, and the seconds of processor time it took."""
     from medclf.errors import ReadError
-    from medclf.images.pixels import probe, read_pixels
+    from medclf.images.reading import probe, read_pixels
 
     start = time.process_time()
     try:

@@ -25,8 +25,8 @@ import numpy as np
 from hostile_images import FORMATS, mutant
 from PIL import Image
 
-from medclf.deployment.server import create_app, running
-from medclf.deployment.uploads import Limits
+from medclf.serving.app import create_app, running
+from medclf.serving.limits import Limits
 
 TYPES = {"png": "image/png", "jpeg": "image/jpeg", "tiff": "image/tiff", "dicom": "application/dicom"}
 NOT_HTTP = (

@@ -29,13 +29,13 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from medclf.data.synthetic import draw_endoscopy
-from medclf.deployment.bundle import load_bundle
+from medclf.demo_images import draw_endoscopy
 from medclf.errors import MedclfError
-from medclf.runs.config import TrainConfig
-from medclf.runs.resume import is_finished, read_record
-from medclf.runs.train import resume, train
-from medclf.training.checkpoints import read_state
+from medclf.inference.bundle import load_bundle
+from medclf.learn.checkpoint import read_state
+from medclf.run.config import TrainConfig
+from medclf.run.resume import is_finished, read_record
+from medclf.run.train import resume, train
 
 SAME = ("bundle/weights.safetensors", "predictions.csv", "table.csv")
 

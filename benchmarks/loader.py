@@ -56,9 +56,9 @@ def plain_fastai_16(data: Path, workers: int):
 
 def medclf(data: Path, workers: int):
     """With fastai's own augmentation: the parameters of `aug_transforms()`, not those of a preset."""
-    from medclf.data.augment import Augment
-    from medclf.data.loaders import MedDataLoaders
-    from medclf.data.transforms import MedResize, QuickNormalize
+    from medclf.learn.augment import Augment
+    from medclf.learn.dataloaders import MedDataLoaders
+    from medclf.learn.presets import MedResize, QuickNormalize
 
     augment = Augment(
         (SIZE, SIZE), max_rotate=10, flip_lr=True, max_zoom=1.1, max_warp=0.2, brightness=0.2, contrast=0.2
@@ -72,8 +72,8 @@ def medclf(data: Path, workers: int):
 
 def medclf_endoscopy(data: Path, workers: int):
     """With the preset for endoscopy, which turns all round and changes colours too."""
-    from medclf.data.loaders import MedDataLoaders
-    from medclf.data.transforms import QuickNormalize, endoscopy_tfms
+    from medclf.learn.dataloaders import MedDataLoaders
+    from medclf.learn.presets import QuickNormalize, endoscopy_tfms
 
     item_tfms, batch_tfms = endoscopy_tfms(SIZE)
     batch_tfms.append(QuickNormalize.from_stats(*STATS, cuda=False))
@@ -190,9 +190,9 @@ def compare_pixels(data: Path) -> str:
     import torch
     from fastai.vision.augment import Brightness, Contrast, Flip, Rotate, TensorImage, Warp, Zoom, setup_aug_tfms
 
-    from medclf.data.augment import compose
-    from medclf.data.augment_bytes import augment_bytes
-    from medclf.images.pixels import prepare
+    from medclf.images.augment_ops import augment_bytes
+    from medclf.images.reading import prepare
+    from medclf.learn.augment import compose
 
     n, rng = 16, np.random.default_rng(0)
     files = sorted(data.glob("*/*.jpg"))[:n]

@@ -31,9 +31,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from medclf.data.twins.fingerprint import Fingerprints, take_fingerprints
-from medclf.data.twins.search import find_twins
-from medclf.runs.embedding import embed_table
+from medclf.audit.near_duplicates.fingerprint import Fingerprints, take_fingerprints
+from medclf.audit.near_duplicates.search import find_twins
+from medclf.models.embedding import embed_table
 
 Random = np.random.Generator
 Changed = tuple[Image.Image, int]  # the copy and the quality of its JPEG

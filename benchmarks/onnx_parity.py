@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500)
     args = parser.parse_args()
     from medclf import export_onnx, load_bundle
-    from medclf.deployment.onnx import OnnxModel, quantize_onnx
+    from medclf.inference.onnx import OnnxModel, quantize_onnx
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:

@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 from side_by_side import print_table
 
-from medclf.data.synthetic import draw_endoscopy
-from medclf.evaluation.predictions import Predictions
-from medclf.evaluation.results import summarize
-from medclf.images.pixels import read_display
-from medclf.reporting.report import render
+from medclf.demo_images import draw_endoscopy
+from medclf.images.reading import read_display
+from medclf.report.report import render
+from medclf.results.predictions import Predictions
+from medclf.results.results import summarize
 
 VOCAB = [f"class {i}" for i in range(8)]
 

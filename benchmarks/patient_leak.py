@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 from side_by_side import print_table, shared_data
 
-from medclf.data.split import KFoldSplitter
-from medclf.evaluation.metrics import classification_metrics
-from medclf.runs.embedding import embed_table
-from medclf.training.head_start import fit_linear
+from medclf.dataset.splits import KFoldSplitter
+from medclf.learn.linear_probe import fit_linear
+from medclf.metrics.classification import classification_metrics
+from medclf.models.embedding import embed_table
 
 FOLDS = 5
 

@@ -14,9 +14,9 @@ from side_by_side import print_table, ratios
 def main() -> None:
     import torch
 
-    from medclf.training.backbones import build_network
-    from medclf.training.costs import measure
-    from medclf.training.precision import has_bf16
+    from medclf.learn.precision import has_bf16
+    from medclf.learn.step_costs import measure
+    from medclf.models.backbones import build_network
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)

@@ -26,11 +26,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from medclf.evaluation.abstain import abstain_curve
-from medclf.evaluation.calibration import brier, calibrate_out_of_fold, ece, split_parts
-from medclf.evaluation.ood import ood_fit
-from medclf.images.pixels import prepare
-from medclf.training.backbones import build_body, describe
+from medclf.images.reading import prepare
+from medclf.metrics.abstention import abstain_curve
+from medclf.metrics.calibration import brier, calibrate_out_of_fold, ece, split_parts
+from medclf.metrics.ood import ood_fit
+from medclf.models.backbones import build_body, describe
 
 PHOTOS = ("astronaut", "coffee", "chelsea", "camera", "coins", "page", "text", "brick", "grass", "gravel", "moon")
 

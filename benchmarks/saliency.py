@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from side_by_side import print_table
 
-from medclf.data import synthetic
-from medclf.evaluation.saliency import heat_maps, learner_maps
-from medclf.images.heat import Box, hottest_box
+from medclf import demo_images
+from medclf.images.heatmap import Box, hottest_box
+from medclf.models.saliency import heat_maps, learner_maps
 
 
-class Recorded(synthetic._Canvas):
+class Recorded(demo_images._Canvas):
     """Remembers where the growth was drawn."""
 
     def growth(self, *args, **kwargs):
@@ -37,7 +37,7 @@ def drawn(count: int, side: int) -> list[tuple[np.ndarray, np.ndarray, str]]:
     """Fresh frames, where the growth is in each (bool), and their labels."""
     found = []
     for number in range(count):
-        label, draw = (("polyp", synthetic._polyp), ("dyed", synthetic._dyed))[number % 2]
+        label, draw = (("polyp", demo_images._polyp), ("dyed", demo_images._dyed))[number % 2]
         canvas = Recorded(np.random.default_rng([99, number]), (side, side))
         draw(canvas)
         found.append((np.asarray(canvas.finished()), np.asarray(canvas.where) > 0.5, label))
@@ -86,7 +86,7 @@ def main() -> None:
     from medclf import MedDataLoaders, med_learner
 
     with tempfile.TemporaryDirectory() as name:
-        folder = synthetic.draw_endoscopy(Path(name) / "drawn", n_per_class=40, size=(args.size, args.size))
+        folder = demo_images.draw_endoscopy(Path(name) / "drawn", n_per_class=40, size=(args.size, args.size))
         dls = MedDataLoaders.from_folder(folder, modality="endoscopy", size=args.size, split="stratified", seed=42)
         learn = med_learner(dls, args.arch)
         learn.fine_tune(args.epochs)

@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def run_medclf(args: argparse.Namespace) -> None:
-    from medclf.deployment.server import serve
+    from medclf.serving.app import serve
 
     serve(args.bundle, port=args.port, log_level="warning")
 
@@ -100,8 +100,8 @@ def run_fastai(args: argparse.Namespace) -> None:
 
 
 def save_untrained(arch: str, folder: Path) -> Path:
-    from medclf.deployment.bundle import save_bundle
-    from medclf.training.backbones import build_network, describe
+    from medclf.inference.bundle import save_bundle
+    from medclf.models.backbones import build_network, describe
 
     facts = describe(arch)
     recipe = {
@@ -119,7 +119,7 @@ def save_untrained(arch: str, folder: Path) -> Path:
 
 
 def exported(bundle: Path) -> Path:
-    from medclf.deployment.onnx import export_onnx
+    from medclf.inference.onnx import export_onnx
 
     return export_onnx(bundle, bundle.with_suffix(".onnx"))
 

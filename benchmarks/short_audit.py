@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from side_by_side import print_table, shared_data
 
-from medclf.data.audit import audit
-from medclf.data.cache import Reading, build_stores
-from medclf.data.short_audit import short_audit
-from medclf.data.split import split_table
-from medclf.data.table import scan
-from medclf.runs.embedding import embed_table
+from medclf.audit.audit import audit
+from medclf.audit.short_audit import short_audit
+from medclf.dataset.image_cache import Reading, build_stores
+from medclf.dataset.scan import scan
+from medclf.dataset.splits import split_table
+from medclf.models.embedding import embed_table
 
 SETS = {"hello-world": {}, "hyperkvasir-lower-gi": {}}
 

@@ -39,10 +39,10 @@ def measure() -> dict[str, tuple[float, float]]:
     import numpy as np
     import torch
 
-    from medclf.runs.machine import keep_memory
-    from medclf.training.backbones import build_network
-    from medclf.training.cut import FromCut
-    from medclf.training.head_start import fit_linear
+    from medclf.learn.linear_probe import fit_linear
+    from medclf.models.backbones import build_network
+    from medclf.models.frozen_prefix import FromCut
+    from medclf.parallel import keep_memory
 
     if os.environ.get("KEEP_MEMORY"):
         keep_memory()

@@ -19,7 +19,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 from medclf import MedDataLoaders, MedInterpretation, load_bundle, med_learner, report, save_bundle
-from medclf.data import catalog
+from medclf.dataset import public_data
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="side in pixels [default: 299 for inception_v3, else 224]")
     parser.add_argument("--out", type=Path, default=Path("hello-world-run"))
     args = parser.parse_args()
-    data = args.data or catalog.fetch("hello-world")
+    data = args.data or public_data.fetch("hello-world")
     args.out.mkdir(parents=True, exist_ok=True)
 
     size = args.size or (299 if args.arch == "inception_v3" else 224)

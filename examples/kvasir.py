@@ -18,7 +18,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 from medclf import MedDataLoaders, MedInterpretation, med_learner, report, save_bundle, show_augmentations, tfms_for
-from medclf.data import catalog
+from medclf.dataset import public_data
 
 
 def train(data: Path, arch: str, size: int, epochs: int, bs: int, **changes: float):
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--bs", type=int, default=32)
     parser.add_argument("--out", type=Path, default=Path("kvasir-run"))
     args = parser.parse_args()
-    data = args.data or catalog.fetch("kvasir-v2")
+    data = args.data or public_data.fetch("kvasir-v2")
     args.out.mkdir(parents=True, exist_ok=True)
 
     train(data, args.arch, args.size, args.epochs, args.bs)

@@ -16,18 +16,18 @@ __version__ = "0.1.0"
 
 _HOME = {
     "errors": ["MedclfError"],
-    "images.med_image": ["MedImage", "MedImageBlock", "read_image"],
-    "data.table": ["scan"],
-    "data.audit": ["audit"],
-    "data.split": [
+    "learn.image_block": ["MedImage", "MedImageBlock", "read_image"],
+    "dataset.scan": ["scan"],
+    "audit.audit": ["audit"],
+    "dataset.splits": [
         "KFoldSplitter",
         "PatientSplitter",
         "RandomSplitter",
         "StratifiedGroupSplitter",
         "StratifiedSplitter",
     ],
-    "data.loaders": ["MedDataLoaders"],
-    "data.transforms": [
+    "learn.dataloaders": ["MedDataLoaders"],
+    "learn.presets": [
         "dermoscopy_tfms",
         "endoscopy_tfms",
         "fundus_tfms",
@@ -36,17 +36,17 @@ _HOME = {
         "show_augmentations",
         "tfms_for",
     ],
-    "images.heat": ["hottest_box", "overlay"],
-    "evaluation.saliency": ["grad_cam", "occlusion"],
-    "training.learner": ["cnn_learner", "med_learner"],
-    "evaluation.shortcuts": ["shortcut_test"],
-    "evaluation.subgroups": ["subgroups"],
-    "reporting.interpret": ["MedInterpretation"],
-    "runs.compare": ["compare"],
-    "runs.evaluate": ["evaluate"],
-    "reporting.report": ["report"],
-    "deployment.bundle": ["load_bundle", "save_bundle"],
-    "deployment.onnx": ["export_onnx"],
+    "images.heatmap": ["hottest_box", "overlay"],
+    "models.saliency": ["grad_cam", "occlusion"],
+    "learn.learner": ["cnn_learner", "med_learner"],
+    "audit.shortcut_test": ["shortcut_test"],
+    "results.subgroups": ["subgroups"],
+    "learn.interpretation": ["MedInterpretation"],
+    "run.compare": ["compare"],
+    "run.evaluate": ["evaluate"],
+    "report.report": ["report"],
+    "inference.bundle": ["load_bundle", "save_bundle"],
+    "inference.onnx": ["export_onnx"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

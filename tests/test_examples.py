@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medclf.data.synthetic import draw_endoscopy
+from medclf.demo_images import draw_endoscopy
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ def predict(
 ) -> None:
     """Predict images with a bundle; nothing of fastai is loaded."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's waiting threads leave the cores to the decoding
-    from medclf.runs.predict import print_predictions
+    from medclf.run.predict import print_predictions
 
     print_predictions(bundle, files, "csv" if as_csv else "json" if as_json else "text", bs, runtime)
 
@@ -34,7 +34,7 @@ def explain(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what an earlier call wrote there")] = False,
 ) -> None:
     """Show where a bundle looked: pictures with a heat map, and a box around the hottest region of each."""
-    from medclf.runs.explain import explain as explain_files
+    from medclf.run.explain import explain as explain_files
 
     for line in explain_files(bundle, files, out, label=label, method=method, share=share, overwrite=overwrite):
         typer.echo(line)
@@ -57,8 +57,8 @@ def serve(
     quiet: Annotated[bool, typer.Option("--quiet", help="log only what goes wrong, not each request")] = False,
 ) -> None:
     """Serve a bundle over HTTP, with a page to drop images on."""
-    from medclf.deployment.server import serve as serve_bundle
-    from medclf.runs.predict import find_bundle
+    from medclf.run.predict import find_bundle
+    from medclf.serving.app import serve as serve_bundle
 
     serve_bundle(
         find_bundle(bundle),
@@ -83,7 +83,7 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing file")] = False,
 ) -> None:
     """Export a bundle to one ONNX file, with its preprocessing and labels inside."""
-    from medclf.runs.export import export as export_bundle
+    from medclf.run.export import export as export_bundle
 
     for line in export_bundle(bundle, out, int8=int8, data=data or (), overwrite=overwrite):
         typer.echo(line)

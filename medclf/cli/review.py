@@ -26,7 +26,7 @@ def export_sheet(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing sheet")] = False,
 ) -> None:
     """Write a blinded sheet for a second reader: doubtful labels, confused pairs and controls."""
-    from medclf.runs.review import export_review
+    from medclf.run.review import export_review
 
     options: Any = {"n": n, "controls": controls, "seed": seed, "pictures": pictures}
     for line in export_review(run, out, **options, show_burned_in=show_burned_in, overwrite=overwrite):
@@ -39,7 +39,7 @@ def import_sheet(
     sheet: Annotated[Path, typer.Argument(help="the sheet filled in, or a review.csv of the report page")],
 ) -> None:
     """Read a sheet that came back: agreement, the numbers before and after, corrections to train with."""
-    from medclf.runs.second_read import show_review
+    from medclf.run.second_read import show_review
 
     for line in show_review(run, sheet):
         typer.echo(line)

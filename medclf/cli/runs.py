@@ -39,13 +39,13 @@ def evaluate(
     show_burned_in: ShowBurnedIn = False,
 ) -> None:
     """Evaluate the run's bundle on other images, with the same page."""
-    from medclf.runs.machine import settle_machine
+    from medclf.parallel import settle_machine
 
     settle_machine()
 
     with importing():
-        from medclf.runs.evaluate import evaluate as evaluate_run
-        from medclf.runs.show import show_results
+        from medclf.run.evaluate import evaluate as evaluate_run
+        from medclf.run.terminal import show_results
 
     folder = evaluate_run(
         run,
@@ -76,7 +76,7 @@ def report(
     show_burned_in: ShowBurnedIn = False,
 ) -> None:
     """Write the report page of a run again."""
-    from medclf.reporting.report import report as write_report
+    from medclf.report.report import report as write_report
 
     page = write_report(
         run,
@@ -97,7 +97,7 @@ def card(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing file")] = False,
 ) -> None:
     """Write a model card to fill in, for train --card and report --card."""
-    from medclf.reporting.card import write_card
+    from medclf.report.card import write_card
 
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists already", "choose another file, or replace it with --overwrite")
@@ -114,8 +114,8 @@ def compare(
     """Is the second run better than the first? Paired, image by image."""
     import json
 
-    from medclf.runs.compare import compare as compare_runs
-    from medclf.runs.compare import compare_page
+    from medclf.run.compare import compare as compare_runs
+    from medclf.run.compare import compare_page
 
     found = compare_page(run_a, run_b, out, hide_names=hide_names) if out else compare_runs(run_a, run_b)
     typer.echo(json.dumps(found, indent=2) if as_json else found["sentence"])
@@ -141,7 +141,7 @@ def shortcuts(
     show_burned_in: ShowBurnedIn = False,
 ) -> None:
     """Does the model look at boxes, text or borders? They are masked, filled in and swapped between labels."""
-    from medclf.runs.shortcuts import shortcuts as test_shortcuts
+    from medclf.run.shortcuts import shortcuts as test_shortcuts
 
     places = (numbers("box", text, "0,0.7,0.3,1") for text in box or [])
     found, page = test_shortcuts(

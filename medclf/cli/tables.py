@@ -33,8 +33,8 @@ def scan(
     out: Annotated[Path | None, typer.Option(help="write the table to this CSV")] = None,
 ) -> None:
     """Make a table of the images: labels, patients, partitions, sizes, and what is wrong with which file."""
-    from medclf.data.table import scan as scan_data
-    from medclf.runs.tables import describe_table, save_table
+    from medclf.dataset.scan import scan as scan_data
+    from medclf.run.tables import describe_table, save_table
 
     table = scan_data(data, **table_options(ctx))
     for line in describe_table(table):
@@ -60,7 +60,7 @@ def audit(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier audit")] = False,
 ) -> None:
     """Find what is wrong with the data: duplicates, leaks across the split, labels that clash, shortcuts."""
-    from medclf.runs.audit import audit_run
+    from medclf.run.audit import audit_run
 
     given = table_options(ctx)
     for line in audit_run(data, out=out, split=split, seed=seed, near=near, overwrite=overwrite, **given):
@@ -72,7 +72,7 @@ def cache(
     older_than: Annotated[float | None, typer.Option(help="remove stores not used for this many days")] = None,
 ) -> None:
     """Show, or prune, the stores of decoded images."""
-    from medclf.data.cache import list_stores, prune_stores
+    from medclf.dataset.image_cache import list_stores, prune_stores
 
     if clear or older_than is not None:
         freed = prune_stores(0.0 if clear else older_than or 0.0)

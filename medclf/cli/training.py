@@ -156,9 +156,9 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 
 def _train(settings: dict[str, Any], given: dict[str, Any], resume: Path | None, config: Path | None) -> None:
     """Train by the command line, by the settings of an earlier run, or on with a killed one."""
-    from medclf.runs.config import TrainConfig
-    from medclf.runs.machine import settle_machine
-    from medclf.runs.resume import read_record, settings_in
+    from medclf.parallel import settle_machine
+    from medclf.run.config import TrainConfig
+    from medclf.run.resume import read_record, settings_in
 
     if resume and (given or config):
         raise MedclfError("--resume goes on with the settings of the run", "give --resume RUN alone")
@@ -171,9 +171,9 @@ def _train(settings: dict[str, Any], given: dict[str, Any], resume: Path | None,
     settle_machine()
 
     with importing():
-        from medclf.runs.show import show_results
-        from medclf.runs.train import resume as go_on
-        from medclf.runs.train import train as train_run
+        from medclf.run.terminal import show_results
+        from medclf.run.train import resume as go_on
+        from medclf.run.train import train as train_run
 
     run = go_on(resume, typer.echo) if resume else train_run(plan, typer.echo, before=before)
     if is_first():
@@ -187,12 +187,12 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier demo")] = False,
 ) -> None:
     """Do the whole job on drawn endoscopy images, or on a public set that is fetched first."""
-    from medclf.runs.machine import settle_machine
+    from medclf.parallel import settle_machine
 
     settle_machine()
 
     with importing():
-        from medclf.runs.demo import run_demo
-        from medclf.runs.show import show_results
+        from medclf.run.demo import run_demo
+        from medclf.run.terminal import show_results
 
     show_results(run_demo(data, out, epochs, overwrite, typer.echo))

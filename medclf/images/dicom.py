@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from medclf.errors import MedclfError, ReadError, UnsupportedFormat
+from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, quietly, reading
 from medclf.images.dicom_frames import Form, read_form, read_frame
 from medclf.images.dicom_layout import Layout, frame_group, looks_like_dicom, read_layout
-from medclf.images.grey import GreyRules, Lut, render_grey
-from medclf.images.guard import MAX_MEGAPIXELS, Source, named, opened, quietly, reading
 from medclf.images.raster import RasterInfo, rescaled
+from medclf.images.windowing import GreyRules, Lut, render_grey
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medclf.errors import MissingDecoder, ReadError, TooLarge, UnsupportedFormat
+from medclf.images.decoding_guard import check_expansion, check_size, reading
 from medclf.images.dicom_layout import PIXEL_TAGS, UNDEFINED, Layout, count_fragments
-from medclf.images.guard import check_expansion, check_size, reading
 from medclf.images.raster_layout import SCAN_START, jpeg_header
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from medclf.errors import ReadError, TooLarge
-from medclf.images.guard import exactly
+from medclf.images.decoding_guard import exactly
 
 UNDEFINED = 0xFFFFFFFF
 PIXEL_TAGS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}

@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from medclf.errors import TooLarge, UnsupportedFormat
 from medclf.images import raster_layout
-from medclf.images.guard import MAX_MEGAPIXELS, check_size, quietly, reading
+from medclf.images.decoding_guard import MAX_MEGAPIXELS, check_size, quietly, reading
 from medclf.images.raster_layout import JpegHeader
 
 # Pillow's plugin of a format is called by itself: Image.open tries others, some of which start programs.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from medclf.errors import ReadError, TooLarge
-from medclf.images.guard import check_expansion, exactly
+from medclf.images.decoding_guard import check_expansion, exactly
 
 _FEW_CHUNKS = 10_000
 _SMALL_CHUNK = 512  # bytes; encoders write chunks of 8 KB and more

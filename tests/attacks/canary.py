@@ -209,8 +209,8 @@ def serve(bundle: Path, files: list[Path]) -> None:
     """Every file as an upload: what the service answers and counts is looked at, too."""
     import httpx
 
-    from medclf.deployment.bundle import load_bundle
-    from medclf.deployment.server import create_app, running
+    from medclf.inference.bundle import load_bundle
+    from medclf.serving.app import create_app, running
 
     with running(create_app(load_bundle(bundle)), log_level="debug") as url:
         for path in files:
@@ -226,7 +226,7 @@ def everything(room: Path) -> None:
     """scan, train, report, evaluate, predict and every error, on the marked files."""
     from medclf.errors import MedclfError
     from medclf.images.dicom import patient_key, safe_header
-    from medclf.images.pixels import check, probe, read_pixels
+    from medclf.images.reading import check, probe, read_pixels
 
     data, out = room / "data", room / "out"
     tree, named, bad = data / "tree", data / FOLDER, data / "bad"

@@ -31,11 +31,11 @@ import timm
 import torch
 from safetensors.torch import save
 
-from medclf.deployment import bundle_format
-from medclf.deployment.bundle import load_bundle, save_bundle
-from medclf.deployment.onnx import OnnxModel
 from medclf.errors import MedclfError
-from medclf.training.backbones import build_body, build_network
+from medclf.inference import bundle_format
+from medclf.inference.bundle import load_bundle, save_bundle
+from medclf.inference.onnx import OnnxModel
+from medclf.models.backbones import build_body, build_network
 
 MARK = "medclf-exploit"
 BY_URL = "legacy_seresnet18"  # one of 19 architectures whose weights timm fetches by URL, not from its hub

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from medclf.data.loaders import MedDataLoaders
 from medclf.errors import MedclfWarning, ReadError
+from medclf.learn.dataloaders import MedDataLoaders
 
 ROOT = Path(__file__).parents[2]
 QUICK = {

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medclf.audit.audit import audit
 from medclf.cli import main
-from medclf.data.audit import audit
-from medclf.data.cache import Reading, build_stores
-from medclf.data.loaders import MedDataLoaders
-from medclf.data.table import scan
-from medclf.deployment.bundle import save_bundle
+from medclf.dataset.image_cache import Reading, build_stores
+from medclf.dataset.scan import scan
 from medclf.errors import OutputError
-from medclf.evaluation.predictions import Predictions
-from medclf.reporting.report import render
-from medclf.runs.tables import save_table
-from medclf.training.backbones import build_network
-from medclf.training.learner import med_learner
+from medclf.inference.bundle import save_bundle
+from medclf.learn.dataloaders import MedDataLoaders
+from medclf.learn.learner import med_learner
+from medclf.models.backbones import build_network
+from medclf.report.report import render
+from medclf.results.predictions import Predictions
+from medclf.run.tables import save_table
 
 SIZE = 32
 RECIPE = {
@@ -165,7 +165,7 @@ def test_the_command_line_says_what_nobody_foresaw(monkeypatch, capsys, images, 
     def fails(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x"))
 
-    monkeypatch.setattr("medclf.data.table.scan", fails)
+    monkeypatch.setattr("medclf.dataset.scan.scan", fails)
     monkeypatch.setattr(sys, "argv", ["medclf", "scan", str(images)])
     with pytest.raises(SystemExit) as caught:
         main()
@@ -179,7 +179,7 @@ def test_the_command_line_says_what_nobody_foresaw(monkeypatch, capsys, images, 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_an_export(images, tmp_path):
-    from medclf.deployment.onnx import export_onnx
+    from medclf.inference.onnx import export_onnx
 
     bundle(images, tmp_path)()
     with full(tmp_path), pytest.raises(OutputError, match="File too large"):

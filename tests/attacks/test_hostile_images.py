@@ -226,7 +226,7 @@ BOMBS = {
 CHILD = r"""
 import json, resource, sys, time
 from medclf.errors import ReadError
-from medclf.images.pixels import read_pixels
+from medclf.images.reading import read_pixels
 import medclf.images.dicom, pydicom.filereader, pydicom.pixels.decoders.base
 # behind the imports: urllib3, which pydicom imports, binds a socket to learn whether there is IPv6
 started = []
@@ -278,7 +278,7 @@ def test_bombs_are_refused_at_once(tmp_path):
 
 def test_the_bombs_would_go_off():
     """Sound in themselves: small ones of the same make are read, so size alone is what is refused."""
-    from medclf.images.pixels import read_pixels
+    from medclf.images.reading import read_pixels
 
     assert read_pixels(png(1300, 1300)).shape == (1300, 1300)
     inflated = zlib.decompress(packed(b"head", 5 << 20), -15)
@@ -289,7 +289,7 @@ def test_the_bombs_would_go_off():
 @pytest.mark.parametrize(("side", "grey_levels"), [(2_800, 1), (3_600, 4)])
 def test_sound_deflated_images_are_read(side, grey_levels):
     """8 MB of nothing, which packs a thousandfold; 13 MB of noise."""
-    from medclf.images.pixels import read_pixels
+    from medclf.images.reading import read_pixels
 
     pixels = np.random.default_rng(0).integers(0, grey_levels, (side, side), dtype=np.uint8)
     packer = zlib.compressobj(6, zlib.DEFLATED, -15)
@@ -300,7 +300,7 @@ def test_sound_deflated_images_are_read(side, grey_levels):
 
 @pytest.mark.parametrize("defined", [True, False])
 def test_sequences_as_deep_as_real_ones_are_read(defined):
-    from medclf.images.pixels import read_pixels
+    from medclf.images.reading import read_pixels
 
     assert read_pixels(nested(10, 0x00081140, defined)).shape == (2, 2)
 

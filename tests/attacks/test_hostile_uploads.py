@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from medclf.deployment.server import create_app, running
-from medclf.deployment.uploads import Limits
+from medclf.serving.app import create_app, running
+from medclf.serving.limits import Limits
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from PIL import Image
 from medclf.cli import main
 from medclf.errors import DataError, MedclfWarning, OutputError
 from medclf.files import replacing, sweep, write_json, write_tensors, write_text
-from medclf.runs.config import TrainConfig
-from medclf.runs.resume import check_same, claimed, read_record, settings_in
+from medclf.run.config import TrainConfig
+from medclf.run.resume import check_same, claimed, read_record, settings_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -214,7 +214,7 @@ def test_what_a_kill_left_before_the_first_file_is_in_nobodys_way(tmp_path):
 
 
 def test_two_processes_do_not_share_a_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("medclf.runs.resume._PATIENCE_S", 0.0)
+    monkeypatch.setattr("medclf.run.resume._PATIENCE_S", 0.0)
     record_of(tmp_path)
     with claimed(tmp_path, resume=True):
         for options in ({"resume": True}, {"overwrite": True}):
@@ -284,7 +284,7 @@ def tiny(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_disk_that_fills_while_training_is_one_clear_error(tmp_path, tiny, monkeypatch):
-    from medclf.runs.train import resume, train
+    from medclf.run.train import resume, train
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
-from medclf.reporting.report import report
+from medclf.report.report import report
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 NAMED = {
@@ -61,7 +61,7 @@ def test_they_are_withheld_unless_asked_for(run, tmp_path, beside):
 
 
 def test_a_shortcut_test_shows_no_picture_where_one_file_is_of_these(run, tmp_path):
-    from medclf.runs.shortcuts import _why_withheld
+    from medclf.run.shortcuts import _why_withheld
 
     table = pd.DataFrame({"path": [*SHOWN, "scope.png"], "problem": ""})
     table.attrs["root"] = str(tmp_path / "images")

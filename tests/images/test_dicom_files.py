@@ -17,7 +17,7 @@ from pydicom.pixels.decoders.base import get_decoder
 
 from medclf.errors import MedclfError, MissingDecoder, ReadError, UnsupportedFormat
 from medclf.images import dicom, dicom_frames
-from medclf.images.pixels import check, probe, read_pixels
+from medclf.images.reading import check, probe, read_pixels
 
 # One of each transfer syntax, signedness and colour model that pydicom has a file of
 PLAIN = [

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from medclf.errors import MedclfError, ReadError
-from medclf.images.pixels import probe, read_pixels
+from medclf.images.reading import probe, read_pixels
 
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 SHORT = {"CS", "DS", "IS", "LO", "SS", "UI", "US", "PN"}

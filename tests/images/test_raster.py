@@ -12,7 +12,7 @@ from PIL import Image
 
 from medclf.errors import ReadError, TooLarge, UnsupportedFormat
 from medclf.images import raster
-from medclf.images.pixels import probe, read_pixels
+from medclf.images.reading import probe, read_pixels
 
 RNG = np.random.default_rng(0)
 DEEP_GREY = RNG.integers(0, 65536, (5, 7), dtype=np.uint16)

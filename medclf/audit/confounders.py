@@ -1,0 +1,185 @@
+"""Clues that give the class away without the anatomy: the image's size and depth, borders and overlays."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from medclf.dataset.labels import Label, label_set
+from medclf.images.rim_marks import mark_flags
+
+_FOLDS = 5
+_MARGIN = 0.1  # balanced accuracy above chance that is worth a word
+_SIGMAS = 3.0  # ... and surely so
+_FEWEST = 5  # images of a class below which nothing is said of it
+_TIED = 0.3  # Cramer's V
+_MOST_MARKS = 8
+
+
+@dataclass(frozen=True)
+class Clue:
+    """Something beside the anatomy that tells the class.
+
+    Args:
+        kind: "size-tells-class", "depth-tells-class" or "overlay-tells-class".
+        strength: balanced accuracy of a classifier that sees nothing else, or Cramer's V; in [0, 1].
+        sentence: what was found, in words.
+        facts: the numbers.
+    """
+
+    kind: str
+    strength: float
+    sentence: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def find_clues(
+    labels: Sequence[Label | None],
+    sizes: np.ndarray,
+    depths: Sequence[tuple[str, int, int]],
+    marks: np.ndarray,
+    groups: Sequence[Any] | None = None,
+) -> list[Clue]:
+    """What gives the class away.
+
+    Args:
+        labels: the label, or labels, of each image; None is left out.
+        sizes: (n, 2) width and height in pixels.
+        depths: format, bits and channels of each image.
+        marks: (n, N_MARKS) from `measure_marks`.
+        groups: patient of each image: a patient's images are kept together when the classifier is tested.
+
+    Returns:
+        The clues, strongest first within a kind.
+
+    Example:
+        >>> labels = ["chest"] * 20 + ["abdomen"] * 20
+        >>> sizes = np.array([[512, 512]] * 20 + [[300 + k, 400] for k in range(20)])
+        >>> clue = find_clues(labels, sizes, [("PNG", 8, 1)] * 40, np.zeros((40, 36)))[0]
+        >>> clue.kind, clue.strength
+        ('size-tells-class', 1.0)
+    """
+    sets = [label_set(label) for label in labels]
+    known = np.array([bool(found) for found in sets], bool)
+    targets = _targets([found for found in sets if found])
+    if not targets:
+        return []
+    sizes = np.asarray(sizes, float)[known]
+    shape = np.column_stack([sizes, sizes[:, 0] / np.maximum(sizes[:, 1], 1)])
+    formats = {name: code for code, name in enumerate(sorted({depth[0] for depth in depths}))}
+    depth = np.array([(formats[form], bits, channels) for form, bits, channels in depths], float)[known]
+    patients = None if groups is None else np.asarray(list(groups), object)[known]
+    clues = []
+    for kind, what, features in (
+        ("size-tells-class", "the image's size", shape),
+        ("depth-tells-class", "the files' format, bit depth and channels", depth),
+    ):
+        told = [_told(kind, what, label, features, y, patients) for label, y in targets.items()]
+        clues += sorted((clue for clue in told if clue), key=lambda clue: -clue.strength)
+    return clues + _tied_marks(mark_flags(np.asarray(marks)[known]), targets)
+
+
+def _targets(sets: Sequence[tuple[str, ...]]) -> dict[str, np.ndarray]:
+    """What is to be told: {"": class of each image}; of several labels an image, each label's presence by itself."""
+    counts = Counter(label for found in sets for label in found)
+    multi = any(len(found) > 1 for found in sets)
+    if not multi:
+        y = np.array([found[0] for found in sets])
+        return {"": y} if sum(n >= _FEWEST for n in counts.values()) > 1 else {}
+    presence = {label: np.array([label in found for found in sets]) for label in sorted(counts)}
+    return {
+        label: np.where(held, label, f"no {label}")
+        for label, held in presence.items()
+        if _FEWEST <= held.sum() <= len(held) - _FEWEST
+    }
+
+
+def _told(
+    kind: str, what: str, label: str, features: np.ndarray, y: np.ndarray, groups: np.ndarray | None
+) -> Clue | None:
+    """Whether a decision tree names the class from `features` alone."""
+    classes, counts = np.unique(y, return_counts=True)
+    frequent = np.isin(y, classes[counts >= _FEWEST])
+    x, y = features[frequent], y[frequent]
+    if len(np.unique(y)) < 2 or not (x != x[0]).any():
+        return None
+    said = _cross_validated(x, y, None if groups is None else groups[frequent])
+    classes = np.unique(y)
+    sizes = np.array([(y == one).sum() for one in classes])
+    right = np.array([((said == y) & (y == one)).sum() for one in classes])
+    shares = right / sizes
+    strength, chance = float(shares.mean()), 1 / len(classes)
+    eased = (right + 2) / (sizes + 4)  # Agresti & Coull: no deviation of zero
+    deviation = math.sqrt((eased * (1 - eased) / (sizes + 4)).sum()) / len(classes)
+    if strength - _SIGMAS * deviation < chance + _MARGIN * (1 - chance):
+        return None
+    accuracy, majority = float((said == y).mean()), float(sizes.max() / sizes.sum())
+    whom = f"whether an image shows '{label}'" if label else "the class"
+    how = (
+        "tells"
+        if strength >= 0.9
+        else "goes a long way to tell"
+        if strength >= chance + 0.5 * (1 - chance)
+        else "hints at"
+    )
+    sentence = (
+        f"{what[0].upper()}{what[1:]} alone {how} {whom}: a decision tree that sees nothing else is right for "
+        f"{accuracy:.0%} of the images in a {_FOLDS}-fold cross-validation, where always naming the most frequent "
+        f"class is right for {majority:.0%} (balanced accuracy {strength:.2f}, by guessing {chance:.2f}). "
+        "A network can score without looking at the picture itself."
+    )
+    facts = {"label": label or None, "balanced_accuracy": strength, "chance": chance, "accuracy": accuracy}
+    return Clue(kind, strength, sentence, {**facts, "majority": majority, "n": len(y)})
+
+
+def _cross_validated(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """What a decision tree says of each image when trained on the others."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+    from sklearn.tree import DecisionTreeClassifier
+
+    tree = DecisionTreeClassifier(max_depth=8, class_weight="balanced", random_state=0)
+    if groups is not None:
+        codes = np.unique(
+            [str(g) if g is not None else f"alone {k}" for k, g in enumerate(groups)], return_inverse=True
+        )[1]
+        if codes.max() + 1 >= _FOLDS:
+            folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # a fold without one of the classes is no matter here
+                return cross_val_predict(tree, x, y, groups=codes, cv=folds)
+    return cross_val_predict(tree, x, y, cv=StratifiedKFold(_FOLDS, shuffle=True, random_state=0))
+
+
+def _tied_marks(flags: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> list[Clue]:
+    """Marks that stand on one class and not on the other, the most telling ones."""
+    clues = []
+    for label, y in targets.items():
+        classes, codes = np.unique(y, return_inverse=True)
+        totals = np.bincount(codes)
+        shown = totals >= _FEWEST
+        for mark, on in flags.items():
+            with_mark = np.bincount(codes, weights=on, minlength=len(classes))
+            if not _FEWEST <= with_mark.sum() <= len(y) - _FEWEST:
+                continue
+            squares, p = stats.chi2_contingency(np.stack([with_mark, totals - with_mark]), correction=False)[:2]
+            strength = math.sqrt(squares / len(y))
+            if strength < _TIED or p > 0.001 / len(flags):
+                continue
+            share = np.where(shown, with_mark / totals, np.nan)
+            most, least = int(np.nanargmax(share)), int(np.nanargmin(share))
+            sentence = (
+                f"{mark[0].upper()}{mark[1:]} is tied to the class: on {share[most]:.0%} of '{classes[most]}', on "
+                f"{share[least]:.0%} of '{classes[least]}' (Cramér's V {strength:.2f}). Look whether it belongs to the "
+                "picture or was laid over it, and test the trained model with shortcut_test."
+            )
+            facts = {"mark": mark, "label": label or None, "cramers_v": strength}
+            by_class = {str(one): float(part) for one, part in zip(classes, with_mark / totals, strict=True)}
+            clues.append(Clue("overlay-tells-class", strength, sentence, {**facts, "share_by_class": by_class}))
+    return sorted(clues, key=lambda clue: -clue.strength)[:_MOST_MARKS]

@@ -1,0 +1,1 @@
+"""SOURCES -> ONE TABLE: a row an image."""

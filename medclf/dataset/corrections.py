@@ -1,0 +1,182 @@
+"""What a reader said of some images, applied to a table of them: labels corrected, poor images left out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medclf.dataset.columns import read_csv, text_of
+from medclf.dataset.labels import label_set
+from medclf.dataset.scan import count_labels
+from medclf.errors import DataError
+
+WRONG, UNSURE, POOR, NEW = MARKS = ("label wrong", "unsure", "poor image", "new label")
+COLUMNS = ("path", "label", "mark", "new_label", "note")
+NONE = "(none)"  # how a cell says that an image has none of several labels
+LEFT_OUT = {POOR: "poor image", WRONG: "its label is wrong and no other was given"}
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """The marks of one file.
+
+    Args:
+        rows: path, label (as the reader saw it; several with `|` between them), mark, new_label, note; all text.
+        name: of the file.
+        sha256: of the file.
+    """
+
+    rows: pd.DataFrame
+    name: str
+    sha256: str
+
+
+def read_corrections(path: str | Path) -> Corrections:
+    """Read a review.csv, as the report page and `medclf review import` write it.
+
+    Args:
+        path: a CSV with the columns path, mark and new_label; label and note where there are any.
+
+    Raises:
+        DataError: a column is missing, an image is there twice, a mark is unknown, or a new label is lacking.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "review.csv"
+        >>> _ = file.write_text('path,label,mark,new_label\\na.png,x,new label,y\\n')
+        >>> read_corrections(file).rows.iloc[0].to_dict()
+        {'path': 'a.png', 'label': 'x', 'mark': 'new label', 'new_label': 'y', 'note': ''}
+    """
+    path = Path(path)
+    frame = read_csv(path)
+    if "path" not in frame and "row" in frame:
+        raise DataError(
+            f"{path} names rows of a run, not images", f"medclf review import RUN {path} writes it with their paths"
+        )
+    missing = [column for column in ("path", "mark", "new_label") if column not in frame]
+    if missing:
+        raise DataError(f"{path} has no column '{missing[0]}'", f"it needs {', '.join(COLUMNS)}, as review.csv has")
+    rows = pd.DataFrame({column: plain(frame, column) for column in COLUMNS}, dtype=object)
+    check_marks(rows, path)
+    return Corrections(rows, path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def plain(frame: pd.DataFrame, column: str) -> list[str]:
+    """A column as text, without the `'` that keeps a spreadsheet from running a cell; "" where there is none.
+
+    Example:
+        >>> plain(pd.DataFrame({"path": ["'=1.png", " a.png"]}), "path")
+        ['=1.png', 'a.png']
+    """
+    if column not in frame:
+        return [""] * len(frame)
+    texts = [text_of(cell) for cell in frame[column]]
+    return [text[1:] if text[:1] == "'" and text[1:2] in tuple("=+-@") else text for text in texts]
+
+
+def check_marks(rows: pd.DataFrame, name: Any) -> None:
+    """Raise DataError for an image that is there twice, an unknown mark, or a new label that is lacking."""
+    for number, (path, mark, new_label) in enumerate(rows[["path", "mark", "new_label"]].itertuples(index=False), 1):
+        where = f"{name}, row {number}"
+        if not path:
+            raise DataError(f"{where} names no image", "remove it, or fill in its path")
+        if mark and mark not in MARKS:
+            raise DataError(f"{where}: the mark '{mark}' is unknown", f"choose one of {', '.join(MARKS)}")
+        if mark == NEW and not new_label:
+            raise DataError(f"{where}: {path} is to get a new label, and none is given", "fill in new_label")
+    path, times = Counter(rows["path"]).most_common(1)[0] if len(rows) else ("", 0)
+    if times > 1:
+        raise DataError(f"{name}: {path} is there {times} times", "keep one row an image")
+
+
+def correct(table: pd.DataFrame, corrections: Corrections) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Apply corrections to a table; no file is changed.
+
+    A new label replaces the old one, whatever the mark, but for "unsure" and "poor image". A poor image, and one whose
+    label is wrong without another being given, are left out: their `problem` says so. An unsure one stays as it is.
+
+    Args:
+        table: as `scan` returns it.
+        corrections: of its images.
+
+    Returns:
+        A copy with two columns more: correction (what was done, "" where nothing) and label_before. And what was done,
+        for results.json: counts, a sentence and the rows.
+
+    Raises:
+        DataError: an image that the table has not, a label that it does not have there, or one that no image has.
+    """
+    table, name = table.copy(), corrections.name
+    several = bool(table.attrs.get("multi_label"))
+    place = {path: index for index, path in zip(table.index, table["path"], strict=True)}
+    known = count_labels(table["label"])
+    table["correction"], table["label_before"] = "", ""
+    done: list[dict[str, str]] = []
+    for number, (path, label, mark, new_label, _) in enumerate(corrections.rows.itertuples(index=False), 1):
+        where = f"{name}, row {number}"
+        if path not in place:
+            raise DataError(f"{where}: the data have no image {path}", "is the file a review of other data?")
+        row, before = place[path], joined(table.at[place[path], "label"])
+        if label and set(label.split("|") if several else [label]) != set(label_set(table.at[row, "label"])):
+            raise DataError(
+                f"{where}: {path} has the label '{before}' in the data, and had '{label}' when it was reviewed",
+                "review it again: the data have changed",
+            )
+        if new_label and mark not in (UNSURE, POOR):
+            now = labels_in(new_label, several)
+            strange = [one for one in now if one not in known]
+            if strange:
+                some = ", ".join(sorted(known)[:8])
+                raise DataError(f"{where}: no image of the data has the label '{strange[0]}'", f"they have {some}")
+            table.at[row, "label"] = now if several else now[0]
+            table.at[row, "label_before"] = before
+            action, after = "relabelled", joined(now)
+        elif mark in LEFT_OUT:
+            table.at[row, "problem"] = table.at[row, "problem"] or f"{LEFT_OUT[mark]} ({name})"
+            action, after = "left out", ""
+        else:
+            action, after = "kept", before
+        table.at[row, "correction"] = action
+        done.append({"path": path, "done": action, "before": before, "now": after, "mark": mark})
+    return table, _summary(done, corrections)
+
+
+def labels_in(text: str, several: bool) -> tuple[str, ...]:
+    """The labels that a cell names.
+
+    Example:
+        >>> labels_in("edema | mass", True), labels_in("(none)", True), labels_in("a|b", False)
+        (('edema', 'mass'), (), ('a|b',))
+    """
+    if not several:
+        return (text,)
+    return tuple(sorted({one.strip() for one in text.split("|")} - {"", NONE}))
+
+
+def joined(label: Any) -> str:
+    """A label, or several with `|` between them, as text."""
+    return "|".join(label_set(label))
+
+
+def _summary(done: list[dict[str, str]], corrections: Corrections) -> dict[str, Any]:
+    counts = Counter(row["done"] for row in done)
+    n = {action: counts[action] for action in ("relabelled", "left out", "kept")}
+    sentence = (
+        f"After a second read, {n['relabelled']} images have another label, {n['left out']} are left out and "
+        f"{n['kept']} stay as they were. Where they were chosen because a model disagreed with them, numbers on them "
+        "flatter that model and its like."
+    )
+    return {
+        "sentence": sentence,
+        "file": corrections.name,
+        "sha256": corrections.sha256,
+        "relabelled": n["relabelled"],
+        "left_out": n["left out"],
+        "kept": n["kept"],
+        "images": done,
+    }

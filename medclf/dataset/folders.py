@@ -1,0 +1,276 @@
+"""What lies in a folder: its image files, what their folders mean, and how to find a CSV's paths in it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from medclf.images.reading import IMAGE_SUFFIXES
+
+PARTITION_NAMES = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+
+
+def partition_of(path: str) -> str | None:
+    """The partition that a folder above the file names, in any case; the nearest one counts.
+
+    Args:
+        path: path relative to the data's root, with forward slashes.
+
+    Returns:
+        "train", "valid", "test" or None.
+
+    Example:
+        >>> partition_of("export/VAL/polyp/1.jpg"), partition_of("polyp/test.jpg")
+        ('valid', None)
+    """
+    for part in reversed(PurePosixPath(path).parts[:-1]):
+        if part.lower() in PARTITION_NAMES:
+            return PARTITION_NAMES[part.lower()]
+    return None
+
+
+def plain_name(name: str) -> str:
+    """`name` in Unicode's composed form: macOS and Linux write the same accents in different bytes.
+
+    Example:
+        >>> plain_name("e\\u0301") == "\\u00e9"
+        True
+    """
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+@dataclass
+class Tree:
+    """The image files under a folder.
+
+    Attributes:
+        paths: relative to the folder, forward slashes, sorted.
+        ignored: how many other files there are.
+        empty: folders with no image in or below them and no folder in them.
+        notes: what was left out and why, one sentence each.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    ignored: int = 0
+    empty: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def walk(root: Path, *, allow_outside: bool = False) -> Tree:
+    """Find the image files under `root`, each folder once and no link that leads out of it.
+
+    Hidden files, `__MACOSX` and files without an image's suffix are left out; a file without a suffix
+    (or with a number for one, as DICOM archives write them) counts when it starts as DICOM does.
+
+    Args:
+        root: the folder.
+        allow_outside: follow links to places outside `root`.
+
+    Returns:
+        The tree, sorted by path whatever the order on disk.
+    """
+    tree = Tree()
+    top = os.path.realpath(root)
+    seen, waiting, links = {top}, [""], list[str]()
+    while waiting or links:
+        if not waiting:  # real folders first, so that a link never takes the place of what it points to
+            link = links.pop()
+            target = os.path.realpath(root / link)
+            if target in seen or is_within(target, top):
+                tree.notes.append(f"folder '{link}' is a link into folders that are scanned anyway: not followed")
+                continue
+            if not allow_outside:
+                tree.notes.append(f"folder '{link}' is a link to outside the data's folder: not followed")
+                continue
+            seen.add(target)
+            waiting.append(link)
+        _list_folder(root, waiting.pop(), tree, waiting, links, allow_outside)
+    tree.paths.sort()
+    tree.empty.sort()
+    return tree
+
+
+def _list_folder(
+    root: Path, folder: str, tree: Tree, waiting: list[str], links: list[str], allow_outside: bool
+) -> None:
+    try:
+        entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
+    except OSError as error:
+        tree.notes.append(f"folder '{folder}' cannot be read: {error.strerror}")
+        return
+    before, folders = len(tree.paths), 0
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            continue
+        path = f"{folder}/{entry.name}" if folder else entry.name
+        if not entry.name.isprintable() and not _is_text(entry.name):
+            shown = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            tree.notes.append(f"'{shown}' is left out: its name is not valid UTF-8")
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            waiting.append(path)
+            folders += 1
+        elif entry.is_symlink() and _leads_to_folder(entry):
+            links.append(path)
+            folders += 1
+        elif not is_image_name(root / path):
+            tree.ignored += 1
+        elif (
+            entry.is_symlink()
+            and not allow_outside
+            and not is_within(os.path.realpath(root / path), os.path.realpath(root))
+        ):
+            tree.notes.append(f"'{path}' is a link to outside the data's folder: left out")
+        else:
+            tree.paths.append(path)
+    if folder and not folders and len(tree.paths) == before:
+        tree.empty.append(folder)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name from the disk can be written to a file as UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or lies below it; both absolute and resolved.
+
+    Example:
+        >>> is_within("/data/a.png", "/data"), is_within("/database/a.png", "/data")
+        (True, False)
+    """
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether scan looks at this file: by its suffix, or by its first bytes where the suffix says nothing."""
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES and suffix:
+        return True
+    if path.name == "DICOMDIR" or not re.fullmatch(r"(\.\d+)?", suffix):
+        return False
+    try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            return False
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def images_beside(root: Path, paths: Iterable[str]) -> list[str]:
+    """The image files in the very folders where `paths` lie, relative to `root`."""
+    tree = Tree()
+    for folder in sorted({path.rpartition("/")[0] for path in paths if not path.startswith("/")}):
+        if (root / folder).is_dir():
+            _list_folder(root, folder, tree, [], [], allow_outside=True)
+    return tree.paths
+
+
+class BadPath(ValueError):
+    """A path that names no one file or must not be read; its text says why."""
+
+
+class Finder:
+    """Finds the files that a column of paths names, never outside `root` unless that is allowed.
+
+    A path is looked for as written, then with Windows' separators, then with its accents composed or
+    decomposed; where `tree` lists the folder's files, then by its file name alone and by the name without
+    its suffix, as long as just one file fits.
+
+    Args:
+        root: the folder that relative paths start from.
+        tree: the image files under it where they have been listed.
+        allow_outside: accept paths that lead out of `root`; they become absolute.
+    """
+
+    def __init__(self, root: Path, tree: Tree | None = None, *, allow_outside: bool = False) -> None:
+        self.root, self.allow_outside = os.path.normpath(Path(root).absolute()), allow_outside
+        self._real_root = os.path.realpath(root)
+        self._real_folder: dict[str, str] = {}
+        self._by_name: dict[str, list[str]] = {}
+        for path in tree.paths if tree else ():
+            name = PurePosixPath(plain_name(path))
+            for key in {str(name), name.name, name.stem}:
+                self._by_name.setdefault(key, []).append(path)
+
+    def find(self, cell: str) -> tuple[str, bool]:
+        """The path of the file that `cell` names.
+
+        Returns:
+            The path relative to root with forward slashes (absolute where it lies outside), and whether
+            the file is there.
+
+        Raises:
+            BadPath: it leads out of the root, goes in a circle, or is no path at all.
+        """
+        if not cell or "\0" in cell:
+            raise BadPath("holds a NUL byte" if cell else "is blank")
+        for spelling in _spellings(cell):
+            path = self._relative(spelling)
+            file = Path(self.root, path)
+            if os.path.lexists(file):
+                self._refuse_links_out(file)
+                return path, file.exists()
+        fits = self._by_name.get(plain_name(PurePosixPath(cell.replace("\\", "/")).as_posix()), [])
+        if len(fits) > 1:
+            raise BadPath(f"fits {len(fits)} files ({fits[0]}, {fits[1]}{', ...' if len(fits) > 2 else ''})")
+        if fits:
+            return fits[0], True
+        path = self._relative(cell)
+        _refuse_circle(Path(self.root, path))
+        return path, False
+
+    def _relative(self, cell: str) -> str:
+        if PureWindowsPath(cell).drive and os.name != "nt":
+            raise BadPath("is a path on a Windows drive")
+        absolute = os.path.normpath(Path(self.root, cell))
+        for root in (self.root, self._real_root):
+            if is_within(absolute, root):
+                return Path(os.path.relpath(absolute, root)).as_posix()
+        if not self.allow_outside:
+            raise BadPath(f"lies outside {self.root}")
+        return Path(absolute).as_posix()
+
+    def _refuse_links_out(self, file: Path) -> None:
+        if file.is_symlink():
+            _refuse_circle(file)
+            real = os.path.realpath(file)
+        else:
+            folder = str(file.parent)
+            if folder not in self._real_folder:
+                self._real_folder[folder] = os.path.realpath(folder)
+            real = f"{self._real_folder[folder]}{os.sep}{file.name}"
+        if not self.allow_outside and not is_within(real, self._real_root):
+            raise BadPath(f"is a link to outside {self.root}")
+
+
+def _refuse_circle(file: Path) -> None:
+    try:
+        file.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise BadPath("is a link that goes in a circle") from error
+
+
+def _spellings(cell: str) -> list[str]:
+    spellings = [cell, cell.replace("\\", "/")]
+    if not cell.isascii():
+        spellings += [unicodedata.normalize(form, spellings[1]) for form in ("NFC", "NFD")]
+    return list(dict.fromkeys(spellings))

@@ -1,0 +1,115 @@
+"""Images that are linked as twins, in clusters that a split can keep on one side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from medclf.dataset.folds import linked
+from medclf.dataset.labels import objects
+
+
+class Link(NamedTuple):
+    """Two rows that show the same."""
+
+    kind: str
+    a: int
+    b: int
+    similarity: float
+    detail: str
+
+
+def equal_images(
+    pixels: Sequence[str], readable: np.ndarray, digests: np.ndarray, words: str = "different files with equal pixels"
+) -> tuple[list[Link], np.ndarray]:
+    """Images of equal file or pixels, each linked to the first of its kind; and those first ones.
+
+    Args:
+        pixels: hash of each image's pixels.
+        readable: which images to look at.
+        digests: hash of each file, "" where unknown.
+        words: what to call equal pixels.
+    """
+    links: list[Link] = []
+    by_file: dict[str, int] = {}
+    by_pixels: dict[str, int] = {}
+    for row in map(int, readable):
+        known = by_file.setdefault(digests[row] or f"row {row}", row)
+        if known != row:
+            links.append(Link("same-file", known, row, 1.0, "the files are equal, byte for byte"))
+            continue
+        known = by_pixels.setdefault(pixels[row], row)
+        if known != row:
+            links.append(Link("same-pixels", known, row, 1.0, words))
+    return links, np.array(sorted(by_pixels.values()), np.int64)
+
+
+def cluster(paths: Sequence[str], first: Sequence[int], second: Sequence[int]) -> pd.Series:
+    """Clusters of images that are linked directly or through others.
+
+    Args:
+        paths: of the images.
+        first, second: rows of `paths` that are linked, pair by pair.
+
+    Returns:
+        Path -> cluster ("twins-1", "twins-2", ... in the order of the paths); images without a twin are not in it.
+
+    Example:
+        >>> cluster(["a.png", "b.png", "c.png", "d.png", "e.png"], [1, 4], [4, 2]).to_dict()
+        {'b.png': 'twins-1', 'c.png': 'twins-1', 'e.png': 'twins-1'}
+    """
+    n = len(paths)
+    edges = coo_array((np.ones(len(first), bool), (np.asarray(first, int), np.asarray(second, int))), shape=(n, n))
+    group = connected_components(edges, directed=False)[1] if n else np.zeros(0, int)
+    names: dict[int, str] = {}
+    sizes = np.bincount(group, minlength=1)
+    rows = [row for row in range(n) if sizes[group[row]] > 1]
+    for row in rows:
+        names.setdefault(int(group[row]), f"twins-{len(names) + 1}")
+    found = [names[int(group[row])] for row in rows]
+    return pd.Series(found, index=pd.Index([paths[row] for row in rows], name="path"), name="cluster", dtype=object)
+
+
+def groups_of(table: pd.DataFrame) -> np.ndarray | None:
+    """Which images belong together: they share a patient or a group (a cluster of twins), directly or through others.
+
+    Args:
+        table: its columns patient and group count, as far as it has them; a row without either stands for itself.
+
+    Returns:
+        (n,) a number for each row, equal for those that belong together; None where no row has a patient or a group.
+
+    Example:
+        >>> groups_of(pd.DataFrame({"patient": ["ann", "ann", "bob", None], "group": [None, 7, 7, None]})).tolist()
+        [0, 0, 0, 3]
+    """
+    columns = [objects(table, name) for name in ("group", "patient")]
+    known = [column for column in columns if any(value is not None for value in column)]
+    return np.array(linked(*known)) if known else None
+
+
+def with_clusters(table: pd.DataFrame, clusters: pd.Series) -> pd.DataFrame:
+    """The table with a column `group` that `split_table(..., "grouped")` keeps on one side.
+
+    Args:
+        table: as `scan` returns it; a column `group` of its own is kept linked as well.
+        clusters: from `cluster`.
+
+    Returns:
+        A copy; an image without a twin has no group.
+    """
+    result = table.copy()
+    result.attrs = dict(table.attrs)
+    twins = objects(pd.DataFrame({"cluster": table["path"].map(clusters)}), "cluster")
+    own = objects(table, "group")
+    if any(value is not None for value in own):
+        joined = linked(own, twins)
+        alone = [mine is None and theirs is None for mine, theirs in zip(own, twins, strict=True)]
+        twins = [None if single else f"group-{number}" for number, single in zip(joined, alone, strict=True)]
+    result["group"] = pd.Series(twins, index=table.index, dtype=object)
+    return result

@@ -1,0 +1,104 @@
+"""Who and which: patients by pseudonym, DICOM files by their SOP Instance UID; neither is ever shown."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from medclf.errors import DataError, OutputError, ReadError
+from medclf.images.decoding_guard import reading
+from medclf.images.dicom_layout import read_layout
+
+KEY_VARIABLE = "MEDCLF_PATIENT_KEY"
+KEY_BYTES = 32
+_SOP_INSTANCE_UID = 0x00080018
+
+
+def pseudonym(patient: str, key: bytes) -> str:
+    """What stands for a patient in tables and reports: HMAC-SHA256 of the id, as for DICOM files.
+
+    Args:
+        patient: the id that the CSV or file gives.
+        key: the project's secret.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Example:
+        >>> pseudonym("ann", b"k" * 32) == pseudonym("ann", b"k" * 32) != pseudonym("ann", b"l" * 32)
+        True
+    """
+    return hmac.new(key, patient.strip().encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def project_key(root: Path) -> bytes:
+    """The secret that turns patient ids into pseudonyms, made on first use and kept apart from all outputs.
+
+    It lies in a file that only its owner can read: the one that the environment variable
+    MEDCLF_PATIENT_KEY names, else one for each data folder in the user's data folder.
+
+    Args:
+        root: the data's folder.
+
+    Returns:
+        32 bytes.
+
+    Raises:
+        OutputError: the file cannot be written.
+        DataError: the file is there and is no key.
+    """
+    path = Path(os.environ.get(KEY_VARIABLE, "") or _key_file(root))
+    try:
+        if not path.exists():
+            _make_key(path)
+        key = path.read_bytes()
+    except OSError as error:
+        remedy = f"name another file with the environment variable {KEY_VARIABLE}"
+        raise OutputError(f"the patient key {path} cannot be used: {error.strerror}", remedy) from error
+    if len(key) != KEY_BYTES:
+        raise DataError(f"{path} is no patient key: it has {len(key)} bytes, not {KEY_BYTES}", "move it away")
+    return key
+
+
+def _key_file(root: Path) -> Path:
+    import platformdirs
+
+    name = hashlib.blake2b(os.path.realpath(root).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    return platformdirs.user_data_path("medclf") / "patient-keys" / f"{name}.key"
+
+
+def _make_key(path: Path) -> None:
+    """Write a new key, whole, and never over one that another process has made meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def instance_uid(path: Path) -> str | None:
+    """The SOP Instance UID of a DICOM file, or None where it has none or is no DICOM file.
+
+    Only this element is read.
+    """
+    try:
+        with reading(path, "its header cannot be read"), path.open("rb") as file:
+            header = read_layout(file, path, frozenset({_SOP_INSTANCE_UID})).header
+    except ReadError:
+        return None
+    uid = header[8:].rstrip(b"\0 ")  # tag and length, with or without VR, are 8 bytes
+    return uid.decode("ascii", errors="replace") or None

@@ -1,0 +1,330 @@
+"""Every image decoded once, kept as a memory-mapped store of pixels at one size."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medclf.dataset.scan import file_hash, n_threads
+from medclf.errors import OutputError, ReadError
+from medclf.images.reading import Resize, read_display, resize_pixels, with_channels
+from medclf.progress import watch
+
+FORMAT = 3
+_AT_ONCE = 1024  # images copied to a device's memory
+_UNREADABLE = "unreadable"  # a folder of empty files, named by digests
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file becomes pixels: what the store is keyed by, with the size and the files' contents.
+
+    Args:
+        resize: "squish", "crop" or "pad".
+        channels: 3, or 1 for grey.
+        window: (center, width), a name, or None for the file's own.
+        frame: which frame of many.
+    """
+
+    resize: Resize = "squish"
+    channels: int = 3
+    window: Any = None
+    frame: Any = "middle"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as JSON can hold them."""
+        window = list(self.window) if isinstance(self.window, tuple) else self.window
+        return {"resize": self.resize, "channels": self.channels, "window": window, "frame": self.frame}
+
+
+@dataclass
+class ImageStore:
+    """Pixels of many images at one size: a memory map of uint8, shape (n, height, width, channels).
+
+    Args:
+        folder: holds `pixels.u8` and `index.json`.
+        row_of: row of each file, by its path.
+        problems: files that cannot be read and are not in it, with the reason.
+        full_sizes: width and height of each file that is in it, before the resize, by its path.
+    """
+
+    folder: Path
+    shape: tuple[int, int, int, int]
+    row_of: dict[str, int]
+    problems: dict[str, str] = field(default_factory=dict)
+    full_sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _map: np.ndarray | None = field(default=None, repr=False)
+    _tensor: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The memory map, opened when first used, in each process by itself."""
+        if self._map is None:
+            self._map = np.memmap(self.folder / "pixels.u8", np.uint8, "r", shape=self.shape)
+        return self._map
+
+    def rows(self, items: Sequence[Any]) -> np.ndarray | None:
+        """(n,) rows of `items`, or None where one of them is not in the store."""
+        found = [self.row_of.get(str(item), -1) for item in items]
+        return None if -1 in found else np.asarray(found)
+
+    @property
+    def device(self) -> torch.device | None:
+        """Whose memory holds the whole store; None where batches are read from the disk."""
+        return None if self._tensor is None else self._tensor.device
+
+    def gather(self, rows: np.ndarray | Tensor) -> Tensor:
+        """(n, channels, height, width) uint8, in channels-last memory.
+
+        Args:
+            rows: (n,) int64; of a store in a device's memory, best on that device.
+        """
+        if self._tensor is not None:
+            return self._tensor[torch.as_tensor(rows, device=self._tensor.device)].permute(0, 3, 1, 2)
+        return torch.from_numpy(self.pixels[rows]).permute(0, 3, 1, 2)
+
+    def to(self, device: torch.device | str) -> ImageStore:
+        """Hold the whole store in the memory of `device`."""
+        held = torch.empty(self.shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(held), _AT_ONCE):
+            held[start : start + _AT_ONCE] = torch.from_numpy(np.array(self.pixels[start : start + _AT_ONCE]))
+        self._tensor = held
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the map and the tensor: a worker opens its own."""
+        return {**self.__dict__, "_map": None, "_tensor": None}
+
+
+def cache_folder() -> Path:
+    """Where stores are kept: MEDCLF_CACHE, or the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("MEDCLF_CACHE") or platformdirs.user_cache_path("medclf"))
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """A store on disk: its folder, size, number of images, and when it was last used."""
+
+    folder: Path
+    megabytes: float
+    n_images: int
+    days_ago: float
+
+
+def list_stores(folder: Path | None = None) -> list[StoreInfo]:
+    """The stores in the cache folder, the last used first."""
+    found = []
+    for index in (folder or cache_folder() / "stores").glob("*/index.json"):
+        size = sum(file.stat().st_size for file in index.parent.iterdir())
+        days = (time.time() - index.stat().st_mtime) / 86400
+        held = [digest for digest in json.loads(index.read_text())["digests"] if digest]
+        found.append(StoreInfo(index.parent, size / 1e6, len(held), days))
+    return sorted(found, key=lambda store: store.days_ago)
+
+
+def prune_stores(older_than_days: float, folder: Path | None = None) -> int:
+    """Remove stores not used for some days, and what killed builders left a day ago or earlier.
+
+    Args:
+        older_than_days: 0 removes all.
+        folder: where the stores are; the user's cache folder where None.
+
+    Returns:
+        Bytes freed.
+    """
+    folder = folder or cache_folder() / "stores"
+    stale = [store.folder for store in list_stores(folder) if store.days_ago >= older_than_days]
+    stale += [*(folder / _UNREADABLE).glob("*")] if older_than_days == 0 else []
+    stale += [
+        part for part in folder.glob("part-*") if time.time() - part.stat().st_mtime > min(1, older_than_days) * 86400
+    ]
+    freed = 0
+    for path in stale:
+        freed += sum(file.stat().st_size for file in path.iterdir())
+        shutil.rmtree(path, ignore_errors=True)
+    return freed
+
+
+def build_stores(
+    paths: Sequence[str],
+    digests: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    reading: Reading,
+    *,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> list[ImageStore]:
+    """One store for each of `sizes`, each file decoded once for all of them; a store that exists is opened.
+
+    Args:
+        paths: the files.
+        digests: the sha256 of each, which with the sizes and the reading is the stores' key.
+        sizes: (height, width) of each store.
+        reading: how a file becomes pixels.
+        folder: where stores are kept; the user's cache folder where None.
+        progress: show a progress bar when it lasts.
+
+    Returns:
+        The stores, in the order of `sizes`. A file that cannot be read, or is no longer the one with that sha256, is in
+        none, and named in `problems`; it is tried again each time, since a decoder may have been installed.
+
+    Raises:
+        OutputError: the cache folder cannot be written to, or the disk is full.
+    """
+    folder = folder or cache_folder() / "stores"
+    unique = dict(zip(digests, paths, strict=True))
+    try:
+        problems = _still_unreadable(folder, unique, reading)
+        while missing := [size for size in sizes if not _is_built(folder, unique.keys() - problems, size, reading)]:
+            problems |= _build(folder, unique, problems, missing, reading, progress)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: the cache cannot be written: {error.strerror or error}",
+            "free some space, point MEDCLF_CACHE elsewhere, or train with cache=False (--no-cache)",
+        ) from error
+    held = unique.keys() - problems
+    by_path = {path: problems[digest] for path, digest in zip(paths, digests, strict=True) if digest in problems}
+    digest_of = {path: digest for path, digest in zip(paths, digests, strict=True) if digest in held}
+    return [_open(folder / _key(held, size, reading), size, reading, digest_of, by_path) for size in sizes]
+
+
+def _key(digests: Collection[str], size: tuple[int, int], reading: Reading) -> str:
+    settings = json.dumps([FORMAT, list(size), reading.as_dict()], sort_keys=True)
+    return hashlib.blake2b("\n".join([settings, *sorted(digests)]).encode(), digest_size=16).hexdigest()
+
+
+def _is_built(folder: Path, digests: Collection[str], size: tuple[int, int], reading: Reading) -> bool:
+    return not digests or (folder / _key(digests, size, reading) / "index.json").is_file()
+
+
+def _still_unreadable(folder: Path, unique: dict[str, str], reading: Reading) -> dict[str, str]:
+    """Why which files cannot be read, of those that could not be read before; they are tried again.
+
+    A store is named by what it holds, and this tells what it cannot hold before anything is decoded.
+    """
+    marks = folder / _UNREADABLE / _key((), (0, 0), reading)
+    problems = {}
+    for digest in {mark.name for mark in marks.glob("*")} & unique.keys():
+        try:
+            _decoded(unique[digest], digest, reading)
+        except ReadError as error:
+            problems[digest] = error.problem
+    return problems
+
+
+def _mark_unreadable(folder: Path, digests: Collection[str], reading: Reading) -> None:
+    marks = folder / _UNREADABLE / _key((), (0, 0), reading)
+    for digest in digests:
+        marks.mkdir(parents=True, exist_ok=True)
+        (marks / digest).touch()
+
+
+def _build(
+    folder: Path,
+    unique: dict[str, str],
+    problems: Collection[str],
+    sizes: Sequence[tuple[int, int]],
+    reading: Reading,
+    progress: bool,
+) -> dict[str, str]:
+    """Fill temporary folders and rename them: whoever is first wins, and a killed one leaves no store.
+
+    Returns:
+        Further digests that cannot be read, and why; their rows stay empty.
+    """
+    order = sorted(unique.keys() - problems)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {size: Path(tempfile.mkdtemp(prefix="part-", dir=folder)) for size in sizes}
+    try:
+        shapes = {size: (len(order), *size, reading.channels) for size in sizes}
+        maps = {size: _allocate(parts[size] / "pixels.u8", shapes[size]) for size in sizes}
+        found: dict[str, str] = {}
+        full_sizes: list[tuple[int, int] | None] = [None] * len(order)
+
+        def fill(row: int) -> None:
+            try:
+                image = _decoded(unique[order[row]], order[row], reading)
+            except ReadError as error:
+                found[order[row]] = error.problem
+                return
+            full_sizes[row] = image.shape[1], image.shape[0]
+            for size, pixels in maps.items():
+                pixels[row] = with_channels(resize_pixels(image, size, reading.resize), reading.channels)
+
+        with concurrent.futures.ThreadPoolExecutor(max_workers=n_threads(32)) as pool:
+            for _ in watch(pool.map(fill, range(len(order))), len(order), "Decoding images", progress=progress):
+                pass
+        _mark_unreadable(folder, found, reading)
+        digests = [None if digest in found else digest for digest in order]
+        for size, pixels in maps.items() if len(found) < len(order) else ():
+            pixels.flush()
+            index = {"format": FORMAT, "shape": shapes[size], "digests": digests, "full_sizes": full_sizes}
+            (parts[size] / "index.json").write_text(json.dumps(index))
+            target = folder / _key(set(order) - found.keys(), size, reading)
+            try:
+                parts[size].rename(target)
+            except OSError:
+                if not (target / "index.json").is_file():  # not another builder's finished store
+                    raise
+    finally:
+        for part in parts.values():
+            shutil.rmtree(part, ignore_errors=True)
+    return found
+
+
+def _decoded(path: str, digest: str, reading: Reading) -> np.ndarray:
+    """The image, if the file is still the one with that digest: a store that holds another one would be found again.
+
+    Raises:
+        ReadError: it cannot be read, or has changed.
+    """
+    image = read_display(path, reading.channels, window=reading.window, frame=reading.frame)
+    try:
+        same = file_hash(Path(path)) == digest
+    except OSError:
+        same = False
+    if not same:
+        raise ReadError(path, "it has changed since it was scanned")
+    return image
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A map whose space is taken now: a full disk is an error here, not a bus error in a later write."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, int(np.prod(shape, dtype=np.int64)))
+        else:
+            file.truncate(int(np.prod(shape, dtype=np.int64)))
+    return np.memmap(path, np.uint8, "r+", shape=shape)
+
+
+def _open(
+    folder: Path, size: tuple[int, int], reading: Reading, digest_of: dict[str, str], problems: dict[str, str]
+) -> ImageStore:
+    if not digest_of:
+        return ImageStore(folder, (0, *size, reading.channels), {}, problems)
+    index = json.loads((folder / "index.json").read_text())
+    row_of_digest = {digest: row for row, digest in enumerate(index["digests"])}
+    with contextlib.suppress(OSError):  # a cache that others share may be closed to writing
+        os.utime(folder / "index.json")
+    n = len(index["digests"])
+    row_of = {path: row_of_digest[digest] for path, digest in digest_of.items()}
+    width_height = index["full_sizes"]
+    full_sizes = {path: (width_height[row][0], width_height[row][1]) for path, row in row_of.items()}
+    return ImageStore(folder, (n, *size, reading.channels), row_of, problems, full_sizes)

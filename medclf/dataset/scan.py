@@ -1,0 +1,327 @@
+"""scan(): one row an image, from a folder, a CSV, a DataFrame, pairs or a DICOM tree."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+
+from medclf.dataset.columns import Columns
+from medclf.dataset.identity import project_key, pseudonym
+from medclf.dataset.labels import Label, label_set
+from medclf.dataset.sources import MISSING, NO_CLASS_FOLDER, Asked, LabelFrom, Rows, read_source
+from medclf.errors import DataError, MedclfWarning, ReadError
+from medclf.images import dicom, reading
+from medclf.progress import watch
+
+__all__ = ["COLUMNS", "count_labels", "inspect", "label_set", "scan", "usable", "with_problems"]
+
+Check = Callable[[Sequence[str], Sequence[str]], Mapping[str, tuple[int, int] | str]]
+COLUMNS = ("path", "label", "patient", "partition", "width", "height", "sha256", "problem")
+
+
+def scan(
+    source: Any,
+    *,
+    labels: str | Path | pd.DataFrame | None = None,
+    path_col: str = "path",
+    label_col: str | list[str] | None = "label",
+    label_delim: str | None = None,
+    patient_col: str | None = None,
+    partition_col: str | None = None,
+    strict: bool = False,
+    check_pixels: bool | Check = True,
+    progress: bool = True,
+    label_from: LabelFrom = "folder",
+    root: str | Path | None = None,
+    allow_outside: bool = False,
+) -> pd.DataFrame:
+    """Make a table of images, one row each, sorted by path; every file is opened and checked.
+
+    Args:
+        source: a folder, a CSV, a DataFrame, a list of paths, or a list of (path, label) pairs.
+        labels: a CSV or DataFrame of labels for a folder of images.
+        path_col: its column of paths, relative to the folder, else to the CSV's own folder.
+        label_col: its column of labels; a list of columns of 0 and 1 makes the task multi-label; None
+            takes the labels from `label_from`.
+        label_delim: separates several labels in one cell, as in "Effusion|Nodule"; the task is multi-label.
+        patient_col: its column of patients; DICOM files say theirs themselves. Either way the table holds
+            pseudonyms, made with a key that is kept outside of all outputs (see `data.identity`).
+        partition_col: its column of partitions: train, valid (or val, validation), test; or fastai's
+            is_valid of True and False.
+        strict: raise for a file that cannot be used, instead of warning and going on without it.
+        check_pixels: decode every image; False reads only the headers. A function that decodes the images for a
+            purpose of its own, such as a store (see `decoding`), spares a second look: it is given paths and hashes,
+            and returns each path's width and height, or why it cannot be read.
+        progress: show a progress bar when it lasts.
+        label_from: where there is no column of labels: "folder" (the folder that holds the image), a
+            compiled pattern searched in the file's name (its first group is the label), a function of
+            the path, or None for images without labels.
+        root: the folder that paths start from, where it is not the source.
+        allow_outside: allow paths and links that lead out of the root.
+
+    Returns:
+        A DataFrame with the columns path (relative to `df.attrs["root"]`, forward slashes), label (str;
+        multi-label: tuple of str; None where there is none), patient (a pseudonym or None), partition ("train",
+        "valid", "test" or None), width and height (pixels), sha256 (of the file), problem ("" or why the
+        image is not used), then the other columns of the CSV. `df.attrs` also holds "multi_label" and
+        "ignored", the number of files passed over because they are no images.
+
+    Raises:
+        DataError: no image, no usable image, a missing column, a refused path, two labels for one image;
+            with `strict`, also any file that cannot be used.
+
+    Warns:
+        MedclfWarning: which files have a problem, which classes are empty, of one image, or not in train.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in [f"train/{c}/{i}.png" for c in ("normal", "polyp") for i in (1, 2)]:
+        ...     (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        ...     Image.new("L", (8, 6)).save(folder / name)
+        >>> scan(folder)[["path", "label", "partition", "width"]]
+                       path   label partition  width
+        0  train/normal/1.png  normal     train      8
+        1  train/normal/2.png  normal     train      8
+        2   train/polyp/1.png   polyp     train      8
+        3   train/polyp/2.png   polyp     train      8
+    """
+    columns = Columns(path_col, label_col, label_delim, patient_col, partition_col)
+    asked = Asked(columns, label_from, Path(root) if root is not None else None, allow_outside)
+    rows = read_source(source, labels, asked)
+    if not rows.path:
+        known = " ".join(sorted(reading.IMAGE_SUFFIXES - {""}))
+        raise DataError(f"{rows.root} holds no image ({rows.ignored} other files)", f"images end in one of {known}")
+    table = _open_all(rows, check_pixels, progress)
+    _tell(table, rows, strict)
+    return table
+
+
+class Facts(NamedTuple):
+    """What opening a file tells."""
+
+    width: int = 0
+    height: int = 0
+    sha256: str = ""
+    problem: str = ""
+    format: str = ""
+
+
+def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool) -> pd.DataFrame:
+    def facts_of(row: int) -> Facts:
+        if rows.problem[row] == MISSING:
+            return Facts(problem=rows.problem[row])
+        path = rows.root / rows.path[row]
+        elsewhere = callable(check_pixels) and not rows.problem[row]  # those with a problem nobody else decodes
+        facts = inspect(path, "file") if elsewhere else inspect(path, "pixels" if check_pixels else "header")
+        return facts if facts.problem else facts._replace(problem=rows.problem[row])
+
+    with ThreadPoolExecutor(n_threads()) as pool:
+        n = len(rows.path)
+        facts = list(watch(pool.map(facts_of, range(n)), n, "Checking images", progress=progress))
+    if callable(check_pixels):
+        facts = _checked(rows, facts, check_pixels)
+    _hide_patients(rows, [row for row in range(n) if facts[row].format == "DICOM"])
+    data: dict[str, Any] = {
+        column: pd.Series(getattr(rows, column), dtype=object) for column in ("path", "label", "patient", "partition")
+    }
+    data["width"] = [fact.width for fact in facts]
+    data["height"] = [fact.height for fact in facts]
+    data["sha256"] = pd.Series([fact.sha256 for fact in facts], dtype=object)
+    data["problem"] = pd.Series([fact.problem for fact in facts], dtype=object)
+    table = pd.concat([pd.DataFrame(data), rows.extra], axis=1)
+    table = table.sort_values("path", kind="stable", ignore_index=True)
+    table.attrs.update(root=str(rows.root), multi_label=rows.multi_label, ignored=rows.ignored)
+    return table
+
+
+def _checked(rows: Rows, facts: list[Facts], check: Check) -> list[Facts]:
+    """The facts, with the sizes and the problems that `check` finds when it decodes those that have none yet."""
+    paths = [str(rows.root / path) for path in rows.path]
+    sound = {path: fact.sha256 for path, fact in zip(paths, facts, strict=True) if not fact.problem}
+    found = check(list(sound), list(sound.values()))
+
+    def checked(path: str, fact: Facts) -> Facts:
+        if path not in sound:
+            return fact
+        said = found[path]
+        if isinstance(said, str):
+            return Facts(sha256=fact.sha256, problem=said)
+        return fact._replace(width=said[0], height=said[1])
+
+    return [checked(path, fact) for path, fact in zip(paths, facts, strict=True)]
+
+
+def _hide_patients(rows: Rows, dicom_rows: list[int]) -> None:
+    """Put pseudonyms in place of patient ids: those of the columns, else those that DICOM files hold."""
+    known = [patient for patient in rows.patient if patient is not None]
+    if not known and not dicom_rows:
+        return
+    key = project_key(rows.root)
+    rows.patient = [patient and pseudonym(patient, key) for patient in rows.patient]
+    if not known:
+        for row in dicom_rows:
+            rows.patient[row] = dicom.patient_key(rows.root / rows.path[row], key)
+
+
+def n_threads(at_most: int = 8) -> int:
+    """Threads for reading files: the cores that this process may use."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, at_most)
+
+
+def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels") -> Facts:
+    """Open one file: its size in pixels, its hash, and what is wrong with it.
+
+    Args:
+        path: the file.
+        look_at: "pixels" decodes it, "header" reads no further than its size, "file" only tells its hash and format.
+
+    Returns:
+        Facts; its `problem` is "" for a usable image.
+    """
+    sha256 = ""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
+            return Facts(problem="not a regular file")
+        sha256 = file_hash(path)
+        if look_at == "file":
+            return Facts(sha256=sha256, format=reading.format_of(path))
+        probe = reading.probe(path)
+        if look_at == "pixels":
+            reading.check(path)
+    except ReadError as error:
+        return Facts(sha256=sha256, problem=error.problem)
+    except OSError as error:
+        return Facts(sha256=sha256, problem=f"cannot be opened: {error.strerror}")
+    return Facts(probe.width, probe.height, sha256, format=probe.format)
+
+
+def file_hash(path: Path) -> str:
+    """The file's SHA-256 in hex, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows without a problem, index kept."""
+    return table[table["problem"] == ""] if "problem" in table else table
+
+
+def with_problems(table: pd.DataFrame, problems: Mapping[str, str]) -> pd.DataFrame:
+    """The table with what was found out about files after the scan.
+
+    Args:
+        table: as `scan` returns it.
+        problems: path with the root (as `str(root / path)`) -> reason; a reason that the table gives already stays.
+
+    Returns:
+        A copy.
+
+    Example:
+        >>> table = pd.DataFrame({"path": ["a.png", "b.png"], "problem": ["", ""]})
+        >>> table.attrs["root"] = "data"
+        >>> with_problems(table, {"data/b.png": "truncated"})["problem"].tolist()
+        ['', 'truncated']
+    """
+    table = table.copy()
+    root = Path(table.attrs.get("root", "."))
+    found = [problems.get(str(root / path), "") for path in table["path"]]
+    table["problem"] = [was or new for was, new in zip(table["problem"], found, strict=True)]
+    return table
+
+
+def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
+    bad = table[table["problem"] != ""]
+    if len(bad) == len(table):
+        unlabelled = set(bad["problem"]) == {NO_CLASS_FOLDER}
+        remedy = "put each class into a folder, give labels=, or label_from=None" if unlabelled else "repair them"
+        raise DataError(f"{rows.root}: none of {len(table)} images can be used: {listing(bad)}", remedy)
+    if len(bad) and strict:
+        raise DataError(f"{len(bad)} of {len(table)} images cannot be used: {listing(bad)}", "repair or remove them")
+    if len(bad):
+        _warn(f"{len(bad)} of {len(table)} images cannot be used and are left out: {listing(bad)}")
+    for note in rows.notes:
+        _warn(note)
+    for sentence in label_warnings(table):
+        _warn(sentence)
+
+
+def listing(bad: pd.DataFrame, at_most: int = 5) -> str:
+    """The first paths with their problems, for a message."""
+    shown = [
+        f"{path} ({problem})" for path, problem in zip(bad["path"][:at_most], bad["problem"][:at_most], strict=True)
+    ]
+    return "; ".join(shown) + (f"; and {len(bad) - at_most} more" if len(bad) > at_most else "")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, MedclfWarning, stacklevel=4)
+
+
+def label_warnings(table: pd.DataFrame) -> list[str]:
+    """What is odd about the labels: classes of one image, lost, alone, outside train, or spelt in two ways.
+
+    Args:
+        table: as `scan` returns it.
+
+    Returns:
+        One sentence for each oddity, naming the label.
+    """
+    good = usable(table)
+    counts = count_labels(good["label"])
+    sentences = [f"label '{label}' has one image only" for label, n in sorted(counts.items()) if n == 1]
+    lost = sorted(set(count_labels(table["label"])) - set(counts))
+    sentences += [f"label '{label}' has no usable image" for label in lost]
+    if len(counts) == 1 and not table.attrs.get("multi_label"):
+        sentences.append(f"all images have one label, '{next(iter(counts))}': there is nothing to tell apart")
+    spellings: dict[str, list[str]] = {}
+    for label in sorted(counts):
+        spellings.setdefault(label.casefold(), []).append(label)
+    sentences += [
+        f"labels {', '.join(map(repr, same))} differ only in case" for same in spellings.values() if len(same) > 1
+    ]
+    return sentences + partition_warnings(good["label"], good["partition"])
+
+
+def partition_warnings(labels: Iterable[Label | None], partition: Iterable[str | None]) -> list[str]:
+    """Labels that stand in one partition and not in the other, one sentence each."""
+    found: dict[str | None, Counter[str]] = {"train": Counter(), "valid": Counter(), "test": Counter()}
+    for label, part in zip(labels, partition, strict=True):
+        found.setdefault(part if isinstance(part, str) else None, Counter()).update(label_set(label))
+    if not found["train"] or None in found:  # not split yet
+        return []
+    sentences = []
+    for part in ("valid", "test"):
+        unseen = sorted(found[part].keys() - found["train"].keys())
+        sentences += [f"label '{label}' is only in {part}, never in train: it cannot be learned" for label in unseen]
+    if found["valid"]:
+        unmeasured = sorted(found["train"].keys() - found["valid"].keys())
+        sentences += [f"label '{label}' is in train and not in valid: it cannot be measured" for label in unmeasured]
+    return sentences
+
+
+def count_labels(labels: Iterable[Label | None]) -> Counter[str]:
+    """How many images carry each label.
+
+    Example:
+        >>> sorted(count_labels(["a", ("a", "b"), None]).items())
+        [('a', 2), ('b', 1)]
+    """
+    counts: Counter[str] = Counter()
+    for label in labels:
+        counts.update(label_set(label))
+    return counts

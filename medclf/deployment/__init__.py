@@ -1,1 +1,0 @@
-"""LEARNER -> WHAT OTHERS RUN."""

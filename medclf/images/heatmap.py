@@ -1,0 +1,149 @@
+"""Heat maps over images: laid over the picture, brought back to the file's own pixels, boxed; no torch."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import NamedTuple
+
+import numpy as np
+
+from medclf.errors import DataError
+from medclf.images.reading import Resize, eight_bit, placement, with_channels
+
+_STRENGTH = 0.6  # of the hottest colour over the picture
+
+
+class Box(NamedTuple):
+    """A region in pixels: `left` and `top` are in it, `right` and `bottom` are the first that are not."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+def at_size(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map at another size, bilinear.
+
+    Args:
+        heat: (h, w) in [0, 1].
+        size: height and width.
+
+    Returns:
+        (height, width) float32 in [0, 1].
+
+    Example:
+        >>> at_size(np.array([[0.0, 1.0]]), (1, 4)).tolist()
+        [[0.0, 0.25, 0.75, 1.0]]
+    """
+    from PIL import Image
+
+    image = Image.fromarray(np.asarray(heat, np.float32)).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(image).clip(0, 1)
+
+
+def on_original(heat: np.ndarray, shape: tuple[int, ...], resize: Resize = "squish") -> np.ndarray:
+    """A map of what the network was given, over the image that it was made of.
+
+    Args:
+        heat: (height, width) of the network's input, in [0, 1].
+        shape: height and width of the image.
+        resize: how the image became the input; what "crop" left out gets 0.
+
+    Returns:
+        float32 of `shape` in [0, 1].
+
+    Example:
+        >>> on_original(np.ones((2, 2)), (2, 4), "crop").tolist()
+        [[0.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0]]
+    """
+    part, place = placement(shape[:2], heat.shape[:2], resize)
+    found = np.zeros(shape[:2], np.float32)
+    found[part] = at_size(heat[place], (part[0].stop - part[0].start, part[1].stop - part[1].start))
+    return found
+
+
+def hottest_box(heat: np.ndarray, share: float = 0.5) -> Box | None:
+    """The box around the hottest region: the pixels at least `share` as hot as the hottest, joined to it.
+
+    Args:
+        heat: (H, W), not negative.
+        share: in (0, 1]; the smaller, the larger the box.
+
+    Returns:
+        The box; None where the map is zero everywhere.
+
+    Raises:
+        DataError: `share` is not in (0, 1].
+
+    Example:
+        >>> heat = np.zeros((4, 6))
+        >>> heat[1:3, 2] = 0.8, 1.0
+        >>> heat[3, 5] = 0.9                       # as hot, and elsewhere
+        >>> hottest_box(heat)
+        Box(left=2, top=1, right=3, bottom=3)
+    """
+    if not 0 < share <= 1:
+        raise DataError(f"share={share:g} is not above 0 and at most 1", "0.5 is half as hot as the hottest pixel")
+    if not heat.max() > 0:
+        return None
+    from scipy import ndimage
+
+    regions, _ = ndimage.label(heat >= share * heat.max(), np.ones((3, 3)))
+    rows, columns = ndimage.find_objects(regions)[regions.flat[heat.argmax()] - 1]
+    return Box(columns.start, rows.start, columns.stop, rows.stop)
+
+
+def coloured(heat: np.ndarray) -> np.ndarray:
+    """A map in [0, 1] as RGBA to lie over a picture: clear through blue to cyan, which neither tissue nor film has.
+
+    Example:
+        >>> coloured(np.array([[0.0, 1.0]])).tolist()
+        [[[0, 60, 255, 0], [0, 255, 215, 200]]]
+    """
+    rgba = np.zeros((*heat.shape, 4), np.uint8)
+    rgba[..., 1] = np.round(60 + 195 * heat)
+    rgba[..., 2] = np.round(255 - 40 * heat)
+    rgba[..., 3] = np.round(200 * heat)
+    return rgba
+
+
+def overlay(image: np.ndarray, heat: np.ndarray, *, box: Box | None = None) -> np.ndarray:
+    """An image with a map over it, as one picture.
+
+    Args:
+        image: (H, W), (H, W, 1) or (H, W, 3), uint8 or uint16.
+        heat: in [0, 1], of any size: it is stretched over the whole image.
+        box: drawn as a thin frame, in the image's pixels.
+
+    Returns:
+        uint8 of (H, W, 3).
+
+    Example:
+        >>> overlay(np.zeros((1, 2), np.uint8), np.array([[0.0, 1.0]])).tolist()
+        [[[0, 0, 0], [0, 153, 129]]]
+    """
+    grey = eight_bit(image)
+    picture = with_channels(grey, 3).astype(np.float32)
+    colours = coloured(at_size(heat, picture.shape[:2])).astype(np.float32)
+    share = colours[..., 3:] / 200 * _STRENGTH
+    mixed = np.round((1 - share) * picture + share * colours[..., :3]).astype(np.uint8)
+    if box is not None:
+        from PIL import Image, ImageDraw
+
+        drawn = Image.fromarray(mixed)
+        width = max(1, round(min(mixed.shape[:2]) / 150))
+        ImageDraw.Draw(drawn).rectangle((box.left, box.top, box.right - 1, box.bottom - 1), None, "white", width)
+        mixed = np.asarray(drawn)
+    return mixed
+
+
+def png_uri(picture: np.ndarray) -> str:
+    """A picture (H, W), (H, W, 1), (H, W, 3) or RGBA as the data: URI of a PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    plain = picture[..., 0] if picture.shape[2:] == (1,) else picture
+    Image.fromarray(plain).save(file, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,90 @@
+"""Which files routinely have a patient's name written into the pixels themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medclf.errors import ReadError, UnsupportedFormat
+from medclf.images.decoding_guard import reading
+from medclf.images.dicom import safe_header
+from medclf.images.dicom_layout import read_layout
+
+Reader = Callable[[Mapping[str, Any]], "np.ndarray | None"]
+
+_SOP_CLASS = 0x00080016
+_ULTRASOUND = {"US", "IVUS", "BDUS"}
+_ULTRASOUND_CLASSES = ("1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.6")
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+
+
+def why_withheld(path: str | Path) -> str:
+    """Why a report should not show an image's pixels unless it is told to: "" where nothing speaks against it.
+
+    Ultrasound and secondary captures (screens, scanned film) routinely carry the patient's name as pixels, and some
+    files say that they do. That a DICOM file does not say so proves nothing, and a PNG, JPEG or TIFF cannot say it.
+
+    Args:
+        path: an image file.
+
+    Returns:
+        "ultrasound", "a secondary capture", "its burned-in flag is YES", or "".
+
+    Raises:
+        ReadError: a DICOM file whose header cannot be read.
+
+    Example:
+        >>> from pydicom.data import get_testdata_file
+        >>> why_withheld(get_testdata_file("examples_palette.dcm")), why_withheld(get_testdata_file("CT_small.dcm"))
+        ('ultrasound', '')
+    """
+    try:
+        header = safe_header(path)
+    except UnsupportedFormat:
+        return ""  # no DICOM file
+    kind = _sop_class(Path(path))
+    if header["modality"] in _ULTRASOUND or kind.startswith(_ULTRASOUND_CLASSES):
+        return "ultrasound"
+    if kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}."):
+        return "a secondary capture"
+    return "its burned-in flag is YES" if header["burned_in_annotation"] == "YES" else ""
+
+
+def _sop_class(path: Path) -> str:
+    with reading(path, "its header cannot be read"), path.open("rb") as file:
+        element = read_layout(file, path, frozenset({_SOP_CLASS})).header
+    return element[8:].rstrip(b"\0 ").decode("ascii", errors="replace")  # tag, VR and length are 8 bytes
+
+
+class Withheld(ReadError):
+    """A picture that is not shown although it could be read; `reason` says why."""
+
+
+def read_picture(root: Path, reading: Mapping[str, Any], show_burned_in: bool, row: Mapping[str, Any]) -> np.ndarray:
+    """The pixels of a row's image, (H, W) or (H, W, 3) uint8.
+
+    Args:
+        root: the data's folder.
+        reading: window, frame and channels of the run.
+        show_burned_in: whatever `why_withheld` says.
+        row: its `path` is relative to `root`.
+
+    Raises:
+        Withheld: the image often carries the patient's name.
+        ReadError: it cannot be read, or lies outside `root`.
+    """
+    from medclf.images.reading import read_display
+
+    relative = Path(str(row["path"]))
+    if relative.is_absolute() or ".." in relative.parts:
+        raise ReadError(relative, "it is outside the data's folder")
+    reason = "" if show_burned_in else why_withheld(root / relative)
+    if reason:
+        raise Withheld(relative, reason)
+    window = reading.get("window")
+    window = tuple(window) if isinstance(window, list) else window
+    frame: Any = reading.get("frame") or "middle"
+    return read_display(root / relative, int(reading.get("channels") or 3), window=window, frame=frame)

@@ -1,0 +1,335 @@
+"""The one door from a file to pixels: what training, the cache, the bundle and the server all call."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from medclf.errors import MedclfError, ReadError, UnsupportedFormat
+from medclf.images import raster
+from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, reading
+from medclf.images.resample import resample
+from medclf.images.windowing import Window, resolve_window
+
+Frame = int | Literal["first", "middle", "last"]
+Resize = Literal["squish", "crop", "pad"]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom"})
+_HEAD = 132  # a DICOM file's preamble and magic
+
+
+class Probe(NamedTuple):
+    """What a file's header says, upright: nothing was decoded."""
+
+    format: str
+    width: int
+    height: int
+    bits: int
+    n_frames: int
+    channels: int
+
+
+def read_pixels(
+    path: Source, *, window: Window = None, frame: Frame = "middle", max_megapixels: float = MAX_MEGAPIXELS
+) -> np.ndarray:
+    """Read a PNG, JPEG, TIFF or DICOM file into pixels that mean what a reader would see.
+
+    DICOM goes through the modality LUT or rescale, the VOI LUT or window, then the inversion of
+    MONOCHROME1; YBR and palette become RGB. Of raster files the EXIF orientation is applied, palettes
+    and CMYK become RGB, and transparent pixels lie on black. The first bytes tell the format, not the name.
+
+    Args:
+        path: the file, or its bytes.
+        window: for grey DICOM: None for the file's own, (center, width) in the units of the modality
+            transform's output, or the name of a window for CT ("lung", "bone", "brain", ...).
+        frame: which frame or TIFF page: a number from 0, "first", "middle" or "last".
+        max_megapixels: rows x columns x frames x samples that the file may declare, in millions.
+
+    Returns:
+        (H, W) grey or (H, W, 3) RGB; uint8, or uint16 scaled to 0..65535 where a sample holds more bits.
+
+    Raises:
+        ReadError: the file is broken; its children UnsupportedFormat, TooLarge and MissingDecoder
+            for what their names say.
+
+    Example:
+        >>> import io, PIL.Image
+        >>> file = io.BytesIO()
+        >>> PIL.Image.fromarray(np.array([[0, 1000, 65535]], np.uint16)).save(file, "PNG")
+        >>> read_pixels(file.getvalue())
+        array([[    0,  1000, 65535]], dtype=uint16)
+    """
+    chosen = resolve_window(window)
+    hounsfield = isinstance(window, str)
+    name = named(path)
+    with opened(path) as file:
+        kind = _format(file, name)
+        choose = functools.partial(_index, frame, name)
+        if kind == "DICOM":
+            from medclf.images import dicom
+
+            return dicom.read_dicom(file, name, chosen, choose, max_megapixels, hounsfield=hounsfield)
+        return raster.read_raster(file, name, kind, choose, max_megapixels)
+
+
+def probe(path: Source, *, max_megapixels: float = MAX_MEGAPIXELS) -> Probe:
+    """Read a file's header only: format, size, bits, frames and channels.
+
+    Raises:
+        ReadError: as read_pixels, as far as the header shows.
+
+    Example:
+        >>> import io, PIL.Image
+        >>> file = io.BytesIO()
+        >>> PIL.Image.new("RGB", (40, 30)).save(file, "JPEG")
+        >>> probe(file.getvalue())
+        Probe(format='JPEG', width=40, height=30, bits=8, n_frames=1, channels=3)
+    """
+    name = named(path)
+    with opened(path) as file:
+        kind = _format(file, name)
+        if kind == "DICOM":
+            from medclf.images import dicom
+
+            found = dicom.dicom_info(file, name, max_megapixels)
+        else:
+            found = raster.raster_info(file, name, kind, max_megapixels)
+        return Probe(kind, found.width, found.height, found.bits, found.n_frames, found.channels)
+
+
+def format_of(path: Source) -> str:
+    """PNG, JPEG, TIFF or DICOM, by the first bytes.
+
+    Raises:
+        ReadError: the file cannot be opened; UnsupportedFormat where it is none of them.
+
+    Example:
+        >>> format_of(b"\\x89PNG\\r\\n\\x1a\\n")
+        'PNG'
+    """
+    with opened(path) as file:
+        return _format(file, named(path))
+
+
+def check(path: Source, *, max_megapixels: float = MAX_MEGAPIXELS) -> None:
+    """Decode a file whole and drop the pixels: raises what read_pixels would.
+
+    Raises:
+        ReadError: the file cannot be read.
+    """
+    read_pixels(path, max_megapixels=max_megapixels)
+
+
+def prepare(
+    path: Source,
+    size: int | tuple[int, int],
+    *,
+    resize: Resize = "squish",
+    channels: int = 3,
+    window: Window = None,
+    frame: Frame = "middle",
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> np.ndarray:
+    """Read, reduce to 8 bits and resize: the preprocessing of training, cache and bundle alike.
+
+    Args:
+        path: the file, or its bytes.
+        size: of the result: one number for a square, or (height, width).
+        resize: "squish" changes the aspect ratio; "crop" keeps the middle; "pad" adds black.
+        channels: 3 for RGB, 1 for grey.
+        window: as read_pixels.
+        frame: as read_pixels.
+        max_megapixels: as read_pixels.
+
+    Returns:
+        uint8 of (height, width, channels).
+
+    Raises:
+        ReadError: as read_pixels.
+
+    Example:
+        >>> import io, PIL.Image
+        >>> file = io.BytesIO()
+        >>> PIL.Image.new("L", (40, 30), 255).save(file, "PNG")
+        >>> prepare(file.getvalue(), 20, resize="pad")[:, 0, 0].tolist()
+        [0, 0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0]
+    """
+    image = read_display(path, channels, window=window, frame=frame, max_megapixels=max_megapixels)
+    return with_channels(resize_pixels(image, size, resize), channels)
+
+
+def read_display(
+    path: Source,
+    channels: int = 3,
+    *,
+    window: Window = None,
+    frame: Frame = "middle",
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> np.ndarray:
+    """Read at full size, reduced to the 8 bits that a screen shows: what `prepare` resizes.
+
+    The reduction comes before the resize, so that a `MedImage` resized by fastai, the store and the
+    bundle hold the same pixels.
+
+    Args:
+        path: the file, or its bytes.
+        channels: 1 turns colour into grey; with 3, grey stays (H, W) until `with_channels`.
+        window: as read_pixels.
+        frame: as read_pixels.
+        max_megapixels: as read_pixels.
+
+    Returns:
+        uint8 of (H, W), (H, W, 1) or (H, W, 3).
+
+    Raises:
+        ReadError: as read_pixels.
+    """
+    image = eight_bit(read_pixels(path, window=window, frame=frame, max_megapixels=max_megapixels))
+    return with_channels(image, 1) if channels == 1 else image
+
+
+def resize_pixels(array: np.ndarray, size: int | tuple[int, int], resize: Resize = "squish") -> np.ndarray:
+    """Resize with an antialiasing triangle filter, the same as Pillow's BILINEAR.
+
+    Args:
+        array: (H, W) or (H, W, C), uint8 or uint16.
+        size: one number for a square, or (height, width).
+        resize: "squish", "crop" or "pad", as prepare.
+
+    Returns:
+        The same dtype and number of dimensions.
+
+    Example:
+        >>> resize_pixels(np.array([[0, 0, 90, 90]], np.uint8), (1, 2))
+        array([[13, 77]], dtype=uint8)
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    part, place = placement(array.shape[:2], (height, width), resize)
+    shown = _squish(array[part], place[0].stop - place[0].start, place[1].stop - place[1].start)
+    if shown.shape[:2] == (height, width):
+        return shown
+    padded = np.zeros((height, width, *array.shape[2:]), array.dtype)
+    padded[place] = shown
+    return padded
+
+
+def placement(
+    shape: tuple[int, ...], size: tuple[int, int], resize: Resize = "squish"
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Which part of an image a resize shows, and where that lies in the result.
+
+    Args:
+        shape: height and width of the image.
+        size: height and width of the result.
+        resize: "squish", "crop" or "pad", as prepare.
+
+    Returns:
+        (rows, columns) of the image, and (rows, columns) of the result.
+
+    Raises:
+        MedclfError: `resize` is none of those.
+
+    Example:
+        >>> placement((30, 40), (20, 20), "crop")
+        ((slice(0, 30, None), slice(5, 35, None)), (slice(0, 20, None), slice(0, 20, None)))
+    """
+    (rows, columns), (height, width) = shape, size
+    part, place = (rows, columns), (height, width)
+    if resize == "crop":
+        scale = min(rows / height, columns / width)
+        part = max(1, round(height * scale)), max(1, round(width * scale))
+    elif resize == "pad":
+        scale = max(rows / height, columns / width)
+        place = max(1, min(height, round(rows / scale))), max(1, min(width, round(columns / scale)))
+    elif resize != "squish":
+        raise MedclfError(f"resize={resize!r} is unknown", 'choose "squish", "crop" or "pad"')
+    return _middle(part, shape), _middle(place, size)
+
+
+def _middle(box: tuple[int, int], shape: tuple[int, ...]) -> tuple[slice, slice]:
+    top, left = (shape[0] - box[0]) // 2, (shape[1] - box[1]) // 2
+    return slice(top, top + box[0]), slice(left, left + box[1])
+
+
+def _squish(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    if array.shape[:2] == (height, width):
+        return np.ascontiguousarray(array)
+    if array.dtype == np.uint8 and "torch" not in sys.modules:  # the same to the bit; its import takes a second
+        return resample(array, height, width)
+    import torch
+    from torch.nn import functional
+
+    planes = array if array.ndim == 3 else array[..., None]
+    deep = array.dtype != np.uint8
+    writable = np.require(planes, np.float32 if deep else np.uint8, ["C", "W"])  # torch takes no others
+    source = torch.from_numpy(writable).permute(2, 0, 1)[None]
+    resized = functional.interpolate(source, (height, width), mode="bilinear", antialias=True)
+    result = resized[0].permute(1, 2, 0).contiguous().numpy()
+    if deep:
+        result = np.floor(result + 0.5).clip(0, 65535).astype(array.dtype)
+    return result if array.ndim == 3 else result[..., 0]
+
+
+def eight_bit(array: np.ndarray) -> np.ndarray:
+    """uint16 scaled to uint8, rounded; uint8 as it is.
+
+    Example:
+        >>> eight_bit(np.array([0, 128, 129, 65535], np.uint16))
+        array([  0,   0,   1, 255], dtype=uint8)
+    """
+    if array.dtype == np.uint8:
+        return array
+    return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def with_channels(array: np.ndarray, channels: int) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8 as (H, W, channels); RGB becomes grey as in ITU-R 601, as Pillow's does.
+
+    Raises:
+        MedclfError: `channels` is neither 1 nor 3.
+    """
+    if channels not in (1, 3):
+        raise MedclfError(f"channels={channels!r}", "choose 1 or 3")
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.shape[2] == channels:
+        return array
+    if channels == 3:
+        return np.repeat(array, 3, axis=2)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(array)).convert("L"))[..., None]
+
+
+def _format(file: BinaryIO, name: str | Path) -> str:
+    with reading(name, "cannot be read"):
+        head = file.read(_HEAD)
+        file.seek(0)
+    if head[128:132] == b"DICM":
+        return "DICOM"
+    kind = raster.raster_format(head)
+    if kind:
+        return kind
+    from medclf.images import dicom
+
+    if dicom.looks_like_dicom(head):
+        return "DICOM"
+    raise UnsupportedFormat(
+        name,
+        "its first bytes are not those of a PNG, JPEG, TIFF or DICOM file" if head else "the file is empty",
+        "leave it out, or convert it to one of these",
+    )
+
+
+def _index(frame: Frame, name: str | Path, n_frames: int) -> int:
+    named = {"first": 0, "middle": n_frames // 2, "last": n_frames - 1}
+    if isinstance(frame, str):
+        if frame not in named:
+            raise MedclfError(f"frame={frame!r} is unknown", 'choose a number, "first", "middle" or "last"')
+        return named[frame]
+    if not 0 <= frame < n_frames:
+        raise ReadError(name, f"has no frame {frame}: it has {n_frames}, counted from 0")
+    return frame

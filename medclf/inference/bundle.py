@@ -1,0 +1,383 @@
+"""A trained network as a folder that others can use: safetensors and JSON, no stored code, no fastai.
+
+`save_bundle` writes it, `load_bundle` checks it and predicts with the same pixels as in training.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medclf.errors import BundleError, MedclfError, OutputError, WeightsError
+from medclf.files import finite, write_json, write_tensors
+from medclf.inference import bundle_format
+from medclf.inference.bundle_format import FORMAT, WEIGHTS, golden_pixels
+from medclf.inference.predictor import Prediction, Predictor
+from medclf.inference.runnable import Runnable
+from medclf.models.backbones import build_network
+from medclf.models.bn_folding import fold, foldable
+from medclf.models.weights import read_state
+
+if TYPE_CHECKING:
+    from medclf.inference.predictor import Item
+
+__all__ = ["Bundle", "Prediction", "load_bundle", "save_bundle"]
+
+_DRIFT = 1e-4  # of the golden inputs' logits, where none of them is above 1
+_FOLDING_DRIFT = 1e-5
+_OTHER_DEVICE_DRIFT = 1e-2  # CUDA convolves in TF32
+
+
+class Trained(Protocol):
+    """What `save_bundle` needs of a learner: `med_learner` gives it."""
+
+    @property
+    def recipe(self) -> Mapping[str, Any]: ...
+    @property
+    def model(self) -> nn.Module: ...
+
+
+class Bundle(Predictor):
+    """A loaded bundle: see `load_bundle`.
+
+    Attributes:
+        vocab: the labels in the order of the probabilities.
+        multi_label: whether an image can carry several.
+        recipe: the settings of the training, of which the network and the preprocessing are made.
+        calibration: temperature, operating point and limits, as far as they were saved.
+        card: what the model's maker says of it.
+        name: the folder's.
+        hash: of everything in the bundle.
+        device: where the network runs.
+        content: all that bundle.json says.
+        runnable: uint8 pixels (B, H, W, C) -> logits and pooled features; its norms may be folded.
+    """
+
+    def __init__(self, content: Mapping[str, Any], folder: Path, network: nn.Module, device: torch.device) -> None:
+        at = folder.resolve()
+        self.runnable = Runnable(network, content["recipe"])
+        super().__init__(content, at.parent.name if at.name == "bundle" else at.stem, self.runnable.run)
+        self.device, self.content = device, dict(content)
+        self._folder = folder
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The network as it was trained, in eval mode, for what is not prediction; read when first asked for.
+
+        Returns:
+            `nn.Sequential(body, head)`: what `preprocess` gives, in a batch, -> logits.
+
+        Raises:
+            BundleError: the folder was changed or removed since it was loaded.
+        """
+        if bundle_format.read(self._folder)["hash"] != self.hash:
+            raise BundleError(f"{self._folder} was changed since it was loaded", "load it again")
+        return _restored(self.content, self._folder).to(self.device)
+
+    def preprocess(self, item: Item) -> Tensor:
+        """What the network takes: the prepared pixels, scaled and normalised.
+
+        Args:
+            item: see `predict`.
+
+        Returns:
+            float32 of (channels, height, width) on the bundle's device.
+
+        Raises:
+            ReadError: the image cannot be read.
+        """
+        return self.runnable.normalized(self.runnable.tensor(self.prepare(item)[None]))[0]
+
+    def saliency(self, item: Item, label: str | None = None, *, method: str = "grad-cam") -> np.ndarray:
+        """Where the network looked: what `medclf.grad_cam` gives of a learner.
+
+        Args:
+            item: see `predict`; or pixels that `prepare` gave.
+            label: a name of the vocab; the predicted one where None, of several labels the most probable.
+            method: "grad-cam", or "occlusion", which needs no gradients and is slower.
+
+        Returns:
+            float32 of (height, width) of the prepared image, in [0, 1].
+
+        Raises:
+            ReadError: the image cannot be read.
+            DataError: the label is not in the vocab.
+            MedclfError: the network gives no map of the image.
+        """
+        from medclf.images.heatmap import at_size
+        from medclf.models.saliency import heat_maps
+
+        prepared = np.array(self.prepare(item))[None]  # a copy, since torch wants to be able to write
+        target = self._target(prepared, label)
+        network = nn.Sequential(self.runnable.body, nn.Sequential(self.runnable.pool, self.runnable.rest))
+        images = self.runnable.normalized(self.runnable.tensor(prepared))
+        return at_size(heat_maps(network, images, [target], method)[0], prepared.shape[1:3])
+
+
+def save_bundle(
+    learn: Trained,
+    path: str | Path,
+    *,
+    calibration: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a trained learner as a bundle: a folder with `weights.safetensors` and `bundle.json`.
+
+    Args:
+        learn: what `med_learner` returned, trained.
+        path: the folder to make.
+        calibration: temperature, operating point, limits for abstaining and for strange images; their form
+            is in the docs' page on bundles.
+        card: what users should know of the model: intended use, data, limits; any JSON.
+        overwrite: replace a bundle that is there.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OutputError: `path` exists already, or cannot be written.
+        BundleError: the learner was not made by `med_learner`, or its network is not what its recipe builds.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> preprocessing = {"size": [64, 64], "resize": "squish", "channels": 3, "window": None, "frame": "middle"}
+        >>> learn = SimpleNamespace(
+        ...     model=build_network("efficientnet_lite0", 2, weights=None),
+        ...     recipe={"arch": "efficientnet_lite0", "n_in": 3, "n_out": 2, "dropout": 0.2,
+        ...             "vocab": ["normal", "polyp"], "multi_label": False, "preprocessing": preprocessing,
+        ...             "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3}, "modality": "endoscopy"})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(file.name for file in save_bundle(learn, Path(folder) / "polyps.bundle").iterdir())
+        ['bundle.json', 'weights.safetensors']
+    """
+    path = Path(path)
+    _may_write(path, overwrite)
+    content, state = _described(learn, calibration or {}, card or {})
+    with _replacing_folder(path) as folder:
+        write_tensors(folder / WEIGHTS, state)
+        content["weights"] = {"file": WEIGHTS, "sha256": bundle_format.file_hash(folder / WEIGHTS)}
+        content["hash"] = bundle_format.content_hash(content)
+        write_json(folder / "bundle.json", content)
+    return path
+
+
+def _may_write(path: Path, overwrite: bool) -> None:
+    if not path.exists() and not path.is_symlink():
+        return
+    if not overwrite:
+        raise OutputError(f"{path} exists already", "choose another path, or give overwrite=True")
+    if path.is_symlink() or not path.is_dir() or {file.name for file in path.iterdir()} - {"bundle.json", WEIGHTS}:
+        raise OutputError(f"{path} holds more than a bundle, and is not overwritten", "choose another path")
+
+
+@contextmanager
+def _replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `path` on success; on an error nothing has changed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+            new, old = Path(temporary) / "new", Path(temporary) / "old"
+            new.mkdir()
+            yield new
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{path} cannot be written: {reason}", "free some space or choose another folder") from error
+
+
+def _described(
+    learn: Trained, calibration: Mapping[str, Any], card: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """bundle.json without its hashes, and the tensors of the weights' file."""
+    if not isinstance(getattr(learn, "recipe", None), Mapping):
+        raise BundleError("this learner has no recipe", "make it with med_learner, or from MedDataLoaders")
+    recipe = finite(dict(learn.recipe))
+    try:
+        calibration = bundle_format.as_json(calibration)
+        bundle_format.check_recipe(recipe)
+        bundle_format.check_calibration(calibration, recipe)
+        json.dumps([recipe, calibration, finite(dict(card))])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"the learner's recipe or the calibration lacks or misstates: {error}", "see docs/bundle.md"
+        ) from error
+    model = getattr(learn.model, "module", learn.model)  # out of DistributedDataParallel
+    state = {name: _plain(tensor) for name, tensor in model.state_dict().items()}
+    network = _assembled(recipe, state, "the learner's network")
+    pixels = golden_pixels(recipe)
+    with _running("the learner"):
+        logits, _ = Runnable(network, recipe).run(pixels)
+        _compare_with_model(model, pixels, recipe, logits)
+        pairs = _safe_pairs(network, pixels, recipe, logits)
+    content = {
+        "format": FORMAT,
+        "recipe": recipe,
+        "calibration": calibration,
+        "card": finite(dict(card)),
+        "versions": {name: metadata.version(name) for name in ("medclf", "torch", "torchvision", "timm")},
+        "fold": pairs,
+        "golden": {"logits": logits.astype(np.float64).tolist()},
+    }
+    return content, state
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu()
+    tensor = tensor.float() if tensor.is_floating_point() else tensor
+    return tensor.contiguous().clone()  # safetensors refuses tensors that share memory
+
+
+def _compare_with_model(model: nn.Module, pixels: np.ndarray, recipe: Mapping[str, Any], logits: np.ndarray) -> None:
+    """The network that the recipe builds must be the one that was trained, not one of equal parameters."""
+    device = next(model.parameters()).device
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        model = copy.deepcopy(model).float()
+    training = model.training
+    model.eval()
+    try:
+        trained, _ = Runnable(model, recipe).run(pixels)
+    finally:
+        model.train(training)
+    if not _within(trained, logits, _DRIFT if device.type == "cpu" else _OTHER_DEVICE_DRIFT):
+        raise BundleError(
+            "the learner's network does not give what its recipe builds, or gives no finite numbers",
+            "save a network that med_learner made, its layers unchanged",
+        )
+
+
+def _safe_pairs(
+    network: nn.Module, pixels: np.ndarray, recipe: Mapping[str, Any], logits: np.ndarray
+) -> list[list[str]]:
+    """What can be folded without moving the golden inputs' logits."""
+    runnable = Runnable(network, recipe)
+    pairs = foldable(network, runnable.normalized(runnable.tensor(pixels[:1])))
+    fold(network, pairs)
+    folded, _ = Runnable(network.to(memory_format=torch.channels_last), recipe).run(pixels)
+    return [list(pair) for pair in pairs] if _within(folded, logits, _FOLDING_DRIFT) else []
+
+
+def load_bundle(path: str | Path, device: str | torch.device = "cpu", verify: bool = True) -> Bundle:
+    """Load what `save_bundle` wrote; nothing in it is executed, and a changed file is refused.
+
+    Args:
+        path: the folder.
+        device: where to predict: "cpu", "cuda", ...
+        verify: run the golden inputs again and compare their logits with those saved.
+
+    Raises:
+        BundleError: a file is missing, damaged or changed, of another format version, or the network on
+            this machine drifts from the saved logits by more than 1e-4.
+
+    Example:
+        >>> # load_bundle("polyps.bundle").predict("image.png").label
+    """
+    return restore(bundle_format.read(Path(path)), path, device, verify)
+
+
+def restore(
+    content: Mapping[str, Any], path: str | Path, device: str | torch.device = "cpu", verify: bool = True
+) -> Bundle:
+    """`load_bundle`, where `bundle_format.read` has been called already: that needs no torch."""
+    folder = Path(path)
+    network: nn.Module = _restored(content, folder)
+    with _running(str(folder)):
+        fold(network, content["fold"])
+        network = network.to(memory_format=torch.channels_last)
+        if verify:
+            network = _verified(network, content, folder)
+    target = torch.device(device)
+    return Bundle(content, folder, network.to(target), target)
+
+
+@contextmanager
+def _running(origin: str) -> Iterator[None]:
+    """What a network raises on a size it cannot take, or a layer that is not there, as our own error."""
+    try:
+        yield
+    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise BundleError(f"{origin}: the network cannot run as described: {reason}", "see docs/bundle.md") from error
+
+
+def _verified(network: nn.Module, content: Mapping[str, Any], folder: Path) -> nn.Module:
+    """The folded network, or the plain one where folding moves the logits on this machine."""
+    recipe, saved = content["recipe"], np.array(content["golden"]["logits"])
+    pixels = golden_pixels(recipe)
+    if _within(Runnable(network, recipe).run(pixels)[0], saved, _FOLDING_DRIFT):
+        return network
+    plain = _restored(content, folder)
+    logits, _ = Runnable(plain, recipe).run(pixels)
+    if not _within(logits, saved, _DRIFT):
+        raise BundleError(
+            f"{folder} gives other logits here than where it was saved: by {np.abs(logits - saved).max():.2g}",
+            "compare the versions in its bundle.json with those installed here",
+        )
+    return plain
+
+
+def _within(logits: np.ndarray, wanted: np.ndarray, tolerance: float) -> bool:
+    return bool((np.abs(logits - wanted) <= tolerance * max(1.0, float(np.abs(wanted).max()))).all())
+
+
+def _restored(content: Mapping[str, Any], folder: Path) -> nn.Sequential:
+    origin = str(folder / WEIGHTS)
+    try:
+        state = read_state(folder / WEIGHTS)
+    except WeightsError as error:
+        raise BundleError(error.message, "copy the bundle again from its source") from error
+    return _assembled(content["recipe"], state, origin)
+
+
+def _assembled(recipe: Mapping[str, Any], state: Mapping[str, Tensor], origin: str) -> nn.Sequential:
+    """The recipe's network with these tensors, in eval mode; none of it is initialised first."""
+    try:
+        with torch.device("meta"):
+            network = _bare(recipe)
+    except NotImplementedError:  # a few networks read values while they are built
+        network = _bare(recipe)
+    _load_state(network, state, origin)
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        network = _bare(recipe)  # it has tensors that are computed, not saved
+        _load_state(network, state, origin)
+    return network.eval()
+
+
+def _bare(recipe: Mapping[str, Any]) -> nn.Sequential:
+    try:
+        return build_network(
+            recipe["arch"], recipe["n_out"], weights=None, n_in=recipe["n_in"], dropout=recipe["dropout"]
+        )
+    except MedclfError as error:
+        raise BundleError(f"the network cannot be built: {error.message}", error.remedy) from error
+
+
+def _load_state(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    wanted = network.state_dict()
+    wrong = sorted(wanted.keys() ^ state.keys())
+    wrong += [
+        name
+        for name in wanted.keys() & state.keys()
+        if (wanted[name].shape, wanted[name].dtype) != (state[name].shape, state[name].dtype)
+    ]
+    if wrong:
+        raise BundleError(
+            f"{origin} does not fit the recipe's network: {len(wrong)} tensors differ ({', '.join(wrong[:3])})",
+            "save the network that med_learner made, unchanged",
+        )
+    network.load_state_dict(state, assign=True)

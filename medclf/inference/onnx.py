@@ -1,0 +1,342 @@
+"""A bundle as one ONNX file that carries its preprocessing and labels, and its prediction on ONNX Runtime."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medclf.errors import BundleError, DataError, MedclfError, OutputError, require
+from medclf.files import finite, replacing
+from medclf.images.heatmap import at_size
+from medclf.inference import bundle_format
+from medclf.inference.bundle_format import golden_pixels
+from medclf.inference.predictor import Predictor
+
+if TYPE_CHECKING:
+    from medclf.inference.bundle import Bundle
+    from medclf.inference.predictor import Item
+
+__all__ = ["Int8Cost", "OnnxModel", "export_onnx", "quantize_onnx"]
+
+_MAPS = "maps"  # an output
+_KEY = "medclf"  # of the metadata that holds what a bundle.json holds
+_MAX_BYTES = 2**31 - 1  # of any protocol buffer
+_DRIFT = 1e-4
+
+
+class OnnxModel(Predictor):
+    """An ONNX file that `export_onnx` wrote; predicts as the bundle does, on ONNX Runtime.
+
+    Args:
+        path: the file.
+        providers: of ONNX Runtime, the preferred first; the CPU's where None.
+        threads: for the arithmetic of one batch; as many as there are cores where None.
+        verify: run the golden inputs again and compare their logits with those saved.
+
+    Raises:
+        BundleError: the file is damaged or changed, keeps tensors in other files, was not written by
+            `export_onnx`, or gives other logits on this machine.
+        MissingDependency: onnxruntime is not installed.
+
+    Example:
+        >>> # OnnxModel("polyps.onnx").predict("image.png").label
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+        verify: bool = True,
+    ) -> None:
+        path = Path(path)
+        content = _content(_checked(path), str(path))
+        self._session = _session(path, providers, threads)
+        super().__init__(content, path.stem, self._run)
+        self.exported_from: str | None = content.get("exported_from")
+        if _MAPS in (output.name for output in self._session.get_outputs()):
+            self.saliency = self._saliency  # absent where the file holds no maps: the service asks for it by name
+        if verify:
+            saved = np.array(content["golden"]["logits"])
+            logits, _ = self._run(golden_pixels(self.recipe))
+            if not np.abs(logits - saved).max() <= _DRIFT * max(1.0, np.abs(saved).max()):
+                raise BundleError(
+                    f"{path} gives other logits here than where it was exported", "export it again on this machine"
+                )
+
+    def _run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, features = self._session.run(["logits", "features"], {"pixels": pixels})
+        return logits, features
+
+    def _saliency(self, item: Item, label: str | None = None) -> np.ndarray:
+        """Where the network looked: Grad-CAM, as `Bundle.saliency` gives it.
+
+        Args:
+            item: see `predict`; or pixels that `prepare` gave.
+            label: a name of the vocab; the predicted one where None.
+
+        Returns:
+            float32 of (height, width) of the prepared image, in [0, 1].
+
+        Raises:
+            ReadError: the image cannot be read.
+            DataError: the label is not in the vocab.
+        """
+        prepared = self.prepare(item)[None]
+        heat = self._session.run([_MAPS], {"pixels": prepared})[0][0, self._target(prepared, label)].clip(0)
+        return at_size(heat / (heat.max() or 1), prepared.shape[1:3])
+
+
+def _checked(path: Path) -> Any:
+    """The parsed model, whose tensors are all inside it: ONNX Runtime would open any path that it names."""
+    onnx = require("onnx", "onnx")
+    if not path.is_file():
+        raise BundleError(f"{path}: there is no such ONNX file", "give a file that export_onnx made")
+    if path.stat().st_size > _MAX_BYTES:
+        raise BundleError(f"{path} is larger than an ONNX file can be", "export it again")
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except (ValueError, RuntimeError, TypeError, _decode_error()) as error:
+        raise BundleError(f"{path} is damaged: it is not an ONNX model", "export it again") from error
+    if any(tensor.external_data or tensor.data_location for tensor in _tensors(model)):
+        raise BundleError(f"{path} keeps tensors in other files, which are not opened", "export it again as one file")
+    return model
+
+
+def _decode_error() -> type[Exception]:
+    """What protobuf raises on bytes that are no message."""
+    return require("google.protobuf.message", "onnx").DecodeError
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor anywhere in a protobuf message: initializers, attributes, subgraphs, functions."""
+    waiting = [message]
+    while waiting:
+        message = waiting.pop()
+        if message.DESCRIPTOR.name == "TensorProto":
+            yield message
+            continue
+        for field, value in message.ListFields():
+            if field.type == field.TYPE_MESSAGE:
+                waiting.extend([value] if hasattr(value, "DESCRIPTOR") else value)
+
+
+def _content(model: Any, origin: str) -> dict[str, Any]:
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    if _KEY not in properties:
+        raise BundleError(f"{origin} does not describe its preprocessing", "give a file that export_onnx made")
+    return bundle_format.parse(properties[_KEY], f"the description in {origin}")
+
+
+def _session(path: Path, providers: Sequence[str] | None = None, threads: int | None = None) -> Any:
+    ort = require("onnxruntime", "onnx")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the cores alone
+    errors = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")
+    kinds = (errors.Fail, errors.InvalidGraph, errors.InvalidArgument, errors.InvalidProtobuf, errors.NotImplemented)
+    try:
+        return ort.InferenceSession(path, options, providers=list(providers or ["CPUExecutionProvider"]))
+    except (*kinds, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise BundleError(f"{path} cannot be run by ONNX Runtime: {reason}", "export it again") from error
+
+
+def export_onnx(bundle: Bundle | str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a bundle as one ONNX file, and check that ONNX Runtime gives the same logits.
+
+    The file's input `pixels` is uint8 of (batch, height, width, channels), as `Bundle.prepare` gives them:
+    the normalisation is part of the graph. Its outputs are `logits` and the pooled `features`. Its metadata
+    holds under "medclf" what bundle.json holds: the vocab, the preprocessing, the calibration, the card. Where the
+    network ends in a feature map, a third output `maps` (batch, n_out, h, w) holds each label's Grad-CAM before its
+    negative part is cut off.
+
+    Args:
+        bundle: a loaded bundle, or the folder of one.
+        out: the file to write.
+        overwrite: replace a file that is there.
+
+    Returns:
+        `out`.
+
+    Raises:
+        OutputError: `out` exists already, or cannot be written.
+        BundleError: the bundle is damaged, or ONNX Runtime's logits differ by more than 1e-4.
+        MedclfError: torch cannot express this network in ONNX.
+        MissingDependency: onnx, onnxscript or onnxruntime is not installed.
+
+    Example:
+        >>> # export_onnx("polyps.bundle", "polyps.onnx")
+    """
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        require(module, "onnx")
+    from medclf.inference.bundle import load_bundle
+
+    out = _free(out, overwrite)
+    loaded = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
+    _save(_exported(loaded), loaded.content | {"fold": [], "exported_from": loaded.hash}, out)
+    return out
+
+
+def _free(out: str | Path, overwrite: bool) -> Path:
+    out = Path(out)
+    if out.exists() and not (overwrite and out.is_file()):
+        raise OutputError(f"{out} exists already", "choose another path, or give overwrite=True")
+    return out
+
+
+def _save(model: Any, content: Mapping[str, Any], out: Path) -> None:
+    """Write the model with its description, once it was seen to give the golden logits."""
+    onnx = require("onnx", "onnx")
+    described = finite(dict(content))
+    described["hash"] = bundle_format.content_hash(described)
+    onnx.helper.set_model_props(model, {_KEY: json.dumps(described)})
+    with replacing(out) as temporary:
+        onnx.save_model(model, temporary)
+        OnnxModel(temporary)
+
+
+def _exported(bundle: Bundle) -> Any:
+    """torch's network and the normalisation before it, as an ONNX model."""
+    import torch
+
+    from medclf.inference.runnable import WithMaps
+
+    network = copy.deepcopy(bundle.runnable).cpu()
+    pixels = torch.from_numpy(golden_pixels(bundle.recipe))
+    mapped = WithMaps.of(network, pixels)
+    try:
+        with _quietly("torch.onnx"):  # about its own deprecations
+            program = torch.onnx.export(
+                mapped or network,
+                (pixels,),
+                dynamo=True,
+                input_names=["pixels"],
+                output_names=["logits", "features", *([_MAPS] if mapped else [])],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise MedclfError(
+            f"{bundle.recipe['arch']} cannot be exported to ONNX: {reason}", "train another arch, or use the bundle"
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+@contextmanager
+def _quietly(logger: str | None = None) -> Iterator[None]:
+    """Without warnings, and without what a library logs below an error."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+@dataclass(frozen=True)
+class Int8Cost:
+    """What quantisation changed, on images that it was not calibrated with.
+
+    Args:
+        n: images compared.
+        same_label: share of them that got the same label as before, in [0, 1].
+        mean_difference: of the probabilities, absolute, in [0, 1].
+        worst_difference: likewise.
+        megabytes: of the file before and after.
+    """
+
+    n: int
+    same_label: float
+    mean_difference: float
+    worst_difference: float
+    megabytes: tuple[float, float]
+
+    def __str__(self) -> str:
+        return (
+            f"int8: {self.megabytes[0]:.1f} MB -> {self.megabytes[1]:.1f} MB; of {self.n} images {self.same_label:.1%} "
+            f"keep their label; probabilities move by {self.mean_difference:.3f} on average, "
+            f"{self.worst_difference:.3f} at most"
+        )
+
+
+def quantize_onnx(model: str | Path, out: str | Path, images: Sequence[Item], *, overwrite: bool = False) -> Int8Cost:
+    """Write an int8 copy of an exported model: smaller, on many processors faster, and a little less exact.
+
+    Args:
+        model: the file that `export_onnx` wrote.
+        out: the file to write.
+        images: representative ones, at least 8; every second calibrates the ranges, the others are compared.
+        overwrite: replace a file that is there.
+
+    Returns:
+        what it cost; print it.
+
+    Raises:
+        DataError: fewer than 8 images.
+        OutputError: `out` exists already, or cannot be written.
+        ReadError: an image cannot be read.
+    """
+    quantization = require("onnxruntime.quantization", "onnx")
+    require("onnx", "onnx")
+    if len(images) < 8:
+        raise DataError(f"{len(images)} images are too few to calibrate and compare with", "give 8 or more, better 200")
+    out, full = _free(out, overwrite), OnnxModel(model)
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "int8.onnx"
+        reader = _Reader(full.prepare(image) for image in itertools.islice(images, 0, None, 2))
+        with _quietly():  # it advises a step that our graphs do not need
+            quantization.quantize_static(
+                model,
+                raw,
+                reader,
+                per_channel=True,
+                reduce_range=True,  # without it sums overflow on processors that lack VNNI
+                op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            )
+        int8 = _checked(raw)
+        content = _content(_checked(Path(model)), str(model))
+        logits, _ = _session(raw).run(["logits", "features"], {"pixels": golden_pixels(full.recipe)})
+    _save(int8, content | {"golden": {"logits": logits.astype(np.float64).tolist()}, "quantized": "int8"}, out)
+    return _cost(full, OnnxModel(out), images[1::2], (Path(model), out))
+
+
+class _Reader:
+    """Hands ONNX Runtime's calibration one image at a time."""
+
+    def __init__(self, pixels: Iterator[np.ndarray]) -> None:
+        self._pixels = pixels
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next image, or None after the last."""
+        pixels = next(self._pixels, None)
+        return None if pixels is None else {"pixels": pixels[None]}
+
+
+def _cost(full: OnnxModel, small: OnnxModel, images: Sequence[Item], files: tuple[Path, Path]) -> Int8Cost:
+    before, after = full.predict(list(images)), small.predict(list(images))
+    moved = np.abs(
+        np.array([list(answer.probs.values()) for answer in before])
+        - np.array([list(answer.probs.values()) for answer in after])
+    )
+    same = np.mean([one.label == other.label for one, other in zip(before, after, strict=True)])
+    sizes = files[0].stat().st_size / 1e6, files[1].stat().st_size / 1e6
+    return Int8Cost(len(images), float(same), float(moved.mean()), float(moved.max()), sizes)

@@ -1,0 +1,284 @@
+"""What every runtime of a bundle shares: pixels in, calibrated probabilities, a label and flags out."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from medclf.errors import ReadError, position
+from medclf.images import reading
+from medclf.inference.bundle_format import ood_state, temperatures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from medclf.metrics.ood import OodDetector
+
+    Item = str | Path | bytes | np.ndarray | Image
+
+UNSURE, STRANGE = "unsure", "not like the training images"
+_MAX_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image.
+
+    Args:
+        label: the chosen name of the vocab; for multi-label a tuple of all that are present, maybe empty.
+        probs: probability of each label in [0, 1], in the vocab's order; calibrated where the bundle is.
+        pred: position of the label in the vocab; for multi-label a tuple of positions.
+        flags: "unsure" where the probability is below the bundle's limit for abstaining, and "not like the
+            training images" where the features lie further from those than its limit.
+    """
+
+    label: str | tuple[str, ...]
+    probs: dict[str, float]
+    pred: int | tuple[int, ...]
+    flags: tuple[str, ...] = ()
+
+
+class Predictor:
+    """Predicts with what a bundle says of preprocessing, labels and calibration; a runtime adds `forward`.
+
+    Args:
+        content: of bundle.json, checked.
+        name: what to call the model.
+        forward: uint8 pixels (B, H, W, C) -> logits (B, n_out) and pooled features (B, n_features).
+    """
+
+    def __init__(
+        self,
+        content: Mapping[str, Any],
+        name: str,
+        forward: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    ) -> None:
+        self.name, self.hash = name, str(content["hash"])
+        self.recipe: dict[str, Any] = dict(content["recipe"])
+        self.calibration: dict[str, Any] = dict(content["calibration"])
+        self.card: dict[str, Any] = dict(content["card"])
+        self.vocab: list[str] = list(self.recipe["vocab"])
+        self.multi_label: bool = self.recipe["multi_label"]
+        self._forward = forward
+        self._detector = _detector(self.calibration)
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """The keywords that `medclf.images.reading.prepare` needs to give this model's pixels."""
+        settings = self.recipe["preprocessing"]
+        window = settings["window"]
+        return {
+            "size": tuple(settings["size"]),
+            "resize": settings["resize"],
+            "channels": settings["channels"],
+            "window": tuple(window) if isinstance(window, list) else window,
+            "frame": settings["frame"],
+        }
+
+    def prepare(self, item: Item) -> np.ndarray:
+        """The pixels that the network is given, before normalisation.
+
+        Args:
+            item: a file's path or bytes, a PIL image, or an array (H, W) or (H, W, 3) of uint8 or uint16.
+
+        Returns:
+            uint8 of (height, width, channels), the same as in training.
+
+        Raises:
+            ReadError: the file cannot be read, or the array is none of those.
+        """
+        if isinstance(item, np.ndarray):
+            return _from_array(item, **self.preparation)
+        if isinstance(item, (str, Path, bytes)):
+            return reading.prepare(item, **self.preparation)
+        return reading.prepare(_as_file(item), **self.preparation)
+
+    @overload
+    def predict(self, item: Item) -> Prediction: ...
+
+    @overload
+    def predict(self, item: list[Item] | tuple[Item, ...]) -> list[Prediction]: ...
+
+    def predict(self, item: Item | list[Item] | tuple[Item, ...]) -> Prediction | list[Prediction]:
+        """Predict one image, or a list of them.
+
+        Args:
+            item: see `prepare`; or a list or tuple of such.
+
+        Returns:
+            a `Prediction`, or a list of them in the same order.
+
+        Raises:
+            ReadError: an image cannot be read (`predict_stream` goes on instead).
+        """
+        if not isinstance(item, (list, tuple)):
+            return self.predict_pixels(self.prepare(item)[None])[0]
+        answers = []
+        for answer in self.predict_stream(item):
+            if isinstance(answer, ReadError):
+                raise answer
+            answers.append(answer)
+        return answers
+
+    def predict_probs(self, items: Iterable[Item], bs: int = 32) -> np.ndarray:
+        """Probabilities of many images.
+
+        Args:
+            items: see `prepare`.
+            bs: images at once.
+
+        Returns:
+            float64 of (n, n_labels) in [0, 1].
+
+        Raises:
+            ReadError: an image cannot be read.
+        """
+        rows = []
+        for answer in self.predict_stream(items, bs):
+            if isinstance(answer, ReadError):
+                raise answer
+            rows.append(list(answer.probs.values()))
+        return np.array(rows, np.float64).reshape(-1, len(self.vocab))
+
+    def predict_stream(
+        self, items: Iterable[Item], bs: int = 32, *, threads: int | None = None
+    ) -> Iterator[Prediction | ReadError]:
+        """Predict any number of images in flat memory: decoded in threads while the network runs.
+
+        Args:
+            items: see `prepare`; taken as they are needed.
+            bs: images at once.
+            threads: that decode; as many as there are cores, at most 8, where None.
+
+        Yields:
+            for each image, in order, its `Prediction`, or the `ReadError` that says why there is none.
+        """
+        source = iter(items)
+        waiting: deque[Future[np.ndarray | ReadError]] = deque()
+        pool = ThreadPoolExecutor(threads or min(os.cpu_count() or 1, _MAX_THREADS), "decode")
+
+        def fill(count: int) -> None:
+            while len(waiting) < count:
+                try:
+                    waiting.append(pool.submit(self._prepared, next(source)))
+                except StopIteration:
+                    return
+
+        try:
+            fill(bs)
+            while waiting:
+                batch = [waiting.popleft().result() for _ in range(min(bs, len(waiting)))]
+                fill(bs)  # they are decoded while this batch is predicted
+                yield from self._answers(batch)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _prepared(self, item: Item) -> np.ndarray | ReadError:
+        try:
+            return self.prepare(item)
+        except ReadError as error:
+            return error
+
+    def _answers(self, batch: Sequence[np.ndarray | ReadError]) -> Iterator[Prediction | ReadError]:
+        images = [image for image in batch if not isinstance(image, ReadError)]
+        found = iter(self.predict_pixels(np.stack(images)) if images else ())
+        for image in batch:
+            yield image if isinstance(image, ReadError) else next(found)
+
+    def predict_pixels(self, prepared: np.ndarray) -> list[Prediction]:
+        """Predict a batch of pixels that `prepare` gave.
+
+        Args:
+            prepared: uint8 of (B, height, width, channels).
+        """
+        logits, features = self._forward(prepared)
+        scaled = logits.astype(np.float64) / temperatures(self.calibration)
+        probs = _sigmoid(scaled) if self.multi_label else _softmax(scaled)
+        strange = self._detector.unlike(features) if self._detector else np.zeros(len(features), bool)
+        return [self._prediction(row, odd) for row, odd in zip(probs, strange, strict=True)]
+
+    def _target(self, prepared: np.ndarray, label: str | None) -> int:
+        """Position of the label that a saliency map is about: the predicted one, of several the most probable."""
+        if label is not None:
+            return position(self.vocab, label)
+        answer = self.predict_pixels(prepared)[0]
+        return answer.pred if isinstance(answer.pred, int) else int(np.argmax(list(answer.probs.values())))
+
+    def _prediction(self, probs: np.ndarray, strange: bool) -> Prediction:
+        pred = self._chosen(probs)
+        sure = np.maximum(probs, 1 - probs).min() if self.multi_label else probs.max()
+        limit = self.calibration.get("abstain", {}).get("threshold", 0.0)
+        flags = (*([UNSURE] if sure < limit else []), *([STRANGE] if strange else []))
+        named = dict(zip(self.vocab, probs.tolist(), strict=True))
+        label = self.vocab[pred] if isinstance(pred, int) else tuple(self.vocab[index] for index in pred)
+        return Prediction(label, named, pred, flags)
+
+    def _chosen(self, probs: np.ndarray) -> int | tuple[int, ...]:
+        point = self.calibration.get("operating_point", {})
+        if self.multi_label:
+            limits = [point.get("thresholds", {}).get(label, 0.5) for label in self.vocab]
+            return tuple(int(index) for index in np.flatnonzero(probs >= limits))
+        if "label" not in point:
+            return int(probs.argmax())
+        index = self.vocab.index(point["label"])
+        if probs[index] >= point["threshold"]:
+            return index
+        return int(np.where(np.arange(len(probs)) == index, -1.0, probs).argmax())
+
+
+def _detector(calibration: Mapping[str, Any]) -> OodDetector | None:
+    if not calibration.get("ood"):
+        return None
+    from medclf.metrics.ood import OodDetector
+
+    return OodDetector.from_state(*ood_state(calibration["ood"]))
+
+
+def _from_array(array: np.ndarray, size: Any, resize: Any, channels: int, **_unused: Any) -> np.ndarray:
+    """As `prepare` does with what it read from a file."""
+    if array.dtype not in (np.uint8, np.uint16) or array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,)):
+        raise ReadError(
+            "the given array",
+            f"has shape {array.shape} and type {array.dtype}",
+            "give (H, W) or (H, W, 3) of uint8 or uint16, in the full range of the type",
+        )
+    if 0 in array.shape:
+        raise ReadError("the given array", "has no pixels", "give an image")
+    image = reading.eight_bit(array[..., 0] if array.shape[2:] == (1,) else array)
+    if channels == 1:
+        image = reading.with_channels(image, 1)
+    return reading.with_channels(reading.resize_pixels(image, size, resize), channels)
+
+
+def _as_file(image: Image) -> bytes:
+    """A PIL image as the bytes of a file, so that it goes the same way as one read from disk."""
+    import io
+
+    from PIL import ImageOps
+
+    if not hasattr(image, "save") or not hasattr(image, "mode"):
+        raise ReadError(
+            "the given object", f"is a {type(image).__name__}", "give a path, bytes, an array or a PIL image"
+        )
+    file = io.BytesIO()
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("CMYK", "YCbCr", "LAB", "HSV", "F"):
+        upright = upright.convert("RGB")
+    upright.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * logits))

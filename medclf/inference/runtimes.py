@@ -1,0 +1,69 @@
+"""A bundle or an exported file on the runtime that was asked for."""
+
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medclf.errors import BundleError, MedclfError
+from medclf.inference import bundle_format
+
+if TYPE_CHECKING:
+    from medclf.inference.bundle import Bundle
+    from medclf.inference.onnx import OnnxModel
+
+RUNTIMES = ("torch", "onnx")
+
+
+def load_model(path: str | Path, runtime: str = "torch", *, threads: int | None = None) -> Bundle | OnnxModel:
+    """Load a bundle's folder or an exported file.
+
+    Args:
+        path: the folder that `save_bundle` wrote, or the .onnx file that `export_onnx` wrote.
+        runtime: "torch" or "onnx"; a file always runs on ONNX Runtime. A folder does so too with "onnx": by the file
+            of its name beside it (polyps.onnx beside polyps.bundle, RUN/bundle.onnx in a RUN), or one exported for the
+            occasion, which takes some seconds.
+        threads: of ONNX Runtime; as many as there are cores where None.
+
+    Raises:
+        BundleError: it is damaged, or the file beside it was exported from another bundle.
+        MedclfError: there is no such runtime.
+        MissingDependency: ONNX Runtime is not installed.
+
+    Example:
+        >>> # load_model("polyps.bundle", "onnx").predict("image.png").label
+    """
+    path = Path(path)
+    if runtime not in RUNTIMES:
+        raise MedclfError(f"--runtime {runtime} is unknown", f"choose {' or '.join(RUNTIMES)}")
+    if path.suffix != ".onnx" and runtime == "torch":
+        return _on_torch(path)
+    from medclf.inference.onnx import OnnxModel, export_onnx
+
+    if path.suffix == ".onnx":
+        return OnnxModel(path, threads=threads)
+    beside = path.with_suffix(".onnx")
+    if beside.is_file():
+        return _same(OnnxModel(beside, threads=threads), path, beside)
+    with tempfile.TemporaryDirectory() as folder:
+        return OnnxModel(export_onnx(path, Path(folder) / f"{path.stem}.onnx"), threads=threads)
+
+
+def _on_torch(path: Path) -> Bundle:
+    """The weights are read and hashed while torch is imported."""
+    with ThreadPoolExecutor(1) as pool:
+        content = pool.submit(bundle_format.read, path)
+        from medclf.inference.bundle import restore
+
+        return restore(content.result(), path)
+
+
+def _same(model: OnnxModel, folder: Path, file: Path) -> OnnxModel:
+    if model.exported_from != bundle_format.read(folder)["hash"]:
+        raise BundleError(
+            f"{file} was not exported from {folder}",
+            f"export it again: medclf export {folder} --out {file} --overwrite",
+        )
+    return model

@@ -1,0 +1,1 @@
+"""TABLE -> LEARNER: the one folder that imports fastai."""

@@ -1,0 +1,391 @@
+"""FOLDER | CSV | DATAFRAME | LISTS | DICOM TREE -> DATALOADERS, by way of one table."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock
+from fastai.data.core import DataLoaders
+from fastai.torch_core import default_device
+from fasttransform import Transform
+
+from medclf.dataset.image_cache import ImageStore, Reading, build_stores
+from medclf.dataset.scan import Check, listing, scan, usable
+from medclf.dataset.splits import split_table
+from medclf.errors import DataError, MedclfWarning
+from medclf.images.reading import Resize
+from medclf.learn import distributed
+from medclf.learn.batches import MedDL, default_batch_size, even_batch_size, hold_on_device
+from medclf.learn.image_block import MedImageBlock
+from medclf.learn.presets import MedResize, as_pair, scaled, tfms_for
+
+
+class LabelOf(Transform):
+    """The label of a path, looked up in the table; a Transform so that `learn.export()` can pickle it."""
+
+    def __init__(self, labels: dict[str, Any]) -> None:
+        super().__init__()
+        self.labels = labels
+
+    def encodes(self, path: Any) -> Any:
+        """The label, or the labels as a list.
+
+        Raises:
+            DataError: the path has no row in the table.
+        """
+        try:
+            label = self.labels[str(path)]
+        except KeyError:
+            label = None
+        if label is None:
+            raise DataError(f"{path} has no label in the table", "use test_dl without with_labels=True")
+        return list(label) if isinstance(label, tuple) else label
+
+
+class PartitionSplitter:
+    """fastai's splitter protocol over the table's partition column."""
+
+    def __init__(self, partition: dict[str, str]) -> None:
+        self.partition = partition
+
+    def __call__(self, items: Sequence[Any]) -> tuple[list[int], list[int]]:
+        """Indices of the train items and of the valid items; where none is valid, the train items are both."""
+        sides = [self.partition[str(item)] for item in items]
+        train, valid = ([i for i, s in enumerate(sides) if s == side] for side in ("train", "valid"))
+        return train, valid or train
+
+
+class MedDataLoaders(DataLoaders):
+    """Factories that return fastai `DataLoaders` for medical images.
+
+    Every factory makes the same table (see `scan`), splits it (see `split_table`) and hands it to `from_table`, which
+    also documents the arguments that all of them take. What comes back is fastai's `DataLoaders`, with three attributes
+    more: `table`, the table with the partitions filled in; `recipe`, the settings as a dict; and `problems`, the files
+    that could no longer be read when a batch needed them, path -> reason (see `with_problems`).
+    """
+
+    @classmethod
+    def from_table(
+        cls,
+        table: pd.DataFrame,
+        *,
+        modality: str | None = None,
+        size: int | tuple[int, int] = 224,
+        split: str | None = None,
+        valid_pct: float = 0.2,
+        seed: int = 42,
+        fold: int = 0,
+        n_folds: int = 5,
+        item_tfms: Any = None,
+        batch_tfms: Any = None,
+        resize: Resize = "squish",
+        window: Any = None,
+        frame: Any = "middle",
+        channels: int = 3,
+        bs: int | None = None,
+        val_bs: int | None = None,
+        num_workers: int = 0,
+        cache: bool = False,
+        device_store: bool | None = None,
+        progress: bool = True,
+        device: Any = None,
+    ) -> DataLoaders:
+        """Make loaders of a table as `scan` returns it.
+
+        Args:
+            table: one row an image.
+            modality: whose augmentation to use ("endoscopy", "radiograph", "dermoscopy", "fundus", "histology"); None
+                augments nothing.
+            size: side, or (height, width), in pixels, of what the network sees.
+            split: "random", "stratified", "patient", "grouped", "kfold", "folders"; "all" trains on every image and
+                validates on the same ones, for a last network after cross-validation; None takes the table's own
+                partitions where it has train and valid, else "random".
+            valid_pct: share of the images, in (0, 1), held for validation.
+            seed: of the split, the order and the augmentation; the global random state is left alone.
+            fold, n_folds: for "kfold", which fold is valid, of how many.
+            item_tfms, batch_tfms: fastai transforms instead of the modality's.
+            resize: "squish" keeps all of the image, "crop" its centre, "pad" adds black borders.
+            window, frame: how DICOM is read, see `read_image`.
+            channels: 3, or 1 for grey.
+            bs, val_bs: the largest batch, 64 on a GPU and 16 on a CPU where None; the training images are cut into even
+                batches, none dropped.
+            num_workers: processes that read files; with a cache none is needed.
+            cache: decode every image once, into a store on disk.
+            device_store: hold that store in the device's memory; where None, on a GPU that has room for twice as much.
+            progress: show a progress bar for what lasts.
+            device: where batches go; the GPU if there is one.
+
+        Returns:
+            fastai `DataLoaders`.
+
+        Raises:
+            DataError: no usable image, fewer than two labels, nothing to validate on, or a split that cannot be made.
+        """
+        reading = Reading(resize, channels, window, frame)
+        on = torch.device(device) if device is not None else default_device()
+        bs = bs or default_batch_size(on)
+        if item_tfms is None or batch_tfms is None:
+            preset = tfms_for(modality, size, resize)
+            item_tfms = preset[0] if item_tfms is None else item_tfms
+            batch_tfms = preset[1] if batch_tfms is None else batch_tfms
+        table, kind = _partitioned(table, split, valid_pct=valid_pct, seed=seed, fold=fold, n_folds=n_folds)
+        root = Path(table.attrs["root"])
+        sizes = _store_sizes(item_tfms, size)
+        stores = distributed.in_turn(lambda: _stores(table, sizes, reading, progress)) if cache else None
+        if stores is not None:
+            hold_on_device(stores.values(), on, device_store)
+        used = table[table["partition"].isin(["train", "valid"])]
+        multi_label = bool(table.attrs.get("multi_label"))
+        vocab = vocab_of(used, multi_label)
+        paths = [root / path for path in used["path"]]
+        problems: dict[str, str] = {}
+        block = DataBlock(
+            blocks=(
+                MedImageBlock(window=window, frame=frame, channels=channels),
+                MultiCategoryBlock(vocab=vocab) if multi_label else CategoryBlock(vocab=vocab),
+            ),
+            get_y=LabelOf({str(root / path): label for path, label in zip(table["path"], table["label"], strict=True)}),
+            splitter=PartitionSplitter(dict(zip(map(str, paths), used["partition"], strict=True))),
+            item_tfms=item_tfms,
+            batch_tfms=batch_tfms,
+        )
+        dls = block.dataloaders(
+            paths,
+            path=root,
+            bs=even_batch_size(int((used["partition"] == "train").sum()), bs),
+            val_bs=val_bs or bs,
+            dl_type=MedDL,
+            dl_kwargs=[{"seed": seed, "stores": stores, "problems": problems}] * 2,
+            drop_last=False,
+            num_workers=num_workers,
+            device=on,
+        )
+        dls.table, dls.problems = table, problems
+        dls.recipe = {
+            "modality": modality,
+            "vocab": list(vocab),
+            "multi_label": multi_label,
+            "preprocessing": {"size": list(sizes[1]), **reading.as_dict()},
+            "split": {"kind": kind, "valid_pct": valid_pct, "seed": seed, "fold": fold, "n_folds": n_folds},
+            "bs": bs,
+            "seed": seed,
+        }
+        return dls
+
+    @classmethod
+    def from_folder(cls, path: str | Path, *, strict: bool = False, **kwargs: Any) -> DataLoaders:
+        """Loaders of a folder whose subfolders are the labels; see `from_table` for the other arguments.
+
+        Folders named train, valid, val, validation or test, in any case, are taken as the partitions.
+
+        Args:
+            path: the folder.
+            strict: a corrupt file is an error instead of a row left out.
+            kwargs: of `from_table`.
+
+        Raises:
+            DataError: no such folder, no images, or fewer than two labels.
+        """
+        return cls._scanned(path, {**kwargs, "strict": strict})
+
+    @classmethod
+    def from_csv(cls, csv: str | Path, *, root: str | Path | None = None, **kwargs: Any) -> DataLoaders:
+        """Loaders of a CSV with one row an image; see `scan` for the columns and `from_table` for the rest.
+
+        Args:
+            csv: the file.
+            root: folder that the paths are relative to; the CSV's own folder where None.
+            kwargs: `path_col`, `label_col`, `label_delim`, `patient_col`, `partition_col`, `strict` of `scan`, and all
+                of `from_table`.
+
+        Raises:
+            DataError: a column is missing, or a path leaves the root.
+        """
+        csv = Path(csv)
+        return cls.from_df(csv, root=root or csv.parent, **kwargs)
+
+    @classmethod
+    def from_df(cls, df: pd.DataFrame | Path, *, root: str | Path = ".", **kwargs: Any) -> DataLoaders:
+        """Loaders of a DataFrame with one row an image.
+
+        Args:
+            df: the table.
+            root: folder that the paths are relative to.
+            kwargs: as for `from_csv`.
+
+        Raises:
+            DataError: a column is missing, or a path leaves the root.
+        """
+        return cls._scanned(df, kwargs, root=root)
+
+    @classmethod
+    def from_lists(
+        cls, paths: Sequence[Any], labels: Sequence[Any], *, root: str | Path = ".", **kwargs: Any
+    ) -> DataLoaders:
+        """Loaders of a list of files and the list of their labels (a label, or a list of labels, each).
+
+        Raises:
+            DataError: the lists differ in length, or a path leaves the root.
+        """
+        if len(paths) != len(labels):
+            raise DataError(f"{len(paths)} paths but {len(labels)} labels", "give one label for each path")
+        several = any(isinstance(label, (list, tuple, set)) for label in labels)
+        cells = [";".join(label) if several else label for label in labels]
+        df = pd.DataFrame({"path": [str(p) for p in paths], "label": cells})
+        return cls.from_df(df, root=root, **({"label_delim": ";"} if several else {}), **kwargs)
+
+    @classmethod
+    def from_name_re(cls, path: str | Path, pattern: str, **kwargs: Any) -> DataLoaders:
+        """Loaders of a folder whose file names hold the label, as the first group of a regular expression.
+
+        Args:
+            path: the folder.
+            pattern: matched anywhere in the file's name, such as r"^(.+)_\\d+.jpg$".
+            kwargs: as for `from_folder`.
+
+        Raises:
+            DataError: the pattern has no group, or a file's name does not match.
+        """
+        return cls._scanned(path, kwargs, label_from=re.compile(pattern))
+
+    @classmethod
+    def from_dicom(
+        cls, path: str | Path, *, labels: str | Path | pd.DataFrame | None = None, **kwargs: Any
+    ) -> DataLoaders:
+        """Loaders of a tree of DICOM files, with patients from the headers (keyed, never the id itself).
+
+        Args:
+            path: the folder.
+            labels: a CSV or DataFrame with the labels; where None the folders are the labels.
+            kwargs: as for `from_csv`.
+
+        Raises:
+            DataError: no DICOM file, or a column is missing.
+        """
+        return cls._scanned(path, kwargs, labels=labels)
+
+    @classmethod
+    def _scanned(cls, source: Any, kwargs: dict[str, Any], **given: Any) -> DataLoaders:
+        """Scan with the arguments that `scan` knows, and make loaders with the others; one decode serves both."""
+        rest = {name: value for name, value in kwargs.items() if name not in _SCAN}
+        given |= {name: value for name, value in kwargs.items() if name in _SCAN}
+        given = {"check_pixels": decoding(**rest), "progress": rest.get("progress", True)} | given
+        return cls.from_table(scan(source, **given), **rest)
+
+
+_SCAN = {*inspect.signature(scan).parameters} - {"source", "labels", "root", "progress"}
+
+
+def decoding(
+    *,
+    cache: bool = False,
+    modality: str | None = None,
+    size: int | tuple[int, int] = 224,
+    item_tfms: Any = None,
+    resize: Resize = "squish",
+    window: Any = None,
+    frame: Any = "middle",
+    channels: int = 3,
+    progress: bool = True,
+    **others: Any,
+) -> bool | Check:
+    """What `scan` takes as `check_pixels` where `from_table` makes loaders of its table.
+
+    With a cache the images are decoded into the store, which finds those that are broken, so that none is decoded
+    twice; without one, `scan` decodes them itself.
+
+    Args:
+        cache, modality, size, item_tfms, resize, window, frame, channels, progress: as `from_table` will get them.
+        others: of `from_table`; they change no pixel.
+
+    Returns:
+        True, or a function of paths and hashes that builds the stores and returns sizes or problems by path.
+
+    Example:
+        >>> # settings = {"modality": "endoscopy", "size": 224, "cache": True}
+        >>> # dls = MedDataLoaders.from_table(scan("images", check_pixels=decoding(**settings)), **settings)
+    """
+    if not cache:
+        return True
+    item_tfms = tfms_for(modality, size, resize)[0] if item_tfms is None else item_tfms
+    sizes = sorted(set(_store_sizes(item_tfms, size).values()))
+
+    def check(paths: Sequence[str], digests: Sequence[str]) -> dict[str, tuple[int, int] | str]:
+        reading = Reading(resize, channels, window, frame)
+        store = distributed.in_turn(lambda: build_stores(paths, digests, sizes, reading, progress=progress))[0]
+        return {**store.full_sizes, **store.problems}
+
+    return check
+
+
+def _partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tuple[pd.DataFrame, str]:
+    """A copy of the table with its partitions filled in, and the kind of split."""
+    table = table.copy()
+    if split is None:
+        split = "folders" if {"train", "valid"} <= set(table["partition"].dropna()) else "random"
+    if split == "all":
+        held_out = (table["problem"] != "") | table["label"].isna() | (table["partition"] == "test")
+        table["partition"] = table["partition"].where(held_out, "train")
+    else:
+        sides = distributed.from_first(
+            lambda: list(split_table(table, split, **settings))
+        )  # near-duplicates take a while
+        table["partition"] = pd.Series(sides, table.index, dtype=object)
+    return table, split
+
+
+def _store_sizes(item_tfms: Any, size: Any) -> dict[int, tuple[int, int]]:
+    """Height and width for training (0) and for everything else (1), as the item transforms have it."""
+    for tfm in item_tfms if isinstance(item_tfms, (list, tuple)) else [item_tfms]:
+        if isinstance(tfm, MedResize):
+            return {0: scaled(tfm.size, tfm.train_scale), 1: tfm.size}
+    return {0: as_pair(size), 1: as_pair(size)}
+
+
+def _stores(
+    table: pd.DataFrame, sizes: dict[int, tuple[int, int]], reading: Reading, progress: bool
+) -> dict[int, ImageStore]:
+    """The stores of all usable images of `table`, in which those that broke since the scan are left out.
+
+    The other images keep their partitions, so that these do not depend on what was in the cache.
+    """
+    good = usable(table)
+    paths = [str(Path(table.attrs["root"]) / path) for path in good["path"]]
+    distinct = sorted(set(sizes.values()))
+    built = build_stores(paths, list(good["sha256"]), distinct, reading, progress=progress)
+    reasons = pd.Series(paths, good.index).map(built[0].problems).dropna()
+    if len(reasons):
+        table.loc[reasons.index, "problem"] = reasons
+        table.loc[reasons.index, "partition"] = None
+        bad = table.loc[reasons.index]
+        text = f"{len(bad)} images cannot be read any more and are left out: {listing(bad)}"
+        warnings.warn(MedclfWarning(text), stacklevel=3)
+    return {side: built[distinct.index(size)] for side, size in sizes.items()}
+
+
+def vocab_of(used: pd.DataFrame, multi_label: bool) -> list[str]:
+    """The sorted labels of the images in use.
+
+    Raises:
+        DataError: no image, nothing to train on, or fewer than two labels.
+    """
+    if used.empty:
+        raise DataError("there is no image to train on", "run `medclf scan` on the data to see why")
+    by_side = {side: _labels_in(rows["label"], multi_label) for side, rows in used.groupby("partition")}
+    if "train" not in by_side:
+        raise DataError("the split leaves no image to train on", "change valid_pct or the split")
+    vocab = sorted(set().union(*by_side.values()))
+    if len(vocab) < (1 if multi_label else 2):
+        raise DataError(f"only the label {vocab} occurs", "a classifier needs at least two classes")
+    return vocab
+
+
+def _labels_in(column: pd.Series, multi_label: bool) -> set[str]:
+    return {label for labels in column for label in labels} if multi_label else set(column)

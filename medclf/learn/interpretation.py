@@ -1,0 +1,211 @@
+"""MedInterpretation: fastai's ClassificationInterpretation, which predicts once and shows both probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from fastai.interpret import ClassificationInterpretation, Interpretation
+
+from medclf import plots
+from medclf.dataset.scan import with_problems
+from medclf.images.heatmap import on_original, overlay
+from medclf.images.phi import read_picture
+from medclf.learn.maps import LIMIT, of_learner
+from medclf.learn.prediction import predict_loader
+from medclf.metrics.classification import classification_metrics
+from medclf.models.saliency import learner_maps
+from medclf.results.predictions import Predictions
+from medclf.results.results import most_confused, roc_curves, summarize
+from medclf.results.subgroups import subgroups
+
+
+class MedInterpretation(ClassificationInterpretation):
+    """What a classifier gets right and wrong; every method works from one pass over the images.
+
+    Attributes:
+        predictions: path, label, pred, probability of each label and loss of each image.
+        vocab: the labels in order.
+
+    Example:
+        >>> # interp = MedInterpretation.from_learner(learn)
+        >>> # interp.plot_confusion_matrix(); interp.most_confused(); interp.plot_top_losses(9)
+    """
+
+    def __init__(
+        self, learn: Any, dl: Any, predictions: Predictions, act: Any = None, partition: str = "valid"
+    ) -> None:
+        # fastai's own __init__ one step further down asks the loader for a vocab, which unlabelled images have not
+        Interpretation.__init__(self, learn, dl, torch.from_numpy(np.nan_to_num(predictions.losses)), act)
+        self.predictions, self.partition = predictions, partition
+        self.vocab = predictions.vocab
+
+    @classmethod
+    def from_learner(cls, learn: Any, ds_idx: int = 1, dl: Any = None, act: Any = None) -> MedInterpretation:
+        """Predict once: unshuffled, unaugmented and whole, the training set too.
+
+        Args:
+            learn: a fastai `Learner`.
+            ds_idx: 0 for train, 1 for valid.
+            dl: any other loader, such as `learn.dls.test_dl(paths, with_labels=True)`.
+            act: instead of the loss function's activation.
+        """
+        partition = ("train", "valid")[ds_idx] if dl is None and ds_idx < 2 else "test"
+        loader = (learn.dls[ds_idx] if dl is None else dl).new(shuffle=False, drop_last=False)
+        predictions = predict_loader(learn, loader, partition, act)
+        if len(predictions) < len(loader.dataset):  # some could no longer be read: fastai's methods see the rest
+            kept = [Path(learn.dls.path) / path for path in predictions.table["path"]]
+            loader = learn.dls.test_dl(kept, with_labels=True)
+        return cls(learn, loader, predictions, act, partition)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an image: path, label, pred, loss, prob_NAME, and the data's other columns."""
+        return self.predictions.to_frame()
+
+    def metrics(self, **kwargs: Any) -> dict[str, Any]:
+        """Every metric with its interval; see `medclf.metrics.classification.classification_metrics`."""
+        p = self.predictions
+        return classification_metrics(p.y, p.probs, p.vocab, groups=p.groups, multi_label=p.multi_label, **kwargs)
+
+    def subgroups(self, *columns: str, n_boot: int = 2000) -> dict[str, dict[str, Any]]:
+        """Metrics by group (sex, view, scanner: any column of the table); see `medclf.results.subgroups`."""
+        return subgroups(self.predictions, columns, n_boot=n_boot)
+
+    def facts(self, n_boot: int = 2000) -> dict[str, Any]:
+        """What `results.json` holds and the report shows."""
+        head = getattr(self.learn, "head", None)
+        return summarize(
+            self.predictions,
+            partition=self.partition,
+            table=self._table(),
+            recipe=getattr(self.learn, "recipe", None),
+            history=getattr(self.learn, "history", ()),
+            head_start=head.as_dict() if head is not None else None,
+            n_boot=n_boot,
+        )
+
+    def _table(self) -> pd.DataFrame | None:
+        table, problems = (getattr(self.learn.dls, name, None) for name in ("table", "problems"))
+        return with_problems(table, problems) if problems else table
+
+    def confusion_matrix(self) -> Any:
+        """(n_labels, n_labels) counts, rows are the actual labels; multi-label: {label: [[tn, fp], [fn, tp]]}."""
+        p = self.predictions
+        if p.multi_label:
+            return {
+                label: np.array(
+                    [[np.sum((p.y[:, k] == a) & ((p.probs[:, k] >= 0.5) == b)) for b in (0, 1)] for a in (0, 1)]
+                )
+                for k, label in enumerate(p.vocab)
+            }
+        n = len(p.vocab)
+        known = p.y >= 0
+        return np.bincount(n * p.y[known] + p.probs[known].argmax(1), minlength=n * n).reshape(n, n)
+
+    def plot_confusion_matrix(self, normalize: bool = False, title: str = "Confusion matrix", **kwargs: Any) -> Any:
+        """Draw the matrix, or one 2x2 matrix a label for multi-label; returns the Axes."""
+        if self.predictions.multi_label:
+            return plots.plot_2x2(self.confusion_matrix(), **kwargs)
+        return plots.plot_confusion_matrix(self.confusion_matrix(), self.vocab, normalize, title=title, **kwargs)
+
+    def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
+        """(actual, predicted, n), the largest first."""
+        return most_confused(self.confusion_matrix(), self.vocab, min_val)
+
+    def print_classification_report(self) -> None:
+        """Print scikit-learn's report, from the same one pass."""
+        from sklearn.metrics import classification_report
+
+        p = self.predictions
+        pred = p.probs >= 0.5 if p.multi_label else p.probs.argmax(1)
+        print(classification_report(p.y, pred, labels=range(len(p.vocab)), target_names=p.vocab, zero_division=0))
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """The pixels of an image of the table, (height, width[, 3]) uint8, as a reader would see it."""
+        return self.reader(show_burned_in=True)({"path": path})
+
+    def reader(self, show_burned_in: bool = False) -> Callable[[Mapping[str, Any]], np.ndarray]:
+        """A function from a row of the table to its pixels, for a page; it may withhold some, see `why_withheld`."""
+        reading = (getattr(self.learn, "recipe", None) or {}).get("preprocessing", {})
+        return partial(read_picture, Path(self.learn.dls.path), reading, show_burned_in)
+
+    def similar(self, k: int = 5) -> list[list[str]]:
+        """The `k` training images most similar to each image in the network's features, the nearest first."""
+        from medclf.learn.neighbours import similar_training_images
+
+        pairs = similar_training_images(self.learn, self.predictions.table["path"], k)
+        found = pairs.groupby("path")["neighbour"].agg(list).to_dict()
+        return [found.get(path, []) for path in self.predictions.table["path"]]
+
+    def plot_top_losses(self, k: int | Sequence[int], largest: bool = True, **kwargs: Any) -> Any:
+        """Draw images with their file name, actual and predicted label, and the probability of each.
+
+        Args:
+            k: how many, or which ranks.
+            largest: the worst first; False for the best.
+            kwargs: `n_cols`, `figsize`, `axes` of `plots.plot_images`.
+        """
+        order = self.top_losses(None, largest)[1].tolist()
+        chosen = order[:k] if isinstance(k, int) else [order[i] for i in k]
+        images = [self.read(self.predictions.table["path"].iloc[i]) for i in chosen]
+        return plots.plot_images(images, [self._title(i) for i in chosen], **kwargs)
+
+    def maps(self, limit: int = LIMIT) -> dict[str, str]:
+        """Where the network looked, as the report shows it.
+
+        Args:
+            limit: how many images get a map: the errors first, by falling loss.
+
+        Returns:
+            {path: data URI of a PNG to lay over the image}.
+        """
+        return of_learner(self.learn, self.predictions, limit)
+
+    def plot_saliency(
+        self, k: int | Sequence[int] = 9, label: str | None = None, method: str = "grad-cam", **kwargs: Any
+    ) -> Any:
+        """Draw the images with the highest losses, and where the network looked in them.
+
+        Args:
+            k: how many, or which ranks, as in `plot_top_losses`.
+            label: what to look for; the label predicted of each image where None.
+            method: "grad-cam", or "occlusion", which is slower; see `medclf.grad_cam` and `medclf.occlusion`.
+            kwargs: `n_cols`, `figsize`, `axes` of `plots.plot_images`.
+
+        Raises:
+            DataError: the label is not in the vocab.
+            MedclfError: the network gives no map of the image.
+        """
+        p, order = self.predictions, self.top_losses(None)[1].tolist()
+        chosen = order[:k] if isinstance(k, int) else [order[i] for i in k]
+        labels = [label or p.vocab[p.probs[i].argmax()] for i in chosen]
+        paths = [p.table["path"].iloc[i] for i in chosen]
+        found = learner_maps(self.learn, [Path(self.learn.dls.path) / path for path in paths], labels, method)
+        resize = (getattr(self.learn, "recipe", None) or {}).get("preprocessing", {}).get("resize", "squish")
+        images = [self.read(path) for path in paths]
+        shown = [
+            overlay(image, on_original(heat, image.shape, resize)) for image, heat in zip(images, found, strict=True)
+        ]
+        titles = [f"{self._title(i)}\nlooked at for {name}" for i, name in zip(chosen, labels, strict=True)]
+        return plots.plot_images(shown, titles, **kwargs)
+
+    def _title(self, i: int) -> str:
+        p = self.predictions
+        name = Path(p.table["path"].iloc[i]).name
+        if p.multi_label:
+            return f"{name}\nactual {p.labels[i] or 'none'}\npredicted {p.preds[i] or 'none'}\nloss {p.losses[i]:.2f}"
+        actual = f"actual {p.labels[i]} ({p.probs[i, p.y[i]]:.0%})" if p.y[i] >= 0 else "actual unknown"
+        return f"{name}\n{actual}\npredicted {p.preds[i]} ({p.probs[i].max():.0%})\nloss {p.losses[i]:.2f}"
+
+    def plot_roc(self, ax: Any = None, **kwargs: Any) -> Any:
+        """Draw one curve a label, one against the rest; returns the Axes."""
+        return plots.plot_roc(roc_curves(self.predictions), ax, **kwargs)
+
+    def plot_training(self, ax: Any = None, **kwargs: Any) -> Any:
+        """Draw loss and metrics by epoch; returns the Axes."""
+        return plots.plot_training(getattr(self.learn, "history", ()), ax, **kwargs)

@@ -1,0 +1,365 @@
+"""DATALOADERS -> LEARNER: fastai's Learner, with a head start and the backbone's own normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback, TrainEvalCallback
+from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.schedule import Learner
+from fastai.data.core import DataLoaders
+from fastai.data.transforms import Normalize
+from fastai.metrics import accuracy, accuracy_multi
+from fastai.optimizer import OptimWrapper
+from fastcore.foundation import L
+
+from medclf.dataset.groups import groups_of
+from medclf.errors import DataError
+from medclf.learn import distributed
+from medclf.learn.growing_sizes import Sizes, growing
+from medclf.learn.linear_probe import HeadStart, fit_head
+from medclf.learn.partial import training_from
+from medclf.learn.precision import TrainInBf16, has_bf16
+from medclf.learn.presets import QuickNormalize
+from medclf.learn.waiting import LateSmoothLoss, Look
+from medclf.models.backbones import build_network, describe, stages
+
+BASE_LR = 1e-4
+FUSED_ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
+
+
+class MedLearner(Learner):
+    """fastai's `Learner`; `fine_tune` begins with the head start instead of frozen epochs.
+
+    Attributes:
+        recipe: the settings that the bundle needs, as a dict.
+        head_start: whether `fine_tune` fits the head first.
+        head: what the head start did, or None before it.
+        start: the weights after the head start.
+        history: one dict an epoch of the last fit: epoch, train_loss, valid_loss and each metric.
+    """
+
+    recipe: dict[str, Any]
+    head_start: bool = True
+    head: HeadStart | None = None
+    history: Sequence[dict[str, Any]] = ()
+    start: dict[str, torch.Tensor] | None = None
+    _frozen_to: int | None = None
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
+        super().fit(*args, **kwargs)
+        names = [name for name in self.recorder.metric_names if name not in {"epoch", "time"}]
+        rows = [values for values in self.recorder.values if len(values) == len(names)]  # lr_find's are cut short
+        if rows:
+            self.history = [
+                {"epoch": epoch, **dict(zip(names, map(float, values), strict=True))}
+                for epoch, values in enumerate(rows, 1)
+            ]
+
+    def freeze_to(self, n: int) -> None:
+        """fastai's, put off until there is an optimiser: the head start alone needs none."""
+        if self.opt is None:
+            self._frozen_to = n
+        else:
+            super().freeze_to(n)
+
+    def create_opt(self) -> None:
+        """fastai's, then frozen as was asked before."""
+        super().create_opt()
+        if self._frozen_to is not None:
+            frozen_to, self._frozen_to = self._frozen_to, None
+            super().freeze_to(frozen_to)
+
+    @contextmanager
+    def distrib_ctx(self, sync_bn: bool | None = None, **kwargs: Any) -> Iterator[MedLearner]:
+        """fastai's, for a script that `torchrun` or `accelerate launch` starts; see `medclf.learn.distributed_trainer`.
+
+        Args:
+            sync_bn: whether BatchNorm layers share their statistics; None for yes on GPUs where they are trained.
+            kwargs: of `accelerate.Accelerator`.
+
+        Example:
+            >>> # with learn.distrib_ctx(): learn.fine_tune(5)
+        """
+        if distributed.launched() == 1:
+            yield self
+            return
+        from medclf.learn.distributed_trainer import together
+
+        with together(self, sync_bn, **kwargs):
+            yield self
+
+    def fit_head(self, progress: bool = True, *, views: int = 0) -> HeadStart:
+        """Fit the head on the frozen body's features of the training images; see `medclf.learn.linear_probe`.
+
+        Args:
+            progress: show a progress bar when it lasts.
+            views: augmented views of each image to fit on besides the image itself.
+        """
+        self.head = fit_head(
+            self.model,
+            self.dls.train,
+            groups=self.groups(),
+            seed=self.recipe.get("seed", 42),
+            views=views,
+            progress=progress,
+        )
+        self.start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        return self.head
+
+    def groups(self) -> np.ndarray | None:
+        """Of the training images: those of one patient, or twins, belong together; None where none do."""
+        table = getattr(self.dls, "table", None)
+        found = None if table is None else groups_of(table)
+        if table is None or found is None:
+            return None
+        group = dict(zip(table["path"], found, strict=True))
+        root = self.dls.path
+        return np.asarray([group[p.relative_to(root).as_posix()] for p in self.dls.train.dataset.items])
+
+    @contextmanager
+    def training_from(self, stage: str, keep: bool | None = None) -> Iterator[None]:
+        """A context within which fits and `lr_find` train the network from `stage` on, after the head start.
+
+        The stages below get no gradient, keep their BatchNorm statistics and drop nothing out. Where nothing augments
+        and the loaders have a cache, what they give is computed once for each image, kept beside the cache as float16,
+        and the batches are gathered from it; else they are run without gradients.
+
+        Args:
+            stage: "layer4", say; `medclf.models.stages.stage_names(learn.model)` names them.
+            keep: False never keeps anything; True insists on it.
+
+        Raises:
+            MedclfError: the network has no such stage (the message names those it has), or `keep` is asked for where
+                it cannot be.
+
+        Example:
+            >>> # with learn.training_from("layer4"): learn.lr_find()
+        """
+        with training_from(self, stage, keep):  # first, since the head is fitted on what is kept
+            if self.head_start and self.head is None:
+                self.fit_head()
+            yield
+
+    def fine_tune(
+        self,
+        epochs: int,
+        base_lr: float | None = None,
+        freeze_epochs: int = 1,
+        *,
+        train_from: str | None = None,
+        keep: bool | None = None,
+        size: Sizes | None = None,
+        freeze_bn: bool = True,
+        blend: float = 0.5,
+        lr_mult: float = 10,
+        **kwargs: Any,
+    ) -> None:
+        """Fit the head first, then train the whole network for `epochs` with one cycle.
+
+        With `head_start` off this is fastai's own `fine_tune`. With it, `fine_tune(0)` is the head start alone, and a
+        second call does not fit the head again.
+
+        Args:
+            epochs: passes over the training images with the whole network.
+            base_lr: of the head.
+            freeze_epochs: only without the head start.
+            train_from: the first stage that is trained, such as "layer4"; all where None. See `training_from`.
+            keep: whether what the stages below give is kept; see `training_from`.
+            size: sides in pixels of the training images, such as (128, 224): the epochs are shared evenly among them,
+                the smaller first; the last is the loaders' own, which all validation is done at.
+            blend: the share of the trained weights in the finished ones; the rest are the head start's. Their average
+                keeps more of what pretraining knew than either (Wortsman et al. 2022, "WiSE-FT"); 1 turns it off, and
+                so does `freeze_bn=False`, without which an average means nothing.
+            freeze_bn: the body's BatchNorm layers keep their statistics, which the head's features were made with.
+            lr_mult: the first stage's learning rate is `base_lr / lr_mult`.
+            kwargs: of fastai's `fine_tune` (`pct_start`, `div`) and `fit_one_cycle` (`cbs`, `wd`).
+        """
+        with ExitStack() as scope:
+            if train_from is not None and epochs:
+                scope.enter_context(self.training_from(train_from, keep if size is None else False))
+            if self.head_start and self.head is None:
+                self.fit_head()
+            if self.head_start and not epochs:
+                return
+            if size is not None:
+                scope.enter_context(growing(self, size))
+            if not self.head_start:
+                base_lr = 2e-3 if base_lr is None else base_lr
+                Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult=100, **kwargs)
+                return
+            base_lr = BASE_LR if base_lr is None else base_lr
+            cbs = [*L(kwargs.pop("cbs", None)), *([KeepStatistics()] if freeze_bn else [])]
+            rates = {"pct_start": kwargs.pop("pct_start", 0.3), "div": kwargs.pop("div", 5.0)}
+            self.unfreeze()
+            self.fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), cbs=cbs, **rates, **kwargs)
+            if self.start is not None and freeze_bn and blend < 1:
+                blend_weights(self.model, self.start, blend)
+
+
+def blend_weights(model: torch.nn.Module, start: Mapping[str, torch.Tensor], share: float) -> None:
+    """Make each weight that was trained `share` of what it is and the rest of what it was in `start`."""
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if value.requires_grad:
+                value.lerp_(start[name].to(value), 1 - share)
+
+
+class KeepStatistics(Callback):
+    """While training, BatchNorm layers normalise with the statistics they have and do not update them."""
+
+    order = TrainEvalCallback.order + 1
+
+    def before_train(self) -> None:
+        """After fastai has put the network into training mode."""
+        for module in self.learn.model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def med_learner(
+    dls: DataLoaders,
+    arch: str | Callable[..., Any] = "resnet34",
+    *,
+    weights: Any = "default",
+    head_start: bool | None = None,
+    dropout: float = 0.2,
+    n_in: int | None = None,
+    metrics: Any = None,
+    loss_func: Any = None,
+    opt_func: Any = FUSED_ADAMW,
+    normalize: bool = True,
+    mixed_precision: bool | None = None,
+    compile: bool = False,
+    **kwargs: Any,
+) -> MedLearner:
+    """A fastai `Learner` that fine-tunes a pretrained network on `dls`.
+
+    Args:
+        dls: loaders from `MedDataLoaders`, or any of fastai's.
+        arch: a name ("resnet34", "efficientnet_lite0", any of torchvision's or timm's) or a torchvision function.
+        weights: "default" for pretrained ones, a .pth or .safetensors file, or None for random ones.
+        head_start: fit the head on the frozen body's features before `fine_tune`; on where the body is pretrained.
+        dropout: before the linear layer, in [0, 1).
+        n_in: input channels; as the loaders have it where None.
+        metrics: fastai metrics; accuracy where None.
+        loss_func: fastai's for the task where None.
+        opt_func: fastai optimiser; fused AdamW.
+        normalize: add the backbone's own Normalize, unless the loaders have one.
+        mixed_precision: None for yes on CUDA (bfloat16 where the card has it) and on processors with bfloat16
+            instructions, never on others. On a processor, training alone makes use of it.
+        compile: let torch compile the network when it is first run, which takes a minute or more.
+        kwargs: of fastai's `Learner` (`path`, `cbs`, `wd`, `moms`, `splitter`, ...).
+
+    Returns:
+        a `Learner`.
+
+    Raises:
+        WeightsError: the weights cannot be had or do not fit; the message names other ways.
+        DataError: the loaders do not say how many classes there are, or normalise otherwise than the backbone.
+
+    Example:
+        >>> # learn = med_learner(dls, "efficientnet_lite0"); learn.fine_tune(5)
+    """
+    vocab = class_names(dls)
+    own = getattr(dls, "recipe", None) or {}
+    n_in = n_in or own.get("preprocessing", {}).get("channels", 3)
+    backbone = describe(arch)
+    network = build_network(arch, len(vocab), weights=weights, n_in=n_in, dropout=dropout)
+    network.to(memory_format=torch.channels_last)  # depthwise networks train 1.8 times as fast with it on a CPU
+    mean, std = stats_for(backbone.mean, backbone.std, n_in)
+    if normalize:
+        add_normalize(dls, mean, std)
+    multi_label = own.get("multi_label", _is_multi_label(dls))
+    if metrics is None:
+        metrics = [accuracy_multi if multi_label else accuracy]
+    kwargs.setdefault("splitter", param_groups)
+    kwargs.setdefault("path", Path())  # fastai would write its models into the data's folder
+    learn = MedLearner(dls, network, loss_func=loss_func, opt_func=opt_func, metrics=metrics, **kwargs)
+    learn.head_start = weights is not None if head_start is None else head_start
+    on_gpu = learn.dls.device.type == "cuda"
+    if compile:
+        network.compile()
+    if on_gpu:
+        learn.recorder.smooth_loss = LateSmoothLoss(learn.recorder)
+        learn.add_cb(Look())
+    fast = has_bf16(learn.dls.device)
+    if mixed_precision if mixed_precision is not None else on_gpu or fast:
+        on_cuda = MixedPrecision(amp_mode=AMPMode.BF16 if fast else AMPMode.FP16)
+        learn.add_cb(on_cuda if on_gpu else TrainInBf16())
+    learn.recipe = own | {
+        "arch": backbone.name,
+        "weights": None if weights is None else str(weights),
+        "n_in": n_in,
+        "n_out": len(vocab),
+        "dropout": dropout,
+        "vocab": list(vocab),
+        "multi_label": multi_label,
+        "normalization": {"mean": list(mean), "std": list(std)},
+    }
+    learn.freeze()
+    return learn
+
+
+cnn_learner = med_learner
+
+
+def param_groups(network: torch.nn.Module) -> L:
+    """fastai's splitter: one group of parameters a stage, from the input to the head."""
+    return L([list(stage.parameters()) for stage in stages(network)]).map(L)
+
+
+def class_names(dls: DataLoaders) -> list[str]:
+    """The vocab of `dls`, as a list of strings.
+
+    Raises:
+        DataError: there is none.
+    """
+    vocab = getattr(dls, "vocab", None)
+    if vocab is None:
+        raise DataError("the loaders have no vocab", "make them with MedDataLoaders or with a CategoryBlock")
+    if len(vocab) and not isinstance(vocab[-1], str) and hasattr(vocab[-1], "__len__"):
+        vocab = vocab[-1]
+    return [str(label) for label in vocab]
+
+
+def stats_for(mean: Sequence[float], std: Sequence[float], n_in: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The backbone's mean and standard deviation for `n_in` channels: their average for another number.
+
+    Example:
+        >>> stats_for((0.4, 0.5, 0.6), (0.2, 0.2, 0.2), 1)
+        ((0.5,), (0.2,))
+    """
+    if n_in == len(mean):
+        return tuple(mean), tuple(std)
+    return (float(np.mean(mean).round(6)),) * n_in, (float(np.mean(std).round(6)),) * n_in
+
+
+def add_normalize(dls: DataLoaders, mean: Sequence[float], std: Sequence[float]) -> None:
+    """See that every loader normalises exactly once, with these numbers.
+
+    Raises:
+        DataError: a loader normalises with other numbers already.
+    """
+    for loader in dls.loaders:
+        present = [t for t in loader.after_batch.fs if isinstance(t, Normalize)]
+        if not present:
+            loader.after_batch.add(QuickNormalize.from_stats(mean, std, cuda=loader.device.type == "cuda"))
+        for tfm in present:
+            have = [float(v) for v in tfm.mean.flatten()], [float(v) for v in tfm.std.flatten()]
+            if not np.allclose(have[0], mean, atol=1e-3) or not np.allclose(have[1], std, atol=1e-3):
+                raise DataError(
+                    f"the loaders normalise with mean {have[0]}, the backbone was trained with {list(mean)}",
+                    "leave Normalize out of batch_tfms, or pass normalize=False",
+                )
+
+
+def _is_multi_label(dls: DataLoaders) -> bool:
+    return "BCE" in type(getattr(dls.train_ds, "loss_func", None)).__name__

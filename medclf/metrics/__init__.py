@@ -1,0 +1,1 @@
+"""ARRAYS -> NUMBERS."""

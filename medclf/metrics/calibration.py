@@ -1,0 +1,397 @@
+"""Probabilities that mean what they say: temperature scaling, reliability, calibration error.
+
+A temperature is fitted on one part of the data and judged on another: `split_parts` makes two such parts,
+`calibrate_out_of_fold` uses every image for both without ever judging an image by a temperature it helped
+to fit. Patients are kept whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from medclf.errors import DataError
+from medclf.metrics.classification import bounded, calibration_error
+from medclf.metrics.intervals import Estimate, Sampling, undefined, wilson
+from medclf.metrics.weighted import bin_gaps
+
+N_BINS = 15
+LOG_TEMPERATURES = (math.log(0.02), math.log(50.0))
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """What logits are divided by before softmax (single-label) or sigmoid (multi-label).
+
+    Args:
+        values: one temperature, or one a label.
+        multi_label: whether the logits go through a sigmoid.
+        n: how many images it was fitted on.
+
+    Example:
+        >>> Temperature((2.0,), False, 100).apply([[2.0, 0.0]]).round(3).tolist()
+        [[0.731, 0.269]]
+    """
+
+    values: tuple[float, ...]
+    multi_label: bool
+    n: int
+
+    def apply(self, logits: Any) -> np.ndarray:
+        """(n, L) logits to calibrated probabilities. The order of the labels of an image stays as it was."""
+        return _probs(np.asarray(logits, dtype=np.float64), np.array(self.values), self.multi_label)
+
+    def apply_to_probs(self, probs: Any) -> np.ndarray:
+        """The same for probabilities; equal to `apply` on the logits they came from."""
+        return self.apply(to_logits(probs, multi_label=self.multi_label))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; `Temperature.from_dict` reads it back."""
+        return {"temperature": list(self.values), "multi_label": self.multi_label, "n": self.n}
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> Temperature:
+        """From what `as_dict` gave."""
+        values = tuple(float(value) for value in facts["temperature"])
+        return cls(values, bool(facts["multi_label"]), int(facts["n"]))
+
+
+def to_logits(probs: Any, *, multi_label: bool = False) -> np.ndarray:
+    """Logits that give these probabilities: log p (equal to the network's up to a constant), or log p / (1 - p).
+
+    Example:
+        >>> special.softmax(to_logits([[0.8, 0.2]]), axis=1).round(3).tolist()
+        [[0.8, 0.2]]
+    """
+    values = np.asarray(probs, dtype=np.float64)
+    if multi_label:
+        values = np.clip(values, 1e-7, 1 - 1e-7)  # beyond it float32 knows only 0 and 1
+        return np.asarray(np.log(values) - np.log1p(-values))
+    return np.log(np.maximum(values, 1e-12))
+
+
+def _probs(logits: np.ndarray, temperature: np.ndarray, multi_label: bool) -> np.ndarray:
+    scaled = logits / temperature
+    return np.asarray(special.expit(scaled) if multi_label else special.softmax(scaled, axis=1))
+
+
+def fit_temperature(logits: Any, y: Any, *, multi_label: bool = False, shared: bool = False) -> Temperature:
+    """The temperature at which the probabilities fit the reference standard best.
+
+    Fit it on images that the network was not trained on, and report on others than these.
+
+    Args:
+        logits: (n, L) of the network, or `to_logits(probs)`.
+        y: (n,) indices; multi-label: (n, L) of 0 and 1. -1 is unknown and left out.
+        multi_label: sigmoid instead of softmax.
+        shared: multi-label: one temperature for all labels instead of one each.
+
+    Returns:
+        A `Temperature`: above 1 the network was too sure, below 1 not sure enough. A weak prior on 1, worth less
+        than one image, keeps it finite where all images are right.
+
+    Raises:
+        DataError: shapes that do not fit, or no image with a known label.
+
+    Source: Guo et al. 2017, "On calibration of modern neural networks".
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> logits = rng.normal(size=(2000, 3))
+        >>> y = [rng.choice(3, p=row) for row in special.softmax(logits, axis=1)]
+        >>> 2.4 < fit_temperature(logits * 2.5, y).values[0] < 2.6
+        True
+    """
+    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(y)
+    wanted = scores.shape if multi_label else scores.shape[:1]
+    if scores.ndim != 2 or truth.shape != wanted:
+        raise DataError(f"y has the shape {truth.shape} and logits {scores.shape}", "one row an image in both")
+    if not np.isfinite(scores).all():
+        raise DataError("logits holds NaN or infinity", "a network that diverged cannot be calibrated")
+    if not multi_label:
+        kept = truth >= 0
+        return Temperature((_fit(scores[kept], truth[kept].astype(int), False),), False, int(kept.sum()))
+    known = truth >= 0
+    n = int(known.any(axis=1).sum())
+    if shared:
+        return Temperature((_fit(scores[known][:, None], truth[known][:, None], True),), True, n)
+    columns = zip(scores.T, truth.T, known.T, strict=True)
+    return Temperature(tuple(_fit(s[kept][:, None], t[kept][:, None], True) for s, t, kept in columns), True, n)
+
+
+def _fit(logits: np.ndarray, truth: np.ndarray, multi_label: bool) -> float:
+    if not len(logits):
+        raise DataError("no image with a known label to fit a temperature on", "give some, or leave it uncalibrated")
+
+    from scipy import optimize  # only fitting needs it
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / math.exp(log_temperature)
+        if multi_label:
+            fit = np.logaddexp(0, scaled).sum() - (scaled * truth).sum()
+        else:
+            fit = (special.logsumexp(scaled, axis=1) - scaled[np.arange(len(truth)), truth]).sum()
+        return float(fit + log_temperature**2 / 2)
+
+    return math.exp(optimize.minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x)
+
+
+def split_parts(y: Any, groups: Any = None, *, share: float = 0.5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two parts of the images, one to fit or choose on and one to report on; patients stay whole.
+
+    Args:
+        y: (n,) labels to stratify by; for multi-label any (n,) key.
+        groups: (n,) patient of each image.
+        share: of the first part.
+        seed: of the draw.
+
+    Returns:
+        the row numbers of the fitting part and of the reporting part.
+
+    Example:
+        >>> fit, report = split_parts([0, 0, 1, 1], seed=1)
+        >>> sorted([*fit.tolist(), *report.tolist()])
+        [0, 1, 2, 3]
+    """
+    places = _deal(np.asarray(y), groups, seed)
+    fits = np.floor((places + 1) * share) > np.floor(places * share)
+    return np.flatnonzero(fits), np.flatnonzero(~fits)
+
+
+def folds_of(y: Any, groups: Any = None, *, n_folds: int = 5, seed: int = 0) -> np.ndarray:
+    """The fold of each image, (n,) from 0 on: those of one group together, the labels shared out.
+
+    Args:
+        y: (n,) labels to stratify by.
+        groups: (n,) patient of each image.
+        n_folds: how many folds.
+        seed: of the draw.
+
+    Raises:
+        DataError: all images are one patient's.
+    """
+    folds = _deal(np.asarray(y), groups, seed) % n_folds
+    if len(np.unique(folds)) < 2:
+        raise DataError("one patient cannot be both fitted and reported on", "fit the temperature on other images")
+    return folds
+
+
+def _deal(y: np.ndarray, groups: Any, seed: int) -> np.ndarray:
+    """A place in a row for each image: patients whole, shuffled, those of one label (of the first image) together."""
+    sampling = Sampling.of(groups, len(y))
+    order = np.random.default_rng(seed).permutation(sampling.count)
+    first = np.unique(sampling.codes, return_index=True)[1]
+    places = np.empty(sampling.count, dtype=int)
+    places[order[np.argsort(y[first][order], kind="stable")]] = np.arange(sampling.count)
+    return places[sampling.codes]
+
+
+def calibrate_out_of_fold(
+    logits: Any, y: Any, *, groups: Any = None, multi_label: bool = False, n_folds: int = 5, seed: int = 0
+) -> tuple[np.ndarray, Temperature]:
+    """Calibrated probabilities to report on, and the temperature to ship.
+
+    Each image's probability uses a temperature fitted on the other folds, so that the report stays honest
+    though all images serve; the temperature returned is fitted on all of them.
+
+    Args:
+        logits: (n, L), of images the network was not trained on.
+        y: as in `fit_temperature`.
+        groups: (n,) patient of each image; patients stay whole.
+        multi_label: sigmoid instead of softmax, with one temperature for all labels.
+        n_folds: how many folds.
+        seed: of the folds.
+
+    Returns:
+        (n, L) probabilities and a `Temperature`.
+
+    Raises:
+        DataError: all images are one patient's.
+    """
+    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(y)
+    final = fit_temperature(scores, truth, multi_label=multi_label, shared=True)
+    key = truth.max(axis=1) if multi_label else truth
+    folds = folds_of(key, groups, n_folds=n_folds, seed=seed)
+    probs = np.empty_like(scores)
+    for fold in np.unique(folds):
+        held = folds == fold
+        fitted = fit_temperature(scores[~held], truth[~held], multi_label=multi_label, shared=True)
+        probs[held] = fitted.apply(scores[held])
+    return probs, final
+
+
+def _confidence(y: Any, probs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Probability and whether it came true: of the predicted label, or of the one label for (n,) probs."""
+    truth, scores = np.asarray(y), np.asarray(probs, dtype=np.float64)
+    if truth.ndim != 1 or len(scores) != len(truth) or scores.ndim > 2:
+        raise DataError(
+            f"y has the shape {truth.shape} and probs {scores.shape}",
+            "give (n,) and (n, L) for single-label, or (n,) of 0 and 1 and (n,) for one label of several",
+        )
+    kept = truth >= 0
+    truth, scores = truth[kept], scores[kept]
+    if scores.ndim == 1:
+        return scores, truth == 1
+    return scores.max(axis=1, initial=0), scores.argmax(axis=1) == truth
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One bar of a reliability diagram.
+
+    Args:
+        low: probability from which it counts.
+        high: probability to which it counts.
+        confidence: mean probability in it; NaN where it is empty.
+        frequency: how often the label was there, with Wilson's interval and n.
+    """
+
+    low: float
+    high: float
+    confidence: float
+    frequency: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        confidence = None if math.isnan(self.confidence) else self.confidence
+        return {
+            "low": self.low,
+            "high": self.high,
+            "confidence": confidence,
+            "frequency": self.frequency.as_dict(),
+        }
+
+
+def _edges(confidence: np.ndarray, n_bins: int, adaptive: bool) -> np.ndarray:
+    if n_bins < 1:
+        raise DataError(f"n_bins={n_bins}", "give 1 or more; 15 is the default")
+    if not adaptive or not len(confidence):
+        return np.linspace(0, 1, n_bins + 1)
+    inner = np.quantile(confidence, np.linspace(0, 1, n_bins + 1)[1:-1])
+    return np.unique(np.concatenate([[0.0], inner, [1.0]]))
+
+
+def reliability(y: Any, probs: Any, n_bins: int = N_BINS, *, adaptive: bool = False, level: float = 0.95) -> list[Bin]:
+    """The bars of a reliability diagram: how often what was said with a probability came true.
+
+    Args:
+        y: (n,) indices, or (n,) of 0 and 1 where `probs` is (n,). -1 is unknown and left out.
+        probs: (n, L): the predicted label's probability is taken; or (n,) of one label.
+        n_bins: at most this many bars.
+        adaptive: as many images in each bar, instead of bars of equal width.
+        level: of the intervals, which count images.
+
+    Returns:
+        a `Bin` each, from low to high; empty ones have n = 0.
+
+    Example:
+        >>> low, high = reliability([0, 0, 1, 1], [0.1, 0.2, 0.7, 0.9], n_bins=2)
+        >>> low.frequency.value, high.frequency.value, round(high.confidence, 2)
+        (0.0, 1.0, 0.8)
+    """
+    confidence, right = _confidence(y, probs)
+    edges = _edges(confidence, n_bins, adaptive)
+    places = np.searchsorted(edges[1:-1], confidence, side="right")
+    bars = []
+    for index, (low, high) in enumerate(itertools.pairwise(edges)):
+        inside = places == index
+        n, true = int(inside.sum()), int(right[inside].sum())
+        frequency = Estimate(true / n, *wilson(true, n, level), n) if n else undefined(0, "no image in this bar")
+        mean = float(confidence[inside].mean()) if n else math.nan
+        bars.append(Bin(float(low), float(high), mean, frequency))
+    return bars
+
+
+def ece(
+    y: Any,
+    probs: Any,
+    n_bins: int = N_BINS,
+    *,
+    adaptive: bool = False,
+    groups: Any = None,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
+    """Expected calibration error: how far, on average, a probability is from how often it comes true.
+
+    Args:
+        y: as in `reliability`.
+        probs: as in `reliability`.
+        n_bins: how many bins.
+        adaptive: bins of as many images each.
+        groups: (n,) patient of each image.
+        n_boot: bootstrap resamples.
+        seed: of the resamples.
+        level: of the interval.
+
+    Returns:
+        0 (perfect) to 1. Chance alone makes it positive, the more so the fewer the images: where the lower end
+        is 0, the probabilities could be right.
+
+    Source: Naeini et al. 2015; Guo et al. 2017.
+    """
+    confidence, right = _confidence(y, probs)
+    edges = _edges(confidence, n_bins, adaptive)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        return bin_gaps(weights, confidence, right, edges)
+
+    if not len(confidence):
+        return undefined(0, "no image with a known label")
+    sampling = _sampling(y, groups)
+    gaps = statistic(np.ones((1, len(confidence))))[0]
+    return calibration_error(gaps, sampling.resample(statistic, n_boot, seed), sampling, level)
+
+
+def _sampling(y: Any, groups: Any) -> Sampling:
+    known = np.flatnonzero(np.asarray(y) >= 0)
+    return Sampling.of(groups, len(np.asarray(y))).keep(known)
+
+
+def brier(
+    y: Any, probs: Any, *, groups: Any = None, n_boot: int = 2000, seed: int = 0, level: float = 0.95
+) -> Estimate:
+    """Mean squared error of the probabilities: 0 is perfect.
+
+    Args:
+        y: as in `reliability`.
+        probs: (n,) or (n, 2): from 0 to 1; (n, L) with more labels: summed over them, from 0 to 2.
+        groups: (n,) patient of each image.
+        n_boot: bootstrap resamples.
+        seed: of the resamples.
+        level: of the interval.
+
+    Source: Brier 1950; scaled as in scikit-learn.
+
+    Example:
+        >>> round(brier([0, 1], [0.1, 0.8]).value, 3)
+        0.025
+    """
+    _confidence(y, probs)  # checks the shapes
+    truth, scores = np.asarray(y), np.asarray(probs, dtype=np.float64)
+    kept = truth >= 0
+    if not kept.any():
+        return undefined(0, "no image with a known label")
+    scores, truth = scores[kept], truth[kept].astype(int)
+    if scores.ndim == 2 and scores.shape[1] == 2:
+        scores = scores[:, 1]
+    squares = (scores - truth) ** 2 if scores.ndim == 1 else ((scores - np.eye(scores.shape[1])[truth]) ** 2).sum(1)
+    sampling = _sampling(y, groups)
+    variance = float(sampling.variance(sampling.resample(_mean_of(squares), n_boot, seed))[0])
+    span = (0.0, 1.0 if scores.ndim == 1 else 2.0)
+    everything = np.ones(len(squares), dtype=bool)
+    return bounded(float(squares.mean()), variance, sampling, everything, level=level, span=span)
+
+
+def _mean_of(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        return np.asarray(weights @ values.astype(weights.dtype) / weights.sum(axis=1))[:, None]
+
+    return statistic

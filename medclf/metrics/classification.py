@@ -1,0 +1,298 @@
+"""What a set of predictions is worth: arrays in, estimates out; no torch, no fastai."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from medclf.metrics.intervals import (
+    PHANTOM,
+    Estimate,
+    Sampling,
+    as_plain,
+    bounded_interval,
+    critical,
+    gap_interval,
+    plan_size,
+    undefined,
+    wilson,
+)
+from medclf.metrics.weighted import OVERALL, PER_CLASS, Task, calibration_gaps, read_task, statistics
+
+__all__ = [
+    "Estimate",
+    "as_plain",
+    "classification_metrics",
+    "plan_size",
+    "proportion",
+    "undefined",
+    "wilson",
+]
+
+
+SHARES = ("accuracy", "exact_match", "sensitivity", "specificity", "ppv", "npv")
+
+
+def classification_metrics(
+    y: Any,
+    probs: Any,
+    vocab: Sequence[str],
+    *,
+    groups: Any = None,
+    multi_label: bool = False,
+    thresholds: float | Sequence[float] = 0.5,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """All metrics of a set of predictions, each an `Estimate` with its interval and n.
+
+    Args:
+        y: the reference standard: (n,) indices into `vocab`, or (n, L) of 0 and 1 for multi-label; -1 is
+            unknown and left out.
+        probs: (n, L) probabilities, in the order of `vocab`; for single-label each row sums to 1 and the
+            highest is the prediction.
+        vocab: the label names.
+        groups: (n,) patient of each image; intervals then count patients. None: images.
+        multi_label: whether an image may have several labels.
+        thresholds: multi-label only: from which probability a label is predicted, one for all or one a label.
+        n_boot: bootstrap resamples.
+        seed: of the resamples; the same seed gives the same intervals.
+        level: of the intervals.
+
+    Returns:
+        accuracy, balanced_accuracy (mean sensitivity), auroc, auprc, f1 (means over the labels; with two labels
+        auroc is the second's, which equals the first's), mcc, brier (0 to 1; three labels or more: 0 to 2,
+        summed over the labels), ece (of the predicted label's probability, 15 bins), per_class {label: {n,
+        sensitivity, specificity, ppv, npv, f1, auroc, auprc}}, confusion_matrix (rows are the actual labels),
+        vocab, n (images), n_groups (None without `groups`).
+
+        Multi-label: every overall metric is the mean over the labels, confusion_matrix is {label: [[tn, fp],
+        [fn, tp]]}, and exact_match is the share of images with every label right.
+
+        Labels that no image has are left out of the means, and the estimate's note says so.
+
+    Raises:
+        DataError: shapes that do not fit, a label outside the vocabulary, numbers that are no probabilities.
+
+    Example:
+        >>> probs = [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.1, 0.9]]
+        >>> result = classification_metrics([0, 0, 1, 1], probs, ["normal", "polyp"])
+        >>> print(result["accuracy"])
+        0.750 (0.301 to 0.954), n = 4
+        >>> result["confusion_matrix"]
+        [[1, 1], [0, 2]]
+    """
+    task = read_task(y, probs, vocab, groups, multi_label, thresholds)
+    estimates = estimate_all(task, n_boot=n_boot, seed=seed, level=level)
+    per_class = {
+        label: {"n": n, **{name: estimates[f"{label}/{name}"] for name in PER_CLASS}}
+        for label, n in zip(task.vocab, (task.positive & task.known).sum(axis=0).tolist(), strict=True)
+    }
+    overall = {name: estimate for name, estimate in estimates.items() if "/" not in name}
+    return {
+        **{name: overall[name] for name in overall if name in OVERALL or name == "exact_match"},
+        "per_class": per_class,
+        "confusion_matrix": confusion_matrix(task),
+        "vocab": list(task.vocab),
+        "n": task.n,
+        "n_groups": None if groups is None else task.sampling.count,
+    }
+
+
+def estimate_all(task: Task, *, n_boot: int = 2000, seed: int = 0, level: float = 0.95) -> dict[str, Estimate]:
+    """Every metric of `weighted.statistics` as an Estimate, under the same names."""
+    ones = np.ones((1, task.n))
+    values = {name: float(column[0]) for name, column in statistics(task, ones).items()}
+    if not task.n:
+        return {name: undefined(0, "no image with a known label") for name in values}
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        columns = list(statistics(task, weights).values())
+        return np.concatenate([np.stack(columns, axis=1), calibration_gaps(task, weights)], axis=1)
+
+    draws = task.sampling.resample(statistic, n_boot, seed)
+    variances = task.sampling.variance(draws[:, : len(values)])
+    estimates = {
+        name: _estimate(task, name, value, float(variance), level)
+        for (name, value), variance in zip(values.items(), variances, strict=True)
+    }
+    gaps = calibration_gaps(task, ones)[0]
+    estimates["ece"] = calibration_error(gaps, draws[:, len(values) :], task.sampling, level)
+    return estimates
+
+
+def _estimate(task: Task, name: str, value: float, variance: float, level: float) -> Estimate:
+    label, _, metric = name.rpartition("/")
+    index = task.vocab.index(label) if label else None
+    mask = _denominator(task, metric, index)
+    n = int(mask.sum())
+    if math.isnan(value):
+        return undefined(n, _reason(task, metric, index))
+    note = "" if label else left_out(task, metric)
+    if metric in SHARES and not (metric == "accuracy" and task.multi_label):
+        agree = (task.positive == task.predicted) | ~task.known
+        right = agree.all(axis=1) if index is None else agree[:, index]
+        return proportion(right, mask, task.sampling, level=level, note=note)
+    span = {"mcc": (-1.0, 1.0), "brier": (0.0, task.brier_most)}.get(metric, (0.0, 1.0))
+    parts = balanced_parts(task, metric, index)
+    return bounded(value, variance, task.sampling, mask, level=level, parts=parts, span=span, note=note)
+
+
+def bounded(
+    value: float,
+    variance: float,
+    sampling: Sampling,
+    mask: np.ndarray,
+    *,
+    level: float = 0.95,
+    parts: Sequence[np.ndarray] = (),
+    span: tuple[float, float] = (0.0, 1.0),
+    at_most: float = math.inf,
+    note: str = "",
+) -> Estimate:
+    """A metric with bounds as an Estimate; see `intervals.bounded_interval`.
+
+    Args:
+        value: the metric.
+        variance: when patients are resampled.
+        sampling: which images are one patient's.
+        mask: (n,) bool, the images counted.
+        level: of the interval.
+        parts: (n,) bool each: the labels, where the metric weighs them alike; its variance then rests on the
+            patients of the rarest.
+        span: the metric's least and greatest value.
+        at_most: it is never read as more independent images than this.
+        note: passed on.
+    """
+    n = int(mask.sum())
+    if _one_patient(sampling, mask) or math.isnan(variance):
+        return Estimate(value, math.nan, math.nan, n, _joined(note, "all from one patient: no interval"))
+    if parts:
+        freedom, units = sampling.freedom(*parts), sampling.units(*parts)
+    else:
+        freedom = math.inf if sampling.independent else sampling.groups(mask) - 1
+        units = sampling.units(mask)
+    ends = bounded_interval(value, variance, units=units, level=level, freedom=freedom, span=span, at_most=at_most)
+    return Estimate(value, *ends, n, note)
+
+
+def proportion(
+    hits: np.ndarray, mask: np.ndarray, sampling: Sampling, *, level: float = 0.95, note: str = ""
+) -> Estimate:
+    """The share of hits among the masked images: Wilson's interval, widened by the design effect of patients.
+
+    Args:
+        hits: (n,) bool.
+        mask: (n,) bool, the images counted.
+        sampling: which images are one patient's.
+        level: of the interval.
+        note: passed on.
+
+    Source: Wilson 1927; with several images a patient, the variance of a ratio (Cochran 1977, section 6.3) gives the
+    effective number of images, as in Dean & Pagano 2015.
+
+    Example:
+        >>> everything = np.ones(10, dtype=bool)
+        >>> print(proportion(everything, everything, Sampling.of(None, 10)))
+        1.000 (0.722 to 1.000), n = 10
+        >>> print(proportion(everything, everything, Sampling.of("aaaaabbbbb")))
+        1.000 (0.115 to 1.000), n = 10
+    """
+    n = int(mask.sum())
+    if not n:
+        return undefined(0, note or "no image to count")
+    share = float(hits[mask].mean())
+    if sampling.independent:
+        return Estimate(share, *wilson(share * n, n, level), n, note)
+    surplus = np.bincount(sampling.codes[mask], weights=hits[mask] - share, minlength=sampling.count)
+    patients = len(np.unique(sampling.codes[mask]))
+    variance = float((surplus**2).sum()) / n**2 * patients / max(patients - 1, 1)
+    return bounded(share, variance, sampling, mask, level=level, note=note, at_most=n)
+
+
+def calibration_error(
+    gaps: np.ndarray, draws: np.ndarray, sampling: Sampling, level: float = 0.95, note: str = ""
+) -> Estimate:
+    """The ECE with its interval, from signed gaps (k,) and their resamples (b, k).
+
+    The lower end is 0 where the miscalibration seen could be noise alone.
+    """
+    n, value = len(sampling.codes), float(np.abs(gaps).sum())
+    if _one_patient(sampling, np.ones(n, dtype=bool)):
+        return Estimate(value, math.nan, math.nan, n, _joined(note, "all from one patient: no interval"))
+    freedom = math.inf if sampling.independent else sampling.groups() - 1
+    draws = draws[np.isfinite(draws).all(axis=1)]
+    occupied = int((np.abs(draws).max(axis=0) > 0).sum())
+    few = n / max(n - occupied, 1) * sampling.count / max(sampling.count - 1, 1)
+    low, high = gap_interval(gaps, draws, level, math.sqrt(few) * critical(level, freedom) / critical(level))
+    variance, units = float(draws.sum(axis=1).var()), sampling.units()
+    if variance * units**2 < PHANTOM:  # all right, or nearly: the resamples cannot show what could go wrong
+        high = max(high, bounded_interval(value, variance, units=units, level=level, freedom=freedom)[1])
+    return Estimate(value, low, min(high, 1.0), n, note)
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+def _one_patient(sampling: Sampling, mask: np.ndarray) -> bool:
+    return bool(not sampling.independent and len(np.unique(sampling.codes[mask])) < 2)
+
+
+def _denominator(task: Task, metric: str, index: int | None) -> np.ndarray:
+    """The images that a metric counts."""
+    if index is None:
+        return np.asarray(task.known.any(axis=1))
+    known, actual, called = task.known[:, index], task.positive[:, index], task.predicted[:, index]
+    masks = {"sensitivity": actual, "specificity": ~actual, "ppv": called, "npv": ~called}
+    return np.logical_and(known, masks.get(metric, known))
+
+
+def balanced_parts(task: Task, metric: str, index: int | None = None) -> list[np.ndarray]:
+    """The labels, (n,) bool each, that a metric weighs alike; none for a plain mean over images."""
+    if metric in ("accuracy", "exact_match", "brier"):
+        return []
+    if index is not None:
+        known, actual = task.known[:, index], task.positive[:, index]
+        return [known & actual, known & ~actual]
+    return list((task.positive & task.known).T)
+
+
+def _reason(task: Task, metric: str, index: int | None) -> str:
+    if index is None:
+        return "all images have one label" if metric != "mcc" else "all images have, or were given, one label"
+    label, known, actual = task.vocab[index], task.known[:, index], task.positive[:, index]
+    if not known.any():
+        return f"{label!r} is known of no image"
+    if metric == "ppv":
+        return f"no image was called {label!r}"
+    if metric == "npv":
+        return f"every image was called {label!r}"
+    return f"every image has the label {label!r}" if actual[known].all() else f"no image has the label {label!r}"
+
+
+def left_out(task: Task, metric: str) -> str:
+    """Which labels a mean over the labels had to leave out."""
+    if metric not in ("balanced_accuracy", "auroc", "auprc", "f1"):
+        return ""
+    positive = (task.positive & task.known).any(axis=0)
+    negative = (~task.positive & task.known).any(axis=0)
+    by_sensitivity = metric == "f1" or (metric == "balanced_accuracy" and not task.multi_label)
+    needed = positive if by_sensitivity else positive & negative
+    missing = [repr(label) for label, there in zip(task.vocab, needed, strict=True) if not there]
+    return f"without {', '.join(missing)}: on no image, or on all" if missing else ""
+
+
+def confusion_matrix(task: Task) -> Any:
+    """Counts with the actual labels as rows; multi-label: `{label: [[tn, fp], [fn, tp]]}`."""
+    if not task.multi_label:
+        return (task.positive.T.astype(int) @ task.predicted.astype(int)).tolist()
+    matrices = {}
+    for index, label in enumerate(task.vocab):
+        actual, called = (column[task.rows[index], index].astype(int) for column in (task.positive, task.predicted))
+        matrices[label] = np.bincount(2 * actual + called, minlength=4).reshape(2, 2).tolist()
+    return matrices

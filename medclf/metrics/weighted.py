@@ -1,0 +1,292 @@
+"""Every metric as a function of weighted images: (b, n) weights to (b,) values; no torch, no fastai.
+
+Weights of one give the value, weights drawn with replacement give its variance, and the same draws for
+two models give paired differences. So no metric is written twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from medclf.errors import DataError
+from medclf.metrics.intervals import Sampling
+
+OVERALL = ("accuracy", "balanced_accuracy", "auroc", "auprc", "f1", "mcc", "brier", "ece")
+PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auroc", "auprc")
+N_BINS = 15
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One label's images in falling order of their scores; ties are kept together.
+
+    Args:
+        order: (n,) rows, highest score first.
+        hits: (p,) places in `order` of the images with the label.
+        first: (p,) where each hit's run of tied scores begins, and `past` where it has ended.
+
+    Example:
+        >>> ranking = Ranking.of([True, False, True, False], [0.9, 0.4, 0.4, 0.1])
+        >>> auroc, auprc = ranking.areas(np.ones((1, 4)))
+        >>> float(auroc[0]), round(float(auprc[0]), 3)
+        (0.875, 0.833)
+    """
+
+    order: np.ndarray
+    hits: np.ndarray
+    first: np.ndarray
+    past: np.ndarray
+
+    @classmethod
+    def of(cls, positive: Any, scores: Any) -> Ranking:
+        """Sort once; `areas` is then linear in the number of images."""
+        positive, scores = np.asarray(positive, dtype=bool), np.asarray(scores)
+        order = np.argsort(-scores, kind="stable")
+        ordered = scores[order]
+        begins = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(order) else order
+        run = np.searchsorted(begins, np.flatnonzero(positive[order]), side="right") - 1
+        ends = np.append(begins[1:], len(order))
+        return cls(order, np.flatnonzero(positive[order]), begins[run], ends[run])
+
+    def areas(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """AUROC and average precision under each row of (b, n) weights; tied scores count half.
+
+        NaN where no image has the label, or all have it. Source: Mann & Whitney 1947 for the AUROC; average
+        precision is the sum of precision times gained sensitivity, as in scikit-learn.
+        """
+        own = weights[:, self.order[self.hits]]
+        called, true = _running(weights[:, self.order]), _running(own)
+        true_first = true[:, np.searchsorted(self.hits, self.first)]
+        true_past = true[:, np.searchsorted(self.hits, self.past)]
+        called_first, called_past = called[:, self.first], called[:, self.past]
+        positives, negatives = true[:, -1], called[:, -1] - true[:, -1]
+        above = np.einsum("ij,ij->i", own, called_past - true_past + called_first - true_first) / 2
+        precision = np.divide(true_past, called_past, out=np.zeros_like(true_past), where=called_past > 0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            auroc = 1 - above / (positives * negatives)
+            auprc = np.einsum("ij,ij->i", own, precision) / positives
+        return auroc, np.where(negatives > 0, auprc, np.nan)
+
+
+def _running(columns: np.ndarray) -> np.ndarray:
+    """Running sums along each row, with a zero before."""
+    sums = np.zeros((columns.shape[0], columns.shape[1] + 1), columns.dtype)
+    np.cumsum(columns, axis=1, out=sums[:, 1:])
+    return sums
+
+
+@dataclass(frozen=True)
+class Task:
+    """Reference and prediction as one column a label, for single- and multi-label alike.
+
+    Args:
+        vocab: the L label names.
+        multi_label: whether an image may have several.
+        positive: (n, L) bool, the reference standard.
+        predicted: (n, L) bool.
+        known: (n, L) bool, False where the reference is unknown.
+        probs: (n, L).
+        sampling: which images were drawn together.
+    """
+
+    vocab: list[str]
+    multi_label: bool
+    positive: np.ndarray
+    predicted: np.ndarray
+    known: np.ndarray
+    probs: np.ndarray
+    sampling: Sampling
+    rows: list[np.ndarray] = field(init=False)  # the known images of each label
+    rankings: list[Ranking] = field(init=False)
+
+    def __post_init__(self) -> None:
+        rows = [np.flatnonzero(column) for column in self.known.T]
+        pairs = [(self.positive[kept, i], self.probs[kept, i]) for i, kept in enumerate(rows)]
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "rankings", [Ranking.of(*pair) for pair in pairs])
+
+    @property
+    def n(self) -> int:
+        """How many images have a known reference."""
+        return int(self.known.any(axis=1).sum())
+
+    @property
+    def brier_most(self) -> float:
+        """The greatest Brier score: 2 for three labels or more, which sum their squares, else 1."""
+        return 1.0 if self.multi_label or len(self.vocab) < 3 else 2.0
+
+
+def read_task(
+    y: Any,
+    probs: Any,
+    vocab: Sequence[str],
+    groups: Any = None,
+    multi_label: bool = False,
+    thresholds: float | Sequence[float] = 0.5,
+) -> Task:
+    """Check arrays and lay them out as a `Task`; arguments as in `classification_metrics`.
+
+    Raises:
+        DataError: shapes that do not fit, a label outside the vocabulary, a probability outside 0 to 1.
+    """
+    names = [str(label) for label in vocab]
+    truth, scores = np.asarray(y), np.asarray(probs, dtype=np.float64)
+    n = len(truth)
+    if len(set(names)) != len(names) or not names:
+        raise DataError(f"vocab {names} is empty or names a label twice", "give each label once")
+    if scores.shape != (n, len(names)):
+        raise DataError(
+            f"probs has the shape {scores.shape}, not {(n, len(names))}", "one row an image, one column a label"
+        )
+    wrong = ~((scores >= 0) & (scores <= 1)).all(axis=1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(f"probs, row {row}: {scores[row]} are no probabilities", "apply softmax or sigmoid first")
+    sampling = Sampling.of(groups, n)
+    if multi_label:
+        return _read_multi(truth, scores, names, sampling, np.asarray(thresholds))
+    return _read_single(truth, scores, names, sampling)
+
+
+def _read_single(truth: np.ndarray, scores: np.ndarray, names: list[str], sampling: Sampling) -> Task:
+    if truth.ndim != 1:
+        raise DataError(f"y has the shape {truth.shape}, not (n,)", "pass multi_label=True for 0 or 1 a label")
+    if len(truth) and (truth != np.floor(truth)).any():
+        raise DataError("y holds numbers that are not whole", "give indices into vocab, -1 where unknown")
+    if len(truth) and not (truth.min() >= -1 and truth.max() < len(names)):
+        raise DataError(f"y runs from {truth.min()} to {truth.max()}, but vocab has {len(names)} labels")
+    off = np.abs(scores.sum(axis=1) - 1) > 0.01
+    if off.any():
+        row = int(off.argmax())
+        raise DataError(
+            f"probs, row {row}: they sum to {scores[row].sum():.3f}, not 1", "apply softmax, or pass multi_label=True"
+        )
+    kept = np.flatnonzero(truth >= 0)
+    truth, scores = truth[kept].astype(np.int64), scores[kept]
+    identity = np.eye(len(names), dtype=bool)
+    predicted = identity[scores.argmax(axis=1)]
+    return Task(
+        names, False, identity[truth], predicted, np.ones(scores.shape, dtype=bool), scores, sampling.keep(kept)
+    )
+
+
+def _read_multi(
+    truth: np.ndarray, scores: np.ndarray, names: list[str], sampling: Sampling, thresholds: np.ndarray
+) -> Task:
+    if truth.shape != scores.shape:
+        raise DataError(f"y has the shape {truth.shape}, not {scores.shape}", "multi-label wants 0 or 1 a label")
+    if not np.isin(truth, (-1, 0, 1)).all():
+        raise DataError("y holds other numbers than 0, 1 and -1 (unknown)", "give 1 where the image has the label")
+    if thresholds.ndim and thresholds.shape != (len(names),):
+        raise DataError(f"{thresholds.size} thresholds for {len(names)} labels", "give one, or one a label")
+    kept = np.flatnonzero((truth >= 0).any(axis=1))
+    truth, scores = truth[kept], scores[kept]
+    return Task(names, True, truth == 1, scores >= thresholds, truth >= 0, scores, sampling.keep(kept))
+
+
+def statistics(task: Task, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Every metric under each row of (b, n) weights: `"accuracy"`, ..., `"<label>/sensitivity"`, ...
+
+    NaN where a metric is undefined. Means over labels leave out the labels that no image has.
+    """
+    kind = weights.dtype
+    actual = weights @ (task.positive & task.known).astype(kind)
+    called = weights @ (task.predicted & task.known).astype(kind)
+    both = weights @ (task.positive & task.predicted & task.known).astype(kind)
+    total = weights @ task.known.astype(kind)
+    neither = total - actual - called + both
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sensitivity, specificity = both / actual, neither / (total - actual)
+        f1 = np.where(actual > 0, 2 * both / (actual + called), np.nan)
+        auroc, auprc = _areas(task, weights)
+        if task.multi_label:
+            accuracy, balanced = _mean((both + neither) / total), _mean((sensitivity + specificity) / 2)
+            shared = np.stack([both, neither], axis=-1)
+            tables = np.stack([actual, total - actual], -1), np.stack([called, total - called], -1)
+            mcc = _mean(_matthews(shared, *tables))
+        else:
+            accuracy, balanced = both.sum(axis=1) / total[:, 0], _mean(sensitivity)
+            mcc = _matthews(both, actual, called)
+        of_second = len(task.vocab) == 2 and not task.multi_label
+        areas = (auroc[:, 1] if of_second else _mean(auroc)), _mean(auprc)
+        brier = _mean(weights @ (_squared(task) * task.known).astype(kind) / total)
+        ece = np.abs(calibration_gaps(task, weights)).sum(axis=1)
+        exact = weights @ all_right(task).astype(kind) / weights.sum(axis=1)
+        columns = sensitivity, specificity, both / called, neither / (total - called), f1, auroc, auprc
+    overall = (accuracy, balanced, *areas, _mean(f1), mcc, brier, ece)
+    result = dict(zip(OVERALL, overall, strict=True))
+    if task.multi_label:
+        result["exact_match"] = exact
+    for index, label in enumerate(task.vocab):
+        result |= {f"{label}/{name}": column[:, index] for name, column in zip(PER_CLASS, columns, strict=True)}
+    return result
+
+
+def all_right(task: Task) -> np.ndarray:
+    """(n,) bool: whether every known label of an image is as it should be."""
+    return np.asarray(((task.positive == task.predicted) | ~task.known).all(axis=1))
+
+
+def _areas(task: Task, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [
+        ranking.areas(weights if len(rows) == weights.shape[1] else weights[:, rows])
+        for ranking, rows in zip(task.rankings, task.rows, strict=True)
+    ]
+    auroc, auprc = (np.stack(columns, axis=1) for columns in zip(*pairs, strict=True))
+    return auroc, auprc
+
+
+def _mean(columns: np.ndarray) -> np.ndarray:
+    """Mean over the labels for which the metric is defined."""
+    defined = np.isfinite(columns)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(defined, columns, 0).sum(axis=1) / defined.sum(axis=1))
+
+
+def _matthews(both: np.ndarray, actual: np.ndarray, called: np.ndarray) -> np.ndarray:
+    """Matthews' coefficient from each label's counts, labels last. Source: Gorodkin 2004, R_K."""
+    total = actual.sum(axis=-1)
+    covariance = both.sum(axis=-1) * total - (actual * called).sum(axis=-1)
+    spread = (total**2 - (actual**2).sum(axis=-1)) * (total**2 - (called**2).sum(axis=-1))
+    return np.asarray(np.where(spread > 0, covariance / np.sqrt(spread), np.nan))
+
+
+def _squared(task: Task) -> np.ndarray:
+    """(n, L) squared errors whose weighted means, averaged over the labels, are the Brier score."""
+    squared = (task.probs - task.positive) ** 2
+    return squared if task.multi_label or len(task.vocab) == 2 else squared * len(task.vocab)
+
+
+def calibration_gaps(task: Task, weights: np.ndarray) -> np.ndarray:
+    """(b, k) signed gaps between probability and frequency, bin by bin, whose absolute sum is the ECE."""
+    if not task.multi_label:
+        right = (task.positive & task.predicted).any(axis=1)
+        return bin_gaps(weights, task.probs.max(axis=1, initial=0), right)
+    parts = [
+        bin_gaps(weights[:, rows], task.probs[rows, index], task.positive[rows, index])
+        for index, rows in enumerate(task.rows)
+        if len(rows)
+    ]
+    return np.concatenate(parts, axis=1) / len(parts) if parts else np.full((len(weights), 1), np.nan)
+
+
+def bin_gaps(
+    weights: np.ndarray, confidence: np.ndarray, right: np.ndarray, edges: np.ndarray | None = None
+) -> np.ndarray:
+    """(b, k) gaps between mean confidence and frequency of each bin, times its share of the images.
+
+    Args:
+        weights: (b, n).
+        confidence: (n,) probabilities.
+        right: (n,) whether they came true.
+        edges: (k + 1,) of the bins; by default 15 of equal width.
+    """
+    edges = np.linspace(0, 1, N_BINS + 1) if edges is None else edges
+    bins = np.searchsorted(edges[1:-1], confidence, side="right")
+    gaps = np.eye(len(edges) - 1)[bins] * (confidence - right)[:, None]
+    with np.errstate(invalid="ignore"):
+        return np.asarray(weights @ gaps.astype(weights.dtype) / weights.sum(axis=1, keepdims=True))

@@ -1,0 +1,1 @@
+"""NAME -> NETWORK: torch alone, no fastai."""

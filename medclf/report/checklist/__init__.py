@@ -1,0 +1,1 @@
+"""The checklist that fills itself."""

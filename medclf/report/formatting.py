@@ -1,0 +1,257 @@
+"""Reading the facts of results.json: what is in them, and how a number and a sentence are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+HEADLINES = {
+    "accuracy": ("Accuracy", "%"),
+    "balanced_accuracy": ("Balanced accuracy", "%"),
+    "exact_match": ("Exact match", "%"),
+    "auroc": ("AUROC", ""),
+    "auprc": ("AUPRC", ""),
+    "f1": ("F1", ""),
+    "mcc": ("MCC", ""),
+    "brier": ("Brier score", ""),
+    "ece": ("Calibration error", ""),
+}
+MEANINGS = {
+    "accuracy": "share of the images that are right",
+    "balanced_accuracy": "mean sensitivity of the classes: rare ones count as much",
+    "exact_match": "share of the images with every label right",
+    "auroc": "how well the probabilities rank; 0.5 is chance",
+    "auprc": "precision over all sensitivities; chance is the share of the label",
+    "f1": "harmonic mean of sensitivity and PPV, mean over the classes",
+    "mcc": "correlation of actual and predicted; 0 is chance",
+    "brier": "mean squared error of the probabilities; 0 is best",
+    "ece": "gap between confidence and share right (ECE); 0 is best",
+}
+MEANINGS_OF_MANY = {  # where an image may have several labels
+    "accuracy": "share of the images right on a label, mean over the labels",
+    "balanced_accuracy": "mean of sensitivity and specificity, over the labels",
+}
+LOWER_IS_BETTER = {"brier", "ece"}
+PERCENT = {
+    "accuracy",
+    "balanced_accuracy",
+    "exact_match",
+    "sensitivity",
+    "specificity",
+    "ppv",
+    "npv",
+    "coverage",
+    "prevalence",
+    "moved",
+}
+CAPITALS = {"auroc", "auprc", "mcc", "ppv", "npv", "ece", "f1", "id", "url", "csv"}
+SECTIONS = {
+    "leak_free": "Without twins and patients of train",
+    "audit": "Audit of the data",
+    "calibration": "Calibration",
+    "abstain": "Unsure",
+    "ood": "Not like the training images",
+    "operating_point": "Operating point",
+    "external": "External test",
+    "subgroups": "Subgroups",
+    "folds": "Cross-validation",
+    "fold_spread": "Spread over the folds",
+    "corrections": "Corrections",
+    "shortcuts": "Shortcuts",
+    "head_start_metrics": "After the head start",
+    "comparison": "Comparison",
+    "card": "Model card",
+    "checklist": "Checklist",
+}
+CORE = {
+    *HEADLINES,
+    "schema",
+    "task",
+    "partition",
+    "n",
+    "n_groups",
+    "n_patients",
+    "vocab",
+    "per_class",
+    "confusion_matrix",
+    "most_confused",
+    "roc",
+    "training",
+    "data",
+    "settings",
+    "versions",
+    "seconds",
+    "title",
+}
+
+
+def optional_sections(facts: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    """(key, heading, value) of what the facts hold beyond the core, empty values left out.
+
+    Example:
+        >>> optional_sections({"n": 3, "audit": {"twins": 2}, "folds": [], "robustness": [1]})
+        [('audit', 'Audit of the data', {'twins': 2}), ('robustness', 'Robustness', [1])]
+    """
+    known = [key for key in SECTIONS if key in facts]
+    other = [key for key in facts if key not in SECTIONS and key not in CORE]
+    return [
+        (key, SECTIONS.get(key, words(key)), facts[key])
+        for key in [*known, *other]
+        if facts[key] not in (None, [], {}, "")
+    ]
+
+
+def words(key: str) -> str:
+    """A key as a heading.
+
+    Example:
+        >>> words("balanced_accuracy"), words("auroc"), words("n_images")
+        ('Balanced accuracy', 'AUROC', 'Images')
+    """
+    if key == "n":
+        return key
+    parts = [p.upper() if p in CAPITALS else p for p in key.removeprefix("n_").split("_") if p]
+    text = " ".join(parts)
+    return text[:1].upper() + text[1:]
+
+
+def is_metric(value: Any) -> bool:
+    """Whether `value` is a metric: {"value", "low", "high", "n"}.
+
+    Example:
+        >>> is_metric({"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}), is_metric({"n": 3})
+        (True, False)
+    """
+    return isinstance(value, Mapping) and {"value", "low", "high"} <= set(value)
+
+
+def percent(share: Any) -> str:
+    """A share as a percentage with one decimal; a dash where there is none.
+
+    Nothing short of all reads as 100 %, and nothing above none as 0 %.
+
+    Example:
+        >>> percent(0.9464), percent(1.0), percent(0.9999), percent(0.0001), percent(None)
+        ('94.6 %', '100 %', '>99.9 %', '<0.1 %', '–')
+    """
+    if not is_number(share):
+        return "–"
+    if share in (0, 1):
+        return f"{100 * share:.0f} %"
+    if not 0.0005 <= share < 0.9995 and 0 < share < 1:
+        return ">99.9 %" if share > 0.5 else "<0.1 %"
+    return f"{100 * share:.1f} %"
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number(value: Any, unit: str = "") -> str:
+    """A number as a reader wants it: counts whole with thin spaces, the rest with three decimals.
+
+    Example:
+        >>> number(12345), number(0.98765), number(0.5, "%"), number(None), number(3e-5)
+        ('12\\u202f345', '0.988', '50.0 %', '–', '<0.001')
+    """
+    if unit == "%":
+        return percent(value)
+    if isinstance(value, bool) or not is_number(value):
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f")
+    return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
+
+
+def interval(metric: Any, unit: str = "") -> str:
+    """The ends of a metric's interval.
+
+    Example:
+        >>> interval({"value": 0.93, "low": 0.916, "high": 0.941, "n": 1600}, "%")
+        '91.6 to 94.1 %'
+    """
+    if not is_metric(metric) or not (is_number(metric["low"]) and is_number(metric["high"])):
+        return ""
+    if unit == "%":
+        low, high = (f"{100 * metric[end]:.1f}".replace("100.0", "100") for end in ("low", "high"))
+        return f"{low} to {high} %"
+    return f"{metric['low']:.3f} to {metric['high']:.3f}"
+
+
+def unit_of(key: str) -> str:
+    """How the number under `key` is written: "%" or ""."""
+    return "%" if key in PERCENT else ""
+
+
+def headlines(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The overall metrics that the facts hold, written out for the page."""
+    meanings = MEANINGS | (MEANINGS_OF_MANY if facts.get("task") == "multi-label" else {})
+    return [
+        {
+            "key": key,
+            "name": name,
+            "value": number(facts[key].get("value"), unit),
+            "interval": interval(facts[key], unit),
+            "note": facts[key].get("note", ""),
+            "meaning": meanings[key] + (" (lower is better)" if key in LOWER_IS_BETTER else ""),
+            "metric": facts[key],
+        }
+        for key, (name, unit) in HEADLINES.items()
+        if is_metric(facts.get(key))
+    ]
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    """One sentence that says how good the model is, and how sure that is.
+
+    Example:
+        >>> accuracy = {"value": 0.9, "low": 0.596, "high": 0.982, "n": 10}
+        >>> summary({"task": "single-label", "partition": "valid", "n": 10, "accuracy": accuracy})
+        '9 of 10 valid images are read right: an accuracy of 90.0 % (95 % interval 59.6 to 98.2 %).'
+    """
+    n, partition = facts.get("n", 0), facts.get("partition") or ""
+    images = f"{number(n)} {partition} image{'' if n == 1 else 's'}".replace("  ", " ")
+    patients = facts.get("n_patients")
+    if patients:
+        images += f" of {number(patients)} patient{'' if patients == 1 else 's'}"
+    accuracy, auroc = facts.get("accuracy") or {}, facts.get("auroc") or {}
+    if facts.get("task") == "multi-label":
+        labels = len(facts.get("vocab", []))
+        if not is_metric(auroc) or auroc["value"] is None:
+            return f"{images} with {labels} labels were predicted."
+        mean = f"{number(auroc['value'])} (95 % interval {interval(auroc)})"
+        return f"Over {images} and {labels} labels, the mean AUROC is {mean}."
+    if not is_metric(accuracy) or accuracy["value"] is None:
+        return f"{images} were predicted."
+    right = round(accuracy["value"] * accuracy.get("n", n))
+    verb = "is" if right == 1 else "are"
+    share = f"an accuracy of {percent(accuracy['value'])} (95 % interval {interval(accuracy, '%')})"
+    return f"{number(right)} of {images} {verb} read right: {share}."
+
+
+def cautions(facts: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before believing the number."""
+    data = facts.get("data") or {}
+    split = data.get("split") or {}
+    texts = [split["sentence"]] if split.get("sentence") else []
+    both = split.get("patients_on_both_sides")
+    if both:
+        texts.append(
+            f"{number(both)} patients have images on both sides of the split: the number is too good. Split by patient."
+        )
+    if facts.get("partition") == "valid":
+        texts.append(
+            "The valid images also guided the training's choices; a test set that was never looked at says more."
+        )
+    leak = facts.get("leak_free") or {}
+    if leak.get("sentence"):
+        texts.append(f"{leak['sentence']} See the numbers without them below.")
+    if not facts.get("n_patients"):
+        twins = "but for the twins that were found, " if facts.get("n_groups") else ""
+        texts.append(
+            f"No patients are named, so {twins}the intervals take every image as independent; several images of "
+            "one patient or procedure would widen them."
+        )
+    return texts

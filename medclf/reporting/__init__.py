@@ -1,1 +1,0 @@
-"""NUMBERS -> WHAT PEOPLE READ."""

@@ -1,0 +1,1 @@
+"""PREDICTIONS -> FACTS."""

@@ -1,0 +1,147 @@
+"""Predictions: what a classifier said of each image, as one table of probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.dataset.groups import groups_of
+from medclf.errors import DataError
+from medclf.files import replacing
+
+_KEPT = ("path", "partition", "patient")
+
+
+@dataclass
+class Predictions:
+    """What a classifier said of each image; everything that is reported is computed from it.
+
+    Args:
+        vocab: the labels, in the order of the columns of `probs`.
+        multi_label: whether an image may have several labels.
+        y: the reference standard: (n,) classes, -1 where unknown; multi-label (n, n_labels) of 0 and 1.
+        probs: (n, n_labels) in [0, 1].
+        losses: (n,) the loss of each image, NaN where the label is unknown.
+        table: n rows: path, partition, patient, group, and any further column of the data's table.
+        features: (n, f) pooled features of the network's body, where they were asked for; not kept in files.
+    """
+
+    vocab: list[str]
+    multi_label: bool
+    y: np.ndarray
+    probs: np.ndarray
+    losses: np.ndarray
+    table: pd.DataFrame
+    features: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def labels(self) -> list[str]:
+        """The actual label of each image; several are joined by `|`, unknown is empty."""
+        if self.multi_label:
+            return [self._join(row == 1) for row in self.y]
+        return [self.vocab[k] if k >= 0 else "" for k in self.y]
+
+    @property
+    def preds(self) -> list[str]:
+        """The predicted label of each image: the most probable, or all of at least 0.5 joined by `|`."""
+        if self.multi_label:
+            return [self._join(row >= 0.5) for row in self.probs]
+        return [self.vocab[k] for k in self.probs.argmax(1)]
+
+    def _join(self, chosen: np.ndarray) -> str:
+        return "|".join(label for label, is_chosen in zip(self.vocab, chosen, strict=True) if is_chosen)
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """(n,) which images belong together, by patient or as twins; None where none is known to."""
+        return groups_of(self.table)
+
+    def to_frame(self) -> pd.DataFrame:
+        """path, partition, patient, label, pred, loss, prob_NAME for each label, and the table's other columns."""
+        frame = self.table[[c for c in _KEPT if c in self.table]].reset_index(drop=True)
+        frame = frame.assign(label=self.labels, pred=self.preds, loss=self.losses)
+        if self.multi_label and (np.asarray(self.y) < 0).any():
+            frame["unknown"] = [self._join(row < 0) for row in self.y]
+        probs = pd.DataFrame(self.probs, columns=[f"prob_{label}" for label in self.vocab])
+        others = self.table[[c for c in self.table if c not in {*_KEPT, "label"}]].reset_index(drop=True)
+        return pd.concat([frame, probs, others], axis=1)
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_frame()` as CSV, whole or not at all."""
+        with replacing(path) as temporary:
+            self.to_frame().to_csv(temporary, index=False)
+
+    @classmethod
+    def load(cls, path: str | Path, vocab: Sequence[str], multi_label: bool) -> Predictions:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: a column is missing.
+        """
+        text = ("path", "label", "pred", "patient", "group", "unknown", "twins")
+        frame = pd.read_csv(path, dtype=dict.fromkeys(text, str))
+        wanted = ["path", "label", "loss", *(f"prob_{label}" for label in vocab)]
+        missing = [c for c in wanted if c not in frame]
+        if missing:
+            raise DataError(f"{path} has no column {', '.join(missing)}", "was it written by this version of medclf?")
+        index = {label: k for k, label in enumerate(vocab)}
+        labels = frame["label"].fillna("")
+        if multi_label:
+            y = np.array([[label in cell.split("|") for label in vocab] for cell in labels], dtype=int)
+            unknown = frame.get("unknown", pd.Series("", frame.index)).fillna("")
+            y[np.array([[label in cell.split("|") for label in vocab] for cell in unknown], bool)] = -1
+        else:
+            y = np.array([index.get(label, -1) for label in labels])
+        probs = frame[[f"prob_{label}" for label in vocab]].to_numpy(float)
+        table = frame.drop(columns=[c for c in wanted if c != "path"] + ["pred", "unknown"], errors="ignore")
+        return cls(
+            list(vocab),
+            multi_label,
+            y.reshape(len(frame), -1) if multi_label else y,
+            probs,
+            frame["loss"].to_numpy(),
+            table,
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Several parts, such as the folds of a cross-validation, as one."""
+        first = parts[0]
+        y, probs, losses = (np.concatenate([getattr(p, name) for p in parts]) for name in ("y", "probs", "losses"))
+        table = pd.concat([part.table for part in parts], ignore_index=True)
+        known = [part.features for part in parts if part.features is not None]
+        features = np.concatenate(known) if len(known) == len(parts) else None
+        return cls(first.vocab, first.multi_label, y, probs, losses, table, features)
+
+    def subset(self, rows: Any) -> Predictions:
+        """The predictions of some rows, by a boolean mask or positions."""
+        table = self.table.iloc[np.flatnonzero(rows) if np.asarray(rows).dtype == bool else rows].reset_index(drop=True)
+        features = None if self.features is None else self.features[rows]
+        return Predictions(
+            self.vocab, self.multi_label, self.y[rows], self.probs[rows], self.losses[rows], table, features
+        )
+
+
+def losses_of(y: np.ndarray, probs: np.ndarray, multi_label: bool) -> np.ndarray:
+    """(n,) cross entropy of each image: of its label, or the mean over its known labels; NaN where none is known.
+
+    Example:
+        >>> losses_of(np.array([1, -1]), np.array([[0.5, 0.5], [0.9, 0.1]]), False).round(3).tolist()
+        [0.693, nan]
+    """
+    p = np.asarray(probs, np.float64).clip(1e-7, 1 - 1e-7)
+    if not multi_label:
+        held = -np.log(p[np.arange(len(y)), np.maximum(y, 0)])
+        return np.where(y >= 0, held, np.nan)
+    each = -np.where(y == 1, np.log(p), np.log(1 - p))
+    known = y >= 0
+    n = known.sum(axis=1)
+    return np.where(n > 0, (each * known).sum(axis=1) / np.maximum(n, 1), np.nan)

@@ -1,0 +1,257 @@
+"""PREDICTIONS -> the facts of `results.json`."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.metrics.classification import classification_metrics
+from medclf.metrics.intervals import as_plain
+from medclf.metrics.weighted import read_task, statistics
+from medclf.results.predictions import Predictions
+
+SCHEMA = 1
+COMPARED = ("accuracy", "balanced_accuracy", "auroc", "f1", "mcc")
+
+
+def summarize(
+    predictions: Predictions,
+    *,
+    partition: str = "valid",
+    table: pd.DataFrame | None = None,
+    recipe: dict[str, Any] | None = None,
+    history: Sequence[dict[str, Any]] = (),
+    head_start: dict[str, Any] | None = None,
+    n_boot: int = 2000,
+) -> dict[str, Any]:
+    """All that `results.json` holds and the report shows.
+
+    Args:
+        predictions: of the images that are reported on.
+        partition: which they are.
+        table: the data's table, for the counts, the problems and the split.
+        recipe: the learner's settings.
+        history: one dict an epoch.
+        head_start: what the head start did.
+        n_boot: bootstrap resamples for the intervals.
+
+    Returns:
+        A dict of plain numbers, lists and dicts; a metric is {"value", "low", "high", "n"}.
+    """
+    known = labelled(predictions)
+    metrics = classification_metrics(
+        known.y, known.probs, known.vocab, groups=known.groups, multi_label=known.multi_label, n_boot=n_boot
+    )
+    facts: dict[str, Any] = {
+        "schema": SCHEMA,
+        "task": "multi-label" if predictions.multi_label else "single-label",
+        "partition": partition,
+        "n": len(known),
+        "n_groups": metrics.pop("n_groups"),
+        "n_patients": n_patients(known.table),
+    }
+    metrics.pop("n", None)
+    facts |= as_plain(metrics)
+    facts["most_confused"] = [list(row) for row in most_confused(facts["confusion_matrix"], known.vocab)]
+    facts["roc"] = roc_curves(known)
+    facts["training"] = {"history": list(history), "head_start": head_start}
+    if table is not None:
+        facts["data"] = describe_data(table, recipe or {})
+    facts["settings"] = {k: v for k, v in (recipe or {}).items() if k not in {"vocab", "split"}}
+    facts["versions"] = versions()
+    return facts
+
+
+def by_fold(predictions: Predictions) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+    """What each fold of a cross-validation gave, and how far the folds lie apart.
+
+    Args:
+        predictions: with a column fold.
+
+    Returns:
+        One dict a fold: fold, n and the metrics; and {metric: {"mean", "deviation", "lowest", "highest"}}.
+    """
+    rows = []
+    for fold, places in predictions.table.groupby("fold").indices.items():
+        part = predictions.subset(places)
+        task = read_task(part.y, part.probs, part.vocab, None, part.multi_label)
+        values = statistics(task, np.ones((1, task.n)))
+        rows.append({"fold": int(fold) + 1, "n": task.n, **{name: float(values[name][0]) for name in COMPARED}})
+    spread = {}
+    for name in COMPARED:
+        seen = np.array([row[name] for row in rows])
+        seen = seen[np.isfinite(seen)]
+        if len(seen) > 1:
+            ends = {"lowest": float(seen.min()), "highest": float(seen.max())}
+            spread[name] = {"mean": float(seen.mean()), "deviation": float(seen.std(ddof=1)), **ends}
+    return rows, spread
+
+
+def leak_free(
+    shown: Predictions, twin: np.ndarray, patient: np.ndarray, facts: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The numbers on all images, and on those that have nothing in train.
+
+    Args:
+        shown: the predictions.
+        twin: (n,) bool, whether an image has a twin in train.
+        patient: (n,) bool, whether its patient has other images in train.
+        facts: the numbers on all images, as `summarize` gives them.
+
+    Returns:
+        {"sentence", "n", "n_leaking", "numbers": {which images: {"n", metrics}}}; None where nothing leaks.
+    """
+    leaking = np.asarray(twin, bool) | np.asarray(patient, bool)
+    n, left = len(shown), shown.subset(~leaking)
+    if not leaking.any():
+        return None
+    reasons = [
+        f"{int(one.sum())} {words} in train"
+        for one, words in ((twin, "have a twin"), (patient, "are of a patient"))
+        if one.any()
+    ]
+    sentence = f"Of {n} images, {' and '.join(reasons)}: the network has seen them, or their like, with the answer."
+    found: dict[str, Any] = {"n": n, "n_leaking": int(leaking.sum())}
+    if len(left) < 2:
+        return {"sentence": f"{sentence} Nothing is left to measure on: split by patient, or grouped.", **found}
+    metrics = as_plain(
+        classification_metrics(left.y, left.probs, left.vocab, groups=left.groups, multi_label=left.multi_label)
+    )
+    rows = {f"all {n} images, as split": facts, f"the {len(left)} images without": metrics}
+    numbers = {name: {"n": m["n"], **{key: m[key] for key in COMPARED}} for name, m in rows.items()}
+    return {"sentence": sentence, **found, "numbers": numbers}
+
+
+def labelled(predictions: Predictions) -> Predictions:
+    """Those with a known label; of several labels, with any known: the others count for the labels that are known."""
+    return predictions.subset((np.asarray(predictions.y).reshape(len(predictions), -1) >= 0).any(axis=1))
+
+
+def n_patients(table: pd.DataFrame) -> int | None:
+    """How many patients the images are of, an image of none being one; None where none is known."""
+    if "patient" not in table or table["patient"].isna().all():
+        return None
+    return int(table["patient"].nunique() + table["patient"].isna().sum())
+
+
+def most_confused(matrix: Any, vocab: Sequence[str], min_val: int = 1) -> list[tuple[str, str, int]]:
+    """(actual, predicted, n) for the cells off the diagonal with at least `min_val` images, the largest first.
+
+    For multi-label, (label, "missed", n) and (label, "false alarm", n).
+
+    Example:
+        >>> most_confused([[5, 1], [3, 4]], ["normal", "polyp"])
+        [('polyp', 'normal', 3), ('normal', 'polyp', 1)]
+    """
+    if isinstance(matrix, dict):
+        cells = [
+            (label, kind, int(np.asarray(m)[at]))
+            for label, m in matrix.items()
+            for kind, at in (("missed", (1, 0)), ("false alarm", (0, 1)))
+        ]
+    else:
+        counts = np.asarray(matrix)
+        cells = [(vocab[i], vocab[j], int(counts[i, j])) for i, j in np.ndindex(*counts.shape) if i != j]
+    return sorted((cell for cell in cells if cell[2] >= min_val), key=lambda cell: -cell[2])
+
+
+def roc_curves(predictions: Predictions, n_points: int = 200) -> dict[str, dict[str, list[float]]]:
+    """{label: {"fpr", "tpr"}} one against the rest, for labels with both kinds of image, thinned to `n_points`."""
+    from sklearn.metrics import roc_curve
+
+    vocab = predictions.vocab
+    truth = predictions.y if predictions.multi_label else (predictions.y[:, None] == np.arange(len(vocab))).astype(int)
+    curves = {}
+    for k, label in enumerate(vocab):
+        known = truth[:, k] >= 0
+        if 0 < truth[known, k].sum() < known.sum():
+            fpr, tpr, _ = roc_curve(truth[known, k], predictions.probs[known, k])
+            keep = np.unique(np.linspace(0, len(fpr) - 1, n_points).round().astype(int))
+            curves[label] = {"fpr": fpr[keep].round(5).tolist(), "tpr": tpr[keep].round(5).tolist()}
+    return curves
+
+
+def describe_data(table: pd.DataFrame, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Counts by partition and label, what could not be used, and how the data were split."""
+    used = table[table["problem"] == ""]
+    counts: dict[str, dict[str, int]] = {}
+    for partition, rows in used.groupby("partition"):
+        labels = rows["label"].explode() if table.attrs.get("multi_label") else rows["label"]
+        counts[str(partition)] = {str(k): int(v) for k, v in labels.value_counts().sort_index().items()}
+    problems = table.loc[table["problem"] != "", ["path", "problem"]].to_dict("records")
+    return {
+        "n_images": len(used),
+        "counts": counts,
+        "images": {str(k): int(v) for k, v in used["partition"].value_counts().sort_index().items()},
+        "problems": problems,
+        "split": describe_split(used, recipe.get("split", {})),
+    }
+
+
+_SPLITS = {
+    "random": "Images were split at random",
+    "stratified": "Images were split at random within each label",
+    "patient": "Patients, with all their images, were split at random",
+    "grouped": "Linked images (patients or near-duplicates) were kept on one side",
+    "kfold": "Cross-validation: each image was predicted by the fold that had not trained on it",
+    "folders": "The split is the one that the folders or the table give",
+}
+
+
+def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
+    """The split's settings, how many patients stand on both sides, and both in a sentence."""
+    both: int | None = None
+    sentence = _SPLITS.get(split.get("kind", ""), "The split was made by the caller")
+    if split.get("kind") in {"random", "stratified", "patient", "grouped", "kfold"}:
+        sentence += f" (seed {split.get('seed')})"
+    if "patient" in used and used["patient"].notna().any():
+        side = "fold" if "fold" in used else "partition"
+        sides = used[used["partition"].isin(["train", "valid"]) & used["patient"].notna()]
+        partitions = sides.groupby("patient")[side].nunique()
+        both = int((partitions > 1).sum())
+        if both:
+            sentence += f"; {both} of {len(partitions)} patients are on both sides, so the figures are too good."
+        else:
+            sentence += f"; no patient is on both sides ({len(partitions)} patients)."
+        known = used.dropna(subset=["patient", "partition"])
+        tested = sum("test" in parts and len(parts) > 1 for parts in known.groupby("patient")["partition"].agg(set))
+        if tested:
+            has = "patient of the test images has" if tested == 1 else "patients of the test images have"
+            sentence = f"{sentence[:-1]}; {tested} {has} images outside test too: figures for test would be too good."
+    else:
+        sentence += "; no patient is known, so images of one patient may be on both sides."
+    if "group" in used and used["group"].notna().any():
+        sides = used[used["partition"].isin(["train", "valid"]) & used["group"].notna()]
+        apart = int((sides.groupby("group")["fold" if "fold" in used else "partition"].nunique() > 1).sum())
+        n = sides["group"].nunique()
+        where = f"{apart} of them on both sides" if apart else "none of them on both sides"
+        sentence = f"{sentence[:-1]}; {n} group{'s' * (n > 1)} of linked images, {where}."
+    return {**split, "patients_on_both_sides": both, "sentence": sentence}
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the system and the packages that a result depends on."""
+    packages = (
+        "medclf",
+        "fastai",
+        "torch",
+        "torchvision",
+        "timm",
+        "pydicom",
+        "pillow",
+        "opencv-python-headless",
+        "numpy",
+        "scikit-learn",
+    )
+    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

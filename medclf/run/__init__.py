@@ -1,0 +1,1 @@
+"""THE WHOLE JOB: data in; a RUN folder out."""

@@ -1,0 +1,242 @@
+"""What a run's numbers are worth: the audit, the leak-free numbers, calibrated probabilities, limits to decide by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.audit.assess import at_temperature, flagged, judge, ood_facts
+from medclf.audit.audit import Audit, with_groups, with_partition
+from medclf.audit.calibration_set import Basis
+from medclf.audit.decisions import Wishes
+from medclf.audit.short_audit import short_audit
+from medclf.dataset.image_cache import Reading
+from medclf.dataset.labels import objects
+from medclf.dataset.scan import count_labels
+from medclf.inference.predictor import STRANGE
+from medclf.learn.batches import unread
+from medclf.learn.learner import MedLearner
+from medclf.metrics.ood import FEWEST, OodDetector, ood_fit
+from medclf.results.predictions import Predictions
+from medclf.results.results import by_fold, leak_free, summarize
+from medclf.run.audit import audit_table
+from medclf.run.config import TrainConfig
+
+Say = Callable[[str], None]
+
+_PAIRS = 12  # of twins, in the report
+_LINKING = ("grouped", "kfold")
+
+
+@dataclass
+class Trained:
+    """What a training leaves behind.
+
+    Args:
+        learn: the network that is shipped.
+        shown: the predictions to report: of the valid images, or of every image by the fold that held it out.
+        features: (n, f) pooled features of the training images that can be read.
+        test: those of the images that the data hold back, labelled or not.
+        crossed: whether `shown` comes from a cross-validation.
+        pictures: where the network looked, by path.
+    """
+
+    learn: MedLearner
+    shown: Predictions
+    features: np.ndarray | None = None
+    test: list[Predictions] = field(default_factory=list)
+    crossed: bool = False
+    pictures: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Weighed:
+    """The predictions, the facts, what goes into the bundle, the audit, and the features of images by path."""
+
+    predictions: Predictions
+    facts: dict[str, Any]
+    calibration: dict[str, Any]
+    found: Audit | None
+    features: dict[str, np.ndarray]
+
+
+def link_first(config: TrainConfig, table: pd.DataFrame, say: Say) -> tuple[pd.DataFrame, Audit | None]:
+    """Before a split that keeps linked images on one side: find them.
+
+    Args:
+        config: of the run.
+        table: as `scan` returns it.
+        say: called with a line for the user.
+
+    Returns:
+        The table, with a column group where near-duplicates were found, and the audit that found them; None where the
+        split needs none.
+    """
+    if config.split not in _LINKING or not config.audit:
+        return table, None
+    found, _ = audit_table(table, embed=False, window=config.window, frame=config.frame)
+    n, images = found.clusters.nunique(), len(found.clusters)
+    say(f"{images} images in {n} cluster{'' if n == 1 else 's'} of twins: each stays on one side of the split")
+    return with_groups(found.table, found), found
+
+
+def weigh(config: TrainConfig, trained: Trained, found: Audit | None) -> Weighed:
+    """Audit the data, calibrate, choose limits, and say what all of it is worth.
+
+    Args:
+        config: of the run.
+        trained: what was trained, and what it predicts.
+        found: the audit that was made before the split, if one was.
+
+    Returns:
+        A `Weighed`; `trained.learn.dls.table` has the clusters of twins in its column group afterwards.
+    """
+    learn = trained.learn
+    features = trained.features if len(learn.dls.train_ds) >= FEWEST else None
+    linked_before = found is not None
+    by_row = _by_row(learn.dls, features, [trained.shown, *trained.test])
+    found = _audited(config, trained, found, by_row)
+    if found is not None:
+        if not linked_before:
+            learn.dls.table = with_groups(learn.dls.table, found)
+        parts = [_with_groups(part, learn.dls.table) for part in (trained.shown, *trained.test)]
+        trained.shown, *trained.test = parts
+    basis = _basis(config, trained)
+    worth = judge(trained.shown, basis, wishes_of(config))
+    detector = None if features is None else ood_fit(features, groups=read_groups(learn))
+    if detector is not None:
+        worth.calibration["ood"] = detector
+    shown = worth.predictions if trained.crossed else strange(worth.predictions, detector)
+    tests = [strange(at_temperature(part, worth.temperature), detector) for part in trained.test]
+    facts = summarize(
+        shown,
+        table=learn.dls.table,
+        recipe=learn.recipe,
+        history=learn.history,
+        head_start=learn.head.as_dict() if learn.head else None,
+    )
+    facts |= worth.facts | _more_facts(trained, shown, tests, detector, found, facts)
+    rows = {} if by_row is None else dict(zip(learn.dls.table["path"], by_row, strict=True))
+    known = {path: row for path, row in rows.items() if np.isfinite(row).all()}
+    return Weighed(Predictions.concat([shown, *tests]), facts, worth.calibration, found, known)
+
+
+def wishes_of(config: TrainConfig, table: pd.DataFrame | None = None) -> Wishes:
+    """What the settings ask of the decisions.
+
+    Args:
+        config: of the run.
+        table: where given, its labels are looked at too.
+
+    Raises:
+        DataError: a rule, share or label that cannot be.
+    """
+    wishes = Wishes(config.keep_accuracy, config.positive, config.operating_point, config.prevalence)
+    if table is not None:
+        wishes.check(count_labels(table["label"]), bool(table.attrs.get("multi_label")))
+    return wishes
+
+
+def _audited(config: TrainConfig, trained: Trained, found: Audit | None, by_row: np.ndarray | None) -> Audit | None:
+    """The audit that was made before, with the split that came of it; else a short one."""
+    if not config.audit:
+        return None
+    dls = trained.learn.dls
+    if found is not None:
+        return with_partition(found, dls.table["partition"])
+    reading = Reading(config.resize, window=config.window, frame=config.frame)
+    store = (dls.valid.stores or {}).get(1)
+    return short_audit(dls.table, by_row, store, reading=reading)
+
+
+def _by_row(dls: Any, features: np.ndarray | None, parts: Sequence[Predictions]) -> np.ndarray | None:
+    """(rows of the table, f) features, NaN where none are known."""
+    if features is None:
+        return None
+    place = {path: row for row, path in enumerate(dls.table["path"])}
+    result = np.full((len(place), features.shape[1]), np.nan, np.float32)
+    items = [item for item, lost in zip(dls.train.dataset.items, unread(dls.train), strict=True) if not lost]
+    names = [Path(item).relative_to(dls.path).as_posix() for item in items]
+    for paths, values in [(names, features), *((part.table["path"], part.features) for part in parts)]:
+        if values is not None:
+            result[[place[path] for path in paths]] = values
+    return result
+
+
+def _with_groups(part: Predictions, table: pd.DataFrame) -> Predictions:
+    """The predictions with the column group of the table, where some images have a twin."""
+    groups = dict(zip(table["path"], objects(table, "group"), strict=True))
+    found = [groups[path] for path in part.table["path"]]
+    return part if all(one is None for one in found) else replace(part, table=part.table.assign(group=found))
+
+
+def _basis(config: TrainConfig, trained: Trained) -> Basis:
+    """What to fit temperature and limits on: never what is reported, or each without its own fold."""
+    if trained.crossed:
+        return Basis.of(trained.shown, "the predictions of the other images, in five parts")
+    learn, head = trained.learn, trained.learn.head
+    if config.epochs or head is None or head.held_out is None or head.targets is None:
+        return Basis.of(trained.shown, "the other valid images, in five parts")
+    held_out, y, groups = head.held_out, head.targets.astype(int), read_groups(learn)
+    known = ~np.isnan(held_out).any(axis=1)
+    words = "the training images, each predicted by a head that was fitted without it"
+    return Basis(y[known], held_out[known], None if groups is None else groups[known], words)
+
+
+def read_groups(learn: MedLearner) -> np.ndarray | None:
+    """(n,) groups of the training images that can be read."""
+    groups = learn.groups()
+    return None if groups is None else groups[~unread(learn.dls.train)]
+
+
+def strange(part: Predictions, detector: OodDetector | None) -> Predictions:
+    """The predictions with a flag where an image is not like the training images."""
+    if detector is None or part.features is None:
+        return part
+    return flagged(part, detector.unlike(part.features), STRANGE)
+
+
+def strange_facts(part: Predictions, detector: OodDetector | None) -> dict[str, Any]:
+    """The section of results.json about images that are not like the training images."""
+    if detector is None or part.features is None:
+        return {}
+    return {"ood": ood_facts(detector.unlike(part.features), part, detector.n, detector.quantile)}
+
+
+def _more_facts(
+    trained: Trained,
+    shown: Predictions,
+    tests: Sequence[Predictions],
+    detector: OodDetector | None,
+    found: Audit | None,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    more: dict[str, Any] = {}
+    if found is not None:
+        more["audit"] = found.facts(_PAIRS)
+    if trained.crossed:
+        more["folds"], more["fold_spread"] = by_fold(shown)
+    else:
+        more |= strange_facts(shown, detector)
+        more["leak_free"] = leak_free(shown, *seen_in_train(shown, trained.learn.dls.table, found), facts)
+    for part in tests:
+        if (part.y >= 0).any():
+            more["test"] = summarize(part, partition="test")
+            seen = seen_in_train(part, trained.learn.dls.table, found)
+            more["test"]["leak_free"] = leak_free(part, *seen, more["test"])
+    return {key: value for key, value in more.items() if value}
+
+
+def seen_in_train(part: Predictions, table: pd.DataFrame, found: Audit | None) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) whether each image has a twin in train, and (n,) whether its patient has images there."""
+    paths = part.table["path"]
+    twin = np.zeros(len(part), bool)
+    if found is not None:
+        twin = found.twin_in_train(table["partition"]).reindex(paths).fillna(False).to_numpy(bool)
+    trained = set(table.loc[(table["partition"] == "train") & table["patient"].notna(), "patient"])
+    return twin, np.array([patient in trained for patient in objects(part.table, "patient")], bool)

@@ -1,0 +1,210 @@
+"""A run's bundle on other images: the same numbers and the same page."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.audit.assess import judge_at, ood_facts
+from medclf.dataset.scan import label_set, scan, with_problems
+from medclf.errors import DataError, MedclfWarning, OutputError, ReadError
+from medclf.files import finite, write_json
+from medclf.inference.bundle import Bundle, load_bundle
+from medclf.inference.bundle_format import temperatures
+from medclf.inference.predictor import STRANGE
+from medclf.learn import maps
+from medclf.metrics.intervals import as_plain
+from medclf.metrics.thresholds import OperatingPoint
+from medclf.progress import watch
+from medclf.report.names import Names
+from medclf.report.report import report
+from medclf.results.predictions import Predictions, losses_of
+from medclf.results.results import COMPARED, leak_free, summarize
+from medclf.results.subgroups import check_columns, subgroups
+from medclf.run.predict import find_bundle
+from medclf.run.tables import run_settings, save_table, table_hash
+
+
+def evaluate(
+    run: str | Path,
+    data: Any,
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    subgroup: Sequence[str] = (),
+    saliency: int = maps.LIMIT,
+    hide_names: bool | None = None,
+    show_burned_in: bool | None = None,
+    **scan_kwargs: Any,
+) -> Path:
+    """Evaluate a run's bundle on other labelled images.
+
+    Args:
+        run: a RUN folder, or a bundle.
+        data: what `scan` takes: a folder, a CSV, a DataFrame.
+        out: folder for table.csv, predictions.csv, results.json and report.html; where None, in RUN/evaluations.
+        overwrite: replace what `out` holds.
+        subgroup: columns of the table to give the metrics by; see `medclf.results.subgroups`.
+        saliency: images of the report that get a map of where the network looked, the errors first.
+        hide_names, show_burned_in: see `report`; as the run was made where None.
+        scan_kwargs: of `scan`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: `out` exists.
+        DataError: no image carries a label that the bundle knows.
+        BundleError: the bundle is damaged, changed, or of another version.
+    """
+    run = Path(run)
+    bundle = load_bundle(find_bundle(run))
+    out = Path(out) if out else run / "evaluations" / (Path(data).stem if isinstance(data, (str, Path)) else "data")
+    if out.exists() and any(out.iterdir()) and not overwrite:
+        raise OutputError(f"{out} exists already", "choose another --out, or replace it with --overwrite")
+    table = scan(data, **scan_kwargs)
+    check_columns(table, subgroup)
+    predictions, table = predict_table(bundle, table)
+    facts = summarize(predictions, partition="test", table=table.assign(partition="test"), recipe=bundle.recipe)
+    facts |= {"subgroups": as_plain(subgroups(predictions, subgroup))} if subgroup else {}
+    facts |= _at_the_bundles_limits(bundle, predictions, run)
+    leak = leak_free(predictions, _trained_on(run, predictions), np.zeros(len(predictions), bool), facts)
+    facts |= {"leak_free": leak} if leak else {}
+    save_table(out / "table.csv", table)
+    predictions.save(out / "predictions.csv")
+    explain = partial(_maps, bundle)
+    pictures = maps.map_pictures(predictions, Path(table.attrs["root"]), explain, bundle.recipe, saliency)
+    maps.save_maps(out, pictures)
+    settings = run_settings(run)
+    hidden = bool(settings.get("hide_names")) if hide_names is None else hide_names
+    shown = bool(settings.get("show_burned_in")) if show_burned_in is None else show_burned_in
+    names = Names(list(predictions.table["path"]), hidden)
+    write_json(out / "results.json", names.scrub(finite(facts | maps.described(pictures))))
+    record = {
+        "format": 1,
+        "bundle": str(run),
+        "root": table.attrs["root"],
+        "multi_label": predictions.multi_label,
+    }
+    write_json(out / "run.json", record | {"table_sha256": table_hash(table)})
+    report(out, out / "report.html", hide_names=hidden, show_burned_in=shown)
+    return out
+
+
+def _maps(bundle: Bundle, files: Sequence[Path], labels: Sequence[str]) -> list[np.ndarray]:
+    return [bundle.saliency(file, label) for file, label in zip(files, labels, strict=True)]
+
+
+def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.DataFrame]:
+    """Predict the usable, labelled images of a table with a bundle.
+
+    Returns:
+        The predictions; and the table with the problems of images that could be scanned and not be read again, which
+        are not among them.
+
+    Raises:
+        DataError: no image carries a label that the bundle knows, or none could be read.
+    """
+    known = set(bundle.vocab)
+    labelled = np.array([bool(label_set(label)) and set(label_set(label)) <= known for label in table["label"]])
+    used = table[(table["problem"] == "") & labelled].reset_index(drop=True)
+    strangers = sorted({label for cell in table["label"] for label in label_set(cell)} - known)
+    if used.empty:
+        have = f"they have {', '.join(strangers[:5])}" if strangers else "they have none"
+        raise DataError(f"no image carries a label of the bundle ({', '.join(bundle.vocab)}): {have}", "see --labels")
+    paths = [Path(table.attrs["root"]) / p for p in used["path"]]
+    answers = list(watch(bundle.predict_stream(paths), len(paths), "Predicting"))
+    broken = {str(p): a.problem for p, a in zip(paths, answers, strict=True) if isinstance(a, ReadError)}
+    if broken:
+        table = with_problems(table, broken)
+        text = f"{len(broken)} images could be scanned and not be read again: {', '.join(list(broken)[:5])}"
+        warnings.warn(MedclfWarning(text), stacklevel=2)
+        used = used[[str(path) not in broken for path in paths]].reset_index(drop=True)
+        answers = [answer for answer in answers if not isinstance(answer, ReadError)]
+    if not answers:
+        raise DataError(f"none of {len(broken)} images could be read", "see their problems with medclf scan")
+    probs = np.array([[answer.probs[label] for label in bundle.vocab] for answer in answers])
+    held = np.array([[label in label_set(cell) for label in bundle.vocab] for cell in used["label"]])
+    y = held.astype(int) if bundle.multi_label else held.argmax(1)
+    rows = used.drop(columns="label")
+    if bundle.calibration.get("abstain") or bundle.calibration.get("ood"):
+        rows["flags"] = ["|".join(answer.flags) for answer in answers]
+    losses = losses_of(y, probs, bundle.multi_label)
+    return Predictions(list(bundle.vocab), bundle.multi_label, y, probs, losses, rows), table
+
+
+def external_facts(folder: Path, run: Path) -> list[dict[str, Any]]:
+    """What an evaluation says, for the results of the run that it is one of.
+
+    Args:
+        folder: that `evaluate` made.
+        run: the RUN folder.
+
+    Returns:
+        One row: images, n, the metrics, and the page.
+    """
+    facts = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    page = (folder / "report.html").relative_to(run).as_posix() if folder.is_relative_to(run) else folder.name
+    return [{"images": folder.name, "n": facts["n"], **{name: facts[name] for name in COMPARED}, "page": page}]
+
+
+def _at_the_bundles_limits(bundle: Any, predictions: Predictions, run: Path) -> dict[str, Any]:
+    """What the limits that were chosen in training are worth on these images."""
+    calibration = bundle.calibration
+    limit = (calibration.get("abstain") or {}).get("threshold")
+    facts = judge_at(predictions, limit, _points(calibration, run))
+    if "temperature" in calibration:
+        value = temperatures(calibration)[0]
+        sentence = (
+            f"The bundle's temperature ({value:.2f}) was fitted in training; none of these images had a part in it."
+        )
+        facts["calibration"] = {"sentence": sentence, **facts["calibration"]}
+    if calibration.get("ood"):
+        unlike = np.array([STRANGE in flags for flags in predictions.table["flags"]])
+        known = calibration["ood"]
+        facts["ood"] = ood_facts(unlike, predictions, known["n"], known["quantile"])
+    return facts
+
+
+def _points(calibration: dict[str, Any], run: Path) -> dict[str, OperatingPoint]:
+    """The thresholds that the bundle decides by; else those that the run's report shows."""
+    point = calibration.get("operating_point") or {}
+    if "label" in point:
+        return {point["label"]: OperatingPoint(point["threshold"])}
+    if point:
+        return {label: OperatingPoint(limit) for label, limit in point["thresholds"].items()}
+    results = run / "results.json"
+    facts = json.loads(results.read_text(encoding="utf-8")).get("operating_point", {}) if results.is_file() else {}
+    rows = [facts] if "label" in facts else facts.values()
+    return {
+        row["label"]: OperatingPoint(row["threshold"], row["by"], row["wish"]) for row in rows if "threshold" in row
+    }
+
+
+def _trained_on(run: Path, predictions: Predictions) -> np.ndarray:
+    """(n,) whether each image's file is one of the run's training images; all False where the run's table is gone."""
+    table = run / "table.csv"
+    if not table.is_file() or "sha256" not in predictions.table:
+        return np.zeros(len(predictions), bool)
+    rows = pd.read_csv(table, usecols=["sha256", "partition"], dtype=str)
+    return predictions.table["sha256"].isin(set(rows.loc[rows["partition"] == "train", "sha256"])).to_numpy(bool)
+
+
+def load_run(run: str | Path) -> tuple[dict[str, Any], Predictions]:
+    """results.json and predictions.csv of a run.
+
+    Raises:
+        DataError: the folder is no run.
+    """
+    run = Path(run)
+    if not (run / "results.json").is_file():
+        raise DataError(f"{run} is not a RUN folder: it has no results.json", "give the folder that --out made")
+    facts = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    return facts, Predictions.load(run / "predictions.csv", facts["vocab"], facts["task"] == "multi-label")

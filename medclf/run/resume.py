@@ -1,0 +1,186 @@
+"""A RUN folder from its first file to its last: claimed, held, killed, gone on with, finished."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medclf.errors import DataError, MedclfWarning, OutputError
+from medclf.files import sweep
+from medclf.run.config import TrainConfig
+
+CHECKPOINTS = "checkpoint"
+RECORD = "run.json"
+_PATIENCE_S = 10.0  # a killed run's worker processes live a few seconds longer
+
+
+def located(config: TrainConfig) -> TrainConfig:
+    """The settings with absolute paths, so that they mean the same from another folder."""
+    given = {name: getattr(config, name) for name in ("data", "labels", "test", "card", "corrections")}
+    if config.weights and Path(config.weights).is_file():
+        given["weights"] = config.weights
+    paths: dict[str, Any] = {name: str(Path(path).absolute()) for name, path in given.items() if path}
+    return replace(config, **paths)
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """What `run.json` says.
+
+    Args:
+        path: a RUN folder, or the file.
+
+    Raises:
+        DataError: there is none, or it is no record of a run.
+    """
+    path = Path(path)
+    file = path / RECORD if path.is_dir() or path.suffix != ".json" else path
+    if not file.is_file():
+        raise DataError(f"{path} holds no {RECORD}: no training began there", "begin with: medclf train DATA --out RUN")
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {error}", "begin again with: medclf train DATA --out RUN") from error
+    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+        raise DataError(f"{file} has no settings of a training", f"give the {RECORD} that medclf train wrote")
+    return record
+
+
+def settings_in(record: Mapping[str, Any], **changes: Any) -> TrainConfig:
+    """The settings of a record, with some changed; whether to overwrite is never taken from a file.
+
+    Raises:
+        DataError: a setting that this version does not know, or that cannot be.
+
+    Example:
+        >>> settings_in({"settings": {"data": "d", "out": "r", "window": [40, 400], "overwrite": True}}, seed=7)
+        TrainConfig(data='d', out='r', ... window=(40, 400), ... seed=7, ... overwrite=False, ...)
+    """
+    values = {**record["settings"], "overwrite": False}
+    if isinstance(values.get("window"), list):
+        values["window"] = tuple(values["window"])
+    return TrainConfig.from_dict(values, **changes)
+
+
+def is_finished(record: Mapping[str, Any]) -> bool:
+    """Whether the run was done to its end."""
+    return bool(record.get("finished"))
+
+
+@contextlib.contextmanager
+def claimed(out: str | Path, *, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
+    """Make the RUN folder, or take one that was left, and keep other processes out of it meanwhile.
+
+    Args:
+        out: the folder.
+        overwrite: empty a run that is there.
+        resume: take what a killed run left, without what it was just writing.
+
+    Raises:
+        OutputError: it exists and is not to be overwritten, holds something that is no run, cannot be made, or another
+            process is writing to it.
+    """
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made: {error.strerror}", "choose another --out") from error
+    with _held(out):
+        sweep(out)
+        for left in out.glob(".bundle.*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if not resume and any(out.iterdir()):
+            _empty(out, overwrite)
+        try:
+            yield out
+        finally:
+            _leave_nothing(out, resume)
+
+
+def _leave_nothing(out: Path, resume: bool) -> None:
+    """Remove a folder that holds no more than the settings: after a mistake in them, the same --out is free again."""
+    if not resume and [path.name for path in out.iterdir()] in ([], [RECORD]):
+        (out / RECORD).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody's current folder
+            out.rmdir()
+
+
+def _empty(out: Path, overwrite: bool) -> None:
+    record = out / RECORD
+    if not overwrite:
+        begun = record.is_file() and not is_finished(read_record(out))
+        remedy = f"go on with it: medclf train --resume {out}; or" if begun else "choose another --out, or"
+        raise OutputError(f"{out} exists already", f"{remedy} replace it with --overwrite")
+    if not record.is_file():
+        raise OutputError(f"{out} is not a run of medclf, so it is not overwritten", "choose another --out")
+    for left in sorted(out.iterdir(), key=lambda path: path == record):  # the record last: a killed one is a run still
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Lock a folder, without a file in it; the lock ends with the process, however that ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        yield
+        return
+    import os
+
+    handle = os.open(folder, os.O_RDONLY)
+    deadline = time.monotonic() + _PATIENCE_S
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise OutputError(
+                        f"{folder} is being written by another process", "wait for it, or choose another --out"
+                    ) from error
+                time.sleep(0.2)
+            except OSError:  # a file system without locks
+                break
+        yield
+    finally:
+        os.close(handle)
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], *, resume: bool) -> None:
+    """Compare a run's record with that of the run it is repeated or gone on with by.
+
+    Raises:
+        DataError: with `resume`, the data have changed.
+
+    Warns:
+        MedclfWarning: what differs, so that the result will not be the same to the bit.
+    """
+    if before.get("table_sha256") not in (None, now["table_sha256"]):
+        text = "the data are not those of the run: files, labels or patients have changed since"
+        if resume:
+            raise DataError(text, "put them back as they were, or train anew with --overwrite")
+        warnings.warn(MedclfWarning(text), stacklevel=2)
+    then, today = before.get("versions", {}), now["versions"]
+    other = [
+        f"{name} {then[name]} then, {today.get(name, 'none')} now" for name in then if then[name] != today.get(name)
+    ]
+    if before.get("threads") not in (None, now["threads"]):
+        other.append(f"{before['threads']} threads then, {now['threads']} now")
+    if other:
+        text = f"the result will not be the same to the bit: {'; '.join(other)}"
+        warnings.warn(MedclfWarning(text), stacklevel=2)
+
+
+def tidy(out: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)

@@ -1,0 +1,203 @@
+"""The second read, the way out: a blinded sheet of the images of a RUN that are worth another look."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from medclf.audit.label_errors import label_suspects
+from medclf.errors import DataError, OutputError, ReadError
+from medclf.files import replacing
+from medclf.results.predictions import Predictions
+from medclf.run.evaluate import load_run
+from medclf.run.tables import save_csv
+
+Pictures = Literal["page", "folder", "none"]
+FOLDER = "review"
+SUSPECT, CONFUSED, CONTROL = ("suspect", "confused", "control")
+
+
+def choose_images(predictions: Predictions, n: int = 100, controls: float = 0.3, seed: int = 0) -> pd.DataFrame:
+    """Images worth a second read, in an order that tells nothing.
+
+    Label suspects (see `label_suspects`), the most suspect first, and the other errors, those of the most confused pair
+    first, in turn; and, as controls, images that were read right, each label in turn, drawn by the seed. Without
+    controls a reader soon knows that every image is doubtful.
+
+    Args:
+        predictions: of images that the model was not trained on.
+        n: how many at most.
+        controls: their share, in [0, 1).
+        seed: of the draw and of the order.
+
+    Returns:
+        row (of the predictions), path, label (actual), pred, why ("suspect", "confused" or "control").
+
+    Raises:
+        DataError: `n` or `controls` cannot be, or no label is known.
+    """
+    if n < 1 or not 0 <= controls < 1:
+        raise DataError(
+            f"{n} images with a share of {controls} controls cannot be", "n is 1 or more, the share below 1"
+        )
+    labels, preds = np.array(predictions.labels, object), np.array(predictions.preds, object)
+    known = np.asarray(predictions.y).reshape(len(predictions), -1).min(1, initial=1) >= 0
+    if not known.any():
+        raise DataError("no image has a known label", "there is nothing to compare a second read with")
+    suspect, margin = label_suspects(predictions.y, predictions.probs, multi_label=predictions.multi_label)
+    wrong = known & (labels != preds)
+    suspects = [int(row) for row in np.argsort(margin, kind="stable") if suspect[row]]
+    pairs = Counter(zip(labels[wrong], preds[wrong], strict=True))
+    others = [int(row) for row in np.flatnonzero(wrong & ~suspect)]
+    others.sort(key=lambda row: (-pairs[labels[row], preds[row]], margin[row]))
+    doubtful = _in_turn([suspects, others])[: n - round(n * controls)]
+    rng = np.random.default_rng(seed)
+    right = rng.permutation(np.flatnonzero(known & ~wrong & ~suspect))
+    by_label = [[int(row) for row in right if labels[row] == label] for label in sorted(set(labels[right]))]
+    wanted = round(len(doubtful) * controls / (1 - controls)) if doubtful else round(n * controls)
+    chosen = [*doubtful, *_in_turn(by_label)[: min(wanted, n - len(doubtful))]]
+    why = [SUSPECT if suspect[row] else CONFUSED if wrong[row] else CONTROL for row in chosen]
+    frame = pd.DataFrame(
+        {
+            "row": chosen,
+            "path": predictions.table["path"].to_numpy()[chosen],
+            "label": labels[chosen],
+            "pred": preds[chosen],
+            "why": why,
+        }
+    )
+    return frame.iloc[rng.permutation(len(frame))].reset_index(drop=True)
+
+
+def _in_turn(lists: list[list[int]]) -> list[int]:
+    """One of each list in turn, until all are empty.
+
+    Example:
+        >>> _in_turn([[1, 2, 3], [9]])
+        [1, 9, 2, 3]
+    """
+    longest = max((len(one) for one in lists), default=0)
+    return [one[place] for place in range(longest) for one in lists if place < len(one)]
+
+
+def export_review(
+    run: str | Path,
+    out: str | Path,
+    *,
+    n: int = 100,
+    controls: float = 0.3,
+    seed: int = 0,
+    pictures: Pictures = "page",
+    show_burned_in: bool = False,
+    overwrite: bool = False,
+) -> list[str]:
+    """Write a blinded sheet for a second reader: no prediction, no label, no file name, in a drawn order.
+
+    What each item is stays in RUN/review/key-ID.csv, which the reader must not have.
+
+    Args:
+        run: a RUN folder, or one that `evaluate` made.
+        out: the sheet, a CSV: item, label, mark, note, the last three to be filled in.
+        n, controls, seed: see `choose_images`.
+        pictures: "page" writes a page beside the sheet in which it is read and downloaded filled in; "folder" a
+            folder of PNG files at full size; "none" nothing: then the sheet names the files, which may tell the label.
+        show_burned_in: take also images that often carry the patient's name in their pixels.
+        overwrite: replace a sheet that is there.
+
+    Returns:
+        Lines to print.
+
+    Raises:
+        DataError: the folder is no run, or no image can be shown.
+        OutputError: the sheet exists, or cannot be written.
+    """
+    from medclf.report.reading_sheet import write_sheet_page
+    from medclf.report.thumbnails import data_uri
+
+    run, out = Path(run), Path(out)
+    if pictures not in ("page", "folder", "none"):
+        raise DataError(f"--pictures {pictures} is unknown", "choose page, folder or none")
+    if out.suffix.lower() != ".csv":
+        raise OutputError(f"{out} is no CSV", "give --out a name that ends in .csv")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists already", "choose another --out, or replace it with --overwrite")
+    _, predictions = load_run(run)
+    chosen = choose_images(predictions, n, controls, seed)
+    shown, missing = _pictures(run, chosen, pictures, show_burned_in)
+    chosen = chosen[[path in shown for path in chosen["path"]]].reset_index(drop=True)
+    if chosen.empty:
+        raise DataError(f"none of the {len(missing)} images can be shown: {missing[0]}", "see --pictures none")
+    sheet = _identity(chosen, seed)
+    chosen.insert(0, "item", [f"{sheet}-{place:03}" for place in range(1, len(chosen) + 1)])
+    save_csv(run / FOLDER / f"key-{sheet}.csv", chosen.drop(columns="row"))
+    blank = chosen[["item"]].assign(label="", mark="", note="")
+    save_csv(out, blank.assign(path=chosen["path"]) if pictures == "none" else blank)
+    lines = [f"sheet: {out} ({len(chosen)} images; labels: {', '.join(predictions.vocab)})"]
+    if pictures == "page":
+        items = [(item, data_uri(shown[path])) for item, path in chosen[["item", "path"]].itertuples(index=False)]
+        page = write_sheet_page(
+            out.with_suffix(".html"),
+            items,
+            predictions.vocab,
+            sheet=sheet,
+            file=out.name,
+            multi_label=predictions.multi_label,
+        )
+        lines.append(f"page: {page}")
+    if pictures == "folder":
+        folder = out.with_name(f"{out.stem}-pictures")
+        for item, path in chosen[["item", "path"]].itertuples(index=False):
+            with replacing(folder / f"{item}.png") as temporary:
+                temporary.write_bytes(shown[path])
+        lines.append(f"pictures: {folder}")
+    lines += [f"left out: {reason}" for reason in missing]
+    return [*lines, f"key, not for the reader: {run / FOLDER / f'key-{sheet}.csv'}"]
+
+
+def _identity(chosen: pd.DataFrame, seed: int) -> str:
+    """Of a sheet, so that it is known again: six hexadecimal digits."""
+    text = chosen[["path", "label", "pred"]].to_csv(index=False) + str(seed)
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def _pictures(
+    run: Path, chosen: pd.DataFrame, kind: Pictures, show_burned_in: bool
+) -> tuple[dict[str, bytes], list[str]]:
+    """The picture of each path as JPEG or PNG, and why there is none of the others."""
+    from medclf.progress import watch
+    from medclf.report.run_files import load_run as load_files
+
+    if kind == "none":
+        return dict.fromkeys(chosen["path"], b""), []
+    read = load_files(run, show_burned_in=show_burned_in).read
+    if read is None:
+        raise DataError(f"{run}: the images are gone, so none can be shown", "put them back, or see --pictures none")
+    shown, missing = {}, []
+    for path in watch(list(chosen["path"]), len(chosen), "Pictures"):
+        try:
+            pixels = read({"path": path})
+        except ReadError as error:
+            missing.append(f"{path}: {error.reason}")
+        else:
+            assert pixels is not None, "a run's reader gives pixels or raises"
+            shown[path] = _encoded(pixels, kind)
+    return shown, missing
+
+
+def _encoded(pixels: np.ndarray, kind: Pictures) -> bytes:
+    import io
+
+    from PIL import Image
+
+    from medclf.report.thumbnails import LARGE_BESIDE, encode
+
+    if kind == "page":
+        return encode(pixels, LARGE_BESIDE, 88)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,105 @@
+"""`medclf shortcuts`: does a run's model look at what stands beside the anatomy?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medclf.audit.shortcut_test import ShortcutTest, shortcut_test
+from medclf.dataset.labels import label_set, objects
+from medclf.dataset.scan import scan
+from medclf.files import finite, write_json
+from medclf.images.phi import why_withheld
+from medclf.inference.bundle import load_bundle
+from medclf.report.checklist.claim import with_card
+from medclf.report.report import report
+from medclf.report.shortcut_page import render_shortcuts
+from medclf.run.predict import find_bundle
+from medclf.run.tables import read_table, run_settings
+
+_ENOUGH = 10  # held-out images of each label, below which training images are looked at too
+
+
+def shortcuts(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    data: Any = None,
+    boxes: Sequence[tuple[float, float, float, float]] = (),
+    n_per_label: int = 60,
+    hide_names: bool | None = None,
+    show_burned_in: bool = False,
+    **scan_kwargs: Any,
+) -> tuple[ShortcutTest, Path]:
+    """Test a run's model for shortcuts: overlays found, masked, filled in and exchanged between the labels.
+
+    Args:
+        run: a RUN folder; or a bundle, with `data`.
+        out: the page to write; RUN/shortcuts.html where None.
+        data: what `scan` takes; the run's own images where None: those that were held out, where each label has ten,
+            else all. Only a test of the run's own images goes into its results.json and report.html.
+        boxes: further places to test, each left, top, right, bottom as shares of the width and height.
+        n_per_label: at most so many images of each label.
+        hide_names: name no files; as the run was made where None.
+        show_burned_in: show pictures even where some images often carry the patient's name in their pixels.
+        scan_kwargs: of `scan`.
+
+    Returns:
+        The test and the page.
+
+    Raises:
+        DataError: the folder is no run, its images are gone, or none carries a label that the model knows.
+        BundleError: the bundle is damaged.
+        OutputError: the page cannot be written.
+    """
+    run = Path(run)
+    bundle = load_bundle(find_bundle(run))
+    table = _held_out(read_table(run), bundle.vocab) if data is None else scan(data, **scan_kwargs)
+    settings = run_settings(run)
+    hidden = bool(settings.get("hide_names")) if hide_names is None else hide_names
+    test = shortcut_test(bundle, table, boxes=boxes, n_per_label=n_per_label)
+    trained = "partition" in table and (table["partition"] == "train").any() and data is None
+    cautions = ["The model was trained on some of these images, where it leans less on one thing."] if trained else []
+    reason = "" if show_burned_in else _why_withheld(table)
+    page = render_shortcuts(
+        test,
+        out or run / "shortcuts.html",
+        title=f"Shortcuts: {run.name}",
+        hide_names=hidden,
+        pictures=not reason,
+        cautions=[*cautions, *([f"{reason} --show-burned-in shows them."] if reason else [])],
+    )
+    if data is None:
+        facts = json.loads((run / "results.json").read_text(encoding="utf-8"))
+        facts["shortcuts"] = test.facts()
+        facts |= with_card(facts, facts.get("card"), settings)
+        write_json(run / "results.json", finite(facts))
+        report(run, run / "report.html", hide_names=hidden)
+    return test, page
+
+
+def _why_withheld(table: pd.DataFrame) -> str:
+    """Why no picture is shown: a part of one image may stand in any other. "" where nothing speaks against it."""
+    root = Path(table.attrs["root"])
+    used = table.loc[table["problem"] == "", "path"]
+    n = sum(bool(why_withheld(root / path)) for path in used)
+    if not n:
+        return ""
+    return f"Pictures are withheld: {n} of {len(used)} images are of a kind that often has the patient's name in it."
+
+
+def _held_out(table: pd.DataFrame, vocab: Sequence[str]) -> pd.DataFrame:
+    """The rows that were not trained on, where each label has enough of them; else all."""
+    held = table[table["partition"].isin(["valid", "test"]) & (table["problem"] == "")]
+    counts = dict.fromkeys(vocab, 0)
+    for cell in objects(held, "label"):
+        for label in label_set(cell):
+            counts[label] = counts.get(label, 0) + 1
+    if min(counts[label] for label in vocab) < _ENOUGH:
+        return table
+    held.attrs = dict(table.attrs)
+    return held

@@ -1,0 +1,179 @@
+"""The pool of processes that decode uploads: so many at a time, each file with a time and a memory limit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from medclf.errors import MedclfError, MissingDecoder, ReadError, TooLarge, UnsupportedFormat
+from medclf.serving.decoder_worker import ANSWER, REQUEST
+
+# The parent's own module path, without the current folder: a file there must not stand in for a module.
+_BOOT = "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from {module} import main; main()"
+_MAX_PIXEL_BYTES = 2**28
+_START_SECONDS = 120.0
+_ERRORS = {kind.__name__: kind for kind in (ReadError, UnsupportedFormat, TooLarge, MissingDecoder)}
+
+
+class DecoderPool:
+    """Decodes files in worker processes; one that is slow, dies or runs out of memory is replaced.
+
+    Args:
+        settings: the arguments of `images.pixels.prepare`, without the path.
+        workers: processes, and so files decoded at once.
+        seconds: a file may cost this much processor time, and three times as much by the clock: on a busy
+            machine a sound file takes long, too.
+        memory_mb: and this much memory, in MiB (on Linux, where it can be limited).
+        module: where the worker's `main` is.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        workers: int = 1,
+        seconds: float = 10.0,
+        memory_mb: int = 2048,
+        module: str = "medclf.serving.decoder_worker",
+    ) -> None:
+        limits = {"seconds": seconds, "memory_mb": memory_mb}
+        self._command = [_BOOT.format(module=module), os.pathsep.join(map(os.path.abspath, sys.path))]
+        self._command.append(json.dumps({"prepare": dict(settings), "limits": limits}))
+        self._n_workers, self._patience = workers, 3 * seconds
+        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
+        self._workers: set[_Worker] = set()
+        self._replacing: set[asyncio.Task[None]] = set()
+        self.restarts = 0
+
+    @property
+    def alive(self) -> bool:
+        """True while at least one worker can take files."""
+        return any(not worker.ended for worker in self._workers)
+
+    async def start(self) -> None:
+        """Start all workers and wait until they have loaded their modules.
+
+        Raises:
+            MedclfError: a worker did not start.
+        """
+        await asyncio.gather(*(self._add() for _ in range(self._n_workers)))
+
+    async def decode(self, body: bytes | bytearray) -> np.ndarray:
+        """The pixels (H, W, C), uint8, of one file.
+
+        Raises:
+            ReadError, UnsupportedFormat, TooLarge, MissingDecoder: as `prepare` does; also where the file
+                took more time or memory than it may, or ended its worker.
+        """
+        worker = await self._idle.get()
+        while worker.ended:  # the system ended it between two files
+            self._replace(worker)
+            worker = await self._idle.get()
+        try:
+            return await asyncio.wait_for(worker.decode(body), self._patience)
+        except asyncio.TimeoutError:
+            raise ReadError("upload", "decoding it takes too long") from None
+        except (asyncio.IncompleteReadError, OSError, ValueError):
+            raise ReadError("upload", "the decoder fails on it, or needs more time or memory than allowed") from None
+        finally:
+            if worker.sound:
+                self._idle.put_nowait(worker)
+            else:  # its answer may still come, and would be taken for the next file's
+                self._replace(worker)
+
+    async def stop(self) -> None:
+        """End every worker."""
+        for task in self._replacing:
+            task.cancel()
+        await asyncio.gather(*self._replacing, return_exceptions=True)
+        await asyncio.gather(*(worker.end() for worker in self._workers))
+        self._workers.clear()
+
+    async def _add(self) -> None:
+        worker = await _Worker.start(self._command)
+        self._workers.add(worker)
+        self._idle.put_nowait(worker)
+
+    def _replace(self, worker: _Worker) -> None:
+        self.restarts += 1
+        task = asyncio.get_running_loop().create_task(self._end_and_add(worker))
+        self._replacing.add(task)
+        task.add_done_callback(self._replacing.discard)
+
+    async def _end_and_add(self, worker: _Worker) -> None:
+        await worker.end()
+        self._workers.discard(worker)
+        while True:
+            try:
+                return await self._add()
+            except MedclfError:  # the machine is out of memory or processes: /readyz says so meanwhile
+                await asyncio.sleep(5)
+
+
+class _Worker:
+    """One process, and whether its last answer came whole."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self._process, self._stdin, self._stdout = process, process.stdin, process.stdout
+        self.sound = True
+
+    @classmethod
+    async def start(cls, command: list[str]) -> _Worker:
+        environment = {name: value for name, value in os.environ.items() if name != "MEDCLF_TOKEN"}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", *command),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,  # decoders warn there, quoting the file
+            env={**environment, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+        worker = cls(process)
+        try:
+            await asyncio.wait_for(worker._receive(), _START_SECONDS)
+        except (asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
+            await worker.end()
+            raise MedclfError("the process that decodes images does not start", "is there memory left?") from error
+        except asyncio.CancelledError:
+            await worker.end()
+            raise
+        return worker
+
+    @property
+    def ended(self) -> bool:
+        return self._process.returncode is not None
+
+    async def decode(self, body: bytes | bytearray) -> np.ndarray:
+        self.sound = False
+        self._stdin.write(REQUEST.pack(len(body)))
+        self._stdin.write(body)
+        await self._stdin.drain()
+        header, pixels = await self._receive()
+        self.sound = True
+        if "error" in header:
+            kind = _ERRORS.get(header["error"], ReadError)
+            raise kind("upload", str(header.get("reason")), str(header.get("remedy", "")))
+        return np.frombuffer(pixels, np.uint8).reshape(header["shape"])
+
+    async def end(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._stdin.close()
+        await self._stdout.read()  # to its end, which closes the pipe
+        await self._process.wait()
+
+    async def _receive(self) -> tuple[dict[str, Any], bytes]:
+        n_header, n_pixels = ANSWER.unpack(await self._stdout.readexactly(ANSWER.size))
+        if n_header > 2**16 or n_pixels > _MAX_PIXEL_BYTES:
+            raise ValueError("the decoder's answer is none")
+        header = json.loads(await self._stdout.readexactly(n_header))
+        if not isinstance(header, dict):
+            raise ValueError("the decoder's answer is none")
+        return header, await self._stdout.readexactly(n_pixels)

@@ -1,0 +1,110 @@
+"""The process that decodes uploads for the service: the kernel bounds it, `decoding` replaces it.
+
+An image decoder is where a hostile file does its harm, so it runs here, away from the weights, the token and
+the other clients. Files come on stdin after 8 bytes of length; answers go out as two 4-byte lengths, a JSON
+header and raw pixels. Nothing is pickled: a decoder that was taken over can only send wrong pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from medclf.errors import MedclfError, ReadError
+
+REQUEST = struct.Struct("!Q")
+ANSWER = struct.Struct("!II")
+
+
+def main() -> None:
+    """Decode uploads until stdin ends; the first argument holds the settings of `prepare` and the limits."""
+    import torch  # noqa: F401 - it resizes ten times as fast as NumPy
+
+    import medclf.images.dicom  # noqa: F401 - before memory is limited, and not on the first client's time
+    from medclf.images.reading import prepare
+
+    given = json.loads(sys.argv[1])
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in given["prepare"].items()
+    }
+    serve_stdin(lambda file: prepare(file, **settings), **given["limits"])
+
+
+def serve_stdin(decode: Callable[[bytes], np.ndarray], *, seconds: float, memory_mb: int) -> None:
+    """Answer every file of stdin with what `decode` makes of it, within the limits.
+
+    Args:
+        decode: the bytes of a file -> uint8 pixels (H, W, C).
+        seconds: of the processor that a file may cost; the kernel ends the process beyond them.
+        memory_mb: address space above what the loaded modules take, in MiB.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which stops gracefully
+    writer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a decoder prints must not get between the answers
+    _answer(decode, blank_image())  # loads every module before memory is limited
+    _limit_memory_and_files(memory_mb)
+    _send(writer, {"ready": True})
+    while length := sys.stdin.buffer.read(REQUEST.size):
+        body = sys.stdin.buffer.read(REQUEST.unpack(length)[0])
+        _limit_time(seconds)
+        _send(writer, *_answer(decode, body))
+
+
+def blank_image() -> bytes:
+    """A small PNG that warms up whatever decodes or predicts it; of no model's size, so that it is resized."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (97, 89)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _answer(decode: Callable[[bytes], np.ndarray], body: bytes) -> tuple[dict[str, Any], bytes]:
+    try:
+        pixels = decode(body)
+    except ReadError as error:
+        return {"error": type(error).__name__, "reason": error.reason, "remedy": error.remedy}, b""
+    except MedclfError as error:
+        return {"error": "ReadError", "reason": error.message, "remedy": error.remedy}, b""
+    return {"shape": pixels.shape}, np.ascontiguousarray(pixels, np.uint8).tobytes()
+
+
+def _send(writer: BinaryIO, header: Mapping[str, Any], pixels: bytes = b"") -> None:
+    head = json.dumps(header).encode()
+    writer.write(ANSWER.pack(len(head), len(pixels)) + head + pixels)
+    writer.flush()
+
+
+def _limit_memory_and_files(memory_mb: int) -> None:
+    if sys.platform != "linux":  # elsewhere the address space in use is not told, and the time limit alone holds
+        return
+    import resource
+
+    with open("/proc/self/statm") as file:  # noqa: PTH123
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    for kind, value in (
+        (resource.RLIMIT_AS, used + memory_mb * 2**20),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),  # a core file would hold the patient's pixels
+    ):
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def _limit_time(seconds: float) -> None:
+    if sys.platform == "win32":
+        return
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    limit = int(usage.ru_utime + usage.ru_stime + seconds) + 1  # the kernel counts whole seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))

@@ -1,0 +1,226 @@
+"""The service's HTTP interface: what is asked, what is answered, and the pages."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from medclf.errors import MedclfError, MissingDecoder, ReadError, TooLarge, UnsupportedFormat
+from medclf.images.heatmap import coloured, png_uri
+from medclf.serving.limits import Refused
+from medclf.serving.service import Service
+
+TYPES = ("image/png", "image/jpeg", "image/tiff", "application/dicom")
+_SEND = "send the file itself as the body, with Content-Type one of: " + ", ".join(TYPES)
+_STATUS: tuple[tuple[type[MedclfError], int], ...] = (
+    (TooLarge, 413),
+    (UnsupportedFormat, 415),
+    (MissingDecoder, 415),
+    (ReadError, 422),
+)
+
+
+class Problem(BaseModel):
+    """Why there is no answer, and what to do about it."""
+
+    error: str
+    remedy: str
+
+
+class Model(BaseModel):
+    """Which model answered."""
+
+    name: str
+    hash: str = Field(description="of the bundle's weights and settings")
+
+
+class Predicted(BaseModel):
+    """The answer for one image."""
+
+    label: str | list[str] = Field(description="the chosen name; of a multi-label model, all that are present")
+    probs: dict[str, float] = Field(description="by label, each in [0, 1]")
+    flags: list[str] = Field(description='"unsure", "not like the training images", or none')
+    model: Model
+    preview: str | None = Field(None, description="what the model saw, as a data: URL of a PNG; where asked for")
+    saliency: str | None = Field(None, description="where it looked, likewise; where asked for and offered")
+
+
+_REASONS = {
+    400: "the body is empty or broke off",
+    401: "the token is missing or wrong",
+    408: "the upload is too slow",
+    413: "too many bytes, or pixels declared",
+    415: "not a PNG, JPEG, TIFF or DICOM file, or one of a compression that this service lacks",
+    422: "the file is broken, or costs too much to decode",
+    429: "too much waits already; Retry-After says for how many seconds",
+    503: "not ready, or too busy; Retry-After says for how many seconds",
+}
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Problem, "description": _REASONS[status]} for status in statuses}
+
+
+def api(service: Service, token: str | None) -> APIRouter:
+    """The routes under /v1 and /metrics, which ask for the token where there is one."""
+    router = APIRouter(dependencies=[Depends(_guard(token))] if token else [])
+    model = Model(name=service.bundle.name, hash=service.bundle.hash)
+
+    @router.post(
+        "/v1/predict",
+        response_description="the answer",
+        response_model_exclude_none=True,
+        responses=_problems(400, 401, 408, 413, 415, 422, 429, 503),
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in TYPES},
+            }
+        },
+    )
+    async def predict(request: Request, preview: bool = False, saliency: bool = False) -> Predicted:
+        """Classify one image: the body is the PNG, JPEG, TIFF or DICOM file itself."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in TYPES:
+            raise Refused(415, "the Content-Type is not that of an image", _SEND)
+        length = request.headers.get("content-length", "")
+        declared = int(length) if length.isdecimal() and len(length) < 20 else None
+        answer = await service.answer(request.stream(), declared, saliency=saliency)
+        prediction = answer.prediction
+        return Predicted(
+            label=prediction.label if isinstance(prediction.label, str) else list(prediction.label),
+            probs=dict(prediction.probs),
+            flags=list(prediction.flags),
+            model=model,
+            preview=await asyncio.to_thread(png_uri, answer.pixels) if preview else None,
+            saliency=None if answer.heat is None else await asyncio.to_thread(png_uri, coloured(answer.heat)),
+        )
+
+    @router.get("/v1/model", response_description="the description", responses=_problems(401))
+    async def describe() -> dict[str, Any]:
+        """The model's name, hash, labels and card, and what an upload may be."""
+        return {
+            "name": model.name,
+            "hash": model.hash,
+            "vocab": list(service.bundle.vocab),
+            "card": service.bundle.card,
+            "accepts": TYPES,
+            "max_bytes": service.limits.max_bytes,
+            "saliency": service.saliency is not None,
+        }
+
+    @router.get("/metrics", response_class=Response, responses=_problems(401))
+    async def metrics() -> Response:
+        """What was asked and answered, for Prometheus."""
+        return Response(generate_latest(service.meters.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def health(service: Service) -> APIRouter:
+    """The probes of a load balancer, open to all."""
+    router = APIRouter()
+
+    @router.get("/healthz", response_description="it does")
+    async def healthz() -> dict[str, str]:
+        """The process lives."""
+        return {"status": "ok"}
+
+    @router.get("/readyz", response_description="it does", responses=_problems(503))
+    async def readyz() -> dict[str, str]:
+        """It answers uploads."""
+        if not service.ready:
+            raise Refused(503, "the service is starting, stopping or has no decoder", "try again", retry_after=1)
+        return {"status": "ready"}
+
+    return router
+
+
+def pages(app: FastAPI) -> APIRouter:
+    """The page that people use and the one that describes the interface; both hold nothing of the model."""
+    router = APIRouter(include_in_schema=False)
+    for path, name, media_type in (
+        ("/", "service.html", "text/html"),
+        ("/service.css", "service.css", "text/css"),
+        ("/service.js", "service.js", "text/javascript"),
+    ):
+        router.add_api_route(path, _static(_template(name), media_type), methods=["GET"])
+
+    @router.get("/docs")
+    async def docs() -> HTMLResponse:
+        import jinja2
+
+        template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(_template("interface.html"))
+        return HTMLResponse(template.render(spec=app.openapi()))
+
+    return router
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Every refusal and failure as `{"error", "remedy"}`."""
+
+    @app.exception_handler(MedclfError)
+    async def known(request: Request, error: MedclfError) -> Response:
+        if isinstance(error, Refused):
+            return _problem(error.status, error.message, error.remedy, error.headers)
+        status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+        return _problem(status, error.reason if isinstance(error, ReadError) else error.message, error.remedy)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        return _problem(error.status_code, str(error.detail), "see /docs", error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def parameters(request: Request, error: RequestValidationError) -> Response:
+        names = ", ".join(str(problem["loc"][-1]) for problem in error.errors())
+        return _problem(422, f"a query parameter is wrong: {names}", "see /docs")
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        return _problem(400, "the upload broke off", "send it again")
+
+    @app.exception_handler(Exception)
+    async def unknown(request: Request, error: Exception) -> Response:
+        closing = {"Connection": "close"}  # the exception goes on to the server, which closes
+        return _problem(500, "the service failed", "its log says where", closing)
+
+
+def _problem(status: int, error: str, remedy: str, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse({"error": error, "remedy": remedy}, status, headers)
+
+
+def _guard(token: str) -> Callable[..., Any]:
+    wanted = hashlib.sha256(token.encode()).digest()
+    Given = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+
+    async def guard(given: Given) -> None:
+        digest = hashlib.sha256((given.credentials if given else "").encode()).digest()
+        if not hmac.compare_digest(digest, wanted):  # digests: neither length nor content shows in the time
+            raise Refused(401, "the token is missing or wrong", "send the header 'Authorization: Bearer TOKEN'")
+
+    guard.__annotations__["given"] = Given  # not a string: it names what only this call knows
+    return guard
+
+
+def _template(name: str) -> str:
+    return (resources.files("medclf.serving") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _static(text: str, media_type: str) -> Callable[[], Any]:
+    async def static() -> Response:
+        return Response(text, media_type=media_type)
+
+    return static

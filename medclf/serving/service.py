@@ -1,0 +1,159 @@
+"""What the service does with one upload: through the gate, to a decoder, into a batch, out as an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from medclf.errors import MedclfError
+from medclf.serving.batching import MicroBatcher
+from medclf.serving.decoder import DecoderPool
+from medclf.serving.decoder_worker import blank_image
+from medclf.serving.limits import Gate, Limits, Refused
+from medclf.serving.telemetry import Meters
+
+
+class Prediction(Protocol):
+    """What the service reads of a bundle's prediction."""
+
+    @property
+    def label(self) -> str | Sequence[str]: ...  # noqa: D102
+    @property
+    def probs(self) -> Mapping[str, float]: ...  # noqa: D102
+    @property
+    def flags(self) -> Sequence[str]: ...  # noqa: D102
+
+
+class Servable(Protocol):
+    """What the service needs of a bundle."""
+
+    @property
+    def vocab(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def hash(self) -> str: ...  # noqa: D102
+    @property
+    def card(self) -> Mapping[str, Any]: ...  # noqa: D102
+    @property
+    def preparation(self) -> Mapping[str, Any]: ...  # noqa: D102
+    def predict_pixels(self, pixels: np.ndarray) -> Sequence[Prediction]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prediction, the pixels it was made from and, where asked for and offered, the heat map."""
+
+    prediction: Prediction
+    pixels: np.ndarray
+    heat: np.ndarray | None
+
+
+class Service:
+    """One model, its decoders and its queue.
+
+    Args:
+        bundle: the model.
+        limits: what clients may ask of it.
+        workers: processes that decode.
+        streams: batches predicted at once.
+        threads: of each stream, for the model's arithmetic.
+    """
+
+    def __init__(self, bundle: Servable, limits: Limits, *, workers: int, streams: int, threads: int) -> None:
+        self.bundle, self.limits = bundle, limits
+        self.meters, self.gate = Meters(), Gate(limits)
+        self._pool = DecoderPool(
+            {"max_megapixels": limits.max_megapixels, **bundle.preparation},
+            workers=workers,
+            seconds=limits.decode_seconds,
+            memory_mb=limits.decode_memory_mb,
+        )
+        self._batcher = MicroBatcher(
+            bundle.predict_pixels,
+            streams=streams,
+            set_up=lambda: _set_threads(threads),
+            on_batch=self.meters.batch_size.observe,
+        )
+        self.meters.waiting.set_function(lambda: self.gate.waiting)
+        self.meters.restarts.set_function(lambda: self._pool.restarts)
+        self._one_heat = asyncio.Semaphore(1)
+        self._running = False
+
+    @property
+    def ready(self) -> bool:
+        """True while uploads are answered."""
+        return self._running and self._pool.alive
+
+    async def start(self) -> None:
+        """Start decoders and model, and answer one blank image: the first client pays for no warming up."""
+        await self._pool.start()
+        self._batcher.start()
+        await self._batcher.predict(await self._pool.decode(blank_image()))
+        self._running = True
+
+    async def stop(self) -> None:
+        """Finish what is in hand and end the decoders."""
+        self._running = False
+        await self._batcher.stop()
+        await self._pool.stop()
+
+    async def answer(self, chunks: AsyncIterator[bytes], declared: int | None, *, saliency: bool = False) -> Answer:
+        """Read one upload and predict it.
+
+        Args:
+            chunks: the body as it comes.
+            declared: its Content-Length, where there is one.
+            saliency: say where the model looked, too.
+
+        Raises:
+            Refused: it is too large or too slow, or too many wait (429), or the answer takes too long (503).
+            ReadError: it is no image that can be read.
+        """
+        self.gate.check()
+        async with self.gate.body(chunks, declared) as body:
+            with self.gate.queued():
+                try:
+                    return await asyncio.wait_for(self._predict(body, saliency), self.limits.answer_seconds)
+                except asyncio.TimeoutError:
+                    raise Refused(503, "the service is too busy", "try again later", retry_after=5) from None
+
+    @property
+    def saliency(self) -> Callable[[np.ndarray, str], np.ndarray] | None:
+        """(pixels, label) -> heat in [0, 1] of (H, W), where the bundle offers it."""
+        return getattr(self.bundle, "saliency", None)
+
+    async def _predict(self, body: bytearray, saliency: bool) -> Answer:
+        with self.meters.decode_seconds.time():
+            pixels = await self._pool.decode(body)
+        with self.meters.predict_seconds.time():
+            prediction = await self._batcher.predict(pixels)
+        labels = [prediction.label] if isinstance(prediction.label, str) else prediction.label
+        for label in labels:
+            self.meters.labels.labels(label).inc()
+        for flag in prediction.flags:
+            self.meters.flags.labels(flag).inc()
+        heat = await self._heat(pixels, prediction) if saliency else None
+        return Answer(prediction, pixels, heat)
+
+    async def _heat(self, pixels: np.ndarray, prediction: Prediction) -> np.ndarray | None:
+        """For one label that is predicted; of several, for the most probable."""
+        if self.saliency is None:
+            return None
+        label = max(prediction.probs, key=prediction.probs.__getitem__)
+        label = prediction.label if isinstance(prediction.label, str) else label
+        async with self._one_heat:  # it costs another prediction, and stays behind them
+            try:
+                return await asyncio.to_thread(self.saliency, pixels, label)
+            except MedclfError:  # this network has no map to show
+                return None
+
+
+def _set_threads(threads: int) -> None:
+    if "torch" in sys.modules:  # a bundle that runs on ONNX Runtime has not loaded it
+        sys.modules["torch"].set_num_threads(threads)

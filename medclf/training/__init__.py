@@ -1,1 +1,0 @@
-"""DATALOADERS -> LEARNER."""

@@ -1,0 +1,99 @@
+"""Corrections of a second read, applied to a table: what changes, what does not, and what is refused."""
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from medclf.dataset.corrections import correct, read_corrections
+from medclf.dataset.scan import scan
+from medclf.errors import DataError
+
+HEADER = "path,label,mark,new_label,note\n"
+
+
+@pytest.fixture
+def table(tmp_path):
+    for i, label in enumerate(["x", "x", "x", "y", "y", "y"]):
+        place = tmp_path / "data" / label / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 20 * i).save(place)
+    return scan(tmp_path / "data", progress=False)
+
+
+def marked(tmp_path, *lines, header=HEADER):
+    file = tmp_path / "review.csv"
+    file.write_text(header + "".join(f"{line}\n" for line in lines))
+    return read_corrections(file)
+
+
+def test_every_mark_does_what_it_says(table, tmp_path):
+    lines = [
+        "x/0.png,x,new label,y,",
+        "x/1.png,x,poor image,,blurred",
+        "y/3.png,y,label wrong,,",
+        "y/4.png,y,label wrong,x,",
+        "y/5.png,y,unsure,x,",
+    ]
+    found, done = correct(table, marked(tmp_path, *lines))
+    rows = found.set_index("path")
+    assert rows["label"].to_dict() == {
+        "x/0.png": "y",
+        "x/1.png": "x",
+        "x/2.png": "x",
+        "y/3.png": "y",
+        "y/4.png": "x",
+        "y/5.png": "y",
+    }
+    assert rows.loc["x/1.png", "problem"] == "poor image (review.csv)"
+    assert "its label is wrong" in rows.loc["y/3.png", "problem"]
+    assert (rows["problem"] != "").sum() == 2
+    assert rows["label_before"].tolist() == ["x", "", "", "", "y", ""]
+    assert rows["correction"].tolist() == ["relabelled", "left out", "", "left out", "relabelled", "kept"]
+    assert (done["relabelled"], done["left_out"], done["kept"]) == (2, 2, 1)
+    assert "2 images have another label, 2 are left out" in done["sentence"]
+    assert found.attrs == table.attrs and "correction" not in table and (table["problem"] == "").all()
+
+
+def test_several_labels_are_replaced_as_a_set(tmp_path):
+    frame = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "label": ["m|n", "n", "m"]})
+    for path in frame["path"]:
+        Image.new("L", (8, 8)).save(tmp_path / path)
+    table = scan(frame, root=tmp_path, label_delim="|", progress=False)
+    lines = ["a.png,n|m,new label,m,", "b.png,n,new label,n|m,", "c.png,m,new label,(none),"]
+    found, _ = correct(table, marked(tmp_path, *lines))
+    assert found["label"].tolist() == [("m",), ("m", "n"), ()]
+
+
+def test_a_spreadsheet_s_file_is_read_too(table, tmp_path):
+    """Semicolons, a byte order mark, and the quote that keeps "=1.png" from being a formula."""
+    Image.new("L", (8, 8)).save(tmp_path / "data" / "x" / "=1.png")
+    (tmp_path / "data" / "x" / "=1.png").rename(tmp_path / "data" / "=1.png")
+    frame = pd.DataFrame({"path": ["=1.png", "x/0.png", "y/3.png"], "label": ["x", "x", "y"]})
+    table = scan(frame, root=tmp_path / "data", progress=False)
+    file = tmp_path / "review.csv"
+    file.write_text("\ufeffpath;label;mark;new_label\n'=1.png;x;new label;y\n", encoding="utf-8")
+    assert correct(table, read_corrections(file))[0].set_index("path").loc["=1.png", "label"] == "y"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("z/9.png,x,new label,y,", "row 1: the data have no image z/9.png"),
+        ("x/0.png,y,new label,x,", "x/0.png has the label 'x' in the data, and had 'y'"),
+        ("x/0.png,x,new label,polyp,", "no image of the data has the label 'polyp'"),
+        ("x/0.png,x,new label,,", "is to get a new label, and none is given"),
+        ("x/0.png,x,wrong,,", "the mark 'wrong' is unknown"),
+        (",x,unsure,,", "row 1 names no image"),
+        ("x/0.png,x,unsure,,\nx/0.png,x,poor image,,", r"x/0.png is there 2 times"),
+    ],
+)
+def test_what_cannot_be_is_named(table, tmp_path, line, message):
+    with pytest.raises(DataError, match=message):
+        correct(table, marked(tmp_path, line))
+
+
+def test_rows_of_a_page_without_names_need_their_run(tmp_path):
+    with pytest.raises(DataError, match="medclf review import"):
+        marked(tmp_path, "3,x,unsure,,", header="row,label,mark,new_label,note\n")
+    with pytest.raises(DataError, match="no column 'mark'"):
+        marked(tmp_path, "x/0.png,x", header="path,label\n")

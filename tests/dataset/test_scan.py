@@ -1,0 +1,569 @@
+import hashlib
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import medclf.dataset.scan
+from medclf.dataset.folders import partition_of
+from medclf.dataset.identity import instance_uid, project_key, pseudonym
+from medclf.dataset.scan import scan
+from medclf.errors import DataError, MedclfWarning
+
+
+def messages(record) -> list[str]:
+    return [str(warning.message) for warning in record if issubclass(warning.category, MedclfWarning)]
+
+
+def scan_quietly(*args, **kwargs) -> pd.DataFrame:
+    """A scan that must not warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MedclfWarning)
+        return scan(*args, **kwargs)
+
+
+def scan_noting(*args, **kwargs) -> tuple[pd.DataFrame, str]:
+    """A scan and all that it warned of."""
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        table = scan(*args, **kwargs)
+    return table, "\n".join(messages(record))
+
+
+PAIRS = ["a/1.png", "a/2.png", "b/3.png", "b/4.png"]
+
+
+# ---- folders
+
+
+def test_class_folders(make_images):
+    root = make_images(*PAIRS)
+    table = scan_quietly(root)
+    assert list(table.columns) == list(medclf.dataset.scan.COLUMNS)
+    assert list(table["path"]) == PAIRS
+    assert list(table["label"]) == ["a", "a", "b", "b"]
+    assert list(table["width"]) == [8, 9, 10, 8] and set(table["height"]) == {6}
+    assert table["sha256"][0] == hashlib.sha256((root / "a/1.png").read_bytes()).hexdigest()
+    assert set(table["problem"]) == {""}
+    assert table["patient"].isna().all() and table["partition"].isna().all()
+    assert table.attrs == {"root": str(root), "multi_label": False, "ignored": 0}
+
+
+@pytest.mark.parametrize(
+    "path, partition",
+    [
+        ("TRAIN/a/1.png", "train"),
+        ("deep/Val/a/1.png", "valid"),
+        ("valid/x/a/1.png", "valid"),
+        ("validation/a/1.png", "valid"),
+        ("Test/1.png", "test"),
+        ("a/test.png", None),
+        ("training/1.png", None),
+        ("test/train/a/1.png", "train"),
+    ],
+)
+def test_partition_names(path, partition):
+    assert partition_of(path) == partition
+
+
+def test_partitions_above_classes_and_a_flat_test_folder(make_images):
+    names = [f"{part}/{label}/{i}.png" for part in ("TRAIN", "VAL") for label in "ab" for i in (1, 2)]
+    table = scan_quietly(make_images(*names, "TEST/chest.png"))
+    assert list(table["partition"]) == ["test"] + ["train"] * 4 + ["valid"] * 4
+    assert table["label"][0] is None and table["problem"][0] == ""
+
+
+def test_an_image_straight_in_train_is_a_problem(make_images):
+    table, said = scan_noting(make_images(*PAIRS, "train/5.png", "6.png"))
+    bad = table[table["problem"] != ""]
+    assert list(bad["path"]) == ["6.png", "train/5.png"]
+    assert set(bad["problem"]) == {"no class folder above it"}
+    assert "2 of 6 images cannot be used" in said and "6.png" in said
+
+
+def test_a_flat_folder_says_how_to_label_it(make_images):
+    root = make_images("1.png", "2.png")
+    with pytest.raises(DataError, match=r"none of 2.*no class folder.*\n.*label_from=None"):
+        scan(root)
+    table = scan_quietly(root, label_from=None)
+    assert list(table["label"]) == [None, None] and set(table["problem"]) == {""}
+
+
+def test_what_is_no_image_is_counted_or_skipped(make_images):
+    root = make_images(*PAIRS, ".hidden/5.png", "__MACOSX/a/6.png", "a/.7.png", "a/._1.png")
+    (root / "a/notes.txt").write_text("x")
+    (root / "readme").write_text("x")
+    table = scan_quietly(root)
+    assert list(table["path"]) == PAIRS
+    assert table.attrs["ignored"] == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_name_that_is_no_text_is_left_out(make_images):
+    root = make_images(*PAIRS, "a/caf\u00e9.png")
+    (root / "a" / os.fsdecode(b"\xff.png")).write_bytes((root / "a/1.png").read_bytes())
+    table, said = scan_noting(root)
+    assert len(table) == 5 and r"'a/\xff.png' is left out: its name is not valid UTF-8" in said
+
+
+def test_labels_from_names_and_from_a_function(make_images):
+    root = make_images("cat_1.png", "cat_2.png", "dog_1.png", "dog_2.png", "?.png")
+    table, said = scan_noting(root, label_from=re.compile(r"^(\w+)_\d"))
+    assert list(table["label"]) == [None, "cat", "cat", "dog", "dog"]
+    assert "does not match" in table["problem"][0] and "?.png" in said
+    table = scan_quietly(root, label_from=lambda path: path.suffix == ".png" and int(path.name < "d"))
+    assert list(table["label"]) == ["1", "1", "1", "0", "0"]
+    with pytest.raises(DataError, match="label_from='folders'"):
+        scan(root, label_from="folders")
+
+
+def test_order_on_disk_does_not_matter(make_images, tmp_path):
+    one = scan_quietly(make_images(*PAIRS, root=tmp_path / "one"))
+    two = make_images(*PAIRS, root=tmp_path / "two")
+    for name in reversed(PAIRS):  # write each again, so that the folder's own order changes
+        content = (two / name).read_bytes()
+        (two / name).unlink()
+        (two / name).write_bytes(content)
+    pd.testing.assert_frame_equal(one, scan_quietly(two))
+
+
+# ---- files that cannot be used
+
+
+@pytest.fixture
+def damaged(make_images) -> Path:
+    root = make_images(*PAIRS, "a/cut.jpg")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "a/cut.jpg")
+    content = (root / "a/cut.jpg").read_bytes()
+    (root / "a/cut.jpg").write_bytes(content[: len(content) // 2])
+    (root / "b/text.png").write_text("not a picture")
+    (root / "b/empty.png").touch()
+    return root
+
+
+def test_damaged_files_are_named_kept_and_left_out(damaged):
+    table, said = scan_noting(damaged)
+    bad = table.set_index("path").query("problem != ''")
+    assert list(bad.index) == ["a/cut.jpg", "b/empty.png", "b/text.png"]
+    assert (bad["sha256"].str.len() == 64).all()
+    assert "3 of 7 images cannot be used and are left out" in said
+    for name in bad.index:
+        assert name in said and bad["problem"][name] in said
+
+
+def test_strict_stops(damaged):
+    with pytest.raises(DataError, match=r"3 of 7 images.*a/cut\.jpg"):
+        scan(damaged, strict=True)
+
+
+def test_headers_only_does_not_see_the_cut(damaged):
+    table, _ = scan_noting(damaged, check_pixels=False)
+    assert list(table.query("problem != ''")["path"]) == ["b/empty.png", "b/text.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_waited_for(make_images):
+    root = make_images(*PAIRS)
+    os.mkfifo(root / "a/pipe.png")
+    os.mkfifo(root / "a/nosuffix")
+    table, _ = scan_noting(root)
+    assert table.set_index("path")["problem"]["a/pipe.png"] == "not a regular file"
+    assert table.attrs["ignored"] == 1
+
+
+def test_nothing_usable(tmp_path):
+    with pytest.raises(DataError, match=r"holds no image \(1 other files\)"):
+        (tmp_path / "a.csv").write_text("x")
+        scan(tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        scan(tmp_path / "none")
+    with pytest.raises(DataError, match="neither a folder nor a CSV"):
+        (tmp_path / "a.png").write_text("x")
+        scan(tmp_path / "a.png")
+
+
+# ---- odd labels
+
+
+def test_odd_labels_are_named(make_images):
+    root = make_images(*PAIRS, "lone/5.png", "A/6.png", "A/7.png")
+    (root / "hollow").mkdir()
+    (root / "lost").mkdir()
+    (root / "lost/8.png").write_text("no picture")
+    _, said = scan_noting(root)
+    assert "label 'lone' has one image only" in said
+    assert "folder 'hollow' holds no image" in said
+    assert "label 'lost' has no usable image" in said
+    assert "labels 'A', 'a' differ only in case" in said
+
+
+def test_a_label_only_in_valid_is_named(make_images):
+    names = ["train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png", "valid/a/3.png", "valid/a/4.png"]
+    _, said = scan_noting(make_images(*names, "valid/c/5.png", "valid/c/6.png"))
+    assert said.splitlines() == [
+        "label 'c' is only in valid, never in train: it cannot be learned",
+        "label 'b' is in train and not in valid: it cannot be measured",
+    ]
+
+
+def test_one_class_is_named(make_images):
+    _, said = scan_noting(make_images("a/1.png", "a/2.png"))
+    assert "all images have one label, 'a'" in said
+
+
+# ---- CSV and DataFrame
+
+
+def write_csv(root: Path, text: str, name: str = "labels.csv") -> Path:
+    (root / name).write_text(text, encoding="utf-8")
+    return root / name
+
+
+def test_csv_beside_the_images(make_images):
+    root = make_images("x/1.png", "x/2.png", "x/3.png")
+    csv = write_csv(root, "file,finding,age,sex,id\nx/2.png,NA,061,F,7\nx/1.png,None,,M,8\nx/3.png,001,33,,9\n")
+    table, said = scan_noting(csv, path_col="file", label_col="finding")
+    assert list(table["label"]) == ["None", "NA", "001"]
+    assert table.attrs["root"] == str(root)
+    assert list(table["age"]) == [None, "061", "33"]  # text: a number would lose the zero
+    assert list(table["id"]) == [8, 7, 9]
+    assert list(table["sex"]) == ["M", "F", None]
+    assert "has one image only" in said
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_csv_delimiters_and_byte_order_mark(make_images, delimiter):
+    root = make_images("1.png", "2.png", "3.png", "4.png")
+    rows = ["path", "label"], ["1.png", "a,x"], ["2.png", "a,x"], ["3.png", "b"], ["4.png", "b"]
+    csv = write_csv(root, "\ufeff" + "\n".join(delimiter.join(row) for row in rows))
+    assert list(scan_quietly(csv)["label"]) == ["a,x", "a,x", "b", "b"]
+
+
+def test_labels_for_a_folder_by_path_name_or_stem(make_images):
+    root = make_images("deep/u1.png", "deep/u2.png", "v1.png", "v2.png")
+    csv = write_csv(root, "image,label\nu1,a\nu2.png,a\nv1.png,b\nv2,b\n")
+    for labels in (csv, "labels.csv", pd.read_csv(csv)):
+        table = scan_quietly(root, labels=labels, path_col="image")
+        assert dict(zip(table["path"], table["label"], strict=True)) == {
+            "deep/u1.png": "a",
+            "deep/u2.png": "a",
+            "v1.png": "b",
+            "v2.png": "b",
+        }
+
+
+def test_a_name_that_fits_two_files_is_refused(make_images):
+    root = make_images("a/1.png", "b/1.png")
+    csv = write_csv(root, "path,label\n1.png,x\n")
+    with pytest.raises(DataError, match=r"row 1, column 'path': '1.png' fits 2 files \(a/1.png, b/1.png\)"):
+        scan(root, labels=csv)
+
+
+def test_a_missing_column_names_those_present(make_images):
+    root = make_images("1.png")
+    csv = write_csv(root, "file,finding\n1.png,a\n")
+    for kwargs, wanted in [({}, "path_col"), ({"path_col": "file"}, "label_col")]:
+        with pytest.raises(DataError, match=f"it has 'file', 'finding'\n.*{wanted}="):
+            scan(csv, **kwargs)
+    with pytest.raises(DataError, match=r"no column 'who'.*\n.*patient_col="):
+        scan(csv, path_col="file", label_col="finding", patient_col="who")
+
+
+def test_absent_and_unlisted_files_are_counted(make_images):
+    root = make_images(*PAIRS, "a/5.png", "a/6.png", "elsewhere/7.png")
+    csv = write_csv(root, "path,label\n" + "".join(f"{name},{name[0]}\n" for name in [*PAIRS, "a/9.png"]))
+    table, said = scan_noting(csv)
+    assert table.set_index("path")["problem"]["a/9.png"] == "file is missing"
+    assert "1 of 5 images cannot be used" in said
+    assert "2 images are not in labels.csv and are left out, first 'a/5.png'" in said
+    _, said = scan_noting(root, labels=csv)
+    assert "3 images are not in labels.csv" in said
+
+
+def test_one_path_twice(make_images):
+    root = make_images(*PAIRS)
+    rows = "".join(f"{name},{name[0]}\n" for name in PAIRS)
+    with pytest.raises(DataError, match=r"'a/1\.png' in rows 1 and 5, and they differ: 'a' and 'b'"):
+        scan(write_csv(root, f"path,label\n{rows}./a/1.png,b\n"))
+    table, said = scan_noting(write_csv(root, f"path,label\n{rows}a\\1.png,a\n"))
+    assert len(table) == 4 and "names 1 images again" in said
+
+
+def test_blank_labels_are_named(make_images):
+    root = make_images(*PAIRS, "a/5.png")
+    table, said = scan_noting(write_csv(root, "path,label\na/1.png,a\na/2.png,a\nb/3.png,b\nb/4.png,b\na/5.png, \n"))
+    assert table.set_index("path")["problem"]["a/5.png"] == "blank label"
+    assert "a/5.png (blank label)" in said
+
+
+def test_multi_label_by_delimiter(make_images):
+    root = make_images(*[f"{i}.png" for i in range(6)])
+    cells = ["A|B", "A", "B| A", "No Finding", "", "No Finding"]
+    csv = write_csv(root, "path,label\n" + "".join(f"{i}.png,{cell}\n" for i, cell in enumerate(cells)))
+    table, _ = scan_noting(csv, label_delim="|")
+    assert table.attrs["multi_label"]
+    assert list(table["label"]) == [("A", "B"), ("A",), ("B", "A"), ("No Finding",), None, ("No Finding",)]
+    assert list(table["problem"]) == ["", "", "", "", "blank label", ""]
+
+
+def test_multi_label_by_columns_allows_no_finding(make_images):
+    root = make_images("1.png", "2.png", "3.png", "4.png")
+    csv = write_csv(root, "path,Edema,Mass,view\n1.png,1,0,PA\n2.png,0,0,AP\n3.png,1,1,PA\n4.png,0,1.0,PA\n")
+    table = scan_quietly(csv, label_col=["Edema", "Mass"])
+    assert list(table["label"]) == [("Edema",), (), ("Edema", "Mass"), ("Mass",)]
+    assert set(table["problem"]) == {""} and list(table["view"]) == ["PA", "AP", "PA", "PA"]
+    csv.write_text(csv.read_text().replace("0,0,AP", "0,-1,AP"))
+    with pytest.raises(DataError, match="row 2, column 'Mass': '-1' is neither 0 nor 1"):
+        scan(csv, label_col=["Edema", "Mass"])
+
+
+def test_partition_column(make_images):
+    root = make_images(*PAIRS)
+    frame = pd.DataFrame({"path": PAIRS, "label": list("aabb"), "set": ["Train", "val", "TEST", None]})
+    table, _ = scan_noting(frame, root=root, partition_col="set")
+    assert list(table["partition"]) == ["train", "valid", "test", None]
+    table = scan_quietly(frame.assign(set=[True, False, True, False]), root=root, partition_col="set")
+    assert list(table["partition"]) == ["valid", "train", "valid", "train"]
+    with pytest.raises(DataError, match="row 2, column 'set': 'dev' is no partition"):
+        scan(frame.assign(set=["train", "dev", "test", "test"]), root=root, partition_col="set")
+
+
+def test_dataframe_of_numbers_and_absolute_paths(make_images):
+    root = make_images(*PAIRS)
+    frame = pd.DataFrame({"file": [str(root / name) for name in PAIRS], "grade": [1.0, 1.0, 2.0, 2.0]})
+    table = scan_quietly(frame, path_col="file", label_col="grade")
+    assert list(table["path"]) == PAIRS and list(table["label"]) == ["1", "1", "2", "2"]
+    assert frame["grade"].dtype == float  # the user's own is left alone
+
+
+def test_lists(make_images):
+    root = make_images(*PAIRS)
+    pairs = [(root / name, name[0]) for name in PAIRS]
+    assert list(scan_quietly(pairs)["label"]) == ["a", "a", "b", "b"]
+    assert list(scan_quietly([path for path, _ in pairs])["label"]) == ["a", "a", "b", "b"]
+    table, _ = scan_noting([(name, ["x", "y"]) for name in PAIRS], root=root)
+    assert table.attrs["multi_label"] and table["label"][0] == ("x", "y")
+    with pytest.raises(DataError, match="mixes paths and pairs"):
+        scan([PAIRS[0], (PAIRS[1], "a")], root=root)
+
+
+def test_its_own_table_can_be_scanned_again(make_images, tmp_path):
+    table, _ = scan_noting(make_images(*[f"{part}/{name}" for part in ("train", "valid") for name in PAIRS]))
+    csv = tmp_path / "table.csv"
+    table.to_csv(csv, index=False)
+    pd.testing.assert_frame_equal(scan_quietly(csv)[["path", "label", "partition", "sha256"]],
+                                  table[["path", "label", "partition", "sha256"]])  # fmt: skip
+
+
+def test_a_column_that_cannot_be_kept_is_named(make_images):
+    root = make_images("1.png", "2.png")
+    frame = pd.DataFrame({"path": ["1.png", "2.png"], "truth": ["a", "b"], "label": ["x", "y"]})
+    table, said = scan_noting(frame, root=root, label_col="truth")
+    assert list(table["label"]) == ["a", "b"] and "column 'label' of the DataFrame is not kept" in said
+
+
+# ---- paths that must not be read
+
+
+@pytest.fixture
+def guarded(make_images, tmp_path) -> Path:
+    """A root with a secret beside it."""
+    make_images("secret.png", root=tmp_path / "outside")
+    return make_images("1.png", "2.png", root=tmp_path / "root")
+
+
+@pytest.mark.parametrize(
+    "cell, reason",
+    [
+        ("../outside/secret.png", "lies outside"),
+        ("..\\outside\\secret.png", "lies outside"),
+        ("x/../../outside/secret.png", "lies outside"),
+        ("{outside}/secret.png", "lies outside"),
+        ("C:\\data\\secret.png", "Windows drive"),
+        ("link.png", "link to outside"),
+        ("folder/secret.png", "link to outside"),
+        ("circle.png", "circle"),
+        ("round/1.png", "circle"),
+        ("1.png\0", "NUL"),
+        (" ", "is blank"),
+    ],
+)
+def test_paths_out_of_the_root_are_refused(guarded, cell, reason):
+    outside = guarded.parent / "outside"
+    (guarded / "link.png").symlink_to(outside / "secret.png")
+    (guarded / "folder").symlink_to(outside)
+    (guarded / "circle.png").symlink_to(guarded / "circle.png")
+    (guarded / "round").symlink_to(guarded / "round")
+    frame = pd.DataFrame({"path": ["1.png", cell.format(outside=outside)], "label": ["a", "b"]})
+    with pytest.raises(DataError, match=f"row 2, column 'path'.*{reason}"):
+        scan(frame, root=guarded)
+
+
+def test_outside_can_be_allowed(guarded):
+    frame = pd.DataFrame({"path": ["1.png", "2.png", "../outside/secret.png"], "label": ["a", "b", "b"]})
+    table, _ = scan_noting(frame, root=guarded, allow_outside=True)
+    outside = (guarded.parent / "outside/secret.png").as_posix()
+    assert set(table["path"]) == {"1.png", "2.png", outside}
+    assert (Path(table.attrs["root"]) / outside).exists()
+
+
+def test_a_tree_is_not_left_by_links(guarded):
+    outside = guarded.parent / "outside"
+    inside = guarded / "a"
+    inside.mkdir()
+    (guarded / "1.png").rename(inside / "1.png")
+    (guarded / "2.png").rename(inside / "2.png")
+    (inside / "link.png").symlink_to(outside / "secret.png")
+    (guarded / "out").symlink_to(outside)
+    (guarded / "again").symlink_to(inside)
+    (inside / "up").symlink_to(guarded)
+    (inside / "self.png").symlink_to(inside / "self.png")
+    table, said = scan_noting(guarded)
+    assert list(table["path"]) == ["a/1.png", "a/2.png", "a/self.png"]
+    assert table["problem"][2].startswith("cannot be opened")
+    assert "'a/link.png' is a link to outside" in said and "folder 'out' is a link to outside" in said
+    assert "folder 'again' is a link into folders that are scanned anyway" in said
+    table, _ = scan_noting(guarded, allow_outside=True)
+    assert {"a/link.png", "out/secret.png"} <= set(table["path"])
+
+
+def test_other_systems_spellings(make_images):
+    root = make_images("b\u00e9/1.png", "b\u00e9/2.png")  # composed, as on Linux
+    frame = pd.DataFrame({"path": ["be\u0301\\1.png", "./be\u0301/2.png"], "label": ["a", "a"]})
+    table, _ = scan_noting(frame, root=root)
+    assert list(table["path"]) == ["b\u00e9/1.png", "b\u00e9/2.png"] and set(table["problem"]) == {""}
+
+
+# ---- patients and DICOM
+
+
+def test_patients_are_pseudonyms(make_images, patient_key):
+    root = make_images(*PAIRS)
+    frame = pd.DataFrame({"path": PAIRS, "label": list("aabb"), "who": ["ann", "ann", "bob", None]})
+    table = scan_quietly(frame, root=root, patient_col="who")
+    assert table["patient"][0] == table["patient"][1] == pseudonym("ann", patient_key.read_bytes())
+    assert table["patient"][2] not in (table["patient"][0], "bob") and table["patient"][3] is None
+    assert "who" not in table and "ann" not in table.to_csv()
+    assert patient_key.stat().st_mode & 0o077 == 0
+    patient_key.unlink()
+    assert scan_quietly(frame, root=root, patient_col="who")["patient"][0] != table["patient"][0]
+
+
+def test_no_key_is_made_without_patients(make_images, patient_key):
+    scan_quietly(make_images(*PAIRS))
+    assert not patient_key.exists()
+
+
+def test_a_damaged_key_is_refused(patient_key):
+    patient_key.write_bytes(b"short")
+    with pytest.raises(DataError, match="no patient key: it has 5 bytes"):
+        project_key(Path())
+
+
+@pytest.fixture
+def dicom_tree(tmp_path) -> Path:
+    """Four DICOM files of two patients; one without a suffix, one with a number for one; a DICOMDIR."""
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    for number, name in enumerate(["one/a.dcm", "one/IM0001", "two/1.2.3.4", "two/b.DCM", "DICOMDIR"]):
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+        meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+        data = Dataset()
+        data.file_meta = meta
+        data.SOPInstanceUID = f"1.2.3.{number}"
+        data.PatientID = f"patient-{number // 2}"
+        data.Rows, data.Columns, data.BitsAllocated, data.BitsStored, data.HighBit = 4, 5, 8, 8, 7
+        data.SamplesPerPixel, data.PixelRepresentation = 1, 0
+        data.PhotometricInterpretation = "MONOCHROME2"
+        data.PixelData = bytes(range(20))
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pydicom.dcmwrite(tmp_path / name, data, enforce_file_format=True)
+    return tmp_path
+
+
+def test_dicom_tree(dicom_tree, patient_key):
+    table = scan_quietly(dicom_tree)
+    assert list(table["path"]) == ["one/IM0001", "one/a.dcm", "two/1.2.3.4", "two/b.DCM"]
+    assert list(table["label"]) == ["one", "one", "two", "two"]
+    assert set(table["width"]) == {5} and set(table["problem"]) == {""}
+    key = patient_key.read_bytes()
+    assert list(table["patient"]) == [pseudonym(f"patient-{i}", key) for i in (0, 0, 1, 1)]
+    assert table.attrs["ignored"] == 1
+
+
+def test_dicom_without_pixels(dicom_tree):
+    pydicom = pytest.importorskip("pydicom")
+    data = pydicom.dcmread(dicom_tree / "two/b.DCM")
+    del data.PixelData
+    data.save_as(dicom_tree / "two/b.DCM")
+    table, said = scan_noting(dicom_tree)
+    assert table.set_index("path")["problem"]["two/b.DCM"].startswith("a DICOM file without pixels")
+    assert "two/b.DCM (a DICOM file without pixels" in said
+
+
+def test_dicom_labels_by_uid(dicom_tree):
+    csv = write_csv(dicom_tree, "SOPInstanceUID,label\n1.2.3.3,y\n1.2.3.0,x\n1.2.3.1,x\n1.2.3.2,y\n1.2.3.77,y\n")
+    for source, labels in [(dicom_tree, csv), (csv, None)]:
+        table, said = scan_noting(source, labels=labels, path_col="SOPInstanceUID")
+        good = table[table["problem"] == ""]
+        assert dict(zip(good["path"], good["label"], strict=True)) == {
+            "one/IM0001": "x",
+            "one/a.dcm": "x",
+            "two/1.2.3.4": "y",
+            "two/b.DCM": "y",
+        }
+        assert "row 5, no file has its UID (file is missing)" in said
+        assert "1.2.3.77" not in table.to_csv()
+    (dicom_tree / "copy.dcm").write_bytes((dicom_tree / "one/a.dcm").read_bytes())
+    with pytest.raises(DataError, match="row 2, column 'SOPInstanceUID': two files have this UID"):
+        scan(dicom_tree, labels=csv, path_col="SOPInstanceUID")
+
+
+def test_instance_uid_of_other_files(make_images):
+    assert instance_uid(make_images("1.png") / "1.png") is None
+
+
+# ---- the real sets
+
+
+def test_hello_world(shared_data):
+    table = scan_quietly(shared_data / "hello-world")
+    assert table.groupby("partition").size().to_dict() == {"test": 2, "train": 65, "valid": 10}
+    assert table["label"].value_counts().to_dict() == {"openI_CXR": 38, "openI_abd_xray": 37}
+    assert set(table["problem"]) == {""}
+
+
+def test_hannover_by_image_id(shared_data):
+    folder = shared_data / "hannover-cxr"
+    table = scan_quietly(
+        folder,
+        labels="data.csv",
+        path_col="image_id",
+        label_col="projection",
+        patient_col="patient_id",
+        check_pixels=False,
+    )
+    assert len(table) == 243 and table["patient"].nunique() == 71 and set(table["label"]) == {"ap", "pa"}
+    raw = pd.read_csv(folder / "data.csv")
+    assert not set(raw["patient_id"]) & set(table["patient"])
+
+
+def test_siim_by_uid_and_by_path(shared_data):
+    folder = shared_data / "dicom" / "siim-cxr35"
+    by_path = scan_quietly(folder, labels="labels.csv", path_col="file")
+    by_uid = scan_quietly(
+        folder, labels="labels.csv", path_col="sop_instance_uid", patient_col="patient_id", check_pixels=False
+    )
+    assert by_path["label"].value_counts().to_dict() == {"No Pneumothorax": 27, "Pneumothorax": 8}
+    for column in ("path", "label", "patient"):  # the CSV's patient is the file's
+        assert list(by_path[column]) == list(by_uid[column])

@@ -1,0 +1,232 @@
+"""One ONNX file that predicts as torch does, opens nothing else, and says what int8 costs."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from medclf.errors import BundleError, DataError, MissingDependency, OutputError, ReadError
+from medclf.inference.bundle import load_bundle, save_bundle
+from medclf.inference.onnx import OnnxModel, export_onnx, quantize_onnx
+
+from .conftest import fake_learn
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def bundle(learn, tmp_path_factory):
+    calibration = {"temperature": 1.7, "abstain": {"threshold": 0.5}}
+    return load_bundle(save_bundle(learn, tmp_path_factory.mktemp("saved") / "hands.bundle", calibration=calibration))
+
+
+@pytest.fixture(scope="module")
+def exported(bundle, tmp_path_factory):
+    before = {name: tensor.clone() for name, tensor in bundle.runnable.state_dict().items()}
+    path = export_onnx(bundle, tmp_path_factory.mktemp("exported") / "hands.onnx")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in bundle.runnable.state_dict().items())
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(exported):
+    return OnnxModel(exported)
+
+
+def pictures(count, seed=0):
+    """Blotches of many colours and sizes, unlike each other."""
+    random = np.random.default_rng(seed)
+    for _ in range(count):
+        grid = random.integers(0, 256, (random.integers(2, 12), random.integers(2, 12), 3), np.uint8)
+        yield np.kron(grid, np.ones((9, 9, 1), np.uint8))
+
+
+def test_five_hundred_images_get_torchs_probabilities(bundle, model):
+    pixels = np.stack([bundle.prepare(image) for image in pictures(500)])
+    ours, theirs = (
+        np.array([list(answer.probs.values()) for answer in runtime.predict_pixels(pixels)])
+        for runtime in (model, bundle)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+    assert theirs.std(axis=0).max() > 0.05  # they do differ from image to image
+
+
+def test_files_of_every_kind_get_the_same_answer(bundle, model, images):
+    for ours, theirs in zip(model.predict(images), bundle.predict(images), strict=True):
+        assert ours.label == theirs.label and ours.flags == theirs.flags
+        assert ours.probs == pytest.approx(theirs.probs, abs=1e-4)
+    assert (model.vocab, model.recipe, model.calibration) == (bundle.vocab, bundle.recipe, bundle.calibration)
+    with pytest.raises(ReadError):
+        model.predict("absent.png")
+
+
+def test_what_the_file_says_to_other_programs(exported, bundle):
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    (pixels,) = session.get_inputs()
+    assert (pixels.name, pixels.type, pixels.shape[1:]) == ("pixels", "tensor(uint8)", [64, 72, 3])
+    assert [output.name for output in session.get_outputs()] == ["logits", "features", "maps"]
+    described = json.loads(session.get_modelmeta().custom_metadata_map["medclf"])
+    assert described["recipe"]["vocab"] == bundle.vocab and described["recipe"]["preprocessing"]["size"] == [64, 72]
+    assert described["calibration"]["temperature"] == 1.7
+    images = np.stack([bundle.prepare(image) for image in pictures(7)])
+    for batch in (1, 2, 7):
+        logits, _, maps = session.run(None, {"pixels": images[:batch]})
+        assert logits.shape == (batch, 3) and maps.shape[:2] == (batch, 3)
+
+
+def test_one_image_is_predicted_without_torch(exported, bundle, images):
+    program = (
+        "import sys; from medclf.cli import program; import os\n"
+        "os._exit = lambda code: print([m for m in ('torch', 'torchvision', 'pandas', 'scipy', 'matplotlib') "
+        "if m in sys.modules])\n"
+        "sys.argv = ['medclf', 'predict', *sys.argv[1:], '--json']; program()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, exported, images[1]], capture_output=True, text=True, check=True
+    )
+    answer, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    expected = bundle.predict(images[1])
+    assert json.loads(answer)["label"] == expected.label
+    assert json.loads(answer)["prob_hand"] == pytest.approx(expected.probs["hand"], abs=1e-4)
+
+
+def test_it_is_one_file(exported):
+    assert [path.name for path in exported.parent.iterdir()] == ["hands.onnx"]
+    onnx.checker.check_model(onnx.load(exported))
+    assert not any(tensor.external_data for tensor in onnx.load(exported, load_external_data=False).graph.initializer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["resnet18", "vit_tiny_patch16_224"])
+def test_other_networks(arch, tmp_path):
+    size = (64, 64) if arch == "resnet18" else (224, 224)
+    saved = save_bundle(fake_learn(arch, size=size, multi_label=True), tmp_path / "a.bundle")
+    ours, theirs = OnnxModel(export_onnx(saved, tmp_path / "a.onnx")), load_bundle(saved)
+    images = list(pictures(4))
+    np.testing.assert_allclose(ours.predict_probs(images), theirs.predict_probs(images), rtol=0, atol=1e-4)
+
+
+def test_nothing_is_overwritten_unasked(bundle, exported):
+    before = exported.read_bytes()
+    with pytest.raises(OutputError, match="exists already"):
+        export_onnx(bundle, exported)
+    with pytest.raises(OutputError):
+        export_onnx(bundle, exported.parent, overwrite=True)
+    assert exported.read_bytes() == before
+
+
+def changed(exported, out, change):
+    model = onnx.load(exported)
+    change(model)
+    out.write_bytes(model.SerializeToString())
+    return out
+
+
+def external(tensor):
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.ClearField("raw_data")
+    for key, value in {"location": "/etc/passwd", "offset": "0", "length": "16"}.items():
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+
+
+def hide_external(model):
+    """In a subgraph, where a look at the initializers alone does not find it."""
+    secret = helper.make_tensor("secret", TensorProto.FLOAT, [4], [0.0] * 4)
+    external(secret)
+    graph = helper.make_graph(
+        [helper.make_node("Constant", [], ["c"], value=secret)],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("c", TensorProto.FLOAT, [4])],
+    )
+    yes = helper.make_tensor("yes", TensorProto.BOOL, [], [True])
+    model.graph.initializer.append(yes)
+    model.graph.node.append(helper.make_node("If", ["yes"], ["leak"], then_branch=graph, else_branch=graph))
+
+
+def redescribe(model, **fields):
+    content = json.loads(model.metadata_props[0].value) | fields
+    model.metadata_props[0].value = json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda model: external(model.graph.initializer[0]), "other files"),
+        (hide_external, "other files"),
+        (lambda model: model.metadata_props.pop(), "preprocessing"),
+        (lambda model: redescribe(model, card={"approved": True}), "changed"),
+        (lambda model: redescribe(model, format=2), "format 2"),
+        (lambda model: setattr(model.graph.node[-1], "op_type", "Evil"), "cannot be run"),
+        (lambda model: setattr(model.graph.node[-1], "domain", "com.evil"), "cannot be run"),
+        (lambda model: model.graph.ClearField("node"), "cannot be run"),
+    ],
+)
+def test_a_changed_file_is_refused(exported, tmp_path, change, reason):
+    with pytest.raises(BundleError, match=reason):
+        OnnxModel(changed(exported, tmp_path / "changed.onnx", change))
+
+
+def test_a_changed_weight_is_noticed(exported, tmp_path):
+    def halve(model):
+        weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        weight.raw_data = (np.frombuffer(weight.raw_data, np.float32) / 2).tobytes()
+
+    with pytest.raises(BundleError, match="other logits"):
+        OnnxModel(changed(exported, tmp_path / "changed.onnx", halve))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not onnx", b"\x08\x07" * 99])
+def test_what_is_no_onnx_file_is_refused(content, tmp_path):
+    path = tmp_path / "a.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"a\.onnx"):
+        OnnxModel(path)
+
+
+def test_a_missing_runtime_names_the_extra(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependency, match=r"medclf\[onnx\]"):
+        OnnxModel(exported)
+
+
+def test_int8_says_what_it_costs(exported, model, tmp_path):
+    images = list(pictures(24, seed=1))
+    cost = quantize_onnx(exported, tmp_path / "int8.onnx", images)
+    small = OnnxModel(tmp_path / "int8.onnx")
+    compared = images[1::2]
+    moved = np.abs(small.predict_probs(compared) - model.predict_probs(compared))
+    same = [a.label == b.label for a, b in zip(small.predict(compared), model.predict(compared), strict=True)]
+    assert cost.n == 12 and cost.same_label == np.mean(same)
+    assert cost.mean_difference == pytest.approx(moved.mean()) and cost.worst_difference == pytest.approx(moved.max())
+    assert cost.megabytes[1] < 0.4 * cost.megabytes[0] and "int8" in str(cost)
+    assert moved.mean() < 0.1
+    with pytest.raises(DataError, match="too few"):
+        quantize_onnx(exported, tmp_path / "other.onnx", images[:7])
+
+
+def test_predicting_imports_no_fastai(exported, images):
+    code = (
+        "import sys; from medclf.inference.onnx import OnnxModel; "
+        f"print(OnnxModel({str(exported)!r}).predict({str(images[0])!r}).label); "
+        "print({'fastai', 'torchvision', 'timm', 'matplotlib', 'pandas'} & set(sys.modules))"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1] == "set()", time.monotonic() - start

@@ -1,0 +1,193 @@
+"""The learner is fastai's, normalises once, starts from a fitted head and trains."""
+
+import numpy as np
+import pytest
+import torch
+from fastai.data.transforms import Normalize
+from fastai.learner import Learner
+from fastai.torch_core import TensorImage
+from fastai.vision.augment import aug_transforms
+from PIL import Image
+
+from medclf.errors import DataError
+from medclf.learn.dataloaders import MedDataLoaders
+from medclf.learn.interpretation import MedInterpretation
+from medclf.learn.learner import add_normalize, med_learner, stats_for
+from medclf.learn.prediction import predict_loader
+from medclf.learn.presets import QuickNormalize
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for label, channel in {"blue": 2, "green": 1, "red": 0}.items():
+        (folder / label).mkdir()
+        for i in range(10):
+            pixels = rng.integers(0, 120, (40, 40, 3), dtype=np.uint8)
+            pixels[..., channel] += 100
+            Image.fromarray(pixels).save(folder / label / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def dls(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDCLF_CACHE", str(tmp_path / "cache"))
+    return MedDataLoaders.from_folder(folder, size=48, split="stratified", seed=1, cache=True, bs=8)
+
+
+@pytest.fixture
+def learn(dls):
+    torch.manual_seed(0)
+    return med_learner(dls, "efficientnet_lite0")
+
+
+def quiet(learn):
+    return learn.no_bar(), learn.no_logging()
+
+
+def test_it_is_a_fastai_learner(learn):
+    assert isinstance(learn, Learner)
+    assert [len(group) > 0 for group in learn.opt_func and learn.splitter(learn.model)].count(False) == 0
+
+
+def test_exactly_one_normalize_on_each_loader(learn):
+    for loader in learn.dls.loaders:
+        assert sum(isinstance(tfm, Normalize) for tfm in loader.after_batch.fs) == 1
+    again = med_learner(learn.dls, "efficientnet_lite0")
+    assert sum(isinstance(tfm, Normalize) for tfm in again.dls.train.after_batch.fs) == 1
+
+
+def test_a_normalize_of_other_numbers_is_refused(dls):
+    add_normalize(dls, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    with pytest.raises(DataError, match="normalise"):
+        med_learner(dls, "efficientnet_lite0")
+
+
+def test_one_channel_is_normalised_too(folder):
+    grey = MedDataLoaders.from_folder(folder, size=48, channels=1, bs=8)
+    learn = med_learner(grey, "resnet18", weights=None)
+    x, _ = learn.dls.valid.one_batch()
+    assert x.shape[1] == 1
+    mean, std = stats_for((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1)
+    raw = np.asarray(Image.open(grey.valid.items[0]).convert("L").resize((48, 48), Image.Resampling.BILINEAR)) / 255
+    assert np.abs(x[0, 0].numpy() - (raw - mean[0]) / std[0]).max() < 0.05
+
+
+def test_the_body_is_frozen_until_it_is_unfrozen(learn):
+    learn.create_opt()
+    trainable = {name for name, p in learn.model.named_parameters() if p.requires_grad and "bn" not in name}
+    assert trainable == {"1.3.weight", "1.3.bias"} or all(name.startswith("1.") for name in trainable)
+    learn.unfreeze()
+    assert all(p.requires_grad for p in learn.model.parameters())
+
+
+def test_head_start_fits_and_changes_only_the_head(learn):
+    body = {k: v.clone() for k, v in learn.model[0].state_dict().items()}
+    done = learn.fit_head(progress=False)
+    assert done.n_train == 24 and done.cv_folds == 5
+    assert all(torch.equal(v, body[k]) for k, v in learn.model[0].state_dict().items())
+    with learn.no_bar():
+        predictions = predict_loader(learn, learn.dls.valid)
+    assert (predictions.probs.argmax(1) == predictions.y).all()
+
+
+def test_features_are_kept_beside_the_store(learn, monkeypatch):
+    learn.fit_head(progress=False)
+    first = learn.model[1][-1].weight.clone()
+    monkeypatch.setattr("medclf.learn.linear_probe.body_features", None)  # a second pass would fail
+    learn.fit_head(progress=False)
+    assert torch.equal(first, learn.model[1][-1].weight)
+
+
+@pytest.mark.slow
+def test_fine_tune_trains_everything_and_keeps_the_statistics(learn):
+    learn.fit_head(progress=False)
+    before = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(1)
+    after = learn.model.state_dict()
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    assert any("conv_stem" in k for k in changed)
+    assert not any("running_mean" in k for k in changed)
+    with learn.no_bar():
+        predict_loader(learn, learn.dls.valid)  # fastai's Recorder forgets the fit here
+    assert [set(row) for row in learn.history] == [{"epoch", "train_loss", "valid_loss", "accuracy"}]
+
+
+@pytest.mark.slow
+def test_the_finished_weights_are_a_blend(learn):
+    learn.fit_head(progress=False)
+    start = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    with learn.no_bar(), learn.no_logging():
+        torch.manual_seed(1)
+        learn.fine_tune(1, blend=1.0)
+        trained = {k: v.clone() for k, v in learn.model.state_dict().items()}
+        for loader in learn.dls.loaders:
+            loader.epoch = 0
+        learn.model.load_state_dict(start)
+        learn.opt = None
+        torch.manual_seed(1)
+        learn.fine_tune(1, blend=0.25)
+    for name, value in learn.model.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, 0.75 * start[name] + 0.25 * trained[name], atol=1e-5), name
+
+
+@pytest.mark.slow
+def test_fastais_own_ways_work(learn):
+    with learn.no_bar(), learn.no_logging():
+        assert learn.lr_find(num_it=6, show_plot=False).valley > 0
+        learn.fit_one_cycle(1, slice(1e-5, 1e-3))
+        probs, targets = learn.tta(n=2)
+    assert probs.shape == (6, 3) and len(targets) == 6
+    label, index, probs = learn.predict(learn.dls.valid.items[0])
+    assert label in learn.dls.vocab and probs[index] == probs.max()
+
+
+@pytest.mark.slow
+def test_without_head_start_it_is_fastais_fine_tune(dls):
+    learn = med_learner(dls, "resnet18", weights=None, head_start=False)
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(1)
+    assert learn.head is None and len(learn.recorder.values) == 1
+
+
+def test_random_weights_have_no_head_start(dls):
+    assert med_learner(dls, "resnet18", weights=None).head_start is False
+
+
+def test_foreign_loaders_work(folder):
+    from fastai.vision.augment import Resize
+    from fastai.vision.data import ImageDataLoaders
+
+    dls = ImageDataLoaders.from_folder(
+        folder, valid_pct=0.2, seed=1, item_tfms=Resize(48), batch_tfms=aug_transforms(size=40), bs=8, num_workers=0
+    )
+    learn = med_learner(dls, "efficientnet_lite0")
+    with learn.no_bar():
+        learn.fine_tune(0)
+        interp = MedInterpretation.from_learner(learn)
+    assert interp.confusion_matrix().sum() == 6
+
+
+def test_the_training_set_is_interpreted_whole_and_unaugmented(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDCLF_CACHE", str(tmp_path))
+    dls = MedDataLoaders.from_folder(folder, size=48, modality="endoscopy", seed=1, bs=7)
+    learn = med_learner(dls, "efficientnet_lite0")
+    with learn.no_bar():
+        learn.fit_head(progress=False)
+        first, second = (MedInterpretation.from_learner(learn, ds_idx=0) for _ in range(2))
+    assert list(first.predictions.table["path"]) == [p.relative_to(folder).as_posix() for p in dls.train.items]
+    assert np.array_equal(first.predictions.probs, second.predictions.probs)
+    assert set(first.predictions.table["partition"]) == {"train"}
+
+
+def test_it_normalises_as_fastai_does_and_leaves_its_input():
+    stats = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    quick, plain = QuickNormalize.from_stats(*stats, cuda=False), Normalize.from_stats(*stats, cuda=False)
+    given = TensorImage(torch.rand(2, 3, 5, 4, generator=torch.Generator().manual_seed(0)))
+    before = given.clone()
+    found = quick(given)
+    assert type(found) is TensorImage and torch.equal(found, plain(given)) and torch.equal(given, before)
+    assert torch.allclose(quick.decode(found), before, atol=1e-6)

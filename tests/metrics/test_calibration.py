@@ -1,0 +1,197 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import optimize, special
+from sklearn import metrics as oracle
+from sklearn.calibration import calibration_curve
+
+from medclf.errors import DataError
+from medclf.metrics.calibration import (
+    Temperature,
+    brier,
+    calibrate_out_of_fold,
+    ece,
+    fit_temperature,
+    reliability,
+    split_parts,
+    to_logits,
+)
+from medclf.metrics.classification import classification_metrics
+
+
+def drawn(n, n_labels, seed, factor=1.0):
+    """Labels that follow softmax(logits / factor)."""
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(n, n_labels))
+    y = np.array([rng.choice(n_labels, p=row) for row in special.softmax(logits, axis=1)])
+    return y, logits * factor
+
+
+def mean_loss(logits, y):
+    return -special.log_softmax(logits, axis=1)[np.arange(len(y)), y].mean()
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_temperature_is_found_and_is_the_best(factor):
+    y, logits = drawn(3000, 4, seed=0, factor=factor)
+    fitted = fit_temperature(logits, y)
+    best = optimize.minimize(lambda beta: mean_loss(logits * beta[0], y), [1.0], method="BFGS").x[0]
+    assert fitted.values[0] == pytest.approx(1 / best, rel=2e-3)
+    assert fitted.values[0] == pytest.approx(factor, rel=0.1)
+    assert mean_loss(np.log(fitted.apply(logits)), y) <= mean_loss(logits, y) + 1e-6
+    assert (fitted.apply(logits).argmax(axis=1) == logits.argmax(axis=1)).all()
+
+
+def test_multi_label_temperatures_one_each_or_shared():
+    rng = np.random.default_rng(1)
+    clean = 2 * rng.normal(size=(4000, 2))
+    y = (rng.random(clean.shape) < special.expit(clean)).astype(int)
+    logits = clean * [3.0, 0.5]
+    each = fit_temperature(logits, y, multi_label=True)
+    assert each.values == pytest.approx((3.0, 0.5), rel=0.12)
+    assert each.apply(logits) == pytest.approx(special.expit(logits / np.array(each.values)))
+    shared = fit_temperature(clean * 2, y, multi_label=True, shared=True)
+    assert len(shared.values) == 1 and shared.values[0] == pytest.approx(2.0, rel=0.1)
+    half = np.where(rng.random(y.shape) < 0.5, y, -1)
+    assert fit_temperature(logits, half, multi_label=True).values == pytest.approx((3.0, 0.5), rel=0.2)
+
+
+def test_all_right_does_not_make_certain():
+    """Without a prior the best temperature for ten right answers is 0."""
+    logits = np.array([[2.0, -2.0]] * 5 + [[-2.0, 2.0]] * 5)
+    fitted = fit_temperature(logits, [0] * 5 + [1] * 5)
+    assert 0.5 < fitted.values[0] < 1
+    assert fitted.apply(logits).max() < 0.9999
+
+
+def test_probabilities_serve_as_well_as_logits():
+    y, logits = drawn(500, 3, seed=2, factor=2)
+    from_logits = fit_temperature(logits, y)
+    probs = special.softmax(logits, axis=1)
+    assert fit_temperature(to_logits(probs), y).values == pytest.approx(from_logits.values, rel=1e-6)
+    assert from_logits.apply_to_probs(probs) == pytest.approx(from_logits.apply(logits))
+    each = Temperature((2.0,), True, 1)
+    assert each.apply_to_probs(special.expit(logits)) == pytest.approx(each.apply(logits), abs=1e-6)
+    assert np.isfinite(to_logits([[0.0, 1.0]])).all() and np.isfinite(to_logits([[0.0, 1.0]], multi_label=True)).all()
+
+
+def test_temperature_goes_through_json():
+    fitted = Temperature((1.25, 0.8), True, 77)
+    assert Temperature.from_dict(json.loads(json.dumps(fitted.as_dict()))) == fitted
+
+
+def test_temperature_names_what_is_wrong():
+    with pytest.raises(DataError, match="shape"):
+        fit_temperature([[1.0, 2.0]], [0, 1])
+    with pytest.raises(DataError, match="no image"):
+        fit_temperature([[1.0, 2.0]], [-1])
+    with pytest.raises(DataError, match="NaN"):
+        fit_temperature([[1.0, math.nan]], [0])
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 1000), st.integers(2, 200), st.floats(0.2, 0.8), st.integers(1, 5))
+def test_parts_are_a_partition_with_whole_patients(seed, n, share, images):
+    y, groups = np.random.default_rng(seed).integers(0, 3, n), np.arange(n) // images
+    fit, report = split_parts(y, groups, share=share, seed=seed)
+    assert sorted([*fit, *report]) == list(range(n))
+    assert not set(groups[fit]) & set(groups[report])
+    assert abs(len(fit) - share * n) <= 2 * images
+
+
+def test_parts_hold_every_label_in_proportion():
+    y = np.repeat([0, 1, 2], [100, 20, 10])
+    fit, _ = split_parts(y, seed=3)
+    assert np.bincount(y[fit]).tolist() == [50, 10, 5]
+    other, _ = split_parts(y, seed=4)
+    assert set(fit) != set(other)
+
+
+def test_out_of_fold_never_uses_an_images_own_label():
+    """With one image's label changed, its own probability stays and (only) others' change."""
+    y, logits = drawn(60, 3, seed=5, factor=2)
+    changed = y.copy()
+    changed[7] = (y[7] + 1) % 3
+    before, after = (calibrate_out_of_fold(logits, labels, groups=np.arange(60) // 2)[0] for labels in (y, changed))
+    same = (before == after).all(axis=1)
+    # image 6 leads its patient's stratum: 7 is its patient's second image, so that the folds stay as they were
+    assert same[7] and same[6] and not same.all()
+
+
+def test_out_of_fold_calibrates_and_ships_one_temperature():
+    y, logits = drawn(800, 3, seed=6, factor=3)
+    probs, shipped = calibrate_out_of_fold(logits, y)
+    assert probs.sum(axis=1) == pytest.approx(1)
+    assert shipped == fit_temperature(logits, y)
+    assert ece(y, probs, n_boot=50).value < 0.5 * ece(y, special.softmax(logits, axis=1), n_boot=50).value
+    with pytest.raises(DataError, match="one patient"):
+        calibrate_out_of_fold(logits, y, groups=["p"] * 800)
+
+
+@pytest.mark.parametrize(("adaptive", "strategy"), [(False, "uniform"), (True, "quantile")])
+def test_reliability_agrees_with_scikit_learn(adaptive, strategy):
+    rng = np.random.default_rng(7)
+    probs = rng.random(500) ** 2
+    y = (rng.random(500) < probs).astype(int)
+    bars = [bar for bar in reliability(y, probs, 8, adaptive=adaptive) if bar.frequency.n]
+    frequency, confidence = calibration_curve(y, probs, n_bins=8, strategy=strategy)
+    assert [bar.frequency.value for bar in bars] == pytest.approx(frequency)
+    assert [bar.confidence for bar in bars] == pytest.approx(confidence)
+    assert sum(bar.frequency.n for bar in bars) == 500
+
+
+def test_reliability_of_the_predicted_label_and_of_nothing():
+    bars = reliability([0, 1, -1], [[0.9, 0.1], [0.8, 0.2], [0.5, 0.5]], 10)
+    by_low = {round(bar.low, 1): bar for bar in bars}
+    assert by_low[0.9].frequency.value == 1.0 and by_low[0.8].frequency.value == 0.0
+    assert by_low[0.1].as_dict() == {
+        "low": pytest.approx(0.1),
+        "high": pytest.approx(0.2),
+        "confidence": None,
+        "frequency": {"value": None, "low": None, "high": None, "n": 0, "note": "no image in this bar"},
+    }
+    assert all(bar.frequency.n == 0 for bar in reliability([], np.zeros((0, 2))))
+    with pytest.raises(DataError, match="n_bins"):
+        reliability([0], [0.5], 0)
+    with pytest.raises(DataError, match="shape"):
+        reliability([[0, 1]], [[0.5, 0.5]])
+
+
+def test_ece_is_the_one_of_the_metrics():
+    y, logits = drawn(200, 3, seed=8, factor=2)
+    probs, groups = special.softmax(logits, axis=1), np.arange(200) // 4
+    wanted = classification_metrics(y, probs, ["a", "b", "c"], groups=groups, n_boot=100)["ece"]
+    found = ece(y, probs, groups=groups, n_boot=100)
+    assert (found.value, found.low, found.high) == pytest.approx((wanted.value, wanted.low, wanted.high))
+
+
+def test_ece_is_the_mean_gap_of_the_reliability_diagram():
+    y, logits = drawn(300, 4, seed=9, factor=2)
+    probs = special.softmax(logits, axis=1)
+    for adaptive in (False, True):
+        bars = [bar for bar in reliability(y, probs, 10, adaptive=adaptive) if bar.frequency.n]
+        wanted = sum(bar.frequency.n * abs(bar.confidence - bar.frequency.value) for bar in bars) / 300
+        assert ece(y, probs, 10, adaptive=adaptive, n_boot=20).value == pytest.approx(wanted)
+
+
+def test_ece_of_calibrated_and_of_too_sure_probabilities():
+    y, logits = drawn(1500, 3, seed=10)
+    assert ece(y, special.softmax(logits, axis=1)).low == 0.0
+    sure = ece(y, special.softmax(3 * logits, axis=1))
+    assert sure.low > 0.05 and sure.low < sure.value < sure.high
+
+
+def test_brier_agrees_with_scikit_learn():
+    y, logits = drawn(120, 3, seed=11)
+    probs = special.softmax(logits, axis=1)
+    assert brier(y, probs, n_boot=50).value == pytest.approx(oracle.brier_score_loss(y, probs))
+    two = special.softmax(logits[:, :2], axis=1)
+    for given_probs in (two, two[:, 1]):
+        assert brier(y % 2, given_probs, n_boot=50).value == pytest.approx(oracle.brier_score_loss(y % 2, two[:, 1]))
+    assert brier([-1], [0.5]).n == ece([-1], [0.5]).n == 0
+    perfect = brier([0, 1] * 10, [0.0, 1.0] * 10)
+    assert perfect.value == perfect.low == 0 < perfect.high < 0.2

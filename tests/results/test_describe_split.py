@@ -1,0 +1,32 @@
+import pandas as pd
+import pytest
+
+from medclf.results.results import describe_split
+
+
+def said(*rows: tuple[str | None, str | None]) -> str:
+    return describe_split(pd.DataFrame(rows, columns=["patient", "partition"]), {"kind": "patient", "seed": 42})[
+        "sentence"
+    ]
+
+
+def test_a_split_that_keeps_patients_whole_says_so_and_no_more():
+    assert said(("a", "train"), ("b", "valid"), ("c", "test")).endswith("no patient is on both sides (2 patients).")
+
+
+@pytest.mark.parametrize("other", ["train", "valid"])
+def test_a_test_folder_that_shares_patients_is_told(other):
+    sentence = said(("a", "train"), ("b", "valid"), ("c", other), ("c", "test"), ("d", "test"))
+    assert "no patient is on both sides (3 patients); 1 patient of the test images has images outside test" in sentence
+
+
+def test_several_shared_patients_are_counted_and_unplaced_images_are_not():
+    sentence = said(
+        ("a", "train"), ("a", "test"), ("b", "valid"), ("b", "test"), ("c", "test"), ("c", None), (None, "test")
+    )
+    assert "; 2 patients of the test images have images outside test" in sentence
+
+
+def test_patients_on_both_sides_come_first():
+    sentence = said(("a", "train"), ("a", "valid"), ("a", "test"), ("b", "valid"))
+    assert "1 of 2 patients are on both sides, so the figures are too good; 1 patient of the test images" in sentence

@@ -1,0 +1,470 @@
+"""The service over real connections: answers, refusals, limits, and what it lets nobody know."""
+
+import base64
+import io
+import logging
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pydicom.data
+import pytest
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from medclf.errors import MedclfError
+from medclf.serving import http_timeouts
+from medclf.serving.app import check_exposure, create_app, running, serve
+from medclf.serving.limits import Limits
+
+PNG = {"Content-Type": "image/png"}
+CLIENT = httpx.Client(timeout=60)  # the machine may be busy
+TOKEN = "a-token-of-some-length"
+
+
+# --- answers ---
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize(("level", "label"), [(51, "dark"), (204, "light")])
+def test_a_picture_is_answered_with_the_model_s_own_probabilities(
+    url: str, picture: Any, kind: str, level: int, label: str
+) -> None:
+    response = CLIENT.post(f"{url}/v1/predict", content=picture(level, kind), headers={"Content-Type": f"image/{kind}"})
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["label"] == label
+    assert answer["probs"]["light"] == pytest.approx(level / 255, abs=0.005)
+    assert answer["flags"] == []
+    assert answer["model"] == {"name": "brightness", "hash": "0" * 64}
+    assert set(answer) == {"label", "probs", "flags", "model"}
+
+
+def test_a_dicom_file_is_answered(url: str) -> None:
+    body = Path(pydicom.data.get_testdata_file("CT_small.dcm")).read_bytes()
+    response = CLIENT.post(f"{url}/v1/predict", content=body, headers={"Content-Type": "application/dicom"})
+    assert response.status_code == 200
+    assert sum(response.json()["probs"].values()) == pytest.approx(1)
+
+
+def test_flags_preview_and_saliency_are_answered_where_asked_for(url: str, picture: Any) -> None:
+    asked = {"preview": "true", "saliency": "true"}
+    answer = CLIENT.post(f"{url}/v1/predict", params=asked, content=picture(128), headers=PNG).json()
+    assert answer["flags"] == ["unsure"]
+    assert np.asarray(_image(answer["preview"])).shape == (32, 32, 3)
+    assert np.asarray(_image(answer["preview"])).mean() == pytest.approx(128)
+    alpha = np.asarray(_image(answer["saliency"]))[..., 3]
+    assert alpha[0, 0] == 0 and alpha[-1, -1] == 200  # the heat grows from the first pixel to the last
+
+
+def _image(url: str) -> Image.Image:
+    head, _, data = url.partition(",")
+    assert head == "data:image/png;base64"
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+def test_many_at_once_each_get_their_own_answer(url: str, picture: Any) -> None:
+    levels = list(range(0, 256, 4))
+
+    def ask(level: int) -> float:
+        response = CLIENT.post(f"{url}/v1/predict", content=picture(level), headers=PNG)
+        return response.json()["probs"]["light"]
+
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(ask, levels))
+    assert answers == pytest.approx([level / 255 for level in levels])
+
+
+def test_the_model_and_the_interface_describe_themselves(url: str) -> None:
+    model = CLIENT.get(f"{url}/v1/model").json()
+    assert (model["name"], model["vocab"], model["card"]) == (
+        "brightness",
+        ["dark", "light"],
+        {"intended use": "tests"},
+    )
+    spec = CLIENT.get(f"{url}/openapi.json").json()
+    assert set(spec["paths"]) == {"/v1/predict", "/v1/model", "/metrics", "/healthz", "/readyz"}
+    assert set(spec["paths"]["/v1/predict"]["post"]["requestBody"]["content"]) == {
+        "image/png",
+        "image/jpeg",
+        "image/tiff",
+        "application/dicom",
+    }
+    docs = CLIENT.get(f"{url}/docs").text
+    assert all(path in docs for path in spec["paths"])
+    assert CLIENT.get(f"{url}/healthz").json() == {"status": "ok"}
+    assert CLIENT.get(f"{url}/readyz").json() == {"status": "ready"}
+
+
+def test_a_label_with_markup_stays_text_in_every_page(bundle: Any, quick_decoder: type) -> None:
+    bundle.vocab = ["<img src=x onerror=alert(1)>", "light"]
+    bundle.name = "<script>alert(1)</script>"
+    with running(create_app(bundle)) as address:
+        for path in ("/", "/docs"):
+            assert "alert(1)" not in CLIENT.get(address + path).text  # the pages know nothing of the model
+        assert CLIENT.get(f"{address}/v1/model").headers["content-type"] == "application/json"
+
+
+def test_metrics_count_answers_labels_and_batches(bundle: Any, quick_decoder: type, picture: Any) -> None:
+    with running(create_app(bundle)) as address:
+        for _ in range(3):
+            assert CLIENT.post(f"{address}/v1/predict", content=picture(), headers=PNG).status_code == 200
+        CLIENT.post(f"{address}/v1/predict", content=b"", headers=PNG)
+        CLIENT.get(f"{address}/a/path/that/nobody/has")
+        found = {
+            (sample.name, *sorted(sample.labels.values())): sample.value
+            for family in text_string_to_metric_families(CLIENT.get(f"{address}/metrics").text)
+            for sample in family.samples
+        }
+    assert found["medclf_requests_total", "/v1/predict", "200"] == 3
+    assert found["medclf_requests_total", "/v1/predict", "400"] == 1
+    assert found["medclf_requests_total", "404", "other"] == 1
+    assert found["medclf_predictions_total", "light"] == 3
+    assert found["medclf_batch_size_sum",] == 4  # one to warm up
+    assert found["medclf_waiting_uploads",] == 0
+
+
+# --- refusals ---
+
+
+def _bomb(width: int = 60_000, height: int = 60_000) -> bytes:
+    """A PNG of a few bytes that declares thousands of megapixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack("!I", len(data)) + kind + data + struct.pack("!I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack("!IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "says"),
+    [
+        (b"", PNG, 400, "no body"),
+        (b"GIF89a" + bytes(200), PNG, 415, "first bytes"),
+        (b"anything", {"Content-Type": "text/plain"}, 415, "Content-Type"),
+        (b"anything", {}, 415, "Content-Type"),
+        (b"\xff\xd8\xff" + bytes(50), {"Content-Type": "image/jpeg"}, 422, "JPEG"),
+        (bytes(128) + b"DICM" + bytes(300), {"Content-Type": "application/dicom"}, 422, ""),
+        (_bomb(), PNG, 413, "declares"),
+        (bytes(2**20 + 1), PNG, 413, "larger than 1 MiB"),
+    ],
+    ids=["empty", "gif", "text", "untyped", "broken jpeg", "broken dicom", "bomb", "large"],
+)
+def test_a_refusal_says_why_and_what_to_do(
+    url: str, body: bytes, headers: dict[str, str], status: int, says: str
+) -> None:
+    response = CLIENT.post(f"{url}/v1/predict", content=body, headers=headers)
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error", "remedy"}
+    assert says in response.json()["error"]
+    assert "/proc" not in response.text and "upload:" not in response.text
+
+
+def test_unknown_paths_methods_and_parameters_are_refused_alike(url: str) -> None:
+    for response, status in (
+        (CLIENT.get(f"{url}/nowhere"), 404),
+        (CLIENT.get(f"{url}/v1/predict"), 405),
+        (CLIENT.get(f"{url}/service.html/../../server.py"), 404),
+        (CLIENT.post(f"{url}/v1/predict?preview=perhaps", content=b"x", headers=PNG), 422),
+    ):
+        assert response.status_code == status
+        assert set(response.json()) == {"error", "remedy"}
+
+
+def test_a_gigabyte_without_a_length_is_refused_in_flat_memory(url: str) -> None:
+    block, sent = bytes(2**20), 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(1024):
+            sent += len(block)
+            yield block
+
+    process = psutil.Process()
+    before, started = process.memory_info().rss, time.monotonic()
+    response = CLIENT.post(f"{url}/v1/predict", content=endless(), headers=PNG)
+    assert response.status_code == 413
+    assert response.json()["error"] == "the upload is larger than 1 MiB"
+    assert process.memory_info().rss - before < 50 * 2**20  # the service runs in this process
+    assert time.monotonic() - started < 20
+    assert sent > 2**20
+
+
+def test_a_declared_length_is_refused_before_the_body_is_sent(url: str) -> None:
+    with socket.create_connection(_address(url)) as client:
+        client.sendall(
+            b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+            b"Content-Length: 1073741824\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = httpx.URL(url)
+    assert parts.port
+    return parts.host, parts.port
+
+
+def test_without_a_token_only_this_machine_s_names_are_answered(url: str, picture: Any) -> None:
+    foreign = {**PNG, "Host": "rebound.example"}
+    response = CLIENT.post(f"{url}/v1/predict", content=picture(), headers=foreign)
+    assert response.status_code == 421 and set(response.json()) == {"error", "remedy"}
+    for name in ("localhost", "LOCALHOST:8000", "127.0.0.1", "[::1]:80"):
+        assert CLIENT.get(f"{url}/healthz", headers={"Host": name}).status_code == 200
+
+
+def test_a_token_guards_the_model_and_leaves_the_page_and_the_probes_open(
+    bundle: Any, quick_decoder: type, picture: Any
+) -> None:
+    with running(create_app(bundle, token=TOKEN)) as address:
+        for wrong in ({}, {"Authorization": "Bearer"}, {"Authorization": f"Basic {TOKEN}"}, _bearer(TOKEN[:-1])):
+            for response in (
+                CLIENT.post(f"{address}/v1/predict", content=picture(), headers={**PNG, **wrong}),
+                CLIENT.get(f"{address}/v1/model", headers=wrong),
+                CLIENT.get(f"{address}/metrics", headers=wrong),
+            ):
+                assert response.status_code == 401
+                assert response.headers["www-authenticate"] == "Bearer"
+                assert "Authorization: Bearer" in response.json()["remedy"]
+        right = {**PNG, **_bearer(TOKEN)}
+        assert CLIENT.post(f"{address}/v1/predict", content=picture(), headers=right).status_code == 200
+        for path in ("/", "/service.js", "/service.css", "/docs", "/openapi.json", "/healthz", "/readyz"):
+            response = CLIENT.get(address + path, headers={"Host": "models.example"})
+            assert response.status_code == 200
+            assert "brightness" not in response.text and TOKEN not in response.text
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "models.example"])
+def test_an_open_host_asks_for_a_token(host: str, tmp_path: Path) -> None:
+    with pytest.raises(MedclfError, match=r"no token is set\nset one with --token"):
+        serve(tmp_path, host=host)
+    for poor in ("", "short", "with a space in it", "töken-of-enough-length"):
+        with pytest.raises(MedclfError, match="16 or more"):
+            serve(tmp_path, host=host, token=poor)
+    check_exposure(host, TOKEN)
+
+
+def test_a_port_that_is_taken_is_named(bundle: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(MedclfError, match=f"127.0.0.1:{port}"), running(create_app(bundle), port=port):
+            pass
+
+
+# --- back-pressure, slow clients, stopping ---
+
+
+def test_a_full_queue_is_answered_429_at_once_and_empties(bundle: Any, quick_decoder: Any, picture: Any) -> None:
+    quick_decoder.seconds = 0.3
+    with running(create_app(bundle, max_queue=4)) as address:
+
+        def ask(_: int) -> httpx.Response:
+            return CLIENT.post(f"{address}/v1/predict", content=picture(), headers=PNG)
+
+        with ThreadPoolExecutor(24) as threads:
+            responses = list(threads.map(ask, range(24)))
+        statuses = [response.status_code for response in responses]
+        assert set(statuses) == {200, 429} and statuses.count(200) >= 4
+        refused = next(response for response in responses if response.status_code == 429)
+        assert int(refused.headers["retry-after"]) >= 1 and "remedy" in refused.json()
+        assert ask(0).status_code == 200
+
+
+def test_an_answer_that_takes_too_long_is_503_and_no_hang(bundle: Any, quick_decoder: Any, picture: Any) -> None:
+    quick_decoder.seconds = 0.0
+    app = create_app(bundle, limits=Limits(answer_seconds=0.2))
+    with running(app) as address:
+        quick_decoder.seconds = 30.0
+        response = CLIENT.post(f"{address}/v1/predict", content=picture(), headers=PNG)
+        assert response.status_code == 503 and int(response.headers["retry-after"]) >= 1
+
+
+def test_bytes_held_for_all_clients_together_are_bounded(bundle: Any, quick_decoder: Any) -> None:
+    quick_decoder.seconds = 0.5
+    limits = Limits(max_bytes=2**20, max_held_bytes=3 * 2**20)
+    with running(create_app(bundle, limits=limits)) as address:
+
+        def ask(_: int) -> int:
+            return CLIENT.post(f"{address}/v1/predict", content=bytes(2**20), headers=PNG).status_code
+
+        with ThreadPoolExecutor(8) as threads:
+            statuses = list(threads.map(ask, range(8)))
+        assert statuses.count(200) >= 2 and statuses.count(429) >= 3
+        assert ask(0) == 200  # what was held is counted back
+
+
+def test_a_trickling_upload_is_given_up(bundle: Any, quick_decoder: type) -> None:
+    limits = Limits(read_seconds=0.4, min_rate=1000)
+    with running(create_app(bundle, limits=limits)) as address, socket.create_connection(_address(address)) as client:
+        client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n")
+        client.sendall(b"Content-Length: 100000\r\n\r\n")
+        started = time.monotonic()
+        answer = _trickle_until_answered(client)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert 0.3 < time.monotonic() - started < 5
+
+
+def _trickle_until_answered(client: socket.socket) -> bytes:
+    client.settimeout(0.1)
+    for _ in range(100):
+        client.sendall(b"x")  # never a pause as long as read_seconds, but far below min_rate
+        try:
+            return client.recv(4096)
+        except TimeoutError:
+            continue
+    return b""
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: loc", b"\x16\x03\x01"], ids=["nothing", "half a header", "TLS"]
+)
+def test_a_connection_that_never_asks_is_dropped(
+    bundle: Any, quick_decoder: type, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(http_timeouts, "HEADER_SECONDS", 0.5)
+    with running(create_app(bundle)) as address:
+        with socket.create_connection(_address(address)) as client:
+            client.sendall(sent)
+            client.settimeout(10)
+            started = time.monotonic()
+            assert _until_closed(client) in (b"", b"Invalid HTTP request received.")
+            assert time.monotonic() - started < 5
+        assert CLIENT.get(f"{address}/healthz").status_code == 200
+
+
+def _until_closed(client: socket.socket) -> bytes:
+    received = b""
+    try:
+        while chunk := client.recv(4096):
+            received += chunk
+    except ConnectionResetError:
+        return b""
+    return received.partition(b"\r\n\r\n")[2]
+
+
+def test_a_header_that_comes_byte_by_byte_gets_no_new_deadline(
+    bundle: Any, quick_decoder: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_timeouts, "HEADER_SECONDS", 0.5)
+    with running(create_app(bundle)) as address, socket.create_connection(_address(address)) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ")
+        with pytest.raises(ConnectionError):
+            for _ in range(60):
+                client.sendall(b"x")
+                time.sleep(0.1)
+
+
+def test_a_client_that_never_reads_is_dropped(
+    bundle: Any, quick_decoder: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_timeouts, "READ_ANSWER_SECONDS", 0.5)
+    with running(create_app(bundle)) as address, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(_address(address))
+        client.settimeout(0.2)
+        asking, dropped = b"GET /service.css HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200, False
+        deadline = time.monotonic() + 20
+        while not dropped and time.monotonic() < deadline:
+            try:
+                client.sendall(asking)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                dropped = True
+        assert dropped
+
+
+def test_what_is_in_hand_is_answered_before_the_service_stops(bundle: Any, quick_decoder: Any, picture: Any) -> None:
+    quick_decoder.seconds = 0.0
+    answers: list[int] = []
+    with running(create_app(bundle)) as address:
+        quick_decoder.seconds = 1.0
+
+        def ask() -> None:
+            answers.append(CLIENT.post(f"{address}/v1/predict", content=picture(), headers=PNG).status_code)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        time.sleep(0.4)
+    asking.join()
+    assert answers == [200]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{address}/healthz")
+
+
+# --- what nobody gets to know ---
+
+
+@pytest.fixture
+def log(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """What the services that are started here log; afterwards nothing writes to what was captured."""
+    yield lambda: capsys.readouterr().err
+    for name in ("uvicorn", "medclf.serve"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel("CRITICAL")
+
+
+def test_nothing_of_an_upload_reaches_the_log(bundle: Any, quick_decoder: type, log: Callable[[], str]) -> None:
+    secret, warm = "Doe^Jane", bundle.predict_pixels(np.zeros((1, 32, 32, 3), np.uint8))
+
+    def fail(pixels: np.ndarray) -> Any:
+        if pixels.any():
+            raise RuntimeError(f"a message that quotes {secret}")
+        return warm
+
+    bundle.predict_pixels = fail
+    quick_decoder.level = 0
+    with running(create_app(bundle), log_level="info") as address:
+        quick_decoder.level = 204
+        hostile = {**PNG, "X-File-Name": secret, "User-Agent": secret, "Referer": secret}
+        response = CLIENT.post(f"{address}/v1/predict?name={secret}", content=secret.encode(), headers=hostile)
+        CLIENT.get(f"{address}/{secret}", headers=hostile)
+    lines = log()
+    assert response.status_code == 500 and set(response.json()) == {"error", "remedy"}
+    assert "RuntimeError" in lines and "in fail" in lines  # where it happened
+    assert re.search(r"POST /v1/predict 500 \d+ ms 8 bytes", lines) and "GET other 404" in lines
+    assert "Doe" not in lines + response.text and "127.0.0.1" not in lines
+
+
+def test_every_answer_carries_the_security_headers(url: str) -> None:
+    for path in ("/", "/docs", "/service.js", "/v1/model", "/nowhere"):
+        headers = CLIENT.get(url + path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+        assert "server" not in headers
+
+
+def test_the_pages_name_no_other_host() -> None:
+    folder = resources.files("medclf.serving") / "templates"
+    for file in folder.iterdir():
+        if file.name.startswith(("service", "interface")):
+            text = file.read_text(encoding="utf-8")
+            assert not re.findall(r"""(?:src|href|url|import|fetch)[=(\s"'`]+(?:https?:)?//""", text), file.name
+            assert "innerHTML" not in text and " style=" not in text
+
+
+def test_the_service_loads_no_fastai() -> None:
+    program = "import sys, medclf.serving.routes, medclf.serving.app, medclf.serving.http_timeouts;"
+    program += "print([name for name in ('fastai', 'fastcore', 'matplotlib', 'pandas') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

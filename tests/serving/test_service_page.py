@@ -1,0 +1,212 @@
+"""The service's page in a real browser: pictures in, answers out, nothing fetched from elsewhere."""
+
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom.data
+import pytest
+from PIL import Image
+
+from medclf.serving.app import create_app, running
+
+TOKEN = "a-token-of-some-length"
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync"
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Debian's Chromium at {CHROMIUM}"),
+]
+
+_DROP = """async ([name, base64]) => {
+  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name));
+  const target = document.getElementById("drop");
+  for (const type of ["dragover", "drop"])
+    target.dispatchEvent(new DragEvent(type, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page that fails the test on any console error and on any request to another host."""
+    context = browser.new_context(viewport={"width": 1100, "height": 900})
+    page, problems = context.new_page(), []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: problems.append(request.url) if _leaves(request.url) else None)
+    page.expected_problems = []
+    yield page
+    context.close()
+    assert [text for text in problems if not any(known in text for known in page.expected_problems)] == []
+
+
+def _leaves(url: str) -> bool:
+    return not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
+
+
+def _drop(page: Any, name: str, body: bytes) -> None:
+    import base64
+
+    page.evaluate(_DROP, [name, base64.b64encode(body).decode()])
+
+
+def _keep_picture(page: Any, name: str) -> None:
+    """CI keeps it, where it names a folder."""
+    if folder := os.environ.get("MEDCLF_CI_OUTPUT"):
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+def _endoscopy_like() -> bytes:
+    file = io.BytesIO()
+    Image.radial_gradient("L").convert("RGB").point(lambda level: 255 - level).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_png_and_a_dicom_file_are_dropped_and_answered(page: Any, url: str) -> None:
+    page.goto(url)
+    playwright.expect(page.get_by_text("For research use.")).to_be_visible()
+    _drop(page, "scan-of-mine.png", _endoscopy_like())
+    _drop(page, "IM0001", Path(pydicom.data.get_testdata_file("CT_small.dcm")).read_bytes())
+    playwright.expect(page.get_by_text("2 of 2 answered.")).to_be_visible(timeout=60_000)
+    answers = page.locator(".answer")
+    assert answers.count() == 2
+    for index, name in enumerate(("scan-of-mine.png", "IM0001")):
+        answer = answers.nth(index)
+        assert answer.locator(".file").inner_text() == name
+        assert answer.locator("h3").inner_text() in ("dark", "light")
+        assert answer.locator(".probs .percent").count() == 2
+        assert answer.locator("img.seen").evaluate("image => image.naturalWidth") == 32
+        widths = answer.locator(".fill").evaluate_all("bars => bars.map((bar) => bar.getBoundingClientRect().width)")
+        assert widths[0] > widths[1]
+    _keep_picture(page, "service")
+
+
+def test_flags_and_the_saliency_overlay_are_shown(page: Any, url: str, picture: Callable[..., bytes]) -> None:
+    page.goto(url)
+    _drop(page, "grey.png", picture(128))
+    playwright.expect(page.locator(".flags")).to_have_text("unsure", timeout=60_000)
+    heat = page.locator("img.heat")
+    assert not heat.is_visible()
+    page.get_by_label("Show where the model looked").check()
+    playwright.expect(heat).to_be_visible()
+
+
+def test_an_image_dropped_before_the_model_is_known_has_its_map_too(
+    page: Any, url: str, picture: Callable[..., bytes]
+) -> None:
+    held: list[Any] = []
+    page.route("**/v1/model", lambda route: held.append(route))
+    page.goto(url)
+    _drop(page, "grey.png", picture(128))
+    page.wait_for_timeout(300)  # an image that does not wait is asked for by now
+    held[0].continue_()
+    page.get_by_label("Show where the model looked").check()
+    playwright.expect(page.locator("img.heat")).to_be_visible(timeout=60_000)
+
+
+def test_files_are_chosen_in_the_first_field_that_tab_reaches_and_pasted(
+    page: Any, url: str, picture: Callable[..., bytes]
+) -> None:
+    page.goto(url)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "files"
+    page.locator("#files").set_input_files(
+        [{"name": f"{level}.png", "mimeType": "image/png", "buffer": picture(level)} for level in (20, 240)]
+    )
+    playwright.expect(page.get_by_text("2 of 2 answered.")).to_be_visible(timeout=60_000)
+    assert sorted(page.locator("h3").all_inner_texts()) == ["dark", "light"]
+    page.evaluate(
+        """async (bytes) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(bytes)], "pasted.png"));
+          dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer }));
+        }""",
+        list(picture(250)),
+    )
+    playwright.expect(page.get_by_text("3 of 3 answered.")).to_be_visible(timeout=60_000)
+    page.get_by_role("button", name="Clear").click()
+    assert page.locator(".answer").count() == 0
+
+
+def test_a_file_that_is_no_image_is_refused_in_words(page: Any, url: str) -> None:
+    page.expected_problems.append("415")  # Chromium reports each refused request
+    page.goto(url)
+    _drop(page, "<img src=x onerror=alert(1)>.png", b"not an image at all")
+    playwright.expect(page.locator(".failed h3")).to_contain_text("first bytes", timeout=60_000)
+    assert page.locator(".file").inner_text().startswith("<img src=x onerror=alert(1)>.png")
+
+
+def test_labels_with_markup_are_text_and_many_labels_fold(page: Any, bundle: Any, quick_decoder: type) -> None:
+    from types import SimpleNamespace
+
+    bundle.vocab = ["<img src=x onerror=alert(1)>", *(f"label {number}" for number in range(22))]
+    bundle.card = {"<b>source</b>": "<script>alert(1)</script>", "data": {"n_images": 3}, "empty": None}
+    probs = dict.fromkeys(bundle.vocab, 0.01) | {bundle.vocab[0]: 0.78}
+    answer = SimpleNamespace(label=bundle.vocab[0], probs=probs, flags=["<i>unsure</i>"])
+    bundle.predict_pixels = lambda pixels: [answer] * len(pixels)
+    page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+    with running(create_app(bundle)) as address:
+        page.goto(address)
+        _drop(page, "a.png", _endoscopy_like())
+        playwright.expect(page.locator(".answer h3")).to_have_text(bundle.vocab[0], timeout=60_000)
+        page.get_by_text("About this model").click()
+        assert "<script>alert(1)</script>" in page.locator("#facts").inner_text()
+        assert not page.locator(".label", has_text="label 21").is_visible()
+        page.get_by_text("18 more labels").click()
+        assert page.locator(".label", has_text="label 21").is_visible()
+        assert page.locator("#answers img:not(.seen):not(.heat), #facts script, .flags i").count() == 0
+
+
+def test_a_token_is_asked_for_and_then_used(
+    page: Any, bundle: Any, quick_decoder: type, picture: Callable[..., bytes]
+) -> None:
+    page.expected_problems.append("401")
+    with running(create_app(bundle, token=TOKEN)) as address:
+        page.goto(address)
+        field = page.get_by_label("This service asks for a token")
+        playwright.expect(field).to_be_focused()
+        field.fill("a wrong one")
+        page.keyboard.press("Enter")
+        playwright.expect(page.get_by_role("alert")).to_have_text("The token is wrong.")
+        field.fill(TOKEN)
+        page.keyboard.press("Enter")
+        playwright.expect(field).to_be_hidden()
+        _drop(page, "light.png", picture(250))
+        playwright.expect(page.locator(".answer h3")).to_have_text("light", timeout=60_000)
+        assert TOKEN not in page.url + page.evaluate(
+            "document.cookie + JSON.stringify({...localStorage, ...sessionStorage})"
+        )
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 360)])
+def test_axe_finds_nothing_wrong_and_nothing_is_cut_off(browser: Any, url: str, scheme: str, width: int) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    for path in ("/", "/docs"):
+        page.goto(url + path)
+        if path == "/":
+            _drop(page, "a-file-with-quite-a-long-name-as-scanners-write-them-0000000001.png", _endoscopy_like())
+            playwright.expect(page.get_by_text("1 of 1 answered.")).to_be_visible(timeout=60_000)
+            page.get_by_text("About this model").click()
+        found = axe.Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        _keep_picture(page, f"service-{scheme}-{width}{path.strip('/') and '-docs'}")
+    context.close()
