@@ -48,11 +48,11 @@ def measure(data: Path, n: int, size: int, arch: str) -> None:
     for _ in dls.train:
         pass
     done("load and augment an epoch")
-    learn = med_learner(dls, arch, weights=None, head_start=True)
+    learn = med_learner(dls, arch, weights=None, linear_probe=True)
     learn.fit_head(progress=False)
-    done("head start: features and head")
+    done("linear probe: features and head")
     learn.fit_head(progress=False)
-    done("head start again, the features being there")
+    done("linear probe again, the features being there")
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(1)
         done("train an epoch")

@@ -140,7 +140,7 @@ class Killer:
             return "2 scan"
         kept = sorted((out / "checkpoint").glob("*.safetensors"))
         if not kept and not (out / "results.json").is_file():
-            return "3 decoding, head start"
+            return "3 decoding, linear probe"
         if not (out / "results.json").is_file():
             position = read_state(kept[-1])["position"]
             return f"4 after epoch {position['epoch']} of {self.settings['epochs']}"

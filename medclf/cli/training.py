@@ -46,15 +46,22 @@ def train(
     weights: Annotated[
         str, typer.Option(help="default (pretrained), none, or a .pth or .safetensors file")
     ] = "default",
-    epochs: Annotated[int, typer.Option(help="after the head start; 0 is the head start alone")] = 5,
+    epochs: Annotated[int, typer.Option(help="after the linear probe; 0 is the linear probe alone")] = 5,
     train_from: Annotated[
         str | None, typer.Option(help="first stage to train, such as layer4 [default: the whole network]")
     ] = None,
     budget: Annotated[
         float | None, typer.Option(help="minutes: measure the machine, then choose size, depth and epochs to fit")
     ] = None,
-    head_start: Annotated[bool, typer.Option(help="fit the head on the frozen features first")] = True,
-    views: Annotated[int, typer.Option(help="augmented views of each image for the head start, besides itself")] = 0,
+    linear_probe: Annotated[
+        bool,
+        typer.Option(
+            "--linear-probe/--no-linear-probe",
+            "--head-start/--no-head-start",
+            help="fit the head on the frozen features first",
+        ),
+    ] = True,
+    views: Annotated[int, typer.Option(help="augmented views of each image for the linear probe, besides itself")] = 0,
     size: Annotated[
         str, typer.Option(help="side of the images in pixels; 128,224 trains the first half of the epochs at 128")
     ] = "224",

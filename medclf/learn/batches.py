@@ -38,7 +38,7 @@ class MedDL(TfmdDL):
 
     With `problems`, a file that broke since it was scanned ends nothing: it is noted there, with a warning, and in its
     place stands another image of its batch in training, a black one elsewhere, so that rows and predictions stay in
-    step. `predict_loader` and the head start leave such rows out.
+    step. `predict_loader` and the linear probe leave such rows out.
 
     Args:
         dataset: fastai's `Datasets`.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medclf.errors import BundleError, MedclfWarning
 from medclf.files import write_tensors
-from medclf.learn.linear_probe import HeadStart
+from medclf.learn.linear_probe import LinearProbe
 
 FORMAT = 1
 _KEY = "medclf"  # of the JSON in the safetensors header
@@ -60,7 +60,7 @@ def save_checkpoint(learn: Any, path: str | Path, position: Position | None = No
 
     That is the model's weights and buffers, the optimiser's state and hyper-parameters, the position in the schedule,
     the mixed-precision scale, Python's, NumPy's and torch's random states, the loaders' epochs, the Recorder's notes,
-    and what the head start did with the weights it left. The file is safetensors, with JSON in its header.
+    and what the linear probe did with the weights it left. The file is safetensors, with JSON in its header.
 
     Args:
         learn: a fastai `Learner`.
@@ -159,7 +159,7 @@ def apply_state(learn: Any, state: dict[str, Any], path: str | Path, *, freeze: 
         if state["position"]["epoch"]:
             _restore_notes(learn, state["recorder"])
         if state["head"] is not None:
-            learn.head, learn.start = HeadStart(**state["head"]), state["start"]
+            learn.head, learn.start = LinearProbe(**state["head"]), state["start"]
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise BundleError(f"{path} does not fit this learner: {reason}", "make the learner as it was made") from error

@@ -106,7 +106,7 @@ def together(learn: Any, sync_bn: bool | None = None, **kwargs: Any) -> Iterator
     """
     on_cpu = learn.dls.device.type == "cpu"
     if sync_bn is None:
-        sync_bn = not on_cpu and not getattr(learn, "head_start", False)
+        sync_bn = not on_cpu and not getattr(learn, "linear_probe", False)
     with distributed.group(learn.dls.device):
         callback = Together(sync_bn, cpu=on_cpu, **kwargs)
         removed = [cb for cb in learn.cbs if isinstance(cb, ProgressCallback)] if distributed.rank() else []

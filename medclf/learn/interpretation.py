@@ -85,7 +85,7 @@ class MedInterpretation(ClassificationInterpretation):
             table=self._table(),
             recipe=getattr(self.learn, "recipe", None),
             history=getattr(self.learn, "history", ()),
-            head_start=head.as_dict() if head is not None else None,
+            linear_probe=head.as_dict() if head is not None else None,
             n_boot=n_boot,
         )
 

@@ -1,4 +1,4 @@
-"""DATALOADERS -> LEARNER: fastai's Learner, with a head start and the backbone's own normalisation."""
+"""DATALOADERS -> LEARNER: fastai's Learner, with a linear probe and the backbone's own normalisation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from medclf.dataset.groups import groups_of
 from medclf.errors import DataError
 from medclf.learn import distributed
 from medclf.learn.growing_sizes import Sizes, growing
-from medclf.learn.linear_probe import HeadStart, fit_head
+from medclf.learn.linear_probe import LinearProbe, fit_head
 from medclf.learn.partial import training_from
 from medclf.learn.precision import TrainInBf16, has_bf16
 from medclf.learn.presets import QuickNormalize
@@ -35,19 +35,19 @@ FUSED_ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
 
 
 class MedLearner(Learner):
-    """fastai's `Learner`; `fine_tune` begins with the head start instead of frozen epochs.
+    """fastai's `Learner`; `fine_tune` begins with the linear probe instead of frozen epochs.
 
     Attributes:
         recipe: the settings that the bundle needs, as a dict.
-        head_start: whether `fine_tune` fits the head first.
-        head: what the head start did, or None before it.
-        start: the weights after the head start.
+        linear_probe: whether `fine_tune` fits the head first.
+        head: what the linear probe did, or None before it.
+        start: the weights after the linear probe.
         history: one dict an epoch of the last fit: epoch, train_loss, valid_loss and each metric.
     """
 
     recipe: dict[str, Any]
-    head_start: bool = True
-    head: HeadStart | None = None
+    linear_probe: bool = True
+    head: LinearProbe | None = None
     history: Sequence[dict[str, Any]] = ()
     start: dict[str, torch.Tensor] | None = None
     _frozen_to: int | None = None
@@ -64,7 +64,7 @@ class MedLearner(Learner):
             ]
 
     def freeze_to(self, n: int) -> None:
-        """fastai's, put off until there is an optimiser: the head start alone needs none."""
+        """fastai's, put off until there is an optimiser: the linear probe alone needs none."""
         if self.opt is None:
             self._frozen_to = n
         else:
@@ -96,7 +96,7 @@ class MedLearner(Learner):
         with together(self, sync_bn, **kwargs):
             yield self
 
-    def fit_head(self, progress: bool = True, *, views: int = 0) -> HeadStart:
+    def fit_head(self, progress: bool = True, *, views: int = 0) -> LinearProbe:
         """Fit the head on the frozen body's features of the training images; see `medclf.learn.linear_probe`.
 
         Args:
@@ -126,7 +126,7 @@ class MedLearner(Learner):
 
     @contextmanager
     def training_from(self, stage: str, keep: bool | None = None) -> Iterator[None]:
-        """A context within which fits and `lr_find` train the network from `stage` on, after the head start.
+        """A context within which fits and `lr_find` train the network from `stage` on, after the linear probe.
 
         The stages below get no gradient, keep their BatchNorm statistics and drop nothing out. Where nothing augments
         and the loaders have a cache, what they give is computed once for each image, kept beside the cache as float16,
@@ -144,7 +144,7 @@ class MedLearner(Learner):
             >>> # with learn.training_from("layer4"): learn.lr_find()
         """
         with training_from(self, stage, keep):  # first, since the head is fitted on what is kept
-            if self.head_start and self.head is None:
+            if self.linear_probe and self.head is None:
                 self.fit_head()
             yield
 
@@ -164,18 +164,18 @@ class MedLearner(Learner):
     ) -> None:
         """Fit the head first, then train the whole network for `epochs` with one cycle.
 
-        With `head_start` off this is fastai's own `fine_tune`. With it, `fine_tune(0)` is the head start alone, and a
+        With `linear_probe` off this is fastai's own `fine_tune`. With it, `fine_tune(0)` is the probe alone, and a
         second call does not fit the head again.
 
         Args:
             epochs: passes over the training images with the whole network.
             base_lr: of the head.
-            freeze_epochs: only without the head start.
+            freeze_epochs: only without the linear probe.
             train_from: the first stage that is trained, such as "layer4"; all where None. See `training_from`.
             keep: whether what the stages below give is kept; see `training_from`.
             size: sides in pixels of the training images, such as (128, 224): the epochs are shared evenly among them,
                 the smaller first; the last is the loaders' own, which all validation is done at.
-            blend: the share of the trained weights in the finished ones; the rest are the head start's. Their average
+            blend: the share of the trained weights in the finished ones; the rest are the linear probe's. Their average
                 keeps more of what pretraining knew than either (Wortsman et al. 2022, "WiSE-FT"); 1 turns it off, and
                 so does `freeze_bn=False`, without which an average means nothing.
             freeze_bn: the body's BatchNorm layers keep their statistics, which the head's features were made with.
@@ -185,13 +185,13 @@ class MedLearner(Learner):
         with ExitStack() as scope:
             if train_from is not None and epochs:
                 scope.enter_context(self.training_from(train_from, keep if size is None else False))
-            if self.head_start and self.head is None:
+            if self.linear_probe and self.head is None:
                 self.fit_head()
-            if self.head_start and not epochs:
+            if self.linear_probe and not epochs:
                 return
             if size is not None:
                 scope.enter_context(growing(self, size))
-            if not self.head_start:
+            if not self.linear_probe:
                 base_lr = 2e-3 if base_lr is None else base_lr
                 Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult=100, **kwargs)
                 return
@@ -229,7 +229,7 @@ def med_learner(
     arch: str | Callable[..., Any] = "resnet34",
     *,
     weights: Any = "default",
-    head_start: bool | None = None,
+    linear_probe: bool | None = None,
     dropout: float = 0.2,
     n_in: int | None = None,
     metrics: Any = None,
@@ -246,7 +246,7 @@ def med_learner(
         dls: loaders from `MedDataLoaders`, or any of fastai's.
         arch: a name ("resnet34", "efficientnet_lite0", any of torchvision's or timm's) or a torchvision function.
         weights: "default" for pretrained ones, a .pth or .safetensors file, or None for random ones.
-        head_start: fit the head on the frozen body's features before `fine_tune`; on where the body is pretrained.
+        linear_probe: fit the head on the frozen body's features before `fine_tune`; on where the body is pretrained.
         dropout: before the linear layer, in [0, 1).
         n_in: input channels; as the loaders have it where None.
         metrics: fastai metrics; accuracy where None.
@@ -283,7 +283,7 @@ def med_learner(
     kwargs.setdefault("splitter", param_groups)
     kwargs.setdefault("path", Path())  # fastai would write its models into the data's folder
     learn = MedLearner(dls, network, loss_func=loss_func, opt_func=opt_func, metrics=metrics, **kwargs)
-    learn.head_start = weights is not None if head_start is None else head_start
+    learn.linear_probe = weights is not None if linear_probe is None else linear_probe
     on_gpu = learn.dls.device.type == "cuda"
     if compile:
         network.compile()

@@ -1,4 +1,4 @@
-"""The head start: a linear head fitted on the frozen body's features, each image's computed once."""
+"""The linear probe: a linear head fitted on the frozen body's features, each image's computed once."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # scikit-learn's C, on st
 
 
 @dataclass(frozen=True)
-class HeadStart:
-    """What the head start did.
+class LinearProbe:
+    """What the linear probe did.
 
     Args:
         strength: scikit-learn's C that cross-validation inside the training images chose; the mean where several
@@ -197,7 +197,7 @@ def fit_head(
     seed: int = 42,
     views: int = 0,
     progress: bool = True,
-) -> HeadStart:
+) -> LinearProbe:
     """Fit the head's linear layer on the frozen body's features of the training images, in place.
 
     Classes are weighted by their rarity; the labels of a multi-label task are not, since a rare finding would then be
@@ -245,9 +245,9 @@ def fit_head(
             linear.bias.copy_(torch.from_numpy(found.bias))
         fitted.append(found)
         seconds = time.perf_counter() - start
-        return HeadStart(found.strength, n, features.shape[1], found.folds, seconds, views).as_dict()
+        return LinearProbe(found.strength, n, features.shape[1], found.folds, seconds, views).as_dict()
 
-    done = HeadStart(**distributed.from_first(fit))
+    done = LinearProbe(**distributed.from_first(fit))
     distributed.copy_first([linear.weight.data, linear.bias.data])
     held_out = fitted[0].held_out[:n] if fitted else None
     return replace(done, features=features[:n], targets=targets[:n], held_out=held_out)

@@ -185,7 +185,7 @@ def build_network(
     Args:
         arch: see `describe`.
         n_out: number of labels.
-        weights: of the body; see `build_body`. The head starts at random.
+        weights: of the body; see `build_body`. The linear probes at random.
         n_in: channels of the images, 3 or 1.
         dropout: see `build_head`.
 

@@ -59,7 +59,7 @@ SECTIONS = {
     "fold_spread": "Spread over the folds",
     "corrections": "Corrections",
     "shortcuts": "Shortcuts",
-    "head_start_metrics": "After the head start",
+    "linear_probe_metrics": "After the linear probe",
     "comparison": "Comparison",
     "card": "Model card",
     "checklist": "Checklist",

@@ -26,7 +26,7 @@ def summarize(
     table: pd.DataFrame | None = None,
     recipe: dict[str, Any] | None = None,
     history: Sequence[dict[str, Any]] = (),
-    head_start: dict[str, Any] | None = None,
+    linear_probe: dict[str, Any] | None = None,
     n_boot: int = 2000,
 ) -> dict[str, Any]:
     """All that `results.json` holds and the report shows.
@@ -37,7 +37,7 @@ def summarize(
         table: the data's table, for the counts, the problems and the split.
         recipe: the learner's settings.
         history: one dict an epoch.
-        head_start: what the head start did.
+        linear_probe: what the linear probe did.
         n_boot: bootstrap resamples for the intervals.
 
     Returns:
@@ -59,7 +59,7 @@ def summarize(
     facts |= as_plain(metrics)
     facts["most_confused"] = [list(row) for row in most_confused(facts["confusion_matrix"], known.vocab)]
     facts["roc"] = roc_curves(known)
-    facts["training"] = {"history": list(history), "head_start": head_start}
+    facts["training"] = {"history": list(history), "linear_probe": linear_probe}
     if table is not None:
         facts["data"] = describe_data(table, recipe or {})
     facts["settings"] = {k: v for k, v in (recipe or {}).items() if k not in {"vocab", "split"}}

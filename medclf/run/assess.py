@@ -118,7 +118,7 @@ def weigh(config: TrainConfig, trained: Trained, found: Audit | None) -> Weighed
         table=learn.dls.table,
         recipe=learn.recipe,
         history=learn.history,
-        head_start=learn.head.as_dict() if learn.head else None,
+        linear_probe=learn.head.as_dict() if learn.head else None,
     )
     facts |= worth.facts | _more_facts(trained, shown, tests, detector, found, facts)
     rows = {} if by_row is None else dict(zip(learn.dls.table["path"], by_row, strict=True))

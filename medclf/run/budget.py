@@ -47,7 +47,7 @@ class Plan:
     Args:
         sizes: of the images; the last one is the network's.
         train_from: the first stage that is trained; None for the whole network.
-        epochs: 0 is the head start alone.
+        epochs: 0 is the linear probe alone.
         seconds: expected, from now on.
     """
 
@@ -67,7 +67,7 @@ class Plan:
 def choose(costs: Sequence[Costs], job: Job, seconds: float, last_stage: str = "layer4") -> tuple[Plan, list[Plan]]:
     """The first of these that fits: all of the network, all of it on smaller images first, its last stage, its head.
 
-    Each is given as many epochs as fit, at least three and at most ten; the head start comes before each.
+    Each is given as many epochs as fit, at least three and at most ten; the linear probe comes before each.
 
     Args:
         costs: at the full size, then at the smaller one, if there is one.

@@ -25,10 +25,10 @@ class TrainConfig:
         path_col, label_col, label_delim, patient_col, partition_col: its columns; see `scan`.
         modality: whose augmentation to use.
         arch, weights: see `med_learner`.
-        epochs: after the head start; 0 is the head start alone.
+        epochs: after the linear probe; 0 is the linear probe alone.
         train_from: the first stage that these train, such as "layer4"; None for the whole network.
-        head_start: fit the head first; off gives fastai's frozen epoch instead.
-        views: augmented views of each image that the head start is fitted on besides.
+        linear_probe: fit the head first; off gives fastai's frozen epoch instead.
+        views: augmented views of each image that the linear probe is fitted on besides.
         size, resize, window, frame: of the images; see `MedDataLoaders.from_table`.
         first_sizes: smaller sizes that the first epochs train at, such as [128].
         budget: minutes that all of it may take; size, depth and epochs are then chosen by `medclf.run.budget`.
@@ -64,7 +64,7 @@ class TrainConfig:
     weights: str | None = "default"
     epochs: int = 5
     train_from: str | None = None
-    head_start: bool = True
+    linear_probe: bool = True
     views: int = 0
     size: int = 224
     first_sizes: tuple[int, ...] = ()

@@ -29,7 +29,7 @@ def run_demo(
         data: "drawn" (endoscopy-like pictures, drawn here, no network), "hello-world", "kvasir-v1" or "kvasir-v2"
             (fetched once into the user's cache folder).
         out: the RUN folder.
-        epochs: with the whole network, after the head start.
+        epochs: with the whole network, after the linear probe.
         overwrite: replace an earlier run.
         say: called with a line for the user at each step.
 

@@ -220,27 +220,27 @@ def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes:
         dls,
         config.arch,
         weights=config.weights,
-        head_start=None if config.head_start else False,
+        linear_probe=None if config.linear_probe else False,
         mixed_precision=config.mixed_precision,
     )
-    tunes = bool(config.epochs) or not learn.head_start
+    tunes = bool(config.epochs) or not learn.linear_probe
     part = f"fold-{changes['fold']}" if "fold" in changes else "model"
     kept = Path(config.out) / CHECKPOINTS / f"{part}.safetensors"
     sizes = (*config.first_sizes, config.size) if config.first_sizes else None
     valid = features = None
     with ExitStack() as scope:
-        if config.train_from and tunes:  # now, since the head start and the last pass use what is kept
+        if config.train_from and tunes:  # now, since the linear probe and the last pass use what is kept
             scope.enter_context(training_from(learn, config.train_from, False if sizes else None))
         if tunes and distributed.from_first(kept.is_file):
             load_checkpoint(learn, kept)
             say(f"what {kept} holds is not done again")
         else:
-            if learn.head_start:
+            if learn.linear_probe:
                 head = learn.fit_head(views=config.views)
                 valid = predict_loader(learn, learn.dls.valid, "valid", features=True)
-                say(f"head start: {head.seconds:.1f} s, {share_right(valid):.1%} of the validation images right")
+                say(f"linear probe: {head.seconds:.1f} s, {share_right(valid):.1%} of the validation images right")
             seed_everything(config.seed)  # whether the cache was warm has changed the random state
-            if tunes and distributed.is_first():  # the head start alone is as soon done again
+            if tunes and distributed.is_first():  # the linear probe alone is as soon done again
                 save_checkpoint(learn, kept)
             distrib_barrier()
         if tunes:
@@ -253,7 +253,7 @@ def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes:
 
 
 def train_features(learn: MedLearner, *, tuned: bool) -> np.ndarray:
-    """(n, f) pooled features of the training images that can be read: the head start's own where nothing was tuned."""
+    """(n, f) pooled features of the training images that can be read: the probe's own where nothing was tuned."""
     read = ~unread(learn.dls.train)
     known = None if tuned or learn.head is None else learn.head.features
     if known is not None and len(known) == read.sum():

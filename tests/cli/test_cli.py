@@ -86,7 +86,7 @@ def test_a_run_holds_everything(run):
     assert set(facts["accuracy"]) >= {"value", "low", "high", "n"}
     assert facts["vocab"] == ["dyed", "inflamed", "normal", "polyp"]
     assert np.array(facts["confusion_matrix"]).sum() == facts["n"] == 8
-    assert len(facts["training"]["history"]) == 1 and facts["training"]["head_start"]["n_train"] == 32
+    assert len(facts["training"]["history"]) == 1 and facts["training"]["linear_probe"]["n_train"] == 32
     record = json.loads((folder / "run.json").read_text())
     assert record["settings"]["seed"] == 42 and len(record["table_sha256"]) == 64 and "torch" in record["versions"]
     predictions = pd.read_csv(folder / "predictions.csv")

@@ -30,7 +30,7 @@ from medclf.learn.checkpoint import (
     save_checkpoint,
     write_state,
 )
-from medclf.learn.linear_probe import HeadStart
+from medclf.learn.linear_probe import LinearProbe
 
 ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
 EPOCHS = 4
@@ -226,10 +226,10 @@ def test_another_number_of_epochs_or_network_is_refused(tmp_path):
         load_checkpoint(learn, tmp_path / "a")
 
 
-def test_the_head_start_and_what_is_frozen_come_back(tmp_path):
+def test_the_linear_probe_and_what_is_frozen_come_back(tmp_path):
     learn = tiny_learner()
     learn.freeze()
-    learn.head = HeadStart(0.01, 22, 6, 5, 1.5)
+    learn.head = LinearProbe(0.01, 22, 6, 5, 1.5)
     learn.start = {name: value + 1 for name, value in learn.model.state_dict().items()}
     save_checkpoint(learn, tmp_path / "a")
     again = tiny_learner(seed=9)

@@ -82,7 +82,7 @@ def test_the_body_is_frozen_until_it_is_unfrozen(learn):
     assert all(p.requires_grad for p in learn.model.parameters())
 
 
-def test_head_start_fits_and_changes_only_the_head(learn):
+def test_linear_probe_fits_and_changes_only_the_head(learn):
     body = {k: v.clone() for k, v in learn.model[0].state_dict().items()}
     done = learn.fit_head(progress=False)
     assert done.n_train == 24 and done.cv_folds == 5
@@ -146,15 +146,15 @@ def test_fastais_own_ways_work(learn):
 
 
 @pytest.mark.slow
-def test_without_head_start_it_is_fastais_fine_tune(dls):
-    learn = med_learner(dls, "resnet18", weights=None, head_start=False)
+def test_without_linear_probe_it_is_fastais_fine_tune(dls):
+    learn = med_learner(dls, "resnet18", weights=None, linear_probe=False)
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(1)
     assert learn.head is None and len(learn.recorder.values) == 1
 
 
-def test_random_weights_have_no_head_start(dls):
-    assert med_learner(dls, "resnet18", weights=None).head_start is False
+def test_random_weights_have_no_linear_probe(dls):
+    assert med_learner(dls, "resnet18", weights=None).linear_probe is False
 
 
 def test_foreign_loaders_work(folder):

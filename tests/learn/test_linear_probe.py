@@ -1,4 +1,4 @@
-"""The head start against scikit-learn's own logistic regression, and its guards against leaks."""
+"""The linear probe against scikit-learn's own logistic regression, and its guards against leaks."""
 
 import numpy as np
 import pytest
@@ -112,7 +112,7 @@ def learner(folder, **kwargs):
     settings = {"modality": "endoscopy", "size": 32, "cache": True, "progress": False, "split": "stratified"}
     dls = MedDataLoaders.from_folder(folder, **(settings | kwargs))
     torch.manual_seed(0)
-    return med_learner(dls, "resnet18", weights=None, head_start=True)
+    return med_learner(dls, "resnet18", weights=None, linear_probe=True)
 
 
 @pytest.mark.filterwarnings("ignore::medclf.errors.MedclfWarning")

@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("cache", [True, False])
 def test_a_copy_is_the_nearest_of_its_original(folder, cache):
     dls = MedDataLoaders.from_folder(folder, size=48, bs=8, cache=cache, progress=False, device="cpu")
-    learn = med_learner(dls, "resnet18", weights=None, head_start=False)
+    learn = med_learner(dls, "resnet18", weights=None, linear_probe=False)
     learn.history = []  # not trained: the features may be kept
     paths = [p for p in dls.table["path"] if not p.startswith("train")]
     found = similar_training_images(learn, paths, 3, progress=False)
@@ -59,7 +59,7 @@ def test_a_copy_is_the_nearest_of_its_original(folder, cache):
 
 def test_an_image_is_no_neighbour_of_its_own(folder):
     dls = MedDataLoaders.from_folder(folder, size=48, bs=8, split="all", progress=False, device="cpu")
-    learn = med_learner(dls, "resnet18", weights=None, head_start=False)
+    learn = med_learner(dls, "resnet18", weights=None, linear_probe=False)
     found = similar_training_images(learn, dls.table["path"], 2, progress=False)
     assert (found["path"] != found["neighbour"]).all()
     nearest_one = found[found["rank"] == 1].set_index("path")["neighbour"]

@@ -17,7 +17,7 @@ from medclf.learn.callbacks import Resumable
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.growing_sizes import check_sizes
 from medclf.learn.learner import MedLearner, med_learner
-from medclf.learn.linear_probe import HeadStart, body_features
+from medclf.learn.linear_probe import LinearProbe, body_features
 from medclf.learn.partial import KeptFeatures, training_from
 from medclf.learn.prediction import predict_loader
 from medclf.models.backbones import build_network
@@ -46,8 +46,8 @@ def make(folder, modality=None, cache=True, arch="resnet18", mixed_precision=Fal
     dls = MedDataLoaders.from_folder(
         folder, size=64, modality=modality, split="stratified", seed=1, cache=cache, bs=4, progress=False
     )
-    learn = med_learner(dls, arch, weights=None, head_start=True, mixed_precision=mixed_precision, **kwargs)
-    learn.head = HeadStart(0.01, 18, 512, 5, 0.0)  # a random head, so that there is much to learn
+    learn = med_learner(dls, arch, weights=None, linear_probe=True, mixed_precision=mixed_precision, **kwargs)
+    learn.head = LinearProbe(0.01, 18, 512, 5, 0.0)  # a random head, so that there is much to learn
     learn.start = {name: value.clone() for name, value in learn.model.state_dict().items()}
     torch.manual_seed(1)
     return learn

@@ -31,7 +31,7 @@ def dls(tmp_path):
 
 def learner(dls, **kwargs):
     torch.manual_seed(0)
-    return med_learner(dls, "resnet18", weights=None, head_start=False, **kwargs)
+    return med_learner(dls, "resnet18", weights=None, linear_probe=False, **kwargs)
 
 
 class Seen(Callback):

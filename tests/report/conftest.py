@@ -183,7 +183,7 @@ def make_up(
                 {"epoch": e, "train_loss": 1.0 / (e + 1), "valid_loss": 1.1 / (e + 1), "accuracy": 0.6 + 0.1 * e}
                 for e in range(3)
             ],
-            "head_start": {"accuracy": metric(0.65625, 70)},
+            "linear_probe": {"accuracy": metric(0.65625, 70)},
         },
         "data": {
             "n_images": n + 1,

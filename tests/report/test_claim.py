@@ -65,7 +65,7 @@ def test_the_figures_are_those_of_the_run(made_up):
 
 
 def test_other_ways_to_train_are_told(made_up):
-    facts = {**made_up.facts, **RUN, "folds": [{"fold": 0}], "training": {"history": [], "head_start": None}}
+    facts = {**made_up.facts, **RUN, "folds": [{"fold": 0}], "training": {"history": [], "linear_probe": None}}
     found = answers(facts, settings={"epochs": 0})
     assert found["32"]["answer"].startswith("Cross-validation")
     assert "that of its fold" in found["27"]["answer"]
@@ -73,7 +73,7 @@ def test_other_ways_to_train_are_told(made_up):
     maps = answers({**facts, "saliency": {"method": "Grad-CAM", "n_images": 40}})["31"]["answer"]
     assert maps.startswith("Grad-CAM maps") and "of 40 images" in maps
     head = {"strength": 0.01, "n_train": 70, "cv_folds": 5, "seconds": 1.0}
-    found = answers({**facts, "training": {"history": [], "head_start": head}}, settings={"epochs": 0})
+    found = answers({**facts, "training": {"history": [], "linear_probe": head}}, settings={"epochs": 0})
     assert "C = 0.01, by 5-fold cross-validation" in found["25"]["answer"]
     assert "features of 70 images" in found["24"]["answer"]
 

@@ -23,7 +23,7 @@ PHONE = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark", "has
 
 @pytest.fixture(scope="module")
 def run(browser: Any, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """hello-world, the head start alone, half of the images held for validation so that some are wrong."""
+    """hello-world, the linear probe alone, half of the images held for validation so that some are wrong."""
     room = tmp_path_factory.mktemp("browser")
     config = TrainConfig(
         data=str(shared_data / "hello-world"),

@@ -22,8 +22,8 @@ def plain_sums(monkeypatch):
         monkeypatch.setattr(budget, name, value)
 
 
-# The head start: 100 images * 0.1 = 10 s. An epoch of all at 224: 80 * 1.0 + 20 * 0.1 = 82 s; at 128: 80 * 0.3 + 2 =
-# 26 s. Of the last stage: 80 * 0.3 + 2 = 26 s; at 128: 10 s; kept: 80 * 0.05 + 20 * 0.05 = 5 s, the head start
+# The linear probe: 100 images * 0.1 = 10 s. An epoch of all at 224: 80 * 1.0 + 20 * 0.1 = 82 s; at 128: 80 * 0.3 + 2 =
+# 26 s. Of the last stage: 80 * 0.3 + 2 = 26 s; at 128: 10 s; kept: 80 * 0.05 + 20 * 0.05 = 5 s, the linear probe
 # too, and 10 s once. At the end 2 s for the validation images and 80 * 0.1 = 8 s (kept: 4 s) for the others' features.
 @pytest.mark.parametrize(
     ("seconds", "kept", "sizes", "train_from", "epochs", "taken"),

@@ -213,7 +213,7 @@ def initialisation(have: Known) -> str:
     else:
         which = "published default ones" if weights == "default" else f"those in {PurePath(str(weights)).name}"
         body = f"Body: pretrained weights, the {which} of {have.recipe['arch']}"
-    head = (have.facts.get("training") or {}).get("head_start")
+    head = (have.facts.get("training") or {}).get("linear_probe")
     if not head:
         return f"{body}; head: random."
     return (
@@ -226,7 +226,7 @@ def training(have: Known) -> str:
     facts = have.facts.get("training")
     if facts is None or "arch" not in have.recipe:
         return ""
-    head, epochs = facts.get("head_start"), have.settings.get("epochs", len(facts.get("history") or []))
+    head, epochs = facts.get("linear_probe"), have.settings.get("epochs", len(facts.get("history") or []))
     parts = []
     if head:
         folds = (
@@ -259,11 +259,11 @@ def selection(have: Known) -> str:
     if facts is None:
         return ""
     epochs = have.settings.get("epochs", len(facts.get("history") or []))
-    head = bool(facts.get("head_start"))
+    head = bool(facts.get("linear_probe"))
     if not epochs:
-        which = "the network after the head start"
+        which = "the network after the linear probe"
     elif head:
-        which = "the weights after the last epoch, averaged with those of the head start"
+        which = "the weights after the last epoch, averaged with those of the linear probe"
     else:
         which = "the weights after the last epoch"
     folds = "; after the cross-validation it is trained anew on all images" if have.facts.get("folds") else ""

@@ -31,7 +31,7 @@ def train(folder: str, train_from: str | None) -> dict[str, Any]:
     )
     torch.manual_seed(0)
     metrics = [accuracy, RocAuc()]
-    options = {"weights": None, "dropout": 0, "head_start": True, "mixed_precision": False}
+    options = {"weights": None, "dropout": 0, "linear_probe": True, "mixed_precision": False}
     learn = med_learner(dls, "resnet18", metrics=metrics, **options)
     head = learn.fit_head(progress=False)
     with learn.no_bar(), learn.distrib_ctx():
