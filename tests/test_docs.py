@@ -36,3 +36,11 @@ def test_every_page_is_in_the_contents():
     contents = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^([a-z-]+)$", contents, re.MULTILINE))
     assert {p.stem for p in (ROOT / "docs").glob("*.md")} - {"index"} == listed
+
+
+def test_the_versions_agree():
+    import medclf
+
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version: {medclf.__version__}\n" in citation
+    assert f"## {medclf.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
