@@ -93,6 +93,19 @@ def groups_of(table: pd.DataFrame) -> np.ndarray | None:
     return np.array(linked(*known)) if known else None
 
 
+def unit_of(table: pd.DataFrame) -> str:
+    """What `groups_of` counts, in words: patients only where the data name them.
+
+    Example:
+        >>> unit_of(pd.DataFrame({"patient": ["ann", None]})), unit_of(pd.DataFrame({"group": ["near-duplicates-1"]}))
+        ('patients', 'groups of near-duplicates')
+    """
+    has = {name: any(value is not None for value in objects(table, name)) for name in ("patient", "group")}
+    if has["patient"]:
+        return "groups of linked patients and near-duplicates" if has["group"] else "patients"
+    return "groups of near-duplicates" if has["group"] else "images"
+
+
 def with_clusters(table: pd.DataFrame, clusters: pd.Series) -> pd.DataFrame:
     """The table with a column `group` that `split_table(..., "grouped")` keeps on one side.
 

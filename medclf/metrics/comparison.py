@@ -58,14 +58,19 @@ class McNemar:
         only_b: images that the second alone has right.
         p_exact: two-sided, from the binomial distribution; cautious.
         p_mid: mid-p, which is not: recommended.
-        p_patients: two-sided, swapping the two models for whole patients; None where each image is a patient.
+        p_groups: two-sided, swapping the two models for whole patients or groups; None where each image is its own.
     """
 
     only_a: int
     only_b: int
     p_exact: float
     p_mid: float
-    p_patients: float | None = None
+    p_groups: float | None = None
+
+    @property
+    def p(self) -> float:
+        """The one to read: by whole groups where there are any, else mid-p."""
+        return self.p_mid if self.p_groups is None else self.p_groups
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -79,7 +84,7 @@ def mcnemar(right_a: Any, right_b: Any, *, groups: Any = None, seed: int = 0) ->
         right_a: (n,) bool, whether the first model is right.
         right_b: (n,) likewise of the second.
         groups: (n,) patient of each image. McNemar's test takes images as independent; with patients
-            `p_patients` is the one to read: the models are swapped at random for whole patients, 10,000 times.
+            `p_groups` is the one to read: the models are swapped at random for whole patients, 10,000 times.
         seed: of these swaps.
 
     Source: McNemar 1947; Fagerland, Lydersen & Laake 2013 for mid-p; the swaps are Fisher's permutation test, which for
@@ -96,8 +101,8 @@ def mcnemar(right_a: Any, right_b: Any, *, groups: Any = None, seed: int = 0) ->
     only_a, only_b = int((first & ~second).sum()), int((~first & second).sum())
     p_exact, p_mid = _paired_p(only_a, only_b)
     sampling = Sampling.of(groups, len(first))
-    p_patients = None if sampling.independent else _swap_patients(first, second, sampling, seed)
-    return McNemar(only_a, only_b, p_exact, p_mid, p_patients)
+    p_groups = None if sampling.independent else _swap_groups(first, second, sampling, seed)
+    return McNemar(only_a, only_b, p_exact, p_mid, p_groups)
 
 
 def _paired_p(only_a: int, only_b: int) -> tuple[float, float]:
@@ -108,7 +113,7 @@ def _paired_p(only_a: int, only_b: int) -> tuple[float, float]:
     return min(1.0, tail), min(1.0, tail - float(stats.binom.pmf(fewer, total, 0.5)))
 
 
-def _swap_patients(first: np.ndarray, second: np.ndarray, sampling: Sampling, seed: int) -> float:
+def _swap_groups(first: np.ndarray, second: np.ndarray, sampling: Sampling, seed: int) -> float:
     gains = second.astype(float) - first
     by_patient = np.bincount(sampling.codes, weights=gains, minlength=sampling.count)
     by_patient = by_patient[by_patient != 0]
@@ -129,6 +134,7 @@ def compare_predictions(
     groups: Any = None,
     multi_label: bool = False,
     names: tuple[str, str] = ("A", "B"),
+    unit: str = "patients",
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -143,12 +149,13 @@ def compare_predictions(
         groups: (n,) patient of each image; both models are resampled with the same patients.
         multi_label: whether an image may have several labels.
         names: of the two models, for the sentence.
+        unit: what `groups` are, for the sentence; see `medclf.dataset.groups.unit_of`.
         n_boot: bootstrap resamples.
         seed: of the resamples.
         level: of the intervals.
 
     Returns:
-        names, n, n_groups, accuracy, balanced_accuracy, auroc, auprc, f1, mcc (each a `Difference`), per_class {label:
+        names, n, n_groups, unit (None without groups), better (the name, or None), accuracy, balanced_accuracy, auroc, auprc, f1, mcc (each a `Difference`), per_class {label:
         {sensitivity, specificity: `Difference`, mcnemar: on the images that have the label}}, mcnemar (`McNemar`
         over all images; multi-label: all labels of an image right), sentence.
 
@@ -179,10 +186,12 @@ def compare_predictions(
         "names": list(names),
         "n": first.n,
         "n_groups": None if groups is None else first.sampling.count,
+        "unit": None if groups is None else unit,
+        "better": _better(names, differences["accuracy"], test, level),
         **{name: differences[name] for name in COMPARED},
         "per_class": per_class,
         "mcnemar": test,
-        "sentence": _sentence(names, differences["accuracy"], test),
+        "sentence": _sentence(names, differences["accuracy"], test, unit, level),
     }
 
 
@@ -232,24 +241,28 @@ def _difference(task: Task, name: str, a: float, b: float, variance: float, leve
     return Difference(a, b, b - a, span * ends[0], span * ends[1], n, "" if label else left_out(task, metric))
 
 
-def _sentence(names: tuple[str, str], accuracy: Difference, test: McNemar) -> str:
+def _better(names: tuple[str, str], accuracy: Difference, test: McNemar, level: float) -> str | None:
+    """The model that is better: the interval of the difference and the test must both say so."""
+    if not accuracy.low * accuracy.high > 0 or test.p >= 1 - level:
+        return None
+    return names[int(accuracy.low > 0)]
+
+
+def _sentence(names: tuple[str, str], accuracy: Difference, test: McNemar, unit: str, level: float) -> str:
     a, b = names
     if math.isnan(accuracy.value):
         return f"{a} and {b} cannot be compared: {accuracy.note}."
-    facts = f"accuracy {accuracy.a:.3f} for {a}, {accuracy.b:.3f} for {b}, on the same {accuracy.n:,} images"
+    facts = f"accuracy {accuracy.a:.1%} for {a}, {accuracy.b:.1%} for {b}, on the same {accuracy.n:,} images"
     if math.isnan(accuracy.low):
-        return f"{facts[0].upper()}{facts[1:]}; {accuracy.note}."
-    p = test.p_mid if test.p_patients is None else test.p_patients
-    chance = (
-        f"{'McNemar mid-p' if test.p_patients is None else 'p by patients'} {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-    )
-    ends = f"difference {accuracy.value:+.3f}, interval {accuracy.low:+.3f} to {accuracy.high:+.3f}, {chance}"
-    if accuracy.low > 0 or accuracy.high < 0:
-        return f"{b if accuracy.low > 0 else a} is better: {facts} ({ends})."
-    return (
-        f"No difference is shown: {facts} ({ends}); {b} may be worse by {100 * -accuracy.low:.1f} points "
-        f"or better by {100 * accuracy.high:.1f}."
-    )
+        return f"{facts[0].upper()}{facts[1:]}. {accuracy.note[0].upper()}{accuracy.note[1:]}."
+    ends = f"{level:.0%} CI {100 * accuracy.low:+.1f} to {100 * accuracy.high:+.1f}"
+    name = "McNemar mid-p" if test.p_groups is None else f"p by {unit}"
+    chance = f"{name} {'< 0.001' if test.p < 0.001 else f'= {test.p:.3f}'}"
+    difference = f"{100 * accuracy.value:+.1f} points ({ends}; {chance})"
+    better = _better(names, accuracy, test, level)
+    if better:
+        return f"{better} is better: {facts}. Difference: {difference}."
+    return f"No clear difference: {facts}. Difference: {difference}. This does not prove that the models are equal."
 
 
 def subgroup_metrics(

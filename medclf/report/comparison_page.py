@@ -57,7 +57,7 @@ def render_comparison(
             "By class",
             [_by_class(found)],
             note="Sensitivity and specificity of each label; McNemar's test on the "
-            "images that have it. Of twenty labels one will differ by chance.",
+            "images that have it. With 20 classes expect one significant difference by chance.",
         ),
         Section(f"Only {a} is right", exhibits=_alone(rows, "a", "b", read, names)),
         Section(f"Only {b} is right", exhibits=_alone(rows, "b", "a", read, names)),
@@ -66,17 +66,17 @@ def render_comparison(
 
 
 def _cautions(found: Mapping[str, Any]) -> list[str]:
-    patients = found.get("n_groups")
+    groups = found.get("n_groups")
     texts = [
         f"Both runs on the same {number(found['n'])} images"
-        + (f" of {number(patients)} patients, who were resampled whole." if patients else ".")
+        + (f" in {number(groups)} {found['unit']}, which were resampled whole." if groups else ".")
     ]
     for key, name in (("only_a", found["names"][0]), ("only_b", found["names"][1])):
         if found.get(key):
             texts.append(f"{number(found[key])} further images were predicted by {name} alone, and are left out.")
-    if not patients:
-        texts.append("No patients are named, so every image counts as independent; several of one patient would widen.")
-    return [*texts, "A difference that is not shown is not shown to be none: read the interval."]
+    if not groups:
+        texts.append("If patients have several images, the intervals should be wider: no patient IDs were given.")
+    return [*texts, "Where no clear difference is found, the models may still differ: read the interval."]
 
 
 def _overall(found: Mapping[str, Any]) -> Block:
@@ -125,8 +125,8 @@ def _mcnemar(found: Mapping[str, Any]) -> list[Block]:
         [Cell("p, McNemar mid-p"), Cell(_p(test["p_mid"]))],
         [Cell("p, McNemar exact"), Cell(_p(test["p_exact"]))],
     ]
-    if is_number(test.get("p_patients")):
-        rows.append([Cell("p by patients (the one to read)"), Cell(_p(test["p_patients"]))])
+    if is_number(test.get("p_groups")):
+        rows.append([Cell(f"p by {found['unit']} (the one to read)"), Cell(_p(test["p_groups"]))])
     return [Block("heading", text="Images that tell them apart"), Block("facts", rows=rows)]
 
 
@@ -135,7 +135,7 @@ def _by_class(found: Mapping[str, Any]) -> Block:
     rows = []
     for label, one in found["per_class"].items():
         sensitivity, test = one["sensitivity"], one["mcnemar"]
-        p = test["p_patients"] if is_number(test.get("p_patients")) else test["p_mid"]
+        p = test["p_groups"] if is_number(test.get("p_groups")) else test["p_mid"]
         both = [percent(sensitivity[side]) for side in ("a", "b")]
         numbers = [number(sensitivity["n"]), *both, _gap(sensitivity, "%"), _p(p), _gap(one["specificity"], "%")]
         rows.append([str(label), *numbers])

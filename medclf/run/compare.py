@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medclf.dataset.groups import unit_of
 from medclf.errors import DataError, MedclfWarning
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import as_plain
@@ -38,6 +39,7 @@ def compare(run_a: str | Path, run_b: str | Path, *, n_boot: int = 2000) -> dict
         b.probs,
         a.vocab,
         groups=a.groups,
+        unit=unit_of(a.table),
         multi_label=a.multi_label,
         names=_names(run_a, run_b),
         n_boot=n_boot,

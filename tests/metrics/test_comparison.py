@@ -39,7 +39,7 @@ def two_models(n, seed, n_labels=2, better=1.0):
 def test_mcnemar_agrees_with_statsmodels_and_the_binomial(only_a, only_b):
     found = mcnemar(*answers(only_a, only_b))
     wanted = statsmodels_mcnemar([[5, only_a], [only_b, 3]], exact=True).pvalue
-    assert (found.only_a, found.only_b, found.p_patients) == (only_a, only_b, None)
+    assert (found.only_a, found.only_b, found.p_groups) == (only_a, only_b, None)
     assert found.p_exact == pytest.approx(min(1, wanted))
     half = stats.binom.pmf(min(only_a, only_b), only_a + only_b, 0.5)
     assert found.p_mid == pytest.approx(1.0 if only_a == only_b else wanted - half)
@@ -56,14 +56,14 @@ def test_swapping_single_images_is_mcnemars_exact_test():
     pairs = np.arange(len(right[0]))
     pairs[-1] = pairs[-2]  # two images that both have wrong are one patient: nothing changes
     found = mcnemar(*right, groups=pairs)
-    assert found.p_patients == pytest.approx(found.p_exact, abs=0.01)
+    assert found.p_groups == pytest.approx(found.p_exact, abs=0.01)
 
 
 def test_ten_frames_of_one_patient_are_one_vote():
     """Ten wins in one patient's frames are nothing against chance; as images they look like proof."""
     a, b = answers(0, 10, both=20)
     found = mcnemar(a, b, groups=np.concatenate([np.zeros(10), np.arange(1, len(a) - 9)]))
-    assert found.p_exact < 0.01 and found.p_patients == 1.0
+    assert found.p_exact < 0.01 and found.p_groups == 1.0
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -112,7 +112,7 @@ def test_a_model_against_itself():
     found = compare_predictions(y, a, a, vocab, n_boot=50)
     assert found["accuracy"].value == 0 and found["mcnemar"].p_mid == 1.0
     assert found["accuracy"].low == -found["accuracy"].high < 0
-    assert found["sentence"].startswith("No difference is shown: accuracy ")
+    assert found["sentence"].startswith("No clear difference: accuracy ")
 
 
 def test_swapped_models_swap_the_answer():
@@ -132,7 +132,7 @@ def test_patients_widen_the_difference():
     assert by_patient["n_groups"] == 40
     widths = [found["accuracy"].high - found["accuracy"].low for found in (by_patient, by_image)]
     assert widths[0] > 1.8 * widths[1]
-    assert by_patient["mcnemar"].p_patients > by_patient["mcnemar"].p_exact
+    assert by_patient["mcnemar"].p_groups > by_patient["mcnemar"].p_exact
     assert "p by patients" in by_patient["sentence"]
 
 
@@ -208,3 +208,25 @@ def test_kappa_at_its_edges():
         cohen_kappa(["x"], ["z"], vocab=["x", "y"])
     with pytest.raises(DataError, match="cubic"):
         cohen_kappa(["x"], ["x"], weights="cubic")
+
+
+def test_a_verdict_agrees_with_its_own_p():
+    """Eight images of four patients, all right in one model alone: a sign test by patients gives 2 * 0.5**4 = 0.125."""
+    y = np.arange(40) % 2
+    good = np.eye(2)[y] * 0.8 + 0.1
+    bad = good.copy()
+    bad[:8] = bad[:8, ::-1]
+    patients = [f"p{i // 2}" if i < 8 else f"q{i}" for i in range(40)]
+    found = compare_predictions(y, bad, good, ["a", "b"], groups=patients)
+    assert found["mcnemar"].p_groups == pytest.approx(0.125, abs=0.02)
+    assert found["better"] is None and found["sentence"].startswith("No clear difference")
+    alone = compare_predictions(y, bad, good, ["a", "b"])
+    assert alone["mcnemar"].p_exact == pytest.approx(2 * 0.5**8) and alone["better"] == "B"
+
+
+def test_groups_of_near_duplicates_are_not_called_patients():
+    y = np.arange(40) % 2
+    probs = np.eye(2)[y] * 0.8 + 0.1
+    groups = np.arange(40) // 4
+    found = compare_predictions(y, probs, probs[::-1], ["a", "b"], groups=groups, unit="groups of near-duplicates")
+    assert "p by groups of near-duplicates" in found["sentence"] and "patient" not in found["sentence"]

@@ -102,7 +102,7 @@ def test_swapping_patients_is_scipys_permutation_test():
     exact = stats.permutation_test(
         votes, lambda a, b: b.sum() - a.sum(), permutation_type="samples", n_resamples=np.inf, vectorized=False
     )
-    assert mcnemar(first, second, groups=patients).p_patients == pytest.approx(exact.pvalue, abs=0.015)
+    assert mcnemar(first, second, groups=patients).p_groups == pytest.approx(exact.pvalue, abs=0.015)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 12), (7, 12), (12, 12), (431, 500)])

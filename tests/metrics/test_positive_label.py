@@ -1,0 +1,50 @@
+import pytest
+
+from medclf.metrics.positive_label import positive_label
+
+
+@pytest.mark.parametrize(
+    ("finding", "plain"),
+    [
+        ("COVID", "non-COVID"),
+        ("COVID", "NonCOVID"),
+        ("covid", "noncovid"),
+        ("tumor", "notumor"),
+        ("yes", "no"),
+        ("1", "0"),
+        ("true", "false"),
+        ("abnormal", "normal"),
+        ("Parasitized", "Uninfected"),
+        ("polyp", "no polyp"),
+        ("Finding", "NoFinding"),
+        ("sick", "notSick"),
+        ("pneumonia", "NORMAL"),
+        ("malignant", "benign"),
+        ("melanoma", "nevus"),
+        ("benign", "normal"),
+        ("effusion", "others"),
+        ("glaucoma", "rest"),
+        ("cancer", "non-cancer"),
+        ("fracture", "not fractured"),
+        ("symptomatic", "asymptomatic"),
+        ("nodule", "other"),
+        ("nodule", "clear"),
+        ("Nocardia", "healthy"),
+        ("invasive", "noninvasive"),
+        ("defect", "without_defect"),
+        ("other", "healthy"),
+    ],
+)
+def test_the_finding_is_the_positive_whatever_is_more_frequent(finding, plain):
+    for vocab in ([finding, plain], [plain, finding]):
+        for counts in ({finding: 90, plain: 10}, {finding: 10, plain: 90}):
+            found = positive_label(vocab, counts)
+            assert (found.label, found.by) == (finding, "name"), vocab
+
+
+@pytest.mark.parametrize("vocab", [["adenoma", "hyperplastic"], ["chest", "hand"], ["normal tissue", "healthy tissue"]])
+def test_where_no_name_tells_it_is_the_rarer(vocab):
+    first, second = vocab
+    assert positive_label(vocab, {first: 9, second: 8}) == (second, "rarer")
+    assert positive_label(vocab, {first: 8, second: 9}) == (first, "rarer")
+    assert positive_label(vocab) == (second, "order")
