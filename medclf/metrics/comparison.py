@@ -155,9 +155,10 @@ def compare_predictions(
         level: of the intervals.
 
     Returns:
-        names, n, n_groups, unit (None without groups), better (the name, or None), accuracy, balanced_accuracy, auroc, auprc, f1, mcc (each a `Difference`), per_class {label:
-        {sensitivity, specificity: `Difference`, mcnemar: on the images that have the label}}, mcnemar (`McNemar`
-        over all images; multi-label: all labels of an image right), sentence.
+        names, n, n_groups, unit (None without groups), better (a name, or None), accuracy, balanced_accuracy, auroc,
+        auprc, f1, mcc (each a `Difference`), per_class {label: {sensitivity, specificity: `Difference`, mcnemar: on the
+        images that have the label}}, mcnemar (`McNemar` over all images; multi-label: all labels of an image right),
+        sentence.
 
     Raises:
         DataError: as `classification_metrics`.

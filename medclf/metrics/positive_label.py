@@ -30,8 +30,8 @@ class Positive(NamedTuple):
 def positive_label(vocab: Sequence[str], counts: Mapping[str, int] | None = None) -> Positive:
     """Of two labels the one that is a finding.
 
-    A name that says normal, harmless or "the rest" is the other one's opposite. Where neither name tells, or both do, the
-    rarer label is the finding; where they are equally frequent, the second.
+    A name that says normal, harmless or "the rest" is not the finding. Where neither name tells, or both do, the rarer
+    label is the finding; where they are equally frequent, the second.
 
     Args:
         vocab: the two labels.
