@@ -31,8 +31,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from medclf.audit.near_duplicates.fingerprint import Fingerprints, take_fingerprints
-from medclf.audit.near_duplicates.search import find_twins
+from medclf.auditing.near_duplicates.fingerprint import Fingerprints, take_fingerprints
+from medclf.auditing.near_duplicates.search import find_twins
 from medclf.models.embedding import embed_table
 
 Random = np.random.Generator

@@ -23,7 +23,7 @@ from side_by_side import print_table
 
 from medclf.demo_images import draw_endoscopy
 from medclf.images.reading import read_display
-from medclf.report.report import render
+from medclf.reporting.report import render
 from medclf.results.predictions import Predictions
 from medclf.results.results import summarize
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from side_by_side import print_table, shared_data
 
-from medclf.audit.audit import audit
-from medclf.audit.short_audit import short_audit
+from medclf.auditing.audit import audit
+from medclf.auditing.short_audit import short_audit
 from medclf.dataset.image_cache import Reading, build_stores
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table

@@ -18,7 +18,7 @@ _HOME = {
     "errors": ["MedclfError"],
     "learn.image_block": ["MedImage", "MedImageBlock", "read_image"],
     "dataset.scan": ["scan"],
-    "audit.audit": ["audit"],
+    "auditing.audit": ["audit"],
     "dataset.splits": [
         "KFoldSplitter",
         "PatientSplitter",
@@ -39,12 +39,12 @@ _HOME = {
     "images.heatmap": ["hottest_box", "overlay"],
     "models.saliency": ["grad_cam", "occlusion"],
     "learn.learner": ["cnn_learner", "med_learner"],
-    "audit.shortcut_test": ["shortcut_test"],
+    "auditing.shortcut_test": ["shortcut_test"],
     "results.subgroups": ["subgroups"],
     "learn.interpretation": ["MedInterpretation"],
     "run.compare": ["compare"],
     "run.evaluate": ["evaluate"],
-    "report.report": ["report"],
+    "reporting.report": ["report"],
     "inference.bundle": ["load_bundle", "save_bundle"],
     "inference.onnx": ["export_onnx"],
 }

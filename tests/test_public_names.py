@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import medclf
 
@@ -29,3 +30,9 @@ def test_notebooks_get_fastai_and_medclf():
     exec("from medclf.all import *", names)
     assert {"MedDataLoaders", "med_learner", "report", "resnet50", "Path", "Learner"} <= set(names)
     assert names["report"] is medclf.report
+
+
+def test_no_folder_has_a_public_name():
+    """`import medclf.NAME.module` would put the folder where the public name is."""
+    folders = {path.stem for path in Path(medclf.__file__).parent.iterdir()}
+    assert folders.isdisjoint(medclf.__all__)

@@ -76,7 +76,7 @@ def report(
     show_burned_in: ShowBurnedIn = False,
 ) -> None:
     """Write the report page of a run again."""
-    from medclf.report.report import report as write_report
+    from medclf.reporting.report import report as write_report
 
     page = write_report(
         run,
@@ -97,7 +97,7 @@ def card(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing file")] = False,
 ) -> None:
     """Write a model card to fill in, for train --card and report --card."""
-    from medclf.report.card import write_card
+    from medclf.reporting.card import write_card
 
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists already", "choose another file, or replace it with --overwrite")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.audit.near_duplicates.candidates import search
+from medclf.auditing.near_duplicates.candidates import search
 from medclf.learn.prediction import rows_of
 
 COLUMNS = ("path", "rank", "neighbour", "similarity")

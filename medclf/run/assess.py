@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.audit.assess import at_temperature, flagged, judge, ood_facts
-from medclf.audit.audit import Audit, with_groups, with_partition
-from medclf.audit.calibration_set import Basis
-from medclf.audit.decisions import Wishes
-from medclf.audit.short_audit import short_audit
+from medclf.auditing.assess import at_temperature, flagged, judge, ood_facts
+from medclf.auditing.audit import Audit, with_groups, with_partition
+from medclf.auditing.calibration_set import Basis
+from medclf.auditing.decisions import Wishes
+from medclf.auditing.short_audit import short_audit
 from medclf.dataset.image_cache import Reading
 from medclf.dataset.labels import objects
 from medclf.dataset.scan import count_labels

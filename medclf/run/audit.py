@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.audit.audit import KINDS, PAIR_KINDS, Audit, audit, with_groups, with_partition
+from medclf.auditing.audit import KINDS, PAIR_KINDS, Audit, audit, with_groups, with_partition
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
 from medclf.errors import MissingDependency, OutputError, WeightsError

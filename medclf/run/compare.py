@@ -64,7 +64,7 @@ def compare_page(
         DataError: as `compare`.
         OutputError: the page cannot be written.
     """
-    from medclf.report.comparison_page import render_comparison
+    from medclf.reporting.comparison_page import render_comparison
 
     found = compare(run_a, run_b, n_boot=n_boot)
     a, b, _ = _paired(run_a, run_b)
@@ -87,7 +87,7 @@ def _names(run_a: str | Path, run_b: str | Path) -> tuple[str, str]:
 
 def _reader(*runs: str | Path) -> Any:
     """How to read the images, from the first run whose images are still there."""
-    from medclf.report.run_files import load_run as load_files
+    from medclf.reporting.run_files import load_run as load_files
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MedclfWarning)  # without images the page shows none

@@ -8,7 +8,7 @@ from typing import Any
 
 from medclf.errors import DataError, WeightsError
 from medclf.images.reading import Resize
-from medclf.report.card import read_card
+from medclf.reporting.card import read_card
 
 MODALITIES = ("endoscopy", "radiograph", "dermoscopy", "fundus", "histology")
 SPLITS = ("random", "stratified", "patient", "grouped", "folders", "kfold")
@@ -41,14 +41,14 @@ class TrainConfig:
         overwrite: replace an existing RUN.
         test: folder of labelled images to evaluate besides.
         hide_names: row ids instead of file names in the report.
-        card: YAML file with what only people know of data and model; see `medclf.report.card`.
+        card: YAML file with what only people know of data and model; see `medclf.reporting.card`.
         subgroup: columns of the table to give the metrics by; see `medclf.results.subgroups`.
         corrections: a review.csv, whose labels and exclusions are applied to the table; see `data.corrections`.
         saliency: images of the report that get a map of where the network looked, the errors first; 0 for none.
         show_burned_in: show in the report what may have a patient's name in its pixels.
         audit: look for twins, leaks and clues; with "grouped" and "kfold" before the split, which keeps twins together.
         keep_accuracy, positive, operating_point, prevalence: how decisions are made of probabilities; see
-            `medclf.audit.decisions.Wishes`.
+            `medclf.auditing.decisions.Wishes`.
     """
 
     data: str

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.audit.assess import judge_at, ood_facts
+from medclf.auditing.assess import judge_at, ood_facts
 from medclf.dataset.scan import label_set, scan, with_problems
 from medclf.errors import DataError, MedclfWarning, OutputError, ReadError
 from medclf.files import finite, write_json
@@ -23,8 +23,8 @@ from medclf.learn import maps
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.thresholds import OperatingPoint
 from medclf.progress import watch
-from medclf.report.names import Names
-from medclf.report.report import report
+from medclf.reporting.names import Names
+from medclf.reporting.report import report
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import COMPARED, leak_free, summarize
 from medclf.results.subgroups import check_columns, subgroups

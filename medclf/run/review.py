@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from medclf.audit.label_errors import label_suspects
+from medclf.auditing.label_errors import label_suspects
 from medclf.errors import DataError, OutputError, ReadError
 from medclf.files import replacing
 from medclf.results.predictions import Predictions
@@ -116,8 +116,8 @@ def export_review(
         DataError: the folder is no run, or no image can be shown.
         OutputError: the sheet exists, or cannot be written.
     """
-    from medclf.report.reading_sheet import write_sheet_page
-    from medclf.report.thumbnails import data_uri
+    from medclf.reporting.reading_sheet import write_sheet_page
+    from medclf.reporting.thumbnails import data_uri
 
     run, out = Path(run), Path(out)
     if pictures not in ("page", "folder", "none"):
@@ -170,7 +170,7 @@ def _pictures(
 ) -> tuple[dict[str, bytes], list[str]]:
     """The picture of each path as JPEG or PNG, and why there is none of the others."""
     from medclf.progress import watch
-    from medclf.report.run_files import load_run as load_files
+    from medclf.reporting.run_files import load_run as load_files
 
     if kind == "none":
         return dict.fromkeys(chosen["path"], b""), []
@@ -194,7 +194,7 @@ def _encoded(pixels: np.ndarray, kind: Pictures) -> bytes:
 
     from PIL import Image
 
-    from medclf.report.thumbnails import LARGE_BESIDE, encode
+    from medclf.reporting.thumbnails import LARGE_BESIDE, encode
 
     if kind == "page":
         return encode(pixels, LARGE_BESIDE, 88)

@@ -9,15 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from medclf.audit.shortcut_test import ShortcutTest, shortcut_test
+from medclf.auditing.shortcut_test import ShortcutTest, shortcut_test
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.scan import scan
 from medclf.files import finite, write_json
 from medclf.images.phi import why_withheld
 from medclf.inference.bundle import load_bundle
-from medclf.report.checklist.claim import with_card
-from medclf.report.report import report
-from medclf.report.shortcut_page import render_shortcuts
+from medclf.reporting.checklist.claim import with_card
+from medclf.reporting.report import report
+from medclf.reporting.shortcut_page import render_shortcuts
 from medclf.run.predict import find_bundle
 from medclf.run.tables import read_table, run_settings
 

@@ -33,9 +33,9 @@ from medclf.learn.partial import training_from
 from medclf.learn.precision import precision
 from medclf.learn.prediction import predict_loader
 from medclf.metrics.intervals import as_plain
-from medclf.report.checklist.claim import bundle_card, with_card
-from medclf.report.names import Names
-from medclf.report.report import report
+from medclf.reporting.checklist.claim import bundle_card, with_card
+from medclf.reporting.names import Names
+from medclf.reporting.report import report
 from medclf.results.predictions import Predictions
 from medclf.results.results import versions
 from medclf.results.subgroups import check_columns, subgroups

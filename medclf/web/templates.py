@@ -26,7 +26,7 @@ def fill(template: str, view: Mapping[str, Any], *, scripts: Sequence[str] = (),
         The page.
     """
     environment = Environment(
-        loader=PackageLoader("medclf.report", "templates"),
+        loader=PackageLoader("medclf.reporting", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

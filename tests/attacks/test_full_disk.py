@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medclf.audit.audit import audit
+from medclf.auditing.audit import audit
 from medclf.cli import main
 from medclf.dataset.image_cache import Reading, build_stores
 from medclf.dataset.scan import scan
@@ -21,7 +21,7 @@ from medclf.inference.bundle import save_bundle
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.learner import med_learner
 from medclf.models.backbones import build_network
-from medclf.report.report import render
+from medclf.reporting.report import render
 from medclf.results.predictions import Predictions
 from medclf.run.tables import save_table
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
-from medclf.report.report import report
+from medclf.reporting.report import report
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 NAMED = {

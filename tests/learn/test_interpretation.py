@@ -14,7 +14,7 @@ from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.interpretation import MedInterpretation
 from medclf.learn.learner import med_learner
 from medclf.models.saliency import grad_cam, occlusion
-from medclf.report.report import report
+from medclf.reporting.report import report
 
 
 @pytest.fixture(scope="module")

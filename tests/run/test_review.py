@@ -218,7 +218,7 @@ def test_several_labels(tmp_path):
 @pytest.mark.slow
 def test_a_training_with_corrections(tmp_path, monkeypatch):
     from medclf.demo_images import draw_endoscopy
-    from medclf.report.run_files import load_run
+    from medclf.reporting.run_files import load_run
     from medclf.run.config import TrainConfig
     from medclf.run.train import train
 

@@ -1,0 +1,200 @@
+"""From calibrated predictions to decisions: a threshold chosen on one part, judged on another, told in patients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medclf.auditing.calibration_set import Basis
+from medclf.errors import DataError
+from medclf.metrics.intervals import as_plain
+from medclf.metrics.thresholds import (
+    RULES,
+    OperatingPoint,
+    choose_threshold,
+    evaluate_threshold,
+    restate_prevalence,
+)
+from medclf.results.predictions import Predictions
+
+_PLAIN = ("normal", "negative", "no", "none", "healthy", "benign", "control", "absent", "without", "clean", "clear")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asks of the decisions.
+
+    Args:
+        keep_accuracy: on the images that are answered; the least sure are left to a reader.
+        positive: the label that decisions are about; where None, the one of two that does not say "normal".
+        rule: "youden", "sensitivity=0.95", "specificity=0.9", or "cost=10": what a miss costs, in false alarms. The
+            bundle decides by it; where None, youden's threshold is reported and the most probable label is chosen.
+        prevalence: share of patients with the label where the classifier will be used; as in the images where None.
+    """
+
+    keep_accuracy: float = 0.95
+    positive: str | None = None
+    rule: str | None = None
+    prevalence: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("keep-accuracy", self.keep_accuracy), ("prevalence", self.prevalence)):
+            if value is not None and not 0 < value < 1:
+                raise DataError(f"{name}={value} is no share", "give a number between 0 and 1")
+        self.chosen_by()
+
+    def check(self, labels: Iterable[str], multi_label: bool) -> None:
+        """See that what is asked can be done with these labels.
+
+        Raises:
+            DataError: the positive label is none of them, or of several it is not said which one is decided on.
+        """
+        known = sorted(labels)
+        if self.positive is not None and self.positive not in known:
+            raise DataError(f"positive={self.positive} is no label", f"choose one of {', '.join(known)}")
+        if self.rule and self.positive is None and not multi_label and len(known) > 2:
+            raise DataError(f"operating-point={self.rule} on which of {len(known)} labels?", "name one with --positive")
+
+    def chosen_by(self) -> dict[str, Any]:
+        """The arguments of `choose_threshold`.
+
+        Example:
+            >>> Wishes(rule="sensitivity=0.9").chosen_by()
+            {'by': 'sensitivity', 'at_least': 0.9}
+        """
+        by, _, number = (self.rule or "youden").partition("=")
+        name = {"sensitivity": "at_least", "specificity": "at_least", "cost": "miss_cost"}.get(by)
+        try:
+            values = {name: float(number)} if name and number else {}
+        except ValueError:
+            values, by = {}, ""
+        sound = by in RULES and bool(number) == bool(name)
+        sound = sound and all(0 <= value <= (1 if name == "at_least" else 1e6) for value in values.values())
+        if not sound:
+            raise DataError(
+                f"operating-point={self.rule} is no rule",
+                "for example youden, sensitivity=0.95, specificity=0.9, cost=10",
+            )
+        prevalence = {"prevalence": self.prevalence} if by == "cost" and self.prevalence else {}
+        return {"by": by, **values, **prevalence}
+
+
+def labels_to_decide(shown: Predictions, positive: str | None) -> list[str]:
+    """Which labels get a threshold: the positive one; else all of several an image, or of two the finding."""
+    if positive is not None:
+        return [positive]
+    if shown.multi_label:
+        return shown.vocab
+    return [positive_of(shown.vocab)] if len(shown.vocab) == 2 else []
+
+
+def positive_of(vocab: list[str]) -> str:
+    """Of two labels the one that is a finding: the second, unless that says "normal" in some way.
+
+    Example:
+        >>> positive_of(["abnormal", "normal"]), positive_of(["adenoma", "no polyp"]), positive_of(["chest", "hand"])
+        ('abnormal', 'adenoma', 'hand')
+    """
+    plain = [
+        not set(_PLAIN).isdisjoint("".join(c if c.isalpha() else " " for c in label.lower()).split()) for label in vocab
+    ]
+    return vocab[0] if plain[1] and not plain[0] else vocab[1]
+
+
+def decide(shown: Predictions, basis: Basis, wishes: Wishes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Choose a threshold for each label to decide, and judge it.
+
+    Args:
+        shown: the predictions to report, calibrated.
+        basis: what to choose on, calibrated.
+        wishes: what is asked.
+
+    Returns:
+        The section operating_point of results.json, and what `save_bundle` takes under that name; empty where there is
+        nothing to decide, or, for the second, where no rule was asked for.
+    """
+    points: dict[str, Any] = {}
+    for label in labels_to_decide(shown, wishes.positive):
+        points[label] = _decided(shown, basis, wishes, label)
+    if not points:
+        return {}, {}
+    thresholds = {label: facts["threshold"] for label, facts in points.items() if "threshold" in facts}
+    facts = points if shown.multi_label else next(iter(points.values()))
+    if not wishes.rule or not thresholds:
+        return facts, {}
+    if shown.multi_label:
+        return facts, {"thresholds": thresholds}
+    label, threshold = next(iter(thresholds.items()))
+    return facts, {"label": label, "threshold": threshold}
+
+
+def _decided(shown: Predictions, basis: Basis, wishes: Wishes, label: str) -> dict[str, Any]:
+    chosen_y, chosen_probs = column_of(basis.y, basis.probs, shown, label)
+    rule = wishes.chosen_by()
+    try:
+        point = choose_threshold(chosen_y, chosen_probs, **rule)
+    except DataError as error:
+        return {"label": label, "sentence": f"No threshold for {label}: {error.message}."}
+    cuts = basis.limits(lambda rows: choose_threshold(chosen_y[rows], chosen_probs[rows], **rule).threshold)
+    y, probs = column_of(shown.y, shown.probs, shown, label)
+    facts = decision_facts(y, probs, label, point, shown.groups, wishes.prevalence, cuts)
+    facts["decides"] = wishes.rule is not None
+    facts["sentence"] += f" It was chosen on {basis.words}."
+    return facts
+
+
+def column_of(y: np.ndarray, probs: np.ndarray, shown: Predictions, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """0, 1 or -1, and the probability, of one label."""
+    k = shown.vocab.index(label)
+    return (y[:, k] if shown.multi_label else np.where(y < 0, -1, y == k)).astype(int), probs[:, k]
+
+
+def decision_facts(
+    y: np.ndarray,
+    probs: np.ndarray,
+    label: str,
+    point: OperatingPoint,
+    groups: np.ndarray | None,
+    prevalence: float | None = None,
+    cuts: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """What a threshold is worth, for results.json.
+
+    Args:
+        y: (n,) 1, 0, or -1 where unknown.
+        probs: (n,) of the label.
+        label: its name.
+        point: the threshold and how it was chosen.
+        groups: (n,) which images belong together, or None.
+        prevalence: to restate ppv and npv for; as in `y` where None.
+        cuts: (n,) thresholds instead, each chosen without its image.
+
+    Returns:
+        label, threshold, by, wish, table, the rates with intervals, prevalence, restated and a sentence.
+    """
+    called = probs >= (point.threshold if cuts is None else cuts)
+    worth = evaluate_threshold(y, called.astype(float), 0.5, groups=groups)
+    worth.pop("threshold")
+    share = float((y == 1).sum() / max((y >= 0).sum(), 1)) if prevalence is None else prevalence
+    restated = restate_prevalence(worth["sensitivity"], worth["specificity"], share)
+    rules = {
+        "youden": "sensitivity + specificity are greatest there (Youden)",
+        "sensitivity": f"a sensitivity of {(point.wish or {}).get('at_least', 0):.0%} was asked for",
+        "specificity": f"a specificity of {(point.wish or {}).get('at_least', 0):.0%} was asked for",
+        "cost": f"a miss was said to cost {(point.wish or {}).get('miss_cost', 1):g} false alarms",
+    }
+    by = rules.get(point.by, "it was given")
+    return {
+        "label": label,
+        "sentence": f"{label} is called from a probability of {point.threshold:.3f}: {by}.",
+        "threshold": point.threshold,
+        "by": point.by,
+        "wish": point.wish,
+        **as_plain(worth),
+        "prevalence": share,
+        "prevalence_given": prevalence is not None,
+        "restated": as_plain(restated.as_dict()),
+    }

@@ -1,0 +1,393 @@
+"""shortcut_test(): does a model look at what stands beside the anatomy?
+
+Overlays (boxes, text, borders) are found in the images, painted over, filled in and swapped between the labels; a model
+that reads the anatomy says the same as before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from medclf.auditing.model_view import Model
+from medclf.dataset.folds import shuffled
+from medclf.dataset.labels import label_set, objects
+from medclf.errors import DataError, ReadError
+from medclf.images.overlays import Overlay, covered, find_overlays, inpainted, pasted
+from medclf.images.reading import prepare
+from medclf.metrics.classification import proportion
+from medclf.metrics.intervals import Estimate, Sampling, as_plain, difference_interval, undefined
+
+EDITS = {
+    "masked": "painted over with the mean colour of all images",
+    "inpainted": "filled in from around it",
+    "inpainted elsewhere": "as much filled in at another place, to compare with",
+    "swapped": "replaced by what an image of another label shows there",
+    "swapped elsewhere": "as much replaced at another place, to compare with",
+}
+_COLUMNS = ("overlay", "edit", "label", "n", "moved", "change", "donor", "donor_carries", "towards")
+_MOST = 4  # overlays tested
+_SHOWN = 2  # examples of each overlay, edit and label
+
+
+class Example(NamedTuple):
+    """One image before and after an edit.
+
+    Args:
+        overlay, edit, label: as in `ShortcutTest.effects`.
+        path: of the image, as in the table.
+        before, after: (H, W, 3) uint8.
+        watched: the label whose probability is followed: the image's own, for swaps the donor's.
+        probs: of that label, before and after.
+        preds: what is predicted, before and after ("|" between several).
+    """
+
+    overlay: int
+    edit: str
+    label: str
+    path: str
+    before: np.ndarray
+    after: np.ndarray
+    watched: str
+    probs: tuple[float, float]
+    preds: tuple[str, str]
+
+
+@dataclass
+class ShortcutTest:
+    """What `shortcut_test` found.
+
+    Args:
+        overlays: one row an overlay: overlay (its number), kind, place, left, top, right, bottom (shares of the width
+            and height), carriers (images), and share_LABEL: how many of the label's images carry it.
+        effects: one row for each overlay, edit and label: overlay, edit (see `EDITS`), label, n, moved (share of the
+            images whose prediction changes: `Estimate`), change (of the mean probability of the label: `Estimate`);
+            for swaps also donor (the label whose images gave what stands there now), donor_carries (whether these
+            images carry the overlay) and towards (change of the mean probability of the donor: `Estimate`).
+        sentences: what it comes to.
+        n_images: how many were looked at.
+        masks: (overlays, H, W) bool, where the overlays are.
+        examples: for each overlay, edit and label the images whose probabilities move most, before and after.
+    """
+
+    overlays: pd.DataFrame
+    effects: pd.DataFrame
+    sentences: list[str]
+    n_images: int
+    masks: np.ndarray = field(repr=False)
+    examples: list[Example] = field(default_factory=list, repr=False)
+
+    def facts(self) -> dict[str, Any]:
+        """The section of a report, ready for JSON."""
+        return as_plain(
+            {
+                "n_images": self.n_images,
+                "sentences": [{"finding": text} for text in self.sentences],
+                "overlays": self.overlays.to_dict("records"),
+                "effects": self.effects.to_dict("records"),
+            }
+        )
+
+
+def shortcut_test(
+    model: Any,
+    data: pd.DataFrame | Sequence[tuple[Any, Any]],
+    *,
+    boxes: Sequence[tuple[float, float, float, float]] = (),
+    n_per_label: int = 60,
+    thin: bool = True,
+    seed: int = 42,
+    level: float = 0.95,
+) -> ShortcutTest:
+    """Test whether a model's predictions move when overlays are taken away, put on, or exchanged.
+
+    Args:
+        model: a `Learner` from `med_learner`, or a bundle.
+        data: a table as `scan` returns it, or pairs (path, label); its images are read as the model reads them.
+        boxes: further places to test, each left, top, right, bottom as shares of the width and height.
+        n_per_label: at most so many images of each label, drawn by `seed` and the names alone.
+        thin: use one image alone of each cluster of near-duplicates (the table's column group where it has one), since
+            repeated frames stand still as overlays do.
+        seed: of the draw.
+        level: of the intervals; they are widened for several images of a patient.
+
+    Returns:
+        A `ShortcutTest`.
+
+    Raises:
+        DataError: the model has no recipe to read images by, or no image carries a label that it knows.
+    """
+    network = Model.of(model)
+    images, members, patients, names = _sample(network, _as_table(data), n_per_label, seed, thin)
+    found = [*find_overlays(images, members, _MOST), *_given(boxes, images)]
+    overlays = pd.DataFrame([_row(number, overlay, members, network.vocab) for number, overlay in enumerate(found, 1)])
+    sampling = Sampling.of(patients, len(images))
+    before = network.probs(images)
+    trial = _Trial(network, images, members, sampling, before, level, names)
+    everything = (
+        np.logical_or.reduce([overlay.mask for overlay in found]) if found else np.zeros(images.shape[1:3], bool)
+    )
+    rows = [row for number, overlay in enumerate(found, 1) for row in trial.of(number, overlay, everything)]
+    effects = pd.DataFrame(rows, columns=list(_COLUMNS))
+    masks = np.stack([overlay.mask for overlay in found]) if found else np.zeros((0, *images.shape[1:3]), bool)
+    return ShortcutTest(overlays, effects, _sentences(overlays, effects), len(images), masks, trial.examples)
+
+
+def _as_table(data: Any) -> pd.DataFrame:
+    if isinstance(data, pd.DataFrame):
+        return data
+    pairs = list(data)
+    table = pd.DataFrame({"path": [str(path) for path, _ in pairs], "label": [label for _, label in pairs]})
+    table.attrs["root"] = "."
+    return table
+
+
+def _sample(
+    network: Model, table: pd.DataFrame, n_per_label: int, seed: int, thin: bool
+) -> tuple[np.ndarray, np.ndarray, list[Any] | None, list[str]]:
+    """Images (n, H, W, 3), their labels (n, n_labels), their patients and their paths."""
+    good = table[table["problem"] == ""] if "problem" in table else table
+    sets = [label_set(label) for label in objects(good, "label")]
+    held = np.array([[label in found for label in network.vocab] for found in sets], bool).reshape(len(sets), -1)
+    rows = np.flatnonzero(held.any(1))
+    names = [str(path) for path in good["path"]]
+    order = shuffled([names[row] for row in rows], seed) if len(rows) else rows
+    chosen: list[int] = []
+    counts = np.zeros(len(network.vocab), int)
+    groups = objects(good, "group")
+    taken: set[Any] = set()
+    for row in (int(rows[index]) for index in order):
+        wanted = (counts[held[row]] < n_per_label).any()
+        if not wanted or (thin and groups[row] is not None and groups[row] in taken):
+            continue
+        chosen.append(row)
+        counts += held[row]
+        taken.add(groups[row])
+    if not chosen:
+        raise DataError(f"no image carries a label of the model ({', '.join(network.vocab)})", "give labelled images")
+    root = Path(table.attrs.get("root", "."))
+    if thin and not any(group is not None for group in groups):
+        chosen = _without_twins(chosen, [root / names[row] for row in chosen])
+    images, kept = [], []
+    for row in chosen:
+        try:
+            images.append(prepare(root / names[row], **network.preparation))
+            kept.append(row)
+        except ReadError:
+            continue  # scan and audit name the file
+    if not images:
+        raise DataError("none of the images can be read", "medclf scan names the reasons")
+    patients = objects(good, "patient")
+    known = [patients[row] for row in kept]
+    told = known if any(patient is not None for patient in known) else None
+    return np.stack(images), held[kept], told, [names[row] for row in kept]
+
+
+def _without_twins(rows: list[int], paths: list[Path]) -> list[int]:
+    """The rows without those that are near-duplicates of an earlier one."""
+    from medclf.auditing.near_duplicates.fingerprint import take_fingerprints
+    from medclf.auditing.near_duplicates.search import find_twins
+
+    prints = take_fingerprints(paths)
+    readable = np.array([index for index in range(len(rows)) if index not in prints.problems], int)
+    twins = find_twins(prints, readable)
+    later = set(twins.second.tolist())
+    return [row for index, row in enumerate(rows) if index not in later]
+
+
+def _given(boxes: Sequence[tuple[float, float, float, float]], images: np.ndarray) -> list[Overlay]:
+    """The places that the caller names, taken as carried by all images."""
+    height, width = images.shape[1:3]
+    result = []
+    for left, top, right, bottom in boxes:
+        mask = np.zeros((height, width), bool)
+        mask[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = True
+        if not mask.any() or mask.all():
+            raise DataError(
+                f"the box {(left, top, right, bottom)} covers nothing, or everything",
+                "give left, top, right, bottom as shares of the width and height",
+            )
+        result.append(Overlay("box", mask, np.ones(len(images), bool)))
+    return result
+
+
+def _row(number: int, overlay: Overlay, members: np.ndarray, vocab: Sequence[str]) -> dict[str, Any]:
+    height, width = overlay.mask.shape
+    left, top, right, bottom = overlay.box
+    ends = {"left": left / width, "top": top / height, "right": right / width, "bottom": bottom / height}
+    shares = {
+        f"share_{label}": float(overlay.carriers[column].mean()) if column.any() else math.nan
+        for label, column in zip(vocab, members.T, strict=True)
+    }
+    first = {"overlay": number, "kind": overlay.kind, "place": overlay.place}
+    return {**first, **ends, "carriers": int(overlay.carriers.sum()), **shares}
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The images as they are, to compare edited ones with."""
+
+    network: Model
+    images: np.ndarray
+    members: np.ndarray
+    sampling: Sampling
+    before: np.ndarray
+    level: float
+    names: list[str]
+    examples: list[Example] = field(default_factory=list)
+
+    def of(self, number: int, overlay: Overlay, everything: np.ndarray) -> list[dict[str, Any]]:
+        """All edits of one overlay, by label."""
+        carriers = np.flatnonzero(overlay.carriers)
+        shown = self.images[carriers]
+        other = _elsewhere(overlay.mask, everything)
+        edited = {
+            "masked": covered(shown, overlay.mask, self.images.reshape(-1, 3).mean(0)),
+            "inpainted": inpainted(shown, overlay.mask),
+        }
+        if other is not None:
+            edited["inpainted elsewhere"] = inpainted(shown, other)
+        rows = []
+        for edit, pictures in edited.items():
+            after = self.before.copy()
+            after[carriers] = self.network.probs(pictures)
+            for label in range(len(self.network.vocab)):
+                rows.append({**self._effect(label, overlay.carriers, after), "overlay": number, "edit": edit})
+                own = np.flatnonzero(self.members[carriers, label])
+                self._show((number, edit), label, label, carriers[own], pictures[own], after)
+        places = {"swapped": overlay.mask, "swapped elsewhere": other}
+        for edit, place in places.items():
+            swaps = [] if place is None else self._swaps(overlay, place, (number, edit))
+            rows += [{**row, "overlay": number, "edit": edit} for row in swaps]
+        return rows
+
+    def _show(
+        self, of: tuple[int, str], label: int, watched: int, rows: np.ndarray, pictures: np.ndarray, after: np.ndarray
+    ) -> None:
+        """Keep the images of a label whose probabilities move most."""
+        number, edit = of
+        if "elsewhere" in edit:
+            return
+        gain = (after - self.before)[rows, watched]
+        decided = [self.network.decisions(probs) for probs in (self.before, after)]
+        for at in np.argsort(-np.abs(gain), kind="stable")[:_SHOWN]:
+            row = int(rows[at])
+            probs = float(self.before[row, watched]), float(after[row, watched])
+            preds = self.network.named(decided[0][row]), self.network.named(decided[1][row])
+            vocab = self.network.vocab
+            shown = (self.names[row], self.images[row], pictures[at].copy())
+            self.examples.append(Example(number, edit, vocab[label], *shown, vocab[watched], probs, preds))
+
+    def _swaps(self, overlay: Overlay, place: np.ndarray, of: tuple[int, str]) -> list[dict[str, Any]]:
+        """Each label's images with what stands at `place` in the label that carries the overlay most differently."""
+        labels = [label for label, column in enumerate(self.members.T) if column.any()]
+        share = {label: float(overlay.carriers[self.members[:, label]].mean()) for label in labels}
+        rows = []
+        for label in labels:
+            others = [donor for donor in labels if donor != label]
+            if not others:
+                continue
+            donor = max(others, key=lambda one: abs(share[one] - share[label]))
+            carries = share[donor] >= share[label]
+            given = self.members[:, donor] & ~self.members[:, label]
+            sources = np.flatnonzero(given & (overlay.carriers if carries else ~overlay.carriers))
+            if len(sources) < 3:
+                continue
+            own = np.flatnonzero(self.members[:, label])
+            donors = self.images[sources[np.arange(len(own)) % len(sources)]]
+            after = self.before.copy()
+            pictures = pasted(self.images[own], place, donors)
+            after[own] = self.network.probs(pictures)
+            self._show(of, label, donor, own, pictures, after)
+            row = self._effect(label, self.members[:, label], after)
+            towards = self._mean((after - self.before)[:, donor], self.members[:, label])
+            named = self.network.vocab[donor]
+            rows.append({**row, "donor": named, "donor_carries": carries, "towards": towards})
+        return rows
+
+    def _effect(self, label: int, touched: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+        mask = self.members[:, label] & touched
+        moved = (self.network.decisions(after) != self.network.decisions(self.before)).any(1)
+        return {
+            "label": self.network.vocab[label],
+            "n": int(mask.sum()),
+            "moved": proportion(moved, mask, self.sampling, level=self.level),
+            "change": self._mean((after - self.before)[:, label], mask),
+            "donor": None,
+            "donor_carries": None,
+            "towards": None,
+        }
+
+    def _mean(self, gain: np.ndarray, mask: np.ndarray) -> Estimate:
+        """The mean change with its interval; whole patients vary together."""
+        n = int(mask.sum())
+        if n < 2:
+            return undefined(n, "too few images")
+        value = float(gain[mask].mean())
+        codes = self.sampling.codes[mask]
+        surplus = np.bincount(codes, weights=gain[mask] - value)
+        patients = len(np.unique(codes))
+        if patients < 2:
+            return undefined(n, "all from one patient")
+        variance = float((surplus**2).sum()) / n**2 * patients / (patients - 1)
+        ends = difference_interval(
+            value, variance, units=self.sampling.units(mask), level=self.level, freedom=float(patients - 1)
+        )
+        return Estimate(value, *ends, n)
+
+
+def _elsewhere(mask: np.ndarray, everything: np.ndarray) -> np.ndarray | None:
+    """The mask at the mirrored place that touches the overlays least; None where every place does."""
+    places = [mask[:, ::-1], mask[::-1], mask[::-1, ::-1]]
+    best = min(places, key=lambda place: int((place & everything).sum()))
+    return best if (best & everything).sum() < 0.2 * mask.sum() else None
+
+
+def _sentences(overlays: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
+    """What moves a prediction, overlay by overlay."""
+    if overlays.empty:
+        return ["Nothing that stands still across images was found: no box, text or border to test."]
+    texts = []
+    for row in overlays.to_dict("records"):
+        shares = {key.removeprefix("share_"): value for key, value in row.items() if key.startswith("share_")}
+        known = {label: share for label, share in shares.items() if share == share}
+        most, least = max(known, key=lambda label: known[label]), min(known, key=lambda label: known[label])
+        start = (
+            f"Overlay {row['overlay']} ({row['kind']}, {row['place']}) is on {known[most]:.0%} of '{most}' and "
+            f"{known[least]:.0%} of '{least}'"
+        )
+        found = _leaning(effects[effects["overlay"] == row["overlay"]])
+        texts.append(f"{start}. {'; '.join(found)}." if found else f"{start}; no prediction surely depends on it.")
+    return texts
+
+
+def _leaning(effects: pd.DataFrame) -> list[str]:
+    """Where predictions move, surely more than they do when another place is changed as much."""
+    by_edit = {(row["edit"], row["label"]): row for row in effects.to_dict("records")}
+    texts = []
+    for (edit, label), row in by_edit.items():
+        if edit in ("masked", "inpainted"):
+            moved, other = row["moved"], by_edit.get(("inpainted elsewhere", label), {}).get("moved")
+            if moved.low > _at_most(other):
+                beside = f", against {other.value:.0%} elsewhere" if other is not None else ""
+                changed = f"{moved.value:.0%} ({moved.low:.0%} to {moved.high:.0%}) of the predictions of '{label}'"
+                texts.append(f"{edit}, it changes {changed}{beside}")
+        if edit == "swapped":
+            gain, other = row["towards"], by_edit.get(("swapped elsewhere", label), {}).get("towards")
+            if gain.low > _at_most(other):
+                beside = f", against {other.value:.2f} elsewhere" if other is not None else ""
+                source = f"images of '{row['donor']}' with{'' if row['donor_carries'] else 'out'} it"
+                rise = f"{gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f}){beside}"
+                texts.append(f"with that place taken from {source}, '{label}' gains {rise} in their probability")
+    return texts
+
+
+def _at_most(control: Estimate | None) -> float:
+    """What a change must exceed to be told: that of the control, and a little."""
+    return max(0.02, control.high) if control is not None and math.isfinite(control.high) else 0.02

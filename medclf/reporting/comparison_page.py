@@ -1,0 +1,210 @@
+"""The page of a comparison: is the second run better than the first, overall, by class, and on which images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup, escape
+
+from medclf.errors import ReadError
+from medclf.reporting.charts import Chart, ticks
+from medclf.reporting.formatting import HEADLINES, PERCENT, is_number, number, percent
+from medclf.reporting.names import Names
+from medclf.reporting.plain_page import Exhibit, Section, Shot, write_page
+from medclf.reporting.tables import Block, Cell
+from medclf.reporting.thumbnails import data_uri, encode
+
+SHOWN = 12  # images of each kind
+_SIDE = 256
+_WIDTH, _LEFT, _RIGHT, _ROW = 620, 190, 20, 28
+
+
+def render_comparison(
+    found: Mapping[str, Any],
+    rows: pd.DataFrame,
+    path: str | Path,
+    *,
+    read: Callable[[Mapping[str, Any]], np.ndarray | None] | None = None,
+    hide_names: bool = False,
+    title: str | None = None,
+) -> Path:
+    """Write the page of a comparison.
+
+    Args:
+        found: what `medclf.run.compare.compare` returns.
+        rows: one row an image that both predicted: path, label, pred_a, pred_b, prob_a and prob_b (of the actual label;
+            NaN where there are several).
+        path: of the page.
+        read: row -> uint8 pixels, or None to show no picture.
+        hide_names: call images by their row.
+        title: of the page.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    a, b = found["names"]
+    names = Names([str(p) for p in rows["path"]], hide_names)
+    sections = [
+        Section("Overall", [_chart(found), _overall(found), *_mcnemar(found)]),
+        Section(
+            "By class",
+            [_by_class(found)],
+            note="Sensitivity and specificity of each label; McNemar's test on the "
+            "images that have it. With 20 classes expect one significant difference by chance.",
+        ),
+        Section(f"Only {a} is right", exhibits=_alone(rows, "a", "b", read, names)),
+        Section(f"Only {b} is right", exhibits=_alone(rows, "b", "a", read, names)),
+    ]
+    return write_page(path, title or f"{a} against {b}", found["sentence"], sections, _cautions(found))
+
+
+def _cautions(found: Mapping[str, Any]) -> list[str]:
+    groups = found.get("n_groups")
+    texts = [
+        f"Both runs on the same {number(found['n'])} images"
+        + (f" in {number(groups)} {found['unit']}, which were resampled whole." if groups else ".")
+    ]
+    for key, name in (("only_a", found["names"][0]), ("only_b", found["names"][1])):
+        if found.get(key):
+            texts.append(f"{number(found[key])} further images were predicted by {name} alone, and are left out.")
+    if not groups:
+        texts.append("If patients have several images, the intervals should be wider: no patient IDs were given.")
+    return [*texts, "Where no clear difference is found, the models may still differ: read the interval."]
+
+
+def _overall(found: Mapping[str, Any]) -> Block:
+    a, b = found["names"]
+    rows = []
+    for key, (name, _) in HEADLINES.items():
+        difference = found.get(key)
+        if isinstance(difference, Mapping) and "a" in difference:
+            unit = "%" if key in PERCENT else ""
+            values = [number(difference[side], unit) for side in ("a", "b")]
+            rows.append([name, *values, _gap(difference, unit), number(difference["n"])])
+    return _table(["metric", a, b, "difference", "images"], rows)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Block:
+    """A table whose first column is words, the others numbers; names of runs stay as they are."""
+    cells = [[Cell(text, css="number" if place else "") for place, text in enumerate(row)] for row in rows]
+    return Block("table", columns=list(columns), rows=cells)
+
+
+def _gap(difference: Mapping[str, Any], unit: str) -> str:
+    """The difference with its interval: points of a share, else the plain number.
+
+    Example:
+        >>> _gap({"value": 0.05, "low": -0.01, "high": 0.11}, "%"), _gap({"value": None, "low": None, "high": None}, "")
+        ('+5.0 points (-1.0 to +11.0)', '–')
+    """
+    values = [difference[end] for end in ("value", "low", "high")]
+    if not is_number(values[0]):
+        return "–"
+    texts = [f"{100 * v:+.1f}" if unit else f"{v:+.3f}" for v in values if is_number(v)]
+    points = " points" if unit else ""
+    return f"{texts[0]}{points} ({texts[1]} to {texts[2]})" if len(texts) == 3 else f"{texts[0]}{points}"
+
+
+def _p(value: Any) -> str:
+    return "–" if not is_number(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _mcnemar(found: Mapping[str, Any]) -> list[Block]:
+    a, b = found["names"]
+    test = found["mcnemar"]
+    rows = [
+        [Cell(f"only {a} is right"), Cell(number(test["only_a"]))],
+        [Cell(f"only {b} is right"), Cell(number(test["only_b"]))],
+        [Cell("p, McNemar mid-p"), Cell(_p(test["p_mid"]))],
+        [Cell("p, McNemar exact"), Cell(_p(test["p_exact"]))],
+    ]
+    if is_number(test.get("p_groups")):
+        rows.append([Cell(f"p by {found['unit']} (the one to read)"), Cell(_p(test["p_groups"]))])
+    return [Block("heading", text="Images that tell them apart"), Block("facts", rows=rows)]
+
+
+def _by_class(found: Mapping[str, Any]) -> Block:
+    a, b = found["names"]
+    rows = []
+    for label, one in found["per_class"].items():
+        sensitivity, test = one["sensitivity"], one["mcnemar"]
+        p = test["p_groups"] if is_number(test.get("p_groups")) else test["p_mid"]
+        both = [percent(sensitivity[side]) for side in ("a", "b")]
+        numbers = [number(sensitivity["n"]), *both, _gap(sensitivity, "%"), _p(p), _gap(one["specificity"], "%")]
+        rows.append([str(label), *numbers])
+    heads = ["class", "n", f"sensitivity, {a}", f"sensitivity, {b}", "difference", "p", "specificity, difference"]
+    return _table(heads, rows)
+
+
+def _chart(found: Mapping[str, Any]) -> Block:
+    """The differences and their intervals around the line of no difference."""
+    a, b = found["names"]
+    lines = [(name, found[key]) for key, (name, _) in HEADLINES.items() if _drawable(found.get(key))]
+    lines += [
+        (f"{label}: sensitivity", one["sensitivity"])
+        for label, one in found["per_class"].items()
+        if _drawable(one["sensitivity"])
+    ][:30]
+    if not lines:
+        return Block("text", text="There is no difference to draw.")
+    reach = max(0.02, *(abs(d[end]) for _, d in lines for end in ("low", "high")))
+    height = _ROW * len(lines) + 46
+
+    def at(value: float) -> float:
+        return round(_LEFT + (value / reach + 1) / 2 * (_WIDTH - _LEFT - _RIGHT), 1)
+
+    bottom = _ROW * len(lines) + 8
+    parts = []
+    for x in ticks(-reach, reach):
+        across, text = at(x), f"{x:+g}" if x else "0"
+        parts.append(f'<line class="grid" x1="{across}" x2="{across}" y1="4" y2="{bottom}"/>')
+        parts.append(f'<text x="{across}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
+    parts.append(f'<path class="diagonal" d="M{at(0)} 4L{at(0)} {bottom}"/>')
+    for index, (name, d) in enumerate(lines):
+        y = _ROW * index + 20
+        parts.append(f'<text class="axis" x="{_LEFT - 10}" y="{y + 4}" text-anchor="end">{escape(_short(name))}</text>')
+        parts.append(f'<line class="whisker c0" x1="{at(d["low"])}" x2="{at(d["high"])}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<circle class="mark c0" cx="{at(d["value"])}" cy="{y}" r="4"/>')
+    sides = f"← {_short(a)} better | {_short(b)} better →"
+    parts.append(f'<text class="axis" x="{at(0)}" y="{height - 4}" text-anchor="middle">{escape(sides)}</text>')
+    label = escape(f"Differences between {a} and {b} with 95 % intervals")
+    svg = f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return Block("chart", chart=Chart(Markup(svg)))
+
+
+def _drawable(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(is_number(value.get(end)) for end in ("value", "low", "high"))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else f"{name[:27]}…"
+
+
+def _alone(rows: pd.DataFrame, right: str, wrong: str, read: Any, names: Names) -> Sequence[Exhibit]:
+    """The images that one alone has right, those first on which they are furthest apart."""
+    chosen = rows[(rows[f"pred_{right}"] == rows["label"]) & (rows[f"pred_{wrong}"] != rows["label"])]
+    gap = (chosen[f"prob_{right}"] - chosen[f"prob_{wrong}"]).fillna(0).to_numpy()
+    exhibits = []
+    for index in chosen.index[np.argsort(-gap, kind="stable")][:SHOWN]:
+        row = rows.loc[index].to_dict()
+        lines = [f"✓ {row['label'] or 'none'}", f"✕ taken for {row[f'pred_{wrong}'] or 'none'}"]
+        if is_number(row[f"prob_{right}"]):
+            both = f"{percent(row[f'prob_{right}'])} against {percent(row[f'prob_{wrong}'])}"
+            lines.append(f"probability of {row['label']}: {both}")
+        exhibits.append(Exhibit(names.of_path(str(row["path"])), _shots(row, read), lines))
+    return exhibits
+
+
+def _shots(row: Mapping[str, Any], read: Any) -> list[Shot]:
+    try:
+        pixels = read(row) if read is not None else None
+    except ReadError:
+        return []  # the run's report says which files cannot be read
+    return [] if pixels is None else [Shot(data_uri(encode(pixels, _SIDE)), "")]

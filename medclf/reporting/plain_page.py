@@ -1,0 +1,68 @@
+"""Pages without a script, in the report's style: sections of facts, tables, charts and pictures side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medclf.files import write_text
+from medclf.reporting.tables import Block
+from medclf.web.templates import fill
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture, as a data URI, with the words below it."""
+
+    source: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Pictures that belong together, such as before and after, what they are of, and what there is to say."""
+
+    name: str
+    shots: Sequence[Shot]
+    lines: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what stands below it."""
+
+    heading: str
+    blocks: Sequence[Block] = ()
+    exhibits: Sequence[Exhibit] = field(default_factory=list)
+    note: str = ""
+
+
+def write_page(
+    path: str | Path, title: str, summary: str, sections: Sequence[Section], cautions: Sequence[str] = ()
+) -> Path:
+    """Write a page that opens from disk, asks the network for nothing and runs no script.
+
+    Args:
+        path: of the page.
+        title: its heading.
+        summary: what it comes to, in a sentence.
+        sections: what it shows; those that hold nothing are left out.
+        cautions: what to know before believing it.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> page = write_page(Path(tempfile.mkdtemp()) / "page.html", "A < B", "Nothing to see.", [])
+        >>> "<h1>A &lt; B</h1>" in page.read_text()
+        True
+    """
+    shown = [section for section in sections if section.blocks or section.exhibits or section.note]
+    view = {"title": title, "summary": summary, "cautions": cautions, "sections": shown}
+    write_text(path, fill("page.html", view))
+    return Path(path)

@@ -1,0 +1,220 @@
+"""Sections of the page that need more than a table: the audit, the leak-free numbers, probabilities and decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from medclf.reporting.charts import Chart, Line, line_chart
+from medclf.reporting.formatting import is_number, percent
+from medclf.reporting.tables import Block, Cell, Picture, blocks, cell, no_picture, table
+
+_KINDS = {
+    "same-file": "the same file",
+    "same-pixels": "the same pixels",
+    "near-duplicate": "near-duplicates",
+    "label-conflict": "different labels",
+    "twin-across-split": "on both sides of the split",
+    "twin-of-two-patients": "of two patients",
+}
+_RATES = ("sensitivity", "specificity", "ppv", "npv")
+
+
+def section_blocks(key: str, value: Any, picture: Picture = no_picture) -> list[Block]:
+    """A section of results.json as blocks.
+
+    Args:
+        key: the section's name.
+        value: what stands there.
+        picture: text -> the source of a thumbnail where the text names an image, else "".
+
+    Example:
+        >>> [block.kind for block in section_blocks("ood", {"sentence": "None is strange.", "n_train": 65})]
+        ['text', 'facts']
+    """
+    builder = _BUILDERS.get(key)
+    if builder is None or not isinstance(value, (Mapping, list)):
+        return blocks(value, picture, key)
+    return builder(value, picture)
+
+
+def _text(value: Mapping[str, Any]) -> list[Block]:
+    return [Block("text", text=str(value["sentence"]))] if value.get("sentence") else []
+
+
+def _rest(value: Mapping[str, Any], *shown: str) -> list[Block]:
+    """What no builder has shown, in the plain way."""
+    left = {key: one for key, one in value.items() if key not in {"sentence", *shown} and one not in (None, [], {}, "")}
+    return blocks(left) if left else []
+
+
+def _named(rows: Mapping[str, Mapping[str, Any]]) -> Block:
+    return table([{"": name, **row} for name, row in rows.items()])
+
+
+def _audit(value: Any, picture: Picture) -> list[Block]:
+    result = [Block("list", items=[row["finding"] for row in value.get("sentences") or []])]
+    pairs = [_pair(pair, picture) for pair in value.get("pairs") or []]
+    if pairs:
+        n = (value.get("found") or {}).get("near-duplicate", 0)
+        result += [Block("heading", text="Pairs to look at"), Block("pairs", items=pairs)]
+        if n > len(pairs):
+            result.append(
+                Block("text", text=f"These are the gravest; audit.csv has all, {n} near-duplicates among them.")
+            )
+    for key, heading in (("classes", "Classes"), ("sizes", "Most frequent sizes")):
+        if value.get(key):
+            rows = value[key] if isinstance(value[key], list) else [{"": k, **v} for k, v in value[key].items()]
+            result += [Block("heading", text=heading), table(rows)]
+    result.append(Block("heading", text="How it was searched"))
+    return result + _rest(value, "sentences", "pairs", "classes", "sizes", "clues", "leaks")
+
+
+def _pair(pair: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
+    a, b = str(pair.get("path_a", "")), str(pair.get("path_b", ""))
+    return {
+        "kind": _KINDS.get(pair.get("kind", ""), pair.get("kind", "")),
+        "detail": ", ".join(
+            str(v) for k, v in pair.items() if v and k not in {"path_a", "path_b", "kind", "similarity"}
+        ),
+        "similarity": percent(pair.get("similarity")),
+        "sides": [{"name": name, "picture": picture(name)} for name in (a, b)],
+    }
+
+
+def _leak_free(value: Any, picture: Picture) -> list[Block]:
+    numbers = value.get("numbers")
+    return [*_text(value), *([_named(numbers)] if numbers else [])]
+
+
+def _calibration(value: Any, picture: Picture) -> list[Block]:
+    result = _text(value)
+    errors = {name: value[name] for name in ("ece", "brier") if isinstance(value.get(name), Mapping)}
+    if errors and all("before" in found for found in errors.values()):
+        result.append(_named({when: {k: found[when] for k, found in errors.items()} for when in ("before", "after")}))
+    elif errors:
+        result += blocks(errors)
+    captions = {"before": "The network's own probabilities.", "after": "Divided by the temperature.", "here": ""}
+    bars = value.get("reliability") or {}
+    charts = [(_reliability(bars[when]), caption) for when, caption in captions.items() if bars.get(when)]
+    if charts:
+        result.append(Block("charts", items=charts))
+    return result + _rest(value, "ece", "brier", "reliability")
+
+
+def _reliability(bars: Sequence[Mapping[str, Any]]) -> Chart:
+    total = sum(one["frequency"]["n"] for one in bars) or 1
+    seen = [(one["confidence"], one["frequency"]) for one in bars]
+    line = Line(
+        "share that is right",
+        [(at, found["value"]) for at, found in seen],
+        [(at, found["low"], found["high"]) for at, found in seen],
+        marks=True,
+    )
+    return line_chart(
+        [line],
+        title="Reliability: how often predictions of each probability are right",
+        x_label="Probability (bars: share of the images)",
+        y_label="Share that is right",
+        diagonal=True,
+        bars=[(one["low"] + 0.005, one["high"] - 0.005, one["frequency"]["n"] / total) for one in bars],
+    )
+
+
+def _abstain(value: Any, picture: Picture) -> list[Block]:
+    result = _text(value)
+    if value.get("numbers"):
+        found = value["numbers"]
+        heads = {"coverage": "Answered", "accuracy": "Right of those", "accuracy_unsure": "Right of the unsure"}
+        cells = [[Cell(text), cell(found[name], key="accuracy")] for name, text in heads.items() if name in found]
+        result.append(Block("facts", rows=cells))
+    curve = value.get("curve") or {}
+    if len(curve.get("coverage") or []) > 1:
+        xs = curve["coverage"]
+        lines = [
+            Line("accuracy of those answered", list(zip(xs, curve["accuracy"], strict=True))),
+            Line("95 % interval, lower end", list(zip(xs, curve["low"], strict=True))),
+            Line("upper end", list(zip(xs, curve["high"], strict=True))),
+        ]
+        chart = line_chart(
+            lines,
+            title="Accuracy by coverage",
+            x_label="Share of the images that are answered, the surest first",
+            y_label="Accuracy",
+            y_range=(min(curve["low"]), 1),
+        )
+        result.append(
+            Block("charts", items=[(chart, "The least sure images are left to a reader, ever more to the left.")])
+        )
+    return result
+
+
+def _operating_point(value: Any, picture: Picture) -> list[Block]:
+    if "label" in value:
+        return _point(value)
+    return [
+        block
+        for label, point in value.items()
+        for block in (Block("heading", text=str(label)), *(_point(point) if isinstance(point, Mapping) else []))
+    ]
+
+
+def _point(value: Mapping[str, Any]) -> list[Block]:
+    """A threshold: its 2x2 table, its rates, and what they mean for patients."""
+    result = _text(value)
+    cells = value.get("table")
+    if not cells:
+        return result or _rest(value)
+    label = str(value.get("label", ""))
+    rows = {
+        label: {"called": cells["tp"], "not called": cells["fn"]},
+        f"not {label}": {"called": cells["fp"], "not called": cells["tn"]},
+    }
+    result.append(_named(rows))
+    rates = [
+        [Cell(name.upper() if len(name) < 4 else name.capitalize()), cell(value[name], key=name)] for name in _RATES
+    ]
+    result.append(Block("facts", rows=rates))
+    restated = value.get("restated") or {}
+    if is_number(value.get("prevalence")) and restated:
+        where = (
+            "given by --prevalence" if value.get("prevalence_given") else "as in these images; --prevalence restates it"
+        )
+        result += [
+            Block("heading", text=f"At a prevalence of {percent(value['prevalence'])} ({where})"),
+            Block("text", text=str(restated.get("sentence", ""))),
+            Block("facts", rows=[[Cell(name.upper()), cell(restated[name], key=name)] for name in ("ppv", "npv")]),
+        ]
+    if value.get("decides") is False:
+        result.append(
+            Block(
+                "text",
+                text=(
+                    "The bundle does not decide by this threshold: it names the most probable label. "
+                    "medclf train --operating-point youden (or sensitivity=0.95, ...) makes it do so."
+                ),
+            )
+        )
+    return result
+
+
+def _ood(value: Any, picture: Picture) -> list[Block]:
+    return _text(value) + _rest(value)
+
+
+def _external(value: Any, picture: Picture) -> list[Block]:
+    rows = value if isinstance(value, list) else [value]
+    pages = [(f"The page of {row.get('images')}", quote(str(row["page"]))) for row in rows if row.get("page")]
+    return [table([{k: v for k, v in row.items() if k != "page"} for row in rows]), Block("links", items=pages)]
+
+
+_BUILDERS: dict[str, Callable[[Any, Picture], list[Block]]] = {
+    "audit": _audit,
+    "leak_free": _leak_free,
+    "calibration": _calibration,
+    "abstain": _abstain,
+    "operating_point": _operating_point,
+    "ood": _ood,
+    "external": _external,
+}

@@ -1,0 +1,192 @@
+"""What a set of predictions is worth, on populations whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import special
+
+from medclf.auditing.assess import answers, judge, judge_at
+from medclf.auditing.calibration_set import Basis
+from medclf.auditing.decisions import Wishes, decision_facts
+from medclf.errors import DataError
+from medclf.metrics.thresholds import OperatingPoint
+from medclf.results.predictions import Predictions
+from medclf.results.results import by_fold, leak_free, summarize
+
+
+def population(n, sharpness=3.0, seed=0, vocab=("normal", "polyp", "dyed")):
+    """Labels drawn from known probabilities, and a classifier whose logits are `sharpness` times too large."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1.5, (n, len(vocab)))
+    true = special.softmax(logits, axis=1)
+    y = (true.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
+    table = pd.DataFrame({"path": [f"{seed}-{i}.png" for i in range(n)]})
+    return Predictions(list(vocab), False, y, special.softmax(sharpness * logits, axis=1), np.zeros(n), table), true
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_too_sure_by_three_is_found_and_put_right(own):
+    shown, true = population(3000)
+    other, _ = population(2000, seed=1)
+    basis = Basis.of(shown, "the others") if own else Basis(other.y, other.probs, None, "other images")
+    found = judge(shown, basis)
+    assert found.temperature.values[0] == pytest.approx(3, abs=0.25)
+    assert np.abs(found.predictions.probs - true).max() < 0.06
+    errors = found.facts["calibration"]["ece"]
+    assert errors["before"]["low"] > 0.1 and errors["after"]["value"] < 0.03
+    assert (found.predictions.probs.argmax(1) == shown.probs.argmax(1)).all()
+    assert found.predictions.losses.mean() < -np.log(shown.probs[np.arange(3000), shown.y].clip(1e-7)).mean()
+
+
+def test_no_image_has_a_part_in_what_it_is_judged_by():
+    """Turning one image's label moves the limits of the other folds, not its own."""
+    shown, _ = population(200)
+    basis = Basis.of(shown, "the others")
+    seen = []
+    limits = basis.limits(lambda rows: seen.append(set(rows)) or float(len(seen)))
+    for row, limit in enumerate(limits):
+        assert row not in seen[int(limit) - 1]
+
+
+def test_patients_are_whole_when_limits_are_chosen():
+    shown, _ = population(120)
+    shown.table["patient"] = [f"p{i // 6}" for i in range(120)]
+    patients = shown.table["patient"].to_numpy()
+    kept = []
+    Basis.of(shown, "").limits(lambda rows: kept.append(rows) or 0.0)
+    for rows in kept:
+        assert not set(patients[rows]) & set(np.delete(patients, rows))
+
+
+def test_the_wished_accuracy_is_kept_on_other_images():
+    shown, _ = population(4000)
+    other, _ = population(4000, seed=1)
+    found = judge(shown, Basis(other.y, other.probs, None, "other images"), Wishes(keep_accuracy=0.9))
+    numbers = found.facts["abstain"]["numbers"]
+    assert numbers["accuracy"]["value"] == pytest.approx(0.9, abs=0.03) and 0.1 < numbers["coverage"]["value"] < 0.9
+    unsure = (found.predictions.table["flags"] == "unsure").to_numpy()
+    assert 1 - unsure.mean() == pytest.approx(numbers["coverage"]["value"])
+    assert (found.predictions.probs.max(1)[unsure] < found.calibration["abstain"]["threshold"]).all()
+
+
+def test_a_wish_that_nothing_keeps_is_said():
+    shown, _ = population(300)
+    shown.y = (shown.probs.argmax(1) + 1) % 3  # always wrong
+    found = judge(shown, Basis.of(shown, "the others"), Wishes(keep_accuracy=0.999))
+    assert "no threshold keeps" in found.facts["abstain"]["sentence"].lower() and "abstain" not in found.calibration
+
+
+def test_a_threshold_is_chosen_on_one_part_and_judged_on_the_other():
+    shown, _ = population(3000, vocab=("normal", "polyp"))
+    other, _ = population(3000, seed=1, vocab=("normal", "polyp"))
+    wishes = Wishes(rule="sensitivity=0.95", prevalence=0.01)
+    found = judge(shown, Basis(other.y, other.probs, None, "other images"), wishes)
+    point = found.facts["operating_point"]
+    called = found.predictions.probs[:, 1] >= point["threshold"]
+    table = {"tp": (called & (shown.y == 1)).sum(), "fp": (called & (shown.y == 0)).sum()}
+    table |= {"fn": (~called & (shown.y == 1)).sum(), "tn": (~called & (shown.y == 0)).sum()}
+    assert point["table"] == table and point["label"] == "polyp"
+    assert point["sensitivity"]["value"] == pytest.approx(0.95, abs=0.02)
+    se, sp = point["sensitivity"]["value"], point["specificity"]["value"]
+    assert point["restated"]["ppv"]["value"] == pytest.approx(se * 0.01 / (se * 0.01 + (1 - sp) * 0.99))  # Bayes
+    assert found.calibration["operating_point"] == {"label": "polyp", "threshold": point["threshold"]}
+    unasked = judge(shown, Basis(other.y, other.probs, None, "other images"))
+    assert "operating_point" in unasked.facts and "operating_point" not in unasked.calibration
+
+
+def test_several_labels_an_image():
+    rng = np.random.default_rng(3)
+    logits = rng.normal(-1, 2, (1500, 3))
+    y = (rng.random((1500, 3)) < special.expit(logits)).astype(int)
+    y[::7, 2] = -1
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(1500)]})
+    shown = Predictions(["a", "b", "c"], True, y, special.expit(2 * logits), np.zeros(1500), table)
+    found = judge(shown, Basis.of(shown, "the others"), Wishes(rule="youden", keep_accuracy=0.7))
+    assert found.temperature.values[0] == pytest.approx(2, abs=0.2)
+    assert (
+        set(found.facts["operating_point"])
+        == {"a", "b", "c"}
+        == set(found.calibration["operating_point"]["thresholds"])
+    )
+    assert sum(found.facts["operating_point"]["c"]["table"].values()) == (y[:, 2] >= 0).sum()
+    right, sure = answers(np.array([[1, -1], [0, 1]]), np.array([[0.9, 0.1], [0.8, 0.6]]), True)
+    assert right.tolist() == [1, 0] and sure.tolist() == pytest.approx([0.9, 0.6])
+
+
+def test_labels_of_which_only_some_are_known_count_for_these():
+    y = np.array([[1, -1], [0, 1], [1, 0], [-1, -1]])
+    probs = np.array([[0.9, 0.4], [0.2, 0.8], [0.6, 0.1], [0.5, 0.5]])
+    shown = Predictions(["a", "b"], True, y, probs, np.zeros(4), pd.DataFrame({"path": list("wxyz")}))
+    facts = summarize(shown, n_boot=50)
+    assert facts["n"] == 3
+    assert np.sum(facts["confusion_matrix"]["a"]) == 3 and np.sum(facts["confusion_matrix"]["b"]) == 2
+
+
+def test_unknown_labels_come_back_from_the_file(tmp_path):
+    y = np.array([[1, -1], [0, 1]])
+    shown = Predictions(["a", "b"], True, y, np.full((2, 2), 0.5), np.zeros(2), pd.DataFrame({"path": ["x", "y"]}))
+    shown.save(tmp_path / "p.csv")
+    assert (Predictions.load(tmp_path / "p.csv", ["a", "b"], True).y == y).all()
+
+
+def test_too_few_images_fit_nothing():
+    shown, _ = population(12)
+    found = judge(shown, Basis.of(shown, "the others"))
+    assert found.temperature is None and found.calibration == {} and found.predictions is shown
+    assert "12 images are too few" in found.facts["calibration"]["sentence"]
+
+
+@pytest.mark.parametrize("rule", ["best", "sensitivity", "sensitivity=2", "youden=0.5", "cost=x"])
+def test_a_rule_that_cannot_be(rule):
+    with pytest.raises(DataError, match="operating-point"):
+        Wishes(rule=rule)
+
+
+def test_wishes_are_held_against_the_labels():
+    with pytest.raises(DataError, match="no label"):
+        Wishes(positive="cancer").check(["a", "b"], False)
+    with pytest.raises(DataError, match="--positive"):
+        Wishes(rule="youden").check(["a", "b", "c"], False)
+    Wishes(rule="youden").check(["a", "b", "c"], True)
+
+
+def test_limits_from_elsewhere():
+    shown, _ = population(500, sharpness=1.0, vocab=("normal", "polyp"))
+    facts = judge_at(shown, 0.8, {"polyp": OperatingPoint(0.3)})
+    sure = shown.probs.max(1) >= 0.8
+    right = shown.probs.argmax(1) == shown.y
+    assert facts["abstain"]["numbers"]["accuracy"]["value"] == pytest.approx(right[sure].mean())
+    assert facts["operating_point"]["table"]["tp"] == ((shown.probs[:, 1] >= 0.3) & (shown.y == 1)).sum()
+
+
+def test_images_seen_in_train_are_left_out():
+    shown, _ = population(40, vocab=("normal", "polyp"))
+    twin = np.arange(40) < 10
+    facts = summarize(shown, n_boot=50)
+    found = leak_free(shown, twin, np.zeros(40, bool), facts)
+    everything, left = found["numbers"].values()
+    assert (everything["n"], left["n"]) == (40, 30)
+    right = shown.probs.argmax(1) == shown.y
+    assert left["accuracy"]["value"] == pytest.approx(right[10:].mean())
+    assert leak_free(shown, np.zeros(40, bool), np.zeros(40, bool), facts) is None
+    assert "Nothing is left" in leak_free(shown, np.ones(40, bool), twin, facts)["sentence"]
+
+
+def test_folds_by_hand():
+    y, probs = np.array([0, 1, 0, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
+    table = pd.DataFrame({"path": list("abcd"), "fold": [0, 0, 1, 1]})
+    folds, spread = by_fold(Predictions(["n", "p"], False, y, probs, np.zeros(4), table))
+    assert [row["accuracy"] for row in folds] == [1.0, 0.5] and [row["n"] for row in folds] == [2, 2]
+    assert spread["accuracy"]["mean"] == 0.75 and spread["accuracy"]["deviation"] == pytest.approx(0.5**1.5)
+
+
+def test_cuts_of_each_image_decide():
+    facts = decision_facts(
+        np.array([1, 0, 1, 0]),
+        np.array([0.6, 0.6, 0.6, 0.6]),
+        "polyp",
+        OperatingPoint(0.5),
+        None,
+        cuts=np.array([0.5, 0.7, 0.7, 0.5]),
+    )
+    assert facts["table"] == {"tp": 1, "fp": 1, "fn": 1, "tn": 1}

@@ -1,0 +1,103 @@
+"""The sections of what the numbers are worth, on the page."""
+
+import numpy as np
+import pandas as pd
+
+from medclf.reporting.report import render
+from medclf.reporting.sections import section_blocks
+
+METRIC = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}
+BARS = [{"low": 0.8, "high": 0.9, "confidence": 0.85, "frequency": METRIC}]
+FACTS = {
+    "task": "single-label",
+    "partition": "valid",
+    "n": 2,
+    "vocab": ["normal", "polyp"],
+    "confusion_matrix": [[1, 0], [0, 1]],
+    "leak_free": {
+        "sentence": "Of 2 images, 1 have a twin.",
+        "numbers": {"all": {"n": 2, "accuracy": METRIC}, "left": {"n": 1, "accuracy": METRIC}},
+    },
+    "audit": {
+        "sentences": [{"finding": "1 of 2 valid images has a twin in train."}],
+        "pairs": [
+            {
+                "path_a": "a.png",
+                "path_b": "t/<b>.png",
+                "kind": "twin-across-split",
+                "similarity": 0.97,
+                "detail": "mirrored",
+            }
+        ],
+    },
+    "calibration": {
+        "sentence": "Divided by 2.",
+        "ece": {"before": METRIC, "after": METRIC},
+        "brier": {"before": METRIC, "after": METRIC},
+        "reliability": {"before": BARS, "after": BARS},
+    },
+    "abstain": {
+        "sentence": "Below 0.7 it is unsure.",
+        "numbers": {"coverage": METRIC, "accuracy": METRIC, "accuracy_unsure": METRIC},
+        "curve": {"coverage": [0.5, 1.0], "accuracy": [1.0, 0.9], "low": [0.6, 0.5], "high": [1.0, 0.99]},
+    },
+    "operating_point": {
+        "label": "polyp",
+        "threshold": 0.3,
+        "sentence": "polyp is called from 0.300.",
+        "table": {"tp": 31, "fp": 7, "fn": 5, "tn": 57},
+        "sensitivity": METRIC,
+        "specificity": METRIC,
+        "ppv": METRIC,
+        "npv": METRIC,
+        "prevalence": 0.01,
+        "prevalence_given": True,
+        "restated": {"sentence": "Of 1,000 patients, 10 have it: 1 would be missed.", "ppv": METRIC, "npv": METRIC},
+        "decides": False,
+    },
+    "external": [{"images": "clinic two", "n": 30, "accuracy": METRIC, "page": "evaluations/clinic two/report.html"}],
+}
+
+
+def test_the_page_tells_what_the_numbers_are_worth(tmp_path):
+    rows = pd.DataFrame(
+        {
+            "path": ["a.png", "c.png"],
+            "partition": "valid",
+            "label": ["normal", "polyp"],
+            "pred": ["normal", "polyp"],
+            "loss": 0.1,
+            "prob_normal": [0.9, 0.1],
+            "prob_polyp": [0.1, 0.9],
+        }
+    )
+    page = render(FACTS, rows, tmp_path / "p.html", read=lambda row: np.full((8, 8), 99, np.uint8)).read_text()
+    for text in (
+        "1 of 2 valid images has a twin in train.",
+        "on both sides of the split, 97.0 % alike",
+        "Divided by 2.",
+        "Below 0.7 it is unsure.",
+        "Of 1,000 patients, 10 have it: 1 would be missed.",
+        "At a prevalence of 1.0 % (given by --prevalence)",
+        "does not decide by this threshold",
+        'href="evaluations/clinic%20two/report.html"',
+    ):
+        assert text in page, text
+    assert "<b>.png" not in page  # a file's name is text
+    pair = page[page.index('class="case pair"') :][:6000]
+    assert pair[: pair.index("</li>")].count("<img") == 2
+
+
+def test_a_section_without_a_builder_is_shown_plainly():
+    assert [block.kind for block in section_blocks("robustness", {"noise": 0.5})] == ["facts"]
+
+
+def test_a_link_leads_nowhere_but_beside_the_page():
+    links = section_blocks("external", [{"images": "x", "page": "javascript:alert(1)"}])[1]
+    assert links.items == [("The page of x", "javascript%3Aalert%281%29")]
+
+
+def test_several_labels_have_a_heading_each():
+    point = FACTS["operating_point"]
+    found = section_blocks("operating_point", {"a": {**point, "label": "a"}, "b": {"label": "b", "sentence": "No."}})
+    assert [block.text for block in found if block.kind == "heading" and len(block.text) == 1] == ["a", "b"]
