@@ -11,17 +11,14 @@ Item = TypeVar("Item")
 PATIENCE_S = 1.5  # shorter work shows nothing
 
 
-def watch(
-    items: Iterable[Item], total: int | None, text: str, *, progress: bool = True, step: str = ""
-) -> Iterator[Item]:
+def watch(items: Iterable[Item], total: int | None, text: str, *, progress: bool = True) -> Iterator[Item]:
     """Pass `items` on; once that has lasted a while, show how far it is.
 
     Args:
         items: what is worked through, one at a time.
-        total: how many there are (or how many units, see `step`); None where nobody knows.
+        total: how many there are; None where nobody knows.
         text: what is being done.
         progress: False shows nothing at all.
-        step: "bytes" where items are chunks of bytes: then their lengths are counted.
 
     Returns:
         An iterator over the same items.
@@ -34,28 +31,21 @@ def watch(
         yield from items
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not (console.is_terminal or console.is_jupyter):
         yield from items
         return
-    count = DownloadColumn() if step == "bytes" else MofNCompleteColumn()
-    bar = Progress(TextColumn(text), BarColumn(), count, TimeRemainingColumn(), console=console, transient=True)
+    columns = TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bar = Progress(*columns, console=console, transient=True)
     task = bar.add_task(text, total=total)
     begun = time.monotonic()
     started = False
     try:
         for item in items:
             yield item
-            bar.advance(task, len(item) if step == "bytes" else 1)  # type: ignore[arg-type]
+            bar.advance(task)
             if not started and time.monotonic() - begun > PATIENCE_S:
                 bar.start()
                 started = True

@@ -1,17 +1,22 @@
-"""Public data sets by name: fetched once into the user's cache, checked, unpacked safely."""
+"""Public data sets by name: fetched once into the user's cache by pooch, unpacked within bounds."""
 
 from __future__ import annotations
 
-import json
+import stat
 import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
-from medclf.dataset.download import download
-from medclf.dataset.scan import file_hash
-from medclf.dataset.unpack import unpack
-from medclf.errors import DataError
-from medclf.files import write_json
+from medclf.errors import DataError, OutputError
+
+TIMEOUT_S = (10, 60)  # to connect, between two pieces
+MAX_FILES = 500_000
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class DataSet:
         about: one line on what it holds.
         licence: what its publishers allow.
         citation: what they ask to be cited.
-        bytes: size of the zip file, where it is published.
+        sha256: of the zip file, where it is published.
         max_unpacked: bytes that it may have when unpacked.
     """
 
@@ -33,7 +38,7 @@ class DataSet:
     about: str
     licence: str
     citation: str
-    bytes: int | None = None
+    sha256: str | None = None
     max_unpacked: int = 10_000_000_000
 
 
@@ -59,7 +64,6 @@ CATALOG = {
             about="8,000 endoscopy images, 8 classes of 1,000",
             licence=_KVASIR_LICENCE,
             citation=_KVASIR_CITATION,
-            bytes=2_489_312_085,
         ),
         DataSet(
             name="hello-world",
@@ -81,8 +85,8 @@ def describe(name: str) -> DataSet:
         DataError: no data set has that name.
 
     Example:
-        >>> describe("kvasir-v2").bytes
-        2489312085
+        >>> describe("kvasir-v2").about
+        '8,000 endoscopy images, 8 classes of 1,000'
     """
     if name not in CATALOG:
         raise DataError(f"no data set is named '{name}'", f"choose one of {', '.join(CATALOG)}, or give a folder")
@@ -92,18 +96,16 @@ def describe(name: str) -> DataSet:
 def fetch(name: str, folder: str | Path | None = None, progress: bool = True) -> Path:
     """Fetch a data set once; later calls find it there.
 
-    Its SHA-256 is recorded on first use (no checksum is published) and compared whenever it is fetched again.
-
     Args:
         name: one of CATALOG.
         folder: where data sets are kept; None for the cache folder (see MEDCLF_CACHE).
-        progress: show progress bars.
+        progress: show a progress bar.
 
     Returns:
         The folder that holds the images, for `scan`.
 
     Raises:
-        DataError: it cannot be fetched, is not what was fetched before, or must not be unpacked.
+        DataError: it cannot be fetched, its SHA-256 is another, or it must not be unpacked.
         OutputError: the folder cannot be written to, or the disk is full.
     """
     from medclf.dataset.image_cache import cache_folder
@@ -113,69 +115,104 @@ def fetch(name: str, folder: str | Path | None = None, progress: bool = True) ->
 
 def fetch_into(data_set: DataSet, folder: Path, progress: bool = True) -> Path:
     """As `fetch`, for a data set that need not be in the catalog."""
-    from filelock import FileLock
-
-    folder.mkdir(parents=True, exist_ok=True)
-    unpacked, record_file = folder / data_set.name, folder / f"{data_set.name}.json"
-    with FileLock(folder / f".{data_set.name}.lock"):
-        record = _read_record(record_file)
-        if unpacked.is_dir() and record.get("url") == data_set.url:
-            _compare(unpacked, record, record_file)
-            return _top(unpacked)
-        if unpacked.exists():
-            raise DataError(f"{unpacked} is there and was not fetched by medclf", "move it away or choose a folder")
+    unpacked = folder / data_set.name
+    if not unpacked.is_dir():
         print(f"{data_set.name}: {data_set.about}. Licence: {data_set.licence}.", file=sys.stderr)
         print(f"Please cite: {data_set.citation}", file=sys.stderr)
-        archive = folder / f"{data_set.name}.zip"
-        if not archive.exists():  # a kill while unpacking leaves it whole
-            download(data_set.url, archive, size=data_set.bytes, progress=progress)
-        sha256 = file_hash(archive)
-        _check_first_use(data_set, archive, sha256, record, record_file)
-        size = archive.stat().st_size
-        try:
-            unpack(archive, unpacked, max_bytes=data_set.max_unpacked, progress=progress)
-        except DataError:
-            archive.unlink()
-            raise
-        write_json(record_file, {"url": data_set.url, "sha256": sha256, "bytes": size, **_measure(unpacked)})
-        archive.unlink()
+        with _part_of(folder) as part:
+            unpack(_download(data_set, part, progress), unpacked, max_bytes=data_set.max_unpacked)
     return _top(unpacked)
 
 
-def _read_record(path: Path) -> dict[str, object]:
+@contextmanager
+def _part_of(folder: Path) -> Iterator[Path]:
+    """A folder for what is not whole yet, beside where it will lie."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
+            yield Path(part)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{folder} cannot be written: {reason}", "free some space or choose a folder") from error
 
 
-def _check_first_use(
-    data_set: DataSet, archive: Path, sha256: str, record: dict[str, object], record_file: Path
-) -> None:
-    if record.get("url") == data_set.url and record.get("sha256") not in (None, sha256):
-        archive.unlink()
-        raise DataError(
-            f"{data_set.url} is not the file fetched before: its SHA-256 is {sha256}, not {record['sha256']}",
-            f"if its publishers announced a new version, delete {record_file} and fetch it again",
+def _download(data_set: DataSet, folder: Path, progress: bool) -> Path:
+    import pooch
+    from requests import RequestException
+
+    downloader = pooch.HTTPDownloader(
+        progressbar=progress and sys.stderr.isatty(),
+        chunk_size=1 << 16,
+        timeout=TIMEOUT_S,
+        hooks={"response": _refuse_unprotected},
+    )
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        return Path(
+            pooch.retrieve(data_set.url, data_set.sha256, f"{data_set.name}.zip", folder, downloader=downloader)
         )
+    except (RequestException, ValueError) as error:  # ValueError: the hash is another
+        raise DataError(f"{data_set.url} cannot be fetched: {error}", "check the network and run it again") from error
 
 
-def _measure(unpacked: Path) -> dict[str, int]:
-    sizes = [path.stat().st_size for path in unpacked.rglob("*") if path.is_file()]
-    return {"unpacked_files": len(sizes), "unpacked_bytes": sum(sizes)}
-
-
-def _compare(unpacked: Path, record: dict[str, object], record_file: Path) -> None:
-    for what, number in _measure(unpacked).items():
-        if record.get(what) != number:
-            raise DataError(
-                f"{unpacked} was changed: {what} is {number}, not {record.get(what)}",
-                f"delete it to fetch it again, or delete {record_file} too to start afresh",
-            )
+def _refuse_unprotected(answer: Any, *_args: Any, **_options: Any) -> None:
+    """A redirect from https to http lets anyone on the way send another file."""
+    if answer.url.startswith("https:") and answer.headers.get("Location", "").startswith("http:"):
+        raise DataError(f"{answer.url} redirects to an unprotected address", "try again later")
 
 
 def _top(folder: Path) -> Path:
     """The first folder that holds more than one folder: archives often wrap everything in one."""
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     return _top(entries[0]) if len(entries) == 1 and entries[0].is_dir() else folder
+
+
+def unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
+    """Unpack a zip file into a new folder: all of it, or nothing.
+
+    Args:
+        archive: the zip file.
+        folder: made by this call, unless it is there.
+        max_bytes: refuse an archive that grows beyond this; `zipfile` writes no more of a member than it declares.
+
+    Raises:
+        DataError: it is no zip file, is damaged, holds a member that would be written outside the folder, a
+            link, an encrypted or a repeated member, or is larger than allowed.
+        OutputError: the disk is too full, or cannot be written to.
+    """
+    with _part_of(folder.parent) as part:
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                opened.extractall(part / "whole", _checked(opened, archive.name, max_bytes))
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError) as error:
+            raise DataError(f"{archive.name} is damaged: {error}", "fetch it again") from error
+        try:
+            (part / "whole").rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first
+                raise
+
+
+def _checked(opened: zipfile.ZipFile, name: str, max_bytes: int) -> list[zipfile.ZipInfo]:
+    members = [member for member in opened.infolist() if not member.is_dir()]
+    if len(members) > MAX_FILES or sum(member.file_size for member in members) > max_bytes:
+        reason = f"{name} holds more than {MAX_FILES} files or {max_bytes / 1e9:.1f} GB"
+        raise DataError(reason, "it is not the data set it should be: do not trust it")
+    seen = set()
+    for member in members:
+        if reason := "it is there twice" if member.filename in seen else _objection(member):
+            raise DataError(f"{name} is not unpacked: member {member.filename!r}: {reason}", "do not trust it")
+        seen.add(member.filename)
+    return [member for member in members if "__MACOSX" not in PurePosixPath(member.filename).parts]
+
+
+def _objection(member: zipfile.ZipInfo) -> str:
+    """Why a member must not be unpacked, or nothing."""
+    name = member.orig_filename
+    path = PurePosixPath(name)
+    if "\0" in name or "\\" in name or path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts:
+        return "it would be written outside the folder"
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG):
+        return "it is a link or a device"
+    return "it is encrypted" if member.flag_bits & 1 else ""

@@ -132,15 +132,10 @@ def heat_maps(
     """
     if method not in METHODS:
         raise DataError(f"there is no method {method!r}", f"choose one of: {', '.join(METHODS)}")
-    from captum import attr as captum
-
     network = _twin(network).eval()
     if len(list(network.children())) != 2:
         raise MedclfError("this network is no body followed by a head", "make the learner with med_learner")
-    if method == "occlusion":
-        found = _occluded(captum, network, x, targets, patch, stride)
-    else:
-        found = _grad_cam(captum, network, x, targets)
+    found = _occluded(network, x, targets, patch, stride) if method == "occlusion" else _grad_cam(network, x, targets)
     heat = found.detach().clamp(min=0).float().cpu().numpy()
     hottest = heat.max(axis=(1, 2), keepdims=True)
     return np.divide(heat, hottest, out=np.zeros_like(heat), where=hottest > 0)
@@ -157,24 +152,46 @@ def _twin(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, shared)
 
 
-def _grad_cam(captum: Any, network: nn.Module, x: Tensor, targets: Sequence[int] | None) -> Tensor:
+def _grad_cam(network: nn.Module, x: Tensor, targets: Sequence[int] | None) -> Tensor:
     body, head = network.children()
     with torch.no_grad():
-        features = body(x).clone()  # a view of a parameter would take the gradient there
+        features = body(x)
         chosen = head(features).argmax(1).tolist() if targets is None else list(targets)
     if features.ndim == 4:
         if features.shape[2:].numel() < 2:
             raise MedclfError(
                 f"at {x.shape[2]} x {x.shape[3]} pixels the feature map is a single value", "use larger images"
             )
-        last = nn.Identity()
-        return captum.LayerGradCam(nn.Sequential(last, head), last).attribute(features, chosen)[:, 0]
+        maps, gradients = _gradients(head, features, chosen)
+        return (gradients.mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1)
     if features.ndim != 3:
         raise MedclfError("this network's body gives no feature map to lay over the image", _OTHERWISE)
     if any(getattr(module, "class_token", False) is True for module in head.modules()):
-        return _of_tokens(captum, network, _before_attention(body), x, chosen, x.shape[2:])
-    last = nn.Identity()
-    return _of_tokens(captum, nn.Sequential(last, head), last, features, chosen, x.shape[2:], body)
+        tokens, gradients = _gradients(network, x, chosen, _before_attention(body))
+    else:
+        tokens, gradients = _gradients(head, features, chosen)
+    return _of_tokens(tokens, gradients, _n_prefix(body), x.shape[2:])
+
+
+def _gradients(
+    model: nn.Module, x: Tensor, targets: list[int], layer: nn.Module | None = None
+) -> tuple[Tensor, Tensor]:
+    """What a layer gives (where None, x itself), and the gradients of the target logits with respect to it."""
+    leaf = x.detach()
+
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        nonlocal leaf
+        leaf = output.detach().requires_grad_()
+        return leaf
+
+    with torch.enable_grad():
+        if layer is None:
+            logits = model(leaf.requires_grad_())
+        else:
+            with layer.register_forward_hook(keep):
+                logits = model(x)
+        chosen = logits[torch.arange(len(x)), targets].sum()
+    return leaf.detach(), torch.autograd.grad(chosen, leaf)[0]
 
 
 def _before_attention(body: nn.Module) -> nn.Module:
@@ -185,22 +202,9 @@ def _before_attention(body: nn.Module) -> nn.Module:
     return norms[-1]
 
 
-def _of_tokens(
-    captum: Any,
-    model: nn.Module,
-    layer: nn.Module,
-    x: Tensor,
-    targets: list[int],
-    size: Sequence[int],
-    body: nn.Module | None = None,
-) -> Tensor:
+def _of_tokens(tokens: Tensor, gradients: Tensor, before: int, size: Sequence[int]) -> Tensor:
     """Grad-CAM over tokens (B, N, C): each stands for a patch of the image, but for those before them."""
-    gradients = captum.LayerGradientXActivation(model, layer, multiply_by_inputs=False).attribute(x, targets)
-    tokens = captum.LayerActivation(model, layer).attribute(x)
-    if not isinstance(tokens, Tensor) or tokens.ndim != 3:
-        raise MedclfError("this transformer's tokens do not lie on a grid", _OTHERWISE)
-    before = _n_prefix(body or model)
-    n_patches = tokens.shape[1] - before
+    n_patches = tokens.shape[1] - before if tokens.ndim == 3 else 0
     rows = round((max(n_patches, 0) * size[0] / size[1]) ** 0.5)
     if rows < 1 or n_patches % rows or n_patches < 2:
         raise MedclfError("this transformer's tokens do not lie on a grid", _OTHERWISE)
@@ -217,28 +221,30 @@ def _n_prefix(network: nn.Module) -> int:
 
 
 def _occluded(
-    captum: Any,
-    network: nn.Module,
-    x: Tensor,
-    targets: Sequence[int] | None,
-    patch: int | None,
-    stride: int | None,
+    network: nn.Module, x: Tensor, targets: Sequence[int] | None, patch: int | None, stride: int | None
 ) -> Tensor:
-    channels, shorter = x.shape[1], min(x.shape[2:])
-    patch = max(1, round(shorter / 7)) if patch is None else patch
+    height, width = x.shape[2:]
+    patch = max(1, round(min(height, width) / 7)) if patch is None else patch
     stride = max(1, patch // 2) if stride is None else stride
-    if not 0 < stride <= patch < shorter:
+    if not 0 < stride <= patch < min(height, width):
         raise DataError(
-            f"a patch of {patch} at every {stride} pixels does not cover an image of {x.shape[2]} x {x.shape[3]}",
+            f"a patch of {patch} at every {stride} pixels does not cover an image of {height} x {width}",
             "give 0 < stride <= patch < the image's shorter side",
         )
+    tops, lefts = (range(0, side - patch + stride, stride) for side in (height, width))
+    places = [(slice(top, top + patch), slice(left, left + patch)) for top in tops for left in lefts]
+    fall, times, images = x.new_zeros(len(x), height, width), x.new_zeros(height, width), torch.arange(len(x))
     with torch.no_grad():
-        chosen = network(x).argmax(1).tolist() if targets is None else list(targets)
-        return captum.Occlusion(network).attribute(
-            x,
-            (channels, patch, patch),
-            (channels, stride, stride),
-            baselines=0,  # normalised: the mean colour
-            target=chosen,
-            perturbations_per_eval=_AT_ONCE,
-        )[:, 0]
+        logits = network(x)
+        chosen = logits.argmax(1).tolist() if targets is None else list(targets)
+        whole = logits[images, chosen]
+        for start in range(0, len(places), _AT_ONCE):
+            part = places[start : start + _AT_ONCE]
+            covered = x.repeat(len(part), 1, 1, 1).unflatten(0, (len(part), len(x)))
+            for copy_of_x, (rows, columns) in zip(covered, part, strict=True):
+                copy_of_x[:, :, rows, columns] = 0  # normalised: the mean colour
+            logits = network(covered.flatten(0, 1)).unflatten(0, (len(part), len(x)))
+            for values, (rows, columns) in zip(logits[:, images, chosen], part, strict=True):
+                fall[:, rows, columns] += (whole - values)[:, None, None]
+                times[rows, columns] += 1
+    return fall / times

@@ -49,6 +49,17 @@ def test_against_values_worked_out_by_hand():
     assert np.allclose(heat_maps(network, torch.zeros(1, 1, 8, 8))[0], found[0])  # the most probable is the first
 
 
+def test_occlusion_against_values_worked_out_by_hand():
+    """Of a logit that is the pixels' sum, a covered patch takes its own; where patches overlap, their mean stands."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False))
+    network[1].weight.data = torch.tensor([[0.0] * 12, [1.0] * 12])
+    x = torch.tensor([[1.0, 0.0, 0.0, 2.0], [0.0, 3.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])[None, None]
+    # 2 x 2 patches from rows 0 and 1, columns 0, 1, 2 hold 4, 3, 2 and 3, 3, 0.
+    falls = [[4.0, 3.5, 2.5, 2.0], [3.5, 3.25, 2.0, 1.0], [3.0, 3.0, 1.5, 0.0]]
+    found = heat_maps(network, x, [1], "occlusion", patch=2, stride=1)
+    assert np.allclose(found, np.array(falls) / 4)
+
+
 def test_a_label_that_nothing_speaks_for_has_an_empty_map():
     network = nn.Sequential(Fixed([[[1.0, 2.0], [0.0, 3.0]]]), linear_head([[-1.0], [1.0]]))
     assert not heat_maps(network, torch.zeros(1, 1, 8, 8), [0]).any()
