@@ -1,6 +1,6 @@
 """medclf: from a folder of medical images to a classifier its users can trust, explain and hand on.
 
-The public names are imported when first used, so that `import medclf` costs nothing:
+The public names stand in `__init__.pyi` and are imported when first used, so that `import medclf` costs nothing:
 
     >>> import medclf
     >>> medclf.MedclfError.__name__
@@ -10,54 +10,24 @@ The public names are imported when first used, so that `import medclf` costs not
 from __future__ import annotations
 
 import importlib
+import re
+from pathlib import Path
 from typing import Any
+
+from medclf import _deprecated
 
 __version__ = "0.2.0"
 
-_HOME = {
-    "errors": ["MedclfError"],
-    "learn.image_block": ["MedImage", "MedImageBlock", "read_image"],
-    "dataset.scan": ["scan"],
-    "auditing.audit": ["audit"],
-    "dataset.splits": [
-        "KFoldSplitter",
-        "PatientSplitter",
-        "RandomSplitter",
-        "StratifiedGroupSplitter",
-        "StratifiedSplitter",
-    ],
-    "learn.dataloaders": ["MedDataLoaders"],
-    "learn.presets": [
-        "dermoscopy_tfms",
-        "endoscopy_tfms",
-        "fundus_tfms",
-        "histology_tfms",
-        "radiograph_tfms",
-        "show_augmentations",
-        "tfms_for",
-    ],
-    "images.heatmap": ["hottest_box", "overlay"],
-    "models.saliency": ["grad_cam", "occlusion"],
-    "learn.learner": ["cnn_learner", "med_learner"],
-    "auditing.shortcut_test": ["shortcut_test"],
-    "results.subgroups": ["subgroups"],
-    "learn.interpretation": ["MedInterpretation"],
-    "run.compare": ["compare"],
-    "run.evaluate": ["evaluate"],
-    "reporting.report": ["report"],
-    "inference.bundle": ["load_bundle", "save_bundle"],
-    "inference.onnx": ["export_onnx"],
-}
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+_STUB = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+_MODULE_OF = {name: module for module, name in re.findall(r"^from (\.\S+) import (\w+) as \2$", _STUB, re.MULTILINE)}
 
 __all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
-        raise AttributeError(f"module 'medclf' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"medclf.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
+        return _deprecated.look_up(__name__, name)
+    value = globals()[name] = getattr(importlib.import_module(_MODULE_OF[name], __name__), name)
     return value
 
 

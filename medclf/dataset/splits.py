@@ -34,7 +34,7 @@ Splitter = Callable[[Any], Splits]
 KINDS = ("random", "stratified", "patient", "grouped", "kfold", "folders")
 
 
-def RandomSplitter(valid_pct: float = 0.2, seed: int = 42) -> Splitter:
+def SeededSplitter(valid_pct: float = 0.2, seed: int = 42) -> Splitter:
     """Split at random.
 
     Args:
@@ -48,7 +48,7 @@ def RandomSplitter(valid_pct: float = 0.2, seed: int = 42) -> Splitter:
         SplitError: when called: fewer than two items, or the same name twice.
 
     Example:
-        >>> train, valid = RandomSplitter(0.25, seed=1)(["a.png", "b.png", "c.png", "d.png"])
+        >>> train, valid = SeededSplitter(0.25, seed=1)(["a.png", "b.png", "c.png", "d.png"])
         >>> len(train), len(valid)
         (3, 1)
     """
@@ -318,7 +318,7 @@ def _splitter_for(
 ) -> Splitter:
     labels = objects(table, "label")
     if split == "random":
-        return RandomSplitter(valid_pct, seed)
+        return SeededSplitter(valid_pct, seed)
     if split == "stratified":
         return StratifiedSplitter(labels, valid_pct, seed)
     without = sum(patient is None for patient in objects(table, "patient"))

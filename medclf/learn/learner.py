@@ -19,6 +19,7 @@ from fastai.metrics import accuracy, accuracy_multi
 from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 
+from medclf._deprecated import warn
 from medclf.dataset.groups import groups_of
 from medclf.errors import DataError
 from medclf.learn import distributed
@@ -268,6 +269,9 @@ def med_learner(
     Example:
         >>> # learn = med_learner(dls, "efficientnet_lite0"); learn.fine_tune(5)
     """
+    if "head_start" in kwargs:
+        warn("med_learner(head_start=)", "linear_probe=")
+        linear_probe = kwargs.pop("head_start")
     vocab = class_names(dls)
     own = getattr(dls, "recipe", None) or {}
     n_in = n_in or own.get("preprocessing", {}).get("channels", 3)
@@ -306,9 +310,6 @@ def med_learner(
     }
     learn.freeze()
     return learn
-
-
-cnn_learner = med_learner
 
 
 def param_groups(network: torch.nn.Module) -> L:

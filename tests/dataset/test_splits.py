@@ -20,7 +20,7 @@ from medclf.dataset.splits import (
     FolderSplitter,
     KFoldSplitter,
     PatientSplitter,
-    RandomSplitter,
+    SeededSplitter,
     StratifiedGroupSplitter,
     StratifiedSplitter,
     split_table,
@@ -77,11 +77,11 @@ def assert_order_does_not_matter(splitter_of, items, *columns) -> None:
 @few
 @given(names, pcts, seeds)
 def test_random(items, pct, seed):
-    splits = RandomSplitter(pct, seed)(items)
+    splits = SeededSplitter(pct, seed)(items)
     check_exact(splits, len(items))
     wished = min(max(len(items) * pct, 1), len(items) - 1)
     assert abs(len(splits[1]) - wished) <= 0.5 + 1e-6
-    assert_order_does_not_matter(lambda: RandomSplitter(pct, seed), items)
+    assert_order_does_not_matter(lambda: SeededSplitter(pct, seed), items)
 
 
 @few
@@ -196,7 +196,7 @@ def test_one_image_more_moves_at_most_one_other(items, pct, seed):
     fewer, more = items[:-1], items
     if len(fewer) < 2:
         return
-    one, other = named(RandomSplitter(pct, seed)(fewer), fewer), named(RandomSplitter(pct, seed)(more), more)
+    one, other = named(SeededSplitter(pct, seed)(fewer), fewer), named(SeededSplitter(pct, seed)(more), more)
     assert len((one[1] ^ other[1]) - {items[-1]}) <= 1
 
 
@@ -205,7 +205,7 @@ def test_one_image_more_moves_at_most_one_other(items, pct, seed):
 
 def test_another_seed_is_another_split_and_each_image_gets_its_turn():
     items = [f"{index}.png" for index in range(50)]
-    counts = Counter(index for seed in range(400) for index in RandomSplitter(0.2, seed)(items)[1])
+    counts = Counter(index for seed in range(400) for index in SeededSplitter(0.2, seed)(items)[1])
     expected, deviation = 80, math.sqrt(400 * 0.2 * 0.8)
     assert all(abs(counts[index] - expected) < 5 * deviation for index in range(50))
 
@@ -213,14 +213,14 @@ def test_another_seed_is_another_split_and_each_image_gets_its_turn():
 def test_the_split_of_seed_42_is_for_ever():
     """Pins the keyed hash: published splits must not change with a release."""
     items = [f"{letter}.png" for letter in "abcdefghij"]
-    assert RandomSplitter(0.3, 42)(items)[1] == [1, 5, 9]
+    assert SeededSplitter(0.3, 42)(items)[1] == [1, 5, 9]
     by_hash = sorted(items, key=lambda name: hashlib.blake2b(f"42:{name}".encode(), digest_size=16).digest())
     assert sorted(by_hash[:3]) == ["b.png", "f.png", "j.png"]
 
 
 def test_the_same_names_elsewhere_or_in_other_types():
     relative = [f"{label}/{index}.png" for label in "ab" for index in range(20)]
-    expected = RandomSplitter()(relative)
+    expected = SeededSplitter()(relative)
     for items in (
         [Path(name) for name in relative],
         [Path("/data/set") / name for name in relative],
@@ -229,9 +229,9 @@ def test_the_same_names_elsewhere_or_in_other_types():
         [(name, "label") for name in relative],
         pd.DataFrame({"path": relative}),
     ):
-        assert RandomSplitter()(items) == expected
+        assert SeededSplitter()(items) == expected
     composed, apart = ["caf\u00e9.png", "b", "c", "d"], ["cafe\u0301.png", "b", "c", "d"]
-    assert all(RandomSplitter(0.5, seed)(composed) == RandomSplitter(0.5, seed)(apart) for seed in range(20))
+    assert all(SeededSplitter(0.5, seed)(composed) == SeededSplitter(0.5, seed)(apart) for seed in range(20))
 
 
 def test_global_random_state_is_left_alone():
@@ -239,7 +239,7 @@ def test_global_random_state_is_left_alone():
     items, labels, groups = [f"{i}.png" for i in range(40)], list("ab") * 20, [i // 3 for i in range(40)]
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     for splitter in (
-        RandomSplitter(),
+        SeededSplitter(),
         StratifiedSplitter(labels),
         PatientSplitter(groups, labels=labels),
         KFoldSplitter(0, labels=labels, groups=groups),
@@ -252,10 +252,10 @@ def test_random_state_does_not_matter():
     items = [f"{i}.png" for i in range(40)]
     random.seed(1)
     np.random.seed(1)
-    one = RandomSplitter()(items)
+    one = SeededSplitter()(items)
     random.seed(2)
     np.random.seed(2)
-    assert RandomSplitter()(items) == one
+    assert SeededSplitter()(items) == one
 
 
 @pytest.mark.slow
@@ -263,7 +263,7 @@ def test_fastai_takes_them():
     from fastai.data.block import DataBlock
 
     items = [f"{i}.png" for i in range(10)]
-    sets = DataBlock(get_items=lambda source: source, splitter=RandomSplitter(0.3, 1)).datasets(items)
+    sets = DataBlock(get_items=lambda source: source, splitter=SeededSplitter(0.3, 1)).datasets(items)
     assert (len(sets.train), len(sets.valid)) == (7, 3)
 
 
@@ -329,10 +329,10 @@ LABELS, ITEMS = list("aaab"), ["1.png", "2.png", "3.png", "4.png"]
 @pytest.mark.parametrize(
     "splitter, items, reason",
     [
-        (RandomSplitter(), [], "at least 2 images, and the data has 0"),
-        (RandomSplitter(), ["1.png"], "at least 2 images, and the data has 1"),
-        (RandomSplitter(), ["1.png", Path("1.png")], "'1.png' is there 2 times"),
-        (RandomSplitter(), pd.DataFrame({"file": ITEMS}), "no column 'path'"),
+        (SeededSplitter(), [], "at least 2 images, and the data has 0"),
+        (SeededSplitter(), ["1.png"], "at least 2 images, and the data has 1"),
+        (SeededSplitter(), ["1.png", Path("1.png")], "'1.png' is there 2 times"),
+        (SeededSplitter(), pd.DataFrame({"file": ITEMS}), "no column 'path'"),
         (StratifiedSplitter(LABELS), ITEMS, "class 'b' has one image"),
         (StratifiedSplitter(["a", "a", None, "a"]), ITEMS, "1 of 4 images have no label"),
         (StratifiedSplitter([("a",), None, ("a",), ()]), ITEMS, "1 of 4 images have no label"),
@@ -356,7 +356,7 @@ def test_impossible_splits(splitter, items, reason):
 @pytest.mark.parametrize(
     "make, reason",
     [
-        (lambda: RandomSplitter(0), "valid_pct=0 is not between"),
+        (lambda: SeededSplitter(0), "valid_pct=0 is not between"),
         (lambda: StratifiedSplitter(LABELS, 1.0), "valid_pct=1.0"),
         (lambda: PatientSplitter(LABELS, float("nan")), "valid_pct=nan"),
         (lambda: KFoldSplitter(5, 5), "fold=5: folds are numbered from 0 to 4"),
