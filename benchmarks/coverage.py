@@ -21,7 +21,8 @@ import numpy as np
 from medclf.metrics.agreement import cohen_kappa
 from medclf.metrics.classification import estimate_all
 from medclf.metrics.comparison import compare_predictions
-from medclf.metrics.weighted import Task, read_task, statistics
+from medclf.metrics.table import statistics
+from medclf.metrics.weighted import Task, read_task
 
 COLUMNS = {
     "accuracy": "acc",

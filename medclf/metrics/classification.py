@@ -20,7 +20,8 @@ from medclf.metrics.intervals import (
     undefined,
     wilson,
 )
-from medclf.metrics.weighted import OVERALL, PER_CLASS, Task, calibration_gaps, read_task, statistics
+from medclf.metrics.table import METRICS, Metric, class_metrics, mean_of, overall_metrics, statistics
+from medclf.metrics.weighted import Task, calibration_gaps, read_task
 
 __all__ = [
     "Estimate",
@@ -31,9 +32,6 @@ __all__ = [
     "undefined",
     "wilson",
 ]
-
-
-SHARES = ("accuracy", "exact_match", "sensitivity", "specificity", "ppv", "npv")
 
 
 def classification_metrics(
@@ -88,13 +86,13 @@ def classification_metrics(
     """
     task = read_task(y, probs, vocab, groups, multi_label, thresholds)
     estimates = estimate_all(task, n_boot=n_boot, seed=seed, level=level)
+    keys = [metric.key for metric in class_metrics()]
     per_class = {
-        label: {"n": n, **{name: estimates[f"{label}/{name}"] for name in PER_CLASS}}
+        label: {"n": n, **{name: estimates[f"{label}/{name}"] for name in keys}}
         for label, n in zip(task.vocab, (task.positive & task.known).sum(axis=0).tolist(), strict=True)
     }
-    overall = {name: estimate for name, estimate in estimates.items() if "/" not in name}
     return {
-        **{name: overall[name] for name in overall if name in OVERALL or name == "exact_match"},
+        **{metric.key: estimates[metric.key] for metric in overall_metrics() if metric.key in estimates},
         "per_class": per_class,
         "confusion_matrix": confusion_matrix(task),
         "vocab": list(task.vocab),
@@ -104,7 +102,7 @@ def classification_metrics(
 
 
 def estimate_all(task: Task, *, n_boot: int = 2000, seed: int = 0, level: float = 0.95) -> dict[str, Estimate]:
-    """Every metric of `weighted.statistics` as an Estimate, under the same names."""
+    """Every metric of `table.statistics` as an Estimate, under the same names."""
     ones = np.ones((1, task.n))
     values = {name: float(column[0]) for name, column in statistics(task, ones).items()}
     if not task.n:
@@ -126,20 +124,19 @@ def estimate_all(task: Task, *, n_boot: int = 2000, seed: int = 0, level: float 
 
 
 def _estimate(task: Task, name: str, value: float, variance: float, level: float) -> Estimate:
-    label, _, metric = name.rpartition("/")
-    index = task.vocab.index(label) if label else None
-    mask = _denominator(task, metric, index)
-    n = int(mask.sum())
+    label, _, key = name.rpartition("/")
+    metric, index = METRICS[key], task.vocab.index(label) if label else None
+    mask = metric.counted(task, index)
     if math.isnan(value):
-        return undefined(n, _reason(task, metric, index))
-    note = "" if label else left_out(task, metric)
-    if metric in SHARES and not (metric == "accuracy" and task.multi_label):
+        return undefined(int(mask.sum()), _reason(task, metric, index))
+    missing = mean_of(metric, task) if index is None else None
+    note = left_out(missing)
+    if metric.share and missing is None:
         agree = (task.positive == task.predicted) | ~task.known
         right = agree.all(axis=1) if index is None else agree[:, index]
         return proportion(right, mask, task.sampling, level=level, note=note)
-    span = {"mcc": (-1.0, 1.0), "brier": (0.0, task.brier_most)}.get(metric, (0.0, 1.0))
     parts = balanced_parts(task, metric, index)
-    return bounded(value, variance, task.sampling, mask, level=level, parts=parts, span=span, note=note)
+    return bounded(value, variance, task.sampling, mask, level=level, parts=parts, span=metric.bounds(task), note=note)
 
 
 def bounded(
@@ -243,18 +240,9 @@ def _one_patient(sampling: Sampling, mask: np.ndarray) -> bool:
     return bool(not sampling.independent and len(np.unique(sampling.codes[mask])) < 2)
 
 
-def _denominator(task: Task, metric: str, index: int | None) -> np.ndarray:
-    """The images that a metric counts."""
-    if index is None:
-        return np.asarray(task.known.any(axis=1))
-    known, actual, called = task.known[:, index], task.positive[:, index], task.predicted[:, index]
-    masks = {"sensitivity": actual, "specificity": ~actual, "ppv": called, "npv": ~called}
-    return np.logical_and(known, masks.get(metric, known))
-
-
-def balanced_parts(task: Task, metric: str, index: int | None = None) -> list[np.ndarray]:
+def balanced_parts(task: Task, metric: Metric, index: int | None = None) -> list[np.ndarray]:
     """The labels, (n,) bool each, that a metric weighs alike; none for a plain mean over images."""
-    if metric in ("accuracy", "exact_match", "brier"):
+    if metric.by_image:
         return []
     if index is not None:
         known, actual = task.known[:, index], task.positive[:, index]
@@ -262,29 +250,30 @@ def balanced_parts(task: Task, metric: str, index: int | None = None) -> list[np
     return list((task.positive & task.known).T)
 
 
-def _reason(task: Task, metric: str, index: int | None) -> str:
+def _reason(task: Task, metric: Metric, index: int | None) -> str:
     if index is None:
-        return "all images have one label" if metric != "mcc" else "all images have, or were given, one label"
+        return metric.undefined
     label, known, actual = task.vocab[index], task.known[:, index], task.positive[:, index]
     if not known.any():
         return f"{label!r} is known of no image"
-    if metric == "ppv":
+    if metric.among == "called":
         return f"no image was called {label!r}"
-    if metric == "npv":
+    if metric.among == "not called":
         return f"every image was called {label!r}"
     return f"every image has the label {label!r}" if actual[known].all() else f"no image has the label {label!r}"
 
 
-def left_out(task: Task, metric: str) -> str:
-    """Which labels a mean over the labels had to leave out."""
-    if metric not in ("balanced_accuracy", "auroc", "auprc", "f1"):
+def left_out(labels: Sequence[str] | None) -> str:
+    """Which labels a mean over the labels had to leave out.
+
+    Example:
+        >>> left_out(["polyp"])
+        "'polyp' not scored: no image has it, or every image has it"
+    """
+    if not labels:
         return ""
-    positive = (task.positive & task.known).any(axis=0)
-    negative = (~task.positive & task.known).any(axis=0)
-    by_sensitivity = metric == "f1" or (metric == "balanced_accuracy" and not task.multi_label)
-    needed = positive if by_sensitivity else positive & negative
-    missing = [repr(label) for label, there in zip(task.vocab, needed, strict=True) if not there]
-    return f"without {', '.join(missing)}: on no image, or on all" if missing else ""
+    it = "it" if len(labels) == 1 else "them"
+    return f"{', '.join(map(repr, labels))} not scored: no image has {it}, or every image has {it}"
 
 
 def confusion_matrix(task: Task) -> Any:

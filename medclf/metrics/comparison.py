@@ -14,9 +14,9 @@ from scipy import stats
 from medclf.errors import DataError
 from medclf.metrics.classification import balanced_parts, classification_metrics, left_out
 from medclf.metrics.intervals import Sampling, difference_interval
-from medclf.metrics.weighted import Task, all_right, read_task, statistics
+from medclf.metrics.table import METRICS, mean_of, overall_metrics, statistics
+from medclf.metrics.weighted import Task, all_right, read_task
 
-COMPARED = ("accuracy", "balanced_accuracy", "auroc", "auprc", "f1", "mcc")
 MISSING = "(missing)"
 N_FLIPS = 10_000
 
@@ -155,10 +155,10 @@ def compare_predictions(
         level: of the intervals.
 
     Returns:
-        names, n, n_groups, unit (None without groups), better (a name, or None), accuracy, balanced_accuracy, auroc,
-        auprc, f1, mcc (each a `Difference`), per_class {label: {sensitivity, specificity: `Difference`, mcnemar: on the
-        images that have the label}}, mcnemar (`McNemar` over all images; multi-label: all labels of an image right),
-        sentence.
+        names, n, n_groups, unit (None without groups), better (a name, or None), accuracy and the other overall metrics
+        of which more is better (each a `Difference`), per_class {label: {sensitivity, specificity: `Difference`,
+        mcnemar: on the images that have the label}}, mcnemar (`McNemar` over all images; multi-label: all labels of an
+        image right), sentence.
 
     Raises:
         DataError: as `classification_metrics`.
@@ -189,7 +189,7 @@ def compare_predictions(
         "n_groups": None if groups is None else first.sampling.count,
         "unit": None if groups is None else unit,
         "better": _better(names, differences["accuracy"], test, level),
-        **{name: differences[name] for name in COMPARED},
+        **{name: difference for name, difference in differences.items() if "/" not in name},
         "per_class": per_class,
         "mcnemar": test,
         "sentence": _sentence(names, differences["accuracy"], test, unit, level),
@@ -198,7 +198,7 @@ def compare_predictions(
 
 def _differences(first: Task, second: Task, n_boot: int, seed: int, level: float) -> dict[str, Difference]:
     labels = [f"{label}/{name}" for label in first.vocab for name in ("sensitivity", "specificity")]
-    names = [*COMPARED, *labels]
+    names = [row.key for row in overall_metrics() if row.compared and row.applies_to(first)] + labels
 
     def both(weights: np.ndarray) -> np.ndarray:
         found = [statistics(task, weights) for task in (first, second)]
@@ -220,12 +220,9 @@ def _differences(first: Task, second: Task, n_boot: int, seed: int, level: float
 
 
 def _difference(task: Task, name: str, a: float, b: float, variance: float, level: float) -> Difference:
-    label, _, metric = name.rpartition("/")
-    mask = np.asarray(task.known.any(axis=1))
-    if label:
-        index = task.vocab.index(label)
-        actual = task.positive[:, index] if metric == "sensitivity" else ~task.positive[:, index]
-        mask = np.logical_and(task.known[:, index], actual)
+    label, _, key = name.rpartition("/")
+    metric, index = METRICS[key], task.vocab.index(label) if label else None
+    mask = metric.counted(task, index)
     sampling, n = task.sampling, int(mask.sum())
     one_patient = not sampling.independent and len(np.unique(sampling.codes[mask])) < 2
     if math.isnan(b - a) or one_patient or math.isnan(variance):
@@ -237,9 +234,11 @@ def _difference(task: Task, name: str, a: float, b: float, variance: float, leve
     else:
         freedom = math.inf if sampling.independent else sampling.groups(mask) - 1
         units = sampling.units(mask)
-    span = 2.0 if metric == "mcc" else 1.0
+    least, most = metric.bounds(task)
+    span = most - least
     ends = difference_interval((b - a) / span, variance / span**2, units=units, level=level, freedom=freedom)
-    return Difference(a, b, b - a, span * ends[0], span * ends[1], n, "" if label else left_out(task, metric))
+    note = "" if label else left_out(mean_of(metric, task))
+    return Difference(a, b, b - a, span * ends[0], span * ends[1], n, note)
 
 
 def _better(names: tuple[str, str], accuracy: Difference, test: McNemar, level: float) -> str | None:

@@ -1,7 +1,7 @@
-"""Every metric as a function of weighted images: (b, n) weights to (b,) values; no torch, no fastai.
+"""Predictions laid out so that every metric is a function of weighted images; no torch, no fastai.
 
 Weights of one give the value, weights drawn with replacement give its variance, and the same draws for
-two models give paired differences. So no metric is written twice.
+two models give paired differences. So no metric is written twice; `table.py` has them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import numpy as np
 from medclf.errors import DataError
 from medclf.metrics.intervals import Sampling
 
-OVERALL = ("accuracy", "balanced_accuracy", "auroc", "auprc", "f1", "mcc", "brier", "ece")
-PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auroc", "auprc")
 N_BINS = 15
 
 
@@ -114,11 +112,6 @@ class Task:
         """How many images have a known reference."""
         return int(self.known.any(axis=1).sum())
 
-    @property
-    def brier_most(self) -> float:
-        """The greatest Brier score: 2 for three labels or more, which sum their squares, else 1."""
-        return 1.0 if self.multi_label or len(self.vocab) < 3 else 2.0
-
 
 def read_task(
     y: Any,
@@ -188,77 +181,9 @@ def _read_multi(
     return Task(names, True, truth == 1, scores >= thresholds, truth >= 0, scores, sampling.keep(kept))
 
 
-def statistics(task: Task, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric under each row of (b, n) weights: `"accuracy"`, ..., `"<label>/sensitivity"`, ...
-
-    NaN where a metric is undefined. Means over labels leave out the labels that no image has.
-    """
-    kind = weights.dtype
-    actual = weights @ (task.positive & task.known).astype(kind)
-    called = weights @ (task.predicted & task.known).astype(kind)
-    both = weights @ (task.positive & task.predicted & task.known).astype(kind)
-    total = weights @ task.known.astype(kind)
-    neither = total - actual - called + both
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sensitivity, specificity = both / actual, neither / (total - actual)
-        f1 = np.where(actual > 0, 2 * both / (actual + called), np.nan)
-        auroc, auprc = _areas(task, weights)
-        if task.multi_label:
-            accuracy, balanced = _mean((both + neither) / total), _mean((sensitivity + specificity) / 2)
-            shared = np.stack([both, neither], axis=-1)
-            tables = np.stack([actual, total - actual], -1), np.stack([called, total - called], -1)
-            mcc = _mean(_matthews(shared, *tables))
-        else:
-            accuracy, balanced = both.sum(axis=1) / total[:, 0], _mean(sensitivity)
-            mcc = _matthews(both, actual, called)
-        of_second = len(task.vocab) == 2 and not task.multi_label
-        areas = (auroc[:, 1] if of_second else _mean(auroc)), _mean(auprc)
-        brier = _mean(weights @ (_squared(task) * task.known).astype(kind) / total)
-        ece = np.abs(calibration_gaps(task, weights)).sum(axis=1)
-        exact = weights @ all_right(task).astype(kind) / weights.sum(axis=1)
-        columns = sensitivity, specificity, both / called, neither / (total - called), f1, auroc, auprc
-    overall = (accuracy, balanced, *areas, _mean(f1), mcc, brier, ece)
-    result = dict(zip(OVERALL, overall, strict=True))
-    if task.multi_label:
-        result["exact_match"] = exact
-    for index, label in enumerate(task.vocab):
-        result |= {f"{label}/{name}": column[:, index] for name, column in zip(PER_CLASS, columns, strict=True)}
-    return result
-
-
 def all_right(task: Task) -> np.ndarray:
     """(n,) bool: whether every known label of an image is as it should be."""
     return np.asarray(((task.positive == task.predicted) | ~task.known).all(axis=1))
-
-
-def _areas(task: Task, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [
-        ranking.areas(weights if len(rows) == weights.shape[1] else weights[:, rows])
-        for ranking, rows in zip(task.rankings, task.rows, strict=True)
-    ]
-    auroc, auprc = (np.stack(columns, axis=1) for columns in zip(*pairs, strict=True))
-    return auroc, auprc
-
-
-def _mean(columns: np.ndarray) -> np.ndarray:
-    """Mean over the labels for which the metric is defined."""
-    defined = np.isfinite(columns)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(defined, columns, 0).sum(axis=1) / defined.sum(axis=1))
-
-
-def _matthews(both: np.ndarray, actual: np.ndarray, called: np.ndarray) -> np.ndarray:
-    """Matthews' coefficient from each label's counts, labels last. Source: Gorodkin 2004, R_K."""
-    total = actual.sum(axis=-1)
-    covariance = both.sum(axis=-1) * total - (actual * called).sum(axis=-1)
-    spread = (total**2 - (actual**2).sum(axis=-1)) * (total**2 - (called**2).sum(axis=-1))
-    return np.asarray(np.where(spread > 0, covariance / np.sqrt(spread), np.nan))
-
-
-def _squared(task: Task) -> np.ndarray:
-    """(n, L) squared errors whose weighted means, averaged over the labels, are the Brier score."""
-    squared = (task.probs - task.positive) ** 2
-    return squared if task.multi_label or len(task.vocab) == 2 else squared * len(task.vocab)
 
 
 def calibration_gaps(task: Task, weights: np.ndarray) -> np.ndarray:

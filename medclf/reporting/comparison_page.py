@@ -11,8 +11,9 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from medclf.errors import ReadError
+from medclf.metrics.table import overall_metrics
 from medclf.reporting.charts import Chart, ticks
-from medclf.reporting.formatting import HEADLINES, PERCENT, is_number, number, percent
+from medclf.reporting.formatting import is_number, number, percent
 from medclf.reporting.names import Names
 from medclf.reporting.plain_page import Exhibit, Section, Shot, write_page
 from medclf.reporting.tables import Block, Cell
@@ -82,12 +83,11 @@ def _cautions(found: Mapping[str, Any]) -> list[str]:
 def _overall(found: Mapping[str, Any]) -> Block:
     a, b = found["names"]
     rows = []
-    for key, (name, _) in HEADLINES.items():
-        difference = found.get(key)
+    for metric in overall_metrics():
+        difference = found.get(metric.key)
         if isinstance(difference, Mapping) and "a" in difference:
-            unit = "%" if key in PERCENT else ""
-            values = [number(difference[side], unit) for side in ("a", "b")]
-            rows.append([name, *values, _gap(difference, unit), number(difference["n"])])
+            values = [number(difference[side], metric.unit) for side in ("a", "b")]
+            rows.append([metric.title, *values, _gap(difference, metric.unit), number(difference["n"])])
     return _table(["metric", a, b, "difference", "images"], rows)
 
 
@@ -146,7 +146,7 @@ def _by_class(found: Mapping[str, Any]) -> Block:
 def _chart(found: Mapping[str, Any]) -> Block:
     """The differences and their intervals around the line of no difference."""
     a, b = found["names"]
-    lines = [(name, found[key]) for key, (name, _) in HEADLINES.items() if _drawable(found.get(key))]
+    lines = [(row.title, found[row.key]) for row in overall_metrics() if _drawable(found.get(row.key))]
     lines += [
         (f"{label}: sensitivity", one["sensitivity"])
         for label, one in found["per_class"].items()

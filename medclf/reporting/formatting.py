@@ -6,46 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-HEADLINES = {
-    "accuracy": ("Accuracy", "%"),
-    "balanced_accuracy": ("Balanced accuracy", "%"),
-    "exact_match": ("Exact match", "%"),
-    "auroc": ("AUROC", ""),
-    "auprc": ("AUPRC", ""),
-    "f1": ("F1", ""),
-    "mcc": ("MCC", ""),
-    "brier": ("Brier score", ""),
-    "ece": ("Calibration error", ""),
-}
-MEANINGS = {
-    "accuracy": "share of the images that are right",
-    "balanced_accuracy": "mean sensitivity of the classes: rare ones count as much",
-    "exact_match": "share of the images with every label right",
-    "auroc": "how well the probabilities rank; 0.5 is chance",
-    "auprc": "precision over all sensitivities; chance is the share of the label",
-    "f1": "harmonic mean of sensitivity and PPV, mean over the classes",
-    "mcc": "correlation of actual and predicted; 0 is chance",
-    "brier": "mean squared error of the probabilities; 0 is best",
-    "ece": "gap between confidence and share right (ECE); 0 is best",
-}
-MEANINGS_OF_MANY = {  # where an image may have several labels
-    "accuracy": "share of the images right on a label, mean over the labels",
-    "balanced_accuracy": "mean of sensitivity and specificity, over the labels",
-}
-LOWER_IS_BETTER = {"brier", "ece"}
-PERCENT = {
-    "accuracy",
-    "balanced_accuracy",
-    "exact_match",
-    "sensitivity",
-    "specificity",
-    "ppv",
-    "npv",
-    "coverage",
-    "prevalence",
-    "moved",
-}
-CAPITALS = {"auroc", "auprc", "mcc", "ppv", "npv", "ece", "f1", "id", "url", "csv"}
+from medclf.metrics.table import METRICS, overall_metrics
+
+_SHARES = {"coverage", "prevalence", "moved"}  # that are no metrics
+_CAPITALS = {"id", "url", "csv", *(key for key, metric in METRICS.items() if metric.title.isupper())}
 SECTIONS = {
     "leak_free": "Without twins and patients of train",
     "audit": "Audit of the data",
@@ -65,7 +29,6 @@ SECTIONS = {
     "checklist": "Checklist",
 }
 CORE = {
-    *HEADLINES,
     "schema",
     "task",
     "partition",
@@ -94,7 +57,7 @@ def optional_sections(facts: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
         [('audit', 'Audit of the data', {'twins': 2}), ('robustness', 'Robustness', [1])]
     """
     known = [key for key in SECTIONS if key in facts]
-    other = [key for key in facts if key not in SECTIONS and key not in CORE]
+    other = [key for key in facts if key not in SECTIONS and key not in CORE and key not in METRICS]
     return [
         (key, SECTIONS.get(key, words(key)), facts[key])
         for key in [*known, *other]
@@ -111,7 +74,9 @@ def words(key: str) -> str:
     """
     if key == "n":
         return key
-    parts = [p.upper() if p in CAPITALS else p for p in key.removeprefix("n_").split("_") if p]
+    if key in METRICS:
+        return METRICS[key].title
+    parts = [p.upper() if p in _CAPITALS else p for p in key.removeprefix("n_").split("_") if p]
     text = " ".join(parts)
     return text[:1].upper() + text[1:]
 
@@ -182,24 +147,23 @@ def interval(metric: Any, unit: str = "") -> str:
 
 def unit_of(key: str) -> str:
     """How the number under `key` is written: "%" or ""."""
-    return "%" if key in PERCENT else ""
+    return METRICS[key].unit if key in METRICS else "%" if key in _SHARES else ""
 
 
 def headlines(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The overall metrics that the facts hold, written out for the page."""
-    meanings = MEANINGS | (MEANINGS_OF_MANY if facts.get("task") == "multi-label" else {})
     return [
         {
-            "key": key,
-            "name": name,
-            "value": number(facts[key].get("value"), unit),
-            "interval": interval(facts[key], unit),
-            "note": facts[key].get("note", ""),
-            "meaning": meanings[key] + (" (lower is better)" if key in LOWER_IS_BETTER else ""),
-            "metric": facts[key],
+            "key": metric.key,
+            "name": metric.title,
+            "value": number(found.get("value"), metric.unit),
+            "interval": interval(found, metric.unit),
+            "note": found.get("note", ""),
+            "meaning": metric.describe(facts.get("task") == "multi-label"),
+            "metric": found,
         }
-        for key, (name, unit) in HEADLINES.items()
-        if is_metric(facts.get(key))
+        for metric in overall_metrics()
+        if is_metric(found := facts.get(metric.key))
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from medclf.reporting.charts import Chart, Line, line_chart
-from medclf.reporting.formatting import is_number, percent
+from medclf.reporting.formatting import is_number, percent, words
 from medclf.reporting.tables import Block, Cell, Picture, blocks, cell, no_picture, table
 
 _KINDS = {
@@ -172,9 +172,7 @@ def _point(value: Mapping[str, Any]) -> list[Block]:
         f"not {label}": {"called": cells["fp"], "not called": cells["tn"]},
     }
     result.append(_named(rows))
-    rates = [
-        [Cell(name.upper() if len(name) < 4 else name.capitalize()), cell(value[name], key=name)] for name in _RATES
-    ]
+    rates = [[Cell(words(name)), cell(value[name], key=name)] for name in _RATES]
     result.append(Block("facts", rows=rates))
     restated = value.get("restated") or {}
     if is_number(value.get("prevalence")) and restated:
@@ -184,7 +182,7 @@ def _point(value: Mapping[str, Any]) -> list[Block]:
         result += [
             Block("heading", text=f"At a prevalence of {percent(value['prevalence'])} ({where})"),
             Block("text", text=str(restated.get("sentence", ""))),
-            Block("facts", rows=[[Cell(name.upper()), cell(restated[name], key=name)] for name in ("ppv", "npv")]),
+            Block("facts", rows=[[Cell(words(name)), cell(restated[name], key=name)] for name in ("ppv", "npv")]),
         ]
     if value.get("decides") is False:
         result.append(

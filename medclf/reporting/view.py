@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from medclf.auditing.label_errors import label_suspects
 from medclf.errors import DataError
+from medclf.metrics.table import class_metrics
 from medclf.reporting.cases import DELIMITER, Cases, by_label
 from medclf.reporting.charts import (
     interval_bar,
@@ -30,7 +31,6 @@ from medclf.reporting.thumbnails import Album
 CHUNK = 100  # pictures in one script element: the page reads an element when it shows the first of them
 TOP_LOSSES, PAIRS, EXAMPLES = 12, 6, 4
 MAX_PROBLEMS = 200
-PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auroc", "auprc")
 
 
 def context(facts: Mapping[str, Any], cases: Cases, names: Names, album: Album, title: str) -> dict[str, Any]:
@@ -111,13 +111,12 @@ def matrix_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 def per_class(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The per-class metrics as a table; columns that no class has are left out."""
     classes = facts.get("per_class") or {}
-    columns = [key for key in PER_CLASS if any(key in metrics for metrics in classes.values())]
+    columns = [metric for metric in class_metrics() if any(metric.key in found for found in classes.values())]
     rows = [
-        (label, number(metrics.get("n")), [cell(metrics.get(key), key=key) for key in columns])
-        for label, metrics in classes.items()
+        (label, number(found.get("n")), [cell(found.get(metric.key), key=metric.key) for metric in columns])
+        for label, found in classes.items()
     ]
-    heads = {"ppv": "PPV", "npv": "NPV", "f1": "F1", "auroc": "AUROC", "auprc": "AUPRC"}
-    return {"columns": [heads.get(key, key.capitalize()) for key in columns], "rows": rows}
+    return {"columns": [metric.title for metric in columns], "rows": rows}
 
 
 def counts(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -12,11 +12,11 @@ import pandas as pd
 
 from medclf.metrics.classification import classification_metrics
 from medclf.metrics.intervals import as_plain
-from medclf.metrics.weighted import read_task, statistics
+from medclf.metrics.table import overall_metrics, statistics
+from medclf.metrics.weighted import read_task
 from medclf.results.predictions import Predictions
 
 SCHEMA = 1
-COMPARED = ("accuracy", "balanced_accuracy", "auroc", "f1", "mcc")
 
 
 def summarize(
@@ -81,15 +81,25 @@ def by_fold(predictions: Predictions) -> tuple[list[dict[str, Any]], dict[str, d
         part = predictions.subset(places)
         task = read_task(part.y, part.probs, part.vocab, None, part.multi_label)
         values = statistics(task, np.ones((1, task.n)))
-        rows.append({"fold": int(fold) + 1, "n": task.n, **{name: float(values[name][0]) for name in COMPARED}})
+        rows.append({"fold": int(fold) + 1, "n": task.n, **{k: float(v[0]) for k, v in short_metrics(values).items()}})
     spread = {}
-    for name in COMPARED:
+    for name in short_metrics(rows[0] if rows else {}):
         seen = np.array([row[name] for row in rows])
         seen = seen[np.isfinite(seen)]
         if len(seen) > 1:
             ends = {"lowest": float(seen.min()), "highest": float(seen.max())}
             spread[name] = {"mean": float(seen.mean()), "deviation": float(seen.std(ddof=1)), **ends}
     return rows, spread
+
+
+def short_metrics(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what was found, the overall metrics that are shown where there is room for a few.
+
+    Example:
+        >>> short_metrics({"n": 3, "brier": 0.1, "auroc": 0.9, "accuracy": 0.8})
+        {'accuracy': 0.8, 'auroc': 0.9}
+    """
+    return {row.key: found[row.key] for row in overall_metrics(short=True) if row.key in found}
 
 
 def leak_free(
@@ -123,7 +133,7 @@ def leak_free(
         classification_metrics(left.y, left.probs, left.vocab, groups=left.groups, multi_label=left.multi_label)
     )
     rows = {f"all {n} images, as split": facts, f"the {len(left)} images without": metrics}
-    numbers = {name: {"n": m["n"], **{key: m[key] for key in COMPARED}} for name, m in rows.items()}
+    numbers = {name: {"n": m["n"], **short_metrics(m)} for name, m in rows.items()}
     return {"sentence": sentence, **found, "numbers": numbers}
 
 

@@ -26,7 +26,7 @@ from medclf.progress import watch
 from medclf.reporting.names import Names
 from medclf.reporting.report import report
 from medclf.results.predictions import Predictions, losses_of
-from medclf.results.results import COMPARED, leak_free, summarize
+from medclf.results.results import leak_free, short_metrics, summarize
 from medclf.results.subgroups import check_columns, subgroups
 from medclf.run.predict import find_bundle
 from medclf.run.tables import run_settings, save_table, table_hash
@@ -152,7 +152,7 @@ def external_facts(folder: Path, run: Path) -> list[dict[str, Any]]:
     """
     facts = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     page = (folder / "report.html").relative_to(run).as_posix() if folder.is_relative_to(run) else folder.name
-    return [{"images": folder.name, "n": facts["n"], **{name: facts[name] for name in COMPARED}, "page": page}]
+    return [{"images": folder.name, "n": facts["n"], **short_metrics(facts), "page": page}]
 
 
 def _at_the_bundles_limits(bundle: Any, predictions: Predictions, run: Path) -> dict[str, Any]:

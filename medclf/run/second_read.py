@@ -17,13 +17,13 @@ from medclf.files import write_json
 from medclf.metrics.agreement import cohen_kappa
 from medclf.metrics.classification import classification_metrics
 from medclf.metrics.intervals import as_plain
+from medclf.metrics.table import METRICS
 from medclf.results.predictions import Predictions
+from medclf.results.results import short_metrics
 from medclf.run.evaluate import load_run
 from medclf.run.review import CONFUSED, CONTROL, FOLDER, SUSPECT
 from medclf.run.tables import save_csv
 from medclf.run.terminal import written
-
-SHOWN = ("accuracy", "balanced_accuracy", "auroc", "f1", "mcc", "exact_match")
 
 
 def import_review(run: str | Path, sheet: str | Path, *, n_boot: int = 2000) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def _rescored(predictions: Predictions, corrections: pd.DataFrame, partition: st
         found = classification_metrics(
             labels[rows], part.probs, part.vocab, groups=part.groups, multi_label=part.multi_label, n_boot=n_boot
         )
-        return {"n": int(rows.sum())} | {key: found[key] for key in SHOWN if key in found}
+        return {"n": int(rows.sum())} | short_metrics(found)
 
     return {"before": scores(np.array(predictions.y), known), "after": scores(y, known & ~left_out)}
 
@@ -228,10 +228,9 @@ def _sentences(found: dict[str, Any], partition: str, blinded: bool) -> Iterator
     else:
         yield "The reader saw the labels and the predictions, so no agreement is counted."
     yield f"{len(found['disagreements'])} labels would change, {found['n_poor']} poor images would be left out."
-    for key in SHOWN:
-        if key in found["before"]:
-            before, after = (written(found[when][key]) for when in ("before", "after"))
-            yield f"  {key.replace('_', ' ')} on {partition}: {before} before, {after} after"
+    for key in short_metrics(found["before"]):
+        before, after = (written(found[when][key]) for when in ("before", "after"))
+        yield f"  {METRICS[key].name} on {partition}: {before} before, {after} after"
     yield (
         "Only images that the model took for something else were looked at closely, so what changed is mostly in the "
         "model's favour: the number after is no fair estimate, but a bound."

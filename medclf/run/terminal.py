@@ -10,15 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-_OVERALL = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-    "f1": "F1",
-    "mcc": "MCC",
-}
+from medclf.metrics.table import METRICS, class_metrics
+from medclf.results.results import short_metrics
+
 _SENTENCES = 5  # of the audit; the page has all
-_PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "auroc")
 
 
 def show_results(run: Path) -> None:
@@ -26,8 +21,8 @@ def show_results(run: Path) -> None:
     facts = json.loads((run / "results.json").read_text(encoding="utf-8"))
     console = Console()
     console.print(f"[bold]{facts['n']} {facts['partition']} images[/bold] (95 % intervals)", highlight=False)
-    for key, name in _OVERALL.items():
-        console.print(f"  {name}: {written(facts[key])}", highlight=False)
+    for key, found in short_metrics(facts).items():
+        console.print(f"  {METRICS[key].name}: {written(found)}", highlight=False)
     console.print(_per_class(facts))
     if isinstance(facts["confusion_matrix"], list):
         console.print(_matrix(facts["confusion_matrix"], facts["vocab"]))
@@ -50,9 +45,7 @@ def _worth(facts: dict[str, Any]) -> Iterator[str]:
     if leak:
         yield leak["sentence"]
     for which, row in (leak.get("numbers") or {}).items():
-        numbers = ", ".join(
-            f"{_OVERALL[key]} {written(row[key])}" for key in ("accuracy", "balanced_accuracy", "auroc")
-        )
+        numbers = ", ".join(f"{METRICS[key].name} {written(found)}" for key, found in short_metrics(row).items())
         yield f"- {which}: {numbers}"
     if facts.get("audit"):
         yield "audit:"
@@ -60,7 +53,7 @@ def _worth(facts: dict[str, Any]) -> Iterator[str]:
         yield f"- {row['finding']}"
     for name, spread in (facts.get("fold_spread") or {}).items():
         if name in ("accuracy", "auroc"):
-            yield f"{_OVERALL[name]} by fold: {spread['lowest']:.3f} to {spread['highest']:.3f}"
+            yield f"{METRICS[name].name} by fold: {spread['lowest']:.3f} to {spread['highest']:.3f}"
     for section in ("calibration", "abstain", "operating_point"):
         sentence = (facts.get(section) or {}).get("sentence")
         if sentence:
@@ -87,9 +80,11 @@ def written(metric: dict[str, Any]) -> str:
 
 
 def _per_class(facts: dict[str, Any]) -> Table:
-    table = Table("label", "n", *(name.upper() if len(name) < 4 else name for name in _PER_CLASS), box=None)
+    columns = class_metrics(short=True)
+    table = Table("label", "n", *(metric.name for metric in columns), box=None)
     for label, row in facts["per_class"].items():
-        cells = [f"{row[name]['value']:.3f}" if row[name]["value"] is not None else "-" for name in _PER_CLASS]
+        found = [row.get(metric.key, {}).get("value") for metric in columns]
+        cells = ["-" if value is None else f"{value:.3f}" for value in found]
         table.add_row(label, str(row["n"]), *cells)
     return table
 

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from medclf.errors import DataError
-from medclf.metrics.classification import PER_CLASS, as_plain, classification_metrics
-from medclf.metrics.weighted import OVERALL, Ranking, bin_gaps, read_task, statistics
+from medclf.metrics.classification import as_plain, classification_metrics
+from medclf.metrics.table import class_metrics, overall_metrics, statistics
+from medclf.metrics.weighted import Ranking, bin_gaps, read_task
 
 FAST = {"n_boot": 50}
+OVERALL = [metric.key for metric in overall_metrics() if not metric.multi_label_only]
+PER_CLASS = [metric.key for metric in class_metrics()]
 
 
 def softmax(logits):
@@ -62,7 +65,7 @@ def test_single_label_agrees_with_scikit_learn(n, n_labels, decimals):
             tp + fp,
             tn + fn,
         ]
-        values = [found[name].value for name in PER_CLASS]
+        values = [found[key].value for key in ("sensitivity", "specificity", "ppv", "npv", "f1", "auroc", "auprc")]
         assert values == pytest.approx(
             [
                 tp / (tp + fn),
@@ -257,7 +260,7 @@ def test_absent_labels_are_said_and_left_out_of_means():
     probs = np.hstack([probs * 0.99, np.full((60, 1), 0.01)])
     result = classification_metrics(y, probs, ["a", "b", "c", "d"], **FAST)
     for name in ("balanced_accuracy", "auroc", "auprc", "f1"):
-        assert result[name].note == "without 'd': on no image, or on all"
+        assert result[name].note == "'d' not scored: no image has it, or every image has it"
         assert not math.isnan(result[name].value)
     absent = result["per_class"]["d"]
     assert absent["n"] == 0

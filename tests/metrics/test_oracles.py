@@ -13,7 +13,8 @@ from sklearn import metrics as oracle
 from medclf.metrics.classification import classification_metrics, proportion
 from medclf.metrics.comparison import mcnemar
 from medclf.metrics.intervals import Sampling, bounded_interval, wilson
-from medclf.metrics.weighted import read_task, statistics
+from medclf.metrics.table import statistics
+from medclf.metrics.weighted import read_task
 
 
 def drawn(n, n_labels, seed):

@@ -8,7 +8,8 @@ from pathlib import PurePath
 from typing import Any
 
 from medclf.metrics.intervals import plan_size
-from medclf.reporting.formatting import HEADLINES, cautions, interval, is_metric, is_number, number, summary, unit_of
+from medclf.metrics.table import class_metrics, overall_metrics
+from medclf.reporting.formatting import cautions, interval, is_metric, is_number, number, summary, unit_of
 
 _FEW = 8  # labels that are still named
 
@@ -283,11 +284,11 @@ def ensembling(have: Known) -> str:
 
 def metrics(have: Known) -> str:
     """28."""
-    found = [name for key, (name, _) in HEADLINES.items() if is_metric(have.facts.get(key))]
+    found = [metric.title for metric in overall_metrics() if is_metric(have.facts.get(metric.key))]
     if not found:
         return ""
     by_class: Mapping[str, Any] = next(iter((have.facts.get("per_class") or {}).values()), {})
-    each = [key.upper() if key in ("ppv", "npv", "auroc") else key for key in by_class if key != "n"]
+    each = [metric.name for metric in class_metrics() if metric.key in by_class]
     tail = f"; by label {', '.join(each[:5])}" if each else ""
     return f"{', '.join(found)}{tail}; the confusion matrix."
 
@@ -370,11 +371,10 @@ def characteristics(have: Known) -> str:
 
 def performance(have: Known) -> str:
     """37."""
-    shown = ("accuracy", "balanced_accuracy", "auroc", "auprc", "f1", "mcc", "brier", "ece")
     found = [
-        f"{HEADLINES[key][0]} {_with_interval(have.facts[key], key)}"
-        for key in shown
-        if is_metric(have.facts.get(key)) and is_number(have.facts[key]["value"])
+        f"{metric.title} {_with_interval(have.facts[metric.key], metric.key)}"
+        for metric in overall_metrics()
+        if is_metric(have.facts.get(metric.key)) and is_number(have.facts[metric.key]["value"])
     ]
     return f"{'; '.join(found)}." if found else ""
 
