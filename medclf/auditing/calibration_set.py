@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medclf.dataset.folds import folds
 from medclf.errors import DataError
-from medclf.metrics.calibration import folds_of
 from medclf.results.predictions import Predictions
 
 FEWEST = 20  # images below which nothing is fitted: chance would speak
@@ -51,11 +51,11 @@ class Basis:
         """
         if not self.own:
             return None
-        folds = folds_of(self.y.max(axis=1) if self.y.ndim == 2 else self.y, self.groups)
+        fold_of = folds(self.y, self.groups)
         limits = np.full(len(self), np.inf)
-        for fold in np.unique(folds):
+        for fold in np.unique(fold_of):
             try:
-                limits[folds == fold] = choose(np.flatnonzero(folds != fold))
+                limits[fold_of == fold] = choose(np.flatnonzero(fold_of != fold))
             except DataError:
                 continue
         return limits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from medclf.dataset.folds import folds, group_codes
 from medclf.dataset.labels import Label, label_set
 from medclf.images.rim_marks import mark_flags
 
@@ -141,20 +141,12 @@ def _told(
 
 def _cross_validated(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     """What a decision tree says of each image when trained on the others."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
     from sklearn.tree import DecisionTreeClassifier
 
     tree = DecisionTreeClassifier(max_depth=8, class_weight="balanced", random_state=0)
-    if groups is not None:
-        codes = np.unique(
-            [str(g) if g is not None else f"alone {k}" for k, g in enumerate(groups)], return_inverse=True
-        )[1]
-        if codes.max() + 1 >= _FOLDS:
-            folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # a fold without one of the classes is no matter here
-                return cross_val_predict(tree, x, y, groups=codes, cv=folds)
-    return cross_val_predict(tree, x, y, cv=StratifiedKFold(_FOLDS, shuffle=True, random_state=0))
+    together = groups if groups is not None and group_codes(groups, len(y)).max() + 1 >= _FOLDS else None
+    return cross_val_predict(tree, x, y, cv=PredefinedSplit(folds(y, together, _FOLDS)))
 
 
 def _tied_marks(flags: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> list[Clue]:

@@ -6,9 +6,12 @@ import hashlib
 import math
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from medclf.errors import DataError
 
 REFINED = 5_000  # so many groups are looked at again after the first assignment
 
@@ -131,6 +134,93 @@ def balance(counts: NDArray[np.float64], shares: Sequence[float]) -> NDArray[np.
             members[better] += 1
             sides[group] = better
     return sides
+
+
+def folds(y: Any, groups: Any = None, n_folds: int = 5, *, seed: int = 0) -> NDArray[np.int64]:
+    """The fold of each image: groups stay whole, the labels are shared out. Every cross-validation asks here.
+
+    Args:
+        y: (n,) a label each, or (n, L) of 0 and 1 where an image may have several.
+        groups: (n,) patient, or other group, of each image; None or NaN is a group of its own. None: single images.
+        n_folds: how many folds; fewer groups make fewer.
+        seed: another seed, other folds.
+
+    Returns:
+        (n,) from 0 on.
+
+    Example:
+        >>> folds([0, 0, 0, 1, 1, 1], n_folds=3).tolist()
+        [1, 2, 0, 0, 2, 1]
+        >>> found = folds([0, 1, 0, 1], ["ann", "ann", "bob", "bob"], 2)
+        >>> bool(found[0] == found[1] != found[2] == found[3])
+        True
+    """
+    truth, codes = np.asarray(y), group_codes(groups, len(y))
+    if truth.ndim == 1 and len(np.unique(codes)) == len(truth):
+        return deal(truth, np.random.default_rng(seed).permutation(len(truth)), n_folds)
+    return sides(truth, codes, [1 / n_folds] * n_folds, seed=seed)
+
+
+def sides(y: Any, groups: Any, shares: Sequence[float], *, seed: int = 0) -> NDArray[np.int64]:
+    """The side of each image, as `balance` shares out whole groups and their labels; arguments as in `folds`.
+
+    Args:
+        y, groups, seed: see `folds`.
+        shares: fraction of the images that each side should have; they add up to 1.
+
+    Returns:
+        (n,) from 0 to `len(shares) - 1`.
+    """
+    truth, codes = np.asarray(y), group_codes(groups, len(y))
+    count = int(codes.max(initial=-1)) + 1
+    labels = truth.T == 1 if truth.ndim == 2 else np.unique(truth)[:, None] == truth
+    columns = [np.ones(len(truth)), *labels]
+    counts = np.stack([np.bincount(codes, weights=column, minlength=count) for column in columns], axis=1)
+    order = np.random.default_rng(seed).permutation(count)
+    side_of_group = np.empty(count, dtype=np.int64)
+    side_of_group[order] = balance(counts[order], shares)
+    return side_of_group[codes]
+
+
+def deal(labels: Sequence[Any] | NDArray[Any], order: NDArray[np.int64], n_folds: int) -> NDArray[np.int64]:
+    """Deal single images out like cards, label by label, so that folds and labels differ by one at most.
+
+    Args:
+        labels: one an image.
+        order: (n,) the images as they are drawn within a label.
+        n_folds: how many folds.
+
+    Returns:
+        The fold of each image, (n,).
+    """
+    drawn = sorted(order.tolist(), key=lambda index: str(labels[index]))
+    dealt = np.empty(len(drawn), dtype=np.int64)
+    dealt[drawn] = np.arange(len(drawn)) % n_folds
+    return dealt
+
+
+def group_codes(groups: Any, n: int) -> NDArray[np.int64]:
+    """The number of each image's group, (n,), as first met; None and NaN are groups of their own.
+
+    Raises:
+        DataError: there are not `n` groups.
+
+    Example:
+        >>> group_codes(["ann", None, "ann", None], 4).tolist()
+        [0, 1, 0, 2]
+    """
+    if groups is None:
+        return np.arange(n, dtype=np.int64)
+    if len(groups) != n:
+        raise DataError(f"groups has {len(groups)} entries for {n} images", "give one patient an image")
+    places: dict[Any, int] = {}
+    codes = [places.setdefault(object() if _missing(name) else name, len(places)) for name in groups]
+    return np.array(codes, dtype=np.int64)
+
+
+def _missing(name: Any) -> bool:
+    """None, NaN or pandas' NA, told without importing pandas: a bundle predicts without it."""
+    return name is None or type(name).__name__ == "NAType" or name != name
 
 
 def linked(*columns: Sequence[object]) -> list[int]:

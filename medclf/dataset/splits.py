@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medclf.dataset.folders import partition_of
-from medclf.dataset.folds import apportion, balance, fill, linked, nearest, shuffled
+from medclf.dataset.folds import apportion, balance, deal, fill, linked, nearest, shuffled
 from medclf.dataset.labels import (
     Values,
     count_by_group,
@@ -228,10 +228,7 @@ def _folds_of_images(names: list[str], n_folds: int, seed: int, classes: Sequenc
         if len(few) < n_folds:
             text = f"class '{classes[few[0]]}' has {len(few)} images for {n_folds} folds: some have none of it"
             warnings.warn(text, MedclfWarning, stacklevel=4)
-        order = np.concatenate(members)
-    folds = np.empty(len(names), dtype=np.int64)
-    folds[order] = np.arange(len(names)) % n_folds
-    return folds
+    return deal(classes or [""] * len(names), order, n_folds)
 
 
 def FolderSplitter() -> Splitter:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medclf.dataset.folds import folds
 from medclf.dataset.image_cache import ImageStore
 from medclf.errors import DataError, MedclfWarning, OutputError
 from medclf.files import replacing
@@ -339,35 +340,33 @@ def _fit_logistic(
         return LogisticRegression(C=strength, class_weight=weights, max_iter=300).fit(x[rows], y[rows])
 
     everything = np.arange(len(y))
-    folds = _folds(y, groups, seed)
+    pairs = _folds(y, groups, seed)
     classes = np.unique(y, return_inverse=True)[1]
     probs = np.full((len(STRENGTHS), len(y), classes.max() + 1), np.nan)
-    if not folds:
+    if not pairs:
         message = f"too few images of a class to choose the head's regularisation by cross-validation: C={_FALLBACK}"
         warnings.warn(MedclfWarning(message), stacklevel=4)
         return fit(everything, _FALLBACK), _FALLBACK, 0, probs[0]
     losses = np.zeros(len(STRENGTHS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for train, valid in folds:
+        for train, valid in pairs:
             for i, strength in enumerate(STRENGTHS):
                 probs[i, valid] = fit(train, strength).predict_proba(x[valid])
                 losses[i] += _log_loss(probs[i, valid], classes[valid], weights)
         best = int(losses.argmin())
-        return fit(everything, STRENGTHS[best]), STRENGTHS[best], len(folds), probs[best]
+        return fit(everything, STRENGTHS[best]), STRENGTHS[best], len(pairs), probs[best]
 
 
 def _folds(y: np.ndarray, groups: np.ndarray | None, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """At most five, each class on both sides of each; none where there are too few images or patients of a class."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
     units = np.arange(len(y)) if groups is None else groups
     n_folds = min(5, *(len(np.unique(units[y == label])) for label in np.unique(y)))
     if n_folds < 2:
         return []
-    splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(n_folds, shuffle=True, random_state=seed)
-    folds = splitter.split(y, y, groups)
-    return [(train, valid) for train, valid in folds if len(np.unique(y[train])) == len(np.unique(y))]
+    fold_of = folds(y, groups, n_folds, seed=seed)
+    pairs = [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in np.unique(fold_of)]
+    return [(train, valid) for train, valid in pairs if len(np.unique(y[train])) == len(np.unique(y))]
 
 
 def _log_loss(probs: np.ndarray, y: np.ndarray, weights: str | None) -> float:

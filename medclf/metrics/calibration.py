@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from medclf.dataset.folds import folds, sides
 from medclf.errors import DataError
 from medclf.metrics.classification import bounded, calibration_error
 from medclf.metrics.intervals import Estimate, Sampling, undefined, wilson
@@ -146,7 +147,7 @@ def split_parts(y: Any, groups: Any = None, *, share: float = 0.5, seed: int = 0
     """Two parts of the images, one to fit or choose on and one to report on; patients stay whole.
 
     Args:
-        y: (n,) labels to stratify by; for multi-label any (n,) key.
+        y: (n,) labels to stratify by, or (n, L) of 0 and 1.
         groups: (n,) patient of each image.
         share: of the first part.
         seed: of the draw.
@@ -159,37 +160,8 @@ def split_parts(y: Any, groups: Any = None, *, share: float = 0.5, seed: int = 0
         >>> sorted([*fit.tolist(), *report.tolist()])
         [0, 1, 2, 3]
     """
-    places = _deal(np.asarray(y), groups, seed)
-    fits = np.floor((places + 1) * share) > np.floor(places * share)
+    fits = sides(y, groups, (share, 1 - share), seed=seed) == 0
     return np.flatnonzero(fits), np.flatnonzero(~fits)
-
-
-def folds_of(y: Any, groups: Any = None, *, n_folds: int = 5, seed: int = 0) -> np.ndarray:
-    """The fold of each image, (n,) from 0 on: those of one group together, the labels shared out.
-
-    Args:
-        y: (n,) labels to stratify by.
-        groups: (n,) patient of each image.
-        n_folds: how many folds.
-        seed: of the draw.
-
-    Raises:
-        DataError: all images are one patient's.
-    """
-    folds = _deal(np.asarray(y), groups, seed) % n_folds
-    if len(np.unique(folds)) < 2:
-        raise DataError("one patient cannot be both fitted and reported on", "fit the temperature on other images")
-    return folds
-
-
-def _deal(y: np.ndarray, groups: Any, seed: int) -> np.ndarray:
-    """A place in a row for each image: patients whole, shuffled, those of one label (of the first image) together."""
-    sampling = Sampling.of(groups, len(y))
-    order = np.random.default_rng(seed).permutation(sampling.count)
-    first = np.unique(sampling.codes, return_index=True)[1]
-    places = np.empty(sampling.count, dtype=int)
-    places[order[np.argsort(y[first][order], kind="stable")]] = np.arange(sampling.count)
-    return places[sampling.codes]
 
 
 def calibrate_out_of_fold(
@@ -216,11 +188,12 @@ def calibrate_out_of_fold(
     """
     scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(y)
     final = fit_temperature(scores, truth, multi_label=multi_label, shared=True)
-    key = truth.max(axis=1) if multi_label else truth
-    folds = folds_of(key, groups, n_folds=n_folds, seed=seed)
+    fold_of = folds(truth, groups, n_folds, seed=seed)
+    if not fold_of.any():
+        raise DataError("one patient cannot be both fitted and reported on", "fit the temperature on other images")
     probs = np.empty_like(scores)
-    for fold in np.unique(folds):
-        held = folds == fold
+    for fold in np.unique(fold_of):
+        held = fold_of == fold
         fitted = fit_temperature(scores[~held], truth[~held], multi_label=multi_label, shared=True)
         probs[held] = fitted.apply(scores[held])
     return probs, final

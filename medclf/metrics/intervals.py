@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from medclf.dataset.folds import group_codes
 from medclf.errors import DataError
 
 # One patient's images may be right and wrong together even where this sample does not show it (all right):
@@ -250,11 +251,8 @@ class Sampling:
         if groups is None:
             return cls(np.arange(n or 0), n or 0)
         names = list(groups)
-        if n is not None and len(names) != n:
-            raise DataError(f"groups has {len(names)} entries for {n} images", "give one patient an image")
-        places: dict[Any, int] = {}
-        codes = [places.setdefault(object() if _missing(name) else name, len(places)) for name in names]
-        return cls(np.array(codes, dtype=np.int64), len(places))
+        codes = group_codes(names, len(names) if n is None else n)
+        return cls(codes, int(codes.max(initial=-1)) + 1)
 
     @property
     def independent(self) -> bool:
@@ -341,11 +339,6 @@ class Sampling:
             mean = np.where(defined, draws, 0).sum(axis=0) / count
             spread = np.where(defined, (draws - mean) ** 2, 0).sum(axis=0) / count
         return np.asarray(spread * self.count / max(self.count - 1, 1), dtype=float)
-
-
-def _missing(name: Any) -> bool:
-    """None, NaN or pandas' NA, told without importing pandas: a bundle predicts without it."""
-    return name is None or type(name).__name__ == "NAType" or name != name
 
 
 def plan_size(wished_width: float, expected: float = 0.9, level: float = 0.95, design_effect: float = 1.0) -> int:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from medclf.dataset.folds import folds
 from medclf.errors import DataError
-from medclf.metrics.intervals import Sampling
 
 _FEW = 128
 N_AXES = 64
@@ -123,11 +123,6 @@ def ood_fit(
     return replace(detector, threshold=float(np.sort(usual)[place - 1]))
 
 
-def ood_score(detector: OodDetector, features: Any) -> np.ndarray:
-    """`detector.score(features)`, for those who like functions."""
-    return detector.score(features)
-
-
 def _fit(values: np.ndarray, quantile: float, seed: int) -> OodDetector:
     from sklearn.decomposition import PCA  # only fitting needs scikit-learn: a bundle scores without it
 
@@ -144,11 +139,10 @@ def _fit(values: np.ndarray, quantile: float, seed: int) -> OodDetector:
 
 
 def _out_of_fold(values: np.ndarray, groups: Any, quantile: float, seed: int) -> np.ndarray:
-    sampling = Sampling.of(groups, len(values))
-    folds = (np.random.default_rng(seed).permutation(sampling.count) % N_FOLDS)[sampling.codes]
+    fold_of = folds(np.zeros(len(values)), groups, N_FOLDS, seed=seed)
     parts = [
-        _fit(values[folds != fold], quantile, seed).score(values[folds == fold])
-        for fold in np.unique(folds)
-        if (folds != fold).sum() >= 2
+        _fit(values[fold_of != fold], quantile, seed).score(values[fold_of == fold])
+        for fold in np.unique(fold_of)
+        if (fold_of != fold).sum() >= 2
     ]
     return np.concatenate(parts) if parts else _fit(values, quantile, seed).score(values)
