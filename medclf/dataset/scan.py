@@ -72,8 +72,8 @@ def scan(
         A DataFrame with the columns path (relative to `df.attrs["root"]`, forward slashes), label (str;
         multi-label: tuple of str; None where there is none), patient (a pseudonym or None), partition ("train",
         "valid", "test" or None), width and height (pixels), sha256 (of the file), problem ("" or why the
-        image is not used), then the other columns of the CSV. `df.attrs` also holds "multi_label" and
-        "ignored", the number of files passed over because they are no images.
+        image is not used), then the other columns of the CSV. `df.attrs` also holds "multi_label"; "ignored",
+        the number of files passed over because they are no images; and "labels", the columns of 0 and 1.
 
     Raises:
         DataError: no image, no usable image, a missing column, a refused path, two labels for one image;
@@ -141,7 +141,9 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool) -> pd.Data
     data["problem"] = pd.Series([fact.problem for fact in facts], dtype=object)
     table = pd.concat([pd.DataFrame(data), rows.extra], axis=1)
     table = table.sort_values("path", kind="stable", ignore_index=True)
-    table.attrs.update(root=str(rows.root), multi_label=rows.multi_label, ignored=rows.ignored)
+    table.attrs.update(root=str(rows.root.absolute()), multi_label=rows.multi_label, ignored=rows.ignored)
+    if rows.read_for:
+        table.attrs["labels"] = rows.read_for
     return table
 
 

@@ -25,7 +25,10 @@ NO_CLASS_FOLDER = "no class folder above it"
 
 @dataclass
 class Rows:
-    """Equally long columns, one entry an image; `extra` holds the CSV's other columns."""
+    """Equally long columns, one entry an image; `extra` holds the CSV's other columns.
+
+    `read_for` names the labels that have a column of their own: without the label there, an image is a negative of it.
+    """
 
     root: Path
     path: list[str]
@@ -35,6 +38,7 @@ class Rows:
     problem: list[str]
     extra: pd.DataFrame
     multi_label: bool = False
+    read_for: list[str] = field(default_factory=list)
     ignored: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -182,6 +186,7 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
         problem=[MISSING if gone else problem for gone, problem in zip(missing, problems, strict=True)],
         extra=sheet.extra(),
         multi_label=multi_label,
+        read_for=list(sheet.columns.label) if isinstance(sheet.columns.label, list) else [],
         ignored=tree.ignored if tree else 0,
         notes=list(tree.notes) if tree else [],
     )

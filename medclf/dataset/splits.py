@@ -7,6 +7,7 @@ Items are paths, strings, (path, label) pairs, or a DataFrame with a column "pat
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -305,9 +306,36 @@ def split_table(
         result[rest.index[train]] = "train"
         result[rest.index[valid]] = "valid"
     placed = result.notna().to_numpy()
-    for sentence in partition_warnings(objects(table[placed], "label"), result[placed]):
+    lost = no_partition(table.assign(partition=result))
+    for sentence in [*([lost] if lost else []), *partition_warnings(objects(table[placed], "label"), result[placed])]:
         warnings.warn(sentence, MedclfWarning, stacklevel=2)
     return result
+
+
+def unplaced(table: pd.DataFrame) -> pd.DataFrame:
+    """The usable rows of a split table that are in no partition."""
+    good = usable(table)
+    return good[good["partition"].isna()]
+
+
+def no_partition(table: pd.DataFrame) -> str:
+    """How many usable images of a split table are in no partition, and where they lie; "" where there are none.
+
+    Example:
+        >>> rows = {"path": ["train/a/1.png", "extra/a/2.png"], "partition": ["train", None]}
+        >>> no_partition(pd.DataFrame(rows))[:59]
+        '1 of 2 images is in no partition and is not used (extra 1):'
+    """
+    lost = unplaced(table)
+    if not len(lost):
+        return ""
+    folders = Counter(str(path).rpartition("/")[0].partition("/")[0] or str(path) for path in lost["path"])
+    named = ", ".join(f"{folder} {n}" for folder, n in folders.most_common(5)) + (", ..." if len(folders) > 5 else "")
+    verbs = "is in no partition and is" if len(lost) == 1 else "are in no partition and are"
+    remedy = (
+        "name their folders train, valid or test, write it into a column (partition_col), or use split='stratified'"
+    )
+    return f"{len(lost)} of {len(usable(table))} images {verbs} not used ({named}): {remedy}."
 
 
 def _splitter_for(

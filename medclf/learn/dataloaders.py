@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from fastai.torch_core import default_device
 from fasttransform import Transform
 
 from medclf.dataset.image_cache import ImageStore, Reading, build_stores
+from medclf.dataset.labels import label_set, objects
+from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.scan import Check, listing, scan, usable
 from medclf.dataset.splits import split_table
 from medclf.errors import DataError, MedclfWarning
@@ -142,6 +145,7 @@ class MedDataLoaders(DataLoaders):
         if stores is not None:
             hold_on_device(stores.values(), on, device_store)
         used = table[table["partition"].isin(["train", "valid"])]
+        _refuse_unknown(used)
         multi_label = bool(table.attrs.get("multi_label"))
         vocab = vocab_of(used, multi_label)
         paths = [root / path for path in used["path"]]
@@ -323,6 +327,20 @@ def decoding(
         return {**store.full_sizes, **store.problems}
 
     return check
+
+
+def _refuse_unknown(used: pd.DataFrame) -> None:
+    """Raise for images to learn from of which a label is unknown: a network needs an answer for each."""
+    unknown = Counter(label for cell in objects(used, UNKNOWN) for label in label_set(cell))
+    none = sum(label is None for label in objects(used, "label"))
+    if unknown:
+        named = ", ".join(f"'{label}' of {n} images" for label, n in unknown.most_common(5))
+        raise DataError(
+            f"it is unknown whether there is {named}, and a network needs an answer to learn from",
+            'choose uncertain= or blank="negative", "positive" or "exclude"',
+        )
+    if none:
+        raise DataError(f"{none} of {len(used)} images have no label to learn from", "label them, or leave them out")
 
 
 def _partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tuple[pd.DataFrame, str]:

@@ -170,7 +170,7 @@ def bounded(
         return Estimate(value, math.nan, math.nan, n, _joined(note, "all from one patient: no interval"))
     if parts:
         freedom, units = sampling.freedom(*parts), sampling.units(*parts)
-    else:
+    if not parts or not units:  # every label of the parts is on no image, or on all
         freedom = math.inf if sampling.independent else sampling.groups(mask) - 1
         units = sampling.units(mask)
     ends = bounded_interval(value, variance, units=units, level=level, freedom=freedom, span=span, at_most=at_most)

@@ -11,6 +11,7 @@ from medclf.metrics.table import METRICS, overall_metrics
 _SHARES = {"coverage", "prevalence", "moved"}  # that are no metrics
 _CAPITALS = {"id", "url", "csv", *(key for key, metric in METRICS.items() if metric.title.isupper())}
 SECTIONS = {
+    "left_out": "Not measured",
     "leak_free": "Without twins and patients of train",
     "audit": "Audit of the data",
     "calibration": "Calibration",
@@ -199,7 +200,8 @@ def cautions(facts: Mapping[str, Any]) -> list[str]:
     """What a reader must know before believing the number."""
     data = facts.get("data") or {}
     split = data.get("split") or {}
-    texts = [split["sentence"]] if split.get("sentence") else []
+    missing = (facts.get("left_out") or {}).get("sentence")
+    texts = [text for text in (missing, split.get("sentence")) if text]
     both = split.get("patients_on_both_sides")
     if both:
         texts.append(

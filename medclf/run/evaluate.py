@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from medclf.auditing.assess import judge_at, ood_facts
-from medclf.dataset.scan import label_set, scan, with_problems
+from medclf.dataset.matching import UNKNOWN, left_out, match_labels
+from medclf.dataset.scan import scan, with_problems
 from medclf.errors import DataError, MedclfWarning, OutputError, ReadError
 from medclf.files import finite, write_json
 from medclf.inference.bundle import Bundle, load_bundle
@@ -71,9 +72,10 @@ def evaluate(
         raise OutputError(f"{out} exists already", "choose another --out, or replace it with --overwrite")
     table = scan(data, **scan_kwargs)
     check_columns(table, subgroup)
-    predictions, table = predict_table(bundle, table)
+    predictions, table, missing = predict_table(bundle, table)
     facts = summarize(predictions, partition="test", table=table.assign(partition="test"), recipe=bundle.recipe)
     facts |= {"subgroups": as_plain(subgroups(predictions, subgroup))} if subgroup else {}
+    facts |= {"left_out": missing} if missing else {}
     facts |= _at_the_bundles_limits(bundle, predictions, run)
     leak = leak_free(predictions, _trained_on(run, predictions), np.zeros(len(predictions), bool), facts)
     facts |= {"leak_free": leak} if leak else {}
@@ -102,42 +104,48 @@ def _maps(bundle: Bundle, files: Sequence[Path], labels: Sequence[str]) -> list[
     return [bundle.saliency(file, label) for file, label in zip(files, labels, strict=True)]
 
 
-def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.DataFrame]:
+def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.DataFrame, dict[str, Any]]:
     """Predict the usable, labelled images of a table with a bundle.
 
     Returns:
-        The predictions; and the table with the problems of images that could be scanned and not be read again, which
-        are not among them.
+        The predictions; the table with the problems of images that are not among them, since the bundle does not know
+        their label or they could not be read again; and what is not measured, see `left_out`.
 
     Raises:
         DataError: no image carries a label that the bundle knows, or none could be read.
     """
-    known = set(bundle.vocab)
-    labelled = np.array([bool(label_set(label)) and set(label_set(label)) <= known for label in table["label"]])
-    used = table[(table["problem"] == "") & labelled].reset_index(drop=True)
-    strangers = sorted({label for cell in table["label"] for label in label_set(cell)} - known)
-    if used.empty:
-        have = f"they have {', '.join(strangers[:5])}" if strangers else "they have none"
-        raise DataError(f"no image carries a label of the bundle ({', '.join(bundle.vocab)}): {have}", "see --labels")
-    paths = [Path(table.attrs["root"]) / p for p in used["path"]]
+    matched = match_labels(table, bundle.vocab, bundle.multi_label)
+    usable = (table["problem"] == "").to_numpy()
+    missing = left_out(matched, usable, bundle.vocab)
+    rows = np.flatnonzero(usable & matched.known)
+    if not len(rows):
+        said = missing.get("sentence", "No image can be read.")
+        known = ", ".join(bundle.vocab)
+        raise DataError(f"no image carries a label of the bundle ({known}). {said}", "give their labels with --labels")
+    if missing:
+        warnings.warn(MedclfWarning(missing["sentence"]), stacklevel=2)
+    root = Path(table.attrs["root"])
+    table = with_problems(
+        table,
+        {str(root / path): reason for path, reason in zip(table["path"], matched.reasons, strict=True) if reason},
+    )
+    paths = [root / path for path in table["path"].iloc[rows]]
     answers = list(watch(bundle.predict_stream(paths), len(paths), "Predicting"))
     broken = {str(p): a.problem for p, a in zip(paths, answers, strict=True) if isinstance(a, ReadError)}
     if broken:
         table = with_problems(table, broken)
         text = f"{len(broken)} images could be scanned and not be read again: {', '.join(list(broken)[:5])}"
         warnings.warn(MedclfWarning(text), stacklevel=2)
-        used = used[[str(path) not in broken for path in paths]].reset_index(drop=True)
+        rows = rows[[str(path) not in broken for path in paths]]
         answers = [answer for answer in answers if not isinstance(answer, ReadError)]
     if not answers:
         raise DataError(f"none of {len(broken)} images could be read", "see their problems with medclf scan")
     probs = np.array([[answer.probs[label] for label in bundle.vocab] for answer in answers])
-    held = np.array([[label in label_set(cell) for label in bundle.vocab] for cell in used["label"]])
-    y = held.astype(int) if bundle.multi_label else held.argmax(1)
-    rows = used.drop(columns="label")
+    y, used = matched.y[rows], table.iloc[rows].reset_index(drop=True).drop(columns=["label", UNKNOWN], errors="ignore")
     if bundle.calibration.get("abstain") or bundle.calibration.get("ood"):
-        rows["flags"] = ["|".join(answer.flags) for answer in answers]
+        used["flags"] = ["|".join(answer.flags) for answer in answers]
     losses = losses_of(y, probs, bundle.multi_label)
-    return Predictions(list(bundle.vocab), bundle.multi_label, y, probs, losses, rows), table
+    return Predictions(list(bundle.vocab), bundle.multi_label, y, probs, losses, used), table, missing
 
 
 def external_facts(folder: Path, run: Path) -> list[dict[str, Any]]:
@@ -152,7 +160,8 @@ def external_facts(folder: Path, run: Path) -> list[dict[str, Any]]:
     """
     facts = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     page = (folder / "report.html").relative_to(run).as_posix() if folder.is_relative_to(run) else folder.name
-    return [{"images": folder.name, "n": facts["n"], **short_metrics(facts), "page": page}]
+    missing = {"left_out": facts["left_out"]["sentence"]} if facts.get("left_out") else {}
+    return [{"images": folder.name, "n": facts["n"], **missing, **short_metrics(facts), "page": page}]
 
 
 def _at_the_bundles_limits(bundle: Any, predictions: Predictions, run: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def show_results(run: Path) -> None:
     """Print metrics with intervals, the matrix, the most confused pairs, and where the files are."""
     facts = json.loads((run / "results.json").read_text(encoding="utf-8"))
     console = Console()
-    console.print(f"[bold]{facts['n']} {facts['partition']} images[/bold] (95 % intervals)", highlight=False)
+    console.print(f"[bold]{_images(facts)}[/bold] (95 % intervals)", highlight=False)
     for key, found in short_metrics(facts).items():
         console.print(f"  {METRICS[key].name}: {written(found)}", highlight=False)
     console.print(_per_class(facts))
@@ -39,8 +39,22 @@ def show_results(run: Path) -> None:
             console.print(f"  {name.partition('.')[0]}: {run / name}", highlight=False, soft_wrap=True)
 
 
+def _images(facts: dict[str, Any]) -> str:
+    """How many images the numbers are about, and of how many where some were left out.
+
+    Example:
+        >>> _images({"n": 16, "partition": "test", "left_out": {"n": 8, "of": 24}})
+        '16 of 24 test images'
+    """
+    missing = facts.get("left_out") or {}
+    of = f" of {missing['of']}" if missing.get("n") else ""
+    return f"{facts['n']}{of} {facts['partition']} images"
+
+
 def _worth(facts: dict[str, Any]) -> Iterator[str]:
     """What the numbers are worth: both of them where images leak, what the audit found, what predict will say."""
+    if facts.get("left_out"):
+        yield facts["left_out"]["sentence"]
     leak = facts.get("leak_free") or {}
     if leak:
         yield leak["sentence"]

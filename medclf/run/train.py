@@ -18,7 +18,9 @@ import torch
 from fastai.torch_core import distrib_barrier
 
 from medclf.dataset.corrections import correct, read_corrections
-from medclf.dataset.scan import label_set, scan, with_problems
+from medclf.dataset.matching import left_out, match_labels
+from medclf.dataset.scan import scan, with_problems
+from medclf.dataset.splits import no_partition, unplaced
 from medclf.files import finite, write_json
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed, maps
@@ -36,7 +38,7 @@ from medclf.metrics.intervals import as_plain
 from medclf.reporting.checklist.claim import bundle_card, with_card
 from medclf.reporting.names import Names
 from medclf.reporting.report import report
-from medclf.results.predictions import Predictions
+from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import versions
 from medclf.results.subgroups import check_columns, subgroups
 from medclf.run.assess import Trained, link_first, weigh, wishes_of
@@ -119,6 +121,7 @@ def train(
             weighed.found.save_findings(out / "audit.csv")
         facts = weighed.facts | ({"corrections": corrected} if corrected else {})
         facts["seconds"] = round(time.perf_counter() - start, 1)
+        facts |= not_measured(trained.learn.dls.table, list(trained.learn.dls.vocab))
         facts |= _by_group(config, predictions, facts["partition"])
         facts |= maps.described(trained.pictures)
         facts |= with_card(facts, config.card, config.as_dict())
@@ -183,16 +186,30 @@ def _train_once(config: TrainConfig, table: pd.DataFrame, say: Say) -> Trained:
 
 def predict_held_out(learn: MedLearner) -> list[Predictions]:
     """Predictions of the images that the data's own table holds back for test: those with labels, and those without."""
-    table = learn.dls.table
-    test = table[(table["partition"] == "test") & (table["problem"] == "")]
-    known = test["label"].map(lambda label: bool(label_set(label)) and set(label_set(label)) <= set(learn.dls.vocab))
-    parts = []
-    for rows, labelled in ((test[known], True), (test[~known], False)):
-        if len(rows):
-            paths = [learn.dls.path / path for path in rows["path"]]
-            loader = learn.dls.test_dl(paths, with_labels=labelled, problems=learn.dls.problems)
-            parts.append(predict_loader(learn, loader, "test", features=True))
-    return parts
+    table, vocab, several = learn.dls.table, list(learn.dls.vocab), bool(learn.recipe["multi_label"])
+    paths = [learn.dls.path / path for path in table.loc[_held_out(table), "path"]]
+    if not paths:
+        return []
+    found = predict_loader(learn, learn.dls.test_dl(paths, problems=learn.dls.problems), "test", features=True)
+    row_of = {path: row for row, path in enumerate(table["path"])}
+    y = match_labels(table, vocab, several).y[[row_of[path] for path in found.table["path"]]]
+    found = replace(found, y=y, losses=losses_of(y, found.probs, several))
+    known = (y.reshape(len(y), -1) >= 0).any(axis=1)
+    return [found.subset(part) for part in (known, ~known) if part.any()]
+
+
+def _held_out(table: pd.DataFrame) -> np.ndarray:
+    """(n,) which rows are of the test set."""
+    return ((table["partition"] == "test") & (table["problem"] == "")).to_numpy(bool)
+
+
+def not_measured(table: pd.DataFrame, vocab: list[str]) -> dict[str, Any]:
+    """What of the data no number of the run is about, for results.json and the page; {} where there is nothing."""
+    several = bool(table.attrs.get("multi_label"))
+    lost = left_out(match_labels(table, vocab, several), _held_out(table), vocab)
+    sentences = [no_partition(table), f"Test set: {lost['sentence']}" if lost else ""]
+    found = {"sentence": " ".join(filter(None, sentences)), "no_partition": len(unplaced(table)), "test": lost}
+    return {"left_out": found} if found["sentence"] else {}
 
 
 class Fitted(NamedTuple):

@@ -1,0 +1,77 @@
+import warnings
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from medclf.dataset.scan import scan
+from medclf.errors import DataError, MedclfWarning
+from medclf.results.results import summarize
+from medclf.run.evaluate import predict_table
+
+
+class Always:
+    """A bundle that gives each image the same answer."""
+
+    def __init__(self, multi_label, **probs):
+        self.calibration = {}
+        self.vocab, self.multi_label, self.probs = list(probs), multi_label, probs
+
+    def predict_stream(self, paths):
+        for _ in paths:
+            yield SimpleNamespace(probs=self.probs, flags=())
+
+
+def evaluated(bundle, *args, **kwargs):
+    """Predictions, table, what is missing, and all that was said."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = predict_table(bundle, scan(*args, **kwargs, progress=False))
+    return *found, " ".join(str(w.message) for w in said if issubclass(w.category, MedclfWarning))
+
+
+@pytest.fixture
+def findings(make_images):
+    """Eight images: two with edema, two with edema and scar, four without any finding."""
+    root = make_images(*(f"{i}.png" for i in range(8)))
+    return pd.DataFrame(
+        {"path": [f"{i}.png" for i in range(8)], "edema": [1] * 4 + [0] * 4, "scar": [0, 0, 1, 1] * 2}
+    ), root
+
+
+def test_images_without_a_finding_are_negatives(findings):
+    table, root = findings
+    table["scar"] = 0
+    bundle = Always(True, edema=0.9, scar=0.1)
+    predictions, _, missing, _ = evaluated(bundle, table, root=root, label_col=["edema", "scar"])
+    facts = summarize(predictions, n_boot=10)
+    assert facts["n"] == 8 and not missing
+    assert facts["per_class"]["edema"]["specificity"] | {"low": 0, "high": 0, "note": ""} == {
+        "value": 0.0, "low": 0, "high": 0, "n": 4, "note": ""
+    }  # fmt: skip
+    assert facts["per_class"]["scar"]["specificity"]["n"] == 8
+
+
+def test_a_label_that_the_data_have_no_column_for_is_not_measured(findings):
+    table, root = findings
+    bundle = Always(True, edema=0.9, hernia=0.1)
+    predictions, _, missing, said = evaluated(bundle, table, root=root, label_col=["edema", "scar"])
+    facts = summarize(predictions, n_boot=10)
+    assert facts["n"] == 8 and facts["per_class"]["hernia"]["specificity"]["n"] == 0
+    assert missing["unread_labels"] == ["hernia"] and missing["further_labels"] == {"scar": 4}
+    assert "hernia" in said and "scar (4 images)" in said
+
+
+def test_images_of_a_class_that_the_model_has_not_are_counted_and_named(make_images):
+    root = make_images("normal/1.png", "Polyp/2.png", "serrated/3.png", "serrated/4.png")
+    predictions, table, missing, said = evaluated(Always(False, normal=0.9, polyp=0.1), root)
+    assert predictions.labels == ["polyp", "normal"]
+    assert (missing["n"], missing["of"]) == (2, 4) and "serrated" in said and "'Polyp' as 'polyp'" in said
+    lost = table.loc[table["problem"] != "", ["path", "problem"]].to_numpy().tolist()
+    assert [path for path, _ in lost] == ["serrated/3.png", "serrated/4.png"] and "serrated" in lost[0][1]
+
+
+def test_nothing_to_measure_says_what_there_is(make_images):
+    root = make_images("x/1.png", "y/2.png")
+    with pytest.raises(DataError, match=r"no label 'x'.*no label 'y'"):
+        evaluated(Always(False, a=0.9, b=0.1), root)
