@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+_GIVEN_OTHERWISE = {"data": "DATA", "n_folds": "--folds"}  # what the shell calls otherwise than Python
+_in_shell = False
 
 
 class MedclfError(Exception):
@@ -16,8 +22,9 @@ class MedclfError(Exception):
         remedy: what the user can do about it; printed on its own line.
 
     Example:
-        >>> str(MedclfError("labels.csv has no column 'label'", "name it with label_col="))
-        "labels.csv has no column 'label'\\nname it with label_col="
+        >>> print(MedclfError("labels.csv has no column 'label'", f"name it with {argument('label_col', 'NAME')}"))
+        labels.csv has no column 'label'
+        name it with label_col="NAME"
     """
 
     def __init__(self, message: str, remedy: str = "") -> None:
@@ -119,3 +126,61 @@ def position(vocab: Sequence[str], label: str) -> int:
         known = ", ".join(vocab[:8]) + ("..." if len(vocab) > 8 else "")
         raise DataError(f"there is no label {label!r}", f"choose one of: {known}")
     return list(vocab).index(label)
+
+
+@contextlib.contextmanager
+def in_shell() -> Iterator[None]:
+    """Within it, errors speak to a user of the command line; otherwise to one of Python."""
+    global _in_shell
+    before, _in_shell = _in_shell, True
+    try:
+        yield
+    finally:
+        _in_shell = before
+
+
+def by_road(python: str, shell: str) -> str:
+    """The words for the road that the user is on: Python, or the shell.
+
+    Example:
+        >>> by_road("shortcut_test(bundle, table)", "medclf shortcuts RUN")
+        'shortcut_test(bundle, table)'
+    """
+    return shell if _in_shell else python
+
+
+def argument(name: str, value: Any = ...) -> str:
+    """How the user writes an argument: as an option in the shell, as a keyword in Python.
+
+    Args:
+        name: the argument's name in Python.
+        value: what to give it; where it is left out, the name alone.
+
+    Example:
+        >>> argument("path_col"), argument("path_col", "NAME"), argument("weights", None)
+        ('path_col', 'path_col="NAME"', 'weights=None')
+        >>> with in_shell():
+        ...     argument("path_col"), argument("path_col", "NAME"), argument("weights", None), argument("cache", False)
+        ('--path-col', '--path-col NAME', '--weights none', '--no-cache')
+    """
+    if value is ...:
+        return by_road(name, _option(name))
+    quoted = f'"{value}"' if isinstance(value, str) else str(value)
+    if isinstance(value, bool):
+        return by_road(f"{name}={quoted}", _option(name) if value else f"--no-{_option(name)[2:]}")
+    return by_road(f"{name}={quoted}", f"{_option(name)} {'none' if value is None else value}")
+
+
+def _option(name: str) -> str:
+    return _GIVEN_OTHERWISE.get(name, f"--{name.replace('_', '-')}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question that names the known word most like a mistyped one; empty where none is like it.
+
+    Example:
+        >>> did_you_mean("stratifed", ["random", "stratified"]), did_you_mean("x", ["random"])
+        ("did you mean 'stratified'?", '')
+    """
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean '{near[0]}'?" if near else ""

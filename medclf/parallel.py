@@ -8,6 +8,12 @@ import math
 import os
 from collections.abc import MutableMapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medclf.errors import DataError, argument
+
+if TYPE_CHECKING:
+    import torch
 
 _GROUPS = Path("/sys/fs/cgroup")
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # of mallopt(3)
@@ -38,6 +44,29 @@ def _quota(groups: Path) -> float | None:
     except (OSError, ValueError):  # none, or "max"
         return None
     return share if share > 0 else None
+
+
+def usable_device(device: Any) -> torch.device:
+    """A device by its name, seen to be there.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1" ..., or torch's own.
+
+    Raises:
+        DataError: this machine does not have it.
+
+    Example:
+        >>> usable_device("cpu")
+        device(type='cpu')
+    """
+    import torch
+
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DataError(f"this machine has no device {str(device)!r}", f"use {argument('device', 'cpu')}") from error
+    return found
 
 
 def settle_machine() -> None:

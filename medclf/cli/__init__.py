@@ -13,26 +13,33 @@ import typer
 
 from medclf import __version__
 from medclf.cli.bundles import explain, export, predict, serve
-from medclf.cli.options import is_first
-from medclf.cli.review import review
+from medclf.cli.options import checked, is_first
+from medclf.cli.review import export_sheet, import_sheet
 from medclf.cli.runs import card, compare, evaluate, report, shortcuts
 from medclf.cli.tables import audit, cache, scan
 from medclf.cli.training import demo, train
-from medclf.errors import MedclfError
+from medclf.errors import MedclfError, in_shell
+
+_OLD = {"--head-start": "--linear-probe", "--no-head-start": "--no-linear-probe"}  # names of version 0.1
+_STOPPED = 130  # what Typer gives back for Ctrl-C
+ABOUT = "Train, check and share a medical image classifier. Built on fastai; not a medical device."
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="From a folder of medical images to a classifier its users can trust, explain and hand on.",
-    epilog="--debug, anywhere, shows the traceback of an error. For research use.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=ABOUT,
+    epilog="--debug, anywhere, shows the traceback of an error.",
 )
 for _command in (
     *(demo, scan, audit, train),
     *(evaluate, report, card, compare, shortcuts),
     *(predict, explain, serve, export, cache),
 ):
-    app.command()(_command)
+    app.command()(checked(_command))
+review = typer.Typer(help="Blinded second read: export a sheet, import the answers.")
+review.command("export")(checked(export_sheet))
+review.command("import")(checked(import_sheet))
 app.add_typer(review, name="review")
 
 
@@ -48,29 +55,24 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
     ] = False,
 ) -> None:
-    """From a folder of medical images to a classifier its users can trust, explain and hand on."""
+    """What `medclf` takes besides a command."""
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one or two lines and exit status 2."""
     debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    arguments = [_OLD.get(argument, argument) for argument in sys.argv[1:] if argument != "--debug"]
     warnings.showwarning = _show_warning
     gc.set_threshold(100_000, 50, 100)  # importing makes a million objects; going through them again and again took 1 s
     try:
-        _run(arguments)
-    except MedclfError as error:
-        if debug:
+        with in_shell():
+            _run(arguments or ["--help"])
+    except (MedclfError, OSError, typer.TyperException) as error:
+        if debug or not (said := _words(error)):
             raise
-        typer.secho(f"medclf: {error.message}", fg="red", err=True)
-        if error.remedy:
-            typer.echo(f"  {error.remedy}", err=True)
-        sys.exit(2)
-    except OSError as error:  # of a file that no job has a word for: a full disk, a locked folder
-        if debug or not error.strerror:
-            raise
-        place = f"{error.filename}: " if error.filename else ""
-        typer.secho(f"medclf: {place}{error.strerror}", fg="red", err=True)
+        typer.secho(f"medclf: {said[0]}", fg="red", err=True)
+        for line in filter(None, said[1:]):
+            typer.echo(f"  {line}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         if debug:
@@ -81,14 +83,26 @@ def main() -> None:
         gc.freeze()  # nor need they be gone through when the process ends
 
 
+def _words(error: Exception) -> list[str]:
+    """What went wrong, and what to do; nothing for an error that no user can be meant by."""
+    if isinstance(error, MedclfError):
+        return [error.message, error.remedy]
+    if isinstance(error, OSError):  # of a file that no job has a word for: a full disk, a locked folder
+        place = f"{error.filename}: " if error.filename else ""
+        return [f"{place}{error.strerror}"] if error.strerror else []
+    context = getattr(error, "ctx", None)
+    like = [f"'{name}'" for name in getattr(error, "possibilities", None) or ()]
+    how = f"see {context.command_path} --help" if context else ""
+    return [error.message if like else error.format_message(), f"did you mean {' or '.join(like)}?" if like else how]
+
+
 def _run(arguments: list[str]) -> None:
-    try:
-        app(arguments, prog_name="medclf")
-    except SystemExit as end:
-        if end.code in (None, 0):
-            with contextlib.suppress(BrokenPipeError):  # the reader of a pipe has gone
-                sys.stdout.flush()
-        raise
+    status = app(arguments, prog_name="medclf", standalone_mode=False)
+    with contextlib.suppress(BrokenPipeError):  # the reader of a pipe has gone
+        sys.stdout.flush()
+    if status == _STOPPED:
+        raise KeyboardInterrupt
+    sys.exit(status)
 
 
 def program() -> None:

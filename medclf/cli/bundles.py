@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+Runtime = Literal["torch", "onnx"]
 
 
 def predict(
     bundle: Annotated[Path, typer.Argument(help="a bundle folder, a RUN that holds one, or an exported .onnx file")],
     files: Annotated[list[Path], typer.Argument(help="images, or folders of images")],
-    runtime: Annotated[str, typer.Option(help="torch or onnx")] = "torch",
+    runtime: Annotated[Runtime, typer.Option(help="what runs the network")] = "torch",
     as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, one line an image")] = False,
-    bs: Annotated[int, typer.Option(help="images at once")] = 32,
+    bs: Annotated[int, typer.Option(help="images at once", min=1)] = 32,
 ) -> None:
-    """Predict images with a bundle; nothing of fastai is loaded."""
+    """Predict images with a bundle."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's waiting threads leave the cores to the decoding
     from medclf.run.predict import print_predictions
 
@@ -28,9 +30,11 @@ def explain(
     bundle: Annotated[Path, typer.Argument(help="a bundle folder, or a RUN that holds one")],
     files: Annotated[list[Path], typer.Argument(help="images, or folders of images")],
     out: Annotated[Path, typer.Option(help="folder for the pictures and boxes.csv")],
-    label: Annotated[str | None, typer.Option(help="what to look for [default: what is predicted]")] = None,
-    method: Annotated[str, typer.Option(help="grad-cam, or occlusion: no gradients, slower")] = "grad-cam",
-    share: Annotated[float, typer.Option(help="how hot the box is, as a share of the hottest pixel")] = 0.5,
+    label: Annotated[str | None, typer.Option(help="the label to look for", show_default="what is predicted")] = None,
+    method: Annotated[
+        Literal["grad-cam", "occlusion"], typer.Option(help="occlusion needs no gradients, and is slower")
+    ] = "grad-cam",
+    share: Annotated[float, typer.Option(help="the box holds what is at least this share of the hottest pixel")] = 0.5,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what an earlier call wrote there")] = False,
 ) -> None:
     """Show where a bundle looked: pictures with a heat map, and a box around the hottest region of each."""
@@ -42,19 +46,19 @@ def explain(
 
 def serve(
     bundle: Annotated[Path, typer.Argument(help="a bundle folder, a RUN that holds one, or an exported .onnx file")],
-    host: Annotated[str, typer.Option(help="address to listen on; any but this machine's own asks for a token")] = (
+    host: Annotated[str, typer.Option(help="address to listen on; any but this machine's own needs a token")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(envvar="MEDCLF_TOKEN", help="what clients must send; the variable hides it from other users"),
+        typer.Option(envvar="MEDCLF_TOKEN", help="password that clients must send; best set by the variable"),
     ] = None,
-    runtime: Annotated[str, typer.Option(help="torch or onnx")] = "torch",
+    runtime: Annotated[Runtime, typer.Option(help="what runs the network")] = "torch",
     workers: Annotated[int, typer.Option(help="files decoded at once, each in a process", min=1)] = 1,
     max_mb: Annotated[float, typer.Option(help="largest upload, in MiB")] = 64,
     max_queue: Annotated[int, typer.Option(help="uploads that may wait; more are answered 429", min=1)] = 128,
-    quiet: Annotated[bool, typer.Option("--quiet", help="log only what goes wrong, not each request")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="log errors only")] = False,
 ) -> None:
     """Serve a bundle over HTTP, with a page to drop images on."""
     from medclf.run.predict import find_bundle

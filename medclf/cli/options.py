@@ -1,42 +1,119 @@
-"""Options that several commands share, and how their texts are read."""
+"""Fields of `TrainConfig` as options of commands, whose values are checked before anything is loaded."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
+from typer.models import ArgumentInfo
 
+from medclf.config import TrainConfig
 from medclf.errors import MedclfError
+from medclf.options import Known, choices_of, options, read
 
-Data = Annotated[Path, typer.Argument(help="folder of images, or a CSV")]
-Labels = Annotated[Path | None, typer.Option(help="CSV with the labels, where the folders are not")]
-PathCol = Annotated[str, typer.Option(help="its column of paths")]
-LabelCol = Annotated[list[str] | None, typer.Option(help="its column of labels; repeat it for columns of 0 and 1")]
-LabelDelim = Annotated[str | None, typer.Option(help="separates several labels in one cell (multi-label)")]
-PatientCol = Annotated[str | None, typer.Option(help="its column of patients")]
-PartitionCol = Annotated[str | None, typer.Option(help="its column of train, valid and test")]
-Strict = Annotated[bool, typer.Option("--strict", help="stop at a file that cannot be used")]
-ShowBurnedIn = Annotated[
-    bool,
-    typer.Option(
-        "--show-burned-in",
-        help="also show ultrasound, secondary captures and what is marked as burned-in: these often show names",
-    ),
-]
-
-_TABLE = ("labels", "path_col", "label_delim", "patient_col", "partition_col", "strict")
+Command = Callable[..., Any]
+OF_SCAN = tuple(name for name, known in options(TrainConfig).items() if known.option.of_scan)
 
 
-def table_options(ctx: typer.Context) -> dict[str, Any]:
-    """What `scan` is called with: the command's options that say where labels, patients and partitions stand."""
-    columns = ctx.params["label_col"] or ["label"]
-    given = {name: ctx.params[name] for name in _TABLE if name in ctx.params}
-    return given | {"label_col": columns[0] if len(columns) == 1 else list(columns)}
+def with_options(*names: str, of_run: Sequence[str] = (), config: type = TrainConfig) -> Callable[[Command], Command]:
+    """Give a command fields of a settings class as options; of these it is called with those that the user gave.
+
+    Args:
+        names: of the fields.
+        of_run: of fields that a RUN has already: where they are not given, its own are taken.
+        config: the settings class.
+    """
+    known = options(config)
+
+    def change(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True).parameters
+
+        def called(ctx: typer.Context, **values: Any) -> Any:
+            given = {name: value for name, value in values.items() if name not in own and _is_given(ctx, name)}
+            plain = {name: value for name, value in values.items() if name in own}
+            return command(**plain, **{name: known[name].checked(value) for name, value in given.items()})
+
+        context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        parameters = [one for one in own.values() if one.kind != one.VAR_KEYWORD]
+        parameters += [as_parameter(known[name]) for name in names if name not in own]
+        parameters += [as_parameter(_unset(known[name])) for name in of_run]
+        return _with_parameters(functools.wraps(command)(called), [context, *parameters])
+
+    return change
+
+
+def _unset(known: Known) -> Known:
+    return known._replace(default=None, option=replace(known.option, unset="as the run was made"))
+
+
+def checked(command: Command) -> Command:
+    """A command whose options of a few words are checked by `medclf.options.read`, which names a likely mistyping."""
+    given = inspect.signature(command, eval_str=True).parameters.values()
+    return _with_parameters(functools.wraps(command)(lambda **values: command(**values)), map(_checking, given))
+
+
+def as_parameter(known: Known) -> inspect.Parameter:
+    """A field of a settings class as Typer has a command's parameter."""
+    option, default = known.option, known.default
+    flags = option.flags or ((f"--{known.name.replace('_', '-')}",) if default is False else ())
+    shown: dict[str, Any] = {"help": option.help, "rich_help_panel": option.group, "show_default": option.unset or True}
+    if list[str] in get_args(known.kind):
+        kind: Any = list[str]
+        default = [default] if isinstance(default, str) else default
+    elif known.kind in (bool, bool | None, int, int | None, float, float | None) and not option.listed:
+        kind = known.kind
+    else:
+        kind = str
+        default = default if default is None else str(default)
+        several = ["NUMBER,NUMBER"] if option.listed else []
+        words = [*(["NUMBER"] if int in _parts(known.kind) else []), *choices_of(known.kind), *several]
+        shown |= {"parser": known.read, "metavar": "|".join(words) or ("PATH" if option.exists else "TEXT")}
+    annotation = Annotated[kind | None, typer.Option(*flags, **shown)]
+    return inspect.Parameter(known.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _checking(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The parameter, with a word for what it takes; where that is one of a few words, it is checked."""
+    if get_origin(parameter.annotation) is not Annotated:
+        return parameter
+    kind, shown = get_args(parameter.annotation)
+    words = choices_of(kind)
+    if words:
+        shown.parser, kind = functools.partial(read, parameter.name, kind=kind), str
+    shown.metavar = shown.metavar or "|".join(words) or _named(kind)
+    if isinstance(shown, ArgumentInfo):
+        shown.metavar = parameter.name.upper()
+    return parameter.replace(annotation=Annotated[kind, shown])
+
+
+def _named(kind: Any) -> str:
+    words = {bool: "", int: "NUMBER", float: "NUMBER", Path: "PATH"}
+    return next((words[part] for part in _parts(kind) if part in words), "TEXT")
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    """The types that a type is made of."""
+    return tuple(part for one in get_args(kind) for part in _parts(one)) or (kind,)
+
+
+def _with_parameters(command: Command, parameters: Iterable[inspect.Parameter]) -> Command:
+    shown = [one.replace(kind=one.KEYWORD_ONLY) for one in parameters]
+    command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in shown}
+    return command
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def numbers(name: str, text: str, example: str) -> tuple[float, ...]:
@@ -53,8 +130,9 @@ def numbers(name: str, text: str, example: str) -> tuple[float, ...]:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if len(values) != example.count(",") + 1:
-        raise MedclfError(f"--{name} {text} cannot be read", f"for example --{name} {example}")
+    count = example.count(",") + 1
+    if len(values) != count:
+        raise MedclfError(f"--{name} must be {count} numbers, not {text!r}", f"for example --{name} {example}")
     return values
 
 

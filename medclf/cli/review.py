@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from medclf.cli.options import ShowBurnedIn
-
-review = typer.Typer(no_args_is_help=True, help="The second read: a blinded sheet out, what its reader said back in.")
+from medclf.cli.options import with_options
 
 
-@review.command("export")
+@with_options(of_run=["show_burned_in"])
 def export_sheet(
     run: Annotated[Path, typer.Argument(help="a RUN folder")],
     out: Annotated[Path, typer.Option(help="the sheet to write, a CSV")],
-    n: Annotated[int, typer.Option("--images", help="how many at most", min=1)] = 100,
-    controls: Annotated[float, typer.Option(help="share of images that were read right")] = 0.3,
-    seed: Annotated[int, typer.Option(help="of the draw and of the order")] = 0,
+    n: Annotated[int, typer.Option("--images", help="largest number of images", min=1)] = 100,
+    controls: Annotated[float, typer.Option(help="share of images that were classified correctly")] = 0.3,
+    seed: Annotated[int, typer.Option(help="seed of the draw and of the order")] = 0,
     pictures: Annotated[
-        str, typer.Option(help="page (to read in), folder (of PNG files) or none (the sheet names the files)")
+        Literal["page", "folder", "none"],
+        typer.Option(help="page (to read in), folder (of PNG files) or none (the sheet names the files)"),
     ] = "page",
-    show_burned_in: ShowBurnedIn = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing sheet")] = False,
+    **shown: Any,
 ) -> None:
     """Write a blinded sheet for a second reader: doubtful labels, confused pairs and controls."""
     from medclf.run.review import export_review
 
     options: Any = {"n": n, "controls": controls, "seed": seed, "pictures": pictures}
-    for line in export_review(run, out, **options, show_burned_in=show_burned_in, overwrite=overwrite):
+    for line in export_review(run, out, **options, overwrite=overwrite, **shown):
         typer.echo(line)
 
 
-@review.command("import")
 def import_sheet(
     run: Annotated[Path, typer.Argument(help="the RUN folder that the sheet is of")],
     sheet: Annotated[Path, typer.Argument(help="the sheet filled in, or a review.csv of the report page")],
 ) -> None:
-    """Read a sheet that came back: agreement, the numbers before and after, corrections to train with."""
+    """Import a filled-in sheet: agreement, the numbers before and after, corrections to train with."""
     from medclf.run.second_read import show_review
 
     for line in show_review(run, sheet):

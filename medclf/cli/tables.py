@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from medclf.cli.options import (
-    Data,
-    LabelCol,
-    LabelDelim,
-    Labels,
-    PartitionCol,
-    PathCol,
-    PatientCol,
-    Strict,
-    table_options,
-)
+from medclf.cli.options import OF_SCAN, with_options
+
+Data = Annotated[Path, typer.Argument(help="folder of images, or a CSV")]
 
 
+@with_options(*OF_SCAN)
 def scan(
-    ctx: typer.Context,
     data: Data,
-    labels: Labels = None,
-    path_col: PathCol = "path",
-    label_col: LabelCol = None,
-    label_delim: LabelDelim = None,
-    patient_col: PatientCol = None,
-    partition_col: PartitionCol = None,
-    strict: Strict = False,
     out: Annotated[Path | None, typer.Option(help="write the table to this CSV")] = None,
+    **columns: Any,
 ) -> None:
     """Make a table of the images: labels, patients, partitions, sizes, and what is wrong with which file."""
     from medclf.dataset.scan import scan as scan_data
     from medclf.run.tables import describe_table, save_table
 
-    table = scan_data(data, **table_options(ctx))
+    table = scan_data(data, **columns)
     for line in describe_table(table):
         typer.echo(line)
     if out:
@@ -44,26 +30,23 @@ def scan(
         typer.echo(f"table: {out}")
 
 
+@with_options(*OF_SCAN)
 def audit(
-    ctx: typer.Context,
     data: Data,
-    labels: Labels = None,
-    path_col: PathCol = "path",
-    label_col: LabelCol = None,
-    label_delim: LabelDelim = None,
-    patient_col: PatientCol = None,
-    partition_col: PartitionCol = None,
-    split: Annotated[str | None, typer.Option(help="count what leaks across this split")] = None,
-    seed: Annotated[int, typer.Option(help="of that split")] = 42,
+    split: Annotated[
+        Literal["random", "stratified", "patient", "grouped", "folders"] | None,
+        typer.Option(help="count what leaks across this split"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="seed of that split")] = 42,
     near: Annotated[bool, typer.Option(help="search near-duplicates too")] = True,
     out: Annotated[Path | None, typer.Option(help="folder for the findings: audit.csv, audit.json, table.csv")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier audit")] = False,
+    **columns: Any,
 ) -> None:
     """Find what is wrong with the data: duplicates, leaks across the split, labels that clash, shortcuts."""
     from medclf.run.audit import audit_run
 
-    given = table_options(ctx)
-    for line in audit_run(data, out=out, split=split, seed=seed, near=near, overwrite=overwrite, **given):
+    for line in audit_run(data, out=out, split=split, seed=seed, near=near, overwrite=overwrite, **columns):
         typer.echo(line)
 
 
@@ -71,7 +54,7 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="remove all stores")] = False,
     older_than: Annotated[float | None, typer.Option(help="remove stores not used for this many days")] = None,
 ) -> None:
-    """Show, or prune, the stores of decoded images."""
+    """Show or remove the stores of decoded images."""
     from medclf.dataset.image_cache import list_stores, prune_stores
 
     if clear or older_than is not None:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from medclf.config import Frame, Resize
 from medclf.errors import MedclfError, ReadError, UnsupportedFormat
 from medclf.images import raster
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, reading
 from medclf.images.resample import resample
 from medclf.images.windowing import Window, resolve_window
-
-Frame = int | Literal["first", "middle", "last"]
-Resize = Literal["squish", "crop", "pad"]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom"})
 _HEAD = 132  # a DICOM file's preamble and magic

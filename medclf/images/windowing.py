@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from medclf.config import Window
 from medclf.errors import MedclfError
-
-Window = tuple[float, float] | str | None
 
 # Center and width in Hounsfield units, the usual ones for CT (Radiopaedia, "Windowing (CT)").
 CT_WINDOWS: dict[str, tuple[float, float]] = {

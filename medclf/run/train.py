@@ -43,7 +43,7 @@ from medclf.results.results import versions
 from medclf.results.subgroups import check_columns, subgroups
 from medclf.run.assess import Trained, link_first, weigh, wishes_of
 from medclf.run.budget import within_budget
-from medclf.run.config import TrainConfig
+from medclf.run.config import TrainConfig, check_early, check_machine
 from medclf.run.evaluate import evaluate, external_facts
 from medclf.run.resume import (
     CHECKPOINTS,
@@ -79,6 +79,8 @@ def train(
         OutputError: RUN exists already, or cannot be written.
         DataError, SplitError, WeightsError: what their messages say.
     """
+    check_early(config)
+    check_machine(config)
     config = located(config)
     if not distributed.is_first():
         return _follow(config)

@@ -68,7 +68,7 @@ def test_settings_of_sizes_and_budget():
     config = TrainConfig("d", "o", size=224, first_sizes=(128,), train_from="layer4")
     assert TrainConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
     for wrong in ({"first_sizes": (16,)}, {"first_sizes": (256,)}, {"budget": 0}):
-        with pytest.raises(DataError, match="cannot be"):
+        with pytest.raises(DataError, match="must"):
             TrainConfig("d", "o", **wrong)
 
 

@@ -1,50 +1,75 @@
-"""Settings that cannot be are refused before anything heavy is imported, and the names agree with those in use."""
+"""What is wrong with the settings is said before the data are read, and before anything heavy is imported."""
 
 import subprocess
 import sys
 
 import pytest
 
-from medclf.dataset.splits import KINDS
-from medclf.errors import DataError, MedclfError
-from medclf.learn.presets import PRESETS
-from medclf.run.config import MODALITIES, SPLITS, TrainConfig
-
-
-def test_names_are_those_in_use():
-    assert set(MODALITIES) == set(PRESETS)
-    assert set(SPLITS) == set(KINDS)
+from medclf.errors import MedclfError
+from medclf.run.config import TrainConfig, check_early, check_machine
 
 
 @pytest.mark.parametrize(
-    "changes", [{"epochs": -1}, {"size": 8}, {"valid_pct": 1.0}, {"folds": 1}, {"lr": 0.0}, {"bs": 0}]
-)
-def test_settings_that_cannot_be(changes):
-    with pytest.raises(DataError, match="cannot be"):
-        TrainConfig(data="x", out="y", **changes)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"data": "gone"}, {"labels": "gone.csv"}, {"modality": "x"}, {"split": "x"}, {"weights": "gone.pth"}]
+    "changes",
+    [
+        {"data": "gone"},
+        {"labels": "gone.csv"},
+        {"test": "gone"},
+        {"corrections": "gone.csv"},
+        {"card": "gone.yaml"},
+        {"weights": "gone.pth"},
+        {"window": "lugn"},
+        {"window": (40, 0)},
+        {"device": "gpu"},
+        {"device": "cuda:first"},
+    ],
 )
 def test_what_can_be_seen_early(tmp_path, changes):
-    with pytest.raises(MedclfError):
-        TrainConfig(**({"data": str(tmp_path), "out": "y"} | changes)).check_early()
+    (given,) = changes.values()
+    with pytest.raises(MedclfError) as found:
+        check_early(TrainConfig(**({"data": str(tmp_path), "out": "y"} | changes)))
+    assert str(given) in str(found.value)
 
 
-def test_a_dict_comes_back(tmp_path):
-    config = TrainConfig(data="d", out="o", window=(40, 400), label_col=["a", "b"])
-    assert TrainConfig.from_dict(config.as_dict()) == config
-    with pytest.raises(DataError, match="later medclf"):
-        TrainConfig.from_dict(config.as_dict() | {"colour": "blue"})
+def test_labels_may_lie_in_the_data(tmp_path):
+    (tmp_path / "labels.csv").touch()
+    check_early(TrainConfig(tmp_path, "y", labels="labels.csv"))
 
 
-def test_an_early_mistake_loads_no_torch():
-    code = (
-        "import sys; sys.argv = ['medclf', 'train', 'nowhere', '--out', 'X']\n"
-        "from medclf.cli import main\n"
-        "try: main()\n"
-        "except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["2", "False"]
+@pytest.mark.parametrize(("changes", "remedy"), [({"arch": "resnot34"}, "resnet34"), ({"device": "mps:7"}, "cpu")])
+def test_what_torch_must_be_asked(changes, remedy):
+    with pytest.raises(MedclfError) as found:
+        check_machine(TrainConfig("x", "y", **changes))
+    assert all(word in str(found.value) for word in (*changes.values(), remedy))
+
+
+MISTAKES = """\
+train nowhere --out X
+train . --out X --resize strech
+train . --out X --window lugn
+train . --out X --device gpu
+train . --out X --valid-pct 20
+train . --out X --splt random
+scan . --label-co x
+audit . --split stratifed
+predict . x.png --runtime onx
+explain . x.png --out y --method gradcam
+review export . --out y.csv --pictures pages
+demo --data kvasir"""
+
+TRY_ALL = """
+import sys
+from medclf.cli import main
+for line in sys.stdin.read().splitlines():
+    sys.argv = ["medclf", *line.split()]
+    try: main()
+    except SystemExit as stop: print("status", stop.code, *{"torch", "fastai", "pandas", "timm"} & set(sys.modules))
+"""
+
+
+def test_an_early_mistake_loads_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", TRY_ALL], input=MISTAKES, capture_output=True, text=True, check=True)
+    assert set(done.stdout.splitlines()) == {"status 2"}, done.stderr
+    said = done.stderr.splitlines()
+    n = len(MISTAKES.splitlines())
+    assert sum(line.startswith("medclf: ") for line in said) == n and len(said) <= 2 * n

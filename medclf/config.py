@@ -1,0 +1,180 @@
+"""Every option of a training, declared once: name, type, default, help, group and limits.
+
+The command line, its help and its checks are made from here, and the defaults of Python's functions are read from here.
+To add an option, add a field here, and the line that uses it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from medclf.errors import DataError, argument, did_you_mean
+from medclf.options import REQUIRED, option, options
+
+Modality = Literal["endoscopy", "radiograph", "dermoscopy", "fundus", "histology"]
+Split = Literal["random", "stratified", "patient", "grouped", "folders", "kfold"]
+Resize = Literal["squish", "crop", "pad"]
+Frame = int | Literal["first", "middle", "last"]
+Window = tuple[float, float] | str | None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a training is asked to do: the settings of `medclf train`, and of `train` in Python.
+
+    Each field tells its help, group and limits in its `option`. Values are checked when it is made.
+
+    Raises:
+        DataError: a value that an option cannot have; the message names the option and what it may be.
+
+    Example:
+        >>> TrainConfig("images", "RUN", epochs=0, split="stratified").valid_pct
+        0.2
+        >>> TrainConfig("images", "RUN", resize="strech")
+        Traceback (most recent call last):
+        medclf.errors.DataError: resize must be squish, crop or pad, not 'strech'
+    """
+
+    data: str = option(REQUIRED, "Run", "folder of images, or a CSV", exists=True)
+    out: str = option(REQUIRED, "Run", "the RUN folder to make")
+    overwrite: bool = option(False, "Run", "replace an existing RUN")
+
+    labels: str | None = option(None, "Data", "CSV with labels, if folder names are not the labels", of_scan=True)
+    path_col: str = option("path", "Data", "CSV column with the image paths", of_scan=True)
+    label_col: list[str] | str = option(
+        "label", "Data", "CSV column with the labels; repeat it for several columns of 0 and 1", of_scan=True
+    )
+    label_delim: str | None = option(
+        None, "Data", "what separates several labels in one cell (multi-label)", of_scan=True
+    )
+    patient_col: str | None = option(None, "Data", "CSV column with the patient IDs", of_scan=True)
+    partition_col: str | None = option(None, "Data", "CSV column that says train, valid or test", of_scan=True)
+    strict: bool = option(False, "Data", "stop at a file that cannot be used", of_scan=True)
+    corrections: str | None = option(
+        None, "Data", "apply a review.csv, from the report page or from medclf review import", exists=True
+    )
+
+    modality: Modality | None = option(
+        None, "Images", "kind of image; chooses the augmentation", unset="no augmentation", or_none=True
+    )
+    size: int = option(
+        224, "Images", "side in pixels; 128,224 trains the first half of the epochs at 128", at_least=32, listed=True
+    )
+    resize: Resize = option(
+        "squish", "Images", "squish keeps all of the image, crop its centre, pad adds black borders"
+    )
+    window: Window = option(
+        None, "Images", "for DICOM: CENTER,WIDTH, or a name such as lung", unset="the file's own", or_none=True
+    )
+    frame: Frame = option("middle", "Images", "for files of several frames: first, middle, last or a number")
+
+    arch: str = option("resnet34", "Model", "a name from torchvision or timm, or efficientnet_lite0/1/2")
+    weights: str | None = option(
+        "default", "Model", "default (pretrained), none, or a .pth or .safetensors file", or_none=True
+    )
+
+    epochs: int = option(5, "Training", "epochs after the linear probe; 0 trains the linear probe alone", at_least=0)
+    train_from: str | None = option(
+        None, "Training", "first stage to train, such as layer4", unset="the whole network", or_none=True
+    )
+    linear_probe: bool = option(True, "Training", "fit the head on the frozen features first")
+    views: int = option(0, "Training", "augmented views of each image for the linear probe, besides itself", at_least=0)
+    bs: int | None = option(None, "Training", "largest batch size", unset="64 on a GPU, 16 on a CPU", at_least=1)
+    lr: float | None = option(None, "Training", "base learning rate", above=0)
+    budget: float | None = option(
+        None, "Training", "minutes: measure this machine, then choose size, depth and epochs to fit", above=0
+    )
+
+    split: Split | None = option(
+        None,
+        "Split",
+        "how to divide the images",
+        unset="folders if there are train and valid, else random",
+        or_none=True,
+    )
+    folds: int = option(5, "Split", "number of folds, for --split kfold", at_least=2)
+    valid_pct: float = option(0.2, "Split", "share of the images for validation, such as 0.2", share=True)
+    seed: int = option(42, "Split", "seed of the split, the order and the augmentation")
+
+    test: str | None = option(None, "Evaluation", "folder of labelled images to evaluate as well", exists=True)
+    subgroup: list[str] | None = option(
+        None, "Evaluation", "also give the metrics for each value of this column, such as sex; repeatable"
+    )
+    audit: bool = option(
+        True, "Evaluation", "check for duplicates, leaks and shortcuts; grouped and kfold keep near-duplicates together"
+    )
+    keep_accuracy: float = option(
+        0.95, "Evaluation", "flag the least certain answers so that the rest reach this accuracy", share=True
+    )
+    positive: str | None = option(
+        None, "Evaluation", "the label that decisions are about", unset="of two labels, the finding"
+    )
+    operating_point: str | None = option(
+        None,
+        "Evaluation",
+        "decision threshold: youden, sensitivity=0.95, specificity=0.9, or cost=10 (false alarms a miss)",
+    )
+    prevalence: float | None = option(
+        None, "Evaluation", "expected share of positives in use; PPV and NPV are recalculated for it", share=True
+    )
+
+    hide_names: bool = option(False, "Report", "anonymise file names", flags=("--hide-names/--show-names",))
+    card: str | None = option(
+        None, "Report", "YAML file about data and model; medclf card writes one to fill in", exists=True
+    )
+    saliency: int = option(40, "Report", "number of images that show where the model looked, errors first", at_least=0)
+    show_burned_in: bool = option(
+        False,
+        "Report",
+        "also show ultrasound, secondary captures and images marked as burned-in: they often show names",
+        flags=("--show-burned-in/--hide-burned-in",),
+    )
+
+    device: str | None = option(
+        None, "Machine", "cpu, cuda, cuda:1, mps ...", unset="the GPU if there is one", or_none=True
+    )
+    mixed_precision: bool | None = option(
+        None,
+        "Machine",
+        "train in 16 bits where that is exact enough",
+        unset="where the device is made for it",
+        flags=("--mixed-precision/--full-precision",),
+    )
+    cache: bool = option(True, "Machine", "decode every image once, into the user's cache folder")
+
+    first_sizes: tuple[int, ...] = ()  # of a list of sizes, all but the last
+
+    def __post_init__(self) -> None:
+        known = options(type(self))
+        values = {name: one.checked(getattr(self, name)) for name, one in known.items()}
+        sizes = values["size"] if isinstance(values["size"], tuple) else (*self.first_sizes, values["size"])
+        *first, values["size"] = known["size"].checked(sizes)
+        for name, value in (values | {"first_sizes": tuple(first)}).items():
+            object.__setattr__(self, name, value)
+        if any(size > self.size for size in first):
+            given = ",".join(map(str, sizes))
+            raise DataError(f"{argument('size')} must end with the largest, not be {given}", "for example 128,224")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `run.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], **changes: Any) -> TrainConfig:
+        """Back from `run.json`, with some settings changed.
+
+        Raises:
+            DataError: a setting that this version does not know.
+        """
+        values = {**values, "first_sizes": tuple(values.get("first_sizes", ())), **changes}
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                remedy = did_you_mean(name, known) or "it may be of a later version of medclf"
+                raise DataError(f"the setting {name!r} is not known", remedy)
+        return cls(**values)
+
+    def scan_kwargs(self) -> dict[str, Any]:
+        """The settings that `scan` takes."""
+        return {name: getattr(self, name) for name, known in options(type(self)).items() if known.option.of_scan}

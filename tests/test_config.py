@@ -1,0 +1,72 @@
+"""Settings are checked when they are made, come back from run.json, and read alike on both roads."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medclf.config import TrainConfig
+from medclf.errors import DataError, in_shell
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"epochs": -1}, "epochs must be 0 or more, not -1"),
+        ({"epochs": 2.5}, "epochs must be a whole number, not 2.5"),
+        ({"size": 8}, "size must be 32 or more, not 8"),
+        ({"size": (16, 64)}, "size must be 32 or more, not 16"),
+        ({"size": (224, 128)}, "size must end with the largest, not be 224,128"),
+        ({"valid_pct": 1.0}, "valid_pct must be between 0 and 1, not 1"),
+        ({"valid_pct": 20}, "for 20 % write valid_pct=0.2"),
+        ({"keep_accuracy": 95}, "for 95 % write keep_accuracy=0.95"),
+        ({"prevalence": float("nan")}, "prevalence must be between 0 and 1, not nan"),
+        ({"folds": 1}, "folds must be 2 or more, not 1"),
+        ({"lr": 0.0}, "lr must be above 0, not 0"),
+        ({"budget": float("inf")}, "budget must be above 0, not inf"),
+        ({"bs": True}, "bs must be a whole number, not True"),
+        ({"split": "stratifed"}, "did you mean 'stratified'?"),
+        ({"resize": "stretch"}, "resize must be squish, crop or pad, not 'stretch'"),
+        ({"frame": "frist"}, "did you mean 'first'?"),
+        ({"modality": "colonoscopy"}, "modality must be endoscopy, radiograph"),
+        ({"cache": "no"}, "cache must be True or False, not 'no'"),
+    ],
+)
+def test_values_that_an_option_cannot_have(changes, says):
+    with pytest.raises(DataError) as found:
+        TrainConfig(data="x", out="y", **changes)
+    assert says in str(found.value)
+
+
+def test_the_shell_is_told_of_options():
+    with in_shell(), pytest.raises(DataError) as found:
+        TrainConfig("x", "y", valid_pct=20)
+    assert str(found.value) == "--valid-pct must be between 0 and 1, not 20\nfor 20 % write --valid-pct 0.2"
+    with pytest.raises(DataError, match=r"^valid_pct must"):
+        TrainConfig("x", "y", valid_pct=20)
+
+
+def test_none_may_be_written_as_a_word():
+    words = dict.fromkeys(("weights", "window", "modality", "split", "device", "train_from"), "none")
+    assert TrainConfig("x", "y", **words) == TrainConfig("x", "y", **dict.fromkeys(words))
+    assert TrainConfig("x", "y", positive="none").positive == "none"  # a class may be called so
+
+
+def test_settings_come_back_from_json():
+    config = TrainConfig(Path("d"), Path("o"), window=(40, 400), label_col=["a", "b"], size=(96, 128, 224), frame=3)
+    assert (config.data, config.size, config.first_sizes) == ("d", 224, (96, 128))
+    kept = json.loads(json.dumps(config.as_dict()))
+    assert TrainConfig.from_dict(kept) == config
+    assert TrainConfig.from_dict(kept, size=(64,)).first_sizes == ()
+    assert TrainConfig("d", "o", label_col=["a"]).label_col == "a"
+    with pytest.raises(DataError, match="did you mean 'size'"):
+        TrainConfig.from_dict(config.as_dict() | {"sise": 3})
+
+
+def test_it_is_light():
+    code = (
+        "import sys, medclf.config, medclf.cli; print({'torch', 'numpy', 'pandas', 'fastai', 'PIL'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
