@@ -192,7 +192,7 @@ def compare_pixels(data: Path) -> str:
 
     from medclf.images.augment_ops import augment_bytes
     from medclf.images.reading import prepare
-    from medclf.learn.augment import compose
+    from medclf.learn.augmentations import magnification, mirroring, perspective, rotation
 
     n, rng = 16, np.random.default_rng(0)
     files = sorted(data.glob("*/*.jpg"))[:n]
@@ -225,16 +225,8 @@ def compare_pixels(data: Path) -> str:
     peer = TensorImage(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
     for tfm in setup_aug_tfms(tfms):
         peer = tfm(peer, split_idx=0)
-    one, zero = torch.ones(n), torch.zeros(n)
-    matrices = compose(
-        1 - 2 * t["flip"],
-        one,
-        t["degrees"],
-        t["zoom"],
-        center=(2 * t["col"] - 1, 2 * t["row"] - 1),
-        shift=(zero, zero),
-        warp=(t["warp_x"], t["warp_y"]),
-    )
+    geometry = perspective(t["warp_x"], t["warp_y"]) @ mirroring(1 - 2 * t["flip"], torch.ones(n))
+    matrices = geometry @ rotation(t["degrees"]) @ magnification(t["zoom"], 2 * t["col"] - 1, 2 * t["row"] - 1)
     light = torch.logit(t["change"]).numpy(), draws["factor"]
     ours = augment_bytes(pixels, matrices.numpy(), (SIZE, SIZE), "reflection", *light)
     difference = np.abs(ours - 255 * peer.as_subclass(torch.Tensor).permute(0, 2, 3, 1).numpy())

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from medclf.errors import DataError, argument, did_you_mean
+from medclf.modalities import Modality
 from medclf.options import REQUIRED, option, options
 
-Modality = Literal["endoscopy", "radiograph", "dermoscopy", "fundus", "histology"]
 Split = Literal["random", "stratified", "patient", "grouped", "folders", "kfold"]
 Resize = Literal["squish", "crop", "pad"]
 Frame = int | Literal["first", "middle", "last"]

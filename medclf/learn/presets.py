@@ -7,7 +7,6 @@ shift and warp as one resampling and the lighting as one pass, on the batch's de
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from fastai.vision.core import PILImage, TensorImage
 from medclf.errors import DataError
 from medclf.images.reading import Resize, resize_pixels
 from medclf.learn.augment import Augment
+from medclf.modalities import MODALITIES
 
 Size = int | tuple[int, int]
 Tfms = tuple[list[Any], list[Any]]
@@ -84,174 +84,54 @@ def scaled(size: Size, scale: float) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
-def _preset(size: Size, resize: Resize, **draws: Any) -> Tfms:
-    return [MedResize(size, resize, TRAIN_SCALE)], [Augment(size=as_pair(size), **draws)]
-
-
-def endoscopy_tfms(size: Size = 224, resize: Resize = "squish", **changes: Any) -> Tfms:
-    """Transforms for endoscopy: the scope has no upright, and its lamp is near or far.
-
-    Allows full 360-degree rotation, both flips, zoom to 1.25, brightness, contrast and saturation by 0.25, hue by a
-    fiftieth of the circle. Warp stays low (0.05): a polyp's outline is part of its class. A rotation can cut off the
-    green position box, and does not remove it: see the audit for shortcuts.
-
-    Args:
-        size: side, or (height, width), of the training images in pixels.
-        resize: "squish", "crop" or "pad".
-        changes: other values for `Augment`'s arguments, such as `max_rotate=90`.
-
-    Returns:
-        (item_tfms, batch_tfms), lists of fastai transforms.
-
-    Example:
-        >>> item_tfms, batch_tfms = endoscopy_tfms(224)
-        >>> batch_tfms[0].max_rotate
-        180.0
-    """
-    draws = dict(
-        max_rotate=180.0,
-        p_rotate=1.0,
-        flip_lr=True,
-        flip_ud=True,
-        max_zoom=1.25,
-        max_shift=0.05,
-        max_warp=0.05,
-        brightness=0.25,
-        contrast=0.25,
-        saturation=0.25,
-        hue=0.02,
-    )
-    return _preset(size, resize, **(draws | changes))
-
-
-def radiograph_tfms(size: Size = 224, resize: Resize = "squish", **changes: Any) -> Tfms:
-    """Transforms for radiographs: left stays left.
-
-    No flips (the heart's side and the side marker mean something), at most 10 degrees, shift by 5 %, zoom to 1.1,
-    brightness and contrast by 0.2 as exposure and window differ. No colour, no warp.
-
-    Example:
-        >>> _, (augment,) = radiograph_tfms(224)
-        >>> augment.flip_lr, augment.max_rotate
-        (False, 10.0)
-    """
-    draws = dict(max_rotate=10.0, max_zoom=1.1, max_shift=0.05, brightness=0.2, contrast=0.2)
-    return _preset(size, resize, **(draws | changes))
-
-
-def dermoscopy_tfms(size: Size = 224, resize: Resize = "squish", **changes: Any) -> Tfms:
-    """Transforms for dermoscopy: a lesion has no upright, but its colour is a sign.
-
-    Full rotation, both flips, zoom to 1.2; brightness and contrast by 0.2; saturation by only 0.1 and hue by a
-    hundredth, since colour belongs to the diagnosis. No warp: asymmetry and border are criteria.
-
-    Example:
-        >>> _, (augment,) = dermoscopy_tfms(224)
-        >>> augment.max_warp, augment.hue
-        (0.0, 0.01)
-    """
-    draws = dict(
-        max_rotate=180.0,
-        p_rotate=1.0,
-        flip_lr=True,
-        flip_ud=True,
-        max_zoom=1.2,
-        max_shift=0.05,
-        brightness=0.2,
-        contrast=0.2,
-        saturation=0.1,
-        hue=0.01,
-    )
-    return _preset(size, resize, **(draws | changes))
-
-
-def fundus_tfms(size: Size = 224, resize: Resize = "squish", **changes: Any) -> Tfms:
-    """Transforms for fundus photographs: a left eye mirrored is a right eye, the sky stays above.
-
-    Horizontal flip, at most 15 degrees, zoom to 1.1, shift by 3 %, brightness and contrast by 0.2, saturation by 0.1.
-    No vertical flip and no warp. If the label depends on the eye's side, pass `flip_lr=False`.
-
-    Example:
-        >>> _, (augment,) = fundus_tfms(224)
-        >>> augment.flip_lr, augment.flip_ud
-        (True, False)
-    """
-    draws = dict(
-        max_rotate=15.0,
-        flip_lr=True,
-        max_zoom=1.1,
-        max_shift=0.03,
-        brightness=0.2,
-        contrast=0.2,
-        saturation=0.1,
-        hue=0.01,
-    )
-    return _preset(size, resize, **(draws | changes))
-
-
-def histology_tfms(size: Size = 224, resize: Resize = "squish", **changes: Any) -> Tfms:
-    """Transforms for histology: a slide has no upright, and stains differ between laboratories.
-
-    Full rotation, both flips, zoom to 1.1 only (magnification is information), brightness and contrast by 0.15,
-    saturation by 0.2 and hue by 0.03 for the stain. No warp.
-
-    Example:
-        >>> _, (augment,) = histology_tfms(224)
-        >>> augment.hue
-        0.03
-    """
-    draws = dict(
-        max_rotate=180.0,
-        p_rotate=1.0,
-        flip_lr=True,
-        flip_ud=True,
-        max_zoom=1.1,
-        max_shift=0.05,
-        brightness=0.15,
-        contrast=0.15,
-        saturation=0.2,
-        hue=0.03,
-    )
-    return _preset(size, resize, **(draws | changes))
-
-
-PRESETS: dict[str, Callable[..., Tfms]] = {
-    "endoscopy": endoscopy_tfms,
-    "radiograph": radiograph_tfms,
-    "dermoscopy": dermoscopy_tfms,
-    "fundus": fundus_tfms,
-    "histology": histology_tfms,
-}
-
-
 def tfms_for(modality: str | None, size: Size = 224, resize: Resize = "squish", **changes: Any) -> Tfms:
     """The preset for a modality; `None` brings images to `size` and augments nothing.
 
     Args:
-        modality: one of "endoscopy", "radiograph", "dermoscopy", "fundus", "histology", or None.
+        modality: a row of `medclf.modalities.MODALITIES`, which says why its images are changed as they are
+            ("endoscopy", "radiograph", "dermoscopy", "fundus", "histology"), or None.
         size: side, or (height, width), in pixels.
         resize: "squish", "crop" or "pad".
-        changes: other values for `Augment`'s arguments.
+        changes: other values for `Augment`'s settings, such as `max_rotate=90`.
 
     Returns:
         (item_tfms, batch_tfms), lists of fastai transforms.
 
     Raises:
-        DataError: no preset of that name, or no such argument.
+        DataError: no preset of that name, or no such setting.
 
     Example:
         >>> item_tfms, batch_tfms = tfms_for(None, 128)
         >>> item_tfms[0].size, batch_tfms
         ((128, 128), [])
+        >>> _, (augment,) = tfms_for("radiograph", max_rotate=5)
+        >>> augment.settings()["flip_lr"], augment.settings()["max_rotate"]
+        (False, 5)
     """
     if modality is None:
         return [MedResize(size, resize)], []
-    if modality not in PRESETS:
-        raise DataError(f"no transforms for modality '{modality}'", f"choose one of {', '.join(PRESETS)}, or none")
-    unknown = set(changes) - set(inspect.signature(Augment).parameters)
-    if unknown:
-        raise DataError(f"Augment has no argument {', '.join(sorted(unknown))}", "see medclf.learn.augment.Augment")
-    return PRESETS[modality](size, resize, **changes)
+    if modality not in MODALITIES:
+        raise DataError(f"no transforms for modality '{modality}'", f"choose one of {', '.join(MODALITIES)}, or none")
+    settings = MODALITIES[modality].settings | changes
+    return [MedResize(size, resize, TRAIN_SCALE)], [Augment(size=as_pair(size), **settings)]
+
+
+def _named(modality: str) -> Callable[..., Tfms]:
+    """`tfms_for` of one modality, as a function of its own."""
+
+    def tfms(size: Size = 224, resize: Resize = "squish", **changes: Any) -> Tfms:
+        return tfms_for(modality, size, resize, **changes)
+
+    tfms.__name__ = tfms.__qualname__ = f"{modality}_tfms"
+    tfms.__doc__ = f"Transforms for {modality}: see `tfms_for`.\n\n{MODALITIES[modality].reason}"
+    return tfms
+
+
+endoscopy_tfms = _named("endoscopy")
+radiograph_tfms = _named("radiograph")
+dermoscopy_tfms = _named("dermoscopy")
+fundus_tfms = _named("fundus")
+histology_tfms = _named("histology")
 
 
 def show_augmentations(dls: DataLoaders, index: int = 0, n: int = 9, figsize: tuple[float, float] | None = None) -> Any:

@@ -21,14 +21,22 @@ from PIL import Image
 from medclf.errors import DataError
 from medclf.learn.augment import (
     Augment,
-    colour_matrices,
-    compose,
     keyed_uniform,
     light_batch,
     warp_batch,
 )
+from medclf.learn.augmentations import (
+    AUGMENTATIONS,
+    magnification,
+    mirroring,
+    perspective,
+    rotation,
+    saturating,
+    turning,
+)
 from medclf.learn.image_block import MedImage
-from medclf.learn.presets import PRESETS, MedResize, endoscopy_tfms, radiograph_tfms, tfms_for
+from medclf.learn.presets import MedResize, endoscopy_tfms, radiograph_tfms, tfms_for
+from medclf.modalities import MODALITIES
 
 N = 4
 
@@ -66,14 +74,11 @@ def test_geometry_equals_fastai(images):
         images,
     )
     t = torch.tensor
-    matrices = compose(
-        1 - 2 * t(mirror),
-        torch.ones(N),
-        t(degrees),
-        t(zoom),
-        center=(2 * t(col) - 1, 2 * t(row) - 1),
-        shift=(torch.zeros(N), torch.zeros(N)),
-        warp=(t(warp_x), t(warp_y)),
+    matrices = (
+        perspective(t(warp_x), t(warp_y))
+        @ mirroring(1 - 2 * t(mirror), torch.ones(N))
+        @ rotation(t(degrees))
+        @ magnification(t(zoom), 2 * t(col) - 1, 2 * t(row) - 1)
     )
     ours = warp_batch(images, matrices, (48, 48))
     assert (ours - peer).abs().max() < 0.5 / 255
@@ -94,13 +99,13 @@ def test_lighting_equals_fastai(images):
         images,
     )
     t = torch.tensor
-    ours = light_batch(images, torch.logit(t(change)), t(factor), colour_matrices(t(saturation), torch.zeros(N)))
+    ours = light_batch(images, torch.logit(t(change)), t(factor), saturating(t(saturation)))
     assert (ours - peer).abs().max() < 0.5 / 255
 
 
 def test_a_full_turn_of_hue_changes_nothing_and_grey_stays_grey():
     turn = torch.tensor([0.0, 2 * math.pi, 0.3])
-    matrices = colour_matrices(torch.ones(3), turn)
+    matrices = turning(turn)
     assert torch.allclose(matrices[0], torch.eye(3), atol=1e-6)
     assert torch.allclose(matrices[1], torch.eye(3), atol=1e-5)
     assert torch.allclose(matrices[2] @ torch.ones(3), torch.ones(3), atol=1e-6)
@@ -109,8 +114,7 @@ def test_a_full_turn_of_hue_changes_nothing_and_grey_stays_grey():
 
 def test_a_quarter_turn_is_rot90():
     image = torch.rand(1, 3, 5, 5)
-    one, zero = torch.ones(1), torch.zeros(1)
-    matrices = compose(one, one, torch.tensor([90.0]), one, center=(zero, zero), shift=(zero, zero))
+    matrices = rotation(torch.tensor([90.0]))
     assert torch.allclose(
         warp_batch(image, matrices, None), torch.rot90(image, -1, (2, 3)), atol=1e-5
     ) or torch.allclose(warp_batch(image, matrices, None), torch.rot90(image, 1, (2, 3)), atol=1e-5)
@@ -121,10 +125,8 @@ def test_rotation_turns_and_does_not_shear_an_oblong_image():
     height, width = 60, 100
     y, x = torch.meshgrid(torch.arange(height) - 29.5, torch.arange(width) - 49.5, indexing="ij")
     disc = ((x**2 + y**2) < 20**2).float()[None, None]
-    one, zero = torch.ones(1), torch.zeros(1)
     aspect = (height - 1) / (width - 1)
-    matrices = compose(one, one, torch.tensor([37.0]), one, center=(zero, zero), shift=(zero, zero), aspect=aspect)
-    turned = warp_batch(disc, matrices, None, "zeros")
+    turned = warp_batch(disc, rotation(torch.tensor([37.0]), aspect), None, "zeros")
     assert ((turned > 0.5) != (disc > 0.5)).float().mean() < 0.005
 
 
@@ -161,7 +163,7 @@ def test_validation_is_not_augmented(images):
     assert torch.equal(augment(TensorImage(images), split_idx=1), images)
 
 
-@pytest.mark.parametrize("modality", [*PRESETS])
+@pytest.mark.parametrize("modality", [*MODALITIES])
 def test_presets_stay_in_range(modality, images):
     items, (augment,) = tfms_for(modality, 40)
     for _ in range(5):
@@ -213,16 +215,17 @@ def test_an_unknown_modality_names_the_known():
 
 def test_changes_reach_the_transform():
     _, (augment,) = tfms_for("endoscopy", max_rotate=90)
-    assert isinstance(augment, Augment) and augment.max_rotate == 90
+    assert isinstance(augment, Augment) and augment.settings()["max_rotate"] == 90
 
 
 @pytest.mark.parametrize("pad_mode", ["reflection", "border", "zeros"])
 @pytest.mark.parametrize("colour", [True, False])
 def test_bytes_are_augmented_as_floats_are(images, pad_mode, colour):
     pytest.importorskip("cv2")
-    augment = Augment(
-        (48, 40), 180, 1.0, True, True, 1.25, 0.05, 0.2, 1.0, 0.25, 0.25, 0.25 * colour, 0.02 * colour, 1.0, pad_mode
-    )
+    geometry = dict(max_rotate=180, flip_lr=True, flip_ud=True, max_zoom=1.25, max_shift=0.05, max_warp=0.2)
+    light = dict(brightness=0.25, contrast=0.25, saturation=0.25 * colour, hue=0.02 * colour)
+    always = dict(p_rotate=1.0, p_affine=1.0, p_lighting=1.0)
+    augment = Augment((48, 40), pad_mode, **geometry, **light, **always)
     pixels = (images[:, :, :, :66] * 255).round().to(torch.uint8)
     for epoch in range(3):
         augment.begin(7, epoch, range(N))
@@ -255,8 +258,36 @@ def test_bytes_equal_fastai_where_only_the_place_changes():
         ],
         pixels / 255,
     )
-    t, one, zero = torch.tensor, torch.ones(N), torch.zeros(N)
-    matrices = compose(1 - 2 * t(mirror), one, t(degrees), one, (zero, zero), (zero, zero), (t(warp_x), t(warp_y)))
+    t = torch.tensor
+    flipped = mirroring(1 - 2 * t(mirror), torch.ones(N))
+    matrices = perspective(t(warp_x), t(warp_y)) @ flipped @ rotation(t(degrees))
     rows = np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
     ours = augment_bytes(rows, matrices.numpy(), (32, 32))
     assert np.abs(ours - 255 * peer.permute(0, 2, 3, 1).numpy()).max() <= 1.0
+
+
+def test_a_column_of_draws_belongs_to_one_augmentation():
+    columns = [column for kind in AUGMENTATIONS for column in kind.columns]
+    assert sorted(columns) == list(range(len(columns)))
+
+
+def test_one_more_augmentation_leaves_the_draws_of_the_others(monkeypatch):
+    from dataclasses import dataclass
+    from typing import ClassVar
+
+    from medclf.learn.augmentations import Tone
+
+    @dataclass(frozen=True)
+    class Fog(Tone):
+        fog: float = 0.0
+        columns: ClassVar = (22,)
+
+        def tone(self, u):
+            return self.fog * u[0], torch.ones_like(u[0])
+
+    before = Augment(brightness=0.3, max_rotate=20)
+    monkeypatch.setattr("medclf.learn.augment.AUGMENTATIONS", [*AUGMENTATIONS, Fog])
+    after = Augment(brightness=0.3, max_rotate=20, fog=1.0)
+    keyed = [torch.from_numpy(keyed_uniform(1, 0, np.arange(5), one.n_draws)) for one in (before, after)]
+    assert torch.equal(before.matrices(keyed[0], (8, 8)), after.matrices(keyed[1], (8, 8)))
+    assert torch.allclose(after.lighting(keyed[1])[0] - before.lighting(keyed[0])[0], keyed[1][:, 22])
