@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from medclf.files import write_text
+from medclf.parallel import map_ahead, n_cores
 
 Plane = NDArray[np.floating]  # (H, W)
 
@@ -71,8 +70,8 @@ def draw_endoscopy(
     for label in CLASSES:
         (folder / label).mkdir(exist_ok=True)
     tasks = [(label, number) for label in CLASSES for number in range(n_per_class)]
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        list(pool.map(draw, tasks))
+    for _ in map_ahead(draw, tasks, threads=n_cores(4)):
+        pass
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Threads and memory set for the machine, before torch is loaded."""
+"""What this machine offers: cores, threads, memory and devices. The one place that counts cores."""
 
 from __future__ import annotations
 
@@ -6,32 +6,38 @@ import contextlib
 import ctypes
 import math
 import os
-from collections.abc import MutableMapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medclf.errors import DataError, argument
 
 if TYPE_CHECKING:
     import torch
 
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
 _GROUPS = Path("/sys/fs/cgroup")
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # of mallopt(3)
 
 
-def usable_cores(groups: Path = _GROUPS) -> int:
+def n_cores(at_most: int | None = None, *, groups: Path | None = None) -> int:
     """Processor cores that this process may use: those it is bound to, and no more than its container's quota.
 
     Args:
+        at_most: no more than these.
         groups: where Linux shows the quota, of either version of control groups.
 
     Example:
-        >>> 1 <= usable_cores() <= (os.cpu_count() or 1)
+        >>> 1 <= n_cores(2) <= 2
         True
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota(groups)
-    return bound if quota is None else max(1, min(bound, math.ceil(quota)))
+    quota = _quota(groups or _GROUPS)
+    return max(1, min(bound, math.ceil(quota or bound), at_most or bound))
 
 
 def _quota(groups: Path) -> float | None:
@@ -69,6 +75,33 @@ def usable_device(device: Any) -> torch.device:
     return found
 
 
+def map_ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], *, threads: int | None = None, ahead: int = 64
+) -> Iterator[Result]:
+    """Results in the order of the items, made in threads a few ahead of what has been taken.
+
+    Args:
+        work: what is done with an item; what it raises is raised where its result is taken.
+        items: any number of them; they are taken as they are needed.
+        threads: how many; as many as there are cores, at most 8, where None.
+        ahead: how many results may wait.
+
+    Example:
+        >>> list(map_ahead(lambda number: number**2, range(5), threads=2, ahead=3))
+        [0, 1, 4, 9, 16]
+    """
+    source = iter(items)
+    pool = ThreadPoolExecutor(threads or n_cores(8), "medclf")
+    try:
+        waiting = deque(pool.submit(work, item) for item in islice(source, ahead))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(work, item) for item in islice(source, 1))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def settle_machine() -> None:
     """Set threads and memory for a process that trains or evaluates; only the command line does, which owns it."""
     settle_threads()
@@ -101,6 +134,6 @@ def settle_threads(environment: MutableMapping[str, str] | None = None) -> None:
     """
     variables = os.environ if environment is None else environment
     variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    cores = usable_cores()
+    cores = n_cores()
     if cores < (os.cpu_count() or 1):
         variables.setdefault("OMP_NUM_THREADS", str(cores))

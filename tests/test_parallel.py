@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
-from medclf.parallel import settle_threads, usable_cores
+from medclf.errors import DataError
+from medclf.parallel import map_ahead, n_cores, settle_threads, usable_device
 
 
 @pytest.mark.parametrize(
@@ -24,11 +28,57 @@ def test_a_containers_quota_counts(tmp_path, files, cores):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert usable_cores(tmp_path) == (cores or len(os.sched_getaffinity(0)))
+    assert n_cores(groups=tmp_path) == (cores or len(os.sched_getaffinity(0)))
+
+
+def test_no_more_than_asked_for(tmp_path):
+    assert n_cores(1, groups=tmp_path) == 1
+    assert n_cores(10_000, groups=tmp_path) == len(os.sched_getaffinity(0))
+
+
+def test_cores_are_counted_in_one_place():
+    """A count of its own would pass over the container's quota."""
+    package = Path(__file__).parents[1] / "medclf"
+    counting = {
+        path.name
+        for path in package.rglob("*.py")
+        if any(word in path.read_text() for word in ("cpu_count(", "sched_getaffinity("))
+    }
+    assert counting == {"parallel.py"}
+
+
+def test_results_come_in_order_and_only_a_few_wait():
+    started, lock = [], threading.Lock()
+
+    def work(number):
+        with lock:
+            started.append(number)
+        time.sleep(0.002 * (number % 3))
+        return -number
+
+    found = map_ahead(work, iter(range(100)), threads=4, ahead=5)
+    for number in range(10):
+        assert next(found) == -number
+        assert len(started) <= number + 6
+    found.close()
+    assert len(started) <= 16
+
+
+def test_what_work_raises_comes_where_its_result_is_taken():
+    found = map_ahead(lambda number: 1 // (2 - number), range(4), threads=1)
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(found)
+
+
+def test_a_device_that_is_not_there():
+    with pytest.raises(DataError, match="mps") as found:
+        usable_device("mps")
+    assert 'device="cpu"' in str(found.value)
 
 
 def test_what_the_user_set_stays(monkeypatch):
-    monkeypatch.setattr("medclf.parallel.usable_cores", lambda: 1)
+    monkeypatch.setattr("medclf.parallel.n_cores", lambda: 1)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     mine = {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"}
     settle_threads(mine)
@@ -36,7 +86,7 @@ def test_what_the_user_set_stays(monkeypatch):
     fresh: dict[str, str] = {}
     settle_threads(fresh)
     assert fresh == {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    monkeypatch.setattr("medclf.parallel.usable_cores", lambda: 8)
+    monkeypatch.setattr("medclf.parallel.n_cores", lambda: 8)
     whole: dict[str, str] = {}
     settle_threads(whole)
     assert "OMP_NUM_THREADS" not in whole

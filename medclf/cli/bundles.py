@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +19,10 @@ def predict(
     bs: Annotated[int, typer.Option(help="images at once", min=1)] = 32,
 ) -> None:
     """Predict images with a bundle."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's waiting threads leave the cores to the decoding
+    from medclf.parallel import settle_threads
+
+    settle_threads()  # torch's waiting threads leave the cores to the decoding
+
     from medclf.run.predict import print_predictions
 
     print_predictions(bundle, files, "csv" if as_csv else "json" if as_json else "text", bs, runtime)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import hashlib
 import json
@@ -19,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medclf.dataset.scan import file_hash, n_threads
+from medclf.dataset.scan import file_hash
 from medclf.errors import OutputError, ReadError
 from medclf.images.reading import Resize, read_display, resize_pixels, with_channels
+from medclf.parallel import map_ahead, n_cores
 from medclf.progress import watch
 
 FORMAT = 3
@@ -267,9 +267,9 @@ def _build(
             for size, pixels in maps.items():
                 pixels[row] = with_channels(resize_pixels(image, size, reading.resize), reading.channels)
 
-        with concurrent.futures.ThreadPoolExecutor(max_workers=n_threads(32)) as pool:
-            for _ in watch(pool.map(fill, range(len(order))), len(order), "Decoding images", progress=progress):
-                pass
+        filled = map_ahead(fill, range(len(order)), threads=n_cores(32))
+        for _ in watch(filled, len(order), "Decoding images", progress=progress):
+            pass
         _mark_unreadable(folder, found, reading)
         digests = [None if digest in found else digest for digest in order]
         for size, pixels in maps.items() if len(found) < len(order) else ():

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +18,7 @@ from medclf.dataset.labels import Label, label_set
 from medclf.dataset.sources import MISSING, NO_CLASS_FOLDER, Asked, LabelFrom, Rows, read_source
 from medclf.errors import DataError, MedclfWarning, ReadError
 from medclf.images import dicom, reading
+from medclf.parallel import map_ahead
 from medclf.progress import watch
 
 __all__ = ["COLUMNS", "count_labels", "inspect", "label_set", "scan", "usable", "with_problems"]
@@ -126,9 +125,8 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool) -> pd.Data
         facts = inspect(path, "file") if elsewhere else inspect(path, "pixels" if check_pixels else "header")
         return facts if facts.problem else facts._replace(problem=rows.problem[row])
 
-    with ThreadPoolExecutor(n_threads()) as pool:
-        n = len(rows.path)
-        facts = list(watch(pool.map(facts_of, range(n)), n, "Checking images", progress=progress))
+    n = len(rows.path)
+    facts = list(watch(map_ahead(facts_of, range(n)), n, "Checking images", progress=progress))
     if callable(check_pixels):
         facts = _checked(rows, facts, check_pixels)
     _hide_patients(rows, [row for row in range(n) if facts[row].format == "DICOM"])
@@ -174,12 +172,6 @@ def _hide_patients(rows: Rows, dicom_rows: list[int]) -> None:
     if not known:
         for row in dicom_rows:
             rows.patient[row] = dicom.patient_key(rows.root / rows.path[row], key)
-
-
-def n_threads(at_most: int = 8) -> int:
-    """Threads for reading files: the cores that this process may use."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, at_most)
 
 
 def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels") -> Facts:

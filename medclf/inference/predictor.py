@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -15,6 +13,7 @@ import numpy as np
 from medclf.errors import ReadError, position
 from medclf.images import reading
 from medclf.inference.bundle_format import ood_state, temperatures
+from medclf.parallel import map_ahead
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     Item = str | Path | bytes | np.ndarray | Image
 
 UNSURE, STRANGE = "unsure", "not like the training images"
-_MAX_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -160,25 +158,9 @@ class Predictor:
         Yields:
             for each image, in order, its `Prediction`, or the `ReadError` that says why there is none.
         """
-        source = iter(items)
-        waiting: deque[Future[np.ndarray | ReadError]] = deque()
-        pool = ThreadPoolExecutor(threads or min(os.cpu_count() or 1, _MAX_THREADS), "decode")
-
-        def fill(count: int) -> None:
-            while len(waiting) < count:
-                try:
-                    waiting.append(pool.submit(self._prepared, next(source)))
-                except StopIteration:
-                    return
-
-        try:
-            fill(bs)
-            while waiting:
-                batch = [waiting.popleft().result() for _ in range(min(bs, len(waiting)))]
-                fill(bs)  # they are decoded while this batch is predicted
-                yield from self._answers(batch)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        images = map_ahead(self._prepared, items, threads=threads, ahead=bs)
+        while batch := list(islice(images, bs)):  # while it is predicted, the next one is decoded
+            yield from self._answers(batch)
 
     def _prepared(self, item: Item) -> np.ndarray | ReadError:
         try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from medclf.errors import ReadError
 from medclf.images.reading import prepare
 from medclf.models.backbones import GlobalPool, build_body, describe
 from medclf.models.bn_folding import folded
+from medclf.parallel import map_ahead
 from medclf.progress import watch
 
 
@@ -89,12 +90,9 @@ def _read(path: Path, size: int, window: Any, frame: Any) -> np.ndarray | None:
 
 def _batches(paths: list[Path], read: Any, bs: int) -> Iterator[list[np.ndarray | None]]:
     """Batches read in threads, the next one while the last is computed."""
-    with ThreadPoolExecutor(2) as pool:
-        ahead = [pool.submit(read, path) for path in paths[:bs]]
-        for start in range(0, len(paths), bs):
-            batch = [future.result() for future in ahead]
-            ahead = [pool.submit(read, path) for path in paths[start + bs : start + 2 * bs]]
-            yield batch
+    images = map_ahead(read, paths, threads=2, ahead=bs)
+    while batch := list(islice(images, bs)):
+        yield batch
 
 
 def _normalised(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

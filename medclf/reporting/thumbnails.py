@@ -6,7 +6,6 @@ import base64
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from PIL import Image
 
 from medclf.errors import DataError, OutputError, ReadError
 from medclf.images.phi import Reader, Withheld
+from medclf.parallel import map_ahead, n_cores
 from medclf.progress import watch
 from medclf.reporting.cases import Cases
 
@@ -158,8 +158,8 @@ def _shoot(read: Reader, row: Mapping[str, Any], large: int) -> _Shot:
 
 
 def _shots(read: Reader, jobs: Sequence[tuple[Mapping[str, Any], int]], text: str, progress: bool) -> Iterator[_Shot]:
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        yield from watch(pool.map(lambda job: _shoot(read, *job), jobs), len(jobs), text, progress=progress)
+    shots = map_ahead(lambda job: _shoot(read, *job), jobs, threads=n_cores(4))
+    yield from watch(shots, len(jobs), text, progress=progress)
 
 
 def fill_album(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
 import socket
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import medclf
 from medclf.errors import MedclfError, require
 from medclf.inference.runtimes import load_model
+from medclf.parallel import n_cores
 from medclf.serving.limits import Limits
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def create_app(
 
     if token is not None:
         _check_token(token)
-    cores = _cores()
+    cores = n_cores()
     streams = streams or _streams_for(bundle, cores)
     limits = limits or Limits(max_bytes=max_bytes, max_queue=max_queue)
     service = Service(bundle, limits, workers=workers, streams=streams, threads=max(1, cores // streams))
@@ -123,7 +123,7 @@ def serve(
         MissingDependency: the extra `serve` is not installed.
     """
     check_exposure(host, token)
-    bundle = load_model(bundle_path, runtime, threads=max(1, _cores() // min(2, _cores())))
+    bundle = load_model(bundle_path, runtime, threads=max(1, n_cores() // min(2, n_cores())))
     with _listening(host, port) as listener:
         app = create_app(bundle, token=token, max_bytes=max_bytes, max_queue=max_queue, workers=workers)
         name = f"[{host}]" if ":" in host else host
@@ -232,7 +232,3 @@ def _listening(host: str, port: int) -> socket.socket:
         raise MedclfError(
             f"cannot listen on {host}:{port}: {error.strerror or error}", "choose another --port or --host"
         ) from error
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

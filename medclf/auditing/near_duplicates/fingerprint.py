@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +16,9 @@ from medclf.auditing.near_duplicates.keypoints import LENGTH, MOST, SIDE, find_k
 from medclf.errors import ReadError
 from medclf.images.reading import probe, read_display, resize_pixels, with_channels
 from medclf.images.rim_marks import N_MARKS, measure_marks
+from medclf.parallel import map_ahead, n_cores
 from medclf.progress import watch
 
-_AHEAD = 64  # images decoded before the first of them is stored
 _UNSEARCHED = "", ("", 0, 0), np.zeros(N_MARKS, np.float32), np.zeros((N_VIEWS, HASH_BITS // 8), np.uint8)
 
 
@@ -158,18 +156,10 @@ def take_fingerprints(
             return error
 
     result = Fingerprints.empty(len(paths))
-    found = _in_threads(attempt, paths)
+    found = map_ahead(attempt, paths, threads=n_cores(16))
     for row, one in enumerate(watch(found, len(paths), "Looking for twins", progress=progress)):
         if isinstance(one, ReadError):
             result.problems[row] = one.reason
         else:
             result.put(row, one)
     return result
-
-
-def _in_threads(work: Any, items: Sequence[Any]) -> Iterator[Any]:
-    """Results in order, never more than a few ahead of what has been taken."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(min(available, 16)) as pool:
-        for start in range(0, len(items), _AHEAD):
-            yield from pool.map(work, items[start : start + _AHEAD])
