@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import io
-import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,9 +19,10 @@ import numpy as np
 from medclf.errors import MedclfError, ReadError, UnsupportedFormat
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, quietly, reading
 from medclf.images.dicom_frames import Form, read_form, read_frame
+from medclf.images.dicom_header import code, malformed, number, numbers
 from medclf.images.dicom_layout import Layout, frame_group, looks_like_dicom, read_layout
 from medclf.images.raster import RasterInfo, rescaled
-from medclf.images.windowing import GreyRules, Lut, render_grey
+from medclf.images.windowing import GreyRules, Lut, SampleWindow, render_grey
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -52,13 +51,15 @@ _PIXEL_TAGS = {
     0x00283010,  # VOI LUT Sequence
     0x52009229,  # Shared Functional Groups Sequence
 }
-_MODALITY = 0x00080060
+_SOP_CLASS, _MODALITY, _SERIES = 0x00080016, 0x00080060, 0x0020000E
+_UNIT_TAGS = frozenset({_SOP_CLASS, _MODALITY, 0x00281054})  # the last is Rescale Type
+_CT_CLASSES = {f"1.2.840.10008.5.1.4.1.1.2{kind}" for kind in ("", ".1", ".2")}  # CT, enhanced, legacy converted
+_NO_HU = "give window=(center, width), or none for the file's own"
 # Palette Color Lookup Table: descriptors, data and segmented data of red, green and blue
 _PALETTE_TAGS = {0x00281100 + kind + colour for kind in (0x1, 0x101, 0x121) for colour in range(3)}
 _IMAGE_TAGS = frozenset(_PIXEL_TAGS | _PALETTE_TAGS)
 _SAFE_TAGS = frozenset({_MODALITY, 0x00180015, 0x00185101, 0x00280301}) | _IMAGE_TAGS
 _PATIENT_ID = 0x00100020
-_CODE = re.compile(r"[A-Z0-9 _]{1,16}")  # a Code String, PS3.5 6.2: no room for a sentence
 
 
 def dicom_info(file: BinaryIO, path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> RasterInfo:
@@ -77,7 +78,7 @@ def dicom_info(file: BinaryIO, path: str | Path, max_megapixels: float = MAX_MEG
 def read_dicom(
     file: BinaryIO,
     path: str | Path,
-    window: tuple[float, float] | None,
+    window: SampleWindow,
     frame: Callable[[int], int],
     max_megapixels: float = MAX_MEGAPIXELS,
     hounsfield: bool = False,
@@ -87,7 +88,7 @@ def read_dicom(
     Args:
         file: open for reading, at its start.
         path: for messages.
-        window: (center, width) in place of the file's own, or None.
+        window: (center, width) in place of the file's own, "stretch", or None.
         frame: the frame to read, as a function of how many there are; others are not decoded.
         max_megapixels: rows x columns x frames x samples allowed, in millions.
         hounsfield: the window is in Hounsfield units, which CT alone has.
@@ -98,25 +99,35 @@ def read_dicom(
     Raises:
         ReadError: broken; UnsupportedFormat, TooLarge and MissingDecoder as their names say.
     """
-    layout, header = _parse(file, path, _IMAGE_TAGS | {_MODALITY} if hounsfield else _IMAGE_TAGS)
+    layout, header = _parse(file, path, _IMAGE_TAGS | _UNIT_TAGS if hounsfield else _IMAGE_TAGS)
     if layout.pixels is None:
         raise ReadError(path, "a DICOM file without pixels", "leave it out: it holds no image")
-    if hounsfield and (modality := _code(header.get("Modality"))) not in (None, "CT"):
-        reason = f"the window asked for is one for CT, and this file's modality is {modality}"
-        raise ReadError(path, reason, "give window=(center, width), or none for the file's own")
     form = read_form(header, path, max_megapixels)
+    if hounsfield:
+        _check_ct(header, form, path)
     index = frame(form.frames)
     stored = read_frame(layout, form, index, path)
     with reading(path, "its pixels cannot be shown as its header says"):
         if form.grey:
             with quietly():
                 rules = _grey_rules(layout, header, form, index, path)
+            if hounsfield and rules.unit != "HU":
+                raise ReadError(path, "the window asked for is in Hounsfield units, and its values are not", _NO_HU)
             return render_grey(stored, rules, window)
         if form.photometric == "PALETTE COLOR":
             with quietly():
-                tables = _palette(header, form.signed, layout.little)
+                tables = _palette(header, form.signed, layout.little, path)
             return _coloured(stored, tables, form)
         return rescaled(stored, form.stored)
+
+
+def _check_ct(header: Dataset, form: Form, path: str | Path) -> None:
+    """Refuse a window in Hounsfield units for what is no CT at all."""
+    modality = code(header, "Modality")
+    if modality not in (None, "CT"):
+        raise ReadError(path, f"the window asked for is one for CT, and this file's modality is {modality}", _NO_HU)
+    if not form.grey:
+        raise ReadError(path, "the window asked for is one for CT, and this file is in colour", _NO_HU)
 
 
 def safe_header(path: Source) -> dict[str, Any]:
@@ -141,7 +152,7 @@ def safe_header(path: Source) -> dict[str, Any]:
         "photometric_interpretation": "PhotometricInterpretation",
         "burned_in_annotation": "BurnedInAnnotation",
     }
-    numbers = {
+    quantities = {
         "rows": "Rows",
         "columns": "Columns",
         "frames": "NumberOfFrames",
@@ -153,8 +164,8 @@ def safe_header(path: Source) -> dict[str, Any]:
         "window_width": "WindowWidth",
     }
     with reading(named(path), "its header cannot be read"):
-        return {name: _code(header.get(keyword)) for name, keyword in codes.items()} | {
-            name: _number(header.get(keyword)) for name, keyword in numbers.items()
+        return {name: code(header, keyword) for name, keyword in codes.items()} | {
+            name: number(header, keyword, named(path)) for name, keyword in quantities.items()
         }
 
 
@@ -199,63 +210,49 @@ def _parse(file: BinaryIO, path: str | Path, wanted: frozenset[int]) -> tuple[La
     with reading(path, "its DICOM header cannot be read"):
         layout = read_layout(file, path, wanted)
         with quietly():
-            return layout, _dataset(layout.header, layout)
+            return layout, _dataset(layout.header, layout, path)
 
 
-def _dataset(elements: bytes, layout: Layout) -> Dataset:
+def _dataset(elements: bytes, layout: Layout, path: str | Path) -> Dataset:
     from pydicom.filereader import read_dataset
 
     dataset = read_dataset(io.BytesIO(elements), layout.implicit, layout.little)
-    for _ in dataset:  # pydicom converts a value when it is looked at: now, within the boundary
-        pass
+    for tag in list(dataset.keys()):  # pydicom converts a value when it is looked at: now, within the boundary
+        try:
+            dataset[tag]
+        except (ValueError, TypeError, OverflowError, NotImplementedError):
+            raise malformed(int(tag), path) from None
     return dataset
-
-
-def _code(value: Any) -> str | None:
-    text = "" if value is None else str(value).strip()
-    return text if _CODE.fullmatch(text) else None
-
-
-def _number(value: Any) -> int | float | None:
-    value = _first(value)
-    if value is None or value == "":
-        return None
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError("a number that is not finite")
-    return int(number) if number.is_integer() else number
-
-
-def _first(value: Any) -> Any:
-    """The first of several values: a file may give several windows, the first being the one to show."""
-    if value is None or isinstance(value, (int, float, str)):
-        return value
-    return value[0] if len(value) else None
 
 
 def _grey_rules(layout: Layout, header: Dataset, form: Form, index: int, path: str | Path) -> GreyRules:
     groups = [header.get("SharedFunctionalGroupsSequence")]
     with reading(path, "its functional groups cannot be read"):
         own = frame_group(layout, index, path)
-        groups.insert(0, [_dataset(own, layout)] if own else None)
+        groups.insert(0, [_dataset(own, layout, path)] if own else None)
     rescale = _macro(groups, "PixelValueTransformationSequence", header)
     voi = _macro(groups, "FrameVOILUTSequence", header)
-    modality_lut = _lut(header.get("ModalityLUTSequence"), form.signed, layout.little)
-    slope, intercept = _number(rescale.get("RescaleSlope")), _number(rescale.get("RescaleIntercept"))
-    center, width = _number(voi.get("WindowCenter")), _number(voi.get("WindowWidth"))
+    slope, intercept = (number(rescale, keyword, path) for keyword in ("RescaleSlope", "RescaleIntercept"))
+    modality = _lut_item(header, "ModalityLUTSequence")
+    unit = _unit(header, rescale, modality, slope, intercept)
+    if slope == 0:  # would make one value of all: it says nothing (PS3.3 C.11.1.1.2)
+        slope = intercept = None
+    center, width = (number(voi, keyword, path) for keyword in ("WindowCenter", "WindowWidth"))
     rules = GreyRules(
         bits_stored=form.stored,
         signed=form.signed,
         inverted=form.photometric == "MONOCHROME1",
         slope=1.0 if slope is None else slope,
         intercept=0.0 if intercept is None else intercept,
-        modality_lut=modality_lut,
+        modality_lut=modality and _lut(modality, form.signed, layout.little, path),
         window=None if center is None or width is None or width <= 0 else (center, width),
         function=str(voi.get("VOILUTFunction") or "LINEAR").strip(),
-        padding=_padding(header),
+        padding=_padding(header, form, path),
+        unit=unit,
     )
     # The VOI LUT's input is what the modality transform puts out, so that decides its first value's sign.
-    return rules.with_voi_lut(_lut(header.get("VOILUTSequence"), rules.gives_negatives, layout.little))
+    voi_item = _lut_item(header, "VOILUTSequence")
+    return rules.with_voi_lut(voi_item and _lut(voi_item, rules.gives_negatives, layout.little, path))
 
 
 def _macro(groups: list[Any], name: str, header: Dataset) -> Dataset:
@@ -267,53 +264,99 @@ def _macro(groups: list[Any], name: str, header: Dataset) -> Dataset:
     return header
 
 
-def _padding(header: Dataset) -> tuple[int, int] | None:
-    value = _number(header.get("PixelPaddingValue"))
+def _unit(header: Dataset, rescale: Dataset, lut: Dataset | None, slope: Any, intercept: Any) -> str:
+    """What the modality transform puts out, such as "HU"; "" where that is unknown.
+
+    Hounsfield units go without saying in CT alone (PS3.3 C.8.2.1, C.11.1.1.2).
+    """
+    if lut is None and slope == 0:
+        return ""
+    said = lut.get("ModalityLUTType") if lut else rescale.get("RescaleType")
+    if said:
+        return str(said).strip()
+    if str(header.get("SOPClassUID", "")) in _CT_CLASSES:
+        return "HU"
+    transformed = lut is not None or slope is not None or intercept is not None
+    return "HU" if transformed and code(header, "Modality") == "CT" else ""
+
+
+def _padding(header: Dataset, form: Form, path: str | Path) -> tuple[int, int] | None:
+    """The range of padding values, as the pixels' own signedness has it (PS3.3 C.7.5.1.1.2)."""
+    value, limit = (number(header, keyword, path) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
     if value is None:
         return None
-    limit = _number(header.get("PixelPaddingRangeLimit"))
-    ends = sorted((int(value), int(value if limit is None else limit)))
-    return ends[0], ends[1]
+    low, high = sorted(_as_signed(int(end), form) for end in (value, value if limit is None else limit))
+    return low, high
 
 
-def _lut(sequence: Any, signed: bool, little: bool) -> Lut | None:
-    if not sequence:
-        return None
-    return _table(sequence[0].LUTDescriptor, sequence[0].LUTData, signed, little)
+def _as_signed(value: int, form: Form) -> int:
+    """A value written as the other signedness has the same bits; SS for US is a common slip."""
+    pattern = value & ((1 << form.allocated) - 1)
+    return pattern - (1 << form.allocated) if form.signed and pattern >> (form.allocated - 1) else pattern
 
 
-def _table(descriptor: Any, data: Any, signed: bool, little: bool) -> Lut:
+def _lut_item(header: Dataset, sequence: str) -> Dataset | None:
+    """The first item that holds a table: LUT Data is of type 1C, and an item without it says nothing (PS3.3 C.11.2)."""
+    for item in header.get(sequence) or ():
+        data = item.get("LUTData")
+        if data is not None and np.size(data) and data != b"":
+            return item
+    return None
+
+
+def _lut(item: Dataset, signed: bool, little: bool, path: str | Path) -> Lut:
+    descriptor = numbers(item, "LUTDescriptor", path, 3)
+    return _table(descriptor, item.get("LUTData"), signed, little, "LUTData", path)
+
+
+def _table(descriptor: tuple[int, ...], data: Any, signed: bool, little: bool, keyword: str, path: str | Path) -> Lut:
     """A lookup table from its descriptor (entries, first input, bits) and data (PS3.3 C.11.1.1.1)."""
-    count, first, bits = (int(number) for number in descriptor)
+    count, first, bits = descriptor
     count = count or 65536
     first = first - 65536 if signed and first > 32767 else first
-    if isinstance(data, bytes):
-        packed = len(data) <= count + 1  # 8-bit entries, two a word
-        entries = np.frombuffer(data, "u1" if packed else "<u2" if little else ">u2")
-    else:
-        entries = np.atleast_1d(np.asarray(data, np.int64)) & 0xFFFF
-    return Lut(entries[:count].astype(np.uint16), first, bits)
+    try:
+        if isinstance(data, bytes):
+            entries = _unpacked(data, count, little)
+        else:
+            entries = np.atleast_1d(np.asarray(data, np.int64)) & 0xFFFF
+    except (TypeError, ValueError):
+        raise malformed(keyword, path) from None
+    entries = entries[:count].astype(np.uint16)
+    if not len(entries):
+        raise malformed(keyword, path)
+    return Lut(entries, first, max(min(bits, 16), int(entries.max()).bit_length()))
+
+
+def _unpacked(data: bytes, count: int, little: bool) -> np.ndarray:
+    """Entries of 16 bits, or of 8 bits two a word, of which the first is the lower half (PS3.3 C.7.6.3.1.6)."""
+    if len(data) > count + 1:
+        return np.frombuffer(data[: len(data) // 2 * 2], "<u2" if little else ">u2")
+    pairs = np.frombuffer(data, "u1")
+    return pairs if little or len(pairs) % 2 else pairs.reshape(-1, 2)[:, ::-1].ravel()
 
 
 def _coloured(stored: np.ndarray, tables: list[Lut], form: Form) -> np.ndarray:
-    """Palette indices to RGB (PS3.3 C.7.6.3.1.5 and 6)."""
+    """Palette indices to RGB (PS3.3 C.7.6.3.1.5 and 6); the entries tell 8 bits from 16, since descriptors err."""
     sign = 1 << (form.stored - 1)
     codes = np.arange(1 << form.stored)
     numbers = (codes ^ sign) - sign if form.signed else codes
-    bits = 16 if max(table.bits for table in tables) > 8 else 8
-    colours = np.stack([table(numbers) for table in tables], axis=1).clip(0, (1 << bits) - 1)
-    return colours.astype(np.uint8 if bits == 8 else np.uint16)[stored]
+    deep = max(int(table.entries.max()) for table in tables) > 255
+    colours = np.stack([table(numbers) for table in tables], axis=1)
+    return colours.astype(np.uint16 if deep else np.uint8)[stored]
 
 
-def _palette(header: Dataset, signed: bool, little: bool) -> list[Lut]:
+def _palette(header: Dataset, signed: bool, little: bool, path: str | Path) -> list[Lut]:
     """The red, green and blue tables, expanded by pydicom where they are given in segments."""
     names = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
-    descriptors = [header[f"{name}Descriptor"].value for name in names]
+    descriptors = [numbers(header, f"{name}Descriptor", path, 3) for name in names]
     if f"{names[0]}Data" in header:
-        data = [header[f"{name}Data"].value for name in names]
+        data = [header.get(f"{name}Data") for name in names]
     else:
         from pydicom.pixels.processing import apply_color_lut
 
         count, first, _ = descriptors[0]
         data = list(apply_color_lut(np.arange(first, first + (count or 65536)), header).T)
-    return [_table(*both, signed, little) for both in zip(descriptors, data, strict=True)]
+    return [
+        _table(descriptor, entries, signed, little, f"{name}Data", path)
+        for descriptor, entries, name in zip(descriptors, data, names, strict=True)
+    ]

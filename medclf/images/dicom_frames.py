@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL.JpegImagePlugin import JpegImageFile
 
 from medclf.errors import MissingDecoder, ReadError, TooLarge, UnsupportedFormat
 from medclf.images.decoding_guard import check_expansion, check_size, reading
+from medclf.images.dicom_header import integer
 from medclf.images.dicom_layout import PIXEL_TAGS, UNDEFINED, Layout, count_fragments
-from medclf.images.raster_layout import SCAN_START, jpeg_header
+from medclf.images.raster_layout import SCAN_START, JpegHeader, jpeg_header
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -37,11 +39,13 @@ _DCT = {_BASELINE, "1.2.840.10008.1.2.4.51"}
 _JPEG_LS = {"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"}
 _JPEG = _DCT | _JPEG_LS | {"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
 _JPEG_2000 = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)}
+_LOSSY = _DCT | {f"1.2.840.10008.1.2.4.{number}" for number in (81, 91, 203)}
 _RLE = "1.2.840.10008.1.2.5"
 
 _RLE_EXPANSION = 64  # two bytes stand for at most 128 (PS3.5 G.3)
 # JPEG-LS and JPEG 2000 say "all black" in a few bytes: let a blank frame pass, but not a blank gigabyte
 _FLAT_EXPANSION, _FLAT_FREE = 4096, 1 << 24
+_ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # version 100, no flags, transform 0
 _MAX_TILES = 65_535  # as a tile-part's 16-bit index allows
 
 
@@ -79,16 +83,16 @@ def read_form(header: Dataset, path: str | Path, max_megapixels: float) -> Form:
         raise ReadError(path, f"its header does not describe an image: it lacks {', '.join(lacking)}")
     with reading(path, "its header does not describe an image"):
         form = Form(
-            rows=int(header.Rows),
-            columns=int(header.Columns),
-            frames=int(header.get("NumberOfFrames") or 1),
-            samples=int(header.get("SamplesPerPixel") or 1),
-            allocated=int(header.BitsAllocated),
-            stored=int(header.get("BitsStored") or header.BitsAllocated),
-            high_bit=int(header.get("HighBit") or 0),
-            signed=header.get("PixelRepresentation") == 1,
+            rows=integer(header, "Rows", path, 0),
+            columns=integer(header, "Columns", path, 0),
+            frames=integer(header, "NumberOfFrames", path, 1),
+            samples=integer(header, "SamplesPerPixel", path, 1),
+            allocated=(allocated := integer(header, "BitsAllocated", path, 0)),
+            stored=integer(header, "BitsStored", path, allocated),
+            high_bit=integer(header, "HighBit", path, 0),
+            signed=integer(header, "PixelRepresentation", path, 0) == 1,
             photometric=str(header.PhotometricInterpretation).strip(),
-            planar=int(header.get("PlanarConfiguration") or 0),
+            planar=integer(header, "PlanarConfiguration", path, 0),
         )
     if form.photometric not in _PHOTOMETRIC:
         known = ", ".join(_PHOTOMETRIC)
@@ -185,7 +189,7 @@ def _native_frame(
         layout.file.seek(layout.pixels.value)
         options = _options(form, layout.pixels.vr)
         array, found = decoder.as_array(layout.file, index=index, **options)
-    return _values(array, form, found, syntax, path)
+    return _values(array, form, found, syntax, form.allocated, path)
 
 
 def _compressed_frame(
@@ -199,14 +203,17 @@ def _compressed_frame(
         layout.file.seek(layout.pixels.value)
         encoded = get_frame(layout.file, index, number_of_frames=form.frames, extended_offsets=layout.frame_offsets)
         options = _options(form, layout.pixels.vr) | {"number_of_frames": 1}
-        encoded = _checked(encoded, form, syntax, options, path)
+        encoded, precision, colours = _checked(encoded, form, syntax, path)
+        if colours and precision == 8 and syntax in _DCT:
+            return _colour_jpeg(encoded, colours)
+        options["photometric_interpretation"] = colours or form.photometric
     failure: ReadError | None = None
     for plugin in _plugins(syntax, decoder):
         try:
             with reading(path, f"its {syntax.name} pixels cannot be decoded"):
                 whole = io.BytesIO(encapsulate([encoded]))
                 array, found = decoder.as_array(whole, index=0, decoding_plugin=plugin, **options)
-                return _values(array, form, found, syntax, path)
+                return _values(array, form, found, syntax, precision, path)
         except ReadError as error:
             failure = error
     if "pylibjpeg" not in decoder.available_plugins:
@@ -225,19 +232,22 @@ def _plugins(syntax: UID, decoder: Decoder) -> list[str]:
     return sorted(decoder.available_plugins, key=lambda name: (name == "pydicom", name != first, name))
 
 
-def _checked(encoded: bytes, form: Form, syntax: UID, options: dict[str, Any], path: str | Path) -> bytes:
-    """Compare a compressed frame's own size with the header's, since decoders trust the former."""
+def _checked(encoded: bytes, form: Form, syntax: UID, path: str | Path) -> tuple[bytes, int, str]:
+    """Compare a compressed frame's own size with the header's, since decoders trust the former.
+
+    Returns:
+        The frame, how many bits of each sample are coded, and the photometric interpretation of a colour JPEG.
+    """
+    precision, colours = form.allocated, ""
+    own = form.rows, form.columns, form.samples
     if syntax in _JPEG:
         header = jpeg_header(encoded, path)
-        own = header.rows, header.columns, header.samples
-        if form.samples == 3:
-            options["photometric_interpretation"] = _jpeg_colours(header, form, syntax)
+        own, precision = (header.rows, header.columns, header.samples), header.bits
+        colours = _jpeg_colours(header, form, syntax) if form.samples == 3 else ""
         if header.process in (0xC0, 0xC1):
             encoded = _whole_spectrum(encoded, header.scan)
     elif syntax in _JPEG_2000:
-        own = _jpeg_2000_size(encoded, path)
-    else:
-        own = form.rows, form.columns, form.samples
+        own, precision = _jpeg_2000_size(encoded, path)
     samples = form.rows * form.columns * form.samples
     if syntax == _RLE:
         check_expansion(path, samples * form.allocated // 8, len(encoded), _RLE_EXPANSION, free=0)
@@ -246,16 +256,28 @@ def _checked(encoded: bytes, form: Form, syntax: UID, options: dict[str, Any], p
     if own != (form.rows, form.columns, form.samples):
         said = " x ".join(str(side) for side in (form.rows, form.columns, form.samples))
         raise ReadError(path, f"its pixels are {' x '.join(map(str, own))}, its header says {said}")
-    return encoded
+    return encoded, precision, colours
 
 
-def _jpeg_colours(header: Any, form: Form, syntax: UID) -> str:
-    """Photometric interpretation by the JPEG itself where it says so, as pydicom does with a warning."""
-    if header.component_ids in (b"RGB", b"rgb"):
-        return "RGB"
-    if header.applications.get(0, b"").startswith(b"JFIF") and "YBR" not in form.photometric:
-        return "YBR_FULL_422" if syntax == _BASELINE else "YBR_FULL"
-    return form.photometric
+def _jpeg_colours(header: JpegHeader, form: Form, syntax: UID) -> str:
+    """Photometric interpretation by the JPEG itself where it says so, in libjpeg's order (T.871; T.872 6.5.3)."""
+    ybr = "YBR_FULL_422" if syntax == _BASELINE else "YBR_FULL"
+    adobe = header.applications.get(14, b"")
+    if header.applications.get(0, b"").startswith(b"JFIF"):
+        return form.photometric if "YBR" in form.photometric else ybr
+    if adobe.startswith(b"Adobe") and len(adobe) >= 12:
+        return "RGB" if adobe[11] == 0 else ybr
+    return "RGB" if header.component_ids in (b"RGB", b"rgb") else form.photometric
+
+
+def _colour_jpeg(encoded: bytes, colours: str) -> np.ndarray:
+    """A colour JPEG of 8 bits as the RGB that it would give as a file of its own.
+
+    libjpeg goes by the stream's markers alone, and takes one without any for YCbCr: RGB is told by a marker.
+    """
+    if colours == "RGB":
+        encoded = encoded[:2] + _ADOBE_RGB + encoded[2:]
+    return np.asarray(JpegImageFile(io.BytesIO(encoded)).convert("RGB"))
 
 
 def _whole_spectrum(encoded: bytes, scan: int) -> bytes:
@@ -267,31 +289,36 @@ def _whole_spectrum(encoded: bytes, scan: int) -> bytes:
     return encoded[:spectrum] + b"\0\x3f" + encoded[spectrum + 2 :]
 
 
-def _jpeg_2000_size(encoded: bytes, path: str | Path) -> tuple[int, int, int]:
-    """Rows, columns and components of the SIZ marker segment (T.800 A.5.1)."""
+def _jpeg_2000_size(encoded: bytes, path: str | Path) -> tuple[tuple[int, int, int], int]:
+    """Rows, columns and components, and the bits of a sample, of the SIZ marker segment (T.800 A.5.1)."""
     start = encoded.find(b"\xff\x4f\xff\x51")
-    if start < 0 or len(encoded) < start + 42:
+    if start < 0 or len(encoded) < start + 43:
         raise ReadError(path, "a truncated JPEG 2000 codestream")
     right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">6I", encoded, start + 8)
     components = struct.unpack_from(">H", encoded, start + 40)[0]
     tiles = -(-right // max(1, tile_width)) * -(-bottom // max(1, tile_height))
     if tiles > _MAX_TILES:
         raise TooLarge(path, f"a JPEG 2000 codestream of {tiles} tiles")
-    return bottom - top, right - left, components
+    return (bottom - top, right - left, components), (encoded[start + 42] & 0x7F) + 1
 
 
-def _values(array: np.ndarray, form: Form, found: dict[str, Any], syntax: UID, path: str | Path) -> np.ndarray:
-    """Unsigned integers whose lower `stored` bits hold the values; all else in them is dropped."""
+def _values(
+    array: np.ndarray, form: Form, found: dict[str, Any], syntax: UID, precision: int, path: str | Path
+) -> np.ndarray:
+    """Unsigned integers whose lower `stored` bits hold the values; all else in them is dropped.
+
+    `precision` is how many bits of each sample were coded: old files keep overlays in those above the stored ones.
+    """
     if form.samples == 3 and found["photometric_interpretation"] != "RGB":
         raise UnsupportedFormat(path, f"its {form.photometric} colours cannot be turned into RGB")
     if array.dtype.kind == "f":
         raise UnsupportedFormat(path, "its values are floating-point")
-    if syntax in _DCT | _JPEG_LS | _JPEG_2000:  # lossy values can lie beyond; there are no bits above them
+    if syntax in _LOSSY:  # values can lie beyond; there are no bits above them
         low = -(1 << (form.stored - 1)) if form.signed else 0
         array = array.clip(low, low + (1 << form.stored) - 1) if array.dtype.itemsize * 8 > form.stored else array
     width = max(array.dtype.itemsize, form.allocated // 8)
     values = array.astype(f"{array.dtype.kind}{width}", copy=False).view(f"u{width}")
     shift = form.high_bit + 1 - form.stored
-    if shift > 0 and (syntax == _RLE or not syntax.is_encapsulated):
+    if shift > 0 and precision > form.high_bit and syntax not in _LOSSY:  # else the coder has moved them down
         values = values >> values.dtype.type(shift)
     return values & values.dtype.type((1 << form.stored) - 1)

@@ -231,22 +231,23 @@ class _Walk:
                 kept.append(exactly(self.file, end - element.start))
         return b"".join(kept), places
 
-    def next_element(self, implicit: bool | None = None) -> Element:
+    def next_element(self, implicit: bool | None = None, order: str | None = None) -> Element:
         """Read one element's tag, VR and length; the file then stands at its value."""
         self.seen += 1
         if self.seen > _MAX_ELEMENTS:
             raise TooLarge(self.path, f"more than {_MAX_ELEMENTS} elements stand before its pixels")
+        order = order or self.order
         start = self.file.tell()
         head = exactly(self.file, 8)
-        group, number = struct.unpack(self.order + "HH", head[:4])
+        group, number = struct.unpack(order + "HH", head[:4])
         tag, vr = group << 16 | number, head[4:6]
         plain = self.implicit if implicit is None else implicit
         if plain or group == 0xFFFE or not (vr.isalpha() and vr.isupper()):
-            vr, length = b"", struct.unpack(self.order + "I", head[4:])[0]
+            vr, length = b"", struct.unpack(order + "I", head[4:])[0]
         elif vr in _LONG:
-            length = struct.unpack(self.order + "I", exactly(self.file, 4))[0]
+            length = struct.unpack(order + "I", exactly(self.file, 4))[0]
         else:
-            length = struct.unpack(self.order + "H", head[6:])[0]
+            length = struct.unpack(order + "H", head[6:])[0]
         value = self.file.tell()
         if length != UNDEFINED and value + length > self.size and tag not in PIXEL_TAGS:
             raise ReadError(self.path, "truncated, or an element claims more bytes than the file has")
@@ -254,34 +255,43 @@ class _Walk:
 
     def skip(self, element: Element, look_inside: bool = False) -> None:
         """Move behind an element, walking through sequences of undefined length; all with `look_inside`."""
-        open_ends: list[int | None] = []  # of each open sequence and item; None where a delimiter ends it
-        implicit = self.implicit
+        open_ones: list[_Open] = []
+        implicit, order = self.implicit, self.order
         while True:
             if element.tag == _ITEM:
-                open_ends.append(_end(element))
+                open_ones.append(_Open(_end(element), implicit, order))
             elif element.tag in (_ITEM_END, _SEQUENCE_END):
-                if open_ends:
-                    open_ends.pop()
+                if open_ones:
+                    implicit, order = open_ones.pop()[1:]
             elif element.length == UNDEFINED and element.vr in (b"OB", b"OW"):
                 self._skip_fragments()
             elif element.length == UNDEFINED or (look_inside and element.vr == b"SQ"):
-                implicit = implicit or element.vr == b"UN"  # PS3.5 6.2.2: such content is implicit VR
-                open_ends.append(_end(element))
+                open_ones.append(_Open(_end(element), implicit, order))
+                if element.vr == b"UN":  # PS3.5 6.2.2: its content is implicit VR little endian in any file
+                    implicit, order = True, "<"
             else:
                 self.file.seek(element.value + element.length)
-            if len(open_ends) > 2 * _MAX_NESTING:
+            if len(open_ones) > 2 * _MAX_NESTING:
                 raise TooLarge(self.path, f"sequences are nested more than {_MAX_NESTING} deep")
-            while open_ends and open_ends[-1] is not None and self.file.tell() >= open_ends[-1]:
-                open_ends.pop()
-            if not open_ends:
+            while open_ones and (end := open_ones[-1].end) is not None and self.file.tell() >= end:
+                implicit, order = open_ones.pop()[1:]
+            if not open_ones:
                 return
-            element = self.next_element(implicit)
+            element = self.next_element(implicit, order)
 
     def _skip_fragments(self) -> None:
         while (element := self.next_element()).tag == _ITEM:
             self.file.seek(element.value + element.length)
         if element.tag != _SEQUENCE_END:
             raise ReadError(self.path, "compressed data without an end")
+
+
+class _Open(NamedTuple):
+    """An open sequence or item: its end, None where a delimiter is, and how what follows it is coded."""
+
+    end: int | None
+    implicit: bool
+    order: str
 
 
 def _end(element: Element) -> int | None:

@@ -3,33 +3,59 @@
 from __future__ import annotations
 
 import io
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
 
-from medclf.errors import TooLarge, UnsupportedFormat
+from medclf.errors import ReadError, TooLarge, UnsupportedFormat
 from medclf.images import raster_layout
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, check_size, quietly, reading
 from medclf.images.raster_layout import JpegHeader
+from medclf.images.windowing import STRETCH, SampleWindow, voi_window
 
-# Pillow's plugin of a format is called by itself: Image.open tries others, some of which start programs.
-_PLUGINS: dict[str, Callable[[BinaryIO], ImageFile]] = {
-    "PNG": PngImageFile,
-    "JPEG": JpegImageFile,
-    "TIFF": TiffImageFile,
-}
-_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR = 274, 258, 262, 284
-_WIDTH, _HEIGHT = 256, 257
-_WHITE_IS_ZERO, _SEPARATE = 0, 2
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANAR = 274, 258, 262, 277, 284
+_WIDTH, _HEIGHT, _COLOUR_MAP = 256, 257, 320
+_WHITE_IS_ZERO, _SEPARATE, _RGB, _CMYK = 0, 2, 2, 5
+_HUFFMAN_SEQUENTIAL_OR_PROGRESSIVE = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # the last two with arithmetic coding
+_AS_PNG = "save it as PNG or TIFF"
+_LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
+
+
+class _Tiff(TiffImageFile):
+    """One page of a TIFF, grey with black as zero: Pillow knows few layouts that count white as zero.
+
+    With one sample a pixel the planar configuration means nothing (TIFF 6.0, tag 284), but Pillow goes by it.
+    """
+
+    def __init__(self, file: BinaryIO, number: int = 0) -> None:
+        self.wanted, self.white_is_zero = number, False
+        super().__init__(file)
+        if number:
+            self.seek(number)
+
+    def _setup(self) -> None:
+        if self.tell() != self.wanted:  # a page that may be of a kind that Pillow does not know
+            self._mode, self._size, self.tile = "L", (1, 1), []
+            return
+        self.white_is_zero = self.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        if self.white_is_zero:
+            self.tag_v2[_PHOTOMETRIC] = 1
+        if self.tag_v2.get(_SAMPLES_PER_PIXEL, 1) == 1:
+            self.tag_v2[_PLANAR] = 1
+        colours = self.tag_v2.get(_COLOUR_MAP, ())
+        if colours and max(colours) < 256:  # of 8 bits, against the specification
+            self.tag_v2[_COLOUR_MAP] = tuple(colour * 257 for colour in colours)
+        super()._setup()
 
 
 class RasterInfo(NamedTuple):
@@ -94,6 +120,7 @@ def read_raster(
     kind: str,
     page: Callable[[int], int],
     max_megapixels: float = MAX_MEGAPIXELS,
+    window: SampleWindow = None,
 ) -> np.ndarray:
     """Decode a PNG, JPEG or TIFF.
 
@@ -106,6 +133,8 @@ def read_raster(
         kind: PNG, JPEG or TIFF.
         page: the page to read, as a function of how many there are; other pages are not decoded.
         max_megapixels: width x height x channels allowed, in millions.
+        window: for grey of more than 8 bits: (center, width) in the file's own values; for any grey: "stretch",
+            which spreads the smallest to the largest value; None spreads the range of the file's bits.
 
     Returns:
         (H, W) or (H, W, 3), uint8, or uint16 (0..65535) where a sample has more than 8 bits; EXIF
@@ -119,11 +148,11 @@ def read_raster(
         data, header = _jpeg_header(file, path, max_megapixels)
         pixels = _fast_jpeg(data, header)
         if pixels is not None:
-            return pixels
+            return _spread(pixels, window) if pixels.ndim == 2 and window == STRETCH else pixels
         file = io.BytesIO(data)
     opened = _open(file, path, kind, page, max_megapixels)
     with reading(path, f"the {kind} pixels cannot be decoded"):
-        pixels = _pixels(opened, path)
+        pixels = _pixels(opened, path, window)
         opened.image.load()  # a PNG's EXIF can stand behind its pixels
     with reading(path, "its EXIF cannot be read"), quietly():
         return oriented(pixels, _orientation(opened.image, path))
@@ -137,6 +166,12 @@ def _jpeg_header(file: BinaryIO, path: str | Path, max_megapixels: float) -> tup
         if len(data) > limit:
             raise TooLarge(path, f"a JPEG of more than {limit >> 20} MB")
         header = raster_layout.jpeg_header(data, path)
+    if header.process in _LOSSLESS or header.process == 0xF7:
+        kind = "JPEG-LS" if header.process == 0xF7 else "lossless JPEG"
+        raise UnsupportedFormat(path, f"{kind}, which is read within DICOM files only", _AS_PNG)
+    if header.bits != 8 or header.process not in _HUFFMAN_SEQUENTIAL_OR_PROGRESSIVE:
+        said = f"{header.bits} bits a sample" if header.bits != 8 else "a hierarchical process"
+        raise UnsupportedFormat(path, f"a JPEG of {said}, where 8 bits, sequential or progressive, are read", _AS_PNG)
     _check_shape(path, header.rows, header.columns, 1 if header.samples == 1 else 3, max_megapixels)
     return data, header
 
@@ -163,27 +198,57 @@ def _open(
     page: Callable[[int], int] | None,
     max_megapixels: float,
 ) -> _Opened:
-    pages = 1
+    number, pages = 0, 1
     with reading(path, f"the {kind} header cannot be read"):
         if kind == "PNG":
-            raster_layout.check_png(file, path)
+            file = raster_layout.tidy_png(file, path)
         if kind == "TIFF":
-            pages = _count_pages(raster_layout.tiff_pages(file, path), path, max_megapixels)
-        number = page(pages) if page else 0
+            found = raster_layout.tiff_pages(file, path)
+            numbers = _choices(found, path, max_megapixels)
+            pages = len(numbers)
+        index = page(pages) if page else 0
+        if kind == "TIFF":
+            number = numbers[index]
+            _check_supported(found[number], path)
         with quietly():
-            image = _page(file, kind, number)
+            image = _page(file, path, kind, number)
         arguments = image.tile[0][3] if image.tile else ""
         rawmode = str(arguments[0] if isinstance(arguments, tuple) else arguments)
     _check_shape(path, image.height, image.width, _channels(image, rawmode), max_megapixels)
-    return _Opened(image, pages, rawmode, lambda: _page(file, kind, number))
+    return _Opened(image, pages, rawmode, lambda: _page(file, path, kind, number))
 
 
-def _page(file: BinaryIO, kind: str, number: int) -> ImageFile:
+def _page(file: BinaryIO, path: str | Path, kind: str, number: int) -> ImageFile:
+    """Pillow's image of a page. The plugin is called by itself: Image.open tries others, some start programs."""
     file.seek(0)
-    image = _PLUGINS[kind](file)
-    if number:
-        image.seek(number)
-    return image
+    if kind == "JPEG":
+        return JpegImageFile(file)
+    try:
+        return PngImageFile(file) if kind == "PNG" else _Tiff(file, number)
+    except SyntaxError as error:
+        if kind == "TIFF" and str(error) in ("unknown pixel mode", "unknown data organization"):
+            raise UnsupportedFormat(path, "no decoder for how its samples lie in the file", _AS_PNG) from None
+        raise
+    except ValueError as error:
+        if "MAX_TEXT" in str(error):
+            raise TooLarge(path, "its metadata (EXIF or XMP as text) inflates to more than Pillow takes") from None
+        raise
+
+
+def _check_supported(page: raster_layout.Page, path: str | Path) -> None:
+    """Tell what is whole but of an unknown kind from what is broken (TIFF 6.0, tags 258, 259, 284 and 339)."""
+    kinds = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
+    kind = next((kinds[form] for form in page.formats if form in kinds), "32-bit" if page.bits > 16 else "")
+    if kind:
+        raise UnsupportedFormat(
+            path,
+            f"its {kind} values have no range that says what is black and what is white",
+            "scale them and save them as 16-bit PNG or TIFF",
+        )
+    if page.compression not in COMPRESSION_INFO:
+        raise UnsupportedFormat(path, f"no decoder for TIFF compression {page.compression}", _AS_PNG)
+    if page.planar == _SEPARATE and page.samples > 1 and page.photometric not in (_RGB, _CMYK):
+        raise UnsupportedFormat(path, "samples in separate planes that are neither RGB nor CMYK", _AS_PNG)
 
 
 def _orientation(image: ImageFile, path: str | Path) -> int:
@@ -199,14 +264,17 @@ def _orientation(image: ImageFile, path: str | Path) -> int:
     return found if found in range(1, 9) else 1
 
 
-def _count_pages(pages: list[raster_layout.Page], path: str | Path, max_megapixels: float) -> int:
-    """How many pages in a row have the first one's size: others are thumbnails or levels of a pyramid."""
-    for count, page in enumerate(pages):
-        if page[:2] != pages[0][:2]:
-            return count
+def _choices(pages: list[raster_layout.Page], path: str | Path, max_megapixels: float) -> list[int]:
+    """The pages to choose from: those that are images of their own, up to one of another size, as in a pyramid."""
+    own = [number for number, page in enumerate(pages) if not page.part] or [*range(len(pages))]
+    if not own:
+        raise ReadError(path, "a TIFF without a page")
+    size = pages[own[0]][:2]
+    numbers = list(itertools.takewhile(lambda number: pages[number][:2] == size, own))
+    for page in (pages[number] for number in numbers):
         if page.tile_height and page.tile_width:
             check_size(path, (page.tile_height, page.tile_width), max_megapixels)
-    return max(1, len(pages))
+    return numbers
 
 
 def _check_shape(path: str | Path, height: int, width: int, channels: int, max_megapixels: float) -> None:
@@ -230,37 +298,55 @@ def _channels(image: ImageFile, rawmode: str) -> int:
     return 1 if image.mode in _GREY_MODES or image.mode.startswith("I;16") or rawmode.startswith("LA") else 3
 
 
-def _pixels(opened: _Opened, path: str | Path) -> np.ndarray:
+def _pixels(opened: _Opened, path: str | Path, window: SampleWindow) -> np.ndarray:
     image, bits = opened.image, _bits(opened.image, opened.rawmode)
-    if image.mode == "F" or (image.mode == "I" and not isinstance(image, PngImageFile)):
-        raise UnsupportedFormat(
-            path,
-            f"its {'floating-point' if image.mode == 'F' else 'signed or 32-bit'} values have "
-            "no range that says what is black and what is white",
-            "scale them and save them as 16-bit PNG or TIFF",
-        )
+    white_is_zero = isinstance(image, _Tiff) and image.white_is_zero
+    if image.mode in ("I", "F") and not isinstance(image, PngImageFile):
+        raise UnsupportedFormat(path, "its values have no range that says what is black and what is white")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _deep_grey(image, bits)
-    if bits > 8:
+        grey = _deep_grey(image, bits, window)
+    elif bits > 8:
         return _deep_colour(opened, path)
-    return _shallow(image)
+    else:
+        grey = _shallow(opened, white_is_zero)
+        return _spread(grey, window) if grey.ndim == 2 and window == STRETCH else grey
+    return ~grey if white_is_zero else grey
 
 
-def _shallow(image: ImageFile) -> np.ndarray:
+def _shallow(opened: _Opened, white_is_zero: bool) -> np.ndarray:
+    image = opened.image
     grey = image.mode in _GREY_MODES
     upright: Image.Image = image
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if "transparency" in image.info and opened.rawmode in ("L;2", "L;4"):  # the key has the file's own bits
+        image.load()
+        image.info["transparency"] *= 85 if opened.rawmode == "L;2" else 17
+    if white_is_zero and grey:
+        upright = _inverted(image)
+    if upright.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in upright.info:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        upright = Image.alpha_composite(black, image.convert("RGBA"))
+        upright = Image.alpha_composite(black, upright.convert("RGBA"))
     return np.asarray(upright.convert("L" if grey else "RGB"))
 
 
-def _deep_grey(image: ImageFile, bits: int) -> np.ndarray:
-    white_is_zero = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-    pixels = rescaled(np.asarray(image).astype(np.uint16), bits)
+def _inverted(image: Image.Image) -> Image.Image:
+    grey = ImageOps.invert(image.getchannel(0).convert("L"))
+    return Image.merge("LA", (grey, image.getchannel("A"))) if image.mode == "LA" else grey
+
+
+def _deep_grey(image: ImageFile, bits: int, window: SampleWindow) -> np.ndarray:
+    samples = np.asarray(image).astype(np.uint16)
+    pixels = rescaled(samples, bits) if window is None else _spread(samples, window)
     if "transparency" in image.info:
-        pixels[pixels == image.info["transparency"]] = 0
-    return ~pixels if white_is_zero else pixels
+        pixels[samples == image.info["transparency"]] = 0
+    return pixels
+
+
+def _spread(samples: np.ndarray, window: SampleWindow) -> np.ndarray:
+    """Samples through a window, or from the smallest to the largest where it is "stretch"; same dtype."""
+    peak = np.iinfo(samples.dtype).max
+    low, high = (int(samples.min()), int(samples.max())) if window == STRETCH else (0, 0)
+    center, width = ((low + high + 1) / 2, high - low + 1) if window == STRETCH else window
+    return np.floor(voi_window(samples, center, width) * peak + 0.5).astype(samples.dtype)
 
 
 def _deep_colour(opened: _Opened, path: str | Path) -> np.ndarray:

@@ -52,6 +52,15 @@ _TYPE_SIZE = {
 }
 _WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 259, 322, 323
 _STRIPS, _TILES = 273, 324
+_BITS, _SAMPLE_FORMAT, _PHOTOMETRIC, _SAMPLES, _PLANAR = 258, 339, 262, 277, 284
+_NEW_SUBFILE, _SUBFILE = 254, 255
+_KEPT = {_WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT, _BITS, _SAMPLE_FORMAT, _PHOTOMETRIC, _SAMPLES}
+_KEPT |= {_PLANAR, _NEW_SUBFILE, _SUBFILE}
+_MAX_SAMPLES = 16  # of a pixel, whose bits and formats are looked at
+_MAX_COPY = 512 << 20
+# What a PNG holds beside its pixels, its palette and its transparency; of texts these two can turn the image
+_ASIDE = {b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"eXIf"}
+_TURNING = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 
 
 class JpegHeader(NamedTuple):
@@ -72,40 +81,80 @@ class JpegHeader(NamedTuple):
 
 
 class Page(NamedTuple):
-    """One directory of a TIFF; a tile's size is zero where it has none."""
+    """One directory of a TIFF; a tile's size is zero where it has none.
+
+    `formats` tells how the samples are to be read: 1 unsigned, 2 signed, 3 floating point. `part` means that the
+    page belongs to another one, as its thumbnail or mask.
+    """
 
     width: int
     height: int
-    compression: int
-    tile_width: int
-    tile_height: int
+    compression: int = 1
+    tile_width: int = 0
+    tile_height: int = 0
+    bits: int = 1
+    formats: tuple[int, ...] = (1,)
+    photometric: int | None = None
+    samples: int = 1
+    planar: int = 1
+    part: bool = False
 
 
-def check_png(file: BinaryIO, path: str | Path) -> None:
-    """Walk a PNG's chunks, leaving the file at its start.
+def tidy_png(file: BinaryIO, path: str | Path) -> BinaryIO:
+    """A PNG without colour profile and texts, which can be larger than Pillow takes, and turned by what stands first.
+
+    Where EXIF stands behind the pixels it is moved before them, so that the header tells which way is up.
+
+    Returns:
+        The file itself, at its start, where nothing needs to be done; else a copy in memory.
 
     Raises:
         TooLarge: more chunks than any encoder writes, or more pixels than its compressed data can hold.
     """
     most = max(_FEW_CHUNKS, file.seek(0, os.SEEK_END) // _SMALL_CHUNK)
+    size = file.tell()
     file.seek(8)
-    declared, stored = 0, 0
+    declared, stored, pixels_start = 0, 0, 0
+    aside: list[tuple[int, int, bool]] = []  # start and end of what is left out or moved, and whether it is kept
     for _ in range(most):
+        start = file.tell()
         head = file.read(8)
         if len(head) < 8 or head[4:] == b"IEND":
             break
-        length = struct.unpack(">I", head[:4])[0]
-        body = file.tell()
-        if head[4:] == b"IHDR":
+        length, name = struct.unpack(">I", head[:4])[0], head[4:]
+        if name == b"IHDR":
             width, height, depth, colours = struct.unpack(">IIBB", exactly(file, 10))
             declared = height * (width * depth * _PNG_SAMPLES.get(colours, 4) // 8)
-        elif head[4:] == b"IDAT":
+        elif name == b"IDAT":
             stored += length
-        file.seek(body + length + 4)
+            pixels_start = pixels_start or start
+        elif name in _ASIDE:
+            turning = name == b"eXIf" or file.read(min(length, 22)).startswith(_TURNING)
+            if pixels_start or not turning:
+                aside.append((start, start + length + 12, turning))
+        file.seek(start + length + 12)
     else:
         raise TooLarge(path, f"a PNG of more than {most} chunks")
-    check_expansion(path, declared, min(stored, file.seek(0, os.SEEK_END)), _DEFLATE_EXPANSION)
+    check_expansion(path, declared, min(stored, size), _DEFLATE_EXPANSION)
+    if aside and size > _MAX_COPY:
+        raise TooLarge(path, f"a PNG of more than {_MAX_COPY >> 20} MB with texts or a colour profile")
     file.seek(0)
+    return _rearranged(file, aside, pixels_start) if aside and pixels_start else file
+
+
+def _rearranged(file: BinaryIO, aside: list[tuple[int, int, bool]], pixels_start: int) -> BinaryIO:
+    data = file.read()
+
+    def rest(start: int, stop: int) -> bytes:
+        pieces = []
+        for left_out, end, _ in aside:
+            if start <= left_out < stop:
+                pieces.append(data[start:left_out])
+                start = end
+        return b"".join([*pieces, data[start:stop]])
+
+    moved = b"".join(data[start:end] for start, end, turning in aside if turning)
+    return io.BytesIO(rest(0, pixels_start) + moved + rest(pixels_start, len(data)))
 
 
 def jpeg_header(data: bytes, path: str | Path) -> JpegHeader:
@@ -187,7 +236,7 @@ def tiff_pages(file: BinaryIO, path: str | Path) -> list[Page]:
         >>> file = io.BytesIO()
         >>> Image.new("L", (4, 3)).save(file, "TIFF")
         >>> tiff_pages(file, "a.tif")
-        [Page(width=4, height=3, compression=1, tile_width=0, tile_height=0)]
+        [Page(width=4, height=3, compression=1, ..., bits=8, formats=(1,), photometric=1, ...)]
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -217,24 +266,56 @@ def _directory(file: BinaryIO, path: str | Path, order: str, big: bool, size: in
     if count > _MAX_ENTRIES:
         raise TooLarge(path, f"a TIFF page of {count} tags, the limit is {_MAX_ENTRIES}")
     entries = exactly(file, count * entry_size)
-    found: dict[int, int] = {}
+    after = file.tell()
+    found: dict[int, tuple[int, ...]] = {}
     claimed = 0
     for start in range(0, len(entries), entry_size):
         tag, kind, number = struct.unpack_from(order + entry_code, entries, start)
         claimed += number * _TYPE_SIZE.get(kind, 0)
         if tag in (_STRIPS, _TILES) and number > _MAX_STRIPS:
             raise TooLarge(path, f"a TIFF page of {number} strips or tiles, the limit is {_MAX_STRIPS}")
-        value = start + struct.calcsize(order + entry_code)
-        found[tag] = struct.unpack_from(order + ("H" if kind == 3 else "I"), entries, value)[0]
+        if tag in _KEPT and number:
+            value = entries[start + struct.calcsize(order + entry_code) : start + entry_size]
+            if values := _values(file, value, order, kind, number):
+                found[tag] = values
     if claimed > 2 * size:
         raise TooLarge(path, "a TIFF page whose tags claim more bytes than the file has")
+    file.seek(after)
     following = file.read(struct.calcsize(next_code))
     offset = struct.unpack(order + next_code, following)[0] if len(following) > 3 else 0
-    page = Page(*(found.get(tag, 0) for tag in (_WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT)))
+    page = _page(found)
     if page.compression not in _FAX:
         ratio = 8 if page.compression in (0, 1) else _TIFF_EXPANSION  # uncompressed: 8 pixels of one bit
         check_expansion(path, page.width * page.height, size, ratio)
     return page, offset
+
+
+def _page(found: dict[int, tuple[int, ...]]) -> Page:
+    def first(tag: int, default: int = 0) -> int:
+        return found.get(tag, (default,))[0]
+
+    sizes = (first(tag) for tag in (_WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT))
+    return Page(
+        *sizes,
+        bits=max(found.get(_BITS, (1,))),
+        formats=found.get(_SAMPLE_FORMAT, (1,)),
+        photometric=first(_PHOTOMETRIC) if _PHOTOMETRIC in found else None,
+        samples=first(_SAMPLES, 1),
+        planar=first(_PLANAR, 1),
+        # TIFF 6.0, tags 254 (bit 0 a reduced version, bit 2 a mask), 255 (2 a reduced version) and 262 (4 a mask)
+        part=bool(first(_NEW_SUBFILE) & 5) or first(_SUBFILE) == 2 or first(_PHOTOMETRIC) == 4,
+    )
+
+
+def _values(file: BinaryIO, value: bytes, order: str, kind: int, number: int) -> tuple[int, ...]:
+    """An entry's first whole numbers: those that fit stand in it, else their place; none if that is not in the file."""
+    code = {1: "B", 3: "H", 16: "Q"}.get(kind, "I")
+    number = min(number, _MAX_SAMPLES)
+    size = struct.calcsize(f"{order}{number}{code}")
+    if size > len(value):
+        file.seek(struct.unpack(order + ("I" if len(value) == 4 else "Q"), value)[0])
+        value = file.read(size)
+    return struct.unpack_from(f"{order}{number}{code}", value) if len(value) >= size else ()
 
 
 def check_exif(exif: bytes, path: str | Path) -> None:

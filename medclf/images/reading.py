@@ -15,7 +15,7 @@ from medclf.errors import MedclfError, ReadError, UnsupportedFormat
 from medclf.images import raster
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, reading
 from medclf.images.resample import resample
-from medclf.images.windowing import Window, resolve_window
+from medclf.images.windowing import Window, is_hounsfield, resolve_window
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom"})
 _HEAD = 132  # a DICOM file's preamble and magic
@@ -43,8 +43,10 @@ def read_pixels(
 
     Args:
         path: the file, or its bytes.
-        window: for grey DICOM: None for the file's own, (center, width) in the units of the modality
-            transform's output, or the name of a window for CT ("lung", "bone", "brain", ...).
+        window: None for the file's own; for grey DICOM (center, width) in the units of the modality transform's
+            output, or the name of a window for CT ("lung", "bone", "brain", ...); for other grey files of more than
+            8 bits (center, width) in the file's own values; for any grey file "stretch", which spreads the smallest
+            to the largest value of the image.
         frame: which frame or TIFF page: a number from 0, "first", "middle" or "last".
         max_megapixels: rows x columns x frames x samples that the file may declare, in millions.
 
@@ -63,7 +65,7 @@ def read_pixels(
         array([[    0,  1000, 65535]], dtype=uint16)
     """
     chosen = resolve_window(window)
-    hounsfield = isinstance(window, str)
+    hounsfield = is_hounsfield(window)
     name = named(path)
     with opened(path) as file:
         kind = _format(file, name)
@@ -72,7 +74,10 @@ def read_pixels(
             from medclf.images import dicom
 
             return dicom.read_dicom(file, name, chosen, choose, max_megapixels, hounsfield=hounsfield)
-        return raster.read_raster(file, name, kind, choose, max_megapixels)
+        if hounsfield:
+            reason = f"the window asked for is in Hounsfield units, which a {kind} file does not hold"
+            raise ReadError(name, reason, "give window=(center, width) in the file's own values, or none")
+        return raster.read_raster(file, name, kind, choose, max_megapixels, chosen)
 
 
 def probe(path: Source, *, max_megapixels: float = MAX_MEGAPIXELS) -> Probe:

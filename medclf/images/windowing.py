@@ -10,6 +10,9 @@ import numpy as np
 from medclf.config import Window
 from medclf.errors import MedclfError
 
+SampleWindow = tuple[float, float] | str | None  # a window whose name is looked up: a pair, STRETCH or None
+STRETCH = "stretch"  # from the smallest to the largest value of the image, whatever the file says
+
 # Center and width in Hounsfield units, the usual ones for CT (Radiopaedia, "Windowing (CT)").
 CT_WINDOWS: dict[str, tuple[float, float]] = {
     "abdomen": (50, 400),
@@ -53,6 +56,7 @@ class GreyRules:
     window: tuple[float, float] | None = None
     function: str = "LINEAR"
     padding: tuple[int, int] | None = None
+    unit: str = ""
 
     @property
     def rescaled(self) -> bool:
@@ -73,8 +77,13 @@ class GreyRules:
         return replace(self, voi_lut=lut)
 
 
-def resolve_window(window: Window) -> tuple[float, float] | None:
-    """A window as (center, width): a pair as it is, a name from the CT windows, None as None.
+def is_hounsfield(window: Window) -> bool:
+    """Whether a window is one of the named ones for CT, in Hounsfield units."""
+    return isinstance(window, str) and window != STRETCH
+
+
+def resolve_window(window: Window) -> SampleWindow:
+    """A window as (center, width): a pair as it is, a name from the CT windows; None and "stretch" as they are.
 
     Raises:
         MedclfError: no such name, or not a pair of numbers with a width of at least 1.
@@ -83,11 +92,11 @@ def resolve_window(window: Window) -> tuple[float, float] | None:
         >>> resolve_window("lung")
         (-600, 1500)
     """
-    if window is None:
-        return None
+    if window is None or window == STRETCH:
+        return window
     if isinstance(window, str):
         if window not in CT_WINDOWS:
-            raise MedclfError(f"no window named {window!r}", f"choose one of {', '.join(CT_WINDOWS)}")
+            raise MedclfError(f"no window named {window!r}", f"choose one of {', '.join((*CT_WINDOWS, STRETCH))}")
         return CT_WINDOWS[window]
     try:
         center, width = (float(number) for number in window)
@@ -113,17 +122,19 @@ def voi_window(values: np.ndarray, center: float, width: float, function: str = 
     Example:
         >>> voi_window(np.array([0.0, 50.0, 150.0]), 50, 101)
         array([0.005, 0.505, 1.   ])
+        >>> voi_window(np.array([0.1, 0.25, 0.5]), 0.25, 0.5)  # narrower than 1: as LINEAR_EXACT
+        array([0.2, 0.5, 1. ])
     """
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
-    if function == "LINEAR_EXACT":
+    if function == "LINEAR_EXACT" or width < 1:  # LINEAR has no such width (PS3.3 C.11.2.1.2.1)
         return np.clip((values - center) / width + 0.5, 0, 1)
-    if width <= 1:  # the formula's limit: a step
+    if width == 1:  # the formula's limit: a step
         return (values > center - 0.5).astype(np.float64)
     return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
 
 
-def render_grey(stored: np.ndarray, rules: GreyRules, window: tuple[float, float] | None = None) -> np.ndarray:
+def render_grey(stored: np.ndarray, rules: GreyRules, window: SampleWindow = None) -> np.ndarray:
     """Stored values to grey levels a reader would see: modality, then VOI, then MONOCHROME1's inversion.
 
     Where the file gives no window and none is asked for: pixels of 8 bits or fewer that are not rescaled
@@ -134,7 +145,7 @@ def render_grey(stored: np.ndarray, rules: GreyRules, window: tuple[float, float
     Args:
         stored: any unsigned integer array; bits above `bits_stored` are ignored.
         rules: what the header says.
-        window: (center, width) in place of the file's own VOI LUT or window.
+        window: (center, width) in place of the file's own VOI LUT or window; "stretch" spreads the values in any case.
 
     Returns:
         uint8 (0..255) where 8 bits or fewer are stored, else uint16 (0..65535); same shape.
@@ -156,13 +167,15 @@ def render_grey(stored: np.ndarray, rules: GreyRules, window: tuple[float, float
 
 
 def _grey_levels(
-    codes: np.ndarray, present: Callable[[], np.ndarray], rules: GreyRules, window: tuple[float, float] | None
+    codes: np.ndarray, present: Callable[[], np.ndarray], rules: GreyRules, window: SampleWindow
 ) -> np.ndarray:
     """Grey level of each bit pattern; `present` says which occur in the image."""
     sign = 1 << (rules.bits_stored - 1)
     numbers = (codes ^ sign) - sign if rules.signed else codes
     values = rules.modality_lut(numbers) if rules.modality_lut else numbers * rules.slope + rules.intercept
-    if window is not None:
+    if window == STRETCH:
+        fraction = _stretched(values, numbers, present(), rules.padding)
+    elif window is not None:
         fraction = voi_window(values, *window)
     elif rules.voi_lut is not None:
         fraction = np.clip(rules.voi_lut(values) / ((1 << rules.voi_lut.bits) - 1), 0, 1)
@@ -174,6 +187,8 @@ def _grey_levels(
         fraction = _stretched(values, numbers, present(), rules.padding)
     if rules.inverted:
         fraction = 1 - fraction
+    if rules.padding is not None:  # no part of the image: background (PS3.3 C.7.5.1.1.2)
+        fraction[(numbers >= rules.padding[0]) & (numbers <= rules.padding[1])] = 0
     peak, kind = (65535, np.uint16) if rules.bits_stored > 8 else (255, np.uint8)
     return np.floor(fraction * peak + 0.5).astype(kind)
 

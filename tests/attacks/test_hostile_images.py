@@ -212,14 +212,18 @@ BOMBS = {
         lambda: tiff_with([*BASE, (273, 4, 500_000, 200), (279, 4, 1, 1)], bytes(2_000_200)),
         "strips or tiles",
     ),
-    "text.png": (lambda: png(8, 8, 0, (b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000)))), "header"),
+    "text.png": (lambda: png(8, 8, 0, (b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000)))), "read"),  # left out
+    "exif-text.png": (
+        lambda: png(8, 8, 0, (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(200_000_000)))),
+        "metadata",
+    ),
     "not-a-number-of-frames.dcm": (
         lambda: (
             dicom_head(EXPLICIT)
             + image_elements(2, 2).replace(b"1         ", b"1e400     ")
             + element(0x7FE00010, b"OB", bytes(4))
         ),
-        "header cannot be read",
+        "Number of Frames",
     ),
 }
 

@@ -212,7 +212,8 @@ def test_exact_and_sigmoid_windows():
 
 def test_window_of_the_caller_replaces_the_files_own():
     values = [0, 1000, 2000, 3000]
-    file = grey_file(values, extra=[*extra_elements("lut", False), element(0x00281052, "DS", -1000)])
+    computed = element(0x00080060, "CS", "CT")
+    file = grey_file(values, extra=[computed, *extra_elements("lut", False), element(0x00281052, "DS", -1000)])
     # Hounsfield units -1000, 0, 1000, 2000; lung: center -600, width 1500: (x + 600.5) / 1499 + 0.5
     lung = [floor(min(max((v - 1000 + 600.5) / 1499 + 0.5, 0), 1) * 65535 + 0.5) for v in values]
     assert read_pixels(file, window="lung").tolist() == [lung]

@@ -1,0 +1,104 @@
+"""Values of a DICOM header: every one that breaks its value representation is refused by its own name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medclf.errors import ReadError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_CODE = re.compile(r"[A-Z0-9 _]{1,16}")  # a Code String, PS3.5 6.2: no room for a sentence
+
+
+def number(header: Dataset, keyword: str, path: str | Path) -> int | float | None:
+    """An element's number, the first where it has several; None where it is absent or empty.
+
+    A file may give several windows, of which the first is the one to show.
+
+    Args:
+        header: the data set, or an item of a sequence.
+        keyword: the element, as pydicom calls it.
+        path: for messages.
+
+    Raises:
+        ReadError: the value is no finite number; the message names the element and quotes nothing of the file.
+
+    Example:
+        >>> from pydicom.dataset import Dataset
+        >>> header = Dataset()
+        >>> header.WindowCenter = [40, 400]
+        >>> number(header, "WindowCenter", "a.dcm"), number(header, "WindowWidth", "a.dcm")
+        (40, None)
+    """
+    try:
+        value = _first(header.get(keyword))
+        if value is None or value == "":
+            return None
+        found = float(value)
+        if not math.isfinite(found):
+            raise ValueError
+    except Exception:  # noqa: BLE001 - pydicom raises a dozen kinds at a malformed value
+        raise malformed(keyword, path) from None
+    return int(found) if found.is_integer() else found
+
+
+def integer(header: Dataset, keyword: str, path: str | Path, default: int) -> int:
+    """As `number`, of an element that holds whole numbers; `default` where it is absent, empty or 0.
+
+    Raises:
+        ReadError: as number, or it is no whole number.
+    """
+    found = number(header, keyword, path)
+    if isinstance(found, float):
+        raise malformed(keyword, path)
+    return found or default
+
+
+def numbers(header: Dataset, keyword: str, path: str | Path, n: int) -> tuple[int, ...]:
+    """The `n` whole numbers of an element, such as a LUT Descriptor.
+
+    Raises:
+        ReadError: there are not as many, or they are none.
+    """
+    try:
+        found = tuple(int(value) for value in header.get(keyword))
+    except Exception:  # noqa: BLE001 - as in `number`
+        raise malformed(keyword, path) from None
+    if len(found) != n:
+        raise malformed(keyword, path)
+    return found
+
+
+def code(header: Dataset, keyword: str) -> str | None:
+    """An element's Code String; None where it is absent, empty or free text, which could name somebody."""
+    value = header.get(keyword)
+    text = "" if value is None else str(value).strip()
+    return text if _CODE.fullmatch(text) else None
+
+
+def malformed(element: str | int, path: str | Path) -> ReadError:
+    """The error that names an element, given by its keyword or tag.
+
+    Example:
+        >>> print(malformed("WindowCenter", "a.dcm"))
+        a.dcm: its header element Window Center (0028,1050) is malformed
+        correct the element, or export the file again
+    """
+    from pydicom.datadict import dictionary_description, dictionary_has_tag, tag_for_keyword
+
+    tag = (tag_for_keyword(element) or 0) if isinstance(element, str) else element
+    name = f"{dictionary_description(tag)} " if dictionary_has_tag(tag) else ""
+    reason = f"its header element {name}({tag >> 16:04x},{tag & 0xFFFF:04x}) is malformed"
+    return ReadError(path, reason, "correct the element, or export the file again")
+
+
+def _first(value: Any) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return value[0] if len(value) else None
+    return value
