@@ -29,6 +29,7 @@ from .learn.presets import histology_tfms as histology_tfms
 from .learn.presets import radiograph_tfms as radiograph_tfms
 from .learn.presets import show_augmentations as show_augmentations
 from .learn.presets import tfms_for as tfms_for
+from .models.registry import register_arch as register_arch
 from .models.saliency import grad_cam as grad_cam
 from .models.saliency import occlusion as occlusion
 from .reporting.report import report as report

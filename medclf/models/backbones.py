@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from medclf.errors import MedclfError
-from medclf.models.plain_nets import LITE_FEATURES, LITE_NETS, RESNETS
-from medclf.models.registry import HALF, IMAGENET_MEAN, IMAGENET_STD, Cut, cut, resolve
+from medclf.models.registry import ARCHITECTURES, Cut, cut, resolve
 from medclf.models.stages import stages
 from medclf.models.weights import adapt_input, fit_state, load_default, read_state
 
@@ -33,7 +32,7 @@ class Backbone:
 
     Args:
         name: what `build_network` takes again; of a timm network that torchvision has too, `timm/NAME`.
-        source: "torchvision", "timm" or "package".
+        source: "torchvision", "timm", "package", or "own" for a registered one.
         mean: of each colour channel in [0, 1], as the published weights want it subtracted.
         std: likewise, to divide by.
         n_features: channels of the body's output.
@@ -66,7 +65,7 @@ def describe(arch: Arch) -> Backbone:
 
     Args:
         arch: a name of torchvision or timm (`timm/NAME` where both have it), one of their functions, or
-            `efficientnet_lite0`, `efficientnet_lite1`, `efficientnet_lite2`.
+            `efficientnet_lite0`, `efficientnet_lite1`, `efficientnet_lite2`; or a name given to `register_arch`.
 
     Raises:
         MedclfError: there is no such architecture.
@@ -75,19 +74,21 @@ def describe(arch: Arch) -> Backbone:
         >>> describe("resnet34").n_features, describe("efficientnet_lite0").source
         (512, 'package')
     """
-    return _describe(*resolve(arch))
+    source, name = resolve(arch)
+    entry = ARCHITECTURES.get(name)
+    if entry is None or entry.source != source:
+        return _measured(source, name)
+    if entry.n_features is None:
+        return _measured.__wrapped__(source, name)  # not kept: the name may be registered again
+    return Backbone(name, source, entry.mean, entry.std, entry.n_features, entry.size, entry.class_token)
 
 
 @lru_cache(maxsize=256)
-def _describe(source: str, name: str) -> Backbone:
-    if source == "package":
-        return Backbone(name, source, HALF, HALF, LITE_FEATURES, LITE_NETS[name][2])
-    if source == "torchvision" and name in RESNETS:
-        return Backbone(name, source, IMAGENET_MEAN, IMAGENET_STD, 2048 if RESNETS[name][0] else 512)
+def _measured(source: str, name: str) -> Backbone:
     try:
         with torch.device("meta"):  # shapes without memory or initialisation
             found, features = _features(source, name)
-    except NotImplementedError:  # a few networks read values while they are built
+    except (NotImplementedError, RuntimeError):  # a few networks read values while they are built
         found, features = _features(source, name)
     n_features = features.shape[-1 if features.ndim == 3 else 1]
     known = f"timm/{name}" if source == "timm" and resolve(name)[0] != "timm" else name

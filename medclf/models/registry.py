@@ -1,18 +1,20 @@
-"""An architecture's name -> its network without the classifier: torchvision's, timm's, or medclf's own."""
+"""An architecture's name -> its network without the classifier: torchvision's, timm's, medclf's, or one's own."""
 
 from __future__ import annotations
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from medclf.errors import MedclfError
-from medclf.models.plain_nets import LITE_NETS, RESNETS, lite_body, resnet_body
+from medclf.models.plain_nets import LITE_FEATURES, LITE_NETS, RESNETS, lite_body, resnet_body
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)  # EfficientNet-Lite and Inception take images scaled to -1 .. 1
@@ -50,6 +52,87 @@ class Cut:
     class_token: bool = False
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """One entry of the registry: a network that is neither looked up in torchvision nor in timm.
+
+    Args:
+        body: makes it, randomly initialised, without its classifier: normalised NCHW images -> feature map
+            (B, C, H, W), tokens (B, N, C) or features (B, C).
+        mean, std: of each colour channel in [0, 1], as its weights want them normalised.
+        size: side of the images that its weights were trained at, in pixels.
+        n_features: C; None: found by running it once.
+        heads, renames, class_token: see `Cut`.
+        weights: gives a state dict, or the path of a file with one; None: there are none.
+        source: who publishes it: "own", "package" or "torchvision".
+    """
+
+    body: Callable[[], nn.Module]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    size: int = 224
+    n_features: int | None = None
+    heads: tuple[str, ...] = ()
+    renames: Mapping[str, str] = field(default_factory=dict)
+    class_token: bool = False
+    weights: Callable[[], Mapping[str, Tensor] | str | Path] | None = None
+    source: str = "own"
+
+    def cut(self) -> Cut:
+        """The network, randomly initialised."""
+        heads, renames = self.heads, dict(self.renames)
+        return Cut(self.body(), self.mean, self.std, self.size, heads, renames, self.class_token)
+
+
+def _lite(name: str) -> Architecture:
+    size, heads = LITE_NETS[name][2], ("classifier", "_fc")
+    body = partial(lite_body, name)
+    return Architecture(body, HALF, HALF, size, LITE_FEATURES, heads, source="package")
+
+
+def _resnet(name: str) -> Architecture:
+    n_features = 2048 if RESNETS[name][0] else 512
+    return Architecture(partial(resnet_body, name), n_features=n_features, heads=("fc",), source="torchvision")
+
+
+ARCHITECTURES: dict[str, Architecture] = {name: _lite(name) for name in LITE_NETS} | {
+    name: _resnet(name) for name in RESNETS
+}
+
+
+def register_arch(name: str, body: Callable[[], nn.Module], **entry: Any) -> None:
+    """Make a network of one's own known by a name, for `med_learner`, `train`, bundles and whatever else takes one.
+
+    A bundle of it holds its weights and its name, not its code: register it before such a bundle is loaded.
+
+    Args:
+        name: a new one; registering a name of one's own again replaces it.
+        body: see `Architecture`.
+        entry: other fields of `Architecture`.
+
+    Raises:
+        MedclfError: torchvision, timm or medclf has an architecture of that name.
+
+    Example:
+        >>> register_arch("tiny", lambda: nn.Conv2d(3, 8, 3), size=32)
+        >>> from medclf.models.backbones import build_network
+        >>> build_network("tiny", 2, weights=None)(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 2])
+        >>> del ARCHITECTURES["tiny"]
+    """
+    known = ARCHITECTURES.get(name)
+    if (known is None and _published(name)) or (known is not None and known.source != "own"):
+        raise MedclfError(f"there is an architecture named {name!r} already", "give yours another name")
+    ARCHITECTURES[name] = Architecture(body, **entry)
+
+
+def _published(name: str) -> bool:
+    import timm
+    from torchvision import models
+
+    return name in models.list_models(module=models) or timm.is_model(name.removeprefix("timm/").partition(".")[0])
+
+
 def resolve(arch: str | Callable[..., Any]) -> tuple[str, str]:
     """(source, name) of an architecture; where torchvision and timm both have a name, torchvision's is taken.
 
@@ -70,13 +153,11 @@ def resolve(arch: str | Callable[..., Any]) -> tuple[str, str]:
         if not module.startswith("torchvision.models"):
             raise MedclfError(
                 f"{name} of {module or 'nowhere'} is not an architecture of torchvision or timm",
-                "give one of their functions or a name, e.g. arch='resnet34'",
+                "give one of their functions, a name such as arch='resnet34', or register yours with register_arch",
             )
         arch = name
-    if arch in LITE_NETS:
-        return "package", arch
-    if arch in RESNETS:
-        return "torchvision", arch
+    if arch in ARCHITECTURES:
+        return ARCHITECTURES[arch].source, arch
     if not arch.startswith("timm/"):
         from torchvision import models
 
@@ -94,18 +175,17 @@ def _similar(name: str) -> str:
     import timm
     from torchvision import models
 
-    known = [*LITE_NETS, *RESNETS, *models.list_models(module=models), *timm.list_models()]
+    known = [*ARCHITECTURES, *models.list_models(module=models), *timm.list_models()]
     close = difflib.get_close_matches(name, dict.fromkeys(known), n=3, cutoff=0.5)
-    return f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists the names"
+    guess = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists the names."
+    return f"{guess} A network of your own must be registered first: medclf.models.registry.register_arch"
 
 
 def cut(source: str, name: str) -> Cut:
     """The network of `resolve`'s answer, randomly initialised, without its classifier."""
-    if source == "package":
-        body, size = lite_body(name), LITE_NETS[name][2]
-        return Cut(body, HALF, HALF, size, heads=("classifier", "_fc"))
-    if name in RESNETS and source == "torchvision":
-        return Cut(resnet_body(name), heads=("fc",))
+    entry = ARCHITECTURES.get(name)
+    if entry is not None and entry.source == source:
+        return entry.cut()
     return _torchvision_cut(name) if source == "torchvision" else _timm_cut(name)
 
 

