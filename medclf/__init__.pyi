@@ -2,6 +2,7 @@
 
 from .auditing.audit import audit as audit
 from .auditing.shortcut_test import shortcut_test as shortcut_test
+from .config import TrainConfig as TrainConfig
 from .dataset.scan import scan as scan
 from .dataset.splits import KFoldSplitter as KFoldSplitter
 from .dataset.splits import PatientSplitter as PatientSplitter
@@ -35,7 +36,6 @@ from .models.saliency import occlusion as occlusion
 from .reporting.report import report as report
 from .results.subgroups import subgroups as subgroups
 from .run.compare import compare as compare
-from .run.config import TrainConfig as TrainConfig
 from .run.evaluate import evaluate as evaluate
 from .run.explain import explain as explain
 from .run.train import train as train

@@ -70,6 +70,10 @@ NAMES = {
     "RandomSplitter": "dataset.splits.SeededSplitter",
     "cnn_learner": "learn.learner.med_learner",
     "data.split.RandomSplitter": "dataset.splits.SeededSplitter",
+    "evaluation.basis.Basis": "auditing.calibration_set.CalibrationSet",
+    "evaluation.decisions.Wishes": "auditing.decisions.DecisionPolicy",
+    "evaluation.worth.Worth": "auditing.assess.Calibrated",
+    "evaluation.worth.judge": "auditing.assess.calibrate",
     "training.head_start.HeadStart": "learn.linear_probe.LinearProbe",
     "training.learner.cnn_learner": "learn.learner.med_learner",
 }

@@ -1,18 +1,22 @@
-"""PREDICTIONS -> what they are worth: calibrated, with a limit below which to abstain, and thresholds to decide by.
+"""PREDICTIONS -> what they are worth: calibrated, with limits below which to abstain, and thresholds to decide by.
 
-All of it is fitted on a `Basis`, images that the network was not trained on, and reported on others. Where there are
-no others, each reported image is judged by what was fitted on the folds that do not hold it.
+All of it is fitted on a `CalibrationSet`, images that the network was not trained on, and reported on others. Where
+there are no others, each reported image is judged by what was fitted on the folds that do not hold it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from medclf.auditing.calibration_set import FEWEST, Basis
-from medclf.auditing.decisions import Wishes, column_of, decide, decision_facts
+from medclf.auditing.audit import Audit
+from medclf.auditing.calibration_set import FEWEST, CalibrationSet
+from medclf.auditing.decisions import DecisionPolicy, column_of, decide, decision_section
+from medclf.dataset.labels import objects
 from medclf.errors import DataError
 from medclf.metrics.abstention import abstain_curve, choose_abstain, evaluate_abstain
 from medclf.metrics.calibration import (
@@ -27,107 +31,106 @@ from medclf.metrics.calibration import (
 from medclf.metrics.classification import classification_metrics, proportion
 from medclf.metrics.intervals import Sampling, as_plain
 from medclf.metrics.thresholds import OperatingPoint
+from medclf.results.calibration import OUT_OF_DISTRIBUTION, UNSURE, Calibration
 from medclf.results.predictions import Predictions, losses_of
 
 CURVE = ("coverage", "accuracy", "low", "high")
 
+Sections = dict[str, Any]  # of results.json, by name
+
 
 @dataclass
-class Worth:
-    """What came of it.
+class Calibrated:
+    """What `calibrate` gives.
 
     Args:
         predictions: with calibrated probabilities, and a column flags where some are unsure.
-        facts: sections of results.json: calibration, abstain, operating_point.
-        calibration: what `save_bundle` takes.
-        temperature: that the bundle divides by; None where there was too little to fit one.
+        sections: of results.json: calibration, abstain, operating_point.
+        calibration: what `save_bundle` takes; its temperature is None where there was too little to fit one.
     """
 
     predictions: Predictions
-    facts: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Any] = field(default_factory=dict)
-    temperature: Temperature | None = None
+    sections: Sections = field(default_factory=dict)
+    calibration: Calibration = field(default_factory=Calibration)
 
 
-def judge(shown: Predictions, basis: Basis, wishes: Wishes | None = None) -> Worth:
+def calibrate(
+    predictions: Predictions, calibration_set: CalibrationSet, policy: DecisionPolicy | None = None
+) -> Calibrated:
     """Calibrate predictions, and choose and judge the limits that a bundle carries.
 
     Args:
-        shown: the predictions to report.
-        basis: what to fit on.
-        wishes: what is asked of the decisions; the defaults where None.
-
-    Returns:
-        A `Worth`.
+        predictions: to report.
+        calibration_set: what to fit on.
+        policy: how decisions are to be made; the defaults where None.
 
     Example:
-        >>> import pandas as pd
         >>> rng = np.random.default_rng(0)
         >>> p = rng.random(400)
         >>> y = (rng.random(400) < p).astype(int)
         >>> table = pd.DataFrame({"path": [f"{i}.png" for i in range(400)]})
-        >>> shown = Predictions(["normal", "polyp"], False, y, np.stack([1 - p, p], 1), p * 0, table)
-        >>> found = judge(shown, Basis.of(shown, "the other images"))
-        >>> sorted(found.facts), bool(0.8 < found.temperature.values[0] < 1.25)
+        >>> predictions = Predictions(["normal", "polyp"], False, y, np.stack([1 - p, p], 1), p * 0, table)
+        >>> found = calibrate(predictions, CalibrationSet.of(predictions, "the other images"))
+        >>> sorted(found.sections), bool(0.8 < found.calibration.temperature.values[0] < 1.25)
         (['abstain', 'calibration', 'operating_point'], True)
     """
-    wishes = wishes or Wishes()
-    if len(basis) < FEWEST:
+    policy = policy or DecisionPolicy()
+    if len(calibration_set) < FEWEST:
         text = (
-            f"Nothing was fitted: {len(basis)} images are too few to calibrate on or to choose a limit by "
-            f"(at least {FEWEST}). The probabilities are the network's own."
+            f"Not calibrated: {len(calibration_set)} images are too few (at least {FEWEST} are needed). "
+            "The probabilities are the network's own."
         )
-        return Worth(shown, {"calibration": {"sentence": text}})
+        return Calibrated(predictions, {"calibration": {"sentence": text}})
     try:
-        result, basis = _calibrated(shown, basis)
+        result, calibration_set = _at_fitted_temperature(predictions, calibration_set)
     except DataError as error:
-        return Worth(shown, {"calibration": {"sentence": f"Not calibrated: {error.message}."}})
-    _abstaining(result, basis, wishes.keep_accuracy)
-    points, chosen = decide(result.predictions, basis, wishes)
-    if points:
-        result.facts["operating_point"] = points
-    if chosen:
-        result.calibration["operating_point"] = chosen
+        return Calibrated(predictions, {"calibration": {"sentence": f"Not calibrated: {error.message}."}})
+    _abstain(result, calibration_set, policy.keep_accuracy)
+    section, thresholds = decide(result.predictions, calibration_set, policy)
+    if section:
+        result.sections["operating_point"] = section
+    result.calibration = replace(result.calibration, thresholds=thresholds)
     return result
 
 
-def at_temperature(shown: Predictions, temperature: Temperature | None) -> Predictions:
+def at_temperature(predictions: Predictions, temperature: Temperature | None) -> Predictions:
     """The predictions with their logits divided by a temperature; as they are where it is None."""
-    return shown if temperature is None else _with_probs(shown, temperature.apply_to_probs(shown.probs))
+    return (
+        predictions if temperature is None else _with_probs(predictions, temperature.apply_to_probs(predictions.probs))
+    )
 
 
-def _with_probs(shown: Predictions, probs: np.ndarray) -> Predictions:
-    return replace(shown, probs=probs, losses=losses_of(shown.y, probs, shown.multi_label))
+def _with_probs(predictions: Predictions, probs: np.ndarray) -> Predictions:
+    return replace(predictions, probs=probs, losses=losses_of(predictions.y, probs, predictions.multi_label))
 
 
-def _calibrated(shown: Predictions, basis: Basis) -> tuple[Worth, Basis]:
+def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tuple[Calibrated, CalibrationSet]:
     """Both with calibrated probabilities, and what that did to them."""
-    multi = shown.multi_label
-    if basis.own:
-        logits = to_logits(shown.probs, multi_label=multi)
-        probs, temperature = calibrate_out_of_fold(logits, shown.y, groups=shown.groups, multi_label=multi)
-        after, basis = _with_probs(shown, probs), replace(basis, probs=probs)
-        how = f"Each image here was judged by a temperature fitted on {basis.words}; the bundle's is fitted on all"
+    multi = before.multi_label
+    if fitted_on.reported:
+        logits = to_logits(before.probs, multi_label=multi)
+        probs, temperature = calibrate_out_of_fold(logits, before.y, groups=before.groups, multi_label=multi)
+        after, fitted_on = _with_probs(before, probs), replace(fitted_on, probs=probs)
+        how = f"For each image here it was fitted on {fitted_on.described}; the bundle's was fitted on all"
     else:
-        logits = to_logits(basis.probs, multi_label=multi)
-        temperature = fit_temperature(logits, basis.y, multi_label=multi, shared=True)
-        after, basis = at_temperature(shown, temperature), replace(basis, probs=temperature.apply(logits))
-        how = f"It was fitted on {basis.words}, none of which is reported here"
+        logits = to_logits(fitted_on.probs, multi_label=multi)
+        temperature = fit_temperature(logits, fitted_on.y, multi_label=multi, shared=True)
+        after, fitted_on = at_temperature(before, temperature), replace(fitted_on, probs=temperature.apply(logits))
+        how = f"It was fitted on {fitted_on.described}, none of which is reported here"
     value = temperature.values[0]
-    was = "too sure" if value > 1.05 else "not sure enough" if value < 0.95 else "about as sure as it should be"
-    divided = f"The logits are divided by a temperature of {value:.2f}: the network was {was}."
-    sentence = f"{divided} {how} ({temperature.n} images)."
-    facts = {
-        "sentence": sentence,
+    was = "too high" if value > 1.05 else "too low" if value < 0.95 else "about right"
+    section = {
+        "sentence": f"The network's confidence was {was} (temperature {value:.2f}). {how} ({temperature.n} images).",
         "temperature": value,
         "n_fitted_on": temperature.n,
-        **_before_and_after(shown, after),
+        **_before_and_after(before, after),
     }
-    return Worth(after, {"calibration": facts}, {"temperature": temperature.as_dict()}, temperature), basis
+    calibration = Calibration(temperature, multi_label=multi)
+    return Calibrated(after, {"calibration": section}, calibration), fitted_on
 
 
-def _before_and_after(shown: Predictions, after: Predictions) -> dict[str, Any]:
-    parts = {"before": shown, "after": after}
+def _before_and_after(before: Predictions, after: Predictions) -> Sections:
+    parts = {"before": before, "after": after}
     errors = {name: calibration_errors(part) for name, part in parts.items()}
     return {
         "ece": {name: found["ece"] for name, found in errors.items()},
@@ -136,25 +139,26 @@ def _before_and_after(shown: Predictions, after: Predictions) -> dict[str, Any]:
     }
 
 
-def calibration_errors(shown: Predictions) -> dict[str, Any]:
+def calibration_errors(predictions: Predictions) -> Sections:
     """{"ece", "brier"}, each {"value", "low", "high", "n"}; means over the labels where an image may have several."""
-    y, probs, groups = shown.y, shown.probs, shown.groups
-    if shown.multi_label:
-        found = classification_metrics(y, probs, shown.vocab, groups=groups, multi_label=True)
+    y, probs, groups = predictions.y, predictions.probs, predictions.groups
+    if predictions.multi_label:
+        found = classification_metrics(y, probs, predictions.vocab, groups=groups, multi_label=True)
         return as_plain({name: found[name] for name in ("ece", "brier")})
     return as_plain({"ece": ece(y, probs, groups=groups), "brier": brier(y, probs, groups=groups)})
 
 
-def reliability_bars(shown: Predictions, n_bins: int = 10) -> list[dict[str, Any]]:
+def reliability_bars(predictions: Predictions, n_bins: int = 10) -> list[dict[str, Any]]:
     """The bars of the reliability diagram; of several labels an image, all labels together."""
-    flat = shown.multi_label
-    y, probs = (shown.y.ravel(), shown.probs.ravel()) if flat else (shown.y, shown.probs)
+    y, probs = predictions.y, predictions.probs
+    if predictions.multi_label:
+        y, probs = y.ravel(), probs.ravel()
     return [one.as_dict() for one in reliability(y, probs, n_bins) if one.frequency.n]
 
 
 def answers(y: np.ndarray, probs: np.ndarray, multi_label: bool) -> tuple[np.ndarray, np.ndarray]:
-    """What the functions of `abstain` take: of several labels an image, whether all are right, and the least sure one's
-    probability.
+    """What the functions of `abstention` take: of several labels an image, whether all are right, and the least sure
+    one's probability.
     """
     if not multi_label:
         return y, probs
@@ -163,103 +167,150 @@ def answers(y: np.ndarray, probs: np.ndarray, multi_label: bool) -> tuple[np.nda
     return np.where(known, right.astype(int), -1), np.maximum(probs, 1 - probs).min(axis=1)
 
 
-def _abstaining(result: Worth, basis: Basis, wished: float) -> None:
-    """Choose below which probability the answer is "unsure", and judge it."""
-    shown = result.predictions
-    y, probs = answers(shown.y, shown.probs, shown.multi_label)
-    chosen_y, chosen_probs = answers(basis.y, basis.probs, shown.multi_label)
-    curve = abstain_curve(y, probs)
-    facts: dict[str, Any] = {"wished": wished, "curve": {name: curve[name].tolist() for name in CURVE}}
-    try:
-        point = choose_abstain(chosen_y, chosen_probs, accuracy=wished)
-    except DataError as error:
-        facts["sentence"] = f"{error.message[0].upper()}{error.message[1:]}: no answer is marked as unsure."
-        result.facts["abstain"] = facts
-        return
-    cuts = basis.limits(lambda rows: choose_abstain(chosen_y[rows], chosen_probs[rows], accuracy=wished).threshold)
-    limit = point.threshold if cuts is None else cuts
-    worth = evaluate_abstain(y, probs, limit, groups=shown.groups)
-    worth.pop("threshold")
-    unsure = _surety(probs) < limit
-    facts |= {
-        "threshold": point.threshold,
-        "sentence": _abstain_sentence(point.threshold, wished, int(unsure.sum()), len(unsure), basis.words),
-        "numbers": as_plain(worth),
-    }
-    result.facts["abstain"] = facts
-    result.calibration["abstain"] = {"threshold": point.threshold, "wished": wished}
-    result.predictions = flagged(shown, unsure, "unsure")
-
-
-def _surety(probs: np.ndarray) -> np.ndarray:
+def _confidence(probs: np.ndarray) -> np.ndarray:
     """(n,) probability of each answer: (n, n_labels) hold those of all labels, (n,) of the answer alone."""
     return np.asarray(probs.max(axis=1) if probs.ndim == 2 else probs)
 
 
-def _abstain_sentence(limit: float, wished: float, unsure: int, n: int, whence: str) -> str:
-    return (
-        f"Below a probability of {limit:.3f} the answer is marked as unsure, so that {wished:.0%} of the others should "
-        f"be right. The limit was chosen on {whence}. Here it marks {unsure} of {n} images."
+def _abstain(result: Calibrated, calibration_set: CalibrationSet, keep_accuracy: float) -> None:
+    """Choose below which confidence an answer is unsure, and judge that."""
+    predictions, multi = result.predictions, result.predictions.multi_label
+    y, probs = answers(predictions.y, predictions.probs, multi)
+    chosen_y, chosen_probs = answers(calibration_set.y, calibration_set.probs, multi)
+    curve = abstain_curve(y, probs)
+    section: Sections = {"wished": keep_accuracy, "curve": {name: curve[name].tolist() for name in CURVE}}
+    result.sections["abstain"] = section
+
+    def choose(rows: Any) -> float:
+        return choose_abstain(chosen_y[rows], chosen_probs[rows], accuracy=keep_accuracy).threshold
+
+    try:
+        threshold = choose(slice(None))
+    except DataError as error:
+        section["sentence"] = f"{error.message[0].upper()}{error.message[1:]}: no answer is flagged unsure."
+        return
+    held_out = calibration_set.held_out_thresholds(choose)
+    limit = threshold if held_out is None else held_out
+    found = evaluate_abstain(y, probs, limit, groups=predictions.groups)
+    found.pop("threshold")
+    unsure = _confidence(probs) < limit
+    sentence = (
+        f"Answers below {threshold:.0%} confidence are flagged unsure; about {keep_accuracy:.0%} of the rest should be "
+        f"correct. The limit was chosen on {calibration_set.described}; it flags {unsure.sum()} of {len(unsure)} here."
     )
+    section |= {"threshold": threshold, "sentence": sentence, "numbers": as_plain(found)}
+    result.calibration = replace(result.calibration, abstain_below=threshold, keep_accuracy=keep_accuracy)
+    result.predictions = with_flag(predictions, unsure, UNSURE)
 
 
-def flagged(shown: Predictions, marked: np.ndarray, flag: str) -> Predictions:
-    """The predictions with a flag more in the column flags of those that are marked."""
-    before = shown.table["flags"] if "flags" in shown.table else [""] * len(shown)
+def with_flag(predictions: Predictions, marked: np.ndarray, flag: str) -> Predictions:
+    """The predictions with one more flag in the column flags of the images that are marked."""
+    before = predictions.table["flags"] if "flags" in predictions.table else [""] * len(predictions)
     both = ["|".join(filter(None, (old, flag if new else ""))) for old, new in zip(before, marked, strict=True)]
-    return replace(shown, table=shown.table.assign(flags=both))
+    return replace(predictions, table=predictions.table.assign(flags=both))
 
 
-def judge_at(
-    shown: Predictions, limit: float | None, points: dict[str, OperatingPoint], prevalence: float | None = None
-) -> dict[str, Any]:
-    """What limits that were chosen elsewhere are worth on these images.
+def apply_calibration(predictions: Predictions, calibration: Calibration) -> Predictions:
+    """The predictions as a bundle with this calibration gives them: calibrated probabilities, and flags.
 
     Args:
-        shown: calibrated predictions.
-        limit: below which probability of the predicted label an answer is unsure; None where there is none.
-        points: thresholds by label.
-        prevalence: to restate ppv and npv for; as in the images where None.
+        predictions: of the network; out of distribution is flagged where they have features.
+        calibration: fitted on other images.
+    """
+    found = at_temperature(predictions, calibration.temperature)
+    if calibration.abstain_below is not None:
+        confidence = _confidence(answers(found.y, found.probs, found.multi_label)[1])
+        found = with_flag(found, confidence < calibration.abstain_below, UNSURE)
+    return flag_out_of_distribution(found, calibration)
+
+
+def flag_out_of_distribution(predictions: Predictions, calibration: Calibration) -> Predictions:
+    """The predictions with a flag where an image is out of distribution, as far as features are known."""
+    if calibration.ood is None or predictions.features is None:
+        return predictions
+    return with_flag(predictions, calibration.ood.unlike(predictions.features), OUT_OF_DISTRIBUTION)
+
+
+def evaluate_limits(
+    predictions: Predictions,
+    calibration: Calibration,
+    points: Mapping[str, OperatingPoint] | None = None,
+    prevalence: float | None = None,
+) -> Sections:
+    """How the limits that were chosen elsewhere do on these images.
+
+    Args:
+        predictions: calibrated, with flags: see `apply_calibration`.
+        calibration: whose limits.
+        points: decision thresholds by label; those of the calibration where None.
+        prevalence: to restate PPV and NPV for; as in the images where None.
 
     Returns:
-        Sections of results.json: calibration, abstain, operating_point, as far as there are any.
+        Sections of results.json: calibration, abstain, ood, operating_point, as far as there are any.
     """
-    errors = calibration_errors(shown)
-    facts: dict[str, Any] = {"calibration": {**errors, "reliability": {"here": reliability_bars(shown)}}}
-    if limit is not None:
-        y, probs = answers(shown.y, shown.probs, shown.multi_label)
-        worth = evaluate_abstain(y, probs, limit, groups=shown.groups)
-        curve = abstain_curve(y, probs)
-        sure = _surety(probs)
-        facts["abstain"] = {
-            "threshold": worth.pop("threshold"),
-            "sentence": f"At training's limit {int((sure < limit).sum())} of {len(sure)} images are unsure.",
-            "numbers": as_plain(worth),
-            "curve": {name: curve[name].tolist() for name in CURVE},
-        }
-    found = {}
+    errors = calibration_errors(predictions)
+    section: Sections = {**errors, "reliability": {"here": reliability_bars(predictions)}}
+    if calibration.temperature is not None:
+        value = calibration.temperature.values[0]
+        sentence = f"The bundle's temperature ({value:.2f}) was fitted in training, on none of these images."
+        section = {"sentence": sentence, **section}
+    found: Sections = {"calibration": section}
+    if calibration.abstain_below is not None:
+        found["abstain"] = _evaluate_abstention(predictions, calibration.abstain_below)
+    found |= ood_section(predictions, calibration)
+    if points is None:
+        points = {label: OperatingPoint(threshold) for label, threshold in calibration.thresholds.items()}
+    decided = {}
     for label, point in points.items():
-        if label in shown.vocab:
-            column = column_of(shown.y, shown.probs, shown, label)
-            found[label] = decision_facts(*column, label, point, shown.groups, prevalence)
-    if found:
-        facts["operating_point"] = found if shown.multi_label else next(iter(found.values()))
-    return facts
+        if label in predictions.vocab:
+            column = column_of(predictions.y, predictions.probs, predictions, label)
+            decided[label] = decision_section(*column, label, point, predictions.groups, prevalence)
+    if decided:
+        found["operating_point"] = decided if predictions.multi_label else next(iter(decided.values()))
+    return found
 
 
-def ood_facts(unlike: np.ndarray, part: Predictions, n: int, quantile: float) -> dict[str, Any]:
-    """How many images were found not like the training images.
+def _evaluate_abstention(predictions: Predictions, abstain_below: float) -> Sections:
+    y, probs = answers(predictions.y, predictions.probs, predictions.multi_label)
+    found, curve = evaluate_abstain(y, probs, abstain_below, groups=predictions.groups), abstain_curve(y, probs)
+    confidence = _confidence(probs)
+    return {
+        "threshold": found.pop("threshold"),
+        "sentence": f"Training's limit flags {(confidence < abstain_below).sum()} of {len(confidence)} images unsure.",
+        "numbers": as_plain(found),
+        "curve": {name: curve[name].tolist() for name in CURVE},
+    }
+
+
+def ood_section(predictions: Predictions, calibration: Calibration) -> Sections:
+    """The section ood of results.json: how many images are flagged out of distribution; {} where none can be."""
+    detector = calibration.ood
+    if detector is None or "flags" not in predictions.table:
+        return {}
+    outside = np.array([OUT_OF_DISTRIBUTION in flags for flags in predictions.table["flags"]], bool)
+    share = proportion(outside, np.ones(len(outside), bool), Sampling.of(predictions.groups, len(outside)))
+    sentence = (
+        f"{outside.sum()} of {len(outside)} images are out of distribution: their features in the network are not like "
+        f"those of the {detector.n} training images. Of ordinary images about {1 - detector.quantile:.0%} are flagged."
+    )
+    return {"ood": {"sentence": sentence, "flagged": as_plain(share), "n_train": detector.n}}
+
+
+def seen_in_training(part: Predictions, table: pd.DataFrame, audit: Audit | None) -> tuple[np.ndarray, np.ndarray]:
+    """Which images are not independent of the training images.
 
     Args:
-        unlike: (n,) bool.
         part: the predictions.
-        n: images that the detector knows.
-        quantile: share of images of the right kind that it lets pass.
+        table: the data's table, with partitions.
+        audit: of that table.
+
+    Returns:
+        (n,) whether each image has a near-duplicate among the training images, and (n,) whether its patient has images
+        there.
     """
-    sampling = Sampling.of(part.groups, len(part))
-    share = proportion(unlike, np.ones(len(part), bool), sampling)
-    sentence = (
-        f"{int(unlike.sum())} of {len(part)} images are not like the {n} training images, by their features in the "
-        f"network. Of images of the right kind, {1 - quantile:.0%} are expected to be flagged."
-    )
-    return {"sentence": sentence, "flagged": as_plain(share), "n_train": n}
+    paths = part.table["path"]
+    twin = np.zeros(len(part), bool)
+    if audit is not None:
+        twin = audit.twin_in_train(table["partition"]).reindex(paths).fillna(False).to_numpy(bool)
+    train = set(table.loc[(table["partition"] == "train") & table["patient"].notna(), "patient"])
+    return twin, np.array([patient in train for patient in objects(part.table, "patient")], bool)

@@ -1,4 +1,4 @@
-"""What a temperature or a limit is fitted on, so that no image is judged by what it helped to fit."""
+"""What a temperature or a threshold is fitted on, so that no image is judged by what it helped to fit."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ FEWEST = 20  # images below which nothing is fitted: chance would speak
 
 
 @dataclass(frozen=True)
-class Basis:
-    """What temperature and thresholds are fitted on.
+class CalibrationSet:
+    """Predictions of images that the network was not trained on, to fit a temperature and thresholds on.
 
     Args:
         y: as in `Predictions`.
-        probs: (n, n_labels), of a network that was not trained on these images.
+        probs: (n, n_labels) in [0, 1].
         groups: (n,) which images belong together, or None.
-        words: what these images are, for the report.
-        own: they are the reported images themselves.
+        described: what these images are, for the report.
+        reported: they are the reported images themselves; each is then judged by what the other folds fitted.
     """
 
     y: np.ndarray
     probs: np.ndarray
     groups: np.ndarray | None
-    words: str
-    own: bool = False
+    described: str
+    reported: bool = False
 
     @classmethod
-    def of(cls, shown: Predictions, words: str) -> Basis:
+    def of(cls, predictions: Predictions, described: str) -> CalibrationSet:
         """The reported images themselves."""
-        return cls(shown.y, shown.probs, shown.groups, words, own=True)
+        return cls(predictions.y, predictions.probs, predictions.groups, described, reported=True)
 
     def __len__(self) -> int:
         return len(self.probs)
 
-    def limits(self, choose: Callable[[np.ndarray], float]) -> np.ndarray | None:
-        """The limit for each reported image, chosen on the folds that do not hold it.
+    def held_out_thresholds(self, choose: Callable[[np.ndarray], float]) -> np.ndarray | None:
+        """The threshold for each reported image, chosen on the folds that do not hold it.
 
         Args:
-            choose: rows -> a limit; it may raise DataError where it finds none.
+            choose: rows -> a threshold; it may raise DataError where it finds none.
 
         Returns:
-            (n,), infinite where no limit was found; None where these are not the reported images: one limit serves.
+            (n,), infinite where none was found; None where these are not the reported images: one threshold serves all.
         """
-        if not self.own:
+        if not self.reported:
             return None
         fold_of = folds(self.y, self.groups)
-        limits = np.full(len(self), np.inf)
+        thresholds = np.full(len(self), np.inf)
         for fold in np.unique(fold_of):
             try:
-                limits[fold_of == fold] = choose(np.flatnonzero(fold_of != fold))
+                thresholds[fold_of == fold] = choose(np.flatnonzero(fold_of != fold))
             except DataError:
                 continue
-        return limits
+        return thresholds

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medclf.auditing.calibration_set import Basis
+from medclf.auditing.calibration_set import CalibrationSet
 from medclf.errors import DataError
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.thresholds import (
@@ -24,8 +24,8 @@ _PLAIN = ("normal", "negative", "no", "none", "healthy", "benign", "control", "a
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What the user asks of the decisions.
+class DecisionPolicy:
+    """How probabilities become decisions.
 
     Args:
         keep_accuracy: on the images that are answered; the least sure are left to a reader.
@@ -44,7 +44,7 @@ class Wishes:
         for name, value in (("keep-accuracy", self.keep_accuracy), ("prevalence", self.prevalence)):
             if value is not None and not 0 < value < 1:
                 raise DataError(f"{name}={value} is no share", "give a number between 0 and 1")
-        self.chosen_by()
+        self.rule_arguments()
 
     def check(self, labels: Iterable[str], multi_label: bool) -> None:
         """See that what is asked can be done with these labels.
@@ -58,11 +58,11 @@ class Wishes:
         if self.rule and self.positive is None and not multi_label and len(known) > 2:
             raise DataError(f"operating-point={self.rule} on which of {len(known)} labels?", "name one with --positive")
 
-    def chosen_by(self) -> dict[str, Any]:
+    def rule_arguments(self) -> dict[str, Any]:
         """The arguments of `choose_threshold`.
 
         Example:
-            >>> Wishes(rule="sensitivity=0.9").chosen_by()
+            >>> DecisionPolicy(rule="sensitivity=0.9").rule_arguments()
             {'by': 'sensitivity', 'at_least': 0.9}
         """
         by, _, number = (self.rule or "youden").partition("=")
@@ -104,46 +104,45 @@ def positive_of(vocab: list[str]) -> str:
     return vocab[0] if plain[1] and not plain[0] else vocab[1]
 
 
-def decide(shown: Predictions, basis: Basis, wishes: Wishes) -> tuple[dict[str, Any], dict[str, Any]]:
+def decide(
+    predictions: Predictions, calibration_set: CalibrationSet, policy: DecisionPolicy
+) -> tuple[dict[str, Any], dict[str, float]]:
     """Choose a threshold for each label to decide, and judge it.
 
     Args:
-        shown: the predictions to report, calibrated.
-        basis: what to choose on, calibrated.
-        wishes: what is asked.
+        predictions: to report, calibrated.
+        calibration_set: what to choose on, calibrated.
+        policy: how to choose.
 
     Returns:
-        The section operating_point of results.json, and what `save_bundle` takes under that name; empty where there is
-        nothing to decide, or, for the second, where no rule was asked for.
+        The section operating_point of results.json, and the bundle's thresholds by label; empty where there is nothing
+        to decide, or, for the second, where no rule was asked for.
     """
     points: dict[str, Any] = {}
-    for label in labels_to_decide(shown, wishes.positive):
-        points[label] = _decided(shown, basis, wishes, label)
-    if not points:
-        return {}, {}
-    thresholds = {label: facts["threshold"] for label, facts in points.items() if "threshold" in facts}
-    facts = points if shown.multi_label else next(iter(points.values()))
-    if not wishes.rule or not thresholds:
-        return facts, {}
-    if shown.multi_label:
-        return facts, {"thresholds": thresholds}
-    label, threshold = next(iter(thresholds.items()))
-    return facts, {"label": label, "threshold": threshold}
+    for label in labels_to_decide(predictions, policy.positive):
+        points[label] = _decided(predictions, calibration_set, policy, label)
+    section = points if predictions.multi_label else next(iter(points.values()), {})
+    found = {label: row["threshold"] for label, row in points.items() if "threshold" in row}
+    return section, found if policy.rule else {}
 
 
-def _decided(shown: Predictions, basis: Basis, wishes: Wishes, label: str) -> dict[str, Any]:
-    chosen_y, chosen_probs = column_of(basis.y, basis.probs, shown, label)
-    rule = wishes.chosen_by()
+def _decided(
+    predictions: Predictions, calibration_set: CalibrationSet, policy: DecisionPolicy, label: str
+) -> dict[str, Any]:
+    chosen_y, chosen_probs = column_of(calibration_set.y, calibration_set.probs, predictions, label)
+    rule = policy.rule_arguments()
     try:
         point = choose_threshold(chosen_y, chosen_probs, **rule)
     except DataError as error:
         return {"label": label, "sentence": f"No threshold for {label}: {error.message}."}
-    cuts = basis.limits(lambda rows: choose_threshold(chosen_y[rows], chosen_probs[rows], **rule).threshold)
-    y, probs = column_of(shown.y, shown.probs, shown, label)
-    facts = decision_facts(y, probs, label, point, shown.groups, wishes.prevalence, cuts)
-    facts["decides"] = wishes.rule is not None
-    facts["sentence"] += f" It was chosen on {basis.words}."
-    return facts
+    cuts = calibration_set.held_out_thresholds(
+        lambda rows: choose_threshold(chosen_y[rows], chosen_probs[rows], **rule).threshold
+    )
+    y, probs = column_of(predictions.y, predictions.probs, predictions, label)
+    section = decision_section(y, probs, label, point, predictions.groups, policy.prevalence, cuts)
+    section["decides"] = policy.rule is not None
+    section["sentence"] += f" It was chosen on {calibration_set.described}."
+    return section
 
 
 def column_of(y: np.ndarray, probs: np.ndarray, shown: Predictions, label: str) -> tuple[np.ndarray, np.ndarray]:
@@ -152,7 +151,7 @@ def column_of(y: np.ndarray, probs: np.ndarray, shown: Predictions, label: str) 
     return (y[:, k] if shown.multi_label else np.where(y < 0, -1, y == k)).astype(int), probs[:, k]
 
 
-def decision_facts(
+def decision_section(
     y: np.ndarray,
     probs: np.ndarray,
     label: str,
@@ -161,7 +160,7 @@ def decision_facts(
     prevalence: float | None = None,
     cuts: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """What a threshold is worth, for results.json.
+    """How a threshold does, for results.json.
 
     Args:
         y: (n,) 1, 0, or -1 where unknown.
@@ -176,10 +175,10 @@ def decision_facts(
         label, threshold, by, wish, table, the rates with intervals, prevalence, restated and a sentence.
     """
     called = probs >= (point.threshold if cuts is None else cuts)
-    worth = evaluate_threshold(y, called.astype(float), 0.5, groups=groups)
-    worth.pop("threshold")
+    rates = evaluate_threshold(y, called.astype(float), 0.5, groups=groups)
+    rates.pop("threshold")
     share = float((y == 1).sum() / max((y >= 0).sum(), 1)) if prevalence is None else prevalence
-    restated = restate_prevalence(worth["sensitivity"], worth["specificity"], share)
+    restated = restate_prevalence(rates["sensitivity"], rates["specificity"], share)
     rules = {
         "youden": "sensitivity + specificity are greatest there (Youden)",
         "sensitivity": f"a sensitivity of {(point.wish or {}).get('at_least', 0):.0%} was asked for",
@@ -193,7 +192,7 @@ def decision_facts(
         "threshold": point.threshold,
         "by": point.by,
         "wish": point.wish,
-        **as_plain(worth),
+        **as_plain(rates),
         "prevalence": share,
         "prevalence_given": prevalence is not None,
         "restated": as_plain(restated.as_dict()),

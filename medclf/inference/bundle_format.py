@@ -14,6 +14,7 @@ import numpy as np
 
 from medclf.errors import BundleError
 from medclf.files import finite
+from medclf.results.calibration import Calibration
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
@@ -146,20 +147,17 @@ def check_calibration(calibration: Mapping[str, Any], recipe: Mapping[str, Any])
         _expect(all(bool(np.isfinite(array).all()) for array in arrays.values()) and bool((spread > 0).all()), "ood")
 
 
-def as_json(calibration: Mapping[str, Any]) -> dict[str, Any]:
-    """`calibration` with the arrays of an `OodDetector` as text.
+def as_json(calibration: Calibration | Mapping[str, Any]) -> dict[str, Any]:
+    """The calibration as bundle.json has it.
 
     Raises:
         AttributeError: what stands under "ood" is no detector.
     """
-    detector = calibration.get("ood")
-    if detector is None or isinstance(detector, Mapping):
-        return finite(dict(calibration))
-    arrays = {
-        name: {"shape": list(array.shape), "float32": base64.b64encode(array.astype("<f4").tobytes()).decode()}
-        for name, array in detector.arrays().items()
-    }
-    return finite(dict(calibration) | {"ood": detector.facts() | {"arrays": arrays}})
+    values = calibration.as_dict() if isinstance(calibration, Calibration) else dict(calibration)
+    detector = values.get("ood")
+    if detector is not None and not isinstance(detector, Mapping):
+        values["ood"] = detector.as_dict()
+    return finite(values)
 
 
 def ood_state(ood: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

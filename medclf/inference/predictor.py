@@ -14,6 +14,7 @@ from medclf.errors import ReadError, position
 from medclf.images import reading
 from medclf.inference.bundle_format import ood_state, temperatures
 from medclf.parallel import map_ahead
+from medclf.results.calibration import OUT_OF_DISTRIBUTION, UNSURE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from medclf.metrics.ood import OodDetector
 
     Item = str | Path | bytes | np.ndarray | Image
-
-UNSURE, STRANGE = "unsure", "not like the training images"
 
 
 @dataclass(frozen=True)
@@ -183,8 +182,8 @@ class Predictor:
         logits, features = self._forward(prepared)
         scaled = logits.astype(np.float64) / temperatures(self.calibration)
         probs = _sigmoid(scaled) if self.multi_label else _softmax(scaled)
-        strange = self._detector.unlike(features) if self._detector else np.zeros(len(features), bool)
-        return [self._prediction(row, odd) for row, odd in zip(probs, strange, strict=True)]
+        outside = self._detector.unlike(features) if self._detector else np.zeros(len(features), bool)
+        return [self._prediction(row, odd) for row, odd in zip(probs, outside, strict=True)]
 
     def _target(self, prepared: np.ndarray, label: str | None) -> int:
         """Position of the label that a saliency map is about: the predicted one, of several the most probable."""
@@ -193,11 +192,11 @@ class Predictor:
         answer = self.predict_pixels(prepared)[0]
         return answer.pred if isinstance(answer.pred, int) else int(np.argmax(list(answer.probs.values())))
 
-    def _prediction(self, probs: np.ndarray, strange: bool) -> Prediction:
+    def _prediction(self, probs: np.ndarray, outside: bool) -> Prediction:
         pred = self._chosen(probs)
         sure = np.maximum(probs, 1 - probs).min() if self.multi_label else probs.max()
         limit = self.calibration.get("abstain", {}).get("threshold", 0.0)
-        flags = (*([UNSURE] if sure < limit else []), *([STRANGE] if strange else []))
+        flags = (*([UNSURE] if sure < limit else []), *([OUT_OF_DISTRIBUTION] if outside else []))
         named = dict(zip(self.vocab, probs.tolist(), strict=True))
         label = self.vocab[pred] if isinstance(pred, int) else tuple(self.vocab[index] for index in pred)
         return Prediction(label, named, pred, flags)

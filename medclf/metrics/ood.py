@@ -8,7 +8,9 @@ bundle, and costs one small matrix product an image.
 
 from __future__ import annotations
 
+import base64
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,6 +74,27 @@ class OodDetector:
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays, float32, for a bundle's tensors."""
         return {name: getattr(self, name).astype(np.float32) for name in ("mean", "axes", "spread")}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the numbers, and the arrays as base64 of little-endian float32; `from_dict` reads it back."""
+        arrays = {
+            name: {"shape": list(array.shape), "float32": base64.b64encode(array.astype("<f4").tobytes()).decode()}
+            for name, array in self.arrays().items()
+        }
+        return self.facts() | {"arrays": arrays}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> OodDetector:
+        """From what `as_dict` gave.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: it is of another form.
+        """
+        arrays = {
+            name: np.frombuffer(base64.b64decode(array["float32"], validate=True), "<f4").reshape(array["shape"])
+            for name, array in values["arrays"].items()
+        }
+        return cls.from_state(dict(values), arrays)
 
     @classmethod
     def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> OodDetector:

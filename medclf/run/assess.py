@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.auditing.assess import at_temperature, flagged, judge, ood_facts
+from medclf.auditing.assess import apply_calibration, calibrate, flag_out_of_distribution, ood_section, seen_in_training
 from medclf.auditing.audit import Audit, with_groups, with_partition
-from medclf.auditing.calibration_set import Basis
-from medclf.auditing.decisions import Wishes
+from medclf.auditing.calibration_set import CalibrationSet
+from medclf.auditing.decisions import DecisionPolicy
 from medclf.auditing.short_audit import short_audit
 from medclf.dataset.image_cache import Reading
 from medclf.dataset.labels import objects
 from medclf.dataset.scan import count_labels
-from medclf.inference.predictor import STRANGE
 from medclf.learn.batches import unread
 from medclf.learn.learner import MedLearner
-from medclf.metrics.ood import FEWEST, OodDetector, ood_fit
+from medclf.metrics.ood import FEWEST, ood_fit
+from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions
 from medclf.results.results import by_fold, leak_free, summarize
 from medclf.run.audit import audit_table
@@ -60,7 +60,7 @@ class Weighed:
 
     predictions: Predictions
     facts: dict[str, Any]
-    calibration: dict[str, Any]
+    calibration: Calibration
     found: Audit | None
     features: dict[str, np.ndarray]
 
@@ -106,13 +106,12 @@ def weigh(config: TrainConfig, trained: Trained, found: Audit | None) -> Weighed
             learn.dls.table = with_groups(learn.dls.table, found)
         parts = [_with_groups(part, learn.dls.table) for part in (trained.shown, *trained.test)]
         trained.shown, *trained.test = parts
-    basis = _basis(config, trained)
-    worth = judge(trained.shown, basis, wishes_of(config))
+    found_limits = calibrate(trained.shown, _basis(config, trained), policy_of(config))
     detector = None if features is None else ood_fit(features, groups=read_groups(learn))
-    if detector is not None:
-        worth.calibration["ood"] = detector
-    shown = worth.predictions if trained.crossed else strange(worth.predictions, detector)
-    tests = [strange(at_temperature(part, worth.temperature), detector) for part in trained.test]
+    calibration = replace(found_limits.calibration, ood=detector)
+    shown = found_limits.predictions
+    shown = shown if trained.crossed else flag_out_of_distribution(shown, calibration)
+    tests = [apply_calibration(part, replace(calibration, abstain_below=None)) for part in trained.test]
     facts = summarize(
         shown,
         table=learn.dls.table,
@@ -120,13 +119,13 @@ def weigh(config: TrainConfig, trained: Trained, found: Audit | None) -> Weighed
         history=learn.history,
         linear_probe=learn.head.as_dict() if learn.head else None,
     )
-    facts |= worth.facts | _more_facts(trained, shown, tests, detector, found, facts)
+    facts |= found_limits.sections | _more_facts(trained, shown, tests, calibration, found, facts)
     rows = {} if by_row is None else dict(zip(learn.dls.table["path"], by_row, strict=True))
     known = {path: row for path, row in rows.items() if np.isfinite(row).all()}
-    return Weighed(Predictions.concat([shown, *tests]), facts, worth.calibration, found, known)
+    return Weighed(Predictions.concat([shown, *tests]), facts, calibration, found, known)
 
 
-def wishes_of(config: TrainConfig, table: pd.DataFrame | None = None) -> Wishes:
+def policy_of(config: TrainConfig, table: pd.DataFrame | None = None) -> DecisionPolicy:
     """What the settings ask of the decisions.
 
     Args:
@@ -136,10 +135,10 @@ def wishes_of(config: TrainConfig, table: pd.DataFrame | None = None) -> Wishes:
     Raises:
         DataError: a rule, share or label that cannot be.
     """
-    wishes = Wishes(config.keep_accuracy, config.positive, config.operating_point, config.prevalence)
+    policy = DecisionPolicy(config.keep_accuracy, config.positive, config.operating_point, config.prevalence)
     if table is not None:
-        wishes.check(count_labels(table["label"]), bool(table.attrs.get("multi_label")))
-    return wishes
+        policy.check(count_labels(table["label"]), bool(table.attrs.get("multi_label")))
+    return policy
 
 
 def _audited(config: TrainConfig, trained: Trained, found: Audit | None, by_row: np.ndarray | None) -> Audit | None:
@@ -175,17 +174,17 @@ def _with_groups(part: Predictions, table: pd.DataFrame) -> Predictions:
     return part if all(one is None for one in found) else replace(part, table=part.table.assign(group=found))
 
 
-def _basis(config: TrainConfig, trained: Trained) -> Basis:
+def _basis(config: TrainConfig, trained: Trained) -> CalibrationSet:
     """What to fit temperature and limits on: never what is reported, or each without its own fold."""
     if trained.crossed:
-        return Basis.of(trained.shown, "the predictions of the other images, in five parts")
+        return CalibrationSet.of(trained.shown, "the predictions of the other images, in five parts")
     learn, head = trained.learn, trained.learn.head
     if config.epochs or head is None or head.held_out is None or head.targets is None:
-        return Basis.of(trained.shown, "the other valid images, in five parts")
+        return CalibrationSet.of(trained.shown, "the other valid images, in five parts")
     held_out, y, groups = head.held_out, head.targets.astype(int), read_groups(learn)
     known = ~np.isnan(held_out).any(axis=1)
     words = "the training images, each predicted by a head that was fitted without it"
-    return Basis(y[known], held_out[known], None if groups is None else groups[known], words)
+    return CalibrationSet(y[known], held_out[known], None if groups is None else groups[known], words)
 
 
 def read_groups(learn: MedLearner) -> np.ndarray | None:
@@ -194,25 +193,11 @@ def read_groups(learn: MedLearner) -> np.ndarray | None:
     return None if groups is None else groups[~unread(learn.dls.train)]
 
 
-def strange(part: Predictions, detector: OodDetector | None) -> Predictions:
-    """The predictions with a flag where an image is not like the training images."""
-    if detector is None or part.features is None:
-        return part
-    return flagged(part, detector.unlike(part.features), STRANGE)
-
-
-def strange_facts(part: Predictions, detector: OodDetector | None) -> dict[str, Any]:
-    """The section of results.json about images that are not like the training images."""
-    if detector is None or part.features is None:
-        return {}
-    return {"ood": ood_facts(detector.unlike(part.features), part, detector.n, detector.quantile)}
-
-
 def _more_facts(
     trained: Trained,
     shown: Predictions,
     tests: Sequence[Predictions],
-    detector: OodDetector | None,
+    calibration: Calibration,
     found: Audit | None,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
@@ -222,21 +207,11 @@ def _more_facts(
     if trained.crossed:
         more["folds"], more["fold_spread"] = by_fold(shown)
     else:
-        more |= strange_facts(shown, detector)
-        more["leak_free"] = leak_free(shown, *seen_in_train(shown, trained.learn.dls.table, found), facts)
+        more |= ood_section(shown, calibration)
+        more["leak_free"] = leak_free(shown, *seen_in_training(shown, trained.learn.dls.table, found), facts)
     for part in tests:
         if (part.y >= 0).any():
             more["test"] = summarize(part, partition="test")
-            seen = seen_in_train(part, trained.learn.dls.table, found)
+            seen = seen_in_training(part, trained.learn.dls.table, found)
             more["test"]["leak_free"] = leak_free(part, *seen, more["test"])
     return {key: value for key, value in more.items() if value}
-
-
-def seen_in_train(part: Predictions, table: pd.DataFrame, found: Audit | None) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) whether each image has a twin in train, and (n,) whether its patient has images there."""
-    paths = part.table["path"]
-    twin = np.zeros(len(part), bool)
-    if found is not None:
-        twin = found.twin_in_train(table["partition"]).reindex(paths).fillna(False).to_numpy(bool)
-    trained = set(table.loc[(table["partition"] == "train") & table["patient"].notna(), "patient"])
-    return twin, np.array([patient in trained for patient in objects(part.table, "patient")], bool)

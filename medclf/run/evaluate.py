@@ -12,20 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.auditing.assess import judge_at, ood_facts
+from medclf.auditing.assess import evaluate_limits
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
 from medclf.dataset.scan import scan, with_problems
 from medclf.errors import DataError, MedclfWarning, OutputError, ReadError
 from medclf.files import finite, write_json
 from medclf.inference.bundle import Bundle, load_bundle
-from medclf.inference.bundle_format import temperatures
-from medclf.inference.predictor import STRANGE
 from medclf.learn import maps
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.thresholds import OperatingPoint
 from medclf.progress import watch
 from medclf.reporting.names import Names
 from medclf.reporting.report import report
+from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import leak_free, short_metrics, summarize
 from medclf.results.subgroups import check_columns, subgroups
@@ -76,7 +75,8 @@ def evaluate(
     facts = summarize(predictions, partition="test", table=table.assign(partition="test"), recipe=bundle.recipe)
     facts |= {"subgroups": as_plain(subgroups(predictions, subgroup))} if subgroup else {}
     facts |= {"left_out": missing} if missing else {}
-    facts |= _at_the_bundles_limits(bundle, predictions, run)
+    calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
+    facts |= evaluate_limits(predictions, calibration, _points(calibration, run))
     leak = leak_free(predictions, _trained_on(run, predictions), np.zeros(len(predictions), bool), facts)
     facts |= {"leak_free": leak} if leak else {}
     save_table(out / "table.csv", table)
@@ -164,33 +164,12 @@ def external_facts(folder: Path, run: Path) -> list[dict[str, Any]]:
     return [{"images": folder.name, "n": facts["n"], **missing, **short_metrics(facts), "page": page}]
 
 
-def _at_the_bundles_limits(bundle: Any, predictions: Predictions, run: Path) -> dict[str, Any]:
-    """What the limits that were chosen in training are worth on these images."""
-    calibration = bundle.calibration
-    limit = (calibration.get("abstain") or {}).get("threshold")
-    facts = judge_at(predictions, limit, _points(calibration, run))
-    if "temperature" in calibration:
-        value = temperatures(calibration)[0]
-        sentence = (
-            f"The bundle's temperature ({value:.2f}) was fitted in training; none of these images had a part in it."
-        )
-        facts["calibration"] = {"sentence": sentence, **facts["calibration"]}
-    if calibration.get("ood"):
-        unlike = np.array([STRANGE in flags for flags in predictions.table["flags"]])
-        known = calibration["ood"]
-        facts["ood"] = ood_facts(unlike, predictions, known["n"], known["quantile"])
-    return facts
-
-
-def _points(calibration: dict[str, Any], run: Path) -> dict[str, OperatingPoint]:
-    """The thresholds that the bundle decides by; else those that the run's report shows."""
-    point = calibration.get("operating_point") or {}
-    if "label" in point:
-        return {point["label"]: OperatingPoint(point["threshold"])}
-    if point:
-        return {label: OperatingPoint(limit) for label, limit in point["thresholds"].items()}
+def _points(calibration: Calibration, run: Path) -> dict[str, OperatingPoint] | None:
+    """The thresholds that the run's report shows, where the bundle decides by none."""
     results = run / "results.json"
-    facts = json.loads(results.read_text(encoding="utf-8")).get("operating_point", {}) if results.is_file() else {}
+    if calibration.thresholds or not results.is_file():
+        return None
+    facts = json.loads(results.read_text(encoding="utf-8")).get("operating_point", {})
     rows = [facts] if "label" in facts else facts.values()
     return {
         row["label"]: OperatingPoint(row["threshold"], row["by"], row["wish"]) for row in rows if "threshold" in row

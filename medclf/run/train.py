@@ -41,7 +41,7 @@ from medclf.reporting.report import report
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import versions
 from medclf.results.subgroups import check_columns, subgroups
-from medclf.run.assess import Trained, link_first, weigh, wishes_of
+from medclf.run.assess import Trained, link_first, policy_of, weigh
 from medclf.run.budget import within_budget
 from medclf.run.config import TrainConfig, check_early, check_machine
 from medclf.run.evaluate import evaluate, external_facts
@@ -89,13 +89,13 @@ def train(
         begun = {"format": 1, "settings": config.as_dict(), "started": _now()}
         if not going_on:
             write_json(out / RECORD, begun)  # first of all: with it, a killed run can be gone on with
-        wishes_of(config)  # a rule that cannot be is said now, not after the training
+        policy_of(config)  # a rule that cannot be is said now, not after the training
         table = scan(config.data, **config.scan_kwargs(), check_pixels=decoding(**loader_options(config)))
         corrected: dict[str, Any] = {}
         if config.corrections:
             table, corrected = correct(table, read_corrections(config.corrections))
             say(corrected["sentence"])
-        wishes_of(config, table)
+        policy_of(config, table)
         say(f"{(table['problem'] == '').sum()} images, {(table['problem'] != '').sum()} left out")
         record = begun | start_record(table) | ({"corrections": corrected} if corrected else {})
         check_columns(table, config.subgroup or [])

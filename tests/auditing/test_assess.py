@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 from scipy import special
 
-from medclf.auditing.assess import answers, judge, judge_at
-from medclf.auditing.calibration_set import Basis
-from medclf.auditing.decisions import Wishes, decision_facts
+from medclf.auditing.assess import answers, calibrate, evaluate_limits
+from medclf.auditing.calibration_set import CalibrationSet
+from medclf.auditing.decisions import DecisionPolicy, decision_section
 from medclf.errors import DataError
 from medclf.metrics.thresholds import OperatingPoint
+from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions
 from medclf.results.results import by_fold, leak_free, summarize
 
@@ -28,11 +29,13 @@ def population(n, sharpness=3.0, seed=0, vocab=("normal", "polyp", "dyed")):
 def test_too_sure_by_three_is_found_and_put_right(own):
     shown, true = population(3000)
     other, _ = population(2000, seed=1)
-    basis = Basis.of(shown, "the others") if own else Basis(other.y, other.probs, None, "other images")
-    found = judge(shown, basis)
-    assert found.temperature.values[0] == pytest.approx(3, abs=0.25)
+    fitted_on = (
+        CalibrationSet.of(shown, "the others") if own else CalibrationSet(other.y, other.probs, None, "other images")
+    )
+    found = calibrate(shown, fitted_on)
+    assert found.calibration.temperature.values[0] == pytest.approx(3, abs=0.25)
     assert np.abs(found.predictions.probs - true).max() < 0.06
-    errors = found.facts["calibration"]["ece"]
+    errors = found.sections["calibration"]["ece"]
     assert errors["before"]["low"] > 0.1 and errors["after"]["value"] < 0.03
     assert (found.predictions.probs.argmax(1) == shown.probs.argmax(1)).all()
     assert found.predictions.losses.mean() < -np.log(shown.probs[np.arange(3000), shown.y].clip(1e-7)).mean()
@@ -41,9 +44,9 @@ def test_too_sure_by_three_is_found_and_put_right(own):
 def test_no_image_has_a_part_in_what_it_is_judged_by():
     """Turning one image's label moves the limits of the other folds, not its own."""
     shown, _ = population(200)
-    basis = Basis.of(shown, "the others")
+    fitted_on = CalibrationSet.of(shown, "the others")
     seen = []
-    limits = basis.limits(lambda rows: seen.append(set(rows)) or float(len(seen)))
+    limits = fitted_on.held_out_thresholds(lambda rows: seen.append(set(rows)) or float(len(seen)))
     for row, limit in enumerate(limits):
         assert row not in seen[int(limit) - 1]
 
@@ -53,7 +56,7 @@ def test_patients_are_whole_when_limits_are_chosen():
     shown.table["patient"] = [f"p{i // 6}" for i in range(120)]
     patients = shown.table["patient"].to_numpy()
     kept = []
-    Basis.of(shown, "").limits(lambda rows: kept.append(rows) or 0.0)
+    CalibrationSet.of(shown, "").held_out_thresholds(lambda rows: kept.append(rows) or 0.0)
     for rows in kept:
         assert not set(patients[rows]) & set(np.delete(patients, rows))
 
@@ -61,27 +64,32 @@ def test_patients_are_whole_when_limits_are_chosen():
 def test_the_wished_accuracy_is_kept_on_other_images():
     shown, _ = population(4000)
     other, _ = population(4000, seed=1)
-    found = judge(shown, Basis(other.y, other.probs, None, "other images"), Wishes(keep_accuracy=0.9))
-    numbers = found.facts["abstain"]["numbers"]
+    found = calibrate(
+        shown, CalibrationSet(other.y, other.probs, None, "other images"), DecisionPolicy(keep_accuracy=0.9)
+    )
+    numbers = found.sections["abstain"]["numbers"]
     assert numbers["accuracy"]["value"] == pytest.approx(0.9, abs=0.03) and 0.1 < numbers["coverage"]["value"] < 0.9
     unsure = (found.predictions.table["flags"] == "unsure").to_numpy()
     assert 1 - unsure.mean() == pytest.approx(numbers["coverage"]["value"])
-    assert (found.predictions.probs.max(1)[unsure] < found.calibration["abstain"]["threshold"]).all()
+    assert (found.predictions.probs.max(1)[unsure] < found.calibration.abstain_below).all()
 
 
 def test_a_wish_that_nothing_keeps_is_said():
     shown, _ = population(300)
     shown.y = (shown.probs.argmax(1) + 1) % 3  # always wrong
-    found = judge(shown, Basis.of(shown, "the others"), Wishes(keep_accuracy=0.999))
-    assert "no threshold keeps" in found.facts["abstain"]["sentence"].lower() and "abstain" not in found.calibration
+    found = calibrate(shown, CalibrationSet.of(shown, "the others"), DecisionPolicy(keep_accuracy=0.999))
+    assert (
+        "no threshold keeps" in found.sections["abstain"]["sentence"].lower()
+        and found.calibration.abstain_below is None
+    )
 
 
 def test_a_threshold_is_chosen_on_one_part_and_judged_on_the_other():
     shown, _ = population(3000, vocab=("normal", "polyp"))
     other, _ = population(3000, seed=1, vocab=("normal", "polyp"))
-    wishes = Wishes(rule="sensitivity=0.95", prevalence=0.01)
-    found = judge(shown, Basis(other.y, other.probs, None, "other images"), wishes)
-    point = found.facts["operating_point"]
+    policy = DecisionPolicy(rule="sensitivity=0.95", prevalence=0.01)
+    found = calibrate(shown, CalibrationSet(other.y, other.probs, None, "other images"), policy)
+    point = found.sections["operating_point"]
     called = found.predictions.probs[:, 1] >= point["threshold"]
     table = {"tp": (called & (shown.y == 1)).sum(), "fp": (called & (shown.y == 0)).sum()}
     table |= {"fn": (~called & (shown.y == 1)).sum(), "tn": (~called & (shown.y == 0)).sum()}
@@ -89,9 +97,9 @@ def test_a_threshold_is_chosen_on_one_part_and_judged_on_the_other():
     assert point["sensitivity"]["value"] == pytest.approx(0.95, abs=0.02)
     se, sp = point["sensitivity"]["value"], point["specificity"]["value"]
     assert point["restated"]["ppv"]["value"] == pytest.approx(se * 0.01 / (se * 0.01 + (1 - sp) * 0.99))  # Bayes
-    assert found.calibration["operating_point"] == {"label": "polyp", "threshold": point["threshold"]}
-    unasked = judge(shown, Basis(other.y, other.probs, None, "other images"))
-    assert "operating_point" in unasked.facts and "operating_point" not in unasked.calibration
+    assert found.calibration.thresholds == {"polyp": point["threshold"]}
+    unasked = calibrate(shown, CalibrationSet(other.y, other.probs, None, "other images"))
+    assert "operating_point" in unasked.sections and not unasked.calibration.thresholds
 
 
 def test_several_labels_an_image():
@@ -101,14 +109,10 @@ def test_several_labels_an_image():
     y[::7, 2] = -1
     table = pd.DataFrame({"path": [f"{i}.png" for i in range(1500)]})
     shown = Predictions(["a", "b", "c"], True, y, special.expit(2 * logits), np.zeros(1500), table)
-    found = judge(shown, Basis.of(shown, "the others"), Wishes(rule="youden", keep_accuracy=0.7))
-    assert found.temperature.values[0] == pytest.approx(2, abs=0.2)
-    assert (
-        set(found.facts["operating_point"])
-        == {"a", "b", "c"}
-        == set(found.calibration["operating_point"]["thresholds"])
-    )
-    assert sum(found.facts["operating_point"]["c"]["table"].values()) == (y[:, 2] >= 0).sum()
+    found = calibrate(shown, CalibrationSet.of(shown, "the others"), DecisionPolicy(rule="youden", keep_accuracy=0.7))
+    assert found.calibration.temperature.values[0] == pytest.approx(2, abs=0.2)
+    assert set(found.sections["operating_point"]) == {"a", "b", "c"} == set(found.calibration.thresholds)
+    assert sum(found.sections["operating_point"]["c"]["table"].values()) == (y[:, 2] >= 0).sum()
     right, sure = answers(np.array([[1, -1], [0, 1]]), np.array([[0.9, 0.1], [0.8, 0.6]]), True)
     assert right.tolist() == [1, 0] and sure.tolist() == pytest.approx([0.9, 0.6])
 
@@ -131,28 +135,28 @@ def test_unknown_labels_come_back_from_the_file(tmp_path):
 
 def test_too_few_images_fit_nothing():
     shown, _ = population(12)
-    found = judge(shown, Basis.of(shown, "the others"))
-    assert found.temperature is None and found.calibration == {} and found.predictions is shown
-    assert "12 images are too few" in found.facts["calibration"]["sentence"]
+    found = calibrate(shown, CalibrationSet.of(shown, "the others"))
+    assert found.calibration.temperature is None and found.calibration == Calibration() and found.predictions is shown
+    assert "12 images are too few" in found.sections["calibration"]["sentence"]
 
 
 @pytest.mark.parametrize("rule", ["best", "sensitivity", "sensitivity=2", "youden=0.5", "cost=x"])
 def test_a_rule_that_cannot_be(rule):
     with pytest.raises(DataError, match="operating-point"):
-        Wishes(rule=rule)
+        DecisionPolicy(rule=rule)
 
 
-def test_wishes_are_held_against_the_labels():
+def test_a_policy_is_held_against_the_labels():
     with pytest.raises(DataError, match="no label"):
-        Wishes(positive="cancer").check(["a", "b"], False)
+        DecisionPolicy(positive="cancer").check(["a", "b"], False)
     with pytest.raises(DataError, match="--positive"):
-        Wishes(rule="youden").check(["a", "b", "c"], False)
-    Wishes(rule="youden").check(["a", "b", "c"], True)
+        DecisionPolicy(rule="youden").check(["a", "b", "c"], False)
+    DecisionPolicy(rule="youden").check(["a", "b", "c"], True)
 
 
 def test_limits_from_elsewhere():
     shown, _ = population(500, sharpness=1.0, vocab=("normal", "polyp"))
-    facts = judge_at(shown, 0.8, {"polyp": OperatingPoint(0.3)})
+    facts = evaluate_limits(shown, Calibration(abstain_below=0.8, thresholds={"polyp": 0.3}))
     sure = shown.probs.max(1) >= 0.8
     right = shown.probs.argmax(1) == shown.y
     assert facts["abstain"]["numbers"]["accuracy"]["value"] == pytest.approx(right[sure].mean())
@@ -181,7 +185,7 @@ def test_folds_by_hand():
 
 
 def test_cuts_of_each_image_decide():
-    facts = decision_facts(
+    facts = decision_section(
         np.array([1, 0, 1, 0]),
         np.array([0.6, 0.6, 0.6, 0.6]),
         "polyp",

@@ -1,0 +1,87 @@
+"""What a bundle decides with: a temperature, the limits for "unsure" and "out of distribution", decision thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:  # a prediction needs neither scipy nor scikit-learn
+    from medclf.metrics.calibration import Temperature
+    from medclf.metrics.ood import OodDetector
+
+UNSURE, OUT_OF_DISTRIBUTION = "unsure", "not like the training images"  # as predictions.csv and answers have them
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns a network's logits into probabilities, a label and flags.
+
+    Args:
+        temperature: what the logits are divided by; None leaves them as they are.
+        abstain_below: confidence in [0, 1] below which an answer is flagged unsure; None flags none.
+        keep_accuracy: share of the other answers that should be correct, for which that limit was chosen.
+        thresholds: label -> probability from which it is called. Empty: the most probable label, or, where an image may
+            have several, each from 0.5.
+        multi_label: whether an image may have several labels.
+        ood: tells which images are out of distribution; None flags none.
+
+    Example:
+        >>> Calibration(abstain_below=0.6, keep_accuracy=0.95, thresholds={"polyp": 0.3}).as_dict()
+        {'abstain': {'threshold': 0.6, 'wished': 0.95}, 'operating_point': {'label': 'polyp', 'threshold': 0.3}}
+    """
+
+    temperature: Temperature | None = None
+    abstain_below: float | None = None
+    keep_accuracy: float | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    multi_label: bool = False
+    ood: OodDetector | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form that bundle.json has, as medclf 0.1 wrote it; see docs/bundle.md."""
+        found: dict[str, Any] = {}
+        if self.temperature is not None:
+            found["temperature"] = self.temperature.as_dict()
+        if self.abstain_below is not None:
+            found["abstain"] = {"threshold": self.abstain_below, "wished": self.keep_accuracy}
+        if self.thresholds and self.multi_label:
+            found["operating_point"] = {"thresholds": dict(self.thresholds)}
+        elif self.thresholds:
+            label, threshold = next(iter(self.thresholds.items()))
+            found["operating_point"] = {"label": label, "threshold": threshold}
+        if self.ood is not None:
+            found["ood"] = self.ood.as_dict()
+        return found
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, multi_label: bool) -> Calibration:
+        """Back from what `as_dict` gave.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: it is of another form.
+
+        Example:
+            >>> Calibration.from_dict({"abstain": {"threshold": 0.6}}, multi_label=False).abstain_below
+            0.6
+        """
+        from medclf.metrics.calibration import Temperature
+        from medclf.metrics.ood import OodDetector
+
+        fitted = values.get("temperature")
+        if fitted and not isinstance(fitted, Mapping):  # a number, or one a label, that somebody gave
+            fitted = {"temperature": np.atleast_1d(fitted).tolist(), "multi_label": multi_label, "n": 0}
+        point, abstain = values.get("operating_point") or {}, values.get("abstain") or {}
+        thresholds = point.get("thresholds", {}) if multi_label else {}
+        if "label" in point and not multi_label:
+            thresholds = {point["label"]: point["threshold"]}
+        return cls(
+            temperature=Temperature.from_dict(fitted) if fitted else None,
+            abstain_below=abstain.get("threshold"),
+            keep_accuracy=abstain.get("wished"),
+            thresholds=thresholds,
+            multi_label=multi_label,
+            ood=OodDetector.from_dict(values["ood"]) if values.get("ood") else None,
+        )
