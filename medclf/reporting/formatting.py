@@ -1,4 +1,4 @@
-"""Reading the facts of results.json: what is in them, and how a number and a sentence are written."""
+"""How a number and a sentence of results.json are written."""
 
 from __future__ import annotations
 
@@ -10,60 +10,6 @@ from medclf.metrics.table import METRICS, overall_metrics
 
 _SHARES = {"coverage", "prevalence", "moved"}  # that are no metrics
 _CAPITALS = {"id", "url", "csv", *(key for key, metric in METRICS.items() if metric.title.isupper())}
-SECTIONS = {
-    "left_out": "Not measured",
-    "leak_free": "Without twins and patients of train",
-    "audit": "Audit of the data",
-    "calibration": "Calibration",
-    "abstain": "Unsure",
-    "ood": "Not like the training images",
-    "operating_point": "Operating point",
-    "external": "External test",
-    "subgroups": "Subgroups",
-    "folds": "Cross-validation",
-    "fold_spread": "Spread over the folds",
-    "corrections": "Corrections",
-    "shortcuts": "Shortcuts",
-    "linear_probe_metrics": "After the linear probe",
-    "comparison": "Comparison",
-    "card": "Model card",
-    "checklist": "Checklist",
-}
-CORE = {
-    "schema",
-    "task",
-    "partition",
-    "n",
-    "n_groups",
-    "n_patients",
-    "vocab",
-    "per_class",
-    "confusion_matrix",
-    "most_confused",
-    "roc",
-    "training",
-    "data",
-    "settings",
-    "versions",
-    "seconds",
-    "title",
-}
-
-
-def optional_sections(facts: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
-    """(key, heading, value) of what the facts hold beyond the core, empty values left out.
-
-    Example:
-        >>> optional_sections({"n": 3, "audit": {"twins": 2}, "folds": [], "robustness": [1]})
-        [('audit', 'Audit of the data', {'twins': 2}), ('robustness', 'Robustness', [1])]
-    """
-    known = [key for key in SECTIONS if key in facts]
-    other = [key for key in facts if key not in SECTIONS and key not in CORE and key not in METRICS]
-    return [
-        (key, SECTIONS.get(key, words(key)), facts[key])
-        for key in [*known, *other]
-        if facts[key] not in (None, [], {}, "")
-    ]
 
 
 def words(key: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from medclf.metrics.table import METRICS
 from medclf.reporting.charts import Chart, Line, line_chart
 from medclf.reporting.formatting import is_number, percent, words
 from medclf.reporting.tables import Block, Cell, Picture, blocks, cell, no_picture, table
@@ -19,24 +21,6 @@ _KINDS = {
     "twin-of-two-patients": "of two patients",
 }
 _RATES = ("sensitivity", "specificity", "ppv", "npv")
-
-
-def section_blocks(key: str, value: Any, picture: Picture = no_picture) -> list[Block]:
-    """A section of results.json as blocks.
-
-    Args:
-        key: the section's name.
-        value: what stands there.
-        picture: text -> the source of a thumbnail where the text names an image, else "".
-
-    Example:
-        >>> [block.kind for block in section_blocks("ood", {"sentence": "None is strange.", "n_train": 65})]
-        ['text', 'facts']
-    """
-    builder = _BUILDERS.get(key)
-    if builder is None or not isinstance(value, (Mapping, list)):
-        return blocks(value, picture, key)
-    return builder(value, picture)
 
 
 def _text(value: Mapping[str, Any]) -> list[Block]:
@@ -207,12 +191,87 @@ def _external(value: Any, picture: Picture) -> list[Block]:
     return [table([{k: v for k, v in row.items() if k != "page"} for row in rows]), Block("links", items=pages)]
 
 
-_BUILDERS: dict[str, Callable[[Any, Picture], list[Block]]] = {
-    "audit": _audit,
-    "leak_free": _leak_free,
-    "calibration": _calibration,
-    "abstain": _abstain,
-    "operating_point": _operating_point,
-    "ood": _ood,
-    "external": _external,
+Build = Callable[[Any, Picture], list[Block]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One row of the table of sections.
+
+    Args:
+        title: its heading.
+        build: what stands under its key in results.json, and text -> the source of a thumbnail where the text names an
+            image (else "") -> its blocks. None: headings and tables as the value is nested.
+    """
+
+    title: str
+    build: Build | None = None
+
+
+SECTIONS: dict[str, Section] = {  # in the page's order
+    "left_out": Section("Not measured"),
+    "leak_free": Section("Score without leaked images", _leak_free),
+    "audit": Section("Audit of the data", _audit),
+    "calibration": Section("Calibration", _calibration),
+    "abstain": Section("Unsure", _abstain),
+    "ood": Section("Out of distribution", _ood),
+    "operating_point": Section("Operating point", _operating_point),
+    "external": Section("External test", _external),
+    "subgroups": Section("Subgroups"),
+    "folds": Section("Cross-validation"),
+    "fold_spread": Section("Spread over the folds"),
+    "corrections": Section("Corrections"),
+    "shortcuts": Section("Shortcuts"),
+    "linear_probe_metrics": Section("After the linear probe"),
+    "comparison": Section("Comparison"),
+    "card": Section("Model card"),
+    "checklist": Section("Checklist"),
 }
+_ELSEWHERE = {  # what the page shows in another place than a section
+    "schema",
+    "task",
+    "partition",
+    "n",
+    "n_groups",
+    "n_patients",
+    "vocab",
+    "per_class",
+    "confusion_matrix",
+    "most_confused",
+    "roc",
+    "training",
+    "data",
+    "settings",
+    "versions",
+    "seconds",
+    "title",
+}
+
+
+def sections_of(results: Mapping[str, Any], picture: Picture = no_picture) -> list[tuple[str, str, list[Block]]]:
+    """(key, heading, blocks) of each section that the results have something for; keys that no row knows come last.
+
+    Example:
+        >>> found = sections_of({"n": 3, "robustness": [1], "audit": {"sentences": []}, "folds": []})
+        >>> [(key, heading) for key, heading, _ in found]
+        [('audit', 'Audit of the data'), ('robustness', 'Robustness')]
+    """
+    other = [key for key in results if key not in SECTIONS and key not in _ELSEWHERE and key not in METRICS]
+    return [
+        (key, SECTIONS[key].title if key in SECTIONS else words(key), section_blocks(key, results[key], picture))
+        for key in [*SECTIONS, *other]
+        if results.get(key) not in (None, [], {}, "")
+    ]
+
+
+def section_blocks(key: str, value: Any, picture: Picture = no_picture) -> list[Block]:
+    """What stands under a key of results.json as blocks.
+
+    Example:
+        >>> [block.kind for block in section_blocks("ood", {"sentence": "All are alike.", "n_train": 65})]
+        ['text', 'facts']
+    """
+    build = SECTIONS[key].build if key in SECTIONS else None
+    if build is None or not isinstance(value, (Mapping, list)):
+        return blocks(value, picture, key)
+    return build(value, picture)

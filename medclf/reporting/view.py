@@ -22,9 +22,9 @@ from medclf.reporting.charts import (
     share_bar,
     training_charts,
 )
-from medclf.reporting.formatting import cautions, headlines, is_number, number, optional_sections, percent, summary
+from medclf.reporting.formatting import cautions, headlines, is_number, number, percent, summary
 from medclf.reporting.names import Names
-from medclf.reporting.sections import section_blocks
+from medclf.reporting.sections import sections_of
 from medclf.reporting.tables import blocks, cell
 from medclf.reporting.thumbnails import Album
 
@@ -67,9 +67,7 @@ def context(facts: Mapping[str, Any], cases: Cases, names: Names, album: Album, 
         "problems": (data.get("problems") or [])[:MAX_PROBLEMS],
         "n_problems": len(data.get("problems") or []),
         "split": blocks({k: v for k, v in (data.get("split") or {}).items() if k != "sentence"}),
-        "sections": [
-            (key, heading, section_blocks(key, value, picture)) for key, heading, value in optional_sections(facts)
-        ],
+        "sections": sections_of(facts, picture),
         "settings": blocks(facts["settings"], raw=True) if facts.get("settings") else [],
         "versions": blocks(facts["versions"], raw=True) if facts.get("versions") else [],
         "album_note": album_note(cases, album),

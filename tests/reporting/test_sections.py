@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from medclf.reporting.report import render
-from medclf.reporting.sections import section_blocks
+from medclf.reporting.sections import SECTIONS, Section, section_blocks, sections_of
+from medclf.reporting.tables import Block
 
 METRIC = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}
 BARS = [{"low": 0.8, "high": 0.9, "confidence": 0.85, "frequency": METRIC}]
@@ -101,3 +102,17 @@ def test_several_labels_have_a_heading_each():
     point = FACTS["operating_point"]
     found = section_blocks("operating_point", {"a": {**point, "label": "a"}, "b": {"label": "b", "sentence": "No."}})
     assert [block.text for block in found if block.kind == "heading" and len(block.text) == 1] == ["a", "b"]
+
+
+def test_one_more_row_is_one_more_section(monkeypatch):
+    def build(value, picture):
+        return [Block("text", text=f"{value['n']} readers")]
+
+    monkeypatch.setitem(SECTIONS, "readers", Section("Readers", build))
+    ((key, heading, (block,)),) = sections_of({"n": 3, "readers": {"n": 4}})
+    assert (key, heading, block.text) == ("readers", "Readers", "4 readers")
+
+
+def test_sections_stand_in_the_tables_order():
+    results = {key: {"sentence": "Yes."} for key in reversed([*SECTIONS, "of_my_own"])}
+    assert [key for key, _, _ in sections_of(results)] == [*SECTIONS, "of_my_own"]
