@@ -359,7 +359,7 @@ def _sentences(found: Audit, counts: pd.Series, leaks: dict[str, dict[str, Any]]
         if n:
             yield (
                 f"{n} of {total} {part} images ({n / total:.0%}) have a twin in train: what is measured on them is "
-                "memory. Split with split='grouped', or read the numbers without them."
+                "memory. Use a grouped split (--split grouped), or read the numbers without them."
             )
         else:
             yield f"No {part} image has a twin in train, as far as this search goes."

@@ -169,7 +169,7 @@ def _tied_marks(flags: dict[str, np.ndarray], targets: dict[str, np.ndarray]) ->
             sentence = (
                 f"{mark[0].upper()}{mark[1:]} is tied to the class: on {share[most]:.0%} of '{classes[most]}', on "
                 f"{share[least]:.0%} of '{classes[least]}' (Cramér's V {strength:.2f}). Look whether it belongs to the "
-                "picture or was laid over it, and test the trained model with shortcut_test."
+                "picture or was laid over it, and test the trained model: medclf shortcuts RUN."
             )
             facts = {"mark": mark, "label": label or None, "cramers_v": strength}
             by_class = {str(one): float(part) for one, part in zip(classes, with_mark / totals, strict=True)}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medclf.auditing.calibration_set import CalibrationSet
-from medclf.errors import DataError
+from medclf.errors import DataError, argument
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.thresholds import (
     RULES,
@@ -41,9 +41,9 @@ class DecisionPolicy:
     prevalence: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("keep-accuracy", self.keep_accuracy), ("prevalence", self.prevalence)):
+        for name, value in (("keep_accuracy", self.keep_accuracy), ("prevalence", self.prevalence)):
             if value is not None and not 0 < value < 1:
-                raise DataError(f"{name}={value} is no share", "give a number between 0 and 1")
+                raise DataError(f"{argument(name)} must be between 0 and 1, not {value}", "0.95 is 95 %")
         self.rule_arguments()
 
     def check(self, labels: Iterable[str], multi_label: bool) -> None:
@@ -54,9 +54,14 @@ class DecisionPolicy:
         """
         known = sorted(labels)
         if self.positive is not None and self.positive not in known:
-            raise DataError(f"positive={self.positive} is no label", f"choose one of {', '.join(known)}")
+            raise DataError(
+                f"{argument('positive')} must be a label, not {self.positive!r}", f"choose one of {', '.join(known)}"
+            )
         if self.rule and self.positive is None and not multi_label and len(known) > 2:
-            raise DataError(f"operating-point={self.rule} on which of {len(known)} labels?", "name one with --positive")
+            raise DataError(
+                f"{argument('operating_point', self.rule)} needs one of the {len(known)} labels",
+                f"name it with {argument('positive', 'LABEL')}",
+            )
 
     def rule_arguments(self) -> dict[str, Any]:
         """The arguments of `choose_threshold`.
@@ -75,7 +80,7 @@ class DecisionPolicy:
         sound = sound and all(0 <= value <= (1 if name == "at_least" else 1e6) for value in values.values())
         if not sound:
             raise DataError(
-                f"operating-point={self.rule} is no rule",
+                f"{argument('operating_point')} must be a rule, not {self.rule!r}",
                 "for example youden, sensitivity=0.95, specificity=0.9, cost=10",
             )
         prevalence = {"prevalence": self.prevalence} if by == "cost" and self.prevalence else {}

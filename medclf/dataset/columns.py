@@ -11,7 +11,7 @@ import pandas as pd
 
 from medclf.dataset.folders import PARTITION_NAMES
 from medclf.dataset.labels import Label, is_missing
-from medclf.errors import DataError
+from medclf.errors import DataError, argument
 
 BLANK = "blank label"
 TRUE, FALSE = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false"})
@@ -84,14 +84,14 @@ class Sheet:
         label = self.columns.label
         wanted = {"path_col": self.columns.path, "patient_col": self.columns.patient}
         wanted |= {"partition_col": self.columns.partition}
-        asked = [(argument, column) for argument, column in wanted.items() if column is not None]
+        asked = [(name, column) for name, column in wanted.items() if column is not None]
         asked += [("label_col", column) for column in ([label] if isinstance(label, str) else label or [])]
-        for argument, column in asked:
+        for name, column in asked:
             if column not in self.frame:
-                present = ", ".join(f"'{name}'" for name in self.frame)
+                present = ", ".join(f"'{other}'" for other in self.frame)
                 raise DataError(
                     f"{self.name} has no column '{column}'; it has {present}",
-                    f"name the right one with {argument}=",
+                    f"name the right one with {argument(name, 'NAME')}",
                 )
 
     def labels(self) -> tuple[list[Label | None], list[str], bool]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from medclf.dataset.scan import file_hash
-from medclf.errors import OutputError, ReadError
+from medclf.errors import OutputError, ReadError, argument
 from medclf.images.reading import Resize, read_display, resize_pixels, with_channels
 from medclf.parallel import map_ahead, n_cores
 from medclf.progress import watch
@@ -196,7 +196,7 @@ def build_stores(
     except OSError as error:
         raise OutputError(
             f"{folder}: the cache cannot be written: {error.strerror or error}",
-            "free some space, point MEDCLF_CACHE elsewhere, or train with cache=False (--no-cache)",
+            f"free some space, point MEDCLF_CACHE elsewhere, or train with {argument('cache', False)}",
         ) from error
     held = unique.keys() - problems
     by_path = {path: problems[digest] for path, digest in zip(paths, digests, strict=True) if digest in problems}

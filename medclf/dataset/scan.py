@@ -16,7 +16,7 @@ from medclf.dataset.columns import Columns
 from medclf.dataset.identity import project_key, pseudonym
 from medclf.dataset.labels import Label, label_set
 from medclf.dataset.sources import MISSING, NO_CLASS_FOLDER, Asked, LabelFrom, Rows, read_source
-from medclf.errors import DataError, MedclfWarning, ReadError
+from medclf.errors import DataError, MedclfWarning, ReadError, argument
 from medclf.images import dicom, reading
 from medclf.parallel import map_ahead
 from medclf.progress import watch
@@ -242,7 +242,9 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
     bad = table[table["problem"] != ""]
     if len(bad) == len(table):
         unlabelled = set(bad["problem"]) == {NO_CLASS_FOLDER}
-        remedy = "put each class into a folder, give labels=, or label_from=None" if unlabelled else "repair them"
+        remedy = (
+            f"put each class into a folder, or give {argument('labels', 'labels.csv')}" if unlabelled else "repair them"
+        )
         raise DataError(f"{rows.root}: none of {len(table)} images can be used: {listing(bad)}", remedy)
     if len(bad) and strict:
         raise DataError(f"{len(bad)} of {len(table)} images cannot be used: {listing(bad)}", "repair or remove them")

@@ -15,7 +15,7 @@ from medclf.dataset.columns import BLANK, Columns, Sheet, read_csv, text_of
 from medclf.dataset.folders import PARTITION_NAMES, BadPath, Finder, Tree, images_beside, partition_of, walk
 from medclf.dataset.identity import instance_uid
 from medclf.dataset.labels import Label
-from medclf.errors import DataError
+from medclf.errors import DataError, argument, by_road
 
 LabelFrom = str | re.Pattern[str] | Callable[[Path], object] | None
 
@@ -62,7 +62,10 @@ def read_source(source: Any, labels: Any, asked: Asked) -> Rows:
     if isinstance(source, (str, os.PathLike)):
         return _from_path(Path(source), labels, asked)
     if labels is not None:
-        raise DataError("labels= goes with a folder of images", "put the labels into the list or DataFrame")
+        raise DataError(
+            f"{argument('labels')} needs a folder of images",
+            by_road("put the labels into the list or DataFrame", "give the folder as DATA"),
+        )
     if isinstance(source, pd.DataFrame):
         return _from_sheet(Sheet(source, "the DataFrame", asked.columns), None, asked)
     return _from_sheet(_sheet_of_list(list(source), asked.columns), None, asked)
@@ -224,7 +227,14 @@ def _find_paths(sheet: Sheet, cells: list[str], finder: Finder) -> tuple[list[st
         try:
             path, there = finder.find(cell)
         except BadPath as error:
-            remedy = "correct it" if finder.allow_outside else "correct it, or allow it with allow_outside=True"
+            remedy = (
+                "correct it"
+                if finder.allow_outside
+                else by_road(
+                    "correct it, or allow it with allow_outside=True",
+                    "correct it, or name a folder that holds all images",
+                )
+            )
             raise DataError(f"{sheet.place(row, sheet.columns.path)}: {cell!r} {error}", remedy) from error
         paths.append(path)
         missing.append(not there)
@@ -242,7 +252,7 @@ def _one_row_a_path(rows: Rows, sheet: Sheet) -> Rows:
             raise DataError(
                 f"{sheet.name} has '{path}' in rows {other + 1} and {row + 1}, and they differ: "
                 f"{rows.label[other]!r} and {rows.label[row]!r}",
-                "keep one row an image; for several labels use label_delim= or several label columns",
+                f"keep one row an image; for several labels use {argument('label_delim')} or several label columns",
             )
     if len(keep) < len(rows.path):
         repeats = len(rows.path) - len(keep)

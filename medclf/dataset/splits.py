@@ -27,7 +27,7 @@ from medclf.dataset.labels import (
     values_of,
 )
 from medclf.dataset.scan import partition_warnings, usable
-from medclf.errors import MedclfWarning, SplitError
+from medclf.errors import MedclfWarning, SplitError, argument, did_you_mean
 
 Splits = tuple[list[int], list[int]]
 Splitter = Callable[[Any], Splits]
@@ -196,9 +196,9 @@ def KFoldSplitter(
         [0, 1, 2, 3, 4, 5]
     """
     if n_folds < 2:
-        raise SplitError(f"n_folds={n_folds}: a cross-validation needs at least 2 folds", "choose n_folds=5")
+        raise SplitError(f"{argument('n_folds')} must be 2 or more, not {n_folds}", "5 is usual")
     if not 0 <= fold < n_folds:
-        raise SplitError(f"fold={fold}: folds are numbered from 0 to {n_folds - 1}", "choose one of them")
+        raise SplitError(f"fold must be from 0 to {n_folds - 1}, not {fold}", f"{n_folds} folds are numbered from 0")
 
     def split(items: Any) -> Splits:
         names = item_names(items)
@@ -294,7 +294,9 @@ def split_table(
         {'train': 8, 'valid': 2}
     """
     if split not in KINDS:
-        raise SplitError(f"split='{split}' is not known", f"choose one of {', '.join(KINDS)}")
+        raise SplitError(
+            f"{argument('split')} must be one of {', '.join(KINDS)}, not {split!r}", did_you_mean(str(split), KINDS)
+        )
     good = usable(table)
     result = pd.Series([None] * len(table), index=table.index, dtype=object, name="partition")
     result[good.index] = pd.Series(objects(good, "partition"), index=good.index, dtype=object)
@@ -332,9 +334,7 @@ def no_partition(table: pd.DataFrame) -> str:
     folders = Counter(str(path).rpartition("/")[0].partition("/")[0] or str(path) for path in lost["path"])
     named = ", ".join(f"{folder} {n}" for folder, n in folders.most_common(5)) + (", ..." if len(folders) > 5 else "")
     verbs = "is in no partition and is" if len(lost) == 1 else "are in no partition and are"
-    remedy = (
-        "name their folders train, valid or test, write it into a column (partition_col), or use split='stratified'"
-    )
+    remedy = "name their folders train, valid or test, write it into a column, or choose a stratified split"
     return f"{len(lost)} of {len(usable(table))} images {verbs} not used ({named}): {remedy}."
 
 
@@ -358,11 +358,16 @@ def _splitter_for(
     some_labels = labels if any(label is not None for label in labels) else None
     if split == "kfold":
         if fold is None:
-            raise SplitError('split="kfold" needs a fold', f"pass one from fold=0 to fold={n_folds - 1}")
+            raise SplitError(
+                f"{argument('split', 'kfold')} needs a fold", f"pass one from fold=0 to fold={n_folds - 1}"
+            )
         return KFoldSplitter(fold, n_folds, seed, some_labels, linked(*links) if links else None)
     if not known:
         wanted = "patients" if split == "patient" else "patients, and there is no column 'group'"
-        raise SplitError(f"the table knows no {wanted}", "pass patient_col= to scan, or choose split='random'")
+        raise SplitError(
+            f"{argument('split', split)} needs {wanted}",
+            f"name their column with {argument('patient_col', 'NAME')}, or use {argument('split', 'random')}",
+        )
     if split == "patient":
         return PatientSplitter(links[0], valid_pct, seed, labels=some_labels)
     return StratifiedGroupSplitter(labels, linked(*links), valid_pct, seed)
@@ -382,7 +387,7 @@ def _by_class(classes: Sequence[Any], order: NDArray[np.int64]) -> list[NDArray[
         if len(found) < 2:
             raise SplitError(
                 f"class '{label}' has one image: it cannot be in train and in valid",
-                "add images, merge the class with another, or choose split='random'",
+                f"add images, merge the class with another, or use {argument('split', 'random')}",
             )
     return [np.array(members[label], dtype=np.int64) for label in sorted(members)]
 
@@ -395,7 +400,10 @@ def _as_splits(n: int, valid: NDArray[np.int64]) -> Splits:
 
 def _check_pct(valid_pct: float) -> None:
     if not 0 < valid_pct < 1:
-        raise SplitError(f"valid_pct={valid_pct} is not between 0 and 1", "0.2 puts a fifth into valid")
+        raise SplitError(
+            f"{argument('valid_pct')} must be between 0 and 1, not {valid_pct}",
+            "0.2 puts a fifth into the validation set",
+        )
 
 
 def _check_two(n: int, what: str) -> None:
@@ -413,7 +421,7 @@ def _check_labelled(labels: Sequence[Any]) -> None:
     if blank:
         raise SplitError(
             f"{blank} of {len(labels)} images have no label, so the split cannot be stratified",
-            "label them, leave them out, or choose split='random'",
+            f"label them, leave them out, or use {argument('split', 'random')}",
         )
 
 
@@ -423,5 +431,5 @@ def _check_folders(parts: Iterable[str | None]) -> None:
         if part not in present:
             raise SplitError(
                 f"no image is in {part}: no folder is named {names}, and no column says so",
-                "choose split='random': images in a folder named test still stay out of it",
+                f"use {argument('split', 'random')}: images in a folder named test still stay out of it",
             )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from medclf.errors import MedclfError, ReadError, TooLarge
+from medclf.errors import MedclfError, ReadError, TooLarge, by_road
 
 MAX_MEGAPIXELS = 300.0
 Source = str | Path | bytes
@@ -104,7 +104,10 @@ def check_size(path: str | Path, shape: tuple[int, ...], max_megapixels: float) 
         raise TooLarge(
             path,
             f"declares {declared} = {product / 1e6:.0f} megapixels, the limit is {max_megapixels:g}",
-            "if the file is what it says, raise the limit with max_megapixels=",
+            by_road(
+                "if the file is what it says, raise the limit with max_megapixels=",
+                "if the file is what it says, make it smaller",
+            ),
         )
 
 

@@ -16,7 +16,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
 
-from medclf.errors import ReadError, TooLarge, UnsupportedFormat
+from medclf.errors import ReadError, TooLarge, UnsupportedFormat, by_road
 from medclf.images import raster_layout
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, check_size, quietly, reading
 from medclf.images.raster_layout import JpegHeader
@@ -284,7 +284,10 @@ def _check_shape(path: str | Path, height: int, width: int, channels: int, max_m
         raise TooLarge(
             path,
             f"declares {height} x {width} pixels; Pillow takes up to {pillow_limit} for safe",
-            f"if the file is what it says, give max_megapixels= above {MAX_MEGAPIXELS:g}",
+            by_road(
+                f"if the file is what it says, give max_megapixels= above {MAX_MEGAPIXELS:g}",
+                "if the file is what it says, make it smaller",
+            ),
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from medclf.config import Frame, Resize
-from medclf.errors import MedclfError, ReadError, UnsupportedFormat
+from medclf.errors import MedclfError, ReadError, UnsupportedFormat, argument
 from medclf.images import raster
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, reading
 from medclf.images.resample import resample
@@ -76,7 +76,9 @@ def read_pixels(
             return dicom.read_dicom(file, name, chosen, choose, max_megapixels, hounsfield=hounsfield)
         if hounsfield:
             reason = f"the window asked for is in Hounsfield units, which a {kind} file does not hold"
-            raise ReadError(name, reason, "give window=(center, width) in the file's own values, or none")
+            raise ReadError(
+                name, reason, f"give {argument('window')} as center and width in the file's own values, or none"
+            )
         return raster.read_raster(file, name, kind, choose, max_megapixels, chosen)
 
 
@@ -250,7 +252,7 @@ def placement(
         scale = max(rows / height, columns / width)
         place = max(1, min(height, round(rows / scale))), max(1, min(width, round(columns / scale)))
     elif resize != "squish":
-        raise MedclfError(f"resize={resize!r} is unknown", 'choose "squish", "crop" or "pad"')
+        raise MedclfError(f"{argument('resize')} must be squish, crop or pad, not {resize!r}")
     return _middle(part, shape), _middle(place, size)
 
 
@@ -331,7 +333,7 @@ def _index(frame: Frame, name: str | Path, n_frames: int) -> int:
     named = {"first": 0, "middle": n_frames // 2, "last": n_frames - 1}
     if isinstance(frame, str):
         if frame not in named:
-            raise MedclfError(f"frame={frame!r} is unknown", 'choose a number, "first", "middle" or "last"')
+            raise MedclfError(f"{argument('frame')} must be a number, first, middle or last, not {frame!r}")
         return named[frame]
     if not 0 <= frame < n_frames:
         raise ReadError(name, f"has no frame {frame}: it has {n_frames}, counted from 0")

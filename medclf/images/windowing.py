@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medclf.config import Window
-from medclf.errors import MedclfError
+from medclf.errors import MedclfError, argument, did_you_mean
 
 SampleWindow = tuple[float, float] | str | None  # a window whose name is looked up: a pair, STRETCH or None
 STRETCH = "stretch"  # from the smallest to the largest value of the image, whatever the file says
@@ -96,14 +96,21 @@ def resolve_window(window: Window) -> SampleWindow:
         return window
     if isinstance(window, str):
         if window not in CT_WINDOWS:
-            raise MedclfError(f"no window named {window!r}", f"choose one of {', '.join((*CT_WINDOWS, STRETCH))}")
+            known = (*CT_WINDOWS, STRETCH)
+            remedy = did_you_mean(window, known) or f"give CENTER,WIDTH, or one of {', '.join(known)}"
+            raise MedclfError(f"{argument('window')} has no name {window!r}", remedy)
         return CT_WINDOWS[window]
     try:
         center, width = (float(number) for number in window)
     except (TypeError, ValueError):
-        raise MedclfError(f"window={window!r} is no (center, width)", "give two numbers or a name") from None
+        raise MedclfError(
+            f"{argument('window')} must be a center and a width, not {window!r}", "give two numbers or a name"
+        ) from None
     if not (np.isfinite(center) and np.isfinite(width) and width > 0):
-        raise MedclfError(f"window={window!r} has no positive width", "give (center, width), width above 0")
+        raise MedclfError(
+            f"{argument('window')} must have a width above 0, not {window!r}",
+            "give a center and a width, such as 40 and 400",
+        )
     return center, width
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medclf.errors import BundleError, MedclfError, OutputError, WeightsError
+from medclf.errors import BundleError, MedclfError, OutputError, WeightsError, argument
 from medclf.files import finite, write_json, write_tensors
 from medclf.inference import bundle_format
 from medclf.inference.bundle_format import FORMAT, WEIGHTS, golden_pixels
@@ -178,7 +178,9 @@ def _may_write(path: Path, overwrite: bool) -> None:
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:
-        raise OutputError(f"{path} exists already", "choose another path, or give overwrite=True")
+        raise OutputError(
+            f"{path} exists already", f"choose another path, or replace it with {argument('overwrite', True)}"
+        )
     if path.is_symlink() or not path.is_dir() or {file.name for file in path.iterdir()} - {"bundle.json", WEIGHTS}:
         raise OutputError(f"{path} holds more than a bundle, and is not overwritten", "choose another path")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medclf.errors import BundleError, DataError, MedclfError, OutputError, require
+from medclf.errors import BundleError, DataError, MedclfError, OutputError, argument, require
 from medclf.files import finite, replacing
 from medclf.images.heatmap import at_size
 from medclf.inference import bundle_format
@@ -194,7 +194,9 @@ def export_onnx(bundle: Bundle | str | Path, out: str | Path, *, overwrite: bool
 def _free(out: str | Path, overwrite: bool) -> Path:
     out = Path(out)
     if out.exists() and not (overwrite and out.is_file()):
-        raise OutputError(f"{out} exists already", "choose another path, or give overwrite=True")
+        raise OutputError(
+            f"{out} exists already", f"choose another path, or replace it with {argument('overwrite', True)}"
+        )
     return out
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medclf.errors import BundleError, MedclfError
+from medclf.errors import BundleError, MedclfError, argument, by_road, did_you_mean
 from medclf.inference import bundle_format
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ def load_model(path: str | Path, runtime: str = "torch", *, threads: int | None 
     """
     path = Path(path)
     if runtime not in RUNTIMES:
-        raise MedclfError(f"--runtime {runtime} is unknown", f"choose {' or '.join(RUNTIMES)}")
+        raise MedclfError(
+            f"{argument('runtime')} must be {' or '.join(RUNTIMES)}, not {runtime!r}", did_you_mean(runtime, RUNTIMES)
+        )
     if path.suffix != ".onnx" and runtime == "torch":
         return _on_torch(path)
     from medclf.inference.onnx import OnnxModel, export_onnx
@@ -64,6 +66,9 @@ def _same(model: OnnxModel, folder: Path, file: Path) -> OnnxModel:
     if model.exported_from != bundle_format.read(folder)["hash"]:
         raise BundleError(
             f"{file} was not exported from {folder}",
-            f"export it again: medclf export {folder} --out {file} --overwrite",
+            by_road(
+                f"export it again: export_onnx(bundle, {str(file)!r}, overwrite=True)",
+                f"export it again: medclf export {folder} --out {file} --overwrite",
+            ),
         )
     return model

@@ -22,7 +22,7 @@ from medclf.dataset.labels import label_set, objects
 from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.scan import Check, listing, scan, usable
 from medclf.dataset.splits import split_table
-from medclf.errors import DataError, MedclfWarning
+from medclf.errors import DataError, MedclfWarning, argument
 from medclf.images.reading import Resize
 from medclf.learn import distributed
 from medclf.learn.batches import MedDL, default_batch_size, even_batch_size, hold_on_device
@@ -337,7 +337,7 @@ def _refuse_unknown(used: pd.DataFrame) -> None:
         named = ", ".join(f"'{label}' of {n} images" for label, n in unknown.most_common(5))
         raise DataError(
             f"it is unknown whether there is {named}, and a network needs an answer to learn from",
-            'choose uncertain= or blank="negative", "positive" or "exclude"',
+            f"choose {argument('uncertain')} or {argument('blank')}: negative, positive or exclude",
         )
     if none:
         raise DataError(f"{none} of {len(used)} images have no label to learn from", "label them, or leave them out")

@@ -13,7 +13,7 @@ from fasttransform import Transform
 from torch import Tensor
 from torch.nn import functional as F
 
-from medclf.errors import DataError
+from medclf.errors import DataError, argument
 from medclf.learn.presets import Size, as_pair
 
 Sizes = int | Sequence[Size]
@@ -111,13 +111,11 @@ def check_sizes(sizes: Sizes, last: Sequence[int] | None = None) -> list[tuple[i
     """
     pairs = [as_pair(size) for size in ([sizes] if isinstance(sizes, int) else sizes)]
     if not pairs or min(min(pair) for pair in pairs) < _SMALLEST:
-        raise DataError(f"size={sizes} cannot be", f"give at least one size, each of {_SMALLEST} pixels or more")
+        raise DataError(f"{argument('size')} must be {_SMALLEST} or more, not {sizes}", "give one size or several")
     if any(side > limit for pair in pairs for side, limit in zip(pair, pairs[-1], strict=True)):
-        raise DataError(f"size={sizes} does not grow", "give the smaller sizes first, such as (128, 224)")
+        raise DataError(f"{argument('size')} must end with the largest, not be {sizes}", "for example 128, then 224")
     if last is not None and pairs[-1] != tuple(last):
         height, width = last
         wanted = height if height == width else f"({height}, {width})"
-        raise DataError(
-            f"size={sizes} does not end with the loaders' size", f"end with {wanted}, such as ({_SMALLEST}, {wanted})"
-        )
+        raise DataError(f"{argument('size')} must end with the loaders' own, not be {sizes}", f"end with {wanted}")
     return pairs

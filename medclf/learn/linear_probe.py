@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from medclf.dataset.folds import folds
 from medclf.dataset.image_cache import ImageStore
-from medclf.errors import DataError, MedclfWarning, OutputError
+from medclf.errors import DataError, MedclfWarning, OutputError, argument
 from medclf.files import replacing
 from medclf.learn import distributed
 from medclf.learn.augment import Augment
@@ -221,7 +221,10 @@ def fit_head(
     """
     start = time.perf_counter()
     if views and not any(isinstance(tfm, Augment) for tfm in loader.after_batch.fs):
-        raise DataError(f"views={views}, and the loaders augment nothing", "name a modality, or give views=0")
+        raise DataError(
+            f"{argument('views', views)} needs augmentation, and the loaders augment nothing",
+            f"name a {argument('modality')}, or give {argument('views', 0)}",
+        )
     features, targets = stored_features(network, loader, progress=progress)
     assert targets is not None, "the training loader has labels"
     n = len(features)

@@ -17,7 +17,7 @@ from fastai.torch_core import TensorImage
 from torch import Tensor, nn
 
 from medclf.dataset.image_cache import ImageStore
-from medclf.errors import MedclfError
+from medclf.errors import MedclfError, argument
 from medclf.files import replacing
 from medclf.learn import distributed
 from medclf.learn.batches import MedDL
@@ -103,7 +103,7 @@ def training_from(learn: Any, stage: str, keep: bool | None = None) -> Iterator[
     if keep and store is None:
         raise MedclfError(
             f"what the stages below {stage} give cannot be kept here",
-            "it takes loaders with cache=True and no augmentation, and a network that is a chain of stages",
+            f"it takes {argument('cache', True)}, no augmentation, and a network that is a chain of stages",
         )
     chain = cut > 0 and is_chain(network)
     in_bf16 = precision(learn) == "bfloat16"

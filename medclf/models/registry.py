@@ -153,7 +153,7 @@ def resolve(arch: str | Callable[..., Any]) -> tuple[str, str]:
         if not module.startswith("torchvision.models"):
             raise MedclfError(
                 f"{name} of {module or 'nowhere'} is not an architecture of torchvision or timm",
-                "give one of their functions, a name such as arch='resnet34', or register yours with register_arch",
+                "give one of their functions, the name of one, or register yours with register_arch",
             )
         arch = name
     if arch in ARCHITECTURES:

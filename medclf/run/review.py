@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.auditing.label_errors import label_suspects
-from medclf.errors import DataError, OutputError, ReadError
+from medclf.errors import DataError, OutputError, ReadError, argument
 from medclf.files import replacing
 from medclf.results.predictions import Predictions
 from medclf.run.evaluate import load_run
@@ -121,17 +121,22 @@ def export_review(
 
     run, out = Path(run), Path(out)
     if pictures not in ("page", "folder", "none"):
-        raise DataError(f"--pictures {pictures} is unknown", "choose page, folder or none")
+        raise DataError(f"{argument('pictures')} must be page, folder or none, not {pictures!r}", "")
     if out.suffix.lower() != ".csv":
-        raise OutputError(f"{out} is no CSV", "give --out a name that ends in .csv")
+        raise OutputError(f"{out} does not end in .csv", f"the sheet is a CSV: give {argument('out', 'sheet.csv')}")
     if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists already", "choose another --out, or replace it with --overwrite")
+        raise OutputError(
+            f"{out} exists already",
+            f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
+        )
     _, predictions = load_run(run)
     chosen = choose_images(predictions, n, controls, seed)
     shown, missing = _pictures(run, chosen, pictures, show_burned_in)
     chosen = chosen[[path in shown for path in chosen["path"]]].reset_index(drop=True)
     if chosen.empty:
-        raise DataError(f"none of the {len(missing)} images can be shown: {missing[0]}", "see --pictures none")
+        raise DataError(
+            f"none of the {len(missing)} images can be shown: {missing[0]}", f"see {argument('pictures', 'none')}"
+        )
     sheet = _identity(chosen, seed)
     chosen.insert(0, "item", [f"{sheet}-{place:03}" for place in range(1, len(chosen) + 1)])
     save_csv(run / FOLDER / f"key-{sheet}.csv", chosen.drop(columns="row"))
@@ -176,7 +181,9 @@ def _pictures(
         return dict.fromkeys(chosen["path"], b""), []
     read = load_files(run, show_burned_in=show_burned_in).read
     if read is None:
-        raise DataError(f"{run}: the images are gone, so none can be shown", "put them back, or see --pictures none")
+        raise DataError(
+            f"{run}: the images are gone, so none can be shown", f"put them back, or see {argument('pictures', 'none')}"
+        )
     shown, missing = {}, []
     for path in watch(list(chosen["path"]), len(chosen), "Pictures"):
         try:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from medclf.dataset.scan import COLUMNS, label_set
-from medclf.errors import DataError
+from medclf.errors import DataError, argument, by_road
 from medclf.files import replacing
 
 _SHOWN = 20
@@ -45,10 +45,14 @@ def read_table(run: str | Path) -> pd.DataFrame:
         record = json.loads((run / "run.json").read_text(encoding="utf-8"))
         table = pd.read_csv(run / "table.csv", dtype=str, keep_default_na=False, encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise DataError(f"{run} is not a RUN folder: {error}", "give the folder that --out made") from error
+        raise DataError(
+            f"{run} is not a RUN folder: {error}", f"give the folder that a training made ({argument('out')})"
+        ) from error
     root = record.get("root") if isinstance(record, dict) else None
     if not isinstance(root, str) or not Path(root).is_dir():
-        raise DataError(f"{run}: its images are not at {root}", "bring them back, or name others with --data")
+        raise DataError(
+            f"{run}: its images are not at {root}", f"bring them back, or name others with {by_road('data=', '--data')}"
+        )
     several = bool(record.get("multi_label"))
     for column in table.columns.difference(["path", "problem", "sha256"]):
         table[column] = table[column].astype(object).where(table[column] != "", None)

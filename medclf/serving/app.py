@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import medclf
-from medclf.errors import MedclfError, require
+from medclf.errors import MedclfError, argument, require
 from medclf.inference.runtimes import load_model
 from medclf.parallel import n_cores
 from medclf.serving.limits import Limits
@@ -199,7 +199,7 @@ def check_exposure(host: str, token: str | None) -> None:
     elif not _is_loopback(host):
         raise MedclfError(
             f"other machines can reach the host {host}, and no token is set",
-            f"set one with --token or MEDCLF_TOKEN; this makes one: {_MAKE_TOKEN}",
+            f"set one with {argument('token')} or MEDCLF_TOKEN; this makes one: {_MAKE_TOKEN}",
         )
 
 
@@ -230,5 +230,6 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
     except OSError as error:
         raise MedclfError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}", "choose another --port or --host"
+            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            f"choose another {argument('port')} or {argument('host')}",
         ) from error

@@ -158,7 +158,7 @@ def test_an_existing_run_is_kept_without_overwrite(tmp_path):
     (out / "report.html").write_text("precious")
     with pytest.raises(OutputError, match="exists already") as caught, claimed(out):
         pass
-    assert "--overwrite" in caught.value.remedy
+    assert "overwrite=True" in caught.value.remedy
     assert "--resume" not in caught.value.remedy
     assert (out / "report.html").read_text() == "precious"
     with claimed(out, overwrite=True):

@@ -88,7 +88,7 @@ def test_an_image_straight_in_train_is_a_problem(make_images):
 
 def test_a_flat_folder_says_how_to_label_it(make_images):
     root = make_images("1.png", "2.png")
-    with pytest.raises(DataError, match=r"none of 2.*no class folder.*\n.*label_from=None"):
+    with pytest.raises(DataError, match=r"none of 2.*no class folder.*\n.*labels="):
         scan(root)
     table = scan_quietly(root, label_from=None)
     assert list(table["label"]) == [None, None] and set(table["problem"]) == {""}

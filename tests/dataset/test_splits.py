@@ -356,11 +356,11 @@ def test_impossible_splits(splitter, items, reason):
 @pytest.mark.parametrize(
     "make, reason",
     [
-        (lambda: SeededSplitter(0), "valid_pct=0 is not between"),
-        (lambda: StratifiedSplitter(LABELS, 1.0), "valid_pct=1.0"),
-        (lambda: PatientSplitter(LABELS, float("nan")), "valid_pct=nan"),
-        (lambda: KFoldSplitter(5, 5), "fold=5: folds are numbered from 0 to 4"),
-        (lambda: KFoldSplitter(0, 1), "n_folds=1"),
+        (lambda: SeededSplitter(0), "valid_pct must be between 0 and 1, not 0"),
+        (lambda: StratifiedSplitter(LABELS, 1.0), "valid_pct must be between 0 and 1, not 1.0"),
+        (lambda: PatientSplitter(LABELS, float("nan")), "valid_pct must be between 0 and 1, not nan"),
+        (lambda: KFoldSplitter(5, 5), "fold must be from 0 to 4, not 5"),
+        (lambda: KFoldSplitter(0, 1), "n_folds must be 2 or more, not 1"),
     ],
 )
 def test_impossible_arguments(make, reason):
@@ -442,10 +442,10 @@ def test_folders(table):
 
 def test_tables_that_cannot_be_split_so(table):
     for split, changes, reason in [
-        ("halves", {}, "split='halves' is not known"),
+        ("halves", {}, "split must be one of random, "),
         ("folders", {}, "no image is in train"),
-        ("patient", {"patient": None}, "the table knows no patients"),
-        ("grouped", {"patient": None}, "the table knows no patients, and there is no column 'group'"),
+        ("patient", {"patient": None}, 'split="patient" needs patients'),
+        ("grouped", {"patient": None}, "needs patients, and there is no column 'group'"),
         ("kfold", {}, "needs a fold"),
         ("stratified", {"label": None}, "have no label"),
     ]:

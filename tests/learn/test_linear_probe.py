@@ -145,5 +145,5 @@ def test_a_view_of_an_image_is_the_same_whether_or_not_it_was_kept(drawn, tmp_pa
 
 @pytest.mark.filterwarnings("ignore::medclf.errors.MedclfWarning")
 def test_views_of_what_is_not_augmented_are_refused(drawn):
-    with pytest.raises(DataError, match="views=1, and the loaders augment nothing"):
+    with pytest.raises(DataError, match="views=1 needs augmentation, and the loaders augment nothing"):
         learner(drawn, modality=None).fit_head(progress=False, views=1)

@@ -1,0 +1,70 @@
+"""Errors speak to the user of Python in arguments, to the user of the shell in options."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from medclf.config import TrainConfig
+from medclf.dataset.scan import scan
+from medclf.errors import DataError, MedclfError, argument, by_road, did_you_mean, in_shell
+from medclf.options import options
+
+PACKAGE = Path(__file__).parents[1] / "medclf"
+OF_ONE_ROAD = ("cli", "serving", "metrics")  # the shell alone; people who send images; Python alone
+
+
+def test_an_argument_on_each_road():
+    assert argument("patient_col", "who") == 'patient_col="who"' and by_road("a", "b") == "a"
+    with in_shell():
+        assert argument("patient_col", "who") == "--patient-col who" and by_road("a", "b") == "b"
+        assert argument("overwrite", True) == "--overwrite" and argument("audit", False) == "--no-audit"
+        assert argument("n_folds", 5) == "--folds 5"
+    assert argument("n_folds", 5) == "n_folds=5"
+
+
+def test_the_road_is_left_after_an_error():
+    with pytest.raises(MedclfError), in_shell():
+        raise MedclfError("stop")
+    assert by_road("python", "shell") == "python"
+
+
+def test_what_is_like_nothing_gets_no_suggestion():
+    assert did_you_mean("xylem", ["random", "stratified"]) == ""
+
+
+def test_a_wrong_column_is_named_on_the_road(tmp_path):
+    (tmp_path / "list.csv").write_text("file,finding\na.png,x\n")
+    with pytest.raises(DataError, match='path_col="NAME"'):
+        scan(tmp_path / "list.csv")
+    with in_shell(), pytest.raises(DataError, match="--path-col NAME"):
+        scan(tmp_path / "list.csv")
+
+
+def messages():
+    """(where, text) of each text that an error or warning of the library is made with, outside of `argument`."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] in OF_ONE_ROAD:
+            continue
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+            if name.endswith(("Error", "Warning", "warnings.warn")):
+                yield from ((f"{path.name}:{call.lineno}", text) for text in texts(call))
+
+
+def texts(node):
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("argument", "by_road"):
+        return
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    for child in ast.iter_child_nodes(node):
+        yield from texts(child)
+
+
+def test_no_message_speaks_of_one_road_alone():
+    known = "|".join(options(TrainConfig))
+    spoken = re.compile(rf"--[a-z][a-z-]+|(?<![\w.])(?:{known}|overwrite|max_megapixels)=")
+    found = [(where, text) for where, text in messages() if spoken.search(text)]
+    assert not found
+    assert spoken.search("give --label-col") and spoken.search("with split='random'")
