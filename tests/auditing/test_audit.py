@@ -13,12 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from scipy import ndimage
 
 from medclf.auditing.audit import KINDS, audit, with_groups
 from medclf.auditing.confounders import find_clues
 from medclf.auditing.near_duplicates.align import Features, align
 from medclf.auditing.near_duplicates.candidates import candidates, perceptual_hashes
-from medclf.auditing.near_duplicates.compare import compare, fine_detail
+from medclf.auditing.near_duplicates.compare import compare, fine_detail, mean_detail
 from medclf.auditing.near_duplicates.fingerprint import fingerprint, take_fingerprints
 from medclf.auditing.near_duplicates.keypoints import SIDE, find_keypoints, mirror_order
 from medclf.auditing.near_duplicates.search import find_twins
@@ -322,6 +323,56 @@ def test_comparison_is_one_for_the_same_and_low_for_another(frame):
     assert float(compare(details[0], details[1], square, square, identity).similarity) < 0.5
     halfway = identity + torch.tensor([[[0, 0, 0.5], [0, 0, 0]]])
     assert float(compare(details[0], details[0], square, square, halfway).overlap) == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_surround_and_what_all_share_carry_no_match():
+    """Two discs of smooth light on black, their own noise apart: rim and light are the same, the content is not."""
+    y, x = np.mgrid[:96, :96] / 96 - 0.5
+    rng = np.random.default_rng(3)
+    light = 120 + 60 * np.cos(3 * x) * np.cos(2 * y)
+    stripes = 25 * np.sign(np.sin(40 * x))  # anatomy that every image has
+    inside = np.hypot(x, y) < 0.45
+
+    def disc(own):
+        return torch.from_numpy(fine_detail(((light + stripes + own) * inside).clip(0, 255).astype(np.uint8)))[None]
+
+    textures = [ndimage.gaussian_filter(rng.normal(0, 1, (96, 96)), 1) * 30 for _ in range(40)]
+    details = [disc(one) for one in textures]
+    mean = mean_detail(torch.cat(details).numpy(), np.ones(40))
+    square, identity = torch.ones(1, 2), torch.eye(2, 3)[None]
+    assert float(compare(details[0], details[1], square, square, identity).similarity) > 0.4
+    apart = compare(details[0], details[1], square, square, identity, mean)
+    again = compare(details[0], disc(textures[0] + rng.normal(0, 2, (96, 96))), square, square, identity, mean)
+    assert float(apart.similarity) < 0.25 < 0.8 < float(again.similarity) and int(again.blocks) > 20
+
+
+def fundus(rng, side=192):
+    """A smooth orange disc on black with an optic disc and a few vessels: another eye with each state of `rng`."""
+    y, x = np.mgrid[:side, :side] / side * 2 - 1
+    centre = rng.choice([-1, 1]) * rng.uniform(0.3, 0.45), rng.uniform(-0.1, 0.1)
+    pixels = (1 - 0.3 * np.hypot(x - rng.uniform(-0.3, 0.3), y))[..., None] * np.array([200, 95, 40])
+    pixels += 70 * np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / 0.015)[..., None]
+    for _ in range(8):
+        angle, bend = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.8)
+        reach = np.hypot(x - centre[0], y - centre[1])
+        off = np.arctan2(y - centre[1], x - centre[0]) - angle - bend * reach
+        pixels *= 1 - 0.4 * np.exp(-((np.angle(np.exp(1j * off)) * reach / 0.02) ** 2))[..., None]
+    pixels += rng.normal(0, 2.5, pixels.shape)
+    pixels[np.hypot(x, y) > 0.93] = 0
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def test_different_discs_are_no_near_duplicates(tmp_path):
+    eyes = [fundus(np.random.default_rng(seed)) for seed in range(30)]
+    for number, eye in enumerate(eyes):
+        eye.save(tmp_path / f"{number:02}.jpg", quality=92)
+    for number in range(4):
+        changed = (eyes[number], eyes[number].transpose(Image.Transpose.FLIP_LEFT_RIGHT))[number % 2]
+        changed.save(tmp_path / f"{number:02}-again.jpg", quality=60)
+    paths = sorted(tmp_path.iterdir())
+    found = find_twins(take_fingerprints(paths, progress=False), np.arange(len(paths)), progress=False)
+    pairs = {(paths[a].stem[:2], paths[b].stem[:2]) for a, b in zip(found.first, found.second, strict=True)}
+    assert pairs == {(f"{number:02}",) * 2 for number in range(4)}
 
 
 def test_hashes_are_imagehash_s_own(frame):

@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from medclf.auditing.near_duplicates.align import Features, align
 from medclf.auditing.near_duplicates.candidates import Pairs, candidates
-from medclf.auditing.near_duplicates.compare import compare
+from medclf.auditing.near_duplicates.compare import compare, mean_detail
 from medclf.auditing.near_duplicates.fingerprint import Fingerprints
 from medclf.auditing.near_duplicates.signature import SignatureSpace
 from medclf.progress import watch
@@ -20,6 +22,8 @@ SIMILAR = 0.6  # chosen on real images: see docs/audit.md
 _INLIERS, _BLOCKS, _OVERLAP = 5, 12, 0.25  # what a comparison must rest on
 _FEW = 20  # keypoints below which whole turns and mirrorings are tried as well
 _BATCH = 32
+_MANY = 20  # different images from which a set has a mean to speak of
+_SURE = 0.85  # similarity of what surely shows the same
 
 
 class Twins(NamedTuple):
@@ -78,7 +82,22 @@ def verify(prints: Fingerprints, pairs: Pairs, *, min_similarity: float = SIMILA
         min_similarity, progress: see `find_twins`.
     """
     similarity, matrices = _verify(prints, pairs, progress)
+    found = np.flatnonzero(similarity >= min_similarity)
+    mean = _common(prints, pairs, similarity)
+    for start in range(0, len(found), _BATCH):
+        some = found[start : start + _BATCH]
+        similarity[some] = _similarity(prints, pairs.first[some], pairs.second[some], matrices[some], mean)
     return _best(prints, pairs, similarity, matrices, min_similarity)
+
+
+def _common(prints: Fingerprints, pairs: Pairs, similarity: np.ndarray) -> Tensor:
+    """The mean image of the set; zeros of a few. Images that surely show the same count once, together."""
+    rows = np.flatnonzero([bool(pixels) for pixels in prints.pixels] if any(prints.pixels) else prints.counts >= 0)
+    sure = np.flatnonzero(similarity >= _SURE)
+    edges = coo_array((np.ones(len(sure)), (pairs.first[sure], pairs.second[sure])), shape=(len(prints.pixels),) * 2)
+    group = connected_components(edges, directed=False)[1]
+    weights = 1 / np.bincount(group[rows])[group[rows]]
+    return mean_detail(prints.detail[rows], weights) * float(weights.sum() >= _MANY)
 
 
 def _verify(prints: Fingerprints, pairs: Pairs, progress: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -108,12 +127,14 @@ def _side(prints: Fingerprints, rows: np.ndarray) -> Features:
     return Features(*(torch.from_numpy(array[rows]) for array in arrays))
 
 
-def _similarity(prints: Fingerprints, first: np.ndarray, second: np.ndarray, matrix: Tensor) -> np.ndarray:
+def _similarity(
+    prints: Fingerprints, first: np.ndarray, second: np.ndarray, matrix: np.ndarray | Tensor, mean: Tensor | None = None
+) -> np.ndarray:
     if not len(first):
         return np.zeros(0, np.float32)
     detail_a, detail_b = (torch.from_numpy(prints.detail[rows]) for rows in (first, second))
     aspect_a, aspect_b = (torch.from_numpy(prints.aspect[rows]) for rows in (first, second))
-    found = compare(detail_a, detail_b, aspect_a, aspect_b, matrix)
+    found = compare(detail_a, detail_b, aspect_a, aspect_b, torch.as_tensor(matrix), mean)
     enough = (found.blocks >= _BLOCKS) & (found.overlap >= _OVERLAP)
     return (found.similarity * enough).numpy()
 
