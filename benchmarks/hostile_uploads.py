@@ -25,6 +25,7 @@ import numpy as np
 from hostile_images import FORMATS, mutant
 from PIL import Image
 
+from medclf.images.preprocessing import Preprocessing
 from medclf.serving.app import create_app, running
 from medclf.serving.limits import Limits
 
@@ -71,7 +72,7 @@ class Brightness:
     card: SimpleNamespace | dict[str, Any]
 
     def __init__(self) -> None:
-        self.card, self.preparation = {}, {"size": 64}
+        self.card, self.preprocessing = {}, Preprocessing(64)
 
     def predict_pixels(self, pixels: np.ndarray) -> list[SimpleNamespace]:
         means = pixels.mean((1, 2, 3)) / 255

@@ -19,9 +19,10 @@ from side_by_side import print_table, shared_data
 
 from medclf.auditing.audit import audit
 from medclf.auditing.short_audit import short_audit
-from medclf.dataset.image_cache import Reading, build_stores
+from medclf.dataset.image_cache import build_stores
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
+from medclf.images.preprocessing import Preprocessing
 from medclf.models.embedding import embed_table
 
 SETS = {"hello-world": {}, "hyperkvasir-lower-gi": {}}
@@ -33,9 +34,7 @@ def row(name: str, data: Path, arch: str) -> list:
     features = embed_table(table, arch, size=224, progress=False)
     paths = [f"{table.attrs['root']}/{path}" for path in table["path"]]
     with tempfile.TemporaryDirectory() as folder:
-        store = build_stores(
-            paths, list(table["sha256"]), [(224, 224)], Reading(), folder=Path(folder), progress=False
-        )[0]
+        store = build_stores(paths, list(table["sha256"]), [Preprocessing()], folder=Path(folder), progress=False)[0]
         found, seconds = {}, {}
         for way, job in {
             "whole": lambda: audit(table, embed=features, progress=False),

@@ -73,6 +73,10 @@ class WeightsError(MedclfError):
     """Weights that cannot be had or do not fit; the remedy names the other ways to get some."""
 
 
+class PreprocessingError(MedclfError):
+    """Images are prepared in a way that cannot be described, and so cannot be stored or carried over to a bundle."""
+
+
 class BundleError(MedclfError):
     """A bundle or checkpoint that is damaged, changed, or of another format version."""
 

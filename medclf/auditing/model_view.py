@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from medclf.errors import DataError
+from medclf.images.preprocessing import Preprocessing
+from medclf.models.spec import ModelSpec
 
 Probs = Callable[[np.ndarray], np.ndarray]
 
@@ -20,13 +23,13 @@ class Model:
     Args:
         vocab: the labels.
         multi_label: whether an image may have several.
-        preparation: arguments of `medclf.images.reading.prepare`, three channels always.
+        preprocessing: how it reads an image, in three channels always.
         probs: (n, H, W, 3) uint8 -> (n, n_labels) in [0, 1].
     """
 
     vocab: list[str]
     multi_label: bool
-    preparation: dict[str, Any]
+    preprocessing: Preprocessing
     probs: Probs
 
     @classmethod
@@ -34,27 +37,21 @@ class Model:
         """What a learner from `med_learner` or a bundle says of itself.
 
         Raises:
-            DataError: it has no recipe to read images by.
+            DataError: it does not say how it reads images.
         """
-        recipe = getattr(model, "recipe", None) or {}
-        if "preprocessing" not in recipe:
+        spec = getattr(model, "spec", None)
+        if not isinstance(spec, ModelSpec):
             raise DataError(
                 f"a {type(model).__name__} does not say how it reads images", "give a med_learner or a bundle"
             )
-        settings = dict(recipe["preprocessing"])
-        settings["size"] = tuple(settings["size"])
-        if isinstance(settings.get("window"), list):
-            settings["window"] = tuple(settings["window"])
-        vocab, multi_label = list(recipe["vocab"]), bool(recipe["multi_label"])
-        channels = int(settings["channels"])
-        call = _bundle_probs if hasattr(model, "predict_pixels") else _learner_probs
+        call = _bundle_probs if hasattr(model, "predict_pixels") else partial(_learner_probs, spec)
 
         def probs(images: np.ndarray) -> np.ndarray:
             parts = [images[start : start + 32] for start in range(0, len(images), 32)]
-            found = [call(model, part if channels == 3 else _grey(part)) for part in parts]
-            return np.concatenate(found) if found else np.zeros((0, len(vocab)))
+            found = [call(model, part if spec.n_in == 3 else _grey(part)) for part in parts]
+            return np.concatenate(found) if found else np.zeros((0, spec.n_out))
 
-        return cls(vocab, multi_label, {**settings, "channels": 3}, probs)
+        return cls(list(spec.vocab), spec.multi_label, replace(spec.preprocessing, channels=3), probs)
 
     def decisions(self, probs: np.ndarray) -> np.ndarray:
         """(n, n_labels) bool: which labels are predicted."""
@@ -77,20 +74,19 @@ def _bundle_probs(bundle: Any, images: np.ndarray) -> np.ndarray:
     return np.array([list(answer.probs.values()) for answer in bundle.predict_pixels(images)])
 
 
-def _learner_probs(learn: Any, images: np.ndarray) -> np.ndarray:
+def _learner_probs(spec: ModelSpec, learn: Any, images: np.ndarray) -> np.ndarray:
     import torch
 
+    from medclf.models.inputs import Inputs
+
     network = learn.model
-    device = next(network.parameters()).device
-    norm = learn.recipe["normalization"]
-    mean, std = (torch.tensor(norm[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std"))
+    inputs = Inputs(spec.preprocessing, spec.normalization, next(network.parameters()).device)
     training = network.training
     network.eval()
     try:
         with torch.inference_mode():
-            x = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
-            logits = network((x - mean) / std).float()
+            logits = network(inputs(inputs.tensor(images))).float()
     finally:
         network.train(training)
-    probs = logits.sigmoid() if learn.recipe["multi_label"] else logits.softmax(1)
+    probs = logits.sigmoid() if spec.multi_label else logits.softmax(1)
     return probs.cpu().double().numpy()

@@ -13,9 +13,10 @@ from medclf.auditing.near_duplicates.candidates import Pairs, alike
 from medclf.auditing.near_duplicates.fingerprint import Fingerprints, take_fingerprints
 from medclf.auditing.near_duplicates.search import Twins, verify
 from medclf.dataset.groups import Link, cluster, equal_images
-from medclf.dataset.image_cache import ImageStore, Reading
+from medclf.dataset.image_cache import ImageStore
 from medclf.errors import ReadError
-from medclf.images.reading import placement, probe
+from medclf.images.preprocessing import Preprocessing
+from medclf.images.reading import probe
 from medclf.images.rim_marks import N_MARKS, measure_marks
 
 _NEIGHBOURS = 3  # of each image in the embedding
@@ -32,7 +33,7 @@ def short_audit(
     features: np.ndarray | None = None,
     store: ImageStore | None = None,
     *,
-    reading: Reading | None = None,
+    preprocessing: Preprocessing | None = None,
     progress: bool = True,
 ) -> Audit:
     """Look for the gravest faults of a data set with what a training has computed anyway.
@@ -46,7 +47,7 @@ def short_audit(
         features: (rows of the table, f) of the network's body, NaN where there are none; None leaves near-duplicates
             out.
         store: of the images at the network's size; None leaves equal pixels and marks out.
-        reading: how a file becomes the store's pixels; the defaults where None.
+        preprocessing: how files are read; the store's where None.
         progress: show a progress bar when it lasts.
 
     Returns:
@@ -58,18 +59,18 @@ def short_audit(
         >>> short_audit(table).findings["kind"].tolist()
         ['same-file', 'label-conflict', 'twin-across-split']
     """
-    reading = reading or Reading()
+    preprocessing = preprocessing or (store.preprocessing if store else Preprocessing())
     root = Path(table.attrs.get("root", "."))
     attrs, table = table.attrs, table.reset_index(drop=True)
     table.attrs = dict(attrs)
     rows = np.flatnonzero((table["problem"] == "").to_numpy())
     paths = [root / path for path in table["path"].to_numpy()[rows]]
     digests = table["sha256"].to_numpy()[rows]
-    pixels, marks = _looks(paths, store, reading)
+    pixels, marks = _looks(paths, store)
     side = f"{store.shape[1]} x {store.shape[2]}" if store else ""
     words = f"different files with equal pixels at {side}"
     links, unique = equal_images(pixels, np.arange(len(rows)), digests, words)
-    twins = _near(paths, unique, features if features is None else features[rows], reading, progress)
+    twins = _near(paths, unique, features if features is None else features[rows], preprocessing, progress)
     links += [Link("near-duplicate", *found) for found in zip(*twins[:4], strict=True)]
     links = [link._replace(a=int(rows[link.a]), b=int(rows[link.b])) for link in links]
     clusters = cluster(list(table["path"]), [link.a for link in links], [link.b for link in links])
@@ -78,7 +79,7 @@ def short_audit(
     return report_on(table, links, clusters, clues, twins.n_compared, ways, _NOTE)
 
 
-def _looks(paths: list[Path], store: ImageStore | None, reading: Reading) -> tuple[list[str], np.ndarray]:
+def _looks(paths: list[Path], store: ImageStore | None) -> tuple[list[str], np.ndarray]:
     """Hash of each image's stored pixels (another for each where there is no store), and its marks."""
     marks = np.zeros((len(paths), N_MARKS), np.float32)
     places = store.rows(paths) if store is not None else None
@@ -88,10 +89,11 @@ def _looks(paths: list[Path], store: ImageStore | None, reading: Reading) -> tup
     for row, (path, stored) in enumerate(zip(paths, places, strict=True)):
         image = np.asarray(store.pixels[stored])
         hashes.append(hashlib.blake2b(image.data, digest_size=16).hexdigest())
-        if reading.resize == "crop":  # its rim is not the file's
-            continue
         width, height = store.full_sizes[str(path)]
-        shown = image[placement((height, width), store.shape[1:3], reading.resize)[1]]  # padding is no border
+        part, place = store.preprocessing.placement((height, width))
+        if (part[0].stop - part[0].start, part[1].stop - part[1].start) != (height, width):  # its rim is not the file's
+            continue
+        shown = image[place]  # padding is no border
         marks[row] = measure_marks(shown if shown.shape[2] == 3 else shown.repeat(3, axis=2))
     return hashes, marks
 
@@ -105,7 +107,7 @@ def _depth(path: Path) -> tuple[str, int, int]:
 
 
 def _near(
-    paths: list[Path], unique: np.ndarray, features: np.ndarray | None, reading: Reading, progress: bool
+    paths: list[Path], unique: np.ndarray, features: np.ndarray | None, preprocessing: Preprocessing, progress: bool
 ) -> Twins:
     """Near-duplicates among those that are nearest in the embedding; only these are fingerprinted."""
     none = np.zeros(0, np.int64)
@@ -118,7 +120,7 @@ def _near(
     if not len(involved):
         return Twins(none, none, np.zeros(0), [], 0)
     files = [paths[known[one]] for one in involved]
-    how = {"window": reading.window, "frame": reading.frame}
+    how = {"window": preprocessing.window, "frame": preprocessing.frame}
     prints = take_fingerprints(files, to_search=False, progress=progress, **how)
     first, second = places.reshape(2, -1)
     readable = _readable(prints, first) & _readable(prints, second)

@@ -20,7 +20,6 @@ from medclf.dataset.folds import shuffled
 from medclf.dataset.labels import label_set, objects
 from medclf.errors import DataError, ReadError
 from medclf.images.overlays import Overlay, covered, find_overlays, inpainted, pasted
-from medclf.images.reading import prepare
 from medclf.metrics.classification import proportion
 from medclf.metrics.intervals import Estimate, Sampling, as_plain, difference_interval, undefined
 
@@ -121,7 +120,7 @@ def shortcut_test(
         A `ShortcutTest`.
 
     Raises:
-        DataError: the model has no recipe to read images by, or no image carries a label that it knows.
+        DataError: the model does not say how it reads images, or no image carries a label that it knows.
     """
     network = Model.of(model)
     images, members, patients, names = _sample(network, _as_table(data), n_per_label, seed, thin)
@@ -177,7 +176,7 @@ def _sample(
     images, kept = [], []
     for row in chosen:
         try:
-            images.append(prepare(root / names[row], **network.preparation))
+            images.append(network.preprocessing.prepare(root / names[row]))
             kept.append(row)
         except ReadError:
             continue  # scan and audit name the file

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,35 +20,13 @@ from torch import Tensor
 
 from medclf.dataset.scan import file_hash
 from medclf.errors import OutputError, ReadError, argument
-from medclf.images.reading import Resize, read_display, resize_pixels, with_channels
+from medclf.images.preprocessing import Preprocessing
 from medclf.parallel import map_ahead, n_cores
 from medclf.progress import watch
 
-FORMAT = 3
+FORMAT = 4
 _AT_ONCE = 1024  # images copied to a device's memory
 _UNREADABLE = "unreadable"  # a folder of empty files, named by digests
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a file becomes pixels: what the store is keyed by, with the size and the files' contents.
-
-    Args:
-        resize: "squish", "crop" or "pad".
-        channels: 3, or 1 for grey.
-        window: (center, width), a name, or None for the file's own.
-        frame: which frame of many.
-    """
-
-    resize: Resize = "squish"
-    channels: int = 3
-    window: Any = None
-    frame: Any = "middle"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The settings as JSON can hold them."""
-        window = list(self.window) if isinstance(self.window, tuple) else self.window
-        return {"resize": self.resize, "channels": self.channels, "window": window, "frame": self.frame}
 
 
 @dataclass
@@ -57,6 +35,8 @@ class ImageStore:
 
     Args:
         folder: holds `pixels.u8` and `index.json`.
+        shape: of the pixels.
+        preprocessing: what made them.
         row_of: row of each file, by its path.
         problems: files that cannot be read and are not in it, with the reason.
         full_sizes: width and height of each file that is in it, before the resize, by its path.
@@ -64,6 +44,7 @@ class ImageStore:
 
     folder: Path
     shape: tuple[int, int, int, int]
+    preprocessing: Preprocessing
     row_of: dict[str, int]
     problems: dict[str, str] = field(default_factory=dict)
     full_sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -164,25 +145,23 @@ def prune_stores(older_than_days: float, folder: Path | None = None) -> int:
 def build_stores(
     paths: Sequence[str],
     digests: Sequence[str],
-    sizes: Sequence[tuple[int, int]],
-    reading: Reading,
+    wanted: Sequence[Preprocessing],
     *,
     folder: Path | None = None,
     progress: bool = True,
 ) -> list[ImageStore]:
-    """One store for each of `sizes`, each file decoded once for all of them; a store that exists is opened.
+    """One store for each of `wanted`, each file decoded once for all of them; a store that exists is opened.
 
     Args:
         paths: the files.
-        digests: the sha256 of each, which with the sizes and the reading is the stores' key.
-        sizes: (height, width) of each store.
-        reading: how a file becomes pixels.
+        digests: the sha256 of each, which with the preprocessing is a store's key.
+        wanted: how a file becomes pixels, for each store; they differ in size and resize alone.
         folder: where stores are kept; the user's cache folder where None.
         progress: show a progress bar when it lasts.
 
     Returns:
-        The stores, in the order of `sizes`. A file that cannot be read, or is no longer the one with that sha256, is in
-        none, and named in `problems`; it is tried again each time, since a decoder may have been installed.
+        The stores, in the order of `wanted`. A file that cannot be read, or is no longer the one with that sha256, is
+        in none, and named in `problems`; it is tried again each time, since a decoder may have been installed.
 
     Raises:
         OutputError: the cache folder cannot be written to, or the disk is full.
@@ -190,9 +169,9 @@ def build_stores(
     folder = folder or cache_folder() / "stores"
     unique = dict(zip(digests, paths, strict=True))
     try:
-        problems = _still_unreadable(folder, unique, reading)
-        while missing := [size for size in sizes if not _is_built(folder, unique.keys() - problems, size, reading)]:
-            problems |= _build(folder, unique, problems, missing, reading, progress)
+        problems = _still_unreadable(folder, unique, wanted[0])
+        while missing := [one for one in wanted if not _is_built(folder, unique.keys() - problems, one)]:
+            problems |= _build(folder, unique, problems, missing, progress)
     except OSError as error:
         raise OutputError(
             f"{folder}: the cache cannot be written: {error.strerror or error}",
@@ -201,24 +180,24 @@ def build_stores(
     held = unique.keys() - problems
     by_path = {path: problems[digest] for path, digest in zip(paths, digests, strict=True) if digest in problems}
     digest_of = {path: digest for path, digest in zip(paths, digests, strict=True) if digest in held}
-    return [_open(folder / _key(held, size, reading), size, reading, digest_of, by_path) for size in sizes]
+    return [_open(folder / _key(held, one.as_dict()), one, digest_of, by_path) for one in wanted]
 
 
-def _key(digests: Collection[str], size: tuple[int, int], reading: Reading) -> str:
-    settings = json.dumps([FORMAT, list(size), reading.as_dict()], sort_keys=True)
-    return hashlib.blake2b("\n".join([settings, *sorted(digests)]).encode(), digest_size=16).hexdigest()
+def _key(digests: Collection[str], settings: Mapping[str, Any]) -> str:
+    described = json.dumps([FORMAT, settings], sort_keys=True)
+    return hashlib.blake2b("\n".join([described, *sorted(digests)]).encode(), digest_size=16).hexdigest()
 
 
-def _is_built(folder: Path, digests: Collection[str], size: tuple[int, int], reading: Reading) -> bool:
-    return not digests or (folder / _key(digests, size, reading) / "index.json").is_file()
+def _is_built(folder: Path, digests: Collection[str], wanted: Preprocessing) -> bool:
+    return not digests or (folder / _key(digests, wanted.as_dict()) / "index.json").is_file()
 
 
-def _still_unreadable(folder: Path, unique: dict[str, str], reading: Reading) -> dict[str, str]:
+def _still_unreadable(folder: Path, unique: dict[str, str], reading: Preprocessing) -> dict[str, str]:
     """Why which files cannot be read, of those that could not be read before; they are tried again.
 
     A store is named by what it holds, and this tells what it cannot hold before anything is decoded.
     """
-    marks = folder / _UNREADABLE / _key((), (0, 0), reading)
+    marks = folder / _UNREADABLE / _key((), reading.reading)
     problems = {}
     for digest in {mark.name for mark in marks.glob("*")} & unique.keys():
         try:
@@ -228,8 +207,8 @@ def _still_unreadable(folder: Path, unique: dict[str, str], reading: Reading) ->
     return problems
 
 
-def _mark_unreadable(folder: Path, digests: Collection[str], reading: Reading) -> None:
-    marks = folder / _UNREADABLE / _key((), (0, 0), reading)
+def _mark_unreadable(folder: Path, digests: Collection[str], reading: Preprocessing) -> None:
+    marks = folder / _UNREADABLE / _key((), reading.reading)
     for digest in digests:
         marks.mkdir(parents=True, exist_ok=True)
         (marks / digest).touch()
@@ -239,8 +218,7 @@ def _build(
     folder: Path,
     unique: dict[str, str],
     problems: Collection[str],
-    sizes: Sequence[tuple[int, int]],
-    reading: Reading,
+    wanted: Sequence[Preprocessing],
     progress: bool,
 ) -> dict[str, str]:
     """Fill temporary folders and rename them: whoever is first wins, and a killed one leaves no store.
@@ -250,35 +228,35 @@ def _build(
     """
     order = sorted(unique.keys() - problems)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {size: Path(tempfile.mkdtemp(prefix="part-", dir=folder)) for size in sizes}
+    parts = {one: Path(tempfile.mkdtemp(prefix="part-", dir=folder)) for one in wanted}
     try:
-        shapes = {size: (len(order), *size, reading.channels) for size in sizes}
-        maps = {size: _allocate(parts[size] / "pixels.u8", shapes[size]) for size in sizes}
+        shapes = {one: (len(order), *one.size, one.channels) for one in wanted}
+        maps = {one: _allocate(parts[one] / "pixels.u8", shapes[one]) for one in wanted}
         found: dict[str, str] = {}
         full_sizes: list[tuple[int, int] | None] = [None] * len(order)
 
         def fill(row: int) -> None:
             try:
-                image = _decoded(unique[order[row]], order[row], reading)
+                image = _decoded(unique[order[row]], order[row], wanted[0])
             except ReadError as error:
                 found[order[row]] = error.problem
                 return
             full_sizes[row] = image.shape[1], image.shape[0]
-            for size, pixels in maps.items():
-                pixels[row] = with_channels(resize_pixels(image, size, reading.resize), reading.channels)
+            for one, pixels in maps.items():
+                pixels[row] = one.fit(image)
 
         filled = map_ahead(fill, range(len(order)), threads=n_cores(32))
         for _ in watch(filled, len(order), "Decoding images", progress=progress):
             pass
-        _mark_unreadable(folder, found, reading)
+        _mark_unreadable(folder, found, wanted[0])
         digests = [None if digest in found else digest for digest in order]
-        for size, pixels in maps.items() if len(found) < len(order) else ():
+        for one, pixels in maps.items() if len(found) < len(order) else ():
             pixels.flush()
-            index = {"format": FORMAT, "shape": shapes[size], "digests": digests, "full_sizes": full_sizes}
-            (parts[size] / "index.json").write_text(json.dumps(index))
-            target = folder / _key(set(order) - found.keys(), size, reading)
+            index = {"format": FORMAT, "shape": shapes[one], "digests": digests, "full_sizes": full_sizes}
+            (parts[one] / "index.json").write_text(json.dumps(index))
+            target = folder / _key(set(order) - found.keys(), one.as_dict())
             try:
-                parts[size].rename(target)
+                parts[one].rename(target)
             except OSError:
                 if not (target / "index.json").is_file():  # not another builder's finished store
                     raise
@@ -288,13 +266,13 @@ def _build(
     return found
 
 
-def _decoded(path: str, digest: str, reading: Reading) -> np.ndarray:
+def _decoded(path: str, digest: str, reading: Preprocessing) -> np.ndarray:
     """The image, if the file is still the one with that digest: a store that holds another one would be found again.
 
     Raises:
         ReadError: it cannot be read, or has changed.
     """
-    image = read_display(path, reading.channels, window=reading.window, frame=reading.frame)
+    image = reading.read(path)
     try:
         same = file_hash(Path(path)) == digest
     except OSError:
@@ -315,10 +293,10 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def _open(
-    folder: Path, size: tuple[int, int], reading: Reading, digest_of: dict[str, str], problems: dict[str, str]
+    folder: Path, preprocessing: Preprocessing, digest_of: dict[str, str], problems: dict[str, str]
 ) -> ImageStore:
     if not digest_of:
-        return ImageStore(folder, (0, *size, reading.channels), {}, problems)
+        return ImageStore(folder, (0, *preprocessing.size, preprocessing.channels), preprocessing, {}, problems)
     index = json.loads((folder / "index.json").read_text())
     row_of_digest = {digest: row for row, digest in enumerate(index["digests"])}
     with contextlib.suppress(OSError):  # a cache that others share may be closed to writing
@@ -327,4 +305,5 @@ def _open(
     row_of = {path: row_of_digest[digest] for path, digest in digest_of.items()}
     width_height = index["full_sizes"]
     full_sizes = {path: (width_height[row][0], width_height[row][1]) for path, row in row_of.items()}
-    return ImageStore(folder, (n, *size, reading.channels), row_of, problems, full_sizes)
+    shape = (n, *preprocessing.size, preprocessing.channels)
+    return ImageStore(folder, shape, preprocessing, row_of, problems, full_sizes)

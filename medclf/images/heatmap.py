@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medclf.config import Resize
 from medclf.errors import DataError
-from medclf.images.reading import Resize, eight_bit, placement, with_channels
+from medclf.images.preprocessing import Preprocessing
+from medclf.images.reading import eight_bit, with_channels
 
 _STRENGTH = 0.6  # of the hottest colour over the picture
 
@@ -43,24 +45,60 @@ def at_size(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(image).clip(0, 1)
 
 
-def on_original(heat: np.ndarray, shape: tuple[int, ...], resize: Resize = "squish") -> np.ndarray:
-    """A map of what the network was given, over the image that it was made of.
+def on_original(
+    heat: np.ndarray,
+    shape: tuple[int, ...],
+    resize: Preprocessing | Resize = "squish",
+    out: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """A map of the prepared pixels, over the image that they were made of.
 
     Args:
-        heat: (height, width) of the network's input, in [0, 1].
+        heat: (height, width) of the prepared pixels, in [0, 1].
         shape: height and width of the image.
-        resize: how the image became the input; what "crop" left out gets 0.
+        resize: how the image was prepared; what a crop left out gets 0.
+        out: height and width of the result; those of the image where None.
 
     Returns:
-        float32 of `shape` in [0, 1].
+        float32 of `out` in [0, 1].
 
     Example:
         >>> on_original(np.ones((2, 2)), (2, 4), "crop").tolist()
         [[0.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0]]
     """
-    part, place = placement(shape[:2], heat.shape[:2], resize)
-    found = np.zeros(shape[:2], np.float32)
-    found[part] = at_size(heat[place], (part[0].stop - part[0].start, part[1].stop - part[1].start))
+    how = Preprocessing((heat.shape[0], heat.shape[1]), resize) if isinstance(resize, str) else resize
+    part, place = how.placement(shape[:2])
+    found = np.zeros(out or shape[:2], np.float32)
+    target = tuple(_scaled(span, n, side) for span, n, side in zip(part, shape, found.shape, strict=False))
+    shown, size = heat[place], found[target].shape
+    if shown.size and min(size):
+        found[target] = at_size(shown, (size[0], size[1]))
+    return found
+
+
+def _scaled(span: slice, n: int, side: int) -> slice:
+    return span if n == side else slice(round(span.start * side / n), round(span.stop * side / n))
+
+
+def on_prepared(heat: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """A map of the network's input, of any size, over the prepared pixels that it was made of.
+
+    Args:
+        heat: (h, w) in [0, 1], over the whole input.
+        preprocessing: what prepared the pixels; what its sampling left out gets 0.
+
+    Returns:
+        float32 of `preprocessing.size` in [0, 1].
+
+    Example:
+        >>> on_prepared(np.ones((1, 1)), Preprocessing(2)).tolist()
+        [[1.0, 1.0], [1.0, 1.0]]
+    """
+    if preprocessing.sampling is None:
+        return at_size(heat, preprocessing.size)
+    rows, columns = preprocessing.sampling.part(preprocessing.size)
+    found = np.zeros(preprocessing.size, np.float32)
+    found[rows, columns] = at_size(heat, (rows.stop - rows.start, columns.stop - columns.start))
     return found
 
 

@@ -12,6 +12,7 @@ from medclf.errors import ReadError, UnsupportedFormat
 from medclf.images.decoding_guard import reading
 from medclf.images.dicom import safe_header
 from medclf.images.dicom_layout import read_layout
+from medclf.images.preprocessing import Preprocessing
 
 Reader = Callable[[Mapping[str, Any]], "np.ndarray | None"]
 
@@ -63,12 +64,12 @@ class Withheld(ReadError):
     """A picture that is not shown although it could be read; `reason` says why."""
 
 
-def read_picture(root: Path, reading: Mapping[str, Any], show_burned_in: bool, row: Mapping[str, Any]) -> np.ndarray:
+def read_picture(root: Path, how: Preprocessing, show_burned_in: bool, row: Mapping[str, Any]) -> np.ndarray:
     """The pixels of a row's image, (H, W) or (H, W, 3) uint8.
 
     Args:
         root: the data's folder.
-        reading: window, frame and channels of the run.
+        how: the run's; of it the window, frame and channels count.
         show_burned_in: whatever `why_withheld` says.
         row: its `path` is relative to `root`.
 
@@ -76,15 +77,10 @@ def read_picture(root: Path, reading: Mapping[str, Any], show_burned_in: bool, r
         Withheld: the image often carries the patient's name.
         ReadError: it cannot be read, or lies outside `root`.
     """
-    from medclf.images.reading import read_display
-
     relative = Path(str(row["path"]))
     if relative.is_absolute() or ".." in relative.parts:
         raise ReadError(relative, "it is outside the data's folder")
     reason = "" if show_burned_in else why_withheld(root / relative)
     if reason:
         raise Withheld(relative, reason)
-    window = reading.get("window")
-    window = tuple(window) if isinstance(window, list) else window
-    frame: Any = reading.get("frame") or "middle"
-    return read_display(root / relative, int(reading.get("channels") or 3), window=window, frame=frame)
+    return how.read(root / relative)

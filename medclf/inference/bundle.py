@@ -22,16 +22,18 @@ from torch import Tensor, nn
 
 from medclf.errors import BundleError, MedclfError, OutputError, WeightsError, argument
 from medclf.files import finite, write_json, write_tensors
+from medclf.images.heatmap import on_prepared
 from medclf.inference import bundle_format
-from medclf.inference.bundle_format import FORMAT, WEIGHTS, golden_pixels
+from medclf.inference.bundle_format import WEIGHTS, golden_pixels
 from medclf.inference.predictor import Prediction, Predictor
 from medclf.inference.runnable import Runnable
 from medclf.models.backbones import build_network
 from medclf.models.bn_folding import fold, foldable
+from medclf.models.spec import ModelSpec
 from medclf.models.weights import read_state
 
 if TYPE_CHECKING:
-    from medclf.inference.predictor import Item
+    from medclf.images.preprocessing import Item
 
 __all__ = ["Bundle", "Prediction", "load_bundle", "save_bundle"]
 
@@ -44,7 +46,7 @@ class Trained(Protocol):
     """What `save_bundle` needs of a learner: `med_learner` gives it."""
 
     @property
-    def recipe(self) -> Mapping[str, Any]: ...
+    def spec(self) -> ModelSpec: ...
     @property
     def model(self) -> nn.Module: ...
 
@@ -55,7 +57,7 @@ class Bundle(Predictor):
     Attributes:
         vocab: the labels in the order of the probabilities.
         multi_label: whether an image can carry several.
-        recipe: the settings of the training, of which the network and the preprocessing are made.
+        spec: what the network is, its preprocessing included.
         calibration: temperature, operating point and limits, as far as they were saved.
         card: what the model's maker says of it.
         name: the folder's.
@@ -67,7 +69,7 @@ class Bundle(Predictor):
 
     def __init__(self, content: Mapping[str, Any], folder: Path, network: nn.Module, device: torch.device) -> None:
         at = folder.resolve()
-        self.runnable = Runnable(network, content["recipe"])
+        self.runnable = Runnable(network, ModelSpec.from_dict(content["recipe"]))
         super().__init__(content, at.parent.name if at.name == "bundle" else at.stem, self.runnable.run)
         self.device, self.content = device, dict(content)
         self._folder = folder
@@ -87,7 +89,7 @@ class Bundle(Predictor):
         return _restored(self.content, self._folder).to(self.device)
 
     def preprocess(self, item: Item) -> Tensor:
-        """What the network takes: the prepared pixels, scaled and normalised.
+        """What the network takes: the prepared pixels, at its input's size and normalised.
 
         Args:
             item: see `predict`.
@@ -98,7 +100,8 @@ class Bundle(Predictor):
         Raises:
             ReadError: the image cannot be read.
         """
-        return self.runnable.normalized(self.runnable.tensor(self.prepare(item)[None]))[0]
+        inputs = self.runnable.inputs
+        return inputs(inputs.tensor(self.prepare(item)[None]))[0]
 
     def saliency(self, item: Item, label: str | None = None, *, method: str = "grad-cam") -> np.ndarray:
         """Where the network looked: what `medclf.grad_cam` gives of a learner.
@@ -116,14 +119,13 @@ class Bundle(Predictor):
             DataError: the label is not in the vocab.
             MedclfError: the network gives no map of the image.
         """
-        from medclf.images.heatmap import at_size
         from medclf.models.saliency import heat_maps
 
         prepared = np.array(self.prepare(item))[None]  # a copy, since torch wants to be able to write
         target = self._target(prepared, label)
         network = nn.Sequential(self.runnable.body, nn.Sequential(self.runnable.pool, self.runnable.rest))
-        images = self.runnable.normalized(self.runnable.tensor(prepared))
-        return at_size(heat_maps(network, images, [target], method)[0], prepared.shape[1:3])
+        images = self.runnable.inputs(self.runnable.inputs.tensor(prepared))
+        return on_prepared(heat_maps(network, images, [target], method)[0], self.preprocessing)
 
 
 def save_bundle(
@@ -149,16 +151,17 @@ def save_bundle(
 
     Raises:
         OutputError: `path` exists already, or cannot be written.
-        BundleError: the learner was not made by `med_learner`, or its network is not what its recipe builds.
+        PreprocessingError: the loaders do to images what a bundle cannot carry over; the message names the transform.
+        BundleError: the learner was not made by `med_learner`, or its network is not what its spec builds.
 
     Example:
         >>> from types import SimpleNamespace
-        >>> preprocessing = {"size": [64, 64], "resize": "squish", "channels": 3, "window": None, "frame": "middle"}
+        >>> from medclf.images.preprocessing import Preprocessing
+        >>> from medclf.models.spec import Normalization
+        >>> half = Normalization([0.5] * 3, [0.5] * 3)
         >>> learn = SimpleNamespace(
         ...     model=build_network("efficientnet_lite0", 2, weights=None),
-        ...     recipe={"arch": "efficientnet_lite0", "n_in": 3, "n_out": 2, "dropout": 0.2,
-        ...             "vocab": ["normal", "polyp"], "multi_label": False, "preprocessing": preprocessing,
-        ...             "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3}, "modality": "endoscopy"})
+        ...     spec=ModelSpec("efficientnet_lite0", ["normal", "polyp"], Preprocessing(64), half))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     sorted(file.name for file in save_bundle(learn, Path(folder) / "polyps.bundle").iterdir())
         ['bundle.json', 'weights.safetensors']
@@ -207,28 +210,24 @@ def _described(
     learn: Trained, calibration: Mapping[str, Any], card: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """bundle.json without its hashes, and the tensors of the weights' file."""
-    if not isinstance(getattr(learn, "recipe", None), Mapping):
-        raise BundleError("this learner has no recipe", "make it with med_learner, or from MedDataLoaders")
-    recipe = finite(dict(learn.recipe))
+    spec = _spec(learn)
+    recipe = finite(spec.as_dict())
     try:
         calibration = bundle_format.as_json(calibration)
-        bundle_format.check_recipe(recipe)
-        bundle_format.check_calibration(calibration, recipe)
+        bundle_format.check_calibration(calibration, spec)
         json.dumps([recipe, calibration, finite(dict(card))])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"the learner's recipe or the calibration lacks or misstates: {error}", "see docs/bundle.md"
-        ) from error
+        raise BundleError(f"the calibration or card lacks or misstates: {error}", "see docs/bundle.md") from error
     model = getattr(learn.model, "module", learn.model)  # out of DistributedDataParallel
     state = {name: _plain(tensor) for name, tensor in model.state_dict().items()}
-    network = _assembled(recipe, state, "the learner's network")
-    pixels = golden_pixels(recipe)
+    network = _assembled(spec, state, "the learner's network")
+    pixels = golden_pixels(spec.preprocessing)
     with _running("the learner"):
-        logits, _ = Runnable(network, recipe).run(pixels)
-        _compare_with_model(model, pixels, recipe, logits)
-        pairs = _safe_pairs(network, pixels, recipe, logits)
+        logits, _ = Runnable(network, spec).run(pixels)
+        _compare_with_model(model, pixels, spec, logits)
+        pairs = _safe_pairs(network, pixels, spec, logits)
     content = {
-        "format": FORMAT,
+        "format": bundle_format.format_of(spec.preprocessing),
         "recipe": recipe,
         "calibration": calibration,
         "card": finite(dict(card)),
@@ -239,38 +238,47 @@ def _described(
     return content, state
 
 
+def _spec(learn: Trained) -> ModelSpec:
+    spec = getattr(learn, "spec", None)
+    if not isinstance(spec, ModelSpec):
+        raise BundleError(
+            f"a {type(learn).__name__} does not say what its network was built from, so a bundle could not build it "
+            "again",
+            'make the learner with med_learner(dls, "resnet18"), or with another architecture that it knows',
+        )
+    return spec
+
+
 def _plain(tensor: Tensor) -> Tensor:
     tensor = tensor.detach().cpu()
     tensor = tensor.float() if tensor.is_floating_point() else tensor
     return tensor.contiguous().clone()  # safetensors refuses tensors that share memory
 
 
-def _compare_with_model(model: nn.Module, pixels: np.ndarray, recipe: Mapping[str, Any], logits: np.ndarray) -> None:
-    """The network that the recipe builds must be the one that was trained, not one of equal parameters."""
+def _compare_with_model(model: nn.Module, pixels: np.ndarray, spec: ModelSpec, logits: np.ndarray) -> None:
+    """The network that the spec builds must be the one that was trained, not one of equal parameters."""
     device = next(model.parameters()).device
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         model = copy.deepcopy(model).float()
     training = model.training
     model.eval()
     try:
-        trained, _ = Runnable(model, recipe).run(pixels)
+        trained, _ = Runnable(model, spec).run(pixels)
     finally:
         model.train(training)
     if not _within(trained, logits, _DRIFT if device.type == "cpu" else _OTHER_DEVICE_DRIFT):
         raise BundleError(
-            "the learner's network does not give what its recipe builds, or gives no finite numbers",
+            "the learner's network does not give what its architecture builds, or gives no finite numbers",
             "save a network that med_learner made, its layers unchanged",
         )
 
 
-def _safe_pairs(
-    network: nn.Module, pixels: np.ndarray, recipe: Mapping[str, Any], logits: np.ndarray
-) -> list[list[str]]:
+def _safe_pairs(network: nn.Module, pixels: np.ndarray, spec: ModelSpec, logits: np.ndarray) -> list[list[str]]:
     """What can be folded without moving the golden inputs' logits."""
-    runnable = Runnable(network, recipe)
-    pairs = foldable(network, runnable.normalized(runnable.tensor(pixels[:1])))
+    inputs = Runnable(network, spec).inputs
+    pairs = foldable(network, inputs(inputs.tensor(pixels[:1])))
     fold(network, pairs)
-    folded, _ = Runnable(network.to(memory_format=torch.channels_last), recipe).run(pixels)
+    folded, _ = Runnable(network.to(memory_format=torch.channels_last), spec).run(pixels)
     return [list(pair) for pair in pairs] if _within(folded, logits, _FOLDING_DRIFT) else []
 
 
@@ -319,12 +327,12 @@ def _running(origin: str) -> Iterator[None]:
 
 def _verified(network: nn.Module, content: Mapping[str, Any], folder: Path) -> nn.Module:
     """The folded network, or the plain one where folding moves the logits on this machine."""
-    recipe, saved = content["recipe"], np.array(content["golden"]["logits"])
-    pixels = golden_pixels(recipe)
-    if _within(Runnable(network, recipe).run(pixels)[0], saved, _FOLDING_DRIFT):
+    spec, saved = ModelSpec.from_dict(content["recipe"]), np.array(content["golden"]["logits"])
+    pixels = golden_pixels(spec.preprocessing)
+    if _within(Runnable(network, spec).run(pixels)[0], saved, _FOLDING_DRIFT):
         return network
     plain = _restored(content, folder)
-    logits, _ = Runnable(plain, recipe).run(pixels)
+    logits, _ = Runnable(plain, spec).run(pixels)
     if not _within(logits, saved, _DRIFT):
         raise BundleError(
             f"{folder} gives other logits here than where it was saved: by {np.abs(logits - saved).max():.2g}",
@@ -343,28 +351,26 @@ def _restored(content: Mapping[str, Any], folder: Path) -> nn.Sequential:
         state = read_state(folder / WEIGHTS)
     except WeightsError as error:
         raise BundleError(error.message, "copy the bundle again from its source") from error
-    return _assembled(content["recipe"], state, origin)
+    return _assembled(ModelSpec.from_dict(content["recipe"]), state, origin)
 
 
-def _assembled(recipe: Mapping[str, Any], state: Mapping[str, Tensor], origin: str) -> nn.Sequential:
-    """The recipe's network with these tensors, in eval mode; none of it is initialised first."""
+def _assembled(spec: ModelSpec, state: Mapping[str, Tensor], origin: str) -> nn.Sequential:
+    """The spec's network with these tensors, in eval mode; none of it is initialised first."""
     try:
         with torch.device("meta"):
-            network = _bare(recipe)
+            network = _bare(spec)
     except NotImplementedError:  # a few networks read values while they are built
-        network = _bare(recipe)
+        network = _bare(spec)
     _load_state(network, state, origin)
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        network = _bare(recipe)  # it has tensors that are computed, not saved
+        network = _bare(spec)  # it has tensors that are computed, not saved
         _load_state(network, state, origin)
     return network.eval()
 
 
-def _bare(recipe: Mapping[str, Any]) -> nn.Sequential:
+def _bare(spec: ModelSpec) -> nn.Sequential:
     try:
-        return build_network(
-            recipe["arch"], recipe["n_out"], weights=None, n_in=recipe["n_in"], dropout=recipe["dropout"]
-        )
+        return build_network(spec.arch, spec.n_out, weights=None, n_in=spec.n_in, dropout=spec.dropout)
     except MedclfError as error:
         raise BundleError(f"the network cannot be built: {error.message}", error.remedy) from error
 
@@ -379,7 +385,7 @@ def _load_state(network: nn.Module, state: Mapping[str, Tensor], origin: str) ->
     ]
     if wrong:
         raise BundleError(
-            f"{origin} does not fit the recipe's network: {len(wrong)} tensors differ ({', '.join(wrong[:3])})",
+            f"{origin} does not fit the network described: {len(wrong)} tensors differ ({', '.join(wrong[:3])})",
             "save the network that med_learner made, unchanged",
         )
     network.load_state_dict(state, assign=True)

@@ -14,13 +14,24 @@ import numpy as np
 
 from medclf.errors import BundleError
 from medclf.files import finite
+from medclf.images.preprocessing import Preprocessing
+from medclf.models.spec import ModelSpec
 from medclf.results.calibration import Calibration
 
-FORMAT = 1
+FORMATS = (1, 2)
 WEIGHTS = "weights.safetensors"
 _MAX_JSON = 64 * 2**20
-_MAX_SIDE, _MAX_LABELS = 4096, 100_000
 _N_GOLDEN = 2
+
+
+def format_of(preprocessing: Preprocessing) -> int:
+    """The version that can hold it: 1, which medclf 0.1 reads, where the pixels are resized by medclf alone.
+
+    Example:
+        >>> format_of(Preprocessing(224))
+        1
+    """
+    return 1 if isinstance(preprocessing.resize, str) and preprocessing.sampling is None else 2
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
@@ -60,9 +71,9 @@ def parse(text: str | bytes, origin: str) -> dict[str, Any]:
         raise BundleError(f"{origin} is damaged: it is not JSON", "copy the bundle again from its source") from error
     if not isinstance(content, dict) or "format" not in content:
         raise BundleError(f"{origin} does not describe a bundle", "give a folder that save_bundle made")
-    if content["format"] != FORMAT:
+    if content["format"] not in FORMATS:
         raise BundleError(
-            f"{origin} is of format {str(content['format'])[:20]}; this medclf reads format {FORMAT}",
+            f"{origin} is of format {str(content['format'])[:20]}; this medclf reads formats {FORMATS}",
             "update medclf, or save the bundle again",
         )
     try:
@@ -79,10 +90,10 @@ def _check(content: Mapping[str, Any]) -> None:
     for key, kind in (("card", dict), ("calibration", dict), ("golden", dict), ("fold", list), ("weights", dict)):
         _expect(isinstance(content[key], kind), key)
     _expect(content["weights"]["file"] == WEIGHTS, f"the weights are in {WEIGHTS}, nowhere else")
-    check_recipe(content["recipe"])
-    check_calibration(content["calibration"], content["recipe"])
+    spec = ModelSpec.from_dict(content["recipe"])
+    check_calibration(content["calibration"], spec)
     logits = np.array(content["golden"]["logits"], np.float64)
-    _expect(logits.shape == (_N_GOLDEN, len(content["recipe"]["vocab"])), "golden")
+    _expect(logits.shape == (_N_GOLDEN, spec.n_out), "golden")
     for pair in content["fold"]:
         _expect(len(pair) == 2 and all(isinstance(name, str) for name in pair), "fold")
 
@@ -96,48 +107,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_recipe(recipe: Mapping[str, Any]) -> None:
-    """Raise KeyError, TypeError or ValueError where `learn.recipe` could not be turned into a network.
-
-    Example:
-        >>> check_recipe({"arch": 3})
-        Traceback (most recent call last):
-        ...
-        ValueError: arch
-    """
-    _expect(isinstance(recipe["arch"], str) and ":" not in recipe["arch"], "arch")
-    vocab = recipe["vocab"]
-    _expect(isinstance(vocab, list) and all(isinstance(label, str) for label in vocab), "vocab")
-    _expect(0 < len(vocab) <= _MAX_LABELS and len(set(vocab)) == len(vocab), "vocab")
-    _expect(recipe["n_out"] == len(vocab), "n_out is not the number of labels")
-    _expect(isinstance(recipe["multi_label"], bool), "multi_label")
-    _expect(_is_number(recipe["dropout"]) and 0 <= recipe["dropout"] < 1, "dropout")
-    settings = recipe["preprocessing"]
-    size = settings["size"]
-    _expect(len(size) == 2 and all(type(side) is int and 0 < side <= _MAX_SIDE for side in size), "size")
-    _expect(settings["resize"] in ("squish", "crop", "pad"), "resize")
-    _expect(settings["channels"] in (1, 3) and recipe["n_in"] == settings["channels"], "channels")
-    window, frame = settings["window"], settings["frame"]
-    named = window is None or isinstance(window, str)
-    _expect(named or (len(window) == 2 and all(_is_number(value) for value in window)), "window")
-    _expect(type(frame) is int or frame in ("first", "middle", "last"), "frame")
-    for key in ("mean", "std"):
-        values = recipe["normalization"][key]
-        _expect(len(values) == recipe["n_in"] and all(_is_number(value) for value in values), key)
-    _expect(all(value > 0 for value in recipe["normalization"]["std"]), "std")
-
-
-def check_calibration(calibration: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+def check_calibration(calibration: Mapping[str, Any], spec: ModelSpec) -> None:
     """Raise KeyError, TypeError or ValueError where `calibration` is not of the form that docs/bundle.md gives."""
     warmth = temperatures(calibration)
     _expect(all(_is_number(value) and value > 0 for value in warmth), "temperature")
-    _expect(len(warmth) in (1, len(recipe["vocab"])), "temperature")
+    _expect(len(warmth) in (1, spec.n_out), "temperature")
     point = calibration.get("operating_point", {})
-    if recipe["multi_label"]:
+    if spec.multi_label:
         limits = point.get("thresholds", {})
-        _expect(set(limits) <= set(recipe["vocab"]) and all(map(_is_number, limits.values())), "operating_point")
+        _expect(set(limits) <= set(spec.vocab) and all(map(_is_number, limits.values())), "operating_point")
     elif "label" in point:
-        _expect(point["label"] in recipe["vocab"] and _is_number(point["threshold"]), "operating_point")
+        _expect(point["label"] in spec.vocab and _is_number(point["threshold"]), "operating_point")
     _expect(_is_number(calibration.get("abstain", {}).get("threshold", 0)), "abstain")
     if calibration.get("ood"):
         facts, arrays = ood_state(calibration["ood"])
@@ -208,15 +188,15 @@ def read(folder: Path) -> dict[str, Any]:
     return content
 
 
-def golden_pixels(recipe: Mapping[str, Any]) -> np.ndarray:
+def golden_pixels(preprocessing: Preprocessing) -> np.ndarray:
     """Drawn from a formula, not from a patient: uint8 (n, height, width, channels) of crossing waves.
 
     Example:
-        >>> golden_pixels({"preprocessing": {"size": [2, 3], "channels": 1}})[0, ..., 0].tolist()
+        >>> golden_pixels(Preprocessing((2, 3), channels=1))[0, ..., 0].tolist()
         [[0, 5, 10], [11, 21, 31]]
     """
-    height, width = recipe["preprocessing"]["size"]
-    row, column, channel = np.ogrid[:height, :width, : recipe["preprocessing"]["channels"]]
+    height, width = preprocessing.size
+    row, column, channel = np.ogrid[:height, :width, : preprocessing.channels]
     images = []
     for number in range(_N_GOLDEN):
         phase = row * (11 + 6 * number) + column * (5 + 2 * number) + row * column * 5 // (1 + 31 * number)

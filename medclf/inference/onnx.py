@@ -18,14 +18,14 @@ import numpy as np
 
 from medclf.errors import BundleError, DataError, MedclfError, OutputError, argument, require
 from medclf.files import finite, replacing
-from medclf.images.heatmap import at_size
+from medclf.images.heatmap import on_prepared
 from medclf.inference import bundle_format
 from medclf.inference.bundle_format import golden_pixels
 from medclf.inference.predictor import Predictor
 
 if TYPE_CHECKING:
+    from medclf.images.preprocessing import Item
     from medclf.inference.bundle import Bundle
-    from medclf.inference.predictor import Item
 
 __all__ = ["Int8Cost", "OnnxModel", "export_onnx", "quantize_onnx"]
 
@@ -70,7 +70,7 @@ class OnnxModel(Predictor):
             self.saliency = self._saliency  # absent where the file holds no maps: the service asks for it by name
         if verify:
             saved = np.array(content["golden"]["logits"])
-            logits, _ = self._run(golden_pixels(self.recipe))
+            logits, _ = self._run(golden_pixels(self.preprocessing))
             if not np.abs(logits - saved).max() <= _DRIFT * max(1.0, np.abs(saved).max()):
                 raise BundleError(
                     f"{path} gives other logits here than where it was exported", "export it again on this machine"
@@ -96,7 +96,7 @@ class OnnxModel(Predictor):
         """
         prepared = self.prepare(item)[None]
         heat = self._session.run([_MAPS], {"pixels": prepared})[0][0, self._target(prepared, label)].clip(0)
-        return at_size(heat / (heat.max() or 1), prepared.shape[1:3])
+        return on_prepared(heat / (heat.max() or 1), self.preprocessing)
 
 
 def _checked(path: Path) -> Any:
@@ -187,6 +187,10 @@ def export_onnx(bundle: Bundle | str | Path, out: str | Path, *, overwrite: bool
 
     out = _free(out, overwrite)
     loaded = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
+    if not hasattr(loaded, "runnable"):
+        raise BundleError(
+            f"a {type(loaded).__name__} is not a bundle", "write one with save_bundle(learn, path), and give its path"
+        )
     _save(_exported(loaded), loaded.content | {"fold": [], "exported_from": loaded.hash}, out)
     return out
 
@@ -218,7 +222,7 @@ def _exported(bundle: Bundle) -> Any:
     from medclf.inference.runnable import WithMaps
 
     network = copy.deepcopy(bundle.runnable).cpu()
-    pixels = torch.from_numpy(golden_pixels(bundle.recipe))
+    pixels = torch.from_numpy(golden_pixels(bundle.preprocessing))
     mapped = WithMaps.of(network, pixels)
     try:
         with _quietly("torch.onnx"):  # about its own deprecations
@@ -234,7 +238,7 @@ def _exported(bundle: Bundle) -> Any:
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise MedclfError(
-            f"{bundle.recipe['arch']} cannot be exported to ONNX: {reason}", "train another arch, or use the bundle"
+            f"{bundle.spec.arch} cannot be exported to ONNX: {reason}", "train another arch, or use the bundle"
         ) from error
     assert program is not None
     return program.model_proto
@@ -316,7 +320,7 @@ def quantize_onnx(model: str | Path, out: str | Path, images: Sequence[Item], *,
             )
         int8 = _checked(raw)
         content = _content(_checked(Path(model)), str(model))
-        logits, _ = _session(raw).run(["logits", "features"], {"pixels": golden_pixels(full.recipe)})
+        logits, _ = _session(raw).run(["logits", "features"], {"pixels": golden_pixels(full.preprocessing)})
     _save(int8, content | {"golden": {"logits": logits.astype(np.float64).tolist()}, "quantized": "int8"}, out)
     return _cost(full, OnnxModel(out), images[1::2], (Path(model), out))
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from medclf.errors import ReadError, position
-from medclf.images import reading
+from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle_format import ood_state, temperatures
+from medclf.models.spec import ModelSpec
 from medclf.parallel import map_ahead
 from medclf.results.calibration import OUT_OF_DISTRIBUTION, UNSURE
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
+    from medclf.images.preprocessing import Item
     from medclf.metrics.ood import OodDetector
-
-    Item = str | Path | bytes | np.ndarray | Image
 
 
 @dataclass(frozen=True)
@@ -58,26 +55,17 @@ class Predictor:
         forward: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     ) -> None:
         self.name, self.hash = name, str(content["hash"])
-        self.recipe: dict[str, Any] = dict(content["recipe"])
+        self.spec = ModelSpec.from_dict(content["recipe"])
         self.calibration: dict[str, Any] = dict(content["calibration"])
         self.card: dict[str, Any] = dict(content["card"])
-        self.vocab: list[str] = list(self.recipe["vocab"])
-        self.multi_label: bool = self.recipe["multi_label"]
+        self.vocab, self.multi_label = list(self.spec.vocab), self.spec.multi_label
         self._forward = forward
         self._detector = _detector(self.calibration)
 
     @property
-    def preparation(self) -> dict[str, Any]:
-        """The keywords that `medclf.images.reading.prepare` needs to give this model's pixels."""
-        settings = self.recipe["preprocessing"]
-        window = settings["window"]
-        return {
-            "size": tuple(settings["size"]),
-            "resize": settings["resize"],
-            "channels": settings["channels"],
-            "window": tuple(window) if isinstance(window, list) else window,
-            "frame": settings["frame"],
-        }
+    def preprocessing(self) -> Preprocessing:
+        """How a file becomes what the network sees."""
+        return self.spec.preprocessing
 
     def prepare(self, item: Item) -> np.ndarray:
         """The pixels that the network is given, before normalisation.
@@ -91,11 +79,7 @@ class Predictor:
         Raises:
             ReadError: the file cannot be read, or the array is none of those.
         """
-        if isinstance(item, np.ndarray):
-            return _from_array(item, **self.preparation)
-        if isinstance(item, (str, Path, bytes)):
-            return reading.prepare(item, **self.preparation)
-        return reading.prepare(_as_file(item), **self.preparation)
+        return self.preprocessing.prepare(item)
 
     @overload
     def predict(self, item: Item) -> Prediction: ...
@@ -220,40 +204,6 @@ def _detector(calibration: Mapping[str, Any]) -> OodDetector | None:
     from medclf.metrics.ood import OodDetector
 
     return OodDetector.from_state(*ood_state(calibration["ood"]))
-
-
-def _from_array(array: np.ndarray, size: Any, resize: Any, channels: int, **_unused: Any) -> np.ndarray:
-    """As `prepare` does with what it read from a file."""
-    if array.dtype not in (np.uint8, np.uint16) or array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,)):
-        raise ReadError(
-            "the given array",
-            f"has shape {array.shape} and type {array.dtype}",
-            "give (H, W) or (H, W, 3) of uint8 or uint16, in the full range of the type",
-        )
-    if 0 in array.shape:
-        raise ReadError("the given array", "has no pixels", "give an image")
-    image = reading.eight_bit(array[..., 0] if array.shape[2:] == (1,) else array)
-    if channels == 1:
-        image = reading.with_channels(image, 1)
-    return reading.with_channels(reading.resize_pixels(image, size, resize), channels)
-
-
-def _as_file(image: Image) -> bytes:
-    """A PIL image as the bytes of a file, so that it goes the same way as one read from disk."""
-    import io
-
-    from PIL import ImageOps
-
-    if not hasattr(image, "save") or not hasattr(image, "mode"):
-        raise ReadError(
-            "the given object", f"is a {type(image).__name__}", "give a path, bytes, an array or a PIL image"
-        )
-    file = io.BytesIO()
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("CMYK", "YCbCr", "LAB", "HSV", "F"):
-        upright = upright.convert("RGB")
-    upright.save(file, "PNG", compress_level=1)
-    return file.getvalue()
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medclf.models.backbones import GlobalPool
+from medclf.models.inputs import Inputs
+from medclf.models.spec import ModelSpec
 
 
 class Runnable(nn.Module):
@@ -17,45 +16,34 @@ class Runnable(nn.Module):
 
     Args:
         network: of `build_network`; shared, not copied.
-        recipe: of the bundle.
+        spec: of the bundle.
 
     Example:
+        >>> from medclf.images.preprocessing import Preprocessing
+        >>> from medclf.models.spec import Normalization
         >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten()))
-        >>> recipe = {"normalization": {"mean": [0.5], "std": [0.5]}}
-        >>> Runnable(network, recipe).run(np.zeros((2, 8, 8, 1), np.uint8))[0].shape
+        >>> spec = ModelSpec("", list("abcd"), Preprocessing(8, channels=1), Normalization([0.5], [0.5]))
+        >>> Runnable(network, spec).run(np.zeros((2, 8, 8, 1), np.uint8))[0].shape
         (2, 4)
     """
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, recipe: Mapping[str, Any]) -> None:
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
         self.body, head = network.children()
         self.pool, *rest = head.children()
         self.rest = nn.Sequential(*rest)
         device = next(network.parameters(), torch.empty(0)).device
-        for key in ("mean", "std"):
-            values = torch.tensor(recipe["normalization"][key], dtype=torch.float32, device=device)
-            self.register_buffer(key, values.view(1, -1, 1, 1))
-
-    def normalized(self, pixels: Tensor) -> Tensor:
-        """float32 (B, C, H, W) as in training, channels last in memory."""
-        return (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        self.inputs = Inputs(spec.preprocessing, spec.normalization, device)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        features = self.pool(self.body(self.normalized(pixels)))
+        features = self.pool(self.body(self.inputs(pixels)))
         return self.rest(features), features
-
-    def tensor(self, pixels: np.ndarray) -> Tensor:
-        """The pixels where the network is."""
-        return torch.from_numpy(np.ascontiguousarray(pixels)).to(self.mean.device)
 
     def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits and features, without gradients."""
         with torch.inference_mode():
-            logits, features = self(self.tensor(pixels))
+            logits, features = self(self.inputs.tensor(pixels))
         return logits.float().cpu().numpy(), features.float().cpu().numpy()
 
 
@@ -75,14 +63,14 @@ class WithMaps(nn.Module):
         """None where the network does not end so."""
         *before, linear = runnable.rest.children()
         with torch.inference_mode():
-            features = runnable.body(runnable.normalized(pixels[:1]))
+            features = runnable.body(runnable.inputs(pixels[:1]))
         simple = all(isinstance(module, (nn.Flatten, nn.Dropout)) for module in before)
         averaged = isinstance(runnable.pool, GlobalPool) and features.ndim == 4 and features.shape[2:].numel() > 1
         return cls(runnable, linear) if simple and averaged and isinstance(linear, nn.Linear) else None
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
-        maps = self.runnable.body(self.runnable.normalized(pixels))
+        maps = self.runnable.body(self.runnable.inputs(pixels))
         features = self.runnable.pool(maps)
         weighted = nn.functional.conv2d(maps, self.linear.weight[:, :, None, None])
         return self.runnable.rest(features), features, weighted

@@ -19,6 +19,7 @@ from torch import Tensor
 from medclf.errors import BundleError, MedclfWarning
 from medclf.files import write_tensors
 from medclf.learn.linear_probe import LinearProbe
+from medclf.learn.preprocessing import described
 
 FORMAT = 1
 _KEY = "medclf"  # of the JSON in the safetensors header
@@ -90,7 +91,7 @@ def save_checkpoint(learn: Any, path: str | Path, position: Position | None = No
         "loaders": [{"epoch": getattr(dl, "epoch", None), "rng": _rng_of(dl)} for dl in learn.dls.loaders],
         "recorder": _notes(learn),
         "position": asdict(position or Position()),
-        "recipe": _plain(own.get("recipe")),
+        "recipe": _recipe(learn),
         "head": own["head"].as_dict() if own.get("head") is not None else None,
         "start": own.get("start"),
     }
@@ -172,7 +173,7 @@ def check_recipe(learn: Any, state: Mapping[str, Any], path: str | Path) -> None
     Raises:
         BundleError: it was not; the message says in what they differ.
     """
-    here, there = _plain(vars(learn).get("recipe")), state["recipe"]
+    here, there = _recipe(learn), state["recipe"]
     if here is None or there is None:
         return
     other = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
@@ -275,9 +276,9 @@ def _as_laid_out(state: Any, params: list[Tensor]) -> Any:
     return state
 
 
-def _plain(recipe: Any) -> Any:
-    """A recipe as JSON gives it back."""
-    return None if recipe is None else json.loads(json.dumps(recipe, default=str))
+def _recipe(learn: Any) -> Any:
+    """What a learner of `med_learner` was made with, as JSON gives it back; None of another."""
+    return json.loads(json.dumps(described(learn), default=str)) if "arch" in vars(learn) else None
 
 
 def write_state(path: str | Path, state: Mapping[str, Any]) -> None:

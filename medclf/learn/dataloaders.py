@@ -17,17 +17,20 @@ from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from fasttransform import Transform
 
-from medclf.dataset.image_cache import ImageStore, Reading, build_stores
+from medclf.dataset.image_cache import ImageStore, build_stores
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.scan import Check, listing, scan, usable
 from medclf.dataset.splits import split_table
 from medclf.errors import DataError, MedclfWarning, argument
+from medclf.images.preprocessing import Preprocessing
 from medclf.images.reading import Resize
 from medclf.learn import distributed
 from medclf.learn.batches import MedDL, default_batch_size, even_batch_size, hold_on_device
 from medclf.learn.image_block import MedImageBlock
-from medclf.learn.presets import MedResize, as_pair, scaled, tfms_for
+from medclf.learn.preprocessing import stored_as
+from medclf.learn.presets import tfms_for
+from medclf.models.spec import LoaderSettings, SplitSettings
 
 
 class LabelOf(Transform):
@@ -70,8 +73,8 @@ class MedDataLoaders(DataLoaders):
 
     Every factory makes the same table (see `scan`), splits it (see `split_table`) and hands it to `from_table`, which
     also documents the arguments that all of them take. What comes back is fastai's `DataLoaders`, with three attributes
-    more: `table`, the table with the partitions filled in; `recipe`, the settings as a dict; and `problems`, the files
-    that could no longer be read when a batch needed them, path -> reason (see `with_problems`).
+    more: `table`, the table with the partitions filled in; `settings`, what they were made with (`LoaderSettings`); and
+    `problems`, the files that could no longer be read when a batch needed them, path -> reason (see `with_problems`).
     """
 
     @classmethod
@@ -120,7 +123,7 @@ class MedDataLoaders(DataLoaders):
             bs, val_bs: the largest batch, 64 on a GPU and 16 on a CPU where None; the training images are cut into even
                 batches, none dropped.
             num_workers: processes that read files; with a cache none is needed.
-            cache: decode every image once, into a store on disk.
+            cache: decode every image once, into a store on disk; refused with `item_tfms` that draw anew each time.
             device_store: hold that store in the device's memory; where None, on a GPU that has room for twice as much.
             progress: show a progress bar for what lasts.
             device: where batches go; the GPU if there is one.
@@ -130,8 +133,9 @@ class MedDataLoaders(DataLoaders):
 
         Raises:
             DataError: no usable image, fewer than two labels, nothing to validate on, or a split that cannot be made.
+            PreprocessingError: a store cannot obey `item_tfms`, or there is no such `resize`, `window` or `frame`.
         """
-        reading = Reading(resize, channels, window, frame)
+        reading = Preprocessing(channels=channels, window=window, frame=frame)
         on = torch.device(device) if device is not None else default_device()
         bs = bs or default_batch_size(on)
         if item_tfms is None or batch_tfms is None:
@@ -140,8 +144,8 @@ class MedDataLoaders(DataLoaders):
             batch_tfms = preset[1] if batch_tfms is None else batch_tfms
         table, kind = _partitioned(table, split, valid_pct=valid_pct, seed=seed, fold=fold, n_folds=n_folds)
         root = Path(table.attrs["root"])
-        sizes = _store_sizes(item_tfms, size)
-        stores = distributed.in_turn(lambda: _stores(table, sizes, reading, progress)) if cache else None
+        wanted = stored_as(item_tfms, reading) if cache else {}
+        stores = distributed.in_turn(lambda: _stores(table, wanted, progress)) if cache else None
         if stores is not None:
             hold_on_device(stores.values(), on, device_store)
         used = table[table["partition"].isin(["train", "valid"])]
@@ -172,15 +176,7 @@ class MedDataLoaders(DataLoaders):
             device=on,
         )
         dls.table, dls.problems = table, problems
-        dls.recipe = {
-            "modality": modality,
-            "vocab": list(vocab),
-            "multi_label": multi_label,
-            "preprocessing": {"size": list(sizes[1]), **reading.as_dict()},
-            "split": {"kind": kind, "valid_pct": valid_pct, "seed": seed, "fold": fold, "n_folds": n_folds},
-            "bs": bs,
-            "seed": seed,
-        }
+        dls.settings = LoaderSettings(modality, SplitSettings(kind, valid_pct, seed, fold, n_folds), bs, seed)
         return dls
 
     @classmethod
@@ -319,11 +315,11 @@ def decoding(
     if not cache:
         return True
     item_tfms = tfms_for(modality, size, resize)[0] if item_tfms is None else item_tfms
-    sizes = sorted(set(_store_sizes(item_tfms, size).values()))
+    wanted = stored_as(item_tfms, Preprocessing(channels=channels, window=window, frame=frame))
+    distinct = sorted(set(wanted.values()), key=lambda one: one.size)
 
     def check(paths: Sequence[str], digests: Sequence[str]) -> dict[str, tuple[int, int] | str]:
-        reading = Reading(resize, channels, window, frame)
-        store = distributed.in_turn(lambda: build_stores(paths, digests, sizes, reading, progress=progress))[0]
+        store = distributed.in_turn(lambda: build_stores(paths, digests, distinct, progress=progress))[0]
         return {**store.full_sizes, **store.problems}
 
     return check
@@ -359,25 +355,15 @@ def _partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tup
     return table, split
 
 
-def _store_sizes(item_tfms: Any, size: Any) -> dict[int, tuple[int, int]]:
-    """Height and width for training (0) and for everything else (1), as the item transforms have it."""
-    for tfm in item_tfms if isinstance(item_tfms, (list, tuple)) else [item_tfms]:
-        if isinstance(tfm, MedResize):
-            return {0: scaled(tfm.size, tfm.train_scale), 1: tfm.size}
-    return {0: as_pair(size), 1: as_pair(size)}
-
-
-def _stores(
-    table: pd.DataFrame, sizes: dict[int, tuple[int, int]], reading: Reading, progress: bool
-) -> dict[int, ImageStore]:
+def _stores(table: pd.DataFrame, wanted: dict[int, Preprocessing], progress: bool) -> dict[int, ImageStore]:
     """The stores of all usable images of `table`, in which those that broke since the scan are left out.
 
     The other images keep their partitions, so that these do not depend on what was in the cache.
     """
     good = usable(table)
     paths = [str(Path(table.attrs["root"]) / path) for path in good["path"]]
-    distinct = sorted(set(sizes.values()))
-    built = build_stores(paths, list(good["sha256"]), distinct, reading, progress=progress)
+    distinct = sorted(set(wanted.values()), key=lambda one: one.size)
+    built = build_stores(paths, list(good["sha256"]), distinct, progress=progress)
     reasons = pd.Series(paths, good.index).map(built[0].problems).dropna()
     if len(reasons):
         table.loc[reasons.index, "problem"] = reasons
@@ -385,7 +371,7 @@ def _stores(
         bad = table.loc[reasons.index]
         text = f"{len(bad)} images cannot be read any more and are left out: {listing(bad)}"
         warnings.warn(MedclfWarning(text), stacklevel=3)
-    return {side: built[distinct.index(size)] for side, size in sizes.items()}
+    return {side: built[distinct.index(one)] for side, one in wanted.items()}
 
 
 def vocab_of(used: pd.DataFrame, multi_label: bool) -> list[str]:

@@ -13,7 +13,8 @@ from fasttransform import Transform
 from torch import Tensor
 from torch.nn import functional as F
 
-from medclf.errors import DataError, argument
+from medclf.errors import DataError, PreprocessingError, argument
+from medclf.learn.preprocessing import preprocessing_of
 from medclf.learn.presets import Size, as_pair
 
 Sizes = int | Sequence[Size]
@@ -79,7 +80,7 @@ def growing(learn: Any, sizes: Sizes) -> Iterator[None]:
         DataError: a size below 32 or above the last, or a last one that is not the loaders'.
     """
     loader = learn.dls.train
-    checked = check_sizes(sizes, getattr(learn.dls, "recipe", {}).get("preprocessing", {}).get("size"))
+    checked = check_sizes(sizes, _size_of(learn.dls))
     sized = [tfm for tfm in loader.after_batch.fs if getattr(tfm, "size", None) is not None]
     before = [tfm.size for tfm in sized]
     shrink = Shrink()
@@ -93,6 +94,13 @@ def growing(learn: Any, sizes: Sizes) -> Iterator[None]:
         loader.after_batch.fs.remove(shrink)
         for tfm, size in zip(sized, before, strict=True):
             tfm.size = size
+
+
+def _size_of(dls: Any) -> tuple[int, int] | None:
+    try:
+        return preprocessing_of(dls).input_size
+    except PreprocessingError:
+        return None
 
 
 def check_sizes(sizes: Sizes, last: Sequence[int] | None = None) -> list[tuple[int, int]]:

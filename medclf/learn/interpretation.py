@@ -14,10 +14,13 @@ from fastai.interpret import ClassificationInterpretation, Interpretation
 
 from medclf import plots
 from medclf.dataset.scan import with_problems
-from medclf.images.heatmap import on_original, overlay
+from medclf.errors import PreprocessingError
+from medclf.images.heatmap import on_original, on_prepared, overlay
 from medclf.images.phi import read_picture
+from medclf.images.preprocessing import Preprocessing
 from medclf.learn.maps import LIMIT, of_learner
 from medclf.learn.prediction import predict_loader
+from medclf.learn.preprocessing import described, preprocessing_of, reading_of
 from medclf.metrics.classification import classification_metrics
 from medclf.models.saliency import learner_maps
 from medclf.results.predictions import Predictions
@@ -83,7 +86,7 @@ class MedInterpretation(ClassificationInterpretation):
             self.predictions,
             partition=self.partition,
             table=self._table(),
-            recipe=getattr(self.learn, "recipe", None),
+            recipe=described(self.learn),
             history=getattr(self.learn, "history", ()),
             linear_probe=head.as_dict() if head is not None else None,
             n_boot=n_boot,
@@ -131,8 +134,11 @@ class MedInterpretation(ClassificationInterpretation):
 
     def reader(self, show_burned_in: bool = False) -> Callable[[Mapping[str, Any]], np.ndarray]:
         """A function from a row of the table to its pixels, for a page; it may withhold some, see `why_withheld`."""
-        reading = (getattr(self.learn, "recipe", None) or {}).get("preprocessing", {})
-        return partial(read_picture, Path(self.learn.dls.path), reading, show_burned_in)
+        try:
+            how = reading_of(self.learn.dls)
+        except PreprocessingError:  # fastai's own images: shown as medclf reads them
+            how = Preprocessing()
+        return partial(read_picture, Path(self.learn.dls.path), how, show_burned_in)
 
     def similar(self, k: int = 5) -> list[list[str]]:
         """The `k` training images most similar to each image in the network's features, the nearest first."""
@@ -179,17 +185,19 @@ class MedInterpretation(ClassificationInterpretation):
 
         Raises:
             DataError: the label is not in the vocab.
+            PreprocessingError: it is not known which part of an image the loaders show.
             MedclfError: the network gives no map of the image.
         """
+        how = preprocessing_of(self.learn.dls)
         p, order = self.predictions, self.top_losses(None)[1].tolist()
         chosen = order[:k] if isinstance(k, int) else [order[i] for i in k]
         labels = [label or p.vocab[p.probs[i].argmax()] for i in chosen]
         paths = [p.table["path"].iloc[i] for i in chosen]
         found = learner_maps(self.learn, [Path(self.learn.dls.path) / path for path in paths], labels, method)
-        resize = (getattr(self.learn, "recipe", None) or {}).get("preprocessing", {}).get("resize", "squish")
         images = [self.read(path) for path in paths]
         shown = [
-            overlay(image, on_original(heat, image.shape, resize)) for image, heat in zip(images, found, strict=True)
+            overlay(image, on_original(on_prepared(heat, how), image.shape, how))
+            for image, heat in zip(images, found, strict=True)
         ]
         titles = [f"{self._title(i)}\nlooked at for {name}" for i, name in zip(chosen, labels, strict=True)]
         return plots.plot_images(shown, titles, **kwargs)

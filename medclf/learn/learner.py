@@ -21,15 +21,17 @@ from fastcore.foundation import L
 
 from medclf._deprecated import warn
 from medclf.dataset.groups import groups_of
-from medclf.errors import DataError
+from medclf.errors import DataError, PreprocessingError
 from medclf.learn import distributed
 from medclf.learn.growing_sizes import Sizes, growing
 from medclf.learn.linear_probe import LinearProbe, fit_head
 from medclf.learn.partial import training_from
 from medclf.learn.precision import TrainInBf16, has_bf16
+from medclf.learn.preprocessing import reading_of, settings_of, spec_of
 from medclf.learn.presets import QuickNormalize
 from medclf.learn.waiting import LateSmoothLoss, Look
 from medclf.models.backbones import build_network, describe, stages
+from medclf.models.spec import ModelSpec, Normalization
 
 BASE_LR = 1e-4
 FUSED_ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
@@ -39,19 +41,43 @@ class MedLearner(Learner):
     """fastai's `Learner`; `fine_tune` begins with the linear probe instead of frozen epochs.
 
     Attributes:
-        recipe: the settings that the bundle needs, as a dict.
+        arch, weights, dropout: what the network was built from.
+        stats: mean and standard deviation that every loader normalises with; None for as the loaders are.
         linear_probe: whether `fine_tune` fits the head first.
         head: what the linear probe did, or None before it.
         start: the weights after the linear probe.
         history: one dict an epoch of the last fit: epoch, train_loss, valid_loss and each metric.
     """
 
-    recipe: dict[str, Any]
+    arch: str
+    weights: str | None
+    dropout: float
+    stats: Normalization | None = None
     linear_probe: bool = True
     head: LinearProbe | None = None
     history: Sequence[dict[str, Any]] = ()
     start: dict[str, torch.Tensor] | None = None
     _frozen_to: int | None = None
+
+    @property
+    def dls(self) -> DataLoaders:
+        """The loaders; other ones that are put here get the network's normalisation too."""
+        return self._dls
+
+    @dls.setter
+    def dls(self, dls: DataLoaders) -> None:
+        if self.stats is not None:
+            add_normalize(dls, self.stats.mean, self.stats.std)
+        self._dls = dls
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What a bundle says of the network, looked up in the loaders now.
+
+        Raises:
+            PreprocessingError: the loaders do to validation images what a bundle cannot carry over.
+        """
+        return spec_of(self)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
@@ -108,7 +134,7 @@ class MedLearner(Learner):
             self.model,
             self.dls.train,
             groups=self.groups(),
-            seed=self.recipe.get("seed", 42),
+            seed=42 if (seed := settings_of(self.dls).seed) is None else seed,
             views=views,
             progress=progress,
         )
@@ -273,20 +299,20 @@ def med_learner(
         warn("med_learner(head_start=)", "linear_probe=")
         linear_probe = kwargs.pop("head_start")
     vocab = class_names(dls)
-    own = getattr(dls, "recipe", None) or {}
-    n_in = n_in or own.get("preprocessing", {}).get("channels", 3)
+    n_in = n_in or _channels(dls)
     backbone = describe(arch)
     network = build_network(arch, len(vocab), weights=weights, n_in=n_in, dropout=dropout)
     network.to(memory_format=torch.channels_last)  # depthwise networks train 1.8 times as fast with it on a CPU
-    mean, std = stats_for(backbone.mean, backbone.std, n_in)
-    if normalize:
-        add_normalize(dls, mean, std)
-    multi_label = own.get("multi_label", _is_multi_label(dls))
     if metrics is None:
-        metrics = [accuracy_multi if multi_label else accuracy]
+        metrics = [accuracy_multi if is_multi_label(dls) else accuracy]
     kwargs.setdefault("splitter", param_groups)
     kwargs.setdefault("path", Path())  # fastai would write its models into the data's folder
     learn = MedLearner(dls, network, loss_func=loss_func, opt_func=opt_func, metrics=metrics, **kwargs)
+    learn.arch, learn.dropout = backbone.name, dropout
+    learn.weights = None if weights is None else str(weights)
+    if normalize:
+        learn.stats = Normalization(*stats_for(backbone.mean, backbone.std, n_in))
+        learn.dls = dls
     learn.linear_probe = weights is not None if linear_probe is None else linear_probe
     on_gpu = learn.dls.device.type == "cuda"
     if compile:
@@ -298,16 +324,6 @@ def med_learner(
     if mixed_precision if mixed_precision is not None else on_gpu or fast:
         on_cuda = MixedPrecision(amp_mode=AMPMode.BF16 if fast else AMPMode.FP16)
         learn.add_cb(on_cuda if on_gpu else TrainInBf16())
-    learn.recipe = own | {
-        "arch": backbone.name,
-        "weights": None if weights is None else str(weights),
-        "n_in": n_in,
-        "n_out": len(vocab),
-        "dropout": dropout,
-        "vocab": list(vocab),
-        "multi_label": multi_label,
-        "normalization": {"mean": list(mean), "std": list(std)},
-    }
     learn.freeze()
     return learn
 
@@ -329,6 +345,13 @@ def class_names(dls: DataLoaders) -> list[str]:
     if len(vocab) and not isinstance(vocab[-1], str) and hasattr(vocab[-1], "__len__"):
         vocab = vocab[-1]
     return [str(label) for label in vocab]
+
+
+def _channels(dls: DataLoaders) -> int:
+    try:
+        return reading_of(dls).channels
+    except PreprocessingError:
+        return 3
 
 
 def stats_for(mean: Sequence[float], std: Sequence[float], n_in: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -362,5 +385,6 @@ def add_normalize(dls: DataLoaders, mean: Sequence[float], std: Sequence[float])
                 )
 
 
-def _is_multi_label(dls: DataLoaders) -> bool:
+def is_multi_label(dls: DataLoaders) -> bool:
+    """Whether an image of these loaders can carry several labels."""
     return "BCE" in type(getattr(dls.train_ds, "loss_func", None)).__name__

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.errors import DataError, MedclfError, MedclfWarning
+from medclf.errors import DataError, MedclfError, MedclfWarning, PreprocessingError
 from medclf.files import write_json
-from medclf.images.heatmap import coloured, on_original, png_uri
+from medclf.images.heatmap import coloured, on_original, on_prepared, png_uri
+from medclf.images.preprocessing import Preprocessing
+from medclf.learn.preprocessing import preprocessing_of
 from medclf.results.predictions import Predictions
 
 FILE = "saliency.json"  # in a RUN folder
@@ -23,16 +25,14 @@ _SIDE = 96  # longer side of a map in pixels: it is as coarse as the network's l
 Maps = Callable[[Sequence[Path], Sequence[str]], Sequence[np.ndarray]]
 
 
-def map_pictures(
-    predictions: Predictions, root: Path, maps: Maps, recipe: Mapping[str, Any], limit: int
-) -> dict[str, str]:
+def map_pictures(predictions: Predictions, root: Path, maps: Maps, how: Preprocessing, limit: int) -> dict[str, str]:
     """Maps of the errors with the highest loss, then of the right ones with the highest.
 
     Args:
         predictions: whose images.
         root: the folder that their paths are relative to.
-        maps: files and a label for each -> their maps, each in [0, 1] over the network's input.
-        recipe: says how images were resized.
+        maps: files and a label for each -> their maps, each in [0, 1] over the prepared pixels.
+        how: the images were prepared.
         limit: how many.
 
     Returns:
@@ -44,13 +44,14 @@ def map_pictures(
     try:
         found = maps([root / path for path in table["path"]], labels) if rows else []
     except MedclfError as error:
-        warnings.warn(f"the report does not show where the model looked: {error.message}", MedclfWarning, stacklevel=2)
+        _warn(error)
         return {}
-    resize = recipe.get("preprocessing", {}).get("resize", "squish")
-    shapes = table[["height", "width"]].to_numpy() if {"height", "width"} <= set(table) else [()] * len(rows)
+    known = {"height", "width"} <= set(table)
+    shapes = table[["height", "width"]].to_numpy(float) if known else np.zeros((len(rows), 2))
     pictures = {}
-    for path, heat, shape in zip(table["path"], found, shapes, strict=True):
-        pictures[str(path)] = png_uri(coloured(on_original(heat, _small(shape, heat.shape), resize)))
+    for path, heat, (height, width) in zip(table["path"], found, shapes, strict=True):
+        shape = (int(height), int(width)) if height > 0 and width > 0 else how.size  # NaN where unknown
+        pictures[str(path)] = png_uri(coloured(on_original(heat, shape, how, _small(shape))))
     return pictures
 
 
@@ -62,22 +63,30 @@ def worst(predictions: Predictions, limit: int) -> list[int]:
     return [int(row) for row in np.lexsort((-losses, ~(wrong & known)))][:limit]
 
 
-def _small(shape: Sequence[Any], otherwise: Sequence[int]) -> tuple[int, int]:
+def _small(shape: tuple[int, int]) -> tuple[int, int]:
     """Height and width of the map for an image of this shape."""
-    known = len(shape) == 2 and all(side == side and side and side > 0 for side in shape)
-    height, width = (float(side) for side in (shape if known else otherwise))
-    scale = _SIDE / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    scale = _SIDE / max(shape)
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
 def of_learner(learn: Any, predictions: Predictions, limit: int = LIMIT) -> dict[str, str]:
-    """As `map_pictures`, from a learner."""
+    """As `map_pictures`, from a learner; empty, with a warning, where it is not known what its loaders show."""
     from medclf.models.saliency import learner_maps
 
-    recipe = getattr(learn, "recipe", None) or {}
-    return map_pictures(
-        predictions, Path(learn.dls.path), lambda files, labels: learner_maps(learn, files, labels), recipe, limit
-    )
+    try:
+        how = preprocessing_of(learn.dls)
+    except PreprocessingError as error:
+        _warn(error)
+        return {}
+
+    def maps(files: Sequence[Path], labels: Sequence[str]) -> list[np.ndarray]:
+        return [on_prepared(heat, how) for heat in learner_maps(learn, files, labels)]
+
+    return map_pictures(predictions, Path(learn.dls.path), maps, how, limit)
+
+
+def _warn(error: MedclfError) -> None:
+    warnings.warn(f"the report does not show where the model looked: {error.message}", MedclfWarning, stacklevel=3)
 
 
 def save_maps(folder: Path, pictures: Mapping[str, str]) -> None:

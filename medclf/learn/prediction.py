@@ -13,7 +13,7 @@ import torch
 
 from medclf.learn import distributed
 from medclf.learn.batches import unread
-from medclf.learn.learner import class_names
+from medclf.learn.learner import class_names, is_multi_label
 from medclf.learn.linear_probe import exact, parted, pooled_features
 from medclf.results.predictions import Predictions
 
@@ -47,7 +47,7 @@ def predict_loader(
     with exact(loader), bar, _no_metrics(learn), keeping as kept:
         probs, targets, *rest = learn.get_preds(dl=loader, with_loss=labelled, act=act, reorder=False)
     multi_label = probs.ndim == 2 and targets is not None and targets.ndim == 2
-    multi_label = multi_label or bool(getattr(learn, "recipe", {}).get("multi_label"))
+    multi_label = multi_label or is_multi_label(learn.dls)
     collect = distributed.gathered if loader is not whole else np.asarray
     probs = collect(probs.as_subclass(torch.Tensor).float().numpy())
     n = len(probs)

@@ -16,6 +16,7 @@ from medclf.auditing.audit import PAIR_KINDS
 from medclf.dataset.groups import cluster
 from medclf.errors import DataError, MedclfWarning
 from medclf.images.phi import Reader, read_picture
+from medclf.images.preprocessing import Preprocessing
 from medclf.learn.maps import load_maps, with_maps
 
 
@@ -72,8 +73,8 @@ def load_run(folder: str | Path, *, show_burned_in: bool = False) -> RunFiles:
         place = f"are not at {root}" if root else "have no root in run.json"
         warnings.warn(f"{folder}: the images {place}; the report shows none", MedclfWarning, stacklevel=3)
         return RunFiles(facts, rows, labels, None, settings)
-    reading = (facts.get("settings") or {}).get("preprocessing") or {}
-    return RunFiles(facts, rows, labels, partial(read_picture, Path(root), reading, show_burned_in), settings)
+    how = Preprocessing.from_dict((facts.get("settings") or {}).get("preprocessing") or {})
+    return RunFiles(facts, rows, labels, partial(read_picture, Path(root), how, show_burned_in), settings)
 
 
 def _with_links(rows: pd.DataFrame, name: str, links: Mapping[str, list[str]]) -> pd.DataFrame:

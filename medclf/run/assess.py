@@ -15,11 +15,11 @@ from medclf.auditing.audit import Audit, with_groups, with_partition
 from medclf.auditing.calibration_set import CalibrationSet
 from medclf.auditing.decisions import DecisionPolicy
 from medclf.auditing.short_audit import short_audit
-from medclf.dataset.image_cache import Reading
 from medclf.dataset.labels import objects
 from medclf.dataset.scan import count_labels
 from medclf.learn.batches import unread
 from medclf.learn.learner import MedLearner
+from medclf.learn.preprocessing import described, reading_of
 from medclf.metrics.ood import FEWEST, ood_fit
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions
@@ -115,7 +115,7 @@ def weigh(config: TrainConfig, trained: Trained, found: Audit | None) -> Weighed
     facts = summarize(
         shown,
         table=learn.dls.table,
-        recipe=learn.recipe,
+        recipe=described(learn),
         history=learn.history,
         linear_probe=learn.head.as_dict() if learn.head else None,
     )
@@ -148,9 +148,7 @@ def _audited(config: TrainConfig, trained: Trained, found: Audit | None, by_row:
     dls = trained.learn.dls
     if found is not None:
         return with_partition(found, dls.table["partition"])
-    reading = Reading(config.resize, window=config.window, frame=config.frame)
-    store = (dls.valid.stores or {}).get(1)
-    return short_audit(dls.table, by_row, store, reading=reading)
+    return short_audit(dls.table, by_row, (dls.valid.stores or {}).get(1), preprocessing=reading_of(dls))
 
 
 def _by_row(dls: Any, features: np.ndarray | None, parts: Sequence[Predictions]) -> np.ndarray | None:

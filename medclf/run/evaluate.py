@@ -75,7 +75,7 @@ def evaluate(
     table = scan(data, **scan_kwargs)
     check_columns(table, subgroup)
     predictions, table, missing = predict_table(bundle, table)
-    facts = summarize(predictions, partition="test", table=table.assign(partition="test"), recipe=bundle.recipe)
+    facts = summarize(predictions, partition="test", table=table.assign(partition="test"), recipe=bundle.spec.as_dict())
     facts |= {"subgroups": as_plain(subgroups(predictions, subgroup))} if subgroup else {}
     facts |= {"left_out": missing} if missing else {}
     calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
@@ -85,7 +85,7 @@ def evaluate(
     save_table(out / "table.csv", table)
     predictions.save(out / "predictions.csv")
     explain = partial(_maps, bundle)
-    pictures = maps.map_pictures(predictions, Path(table.attrs["root"]), explain, bundle.recipe, saliency)
+    pictures = maps.map_pictures(predictions, Path(table.attrs["root"]), explain, bundle.preprocessing, saliency)
     maps.save_maps(out, pictures)
     settings = run_settings(run)
     hidden = bool(settings.get("hide_names")) if hide_names is None else hide_names

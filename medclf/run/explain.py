@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from medclf.errors import DataError, OutputError, ReadError, argument, position
 from medclf.files import replacing
 from medclf.images.heatmap import hottest_box, on_original, overlay
-from medclf.images.reading import read_display
 from medclf.inference.bundle import Bundle, load_bundle
 from medclf.run.predict import find_bundle, images_in
 
@@ -78,25 +76,20 @@ def explain(
 def _row(bundle: Bundle, name: Path, picture: Path, label: str | None, method: str, share: float) -> dict[str, Any]:
     """One line of the CSV; its picture is written."""
     try:
-        image = _displayed(bundle, name)
+        image = bundle.preprocessing.read(name)
         answer = bundle.predict(name)
     except ReadError as error:
         return {"path": str(name), "problem": error.reason}
     chosen = label or (
         answer.label if isinstance(answer.label, str) else max(answer.probs, key=answer.probs.__getitem__)
     )
-    heat = on_original(bundle.saliency(name, chosen, method=method), image.shape, bundle.preparation["resize"])
+    heat = on_original(bundle.saliency(name, chosen, method=method), image.shape, bundle.preprocessing)
     box = hottest_box(heat, share)
     with replacing(picture) as temporary:
         Image.fromarray(overlay(image, heat, box=box)).save(temporary, "PNG")
     height, width = image.shape[:2]
     found = {"path": str(name), "label": chosen, "prob": round(answer.probs[chosen], 6), "problem": ""}
     return found | (box._asdict() if box else {}) | {"width": width, "height": height, "picture": picture.name}
-
-
-def _displayed(bundle: Bundle, name: Path) -> np.ndarray:
-    settings = bundle.preparation
-    return read_display(name, settings["channels"], window=settings["window"], frame=settings["frame"])
 
 
 def _line(row: dict[str, Any]) -> str:

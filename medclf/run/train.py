@@ -28,7 +28,7 @@ from medclf.learn.batches import unread
 from medclf.learn.callbacks import Resumable
 from medclf.learn.checkpoint import load_checkpoint, save_checkpoint
 from medclf.learn.dataloaders import MedDataLoaders, decoding
-from medclf.learn.learner import MedLearner, med_learner
+from medclf.learn.learner import MedLearner, is_multi_label, med_learner
 from medclf.learn.linear_probe import body_features
 from medclf.learn.neighbours import similar_training_images
 from medclf.learn.partial import training_from
@@ -188,7 +188,7 @@ def _train_once(config: TrainConfig, table: pd.DataFrame, say: Say) -> Trained:
 
 def predict_held_out(learn: MedLearner) -> list[Predictions]:
     """Predictions of the images that the data's own table holds back for test: those with labels, and those without."""
-    table, vocab, several = learn.dls.table, list(learn.dls.vocab), bool(learn.recipe["multi_label"])
+    table, vocab, several = learn.dls.table, list(learn.dls.vocab), is_multi_label(learn.dls)
     paths = [learn.dls.path / path for path in table.loc[_held_out(table), "path"]]
     if not paths:
         return []
@@ -334,9 +334,9 @@ def _cross_validate(config: TrainConfig, table: pd.DataFrame, say: Say) -> Train
     pooled = Predictions.concat(parts)
     say("all images, for the bundle")
     final, _, features = _fit(config, table, say, split="all")
-    split = learn.recipe["split"] | {"fold": None}
+    split = replace(learn.dls.settings.split, fold=None)
     folds = dict(zip(pooled.table["path"], pooled.table["fold"], strict=True))
-    final.recipe = final.recipe | {"split": split}
+    final.dls.settings = replace(final.dls.settings, split=split)
     held_out = predict_held_out(final)
     final.dls.table = with_problems(final.dls.table, problems | final.dls.problems)
     final.dls.table["fold"] = final.dls.table["path"].map(folds)

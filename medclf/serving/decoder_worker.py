@@ -29,13 +29,12 @@ def main() -> None:
     import torch  # noqa: F401 - it resizes ten times as fast as NumPy
 
     import medclf.images.dicom  # noqa: F401 - before memory is limited, and not on the first client's time
-    from medclf.images.reading import prepare
+    from medclf.images.preprocessing import Preprocessing
 
     given = json.loads(sys.argv[1])
-    settings: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in given["prepare"].items()
-    }
-    serve_stdin(lambda file: prepare(file, **settings), **given["limits"])
+    settings = given["prepare"]
+    preprocessing = Preprocessing.from_dict(settings["preprocessing"])
+    serve_stdin(lambda file: preprocessing.prepare(file, settings["max_megapixels"]), **given["limits"])
 
 
 def serve_stdin(decode: Callable[[bytes], np.ndarray], *, seconds: float, memory_mb: int) -> None:

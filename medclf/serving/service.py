@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from medclf.errors import MedclfError
+from medclf.images.preprocessing import Preprocessing
 from medclf.serving.batching import MicroBatcher
 from medclf.serving.decoder import DecoderPool
 from medclf.serving.decoder_worker import blank_image
@@ -41,7 +42,7 @@ class Servable(Protocol):
     @property
     def card(self) -> Mapping[str, Any]: ...  # noqa: D102
     @property
-    def preparation(self) -> Mapping[str, Any]: ...  # noqa: D102
+    def preprocessing(self) -> Preprocessing: ...  # noqa: D102
     def predict_pixels(self, pixels: np.ndarray) -> Sequence[Prediction]: ...  # noqa: D102
 
 
@@ -69,7 +70,7 @@ class Service:
         self.bundle, self.limits = bundle, limits
         self.meters, self.gate = Meters(), Gate(limits)
         self._pool = DecoderPool(
-            {"max_megapixels": limits.max_megapixels, **bundle.preparation},
+            {"preprocessing": bundle.preprocessing.as_dict(), "max_megapixels": limits.max_megapixels},
             workers=workers,
             seconds=limits.decode_seconds,
             memory_mb=limits.decode_memory_mb,

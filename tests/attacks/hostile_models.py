@@ -32,10 +32,12 @@ import torch
 from safetensors.torch import save
 
 from medclf.errors import MedclfError
+from medclf.images.preprocessing import Preprocessing
 from medclf.inference import bundle_format
 from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.inference.onnx import OnnxModel
 from medclf.models.backbones import build_body, build_network
+from medclf.models.spec import ModelSpec, Normalization
 
 MARK = "medclf-exploit"
 BY_URL = "legacy_seresnet18"  # one of 19 architectures whose weights timm fetches by URL, not from its hub
@@ -212,11 +214,9 @@ def use_weights(path: Path) -> Any:
 
 def bundles(folder: Path) -> Iterator[Path]:
     """Hostile bundles: each a good one with one thing changed, re-hashed where that makes it worse."""
-    preprocessing = {"size": [32, 32], "resize": "squish", "channels": 3, "window": None, "frame": "middle"}
-    recipe = {"arch": "efficientnet_lite0", "n_in": 3, "n_out": 2, "dropout": 0.2, "vocab": ["a", "b"]}
-    recipe |= {"multi_label": False, "preprocessing": preprocessing, "modality": None}
-    recipe |= {"normalization": {"mean": [0.5] * 3, "std": [0.5] * 3}}
-    learn = SimpleNamespace(model=build_network("efficientnet_lite0", 2, weights=None), recipe=recipe)
+    half = Normalization((0.5,) * 3, (0.5,) * 3)
+    spec = ModelSpec("efficientnet_lite0", ("a", "b"), Preprocessing(32), half)
+    learn = SimpleNamespace(model=build_network("efficientnet_lite0", 2, weights=None), spec=spec)
     good = save_bundle(learn, folder / "good.bundle")
     for name, change, rehash in changes(folder):
         path = shutil.copytree(good, folder / f"{name}.bundle")

@@ -14,29 +14,21 @@ from PIL import Image
 
 from medclf.auditing.audit import audit
 from medclf.cli import main
-from medclf.dataset.image_cache import Reading, build_stores
+from medclf.dataset.image_cache import build_stores
 from medclf.dataset.scan import scan
 from medclf.errors import OutputError
+from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle import save_bundle
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.learner import med_learner
 from medclf.models.backbones import build_network
+from medclf.models.spec import ModelSpec, Normalization
 from medclf.reporting.report import render
 from medclf.results.predictions import Predictions
 from medclf.run.tables import save_table
 
 SIZE = 32
-RECIPE = {
-    "arch": "efficientnet_lite0",
-    "n_in": 3,
-    "n_out": 2,
-    "dropout": 0.2,
-    "vocab": ["blue", "red"],
-    "multi_label": False,
-    "modality": None,
-    "preprocessing": {"size": [SIZE, SIZE], "resize": "squish", "channels": 3, "window": None, "frame": "middle"},
-    "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3},
-}
+SPEC = ModelSpec("efficientnet_lite0", ("blue", "red"), Preprocessing(SIZE), Normalization((0.5,) * 3, (0.5,) * 3))
 
 
 @contextlib.contextmanager
@@ -108,11 +100,11 @@ def page(images, out, **options):
 def store(images, out):
     table = scan(images, progress=False)
     paths = [str(images / path) for path in table["path"]]
-    return partial(build_stores, paths, list(table["sha256"]), [(16, 16)], Reading(), folder=out / "stores")
+    return partial(build_stores, paths, list(table["sha256"]), [Preprocessing(16)], folder=out / "stores")
 
 
 def bundle(images, out):
-    learn = SimpleNamespace(model=build_network("efficientnet_lite0", 2, weights=None), recipe=RECIPE)
+    learn = SimpleNamespace(model=build_network("efficientnet_lite0", 2, weights=None), spec=SPEC)
     return partial(save_bundle, learn, out / "bundle")
 
 

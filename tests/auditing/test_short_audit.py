@@ -11,10 +11,11 @@ from medclf.auditing.audit import audit, with_partition
 from medclf.auditing.near_duplicates.candidates import alike
 from medclf.auditing.short_audit import short_audit
 from medclf.dataset.groups import groups_of
-from medclf.dataset.image_cache import Reading, build_stores
+from medclf.dataset.image_cache import build_stores
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
 from medclf.demo_images import draw_endoscopy
+from medclf.images.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def planted(tmp_path_factory):
 def store(planted, tmp_path_factory):
     paths = [f"{planted.attrs['root']}/{path}" for path in planted["path"]]
     folder = tmp_path_factory.mktemp("stores")
-    return build_stores(paths, list(planted["sha256"]), [(64, 64)], Reading(), folder=folder)[0]
+    return build_stores(paths, list(planted["sha256"]), [Preprocessing(64)], folder=folder)[0]
 
 
 def colours(table):
@@ -76,11 +77,11 @@ def test_a_box_that_tells_the_class_is_seen_beside_padding(resize, boxed, tmp_pa
             pixels[-shape[0] // 3 :, : shape[1] // 3] = 0
         (tmp_path / label).mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / label / f"{i}.png")
-    table, reading = scan(tmp_path), Reading(resize)
+    table = scan(tmp_path)
     table["partition"] = "train"
     paths = [f"{tmp_path}/{path}" for path in table["path"]]
-    store = build_stores(paths, list(table["sha256"]), [(64, 64)], reading, folder=tmp_path / "stores")[0]
-    found = short_audit(table, None, store, reading=reading, progress=False)
+    store = build_stores(paths, list(table["sha256"]), [Preprocessing(64, resize)], folder=tmp_path / "stores")[0]
+    found = short_audit(table, None, store, progress=False)
     said = " ".join(row["finding"] for row in found.summary["sentences"])
     assert ("black area at the bottom left corner" in said) == (boxed and resize != "crop")
     assert "border" not in said

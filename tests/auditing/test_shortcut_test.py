@@ -2,7 +2,6 @@
 
 import json
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,8 @@ from scipy import ndimage
 from medclf.auditing.shortcut_test import shortcut_test
 from medclf.errors import DataError
 from medclf.images.overlays import Overlay, covered, find_overlays, inpainted, pasted
+from medclf.images.preprocessing import Preprocessing
+from medclf.models.spec import ModelSpec, Normalization
 
 SIZE = 96
 BOX = (4, 62, 34, 92)  # left, top, right, bottom
@@ -59,11 +60,7 @@ def confounded(tmp_path_factory):
 class FakeBundle:
     """A bundle that computes its answer from the pixels by a rule."""
 
-    recipe: ClassVar = {
-        "vocab": ["pale", "red"],
-        "multi_label": False,
-        "preprocessing": {"size": [SIZE, SIZE], "resize": "squish", "channels": 3, "window": None, "frame": "middle"},
-    }
+    spec = ModelSpec("", ("pale", "red"), Preprocessing(SIZE), Normalization((0.5,) * 3, (0.5,) * 3))
 
     def __init__(self, rule):
         self.rule = rule
@@ -149,15 +146,14 @@ def test_facts_are_json(leaning):
     assert facts["overlays"][0]["place"] == "bottom left"
 
 
-def test_a_learner_is_read_by_its_recipe(confounded):
+def test_a_learner_is_read_by_its_spec(confounded):
     """A convolution that sees only the green of the box, with the weights written by hand."""
     network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
     with torch.no_grad():
         network[2].weight.copy_(torch.tensor([[0.0, 0.0, 0.0], [-300.0, 300.0, 0.0]]))
         network[2].bias.copy_(torch.tensor([0.0, 3.0]))
     network.train()
-    recipe = {**FakeBundle.recipe, "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
-    learn = SimpleNamespace(model=network, recipe=recipe)
+    learn = SimpleNamespace(model=network, spec=FakeBundle.spec)
     test = shortcut_test(learn, confounded, n_per_label=40, thin=False)
     assert network.training
     paths = [str(confounded.attrs["root"]) + "/" + path for path in confounded["path"]]

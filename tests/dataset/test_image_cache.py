@@ -5,15 +5,17 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from medclf.dataset.image_cache import Reading, build_stores, list_stores, prune_stores
+from medclf.dataset.image_cache import build_stores, list_stores, prune_stores
 from medclf.dataset.scan import file_hash
 from medclf.errors import OutputError
+from medclf.images.preprocessing import Preprocessing, Step
 from medclf.images.reading import prepare
 
 
@@ -31,16 +33,15 @@ def files(tmp_path):
     return [*paths, str(deep)]
 
 
-def build(files, folder, sizes=((20, 20),), reading=None, **kwargs):
+def build(files, folder, wanted=None, **kwargs):
     digests = [file_hash(Path(p)) for p in files]
-    return build_stores(files, digests, list(sizes), reading or Reading(), folder=folder, progress=False, **kwargs)
+    return build_stores(files, digests, wanted or [Preprocessing(20)], folder=folder, progress=False, **kwargs)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("resize", ["squish", "crop", "pad"])
 def test_holds_what_prepare_gives(files, tmp_path, resize, channels):
-    reading = Reading(resize=resize, channels=channels)
-    stores = build(files, tmp_path / "c", [(20, 20), (23, 23)], reading)
+    stores = build(files, tmp_path / "c", [Preprocessing(side, resize, channels) for side in (20, 23)])
     for store, size in zip(stores, [20, 23], strict=True):
         gathered = store.gather(store.rows(files)).permute(0, 2, 3, 1).numpy()
         wanted = np.stack([prepare(p, size, resize=resize, channels=channels) for p in files])
@@ -49,7 +50,7 @@ def test_holds_what_prepare_gives(files, tmp_path, resize, channels):
 
 def test_is_built_once_and_keyed_by_content(files, tmp_path, monkeypatch):
     first = build(files, tmp_path / "c")[0]
-    monkeypatch.setattr("medclf.dataset.image_cache.read_display", None)
+    monkeypatch.setattr("medclf.images.preprocessing.read_display", None)
     again = build(files[::-1], tmp_path / "c")[0]  # the order on disk means nothing
     assert again.folder == first.folder
     assert np.array_equal(again.gather(again.rows(files)), first.gather(first.rows(files)))
@@ -59,8 +60,9 @@ def test_is_built_once_and_keyed_by_content(files, tmp_path, monkeypatch):
 
 
 def test_another_reading_is_another_store(files, tmp_path):
-    folders = {build(files, tmp_path / "c", reading=r)[0].folder for r in (Reading(), Reading(window=(40, 400)))}
-    assert len(folders) == 2
+    plain, steps = Preprocessing(20), (Step((20, 20), "crop"),)
+    others = [plain, replace(plain, window=(40, 400)), replace(plain, resize=steps), replace(plain, resize="pad")]
+    assert len({build(files, tmp_path / "c", [one])[0].folder for one in others}) == 4
 
 
 def test_unknown_files_are_not_in_it(files, tmp_path):
@@ -82,7 +84,7 @@ def test_a_file_that_changed_since_the_scan_is_named_and_never_taken_for_what_it
 
     def opened(chosen):
         return build_stores(
-            [files[i] for i in chosen], [digests[i] for i in chosen], [(20, 20)], Reading(), folder=tmp_path / "c"
+            [files[i] for i in chosen], [digests[i] for i in chosen], [Preprocessing(20)], folder=tmp_path / "c"
         )[0]
 
     store = opened(range(5))
@@ -123,7 +125,7 @@ def test_a_failed_build_leaves_nothing(files, tmp_path, monkeypatch):
 def test_two_builders_at_once_agree(files, tmp_path):
     code = (
         "import sys, medclf.dataset.image_cache as c; from pathlib import Path\n"
-        f"c.build_stores({files!r}, {[file_hash(Path(p)) for p in files]!r}, [(20, 20)], c.Reading(), "
+        f"c.build_stores({files!r}, {[file_hash(Path(p)) for p in files]!r}, [c.Preprocessing(20)], "
         f"folder=Path({str(tmp_path / 'c')!r}), progress=False)\n"
     )
     builders = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
@@ -135,9 +137,8 @@ def test_two_builders_at_once_agree(files, tmp_path):
 def test_a_killed_builder_leaves_no_store(files, tmp_path):
     code = (
         "import os, medclf.dataset.image_cache as c\n"
-        "real = c.resize_pixels\n"
-        "c.resize_pixels = lambda *a: os.kill(os.getpid(), 9)\n"
-        f"c.build_stores({files!r}, {[file_hash(Path(p)) for p in files]!r}, [(20, 20)], c.Reading(), "
+        "c.Preprocessing.fit = lambda *a: os.kill(os.getpid(), 9)\n"
+        f"c.build_stores({files!r}, {[file_hash(Path(p)) for p in files]!r}, [c.Preprocessing(20)], "
         f"folder=__import__('pathlib').Path({str(tmp_path / 'c')!r}), progress=False)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
@@ -149,7 +150,7 @@ def test_a_killed_builder_leaves_no_store(files, tmp_path):
 
 
 def test_pruning_keeps_what_was_used_lately(files, tmp_path):
-    old, new = build(files, tmp_path / "c", [(20, 20)])[0], build(files, tmp_path / "c", [(24, 24)])[0]
+    old, new = (build(files, tmp_path / "c", [Preprocessing(side)])[0] for side in (20, 24))
     os.utime(old.folder / "index.json", (time.time() - 40 * 86400,) * 2)
     assert [s.folder for s in list_stores(tmp_path / "c")] == [new.folder, old.folder]
     prune_stores(30, tmp_path / "c")

@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from medclf.images.preprocessing import Preprocessing
 from medclf.models.backbones import build_network, describe
+from medclf.models.spec import LoaderSettings, ModelSpec, Normalization
 
 
 def fake_learn(
@@ -24,21 +26,15 @@ def fake_learn(
             module.running_var.uniform_(0.5, 2.0)
             module.weight.data.uniform_(0.5, 1.5)
     network[1][-1].weight.data.mul_(10)  # so that the answers differ from image to image
-    mean, std = facts.normalization(n_in)
-    preprocessing = {"size": list(size), "resize": "squish", "channels": n_in, "window": None, "frame": "middle"}
-    recipe = {
-        "arch": facts.name,
-        "n_in": n_in,
-        "n_out": len(vocab),
-        "dropout": 0.2,
-        "vocab": list(vocab),
-        "multi_label": multi_label,
-        "preprocessing": preprocessing | more,
-        "normalization": {"mean": list(mean), "std": list(std)},
-        "modality": "radiograph",
-        "seed": 42,
-    }
-    return SimpleNamespace(model=network.train(), recipe=recipe)
+    spec = ModelSpec(
+        facts.name,
+        tuple(vocab),
+        Preprocessing(size, channels=n_in, **more),
+        Normalization(*facts.normalization(n_in)),
+        multi_label,
+        settings=LoaderSettings("radiograph", seed=42),
+    )
+    return SimpleNamespace(model=network.train(), spec=spec)
 
 
 @pytest.fixture(scope="session")

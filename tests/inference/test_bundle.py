@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,10 +45,10 @@ def bundle(saved):
 
 def eager_logits(learn, path):
     """The long way: the trained network itself, its input made here step by step."""
-    settings, stats = learn.recipe["preprocessing"], learn.recipe["normalization"]
-    pixels = prepare(path, tuple(settings["size"]), resize=settings["resize"], channels=settings["channels"])
+    how, stats = learn.spec.preprocessing, learn.spec.normalization
+    pixels = prepare(path, how.size, resize=how.resize, channels=how.channels)
     x = np.moveaxis(pixels.astype(np.float32) / 255, 2, 0)
-    x = (x - np.reshape(stats["mean"], (-1, 1, 1))) / np.reshape(stats["std"], (-1, 1, 1))
+    x = (x - np.reshape(stats.mean, (-1, 1, 1))) / np.reshape(stats.std, (-1, 1, 1))
     learn.model.eval()
     with torch.inference_mode():
         return learn.model(torch.tensor(x[None], dtype=torch.float32))[0].double().numpy()
@@ -75,7 +75,7 @@ def test_probabilities_are_the_networks(arch, n_in, resize, images, tmp_path):
     for path, answer in zip(images[:4], bundle.predict(images[:4]), strict=True):
         wanted = softmax(eager_logits(learn, path))
         np.testing.assert_allclose(list(answer.probs.values()), wanted, rtol=0, atol=1e-5)
-        assert answer.pred == wanted.argmax() and answer.label == learn.recipe["vocab"][wanted.argmax()]
+        assert answer.pred == wanted.argmax() and answer.label == learn.spec.vocab[wanted.argmax()]
         assert list(answer.probs) == bundle.vocab and answer.flags == ()
 
 
@@ -170,7 +170,7 @@ def test_each_label_can_have_its_temperature(images, tmp_path):
 
 def test_calibration_is_applied(learn, images, tmp_path):
     logits = eager_logits(learn, images[0])
-    ranked = [learn.recipe["vocab"][index] for index in logits.argsort()]
+    ranked = [learn.spec.vocab[index] for index in logits.argsort()]
     calibration = {
         "temperature": 2.5,
         "operating_point": {"label": ranked[0], "threshold": 0.0},
@@ -200,11 +200,11 @@ def test_images_unlike_the_training_ones_are_flagged(learn, bundle, images, tmp_
 def test_what_a_bundle_holds_and_says(saved, bundle, learn):
     assert sorted(path.name for path in saved.iterdir()) == ["bundle.json", "weights.safetensors"]
     content = json.loads((saved / "bundle.json").read_text())
-    assert content["recipe"] == learn.recipe == bundle.recipe
+    assert content["recipe"] == learn.spec.as_dict() and bundle.spec == learn.spec and content["format"] == 1
     assert content["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert bundle.card == {"intended use": "tests"} and bundle.name == "hands" and bundle.hash == content["hash"]
-    preparation = {"size": (64, 72), "resize": "squish", "channels": 3, "window": None, "frame": "middle"}
-    assert bundle.preparation == preparation
+    preprocessing = {"size": [64, 72], "resize": "squish", "channels": 3, "window": None, "frame": "middle"}
+    assert content["recipe"]["preprocessing"] == preprocessing
 
 
 def test_the_plain_network_is_there_for_other_uses(bundle, learn, images):
@@ -301,6 +301,10 @@ def test_an_interrupted_save_leaves_nothing(learn, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def respecify(learn, **changes):
+    learn.spec = replace(learn.spec, **changes)
+
+
 def altered(change):
     learn = fake_learn()
     change(learn)
@@ -310,15 +314,11 @@ def altered(change):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda learn: learn.recipe.update(n_out=4),
-        lambda learn: learn.recipe.update(vocab=["a", "a", "b"]),
-        lambda learn: learn.recipe.update(arch="efficientnet_lite1"),
-        lambda learn: learn.recipe.update(arch="no such net"),
-        lambda learn: learn.recipe.update(note=Path("x")),
-        lambda learn: learn.recipe.pop("normalization"),
-        lambda learn: learn.recipe["preprocessing"].update(size=[0, 64]),
-        lambda learn: learn.recipe["normalization"].update(std=[0.2, 0.2, 0.0]),
-        lambda learn: delattr(learn, "recipe"),
+        lambda learn: respecify(learn, vocab=("a", "b", "c", "d")),
+        lambda learn: respecify(learn, arch="efficientnet_lite1"),
+        lambda learn: respecify(learn, arch="no such net"),
+        lambda learn: setattr(learn, "spec", learn.spec.as_dict()),
+        lambda learn: delattr(learn, "spec"),
         lambda learn: learn.model[1].__setitem__(0, nn.AdaptiveMaxPool2d(1)),
         lambda learn: learn.model[1][-1].weight.data.fill_(float("nan")),
     ],

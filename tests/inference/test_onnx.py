@@ -68,7 +68,7 @@ def test_files_of_every_kind_get_the_same_answer(bundle, model, images):
     for ours, theirs in zip(model.predict(images), bundle.predict(images), strict=True):
         assert ours.label == theirs.label and ours.flags == theirs.flags
         assert ours.probs == pytest.approx(theirs.probs, abs=1e-4)
-    assert (model.vocab, model.recipe, model.calibration) == (bundle.vocab, bundle.recipe, bundle.calibration)
+    assert (model.vocab, model.spec, model.calibration) == (bundle.vocab, bundle.spec, bundle.calibration)
     with pytest.raises(ReadError):
         model.predict("absent.png")
 

@@ -31,6 +31,7 @@ from medclf.learn.checkpoint import (
     write_state,
 )
 from medclf.learn.linear_probe import LinearProbe
+from medclf.models.spec import LoaderSettings
 
 ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
 EPOCHS = 4
@@ -219,9 +220,9 @@ def test_another_number_of_epochs_or_network_is_refused(tmp_path):
     with pytest.raises(BundleError, match="does not fit this learner"):
         load_checkpoint(other, tmp_path / "a")
     learn = tiny_learner()
-    learn.recipe = {"seed": 1, "arch": "x"}
+    learn.arch, learn.dls.settings = "x", LoaderSettings(seed=1)
     save_checkpoint(learn, tmp_path / "a")
-    learn.recipe = {"seed": 2, "arch": "x"}
+    learn.dls.settings = LoaderSettings(seed=2)
     with pytest.raises(BundleError, match=r"seed differ \(seed: 1 then, 2 now\)"):
         load_checkpoint(learn, tmp_path / "a")
 

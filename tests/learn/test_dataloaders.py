@@ -16,6 +16,7 @@ from medclf.images.reading import prepare
 from medclf.learn.batches import MedDL, even_batch_size
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.image_block import MedImageBlock
+from medclf.learn.learner import is_multi_label
 from medclf.learn.presets import show_augmentations, tfms_for
 
 
@@ -152,7 +153,7 @@ def test_partitions_of_folders_are_kept(tmp_path):
     dls = MedDataLoaders.from_folder(tmp_path, size=32)
     assert (len(dls.train_ds), len(dls.valid_ds)) == (8, 6)
     assert (dls.table["partition"] == "test").sum() == 4
-    assert dls.recipe["split"]["kind"] == "folders"
+    assert dls.settings.split.kind == "folders"
 
 
 def test_csv_dataframe_lists_and_names_agree(folder):
@@ -187,7 +188,7 @@ def test_multi_label(folder):
     )
     x, y = dls.one_batch()
     assert list(dls.vocab) == ["a", "b"] and y.shape == (len(x), 2) and set(y.unique().tolist()) == {0.0, 1.0}
-    assert dls.recipe["multi_label"]
+    assert is_multi_label(dls)
 
 
 def test_a_corrupt_file_is_left_out_and_named(folder):

@@ -337,7 +337,7 @@ def test_the_epochs_are_shared_among_the_sizes(folder, modality):
     assert sides.train == [(32, 32), (32, 32), (64, 64)]
     assert sides.valid == {(64, 64)}
     assert learn.dls.train.one_batch()[0].shape[-2:] == (64, 64)
-    assert learn.recipe["preprocessing"]["size"] == [64, 64]
+    assert learn.spec.preprocessing.size == (64, 64)
     assert [tfm for tfm in learn.dls.train.after_batch.fs if type(tfm).__name__ == "Shrink"] == []
 
 
@@ -351,7 +351,7 @@ def test_the_smaller_images_are_reduced_with_antialiasing(folder):
             seen.setdefault("x", self.learn.xb[0].clone())
 
     tune(learn, 1, size=(32, 64), cbs=Take())
-    mean, std = (np.array(learn.recipe["normalization"][key]) for key in ("mean", "std"))
+    mean, std = (np.array(getattr(learn.spec.normalization, key)) for key in ("mean", "std"))
     store, items = learn.dls.train.stores[1], learn.dls.train.dataset.items
     shown = (seen["x"].permute(0, 2, 3, 1).numpy() * std + mean) * 255
     reduced = [

@@ -16,10 +16,12 @@ from typer.testing import CliRunner
 from medclf.cli import app
 from medclf.errors import BundleError, DataError, MedclfError, OutputError
 from medclf.images.heatmap import hottest_box, on_original
+from medclf.images.preprocessing import Preprocessing
 from medclf.inference import bundle_format
 from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.inference.onnx import OnnxModel
 from medclf.models.backbones import build_network
+from medclf.models.spec import ModelSpec, Normalization
 from medclf.run.explain import explain
 
 
@@ -28,13 +30,9 @@ def saved(tmp_path_factory):
     torch.manual_seed(0)
     network = build_network("efficientnet_lite0", 2, weights=None)
     network[1][-1].weight.data.mul_(10)
-    preprocessing = {"size": [64, 64], "resize": "crop", "channels": 3, "window": None, "frame": "middle"}
-    recipe = {
-        **{"arch": "efficientnet_lite0", "n_in": 3, "n_out": 2, "dropout": 0.2, "vocab": ["normal", "polyp"]},
-        **{"multi_label": False, "preprocessing": preprocessing, "modality": "endoscopy"},
-        "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3},
-    }
-    learn = SimpleNamespace(model=network, recipe=recipe)
+    half = Normalization((0.5,) * 3, (0.5,) * 3)
+    spec = ModelSpec("efficientnet_lite0", ("normal", "polyp"), Preprocessing(64, "crop"), half)
+    learn = SimpleNamespace(model=network, spec=spec)
     return save_bundle(learn, tmp_path_factory.mktemp("saved") / "polyps.bundle")
 
 

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from medclf.cli import app
 from medclf.errors import DataError
+from medclf.images.preprocessing import Preprocessing
+from medclf.models.spec import ModelSpec, Normalization
 from medclf.results.predictions import Predictions
 from medclf.run import shortcuts as job
 from medclf.run.tables import read_table
@@ -25,11 +27,7 @@ class ReadsTheBox:
     """A bundle that calls an image red if its lower left corner is green."""
 
     vocab = ("pale", "red")
-    recipe = {  # noqa: RUF012
-        "vocab": ["pale", "red"],
-        "multi_label": False,
-        "preprocessing": {"size": [SIZE, SIZE], "resize": "squish", "channels": 3, "window": None, "frame": "middle"},
-    }
+    spec = ModelSpec("", vocab, Preprocessing(SIZE), Normalization((0.5,) * 3, (0.5,) * 3))
 
     def predict_pixels(self, prepared):
         corner = np.asarray(prepared, float)[:, 44:60, 4:20]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medclf.images.preprocessing import Preprocessing
 from medclf.serving.app import create_app, running
 from medclf.serving.limits import Limits
 
@@ -19,7 +20,7 @@ class Brightness:
         self.name, self.hash = "brightness", "0" * 64
         self.vocab = ["dark", "light"]
         self.card = {"intended use": "tests"}
-        self.preparation = {"size": 32}
+        self.preprocessing = Preprocessing(32)
 
     def predict_pixels(self, pixels: np.ndarray) -> list[SimpleNamespace]:
         assert pixels.dtype == np.uint8 and pixels.shape[1:] == (32, 32, 3)
