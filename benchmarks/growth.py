@@ -58,7 +58,7 @@ def measure(data: Path, n: int, size: int, arch: str) -> None:
         done("train an epoch")
         interp = MedInterpretation.from_learner(learn)
         done("predict the validation images")
-    summarize(interp.predictions, table=dls.table, recipe=described(learn))
+    summarize(interp.predictions, table=dls.table, recipe=learn.spec.as_dict())
     done("metrics with intervals")
     with tempfile.TemporaryDirectory() as folder:
         report(interp, Path(folder) / "report.html")
