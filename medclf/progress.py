@@ -11,6 +11,18 @@ Item = TypeVar("Item")
 PATIENCE_S = 1.5  # shorter work shows nothing
 
 
+def has_screen(*, stderr: bool = True) -> bool:
+    """Whether bars can be drawn there: on a terminal or in a notebook, not in a file or a pipe.
+
+    Args:
+        stderr: the error stream; else the output.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    return console.is_terminal or console.is_jupyter
+
+
 def watch(items: Iterable[Item], total: int | None, text: str, *, progress: bool = True) -> Iterator[Item]:
     """Pass `items` on; once that has lasted a while, show how far it is.
 
@@ -30,15 +42,14 @@ def watch(items: Iterable[Item], total: int | None, text: str, *, progress: bool
     if not progress:
         yield from items
         return
+    if not has_screen():
+        yield from items
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    if not (console.is_terminal or console.is_jupyter):
-        yield from items
-        return
     columns = TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    bar = Progress(*columns, console=console, transient=True)
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
     task = bar.add_task(text, total=total)
     begun = time.monotonic()
     started = False

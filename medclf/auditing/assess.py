@@ -198,9 +198,25 @@ def _abstain(result: Calibrated, calibration_set: CalibrationSet, keep_accuracy:
         f"Answers below {threshold:.0%} confidence are flagged unsure; about {keep_accuracy:.0%} of the rest should be "
         f"correct. The limit was chosen on {calibration_set.described}; it flags {unsure.sum()} of {len(unsure)} here."
     )
+    sentence += _too_often(unsure)
     section |= {"threshold": threshold, "sentence": sentence, "numbers": as_plain(found)}
     result.calibration = replace(result.calibration, abstain_below=threshold, keep_accuracy=keep_accuracy)
     result.predictions = with_flag(predictions, unsure, UNSURE)
+
+
+def _too_often(unsure: np.ndarray) -> str:
+    """What to say where the limit leaves few answers.
+
+    Example:
+        >>> _too_often(np.array([True, False])), _too_often(np.array([True, True, False]))[:25]
+        ('', ' More than half is unsure')
+    """
+    if 2 * unsure.sum() <= len(unsure):
+        return ""
+    return (
+        " More than half is unsure: this accuracy cannot be reached on a useful share of images. Improve the model, "
+        "or ask for less (keep-accuracy)."
+    )
 
 
 def with_flag(predictions: Predictions, marked: np.ndarray, flag: str) -> Predictions:
@@ -273,10 +289,11 @@ def evaluate_limits(
 def _evaluate_abstention(predictions: Predictions, abstain_below: float) -> Sections:
     y, probs = answers(predictions.y, predictions.probs, predictions.multi_label)
     found, curve = evaluate_abstain(y, probs, abstain_below, groups=predictions.groups), abstain_curve(y, probs)
-    confidence = _confidence(probs)
+    unsure = _confidence(probs) < abstain_below
+    sentence = f"Training's limit flags {unsure.sum()} of {len(unsure)} images unsure."
     return {
         "threshold": found.pop("threshold"),
-        "sentence": f"Training's limit flags {(confidence < abstain_below).sum()} of {len(confidence)} images unsure.",
+        "sentence": sentence + _too_often(unsure),
         "numbers": as_plain(found),
         "curve": {name: curve[name].tolist() for name in CURVE},
     }

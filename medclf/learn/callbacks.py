@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import fastai.callback.progress  # noqa: F401 - gives Learner its no_bar
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
+from fastai.callback.schedule import Learner
 from fastai.callback.tracker import TrackerCallback
 from fastai.torch_core import distrib_barrier, get_model, rank_distrib
 from fastcore.foundation import L
@@ -14,6 +18,7 @@ from fastcore.foundation import L
 from medclf.errors import BundleError, DataError, MedclfWarning
 from medclf.files import write_tensors
 from medclf.learn.checkpoint import Position, apply_state, position_in, read_state, save_checkpoint
+from medclf.progress import has_screen
 
 
 def only_looking(learn: Any) -> bool:
@@ -194,3 +199,29 @@ def load_weights(learn: Any, path: str | Path) -> None:
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise BundleError(f"{path} is damaged or of another network: {reason}", "train again") from error
+
+
+@contextmanager
+def told_in_lines(learn: Learner, say: Callable[[str], None] = print) -> Iterator[None]:
+    """Within it, fits tell each epoch in a line instead of drawing bars, where the output is no terminal or notebook.
+
+    Args:
+        learn: the learner.
+        say: called with the line.
+    """
+    if has_screen(stderr=False):
+        yield
+        return
+    before = learn.logger
+
+    def tell(values: Sequence[Any]) -> None:
+        named = zip(learn.recorder.metric_names[1:], values[1:], strict=True)
+        shown = (f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in named)
+        say(f"epoch {values[0] + 1}: {', '.join(shown)}")
+
+    learn.logger = tell
+    try:
+        with learn.no_bar():
+            yield
+    finally:
+        learn.logger = before

@@ -15,6 +15,7 @@ from medclf.learn import distributed
 from medclf.learn.batches import unread
 from medclf.learn.learner import class_names, is_multi_label
 from medclf.learn.linear_probe import exact, parted, pooled_features
+from medclf.progress import has_screen
 from medclf.results.predictions import Predictions
 
 _LASTS = 50  # batches; fewer show no progress bar
@@ -40,7 +41,7 @@ def predict_loader(
     whole = loader.new(shuffle=False, drop_last=False)
     loader = parted(whole)
     labelled = len(getattr(loader.dataset, "tls", [0, 0])) > 1
-    bar = contextlib.nullcontext() if len(loader) >= _LASTS and not distributed.rank() else learn.no_bar()
+    bar = contextlib.nullcontext() if _shows_bar(len(loader)) else learn.no_bar()
     keeping: contextlib.AbstractContextManager[list[torch.Tensor]] = contextlib.nullcontext([])
     if features:
         keeping = pooled_features(learn.model)
@@ -96,3 +97,7 @@ def _relative(item: Any, root: Path) -> str:
         return Path(item).relative_to(root).as_posix()
     except (ValueError, TypeError):
         return str(item)
+
+
+def _shows_bar(n_batches: int) -> bool:
+    return n_batches >= _LASTS and not distributed.rank() and has_screen(stderr=False)

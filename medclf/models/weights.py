@@ -16,6 +16,7 @@ from medclf.errors import MissingDependency, WeightsError, argument
 from medclf.models.checkpoint_layouts import LAYOUTS, Layout
 from medclf.models.plain_nets import LITE_NETS
 from medclf.models.registry import ARCHITECTURES, Cut
+from medclf.progress import has_screen
 
 _MAX_HEADER = 8 * 2**20  # of a safetensors file: room for some 80,000 tensors
 # What torch's restricted unpickler raises on files that are no weights, or not only weights.
@@ -244,7 +245,7 @@ def _downloaded(url: str, what: str) -> Path:
     if not cached.is_file():
         _reach(url, what)
         cached.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(cached))
+        torch.hub.download_url_to_file(url, str(cached), progress=has_screen())
     return cached
 
 
@@ -255,7 +256,7 @@ def _torchvision_state(name: str) -> Mapping[str, Tensor]:
     if not _place_of(weights.url).is_file():
         _reach(weights.url, name)
     try:
-        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        return weights.get_state_dict(progress=has_screen(), check_hash=True, weights_only=True)
     except _UNREADABLE as error:
         raise _unreachable(name, error) from error
 

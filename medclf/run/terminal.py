@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.measure import Measurement
+from rich.table import Column, Table
 
 from medclf.metrics.table import METRICS, class_metrics
 from medclf.results.results import short_metrics
@@ -16,27 +17,34 @@ from medclf.results.results import short_metrics
 _SENTENCES = 5  # of the audit; the page has all
 
 
+_PARTITIONS = {"valid": "validation", "test": "test"}
+_ROOMY = 100_000  # a width that every table fits in
+
+
 def show_results(run: Path) -> None:
     """Print metrics with intervals, the matrix, the most confused pairs, and where the files are."""
     facts = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    console = Console()
-    console.print(f"[bold]{_images(facts)}[/bold] (95 % intervals)", highlight=False)
-    for key, found in short_metrics(facts).items():
-        console.print(f"  {METRICS[key].name}: {written(found)}", highlight=False)
-    console.print(_per_class(facts))
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    _show_metrics(console, facts)
+    console.print(_per_class(facts), soft_wrap=False)
     if isinstance(facts["confusion_matrix"], list):
-        console.print(_matrix(facts["confusion_matrix"], facts["vocab"]))
+        console.print(matrix_table(facts["confusion_matrix"], facts["vocab"], console), soft_wrap=False)
     for actual, predicted, n in facts["most_confused"][:3]:
-        what = f"{actual} {predicted}" if facts["task"] == "multi-label" else f"{actual} taken for {predicted}"
-        console.print(f"  {what}: {n}", highlight=False)
+        console.print(f"  {actual} {'' if facts['task'] == 'multi-label' else 'predicted as '}{predicted}: {n}")
     split = facts.get("data", {}).get("split", {}).get("sentence")
-    if split:
-        console.print(f"  {split}", highlight=False, soft_wrap=True)
-    for line in _worth(facts):
-        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+    for line in filter(None, [split, *_worth(facts)]):
+        console.print(f"  {line}")
+    if facts.get("test"):
+        _show_metrics(console, facts["test"])
     for name in ("report.html", "bundle", "predictions.csv", "results.json"):
         if (run / name).exists():
-            console.print(f"  {name.partition('.')[0]}: {run / name}", highlight=False, soft_wrap=True)
+            console.print(f"  {name.partition('.')[0]}: {run / name}")
+
+
+def _show_metrics(console: Console, facts: dict[str, Any]) -> None:
+    console.print(f"{_images(facts)} (95 % confidence intervals)", style="bold")
+    for key, found in short_metrics(facts).items():
+        console.print(f"  {METRICS[key].name}: {written(found)}")
 
 
 def _images(facts: dict[str, Any]) -> str:
@@ -48,7 +56,7 @@ def _images(facts: dict[str, Any]) -> str:
     """
     missing = facts.get("left_out") or {}
     of = f" of {missing['of']}" if missing.get("n") else ""
-    return f"{facts['n']}{of} {facts['partition']} images"
+    return f"{facts['n']}{of} {_PARTITIONS.get(facts['partition'], facts['partition'])} images"
 
 
 def _worth(facts: dict[str, Any]) -> Iterator[str]:
@@ -95,7 +103,7 @@ def written(metric: dict[str, Any]) -> str:
 
 def _per_class(facts: dict[str, Any]) -> Table:
     columns = class_metrics(short=True)
-    table = Table("label", "n", *(metric.name for metric in columns), box=None)
+    table = Table(_labels("label"), "n", *(metric.name for metric in columns), box=None)
     for label, row in facts["per_class"].items():
         found = [row.get(metric.key, {}).get("value") for metric in columns]
         cells = ["-" if value is None else f"{value:.3f}" for value in found]
@@ -103,8 +111,32 @@ def _per_class(facts: dict[str, Any]) -> Table:
     return table
 
 
-def _matrix(matrix: list[list[int]], vocab: list[str]) -> Table:
-    table = Table("actual \\ predicted", *vocab, box=None)
-    for label, row in zip(vocab, matrix, strict=True):
-        table.add_row(label, *map(str, row))
-    return table
+def matrix_table(matrix: list[list[int]], vocab: list[str], console: Console) -> Table | str:
+    """The confusion matrix, its columns numbered where their names do not fit the terminal; nothing is cut.
+
+    Args:
+        matrix: images of each actual label (rows) by predicted label.
+        vocab: the labels.
+        console: whose width it has to fit.
+    """
+    rows = [list(map(str, counts)) for counts in matrix]
+    named = Table(_labels("actual \\ predicted"), *vocab, box=None)
+    for label, cells in zip(vocab, rows, strict=True):
+        named.add_row(label, *cells)
+    if _width(named, console) <= console.width:
+        return named
+    numbered = Table("", _labels("actual \\ predicted"), *(str(k) for k, _ in enumerate(vocab, 1)), box=None)
+    for k, (label, cells) in enumerate(zip(vocab, rows, strict=True), 1):
+        numbered.add_row(str(k), label, *cells)
+    longest = max(map(len, vocab))
+    if _width(numbered, console) - longest + min(longest, 20) <= console.width:
+        return numbered
+    return f"  The confusion matrix of {len(vocab)} labels does not fit here: see report.html"
+
+
+def _labels(title: str) -> Column:
+    return Column(title, overflow="fold")
+
+
+def _width(table: Table, console: Console) -> int:
+    return Measurement.get(console, console.options.update(width=_ROOMY), table).maximum

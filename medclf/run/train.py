@@ -25,7 +25,7 @@ from medclf.files import finite, write_json
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed, maps
 from medclf.learn.batches import unread
-from medclf.learn.callbacks import Resumable
+from medclf.learn.callbacks import Resumable, told_in_lines
 from medclf.learn.checkpoint import load_checkpoint, save_checkpoint
 from medclf.learn.dataloaders import MedDataLoaders, decoding
 from medclf.learn.learner import MedLearner, is_multi_label, med_learner
@@ -263,7 +263,7 @@ def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes:
                 save_checkpoint(learn, kept)
             distrib_barrier()
         if tunes:
-            with learn.distrib_ctx():
+            with learn.distrib_ctx(), told_in_lines(learn, say):
                 learn.fine_tune(config.epochs, config.lr, size=sizes, cbs=Resumable(kept))
             valid = None
         if "fold" not in changes:

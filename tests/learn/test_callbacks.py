@@ -12,16 +12,18 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import Learner
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.metrics import accuracy
 from fastai.optimizer import Adam, OptimWrapper, ranger
+from fastai.test_utils import synth_learner
 from torch import nn
 
 from medclf.errors import BundleError, DataError, MedclfWarning, OutputError
-from medclf.learn.callbacks import Resumable, SaveBest, load_weights
+from medclf.learn.callbacks import Resumable, SaveBest, load_weights, told_in_lines
 from medclf.learn.checkpoint import (
     load_checkpoint,
     random_state,
@@ -375,3 +377,13 @@ def test_a_full_disk_leaves_the_older_checkpoint(tmp_path, monkeypatch):
         train(tiny_learner(), Resumable(tmp_path / "a", resume=False), epochs=1)
     assert (tmp_path / "a").read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def test_where_no_terminal_is_epochs_are_told_in_lines(capfd):
+    learn, lines = synth_learner(), []
+    with told_in_lines(learn, lines.append):
+        learn.fit(2)
+    assert [line.split(", ")[0].split()[:3] for line in lines] == [["epoch", f"{n}:", "train_loss"] for n in (1, 2)]
+    assert "valid_loss" in lines[0] and "time" in lines[0]
+    assert capfd.readouterr().out == "" and learn.logger is not lines.append
+    assert any(isinstance(callback, ProgressCallback) for callback in learn.cbs)

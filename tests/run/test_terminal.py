@@ -1,0 +1,57 @@
+"""What the terminal shows of a run: nothing cut, the test set too, and no label taken for markup."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from medclf.files import finite
+from medclf.metrics.intervals import as_plain
+from medclf.results.predictions import Predictions
+from medclf.results.results import summarize
+from medclf.run.terminal import matrix_table, show_results
+
+ALIKE = [f"tissue-of-the-left-{side}-lobe" for side in ("upper", "middle", "lower", "hindmost", "foremost")]
+
+
+def drawn(matrix, vocab, width):
+    console = Console(width=width, markup=False)
+    with console.capture() as got:
+        console.print(matrix_table(matrix, vocab, console))
+    return got.get()
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_label_of_the_matrix_is_cut(width):
+    matrix = np.arange(25).reshape(5, 5).tolist()
+    text = drawn(matrix, ALIKE, width)
+    assert "…" not in text
+    for number, (label, row) in enumerate(zip(ALIKE, matrix, strict=True), 1):
+        (line,) = [line for line in text.splitlines() if line.split()[:2][0 if width == 200 else 1] == label]
+        assert [int(word) for word in line.split() if word.isdigit()] == ([] if width == 200 else [number]) + row
+
+
+def test_a_matrix_without_room_says_where_it_is():
+    text = drawn(np.eye(60, dtype=int).tolist(), [f"class {k}" for k in range(60)], 80)
+    assert "60 labels" in text and "report.html" in text and len(text.splitlines()) == 1
+
+
+def predictions(n, partition, vocab):
+    y = np.arange(n) % 2
+    probs = np.where(y[:, None] == np.arange(2), 0.9, 0.1)
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(n)], "partition": partition})
+    return Predictions(vocab, False, y, probs, np.zeros(n), table)
+
+
+def test_the_test_set_is_shown_beside_the_validation_set(tmp_path, capsys):
+    vocab = ["[red]plain", "other"]
+    facts = summarize(predictions(10, "valid", vocab), n_boot=2)
+    facts["test"] = summarize(predictions(14, "test", vocab), partition="test", n_boot=2)
+    (tmp_path / "results.json").write_text(json.dumps(finite(as_plain(facts))))
+    show_results(tmp_path)
+    text = capsys.readouterr().out
+    assert re.search(r"10 validation images.*14 test images.*accuracy: 1\.000", text, re.S)
+    assert "[red]plain" in text
