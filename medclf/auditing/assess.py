@@ -16,6 +16,7 @@ import pandas as pd
 from medclf.auditing.audit import Audit
 from medclf.auditing.calibration_set import FEWEST, CalibrationSet
 from medclf.auditing.decisions import DecisionPolicy, column_of, decide, decision_section
+from medclf.dataset.groups import unit_of
 from medclf.dataset.labels import objects
 from medclf.errors import DataError
 from medclf.metrics.abstention import abstain_curve, choose_abstain, evaluate_abstain
@@ -259,7 +260,7 @@ def evaluate_limits(
         predictions: calibrated, with flags: see `apply_calibration`.
         calibration: whose limits.
         points: decision thresholds by label; those of the calibration where None.
-        prevalence: to restate PPV and NPV for; as in the images where None.
+        prevalence: to restate PPV and NPV for; None leaves that out.
 
     Returns:
         Sections of results.json: calibration, abstain, ood, operating_point, as far as there are any.
@@ -280,7 +281,9 @@ def evaluate_limits(
     for label, point in points.items():
         if label in predictions.vocab:
             column = column_of(predictions.y, predictions.probs, predictions, label)
-            decided[label] = decision_section(*column, label, point, predictions.groups, prevalence)
+            decided[label] = decision_section(
+                *column, label, point, predictions.groups, prevalence, unit=unit_of(predictions.table)
+            )
     if decided:
         found["operating_point"] = decided if predictions.multi_label else next(iter(decided.values()))
     return found

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from medclf.auditing.calibration_set import CalibrationSet
+from medclf.dataset.groups import unit_of
 from medclf.errors import DataError, argument
 from medclf.metrics.intervals import as_plain
+from medclf.metrics.positive_label import positive_label
 from medclf.metrics.thresholds import (
     RULES,
     OperatingPoint,
@@ -20,7 +22,7 @@ from medclf.metrics.thresholds import (
 )
 from medclf.results.predictions import Predictions
 
-_PLAIN = ("normal", "negative", "no", "none", "healthy", "benign", "control", "absent", "without", "clean", "clear")
+_WHY = {"rarer": " It is the rarer of the two labels.", "order": " Neither name says which label is the finding."}
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,10 @@ class DecisionPolicy:
 
     Args:
         keep_accuracy: on the images that are answered; the least sure are left to a reader.
-        positive: the label that decisions are about; where None, the one of two that does not say "normal".
+        positive: the label that decisions are about; where None, of two the finding, see `positive_label`.
         rule: "youden", "sensitivity=0.95", "specificity=0.9", or "cost=10": what a miss costs, in false alarms. The
             bundle decides by it; where None, youden's threshold is reported and the most probable label is chosen.
-        prevalence: share of patients with the label where the classifier will be used; as in the images where None.
+        prevalence: share of patients with the label where the classifier will be used; None is not known.
     """
 
     keep_accuracy: float = 0.95
@@ -87,26 +89,20 @@ class DecisionPolicy:
         return {"by": by, **values, **prevalence}
 
 
-def labels_to_decide(shown: Predictions, positive: str | None) -> list[str]:
-    """Which labels get a threshold: the positive one; else all of several an image, or of two the finding."""
-    if positive is not None:
-        return [positive]
-    if shown.multi_label:
-        return shown.vocab
-    return [positive_of(shown.vocab)] if len(shown.vocab) == 2 else []
+def labels_to_decide(shown: Predictions, positive: str | None) -> dict[str, str]:
+    """Which labels get a threshold, and what is to be said of that choice.
 
-
-def positive_of(vocab: list[str]) -> str:
-    """Of two labels the one that is a finding: the second, unless that says "normal" in some way.
-
-    Example:
-        >>> positive_of(["abnormal", "normal"]), positive_of(["adenoma", "no polyp"]), positive_of(["chest", "hand"])
-        ('abnormal', 'adenoma', 'hand')
+    It is the positive one; else all of several an image, or of two the finding.
     """
-    plain = [
-        not set(_PLAIN).isdisjoint("".join(c if c.isalpha() else " " for c in label.lower()).split()) for label in vocab
-    ]
-    return vocab[0] if plain[1] and not plain[0] else vocab[1]
+    if positive is not None:
+        return {positive: ""}
+    if shown.multi_label:
+        return dict.fromkeys(shown.vocab, "")
+    if len(shown.vocab) != 2:
+        return {}
+    counts = {label: int((shown.y == k).sum()) for k, label in enumerate(shown.vocab)}
+    found = positive_label(shown.vocab, counts)
+    return {found.label: _WHY.get(found.by, "")}
 
 
 def decide(
@@ -124,8 +120,9 @@ def decide(
         to decide, or, for the second, where no rule was asked for.
     """
     points: dict[str, Any] = {}
-    for label in labels_to_decide(predictions, policy.positive):
+    for label, why in labels_to_decide(predictions, policy.positive).items():
         points[label] = _decided(predictions, calibration_set, policy, label)
+        points[label]["sentence"] += why
     section = points if predictions.multi_label else next(iter(points.values()), {})
     found = {label: row["threshold"] for label, row in points.items() if "threshold" in row}
     return section, found if policy.rule else {}
@@ -144,7 +141,9 @@ def _decided(
         lambda rows: choose_threshold(chosen_y[rows], chosen_probs[rows], **rule).threshold
     )
     y, probs = column_of(predictions.y, predictions.probs, predictions, label)
-    section = decision_section(y, probs, label, point, predictions.groups, policy.prevalence, cuts)
+    section = decision_section(
+        y, probs, label, point, predictions.groups, policy.prevalence, cuts, unit_of(predictions.table)
+    )
     section["decides"] = policy.rule is not None
     section["sentence"] += f" It was chosen on {calibration_set.described}."
     return section
@@ -164,6 +163,7 @@ def decision_section(
     groups: np.ndarray | None,
     prevalence: float | None = None,
     cuts: np.ndarray | None = None,
+    unit: str = "images",
 ) -> dict[str, Any]:
     """How a threshold does, for results.json.
 
@@ -173,17 +173,16 @@ def decision_section(
         label: its name.
         point: the threshold and how it was chosen.
         groups: (n,) which images belong together, or None.
-        prevalence: to restate ppv and npv for; as in `y` where None.
+        prevalence: to restate ppv and npv for; None leaves that out.
         cuts: (n,) thresholds instead, each chosen without its image.
+        unit: what `groups` are; see `medclf.dataset.groups.unit_of`.
 
     Returns:
-        label, threshold, by, wish, table, the rates with intervals, prevalence, restated and a sentence.
+        label, threshold, by, wish, table, the rates with intervals, a sentence; with a prevalence, that and restated.
     """
     called = probs >= (point.threshold if cuts is None else cuts)
     rates = evaluate_threshold(y, called.astype(float), 0.5, groups=groups)
     rates.pop("threshold")
-    share = float((y == 1).sum() / max((y >= 0).sum(), 1)) if prevalence is None else prevalence
-    restated = restate_prevalence(rates["sensitivity"], rates["specificity"], share)
     rules = {
         "youden": "sensitivity + specificity are greatest there (Youden)",
         "sensitivity": f"a sensitivity of {(point.wish or {}).get('at_least', 0):.0%} was asked for",
@@ -193,12 +192,18 @@ def decision_section(
     by = rules.get(point.by, "it was given")
     return {
         "label": label,
-        "sentence": f"{label} is called from a probability of {point.threshold:.3f}: {by}.",
+        "sentence": f"{label} is predicted from a probability of {point.threshold:.3f}: {by}.",
         "threshold": point.threshold,
         "by": point.by,
         "wish": point.wish,
         **as_plain(rates),
-        "prevalence": share,
-        "prevalence_given": prevalence is not None,
-        "restated": as_plain(restated.as_dict()),
+        **_restated(rates, label, prevalence, unit),
     }
+
+
+def _restated(rates: dict[str, Any], label: str, prevalence: float | None, unit: str) -> dict[str, Any]:
+    if prevalence is None:
+        return {}
+    counted = "patients" if unit.startswith("patients") else "images"
+    found = restate_prevalence(rates["sensitivity"], rates["specificity"], prevalence, label=label, unit=counted)
+    return {"prevalence": prevalence, "restated": as_plain(found.as_dict())}

@@ -18,6 +18,7 @@ from medclf.metrics.intervals import Estimate, undefined, wilson
 from medclf.metrics.weighted import read_task
 
 RULES = ("youden", "sensitivity", "specificity", "cost")
+FEW = 10  # images below which a rate is not told as a count of patients
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,8 @@ class Restated:
         per: patients in the sentence.
         missed: of these, who have it and are not called.
         called_back: of these, who are called, rightly or not.
-        sentence: the same in words.
+        sentence: the same in words, with 95 % intervals where the rates have some; "" where a rate rests on fewer than
+            10 images.
     """
 
     prevalence: float
@@ -234,7 +236,13 @@ class Restated:
 
 
 def restate_prevalence(
-    sensitivity: float | Estimate, specificity: float | Estimate, prevalence: float, *, per: int = 1000
+    sensitivity: float | Estimate,
+    specificity: float | Estimate,
+    prevalence: float,
+    *,
+    label: str = "it",
+    unit: str = "patients",
+    per: int = 1000,
 ) -> Restated:
     """PPV and NPV at another prevalence than the data's, by Bayes' rule.
 
@@ -242,7 +250,9 @@ def restate_prevalence(
         sensitivity: as a number, or an Estimate: then ppv and npv have intervals too.
         specificity: likewise.
         prevalence: share of patients with the label where the classifier will be used.
-        per: patients in the sentence.
+        label: its name, for the sentence.
+        unit: what is counted: patients, or images where no patient is known.
+        per: how many, in the sentence.
 
     Returns:
         a `Restated`.
@@ -255,7 +265,7 @@ def restate_prevalence(
 
     Example:
         >>> print(restate_prevalence(0.9, 0.95, 0.01).sentence)
-        Of 1,000 patients, 10 have it: 1 would be missed. 59 would be called back, 50 of them without it.
+        Of 1,000 patients, 10 have it: 1 would be missed. 59 would be flagged, 50 of them wrongly.
     """
     _probability("prevalence", prevalence)
     rates = [
@@ -275,17 +285,27 @@ def restate_prevalence(
         per=per,
         missed=missed,
         called_back=called,
-        sentence=_sentence(per, have, missed, vain),
+        sentence=_sentence(hit, clear, have, per, label, unit),
     )
 
 
-def _sentence(per: int, have: float, missed: float, vain: float) -> str:
-    if math.isnan(missed + vain):
-        return "Sensitivity or specificity is undefined here: nothing can be said of patients."
-    ill, lost, alarms = round(have), round(missed), round(vain)
+def _sentence(hit: Estimate, clear: Estimate, have: float, per: int, label: str, unit: str) -> str:
+    if math.isnan(hit.value + clear.value):
+        return f"Sensitivity or specificity is undefined here: nothing can be said of {unit}."
+    if any(0 < rate.n < FEW for rate in (hit, clear)):
+        return ""
+
+    def out_of(total: float, rate: Estimate) -> tuple[int, str]:
+        low, high = (round(total * (1 - end)) for end in (rate.high, rate.low))
+        return round(total * (1 - rate.value)), f" ({low:,} to {high:,})" if rate.n else ""
+
+    ill = round(have)
+    missed, missed_range = out_of(have, hit)
+    wrong, wrong_range = out_of(per - have, clear)
+    have_it = f"{ill:,} {'has' if ill == 1 else 'have'} {label}"
     return (
-        f"Of {per:,} patients, {ill:,} {'has' if ill == 1 else 'have'} it: {lost:,} would be missed. "
-        f"{ill - lost + alarms:,} would be called back, {alarms:,} of them without it."
+        f"Of {per:,} {unit}, {have_it}: {missed:,} would be missed{missed_range}. "
+        f"{ill - missed + wrong:,} would be flagged, {wrong:,} of them wrongly{wrong_range}."
     )
 
 

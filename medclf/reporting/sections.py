@@ -160,11 +160,8 @@ def _point(value: Mapping[str, Any]) -> list[Block]:
     result.append(Block("facts", rows=rates))
     restated = value.get("restated") or {}
     if is_number(value.get("prevalence")) and restated:
-        where = (
-            "given by --prevalence" if value.get("prevalence_given") else "as in these images; --prevalence restates it"
-        )
         result += [
-            Block("heading", text=f"At a prevalence of {percent(value['prevalence'])} ({where})"),
+            Block("heading", text=f"At a prevalence of {percent(value['prevalence'])}"),
             Block("text", text=str(restated.get("sentence", ""))),
             Block("facts", rows=[[Cell(words(name)), cell(restated[name], key=name)] for name in ("ppv", "npv")]),
         ]

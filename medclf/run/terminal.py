@@ -81,7 +81,7 @@ def _worth(facts: dict[str, Any]) -> Iterator[str]:
         if sentence:
             yield f"{section.replace('_', ' ')}: {sentence}"
     restated = (facts.get("operating_point") or {}).get("restated")
-    if restated:
+    if restated and restated["sentence"]:
         yield restated["sentence"]
     for row in facts.get("external") or []:
         yield f"external, {row['images']}: accuracy {written(row['accuracy'])}, n = {row['n']}"

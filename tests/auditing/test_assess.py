@@ -142,14 +142,14 @@ def test_too_few_images_fit_nothing():
 
 @pytest.mark.parametrize("rule", ["best", "sensitivity", "sensitivity=2", "youden=0.5", "cost=x"])
 def test_a_rule_that_cannot_be(rule):
-    with pytest.raises(DataError, match="operating-point"):
+    with pytest.raises(DataError, match="operating_point must be a rule"):
         DecisionPolicy(rule=rule)
 
 
 def test_a_policy_is_held_against_the_labels():
-    with pytest.raises(DataError, match="no label"):
+    with pytest.raises(DataError, match="must be a label"):
         DecisionPolicy(positive="cancer").check(["a", "b"], False)
-    with pytest.raises(DataError, match="--positive"):
+    with pytest.raises(DataError, match="positive="):
         DecisionPolicy(rule="youden").check(["a", "b", "c"], False)
     DecisionPolicy(rule="youden").check(["a", "b", "c"], True)
 

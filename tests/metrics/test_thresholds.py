@@ -154,8 +154,19 @@ def test_prevalence_restated_by_hand():
     assert found.npv.value == pytest.approx(900.9 / 901.9)
     assert found.missed == pytest.approx(1) and found.called_back == pytest.approx(98.1)
     assert found.sentence == (
-        "Of 1,000 patients, 10 have it: 1 would be missed. 98 would be called back, 89 of them without it."
+        "Of 1,000 patients, 10 have it: 1 would be missed. 98 would be flagged, 89 of them wrongly."
     )
+
+
+def test_the_sentence_has_ranges_and_needs_images_enough():
+    """Wilson's 95 % interval of 9 in 10 is 0.596 to 0.982, of 45 in 50 0.786 to 0.957."""
+    pair = Estimate(0.9, *wilson(9, 10), 10), Estimate(0.9, *wilson(45, 50), 50)
+    found = restate_prevalence(*pair, 0.1, label="polyp", unit="images")
+    assert found.sentence == (
+        "Of 1,000 images, 100 have polyp: 10 would be missed (2 to 40). "
+        "180 would be flagged, 90 of them wrongly (39 to 192)."
+    )
+    assert restate_prevalence(Estimate(1.0, *wilson(9, 9), 9), pair[1], 0.1).sentence == ""
 
 
 def test_prevalence_of_the_data_gives_its_own_ppv():

@@ -117,7 +117,7 @@ def test_the_slider_moves_matrix_and_numbers(opened: Any, made_up: Any) -> None:
     low, high = (float(end) for end in ends.removesuffix(" %").split(" to "))
     assert value == f"{100 * ppv:.1f} %" and note == "at 2.0 %" and low < 100 * ppv < high
     missed, without_need = round(20 * (1 - sensitivity)), round(980 * (1 - specificity))
-    assert f"{missed} missed, {without_need} called without need" in shown.page.inner_text("#per-thousand")
+    assert f"{missed} missed, {without_need} false alarms" in shown.page.inner_text("#per-thousand")
     shown.is_clean()
 
 

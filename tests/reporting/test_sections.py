@@ -52,7 +52,6 @@ FACTS = {
         "ppv": METRIC,
         "npv": METRIC,
         "prevalence": 0.01,
-        "prevalence_given": True,
         "restated": {"sentence": "Of 1,000 patients, 10 have it: 1 would be missed.", "ppv": METRIC, "npv": METRIC},
         "decides": False,
     },
@@ -79,7 +78,7 @@ def test_the_page_tells_what_the_numbers_are_worth(tmp_path):
         "Divided by 2.",
         "Below 0.7 it is unsure.",
         "Of 1,000 patients, 10 have it: 1 would be missed.",
-        "At a prevalence of 1.0 % (given by --prevalence)",
+        "At a prevalence of 1.0 %",
         "does not decide by this threshold",
         'href="evaluations/clinic%20two/report.html"',
     ):

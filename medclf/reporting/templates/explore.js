@@ -69,10 +69,10 @@ function drawNumbers() {
     const note = state.prevalence === null ? undefined : `at ${percent(prevalence)}`;
     rows.push(numberRow('Sensitivity', proportion(tp, tp + fn)), numberRow('Specificity', proportion(tn, tn + fp)),
       numberRow('PPV', moved.ppv, note), numberRow('NPV', moved.npv, note));
-    if (tp + fn && tn + fp) {
+    if (state.prevalence !== null && tp + fn >= 10 && tn + fp >= 10) { // a rate of fewer is no count of thousands
       const missed = Math.round(1000 * prevalence * fn / (tp + fn));
       const called = Math.round(1000 * (1 - prevalence) * fp / (tn + fp));
-      sentence = `Of 1\u202f000 images, ${Math.round(1000 * prevalence)} with ${sides()[1]}: ${missed} missed, ${called} called without need.`;
+      sentence = `Of 1\u202f000 images, ${Math.round(1000 * prevalence)} with ${sides()[1]}: ${missed} missed, ${called} false alarms.`;
     }
   }
   $('numbers').replaceChildren(...rows);
