@@ -15,6 +15,7 @@ from medclf.options import REQUIRED, option, options
 
 Split = Literal["random", "stratified", "patient", "grouped", "folders", "kfold"]
 Resize = Literal["squish", "crop", "pad"]
+Policy = Literal["negative", "positive", "unknown", "exclude"]
 Frame = int | Literal["first", "middle", "last"]
 Window = tuple[float, float] | str | None
 
@@ -50,6 +51,32 @@ class TrainConfig:
     )
     patient_col: str | None = option(None, "Data", "CSV column with the patient IDs", of_scan=True)
     partition_col: str | None = option(None, "Data", "CSV column that says train, valid or test", of_scan=True)
+    label_from_parent: int | None = option(
+        None,
+        "Data",
+        "take the label from the Nth folder above the image",
+        unset="the folder that holds it",
+        at_least=1,
+        of_scan=True,
+    )
+    exclusive: bool = option(False, "Data", "columns of 0 and 1 are classes that exclude each other", of_scan=True)
+    uncertain: Policy | None = option(
+        None, "Data", "what -1 in a column of 0 and 1 counts as", unset="an error", of_scan=True
+    )
+    blank: Policy | None = option(
+        None, "Data", "what a blank cell in a column of 0 and 1 counts as", unset="an error", of_scan=True
+    )
+    where: list[str] | None = option(
+        None, "Data", "use only rows of the CSV with this value: COL=VALUE or COL!=VALUE; repeatable", of_scan=True
+    )
+    merge: list[str] | None = option(None, "Data", "labels that become one: NEW=a+b; repeatable", of_scan=True)
+    drop: list[str] | None = option(None, "Data", "a label that is not used; repeatable", of_scan=True)
+    limit: int | None = option(
+        None, "Data", "use about so many images: whole patients, classes in proportion", at_least=1, of_scan=True
+    )
+    follow_links: bool = option(
+        False, "Data", "take links to files outside the folder, as DVC and git-annex make them", of_scan=True
+    )
     strict: bool = option(False, "Data", "stop at a file that cannot be used", of_scan=True)
     corrections: str | None = option(
         None, "Data", "apply a review.csv, from the report page or from medclf review import", exists=True

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+import ast
+import csv
 import re
-from dataclasses import dataclass
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 
-from medclf.dataset.folders import PARTITION_NAMES
-from medclf.dataset.labels import Label, is_missing
+from medclf.config import Policy
+from medclf.dataset.folders import part_named
+from medclf.dataset.labels import NO_FINDING, Label, is_missing
 from medclf.errors import DataError, argument
 
 BLANK = "blank label"
 TRUE, FALSE = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false"})
+UNCERTAIN = frozenset({"-1", "-1.0", "u", "uncertain"})  # CheXpert writes -1
+NOTHING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat"})
+NO_PATIENT = NOTHING | {"unknown", "missing", "-", "?"}
 MEANT = ("path", "label", "patient", "partition")
 MEASURED = ("width", "height", "sha256", "problem")  # scan finds these out by itself
+WRITTEN = frozenset({*MEANT, "pred", "loss", "unknown", "flags", "fold", "twins", "correction", "label_before"})
 NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)?(\.\d+)?([eE][-+]?\d+)?")
+SPLIT_COLUMN = re.compile(r"(data)?_?(split|set|subset|partition|part|fold|is_(valid|test|train)|phase|usage)", re.I)
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns mean what."""
+    """Which columns mean what, and how their cells are read."""
 
     path: str = "path"
     label: str | list[str] | None = "label"
     label_delim: str | None = None
     patient: str | None = None
     partition: str | None = None
+    exclusive: bool = False
+    uncertain: Policy | None = None
+    blank: Policy | None = None
 
 
 def text_of(cell: object) -> str:
@@ -43,33 +60,73 @@ def text_of(cell: object) -> str:
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
 
 
+def label_text(cell: object) -> str:
+    """A label as text in Unicode's composed form, so that a name copied from a Mac is the same label."""
+    return unicodedata.normalize("NFC", text_of(cell))
+
+
 def read_csv(path: Path) -> pd.DataFrame:
     """Read a CSV with every cell as text: a label "NA", "None" or "001" stays what it is.
 
-    Commas, semicolons and tabs are told apart by the header.
+    Commas, semicolons and tabs are told apart by the header, outside its quotes. Cells go by the header's names: a
+    separator at the end of rows adds nothing, and a row with more or fewer cells is an error, never a shifted row.
 
     Raises:
-        DataError: it is missing, empty, or not UTF-8 text.
+        DataError: it is missing, empty, not UTF-8 text, or a row does not fit the header.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            header = file.readline()
-        delimiter = max(",;\t", key=header.count)
-        frame = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, UnicodeError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip()
-        raise DataError(f"{path} cannot be read as CSV: {reason}", "save it as UTF-8 CSV with a header line") from error
-    return frame.astype(object)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = _QUOTED.sub("", file.readline())
+            file.seek(0)
+            delimiter = max(",;\t", key=header.count)
+            rows = [
+                (reader.line_num, row) for reader in [csv.reader(file, delimiter=delimiter)] for row in reader if row
+            ]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", "look for a typing mistake in its name") from error
+    except (UnicodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}", "save it as UTF-8 CSV with a header line") from error
+    if not rows:
+        raise DataError(f"{path} cannot be read as CSV: it is empty", "save it as UTF-8 CSV with a header line")
+    names = rows[0][1]
+    while len(names) > 1 and not names[-1]:
+        names = names[:-1]
+    cells = [_fitting(row, names, path, line) for line, row in rows[1:]]
+    return pd.DataFrame(cells, columns=_distinct(names), dtype=object)
+
+
+def _fitting(row: list[str], names: list[str], path: Path, line: int) -> list[str]:
+    further = row[len(names) :]
+    if len(row) < len(names) or any(cell.strip() for cell in further):
+        raise DataError(
+            f"{path.name}, line {line}: {len(row)} cells, and the header names {len(names)} columns",
+            "put text that holds a separator into quotes, or correct the row",
+        )
+    return row[: len(names)]
+
+
+def _distinct(names: Sequence[Any]) -> list[Any]:
+    """The names of columns, with ".1", ".2" after those that are there again."""
+    seen: Counter[Any] = Counter()
+    result = []
+    for name in names:
+        result.append(f"{name}.{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return result
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A frame, what errors call it, which columns mean what, and whether its cells are a CSV's text."""
+    """A frame, what errors call it, which columns mean what, and whether its cells are a CSV's text.
+
+    `notes` gathers what people should know of how its cells were read.
+    """
 
     frame: pd.DataFrame
     name: str
     columns: Columns
     is_text: bool = False
+    notes: list[str] = field(default_factory=list)
 
     def place(self, row: int, column: str) -> str:
         """Where a cell is, for people: rows are counted from 1 below the header."""
@@ -80,7 +137,7 @@ class Sheet:
         return [text_of(cell) for cell in self.frame[column]]
 
     def require_columns(self) -> None:
-        """Raise a DataError that names the columns there are, unless all those asked for are."""
+        """Raise a DataError that names the columns there are, unless all those asked for are, and once each."""
         label = self.columns.label
         wanted = {"path_col": self.columns.path, "patient_col": self.columns.patient}
         wanted |= {"partition_col": self.columns.partition}
@@ -88,69 +145,193 @@ class Sheet:
         asked += [("label_col", column) for column in ([label] if isinstance(label, str) else label or [])]
         for name, column in asked:
             if column not in self.frame:
-                present = ", ".join(f"'{other}'" for other in self.frame)
+                present = ", ".join(f"'{one}'" for one in self.frame)
                 raise DataError(
                     f"{self.name} has no column '{column}'; it has {present}",
                     f"name the right one with {argument(name, 'NAME')}",
                 )
+            if f"{column}.1" in self.frame or (self.frame.columns == column).sum() > 1:
+                raise DataError(f"{self.name} has several columns '{column}'", "give each column a name of its own")
 
-    def labels(self) -> tuple[list[Label | None], list[str], bool]:
-        """Labels, problems ("" or "blank label"), and whether an image can have several labels."""
+    def labels(self) -> tuple[list[Label | None], list[str], list[tuple[str, ...]], bool]:
+        """Labels, problems ("" where there is none), unknown labels, and whether an image can have several."""
         columns = self.columns
         if isinstance(columns.label, list):
-            return self._labels_from_flags(columns.label), [""] * len(self.frame), True
-        cells = list(self.frame[columns.label])
+            return self._labels_from_flags(columns.label)
+        cells = self._cells(str(columns.label))
         multi_label = columns.label_delim is not None or any(isinstance(cell, _SEVERAL) for cell in cells)
         labels = [_label_of(cell, columns.label_delim, multi_label) for cell in cells]
-        return labels, ["" if label else BLANK for label in labels], multi_label
+        return labels, [BLANK if label is None else "" for label in labels], [()] * len(cells), multi_label
 
-    def _labels_from_flags(self, columns: list[str]) -> list[Label | None]:
+    def _cells(self, column: str) -> list[Any]:
+        """The cells of the column of labels; lists that stand there as text, such as "['a', 'b']", as lists."""
+        cells = list(self.frame[column])
+        read = [_list_in(cell) for cell in cells]
+        if any(isinstance(cell, list) for cell in read):
+            self.notes.append(f"column '{column}' of {self.name} holds lists written as text: read as several labels")
+        return read
+
+    def _labels_from_flags(
+        self, columns: list[str]
+    ) -> tuple[list[Label | None], list[str], list[tuple[str, ...]], bool]:
         """Several columns of 0 and 1; a row of zeros is legal and means no finding."""
-        flags: dict[str, list[bool]] = {}
-        for column in columns:
-            texts = [text.lower() for text in self.texts(column)]
-            for row, text in enumerate(texts):
-                if text not in TRUE | FALSE:
-                    raise DataError(
-                        f"{self.place(row, column)}: {self.frame[column].iloc[row]!r} is neither 0 nor 1",
-                        "decide what it means for this label and write 0 or 1",
-                    )
-            flags[column] = [text in TRUE for text in texts]
-        return [tuple(column for column in columns if flags[column][row]) for row in range(len(self.frame))]
+        said = {column: self._flags(column) for column in columns}
+        rows = [[said[column][row] for column in columns] for row in range(len(self.frame))]
+        has = [tuple(column for column, word in zip(columns, row, strict=True) if word == "positive") for row in rows]
+        open_ = [tuple(column for column, word in zip(columns, row, strict=True) if word == "unknown") for row in rows]
+        out = [[column for column, word in zip(columns, row, strict=True) if word == "exclude"] for row in rows]
+        problems = [f"uncertain: {', '.join(left)}" if left else "" for left in out]
+        self.notes.extend(
+            f"column '{column}' of {self.name} has no 1: no image has that label"
+            for column in columns
+            if "positive" not in said[column]
+        )
+        if self.columns.exclusive:
+            wrong = [f"{len(found)} classes are 1 ({', '.join(found)})" if found else "no class is 1" for found in has]
+            problems = [p or ("" if len(found) == 1 else w) for p, found, w in zip(problems, has, wrong, strict=True)]
+            return [found[0] if len(found) == 1 else None for found in has], problems, [()] * len(rows), False
+        if len(columns) > 1 and len(has) > 2 and all(len(found) == 1 for found in has):
+            self.notes.append(
+                f"each image of {self.name} has just one of the labels {', '.join(columns)}: "
+                f"for classes that exclude each other use {argument('exclusive', True)}"
+            )
+        labels = [None if len(left) == len(columns) else found for found, left in zip(has, open_, strict=True)]
+        return labels, problems, open_, True
+
+    def _flags(self, column: str) -> list[str]:
+        """What each cell says: "positive" or "negative", else what the policy makes of it."""
+        texts = [text.lower() for text in self.texts(column)]
+        words = [self._flag(column, row, text) for row, text in enumerate(texts)]
+        for kinds, policy, what in (
+            (UNCERTAIN, self.columns.uncertain, "uncertain"),
+            (NOTHING, self.columns.blank, "blank"),
+        ):
+            n = sum(text in kinds for text in texts)
+            if n and policy:
+                self.notes.append(f"{n} {what} cells of column '{column}' count as {policy}")
+        return words
+
+    def _flag(self, column: str, row: int, text: str) -> str:
+        if text in TRUE | FALSE:
+            return "positive" if text in TRUE else "negative"
+        policies = {"uncertain": (UNCERTAIN, self.columns.uncertain), "blank": (NOTHING, self.columns.blank)}
+        for name, (kinds, policy) in policies.items():
+            if text in kinds and policy:
+                return policy
+            if text in kinds:
+                raise DataError(
+                    f"{self.place(row, column)}: {self.frame[column].iloc[row]!r} is neither 0 nor 1",
+                    f"say what such cells count as with {argument(name)}: {', '.join(get_args(Policy))}",
+                )
+        raise DataError(
+            f"{self.place(row, column)}: {self.frame[column].iloc[row]!r} is neither 0 nor 1",
+            "decide what it means for this label and write 0 or 1",
+        )
 
     def patients(self) -> list[str | None]:
-        """The patient of each row as text; a column named "patient" need not be asked for."""
+        """The patient of each row as text; a column named "patient" need not be asked for.
+
+        Texts that stand for a missing one are none; 7, 7.0 and 007 are one patient.
+        """
         column = self.columns.patient or ("patient" if "patient" in self.frame else None)
-        return [text or None for text in self.texts(column)] if column else [None] * len(self.frame)
+        if column is None:
+            return [None] * len(self.frame)
+        texts = [unicodedata.normalize("NFC", text) for text in self.texts(column)]
+        none = Counter(text for text in texts if text.lower() in NO_PATIENT)
+        words = ", ".join(f"'{text}' ({n} images)" for text, n in none.items() if text)
+        if words:
+            self.notes.append(f"column '{column}' of {self.name} says {words}: they count as without a patient")
+        spelt: dict[str, set[str]] = {}
+        for text in texts:
+            spelt.setdefault(_number_key(text), set()).add(text)
+        shown = {key: min(found, key=lambda text: (len(text), text)) for key, found in spelt.items()}
+        joined = [" and ".join(map(repr, sorted(found))) for found in spelt.values() if len(found) > 1]
+        if joined:
+            more = f" and {len(joined) - _SHOWN} more" if len(joined) > _SHOWN else ""
+            some = ", ".join(joined[:_SHOWN])
+            self.notes.append(f"column '{column}' of {self.name} writes one patient in several ways: {some}{more}")
+        return [None if text in none else shown[_number_key(text)] for text in texts]
 
     def partitions(self) -> list[str | None] | None:
         """The partition of each row, or None without such a column ("partition" need not be asked for)."""
         column = self.columns.partition or ("partition" if "partition" in self.frame else None)
         if column is None:
+            self._note_split_columns()
             return None
         texts = [text.lower() for text in self.texts(column)]
         if set(texts) <= TRUE | FALSE:  # fastai's is_valid
             return ["valid" if text in TRUE else "train" for text in texts]
         for row, text in enumerate(texts):
-            if text and text not in PARTITION_NAMES:
+            if text not in NOTHING and part_named(text) is None:
                 raise DataError(
                     f"{self.place(row, column)}: '{text}' is no partition",
-                    f"write one of {', '.join(PARTITION_NAMES)}, or leave it blank",
+                    "write train, valid or test, or leave it blank",
                 )
-        return [PARTITION_NAMES.get(text) for text in texts]
+        return [part_named(text) for text in texts]
+
+    def _note_split_columns(self) -> None:
+        """Say which columns look like a partition that nobody asked for."""
+        for column in self.frame:
+            named = SPLIT_COLUMN.fullmatch(str(column))
+            if column in self._used() or not (named or _parts_in(self.frame[column].iloc[:200])):
+                continue
+            texts = [text for text in map(str.lower, self.texts(column)) if text not in NOTHING]
+            if _parts_in(texts) or (texts and set(texts) <= TRUE | FALSE):
+                counts = ", ".join(f"{text} {n}" for text, n in Counter(texts).most_common(_SHOWN))
+                self.notes.append(
+                    f"column '{column}' of {self.name} looks like the set's own partition ({counts}) and is not used: "
+                    f"take it with {argument('partition_col', column)}"
+                )
+            elif len(set(texts)) <= 20:
+                self.notes.append(
+                    f"column '{column}' of {self.name} looks like the set's own folds and is not used: write train, "
+                    f"valid and test into a column and take it with {argument('partition_col')}"
+                )
 
     def extra(self) -> pd.DataFrame:
-        """The columns without a meaning here (sex, view, group, ...); of a CSV, numbers where all are."""
-        used = self._used() | {*MEANT, *MEASURED}
-        extra = self.frame[[column for column in self.frame if column not in used]].reset_index(drop=True)
+        """The columns without a meaning here (sex, view, group, ...); of a CSV, numbers where all are.
+
+        One that medclf writes itself, such as `loss`, is kept under the name `loss_given`.
+        """
+        kept = [column for column in self.frame if column not in self._used() | {*MEASURED}]
+        extra = self.frame[kept].reset_index(drop=True)
+        taken = {column: f"{column}_given" for column in kept if column in WRITTEN or str(column).startswith("prob_")}
+        self.notes.extend(
+            f"column '{column}' of {self.name} is kept as '{name}': the table has its own of that name"
+            for column, name in taken.items()
+        )
+        extra = extra.rename(columns=taken)
         if self.is_text:
             for column in extra:
-                extra[column] = _typed([text_of(cell) for cell in extra[column]])
+                extra[column] = typed([text_of(cell) for cell in extra[column]])
         return extra
 
-    def set_aside(self) -> list[str]:
-        """Columns that cannot be kept, since the table has one of that name with another content."""
-        return [column for column in self.frame if column in MEANT and column not in self._used()]
+    def where(self, conditions: Sequence[str]) -> Sheet:
+        """The rows that meet all conditions; several values for one column mean any of them.
+
+        Args:
+            conditions: COL=VALUE or COL!=VALUE, each as text.
+
+        Raises:
+            DataError: a condition is something else, there is no such column, or no row meets them.
+        """
+        wanted: dict[tuple[str, bool], set[str]] = {}
+        for condition in conditions:
+            name, sign, value = re.fullmatch(r"(.*?)(!?=|$)(.*)", condition, re.S).groups()
+            if not sign or name.strip() not in self.frame:
+                present = ", ".join(f"'{column}'" for column in self.frame)
+                raise DataError(f"where '{condition}' names no column of {self.name}: {present}", "write COLUMN=VALUE")
+            wanted.setdefault((name.strip(), sign == "="), set()).add(value.strip())
+        keep = np.ones(len(self.frame), bool)
+        for (name, same), values in wanted.items():
+            texts = self.texts(name)
+            keep &= np.array([(text in values) == same for text in texts], bool)
+            if not keep.any():
+                some = ", ".join(map(repr, sorted(set(texts))[:10]))
+                raise DataError(f"no row of {self.name} meets {' and '.join(conditions)}", f"'{name}' has {some}")
+        self.notes.append(f"{keep.sum()} of {len(keep)} rows of {self.name} meet {' and '.join(conditions)}")
+        frame = self.frame[keep].reset_index(drop=True)
+        return Sheet(frame, f"{self.name} (filtered)", self.columns, self.is_text, self.notes)
 
     def _used(self) -> set[str]:
         columns = self.columns
@@ -158,21 +339,60 @@ class Sheet:
         return used | ({columns.label} if isinstance(columns.label, str) else set(columns.label or []))
 
 
-_SEVERAL = (tuple, list, set, frozenset)
+def _parts_in(cells: Iterable[Any]) -> bool:
+    """Whether all cells speak of partitions, and of more than one."""
+    parts = {part_named(text) for text in {text_of(cell).lower() for cell in cells} - NOTHING}
+    return None not in parts and len(parts) > 1
+
+
+def conditions(where: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """What `Sheet.where` takes, of a mapping of columns to a value or several.
+
+    Example:
+        >>> conditions({"view": "PA", "age": [1, 2]})
+        ['view=PA', 'age=1', 'age=2']
+    """
+    if not isinstance(where, Mapping):
+        return list(where)
+    pairs = [(name, value if isinstance(value, (list, tuple, set)) else [value]) for name, value in where.items()]
+    return [f"{name}={text_of(value)}" for name, values in pairs for value in values]
+
+
+_SEVERAL = (tuple, list, set, frozenset, np.ndarray)
+
+
+def _list_in(cell: Any) -> Any:
+    """The list that a text such as "['a', 'b']" writes; any other cell as it is."""
+    if not (isinstance(cell, str) and cell.strip().startswith("[") and cell.strip().endswith("]")):
+        return cell
+    try:
+        found = ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return cell
+    return found if all(isinstance(one, (str, int, float)) for one in found) else cell
 
 
 def _label_of(cell: Any, delimiter: str | None, multi_label: bool) -> Label | None:
-    """The label of a cell, or None where it, or one of several in it, is blank."""
+    """The label of a cell; None where it, or one of several in it, is blank; an empty list is no finding."""
     if not multi_label:
-        return text_of(cell) or None
-    parts = sorted(cell) if isinstance(cell, (set, frozenset)) else cell
-    if not isinstance(cell, _SEVERAL):
+        return label_text(cell) or None
+    if isinstance(cell, _SEVERAL):
+        parts = sorted(cell) if isinstance(cell, (set, frozenset)) else list(cell)
+    else:
         parts = text_of(cell).split(delimiter) if delimiter else [cell]
-    labels = tuple(dict.fromkeys(text_of(part) for part in parts))
-    return labels if labels and all(labels) else None
+        if parts == [NO_FINDING]:
+            return ()
+    labels = tuple(dict.fromkeys(label_text(part) for part in parts))
+    return labels if all(labels) else None
 
 
-def _typed(texts: list[str]) -> pd.Series:
+def _number_key(text: str) -> str:
+    """What 7, 7.0 and 007 have in common; any other text as it is."""
+    return re.sub(r"^0*(\d+?)(\.0+)?$", r"\1", text)
+
+
+def typed(texts: list[str]) -> pd.Series:
+    """A column of text as numbers where all cells are, None where a cell is empty."""
     if all(NUMBER.fullmatch(text) and text[-1:] not in "+-." for text in texts if text) and any(texts):
         return pd.to_numeric(pd.Series(texts, dtype=object).replace("", None))
     return pd.Series([text or None for text in texts], dtype=object)

@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 
 from medclf.dataset.columns import read_csv, text_of
-from medclf.dataset.labels import label_set
+from medclf.dataset.labels import NO_FINDING, label_set
 from medclf.dataset.scan import count_labels
 from medclf.errors import DataError
 
 WRONG, UNSURE, POOR, NEW = MARKS = ("label wrong", "unsure", "poor image", "new label")
 COLUMNS = ("path", "label", "mark", "new_label", "note")
-NONE = "(none)"  # how a cell says that an image has none of several labels
+NONE = NO_FINDING
 LEFT_OUT = {POOR: "poor image", WRONG: "its label is wrong and no other was given"}
 
 

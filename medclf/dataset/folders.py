@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 import unicodedata
@@ -10,13 +11,37 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from medclf.errors import argument
 from medclf.images.reading import IMAGE_SUFFIXES
 
-PARTITION_NAMES = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+OTHER_PICTURES = frozenset(
+    f".{name}"
+    for name in (
+        "bmp gif webp heic heif avif jp2 j2k jpx jls jxl ppm pgm pnm psd svg ico tga exr hdr "
+        "nii nrrd mha mhd mgz npy npz svs ndpi mrxs scn vsi czi mat"
+    ).split()
+)
+_PARTS = {"train": "train", "valid": "valid", "dev": "valid", "test": "test"}
+_PART = re.compile(
+    r"(?:(?:images?|imgs?|data|set)[ _-]?)?"
+    r"(?:(?P<train>train(?:ing)?|trn)|(?P<valid>val(?:id(?:ation)?)?)|(?P<dev>dev)|(?P<test>test(?:ing)?|tst))"
+    r"(?:[ _-]?(?:set|data|images?|imgs?|split|part|folder|\d{1,4}))*"
+)
+
+
+def part_named(name: str) -> str | None:
+    """The partition that a folder's name or a cell speaks of.
+
+    Example:
+        >>> part_named("Training"), part_named("val2017"), part_named("test_images"), part_named("testis")
+        ('train', 'valid', 'test', None)
+    """
+    found = _PART.fullmatch(name.strip().lower())
+    return _PARTS[str(found.lastgroup)] if found else None
 
 
 def partition_of(path: str) -> str | None:
-    """The partition that a folder above the file names, in any case; the nearest one counts.
+    """The partition that a folder above the file names; the nearest one counts.
 
     Args:
         path: path relative to the data's root, with forward slashes.
@@ -28,10 +53,7 @@ def partition_of(path: str) -> str | None:
         >>> partition_of("export/VAL/polyp/1.jpg"), partition_of("polyp/test.jpg")
         ('valid', None)
     """
-    for part in reversed(PurePosixPath(path).parts[:-1]):
-        if part.lower() in PARTITION_NAMES:
-            return PARTITION_NAMES[part.lower()]
-    return None
+    return next(filter(None, map(part_named, reversed(PurePosixPath(path).parts[:-1]))), None)
 
 
 def plain_name(name: str) -> str:
@@ -53,12 +75,32 @@ class Tree:
         ignored: how many other files there are.
         empty: folders with no image in or below them and no folder in them.
         notes: what was left out and why, one sentence each.
+        linked: image files that are links to outside, not followed.
+        others: pictures that medclf does not read, by their ending.
     """
 
     paths: list[str] = field(default_factory=list)
     ignored: int = 0
     empty: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    linked: list[str] = field(default_factory=list)
+    others: dict[str, list[str]] = field(default_factory=dict)
+
+    def finish(self) -> Tree:
+        """Sort, and write the notes about files of one kind."""
+        self.paths.sort()
+        self.empty.sort()
+        if self.linked:
+            self.notes.append(
+                f"{len(self.linked)} files are links to outside the data's folder and are left out, first "
+                f"'{min(self.linked)}': {argument('follow_links', True)} takes them (git-annex and DVC keep files so)"
+            )
+        for suffix, paths in sorted(self.others.items()):
+            self.notes.append(
+                f"{len(paths)} files end in {suffix}, which medclf does not read, and are left out, first "
+                f"'{min(paths)}': convert them to PNG"
+            )
+        return self
 
 
 def walk(root: Path, *, allow_outside: bool = False) -> Tree:
@@ -85,14 +127,15 @@ def walk(root: Path, *, allow_outside: bool = False) -> Tree:
                 tree.notes.append(f"folder '{link}' is a link into folders that are scanned anyway: not followed")
                 continue
             if not allow_outside:
-                tree.notes.append(f"folder '{link}' is a link to outside the data's folder: not followed")
+                tree.notes.append(
+                    f"folder '{link}' is a link to outside the data's folder and is not followed: "
+                    f"{argument('follow_links', True)} takes it"
+                )
                 continue
             seen.add(target)
             waiting.append(link)
         _list_folder(root, waiting.pop(), tree, waiting, links, allow_outside)
-    tree.paths.sort()
-    tree.empty.sort()
-    return tree
+    return tree.finish()
 
 
 def _list_folder(
@@ -120,12 +163,14 @@ def _list_folder(
             folders += 1
         elif not is_image_name(root / path):
             tree.ignored += 1
+            if (suffix := PurePosixPath(path).suffix.lower()) in OTHER_PICTURES:
+                tree.others.setdefault(suffix, []).append(path)
         elif (
             entry.is_symlink()
             and not allow_outside
             and not is_within(os.path.realpath(root / path), os.path.realpath(root))
         ):
-            tree.notes.append(f"'{path}' is a link to outside the data's folder: left out")
+            tree.linked.append(path)
         else:
             tree.paths.append(path)
     if folder and not folders and len(tree.paths) == before:
@@ -186,29 +231,56 @@ def images_beside(root: Path, paths: Iterable[str]) -> list[str]:
 class BadPath(ValueError):
     """A path that names no one file or must not be read; its text says why."""
 
+    def __init__(self, reason: str, remedy: str = "correct it") -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+
 
 class Finder:
     """Finds the files that a column of paths names, never outside `root` unless that is allowed.
 
     A path is looked for as written, then with Windows' separators, then with its accents composed or
-    decomposed; where `tree` lists the folder's files, then by its file name alone and by the name without
-    its suffix, as long as just one file fits.
+    decomposed; then in any case, by its file name alone, without its suffix, and without a first folder that is the
+    root's own name, as long as just one file fits.
 
     Args:
         root: the folder that relative paths start from.
-        tree: the image files under it where they have been listed.
+        tree: the image files under it where they have been listed; else they are when a path is not found.
         allow_outside: accept paths that lead out of `root`; they become absolute.
+        follow_links: accept links in the root to files outside of it.
+
+    Attributes:
+        guessed: what was found otherwise than as written, with the file.
     """
 
-    def __init__(self, root: Path, tree: Tree | None = None, *, allow_outside: bool = False) -> None:
+    def __init__(
+        self, root: Path, tree: Tree | None = None, *, allow_outside: bool = False, follow_links: bool = False
+    ) -> None:
         self.root, self.allow_outside = os.path.normpath(Path(root).absolute()), allow_outside
+        self.follow_links = follow_links or allow_outside
+        self.guessed: list[tuple[str, str]] = []
+        self._tree = tree
         self._real_root = os.path.realpath(root)
         self._real_folder: dict[str, str] = {}
-        self._by_name: dict[str, list[str]] = {}
-        for path in tree.paths if tree else ():
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        """The files that each spelling fits: a path or a file's name, with and without its suffix."""
+        tree = self._tree or walk(Path(self.root), allow_outside=self.follow_links)
+        fits: dict[str, list[str]] = {}
+        for path in tree.paths:
             name = PurePosixPath(plain_name(path))
-            for key in {str(name), name.name, name.stem}:
-                self._by_name.setdefault(key, []).append(path)
+            for key in {str(name), name.name, name.stem, str(name.with_suffix(""))}:
+                fits.setdefault(key, []).append(path)
+        return fits
+
+    @functools.cached_property
+    def _by_any_case(self) -> dict[str, list[str]]:
+        fits: dict[str, list[str]] = {}
+        for key, paths in self._by_name.items():
+            known = fits.setdefault(key.casefold(), [])
+            known.extend(path for path in paths if path not in known)
+        return fits
 
     def find(self, cell: str) -> tuple[str, bool]:
         """The path of the file that `cell` names.
@@ -228,14 +300,29 @@ class Finder:
             if os.path.lexists(file):
                 self._refuse_links_out(file)
                 return path, file.exists()
-        fits = self._by_name.get(plain_name(PurePosixPath(cell.replace("\\", "/")).as_posix()), [])
+        fits = self._fitting(plain_name(PurePosixPath(cell.replace("\\", "/")).as_posix()))
         if len(fits) > 1:
             raise BadPath(f"fits {len(fits)} files ({fits[0]}, {fits[1]}{', ...' if len(fits) > 2 else ''})")
         if fits:
+            if cell not in (PurePosixPath(fits[0]).name, PurePosixPath(fits[0]).stem):
+                self.guessed.append((cell, fits[0]))
             return fits[0], True
         path = self._relative(cell)
         _refuse_circle(Path(self.root, path))
         return path, False
+
+    def _fitting(self, cell: str) -> list[str]:
+        first, _, rest = cell.partition("/")
+        names = [cell]
+        if rest and first == PurePosixPath(self.root).name:  # as sets are published: Set-v1/1.png lies in Set-v1
+            names.append(rest)
+        found = [self._by_name.get(name) or self._by_any_case.get(name.casefold()) for name in names]
+        return next(filter(None, found), [])
+
+    def like(self, path: str) -> str:
+        """A file that differs from a missing one in its ending alone; "" where there is none."""
+        fits = self._by_name.get(plain_name(str(PurePosixPath(path).with_suffix(""))), [])
+        return fits[0] if len(fits) == 1 else ""
 
     def _relative(self, cell: str) -> str:
         if PureWindowsPath(cell).drive and os.name != "nt":
@@ -245,7 +332,9 @@ class Finder:
             if is_within(absolute, root):
                 return Path(os.path.relpath(absolute, root)).as_posix()
         if not self.allow_outside:
-            raise BadPath(f"lies outside {self.root}")
+            raise BadPath(
+                f"lies outside {self.root}", f"correct it, or allow it with {argument('allow_outside', True)}"
+            )
         return Path(absolute).as_posix()
 
     def _refuse_links_out(self, file: Path) -> None:
@@ -257,8 +346,10 @@ class Finder:
             if folder not in self._real_folder:
                 self._real_folder[folder] = os.path.realpath(folder)
             real = f"{self._real_folder[folder]}{os.sep}{file.name}"
-        if not self.allow_outside and not is_within(real, self._real_root):
-            raise BadPath(f"is a link to outside {self.root}")
+        if not self.follow_links and not is_within(real, self._real_root):
+            raise BadPath(
+                f"is a link to outside {self.root}", f"replace it, or take links with {argument('follow_links', True)}"
+            )
 
 
 def _refuse_circle(file: Path) -> None:

@@ -19,6 +19,9 @@ Values = str | Sequence[Any] | Callable[[Any], Any]
 """One value an item: as many values as items, a function of the item, or a column of the DataFrame."""
 
 Label = str | tuple[str, ...]
+"""Of one image: a label, or several, where () says that it has none of them; None stands for unknown."""
+
+NO_FINDING = "(none)"  # how a cell says that an image has none of several labels
 
 
 def is_missing(value: object) -> bool:

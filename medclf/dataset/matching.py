@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.dataset.labels import label_set, objects
+from medclf.errors import argument
 
 UNKNOWN = "unknown"  # the column of a table that names the labels of an image that nobody judged
 _SHOWN = 5
@@ -107,7 +108,9 @@ def _single(cell: Any, meant: dict[str, str], spelt: dict[str, str]) -> tuple[st
         return meant[labels[0]], ""
     if len(labels) == 1:
         near = difflib.get_close_matches(spelling(labels[0]), spelt, 1)
-        hint = f" (if '{spelt[near[0]]}' is meant: --merge \"{spelt[near[0]]}={labels[0]}\")" if near else ""
+        hint = (
+            f" (if '{spelt[near[0]]}' is meant: {argument('merge', f'{spelt[near[0]]}={labels[0]}')})" if near else ""
+        )
         return "", f"the model has no label '{labels[0]}'{hint}"
     return "", "it has several labels, and the model gives one" if labels else "it has no label"
 

@@ -12,11 +12,14 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from medclf.dataset.columns import Columns
+from medclf.dataset.choice import Merges, choose
+from medclf.dataset.columns import Columns, Policy, conditions
 from medclf.dataset.identity import project_key, pseudonym
 from medclf.dataset.labels import Label, label_set
-from medclf.dataset.sources import MISSING, NO_CLASS_FOLDER, Asked, LabelFrom, Rows, read_source
-from medclf.errors import DataError, MedclfWarning, ReadError, argument
+from medclf.dataset.layouts import NO_CLASS_FOLDER, tables_beside
+from medclf.dataset.matching import UNKNOWN, spelling
+from medclf.dataset.sources import MISSING, Asked, LabelFrom, Rows, read_source
+from medclf.errors import DataError, MedclfWarning, ReadError, argument, by_road
 from medclf.images import dicom, reading
 from medclf.parallel import map_ahead
 from medclf.progress import watch
@@ -40,8 +43,17 @@ def scan(
     check_pixels: bool | Check = True,
     progress: bool = True,
     label_from: LabelFrom = "folder",
+    label_from_parent: int | None = None,
     root: str | Path | None = None,
     allow_outside: bool = False,
+    follow_links: bool = False,
+    exclusive: bool = False,
+    uncertain: Policy | None = None,
+    blank: Policy | None = None,
+    where: Mapping[str, Any] | Sequence[str] | None = None,
+    merge: Merges | None = None,
+    drop: Sequence[str] | None = None,
+    limit: int | None = None,
 ) -> pd.DataFrame:
     """Make a table of images, one row each, sorted by path; every file is opened and checked.
 
@@ -49,9 +61,10 @@ def scan(
         source: a folder, a CSV, a DataFrame, a list of paths, or a list of (path, label) pairs.
         labels: a CSV or DataFrame of labels for a folder of images.
         path_col: its column of paths, relative to the folder, else to the CSV's own folder.
-        label_col: its column of labels; a list of columns of 0 and 1 makes the task multi-label; None
-            takes the labels from `label_from`.
-        label_delim: separates several labels in one cell, as in "Effusion|Nodule"; the task is multi-label.
+        label_col: its column of labels; a list of columns of 0 and 1 makes the task multi-label (an image without
+            a 1 has no finding); None takes the labels from `label_from`.
+        label_delim: separates several labels in one cell, as in "Effusion|Nodule"; the task is multi-label. A cell
+            "(none)" says that there is no finding; a blank one that the labels are unknown.
         patient_col: its column of patients; DICOM files say theirs themselves. Either way the table holds
             pseudonyms, made with a key that is kept outside of all outputs (see `data.identity`).
         partition_col: its column of partitions: train, valid (or val, validation), test; or fastai's
@@ -64,15 +77,28 @@ def scan(
         label_from: where there is no column of labels: "folder" (the folder that holds the image), a
             compiled pattern searched in the file's name (its first group is the label), a function of
             the path, or None for images without labels.
+        label_from_parent: take the label from this folder above the image: 1 holds it, 2 lies above that one. By
+            default the folder that holds it, where its name tells no part or role (train, images).
         root: the folder that paths start from, where it is not the source.
         allow_outside: allow paths and links that lead out of the root.
+        follow_links: allow links in the root to files outside of it, as git-annex and DVC keep them.
+        exclusive: columns of 0 and 1 name classes that exclude each other: one label an image.
+        uncertain: what -1 in a column of 0 and 1 counts as, as CheXpert writes it: "negative", "positive", "unknown"
+            (the image is not measured by that label, and cannot be trained on) or "exclude" (it is left out). An
+            error where None.
+        blank: the same for blank cells.
+        where: use only rows with these values: {"view": "PA", "age": ["1", "2"]}, or texts "view=PA", "age!=1".
+        merge: labels that become one: {"malignant": ["mel", "bcc"]}, or texts "malignant=mel+bcc".
+        drop: labels that are not used. Their images are left out; of several labels, only the label is.
+        limit: use about so many images: whole patients, classes and partitions in proportion.
 
     Returns:
-        A DataFrame with the columns path (relative to `df.attrs["root"]`, forward slashes), label (str;
-        multi-label: tuple of str; None where there is none), patient (a pseudonym or None), partition ("train",
-        "valid", "test" or None), width and height (pixels), sha256 (of the file), problem ("" or why the
-        image is not used), then the other columns of the CSV. `df.attrs` also holds "multi_label"; "ignored",
-        the number of files passed over because they are no images; and "labels", the columns of 0 and 1.
+        A DataFrame with the columns path (relative to `df.attrs["root"]`, forward slashes), label (str; multi-label:
+        tuple of str, () for no finding; None where it is unknown), patient (a pseudonym or None), partition ("train",
+        "valid", "test" or None), unknown (the labels that an image was not read for, where there are any), width and
+        height (pixels), sha256 (of the file), problem ("" or why the image is not used), then the other columns of the
+        CSV. `df.attrs` also holds "multi_label"; "ignored", the number of files passed over because they are no
+        images; and "labels", the columns of 0 and 1.
 
     Raises:
         DataError: no image, no usable image, a missing column, a refused path, two labels for one image;
@@ -95,12 +121,19 @@ def scan(
         2   train/polyp/1.png   polyp     train      8
         3   train/polyp/2.png   polyp     train      8
     """
-    columns = Columns(path_col, label_col, label_delim, patient_col, partition_col)
-    asked = Asked(columns, label_from, Path(root) if root is not None else None, allow_outside)
+    columns = Columns(path_col, label_col, label_delim, patient_col, partition_col, exclusive, uncertain, blank)
+    given_root = Path(root) if root is not None else None
+    asked = Asked(
+        columns, label_from, given_root, allow_outside, follow_links, label_from_parent, conditions(where or ())
+    )
     rows = read_source(source, labels, asked)
     if not rows.path:
         known = " ".join(sorted(reading.IMAGE_SUFFIXES - {""}))
-        raise DataError(f"{rows.root} holds no image ({rows.ignored} other files)", f"images end in one of {known}")
+        told = "".join(f". {note[:1].upper()}{note[1:]}" for note in rows.notes)
+        raise DataError(
+            f"{rows.root} holds no image ({rows.ignored} other files){told}", f"images end in one of {known}"
+        )
+    choose(rows, merge or (), drop or (), limit)
     table = _open_all(rows, check_pixels, progress)
     _tell(table, rows, strict)
     return table
@@ -118,7 +151,7 @@ class Facts(NamedTuple):
 
 def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool) -> pd.DataFrame:
     def facts_of(row: int) -> Facts:
-        if rows.problem[row] == MISSING:
+        if rows.problem[row].startswith(MISSING):
             return Facts(problem=rows.problem[row])
         path = rows.root / rows.path[row]
         elsewhere = callable(check_pixels) and not rows.problem[row]  # those with a problem nobody else decodes
@@ -133,6 +166,8 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool) -> pd.Data
     data: dict[str, Any] = {
         column: pd.Series(getattr(rows, column), dtype=object) for column in ("path", "label", "patient", "partition")
     }
+    if rows.unknown:
+        data[UNKNOWN] = pd.Series(rows.unknown, dtype=object)
     data["width"] = [fact.width for fact in facts]
     data["height"] = [fact.height for fact in facts]
     data["sha256"] = pd.Series([fact.sha256 for fact in facts], dtype=object)
@@ -241,19 +276,28 @@ def with_problems(table: pd.DataFrame, problems: Mapping[str, str]) -> pd.DataFr
 def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
     bad = table[table["problem"] != ""]
     if len(bad) == len(table):
-        unlabelled = set(bad["problem"]) == {NO_CLASS_FOLDER}
-        remedy = (
-            f"put each class into a folder, or give {argument('labels', 'labels.csv')}" if unlabelled else "repair them"
-        )
+        remedy = "repair them"
+        if bad["problem"].str.startswith(NO_CLASS_FOLDER).all():
+            remedy = _where_labels_are(rows.root) or (
+                f"put each class into a folder, or give labels with {argument('labels')}"
+                + by_road(", or label_from=None", "")
+            )
         raise DataError(f"{rows.root}: none of {len(table)} images can be used: {listing(bad)}", remedy)
     if len(bad) and strict:
         raise DataError(f"{len(bad)} of {len(table)} images cannot be used: {listing(bad)}", "repair or remove them")
     if len(bad):
         _warn(f"{len(bad)} of {len(table)} images cannot be used and are left out: {listing(bad)}")
+    if bad["problem"].str.startswith(NO_CLASS_FOLDER).any() and (beside := _where_labels_are(rows.root)):
+        _warn(beside)
     for note in rows.notes:
         _warn(note)
     for sentence in label_warnings(table):
         _warn(sentence)
+
+
+def _where_labels_are(root: Path) -> str:
+    beside = tables_beside(root)
+    return f"if a table beside the images has their labels, name it: {beside}" if beside else ""
 
 
 def listing(bad: pd.DataFrame, at_most: int = 5) -> str:
@@ -286,11 +330,29 @@ def label_warnings(table: pd.DataFrame) -> list[str]:
         sentences.append(f"all images have one label, '{next(iter(counts))}': there is nothing to tell apart")
     spellings: dict[str, list[str]] = {}
     for label in sorted(counts):
-        spellings.setdefault(label.casefold(), []).append(label)
+        spellings.setdefault(spelling(label), []).append(label)
     sentences += [
-        f"labels {', '.join(map(repr, same))} differ only in case" for same in spellings.values() if len(same) > 1
+        f"labels {', '.join(map(repr, same))} differ only in spelling: "
+        f"{argument('merge', same[0] + '=' + '+'.join(same))} makes them one"
+        for same in spellings.values()
+        if len(same) > 1
     ]
+    sentences += _joined_labels(counts) if not table.attrs.get("multi_label") else []
     return sentences + partition_warnings(good["label"], good["partition"])
+
+
+def _joined_labels(counts: Counter[str]) -> list[str]:
+    """Labels that look like several in one: their parts stand alone elsewhere, or they keep their brackets."""
+    sentences = []
+    for mark in "|;,/+":
+        joined = [one for one in counts if mark in one and any(part.strip() in counts for part in one.split(mark))]
+        if joined:
+            sentences.append(
+                f"label '{joined[0]}' looks like several labels in one ({len(joined)} such): "
+                f"{argument('label_delim', mark)} takes them apart"
+            )
+    brackets = [one for one in counts if one.startswith(("[", "(", "{")) and one.endswith(("]", ")", "}"))]
+    return sentences + [f"label {one!r} has brackets: is it a list that cannot be read?" for one in brackets[:1]]
 
 
 def partition_warnings(labels: Iterable[Label | None], partition: Iterable[str | None]) -> list[str]:

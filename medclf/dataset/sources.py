@@ -11,23 +11,25 @@ from typing import Any
 
 import pandas as pd
 
-from medclf.dataset.columns import BLANK, Columns, Sheet, read_csv, text_of
-from medclf.dataset.folders import PARTITION_NAMES, BadPath, Finder, Tree, images_beside, partition_of, walk
+from medclf.dataset.columns import BLANK, Columns, Sheet, label_text, read_csv
+from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, partition_of, walk
 from medclf.dataset.identity import instance_uid
 from medclf.dataset.labels import Label
+from medclf.dataset.layouts import labels_of_folders, masks_among
 from medclf.errors import DataError, argument, by_road
 
 LabelFrom = str | re.Pattern[str] | Callable[[Path], object] | None
 
 MISSING = "file is missing"
-NO_CLASS_FOLDER = "no class folder above it"
 
 
 @dataclass
 class Rows:
     """Equally long columns, one entry an image; `extra` holds the CSV's other columns.
 
-    `read_for` names the labels that have a column of their own: without the label there, an image is a negative of it.
+    `label` is None where it is unknown, and () where an image has none of several labels; `unknown` has the labels that
+    an image was not read for, None where there is no such image. `read_for` names the labels that have a column of
+    their own: an image without that label is a negative of it.
     """
 
     root: Path
@@ -38,9 +40,17 @@ class Rows:
     problem: list[str]
     extra: pd.DataFrame
     multi_label: bool = False
+    unknown: list[tuple[str, ...]] | None = None
     read_for: list[str] = field(default_factory=list)
     ignored: int = 0
     notes: list[str] = field(default_factory=list)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Leave out all other rows."""
+        for column in ("path", "label", "patient", "partition", "problem"):
+            setattr(self, column, [getattr(self, column)[row] for row in rows])
+        self.unknown = self.unknown and [self.unknown[row] for row in rows]
+        self.extra = self.extra.iloc[list(rows)].reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,9 @@ class Asked:
     label_from: LabelFrom
     root: Path | None
     allow_outside: bool
+    follow_links: bool = False
+    label_from_parent: int | None = None
+    where: Sequence[str] = ()
 
 
 def read_source(source: Any, labels: Any, asked: Asked) -> Rows:
@@ -80,18 +93,26 @@ def _from_path(path: Path, labels: Any, asked: Asked) -> Rows:
         raise DataError(f"{path} is neither a folder nor a CSV file", "give the folder that holds the images")
     sheet = Sheet(read_csv(path), path.name, asked.columns, is_text=True)
     root = asked.root or path.parent
-    tree = walk(root, allow_outside=asked.allow_outside) if is_uid_column(asked.columns.path) else None
+    tree = (
+        walk(root, allow_outside=asked.allow_outside or asked.follow_links)
+        if is_uid_column(asked.columns.path)
+        else None
+    )
     rows = _from_sheet(sheet, tree, replace(asked, root=root))
     _note_unlisted(rows, images_beside(rows.root, rows.path), path.name)
     return rows
 
 
 def _from_folder(folder: Path, labels: Any, asked: Asked) -> Rows:
-    tree = walk(folder, allow_outside=asked.allow_outside)
+    tree = walk(folder, allow_outside=asked.allow_outside or asked.follow_links)
     if labels is None:
         if asked.root is not None:
             raise DataError("a folder is its own root", "leave root= out, or give a CSV, list or DataFrame")
-        return _from_tree(folder, tree, asked.label_from)
+        if asked.where:
+            raise DataError(
+                f"{argument('where')} filters the rows of a table", f"give a table with {argument('labels')}"
+            )
+        return _from_tree(folder, tree, asked)
     if isinstance(labels, pd.DataFrame):
         sheet = Sheet(labels, "the DataFrame of labels", asked.columns)
     else:
@@ -105,46 +126,56 @@ def _from_folder(folder: Path, labels: Any, asked: Asked) -> Rows:
     return rows
 
 
-def _from_tree(root: Path, tree: Tree, label_from: LabelFrom) -> Rows:
-    labels, problems = _labels_from_paths(root, tree.paths, label_from)
+def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:
+    masks = set(masks_among(tree.paths)) if asked.label_from is not None else set()
+    paths = [path for path in tree.paths if path not in masks]
+    labels, problems, notes = _labels_from_paths(root, paths, asked)
+    if masks:
+        notes.append(
+            f"{len(masks)} files are masks of other images by their name, and are left out, first '{min(masks)}': "
+            "a CSV can list them as images"
+        )
+    empty = [f"folder '{folder}' holds no image" for folder in tree.empty if asked.label_from == "folder"]
     return Rows(
         root=root,
-        path=tree.paths,
+        path=paths,
         label=labels,
-        patient=[None] * len(tree.paths),
-        partition=[partition_of(path) for path in tree.paths],
+        patient=[None] * len(paths),
+        partition=[partition_of(path) for path in paths],
         problem=problems,
-        extra=pd.DataFrame(index=range(len(tree.paths))),
-        ignored=tree.ignored,
-        notes=tree.notes + [f"folder '{folder}' holds no image" for folder in tree.empty if label_from == "folder"],
+        extra=pd.DataFrame(index=range(len(paths))),
+        ignored=tree.ignored + len(masks),
+        notes=[*tree.notes, *notes, *empty],
     )
 
 
-def _labels_from_paths(root: Path, paths: Sequence[str], label_from: LabelFrom) -> tuple[list[Label | None], list[str]]:
+def _labels_from_paths(
+    root: Path, paths: Sequence[str], asked: Asked
+) -> tuple[list[Label | None], list[str], list[str]]:
+    """Labels, problems and notes."""
+    label_from = asked.label_from
     if label_from is None:
-        return [None] * len(paths), [""] * len(paths)
-    if isinstance(label_from, str) and label_from != "folder":
+        return [None] * len(paths), [""] * len(paths), []
+    if label_from == "folder":
+        labels, problems, notes = labels_of_folders(paths, asked.label_from_parent)
+        return list(labels), problems, notes
+    if isinstance(label_from, str):
         raise DataError(
             f"label_from={label_from!r} is not known",
             'it takes "folder", a pattern from re.compile, a function of the path, or None for no labels',
         )
     found = [_label_of(root, path, label_from) for path in paths]
-    return [label or None for label, _ in found], [problem for _, problem in found]
+    return [label or None for label, _ in found], [problem for _, problem in found], []
 
 
-def _label_of(root: Path, path: str, label_from: LabelFrom) -> tuple[str, str]:
-    """The label and the problem of one image, of which one is empty (both are for a test image)."""
+def _label_of(root: Path, path: str, label_from: re.Pattern[str] | Callable[[Path], object]) -> tuple[str, str]:
+    """The label and the problem of one image, of which one is empty."""
     if callable(label_from):
-        label = text_of(label_from(root / path))
+        label = label_text(label_from(root / path))
         return label, "" if label else BLANK
-    if isinstance(label_from, re.Pattern):
-        match = label_from.search(path.rpartition("/")[2])
-        label = (match.group(1 if label_from.groups else 0) or "").strip() if match else ""
-        return label, "" if label else f"its name does not match {label_from.pattern!r}"
-    folder = path.rpartition("/")[0].rpartition("/")[2]
-    if folder and folder.lower() not in PARTITION_NAMES:
-        return folder, ""
-    return "", "" if partition_of(path) == "test" else NO_CLASS_FOLDER
+    match = label_from.search(path.rpartition("/")[2])
+    label = label_text(match.group(1 if label_from.groups else 0)) if match else ""
+    return label, "" if label else f"its name does not match {label_from.pattern!r}"
 
 
 def _sheet_of_list(items: list[Any], columns: Columns) -> Sheet:
@@ -170,31 +201,34 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
     if sheet.columns.label == "label" and "label" not in sheet.frame and asked.label_from != "folder":
         sheet = replace(sheet, columns=replace(sheet.columns, label=None))
     sheet.require_columns()
+    if asked.where:
+        sheet = sheet.where(asked.where)
     cells = sheet.texts(sheet.columns.path)
     root = asked.root if asked.root is not None else _shared_folder(cells)
     if tree and is_uid_column(sheet.columns.path):
         cells = _paths_of_uids(sheet, cells, root, tree)
-    paths, missing = _find_paths(sheet, cells, Finder(root, tree, allow_outside=asked.allow_outside))
+    finder = Finder(root, tree, allow_outside=asked.allow_outside, follow_links=asked.follow_links)
+    paths, missing = _find_paths(sheet, cells, finder)
     if sheet.columns.label is None:
-        labels, problems = _labels_from_paths(root, paths, asked.label_from)
-        multi_label = False
+        labels, problems, notes = _labels_from_paths(root, paths, asked)
+        sheet.notes.extend(notes)
+        unknown, multi_label = [()] * len(paths), False
     else:
-        labels, problems, multi_label = sheet.labels()
+        labels, problems, unknown, multi_label = sheet.labels()
     rows = Rows(
         root=root,
         path=paths,
         label=labels,
         patient=sheet.patients(),
         partition=sheet.partitions() or [partition_of(path) for path in paths],
-        problem=[MISSING if gone else problem for gone, problem in zip(missing, problems, strict=True)],
+        problem=[gone or problem for gone, problem in zip(missing, problems, strict=True)],
         extra=sheet.extra(),
         multi_label=multi_label,
-        read_for=list(sheet.columns.label) if isinstance(sheet.columns.label, list) else [],
+        unknown=unknown if any(unknown) else None,
+        read_for=list(sheet.columns.label) if multi_label and isinstance(sheet.columns.label, list) else [],
         ignored=tree.ignored if tree else 0,
-        notes=list(tree.notes) if tree else [],
+        notes=[*(tree.notes if tree else []), *sheet.notes],
     )
-    for column in sheet.set_aside():
-        rows.notes.append(f"column '{column}' of {sheet.name} is not kept: the table has its own of that name")
     return _one_row_a_path(rows, sheet)
 
 
@@ -221,23 +255,22 @@ def _paths_of_uids(sheet: Sheet, uids: list[str], root: Path, tree: Tree) -> lis
     return [path_of.get(uid, f"row {row}, no file has its UID") for row, uid in enumerate(uids, start=1)]
 
 
-def _find_paths(sheet: Sheet, cells: list[str], finder: Finder) -> tuple[list[str], list[bool]]:
+def _find_paths(sheet: Sheet, cells: list[str], finder: Finder) -> tuple[list[str], list[str]]:
+    """The path of each row, and why there is no such file, "" where there is."""
     paths, missing = [], []
     for row, cell in enumerate(cells):
         try:
             path, there = finder.find(cell)
         except BadPath as error:
-            remedy = (
-                "correct it"
-                if finder.allow_outside
-                else by_road(
-                    "correct it, or allow it with allow_outside=True",
-                    "correct it, or name a folder that holds all images",
-                )
-            )
-            raise DataError(f"{sheet.place(row, sheet.columns.path)}: {cell!r} {error}", remedy) from error
+            raise DataError(f"{sheet.place(row, sheet.columns.path)}: {cell!r} {error}", error.remedy) from error
+        like = "" if there else finder.like(path)
         paths.append(path)
-        missing.append(not there)
+        missing.append("" if there else f"{MISSING} (there is '{like}')" if like else MISSING)
+    if finder.guessed:
+        cell, path = finder.guessed[0]
+        sheet.notes.append(
+            f"{len(finder.guessed)} paths of {sheet.name} were found as others, first '{cell}' as '{path}'"
+        )
     return paths, missing
 
 
@@ -257,9 +290,7 @@ def _one_row_a_path(rows: Rows, sheet: Sheet) -> Rows:
     if len(keep) < len(rows.path):
         repeats = len(rows.path) - len(keep)
         rows.notes.append(f"{sheet.name} names {repeats} images again in further rows: each is used once")
-        for column in ("path", "label", "patient", "partition", "problem"):
-            setattr(rows, column, [getattr(rows, column)[row] for row in keep])
-        rows.extra = rows.extra.iloc[keep].reset_index(drop=True)
+        rows.keep(keep)
     return rows
 
 

@@ -166,7 +166,9 @@ def _group_splitter(groups: Values, labels: Values | None, valid_pct: float, see
         else:
             counts = count_by_group(values_of(labels, items, len(names), "labels"), group_of)[order]
             picked = order[balance(counts, (1 - valid_pct, valid_pct)) == 1]
-        return _as_splits(len(names), np.flatnonzero(np.isin(group_of, picked)))
+        valid = np.flatnonzero(np.isin(group_of, picked))
+        _warn_of_share(len(valid), len(names), valid_pct, group_of, what)
+        return _as_splits(len(names), valid)
 
     return split
 
@@ -214,6 +216,7 @@ def KFoldSplitter(
             fold_of_group = np.empty(len(keys), dtype=np.int64)
             fold_of_group[order] = balance(counts, [1 / n_folds] * n_folds)
             folds = fold_of_group[group_of]
+            _warn_of_folds(np.bincount(folds, minlength=n_folds), int(np.bincount(group_of).max()))
         return _as_splits(len(names), np.flatnonzero(folds == fold))
 
     return split
@@ -247,8 +250,9 @@ def FolderSplitter() -> Splitter:
     """
 
     def split(items: Any) -> Splits:
-        parts = [partition_of(name) for name in item_names(items)]
-        _check_folders(parts)
+        names = item_names(items)
+        parts = [partition_of(name) for name in names]
+        _check_folders(names, parts)
         train = [index for index, part in enumerate(parts) if part == "train"]
         return train, [index for index, part in enumerate(parts) if part == "valid"]
 
@@ -301,7 +305,7 @@ def split_table(
     result = pd.Series([None] * len(table), index=table.index, dtype=object, name="partition")
     result[good.index] = pd.Series(objects(good, "partition"), index=good.index, dtype=object)
     if split == "folders":
-        _check_folders(result)
+        _check_folders(list(good["path"]), objects(table.assign(partition=result).loc[good.index], "partition"))
     else:
         rest = good[(result[good.index] != "test").to_numpy(dtype=bool)]
         train, valid = _splitter_for(rest, split, valid_pct, seed, fold, n_folds)(rest)
@@ -334,7 +338,7 @@ def no_partition(table: pd.DataFrame) -> str:
     folders = Counter(str(path).rpartition("/")[0].partition("/")[0] or str(path) for path in lost["path"])
     named = ", ".join(f"{folder} {n}" for folder, n in folders.most_common(5)) + (", ..." if len(folders) > 5 else "")
     verbs = "is in no partition and is" if len(lost) == 1 else "are in no partition and are"
-    remedy = "name their folders train, valid or test, write it into a column, or choose a stratified split"
+    remedy = f"name their folders train, valid or test, or write it into a column ({argument('partition_col')})"
     return f"{len(lost)} of {len(usable(table))} images {verbs} not used ({named}): {remedy}."
 
 
@@ -425,11 +429,37 @@ def _check_labelled(labels: Sequence[Any]) -> None:
         )
 
 
-def _check_folders(parts: Iterable[str | None]) -> None:
-    present = set(parts)
+def _check_folders(paths: Sequence[str], parts: Sequence[str | None]) -> None:
+    counts = Counter(parts)
     for part, names in (("train", "train"), ("valid", "valid, val or validation")):
-        if part not in present:
+        if part not in counts:
+            found = Counter(path.partition("/")[0] if "/" in path else "(the folder itself)" for path in paths)
+            there = ", ".join(f"{name} ({n} images)" for name, n in found.most_common(8))
+            held = ", ".join(f"{name} {n}" for name, n in counts.items() if name)
             raise SplitError(
-                f"no image is in {part}: no folder is named {names}, and no column says so",
+                f"no image is in {part}: no folder is named {names}, and no column says so; there are {there}"
+                + (f", which make {held}" if held else ""),
                 f"use {argument('split', 'random')}: images in a folder named test still stay out of it",
             )
+
+
+def _warn_of_folds(sizes: NDArray[np.int64], largest: int) -> None:
+    """Say so where whole groups make the folds of a cross-validation very unlike in size."""
+    n, most = int(sizes.sum()), int(sizes.max())
+    if most <= 1.5 * n / len(sizes) + 1:
+        return
+    text = f"the folds have {', '.join(map(str, sizes))} images: groups stay together, and the largest has {largest}"
+    few = f"; one fold trains on {n - most} images and is measured on {most}" if n - most < most else ""
+    warnings.warn(text + few, MedclfWarning, stacklevel=4)
+
+
+def _warn_of_share(n_valid: int, n: int, wanted: float, groups: NDArray[np.int64], what: str) -> None:
+    """Say so where whole groups do not allow the wished share, to within a quarter of it or one image."""
+    if abs(n_valid - wanted * n) <= max(wanted * n / 4, 1):
+        return
+    largest = int(np.bincount(groups).max())
+    text = (
+        f"{wanted:.0%} of the images were asked for validation, and {n_valid / n:.0%} are ({n_valid} of {n}): "
+        f"{what} stay together, and the largest has {largest} images"
+    )
+    warnings.warn(text, MedclfWarning, stacklevel=4)

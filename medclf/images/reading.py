@@ -17,7 +17,9 @@ from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, 
 from medclf.images.resample import resample
 from medclf.images.windowing import Window, is_hounsfield, resolve_window
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom"})
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".tif", ".tiff", ".dcm", ".dicom", ".dic", ".ima"}
+)
 _HEAD = 132  # a DICOM file's preamble and magic
 
 

@@ -229,17 +229,16 @@ class MedDataLoaders(DataLoaders):
     def from_lists(
         cls, paths: Sequence[Any], labels: Sequence[Any], *, root: str | Path = ".", **kwargs: Any
     ) -> DataLoaders:
-        """Loaders of a list of files and the list of their labels (a label, or a list of labels, each).
+        """Loaders of a list of files and the list of their labels: each a label, or a list, which may be empty.
 
         Raises:
             DataError: the lists differ in length, or a path leaves the root.
         """
         if len(paths) != len(labels):
             raise DataError(f"{len(paths)} paths but {len(labels)} labels", "give one label for each path")
-        several = any(isinstance(label, (list, tuple, set)) for label in labels)
-        cells = [";".join(label) if several else label for label in labels]
+        cells = pd.Series(list(labels), dtype=object)
         df = pd.DataFrame({"path": [str(p) for p in paths], "label": cells})
-        return cls.from_df(df, root=root, **({"label_delim": ";"} if several else {}), **kwargs)
+        return cls.from_df(df, root=root, **kwargs)
 
     @classmethod
     def from_name_re(cls, path: str | Path, pattern: str, **kwargs: Any) -> DataLoaders:

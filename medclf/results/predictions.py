@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medclf.dataset.columns import read_csv, typed
 from medclf.dataset.groups import groups_of
+from medclf.dataset.labels import NO_FINDING
 from medclf.errors import DataError
 from medclf.files import replacing
 
 _KEPT = ("path", "partition", "patient")
+_TEXT = (*_KEPT, "group", "twins", "flags")
 
 
 @dataclass
@@ -67,7 +70,12 @@ class Predictions:
     def to_frame(self) -> pd.DataFrame:
         """path, partition, patient, label, pred, loss, prob_NAME for each label, and the table's other columns."""
         frame = self.table[[c for c in _KEPT if c in self.table]].reset_index(drop=True)
-        frame = frame.assign(label=self.labels, pred=self.preds, loss=self.losses)
+        labels, preds = self.labels, self.preds
+        if self.multi_label:  # an image without a finding is told from one that nobody judged
+            known = (np.asarray(self.y) >= 0).any(axis=1)
+            labels = [label or (NO_FINDING if here else "") for label, here in zip(labels, known, strict=True)]
+            preds = [pred or NO_FINDING for pred in preds]
+        frame = frame.assign(label=labels, pred=preds, loss=self.losses)
         if self.multi_label and (np.asarray(self.y) < 0).any():
             frame["unknown"] = [self._join(row < 0) for row in self.y]
         probs = pd.DataFrame(self.probs, columns=[f"prob_{label}" for label in self.vocab])
@@ -86,28 +94,32 @@ class Predictions:
         Raises:
             DataError: a column is missing.
         """
-        text = ("path", "label", "pred", "patient", "group", "unknown", "twins")
-        frame = pd.read_csv(path, dtype=dict.fromkeys(text, str))
+        frame = read_csv(Path(path))
         wanted = ["path", "label", "loss", *(f"prob_{label}" for label in vocab)]
         missing = [c for c in wanted if c not in frame]
         if missing:
             raise DataError(f"{path} has no column {', '.join(missing)}", "was it written by this version of medclf?")
         index = {label: k for k, label in enumerate(vocab)}
-        labels = frame["label"].fillna("")
+        labels = frame["label"]
         if multi_label:
             y = np.array([[label in cell.split("|") for label in vocab] for cell in labels], dtype=int)
-            unknown = frame.get("unknown", pd.Series("", frame.index)).fillna("")
+            after = frame.columns.get_loc("loss") + 1  # a user's own column "unknown" stands behind the probabilities
+            own = list(frame.columns[after : after + 1]) == ["unknown"]
+            unknown = frame["unknown"] if own else [""] * len(frame)
             y[np.array([[label in cell.split("|") for label in vocab] for cell in unknown], bool)] = -1
         else:
             y = np.array([index.get(label, -1) for label in labels])
-        probs = frame[[f"prob_{label}" for label in vocab]].to_numpy(float)
+        numbers = frame[["loss", *(f"prob_{label}" for label in vocab)]].replace("", "nan").astype(float)
         table = frame.drop(columns=[c for c in wanted if c != "path"] + ["pred", "unknown"], errors="ignore")
+        for column in table:
+            text = column in _TEXT
+            table[column] = [cell or None for cell in table[column]] if text else typed(list(table[column]))
         return cls(
             list(vocab),
             multi_label,
             y.reshape(len(frame), -1) if multi_label else y,
-            probs,
-            frame["loss"].to_numpy(),
+            numbers.iloc[:, 1:].to_numpy(),
+            numbers["loss"].to_numpy(),
             table,
         )
 

@@ -10,11 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from medclf.dataset.scan import COLUMNS, label_set
+from medclf.dataset.labels import NO_FINDING, label_set
+from medclf.dataset.matching import UNKNOWN
+from medclf.dataset.scan import COLUMNS
 from medclf.errors import DataError, argument, by_road
 from medclf.files import replacing
 
 _SHOWN = 20
+_NONE = (NO_FINDING, "(no label)")
 
 
 def save_csv(path: str | Path, rows: pd.DataFrame) -> None:
@@ -25,7 +28,15 @@ def save_csv(path: str | Path, rows: pd.DataFrame) -> None:
 
 def save_table(path: str | Path, table: pd.DataFrame) -> None:
     """Write the table as CSV, whole or not at all; several labels are joined by `|`."""
-    save_csv(path, table.assign(label=["|".join(v) if isinstance(v, tuple) else v for v in table["label"]]))
+    columns = {name: [_joined(cell, name) for cell in table[name]] for name in ("label", UNKNOWN) if name in table}
+    save_csv(path, table.assign(**columns))
+
+
+def _joined(cell: Any, column: str) -> Any:
+    """Labels with `|` between them; no finding is told from no label known."""
+    if not isinstance(cell, tuple):
+        return cell
+    return "|".join(cell) or (NO_FINDING if column == "label" else "")
 
 
 def read_table(run: str | Path) -> pd.DataFrame:
@@ -57,9 +68,17 @@ def read_table(run: str | Path) -> pd.DataFrame:
     for column in table.columns.difference(["path", "problem", "sha256"]):
         table[column] = table[column].astype(object).where(table[column] != "", None)
     if several:
-        table["label"] = [tuple(cell.split("|")) if cell else () for cell in table["label"]]
+        told = (table["label"] == NO_FINDING).any() or UNKNOWN in table  # 0.1 left the cell of no finding blank
+        blank = None if told else ()
+        table["label"] = [_labels_in(cell) if cell else blank for cell in table["label"]]
+        if UNKNOWN in table:
+            table[UNKNOWN] = [_labels_in(cell or "") for cell in table[UNKNOWN]]
     table.attrs.update(root=root, multi_label=several)
     return table
+
+
+def _labels_in(cell: str) -> tuple[str, ...]:
+    return tuple(label for label in cell.split("|") if label not in ("", NO_FINDING))
 
 
 def for_followers(table: pd.DataFrame) -> dict[str, Any]:
@@ -101,11 +120,12 @@ def describe_table(table: pd.DataFrame) -> Iterator[str]:
     ignored = table.attrs.get("ignored", 0)
     yield f"{len(good)} images can be used, {len(table) - len(good)} cannot; {ignored} other files"
     for partition, rows in good.groupby(good["partition"].fillna("(no partition)")):
-        labels = [label for cell in rows["label"] for label in label_set(cell) or ("(no label)",)]
+        labels = [label for cell in rows["label"] for label in label_set(cell) or (_NONE[cell is None],)]
         counts = pd.Series(labels).value_counts()
         yield f"  {partition}: {len(rows)} images: " + ", ".join(f"{k} {n}" for k, n in counts.sort_index().items())
     if good["patient"].notna().any():
-        yield f"  {good['patient'].nunique()} patients"
+        alone = int(good["patient"].isna().sum())
+        yield f"  {good['patient'].nunique()} patients" + (f"; {alone} images without a patient" if alone else "")
     if len(good):
         yield f"  {good['width'].min()}x{good['height'].min()} to {good['width'].max()}x{good['height'].max()} pixels"
     bad = table[table["problem"] != ""]

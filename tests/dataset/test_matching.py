@@ -80,4 +80,4 @@ def test_what_is_not_measured_is_counted_and_half_of_it_is_said_first():
 
 def test_a_typing_mistake_comes_with_its_remedy():
     found = match_labels(table_of("malignnat"), ["benign", "malignant"], False)
-    assert '--merge "malignant=malignnat"' in found.reasons[0]
+    assert 'merge="malignant=malignnat"' in found.reasons[0]

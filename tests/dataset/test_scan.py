@@ -63,7 +63,8 @@ def test_class_folders(make_images):
         ("validation/a/1.png", "valid"),
         ("Test/1.png", "test"),
         ("a/test.png", None),
-        ("training/1.png", None),
+        ("training/1.png", "train"),
+        ("testis/1.png", None),
         ("test/train/a/1.png", "train"),
     ],
 )
@@ -200,7 +201,7 @@ def test_odd_labels_are_named(make_images):
     assert "label 'lone' has one image only" in said
     assert "folder 'hollow' holds no image" in said
     assert "label 'lost' has no usable image" in said
-    assert "labels 'A', 'a' differ only in case" in said
+    assert "labels 'A', 'a' differ only in spelling" in said
 
 
 def test_a_label_only_in_valid_is_named(make_images):
@@ -269,9 +270,9 @@ def test_a_missing_column_names_those_present(make_images):
     root = make_images("1.png")
     csv = write_csv(root, "file,finding\n1.png,a\n")
     for kwargs, wanted in [({}, "path_col"), ({"path_col": "file"}, "label_col")]:
-        with pytest.raises(DataError, match=f"it has 'file', 'finding'\n.*{wanted}="):
+        with pytest.raises(DataError, match=f"it has 'file', 'finding'\n.*{wanted}"):
             scan(csv, **kwargs)
-    with pytest.raises(DataError, match=r"no column 'who'.*\n.*patient_col="):
+    with pytest.raises(DataError, match=r"no column 'who'.*\n.*patient_col"):
         scan(csv, path_col="file", label_col="finding", patient_col="who")
 
 
@@ -330,8 +331,8 @@ def test_partition_column(make_images):
     assert list(table["partition"]) == ["train", "valid", "test", None]
     table = scan_quietly(frame.assign(set=[True, False, True, False]), root=root, partition_col="set")
     assert list(table["partition"]) == ["valid", "train", "valid", "train"]
-    with pytest.raises(DataError, match="row 2, column 'set': 'dev' is no partition"):
-        scan(frame.assign(set=["train", "dev", "test", "test"]), root=root, partition_col="set")
+    with pytest.raises(DataError, match="row 2, column 'set': 'mine' is no partition"):
+        scan(frame.assign(set=["train", "mine", "test", "test"]), root=root, partition_col="set")
 
 
 def test_dataframe_of_numbers_and_absolute_paths(make_images):
@@ -365,7 +366,8 @@ def test_a_column_that_cannot_be_kept_is_named(make_images):
     root = make_images("1.png", "2.png")
     frame = pd.DataFrame({"path": ["1.png", "2.png"], "truth": ["a", "b"], "label": ["x", "y"]})
     table, said = scan_noting(frame, root=root, label_col="truth")
-    assert list(table["label"]) == ["a", "b"] and "column 'label' of the DataFrame is not kept" in said
+    assert list(table["label"]) == ["a", "b"] and "column 'label' of the DataFrame is kept as 'label_given'" in said
+    assert list(table["label_given"]) == ["x", "y"]
 
 
 # ---- paths that must not be read
@@ -427,7 +429,8 @@ def test_a_tree_is_not_left_by_links(guarded):
     table, said = scan_noting(guarded)
     assert list(table["path"]) == ["a/1.png", "a/2.png", "a/self.png"]
     assert table["problem"][2].startswith("cannot be opened")
-    assert "'a/link.png' is a link to outside" in said and "folder 'out' is a link to outside" in said
+    assert "1 files are links to outside the data's folder and are left out, first 'a/link.png'" in said
+    assert "folder 'out' is a link to outside" in said
     assert "folder 'again' is a link into folders that are scanned anyway" in said
     table, _ = scan_noting(guarded, allow_outside=True)
     assert {"a/link.png", "out/secret.png"} <= set(table["path"])

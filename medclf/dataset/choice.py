@@ -1,0 +1,125 @@
+"""Which images and labels of a source are used: labels merged or dropped, and a part of the images for a quick try."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from medclf.dataset.folds import balance, shuffled
+from medclf.dataset.labels import NO_FINDING, Label, count_by_group, label_set, named_groups
+from medclf.dataset.sources import Rows
+from medclf.errors import DataError, argument, did_you_mean
+
+Merges = Mapping[str, Sequence[str]] | Sequence[str]
+"""New label -> the labels that become it; or texts such as "malignant=mel+bcc"."""
+
+
+def choose(rows: Rows, merge: Merges = (), drop: Sequence[str] = (), limit: int | None = None) -> None:
+    """Merge and drop labels and leave out images, in this order; notes say what was done.
+
+    Args:
+        rows: of the source, changed in place.
+        merge: labels that become one.
+        drop: labels that are not used: their images are left out, but for those that have several labels.
+        limit: keep about so many images, with all images of a patient, and the classes and partitions in proportion.
+
+    Raises:
+        DataError: a label that no image has, a limit below 1, or a label whose name cannot be written to the tables.
+    """
+    for new, old in _pairs(merge).items():
+        _merge(rows, new, old)
+    for label in drop:
+        _drop(rows, label)
+    if rows.multi_label:
+        _check_names(rows)
+    if limit is not None:
+        _limit(rows, limit)
+
+
+def _pairs(merge: Merges) -> dict[str, list[str]]:
+    if isinstance(merge, Mapping):
+        return {new: list(old) for new, old in merge.items()}
+    pairs: dict[str, list[str]] = {}
+    for text in merge:
+        new, sign, old = text.partition("=")
+        if not sign or not new.strip() or not all(part.strip() for part in old.split("+")):
+            raise DataError(f"{argument('merge')} '{text}' cannot be read", "write NEW=a+b")
+        pairs.setdefault(new.strip(), []).extend(part.strip() for part in old.split("+"))
+    return pairs
+
+
+def _present(rows: Rows) -> set[str]:
+    return {label for cell in rows.label for label in label_set(cell)} | set(rows.read_for)
+
+
+def _check_present(rows: Rows, label: str) -> None:
+    present = _present(rows)
+    if label not in present:
+        remedy = did_you_mean(label, present) or f"they have {', '.join(sorted(present)[:8])}"
+        raise DataError(f"no image has the label '{label}'", remedy)
+
+
+def _merge(rows: Rows, new: str, old: Sequence[str]) -> None:
+    for label in old:
+        _check_present(rows, label)
+    n = sum(bool(set(old) & set(label_set(cell))) for cell in rows.label)
+    rows.label = [_renamed(cell, new, old) for cell in rows.label]
+    rows.read_for = list(_renamed(tuple(rows.read_for), new, old) or ())
+    if rows.unknown:  # known where one of the merged labels is there; else as unknown as any of them
+        joined = [_renamed(cell, new, old) or () for cell in rows.unknown]
+        rows.unknown = [
+            tuple(label for label in cell if label not in label_set(has))
+            for cell, has in zip(joined, rows.label, strict=True)
+        ]
+    rows.notes.append(f"{', '.join(map(repr, old))} became '{new}': {n} images")
+
+
+def _renamed(cell: Label | None, new: str, old: Sequence[str]) -> Label | None:
+    if isinstance(cell, tuple):
+        return tuple(dict.fromkeys(new if label in old else label for label in cell))
+    return new if cell in old else cell
+
+
+def _drop(rows: Rows, label: str) -> None:
+    _check_present(rows, label)
+    n = sum(label in label_set(cell) for cell in rows.label)
+    if rows.multi_label:
+        rows.label = [cell and tuple(one for one in cell if one != label) for cell in rows.label]
+        rows.unknown = rows.unknown and [tuple(one for one in cell if one != label) for cell in rows.unknown]
+        rows.read_for = [one for one in rows.read_for if one != label]
+        rows.notes.append(f"label '{label}' is dropped; the {n} images that have it are used without it")
+    else:
+        rows.keep([row for row, cell in enumerate(rows.label) if cell != label])
+        rows.notes.append(f"label '{label}' is dropped: its {n} images are left out")
+
+
+def _check_names(rows: Rows) -> None:
+    """Labels of a multi-label task stand in files with `|` between them."""
+    for label in sorted(_present(rows)):
+        if "|" in label or label == NO_FINDING:
+            plain = label.replace("|", " or ").strip("()")
+            raise DataError(
+                f"the label '{label}' has a name that medclf's files cannot hold: they write several labels as a|b "
+                f"and none as {NO_FINDING}",
+                f"rename it, for example with {argument('merge', f'{plain}={label}')}",
+            )
+
+
+def _limit(rows: Rows, limit: int) -> None:
+    n = len(rows.path)
+    if limit < 1:
+        raise DataError(f"{argument('limit')} must be 1 or more, not {limit}")
+    if limit >= n:
+        return
+    ids = [("alone", row) if patient is None else patient for row, patient in enumerate(rows.patient)]
+    keys, group_of = named_groups(rows.path, ids)
+    kinds = [(*label_set(label), f"partition {part}") for label, part in zip(rows.label, rows.partition, strict=True)]
+    order = shuffled(keys, 42)
+    share = limit / n
+    picked = order[balance(count_by_group(kinds, group_of)[order], (share, 1 - share)) == 0]
+    rows.keep(np.flatnonzero(np.isin(group_of, picked)).tolist())
+    what = "" if all(patient is None for patient in rows.patient) else ", whole patients"
+    rows.notes.append(
+        f"{len(rows.path)} of {n} images are used, as {argument('limit', limit)} asks (classes in proportion{what})"
+    )

@@ -1,0 +1,122 @@
+"""How people lay out sets in folders: what a folder's name says, which files are masks, which CSV lies beside."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from medclf.dataset.folders import part_named, partition_of, plain_name
+from medclf.errors import DataError, argument
+
+NO_CLASS_FOLDER = "no class folder above it"
+_SHOWN = 5
+_ROLE = re.compile(r"(images?|imgs?|pictures?|photos?|frames?|raw|originals?|pngs?|jpe?gs?|tiffs?|dicoms?|dcm)", re.I)
+_MASK_WORD = r"(?:masks?|segm?|segmentations?|annotations?|annotated|labels?|gt|ground[ _-]?truths?)"
+_MASK = re.compile(rf"(?P<base>.+?)[ _.-]+{_MASK_WORD}(?:[ _-]?\d+)?", re.I)
+_MASK_FOLDER = re.compile(rf"(?:.*[ _-])?{_MASK_WORD}", re.I)
+
+
+def labels_of_folders(paths: Sequence[str], parent: int | None = None) -> tuple[list[str | None], list[str], list[str]]:
+    """The label of each image by the folders above it.
+
+    The label is the folder that holds the image. Where that folder tells a part or a role (train, images), it is the
+    next one above that does not, if such folders give at least two labels.
+
+    Args:
+        paths: relative to the data's root, with forward slashes.
+        parent: take this folder above the image instead, 1 for the one that holds it.
+
+    Returns:
+        Labels; problems, "" where there is none; and notes for people.
+
+    Raises:
+        DataError: `parent` is below 1.
+
+    Example:
+        >>> labels_of_folders(["polyp/images/1.png", "normal/images/2.png"])[0]
+        ['polyp', 'normal']
+        >>> labels_of_folders(["ill/ann/1.png", "well/bob/2.png"], parent=2)[0]
+        ['ill', 'well']
+    """
+    if parent is not None and parent < 1:
+        raise DataError(
+            f"{argument('label_from_parent')} must be 1 or more, not {parent}", "1 is the folder that holds the image"
+        )
+    folders = [PurePosixPath(path).parts[:-1] for path in paths]
+    if parent is not None:
+        found = [parts[-parent] if len(parts) >= parent else "" for parts in folders]
+        missing = f"{NO_CLASS_FOLDER}: it has fewer than {parent} folders above it"
+        notes = []
+    else:
+        found, missing = [_nearest_class(parts) for parts in folders], NO_CLASS_FOLDER
+        further = {label for label, parts in zip(found, folders, strict=True) if label and label != parts[-1]}
+        if len(further) < 2:
+            found = [label if label and label == parts[-1] else "" for label, parts in zip(found, folders, strict=True)]
+        notes = _levels(found, folders)
+    labels = [plain_name(label).strip() or None for label in found]
+    parts_of = map(partition_of, paths)
+    problems = ["" if label or part == "test" else missing for label, part in zip(labels, parts_of, strict=True)]
+    return labels, problems, notes
+
+
+def _nearest_class(folders: Sequence[str]) -> str:
+    return next((name for name in reversed(folders) if not (part_named(name) or _ROLE.fullmatch(name))), "")
+
+
+def _levels(labels: Sequence[str], folders: Sequence[Sequence[str]]) -> list[str]:
+    """A note where classes may lie further up: several folders above those that were taken for the labels."""
+    above: dict[int, Counter[str]] = {}
+    n = sum(map(bool, labels))
+    for label, parts in zip(labels, folders, strict=True):
+        if not label:
+            continue
+        at = len(parts) - 1 - list(reversed(parts)).index(label)
+        for level, name in enumerate(reversed(parts[:at]), start=len(parts) - at + 1):
+            if not (part_named(name) or _ROLE.fullmatch(name)):
+                above.setdefault(level, Counter())[name] += 1
+    levels = {level: names for level, names in above.items() if len(names) > 1 and sum(names.values()) > 0.9 * n}
+    if not levels:
+        return []
+    told = "; ".join(
+        f"{argument('label_from_parent', level)} takes {_some(list(names))}" for level, names in sorted(levels.items())
+    )
+    taken = _some(list(dict.fromkeys(filter(None, labels))))
+    return [f"the labels are the folders that hold the images ({taken}), and there are folders above them: {told}"]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(sorted(names)[:_SHOWN]) + more
+
+
+def masks_among(paths: Sequence[str]) -> list[str]:
+    """The files that are another image's mask by their name or folder: `1_mask.png` beside `1.png`, `masks/1.png`.
+
+    Example:
+        >>> masks_among(["a/1.png", "a/1_mask.png", "a/no_mask.png", "masks/2.png", "images/2.png"])
+        ['a/1_mask.png', 'masks/2.png']
+    """
+    spelt = [(path, PurePosixPath(path)) for path in paths]
+    in_folder = {path for path, pure in spelt if any(_MASK_FOLDER.fullmatch(name) for name in pure.parts[:-1])}
+    by_name = {path: found["base"] for path, pure in spelt if (found := _MASK.fullmatch(pure.stem))}
+    images = {pure.stem for path, pure in spelt if path not in in_folder and path not in by_name}
+    beside = {str(pure.with_suffix("")) for _, pure in spelt}
+    masks = []
+    for path, pure in spelt:
+        base = by_name.get(path, pure.stem)
+        named = path in by_name and (str(pure.with_name(base)) in beside or base in images)
+        if named or (path in in_folder and (base in images or pure.stem in images)):
+            masks.append(path)
+    return masks
+
+
+def tables_beside(folder: Path) -> str:
+    """The CSV files that lie in a folder with their columns, as advice where images lack a label; "" without any."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
+            with path.open(encoding="utf-8-sig", errors="replace") as file:
+                found.append(f"{argument('labels', path.name)} (its columns: {file.readline(500).strip()})")
+    return "; ".join(found[:_SHOWN])
