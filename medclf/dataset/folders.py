@@ -332,9 +332,10 @@ class Finder:
             if is_within(absolute, root):
                 return Path(os.path.relpath(absolute, root)).as_posix()
         if not self.allow_outside:
-            raise BadPath(
-                f"lies outside {self.root}", f"correct it, or allow it with {argument('allow_outside', True)}"
+            remedy = by_road(
+                "correct it, or allow it with allow_outside=True", "correct it, or name a folder that holds all images"
             )
+            raise BadPath(f"lies outside {self.root}", remedy)
         return Path(absolute).as_posix()
 
     def _refuse_links_out(self, file: Path) -> None:

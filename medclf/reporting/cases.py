@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medclf.dataset.labels import NO_FINDING
 from medclf.errors import DataError
 
 DELIMITER = "|"  # between the labels of one image, where a CSV holds several
@@ -109,6 +110,8 @@ def read_cases(rows: pd.DataFrame, vocab: Sequence[str], *, multi_label: bool, p
         )
     n = len(rows)
     known, actual = _labels(rows["label"], names, multi_label)
+    if multi_label and "unknown" in rows:
+        known &= np.array([set(split_labels(cell)) < set(names) for cell in rows["unknown"]], bool)
     said, predicted = _labels(rows["pred"], names, multi_label)
     if not said.all():
         row = int(np.argmin(said))
@@ -144,12 +147,12 @@ def split_labels(value: Any) -> list[str]:
     """The labels of one image: from a tuple, a list or text with "|" between them.
 
     Example:
-        >>> split_labels(("a", "b")), split_labels("a|b"), split_labels(""), split_labels(None)
+        >>> split_labels(("a", "b")), split_labels("a|b"), split_labels("(none)"), split_labels(None)
         (['a', 'b'], ['a', 'b'], [], [])
     """
     if isinstance(value, (tuple, list, set, frozenset, np.ndarray)):
         return [str(item) for item in value]
-    return [part.strip() for part in _text(value).split(DELIMITER) if part.strip()]
+    return [part.strip() for part in _text(value).split(DELIMITER) if part.strip() not in ("", NO_FINDING)]
 
 
 def _labels(values: pd.Series, vocab: list[str], multi_label: bool) -> tuple[np.ndarray, np.ndarray]:
