@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from medclf.errors import argument
+from medclf.errors import argument, by_road
 from medclf.images.reading import IMAGE_SUFFIXES
 
 OTHER_PICTURES = frozenset(
