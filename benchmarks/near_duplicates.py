@@ -33,7 +33,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from medclf.auditing.near_duplicates.fingerprint import Fingerprints, take_fingerprints
 from medclf.auditing.near_duplicates.search import find_twins
-from medclf.models.embedding import embed_table
+from medclf.models.features import embed_table
 
 Random = np.random.Generator
 Changed = tuple[Image.Image, int]  # the copy and the quality of its JPEG

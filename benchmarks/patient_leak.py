@@ -20,9 +20,9 @@ import pandas as pd
 from side_by_side import print_table, shared_data
 
 from medclf.dataset.splits import KFoldSplitter
-from medclf.learn.linear_probe import fit_linear
 from medclf.metrics.classification import classification_metrics
-from medclf.models.embedding import embed_table
+from medclf.models.features import embed_table
+from medclf.models.linear_probe import fit_linear
 
 FOLDS = 5
 

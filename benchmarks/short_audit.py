@@ -23,7 +23,7 @@ from medclf.dataset.image_cache import build_stores
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
 from medclf.images.preprocessing import Preprocessing
-from medclf.models.embedding import embed_table
+from medclf.models.features import embed_table
 
 SETS = {"hello-world": {}, "hyperkvasir-lower-gi": {}}
 

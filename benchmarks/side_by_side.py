@@ -40,10 +40,11 @@ def last_json(text: str) -> dict:
     return json.loads([line for line in text.splitlines() if line.startswith("{")][-1])
 
 
-def ratios(peer: list[float], ours: list[float]) -> str:
+def ratios(peer: list[float], ours: list[float], digits: int = 1) -> str:
     """Median of the ratios pair by pair, and their range."""
     pairs = sorted(a / b for a, b in zip(peer, ours, strict=True))
-    return f"{statistics.median(pairs):.1f} ({pairs[0]:.1f} to {pairs[-1]:.1f})"
+    middle, low, high = (f"{value:.{digits}f}" for value in (statistics.median(pairs), pairs[0], pairs[-1]))
+    return f"{middle} ({low} to {high})"
 
 
 def print_table(header: list[str], rows: list[list[object]]) -> None:

@@ -39,9 +39,9 @@ def measure() -> dict[str, tuple[float, float]]:
     import numpy as np
     import torch
 
-    from medclf.learn.linear_probe import fit_linear
     from medclf.models.backbones import build_network
     from medclf.models.frozen_prefix import FromCut
+    from medclf.models.linear_probe import fit_linear
     from medclf.parallel import keep_memory
 
     if os.environ.get("KEEP_MEMORY"):

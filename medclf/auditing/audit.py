@@ -167,7 +167,7 @@ def audit(
     Args:
         data: a table from `scan`, or what `scan` takes: a folder, a CSV, a DataFrame.
         embed: (n, features) of a backbone for the table's rows, or a function from the usable rows to them: one more
-            way to find candidates. The search does not rest on it; see `medclf.models.embedding.embed_table`.
+            way to find candidates. The search does not rest on it; see `medclf.models.features.embed_table`.
         near: also search near-duplicates; False looks at hashes, sizes and marks alone.
         min_similarity: from which similarity two images are twins, in [0, 1].
         progress: show progress bars when it lasts.

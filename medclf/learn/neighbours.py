@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.auditing.near_duplicates.candidates import search
+from medclf.learn.features import image_features
 from medclf.learn.prediction import rows_of
 
 COLUMNS = ("path", "rank", "neighbour", "similarity")
@@ -84,9 +85,7 @@ def _features(learn: Any, progress: bool) -> dict[str, np.ndarray]:
 
 
 def _by_path(learn: Any, loader: Any, frozen: bool, progress: bool) -> dict[str, np.ndarray]:
-    from medclf.learn.linear_probe import body_features, stored_features
-
-    features, _ = (stored_features if frozen else body_features)(learn.model, loader, progress=progress)
+    features, _ = image_features(learn.model, loader, keep=frozen, progress=progress)
     return dict(zip(_names(learn, loader), features, strict=True))
 
 

@@ -21,7 +21,7 @@ from medclf.errors import MedclfError, argument
 from medclf.files import replacing
 from medclf.learn import distributed
 from medclf.learn.batches import MedDL
-from medclf.learn.linear_probe import fingerprint
+from medclf.learn.features import fingerprint
 from medclf.learn.precision import bf16, precision
 from medclf.learn.presets import QuickNormalize
 from medclf.models.frozen_prefix import FromCut, at_once, folded_below

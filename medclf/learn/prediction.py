@@ -13,8 +13,9 @@ import torch
 
 from medclf.learn import distributed
 from medclf.learn.batches import unread
+from medclf.learn.features import exact, parted
 from medclf.learn.learner import class_names, is_multi_label
-from medclf.learn.linear_probe import exact, parted, pooled_features
+from medclf.models.features import pooled_features
 from medclf.progress import has_screen
 from medclf.results.predictions import Predictions
 

@@ -107,7 +107,7 @@ def audit_table(
 
 
 def _embedding(table: pd.DataFrame, **reading: Any) -> np.ndarray:
-    from medclf.models.embedding import embed_table
+    from medclf.models.features import embed_table
 
     return embed_table(table, ARCH, size=_SIDE, **reading)
 

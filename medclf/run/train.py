@@ -28,8 +28,8 @@ from medclf.learn.batches import unread
 from medclf.learn.callbacks import Resumable, told_in_lines
 from medclf.learn.checkpoint import load_checkpoint, save_checkpoint
 from medclf.learn.dataloaders import MedDataLoaders, decoding
+from medclf.learn.features import image_features
 from medclf.learn.learner import MedLearner, is_multi_label, med_learner
-from medclf.learn.linear_probe import body_features
 from medclf.learn.neighbours import similar_training_images
 from medclf.learn.partial import training_from
 from medclf.learn.precision import precision
@@ -277,7 +277,7 @@ def train_features(learn: MedLearner, *, tuned: bool) -> np.ndarray:
     known = None if tuned or learn.head is None else learn.head.features
     if known is not None and len(known) == read.sum():
         return known
-    return body_features(learn.model, learn.dls.train)[0][read]
+    return image_features(learn.model, learn.dls.train)[0][read]
 
 
 def loader_options(config: TrainConfig) -> dict[str, Any]:

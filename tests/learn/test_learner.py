@@ -95,7 +95,7 @@ def test_linear_probe_fits_and_changes_only_the_head(learn):
 def test_features_are_kept_beside_the_store(learn, monkeypatch):
     learn.fit_head(progress=False)
     first = learn.model[1][-1].weight.clone()
-    monkeypatch.setattr("medclf.learn.linear_probe.body_features", None)  # a second pass would fail
+    monkeypatch.setattr("medclf.learn.features.extract", None)  # a second pass would fail
     learn.fit_head(progress=False)
     assert torch.equal(first, learn.model[1][-1].weight)
 

@@ -15,9 +15,10 @@ from torch import nn
 from medclf.errors import DataError, MedclfError
 from medclf.learn.callbacks import Resumable
 from medclf.learn.dataloaders import MedDataLoaders
+from medclf.learn.features import image_features
 from medclf.learn.growing_sizes import check_sizes
 from medclf.learn.learner import MedLearner, med_learner
-from medclf.learn.linear_probe import LinearProbe, body_features
+from medclf.learn.linear_probe import LinearProbe
 from medclf.learn.partial import KeptFeatures, training_from
 from medclf.learn.prediction import predict_loader
 from medclf.models.backbones import build_network
@@ -125,12 +126,12 @@ def test_head_and_features_come_of_what_is_kept(folder, modality):
         stems = []
         hook = cut.model[0][0].register_forward_pre_hook(lambda _, inputs: stems.append(len(inputs[0])))
         cut.fit_head(progress=False)
-        kept, _ = body_features(cut.model, cut.dls.train)
+        kept, _ = image_features(cut.model, cut.dls.train)
         predicted = predict_loader(cut, cut.dls.valid)
         hook.remove()
     assert bool(stems) == (modality is not None)
     assert cut.head.n_features == whole.head.n_features == 512
-    exact, _ = body_features(whole.model, whole.dls.train)
+    exact, _ = image_features(whole.model, whole.dls.train)
     np.testing.assert_allclose(kept, exact, **apart)
     np.testing.assert_allclose(cut.head.features, whole.head.features, **apart)
     np.testing.assert_allclose(predicted.probs, predict_loader(whole, whole.dls.valid).probs, atol=0.02)
@@ -140,11 +141,11 @@ def test_head_and_features_come_of_what_is_kept(folder, modality):
 @pytest.mark.parametrize("in_bf16", [False, True])
 def test_features_are_as_precise_as_what_they_are_made_of(folder, modality, in_bf16):
     learn, dtypes = make(folder, modality, mixed_precision=in_bf16), set()
-    exact, _ = body_features(learn.model, learn.dls.train)
+    exact, _ = image_features(learn.model, learn.dls.train)
     with training_from(learn, "layer4"):
         pool = learn.model[1][0]
         hook = pool.register_forward_pre_hook(lambda _, inputs: dtypes.add(inputs[0].dtype))
-        features, _ = body_features(learn.model, learn.dls.train)
+        features, _ = image_features(learn.model, learn.dls.train)
         hook.remove()
     rounded = in_bf16 and modality is None
     assert dtypes == {torch.bfloat16 if rounded else torch.float32}

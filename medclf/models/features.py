@@ -1,12 +1,13 @@
-"""A table's images as vectors of a pretrained backbone: near each other where the pictures are alike."""
+"""Images as vectors: what a body's pooled feature map says of each, near each other where the pictures are alike."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,55 @@ from medclf.models.backbones import GlobalPool, build_body, describe
 from medclf.models.bn_folding import folded
 from medclf.parallel import map_ahead
 from medclf.progress import watch
+
+
+def extract(
+    body: nn.Module, pooling: nn.Module, batches: Iterable[Tensor], *, step: int | None = None, in_bf16: bool = False
+) -> np.ndarray:
+    """Pooled features of images, by a copy of the body that only predicts (see `folded`).
+
+    Args:
+        body: in eval mode, from normalised images or from what lies below it, to a feature map, tokens or features.
+        pooling: from what the body gives to (B, n_features).
+        batches: (B, C, H, W) each, where the body is.
+        step: images at once, where not whole batches.
+        in_bf16: compute them in bfloat16.
+
+    Returns:
+        (n, n_features) float32, in the order of the batches; (0, 0) without any.
+
+    Example:
+        >>> extract(nn.Conv2d(3, 8, 1), GlobalPool(), [torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4)]).shape
+        (3, 8)
+    """
+    quick: nn.Module | None = None
+    found: list[Tensor] = []
+    with torch.inference_mode():
+        for batch in batches:
+            images = batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
+            quick = quick or folded(body, images[:1])
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=in_bf16):
+                found.extend(pooling(quick(part)).float().cpu() for part in images.split(step or len(images)))
+    return torch.cat(found).numpy() if found else np.zeros((0, 0), np.float32)
+
+
+@contextmanager
+def pooled_features(network: nn.Sequential) -> Iterator[list[Tensor]]:
+    """Within it, the pooled features of all images that `network` predicts are kept, batch by batch.
+
+    Args:
+        network: `nn.Sequential(body, head)`; the head's last module is the linear layer.
+
+    Yields:
+        A list that fills with (batch, n_features) float32 tensors.
+    """
+    kept: list[Tensor] = []
+    head = cast(nn.Sequential, network[1])
+    hook = head[-1].register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].detach().float().cpu()))
+    try:
+        yield kept
+    finally:
+        hook.remove()
 
 
 def embed_table(
@@ -64,20 +114,24 @@ def embed_table(
     backbone = describe(arch)
     side = size or backbone.size
     on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    body = folded(build_body(arch, weights=weights).eval(), torch.zeros(1, 3, side, side))
-    network = nn.Sequential(body, GlobalPool(class_token=backbone.class_token))
-    network = network.to(on).to(memory_format=torch.channels_last)
+    body = build_body(arch, weights=weights).eval()
+    body = body.to(on).to(memory_format=torch.channels_last)
     mean, std = (torch.tensor(values, device=on).view(1, 3, 1, 1) * 255 for values in backbone.normalization())
     paths = [Path(table.attrs["root"]) / path for path in table["path"]]
     read = partial(_read, size=side, window=window, frame=frame)
+    images = watch(map_ahead(read, paths, threads=2, ahead=bs), len(paths), "Computing features", progress=progress)
+    readable = ((row, image) for row, image in enumerate(images) if image is not None)
+    rows: list[int] = []
+
+    def batches() -> Iterator[Tensor]:
+        while batch := list(islice(readable, bs)):
+            rows.extend(row for row, _ in batch)
+            yield _normalised(torch.from_numpy(np.stack([image for _, image in batch])).to(on), mean, std)
+
     result = np.full((len(paths), backbone.n_features), np.nan, np.float32)
-    with torch.inference_mode():
-        batches = watch(_batches(paths, read, bs), -(-len(paths) // bs), "Computing features", progress=progress)
-        for start, batch in enumerate(batches):
-            rows = start * bs + np.flatnonzero([image is not None for image in batch])
-            if len(rows):
-                x = torch.from_numpy(np.stack([image for image in batch if image is not None])).to(on)
-                result[rows] = network(_normalised(x, mean, std)).float().cpu().numpy()
+    features = extract(body, GlobalPool(class_token=backbone.class_token), batches())
+    if rows:
+        result[rows] = features
     return result
 
 
@@ -86,13 +140,6 @@ def _read(path: Path, size: int, window: Any, frame: Any) -> np.ndarray | None:
         return prepare(path, size, window=window, frame=frame)
     except ReadError:
         return None  # NaN in the result; scan and audit name the file
-
-
-def _batches(paths: list[Path], read: Any, bs: int) -> Iterator[list[np.ndarray | None]]:
-    """Batches read in threads, the next one while the last is computed."""
-    images = map_ahead(read, paths, threads=2, ahead=bs)
-    while batch := list(islice(images, bs)):
-        yield batch
 
 
 def _normalised(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -1,0 +1,140 @@
+"""A linear classifier on features: its strength chosen by cross-validation, its weights folded back to raw features."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medclf.dataset.folds import folds
+from medclf.errors import MedclfWarning
+
+_CERTAIN = 8.0  # the logit of a label that every training image has, or none
+_FALLBACK = 0.01
+_LEAST_SPREAD = 0.1  # of the features' mean standard deviation
+_SMALL = 5_000_000  # values of the features, such as 4,000 images' 1,280
+STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # scikit-learn's C, on standardised features
+
+
+class LinearFit(NamedTuple):
+    """A linear classifier on raw features, and what its cross-validation said of the images it was fitted on."""
+
+    weight: np.ndarray  # (n_out, f) float32
+    bias: np.ndarray  # (n_out,) float32
+    strength: float  # the chosen C
+    folds: int
+    held_out: np.ndarray  # (n, n_out) probabilities, NaN where no fold held the image out
+
+
+def one_thread_if_small(n_values: int) -> Any:
+    """A context in which small sums use one thread: more would wait for each other longer than they compute."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1 if n_values < _SMALL else None)
+
+
+def fit_linear(
+    features: np.ndarray, targets: np.ndarray, n_out: int, groups: np.ndarray | None = None, seed: int = 42
+) -> LinearFit:
+    """Weights of a linear classifier on raw features: logistic regression on standardised ones, folded back.
+
+    Args:
+        features: (n, f).
+        targets: (n,) classes in [0, n_out), or (n, n_out) 0/1.
+        n_out: outputs of the head.
+        groups: (n,) patients or clusters.
+        seed: of the folds.
+
+    Returns:
+        A `LinearFit`.
+    """
+    mean, spread = features.mean(0), features.std(0)
+    # What hardly varies among the training images may vary elsewhere: it must not come out as a hundred deviations.
+    scale = np.maximum(spread, _LEAST_SPREAD * spread.mean()) + 1e-6
+    x = (features - mean) / scale
+    # With fewer images than features the solution lies in the images' span: rotating into it only saves time.
+    span = np.linalg.svd(x, full_matrices=False)[2] if len(x) < x.shape[1] else None
+    x = x if span is None else x @ span.T
+    weight, bias = np.zeros((n_out, x.shape[1])), np.full(n_out, -_CERTAIN)
+    held_out = np.full((len(x), n_out), np.nan)
+    chosen, folds = [], 0
+    one_a_label = targets.ndim == 2
+    for label, y in enumerate(targets.T) if one_a_label else [(slice(None), targets)]:
+        present = np.unique(y).astype(int)
+        if len(present) < 2:
+            if one_a_label:
+                bias[label] = _CERTAIN if present[0] else -_CERTAIN
+            else:
+                bias[present] = _CERTAIN
+            continue
+        model, strength, folds, probs = _fit_logistic(
+            x, y.astype(int), groups, seed, None if one_a_label else "balanced"
+        )
+        chosen.append(strength)
+        if one_a_label:
+            weight[label], bias[label] = model.coef_[0], model.intercept_[0]
+            held_out[:, label] = probs[:, 1]
+            continue
+        held_out[~np.isnan(probs[:, 0])] = 0.0
+        held_out[:, present] = probs
+        if len(present) == 2:
+            weight[present], bias[present] = _two_outputs(model)
+        else:
+            weight[present], bias[present] = model.coef_, model.intercept_
+    weight = (weight if span is None else weight @ span) / scale
+    bias = bias - weight @ mean
+    strength = float(np.mean(chosen or [0.0]))
+    return LinearFit(weight.astype(np.float32), bias.astype(np.float32), strength, folds, held_out)
+
+
+def _two_outputs(model: Any) -> tuple[np.ndarray, np.ndarray]:
+    return np.stack([-model.coef_[0], model.coef_[0]]) / 2, np.array([-1, 1]) * model.intercept_[0] / 2
+
+
+def _fit_logistic(
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed: int, weights: str | None
+) -> tuple[Any, float, int, np.ndarray]:
+    """The fitted model, its C, the number of folds that chose it, and their held-out probabilities."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    def fit(rows: Any, strength: float) -> Any:
+        return LogisticRegression(C=strength, class_weight=weights, max_iter=300).fit(x[rows], y[rows])
+
+    everything = np.arange(len(y))
+    pairs = _folds(y, groups, seed)
+    classes = np.unique(y, return_inverse=True)[1]
+    probs = np.full((len(STRENGTHS), len(y), classes.max() + 1), np.nan)
+    if not pairs:
+        message = f"too few images of a class to choose the head's regularisation by cross-validation: C={_FALLBACK}"
+        warnings.warn(MedclfWarning(message), stacklevel=4)
+        return fit(everything, _FALLBACK), _FALLBACK, 0, probs[0]
+    losses = np.zeros(len(STRENGTHS))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for train, valid in pairs:
+            for i, strength in enumerate(STRENGTHS):
+                probs[i, valid] = fit(train, strength).predict_proba(x[valid])
+                losses[i] += _log_loss(probs[i, valid], classes[valid], weights)
+        best = int(losses.argmin())
+        return fit(everything, STRENGTHS[best]), STRENGTHS[best], len(pairs), probs[best]
+
+
+def _folds(y: np.ndarray, groups: np.ndarray | None, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """At most five, each class on both sides of each; none where there are too few images or patients of a class."""
+    units = np.arange(len(y)) if groups is None else groups
+    n_folds = min(5, *(len(np.unique(units[y == label])) for label in np.unique(y)))
+    if n_folds < 2:
+        return []
+    fold_of = folds(y, groups, n_folds, seed=seed)
+    pairs = [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in np.unique(fold_of)]
+    return [(train, valid) for train, valid in pairs if len(np.unique(y[train])) == len(np.unique(y))]
+
+
+def _log_loss(probs: np.ndarray, y: np.ndarray, weights: str | None) -> float:
+    """Log loss, with each class weighing the same where the fit weighs them so."""
+    held = probs[np.arange(len(y)), y].clip(1e-15)
+    if weights is None:
+        return float(-np.log(held).mean())
+    return float(np.mean([-np.log(held[y == label]).mean() for label in np.unique(y)]))

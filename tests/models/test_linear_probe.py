@@ -1,0 +1,91 @@
+"""The linear classifier against scikit-learn's own logistic regression, and its guards against leaks."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from medclf.errors import MedclfWarning
+from medclf.models.linear_probe import fit_linear
+
+
+def clouds(n_classes=3, n=120, f=20, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    x = rng.normal(size=(n, f)) * rng.uniform(1, 5, f) + 3
+    x[np.arange(n), y] += 20
+    return x.astype(np.float32), y
+
+
+@pytest.mark.parametrize("f", [20, 300])  # more images than features, and fewer
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_equals_logistic_regression_on_standardised_features(f, n_classes):
+    x, y = clouds(n_classes, f=f)
+    weight, bias, strength, folds, held_out = fit_linear(x, y, n_classes)
+    peer = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000, tol=1e-8)
+    wanted = peer.fit(StandardScaler().fit_transform(x), y).predict_proba(StandardScaler().fit_transform(x))
+    logits = torch.from_numpy(x) @ torch.from_numpy(weight).T + torch.from_numpy(bias)
+    assert folds == 5
+    assert np.abs(logits.softmax(1).numpy() - wanted).max() < 0.01
+    assert held_out.shape == (len(y), n_classes) and np.allclose(held_out.sum(1), 1)
+
+
+def test_a_feature_that_hardly_varies_in_training_cannot_decide_elsewhere():
+    x, y = clouds(2, f=20)
+    x[:, 5] = 1e-5 * y  # tells the classes, by a hair
+    weight, bias, *_ = fit_linear(x, y, 2)
+    x[:, 5] = 3 * (1 - y)  # what it may be in another image: as much as other features vary, and against its class
+    assert ((x @ weight.T + bias).argmax(1) == y).all()
+
+
+def test_rare_classes_count_as_much_as_common_ones():
+    """Both classes overlap alike: with balanced weights the border lies half-way whatever their numbers."""
+    rng = np.random.default_rng(1)
+    y = (np.arange(2000) < 100).astype(int)
+    x = rng.normal(size=(2000, 1)).astype(np.float32) + 2 * y[:, None]
+    weight, bias, *_ = fit_linear(x, y, 2)
+    border = -(bias[1] - bias[0]) / (weight[1, 0] - weight[0, 0])
+    assert abs(border - 1) < 0.2
+
+
+def test_each_label_of_multi_label_is_its_own():
+    x, y = clouds(3)
+    targets = np.stack([y == 0, (y == 1) | (y == 0), np.zeros_like(y)], 1).astype(float)
+    weight, bias, *_ = fit_linear(x, targets, 3)
+    probs = 1 / (1 + np.exp(-(x @ weight.T + bias)))
+    assert ((probs[:, :2] > 0.5) == (targets[:, :2] > 0.5)).mean() > 0.97
+    assert (probs[:, 2] < 0.01).all()  # a label that no training image has
+
+
+def test_a_class_without_training_images_is_not_predicted():
+    x, y = clouds(2)
+    weight, bias, *_ = fit_linear(x, np.where(y == 1, 2, 0), 3)
+    logits = x @ weight.T + bias
+    assert set(logits.argmax(1)) == {0, 2}
+
+
+def test_patients_are_kept_together_when_the_penalty_is_chosen():
+    """Features that name the patient look perfect to random folds and worthless to patient folds."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(40), 10)
+    y = (patients % 2).astype(int)
+    x = (np.eye(40)[patients] * 5 + rng.normal(size=(400, 40)) * 0.1).astype(np.float32)
+    alone, grouped = fit_linear(x, y, 2), fit_linear(x, y, 2, groups=patients)
+    assert grouped.folds == 5 and grouped.strength < alone.strength
+    right = [(fit.held_out.argmax(1) == y).mean() for fit in (alone, grouped)]
+    assert right[0] > 0.99 and right[1] < 0.7  # what held-out patients say of them is honest
+
+
+def test_too_few_images_of_a_class_are_said():
+    x, y = clouds(2, n=10)
+    y[:] = 0
+    y[0] = 1
+    with pytest.warns(MedclfWarning, match="too few"):
+        fit_linear(x, y, 2)
+
+
+def test_repeats_exactly():
+    x, y = clouds()
+    first, second = fit_linear(x, y, 3), fit_linear(x, y, 3)
+    assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
