@@ -168,7 +168,9 @@ class TrainConfig:
         unset="where the device is made for it",
         flags=("--mixed-precision/--full-precision",),
     )
-    cache: bool = option(True, "Machine", "decode every image once, into the user's cache folder")
+    cache: bool | None = option(
+        None, "Machine", "decode every image once, into the user's cache folder", unset="where the transforms allow it"
+    )
 
     first_sizes: tuple[int, ...] = ()  # of a list of sizes, all but the last
 

@@ -138,7 +138,9 @@ def options(config: type) -> dict[str, Known]:
     """The fields of a settings class that are options, by name."""
     kinds = get_type_hints(config)
     return {
-        one.name: Known(one.name, kinds[one.name], one.default, one.metadata["option"])
+        one.name: Known(
+            one.name, kinds[one.name], None if one.default is REQUIRED else one.default, one.metadata["option"]
+        )
         for one in fields(config)
         if "option" in one.metadata
     }

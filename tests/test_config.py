@@ -1,5 +1,6 @@
 """Settings are checked when they are made, come back from run.json, and read alike on both roads."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -8,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from medclf.config import TrainConfig
+from medclf.dataset.scan import scan
+from medclf.dataset.splits import split_table
 from medclf.errors import DataError, in_shell
+from medclf.learn.dataloaders import MedDataLoaders, decoding
+from medclf.learn.learner import med_learner
+from medclf.learn.presets import tfms_for
+from medclf.options import options
+from medclf.run.audit import audit_run
 
 
 @pytest.mark.parametrize(
@@ -70,3 +78,18 @@ def test_it_is_light():
         "import sys, medclf.config, medclf.cli; print({'torch', 'numpy', 'pandas', 'fastai', 'PIL'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+OTHERWISE = {"linear_probe", "split"}  # None: as the weights, and as the table, have it
+CALLED = {"n_folds": "folds"}
+
+
+@pytest.mark.parametrize(
+    "function", [scan, split_table, MedDataLoaders.from_table, decoding, med_learner, tfms_for, audit_run]
+)
+def test_python_has_the_defaults_of_the_shell(function):
+    known = options(TrainConfig)
+    given = inspect.signature(function).parameters.items()
+    shared = {CALLED.get(name, name): one.default for name, one in given if one.default is not one.empty}
+    shared = {name: default for name, default in shared.items() if name in {*known} - OTHERWISE}
+    assert shared == {name: known[name].default for name in shared} != {}

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from medclf.config import TrainConfig
 from medclf.dataset.folders import partition_of
 from medclf.dataset.folds import apportion, balance, deal, fill, linked, nearest, shuffled
 from medclf.dataset.labels import (
@@ -263,10 +264,10 @@ def split_table(
     table: pd.DataFrame,
     split: str = "random",
     *,
-    valid_pct: float = 0.2,
-    seed: int = 42,
+    valid_pct: float = TrainConfig.valid_pct,
+    seed: int = TrainConfig.seed,
     fold: int | None = None,
-    n_folds: int = 5,
+    n_folds: int = TrainConfig.folds,
 ) -> pd.Series:
     """Decide the partition of each row of a table from `scan`.
 

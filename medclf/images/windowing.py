@@ -92,7 +92,9 @@ def resolve_window(window: Window) -> SampleWindow:
         >>> resolve_window("lung")
         (-600, 1500)
     """
-    if window is None or window == STRETCH:
+    if window is None or window == "none":
+        return None
+    if window == STRETCH:
         return window
     if isinstance(window, str):
         if window not in CT_WINDOWS:

@@ -31,6 +31,7 @@ from medclf.models.backbones import build_network
 from medclf.models.bn_folding import fold, foldable
 from medclf.models.spec import ModelSpec
 from medclf.models.weights import read_state
+from medclf.parallel import usable_device
 
 if TYPE_CHECKING:
     from medclf.images.preprocessing import Item
@@ -311,7 +312,7 @@ def restore(
         network = network.to(memory_format=torch.channels_last)
         if verify:
             network = _verified(network, content, folder)
-    target = torch.device(device)
+    target = usable_device(device)
     return Bundle(content, folder, network.to(target), target)
 
 

@@ -11,26 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from fasttransform import Transform
 
+from medclf.config import Resize, TrainConfig
 from medclf.dataset.image_cache import ImageStore, build_stores
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.scan import Check, listing, scan, usable
 from medclf.dataset.splits import split_table
-from medclf.errors import DataError, MedclfWarning, argument
+from medclf.errors import DataError, MedclfWarning, PreprocessingError, argument
 from medclf.images.preprocessing import Preprocessing
-from medclf.images.reading import Resize
 from medclf.learn import distributed
 from medclf.learn.batches import MedDL, default_batch_size, even_batch_size, hold_on_device
 from medclf.learn.image_block import MedImageBlock
 from medclf.learn.preprocessing import stored_as
 from medclf.learn.presets import tfms_for
 from medclf.models.spec import LoaderSettings, SplitSettings
+from medclf.parallel import usable_device
 
 
 class LabelOf(Transform):
@@ -83,22 +83,22 @@ class MedDataLoaders(DataLoaders):
         table: pd.DataFrame,
         *,
         modality: str | None = None,
-        size: int | tuple[int, int] = 224,
-        split: str | None = None,
-        valid_pct: float = 0.2,
-        seed: int = 42,
+        size: int | tuple[int, int] = TrainConfig.size,
+        split: str | None = TrainConfig.split,
+        valid_pct: float = TrainConfig.valid_pct,
+        seed: int = TrainConfig.seed,
         fold: int = 0,
-        n_folds: int = 5,
+        n_folds: int = TrainConfig.folds,
         item_tfms: Any = None,
         batch_tfms: Any = None,
-        resize: Resize = "squish",
-        window: Any = None,
-        frame: Any = "middle",
+        resize: Resize = TrainConfig.resize,
+        window: Any = TrainConfig.window,
+        frame: Any = TrainConfig.frame,
         channels: int = 3,
         bs: int | None = None,
         val_bs: int | None = None,
         num_workers: int = 0,
-        cache: bool = False,
+        cache: bool | None = TrainConfig.cache,
         device_store: bool | None = None,
         progress: bool = True,
         device: Any = None,
@@ -123,7 +123,8 @@ class MedDataLoaders(DataLoaders):
             bs, val_bs: the largest batch, 64 on a GPU and 16 on a CPU where None; the training images are cut into even
                 batches, none dropped.
             num_workers: processes that read files; with a cache none is needed.
-            cache: decode every image once, into a store on disk; refused with `item_tfms` that draw anew each time.
+            cache: decode every image once, into a store in the user's cache folder. No store can obey `item_tfms` that
+                draw anew each time: where None, there is none then; with True, they are refused.
             device_store: hold that store in the device's memory; where None, on a GPU that has room for twice as much.
             progress: show a progress bar for what lasts.
             device: where batches go; the GPU if there is one.
@@ -136,7 +137,7 @@ class MedDataLoaders(DataLoaders):
             PreprocessingError: a store cannot obey `item_tfms`, or there is no such `resize`, `window` or `frame`.
         """
         reading = Preprocessing(channels=channels, window=window, frame=frame)
-        on = torch.device(device) if device is not None else default_device()
+        on = usable_device(device) if device is not None else default_device()
         bs = bs or default_batch_size(on)
         if item_tfms is None or batch_tfms is None:
             preset = tfms_for(modality, size, resize)
@@ -144,8 +145,8 @@ class MedDataLoaders(DataLoaders):
             batch_tfms = preset[1] if batch_tfms is None else batch_tfms
         table, kind = _partitioned(table, split, valid_pct=valid_pct, seed=seed, fold=fold, n_folds=n_folds)
         root = Path(table.attrs["root"])
-        wanted = stored_as(item_tfms, reading) if cache else {}
-        stores = distributed.in_turn(lambda: _stores(table, wanted, progress)) if cache else None
+        wanted = _wanted(item_tfms, reading, cache)
+        stores = distributed.in_turn(lambda: _stores(table, wanted, progress)) if wanted else None
         if stores is not None:
             hold_on_device(stores.values(), on, device_store)
         used = table[table["partition"].isin(["train", "valid"])]
@@ -284,13 +285,13 @@ _SCAN = {*inspect.signature(scan).parameters} - {"source", "labels", "root", "pr
 
 def decoding(
     *,
-    cache: bool = False,
-    modality: str | None = None,
-    size: int | tuple[int, int] = 224,
+    cache: bool | None = TrainConfig.cache,
+    modality: str | None = TrainConfig.modality,
+    size: int | tuple[int, int] = TrainConfig.size,
     item_tfms: Any = None,
-    resize: Resize = "squish",
-    window: Any = None,
-    frame: Any = "middle",
+    resize: Resize = TrainConfig.resize,
+    window: Any = TrainConfig.window,
+    frame: Any = TrainConfig.frame,
     channels: int = 3,
     progress: bool = True,
     **others: Any,
@@ -311,10 +312,10 @@ def decoding(
         >>> # settings = {"modality": "endoscopy", "size": 224, "cache": True}
         >>> # dls = MedDataLoaders.from_table(scan("images", check_pixels=decoding(**settings)), **settings)
     """
-    if not cache:
-        return True
     item_tfms = tfms_for(modality, size, resize)[0] if item_tfms is None else item_tfms
-    wanted = stored_as(item_tfms, Preprocessing(channels=channels, window=window, frame=frame))
+    wanted = _wanted(item_tfms, Preprocessing(channels=channels, window=window, frame=frame), cache)
+    if not wanted:
+        return True
     distinct = sorted(set(wanted.values()), key=lambda one: one.size)
 
     def check(paths: Sequence[str], digests: Sequence[str]) -> dict[str, tuple[int, int] | str]:
@@ -322,6 +323,18 @@ def decoding(
         return {**store.full_sizes, **store.problems}
 
     return check
+
+
+def _wanted(item_tfms: Any, reading: Preprocessing, cache: bool | None) -> dict[int, Preprocessing]:
+    """What a store has to hold for training (0) and for everything else (1); {} where there is to be none."""
+    if cache is False:
+        return {}
+    try:
+        return stored_as(item_tfms, reading)
+    except PreprocessingError:
+        if cache:
+            raise
+        return {}
 
 
 def _refuse_unknown(used: pd.DataFrame) -> None:
@@ -341,7 +354,7 @@ def _refuse_unknown(used: pd.DataFrame) -> None:
 def _partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tuple[pd.DataFrame, str]:
     """A copy of the table with its partitions filled in, and the kind of split."""
     table = table.copy()
-    if split is None:
+    if split is None or split == "none":
         split = "folders" if {"train", "valid"} <= set(table["partition"].dropna()) else "random"
     if split == "all":
         held_out = (table["problem"] != "") | table["label"].isna() | (table["partition"] == "test")

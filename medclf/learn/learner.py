@@ -20,6 +20,7 @@ from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 
 from medclf._deprecated import warn
+from medclf.config import TrainConfig
 from medclf.dataset.groups import groups_of
 from medclf.errors import DataError, PreprocessingError
 from medclf.learn import distributed
@@ -32,6 +33,7 @@ from medclf.learn.presets import QuickNormalize
 from medclf.learn.waiting import LateSmoothLoss, Look
 from medclf.models.backbones import build_network, describe, stages
 from medclf.models.spec import ModelSpec, Normalization
+from medclf.parallel import usable_device
 
 BASE_LR = 1e-4
 FUSED_ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
@@ -253,9 +255,9 @@ class KeepStatistics(Callback):
 
 def med_learner(
     dls: DataLoaders,
-    arch: str | Callable[..., Any] = "resnet34",
+    arch: str | Callable[..., Any] = TrainConfig.arch,
     *,
-    weights: Any = "default",
+    weights: Any = TrainConfig.weights,
     linear_probe: bool | None = None,
     dropout: float = 0.2,
     n_in: int | None = None,
@@ -298,6 +300,9 @@ def med_learner(
     if "head_start" in kwargs:
         warn("med_learner(head_start=)", "linear_probe=")
         linear_probe = kwargs.pop("head_start")
+    weights = None if weights == "none" else weights
+    if isinstance(dls.device, str):
+        dls.to(usable_device(dls.device))
     vocab = class_names(dls)
     n_in = n_in or _channels(dls)
     backbone = describe(arch)

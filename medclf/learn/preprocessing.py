@@ -15,7 +15,7 @@ from fastai.vision import augment
 from fasttransform.transform import compose_tfms
 from PIL import Image
 
-from medclf.errors import BundleError, PreprocessingError
+from medclf.errors import BundleError, PreprocessingError, argument
 from medclf.images.preprocessing import Preprocessing, Resample, Sampling, Size, Step
 from medclf.learn.image_block import MedImage, ReadMedImage
 from medclf.learn.presets import MedResize, QuickNormalize, scaled
@@ -107,9 +107,10 @@ def stored_as(item_tfms: Any, reading: Preprocessing) -> dict[int, Preprocessing
     random = [tfm for tfm in tfms if not _is_same_in_training(tfm)]
     if random:
         raise PreprocessingError(
-            f"cache=True cannot obey {type(random[0]).__name__} in item_tfms, which changes training images anew each "
-            "time",
-            "train with cache=False, or give MedResize, Resize(method='squish') or CropPad and draw in batch_tfms",
+            f"{argument('cache', True)} cannot obey {type(random[0]).__name__} in item_tfms, which changes training "
+            "images anew each time",
+            f"use {argument('cache', False)}; or give MedResize, Resize(method='squish') or CropPad, and draw in "
+            "batch_tfms",
         )
     valid = replace(reading, **_fitted(tfms))
     own = [tfm for tfm in tfms if type(tfm) is MedResize]

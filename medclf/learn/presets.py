@@ -108,7 +108,7 @@ def tfms_for(modality: str | None, size: Size = 224, resize: Resize = "squish", 
         >>> augment.settings()["flip_lr"], augment.settings()["max_rotate"]
         (False, 5)
     """
-    if modality is None:
+    if modality is None or modality == "none":
         return [MedResize(size, resize)], []
     if modality not in MODALITIES:
         raise DataError(f"no transforms for modality '{modality}'", f"choose one of {', '.join(MODALITIES)}, or none")

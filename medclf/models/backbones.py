@@ -127,7 +127,7 @@ def build_body(arch: Arch, *, weights: Weights = "default", n_in: int = 3) -> nn
         raise MedclfError(f"n_in={n_in}: images have 1 or 3 channels", "give n_in=1 or n_in=3")
     source, name = resolve(arch)
     found = cut(source, name)
-    if weights is None:
+    if weights is None or weights == "none":
         adapt_input(found.body, n_in)
     elif weights == "default":
         load_default(found, source, name, n_in)

@@ -18,7 +18,7 @@ from medclf.errors import ReadError
 from medclf.images.reading import prepare
 from medclf.models.backbones import GlobalPool, build_body, describe
 from medclf.models.bn_folding import folded
-from medclf.parallel import map_ahead
+from medclf.parallel import map_ahead, usable_device
 from medclf.progress import watch
 
 
@@ -113,7 +113,7 @@ def embed_table(
     """
     backbone = describe(arch)
     side = size or backbone.size
-    on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    on = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     body = build_body(arch, weights=weights).eval()
     body = body.to(on).to(memory_format=torch.channels_last)
     mean, std = (torch.tensor(values, device=on).view(1, 3, 1, 1) * 255 for values in backbone.normalization())

@@ -205,5 +205,5 @@ def _job(config: TrainConfig, table: pd.DataFrame, spent: float, chain: bool) ->
         len(usable),
         config.folds + 1 if config.split == "kfold" else 1,
         spent,
-        config.cache and config.modality is None and chain,
+        config.cache is not False and config.modality is None and chain,
     )

@@ -9,9 +9,10 @@ import torch
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize, RandomSplitter, parent_label
+from fastai.vision.augment import RandomResizedCrop
 from PIL import Image
 
-from medclf.errors import DataError, MedclfWarning
+from medclf.errors import DataError, MedclfWarning, PreprocessingError
 from medclf.images.reading import prepare
 from medclf.learn.batches import MedDL, even_batch_size
 from medclf.learn.dataloaders import MedDataLoaders
@@ -223,3 +224,20 @@ def test_even_batches_are_never_larger_and_never_drop(n, bs):
 
 def test_loader_class(folder):
     assert all(isinstance(dl, MedDL) for dl in MedDataLoaders.from_folder(folder, size=32).loaders)
+
+
+def test_a_store_is_made_unless_item_transforms_draw_anew(folder):
+    def stored(**given):
+        return (
+            MedDataLoaders.from_folder(folder, size=32, progress=False, device="cpu", **given).train.stores is not None
+        )
+
+    assert stored() and stored(cache=True) and not stored(cache=False)
+    assert not stored(item_tfms=RandomResizedCrop(32))
+    with pytest.raises(PreprocessingError, match="RandomResizedCrop"):
+        stored(item_tfms=RandomResizedCrop(32), cache=True)
+
+
+def test_a_device_that_this_machine_has_not(folder):
+    with pytest.raises(DataError, match="no device 'cuda:63'"):
+        MedDataLoaders.from_folder(folder, size=32, progress=False, device="cuda:63")

@@ -6,7 +6,8 @@ import torch
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.torch_core import TensorImage
-from fastai.vision.augment import aug_transforms
+from fastai.vision.augment import Resize, aug_transforms
+from fastai.vision.data import ImageDataLoaders
 from PIL import Image
 
 from medclf.errors import DataError
@@ -191,3 +192,14 @@ def test_it_normalises_as_fastai_does_and_leaves_its_input():
     found = quick(given)
     assert type(found) is TensorImage and torch.equal(found, plain(given)) and torch.equal(given, before)
     assert torch.allclose(quick.decode(found), before, atol=1e-6)
+
+
+def test_loaders_of_fastai_with_a_device_by_name(folder):
+    dls = ImageDataLoaders.from_folder(
+        folder, valid_pct=0.25, item_tfms=Resize(32), bs=8, num_workers=0, device="cpu", seed=1
+    )
+    learn = med_learner(dls, "resnet18", weights="none", mixed_precision=False)
+    assert learn.weights is None and learn.dls.device == torch.device("cpu")
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+    assert learn.history
