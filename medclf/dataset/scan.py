@@ -279,7 +279,7 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
         remedy = "repair them"
         if bad["problem"].str.startswith(NO_CLASS_FOLDER).all():
             remedy = _where_labels_are(rows.root) or (
-                f"put each class into a folder, or give labels with {argument('labels')}"
+                f"put each class into a folder, or give {argument('labels', 'labels.csv')}"
                 + by_road(", or label_from=None", "")
             )
         raise DataError(f"{rows.root}: none of {len(table)} images can be used: {listing(bad)}", remedy)
@@ -297,7 +297,10 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
 
 def _where_labels_are(root: Path) -> str:
     beside = tables_beside(root)
-    return f"if a table beside the images has their labels, name it: {beside}" if beside else ""
+    columns = f"{argument('path_col')} and {argument('label_col')}"
+    return f"if a table beside the images has their labels, name it, and with {columns} its columns: {beside}" * bool(
+        beside
+    )
 
 
 def listing(bad: pd.DataFrame, at_most: int = 5) -> str:

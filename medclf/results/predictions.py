@@ -112,8 +112,8 @@ class Predictions:
         numbers = frame[["loss", *(f"prob_{label}" for label in vocab)]].replace("", "nan").astype(float)
         table = frame.drop(columns=[c for c in wanted if c != "path"] + ["pred", "unknown"], errors="ignore")
         for column in table:
-            text = column in _TEXT
-            table[column] = [cell or None for cell in table[column]] if text else typed(list(table[column]))
+            cells = [cell or None for cell in table[column]]
+            table[column] = pd.Series(cells, dtype=object) if column in _TEXT else typed(list(table[column]))
         return cls(
             list(vocab),
             multi_label,

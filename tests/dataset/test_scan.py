@@ -570,3 +570,88 @@ def test_siim_by_uid_and_by_path(shared_data):
     assert by_path["label"].value_counts().to_dict() == {"No Pneumothorax": 27, "Pneumothorax": 8}
     for column in ("path", "label", "patient"):  # the CSV's patient is the file's
         assert list(by_path[column]) == list(by_uid[column])
+
+
+# ---- layouts and names as people have them
+
+
+def test_masks_other_endings_and_roles_are_left_out_with_a_word(make_images):
+    root = make_images(*PAIRS, "a/1_mask.png", "a/2_mask.png", "b/images/5.jfif", "b/images/6.IMA")
+    for name in ("a/7.bmp", "b/8.webp", "b/9.WEBP"):
+        (root / name).write_bytes(b"x")
+    table, said = scan_noting(root)
+    assert [p for p in table["path"] if p not in PAIRS] == ["b/images/5.jfif", "b/images/6.IMA"]
+    assert "2 files are masks" in said and "first 'a/1_mask.png'" in said
+    assert "1 files end in .bmp" in said and "2 files end in .webp" in said
+    assert table.attrs["ignored"] == 5
+
+
+def test_links_to_outside_are_counted_and_followed_on_request(make_images, tmp_path):
+    store = make_images("1.png", "2.png", root=tmp_path / "store")
+    root = tmp_path / "set"
+    for number, name in ((1, "a"), (2, "b")):
+        (root / name).mkdir(parents=True)
+        (root / name / "x.png").symlink_to(store / f"{number}.png")
+    with pytest.raises(DataError, match=r"2 files are links to outside.*follow_links=True"):
+        scan(root)
+    table, _ = scan_noting(root, follow_links=True)
+    assert list(table["path"]) == ["a/x.png", "b/x.png"] and set(table["problem"]) == {""}
+    csv = write_csv(root, "path,label\na/x.png,a\nb/x.png,b\n")
+    with pytest.raises(DataError, match=r"link to outside.*\n.*follow_links=True"):
+        scan(csv)
+    assert len(scan_noting(csv, follow_links=True)[0]) == 2
+    with pytest.raises(DataError, match="lies outside"):  # a path is no link
+        scan(write_csv(root, "path,label\n../store/1.png,a\n"), follow_links=True)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["Set-v1/deep/{}.png", "deep/{}.PNG", "DEEP/{}.png", "{}", "Set-v1\\deep\\{}.png"],
+    ids=["the set's own folder first", "ending", "case", "no ending", "backslashes"],
+)
+def test_paths_of_a_csv_that_differ_from_the_files_are_found(make_images, tmp_path, written):
+    root = make_images("deep/u1.png", "deep/u2.png", "deep/u3.png", "deep/u4.png", root=tmp_path / "Set-v1")
+    rows = "".join(f"{written.format(f'u{i}')},{'aabb'[i - 1]}\n" for i in (1, 2, 3, 4))
+    table, _ = scan_noting(write_csv(root, f"path,label\n{rows}"))
+    assert list(table["path"]) == [f"deep/u{i}.png" for i in (1, 2, 3, 4)] and set(table["problem"]) == {""}
+
+
+def test_a_file_of_another_ending_is_named_and_not_taken(make_images):
+    root = make_images(*PAIRS)
+    table, said = scan_noting(write_csv(root, "path,label\na/1.png,a\na/2.jpg,a\nb/3.png,b\nb/4.png,b\n"))
+    assert "file is missing (there is 'a/2.png')" in said
+    assert table.set_index("path")["problem"]["a/2.jpg"].startswith("file is missing")
+
+
+def test_a_folder_without_classes_names_the_table_beside(make_images):
+    root = make_images("images/1.png", "images/2.png")
+    write_csv(root, "image_id,dx\n1,a\n2,b\n", name="meta.csv")
+    with pytest.raises(DataError, match=r"no class folder.*\n.*labels=\"meta.csv\" \(its columns: image_id,dx\)"):
+        scan(root)
+    table, _ = scan_noting(root, labels="meta.csv", path_col="image_id", label_col="dx")
+    assert list(table["label"]) == ["a", "b"]
+
+
+def test_the_root_does_not_move_with_the_working_folder(make_images, monkeypatch):
+    root = make_images(*PAIRS)
+    monkeypatch.chdir(root.parent)
+    for source in (root.name, pd.DataFrame({"path": PAIRS, "label": list("aabb")})):
+        where = {} if isinstance(source, str) else {"root": root.name}
+        assert scan_quietly(source, **where).attrs["root"] == str(root)
+
+
+def test_what_is_unknown_stands_in_the_table(make_images):
+    root = make_images("1.png", "2.png", "3.png")
+    frame = pd.DataFrame({"path": ["1.png", "2.png", "3.png"], "a": [1, -1, 0], "b": [0, 1, None]})
+    table, _ = scan_noting(frame, root=root, label_col=["a", "b"], uncertain="unknown", blank="unknown")
+    assert list(table["label"]) == [("a",), ("b",), ()]
+    assert list(table["unknown"]) == [(), ("a",), ("b",)] and table.attrs["labels"] == ["a", "b"]
+
+
+def test_labels_that_hold_several_in_one_are_told(make_images):
+    root = make_images(*[f"{i}.png" for i in range(6)])
+    frame = pd.DataFrame({"path": [f"{i}.png" for i in range(6)], "label": ["a", "a", "b", "b", "a|b", "a|b"]})
+    _, said = scan_noting(frame, root=root)
+    assert "looks like several labels in one" in said and 'label_delim="|"' in said
+    _, said = scan_noting(frame.assign(label=["1", "1", "1.0", "1.0", "b", "b"]), root=root)
+    assert "'1', '1.0' differ only in spelling" in said

@@ -492,3 +492,39 @@ def test_a_hundred_thousand_rows(split):
     partition = split_table(table, split, fold=0)
     assert abs((partition == "valid").mean() - 0.2) < 0.001
     assert time.process_time() - begun < 5  # about 1 s alone; the machine may be busy
+
+
+# ---- what a split could not do is said
+
+
+@pytest.mark.parametrize("groups", [["big"] * 54 + list("abcdef"), [None] * 6 + ["big"] * 54], ids=["first", "alone"])
+def test_groups_too_large_for_the_share_are_told(groups):
+    names = [f"{row:02d}.png" for row in range(60)]
+    with pytest.warns(MedclfWarning, match=r"20% of the images were asked for validation, and 10% are \(6 of 60\)"):
+        _, valid = StratifiedGroupSplitter(["a", "b"] * 30, groups, 0.2)(names)
+    assert len(valid) == 6
+    with pytest.warns(MedclfWarning, match=r"the largest has 54; one fold trains on 6 images and is measured on 54"):
+        KFoldSplitter(1, 3, groups=groups)(names)
+
+
+def test_a_share_that_is_met_says_nothing():
+    names = [f"{row:02d}.png" for row in range(60)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MedclfWarning)
+        StratifiedGroupSplitter(["a", "b"] * 30, [row // 3 for row in range(60)], 0.2)(names)
+        KFoldSplitter(1, 3, groups=[row // 3 for row in range(60)])(names)
+        StratifiedGroupSplitter(["a", "b"], ["x", "y"], 0.2)(["1.png", "2.png"])  # one image either way
+
+
+def test_images_in_no_partition_are_counted_by_folder():
+    paths = [f"{part}/a/{i}.png" for part, n in (("train", 4), ("val", 2), ("extra", 5)) for i in range(n)]
+    parts = ["train"] * 4 + ["valid"] * 2 + [None] * 5
+    with pytest.warns(MedclfWarning, match=r"5 of 11 images are in no partition and are not used \(extra 5\)"):
+        split_table(pd.DataFrame({"path": paths, "label": "a", "partition": parts}), "folders")
+
+
+def test_folders_that_make_no_split_are_named():
+    paths = ["Training/a/1.png", "Testing/a/2.png"]
+    said = r"there are Training \(1 images\), Testing \(1 images\), which make train 1, test 1"
+    with pytest.raises(SplitError, match=said):
+        split_table(pd.DataFrame({"path": paths, "label": "a", "partition": ["train", "test"]}), "folders")

@@ -1,0 +1,94 @@
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from medclf.dataset.choice import choose
+from medclf.dataset.sources import Rows
+from medclf.errors import DataError
+
+
+def rows_of(labels, *, several=False, patients=None, partitions=None, unknown=None, read_for=()) -> Rows:
+    n = len(labels)
+    return Rows(
+        root=Path(),
+        path=[f"{row:03d}.png" for row in range(n)],
+        label=list(labels),
+        patient=patients or [None] * n,
+        partition=partitions or [None] * n,
+        problem=[""] * n,
+        extra=pd.DataFrame({"place": range(n)}),
+        multi_label=several,
+        unknown=unknown,
+        read_for=list(read_for),
+    )
+
+
+def test_labels_become_one():
+    rows = rows_of(["mel", "bcc", "nv", "mel", None])
+    choose(rows, merge=["malignant=mel+bcc"])
+    assert rows.label == ["malignant", "malignant", "nv", "malignant", None]
+    assert "3 images" in rows.notes[0]
+    rows = rows_of([("a", "b"), ("b", "c"), (), None], several=True, read_for=["a", "b", "c", "d"])
+    choose(rows, merge={"x": ["a", "b"]})
+    assert rows.label == [("x",), ("x", "c"), (), None] and rows.read_for == ["x", "c", "d"]
+
+
+def test_a_merged_label_is_unknown_only_where_none_of_its_parts_is_there():
+    rows = rows_of([("a",), (), ()], several=True, unknown=[("b",), ("b",), ("c",)], read_for=["a", "b", "c"])
+    choose(rows, merge={"x": ["a", "b"]})
+    assert rows.label == [("x",), (), ()] and rows.unknown == [(), ("x",), ("c",)]
+
+
+def test_a_dropped_label_takes_its_images_where_it_is_their_only_one():
+    rows = rows_of(["a", "b", "a", "c"])
+    choose(rows, drop=["a"])
+    assert rows.label == ["b", "c"] and list(rows.extra["place"]) == [1, 3] and "2 images are left out" in rows.notes[0]
+    rows = rows_of([("a", "b"), ("a",)], several=True, read_for=["a", "b"])
+    choose(rows, drop=["a"])
+    assert rows.label == [("b",), ()] and rows.read_for == ["b"]
+
+
+@pytest.mark.parametrize("asked", [{"merge": {"x": ["malignnat"]}}, {"drop": ["malignnat"]}])
+def test_a_label_that_no_image_has_is_refused_with_a_suggestion(asked):
+    with pytest.raises(DataError, match=r"'malignnat'.*\n.*'malignant'"):
+        choose(rows_of(["benign", "malignant"]), **asked)
+
+
+@pytest.mark.parametrize("text", ["a+b", "=a+b", "x=a+", "x="])
+def test_a_merge_that_cannot_be_read(text):
+    with pytest.raises(DataError, match="NEW=a"):
+        choose(rows_of(["a", "b"]), merge=[text])
+
+
+def test_a_label_that_the_tables_cannot_hold_is_refused_before_it_is_lost():
+    with pytest.raises(DataError, match=r"mass\|nodule.*\n.*merge=\"mass or nodule=mass\|nodule\""):
+        choose(rows_of([("mass|nodule",), ()], several=True, read_for=["mass|nodule"]))
+    rows = rows_of([("mass|nodule",), ()], several=True, read_for=["mass|nodule"])
+    choose(rows, merge=["mass or nodule=mass|nodule"])
+    assert rows.label == [("mass or nodule",), ()]
+    choose(rows_of(["mass|nodule", "c"]))  # of one label an image it stays as it is
+
+
+def test_a_part_of_the_images_has_whole_patients_and_the_classes_in_proportion():
+    n = 400
+    patients = [f"p{row // 4}" for row in range(n)]
+    labels = ["rare" if row // 4 % 5 == 0 else "common" for row in range(n)]
+    parts = ["train" if row // 4 % 4 else "test" for row in range(n)]
+    rows = rows_of(labels, patients=patients, partitions=parts)
+    choose(rows, limit=100)
+    assert 92 <= len(rows.path) <= 108
+    assert set(Counter(rows.patient).values()) == {4}
+    assert abs(Counter(rows.label)["rare"] - 20) <= 4 and abs(Counter(rows.partition)["test"] - 25) <= 4
+    again = rows_of(labels, patients=patients, partitions=parts)
+    choose(again, limit=100)
+    assert again.path == rows.path
+
+
+def test_a_limit_above_all_images_leaves_them_and_one_below_1_is_refused():
+    rows = rows_of(["a", "b"])
+    choose(rows, limit=5)
+    assert len(rows.path) == 2 and not rows.notes
+    with pytest.raises(DataError, match="limit must be 1 or more"):
+        choose(rows, limit=0)

@@ -1,0 +1,212 @@
+import unicodedata
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medclf.dataset.columns import Columns, Sheet, read_csv
+from medclf.errors import DataError
+
+
+@pytest.fixture
+def csv_of(tmp_path):
+    def write(text: str, encoding: str = "utf-8"):
+        file = tmp_path / "t.csv"
+        file.write_bytes(text.encode(encoding))
+        return file
+
+    return write
+
+
+def sheet(*, is_text=True, columns=None, **cells) -> Sheet:
+    return Sheet(pd.DataFrame(cells, dtype=object), "t.csv", Columns(**(columns or {})), is_text)
+
+
+# ---- reading a CSV
+
+
+@pytest.mark.parametrize("ends", ["", ",", ",,"], ids=["none", "one", "two"])
+@pytest.mark.parametrize("header", ["", ","], ids=["", "header too"])
+def test_a_separator_at_the_end_of_rows_shifts_nothing(csv_of, ends, header):
+    frame = read_csv(csv_of(f"front,side,label{header}\na.png,b.png,ill{ends}\nc.png,d.png,well\n"))
+    assert list(frame) == ["front", "side", "label"]
+    assert frame.to_numpy().tolist() == [["a.png", "b.png", "ill"], ["c.png", "d.png", "well"]]
+
+
+def test_a_row_that_does_not_fit_is_named(csv_of):
+    with pytest.raises(DataError, match="line 3: 4 cells, and the header names 3"):
+        read_csv(csv_of("path,label,note\n1.png,a,x\n2.png,b,small, flat\n"))
+    with pytest.raises(DataError, match="line 2: 1 cells"):
+        read_csv(csv_of("path;label\n1.png\n"))
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_separators_within_quotes_do_not_count(csv_of, mark):
+    quoted = mark.join(["path", '"label, of; all, kinds"'])
+    frame = read_csv(csv_of(f'{quoted}\n1.png{mark}"a{mark}b"\n'))
+    assert frame.to_numpy().tolist() == [["1.png", f"a{mark}b"]] and list(frame) == ["path", "label, of; all, kinds"]
+
+
+def test_texts_that_pandas_takes_for_missing_stay(csv_of):
+    words = ["None", "NA", "N/A", "n/a", "null", "NULL", "nan", "NaN", "", "001", "1e3"]
+    assert list(read_csv(csv_of("label,x\n" + "".join(f"{word},1\n" for word in words)))["label"]) == words
+
+
+def test_a_line_break_in_a_cell_and_a_byte_order_mark(csv_of):
+    frame = read_csv(csv_of('path,note\n1.png,"two\nlines"\n\n2.png,\n', "utf-8-sig"))
+    assert frame.to_numpy().tolist() == [["1.png", "two\nlines"], ["2.png", ""]]
+
+
+@pytest.mark.parametrize(
+    "content, said", [(b"", "empty"), (b"a,b\n\xff\xfe,1\n", "UTF-8"), (b'a,b\n"x' + b"y" * 200_000, "field")]
+)
+def test_what_is_no_csv_is_refused(tmp_path, content, said):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read_csv(tmp_path / "t.csv")
+
+
+def test_a_missing_file_is_called_missing(tmp_path):
+    with pytest.raises(DataError) as error:
+        read_csv(tmp_path / "lables.csv")
+    assert "No such file" in str(error.value) and "UTF-8" not in str(error.value)
+
+
+def test_columns_of_one_name(csv_of):
+    frame = read_csv(csv_of("path,label,sex,sex\n1.png,a,F,M\n"))
+    assert list(frame) == ["path", "label", "sex", "sex.1"]
+    twice = read_csv(csv_of("path,label,label\n1.png,a,b\n"))
+    with pytest.raises(DataError, match="several columns 'label'"):
+        Sheet(twice, "t.csv", Columns(), True).require_columns()
+    frame = pd.DataFrame([["1.png", "a", "b"]], columns=["path", "label", "label"])
+    with pytest.raises(DataError, match="several columns 'label'"):
+        Sheet(frame, "the DataFrame", Columns()).require_columns()
+
+
+# ---- labels
+
+
+def test_one_label_in_two_encodings_is_one():
+    composed, apart = (unicodedata.normalize(form, "bénin") for form in ("NFC", "NFD"))
+    assert sheet(label=[composed, apart]).labels()[0] == [composed] * 2
+
+
+@pytest.mark.parametrize(
+    "cells, wanted",
+    [
+        ([["a b", "c"], "polyp", []], [("a b", "c"), ("polyp",), ()]),
+        ([np.array(["x", "y"]), np.array([]), ["x"]], [("x", "y"), (), ("x",)]),
+        ([[1, 2], (3,), {4}], [("1", "2"), ("3",), ("4",)]),
+        (["['a', 'b']", "[]", '["c"]'], [("a", "b"), (), ("c",)]),
+        ([["a"], None, ["b"]], [("a",), None, ("b",)]),
+    ],
+    ids=["text among lists", "arrays", "numbers", "lists as text", "unknown"],
+)
+def test_lists_are_several_labels(cells, wanted):
+    table = Sheet(pd.DataFrame({"label": pd.Series(cells, dtype=object)}), "t.csv", Columns())
+    labels, problems, _, multi_label = table.labels()
+    assert labels == wanted and multi_label
+    assert [bool(problem) for problem in problems] == [label is None for label in wanted]
+
+
+def test_no_finding_and_no_label_are_two_cells():
+    labels, problems, _, _ = sheet(label=["a|b", "(none)", ""], columns={"label_delim": "|"}).labels()
+    assert labels == [("a", "b"), (), None] and problems == ["", "", "blank label"]
+
+
+CHEXPERT = {"edema": ["1", "-1", "", "0"], "mass": ["0", "0", "1", "-1.0"]}
+
+
+@pytest.mark.parametrize(
+    "uncertain, blank, labels, unknown, left_out",
+    [
+        ("positive", "negative", [("edema",), ("edema",), ("mass",), ("mass",)], [(), (), (), ()], []),
+        ("negative", "negative", [("edema",), (), ("mass",), ()], [(), (), (), ()], []),
+        ("unknown", "unknown", [("edema",), (), ("mass",), ()], [(), ("edema",), ("edema",), ("mass",)], []),
+        ("exclude", "negative", [("edema",), (), ("mass",), ()], [(), (), (), ()], [1, 3]),
+    ],
+)
+def test_uncertain_and_blank_cells_count_as_told(uncertain, blank, labels, unknown, left_out):
+    table = sheet(**CHEXPERT, columns={"label": ["edema", "mass"], "uncertain": uncertain, "blank": blank})
+    found, problems, open_, multi_label = table.labels()
+    assert (found, open_, multi_label) == (labels, unknown, True)
+    assert [row for row, problem in enumerate(problems) if problem] == left_out
+    assert "1 blank cells of column 'edema'" in " ".join(table.notes)
+
+
+def test_uncertain_cells_are_refused_with_the_option_that_reads_them():
+    with pytest.raises(DataError, match=r"row 2, column 'edema': '-1'.*\n.*uncertain"):
+        sheet(**CHEXPERT, columns={"label": ["edema", "mass"]}).labels()
+    with pytest.raises(DataError, match=r"row 3, column 'edema': ''.*\n.*blank"):
+        sheet(**CHEXPERT, columns={"label": ["edema", "mass"], "uncertain": "unknown"}).labels()
+
+
+def test_an_image_that_nobody_read_has_no_label_known():
+    table = sheet(a=["", "0"], b=["", "0"], columns={"label": ["a", "b"], "blank": "unknown"})
+    assert table.labels()[0] == [None, ()]
+
+
+def test_columns_that_exclude_each_other_are_one_label():
+    columns = {"label": ["mel", "nv"], "exclusive": True}
+    labels, problems, _, multi_label = sheet(
+        mel=["1", "0", "1", "0"], nv=["0", "1", "1", "0"], columns=columns
+    ).labels()
+    assert labels == ["mel", "nv", None, None] and not multi_label
+    assert problems == ["", "", "2 classes are 1 (mel, nv)", "no class is 1"]
+
+
+def test_a_column_without_a_1_and_classes_that_exclude_each_other_are_told():
+    table = sheet(a=list("110"), b=list("001"), c=list("000"), columns={"label": ["a", "b", "c"]})
+    table.labels()
+    assert any("'c'" in note and "no 1" in note for note in table.notes)
+    assert any("exclusive" in note for note in table.notes)
+
+
+# ---- patients
+
+
+def test_texts_for_missing_are_no_patient():
+    table = sheet(patient=["nan", "None", "NA", "<NA>", "null", "N/A", " ", "unknown", "p1"])
+    assert table.patients() == [None] * 8 + ["p1"]
+    assert "'nan' (1 images)" in table.notes[0]
+
+
+def test_one_patient_in_several_spellings():
+    table = sheet(patient=["7", "7.0", " 7", "007", "70", "P7"])
+    assert table.patients() == ["7", "7", "7", "7", "70", "P7"]
+    assert "'007' and '7' and '7.0'" in table.notes[0]
+    assert sheet(patient=["007", "008"]).patients() == ["007", "008"]
+
+
+# ---- columns of the user's
+
+
+def test_a_column_that_tells_the_partition_is_named():
+    table = sheet(path=["1", "2"], label=["a", "b"], split=["train", "test"], view=["AP", "PA"])
+    assert table.partitions() is None
+    assert len(table.notes) == 1 and "partition_col" in table.notes[0] and "train 1, test 1" in table.notes[0]
+    table = sheet(path=["1", "2"], label=["a", "b"], usage=["Training", "PublicTest"], where=["dev", "testing"])
+    table.partitions()
+    assert any("'where'" in note for note in table.notes)  # by content
+
+
+def test_partitions_in_usual_words():
+    table = sheet(path=list("12345"), partition=["Training", "val", "DEV", "tst", "nan"])
+    assert table.partitions() == ["train", "valid", "valid", "test", None]
+
+
+def test_columns_that_medclf_writes_itself_are_kept_by_another_name():
+    table = sheet(path=["1"], label=["a"], unknown=["x"], prob_a=["0.5"], sex=["F"], loss=["2"])
+    extra = table.extra()
+    assert sorted(extra) == ["loss_given", "prob_a_given", "sex", "unknown_given"]
+    assert len(table.notes) == 3
+
+
+def test_rows_are_chosen_by_a_column():
+    table = sheet(path=list("1234"), view=["PA", "AP", "PA", "LL"], age=["5", "6", "7", "8"])
+    assert list(table.where(["view=PA"]).frame["path"]) == ["1", "3"]
+    assert list(table.where(["view=PA", "view=AP", "age!=5"]).frame["path"]) == ["2", "3"]
+    with pytest.raises(DataError, match="no column"):
+        table.where(["veiw=PA"])
+    with pytest.raises(DataError, match="'view' has 'AP', 'LL', 'PA'"):
+        table.where(["view=pa"])

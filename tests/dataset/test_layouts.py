@@ -1,0 +1,60 @@
+import pytest
+
+from medclf.dataset.layouts import labels_of_folders, masks_among
+from medclf.errors import DataError
+
+
+@pytest.mark.parametrize(
+    "paths, labels",
+    [
+        (["a/1.png", "b/2.png"], ["a", "b"]),
+        (["train/a/1.png", "Testing/b/2.png"], ["a", "b"]),
+        (["a/Images/1.png", "b/Images/2.png"], ["a", "b"]),
+        (["a/train/1.png", "b/val2017/2.png"], ["a", "b"]),
+        (["set/images/1.png", "set/images/2.png"], [None, None]),  # one folder above tells nothing apart
+        (["train/1.png", "images/2.png", "3.png"], [None, None, None]),
+        (["a /1.png", "a/2.png"], ["a", "a"]),
+    ],
+)
+def test_the_label_is_the_nearest_folder_that_names_a_class(paths, labels):
+    assert labels_of_folders(paths)[0] == labels
+
+
+def test_an_image_for_testing_needs_no_class():
+    labels, problems, _ = labels_of_folders(["test_images/1.png", "train_images/2.png", "a/3.png"])
+    assert labels == [None, None, "a"] and problems == ["", "no class folder above it", ""]
+
+
+@pytest.mark.parametrize(
+    "between", [["ann", "bob", "cy", "dan"], ["40X", "100X", "40X", "100X"]], ids=["patients", "magnifications"]
+)
+def test_classes_further_up_are_told_with_the_option_that_takes_them(between):
+    paths = [f"{kind}/{name}/1.png" for kind, name in zip(["ill", "ill", "well", "well"], between, strict=True)]
+    _, _, notes = labels_of_folders(paths)
+    assert len(notes) == 1 and "label_from_parent=2 takes ill, well" in notes[0]
+    labels, problems, notes = labels_of_folders(paths, parent=2)
+    assert labels == ["ill", "ill", "well", "well"] and not any(problems) and not notes
+
+
+def test_partitions_above_classes_are_no_further_level():
+    assert labels_of_folders(["train/a/1.png", "test/b/2.png"])[2] == []
+
+
+def test_too_few_folders_and_no_such_level():
+    labels, problems, _ = labels_of_folders(["a/b/1.png", "c/2.png"], parent=2)
+    assert labels == ["a", None] and "fewer than 2 folders" in problems[1]
+    with pytest.raises(DataError, match="must be 1 or more"):
+        labels_of_folders(["a/1.png"], parent=0)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    ["a/1_mask.png", "a/1_mask_1.png", "a/1-segmentation.tif", "a/1_seg.png", "a/1_GT.bmp", "masks/1.png",
+     "a/ground truth/1.png", "masks/1_mask.png"],
+)  # fmt: skip
+def test_a_mask_is_told_by_its_name_and_its_image(mask):
+    assert masks_among(["a/1.png", "a/2.png", mask]) == [mask]
+
+
+def test_a_name_alone_makes_no_mask():
+    assert masks_among(["with_mask/1.png", "with_mask/2.png", "face_mask/9.png", "a/no_mask.png"]) == []
