@@ -7,7 +7,7 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,12 +127,9 @@ def serve(
     with _listening(host, port) as listener:
         app = create_app(bundle, token=token, max_bytes=max_bytes, max_queue=max_queue, workers=workers)
         name = f"[{host}]" if ":" in host else host
-        print(
-            f"medclf serves {bundle_path} on http://{name}:{listener.getsockname()[1]}/ (Ctrl-C stops it)",
-            flush=True,
-        )
+        ready = f"medclf serves {bundle_path} on http://{name}:{listener.getsockname()[1]}/ (Ctrl-C stops it)"
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped gracefully
-            _uvicorn_server(app, log_level).run([listener])
+            _uvicorn_server(app, log_level, lambda: print(ready, flush=True)).run([listener])
 
 
 @contextlib.contextmanager
@@ -163,7 +160,7 @@ def running(app: FastAPI, host: str = "127.0.0.1", port: int = 0, *, log_level: 
             thread.join()
 
 
-def _uvicorn_server(app: FastAPI, log_level: str) -> Any:
+def _uvicorn_server(app: FastAPI, log_level: str, on_ready: Callable[[], None] = lambda: None) -> Any:
     uvicorn = require("uvicorn", "serve")
     from medclf.serving.http_timeouts import ImpatientProtocol, log_config
 
@@ -174,11 +171,18 @@ def _uvicorn_server(app: FastAPI, log_level: str) -> Any:
         access_log=False,
         log_config=log_config(log_level),
         server_header=False,
-        limit_concurrency=512,  # below the 1024 files that a process may usually open
         timeout_keep_alive=75,
         timeout_graceful_shutdown=30,
     )
-    return uvicorn.Server(config)
+
+    class Server(uvicorn.Server):  # type: ignore[name-defined]
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            """Start, and say so once requests are answered."""
+            await super().startup(sockets)
+            if self.started:
+                on_ready()
+
+    return Server(config)
 
 
 def check_exposure(host: str, token: str | None) -> None:

@@ -6,19 +6,23 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medclf.errors import MedclfError, MissingDecoder, ReadError, TooLarge, UnsupportedFormat
 from medclf.serving.decoder_worker import ANSWER, REQUEST
+from medclf.serving.limits import Refused
 
 # The parent's own module path, without the current folder: a file there must not stand in for a module.
 _BOOT = "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from {module} import main; main()"
 _MAX_PIXEL_BYTES = 2**28
 _START_SECONDS = 120.0
+_TRIES = 2
 _ERRORS = {kind.__name__: kind for kind in (ReadError, UnsupportedFormat, TooLarge, MissingDecoder)}
 
 
@@ -50,6 +54,7 @@ class DecoderPool:
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         self._workers: set[_Worker] = set()
         self._replacing: set[asyncio.Task[None]] = set()
+        self._decoding: set[asyncio.Task[np.ndarray]] = set()
         self.restarts = 0
 
     @property
@@ -71,16 +76,32 @@ class DecoderPool:
         Raises:
             ReadError, UnsupportedFormat, TooLarge, MissingDecoder: as `prepare` does; also where the file
                 took more time or memory than it may, or ended its worker.
+            Refused: 503 where something else ended or stopped the worker, twice.
         """
-        worker = await self._idle.get()
-        while worker.ended:  # the system ended it between two files
-            self._replace(worker)
+        for _ in range(_TRIES):
             worker = await self._idle.get()
+            while worker.ended:  # the system ended it between two files
+                self._replace(worker)
+                worker = await self._idle.get()
+            work = asyncio.ensure_future(self._decode(worker, body))
+            self._decoding.add(work)
+            work.add_done_callback(self._done)
+            try:
+                return await asyncio.shield(work)  # who gives up costs no worker: it finishes the file it has
+            except _Stopped:
+                continue
+        raise Refused(503, "the decoder was stopped from outside", "send it again", retry_after=5)
+
+    async def _decode(self, worker: _Worker, body: bytes | bytearray) -> np.ndarray:
         try:
             return await asyncio.wait_for(worker.decode(body), self._patience)
         except asyncio.TimeoutError:
+            if worker.suspended:
+                raise _Stopped from None
             raise ReadError("upload", "decoding it takes too long") from None
         except (asyncio.IncompleteReadError, OSError, ValueError):
+            if await worker.was_killed():
+                raise _Stopped from None
             raise ReadError("upload", "the decoder fails on it, or needs more time or memory than allowed") from None
         finally:
             if worker.sound:
@@ -88,11 +109,19 @@ class DecoderPool:
             else:  # its answer may still come, and would be taken for the next file's
                 self._replace(worker)
 
+    def _done(self, work: asyncio.Task[np.ndarray]) -> None:
+        self._decoding.discard(work)
+        if not work.cancelled():
+            work.exception()  # of an upload that was given up, nobody asks for it
+
     async def stop(self) -> None:
         """End every worker."""
-        for task in self._replacing:
+        tasks = [*self._replacing, *self._decoding]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._replacing, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in self._replacing:  # of workers whose file was just given up
+            task.cancel()
         await asyncio.gather(*(worker.end() for worker in self._workers))
         self._workers.clear()
 
@@ -115,6 +144,10 @@ class DecoderPool:
                 return await self._add()
             except MedclfError:  # the machine is out of memory or processes: /readyz says so meanwhile
                 await asyncio.sleep(5)
+
+
+class _Stopped(Exception):
+    """Something outside ended or stopped the worker."""
 
 
 class _Worker:
@@ -149,6 +182,21 @@ class _Worker:
     @property
     def ended(self) -> bool:
         return self._process.returncode is not None
+
+    async def was_killed(self) -> bool:
+        """Whether it ended by a signal that only others send: a file's own faults end it otherwise."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._process.wait(), 1)
+        return self._process.returncode in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the system says that it is stopped; only Linux says so."""
+        try:
+            status = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return False
+        return status.rpartition(")")[2].split()[0] in ("T", "t")
 
     async def decode(self, body: bytes | bytearray) -> np.ndarray:
         self.sound = False

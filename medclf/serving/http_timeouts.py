@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import heapq
+import json
 import logging
 import traceback
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 10.0
 READ_ANSWER_SECONDS = 30.0
+_HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), (b"connection", b"close")]
+MAX_CONNECTIONS = 512  # below the 1024 files that a process may usually open
+_ROOM = 64  # of these, kept free of connections that wait for nothing
 
 
 class ImpatientProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 protocol, with a deadline for the peer's header and for reading the answer.
 
     uvicorn alone keeps a connection that sends half a header, or that never reads its answer, until the
-    peer goes away.
+    peer goes away; it counts idle connections like work in hand, and refuses in plain text.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A new connection: its first header is awaited."""
         super().connection_made(transport)
+        self._idle_since = self.loop.time()
+        self._make_room()
+        if len(self.connections) > MAX_CONNECTIONS:
+            self.app = _too_busy
         self._header = _Deadline(self.loop, HEADER_SECONDS, transport.abort)
         self._reading = _Deadline(self.loop, READ_ANSWER_SECONDS, transport.abort)
         self._header.start()
@@ -46,8 +57,32 @@ class ImpatientProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """The answer is written; a peer that does not read it must not hold a closing connection."""
         super().on_response_complete()
+        self._idle_since = self.loop.time()
         if self.transport.is_closing():
             self._reading.start()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is refused as everything is."""
+        body = _problem("the request is not valid HTTP", "see /docs")
+        headers = [*_HEADERS, (b"content-length", str(len(body)).encode())]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            with contextlib.suppress(h11.LocalProtocolError):  # an answer was under way
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _make_room(self) -> None:
+        """Close the connections that have been idle longest, so that there is always room for one that asks."""
+        surplus = len(self.connections) - (MAX_CONNECTIONS - _ROOM)
+        if surplus > 0:
+            peers = [one for one in self.connections if isinstance(one, ImpatientProtocol)]
+            others = [one for one in peers if one is not self and one.is_idle]
+            for one in heapq.nsmallest(surplus, others, key=lambda one: one._idle_since):
+                one.shutdown()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing was asked that is not answered."""
+        return self.cycle is None or self.cycle.response_complete
 
     def timeout_keep_alive_handler(self) -> None:
         """An idle connection is closed, even where its last answer was never read."""
@@ -63,6 +98,18 @@ class ImpatientProtocol(H11Protocol):
         """It read on."""
         super().resume_writing()
         self._reading.stop()
+
+
+def _problem(error: str, remedy: str) -> bytes:
+    return json.dumps({"error": error, "remedy": remedy}).encode()
+
+
+async def _too_busy(scope: Any, receive: Any, send: Any) -> None:
+    """The application of a connection that is one too many."""
+    body = _problem("too many connections are open", "try again in a moment")
+    headers = [*_HEADERS, (b"retry-after", b"1"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 class _Deadline:

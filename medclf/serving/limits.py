@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -39,7 +40,8 @@ class Limits:
         decode_seconds: decoding one upload may cost this much processor time, thrice as much by the clock.
         decode_memory_mb: and this much memory, in MiB.
         read_seconds: a client may pause this long within an upload.
-        min_rate: bytes a second that an upload must keep up on average, after the first `read_seconds`.
+        min_rate: bytes a second that an upload must keep up within any `read_seconds`.
+        upload_seconds: an upload may take this long in all.
         answer_seconds: an upload that waits longer than this for its answer gets 503.
     """
 
@@ -51,6 +53,7 @@ class Limits:
     decode_memory_mb: int = 2048
     read_seconds: float = 10.0
     min_rate: float = 16 * 2**10
+    upload_seconds: float = 300.0
     answer_seconds: float = 60.0
 
 
@@ -114,17 +117,15 @@ class Gate:
             self.held_bytes -= len(body)
 
     async def _paced(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        started, received = time.monotonic(), 0
+        pace = _Pace(self._limits)
         while True:
-            allowed = self._limits.read_seconds + received / self._limits.min_rate
-            patience = min(self._limits.read_seconds, started + allowed - time.monotonic())
             try:
-                chunk = await asyncio.wait_for(anext(chunks), patience)
+                chunk = await asyncio.wait_for(anext(chunks), pace.deadline - time.monotonic())
             except asyncio.TimeoutError:
                 raise Refused(408, "the upload is too slow", "send it over a faster connection") from None
             except StopAsyncIteration:
                 return
-            received += len(chunk)
+            pace.received(len(chunk))
             yield chunk
 
     def _too_large(self) -> Refused:
@@ -132,3 +133,24 @@ class Gate:
         return Refused(
             413, f"the upload is larger than {limit}", "send one image, or start the service with a larger --max-mb"
         )
+
+
+class _Pace:
+    """Until when an upload must send more: what came fast earlier is no credit for trickling later."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._window, self._least = limits.read_seconds, limits.min_rate * limits.read_seconds
+        now = time.monotonic()
+        self._end, self._total = now + limits.upload_seconds, 0
+        self._arrived = collections.deque([(now, 0)])  # when, and how many bytes there were then
+
+    def received(self, n: int) -> None:
+        self._total += n
+        self._arrived.append((time.monotonic(), self._total))
+
+    @property
+    def deadline(self) -> float:
+        """When the window will hold too few bytes if none come."""
+        while self._arrived[0][1] <= self._total - self._least:
+            self._arrived.popleft()
+        return min(self._arrived[0][0] + self._window, self._end)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import resources
 from typing import Annotated, Any
 
@@ -98,7 +99,7 @@ def api(service: Service, token: str | None) -> APIRouter:
             raise Refused(415, "the Content-Type is not that of an image", _SEND)
         length = request.headers.get("content-length", "")
         declared = int(length) if length.isdecimal() and len(length) < 20 else None
-        answer = await service.answer(request.stream(), declared, saliency=saliency)
+        answer = await service.answer(request.stream(), declared, partial(_gone, request), saliency=saliency)
         prediction = answer.prediction
         return Predicted(
             label=prediction.label if isinstance(prediction.label, str) else list(prediction.label),
@@ -196,6 +197,12 @@ def add_error_handlers(app: FastAPI) -> None:
     async def unknown(request: Request, error: Exception) -> Response:
         closing = {"Connection": "close"}  # the exception goes on to the server, which closes
         return _problem(500, "the service failed", "its log says where", closing)
+
+
+async def _gone(request: Request) -> None:
+    """Return once the client has hung up; only after its body was read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _problem(status: int, error: str, remedy: str, headers: Mapping[str, str] | None = None) -> Response:

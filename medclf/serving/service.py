@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,6 +53,10 @@ class Answer:
     prediction: Prediction
     pixels: np.ndarray
     heat: np.ndarray | None
+
+
+async def _never() -> None:
+    await asyncio.Event().wait()
 
 
 class Service:
@@ -104,25 +108,44 @@ class Service:
         await self._batcher.stop()
         await self._pool.stop()
 
-    async def answer(self, chunks: AsyncIterator[bytes], declared: int | None, *, saliency: bool = False) -> Answer:
+    async def answer(
+        self,
+        chunks: AsyncIterator[bytes],
+        declared: int | None,
+        gone: Callable[[], Awaitable[None]] = _never,
+        *,
+        saliency: bool = False,
+    ) -> Answer:
         """Read one upload and predict it.
 
         Args:
             chunks: the body as it comes.
             declared: its Content-Length, where there is one.
+            gone: returns once the client has hung up; the upload then leaves the queue.
             saliency: say where the model looked, too.
 
         Raises:
-            Refused: it is too large or too slow, or too many wait (429), or the answer takes too long (503).
+            Refused: it is too large or too slow, or too many wait (429), or the answer takes too long (503), or its
+                client has gone (499).
             ReadError: it is no image that can be read.
         """
         self.gate.check()
         async with self.gate.body(chunks, declared) as body:
             with self.gate.queued():
+                work = asyncio.ensure_future(self._predict(body, saliency))
+                left = asyncio.ensure_future(gone())
                 try:
-                    return await asyncio.wait_for(self._predict(body, saliency), self.limits.answer_seconds)
-                except asyncio.TimeoutError:
-                    raise Refused(503, "the service is too busy", "try again later", retry_after=5) from None
+                    await asyncio.wait(
+                        (work, left), timeout=self.limits.answer_seconds, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    if work.done():
+                        return work.result()
+                    if left.done():
+                        raise Refused(499, "the client has gone", "send it again")
+                    raise Refused(503, "the service is too busy", "try again later", retry_after=5)
+                finally:
+                    for task in (work, left):
+                        task.cancel()
 
     @property
     def saliency(self) -> Callable[[np.ndarray, str], np.ndarray] | None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
@@ -31,6 +32,8 @@ _SECURITY_HEADERS = {
 }
 _DRAIN_SECONDS = 1.0
 _CLIENT_LEFT = 499
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@\s]+)(?::\d{0,5})?", re.IGNORECASE)  # RFC 9110 7.2, RFC 3986 3.2.2
 
 
 class Meters:
@@ -68,6 +71,9 @@ class Observed:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         exchange = _Exchange(scope, receive, send)
+        method = scope["method"]
+        if method == "HEAD":  # answered as GET; the server below leaves the content out
+            scope = {**scope, "method": "GET"}
         status = 500  # what the framework answers for an exception
         try:
             if self._hosts and exchange.host not in self._hosts:
@@ -81,7 +87,8 @@ class Observed:
             seconds = (exchange.ended or time.monotonic()) - exchange.started
             self._meters.seconds.labels(route).observe(seconds)
             milliseconds, received = 1000 * seconds, exchange.received
-            log.info("%s %s %d %.0f ms %d bytes", scope["method"], route, status, milliseconds, received)
+            shown = method if method in _METHODS else "OTHER"
+            log.info("%s %s %d %.0f ms %d bytes", shown, route, status, milliseconds, received)
 
 
 class _Exchange:
@@ -127,8 +134,9 @@ class _Exchange:
 
 
 def _host_name(header: str) -> str:
-    """The name of a Host header, without the port: "[::1]:80" -> "[::1]"."""
-    return header[: header.find("]") + 1] if header.startswith("[") else header.partition(":")[0].lower()
+    """The name of a Host header, without the port: "[::1]:80" -> "[::1]"; "" where it is none."""
+    found = _HOST.fullmatch(header)
+    return found[1].lower() if found else ""
 
 
 async def _refuse_host(exchange: _Exchange, hosts: Collection[str]) -> None:

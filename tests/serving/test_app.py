@@ -1,7 +1,10 @@
 """The service over real connections: answers, refusals, limits, and what it lets nobody know."""
 
+import asyncio
 import base64
+import contextlib
 import io
+import json
 import logging
 import re
 import socket
@@ -225,6 +228,15 @@ def test_without_a_token_only_this_machine_s_names_are_answered(url: str, pictur
     assert response.status_code == 421 and set(response.json()) == {"error", "remedy"}
     for name in ("localhost", "LOCALHOST:8000", "127.0.0.1", "[::1]:80"):
         assert CLIENT.get(f"{url}/healthz", headers={"Host": name}).status_code == 200
+    for name in (
+        "[::1].evil.example",
+        "[::1]x:80",
+        "localhost:80:80",
+        "localhost:8a",
+        "localhost@evil.test",
+        "[::1",
+    ):
+        assert CLIENT.get(f"{url}/healthz", headers={"Host": name}).status_code in (400, 421), name
 
 
 def test_a_token_guards_the_model_and_leaves_the_page_and_the_probes_open(
@@ -254,7 +266,7 @@ def _bearer(token: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "models.example"])
 def test_an_open_host_asks_for_a_token(host: str, tmp_path: Path) -> None:
-    with pytest.raises(MedclfError, match=r"no token is set\nset one with --token"):
+    with pytest.raises(MedclfError, match=r"no token is set\nset one with token or MEDCLF_TOKEN"):
         serve(tmp_path, host=host)
     for poor in ("", "short", "with a space in it", "töken-of-enough-length"):
         with pytest.raises(MedclfError, match="16 or more"):
@@ -333,6 +345,122 @@ def _trickle_until_answered(client: socket.socket) -> bytes:
     return b""
 
 
+def test_what_came_fast_buys_no_trickling(bundle: Any, quick_decoder: type) -> None:
+    """100 kB at once would pay for 100 s at 1,000 bytes a second."""
+    limits = Limits(read_seconds=0.5, min_rate=1000)
+    with running(create_app(bundle, limits=limits)) as address, socket.create_connection(_address(address)) as client:
+        client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n")
+        client.sendall(b"Content-Length: 200000\r\n\r\n" + b"x" * 100_000)
+        started = time.monotonic()
+        assert _trickle_until_answered(client).startswith(b"HTTP/1.1 408 ")
+        assert time.monotonic() - started < 5
+
+
+def test_an_upload_has_a_deadline_in_all(bundle: Any, quick_decoder: type) -> None:
+    limits = Limits(read_seconds=0.5, min_rate=1, upload_seconds=1.0)
+    with running(create_app(bundle, limits=limits)) as address, socket.create_connection(_address(address)) as client:
+        client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n")
+        client.sendall(b"Content-Length: 100000\r\n\r\n")
+        started = time.monotonic()
+        assert _trickle_until_answered(client).startswith(b"HTTP/1.1 408 ")
+        assert 0.8 < time.monotonic() - started < 6
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+def test_whoever_hangs_up_leaves_the_queue(bundle: Any, quick_decoder: Any, picture: Any, reset: bool) -> None:
+    """Twelve uploads of one second each are left behind; the next client waits for the one in hand alone."""
+    quick_decoder.seconds = 0.0
+    with running(create_app(bundle)) as address:
+        quick_decoder.seconds, one_at_a_time = 1.0, asyncio.Semaphore(1)
+        decode = quick_decoder.decode
+
+        async def in_turn(self: Any, body: bytes) -> Any:
+            async with one_at_a_time:
+                return await decode(self, body)
+
+        quick_decoder.decode = in_turn
+        body = picture()
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(body)}"
+        for _ in range(12):
+            with socket.create_connection(_address(address)) as client:
+                client.sendall(head.encode() + b"\r\n\r\n" + body)
+                time.sleep(0.05)
+                if reset:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        started = time.monotonic()
+        assert CLIENT.post(f"{address}/v1/predict", content=body, headers=PNG).status_code == 200
+        assert time.monotonic() - started < 6
+        assert "medclf_waiting_uploads 0.0" in CLIENT.get(f"{address}/metrics").text
+
+
+def test_idle_connections_leave_room_for_probes(
+    bundle: Any, quick_decoder: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_timeouts, "MAX_CONNECTIONS", 20)
+    monkeypatch.setattr(http_timeouts, "_ROOM", 5)
+    with running(create_app(bundle)) as address:
+        idle = [socket.create_connection(_address(address)) for _ in range(40)]
+        for client in idle[::2]:
+            with contextlib.suppress(ConnectionError):
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(0.3)
+        assert httpx.get(f"{address}/readyz", timeout=30).status_code == 200
+        for client in idle:
+            client.close()
+
+
+def test_one_connection_too_many_is_refused_as_everything_is(
+    bundle: Any, quick_decoder: Any, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_timeouts, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(http_timeouts, "_ROOM", 1)
+    quick_decoder.seconds = 0.0
+    with running(create_app(bundle)) as address:
+        quick_decoder.seconds = 2.0
+        busy = []
+        for _ in range(3):  # at work, not idle
+            client = socket.create_connection(_address(address))
+            head = (
+                "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n"
+            )
+            client.sendall(head.encode() + b"x" * 9)
+            busy.append(client)
+        time.sleep(0.3)
+        response = httpx.get(f"{address}/healthz", timeout=30)
+        assert response.status_code == 503 and response.headers["retry-after"] == "1"
+        assert set(response.json()) == {"error", "remedy"}
+        for client in busy:
+            client.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"NO HTTP AT ALL\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nbad header\r\n\r\n",
+        b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_refused_as_everything_is(url: str, sent: bytes) -> None:
+    with socket.create_connection(_address(url)) as client:
+        client.sendall(sent)
+        client.settimeout(30)
+        received = b""
+        while chunk := client.recv(4096):
+            received += chunk
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert set(json.loads(received.partition(b"\r\n\r\n")[2])) == {"error", "remedy"}
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/docs", "/v1/model", "/metrics"])
+def test_head_is_get_without_the_content(url: str, path: str) -> None:
+    head, get = CLIENT.head(url + path), CLIENT.get(url + path)
+    assert head.status_code == get.status_code == 200 and head.content == b""
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert path == "/metrics" or head.headers["content-length"] == get.headers["content-length"]
+    assert CLIENT.head(f"{url}/v1/predict").status_code == 405
+
+
 @pytest.mark.parametrize(
     "sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: loc", b"\x16\x03\x01"], ids=["nothing", "half a header", "TLS"]
 )
@@ -345,7 +473,8 @@ def test_a_connection_that_never_asks_is_dropped(
             client.sendall(sent)
             client.settimeout(10)
             started = time.monotonic()
-            assert _until_closed(client) in (b"", b"Invalid HTTP request received.")
+            answer = _until_closed(client)
+            assert not answer or set(json.loads(answer)) == {"error", "remedy"}
             assert time.monotonic() - started < 5
         assert CLIENT.get(f"{address}/healthz").status_code == 200
 
@@ -442,6 +571,22 @@ def test_nothing_of_an_upload_reaches_the_log(bundle: Any, quick_decoder: type, 
     assert "RuntimeError" in lines and "in fail" in lines  # where it happened
     assert re.search(r"POST /v1/predict 500 \d+ ms 8 bytes", lines) and "GET other 404" in lines
     assert "Doe" not in lines + response.text and "127.0.0.1" not in lines
+
+
+def test_a_request_makes_a_short_line_whatever_it_calls_itself(
+    bundle: Any, quick_decoder: type, log: Callable[[], str]
+) -> None:
+    with (
+        running(create_app(bundle), log_level="info") as address,
+        socket.create_connection(_address(address)) as client,
+    ):
+        client.sendall(b"X" * 30_000 + b" /" + b"y" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        client.settimeout(30)
+        client.recv(4096)
+        time.sleep(0.2)
+    lines = log().splitlines()
+    assert any(" OTHER other 405 " in line or " OTHER other 404 " in line for line in lines)
+    assert max(map(len, lines)) < 300
 
 
 def test_every_answer_carries_the_security_headers(url: str) -> None:

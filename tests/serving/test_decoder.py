@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from medclf.errors import ReadError, TooLarge, UnsupportedFormat
+from medclf.images.preprocessing import Preprocessing
 from medclf.serving.decoder import DecoderPool
+from medclf.serving.limits import Refused
 
 # A worker whose "image" says what the decoder should do.
 _WORKER = """
@@ -23,6 +25,7 @@ from medclf.errors import ReadError, TooLarge
 def decode(body):
     word = bytes(body)
     if word == b"sleep": time.sleep(60)
+    if word == b"nap": time.sleep(1)
     if word == b"spin":
         while True: pass
     if word == b"exit": os._exit(3)
@@ -126,6 +129,48 @@ def test_a_worker_killed_between_files_is_not_the_next_files_fault(pooled: Any) 
     assert pooled(job) == 4
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="the signals are POSIX's")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+def test_whoever_stops_a_decoder_at_work_the_file_is_not_to_blame(pooled: Any, number: int) -> None:
+    async def job(pool: DecoderPool) -> tuple[int, int]:
+        (worker,) = pool._workers
+        asking = asyncio.ensure_future(pool.decode(b"nap"))
+        await asyncio.sleep(0.3)
+        worker._process.send_signal(number)
+        return int((await asking)[0, 0, 0]), pool.restarts
+
+    assert pooled(job, seconds=1.0) == (3, 1)
+
+
+def test_a_decoder_that_is_killed_again_and_again_is_a_503(pooled: Any) -> None:
+    async def job(pool: DecoderPool) -> Refused:
+        async def kill() -> None:
+            while True:
+                await asyncio.sleep(0.3)
+                for worker in tuple(pool._workers):
+                    if not worker.sound and not worker.ended:
+                        worker._process.kill()
+
+        killer = asyncio.ensure_future(kill())
+        with pytest.raises(Refused) as caught:
+            await pool.decode(b"nap")
+        killer.cancel()
+        return caught.value
+
+    refused = pooled(job)
+    assert refused.status == 503 and refused.headers["Retry-After"]
+
+
+def test_an_upload_that_is_given_up_costs_no_decoder(pooled: Any) -> None:
+    async def job(pool: DecoderPool) -> tuple[int, int]:
+        asking = asyncio.ensure_future(pool.decode(b"nap"))
+        await asyncio.sleep(0.2)
+        asking.cancel()
+        return int((await pool.decode(b"four"))[0, 0, 0]), pool.restarts
+
+    assert pooled(job) == (4, 0)
+
+
 def test_two_workers_decode_at_once_and_one_pool_serves_many(pooled: Any) -> None:
     async def job(pool: DecoderPool) -> list[int]:
         answers = await asyncio.gather(*(pool.decode(b"x" * n) for n in range(1, 41)))
@@ -142,7 +187,7 @@ def test_the_worker_knows_no_token_and_no_current_folder(
     monkeypatch.setenv("MEDCLF_TOKEN", "secret")
 
     async def environment() -> str:
-        pool = DecoderPool({"size": 64}, memory_mb=512)
+        pool = DecoderPool({"preprocessing": Preprocessing(64).as_dict(), "max_megapixels": 150.0}, memory_mb=512)
         await pool.start()
         (worker,) = pool._workers
         found = Path(f"/proc/{worker._process.pid}/environ").read_text()

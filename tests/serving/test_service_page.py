@@ -152,6 +152,20 @@ def test_a_file_that_is_no_image_is_refused_in_words(page: Any, url: str) -> Non
     assert page.locator(".file").inner_text().startswith("<img src=x onerror=alert(1)>.png")
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(413, "too large"), (502, "does not answer"), (504, "too long"), (418, "not the service's own")],
+)
+def test_a_proxy_s_own_page_is_not_called_a_dead_service(page: Any, url: str, status: int, words: str) -> None:
+    answer = {"status": status, "content_type": "text/html", "body": "<html><h1>nginx</h1></html>"}
+    page.route("**/v1/predict*", lambda route: route.fulfill(**answer))
+    page.goto(url)
+    _drop(page, "scan.png", _endoscopy_like())
+    heading = page.locator(".answer h3")
+    playwright.expect(heading).to_contain_text(words, timeout=60_000)
+    assert f"(status {status})" in heading.inner_text()
+
+
 def test_labels_with_markup_are_text_and_many_labels_fold(page: Any, bundle: Any, quick_decoder: type) -> None:
     from types import SimpleNamespace
 

@@ -24,9 +24,23 @@ async function ask(file) {
       body: file,
     });
     const busy = response.status === 429 || response.status === 503;
-    if (!busy || attempt === RETRIES) return { ok: response.ok, status: response.status, ...(await response.json()) };
+    if (!busy || attempt === RETRIES) return { ok: response.ok, status: response.status, ...(await told(response)) };
     await pause(Number(response.headers.get("Retry-After")) || 1);
   }
+}
+
+// What the service says; of an answer that is none of its own (a proxy's page), what the status means.
+async function told(response) {
+  const body = await response.json().catch(() => null);
+  if (body && (response.ok || body.error)) return body;
+  const meaning = {
+    413: ["The file is too large for the server in front of the service", "send a smaller file, or raise that server's limit"],
+    429: ["Too many requests", "wait a moment, then try again"],
+    502: ["The service does not answer the server in front of it", "it may be starting: try again in a minute"],
+    503: ["The service is not available", "it may be starting: try again in a minute"],
+    504: ["The service took too long to answer", "try again later"],
+  }[response.status] || ["The answer is not the service's own", "is there a proxy or a login page in between?"];
+  return { ok: false, error: `${meaning[0]} (status ${response.status})`, remedy: meaning[1] };
 }
 
 function percent(value) {
