@@ -40,7 +40,7 @@ def measure() -> dict[str, tuple[float, float]]:
     import torch
 
     from medclf.models.backbones import build_network
-    from medclf.models.frozen_prefix import FromCut
+    from medclf.models.frozen_prefix import FrozenPrefix
     from medclf.models.linear_probe import fit_linear
     from medclf.parallel import keep_memory
 
@@ -67,8 +67,8 @@ def measure() -> dict[str, tuple[float, float]]:
     }
     jobs = [
         (lambda: fit_linear(features, y, 5), 1),
-        (step(FromCut(network, 5), maps["head"]), 30),
-        (step(FromCut(network, 4), maps["layer4"]), 3),
+        (step(FrozenPrefix(network, 5), maps["head"]), 30),
+        (step(FrozenPrefix(network, 4), maps["layer4"]), 3),
         (step(network, maps["whole"]), 2),
     ]
     found = {}

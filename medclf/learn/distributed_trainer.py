@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from medclf.errors import MedclfWarning, require
 from medclf.learn import distributed
 from medclf.learn.batches import MedDL
-from medclf.learn.waiting import LateSmoothLoss
+from medclf.learn.deferred_loss import DeferredSmoothLoss
 
 require("accelerate", "distributed")
 
@@ -58,8 +58,8 @@ class Together(DistributedTrainer):
     def after_train(self) -> None:
         """The smoothed loss of all processes; before the Recorder notes it."""
         smooth = self.learn.recorder.smooth_loss
-        if isinstance(smooth, LateSmoothLoss):
-            smooth.look()
+        if isinstance(smooth, DeferredSmoothLoss):
+            smooth.fetch()
         smooth.val = torch.tensor(distributed.summed([float(smooth.val)])[0] / distributed.n_ranks())
 
     def after_validate(self) -> None:

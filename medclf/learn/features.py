@@ -20,7 +20,7 @@ from medclf.learn import distributed
 from medclf.learn.augment import Augment
 from medclf.learn.batches import MedDL
 from medclf.models.features import extract
-from medclf.models.frozen_prefix import FromCut, at_once
+from medclf.models.frozen_prefix import FrozenPrefix, at_once
 from medclf.progress import watch
 
 _VIEWS = 2**40  # epochs that no training comes to
@@ -68,7 +68,7 @@ def image_features(
 def _computed(network: nn.Sequential, loader: Any, view: int, progress: bool) -> tuple[np.ndarray, np.ndarray | None]:
     changes = {"epoch": _VIEWS + view} if view else {}
     training, body, step, in_bf16 = network.training, network[0], None, False
-    if isinstance(network, FromCut) and network.body() is not body:  # of what is kept, as precisely as it was made
+    if isinstance(network, FrozenPrefix) and network.body() is not body:  # of what is kept, as precisely as it was made
         body, in_bf16, changes["bs"] = network.body(), network.in_bf16, max(loader.bs, _OF_WHAT_IS_KEPT)
     elif next(network.parameters()).device.type == "cpu":
         step = at_once(next(network.parameters()).device)

@@ -24,13 +24,13 @@ from medclf.config import TrainConfig
 from medclf.dataset.groups import groups_of
 from medclf.errors import DataError, PreprocessingError
 from medclf.learn import distributed
+from medclf.learn.deferred_loss import DeferredSmoothLoss, FetchLosses
 from medclf.learn.growing_sizes import Sizes, growing
 from medclf.learn.linear_probe import LinearProbe, fit_head
 from medclf.learn.partial import training_from
 from medclf.learn.precision import TrainInBf16, has_bf16
 from medclf.learn.preprocessing import reading_of, settings_of, spec_of
 from medclf.learn.presets import QuickNormalize
-from medclf.learn.waiting import LateSmoothLoss, Look
 from medclf.models.backbones import build_network, describe, stages
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.parallel import usable_device
@@ -323,8 +323,8 @@ def med_learner(
     if compile:
         network.compile()
     if on_gpu:
-        learn.recorder.smooth_loss = LateSmoothLoss(learn.recorder)
-        learn.add_cb(Look())
+        learn.recorder.smooth_loss = DeferredSmoothLoss(learn.recorder)
+        learn.add_cb(FetchLosses())
     fast = has_bf16(learn.dls.device)
     if mixed_precision if mixed_precision is not None else on_gpu or fast:
         on_cuda = MixedPrecision(amp_mode=AMPMode.BF16 if fast else AMPMode.FP16)

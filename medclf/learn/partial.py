@@ -24,7 +24,7 @@ from medclf.learn.batches import MedDL
 from medclf.learn.features import fingerprint
 from medclf.learn.precision import bf16, precision
 from medclf.learn.presets import QuickNormalize
-from medclf.models.frozen_prefix import FromCut, at_once, folded_below
+from medclf.models.frozen_prefix import FrozenPrefix, at_once, folded_below
 from medclf.models.stages import is_chain, stage_index, stages
 from medclf.progress import watch
 
@@ -107,14 +107,14 @@ def training_from(learn: Any, stage: str, keep: bool | None = None) -> Iterator[
         )
     chain = cut > 0 and is_chain(network)
     in_bf16 = precision(learn) == "bfloat16"
-    run = FromCut(network, cut, in_bf16) if chain else network
+    run = FrozenPrefix(network, cut, in_bf16) if chain else network
 
     def renew() -> None:
         if store is not None:
             features = kept_features(network, loaders.valid, store, cut, in_bf16)
             for loader in learn.dls.loaders:
                 loader.stores = {0: features, 1: features}
-        elif isinstance(run, FromCut):
+        elif isinstance(run, FrozenPrefix):
             run.run_below(folded_below(network, cut))
 
     below = stages(network)[:cut]

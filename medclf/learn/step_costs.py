@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medclf.learn.batches import default_batch_size
 from medclf.learn.precision import bf16, has_bf16
 from medclf.models.bn_folding import folded
-from medclf.models.frozen_prefix import FromCut, at_once, folded_below
+from medclf.models.frozen_prefix import FrozenPrefix, at_once, folded_below
 from medclf.models.stages import is_chain, stages
 
 
@@ -95,12 +95,12 @@ def measure(
         parameter.requires_grad_(False)
     kept = float("inf")
     chain = bool(cut) and is_chain(network)
-    run = FromCut(network, cut).run_below(folded_below(network, cut)) if chain else network
+    run = FrozenPrefix(network, cut).run_below(folded_below(network, cut)) if chain else network
     last = seconds(_step(network, run, images, in_bf16))
     if chain:
         with torch.no_grad():
             features = nn.Sequential(*below)(images)
-        kept = seconds(_step(network, FromCut(network, cut), features, in_bf16))
+        kept = seconds(_step(network, FrozenPrefix(network, cut), features, in_bf16))
     network.requires_grad_(True)
     return Costs(size, forward, load, whole, last, kept)
 

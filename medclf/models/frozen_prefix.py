@@ -9,7 +9,7 @@ from medclf.models.bn_folding import folded
 from medclf.models.stages import stages
 
 
-class FromCut(nn.Sequential):
+class FrozenPrefix(nn.Sequential):
     """A chain that is trained from a cut on: it takes what the stages below the cut give, or images; see `run_below`.
 
     It holds all of the network's modules under the same names, so checkpoints of the one fit the other.
@@ -22,7 +22,7 @@ class FromCut(nn.Sequential):
     Example:
         >>> from medclf.models.backbones import build_network
         >>> network = build_network("resnet18", 2, weights=None)
-        >>> FromCut(network, 4)(torch.zeros(1, 256, 4, 4)).shape
+        >>> FrozenPrefix(network, 4)(torch.zeros(1, 256, 4, 4)).shape
         torch.Size([1, 2])
     """
 
@@ -36,7 +36,7 @@ class FromCut(nn.Sequential):
         """What lies between what it takes and the head: the network's own body where it takes images."""
         return self[0] if self._below else nn.Sequential(*self._above[:-1])
 
-    def run_below(self, below: nn.Module) -> FromCut:
+    def run_below(self, below: nn.Module) -> FrozenPrefix:
         """Take images from now on: `below` gives what the stages below give of them, without gradients."""
         self._below = (below,)
         return self

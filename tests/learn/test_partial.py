@@ -22,7 +22,7 @@ from medclf.learn.linear_probe import LinearProbe
 from medclf.learn.partial import KeptFeatures, training_from
 from medclf.learn.prediction import predict_loader
 from medclf.models.backbones import build_network
-from medclf.models.frozen_prefix import FromCut
+from medclf.models.frozen_prefix import FrozenPrefix
 from medclf.models.stages import is_chain, stage_index, stage_names, stages
 
 PLAIN_SGD = partial(SGD, mom=0.9)
@@ -94,7 +94,7 @@ class Watch(Callback):
 
     def before_batch(self):
         self.seen.add((self.learn.training, tuple(self.learn.xb[0].shape[1:])))
-        self.cut.add(isinstance(self.learn.model, FromCut))
+        self.cut.add(isinstance(self.learn.model, FrozenPrefix))
 
 
 @pytest.mark.parametrize(("freeze_bn", "half", "apart"), [(True, True, 0.02), (False, False, 0.001)])
@@ -244,8 +244,8 @@ def test_the_stages_below_and_the_network_from_the_cut_make_the_network(arch):
     with torch.inference_mode():
         for cut in (1, 4, len(stages(network)) - 1):
             below = nn.Sequential(*stages(network)[:cut])(x)
-            torch.testing.assert_close(FromCut(network, cut).eval()(below), network(x))
-    assert list(FromCut(network, 2).state_dict()) == list(network.state_dict())
+            torch.testing.assert_close(FrozenPrefix(network, cut).eval()(below), network(x))
+    assert list(FrozenPrefix(network, 2).state_dict()) == list(network.state_dict())
 
 
 def test_networks_that_are_no_chain_are_run_without_gradients(folder):

@@ -10,19 +10,19 @@ from fastai.learner import AvgSmoothLoss, Recorder
 from torch import Tensor
 
 
-class LateSmoothLoss(AvgSmoothLoss):
+class DeferredSmoothLoss(AvgSmoothLoss):
     """fastai's smoothed loss, of which the losses of many batches are fetched at once.
 
-    The values are fastai's own; between two looks the last one that is known is shown. When an epoch ends (see `Look`)
-    all are known, and the Recorder's notes are complete.
+    The values are fastai's own; between two fetches the last one that is known is shown. When an epoch ends (see
+    `FetchLosses`) all are known, and the Recorder's notes are complete. `benchmarks/gpu.py` measures its gain.
 
     Args:
         recorder: whose losses are filled in.
-        every: batches between two looks; a learning-rate search looks at each.
+        every: batches between two fetches; a learning-rate search fetches each.
         beta: as fastai's.
 
     Example:
-        >>> # learn.recorder.smooth_loss = LateSmoothLoss(learn.recorder); learn.add_cb(Look())
+        >>> # learn.recorder.smooth_loss = DeferredSmoothLoss(learn.recorder); learn.add_cb(FetchLosses())
     """
 
     def __init__(self, recorder: Recorder, every: int = 50, beta: float = 0.98) -> None:
@@ -39,9 +39,9 @@ class LateSmoothLoss(AvgSmoothLoss):
         """Note a batch's loss, on its device."""
         self._unseen.append(learn.loss.detach().mean())
         if self.count == 0 or len(self._unseen) >= self.every or hasattr(learn, "lr_finder"):
-            self.look()
+            self.fetch()
 
-    def look(self) -> None:
+    def fetch(self) -> None:
         """Fetch the losses that were noted, and smooth them one by one."""
         if not self._unseen:
             return
@@ -54,7 +54,7 @@ class LateSmoothLoss(AvgSmoothLoss):
                 self.recorder.losses[self.count - 1] = self.value
 
 
-class Look(Callback):
+class FetchLosses(Callback):
     """Fetch the losses of an epoch's last batches before the Recorder writes its line."""
 
     order = Recorder.order - 1
@@ -62,5 +62,5 @@ class Look(Callback):
     def after_train(self) -> None:
         """See the class."""
         smooth_loss = self.learn.recorder.smooth_loss
-        if isinstance(smooth_loss, LateSmoothLoss):
-            smooth_loss.look()
+        if isinstance(smooth_loss, DeferredSmoothLoss):
+            smooth_loss.fetch()
