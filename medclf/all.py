@@ -4,4 +4,4 @@ from fastai.vision.all import *
 
 import medclf as _medclf
 
-globals().update({_name: getattr(_medclf, _name) for _name in _medclf.__all__})
+globals().update({_name: getattr(_medclf, _name) for _name in _medclf.__all__})  # type: ignore[attr-defined]

@@ -132,7 +132,7 @@ class _Canvas:
         self.hue = (1.0, random.uniform(0.46, 0.60), random.uniform(0.32, 0.46))
         wall = (self.light + grain)[..., None] * np.array(self.hue, dtype=np.float32)
         wall[..., 1:] *= (1 + 0.06 * bend / 0.035)[..., None]
-        return wall.astype(np.float32)
+        return np.asarray(wall.astype(np.float32))
 
     def tint(self, where: Plane, colour: tuple[float, float, float], shaded: bool = True) -> None:
         """Blend `colour` in, by `where` from 0 to 1; shaded as the wall is, or as it stands."""

@@ -128,14 +128,19 @@ class Known(NamedTuple):
     def _check_limits(self, value: Any) -> None:
         if not isinstance(value, numbers.Real) or isinstance(value, bool) or self.option.allows(float(value)):
             return
-        percent = self.option.share and 1 < value <= 100
-        remedy = f"for {value:g} % write {argument(self.name, float(value) / 100)}" if percent else ""
+        given = float(value)
+        percent = self.option.share and 1 < given <= 100
+        remedy = f"for {given:g} % write {argument(self.name, given / 100)}" if percent else ""
         raise _refused(self.name, self.option.limits(), value, remedy=remedy)
 
 
-@functools.cache
 def options(config: type) -> dict[str, Known]:
     """The fields of a settings class that are options, by name."""
+    return _options(config)
+
+
+@functools.cache
+def _options(config: type) -> dict[str, Known]:
     kinds = get_type_hints(config)
     return {
         one.name: Known(

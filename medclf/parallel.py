@@ -18,7 +18,8 @@ from medclf.errors import DataError, argument
 if TYPE_CHECKING:
     import torch
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _GROUPS = Path("/sys/fs/cgroup")
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # of mallopt(3)

@@ -145,8 +145,10 @@ def calibration_errors(predictions: Predictions) -> Sections:
     y, probs, groups = predictions.y, predictions.probs, predictions.groups
     if predictions.multi_label:
         found = classification_metrics(y, probs, predictions.vocab, groups=groups, multi_label=True)
-        return as_plain({name: found[name] for name in ("ece", "brier")})
-    return as_plain({"ece": ece(y, probs, groups=groups), "brier": brier(y, probs, groups=groups)})
+        estimates = {name: found[name] for name in ("ece", "brier")}
+    else:
+        estimates = {"ece": ece(y, probs, groups=groups), "brier": brier(y, probs, groups=groups)}
+    return {name: estimate.as_dict() for name, estimate in estimates.items()}
 
 
 def reliability_bars(predictions: Predictions, n_bins: int = 10) -> list[dict[str, Any]]:

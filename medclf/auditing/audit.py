@@ -80,7 +80,7 @@ class Audit:
         order = found["kind"].map(harm).fillna(3).to_numpy()
         found = found.iloc[np.lexsort((-found["similarity"].to_numpy(float), order))]
         found = found.drop_duplicates(["path_a", "path_b"])[:most]
-        return found[["path_a", "path_b", "kind", "similarity", "detail"]].to_dict("records")
+        return list(found[["path_a", "path_b", "kind", "similarity", "detail"]].to_dict("records"))
 
     def twins(self) -> dict[str, list[str]]:
         """Path -> paths of the other images of its cluster."""

@@ -146,7 +146,7 @@ def _cross_validated(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) ->
 
     tree = DecisionTreeClassifier(max_depth=8, class_weight="balanced", random_state=0)
     together = groups if groups is not None and group_codes(groups, len(y)).max() + 1 >= _FOLDS else None
-    return cross_val_predict(tree, x, y, cv=PredefinedSplit(folds(y, together, _FOLDS)))
+    return np.asarray(cross_val_predict(tree, x, y, cv=PredefinedSplit(folds(y, together, _FOLDS))))
 
 
 def _tied_marks(flags: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> list[Clue]:

@@ -57,7 +57,7 @@ class Model:
         """(n, n_labels) bool: which labels are predicted."""
         if self.multi_label:
             return probs >= 0.5
-        return np.eye(len(self.vocab), dtype=bool)[probs.argmax(1)]
+        return np.asarray(np.eye(len(self.vocab), dtype=bool)[probs.argmax(1)])
 
     def named(self, decided: np.ndarray) -> str:
         """The labels of one row of decisions."""
@@ -89,4 +89,4 @@ def _learner_probs(spec: ModelSpec, learn: Any, images: np.ndarray) -> np.ndarra
     finally:
         network.train(training)
     probs = logits.sigmoid() if spec.multi_label else logits.softmax(1)
-    return probs.cpu().double().numpy()
+    return np.asarray(probs.cpu().double().numpy())

@@ -84,7 +84,7 @@ class ShortcutTest:
 
     def facts(self) -> dict[str, Any]:
         """The section of a report, ready for JSON."""
-        return as_plain(
+        plain: dict[str, Any] = as_plain(
             {
                 "n_images": self.n_images,
                 "sentences": [{"finding": text} for text in self.sentences],
@@ -92,6 +92,7 @@ class ShortcutTest:
                 "effects": self.effects.to_dict("records"),
             }
         )
+        return plain
 
 
 def shortcut_test(

@@ -93,7 +93,8 @@ def _words(error: Exception) -> list[str]:
     context = getattr(error, "ctx", None)
     like = [f"'{name}'" for name in getattr(error, "possibilities", None) or ()]
     how = f"see {context.command_path} --help" if context else ""
-    return [error.message if like else error.format_message(), f"did you mean {' or '.join(like)}?" if like else how]
+    said = getattr(error, "message", "") if like else getattr(error, "format_message", str)()
+    return [said, f"did you mean {' or '.join(like)}?" if like else how]
 
 
 def _run(arguments: list[str]) -> None:

@@ -58,7 +58,7 @@ def apportion(sizes: NDArray[np.int64], share: float) -> NDArray[np.int64]:
     more = nearest(float(wished.sum())) - int(taken.sum())
     by_remainder = np.argsort(taken - wished, kind="stable")
     taken[by_remainder[room[by_remainder] > 0][: max(more, 0)]] += 1
-    return taken
+    return np.asarray(taken)
 
 
 def nearest(wished: float) -> int:
@@ -175,7 +175,7 @@ def sides(y: Any, groups: Any, shares: Sequence[float], *, seed: int = 0) -> NDA
     count = int(codes.max(initial=-1)) + 1
     labels = truth.T == 1 if truth.ndim == 2 else np.unique(truth)[:, None] == truth
     columns = [np.ones(len(truth)), *labels]
-    counts = np.stack([np.bincount(codes, weights=column, minlength=count) for column in columns], axis=1)
+    counts = np.stack([np.bincount(codes, column, count).astype(np.float64) for column in columns], axis=1)
     order = np.random.default_rng(seed).permutation(count)
     side_of_group = np.empty(count, dtype=np.int64)
     side_of_group[order] = balance(counts[order], shares)

@@ -85,7 +85,7 @@ def to_pixels(shape: Sequence[int]) -> np.ndarray:
 def _logits(offset: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """(n, 256) float32: for each image, the logit of each byte after brightness and contrast."""
     share = (np.arange(256) / 255).clip(_EPS, 1 - _EPS)
-    return ((np.log(share / (1 - share)) + offset[:, None]) * factor[:, None]).astype(np.float32)
+    return np.asarray(((np.log(share / (1 - share)) + offset[:, None]) * factor[:, None]).astype(np.float32))
 
 
 def _light(offset: np.ndarray, factor: np.ndarray) -> np.ndarray:

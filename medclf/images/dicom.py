@@ -12,7 +12,7 @@ import hmac
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -244,7 +244,7 @@ def _grey_rules(layout: Layout, header: Dataset, form: Form, index: int, path: s
         inverted=form.photometric == "MONOCHROME1",
         slope=1.0 if slope is None else slope,
         intercept=0.0 if intercept is None else intercept,
-        modality_lut=modality and _lut(modality, form.signed, layout.little, path),
+        modality_lut=_lut(modality, form.signed, layout.little, path) if modality else None,
         window=None if center is None or width is None or width <= 0 else (center, width),
         function=str(voi.get("VOILUTFunction") or "LINEAR").strip(),
         padding=_padding(header, form, path),
@@ -252,7 +252,7 @@ def _grey_rules(layout: Layout, header: Dataset, form: Form, index: int, path: s
     )
     # The VOI LUT's input is what the modality transform puts out, so that decides its first value's sign.
     voi_item = _lut_item(header, "VOILUTSequence")
-    return rules.with_voi_lut(voi_item and _lut(voi_item, rules.gives_negatives, layout.little, path))
+    return rules.with_voi_lut(_lut(voi_item, rules.gives_negatives, layout.little, path) if voi_item else None)
 
 
 def _macro(groups: list[Any], name: str, header: Dataset) -> Dataset:
@@ -260,7 +260,7 @@ def _macro(groups: list[Any], name: str, header: Dataset) -> Dataset:
     for group in groups:
         found = group[0].get(name) if group else None
         if found:
-            return found[0]
+            return cast("Dataset", found[0])
     return header
 
 
@@ -300,7 +300,7 @@ def _lut_item(header: Dataset, sequence: str) -> Dataset | None:
     for item in header.get(sequence) or ():
         data = item.get("LUTData")
         if data is not None and np.size(data) and data != b"":
-            return item
+            return cast("Dataset", item)
     return None
 
 
@@ -342,7 +342,7 @@ def _coloured(stored: np.ndarray, tables: list[Lut], form: Form) -> np.ndarray:
     numbers = (codes ^ sign) - sign if form.signed else codes
     deep = max(int(table.entries.max()) for table in tables) > 255
     colours = np.stack([table(numbers) for table in tables], axis=1)
-    return colours.astype(np.uint16 if deep else np.uint8)[stored]
+    return np.asarray(colours.astype(np.uint16 if deep else np.uint8)[stored])
 
 
 def _palette(header: Dataset, signed: bool, little: bool, path: str | Path) -> list[Lut]:

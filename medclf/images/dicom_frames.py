@@ -321,4 +321,4 @@ def _values(
     shift = form.high_bit + 1 - form.stored
     if shift > 0 and precision > form.high_bit and syntax not in _LOSSY:  # else the coder has moved them down
         values = values >> values.dtype.type(shift)
-    return values & values.dtype.type((1 << form.stored) - 1)
+    return np.asarray(values & values.dtype.type((1 << form.stored) - 1))

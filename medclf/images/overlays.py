@@ -120,7 +120,7 @@ def _by_edges(grey: np.ndarray, held: np.ndarray) -> list[Overlay]:
 
 def _reach(grey: np.ndarray) -> int:
     """Pixels over which parts of one overlay (its letters) are joined."""
-    return max(1, round(grey.shape[1] / 100))
+    return max(1, round(int(grey.shape[1]) / 100))
 
 
 def _parts(ridge: np.ndarray, reach: int) -> list[np.ndarray]:

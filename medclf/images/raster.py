@@ -188,7 +188,7 @@ def _fast_jpeg(data: bytes, header: JpegHeader) -> np.ndarray | None:
         pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
     except (ImportError, RuntimeError, Warning):  # broken; or gone from torchvision, which calls it deprecated
         return None
-    return pixels[0].numpy() if header.samples == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
+    return np.asarray(pixels[0] if header.samples == 1 else pixels.permute(1, 2, 0).contiguous())
 
 
 def _open(
@@ -347,8 +347,11 @@ def _deep_grey(image: ImageFile, bits: int, window: SampleWindow) -> np.ndarray:
 def _spread(samples: np.ndarray, window: SampleWindow) -> np.ndarray:
     """Samples through a window, or from the smallest to the largest where it is "stretch"; same dtype."""
     peak = np.iinfo(samples.dtype).max
-    low, high = (int(samples.min()), int(samples.max())) if window == STRETCH else (0, 0)
-    center, width = ((low + high + 1) / 2, high - low + 1) if window == STRETCH else window
+    if isinstance(window, tuple):
+        center, width = window
+    else:
+        low, high = int(samples.min()), int(samples.max())
+        center, width = (low + high + 1) / 2, high - low + 1
     return np.floor(voi_window(samples, center, width) * peak + 0.5).astype(samples.dtype)
 
 
@@ -388,7 +391,7 @@ def _raw_bytes(image: ImageFile, mode: str, rawmode: str) -> np.ndarray:
 
 
 def _joined(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    return high.astype(np.uint16) << 8 | low
+    return np.asarray(high.astype(np.uint16) << 8 | low)
 
 
 def _opaque(samples: np.ndarray, premultiplied: bool) -> np.ndarray:

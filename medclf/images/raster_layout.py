@@ -294,9 +294,15 @@ def _page(found: dict[int, tuple[int, ...]]) -> Page:
     def first(tag: int, default: int = 0) -> int:
         return found.get(tag, (default,))[0]
 
-    sizes = (first(tag) for tag in (_WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT))
+    width, height, compression, tile_width, tile_height = (
+        first(tag) for tag in (_WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT)
+    )
     return Page(
-        *sizes,
+        width,
+        height,
+        compression,
+        tile_width,
+        tile_height,
         bits=max(found.get(_BITS, (1,))),
         formats=found.get(_SAMPLE_FORMAT, (1,)),
         photometric=first(_PHOTOMETRIC) if _PHOTOMETRIC in found else None,

@@ -10,12 +10,12 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
-from medclf.config import Frame, Resize
+from medclf.config import Frame, Resize, Window
 from medclf.errors import MedclfError, ReadError, UnsupportedFormat, argument
 from medclf.images import raster
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, reading
 from medclf.images.resample import resample
-from medclf.images.windowing import Window, is_hounsfield, resolve_window
+from medclf.images.windowing import is_hounsfield, resolve_window
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".tif", ".tiff", ".dcm", ".dicom", ".dic", ".ima"}

@@ -39,7 +39,7 @@ class Lut:
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Look each value up."""
         index = np.clip(values - self.first, 0, len(self.entries) - 1).astype(np.intp)
-        return self.entries[index].astype(np.float64)
+        return np.asarray(self.entries[index].astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def render_grey(stored: np.ndarray, rules: GreyRules, window: SampleWindow = Non
         # one table of every value a pixel can have, then one lookup a pixel
         codes = np.arange(1 << bits, dtype=np.int64)
         table = _grey_levels(codes, lambda: np.bincount(patterns.ravel(), minlength=1 << bits) > 0, rules, window)
-        return table.take(patterns)
+        return np.asarray(table.take(patterns))
 
 
 def _grey_levels(

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from medclf.models.bn_folding import fold, foldable
 from medclf.models.spec import ModelSpec
 from medclf.models.weights import read_state
 from medclf.parallel import usable_device
+from medclf.results.calibration import Calibration
 
 if TYPE_CHECKING:
     from medclf.images.preprocessing import Item
@@ -102,7 +103,7 @@ class Bundle(Predictor):
             ReadError: the image cannot be read.
         """
         inputs = self.runnable.inputs
-        return inputs(inputs.tensor(self.prepare(item)[None]))[0]
+        return cast(Tensor, inputs(inputs.tensor(self.prepare(item)[None]))[0])
 
     def saliency(self, item: Item, label: str | None = None, *, method: str = "grad-cam") -> np.ndarray:
         """Where the network looked: what `medclf.grad_cam` gives of a learner.
@@ -133,7 +134,7 @@ def save_bundle(
     learn: Trained,
     path: str | Path,
     *,
-    calibration: Mapping[str, Any] | None = None,
+    calibration: Calibration | Mapping[str, Any] | None = None,
     card: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -208,7 +209,7 @@ def _replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def _described(
-    learn: Trained, calibration: Mapping[str, Any], card: Mapping[str, Any]
+    learn: Trained, calibration: Calibration | Mapping[str, Any], card: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """bundle.json without its hashes, and the tensors of the weights' file."""
     spec = _spec(learn)

@@ -137,7 +137,7 @@ def as_json(calibration: Calibration | Mapping[str, Any]) -> dict[str, Any]:
     detector = values.get("ood")
     if detector is not None and not isinstance(detector, Mapping):
         values["ood"] = detector.as_dict()
-    return finite(values)
+    return {str(key): finite(value) for key, value in values.items()}
 
 
 def ood_state(ood: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -117,7 +117,7 @@ def _checked(path: Path) -> Any:
 
 def _decode_error() -> type[Exception]:
     """What protobuf raises on bytes that are no message."""
-    return require("google.protobuf.message", "onnx").DecodeError
+    return cast(type[Exception], require("google.protobuf.message", "onnx").DecodeError)
 
 
 def _tensors(message: Any) -> Iterator[Any]:

@@ -208,7 +208,7 @@ def _detector(calibration: Mapping[str, Any]) -> OodDetector | None:
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

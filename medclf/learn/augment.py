@@ -48,7 +48,7 @@ def keyed_uniform(seed: int, epoch: int, samples: np.ndarray, n_draws: int) -> n
         key = _mix(_mix(np.uint64(seed % 2**64)) + np.uint64(epoch % 2**64))
         rows = _mix(_mix(samples.astype(np.uint64)) ^ key)
         bits = _mix(rows[:, None] + np.arange(1, n_draws + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    return ((bits >> np.uint64(40)).astype(np.float32)) / np.float32(2**24)
+    return np.asarray(((bits >> np.uint64(40)).astype(np.float32)) / np.float32(2**24))
 
 
 def _mix(z: Any) -> Any:

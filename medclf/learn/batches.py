@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -83,13 +83,13 @@ class MedDL(TfmdDL):
         if mine[1] == 1 or self.part or self.n is None or self.n < mine[1]:
             return self
         bs = -(-self.bs // mine[1]) if self.shuffle else self.bs
-        return self.new(bs=bs, part=mine)
+        return cast(MedDL, self.new(bs=bs, part=mine))
 
     def __len__(self) -> int:
         if not self.part:
-            return super().__len__()
+            return int(super().__len__())
         n = self.n if self.shuffle else len(range(self.n)[share(self.n, self.part)])
-        return math.ceil(n / (self.bs * (self.part[1] if self.shuffle else 1)))
+        return math.ceil(int(n) / int(self.bs * (self.part[1] if self.shuffle else 1)))
 
     def to_detach(self, b: Any, cpu: bool = True, gather: bool = False) -> Any:
         """fastai's, without gathering from other processes: whoever wants all rows gathers them once, at the end."""
@@ -106,9 +106,9 @@ class MedDL(TfmdDL):
 
     def get_idxs(self) -> list[int]:
         """The order of this epoch; the training set's augmentation is keyed to it."""
-        order = super().get_idxs()
+        order: list[int] = super().get_idxs()
         if self.part:
-            order = dealt(order, self.bs, self.part) if self.shuffle else order[share(len(order), self.part)]
+            order = list(dealt(order, self.bs, self.part)) if self.shuffle else order[share(len(order), self.part)]
         if getattr(self.dataset, "split_idx", None) == 0 and self.n is not None:
             for tfm in self.after_batch.fs:
                 if hasattr(tfm, "begin"):

@@ -13,9 +13,9 @@ from fastai.vision.core import PILImage
 from fasttransform import Transform
 from PIL import Image
 
+from medclf.config import Frame, Window
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
-from medclf.images.reading import Frame, eight_bit, read_pixels, with_channels
-from medclf.images.windowing import Window
+from medclf.images.reading import eight_bit, read_pixels, with_channels
 
 
 class TensorMedImageBW(TensorImageBW):

@@ -196,7 +196,8 @@ def _transformed(loader: Any, images: Tensor) -> Tensor:
     pipeline, before = loader.after_batch, loader.after_batch.split_idx
     pipeline.split_idx = 1
     try:
-        return pipeline((images,))[0].as_subclass(Tensor)
+        result: Tensor = pipeline((images,))[0].as_subclass(Tensor)
+        return result
     finally:
         pipeline.split_idx = before
 

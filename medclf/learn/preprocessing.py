@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -228,8 +228,7 @@ def _size(size: Any) -> Size:
 
 
 def _filter(tfm: Any) -> Resample:
-    name: Any = Image.Resampling(tfm.mode).name.lower()
-    return name
+    return cast(Resample, Image.Resampling(tfm.mode).name.lower())
 
 
 def _is_same_in_training(tfm: Any) -> bool:

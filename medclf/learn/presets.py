@@ -16,8 +16,9 @@ from fastai.data.transforms import Normalize
 from fastai.vision.augment import RandTransform
 from fastai.vision.core import PILImage, TensorImage
 
+from medclf.config import Resize
 from medclf.errors import DataError
-from medclf.images.reading import Resize, resize_pixels
+from medclf.images.reading import resize_pixels
 from medclf.learn.augment import Augment
 from medclf.modalities import MODALITIES
 

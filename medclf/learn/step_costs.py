@@ -75,7 +75,7 @@ def measure(
 
     def predict() -> None:
         with torch.inference_mode():
-            for part in images.split(at_once(device)):
+            for part in torch.split(images, at_once(device)):
                 quick(part)
 
     pixels = (images * 255).to(torch.uint8)

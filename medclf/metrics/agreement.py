@@ -80,4 +80,4 @@ def _cost(size: int, weights: str | None) -> np.ndarray:
     costs = {None: (steps > 0).astype(float), "linear": steps.astype(float), "quadratic": steps.astype(float) ** 2}
     if weights not in costs:
         raise DataError(f"weights={weights!r} is unknown", "choose None, 'linear' or 'quadratic'")
-    return costs[weights]
+    return np.asarray(costs[weights])

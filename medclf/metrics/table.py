@@ -42,12 +42,12 @@ class Counts:
     @property
     def sensitivity(self) -> np.ndarray:
         """(b, L)."""
-        return self.both / self.actual
+        return np.asarray(self.both / self.actual)
 
     @property
     def specificity(self) -> np.ndarray:
         """(b, L)."""
-        return self.neither / (self.total - self.actual)
+        return np.asarray(self.neither / (self.total - self.actual))
 
     @cached_property
     def areas(self) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +135,7 @@ class Metric:
             return np.asarray(task.known.any(axis=1))
         actual, called = task.positive[:, index], task.predicted[:, index]
         masks = {"actual": actual, "not actual": ~actual, "called": called, "not called": ~called}
-        return np.logical_and(task.known[:, index], masks.get(self.among, True))
+        return np.asarray(np.logical_and(task.known[:, index], masks.get(self.among, True)))
 
 
 def _accuracy(counts: Counts) -> np.ndarray:

@@ -45,7 +45,7 @@ class FrozenPrefix(nn.Sequential):
         """What the stages below give, or images -> logits."""
         for below in self._below:
             with torch.no_grad():
-                x = torch.cat([below(part) for part in x.split(at_once(x.device))])
+                x = torch.cat([below(part) for part in torch.split(x, at_once(x.device))])
         for stage in self._above:
             x = stage(x)
         return x

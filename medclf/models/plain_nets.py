@@ -67,7 +67,8 @@ class ResidualBlock(nn.Module):
         x = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         if self.bottleneck:
             x = self.bn3(self.conv3(self.relu(x)))
-        return self.relu(x + kept)
+        result: Tensor = self.relu(x + kept)
+        return result
 
 
 def resnet_body(name: str) -> nn.Sequential:

@@ -224,7 +224,8 @@ class ClassTokenBody(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """NCHW images of the transformer's own size -> (B, 1 + N, C)."""
         patches = self.conv_proj(x).flatten(2).transpose(1, 2)
-        return self.encoder(torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1))
+        result: Tensor = self.encoder(torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1))
+        return result
 
 
 class ToNCHW(nn.Module):

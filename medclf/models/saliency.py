@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -138,7 +138,7 @@ def heat_maps(
     found = _occluded(network, x, targets, patch, stride) if method == "occlusion" else _grad_cam(network, x, targets)
     heat = found.detach().clamp(min=0).float().cpu().numpy()
     hottest = heat.max(axis=(1, 2), keepdims=True)
-    return np.divide(heat, hottest, out=np.zeros_like(heat), where=hottest > 0)
+    return np.asarray(np.divide(heat, hottest, out=np.zeros_like(heat), where=hottest > 0))
 
 
 def _twin(network: nn.Module) -> nn.Module:
@@ -199,7 +199,7 @@ def _before_attention(body: nn.Module) -> nn.Module:
     norms = [module for name, module in body.named_modules() if name.rpartition(".")[2] in ("norm1", "ln_1")]
     if not norms:
         raise MedclfError("this transformer's last block is not known", _OTHERWISE)
-    return norms[-1]
+    return cast(nn.Module, norms[-1])
 
 
 def _of_tokens(tokens: Tensor, gradients: Tensor, before: int, size: Sequence[int]) -> Tensor:
@@ -209,7 +209,8 @@ def _of_tokens(tokens: Tensor, gradients: Tensor, before: int, size: Sequence[in
     if rows < 1 or n_patches % rows or n_patches < 2:
         raise MedclfError("this transformer's tokens do not lie on a grid", _OTHERWISE)
     weights = gradients[:, before:].mean(dim=1, keepdim=True)
-    return (weights * tokens[:, before:]).sum(dim=2).unflatten(1, (rows, n_patches // rows))
+    result: Tensor = (weights * tokens[:, before:]).sum(dim=2).reshape(-1, rows, n_patches // rows)
+    return result
 
 
 def _n_prefix(network: nn.Module) -> int:
@@ -240,7 +241,7 @@ def _occluded(
         whole = logits[images, chosen]
         for start in range(0, len(places), _AT_ONCE):
             part = places[start : start + _AT_ONCE]
-            covered = x.repeat(len(part), 1, 1, 1).unflatten(0, (len(part), len(x)))
+            covered = x.repeat(len(part), 1, 1, 1).reshape(len(part), *x.shape)
             for copy_of_x, (rows, columns) in zip(covered, part, strict=True):
                 copy_of_x[:, :, rows, columns] = 0  # normalised: the mean colour
             logits = network(covered.flatten(0, 1)).unflatten(0, (len(part), len(x)))

@@ -271,7 +271,7 @@ def _torchvision_state(name: str) -> Mapping[str, Tensor]:
     if not _place_of(weights.url).is_file():
         _reach(weights.url, name)
     try:
-        return weights.get_state_dict(progress=has_screen(), check_hash=True, weights_only=True)
+        return dict(weights.get_state_dict(progress=has_screen(), check_hash=True, weights_only=True))
     except _UNREADABLE as error:
         raise _unreachable(name, error) from error
 

@@ -61,7 +61,7 @@ class Cases:
     @property
     def wrong(self) -> np.ndarray:
         """(n,) bool: known, and not predicted exactly."""
-        return self.known & (self.actual != self.predicted).any(axis=1)
+        return np.asarray(self.known & (self.actual != self.predicted).any(axis=1))
 
     @property
     def confidence(self) -> np.ndarray:
@@ -69,7 +69,7 @@ class Cases:
         said = np.where(self.predicted, self.probs, np.nan if not self.multi_label else 1 - self.probs)
         if not len(self) or not self.vocab:
             return np.zeros(len(self))
-        return np.nan_to_num(np.nanmin(said, axis=1) if self.multi_label else np.nansum(said, axis=1))
+        return np.asarray(np.nan_to_num(np.nanmin(said, axis=1) if self.multi_label else np.nansum(said, axis=1)))
 
     def name(self, row: int, which: str = "actual") -> str:
         """The actual or predicted label (or labels) of a row, as text."""

@@ -158,7 +158,7 @@ def _chart(found: Mapping[str, Any]) -> Block:
     height = _ROW * len(lines) + 46
 
     def at(value: float) -> float:
-        return round(_LEFT + (value / reach + 1) / 2 * (_WIDTH - _LEFT - _RIGHT), 1)
+        return float(round(_LEFT + (value / reach + 1) / 2 * (_WIDTH - _LEFT - _RIGHT), 1))
 
     bottom = _ROW * len(lines) + 8
     parts = []

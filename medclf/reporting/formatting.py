@@ -110,7 +110,7 @@ def headlines(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
             "metric": found,
         }
         for metric in overall_metrics()
-        if is_metric(found := facts.get(metric.key))
+        if is_metric(found := facts.get(metric.key, {}))
     ]
 
 

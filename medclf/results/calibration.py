@@ -78,7 +78,7 @@ class Calibration:
         if "label" in point and not multi_label:
             thresholds = {point["label"]: point["threshold"]}
         return cls(
-            temperature=Temperature.from_dict(fitted) if fitted else None,
+            temperature=Temperature.from_dict(dict(fitted)) if fitted else None,
             abstain_below=abstain.get("threshold"),
             keep_accuracy=abstain.get("wished"),
             thresholds=thresholds,

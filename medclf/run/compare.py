@@ -44,7 +44,7 @@ def compare(run_a: str | Path, run_b: str | Path, *, n_boot: int = 2000) -> dict
         names=_names(run_a, run_b),
         n_boot=n_boot,
     )
-    return as_plain(found) | {"only_a": only[0], "only_b": only[1]}
+    return {**as_plain(found), "only_a": only[0], "only_b": only[1]}
 
 
 def compare_page(

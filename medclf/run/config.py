@@ -36,9 +36,9 @@ def check_early(config: TrainConfig) -> None:
     resolve_window(config.window)
     kind, _, number = (config.device or "cpu").partition(":")
     if kind not in DEVICES or not (number.isdigit() or number == ""):
-        known = f"{', '.join(DEVICES)}, or one of several such as cuda:1"
+        allowed = f"{', '.join(DEVICES)}, or one of several such as cuda:1"
         remedy = did_you_mean(kind, DEVICES) or "leave it out to take the GPU if there is one"
-        raise DataError(f"{argument('device')} must be {known}, not {config.device!r}", remedy)
+        raise DataError(f"{argument('device')} must be {allowed}, not {config.device!r}", remedy)
 
 
 def check_machine(config: TrainConfig) -> None:

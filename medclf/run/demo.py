@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from medclf.config import Split
 from medclf.dataset import public_data
 from medclf.dataset.image_cache import cache_folder
 from medclf.demo_images import draw_endoscopy
@@ -51,7 +52,7 @@ def run_demo(
                 draw_endoscopy(Path(part) / "drawn").rename(folder)
     else:
         folder = public_data.fetch(data)
-    split = None if data == "hello-world" else "stratified"
+    split: Split | None = None if data == "hello-world" else "stratified"
     config = TrainConfig(
         data=str(folder),
         out=str(out),

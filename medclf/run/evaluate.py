@@ -188,7 +188,9 @@ def _trained_on(run: Path, predictions: Predictions) -> np.ndarray:
     if not table.is_file() or "sha256" not in predictions.table:
         return np.zeros(len(predictions), bool)
     rows = pd.read_csv(table, usecols=["sha256", "partition"], dtype=str)
-    return predictions.table["sha256"].isin(set(rows.loc[rows["partition"] == "train", "sha256"])).to_numpy(bool)
+    return np.asarray(
+        predictions.table["sha256"].isin(set(rows.loc[rows["partition"] == "train", "sha256"])).to_numpy(bool)
+    )
 
 
 def load_run(run: str | Path) -> tuple[dict[str, Any], Predictions]:

@@ -129,8 +129,8 @@ def train(
         facts |= with_card(facts, config.card, config.as_dict())
         names = Names(list(predictions.table["path"]), config.hide_names)
         write_json(out / "results.json", names.scrub(finite(facts)))
-        bundle = {"calibration": weighed.calibration, "card": bundle_card(facts)}
-        save_bundle(trained.learn, out / "bundle", overwrite=True, **bundle)
+        card, calibration = bundle_card(facts), weighed.calibration
+        save_bundle(trained.learn, out / "bundle", overwrite=True, calibration=calibration, card=card)
         maps.save_maps(out, trained.pictures)
         if config.test:
             place = out / "evaluations" / "test" if config.hide_names else None  # else it bears the name of the folder
@@ -202,7 +202,7 @@ def predict_held_out(learn: MedLearner) -> list[Predictions]:
 
 def _held_out(table: pd.DataFrame) -> np.ndarray:
     """(n,) which rows are of the test set."""
-    return ((table["partition"] == "test") & (table["problem"] == "")).to_numpy(bool)
+    return np.asarray(((table["partition"] == "test") & (table["problem"] == "")).to_numpy(bool))
 
 
 def not_measured(table: pd.DataFrame, vocab: list[str]) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def train_features(learn: MedLearner, *, tuned: bool) -> np.ndarray:
     known = None if tuned or learn.head is None else learn.head.features
     if known is not None and len(known) == read.sum():
         return known
-    return image_features(learn.model, learn.dls.train)[0][read]
+    return np.asarray(image_features(learn.model, learn.dls.train)[0][read])
 
 
 def loader_options(config: TrainConfig) -> dict[str, Any]:

@@ -115,7 +115,8 @@ def _fit(xa: Tensor, xb: Tensor, weight: Tensor, former: Tensor) -> Tensor:
     weighted = xa * weight[..., None]
     left = weighted.transpose(1, 2) @ xa + _STIFF * torch.eye(3)
     right = weighted.transpose(1, 2) @ xb + _STIFF * former.transpose(1, 2)
-    return torch.linalg.solve(left, right).transpose(1, 2)
+    result: Tensor = torch.linalg.solve(left, right).transpose(1, 2)
+    return result
 
 
 def _is_sound(matrix: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def fine_detail(grey: np.ndarray) -> np.ndarray:
     fine = plane - ndimage.uniform_filter(plane, _WINDOW, mode="nearest")
     detail = np.rint(fine * _GAIN).clip(-127, 127).astype(np.int8)
     detail[_surround(grey)] = NO_CONTENT
-    return detail
+    return np.asarray(detail)
 
 
 def _surround(grey: np.ndarray) -> np.ndarray:

@@ -132,7 +132,7 @@ def _rank_in_cell(cell: np.ndarray) -> np.ndarray:
 def _peak(before: np.ndarray, at: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Where the parabola through three neighbours peaks, from the middle one."""
     bend = before - 2 * at + after
-    return np.clip((before - after) / (2 * np.where(bend == 0, 1, bend)), -0.5, 0.5)
+    return np.asarray(np.clip((before - after) / (2 * np.where(bend == 0, 1, bend)), -0.5, 0.5))
 
 
 def _window(n: int, spread: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -162,7 +162,7 @@ def _angles(gradient: np.ndarray, blobs: _Blobs) -> np.ndarray:
     smooth = np.sum([weight * np.roll(histogram, shift, 1) for shift, weight in shifts], axis=0)
     rows, best = np.arange(len(smooth)), smooth.argmax(1)
     shift = _peak(smooth[rows, (best - 1) % bins], smooth[rows, best], smooth[rows, (best + 1) % bins])
-    return ((best + shift) * (2 * np.pi / bins)).astype(np.float32)
+    return np.asarray(((best + shift) * (2 * np.pi / bins)).astype(np.float32))
 
 
 def _descriptors(gradient: np.ndarray, blobs: _Blobs, angle: np.ndarray) -> np.ndarray:
@@ -178,7 +178,7 @@ def _descriptors(gradient: np.ndarray, blobs: _Blobs, angle: np.ndarray) -> np.n
     histogram /= np.maximum(np.linalg.norm(histogram, axis=1, keepdims=True), 1e-9)
     histogram = np.minimum(histogram, 0.2)  # Lowe: one strong edge must not be all
     histogram /= np.maximum(histogram.sum(1, keepdims=True), 1e-9)
-    return np.rint(np.sqrt(histogram) * UNIT).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.rint(np.sqrt(histogram) * UNIT).clip(0, 255).astype(np.uint8))
 
 
 def _histogram(

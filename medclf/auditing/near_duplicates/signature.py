@@ -56,7 +56,7 @@ class SignatureSpace:
             parts.append((vectors - self.whitening.mean_) @ self.whitening.components_.T / self.scale)
         result = np.concatenate(parts).astype(np.float32)
         result[counts == 0] = 0
-        return result / np.maximum(np.linalg.norm(result, axis=1, keepdims=True), 1e-9)
+        return np.asarray(result / np.maximum(np.linalg.norm(result, axis=1, keepdims=True), 1e-9))
 
     def _aggregate(self, descriptors: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """(n, centres * word) float32: differences from the nearest centre, summed by centre."""
@@ -71,7 +71,7 @@ class SignatureSpace:
             np.add.at(total, image * len(centres) + nearest, rest)
         total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9)
         whole = total.reshape(len(counts), -1)
-        return whole / np.maximum(np.linalg.norm(whole, axis=1, keepdims=True), 1e-9)
+        return np.asarray(whole / np.maximum(np.linalg.norm(whole, axis=1, keepdims=True), 1e-9))
 
 
 def _sample_words(descriptors: np.ndarray, counts: np.ndarray, most: int = 30_000) -> np.ndarray:
