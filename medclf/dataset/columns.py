@@ -195,7 +195,9 @@ class Sheet:
                 f"each image of {self.name} has just one of the labels {', '.join(columns)}: "
                 f"for classes that exclude each other use {argument('exclusive', True)}"
             )
-        labels = [None if len(left) == len(columns) else found for found, left in zip(has, open_, strict=True)]
+        labels: list[Label | None] = [
+            None if len(left) == len(columns) else found for found, left in zip(has, open_, strict=True)
+        ]
         return labels, problems, open_, True
 
     def _flags(self, column: str) -> list[str]:
@@ -317,7 +319,7 @@ class Sheet:
         """
         wanted: dict[tuple[str, bool], set[str]] = {}
         for condition in conditions:
-            name, sign, value = re.fullmatch(r"(.*?)(!?=|$)(.*)", condition, re.S).groups()
+            name, sign, value = re.split(r"(!?=|$)", condition, maxsplit=1)
             if not sign or name.strip() not in self.frame:
                 present = ", ".join(f"'{column}'" for column in self.frame)
                 raise DataError(f"where '{condition}' names no column of {self.name}: {present}", "write COLUMN=VALUE")

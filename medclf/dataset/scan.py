@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
+from medclf.config import Policy
 from medclf.dataset.choice import Merges, choose
-from medclf.dataset.columns import Columns, Policy, conditions
+from medclf.dataset.columns import Columns, conditions
 from medclf.dataset.identity import project_key, pseudonym
 from medclf.dataset.labels import Label, label_set
 from medclf.dataset.layouts import NO_CLASS_FOLDER, tables_beside

@@ -212,7 +212,8 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
     if sheet.columns.label is None:
         labels, problems, notes = _labels_from_paths(root, paths, asked)
         sheet.notes.extend(notes)
-        unknown, multi_label = [()] * len(paths), False
+        unknown: list[tuple[str, ...]] = [()] * len(paths)
+        multi_label = False
     else:
         labels, problems, unknown, multi_label = sheet.labels()
     rows = Rows(

@@ -48,7 +48,7 @@ def extract(
             images = batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
             quick = quick or folded(body, images[:1])
             with torch.autocast(images.device.type, torch.bfloat16, enabled=in_bf16):
-                found.extend(pooling(quick(part)).float().cpu() for part in images.split(step or len(images)))
+                found.extend(pooling(quick(part)).float().cpu() for part in torch.split(images, step or len(images)))
     return torch.cat(found).numpy() if found else np.zeros((0, 0), np.float32)
 
 

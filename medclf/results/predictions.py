@@ -72,7 +72,7 @@ class Predictions:
         frame = self.table[[c for c in _KEPT if c in self.table]].reset_index(drop=True)
         labels, preds = self.labels, self.preds
         if self.multi_label:  # an image without a finding is told from one that nobody judged
-            known = (np.asarray(self.y) >= 0).any(axis=1)
+            known = np.asarray((np.asarray(self.y) >= 0).any(axis=1))
             labels = [label or (NO_FINDING if here else "") for label, here in zip(labels, known, strict=True)]
             preds = [pred or NO_FINDING for pred in preds]
         frame = frame.assign(label=labels, pred=preds, loss=self.losses)
