@@ -254,12 +254,12 @@ class Sheet:
             self.notes.append(f"column '{column}' of {self.name} writes one patient in several ways: {some}{more}")
         return [None if text in none else shown[_number_key(text)] for text in texts]
 
-    def partitions(self) -> list[str | None] | None:
-        """The partition of each row, or None without such a column ("partition" need not be asked for)."""
+    def partitions(self, by_folder: list[str | None]) -> list[str | None]:
+        """The partition of each row; `by_folder` without such a column ("partition" need not be asked for)."""
         column = self.columns.partition or ("partition" if "partition" in self.frame else None)
         if column is None:
-            self._note_split_columns()
-            return None
+            self._note_split_columns(by_folder)
+            return by_folder
         texts = [text.lower() for text in self.texts(column)]
         if set(texts) <= TRUE | FALSE:  # fastai's is_valid
             return ["valid" if text in TRUE else "train" for text in texts]
@@ -271,13 +271,15 @@ class Sheet:
                 )
         return [part_named(text) for text in texts]
 
-    def _note_split_columns(self) -> None:
-        """Say which columns look like a partition that nobody asked for."""
+    def _note_split_columns(self, by_folder: list[str | None]) -> None:
+        """Say which columns look like a partition that nobody asked for and that the folders do not tell as well."""
         for column in self.frame:
             named = SPLIT_COLUMN.fullmatch(str(column))
             if column in self._used() or not (named or _parts_in(self.frame[column].iloc[:200])):
                 continue
             texts = [text for text in map(str.lower, self.texts(column)) if text not in NOTHING]
+            if list(map(part_named, texts)) == by_folder:
+                continue
             if _parts_in(texts) or (texts and set(texts) <= TRUE | FALSE):
                 counts = ", ".join(f"{text} {n}" for text, n in Counter(texts).most_common(_SHOWN))
                 self.notes.append(

@@ -99,7 +99,8 @@ def _from_path(path: Path, labels: Any, asked: Asked) -> Rows:
         else None
     )
     rows = _from_sheet(sheet, tree, replace(asked, root=root))
-    _note_unlisted(rows, images_beside(rows.root, rows.path), path.name)
+    if not asked.where:
+        _note_unlisted(rows, images_beside(rows.root, rows.path), path.name)
     return rows
 
 
@@ -122,7 +123,8 @@ def _from_folder(folder: Path, labels: Any, asked: Asked) -> Rows:
     if asked.root is not None:
         return _from_sheet(sheet, None, asked)
     rows = _from_sheet(sheet, tree, replace(asked, root=folder))
-    _note_unlisted(rows, tree.paths, sheet.name)
+    if not asked.where:
+        _note_unlisted(rows, tree.paths, sheet.name)
     return rows
 
 
@@ -221,7 +223,7 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
         path=paths,
         label=labels,
         patient=sheet.patients(),
-        partition=sheet.partitions() or [partition_of(path) for path in paths],
+        partition=sheet.partitions([partition_of(path) for path in paths]),
         problem=[gone or problem for gone, problem in zip(missing, problems, strict=True)],
         extra=sheet.extra(),
         multi_label=multi_label,

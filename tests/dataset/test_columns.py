@@ -183,16 +183,21 @@ def test_one_patient_in_several_spellings():
 
 def test_a_column_that_tells_the_partition_is_named():
     table = sheet(path=["1", "2"], label=["a", "b"], split=["train", "test"], view=["AP", "PA"])
-    assert table.partitions() is None
+    assert table.partitions([None, None]) == [None, None]
     assert len(table.notes) == 1 and "partition_col" in table.notes[0] and "train 1, test 1" in table.notes[0]
     table = sheet(path=["1", "2"], label=["a", "b"], usage=["Training", "PublicTest"], where=["dev", "testing"])
-    table.partitions()
+    table.partitions([None, None])
     assert any("'where'" in note for note in table.notes)  # by content
+
+
+def test_a_column_that_says_what_the_folders_say_is_no_news():
+    table = sheet(path=["1", "2"], label=["a", "b"], split=["train", "test"])
+    assert table.partitions(["train", "test"]) == ["train", "test"] and not table.notes
 
 
 def test_partitions_in_usual_words():
     table = sheet(path=list("12345"), partition=["Training", "val", "DEV", "tst", "nan"])
-    assert table.partitions() == ["train", "valid", "valid", "test", None]
+    assert table.partitions([None] * 5) == ["train", "valid", "valid", "test", None]
 
 
 def test_columns_that_medclf_writes_itself_are_kept_by_another_name():
