@@ -157,6 +157,7 @@ def test_a_file_that_is_no_image_is_refused_in_words(page: Any, url: str) -> Non
     [(413, "too large"), (502, "does not answer"), (504, "too long"), (418, "not the service's own")],
 )
 def test_a_proxy_s_own_page_is_not_called_a_dead_service(page: Any, url: str, status: int, words: str) -> None:
+    page.expected_problems.append(str(status))
     answer = {"status": status, "content_type": "text/html", "body": "<html><h1>nginx</h1></html>"}
     page.route("**/v1/predict*", lambda route: route.fulfill(**answer))
     page.goto(url)
