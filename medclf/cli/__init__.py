@@ -19,6 +19,7 @@ from medclf.cli.runs import card, compare, evaluate, report, shortcuts
 from medclf.cli.tables import audit, cache, scan
 from medclf.cli.training import demo, train
 from medclf.errors import MedclfError, in_shell
+from medclf.escaping import printable
 
 _OLD = {"--head-start": "--linear-probe", "--no-head-start": "--no-linear-probe"}  # names of version 0.1
 _STOPPED = 130  # what Typer gives back for Ctrl-C
@@ -70,9 +71,9 @@ def main() -> None:
     except (MedclfError, OSError, typer.TyperException) as error:
         if debug or not (said := _words(error)):
             raise
-        typer.secho(f"medclf: {said[0]}", fg="red", err=True)
+        typer.secho(printable(f"medclf: {said[0]}"), fg="red", err=True)
         for line in filter(None, said[1:]):
-            typer.echo(f"  {line}", err=True)
+            typer.echo(printable(f"  {line}"), err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         if debug:
@@ -119,4 +120,4 @@ def program() -> None:
 def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
     """A line on the error stream; the libraries' own notes to programmers are left out."""
     if category.__name__ == "MedclfWarning" and is_first():
-        typer.secho(f"warning: {message}", fg="yellow", err=True)
+        typer.secho(printable(f"warning: {message}"), fg="yellow", err=True)

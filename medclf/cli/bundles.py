@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from medclf.cli.options import say
+
 Runtime = Literal["torch", "onnx"]
 
 
@@ -43,7 +45,7 @@ def explain(
     from medclf.run.explain import explain as explain_files
 
     for line in explain_files(bundle, files, out, label=label, method=method, share=share, overwrite=overwrite):
-        typer.echo(line)
+        say(line)
 
 
 def serve(
@@ -92,4 +94,4 @@ def export(
     from medclf.run.export import export as export_bundle
 
     for line in export_bundle(bundle, out, int8=int8, data=data or (), overwrite=overwrite):
-        typer.echo(line)
+        say(line)

@@ -17,6 +17,7 @@ from typer.models import ArgumentInfo
 
 from medclf.config import TrainConfig
 from medclf.errors import MedclfError
+from medclf.escaping import printable
 from medclf.options import Known, choices_of, options, read
 
 Command = Callable[..., Any]
@@ -48,6 +49,11 @@ def with_options(*names: str, of_run: Sequence[str] = (), config: type = TrainCo
         return _with_parameters(functools.wraps(command)(called), [context, *parameters])
 
     return change
+
+
+def say(line: str) -> None:
+    """Print a line; what data put into it steers no terminal."""
+    typer.echo(printable(line))
 
 
 def _unset(known: Known) -> Known:

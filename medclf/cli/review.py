@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medclf.cli.options import with_options
+from medclf.cli.options import say, with_options
 
 
 @with_options(of_run=["show_burned_in"])
@@ -29,7 +29,7 @@ def export_sheet(
 
     options: Any = {"n": n, "controls": controls, "seed": seed, "pictures": pictures}
     for line in export_review(run, out, **options, overwrite=overwrite, **shown):
-        typer.echo(line)
+        say(line)
 
 
 def import_sheet(
@@ -40,4 +40,4 @@ def import_sheet(
     from medclf.run.second_read import show_review
 
     for line in show_review(run, sheet):
-        typer.echo(line)
+        say(line)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medclf.cli.options import OF_SCAN, importing, numbers, with_options
+from medclf.cli.options import OF_SCAN, importing, numbers, say, with_options
 from medclf.errors import OutputError
 
 PRIVACY = ("hide_names", "show_burned_in")
@@ -61,7 +61,7 @@ def report(
         max_megabytes=max_megabytes,
         **shown,
     )
-    typer.echo(f"report: {page}")
+    say(f"report: {page}")
 
 
 def card(
@@ -73,7 +73,7 @@ def card(
 
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists already", "choose another file, or replace it with --overwrite")
-    typer.echo(f"card: {write_card(out)}")
+    say(f"card: {write_card(out)}")
 
 
 @with_options(of_run=["hide_names"])
@@ -91,9 +91,9 @@ def compare(
     from medclf.run.compare import compare_page
 
     found = compare_page(run_a, run_b, out, **shown) if out else compare_runs(run_a, run_b)
-    typer.echo(json.dumps(found, indent=2) if as_json else found["sentence"])
+    typer.echo(json.dumps(found, indent=2)) if as_json else say(found["sentence"])
     if out and not as_json:
-        typer.echo(f"page: {out}")
+        say(f"page: {out}")
 
 
 @with_options(*OF_SCAN, of_run=PRIVACY)
@@ -120,5 +120,5 @@ def shortcuts(
         **more,
     )
     for sentence in found.sentences:
-        typer.echo(sentence)
-    typer.echo(f"page: {page}")
+        say(sentence)
+    say(f"page: {page}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medclf.cli.options import OF_SCAN, with_options
+from medclf.cli.options import OF_SCAN, say, with_options
 
 Data = Annotated[Path, typer.Argument(help="folder of images, or a CSV")]
 
@@ -24,10 +24,10 @@ def scan(
 
     table = scan_data(data, **columns)
     for line in describe_table(table):
-        typer.echo(line)
+        say(line)
     if out:
         save_table(out, table)
-        typer.echo(f"table: {out}")
+        say(f"table: {out}")
 
 
 @with_options(*OF_SCAN)
@@ -47,7 +47,7 @@ def audit(
     from medclf.run.audit import audit_run
 
     for line in audit_run(data, out=out, split=split, seed=seed, near=near, overwrite=overwrite, **columns):
-        typer.echo(line)
+        say(line)
 
 
 def cache(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medclf.cli.options import importing, is_first, with_options
+from medclf.cli.options import importing, is_first, say, with_options
 from medclf.config import TrainConfig
 from medclf.errors import MedclfError
 from medclf.options import options
@@ -55,7 +55,7 @@ def _train(given: dict[str, Any], resume: Path | None, config: Path | None) -> N
         from medclf.run.train import resume as go_on
         from medclf.run.train import train as train_run
 
-    run = go_on(resume, typer.echo) if resume else train_run(plan, typer.echo, before=before)
+    run = go_on(resume, say) if resume else train_run(plan, say, before=before)
     if is_first():
         show_results(run)
 
@@ -78,4 +78,4 @@ def demo(
         from medclf.run.demo import run_demo
         from medclf.run.terminal import show_results
 
-    show_results(run_demo(data, out, epochs, overwrite, typer.echo))
+    show_results(run_demo(data, out, epochs, overwrite, say))

@@ -19,6 +19,7 @@ from medclf.config import Policy
 from medclf.dataset.folders import part_named
 from medclf.dataset.labels import NO_FINDING, Label, is_missing
 from medclf.errors import DataError, argument
+from medclf.escaping import from_csv_cell
 
 BLANK = "blank label"
 TRUE, FALSE = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false"})
@@ -69,7 +70,8 @@ def read_csv(path: Path) -> pd.DataFrame:
     """Read a CSV with every cell as text: a label "NA", "None" or "001" stays what it is.
 
     Commas, semicolons and tabs are told apart by the header, outside its quotes. Cells go by the header's names: a
-    separator at the end of rows adds nothing, and a row with more or fewer cells is an error, never a shifted row.
+    separator at the end of rows adds nothing, and a row with more or fewer cells is an error, never a shifted row. What
+    medclf escaped for spreadsheets (see `medclf.escaping`) comes back as it was.
 
     Raises:
         DataError: it is missing, empty, not UTF-8 text, or a row does not fit the header.
@@ -88,6 +90,7 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise DataError(f"{path} cannot be read as CSV: {error}", "save it as UTF-8 CSV with a header line") from error
     if not rows:
         raise DataError(f"{path} cannot be read as CSV: it is empty", "save it as UTF-8 CSV with a header line")
+    rows = [(line, [from_csv_cell(cell) for cell in row]) for line, row in rows]
     names = rows[0][1]
     while len(names) > 1 and not names[-1]:
         names = names[:-1]

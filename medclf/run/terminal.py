@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
 
+from medclf.escaping import printable
 from medclf.metrics.table import METRICS, class_metrics
 from medclf.results.results import short_metrics
 
@@ -21,30 +22,37 @@ _PARTITIONS = {"valid": "validation", "test": "test"}
 _ROOMY = 100_000  # a width that every table fits in
 
 
+class _Console(Console):
+    """A console whose lines of text steer no terminal, whatever names the data hold."""
+
+    def tell(self, text: str, **style: Any) -> None:
+        self.print(printable(text), **style)
+
+
 def show_results(run: Path) -> None:
     """Print metrics with intervals, the matrix, the most confused pairs, and where the files are."""
     facts = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = _Console(highlight=False, markup=False, soft_wrap=True)
     _show_metrics(console, facts)
     console.print(_per_class(facts), soft_wrap=False)
     if isinstance(facts["confusion_matrix"], list):
         console.print(matrix_table(facts["confusion_matrix"], facts["vocab"], console), soft_wrap=False)
     for actual, predicted, n in facts["most_confused"][:3]:
-        console.print(f"  {actual} {'' if facts['task'] == 'multi-label' else 'predicted as '}{predicted}: {n}")
+        console.tell(f"  {actual} {'' if facts['task'] == 'multi-label' else 'predicted as '}{predicted}: {n}")
     split = facts.get("data", {}).get("split", {}).get("sentence")
     for line in filter(None, [split, *_worth(facts)]):
-        console.print(f"  {line}")
+        console.tell(f"  {line}")
     if facts.get("test"):
         _show_metrics(console, facts["test"])
     for name in ("report.html", "bundle", "predictions.csv", "results.json"):
         if (run / name).exists():
-            console.print(f"  {name.partition('.')[0]}: {run / name}")
+            console.tell(f"  {name.partition('.')[0]}: {run / name}")
 
 
-def _show_metrics(console: Console, facts: dict[str, Any]) -> None:
-    console.print(f"{_images(facts)} (95 % confidence intervals)", style="bold")
+def _show_metrics(console: _Console, facts: dict[str, Any]) -> None:
+    console.tell(f"{_images(facts)} (95 % confidence intervals)", style="bold")
     for key, found in short_metrics(facts).items():
-        console.print(f"  {METRICS[key].name}: {written(found)}")
+        console.tell(f"  {METRICS[key].name}: {written(found)}")
 
 
 def _images(facts: dict[str, Any]) -> str:
@@ -107,7 +115,7 @@ def _per_class(facts: dict[str, Any]) -> Table:
     for label, row in facts["per_class"].items():
         found = [row.get(metric.key, {}).get("value") for metric in columns]
         cells = ["-" if value is None else f"{value:.3f}" for value in found]
-        table.add_row(label, str(row["n"]), *cells)
+        table.add_row(printable(label), str(row["n"]), *cells)
     return table
 
 
@@ -119,7 +127,7 @@ def matrix_table(matrix: list[list[int]], vocab: list[str], console: Console) ->
         vocab: the labels.
         console: whose width it has to fit.
     """
-    rows = [list(map(str, counts)) for counts in matrix]
+    rows, vocab = [list(map(str, counts)) for counts in matrix], list(map(printable, vocab))
     named = Table(_labels("actual \\ predicted"), *vocab, box=None)
     for label, cells in zip(vocab, rows, strict=True):
         named.add_row(label, *cells)
