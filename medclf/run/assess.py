@@ -112,13 +112,14 @@ def weigh(config: TrainConfig, trained: Trained, found: Audit | None) -> Weighed
     shown = found_limits.predictions
     shown = shown if trained.crossed else flag_out_of_distribution(shown, calibration)
     tests = [apply_calibration(part, replace(calibration, abstain_below=None)) for part in trained.test]
-    facts = summarize(
+    results = summarize(
         shown,
         table=learn.dls.table,
         recipe=described(learn),
         history=learn.history,
         linear_probe=learn.head.as_dict() if learn.head else None,
     )
+    facts: dict[str, Any] = {**results}
     facts |= found_limits.sections | _more_facts(trained, shown, tests, calibration, found, facts)
     rows = {} if by_row is None else dict(zip(learn.dls.table["path"], by_row, strict=True))
     known = {path: row for path, row in rows.items() if np.isfinite(row).all()}
