@@ -92,7 +92,7 @@ class TrainConfig:
         "squish", "Images", "squish keeps all of the image, crop its centre, pad adds black borders"
     )
     window: Window = option(
-        None, "Images", "for DICOM: CENTER,WIDTH, or a name such as lung", unset="the file's own", or_none=True
+        None, "Images", "CENTER,WIDTH; for CT a name such as lung; or stretch", unset="the file's own", or_none=True
     )
     frame: Frame = option("middle", "Images", "for files of several frames: first, middle, last or a number")
 

@@ -38,7 +38,7 @@ def make_images(tmp_path: Path) -> Callable[..., Path]:
         for number, name in enumerate(names):
             file = root / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            pixels = np.full((6, 8 + number % 3), number, np.uint8)
+            pixels = np.full((6, 8 + number % 3), number + 1, np.uint8)
             Image.fromarray(pixels).save(file, "JPEG" if file.suffix == ".jpg" else "PNG")
         return root
 

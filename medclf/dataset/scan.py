@@ -16,6 +16,7 @@ from medclf.config import Policy
 from medclf.dataset.choice import Merges, choose
 from medclf.dataset.columns import Columns, conditions
 from medclf.dataset.identity import project_key, pseudonym
+from medclf.dataset.kinds import kind_warnings, level_warnings, origin_columns, why_no_picture
 from medclf.dataset.labels import Label, label_set
 from medclf.dataset.layouts import NO_CLASS_FOLDER, tables_beside
 from medclf.dataset.matching import UNKNOWN, spelling
@@ -27,7 +28,7 @@ from medclf.progress import watch
 
 __all__ = ["COLUMNS", "count_labels", "inspect", "label_set", "scan", "usable", "with_problems"]
 
-Check = Callable[[Sequence[str], Sequence[str]], Mapping[str, tuple[int, int] | str]]
+Check = Callable[[Sequence[str], Sequence[str]], Mapping[str, reading.Look | str]]
 COLUMNS = ("path", "label", "patient", "partition", "width", "height", "sha256", "problem")
 
 
@@ -73,7 +74,7 @@ def scan(
         strict: raise for a file that cannot be used, instead of warning and going on without it.
         check_pixels: decode every image; False reads only the headers. A function that decodes the images for a
             purpose of its own, such as a store (see `decoding`), spares a second look: it is given paths and hashes,
-            and returns each path's width and height, or why it cannot be read.
+            and returns each path's width, height and number of levels, or why it cannot be read.
         progress: show a progress bar when it lasts.
         label_from: where there is no column of labels: "folder" (the folder that holds the image), a
             compiled pattern searched in the file's name (its first group is the label), a function of
@@ -97,9 +98,10 @@ def scan(
         A DataFrame with the columns path (relative to `df.attrs["root"]`, forward slashes), label (str; multi-label:
         tuple of str, () for no finding; None where it is unknown), patient (a pseudonym or None), partition ("train",
         "valid", "test" or None), unknown (the labels that an image was not read for, where there are any), width and
-        height (pixels), sha256 (of the file), problem ("" or why the image is not used), then the other columns of the
-        CSV. `df.attrs` also holds "multi_label"; "ignored", the number of files passed over because they are no
-        images; and "labels", the columns of 0 and 1.
+        height (pixels), sha256 (of the file), problem ("" or why the image is not used), of DICOM files modality,
+        sop_class and series (a pseudonym), then the other columns of the CSV. `df.attrs` also
+        holds "multi_label"; "ignored", the number of files passed over because they are no images; and "labels", the
+        columns of 0 and 1.
 
     Raises:
         DataError: no image, no usable image, a missing column, a refused path, two labels for one image;
@@ -148,6 +150,8 @@ class Facts(NamedTuple):
     sha256: str = ""
     problem: str = ""
     format: str = ""
+    levels: int | None = None
+    origin: dicom.Origin | None = None
 
 
 def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool) -> pd.DataFrame:
@@ -163,7 +167,7 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool) -> pd.Data
     facts = list(watch(map_ahead(facts_of, range(n)), n, "Checking images", progress=progress))
     if callable(check_pixels):
         facts = _checked(rows, facts, check_pixels)
-    _hide_patients(rows, [row for row in range(n) if facts[row].format == "DICOM"])
+    key = _hide_patients(rows, [row for row in range(n) if facts[row].format == "DICOM"])
     data: dict[str, Any] = {
         column: pd.Series(getattr(rows, column), dtype=object) for column in ("path", "label", "patient", "partition")
     }
@@ -173,6 +177,15 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool) -> pd.Data
     data["height"] = [fact.height for fact in facts]
     data["sha256"] = pd.Series([fact.sha256 for fact in facts], dtype=object)
     data["problem"] = pd.Series([fact.problem for fact in facts], dtype=object)
+    origins = {path: fact.origin for path, fact in zip(rows.path, facts, strict=True) if fact.origin}
+    if origins:
+        columns = origin_columns([fact.origin for fact in facts], key)
+        data |= {name: cells for name, cells in columns.items() if name not in rows.extra}
+    sound = [(path, fact) for path, fact in zip(rows.path, facts, strict=True) if not fact.problem]
+    rows.notes.extend(kind_warnings({path: fact.origin for path, fact in sound if fact.origin}))
+    rows.notes.extend(
+        level_warnings({path: fact.levels for path, fact in sound if fact.levels is not None}, origins, rows.root)
+    )
     table = pd.concat([pd.DataFrame(data), rows.extra], axis=1)
     table = table.sort_values("path", kind="stable", ignore_index=True)
     table.attrs.update(root=str(rows.root.absolute()), multi_label=rows.multi_label, ignored=rows.ignored)
@@ -193,21 +206,26 @@ def _checked(rows: Rows, facts: list[Facts], check: Check) -> list[Facts]:
         said = found[path]
         if isinstance(said, str):
             return Facts(sha256=fact.sha256, problem=said)
-        return fact._replace(width=said[0], height=said[1])
+        return fact._replace(width=said.width, height=said.height, levels=said.levels)
 
     return [checked(path, fact) for path, fact in zip(paths, facts, strict=True)]
 
 
-def _hide_patients(rows: Rows, dicom_rows: list[int]) -> None:
-    """Put pseudonyms in place of patient ids: those of the columns, else those that DICOM files hold."""
+def _hide_patients(rows: Rows, dicom_rows: list[int]) -> bytes:
+    """Put pseudonyms in place of patient ids: those of the columns, else those that DICOM files hold.
+
+    Returns:
+        The project's key; empty where there is nothing to hide.
+    """
     known = [patient for patient in rows.patient if patient is not None]
     if not known and not dicom_rows:
-        return
+        return b""
     key = project_key(rows.root)
     rows.patient = [patient and pseudonym(patient, key) for patient in rows.patient]
     if not known:
         for row in dicom_rows:
             rows.patient[row] = dicom.patient_key(rows.root / rows.path[row], key)
+    return key
 
 
 def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels") -> Facts:
@@ -225,16 +243,21 @@ def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels")
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
             return Facts(problem="not a regular file")
         sha256 = file_hash(path)
-        if look_at == "file":
-            return Facts(sha256=sha256, format=reading.format_of(path))
-        probe = reading.probe(path)
+        found = Facts(sha256=sha256, format=reading.format_of(path))
+        if found.format == "DICOM":
+            origin = dicom.origin(path)
+            found = found._replace(origin=origin, problem=why_no_picture(origin))
+        if look_at == "file" or found.problem:
+            return found
         if look_at == "pixels":
-            reading.check(path)
+            seen = reading.check(path)
+            return found._replace(width=seen.width, height=seen.height, levels=seen.levels)
+        probe = reading.probe(path)
+        return found._replace(width=probe.width, height=probe.height)
     except ReadError as error:
         return Facts(sha256=sha256, problem=error.problem)
     except OSError as error:
         return Facts(sha256=sha256, problem=f"cannot be opened: {error.strerror}")
-    return Facts(probe.width, probe.height, sha256, format=probe.format)
 
 
 def file_hash(path: Path) -> str:

@@ -12,7 +12,7 @@ import hmac
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from medclf.images.windowing import GreyRules, Lut, SampleWindow, render_grey
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["dicom_info", "looks_like_dicom", "patient_key", "read_dicom", "safe_header"]
+__all__ = ["Origin", "dicom_info", "looks_like_dicom", "origin", "patient_key", "read_dicom", "safe_header"]
 
 _PIXEL_TAGS = {
     0x00280002,  # Samples per Pixel
@@ -167,6 +167,26 @@ def safe_header(path: Source) -> dict[str, Any]:
         return {name: code(header, keyword) for name, keyword in codes.items()} | {
             name: number(header, keyword, named(path)) for name, keyword in quantities.items()
         }
+
+
+class Origin(NamedTuple):
+    """What kind of DICOM object a file holds: its modality, SOP class and Series Instance UID."""
+
+    modality: str | None
+    sop_class: str
+    series: str
+
+
+def origin(path: Source) -> Origin:
+    """The kind of a DICOM file; its series may be shown as a pseudonym alone.
+
+    Raises:
+        ReadError: it is no DICOM file, or cannot be read.
+    """
+    header = _header_of(path, frozenset({_SOP_CLASS, _MODALITY, _SERIES}))
+    with reading(named(path), "its header cannot be read"):
+        uids = (str(header.get(keyword) or "").strip() for keyword in ("SOPClassUID", "SeriesInstanceUID"))
+        return Origin(code(header, "Modality"), *uids)
 
 
 def patient_key(path: Source, key: bytes) -> str | None:

@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 
 from medclf.errors import ReadError, UnsupportedFormat
-from medclf.images.decoding_guard import reading
-from medclf.images.dicom import safe_header
-from medclf.images.dicom_layout import read_layout
+from medclf.images.dicom import origin, safe_header
 from medclf.images.preprocessing import Preprocessing
 
 Reader = Callable[[Mapping[str, Any]], "np.ndarray | None"]
 
-_SOP_CLASS = 0x00080016
 _ULTRASOUND = {"US", "IVUS", "BDUS"}
 _ULTRASOUND_CLASSES = ("1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.6")
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -46,18 +43,12 @@ def why_withheld(path: str | Path) -> str:
         header = safe_header(path)
     except UnsupportedFormat:
         return ""  # no DICOM file
-    kind = _sop_class(Path(path))
+    kind = origin(path).sop_class
     if header["modality"] in _ULTRASOUND or kind.startswith(_ULTRASOUND_CLASSES):
         return "ultrasound"
     if kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}."):
         return "a secondary capture"
     return "its burned-in flag is YES" if header["burned_in_annotation"] == "YES" else ""
-
-
-def _sop_class(path: Path) -> str:
-    with reading(path, "its header cannot be read"), path.open("rb") as file:
-        element = read_layout(file, path, frozenset({_SOP_CLASS})).header
-    return element[8:].rstrip(b"\0 ").decode("ascii", errors="replace")  # tag, VR and length are 8 bytes
 
 
 class Withheld(ReadError):

@@ -13,6 +13,7 @@ from PIL import Image
 from medclf.config import Frame, Resize, Window
 from medclf.errors import MedclfError, PreprocessingError, ReadError
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
+from medclf.images.raster import pixels_of
 from medclf.images.reading import eight_bit, placement, read_display, resize_pixels, with_channels
 from medclf.images.windowing import resolve_window
 
@@ -267,10 +268,14 @@ class Preprocessing:
         Raises:
             ReadError: the file cannot be read, or the array is none of those.
         """
+        if isinstance(item, Image.Image):
+            return _from_array(pixels_of(item, self.window), self.channels)
         if isinstance(item, np.ndarray):
             return _from_array(item, self.channels)
-        source = item if isinstance(item, (str, Path, bytes)) else _as_file(item)
-        return read_display(source, self.channels, window=self.window, frame=self.frame, max_megapixels=max_megapixels)
+        if not isinstance(item, (str, Path, bytes)):
+            given = f"is a {type(item).__name__}"
+            raise ReadError("the given object", given, "give a path, bytes, an array or a PIL image")
+        return read_display(item, self.channels, window=self.window, frame=self.frame, max_megapixels=max_megapixels)
 
     def fit(self, image: np.ndarray) -> np.ndarray:
         """Bring what `read` gave to `size`: uint8 of (height, width, channels)."""
@@ -349,21 +354,3 @@ def _from_array(array: np.ndarray, channels: int) -> np.ndarray:
         raise ReadError("the given array", "has no pixels", "give an image")
     image = eight_bit(array[..., 0] if array.shape[2:] == (1,) else array)
     return with_channels(image, 1) if channels == 1 else image
-
-
-def _as_file(image: Any) -> bytes:
-    """A PIL image as the bytes of a file, so that it goes the same way as one read from disk."""
-    import io
-
-    from PIL import ImageOps
-
-    if not hasattr(image, "save") or not hasattr(image, "mode"):
-        raise ReadError(
-            "the given object", f"is a {type(image).__name__}", "give a path, bytes, an array or a PIL image"
-        )
-    file = io.BytesIO()
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("CMYK", "YCbCr", "LAB", "HSV", "F"):
-        upright = upright.convert("RGB")
-    upright.save(file, "PNG", compress_level=1)
-    return file.getvalue()

@@ -20,7 +20,7 @@ from medclf.errors import ReadError, TooLarge, UnsupportedFormat, by_road
 from medclf.images import raster_layout
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, check_size, quietly, reading
 from medclf.images.raster_layout import JpegHeader
-from medclf.images.windowing import STRETCH, SampleWindow, voi_window
+from medclf.images.windowing import STRETCH, SampleWindow, Window, is_hounsfield, resolve_window, voi_window
 
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANAR = 274, 258, 262, 277, 284
 _WIDTH, _HEIGHT, _COLOUR_MAP = 256, 257, 320
@@ -319,16 +319,56 @@ def _pixels(opened: _Opened, path: str | Path, window: SampleWindow) -> np.ndarr
 def _shallow(opened: _Opened, white_is_zero: bool) -> np.ndarray:
     image = opened.image
     grey = image.mode in _GREY_MODES
-    upright: Image.Image = image
     if "transparency" in image.info and opened.rawmode in ("L;2", "L;4"):  # the key has the file's own bits
         image.load()
         image.info["transparency"] *= 85 if opened.rawmode == "L;2" else 17
-    if white_is_zero and grey:
-        upright = _inverted(image)
-    if upright.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in upright.info:
+    return _on_black(_inverted(image) if white_is_zero and grey else image)
+
+
+def _on_black(image: Image.Image) -> np.ndarray:
+    """(H, W) grey or (H, W, 3) RGB of an image of 8 bits, black where it is transparent."""
+    mode = "L" if image.mode in _GREY_MODES else "RGB"
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        upright = Image.alpha_composite(black, upright.convert("RGBA"))
-    return np.asarray(upright.convert("L" if grey else "RGB"))
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    return np.asarray(image.convert(mode))
+
+
+def pixels_of(image: Image.Image, window: Window = None) -> np.ndarray:
+    """The pixels of a PIL image, as they would be read from its file.
+
+    Args:
+        image: upright, or turned as its EXIF says.
+        window: as `read_raster`; a named one for CT is for none but 8-bit images, which it leaves as they are.
+
+    Returns:
+        (H, W) or (H, W, 3), uint8, or uint16 where the image holds whole numbers of more than 8 bits.
+
+    Raises:
+        UnsupportedFormat: its values have no range: floating point, or whole numbers beyond 16 bits.
+        ReadError: a window in Hounsfield units for more than 8 bits.
+
+    Example:
+        >>> pixels_of(Image.new("LA", (2, 1), (200, 0))).tolist()  # hidden by its alpha
+        [[0, 0]]
+    """
+    _check_levels(image)
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode != "I" and not upright.mode.startswith("I;16"):
+        pixels = _on_black(upright)
+        return _spread(pixels, window) if pixels.ndim == 2 and window == STRETCH else pixels
+    if is_hounsfield(window):
+        raise ReadError("the given image", "holds no Hounsfield units, which its window is in", "give a CT DICOM file")
+    samples = np.asarray(upright).astype(np.uint16)
+    return samples if window is None else _spread(samples, resolve_window(window))
+
+
+def _check_levels(image: Image.Image) -> None:
+    low, high = image.getextrema() if image.mode == "I" else (0, 0)
+    if image.mode == "F" or low < 0 or high > 65535:
+        values = "floating-point values" if image.mode == "F" else f"values of {low} to {high}"
+        reason = f"its {values} have no range that says what is black and what is white"
+        raise UnsupportedFormat("the given image", reason, 'scale them to 0 to 255, and convert it to mode "L"')
 
 
 def _inverted(image: Image.Image) -> Image.Image:

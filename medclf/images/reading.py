@@ -123,13 +123,39 @@ def format_of(path: Source) -> str:
         return _format(file, named(path))
 
 
-def check(path: Source, *, max_megapixels: float = MAX_MEGAPIXELS) -> None:
+class Look(NamedTuple):
+    """What decoding an image showed: its size, upright, and how many of 256 levels are in it."""
+
+    width: int
+    height: int
+    levels: int
+
+
+def check(
+    path: Source, *, window: Window = None, frame: Frame = "middle", max_megapixels: float = MAX_MEGAPIXELS
+) -> Look:
     """Decode a file whole and drop the pixels: raises what read_pixels would.
 
     Raises:
         ReadError: the file cannot be read.
+
+    Example:
+        >>> import io, PIL.Image
+        >>> file = io.BytesIO()
+        >>> PIL.Image.new("L", (40, 30), 255).save(file, "PNG")
+        >>> check(file.getvalue())
+        Look(width=40, height=30, levels=1)
     """
-    read_pixels(path, max_megapixels=max_megapixels)
+    image = read_display(path, window=window, frame=frame, max_megapixels=max_megapixels)
+    return Look(image.shape[1], image.shape[0], levels_of(image))
+
+
+def levels_of(image: np.ndarray) -> int:
+    """How many of 256 levels a uint8 image has, of a large one about; 1 if all pixels are alike, 0 if black."""
+    if (image == image[0, 0]).all():
+        return int(image[0, 0].any())
+    step = 1 + max(image.shape[:2]) // 1000
+    return max(2, int(np.count_nonzero(np.bincount(image[::step, ::step].ravel(), minlength=256))))
 
 
 def prepare(

@@ -22,15 +22,18 @@ from medclf.dataset.labels import label_set, objects
 from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.scan import Check, listing, scan, usable
 from medclf.dataset.splits import split_table
-from medclf.errors import DataError, MedclfWarning, PreprocessingError, argument
+from medclf.errors import DataError, MedclfWarning, PreprocessingError, ReadError, argument
+from medclf.images import reading
 from medclf.images.preprocessing import Preprocessing
+from medclf.images.reading import Look, levels_of
 from medclf.learn import distributed
 from medclf.learn.batches import MedDL, default_batch_size, even_batch_size, hold_on_device
 from medclf.learn.image_block import MedImageBlock
 from medclf.learn.preprocessing import stored_as
 from medclf.learn.presets import tfms_for
 from medclf.models.spec import LoaderSettings, SplitSettings
-from medclf.parallel import usable_device
+from medclf.parallel import map_ahead, usable_device
+from medclf.progress import watch
 
 
 class LabelOf(Transform):
@@ -295,32 +298,44 @@ def decoding(
     channels: int = 3,
     progress: bool = True,
     **others: Any,
-) -> bool | Check:
+) -> Check:
     """What `scan` takes as `check_pixels` where `from_table` makes loaders of its table.
 
     With a cache the images are decoded into the store, which finds those that are broken, so that none is decoded
-    twice; without one, `scan` decodes them itself.
+    twice. Without one they are decoded as the loaders will, with the window and the frame that those are given.
 
     Args:
         cache, modality, size, item_tfms, resize, window, frame, channels, progress: as `from_table` will get them.
         others: of `from_table`; they change no pixel.
 
     Returns:
-        True, or a function of paths and hashes that builds the stores and returns sizes or problems by path.
+        A function of paths and hashes that returns what is seen, or the problem, by path.
 
     Example:
         >>> # settings = {"modality": "endoscopy", "size": 224, "cache": True}
         >>> # dls = MedDataLoaders.from_table(scan("images", check_pixels=decoding(**settings)), **settings)
     """
+
+    def look(path: str) -> Look | str:
+        try:
+            return reading.check(path, window=window, frame=frame)
+        except ReadError as error:
+            return error.problem
+
+    def check_alone(paths: Sequence[str], digests: Sequence[str]) -> dict[str, Look | str]:
+        looks = watch(map_ahead(look, paths), len(paths), "Decoding images", progress=progress)
+        return dict(zip(paths, looks, strict=True))
+
     item_tfms = tfms_for(modality, size, resize)[0] if item_tfms is None else item_tfms
     wanted = _wanted(item_tfms, Preprocessing(channels=channels, window=window, frame=frame), cache)
     if not wanted:
-        return True
+        return check_alone
     distinct = sorted(set(wanted.values()), key=lambda one: one.size)
 
-    def check(paths: Sequence[str], digests: Sequence[str]) -> dict[str, tuple[int, int] | str]:
+    def check(paths: Sequence[str], digests: Sequence[str]) -> dict[str, Look | str]:
         store = distributed.in_turn(lambda: build_stores(paths, digests, distinct, progress=progress))[0]
-        return {**store.full_sizes, **store.problems}
+        levels = {path: levels_of(store.pixels[row, ::2, ::2]) for path, row in store.row_of.items()}
+        return {path: Look(*store.full_sizes[path], levels[path]) for path in levels} | store.problems
 
     return check
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from medclf.config import Frame, Window
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
+from medclf.images.raster import pixels_of
 from medclf.images.reading import eight_bit, read_pixels, with_channels
 
 
@@ -58,7 +59,7 @@ class MedImage(PILImage):
             ReadError: the file cannot be read.
         """
         if isinstance(fn, Image.Image):
-            pixels = np.asarray(fn if fn.mode in ("L", "RGB") else fn.convert("RGB"))
+            pixels = pixels_of(fn)
         elif isinstance(fn, np.ndarray):
             pixels = fn
         else:

@@ -355,8 +355,8 @@ def test_pydicom_parses_only_what_is_listed(monkeypatch):
     seen = []
     original = dicom._dataset
 
-    def watched(elements, layout):
-        dataset = original(elements, layout)
+    def watched(elements, layout, path):
+        dataset = original(elements, layout, path)
         seen.append({int(element.tag) for element in dataset})
         return dataset
 

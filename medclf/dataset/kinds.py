@@ -1,0 +1,160 @@
+"""What the files of a data set show: kinds that do not belong among pictures, mixed kinds, and images of few levels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.dataset.identity import pseudonym
+from medclf.errors import ReadError, argument, by_road
+from medclf.images.dicom import Origin
+from medclf.images.reading import probe, read_pixels
+from medclf.images.windowing import STRETCH
+
+# DICOM objects with pixels that are no pictures of a patient, by SOP class (PS3.4 B.5) and by modality (PS3.3 C.7.3.1)
+_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1."
+NO_PICTURES = {
+    f"{_IMAGE_STORAGE}66.4": "a segmentation",
+    f"{_IMAGE_STORAGE}66.7": "a label map",
+    f"{_IMAGE_STORAGE}66.8": "a height map",
+    f"{_IMAGE_STORAGE}30": "a parametric map",
+    f"{_IMAGE_STORAGE}481.2": "a radiotherapy dose",
+    "SEG": "a segmentation",
+    "RTDOSE": "a radiotherapy dose",
+    "PMAP": "a parametric map",
+}
+WHOLE_SLIDE = f"{_IMAGE_STORAGE}77.1.6"
+SECONDARY_CAPTURE = f"{_IMAGE_STORAGE}7"
+_RADIOGRAPHS = {"CR", "DX", "RG"}
+FEW_LEVELS = 64  # of 256, below which an image of more than 8 bits has lost most of what it holds
+_SAMPLE = 20
+
+
+def why_no_picture(origin: Origin) -> str:
+    """Why a DICOM object is none to learn from; "" where it is a picture.
+
+    Example:
+        >>> why_no_picture(Origin("SEG", "1.2.840.10008.5.1.4.1.1.66.4", "1.2"))
+        'a segmentation, not a picture of a patient'
+    """
+    what = NO_PICTURES.get(origin.sop_class) or NO_PICTURES.get(origin.modality or "")
+    return f"{what}, not a picture of a patient" if what else ""
+
+
+def is_secondary_capture(sop_class: str) -> bool:
+    """Whether a SOP class is one of the Secondary Captures: screens, scanned film and paper."""
+    return sop_class == SECONDARY_CAPTURE or sop_class.startswith(f"{SECONDARY_CAPTURE}.")
+
+
+def origin_columns(origins: Sequence[Origin | None], key: bytes) -> dict[str, pd.Series]:
+    """The columns modality, sop_class (its name) and series (a pseudonym); None for what is no DICOM file."""
+    from pydicom.uid import UID
+
+    def cells(of: Any) -> pd.Series:
+        return pd.Series([(of(origin) or None) if origin else None for origin in origins], dtype=object)
+
+    return {
+        "modality": cells(lambda origin: origin.modality),
+        "sop_class": cells(lambda origin: UID(origin.sop_class).name),
+        "series": cells(lambda origin: origin.series and pseudonym(origin.series, key)),
+    }
+
+
+def kind_warnings(origins: Mapping[str, Origin]) -> list[str]:
+    """What does not go together among usable DICOM files, one sentence or two each.
+
+    Args:
+        origins: by path.
+
+    Example:
+        >>> print(*kind_warnings({"a.dcm": Origin("CT", "", ""), "b.dcm": Origin("MR", "", "")}))
+        the DICOM files mix modalities: 1 CT, 1 MR (a.dcm). A model may learn the modality instead of the finding; ...
+    """
+    sentences = []
+    modalities = Counter("radiography" if one.modality in _RADIOGRAPHS else one.modality for one in origins.values())
+    if len(modalities) > 1:
+        rarest = min(modalities, key=lambda name: (modalities[name], str(name)))
+        odd = [path for path, one in origins.items() if (one.modality or None) == rarest]
+        counted = ", ".join(f"{n} {name or 'unknown'}" for name, n in modalities.most_common())
+        sentences.append(
+            f"the DICOM files mix modalities: {counted}{_named(odd)}. "
+            "A model may learn the modality instead of the finding; keep one, or check that the classes share them"
+        )
+    captures = [path for path, one in origins.items() if is_secondary_capture(one.sop_class)]
+    if 0 < len(captures) < len(origins):
+        sentences.append(
+            f"{len(captures)} of {len(origins)} DICOM files are secondary captures (screens, scanned film)"
+            f"{_named(captures)}. Look whether they belong among the images"
+        )
+    slides = [path for path, one in origins.items() if one.sop_class == WHOLE_SLIDE]
+    if slides:
+        sentences.append(
+            f"{len(slides)} DICOM files are whole-slide images{_named(slides)}. "
+            f"Only one tile of each is used ({argument('frame')} chooses it); cut them into images first"
+        )
+    return sentences
+
+
+def level_warnings(levels: Mapping[str, int], dicom_files: Collection[str], root: Path) -> list[str]:
+    """Images that are all black, DICOM files of one grey, and images of more than 8 bits of which few levels are left.
+
+    Args:
+        levels: how many of 256 grey levels each usable image has, by path; see `levels_of`.
+        dicom_files: which of the paths are DICOM files.
+        root: the folder that the paths start from.
+    """
+    sentences = []
+    black = [path for path, n in levels.items() if n == 0]
+    if black:
+        sentences.append(f"{len(black)} of {len(levels)} images are all black{_named(black)}. Look at the files")
+    flat = [path for path, n in levels.items() if n == 1 and path in dicom_files]
+    if flat:
+        sentences.append(
+            f"{len(flat)} of {len(levels)} images show one grey only{_named(flat)}. "
+            f"Their window may be wrong: choose one with {argument('window')}, or look at the files"
+        )
+    dim = [path for path, n in levels.items() if 1 < n < FEW_LEVELS and _is_deep(root / path)]
+    if dim:
+        low, high = _range(root, dim)
+        center, width = (low + high + 1) / 2, high - low + 1
+        chosen = by_road(f"window=({center:g}, {width:g})", f"--window {center:g},{width:g}")
+        stretched = argument("window", STRETCH)
+        sentences.append(
+            f"{len(dim)} of {len(levels)} images hold more than 8 bits and use little of their range{_named(dim)}. "
+            f"At most {max(levels[path] for path in dim)} of 256 grey levels of them reach the network. "
+            f"Their values go from {low} to {high}. Use {chosen} for all alike, or {stretched} for each by itself"
+        )
+    return sentences
+
+
+def _is_deep(path: Path) -> bool:
+    """Whether a file is no DICOM file and has more than 8 bits a sample; one that is gone since has not."""
+    try:
+        found = probe(path)
+    except ReadError:
+        return False
+    return found.format != "DICOM" and found.bits > 8
+
+
+def _range(root: Path, paths: Sequence[str]) -> tuple[int, int]:
+    """Smallest and largest value of some of the files, in their own values."""
+    lows, highs = [], []
+    for path in paths[:: max(1, len(paths) // _SAMPLE)]:
+        try:
+            top = (1 << probe(root / path).bits) - 1
+            pixels = read_pixels(root / path)
+        except ReadError:
+            continue
+        lows.append(int(np.rint(pixels.min() * top / 65535)))
+        highs.append(int(np.rint(pixels.max() * top / 65535)))
+    return min(lows, default=0), max(highs, default=65535)
+
+
+def _named(paths: Sequence[str], at_most: int = 5) -> str:
+    more = f" and {len(paths) - at_most} more" if len(paths) > at_most else ""
+    return f" ({', '.join(paths[:at_most])}{more})" if paths else ""
