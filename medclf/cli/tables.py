@@ -61,6 +61,5 @@ def cache(
         freed = prune_stores(0.0 if clear else older_than or 0.0)
         typer.echo(f"{freed / 1e6:.0f} MB freed")
     for store in list_stores():
-        typer.echo(
-            f"{store.megabytes:8.0f} MB, {store.n_images} images, used {store.days_ago:.0f} days ago: {store.folder}"
-        )
+        held = "damaged" if store.n_images is None else f"{store.n_images} images"
+        say(f"{store.megabytes:8.0f} MB, {held}, used {store.days_ago:.0f} days ago: {store.folder}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +21,15 @@ import torch
 from torch import Tensor
 
 from medclf.dataset.scan import file_hash
-from medclf.errors import OutputError, ReadError, argument
+from medclf.errors import MedclfWarning, OutputError, ReadError, argument
+from medclf.files import write_text
 from medclf.images.preprocessing import Preprocessing
 from medclf.parallel import map_ahead, n_cores
 from medclf.progress import watch
 
-FORMAT = 4
+FORMAT = 5
 _AT_ONCE = 1024  # images copied to a device's memory
+_PART = "part-"  # begins the name of a folder that is being filled
 _UNREADABLE = "unreadable"  # a folder of empty files, named by digests
 
 
@@ -100,23 +104,28 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """A store on disk: its folder, size, number of images, and when it was last used."""
+    """A store on disk: its folder, size, number of images (None of a damaged one), and when it was last used."""
 
     folder: Path
     megabytes: float
-    n_images: int
+    n_images: int | None
     days_ago: float
 
 
 def list_stores(folder: Path | None = None) -> list[StoreInfo]:
     """The stores in the cache folder, the last used first."""
     found = []
-    for index in (folder or cache_folder() / "stores").glob("*/index.json"):
-        size = sum(file.stat().st_size for file in index.parent.iterdir())
-        days = (time.time() - index.stat().st_mtime) / 86400
-        held = [digest for digest in json.loads(index.read_text())["digests"] if digest]
-        found.append(StoreInfo(index.parent, size / 1e6, len(held), days))
+    for store in (folder or cache_folder() / "stores").glob("*"):
+        if not store.is_dir() or store.name == _UNREADABLE or store.name.startswith(_PART):
+            continue
+        index, described = _index(store), store / "index.json"
+        days = (time.time() - (described if described.is_file() else store).stat().st_mtime) / 86400
+        found.append(StoreInfo(store, _size(store) / 1e6, index and sum(map(bool, index["digests"])), days))
     return sorted(found, key=lambda store: store.days_ago)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def prune_stores(older_than_days: float, folder: Path | None = None) -> int:
@@ -133,11 +142,13 @@ def prune_stores(older_than_days: float, folder: Path | None = None) -> int:
     stale = [store.folder for store in list_stores(folder) if store.days_ago >= older_than_days]
     stale += [*(folder / _UNREADABLE).glob("*")] if older_than_days == 0 else []
     stale += [
-        part for part in folder.glob("part-*") if time.time() - part.stat().st_mtime > min(1, older_than_days) * 86400
+        part
+        for part in folder.glob(f"{_PART}*")
+        if time.time() - part.stat().st_mtime > min(1, older_than_days) * 86400
     ]
     freed = 0
     for path in stale:
-        freed += sum(file.stat().st_size for file in path.iterdir())
+        freed += _size(path)
         shutil.rmtree(path, ignore_errors=True)
     return freed
 
@@ -189,7 +200,44 @@ def _key(digests: Collection[str], settings: Mapping[str, Any]) -> str:
 
 
 def _is_built(folder: Path, digests: Collection[str], wanted: Preprocessing) -> bool:
-    return not digests or (folder / _key(digests, wanted.as_dict()) / "index.json").is_file()
+    """Whether the store is there, whole; one that is damaged is removed, since nothing in a cache is worth an error."""
+    store = folder / _key(digests, wanted.as_dict())
+    if not digests or not store.exists():
+        return not digests
+    index = _index(store)
+    if (
+        index
+        and index["shape"][1:] == [*wanted.size, wanted.channels]
+        and index.pop("checksum") == _checksum(store, index)
+    ):
+        return True
+    warnings.warn(f"{store}: this store of decoded images is damaged and is made again", MedclfWarning, stacklevel=4)
+    shutil.rmtree(store)
+    return False
+
+
+def _index(store: Path) -> dict[str, Any] | None:
+    """What describes a store; None where it or the size of the pixels is not as `_build` leaves them."""
+    try:
+        index = json.loads((store / "index.json").read_text(encoding="utf-8"))
+        shape, digests, sizes = index["shape"], index["digests"], index["full_sizes"]
+        sound = index["format"] == FORMAT and isinstance(index["checksum"], str)
+        sound = sound and len(shape) == 4 and all(isinstance(side, int) and side > 0 for side in shape)
+        sound = sound and len(digests) == len(sizes) == shape[0]
+        sound = sound and all(digest is None or isinstance(digest, str) for digest in digests)
+        sound = sound and all(size is None or (len(size) == 2 and all(map(int, size))) for size in sizes)
+        return index if sound and (store / "pixels.u8").stat().st_size == math.prod(shape) else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _checksum(store: Path, index: Mapping[str, Any]) -> str:
+    """Over the pixels and what describes them."""
+    digest = hashlib.blake2b(json.dumps(index, sort_keys=True).encode(), digest_size=16)
+    with (store / "pixels.u8").open("rb") as file:
+        while block := file.read(2**22):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _still_unreadable(folder: Path, unique: dict[str, str], reading: Preprocessing) -> dict[str, str]:
@@ -228,7 +276,7 @@ def _build(
     """
     order = sorted(unique.keys() - problems)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {one: Path(tempfile.mkdtemp(prefix="part-", dir=folder)) for one in wanted}
+    parts = {one: Path(tempfile.mkdtemp(prefix=_PART, dir=folder)) for one in wanted}
     try:
         shapes = {one: (len(order), *one.size, one.channels) for one in wanted}
         maps = {one: _allocate(parts[one] / "pixels.u8", shapes[one]) for one in wanted}
@@ -253,12 +301,15 @@ def _build(
         for one, pixels in maps.items() if len(found) < len(order) else ():
             pixels.flush()
             index = {"format": FORMAT, "shape": shapes[one], "digests": digests, "full_sizes": full_sizes}
-            (parts[one] / "index.json").write_text(json.dumps(index))
+            index["checksum"] = _checksum(parts[one], index)
+            write_text(parts[one] / "index.json", json.dumps(index))
+            with (parts[one] / "pixels.u8").open("rb") as file:
+                os.fsync(file.fileno())
             target = folder / _key(set(order) - found.keys(), one.as_dict())
             try:
                 parts[one].rename(target)
             except OSError:
-                if not (target / "index.json").is_file():  # not another builder's finished store
+                if not target.is_dir():  # not another builder's finished store
                     raise
     finally:
         for part in parts.values():

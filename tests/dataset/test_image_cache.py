@@ -14,7 +14,7 @@ from PIL import Image
 
 from medclf.dataset.image_cache import build_stores, list_stores, prune_stores
 from medclf.dataset.scan import file_hash
-from medclf.errors import OutputError
+from medclf.errors import MedclfWarning, OutputError
 from medclf.images.preprocessing import Preprocessing, Step
 from medclf.images.reading import prepare
 
@@ -156,3 +156,58 @@ def test_pruning_keeps_what_was_used_lately(files, tmp_path):
     prune_stores(30, tmp_path / "c")
     assert [s.folder for s in list_stores(tmp_path / "c")] == [new.folder]
     assert json.loads((new.folder / "index.json").read_text())["shape"] == [5, 24, 24, 3]
+
+
+def described(change):
+    """Damage of a store's description."""
+
+    def damage(store):
+        index = json.loads((store / "index.json").read_text())
+        (store / "index.json").write_text(json.dumps(change(index)))
+
+    return damage
+
+
+def zero_a_part(store):
+    with (store / "pixels.u8").open("r+b") as file:
+        file.seek(500)
+        file.write(b"\0" * 100)
+
+
+DAMAGES = {
+    "description empty": lambda store: (store / "index.json").write_bytes(b""),
+    "description cut": lambda store: (store / "index.json").write_bytes((store / "index.json").read_bytes()[:40]),
+    "description not text": lambda store: (store / "index.json").write_bytes(b"\xff\xfe\0\0"),
+    "description missing": lambda store: (store / "index.json").unlink(),
+    "description a list": described(lambda index: [index]),
+    "description without digests": described(lambda index: {k: v for k, v in index.items() if k != "digests"}),
+    "shape of words": described(lambda index: index | {"shape": ["a", 1, 2, 3]}),
+    "digests of another order": described(lambda index: index | {"digests": index["digests"][::-1]}),
+    "sizes that are none": described(lambda index: index | {"full_sizes": 7}),
+    "pixels zeroed in part": zero_a_part,
+    "pixels cut": lambda store: os.truncate(store / "pixels.u8", 100),
+    "pixels longer": lambda store: os.truncate(store / "pixels.u8", 10**6),
+    "pixels missing": lambda store: (store / "pixels.u8").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_store_is_told_made_again_and_cleared(files, tmp_path, damage):
+    folder = tmp_path / "c"
+    sound = build(files, folder)[0]
+    pixels = np.array(sound.pixels)
+    damage(sound.folder)
+    list_stores(folder)  # does not die of it
+    with pytest.warns(MedclfWarning, match="damaged and is made again"):
+        again = build(files, folder)[0]
+    assert np.array_equal(again.pixels, pixels)
+    assert [store.n_images for store in list_stores(folder)] == [5]
+    damage(again.folder)
+    prune_stores(0, folder)
+    assert not list_stores(folder) and not again.folder.exists()
+
+
+def test_a_damaged_description_is_listed_as_damaged(files, tmp_path):
+    store, other = (build(files, tmp_path / "c", [Preprocessing(side)])[0] for side in (20, 24))
+    (store.folder / "index.json").write_text("{}")
+    assert {info.folder: info.n_images for info in list_stores(tmp_path / "c")} == {store.folder: None, other.folder: 5}
