@@ -84,7 +84,7 @@ def main() -> None:
         gc.freeze()  # nor need they be gone through when the process ends
 
 
-def _words(error: Exception) -> list[str]:
+def _words(error: MedclfError | OSError | typer.TyperException) -> list[str]:
     """What went wrong, and what to do; nothing for an error that no user can be meant by."""
     if isinstance(error, MedclfError):
         return [error.message, error.remedy]
