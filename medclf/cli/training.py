@@ -42,12 +42,14 @@ def _train(given: dict[str, Any], resume: Path | None, config: Path | None) -> N
     """Train by the command line, by the settings of an earlier run, or on with a killed one."""
     from medclf.parallel import settle_machine
     from medclf.run.config import check_early
-    from medclf.run.resume import read_record, settings_in
+    from medclf.run.resume import check_free, read_record, settings_in
 
     earlier = resume or config
     before = read_record(earlier) if earlier else None
     plan = settings_in(before, **given) if before else TrainConfig(**given)
     check_early(plan)
+    if not resume and is_first():
+        check_free(plan.out, plan.overwrite)
     settle_machine()
 
     with importing():

@@ -101,8 +101,9 @@ def claimed(out: str | Path, *, overwrite: bool = False, resume: bool = False) -
         sweep(out)
         for left in out.glob(".bundle.*"):
             shutil.rmtree(left, ignore_errors=True)
-        if not resume and any(out.iterdir()):
-            _empty(out, overwrite)
+        if not resume:
+            check_free(out, overwrite)
+            _empty(out)
         try:
             yield out
         finally:
@@ -117,8 +118,16 @@ def _leave_nothing(out: Path, resume: bool) -> None:
             out.rmdir()
 
 
-def _empty(out: Path, overwrite: bool) -> None:
+def check_free(out: str | Path, overwrite: bool) -> None:
+    """See that a RUN may be made there: nothing is there, or a run that may be overwritten.
+
+    Raises:
+        OutputError: something else is there.
+    """
+    out = Path(out)
     record = out / RECORD
+    if not out.is_dir() or not any(out.iterdir()):
+        return
     if not overwrite:
         begun = record.is_file() and not is_finished(read_record(out))
         go_on = by_road(f"resume({str(out)!r})", f"medclf train --resume {out}")
@@ -128,6 +137,10 @@ def _empty(out: Path, overwrite: bool) -> None:
         raise OutputError(
             f"{out} is not a run of medclf, so it is not overwritten", f"choose another {argument('out')}"
         )
+
+
+def _empty(out: Path) -> None:
+    record = out / RECORD
     for left in sorted(out.iterdir(), key=lambda path: path == record):  # the record last: a killed one is a run still
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)

@@ -48,6 +48,7 @@ from medclf.run.evaluate import evaluate, external_facts
 from medclf.run.resume import (
     CHECKPOINTS,
     RECORD,
+    check_free,
     check_same,
     claimed,
     is_finished,
@@ -80,6 +81,8 @@ def train(
         DataError, SplitError, WeightsError: what their messages say.
     """
     check_early(config)
+    if not going_on and distributed.is_first():
+        check_free(config.out, config.overwrite)
     check_machine(config)
     config = located(config)
     if not distributed.is_first():

@@ -239,7 +239,7 @@ def test_settings_come_back_and_never_say_overwrite(tmp_path):
     record = read_record(tmp_path / "run.json")
     assert settings_in(record) == TrainConfig(**{**config.as_dict(), "overwrite": False})
     assert settings_in(record, out="p", seed=7).seed == 7
-    with pytest.raises(DataError, match="unknown settings: colour"):
+    with pytest.raises(DataError, match="the setting 'colour' is not known"):
         settings_in({"settings": {"data": "d", "out": "o", "colour": 1}})
 
 

@@ -8,6 +8,7 @@ import pytest
 from medclf.errors import MedclfError
 from medclf.models.weights import package_weights
 from medclf.run.config import TrainConfig, check_early, check_machine
+from medclf.run.train import train
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,7 @@ train . --out X --window lugn
 train . --out X --device gpu
 train . --out X --valid-pct 20
 train . --out X --splt random
+train . --out .
 scan . --label-co x
 audit . --split stratifed
 predict . x.png --runtime onx
@@ -91,3 +93,15 @@ def test_an_early_mistake_loads_nothing_heavy():
     said = done.stderr.splitlines()
     n = len(MISTAKES.splitlines())
     assert sum(line.startswith("medclf: ") for line in said) == n and len(said) <= 2 * n
+
+
+def test_a_mistake_leaves_the_run_that_was_to_be_overwritten(tmp_path):
+    """It is seen before the old run is removed."""
+    for name in ("data", "RUN"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "RUN" / "run.json").write_text('{"settings": {}, "finished": "yes"}')
+    with pytest.raises(MedclfError, match="resnot34"):
+        train(TrainConfig(tmp_path / "data", tmp_path / "RUN", overwrite=True, arch="resnot34"))
+    assert (tmp_path / "RUN" / "run.json").is_file()
+    with pytest.raises(MedclfError, match="exists already"):
+        train(TrainConfig(tmp_path / "data", tmp_path / "RUN", arch="resnot34"))
