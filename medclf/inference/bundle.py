@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medclf.errors import BundleError, MedclfError, OutputError, WeightsError, argument
+from medclf.errors import BundleError, DataError, MedclfError, OutputError, WeightsError, argument
 from medclf.files import finite, write_json, write_tensors
 from medclf.images.heatmap import on_prepared
 from medclf.inference import bundle_format
@@ -51,6 +51,22 @@ class Trained(Protocol):
     def spec(self) -> ModelSpec: ...
     @property
     def model(self) -> nn.Module: ...
+
+
+class Assessment(Protocol):
+    """What `save_bundle` needs of an assessment: `assess` gives it."""
+
+    @property
+    def calibration(self) -> Calibration: ...
+    @property
+    def card(self) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class Assessable(Protocol):
+    """A learner that can say how sure its network is: `med_learner` gives it."""
+
+    def assessed(self) -> Assessment: ...
 
 
 class Bundle(Predictor):
@@ -143,9 +159,10 @@ def save_bundle(
     Args:
         learn: what `med_learner` returned, trained.
         path: the folder to make.
-        calibration: temperature, operating point, limits for abstaining and for strange images; their form
-            is in the docs' page on bundles.
-        card: what users should know of the model: intended use, data, limits; any JSON.
+        calibration: temperature, decision thresholds, limits for abstaining and for images out of distribution, as
+            `assess` finds them; a dict has the form that the docs' page on bundles gives. Where None, the learner is
+            assessed, if it was not since the network changed; {} for none.
+        card: what users should know of the model: intended use, data, limits; any JSON. Where None, how it did.
         overwrite: replace a bundle that is there.
 
     Returns:
@@ -171,12 +188,27 @@ def save_bundle(
     path = Path(path)
     _may_write(path, overwrite)
     content, state = _described(learn, calibration or {}, card or {})
+    if calibration is None and isinstance(learn, Assessable):
+        content |= _assessed(learn, card)
     with _replacing_folder(path) as folder:
         write_tensors(folder / WEIGHTS, state)
         content["weights"] = {"file": WEIGHTS, "sha256": bundle_format.file_hash(folder / WEIGHTS)}
         content["hash"] = bundle_format.content_hash(content)
         write_json(folder / "bundle.json", content)
     return path
+
+
+def _assessed(learn: Assessable, card: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What bundle.json says of how sure the network is, and how it did."""
+    try:
+        found = learn.assessed()
+    except DataError as error:
+        remedy = f"{error.remedy}; or give calibration={{}} to save it without limits"
+        raise BundleError(f"the network cannot be assessed: {error.message}", remedy) from error
+    return {
+        "calibration": bundle_format.as_json(found.calibration),
+        "card": finite(dict(found.card if card is None else card)),
+    }
 
 
 def _may_write(path: Path, overwrite: bool) -> None:

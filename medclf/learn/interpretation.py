@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from medclf.errors import PreprocessingError
 from medclf.images.heatmap import on_original, on_prepared, overlay
 from medclf.images.phi import read_picture
 from medclf.images.preprocessing import Preprocessing
+from medclf.learn.learner import MedLearner
 from medclf.learn.maps import LIMIT, of_learner
-from medclf.learn.prediction import paths_of, predict_loader
+from medclf.learn.prediction import predict_loader
 from medclf.learn.preprocessing import described, preprocessing_of, reading_of
-from medclf.metrics.classification import Metrics, classification_metrics
+from medclf.metrics.classification import classification_metrics
 from medclf.models.saliency import learner_maps
 from medclf.results.predictions import Predictions
-from medclf.results.results import Results, most_confused, roc_curves, summarize
+from medclf.results.results import most_confused, roc_curves, summarize
 from medclf.results.subgroups import subgroups
 
 
@@ -59,7 +61,8 @@ class MedInterpretation(ClassificationInterpretation):
         """
         partition = ("train", "valid")[ds_idx] if dl is None and ds_idx < 2 else "test"
         loader = (learn.dls[ds_idx] if dl is None else dl).new(shuffle=False, drop_last=False)
-        predictions = predict_loader(learn, loader, partition, act)
+        ours = isinstance(learn, MedLearner)  # features are for `assess`, which then needs no pass of its own
+        predictions = predict_loader(learn, loader, partition, act, features=ours)
         if len(predictions) < len(loader.dataset):  # some could no longer be read: fastai's methods see the rest
             kept = [Path(learn.dls.path) / path for path in predictions.table["path"]]
             loader = learn.dls.test_dl(kept, with_labels=True)
@@ -69,7 +72,7 @@ class MedInterpretation(ClassificationInterpretation):
         """One row an image: path, label, pred, loss, prob_NAME, and the data's other columns."""
         return self.predictions.to_frame()
 
-    def metrics(self, **kwargs: Any) -> Metrics:
+    def metrics(self, **kwargs: Any) -> dict[str, Any]:
         """Every metric with its interval; see `medclf.metrics.classification.classification_metrics`."""
         p = self.predictions
         return classification_metrics(p.y, p.probs, p.vocab, groups=p.groups, multi_label=p.multi_label, **kwargs)
@@ -78,7 +81,7 @@ class MedInterpretation(ClassificationInterpretation):
         """Metrics by group (sex, view, scanner: any column of the table); see `medclf.results.subgroups`."""
         return subgroups(self.predictions, columns, n_boot=n_boot)
 
-    def facts(self, n_boot: int = 2000) -> Results:
+    def facts(self, n_boot: int = 2000) -> dict[str, Any]:
         """What `results.json` holds and the report shows."""
         head = getattr(self.learn, "head", None)
         return summarize(
@@ -137,15 +140,7 @@ class MedInterpretation(ClassificationInterpretation):
             how = reading_of(self.learn.dls)
         except PreprocessingError:  # fastai's own images: shown as medclf reads them
             how = Preprocessing()
-        root, outside = Path(self.learn.dls.path), {str(path) for path in paths_of(self.dl)}
-
-        def read(row: Mapping[str, Any]) -> np.ndarray:
-            path = Path(row["path"])
-            if path.is_absolute() and str(path) in outside:  # loaders without a path= read files from anywhere
-                return read_picture(path.parent, how, show_burned_in, {**row, "path": path.name})
-            return read_picture(root, how, show_burned_in, row)
-
-        return read
+        return partial(read_picture, Path(self.learn.dls.path), how, show_burned_in)
 
     def similar(self, k: int = 5) -> list[list[str]]:
         """The `k` training images most similar to each image in the network's features, the nearest first."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
@@ -25,6 +25,7 @@ from medclf.config import TrainConfig
 from medclf.dataset.groups import groups_of
 from medclf.errors import DataError, PreprocessingError
 from medclf.learn import distributed
+from medclf.learn.checkpoint import seeded
 from medclf.learn.deferred_loss import DeferredSmoothLoss, FetchLosses
 from medclf.learn.growing_sizes import Sizes, growing
 from medclf.learn.linear_probe import LinearProbe, fit_head
@@ -35,6 +36,9 @@ from medclf.learn.presets import QuickNormalize
 from medclf.models.backbones import build_network, describe, stages
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.parallel import usable_device
+
+if TYPE_CHECKING:
+    from medclf.learn.assess import Assessment
 
 BASE_LR = 1e-4
 FUSED_ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
@@ -50,6 +54,7 @@ class MedLearner(Learner):
         head: what the linear probe did, or None before it.
         start: the weights after the linear probe.
         history: one dict an epoch of the last fit: epoch, train_loss, valid_loss and each metric.
+        tuning: what `fine_tune` was last asked for: epochs, lr, train_from and sizes.
     """
 
     arch: str
@@ -61,6 +66,13 @@ class MedLearner(Learner):
     history: Sequence[dict[str, Any]] = ()
     start: dict[str, torch.Tensor] | None = None
     _frozen_to: int | None = None
+    tuning: Mapping[str, Any] | None = None
+    _tuned: int = 0
+
+    @property
+    def seed(self) -> int | None:
+        """That the loaders were made with; None for fastai's own, which have none."""
+        return getattr(self.dls.train, "seed", None)
 
     @property
     def dls(self) -> DataLoaders:
@@ -81,12 +93,6 @@ class MedLearner(Learner):
             PreprocessingError: the loaders do to validation images what a bundle cannot carry over.
         """
         return spec_of(self)
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """The name that `spec` had in 0.1, as a dict."""
-        warnings.warn("learn.recipe is now learn.spec, or learn.spec.as_dict()", DeprecationWarning, stacklevel=2)
-        return self.spec.as_dict()
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
@@ -150,9 +156,19 @@ class MedLearner(Learner):
         self.start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         return self.head
 
-    def groups(self) -> np.ndarray | None:
-        """Of the training images: those of one patient, or twins, belong together; None where none do."""
-        table = getattr(self.dls, "table", None)
+    def assessed(self) -> Assessment:
+        """What is known of the network as it is now; see `medclf.assess`, which this does where it was not done."""
+        from medclf.learn.assess import assessment_of
+
+        return assessment_of(self)
+
+    def groups(self, table: pd.DataFrame | None = None) -> np.ndarray | None:
+        """Of the training images: those of one patient, and near-duplicates, belong together; None where none do.
+
+        Args:
+            table: instead of the loaders' own.
+        """
+        table = getattr(self.dls, "table", None) if table is None else table
         found = None if table is None else groups_of(table)
         if table is None or found is None:
             return None
@@ -203,6 +219,9 @@ class MedLearner(Learner):
         With `linear_probe` off this is fastai's own `fine_tune`. With it, `fine_tune(0)` is the probe alone, and a
         second call does not fit the head again.
 
+        The loaders' `seed` decides all that is drawn, such as dropout, so that the same call gives the same weights;
+        the global random state is left alone.
+
         Args:
             epochs: passes over the training images with the whole network.
             base_lr: of the head.
@@ -225,6 +244,10 @@ class MedLearner(Learner):
                 self.fit_head()
             if self.linear_probe and not epochs:
                 return
+            scope.enter_context(seeded(None if self.seed is None else self.seed + self._tuned))
+            self._tuned += 1  # another call draws other numbers
+            sizes = list(size) if isinstance(size, Sequence) else size
+            self.tuning = {"epochs": epochs, "lr": base_lr, "train_from": train_from, "sizes": sizes}
             if size is not None:
                 scope.enter_context(growing(self, size))
             if not self.linear_probe:
@@ -313,7 +336,8 @@ def med_learner(
     vocab = class_names(dls)
     n_in = n_in or _channels(dls)
     backbone = describe(arch)
-    network = build_network(arch, len(vocab), weights=weights, n_in=n_in, dropout=dropout)
+    with seeded(getattr(dls.train, "seed", None)):
+        network = build_network(arch, len(vocab), weights=weights, n_in=n_in, dropout=dropout)
     network.to(memory_format=torch.channels_last)  # depthwise networks train 1.8 times as fast with it on a CPU
     if metrics is None:
         metrics = [accuracy_multi if is_multi_label(dls) else accuracy]
@@ -326,14 +350,13 @@ def med_learner(
         learn.stats = Normalization(*stats_for(backbone.mean, backbone.std, n_in))
         learn.dls = dls
     learn.linear_probe = weights is not None if linear_probe is None else linear_probe
-    device = torch.device(learn.dls.device)
-    on_gpu = device.type == "cuda"
+    on_gpu = learn.dls.device.type == "cuda"
     if compile:
         network.compile()
     if on_gpu:
         learn.recorder.smooth_loss = DeferredSmoothLoss(learn.recorder)
         learn.add_cb(FetchLosses())
-    fast = has_bf16(device)
+    fast = has_bf16(learn.dls.device)
     if mixed_precision if mixed_precision is not None else on_gpu or fast:
         on_cuda = MixedPrecision(amp_mode=AMPMode.BF16 if fast else AMPMode.FP16)
         learn.add_cb(on_cuda if on_gpu else TrainInBf16())
@@ -388,9 +411,7 @@ def add_normalize(dls: DataLoaders, mean: Sequence[float], std: Sequence[float])
     for loader in dls.loaders:
         present = [t for t in loader.after_batch.fs if isinstance(t, Normalize)]
         if not present:
-            loader.after_batch.add(
-                QuickNormalize.from_stats(mean, std, cuda=torch.device(loader.device).type == "cuda")
-            )
+            loader.after_batch.add(QuickNormalize.from_stats(mean, std, cuda=loader.device.type == "cuda"))
         for tfm in present:
             have = [float(v) for v in tfm.mean.flatten()], [float(v) for v in tfm.std.flatten()]
             if not np.allclose(have[0], mean, atol=1e-3) or not np.allclose(have[1], std, atol=1e-3):

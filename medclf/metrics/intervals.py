@@ -19,7 +19,6 @@ from scipy import special
 
 from medclf.dataset.folds import group_codes
 from medclf.errors import DataError
-from medclf.files import Json
 
 # One patient's images may be right and wrong together even where this sample does not show it (all right):
 # a quarter of a phantom patient, its images correlated by 0.3, is added to what the resamples show.
@@ -50,7 +49,7 @@ class Estimate:
     n: int
     note: str = ""
 
-    def as_dict(self) -> dict[str, Json]:
+    def as_dict(self) -> dict[str, Any]:
         """`{"value", "low", "high", "n"}`, with `"note"` where there is one; NaN becomes None for JSON.
 
         Example:

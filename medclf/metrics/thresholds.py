@@ -7,14 +7,12 @@ point, `evaluate_threshold` takes the point and the second part. `calibration.sp
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
 from medclf.errors import DataError
-from medclf.files import Json
 from medclf.metrics.classification import estimate_all
 from medclf.metrics.intervals import Estimate, undefined, wilson
 from medclf.metrics.weighted import read_task
@@ -43,16 +41,16 @@ class OperatingPoint:
     sensitivity: float = math.nan
     specificity: float = math.nan
 
-    def as_dict(self) -> dict[str, Json]:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON; `OperatingPoint.from_dict` reads it back."""
         facts = asdict(self)
         return {key: None if value != value else value for key, value in facts.items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> OperatingPoint:
+    def from_dict(cls, facts: dict[str, Any]) -> OperatingPoint:
         """From what `as_dict` gave."""
-        rates = {name: math.nan if values[name] is None else values[name] for name in ("sensitivity", "specificity")}
-        return cls(**{**values, **rates})
+        rates = {name: math.nan if facts[name] is None else facts[name] for name in ("sensitivity", "specificity")}
+        return cls(**{**facts, **rates})
 
 
 def choose_threshold(
@@ -164,22 +162,6 @@ def _probability(name: str, value: float) -> float:
     return float(value)
 
 
-class ThresholdReport(TypedDict, total=False):
-    """What `evaluate_threshold` returns."""
-
-    threshold: float
-    n: int
-    table: dict[str, int]
-    sensitivity: Estimate
-    specificity: Estimate
-    ppv: Estimate
-    npv: Estimate
-    f1: Estimate
-    accuracy: Estimate
-    balanced_accuracy: Estimate
-    mcc: Estimate
-
-
 def evaluate_threshold(
     y: Any,
     probs: Any,
@@ -189,7 +171,7 @@ def evaluate_threshold(
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-) -> ThresholdReport:
+) -> dict[str, Any]:
     """What a threshold is worth on images that did not choose it.
 
     Args:
@@ -219,19 +201,10 @@ def evaluate_threshold(
     estimates = estimate_all(task, n_boot=n_boot, seed=seed, level=level)
     actual, called = task.positive[:, 0], task.predicted[:, 0]
     pairs = {"tp": actual & called, "fp": ~actual & called, "fn": actual & ~called, "tn": ~actual & ~called}
-    return ThresholdReport(
-        threshold=cut,
-        n=task.n,
-        table={name: int(cells.sum()) for name, cells in pairs.items()},
-        sensitivity=estimates["label/sensitivity"],
-        specificity=estimates["label/specificity"],
-        ppv=estimates["label/ppv"],
-        npv=estimates["label/npv"],
-        f1=estimates["label/f1"],
-        accuracy=estimates["accuracy"],
-        balanced_accuracy=estimates["balanced_accuracy"],
-        mcc=estimates["mcc"],
-    )
+    rates = {name: estimates[f"label/{name}"] for name in ("sensitivity", "specificity", "ppv", "npv", "f1")}
+    overall = {name: estimates[name] for name in ("accuracy", "balanced_accuracy", "mcc")}
+    table = {name: int(cells.sum()) for name, cells in pairs.items()}
+    return {"threshold": cut, "n": task.n, "table": table, **rates, **overall}
 
 
 @dataclass(frozen=True)
@@ -257,7 +230,7 @@ class Restated:
     called_back: float
     sentence: str
 
-    def as_dict(self) -> dict[str, Json]:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "ppv": self.ppv.as_dict(), "npv": self.npv.as_dict()}
 

@@ -11,8 +11,8 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from medclf.metrics.intervals import wilson
-from medclf.reporting.formatting import is_number
 from medclf.results.history import LOSSES, history_metrics
+from medclf.results.wording import is_number
 
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 44

@@ -14,10 +14,11 @@ from medclf.dataset.labels import label_set
 from medclf.files import finite, write_json, write_text
 from medclf.images.phi import Reader
 from medclf.learn import maps
+from medclf.learn.assess import assessment_of
 from medclf.reporting.cases import read_cases
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.names import Names
-from medclf.reporting.run_files import load_run
+from medclf.reporting.run_files import duplicates_in, load_run
 from medclf.reporting.thumbnails import Album, choose, fill_album, fill_folder
 from medclf.reporting.view import TOP_LOSSES, check_facts, context, link, page_data, picture_data, script_json
 from medclf.web.templates import fill
@@ -136,13 +137,16 @@ def report(
     max_megabytes: float = 60,
     hide_names: bool = False,
     show_burned_in: bool = False,
-    neighbours: bool = False,
+    neighbours: bool = True,
     assets: str | Path | None = None,
     title: str | None = None,
     card: str | Path | Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Path:
     """Write the report of an interpretation or of a run's folder.
+
+    Both have the same sections: what `medclf train` does besides, `assess` does for an interpretation. Call `assess`
+    before to leave parts out.
 
     Args:
         source: a `MedInterpretation`, or the folder that `medclf train` wrote.
@@ -154,8 +158,7 @@ def report(
         hide_names: as in `render`.
         show_burned_in: show also ultrasound, secondary captures and DICOM files that say so themselves: their pixels
             often carry the patient's name, so they are withheld otherwise.
-        neighbours: for an interpretation of a `med_learner`: show the training images most similar to each, which
-            takes a pass over them; a run's folder has them already.
+        neighbours: show the training images most similar to each.
         assets: as in `render`.
         title: as in `render`.
         card: answers to the checklist that medclf cannot know; see `read_card`. A run's results.json gets them too.
@@ -187,17 +190,33 @@ def report(
         page = Path(path or folder / "report.html")
         return render(facts, run.rows, page, read=run.read, labels=run.labels, **options)
     path = Path(path or "report.html")
-    facts = source.facts()
-    pictures_by_path = source.maps()
-    facts |= maps.described(pictures_by_path)
+    facts, rows, labels = _of_interpretation(source)
+    rows = rows if neighbours else rows.drop(columns="neighbours", errors="ignore")
     facts |= with_card(facts, card)
-    rows = maps.with_maps(source.predictions.to_frame(), pictures_by_path)
-    labels: dict[str, str] = {}
-    if neighbours:
-        rows["neighbours"] = source.similar()
-        table = source.learn.dls.table
-        labels = {name: "|".join(label_set(label)) for name, label in zip(table["path"], table["label"], strict=True)}
     page = render(facts, rows, path, read=source.reader(show_burned_in), labels=labels, **options)
     hidden = Names([str(p) for p in rows["path"]], hide_names)
     write_json(path.with_name("results.json"), hidden.scrub(finite(facts)))
     return page
+
+
+def _of_interpretation(interp: Any) -> tuple[dict[str, Any], pd.DataFrame, dict[str, str]]:
+    """Results, rows and labels of an interpretation, as a training's RUN has them."""
+    learn, predictions = interp.learn, interp.predictions
+    assessment = assessment_of(learn, predictions if interp.partition == "valid" else None)
+    if interp.partition == "valid":
+        rows, facts, pictures = assessment.predictions.to_frame(), assessment.results, assessment.saliency
+    else:
+        found, facts = assessment.of_others(learn, predictions, interp.partition)
+        rows, pictures = found.to_frame(), interp.maps()
+        facts |= maps.described(pictures)
+    rows, labels = maps.with_maps(rows, pictures), {}
+    if assessment.table is not None:
+        cells = zip(assessment.table["path"], assessment.table["label"], strict=True)
+        labels = {path: "|".join(label_set(label)) for path, label in cells}
+    near = assessment.neighbours
+    links = {} if near is None else near.groupby("path", sort=False)["neighbour"].agg(list).to_dict()
+    twins = {} if assessment.audit is None else duplicates_in(assessment.audit.findings)
+    for name, linked in (("neighbours", links), ("twins", twins)):
+        if linked:
+            rows[name] = [linked.get(path, []) for path in rows["path"]]
+    return dict(facts), rows, labels

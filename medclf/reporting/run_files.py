@@ -97,7 +97,11 @@ def twins_in(folder: Path) -> dict[str, list[str]]:
     file = next((file for file in (folder / "audit.csv", folder / "audit" / "audit.csv") if file.is_file()), None)
     if file is None:
         return {}
-    findings = _csv(file, [], ("kind", "path_a", "path_b"))
+    return duplicates_in(_csv(file, [], ("kind", "path_a", "path_b")))
+
+
+def duplicates_in(findings: pd.DataFrame) -> dict[str, list[str]]:
+    """Path -> its near-duplicates, linked directly or through others, of an audit's findings."""
     pairs = findings[findings["kind"].isin(PAIR_KINDS)]
     paths = list(dict.fromkeys([*pairs["path_a"], *pairs["path_b"]]))
     place = {path: row for row, path in enumerate(paths)}

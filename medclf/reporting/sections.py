@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 from medclf.metrics.table import METRICS
 from medclf.reporting.charts import Chart, Line, line_chart
-from medclf.reporting.formatting import is_number, percent, words
+from medclf.reporting.formatting import words
 from medclf.reporting.tables import Block, Cell, Picture, blocks, cell, no_picture, table
+from medclf.results.wording import is_number, percent
 
 _KINDS = {
     "same-file": "the same file",

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medclf.reporting.formatting import percent
 from medclf.reporting.names import Names
 from medclf.reporting.plain_page import Exhibit, Section, Shot, write_page
 from medclf.reporting.tables import Block, table
 from medclf.reporting.thumbnails import data_uri, encode
+from medclf.results.wording import percent
 
 _SIDE = 256
 _OUTLINE = (255, 64, 200)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medclf.reporting.charts import Chart, Line, line_chart
-from medclf.reporting.formatting import interval, is_metric, is_number, number, percent, unit_of, words
+from medclf.reporting.formatting import unit_of, words
+from medclf.results.wording import interval, is_metric, is_number, number, percent
 
 MAX_ROWS = 200
 LONG = 12  # longer lists of numbers are curves, or too long to read

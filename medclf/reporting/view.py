@@ -22,11 +22,12 @@ from medclf.reporting.charts import (
     share_bar,
     training_charts,
 )
-from medclf.reporting.formatting import cautions, headlines, is_number, number, percent, summary
+from medclf.reporting.formatting import cautions, headlines
 from medclf.reporting.names import Names
 from medclf.reporting.sections import sections_of
 from medclf.reporting.tables import blocks, cell
 from medclf.reporting.thumbnails import Album
+from medclf.results.wording import is_number, number, percent, summary
 
 CHUNK = 100  # pictures in one script element: the page reads an element when it shows the first of them
 TOP_LOSSES, PAIRS, EXAMPLES = 12, 6, 4

@@ -1,11 +1,11 @@
-"""PREDICTIONS -> `results.json`."""
+"""PREDICTIONS -> the facts of `results.json`."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any, Literal, TypedDict, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,98 +16,7 @@ from medclf.metrics.table import overall_metrics, statistics
 from medclf.metrics.weighted import read_task
 from medclf.results.predictions import Predictions
 
-SCHEMA = 2
-
-
-class MetricJson(TypedDict, total=False):
-    """A metric as JSON has it; None where it is undefined or has no interval."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    note: str
-
-
-class LeakFree(TypedDict, total=False):
-    """The numbers with and without the images that have something in train."""
-
-    sentence: str
-    n: int
-    n_leaking: int
-    numbers: dict[str, dict[str, Any]]
-
-
-class SplitSummary(TypedDict, total=False):
-    """How the data were split."""
-
-    kind: str
-    valid_pct: float
-    seed: int
-    fold: int | None
-    n_folds: int
-    patients_on_both_sides: int | None
-    sentence: str
-
-
-class DataSummary(TypedDict, total=False):
-    """What the data hold."""
-
-    n_images: int
-    counts: dict[str, dict[str, int]]
-    images: dict[str, int]
-    problems: list[dict[str, str]]
-    split: SplitSummary
-
-
-class Results(TypedDict, total=False):
-    """`results.json`: what every run has, and the sections that `medclf.reporting.sections.SECTIONS` names.
-
-    A metric that is added to `medclf.metrics.table.METRICS` is there too, under its key.
-    """
-
-    schema: int
-    task: Literal["single-label", "multi-label"]
-    partition: str
-    n: int
-    n_groups: int | None
-    n_patients: int | None
-    vocab: list[str]
-    accuracy: MetricJson
-    balanced_accuracy: MetricJson
-    exact_match: MetricJson
-    auroc: MetricJson
-    auprc: MetricJson
-    f1: MetricJson
-    mcc: MetricJson
-    brier: MetricJson
-    ece: MetricJson
-    per_class: dict[str, dict[str, Any]]
-    confusion_matrix: list[list[int]] | dict[str, list[list[int]]]
-    most_confused: list[list[Any]]
-    roc: dict[str, dict[str, list[float]]]
-    training: dict[str, Any]
-    data: DataSummary
-    settings: dict[str, Any]
-    versions: dict[str, str]
-    seconds: float
-    title: str
-    left_out: dict[str, Any]
-    leak_free: LeakFree
-    audit: dict[str, Any]
-    calibration: dict[str, Any]
-    abstain: dict[str, Any]
-    ood: dict[str, Any]
-    operating_point: dict[str, Any]
-    external: list[dict[str, Any]]
-    subgroups: dict[str, Any]
-    folds: list[dict[str, Any]]
-    fold_spread: dict[str, dict[str, float]]
-    corrections: dict[str, Any]
-    shortcuts: dict[str, Any]
-    card: dict[str, Any]
-    checklist: dict[str, Any]
-    test: dict[str, Any]
+SCHEMA = 1
 
 
 def summarize(
@@ -115,11 +24,11 @@ def summarize(
     *,
     partition: str = "valid",
     table: pd.DataFrame | None = None,
-    recipe: Mapping[str, Any] | None = None,
-    history: Sequence[Mapping[str, Any]] = (),
-    linear_probe: Mapping[str, Any] | None = None,
+    recipe: dict[str, Any] | None = None,
+    history: Sequence[dict[str, Any]] = (),
+    linear_probe: dict[str, Any] | None = None,
     n_boot: int = 2000,
-) -> Results:
+) -> dict[str, Any]:
     """All that `results.json` holds and the report shows.
 
     Args:
@@ -155,7 +64,7 @@ def summarize(
         facts["data"] = describe_data(table, recipe or {})
     facts["settings"] = {k: v for k, v in (recipe or {}).items() if k not in {"vocab", "split"}}
     facts["versions"] = versions()
-    return cast(Results, facts)
+    return facts
 
 
 def by_fold(predictions: Predictions) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
@@ -193,14 +102,16 @@ def short_metrics(found: Mapping[str, Any]) -> dict[str, Any]:
     return {row.key: found[row.key] for row in overall_metrics(short=True) if row.key in found}
 
 
-def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results: Mapping[str, Any]) -> LeakFree | None:
+def leak_free(
+    shown: Predictions, twin: np.ndarray, patient: np.ndarray, facts: dict[str, Any]
+) -> dict[str, Any] | None:
     """The numbers on all images, and on those that have nothing in train.
 
     Args:
         shown: the predictions.
         twin: (n,) bool, whether an image has a twin in train.
         patient: (n,) bool, whether its patient has other images in train.
-        results: the numbers on all images, as `summarize` gives them.
+        facts: the numbers on all images, as `summarize` gives them.
 
     Returns:
         {"sentence", "n", "n_leaking", "numbers": {which images: {"n", metrics}}}; None where nothing leaks.
@@ -215,19 +126,15 @@ def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results
         if one.any()
     ]
     sentence = f"Of {n} images, {' and '.join(reasons)}: the network has seen them, or their like, with the answer."
-    found: LeakFree = {"sentence": sentence, "n": n, "n_leaking": int(leaking.sum())}
+    found: dict[str, Any] = {"n": n, "n_leaking": int(leaking.sum())}
     if len(left) < 2:
-        found["sentence"] += " Nothing is left to measure on: split by patient, or grouped."
-        return found
+        return {"sentence": f"{sentence} Nothing is left to measure on: split by patient, or grouped.", **found}
     metrics = as_plain(
         classification_metrics(left.y, left.probs, left.vocab, groups=left.groups, multi_label=left.multi_label)
     )
-    rows: dict[str, Mapping[str, Any]] = {
-        f"all {n} images, as split": results,
-        f"the {len(left)} images without": metrics,
-    }
-    found["numbers"] = {name: {"n": row["n"], **short_metrics(row)} for name, row in rows.items()}
-    return found
+    rows = {f"all {n} images, as split": facts, f"the {len(left)} images without": metrics}
+    numbers = {name: {"n": m["n"], **short_metrics(m)} for name, m in rows.items()}
+    return {"sentence": sentence, **found, "numbers": numbers}
 
 
 def labelled(predictions: Predictions) -> Predictions:
@@ -279,7 +186,7 @@ def roc_curves(predictions: Predictions, n_points: int = 200) -> dict[str, dict[
     return curves
 
 
-def describe_data(table: pd.DataFrame, recipe: Mapping[str, Any]) -> DataSummary:
+def describe_data(table: pd.DataFrame, recipe: dict[str, Any]) -> dict[str, Any]:
     """Counts by partition and label, what could not be used, and how the data were split."""
     used = table[table["problem"] == ""]
     counts: dict[str, dict[str, int]] = {}
@@ -292,7 +199,7 @@ def describe_data(table: pd.DataFrame, recipe: Mapping[str, Any]) -> DataSummary
         "counts": counts,
         "images": {str(k): int(v) for k, v in used["partition"].value_counts().sort_index().items()},
         "problems": problems,
-        "split": describe_split(used, recipe.get("split") or {}),
+        "split": describe_split(used, recipe.get("split", {})),
     }
 
 
@@ -306,7 +213,7 @@ _SPLITS = {
 }
 
 
-def describe_split(used: pd.DataFrame, split: Mapping[str, Any]) -> SplitSummary:
+def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
     """The split's settings, how many patients stand on both sides, and both in a sentence."""
     both: int | None = None
     sentence = _SPLITS.get(split.get("kind", ""), "The split was made by the caller")
@@ -334,7 +241,7 @@ def describe_split(used: pd.DataFrame, split: Mapping[str, Any]) -> SplitSummary
         n = sides["group"].nunique()
         where = f"{apart} of them on both sides" if apart else "none of them on both sides"
         sentence = f"{sentence[:-1]}; {n} group{'s' * (n > 1)} of linked images, {where}."
-    return cast(SplitSummary, {**split, "patients_on_both_sides": both, "sentence": sentence})
+    return {**split, "patients_on_both_sides": both, "sentence": sentence}
 
 
 def versions() -> dict[str, str]:

@@ -75,8 +75,7 @@ def evaluate(
     table = scan(data, **scan_kwargs)
     check_columns(table, subgroup)
     predictions, table, missing = predict_table(bundle, table)
-    tested, recipe = table.assign(partition="test"), bundle.spec.as_dict()
-    facts: dict[str, Any] = {**summarize(predictions, partition="test", table=tested, recipe=recipe)}
+    facts = summarize(predictions, partition="test", table=table.assign(partition="test"), recipe=bundle.spec.as_dict())
     facts |= {"subgroups": as_plain(subgroups(predictions, subgroup))} if subgroup else {}
     facts |= {"left_out": missing} if missing else {}
     calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)

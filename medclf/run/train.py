@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,31 +16,28 @@ import pandas as pd
 import torch
 from fastai.torch_core import distrib_barrier
 
+from medclf.auditing.audit import Audit, with_groups
+from medclf.auditing.decisions import DecisionPolicy
 from medclf.dataset.corrections import correct, read_corrections
-from medclf.dataset.matching import left_out, match_labels
-from medclf.dataset.scan import scan, with_problems
-from medclf.dataset.splits import no_partition, unplaced
+from medclf.dataset.scan import count_labels, scan, with_problems
 from medclf.files import finite, write_json
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed, maps
-from medclf.learn.batches import unread
+from medclf.learn.assess import Outputs, assess, outputs_of, predict_held_out, train_features
 from medclf.learn.callbacks import Resumable, told_in_lines
-from medclf.learn.checkpoint import load_checkpoint, save_checkpoint
+from medclf.learn.checkpoint import load_checkpoint, save_checkpoint, seeded
 from medclf.learn.dataloaders import MedDataLoaders, decoding
-from medclf.learn.features import image_features
-from medclf.learn.learner import MedLearner, is_multi_label, med_learner
-from medclf.learn.neighbours import similar_training_images
+from medclf.learn.learner import MedLearner, med_learner
 from medclf.learn.partial import training_from
 from medclf.learn.precision import precision
 from medclf.learn.prediction import predict_loader
-from medclf.metrics.intervals import as_plain
-from medclf.reporting.checklist.claim import bundle_card, with_card
+from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.names import Names
 from medclf.reporting.report import report
-from medclf.results.predictions import Predictions, losses_of
+from medclf.results.predictions import Predictions
 from medclf.results.results import versions
-from medclf.results.subgroups import check_columns, subgroups
-from medclf.run.assess import Trained, link_first, policy_of, weigh
+from medclf.results.subgroups import check_columns
+from medclf.run.audit import audit_table
 from medclf.run.budget import within_budget
 from medclf.run.config import TrainConfig, check_early, check_machine
 from medclf.run.evaluate import evaluate, external_facts
@@ -58,6 +54,8 @@ from medclf.run.resume import (
     tidy,
 )
 from medclf.run.tables import as_table, for_followers, save_csv, save_table, table_hash
+
+LINKING = ("grouped", "kfold")  # splits that keep near-duplicates on one side
 
 Say = Callable[[str], None]
 
@@ -113,36 +111,36 @@ def train(
         with distributed.group(config.device):
             distributed.from_first(lambda: {"table": for_followers(table), "settings": config.as_dict()})
         job = _cross_validate if config.split == "kfold" else _train_once
-        trained = job(config, table, say)
-        weighed = weigh(config, trained, found)
-        predictions = weighed.predictions
-        save_table(out / "table.csv", trained.learn.dls.table)
-        predictions.save(out / "predictions.csv")
-        save_csv(
-            out / "neighbours.csv",
-            similar_training_images(trained.learn, predictions.table["path"], known=weighed.features),
+        learn, outputs = job(config, table, say)
+        assessment = assess(
+            learn,
+            audit=found or config.audit,
+            policy=policy_of(config),
+            subgroups=config.subgroup or (),
+            outputs=outputs,
         )
-        if weighed.found is not None:
-            weighed.found.save_findings(out / "audit.csv")
-        facts = weighed.facts | ({"corrections": corrected} if corrected else {})
+        save_table(out / "table.csv", assessment.table)
+        assessment.predictions.save(out / "predictions.csv")
+        if assessment.neighbours is not None:
+            save_csv(out / "neighbours.csv", assessment.neighbours)
+        if assessment.audit is not None:
+            assessment.audit.save_findings(out / "audit.csv")
+        facts = assessment.results | ({"corrections": corrected} if corrected else {})
         facts["seconds"] = round(time.perf_counter() - start, 1)
-        facts |= not_measured(trained.learn.dls.table, list(trained.learn.dls.vocab))
-        facts |= _by_group(config, predictions, facts["partition"])
-        facts |= maps.described(trained.pictures)
-        facts |= with_card(facts, config.card, config.as_dict())
-        names = Names(list(predictions.table["path"]), config.hide_names)
+        facts |= with_card(facts, config.card)
+        names = Names(list(assessment.predictions.table["path"]), config.hide_names)
         write_json(out / "results.json", names.scrub(finite(facts)))
-        card, calibration = bundle_card(facts), weighed.calibration
-        save_bundle(trained.learn, out / "bundle", overwrite=True, calibration=calibration, card=card)
-        maps.save_maps(out, trained.pictures)
+        card = facts.get("card", {}) | assessment.card
+        save_bundle(learn, out / "bundle", calibration=assessment.calibration, card=card, overwrite=True)
+        maps.save_maps(out, assessment.saliency)
         if config.test:
             place = out / "evaluations" / "test" if config.hide_names else None  # else it bears the name of the folder
             page = evaluate(out, config.test, place, overwrite=True, saliency=config.saliency)
             facts["external"] = external_facts(page, out)
-            facts |= with_card(facts, config.card, config.as_dict())
+            facts |= with_card(facts, config.card)
             write_json(out / "results.json", names.scrub(finite(facts)))
         report(out, out / "report.html", hide_names=config.hide_names, show_burned_in=config.show_burned_in)
-        learn, seconds = trained.learn, round(time.perf_counter() - start, 1)
+        seconds = round(time.perf_counter() - start, 1)
         took = {"finished": _now(), "device": str(learn.dls.device), "seconds": seconds}
         write_json(out / RECORD, record | took | {"precision": precision(learn)})
         tidy(out)
@@ -175,46 +173,45 @@ def resume(run: str | Path, say: Say = print) -> Path:
     return train(settings_in(record, out=str(run)), say, before=record, going_on=True)
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's generators: a run is a process of its own."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+def link_first(config: TrainConfig, table: pd.DataFrame, say: Say) -> tuple[pd.DataFrame, Audit | None]:
+    """Before a split that keeps linked images on one side: find them.
+
+    Args:
+        config: of the run.
+        table: as `scan` returns it.
+        say: called with a line for the user.
+
+    Returns:
+        The table, with a column group where near-duplicates were found, and the audit that found them; None where the
+        split needs none.
+    """
+    if config.split not in LINKING or not config.audit:
+        return table, None
+    found, _ = audit_table(table, embed=False, window=config.window, frame=config.frame)
+    n, images = found.clusters.nunique(), len(found.clusters)
+    say(f"{images} images in {n} cluster{'' if n == 1 else 's'} of twins: each stays on one side of the split")
+    return with_groups(found.table, found), found
 
 
-def _train_once(config: TrainConfig, table: pd.DataFrame, say: Say) -> Trained:
+def policy_of(config: TrainConfig, table: pd.DataFrame | None = None) -> DecisionPolicy:
+    """What the settings ask of the decisions.
+
+    Args:
+        config: of the run.
+        table: where given, its labels are looked at too.
+
+    Raises:
+        DataError: a rule, share or label that cannot be.
+    """
+    policy = DecisionPolicy(config.keep_accuracy, config.positive, config.operating_point, config.prevalence)
+    if table is not None:
+        policy.check(count_labels(table["label"]), bool(table.attrs.get("multi_label")))
+    return policy
+
+
+def _train_once(config: TrainConfig, table: pd.DataFrame, say: Say) -> tuple[MedLearner, Outputs]:
     learn, valid, features = _fit(config, table, say)
-    held_out = predict_held_out(learn)
-    learn.dls.table = with_problems(learn.dls.table, learn.dls.problems)
-    return Trained(learn, valid, features, held_out, pictures=maps.of_learner(learn, valid, config.saliency))
-
-
-def predict_held_out(learn: MedLearner) -> list[Predictions]:
-    """Predictions of the images that the data's own table holds back for test: those with labels, and those without."""
-    table, vocab, several = learn.dls.table, list(learn.dls.vocab), is_multi_label(learn.dls)
-    paths = [learn.dls.path / path for path in table.loc[_held_out(table), "path"]]
-    if not paths:
-        return []
-    found = predict_loader(learn, learn.dls.test_dl(paths, problems=learn.dls.problems), "test", features=True)
-    row_of = {path: row for row, path in enumerate(table["path"])}
-    y = match_labels(table, vocab, several).y[[row_of[path] for path in found.table["path"]]]
-    found = replace(found, y=y, losses=losses_of(y, found.probs, several))
-    known = (y.reshape(len(y), -1) >= 0).any(axis=1)
-    return [found.subset(part) for part in (known, ~known) if part.any()]
-
-
-def _held_out(table: pd.DataFrame) -> np.ndarray:
-    """(n,) which rows are of the test set."""
-    return np.asarray(((table["partition"] == "test") & (table["problem"] == "")).to_numpy(bool))
-
-
-def not_measured(table: pd.DataFrame, vocab: list[str]) -> dict[str, Any]:
-    """What of the data no number of the run is about, for results.json and the page; {} where there is nothing."""
-    several = bool(table.attrs.get("multi_label"))
-    lost = left_out(match_labels(table, vocab, several), _held_out(table), vocab)
-    sentences = [no_partition(table), f"Test set: {lost['sentence']}" if lost else ""]
-    found = {"sentence": " ".join(filter(None, sentences)), "no_partition": len(unplaced(table)), "test": lost}
-    return {"left_out": found} if found["sentence"] else {}
+    return learn, outputs_of(learn, valid, features, saliency=config.saliency)
 
 
 class Fitted(NamedTuple):
@@ -235,7 +232,6 @@ def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> 
 
 
 def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> Fitted:
-    seed_everything(config.seed)
     dls = MedDataLoaders.from_table(table, **(loader_options(config) | changes))
     say(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate on; labels: {', '.join(dls.vocab)}")
     learn = med_learner(
@@ -261,26 +257,18 @@ def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes:
                 head = learn.fit_head(views=config.views)
                 valid = predict_loader(learn, learn.dls.valid, "valid", features=True)
                 say(f"linear probe: {head.seconds:.1f} s, {share_right(valid):.1%} of the validation images right")
-            seed_everything(config.seed)  # whether the cache was warm has changed the random state
             if tunes and distributed.is_first():  # the linear probe alone is as soon done again
-                save_checkpoint(learn, kept)
+                with seeded(learn.seed):
+                    save_checkpoint(learn, kept)
             distrib_barrier()
         if tunes:
             with learn.distrib_ctx(), told_in_lines(learn, say):
                 learn.fine_tune(config.epochs, config.lr, size=sizes, cbs=Resumable(kept))
+            learn.tuning = {**learn.tuning, "train_from": config.train_from}  # which began with the linear probe
             valid = None
         if "fold" not in changes:
-            features = train_features(learn, tuned=tunes)
+            features = train_features(learn)
     return Fitted(learn, valid or predict_loader(learn, dls.valid, "valid", features=True), features)
-
-
-def train_features(learn: MedLearner, *, tuned: bool) -> np.ndarray:
-    """(n, f) pooled features of the training images that can be read: the probe's own where nothing was tuned."""
-    read = ~unread(learn.dls.train)
-    known = None if tuned or learn.head is None else learn.head.features
-    if known is not None and len(known) == read.sum():
-        return known
-    return np.asarray(image_features(learn.model, learn.dls.train)[0][read])
 
 
 def loader_options(config: TrainConfig) -> dict[str, Any]:
@@ -301,14 +289,6 @@ def loader_options(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _by_group(config: TrainConfig, predictions: Predictions, partition: str) -> dict[str, Any]:
-    """The section of metrics by group, of the images that are reported on."""
-    if not config.subgroup:
-        return {}
-    reported = predictions.subset((predictions.table["partition"] == partition).to_numpy())
-    return {"subgroups": as_plain(subgroups(reported, config.subgroup))}
-
-
 def _follow(config: TrainConfig) -> Path:
     """What a process does that is not the first: its part of each fit, and nothing besides."""
     with distributed.group(config.device):
@@ -322,7 +302,7 @@ def _follow(config: TrainConfig) -> Path:
     return Path(config.out)
 
 
-def _cross_validate(config: TrainConfig, table: pd.DataFrame, say: Say) -> Trained:
+def _cross_validate(config: TrainConfig, table: pd.DataFrame, say: Say) -> tuple[MedLearner, Outputs]:
     """Every image predicted by the fold that did not train on it; then a network trained on all of them."""
     parts: list[Predictions] = []
     pictures: dict[str, str] = {}
@@ -343,7 +323,7 @@ def _cross_validate(config: TrainConfig, table: pd.DataFrame, say: Say) -> Train
     held_out = predict_held_out(final)
     final.dls.table = with_problems(final.dls.table, problems | final.dls.problems)
     final.dls.table["fold"] = final.dls.table["path"].map(folds)
-    return Trained(final, pooled, features, held_out, crossed=True, pictures=pictures)
+    return final, Outputs(pooled, features, held_out, cross_validated=True, saliency=pictures)
 
 
 def share_right(predictions: Predictions) -> float:

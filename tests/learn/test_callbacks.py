@@ -23,7 +23,6 @@ from fastai.test_utils import synth_learner
 from torch import nn
 
 from medclf.errors import BundleError, DataError, MedclfWarning, OutputError
-from medclf.learn import checkpoint
 from medclf.learn.callbacks import Resumable, SaveBest, load_weights, told_in_lines
 from medclf.learn.checkpoint import (
     load_checkpoint,
@@ -34,6 +33,7 @@ from medclf.learn.checkpoint import (
     write_state,
 )
 from medclf.learn.linear_probe import LinearProbe
+from medclf.models.spec import LoaderSettings
 
 ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
 EPOCHS = 4
@@ -213,7 +213,7 @@ def test_validating_and_predicting_touch_no_checkpoint(tmp_path):
     assert (tmp_path / "a").read_bytes() == written
 
 
-def test_another_number_of_epochs_or_network_is_refused(tmp_path, monkeypatch):
+def test_another_number_of_epochs_or_network_is_refused(tmp_path):
     train(tiny_learner(), Resumable(tmp_path / "a"))
     with pytest.raises(BundleError, match="fit of 4 epochs, this one has 5"):
         train(tiny_learner(), Resumable(tmp_path / "a"), epochs=5)
@@ -222,10 +222,9 @@ def test_another_number_of_epochs_or_network_is_refused(tmp_path, monkeypatch):
     with pytest.raises(BundleError, match="does not fit this learner"):
         load_checkpoint(other, tmp_path / "a")
     learn = tiny_learner()
-    monkeypatch.setattr(checkpoint, "described", lambda learn: {"arch": learn.arch, "seed": learn.seed})
-    learn.arch, learn.seed = "x", 1
+    learn.arch, learn.dls.settings = "x", LoaderSettings(seed=1)
     save_checkpoint(learn, tmp_path / "a")
-    learn.seed = 2
+    learn.dls.settings = LoaderSettings(seed=2)
     with pytest.raises(BundleError, match=r"seed differ \(seed: 1 then, 2 now\)"):
         load_checkpoint(learn, tmp_path / "a")
 

@@ -7,7 +7,7 @@ import pytest
 
 from medclf.errors import DataError
 from medclf.reporting.card import QUESTIONS, read_card, write_card
-from medclf.reporting.checklist.claim import ITEMS, MISSING, bundle_card, checklist
+from medclf.reporting.checklist.claim import ITEMS, MISSING, checklist
 from medclf.reporting.report import render, report
 
 RUN = {  # what a plain run without a card knows
@@ -153,4 +153,3 @@ def test_a_card_may_come_later(made_up, tmp_path):
     facts = json.loads((tmp_path / "results.json").read_text())
     assert facts["card"] == {"funding": "a foundation"} and "a foundation" in page
     assert "for 7 epochs" in facts["checklist"]["items"][24]["answer"]
-    assert bundle_card(facts)["funding"] == "a foundation" and "read right" in bundle_card(facts)["evaluated"]

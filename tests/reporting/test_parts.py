@@ -18,10 +18,11 @@ from medclf import plots
 from medclf.errors import DataError
 from medclf.reporting.cases import read_cases, subgroup_columns
 from medclf.reporting.charts import Line, line_chart, reliability_chart, ticks
-from medclf.reporting.formatting import cautions, summary
+from medclf.reporting.formatting import cautions
 from medclf.reporting.names import Names
 from medclf.reporting.tables import blocks
 from medclf.reporting.thumbnails import choose, encode
+from medclf.results.wording import summary
 
 matplotlib.use("agg")
 VOCAB = ["a", "b", "c"]

@@ -347,13 +347,16 @@ def test_a_run_that_lacks_a_file_is_named(factory: Any, tmp_path: Path, name: st
         report(run)
 
 
-def test_an_interpretation_gives_page_and_facts(made_up: Any, tmp_path: Path) -> None:
+def test_an_interpretation_gives_page_and_results(made_up: Any, tmp_path: Path, monkeypatch: Any) -> None:
     table = SimpleNamespace(to_frame=lambda: made_up.rows)
     looked = {made_up.rows["path"].iloc[1]: png_uri(np.zeros((2, 2, 4), np.uint8))}
-    given = {"facts": lambda: made_up.facts, "reader": lambda show: made_up.read, "maps": lambda: looked}
-    interp = SimpleNamespace(predictions=table, **given)
+    known = SimpleNamespace(predictions=table, results=made_up.facts, saliency=looked)
+    known.table = known.neighbours = known.audit = None
+    monkeypatch.setattr("medclf.reporting.report.assessment_of", lambda learn, valid: known)
+    interp = SimpleNamespace(learn=None, predictions=table, partition="valid", reader=lambda show: made_up.read)
     made = report(interp, tmp_path / "report.html", progress=False)
-    assert json.loads((tmp_path / "results.json").read_text()) == made_up.facts
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results.pop("checklist")["filled"] and results == made_up.facts
     parsed = Strict(made.read_text(encoding="utf-8"))
     assert parsed.json("data")["n"] == len(made_up.rows) and parsed.json("data")["saliency"] == 1
     report(interp, tmp_path / "hidden" / "report.html", progress=False, hide_names=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 from medclf.metrics.intervals import plan_size
 from medclf.metrics.table import class_metrics, overall_metrics
-from medclf.reporting.formatting import cautions, interval, is_metric, is_number, number, summary, unit_of
+from medclf.reporting.formatting import cautions, unit_of
+from medclf.results.wording import interval, is_metric, is_number, number, summary
 
 _FEW = 8  # labels that are still named
 
@@ -20,7 +21,7 @@ class Known:
 
     Args:
         facts: what results.json holds.
-        settings: what run.json says that was asked for.
+        settings: what run.json says that was asked for, for a RUN of medclf 0.1, whose results.json does not.
     """
 
     facts: Mapping[str, Any]
@@ -30,6 +31,14 @@ class Known:
     def recipe(self) -> Mapping[str, Any]:
         """The learner's settings."""
         return self.facts.get("settings") or {}
+
+    @property
+    def tuning(self) -> Mapping[str, Any]:
+        """What `fine_tune` was asked for: epochs, lr, train_from, sizes."""
+        training = self.facts.get("training") or {}
+        old = {name: self.settings.get(name) for name in ("epochs", "lr", "train_from")}
+        asked = training.get("fine_tune") or old | {"sizes": self.settings.get("first_sizes")}
+        return asked if asked["epochs"] is not None else asked | {"epochs": len(training.get("history") or [])}
 
     @property
     def data(self) -> Mapping[str, Any]:
@@ -64,7 +73,7 @@ def method(have: Known) -> str:
     if not have.recipe.get("arch"):
         return ""
     how = "fine-tuned from pretrained weights" if have.recipe.get("weights") else "trained from random weights"
-    if have.settings.get("epochs") == 0:
+    if not have.tuning["epochs"] and (have.facts.get("training") or {}).get("linear_probe"):
         how = "pretrained and kept as it was, under a linear head that was fitted"
     kind = "multi-label classification" if have.multi_label else "classification"
     return f"Deep learning: {kind} of images into {_labels(have)} by {have.recipe['arch']}, {how}."
@@ -227,7 +236,7 @@ def training(have: Known) -> str:
     facts = have.facts.get("training")
     if facts is None or "arch" not in have.recipe:
         return ""
-    head, epochs = facts.get("linear_probe"), have.settings.get("epochs", len(facts.get("history") or []))
+    head, epochs = facts.get("linear_probe"), have.tuning["epochs"]
     parts = []
     if head:
         folds = (
@@ -236,15 +245,16 @@ def training(have: Known) -> str:
         strength = f"C = {head['strength']:g}" if is_number(head.get("strength")) else "C as chosen"
         parts.append(f"the head by L2-regularised logistic regression ({strength}{folds})")
     if epochs:
-        rate = have.settings.get("lr")
+        rate = have.tuning["lr"]
         at = f" at a base rate of {rate:g}" if is_number(rate) else ""
         loss = "binary cross-entropy" if have.multi_label else "cross-entropy"
         modality = have.recipe.get("modality")
         augmented = f"augmented by the preset for {modality}" if modality else "not augmented"
         batch = have.recipe.get("bs")
-        first = have.settings.get("train_from")
+        first = have.tuning["train_from"]
         depth = f"the network from {first} on" if first else "the whole network"
-        smaller = ", ".join(map(str, have.settings.get("first_sizes") or ()))
+        own = max((have.recipe.get("preprocessing") or {}).get("size") or [0])
+        smaller = ", ".join(str(size) for size in have.tuning["sizes"] or () if size != own)
         at += f", the first epochs at {smaller} pixels" if smaller else ""
         parts.append(
             f"then {depth} for {epochs} epochs: AdamW, one cycle{at}, {loss}, "
@@ -259,7 +269,7 @@ def selection(have: Known) -> str:
     facts = have.facts.get("training")
     if facts is None:
         return ""
-    epochs = have.settings.get("epochs", len(facts.get("history") or []))
+    epochs = have.tuning["epochs"]
     head = bool(facts.get("linear_probe"))
     if not epochs:
         which = "the network after the linear probe"
@@ -342,7 +352,7 @@ def external(have: Known) -> str:
     if found:
         n = found.get("n") if isinstance(found, Mapping) else None
         return f"{number(n)} images of another source: see External test." if n else "See External test."
-    return "Evaluated on another set: see evaluations in the run's folder." if have.settings.get("test") else ""
+    return ""
 
 
 def included(have: Known) -> str:
@@ -408,10 +418,11 @@ def limitations(have: Known) -> str:
 
 def protocol(have: Known) -> str:
     """42."""
-    if not have.settings:
+    if not have.recipe:
         return ""
     return (
-        "run.json holds every setting, the seed, versions and the data's hash; medclf train --config repeats the run."
+        "results.json holds the settings, the seed and the versions. A RUN folder's run.json adds the data's hash; "
+        "medclf train --config repeats the run."
     )
 
 
@@ -420,5 +431,5 @@ def availability(have: Known) -> str:
     version = (have.facts.get("versions") or {}).get("medclf")
     if not version:
         return ""
-    model = " The trained model is the run's bundle, its hash in bundle.json." if have.settings else ""
+    model = " The trained model is shipped as a bundle, its hash in bundle.json." if have.recipe else ""
     return f"Software: medclf {version} (Apache-2.0).{model}"

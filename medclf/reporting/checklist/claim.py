@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from medclf.reporting.card import read_card
 from medclf.reporting.checklist import answers as known
 from medclf.reporting.checklist.answers import Known
-from medclf.reporting.formatting import summary
 
 MISSING = "MISSING"
 
@@ -86,7 +85,7 @@ def checklist(
     Args:
         facts: what results.json holds.
         card: a card's YAML file, or a dict with its keys; see `read_card`.
-        settings: of the run, as run.json has them.
+        settings: of a RUN of medclf 0.1, as run.json has them.
 
     Returns:
         standard, filled, missing, and items: one dict an item with item ("1 Title"), asked, answer, and source
@@ -129,16 +128,6 @@ def with_card(
     said = read_card(card) if card is not None else {}
     section = {"card": {key.replace("_", " "): text for key, text in said.items()}} if said else {}
     return {**section, "checklist": checklist(facts, said, settings)}
-
-
-def bundle_card(facts: Mapping[str, Any]) -> dict[str, str]:
-    """What the bundle tells its users: the card, and how the model was evaluated.
-
-    Example:
-        >>> bundle_card({"card": {"intended use": "teaching"}, "task": "single-label", "n": 10, "partition": "valid"})
-        {'intended use': 'teaching', 'evaluated': '10 valid images were predicted.'}
-    """
-    return {**(facts.get("card") or {}), "evaluated": summary(facts)}
 
 
 def _row(number: int, item: Item, have: Known, said: Mapping[str, str]) -> dict[str, Any]:

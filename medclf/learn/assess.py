@@ -1,0 +1,344 @@
+"""LEARNER -> what is said, shown and shipped of it: the one road after the last epoch, in the shell and in Python."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.auditing.assess import (
+    Sections,
+    apply_calibration,
+    calibrate,
+    evaluate_limits,
+    flag_out_of_distribution,
+    ood_section,
+    seen_in_training,
+)
+from medclf.auditing.audit import Audit, with_groups, with_partition
+from medclf.auditing.calibration_set import CalibrationSet
+from medclf.auditing.decisions import DecisionPolicy
+from medclf.auditing.short_audit import short_audit
+from medclf.dataset.labels import objects
+from medclf.dataset.matching import left_out, match_labels
+from medclf.dataset.scan import with_problems
+from medclf.dataset.splits import no_partition, unplaced
+from medclf.errors import MedclfWarning
+from medclf.learn import maps
+from medclf.learn.batches import unread
+from medclf.learn.features import image_features
+from medclf.learn.learner import MedLearner
+from medclf.learn.neighbours import similar_training_images
+from medclf.learn.prediction import predict_loader
+from medclf.learn.preprocessing import described, reading_of
+from medclf.metrics.intervals import as_plain
+from medclf.metrics.ood import FEWEST, ood_fit
+from medclf.results.calibration import Calibration
+from medclf.results.predictions import Predictions, losses_of
+from medclf.results.results import by_fold, leak_free, summarize
+from medclf.results.subgroups import subgroups as metrics_by_group
+from medclf.results.wording import summary
+
+_PAIRS = 12  # of near-duplicates, in results.json
+
+
+@dataclass
+class Outputs:
+    """What a trained network gives: all that `assess` needs besides the learner.
+
+    Args:
+        reported: the predictions to report: of the validation images, or of every image by the fold that held it out.
+        features: (n, f) pooled features of the training images that can be read; None where they are not known.
+        held_out: predictions of the test images of the data's own table, those with labels and those without.
+        cross_validated: whether `reported` comes from a cross-validation.
+        saliency: where the network looked, a picture by path.
+    """
+
+    reported: Predictions
+    features: np.ndarray | None = None
+    held_out: list[Predictions] = field(default_factory=list)
+    cross_validated: bool = False
+    saliency: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Assessment:
+    """What is known of a trained network.
+
+    Args:
+        predictions: of the validation and test images: calibrated, with flags.
+        results: what results.json holds, but for the card and the checklist.
+        calibration: what `save_bundle` takes.
+        audit: of the data; None where there was none.
+        table: the data's table, with the groups of near-duplicates.
+        neighbours: the training images most similar to each image: path, rank, neighbour, similarity.
+        saliency: where the network looked, a picture by path.
+    """
+
+    predictions: Predictions
+    results: Sections
+    calibration: Calibration
+    audit: Audit | None
+    table: pd.DataFrame | None
+    neighbours: pd.DataFrame | None
+    saliency: dict[str, str]
+
+    @property
+    def card(self) -> dict[str, str]:
+        """What a bundle tells its users of how the network did."""
+        return {"evaluated": summary(self.results)}
+
+    def of_others(self, learn: Any, predictions: Predictions, partition: str) -> tuple[Predictions, Sections]:
+        """Predictions of other images as the bundle would give them, and their results, at limits chosen before.
+
+        Args:
+            learn: whose they are.
+            predictions: of the network, as `MedInterpretation` has them.
+            partition: which images they are.
+        """
+        found = apply_calibration(predictions, self.calibration)
+        results = _summary(learn, found, self.table, partition) | evaluate_limits(found, self.calibration)
+        if self.table is not None and partition != "train":
+            seen = seen_in_training(found, self.table, self.audit)
+            results["leak_free"] = leak_free(found, *seen, results)
+        return found, {key: value for key, value in results.items() if value is not None}
+
+
+def assess(
+    learn: Any,
+    *,
+    audit: bool | Audit = True,
+    policy: DecisionPolicy | None = None,
+    saliency: int = maps.LIMIT,
+    subgroups: Sequence[str] = (),
+    outputs: Outputs | None = None,
+) -> Assessment:
+    """Audit the data, score without leaked images, calibrate, and choose the limits that a bundle carries.
+
+    It is what `medclf train` does after the last epoch. `report` and `save_bundle` do it where it was not done since
+    the network changed; call it first to leave parts out or to set a policy.
+
+    Args:
+        learn: what `med_learner` returned, trained.
+        audit: look for near-duplicates, leaks and confounders; or an `Audit` of the table that was made before.
+        policy: how decisions are made of probabilities; the defaults where None.
+        saliency: how many images get a map of where the network looked, the errors first; 0 for none.
+        subgroups: columns of the table to give the metrics by.
+        outputs: the network's, where they are at hand.
+
+    Raises:
+        DataError: a column or label that is not there.
+
+    Warns:
+        MedclfWarning: the loaders have no table, so that nothing could be audited.
+
+    Example:
+        >>> # learn.fine_tune(5); assess(learn, policy=DecisionPolicy(rule="sensitivity=0.95")).results["abstain"]
+    """
+    outputs = outputs or outputs_of(learn, saliency=saliency)
+    table = _table_of(learn)
+    if policy is not None:
+        policy.check(outputs.reported.vocab, outputs.reported.multi_label)
+    features = outputs.features if len(learn.dls.train_ds) >= FEWEST else None
+    parts, found = [outputs.reported, *outputs.held_out], None
+    by_row = None if table is None or features is None else _features_by_row(learn.dls, table, features, parts)
+    if table is not None and audit:
+        found = _audited(learn, table, by_row) if audit is True else with_partition(audit, table["partition"])
+        table = with_groups(table, found) if audit is True else table
+        parts = [_with_groups(part, table) for part in parts]
+    elif audit:
+        text = "the images were not checked for near-duplicates and leaks: make the loaders with MedDataLoaders"
+        warnings.warn(MedclfWarning(text), stacklevel=2)
+    reported, *held_out = parts
+    fitted = calibrate(reported, _calibration_set(learn, reported, outputs.cross_validated, table), policy)
+    detector = None if features is None else ood_fit(features, groups=_read_groups(learn, table))
+    calibration = replace(fitted.calibration, ood=detector)
+    reported = fitted.predictions
+    if not outputs.cross_validated:  # each fold has features of its own
+        reported = flag_out_of_distribution(reported, calibration)
+    held_out = [apply_calibration(part, replace(calibration, abstain_below=None)) for part in held_out]
+    results = _summary(learn, reported, table) | fitted.sections
+    results |= {} if found is None else {"audit": found.facts(_PAIRS)}
+    results |= _folds(reported) if outputs.cross_validated else ood_section(reported, calibration)
+    if table is not None:
+        results |= {} if outputs.cross_validated else _leak_free(reported, table, found, results)
+        results |= _test_results(held_out, table, found) | not_measured(table, reported.vocab)
+    results |= {"subgroups": as_plain(metrics_by_group(reported, subgroups))} if subgroups else {}
+    known = {} if by_row is None or table is None else _known_features(table, by_row)
+    predictions = Predictions.concat([reported, *held_out])
+    near = similar_training_images(learn, predictions.table["path"], known=known) if known else None
+    assessment = Assessment(
+        predictions, results | maps.described(outputs.saliency), calibration, found, table, near, outputs.saliency
+    )
+    learn.last_assessment = (_state(learn), assessment)
+    return assessment
+
+
+def assessment_of(learn: Any, valid: Predictions | None = None) -> Assessment:
+    """The learner's last assessment where the network has not changed since; else a new one.
+
+    Args:
+        learn: a learner.
+        valid: its predictions of the validation images, where they are at hand.
+    """
+    state, assessment = getattr(learn, "last_assessment", (None, None))
+    if assessment is not None and state == _state(learn):
+        return assessment
+    return assess(learn, outputs=outputs_of(learn, valid))
+
+
+def _state(learn: Any) -> tuple[Any, ...]:
+    """Another one whenever the loaders or a tensor of the network have been changed."""
+    tensors = [*learn.model.parameters(), *learn.model.buffers()]
+    return id(learn.dls), *((tensor.data_ptr(), tensor._version) for tensor in tensors)
+
+
+def outputs_of(
+    learn: Any, valid: Predictions | None = None, features: np.ndarray | None = None, *, saliency: int = maps.LIMIT
+) -> Outputs:
+    """Run the network over the validation, test and training images, as far as that was not done.
+
+    Args:
+        learn: a learner, trained.
+        valid: its predictions of the validation images, with features.
+        features: see `Outputs`.
+        saliency: how many images get a map.
+    """
+    ours = isinstance(learn, MedLearner)
+    valid = valid or predict_loader(learn, learn.dls.valid, "valid", features=ours)
+    if features is None and ours:
+        features = train_features(learn)
+    held_out = predict_held_out(learn) if _table_of(learn) is not None else []
+    pictures = maps.of_learner(learn, valid, saliency) if saliency else {}
+    return Outputs(valid, features, held_out, saliency=pictures)
+
+
+def train_features(learn: MedLearner) -> np.ndarray:
+    """(n, f) pooled features of the training images that can be read: the probe's own where nothing was tuned."""
+    read = ~unread(learn.dls.train)
+    known = None if learn.history or learn.head is None else learn.head.features
+    if known is not None and len(known) == read.sum():
+        return known
+    return np.asarray(image_features(learn.model, learn.dls.train)[0][read])
+
+
+def predict_held_out(learn: Any) -> list[Predictions]:
+    """Predictions of the images that the data's own table holds back for test: those with labels, and those without."""
+    table, vocab, dls = learn.dls.table, list(learn.dls.vocab), learn.dls
+    paths = [dls.path / path for path in table.loc[_is_held_out(table), "path"]]
+    if not paths:
+        return []
+    ours = isinstance(learn, MedLearner)
+    found = predict_loader(learn, dls.test_dl(paths, problems=dls.problems), "test", features=ours)
+    row_of = {path: row for row, path in enumerate(table["path"])}
+    y = match_labels(table, vocab, found.multi_label).y[[row_of[path] for path in found.table["path"]]]
+    found = replace(found, y=y, losses=losses_of(y, found.probs, found.multi_label))
+    known = (y.reshape(len(y), -1) >= 0).any(axis=1)
+    return [found.subset(part) for part in (known, ~known) if part.any()]
+
+
+def not_measured(table: pd.DataFrame, vocab: list[str]) -> Sections:
+    """What of the data no number of the run is about, for results.json and the page; {} where there is nothing."""
+    several = bool(table.attrs.get("multi_label"))
+    lost = left_out(match_labels(table, vocab, several), _is_held_out(table), vocab)
+    sentences = [no_partition(table), f"Test set: {lost['sentence']}" if lost else ""]
+    found = {"sentence": " ".join(filter(None, sentences)), "no_partition": len(unplaced(table)), "test": lost}
+    return {"left_out": found} if found["sentence"] else {}
+
+
+def _is_held_out(table: pd.DataFrame) -> np.ndarray:
+    """(n,) which rows are of the test set."""
+    return np.asarray(((table["partition"] == "test") & (table["problem"] == "")).to_numpy(bool))
+
+
+def _table_of(learn: Any) -> pd.DataFrame | None:
+    table, problems = (getattr(learn.dls, name, None) for name in ("table", "problems"))
+    return with_problems(table, problems) if problems else table
+
+
+def _audited(learn: Any, table: pd.DataFrame, by_row: np.ndarray | None) -> Audit:
+    """A short audit, of what the training has computed anyway."""
+    stores = learn.dls.valid.stores or {}
+    return short_audit(table, by_row, stores.get(1), preprocessing=reading_of(learn.dls))
+
+
+def _features_by_row(dls: Any, table: pd.DataFrame, features: np.ndarray, parts: Sequence[Predictions]) -> np.ndarray:
+    """(rows of the table, f) features, NaN where none are known."""
+    place = {path: row for row, path in enumerate(table["path"])}
+    result = np.full((len(place), features.shape[1]), np.nan, np.float32)
+    items = [item for item, lost in zip(dls.train.dataset.items, unread(dls.train), strict=True) if not lost]
+    names = [Path(item).relative_to(dls.path).as_posix() for item in items]
+    for paths, values in [(names, features), *((part.table["path"], part.features) for part in parts)]:
+        if values is not None:
+            result[[place[path] for path in paths]] = values
+    return result
+
+
+def _known_features(table: pd.DataFrame, by_row: np.ndarray) -> dict[str, np.ndarray]:
+    return {path: row for path, row in zip(table["path"], by_row, strict=True) if np.isfinite(row).all()}
+
+
+def _with_groups(part: Predictions, table: pd.DataFrame) -> Predictions:
+    """The predictions with the table's groups, where some images have a near-duplicate."""
+    groups = dict(zip(table["path"], objects(table, "group"), strict=True))
+    found = [groups[path] for path in part.table["path"]]
+    return part if all(one is None for one in found) else replace(part, table=part.table.assign(group=found))
+
+
+def _calibration_set(
+    learn: Any, reported: Predictions, cross_validated: bool, table: pd.DataFrame | None
+) -> CalibrationSet:
+    """Never what is reported; or, where there is nothing else, each image without its own fold."""
+    if cross_validated:
+        return CalibrationSet.of(reported, "the predictions of the other images, in five parts")
+    head = getattr(learn, "head", None)
+    if getattr(learn, "history", True) or head is None or head.held_out is None or head.targets is None:
+        return CalibrationSet.of(reported, "the other validation images, in five parts")
+    y, groups = head.targets.astype(int), _read_groups(learn, table)
+    known = ~np.isnan(head.held_out).any(axis=1)
+    described = "the training images, each predicted by a head that was fitted without it"
+    return CalibrationSet(y[known], head.held_out[known], None if groups is None else groups[known], described)
+
+
+def _read_groups(learn: MedLearner, table: pd.DataFrame | None) -> np.ndarray | None:
+    """(n,) groups of the training images that can be read."""
+    groups = learn.groups(table)
+    return None if groups is None else groups[~unread(learn.dls.train)]
+
+
+def _summary(learn: Any, predictions: Predictions, table: pd.DataFrame | None, partition: str = "valid") -> Sections:
+    head = getattr(learn, "head", None)
+    results = summarize(
+        predictions,
+        partition=partition,
+        table=table,
+        recipe=described(learn),
+        history=getattr(learn, "history", ()),
+        linear_probe=head.as_dict() if head is not None else None,
+    )
+    results["training"] |= {"fine_tune": getattr(learn, "tuning", None)}
+    return results
+
+
+def _folds(reported: Predictions) -> Sections:
+    folds, spread = by_fold(reported)
+    return {"folds": folds, "fold_spread": spread}
+
+
+def _leak_free(part: Predictions, table: pd.DataFrame, audit: Audit | None, results: Sections) -> Sections:
+    found = leak_free(part, *seen_in_training(part, table, audit), results)
+    return {"leak_free": found} if found else {}
+
+
+def _test_results(held_out: Sequence[Predictions], table: pd.DataFrame, audit: Audit | None) -> Sections:
+    """The section test, of the test images whose label is known."""
+    for part in held_out:
+        if (part.y >= 0).any():
+            results = summarize(part, partition="test")
+            return {"test": results | _leak_free(part, table, audit, results)}
+    return {}
