@@ -1,6 +1,7 @@
 """What is public: `medclf/__init__.py` imports each of these names when it is first used."""
 
 from .auditing.audit import audit as audit
+from .auditing.decisions import DecisionPolicy as DecisionPolicy
 from .auditing.shortcut_test import shortcut_test as shortcut_test
 from .config import TrainConfig as TrainConfig
 from .dataset.scan import scan as scan
@@ -15,6 +16,7 @@ from .images.heatmap import overlay as overlay
 from .inference.bundle import load_bundle as load_bundle
 from .inference.bundle import save_bundle as save_bundle
 from .inference.onnx import export_onnx as export_onnx
+from .learn.assess import assess as assess
 from .learn.callbacks import Resumable as Resumable
 from .learn.callbacks import SaveBest as SaveBest
 from .learn.dataloaders import MedDataLoaders as MedDataLoaders
