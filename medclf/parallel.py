@@ -113,7 +113,8 @@ def keep_memory() -> None:
     """Let the C library keep what a batch has freed for the next one, where it is glibc.
 
     By itself it gives blocks of many megabytes back at once and gets others, whose pages the system fills with zeros:
-    `benchmarks/threads.py` shows what that costs. What the user has set (MALLOC_...) stays.
+    `benchmarks/threads.py` shows what that costs a step, `benchmarks/ablation.py` what it costs a training. What the
+    user has set (MALLOC_...) stays.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or not hasattr(os, "confstr"):
         return
@@ -126,6 +127,9 @@ def keep_memory() -> None:
 
 def settle_threads(environment: MutableMapping[str, str] | None = None) -> None:
     """Let torch take no more threads than there are cores to use, and let threads that wait leave them alone.
+
+    Where other work keeps the machine busy, a short training took 37 s of the processors so and 77 s with threads that
+    wait actively (`python benchmarks/ablation.py --only train`, its first round).
 
     What the user has set stays. It must be called before torch is loaded, so only the command line calls it; where a
     container may use fewer cores than the machine has, torch by itself takes as many threads as the machine has.
