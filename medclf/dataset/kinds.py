@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from medclf.dataset.identity import pseudonym
@@ -150,8 +149,8 @@ def _range(root: Path, paths: Sequence[str]) -> tuple[int, int]:
             pixels = read_pixels(root / path)
         except ReadError:
             continue
-        lows.append(int(np.rint(pixels.min() * top / 65535)))
-        highs.append(int(np.rint(pixels.max() * top / 65535)))
+        lows.append(round(int(pixels.min()) * top / 65535))
+        highs.append(round(int(pixels.max()) * top / 65535))
     return min(lows, default=0), max(highs, default=65535)
 
 

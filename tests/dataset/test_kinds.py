@@ -1,0 +1,128 @@
+"""What a scan says of DICOM objects that are no pictures, of mixed kinds, of black images and of few levels."""
+
+import io
+import warnings
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from medclf.dataset.kinds import why_no_picture
+from medclf.dataset.scan import scan
+from medclf.errors import MedclfWarning
+from medclf.images.dicom import Origin
+from medclf.learn.dataloaders import decoding
+
+CT, MR, CAPTURE = (f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("2", "4", "7"))
+
+
+@pytest.fixture(autouse=True)
+def key(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDCLF_PATIENT_KEY", str(tmp_path / "key"))
+
+
+def write(path, sop_class=CT, modality="CT", seed=0, **values) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = pydicom.Dataset()
+    header.file_meta = pydicom.dataset.FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    header.SOPClassUID, header.SOPInstanceUID, header.SeriesInstanceUID = sop_class, f"1.2.{seed}", f"1.3.{seed % 2}"
+    header.Modality, header.PatientID, header.PhotometricInterpretation = modality, f"p{seed}", "MONOCHROME2"
+    header.Rows = header.Columns = 8
+    header.BitsAllocated = header.BitsStored = 16
+    header.SamplesPerPixel, header.PixelRepresentation, header.HighBit = 1, 0, 15
+    header.PixelData = np.random.default_rng(seed).integers(0, 3000, (8, 8)).astype("<u2").tobytes()
+    header["PixelData"].VR = "OW"
+    for name, value in values.items():
+        setattr(header, name, value)
+    file = io.BytesIO()
+    header.save_as(file, enforce_file_format=True)
+    path.write_bytes(file.getvalue())
+
+
+def noted(folder, **how):
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        table = scan(folder, progress=False, **how)
+    return table, "\n".join(str(one.message) for one in record if issubclass(one.category, MedclfWarning))
+
+
+@pytest.fixture
+def study(tmp_path):
+    for seed in range(6):
+        write(tmp_path / "set" / "ab"[seed % 2] / f"{seed}.dcm", seed=seed, RescaleSlope=1, RescaleIntercept=-1024)
+    return tmp_path / "set"
+
+
+def test_modality_class_and_series_stand_in_the_table(study):
+    table, said = noted(study)
+    assert said == ""
+    assert set(table["modality"]) == {"CT"} and set(table["sop_class"]) == {"CT Image Storage"}
+    assert table["series"].nunique() == 2 and not table["series"].str.contains("1.3").any()
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "modality", "word"),
+    [
+        ("66.4", "SEG", "segmentation"),
+        ("481.2", "RTDOSE", "dose"),
+        ("30", "MR", "parametric"),
+        ("66.7", "SEG", "label map"),
+    ],
+)
+def test_what_is_no_picture_is_left_out_by_name(study, sop_class, modality, word):
+    write(study / "a" / "odd.dcm", f"1.2.840.10008.5.1.4.1.1.{sop_class}", modality, seed=9)
+    for check_pixels in (True, False, decoding(cache=False, progress=False)):
+        table, said = noted(study, check_pixels=check_pixels)
+        assert word in table.set_index("path")["problem"]["a/odd.dcm"]
+        assert "a/odd.dcm" in said and word in said
+    assert why_no_picture(Origin("CT", CT, "")) == ""
+
+
+def test_mixed_kinds_are_told(study):
+    write(study / "a" / "mr.dcm", MR, "MR", seed=10)
+    write(study / "b" / "screen.dcm", CAPTURE, "CT", seed=11)
+    write(study / "b" / "slide.dcm", "1.2.840.10008.5.1.4.1.1.77.1.6", "SM", seed=12)
+    _, said = noted(study)
+    for word in (
+        "mix modalities: 7 CT, 1 MR, 1 SM",
+        "1 of 9 DICOM files are secondary captures",
+        "b/slide.dcm",
+        "tile",
+    ):
+        assert word in said
+
+
+def test_a_window_that_some_files_refuse_is_found_with_and_without_a_cache(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDCLF_CACHE", str(tmp_path / "cache"))
+    write(study / "a" / "mr.dcm", MR, "MR", seed=10)
+    for cache in (True, False):
+        check = decoding(cache=cache, size=8, window="lung", progress=False)
+        table, said = noted(study, check_pixels=check)
+        assert list(table.loc[table["problem"] != "", "path"]) == ["a/mr.dcm"] and "a/mr.dcm" in said
+
+
+def test_black_and_flat_images_are_told(study, tmp_path):
+    write(study / "a" / "flat.dcm", seed=13, WindowCenter=-5000, WindowWidth=10, RescaleSlope=1, RescaleIntercept=0)
+    assert "show one grey only (a/flat.dcm)" in noted(study)[1]
+    Image.new("RGB", (8, 8)).save(study / "b" / "black.png")
+    assert "all black (b/black.png)" in noted(study)[1]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize(("low", "high"), [(0, 4095), (32000, 34000), (0, 65535)])
+def test_sixteen_bits_that_use_little_of_their_range_are_told(tmp_path, monkeypatch, low, high, cache):
+    monkeypatch.setenv("MEDCLF_CACHE", str(tmp_path / "cache"))
+    for number in range(6):
+        path = tmp_path / "set" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = np.linspace(low, high, 4096).reshape(64, 64)
+        Image.fromarray(np.roll(values, number).astype(np.uint16)).save(path)
+    _, said = noted(tmp_path / "set", check_pixels=decoding(cache=cache, size=64, progress=False))
+    narrow = high - low < 5000
+    assert ("6 of 6 images hold more than 8 bits" in said) == narrow == (f"from {low} to {high}" in said)
+    window = (low + high + 1) / 2, high - low + 1
+    for chosen in (window, "stretch"):
+        check = decoding(cache=cache, size=64, window=chosen, progress=False)
+        assert noted(tmp_path / "set", check_pixels=check)[1] == ""

@@ -1,0 +1,234 @@
+"""DICOM files that break habits: windows, padding, tables, coded colours, bits above those stored; beside dcmtk too."""
+
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate
+
+from medclf.errors import ReadError
+from medclf.images.reading import eight_bit, read_pixels
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_dicom_truth import element, grey_file, image, sequence
+
+RAMP = np.arange(0, 4096, 16).reshape(16, 16)
+
+
+def levels(file: bytes, **how) -> np.ndarray:
+    return eight_bit(read_pixels(file, **how)).astype(int)
+
+
+def spread(values: np.ndarray) -> np.ndarray:
+    return (values - values.min()) / (values.max() - values.min()) * 255
+
+
+@pytest.mark.parametrize("width", [0.5, 0.99])
+def test_windows_narrower_than_one_are_read_as_exact(width):
+    rescale = [element(0x00281052, "DS", 0), element(0x00281053, "DS", 0.0005)]
+    window = [element(0x00281050, "DS", 0.7), element(0x00281051, "DS", width)]
+    expected = np.clip((RAMP * 0.0005 - 0.7) / width + 0.5, 0, 1) * 255  # PS3.3 C.11.2.1.3.2
+    file = image(RAMP[None], bits=12, extra=[*rescale, *window])
+    np.testing.assert_allclose(levels(file), expected, atol=1)
+    bare = image(RAMP[None], bits=12, extra=rescale)
+    np.testing.assert_allclose(levels(bare, window=(0.7, width)), expected, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("signed", "pad", "written"),
+    [
+        (True, -1500, ("SS", -1500)),
+        (True, -1500, ("US", 64036)),
+        (False, 40000, ("US", 40000)),
+        (False, 40000, ("SS", -25536)),
+    ],
+)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_black_however_its_sign_is_written(signed, pad, written, photometric):
+    values = RAMP - (1000 if signed else 0)
+    stored = np.where(np.arange(16) < 4, pad, values) & 0xFFFF
+    extra = [element(0x00280120, written[0], written[1])]
+    found = levels(image(stored[None], bits=16, signed=signed, photometric=photometric, extra=extra))
+    shown = spread(values[:, 4:])
+    assert (found[:, :4] == 0).all()
+    np.testing.assert_allclose(found[:, 4:], shown if photometric == "MONOCHROME2" else 255 - shown, atol=1)
+
+
+def test_a_lut_item_without_a_table_says_nothing():
+    window = [element(0x00281050, "DS", 2000), element(0x00281051, "DS", 2001)]
+    blank = element(0x00283002, "US") + element(0x00283006, "US")
+    table = element(0x00283002, "US", 2, 2000, 8) + element(0x00283006, "US", 0, 255)
+    windowed = np.clip((RAMP - 1999.5) / 2000 + 0.5, 0, 1) * 255
+    for tag in (0x00283000, 0x00283010):
+        found = levels(image(RAMP[None], bits=12, extra=[sequence(tag, blank), *window]))
+        np.testing.assert_allclose(found, windowed, atol=1)
+    found = levels(image(RAMP[None], bits=12, extra=[sequence(0x00283010, blank, table)]))
+    np.testing.assert_array_equal(found, (RAMP > 2000) * 255)
+
+
+def test_a_voi_lut_of_more_bits_than_its_descriptor_says_is_not_clipped():
+    item = element(0x00283002, "US", 3, 0, 8) + element(0x00283006, "US", 0, 2000, 4095)
+    found = levels(grey_file([0, 1, 2], extra=[sequence(0x00283010, item)]))
+    np.testing.assert_allclose(found, [[0, 2000 / 4095 * 255, 255]], atol=1)
+
+
+def test_a_slope_of_zero_is_passed_over():
+    rescale = [element(0x00281052, "DS", -5), element(0x00281053, "DS", 0)]
+    np.testing.assert_allclose(levels(image(RAMP[None], bits=12, extra=rescale)), spread(RAMP), atol=1)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [element(0x00080060, "CS", "CT")],
+        [element(0x00281052, "DS", -1024), element(0x00281053, "DS", 1)],
+        [element(0x00080060, "CS", "CT"), element(0x00281053, "DS", 0), element(0x00281052, "DS", 0)],
+        [element(0x00080060, "CS", "CT"), element(0x00281052, "DS", 0), element(0x00281054, "LO", "US")],
+    ],
+    ids=["no rescale", "no modality", "slope 0", "another unit"],
+)
+def test_named_windows_need_hounsfield_units(more):
+    file = image(RAMP[None], bits=12, extra=more)
+    with pytest.raises(ReadError, match="Hounsfield"):
+        read_pixels(file, window="bone")
+    assert levels(file, window=(2000, 3000)).std() > 0
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "text", "name"),
+    [
+        (0x00281050, "DS", "40,5", "Window Center"),
+        (0x00281053, "DS", "one", "Rescale Slope"),
+        (0x00281052, "DS", "1 024", "Rescale Intercept"),
+        (0x00280008, "IS", "1x", "Number of Frames"),
+    ],
+)
+def test_a_number_that_is_none_is_refused_by_name(tag, vr, text, name):
+    window = [element(0x00281050, "DS", 1), element(0x00281051, "DS", 100)]
+    with pytest.raises(ReadError, match=name) as caught:
+        read_pixels(image(RAMP[None], bits=12, extra=[*window, element(tag, vr, text)]))
+    assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize(("bits", "factor"), [(8, 257), (8, 1), (16, 257), (16, 1)])
+def test_the_entries_of_a_palette_tell_their_bits(bits, factor):
+    colours = np.stack([np.arange(256), 255 - np.arange(256), np.arange(256) * 3 % 256])
+    extra = [element(0x00281101 + one, "US", 256, 0, bits) for one in range(3)]
+    extra += [element(0x00281201 + one, "OW", (colours[one] * factor).astype("<u2").tobytes()) for one in range(3)]
+    index = np.arange(256).reshape(16, 16)
+    found = levels(image(index[None], bits=8, photometric="PALETTE COLOR", extra=extra))
+    np.testing.assert_array_equal(found, colours.T[index])
+
+
+# ---- colours and bits of compressed pixels
+
+
+def coloured(marker: bytes, keep_jfif: bool) -> bytes:
+    picture = np.zeros((32, 32, 3), np.uint8)
+    picture[:16], picture[16:] = (200, 40, 20), (20, 60, 210)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=95, subsampling=0)
+    data = file.getvalue()
+    start = 4 + int.from_bytes(data[4:6], "big")
+    return data[:2] + (data[2:start] if keep_jfif else b"") + marker + data[start:]
+
+
+def dataset(frame: bytes, syntax: str, **values) -> bytes:
+    header = pydicom.Dataset()
+    header.file_meta = pydicom.dataset.FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = syntax
+    header.SOPClassUID, header.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
+    header.BitsAllocated = header.BitsStored = 8
+    header.SamplesPerPixel, header.PixelRepresentation, header.HighBit = 3, 0, 7
+    header.PlanarConfiguration = 0
+    for name, value in values.items():
+        setattr(header, name, value)
+    header.PixelData = encapsulate([frame])
+    header["PixelData"].is_undefined_length = True
+    header["PixelData"].VR = "OB"
+    file = io.BytesIO()
+    header.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"])
+@pytest.mark.parametrize("photometric", ["YBR_FULL_422", "YBR_FULL", "RGB"])
+@pytest.mark.parametrize("keep_jfif", [True, False])
+def test_a_colour_jpeg_shows_the_colours_of_its_own_file(syntax, photometric, keep_jfif):
+    stream = coloured(b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\1", keep_jfif)
+    file = dataset(stream, syntax, Rows=32, Columns=32, PhotometricInterpretation=photometric)
+    np.testing.assert_array_equal(read_pixels(file), np.asarray(Image.open(io.BytesIO(stream))))
+
+
+def test_a_colour_jpeg_without_markers_is_what_the_header_says():
+    stream = coloured(b"", keep_jfif=False)
+    ycbcr = Image.open(io.BytesIO(stream))
+    ycbcr.draft("YCbCr", ycbcr.size)
+    for photometric, expected in (("YBR_FULL", Image.open(io.BytesIO(stream))), ("RGB", ycbcr)):
+        file = dataset(stream, "1.2.840.10008.1.2.4.50", Rows=32, Columns=32, PhotometricInterpretation=photometric)
+        np.testing.assert_array_equal(read_pixels(file), np.asarray(expected))
+
+
+@pytest.mark.parametrize("high_bit", [11, 15])
+@pytest.mark.parametrize(("tool", "options"), [("dcmcjpls", []), ("dcmcjpeg", ["+e1"]), ("", []), ("dcmcrle", [])])
+def test_bits_above_those_stored_are_dropped_from_lossless_pixels(tmp_path, tool, options, high_bit):
+    ramp = np.tile(RAMP, (4, 4))
+    stored = (ramp << 4 | 0xA) if high_bit == 15 else (ramp | 0xA000)
+    window = [element(0x00281050, "DS", 2048), element(0x00281051, "DS", 4096)]
+    names = [element(0x00080016, "UI", "1.2.840.10008.5.1.4.1.1.7"), element(0x00080018, "UI", "1.2.3")]
+    plain = image(stored[None], bits=12, high_bit=high_bit, extra=[*names, *window])
+    if tool:
+        if not shutil.which(tool):
+            pytest.skip(f"{tool} of dcmtk is not installed")
+        (tmp_path / "plain.dcm").write_bytes(plain)
+        command = [tool, *options, tmp_path / "plain.dcm", tmp_path / "coded.dcm"]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+        coded = (tmp_path / "coded.dcm").read_bytes()
+    else:
+        coded = j2k(plain)
+    assert len(coded) and pydicom.dcmread(io.BytesIO(coded)).file_meta.TransferSyntaxUID.is_compressed
+    np.testing.assert_array_equal(read_pixels(coded), read_pixels(plain))
+    np.testing.assert_allclose(levels(coded), ramp / 4095 * 255, atol=1)
+
+
+def j2k(plain: bytes) -> bytes:
+    """The same in JPEG 2000 lossless, all 16 bits of each sample coded."""
+    encode = pytest.importorskip("openjpeg.utils").encode_array
+    header = pydicom.dcmread(io.BytesIO(plain))
+    frame = np.frombuffer(header.PixelData, "<u2").reshape(64, 64)
+    coded = encode(np.ascontiguousarray(frame), bits_stored=16, photometric_interpretation=2)
+    header.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"
+    header.PixelData = encapsulate([coded])
+    header["PixelData"].is_undefined_length = True
+    header["PixelData"].VR = "OB"
+    file = io.BytesIO()
+    header.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+REAL = [
+    "CT_small.dcm",
+    "MR_small.dcm",
+    "MR_small_RLE.dcm",
+    "mlut_18.dcm",
+    "vlut_04.dcm",
+    "rtdose_1frame.dcm",
+    "JPEG-LL.dcm",
+]
+
+
+@pytest.mark.skipif(not shutil.which("dcm2pnm"), reason="dcmtk is not installed")
+@pytest.mark.parametrize("name", REAL)
+def test_real_files_look_as_dcmtk_shows_them(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import dicom_reference
+
+    outcome = dicom_reference.compare(Path(get_testdata_file(name)))
+    assert outcome.word == "within two grey levels", outcome

@@ -1,0 +1,154 @@
+"""PNG, JPEG and TIFF files that are whole but unusual, written byte by byte."""
+
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medclf.errors import ReadError, UnsupportedFormat
+from medclf.images.raster import pixels_of
+from medclf.images.reading import probe, read_pixels
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_raster import PHOTO, png, saved
+
+GREY = np.add.outer(np.arange(12) * 5, np.arange(16) * 9).astype(np.uint8)
+
+
+def tiff(*pages: tuple[bytes, dict], order: str = "<") -> bytes:
+    """A TIFF of pages (strip, {tag: values}), TIFF 6.0 section 2."""
+    out = bytearray((b"II*\0" if order == "<" else b"MM\0*") + bytes(4))
+    link = 4
+    for strip, tags in pages:
+        place = len(out)
+        out += strip + bytes(len(strip) % 2)
+        entries = []
+        for tag, value in sorted({273: place, 279: len(strip), 259: 1, 277: 1, **tags}.items()):
+            values = value if isinstance(value, tuple) else (value,)
+            data = struct.pack(f"{order}{len(values)}H", *values) if tag != 273 else struct.pack(order + "I", place)
+            if len(data) > 4:
+                data, spot = struct.pack(order + "I", len(out)), data
+                out += spot + bytes(len(spot) % 2)
+            entries.append(struct.pack(order + "HHI", tag, 4 if tag == 273 else 3, len(values)) + data.ljust(4, b"\0"))
+        out[link : link + 4] = struct.pack(order + "I", len(out))
+        out += struct.pack(order + "H", len(entries)) + b"".join(entries)
+        link = len(out)
+        out += bytes(4)
+    return bytes(out)
+
+
+def page(values: np.ndarray, **more: int) -> tuple[bytes, dict]:
+    bits = values.dtype.itemsize * 8
+    tags = {256: values.shape[1], 257: values.shape[0], 258: bits, 262: 1, 278: values.shape[0]}
+    return values.tobytes(), tags | {int(tag[1:]): value for tag, value in more.items()}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planar", [1, 2])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_white_is_zero_in_every_layout(order, planar, bits):
+    values = GREY.astype(f"{order}u2") * 257 if bits == 16 else GREY
+    top = np.iinfo(values.dtype).max
+    stored = (top - values).astype(values.dtype.newbyteorder(order))
+    found = read_pixels(tiff(page(stored, t262=0, t284=planar), order=order))
+    np.testing.assert_array_equal(found, values)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "form", "word"),
+    [("i1", 2, "signed"), ("<i2", 2, "signed"), ("<f8", 3, "floating"), ("<f2", 3, "floating"), ("<u8", 1, "32-bit")],
+)
+def test_values_without_a_range_are_called_unsupported(dtype, form, word):
+    with pytest.raises(UnsupportedFormat, match=word):
+        read_pixels(tiff(page(GREY.astype(dtype), t339=form)))
+
+
+def test_samples_and_compressions_without_a_decoder_are_called_unsupported():
+    with pytest.raises(UnsupportedFormat, match="lie in the file"):
+        read_pixels(tiff(page(GREY, t258=7)))
+    with pytest.raises(UnsupportedFormat, match="compression 34712"):
+        read_pixels(tiff(page(GREY, t259=34712)))
+    planes = np.stack([GREY, GREY, GREY])
+    layout = {"t256": 16, "t257": 12, "t277": 3, "t258": (8, 8, 8), "t278": 12, "t284": 2}
+    with pytest.raises(UnsupportedFormat, match="separate planes"):
+        read_pixels(tiff(page(planes, t262=6, **layout)))
+
+
+@pytest.mark.parametrize("tags", [{"t254": 1}, {"t255": 2}], ids=["NewSubfileType", "SubfileType"])
+def test_thumbnails_and_masks_are_no_pages(tags):
+    full, small = page(GREY), page(np.ascontiguousarray(GREY[::4, ::4]), **tags)
+    mask = np.packbits(GREY > 90, axis=1).tobytes(), {256: 16, 257: 12, 258: 1, 262: 4, 278: 12, 254: 4}
+    for pages in ((small, full), (full, small), (small, full, mask), (mask, full)):
+        np.testing.assert_array_equal(read_pixels(tiff(*pages)), GREY)
+        assert probe(tiff(*pages)) == ("TIFF", 16, 12, 8, 1, 1)
+    other = page(255 - GREY)
+    np.testing.assert_array_equal(read_pixels(tiff(small, full, other), frame="last"), 255 - GREY)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_grey_has_the_files_own_bits(bits):
+    samples = np.tile(np.arange(16) % (1 << bits), (3, 1))
+    spread = samples * 255 // ((1 << bits) - 1)
+    places = (samples[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+    rows = np.packbits(places.reshape(3, -1).astype(np.uint8), axis=1)
+    key = 1
+    file = png(rows, 0, bits, (b"tRNS", struct.pack(">H", key)))
+    header = struct.pack(">IIBBBBB", 16, 3, bits, 0, 0, 0, 0)  # `png` takes the width of a byte for that of a pixel
+    file = file[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + file[33:]
+    np.testing.assert_array_equal(read_pixels(file), np.where(samples == key, 0, spread))
+
+
+def test_profiles_and_texts_of_any_size_are_left_out():
+    bulk = zlib.compress(np.random.default_rng(0).bytes(2_000_000), 0)
+    for chunk in ((b"iCCP", b"made up\0\0" + bulk), (b"zTXt", b"Comment\0\0" + bulk)):
+        np.testing.assert_array_equal(read_pixels(png(PHOTO, 2, 8, chunk)), PHOTO)
+        np.testing.assert_array_equal(read_pixels(png(PHOTO, 2, 8, after=[chunk])), PHOTO)
+
+
+def test_exif_behind_the_pixels_turns_the_size_too():
+    exif = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHH", 274, 3, 1, 6, 0) + bytes(4)
+    text = b"Raw profile type exif\0\0" + zlib.compress(f"\nexif\n{len(exif):8d}\n{exif.hex()}\n".encode())
+    for chunk in ((b"eXIf", exif), (b"zTXt", text)):
+        for file in (png(GREY, 0, 8, chunk), png(GREY, 0, 8, after=[chunk])):
+            found = probe(file)
+            assert (found.height, found.width) == read_pixels(file).shape == (16, 12)
+            np.testing.assert_array_equal(read_pixels(file), np.rot90(GREY, -1))
+
+
+@pytest.mark.parametrize(
+    ("marker", "bits", "word"), [(0xC1, 12, "12 bits"), (0xC3, 8, "lossless"), (0xF7, 8, "JPEG-LS")]
+)
+def test_jpeg_of_other_processes_is_called_unsupported(marker, bits, word):
+    data = bytearray(saved(Image.fromarray(GREY), "JPEG"))
+    start = data.index(b"\xff\xc0")
+    data[start + 1], data[start + 4] = marker, bits
+    with pytest.raises(UnsupportedFormat, match=word):
+        read_pixels(bytes(data))
+
+
+def test_windows_of_deep_grey():
+    values = np.array([[0, 1000, 2000, 4095]], np.uint16)
+    file = saved(Image.fromarray(values), "PNG")
+    assert read_pixels(file).tolist() == values.tolist()
+    assert read_pixels(file, window=(2048, 4096)).tolist() == np.rint(values / 4095 * 65535).tolist()
+    assert read_pixels(file, window="stretch").tolist() == np.rint(values / 4095 * 65535).tolist()
+    with pytest.raises(ReadError, match="Hounsfield"):
+        read_pixels(file, window="lung")
+    shallow = saved(Image.fromarray(GREY), "PNG")
+    np.testing.assert_array_equal(read_pixels(shallow, window=(40, 80)), GREY)  # grey levels already
+    assert read_pixels(shallow, window="stretch").max() == 255
+
+
+def test_pil_images_are_read_as_their_files_are():
+    deep = Image.fromarray(np.array([[0, 4095]], np.uint16))
+    assert pixels_of(deep).tolist() == [[0, 4095]]
+    assert pixels_of(deep, "stretch").tolist() == [[0, 65535]]
+    for values in (np.array([[0, 0.5]], np.float32), np.array([[0, 70000]], np.int32), np.array([[-1, 5]], np.int32)):
+        with pytest.raises(UnsupportedFormat, match="no range"):
+            pixels_of(Image.fromarray(values))
+    hidden = Image.fromarray(np.array([[[9, 8, 7, 0], [9, 8, 7, 255]]], np.uint8), "RGBA")
+    assert pixels_of(hidden).tolist() == [[[0, 0, 0], [9, 8, 7]]]
