@@ -120,7 +120,8 @@ def list_stores(folder: Path | None = None) -> list[StoreInfo]:
             continue
         index, described = _index(store), store / "index.json"
         days = (time.time() - (described if described.is_file() else store).stat().st_mtime) / 86400
-        found.append(StoreInfo(store, _size(store) / 1e6, index and sum(map(bool, index["digests"])), days))
+        kept = sum(map(bool, index["digests"])) if index else None
+        found.append(StoreInfo(store, _size(store) / 1e6, kept, days))
     return sorted(found, key=lambda store: store.days_ago)
 
 

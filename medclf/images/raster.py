@@ -16,11 +16,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
 
+from medclf.config import Window
 from medclf.errors import ReadError, TooLarge, UnsupportedFormat, by_road
 from medclf.images import raster_layout
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, check_size, quietly, reading
 from medclf.images.raster_layout import JpegHeader
-from medclf.images.windowing import STRETCH, SampleWindow, Window, is_hounsfield, resolve_window, voi_window
+from medclf.images.windowing import STRETCH, SampleWindow, is_hounsfield, resolve_window, voi_window
 
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANAR = 274, 258, 262, 277, 284
 _WIDTH, _HEIGHT, _COLOUR_MAP = 256, 257, 320
@@ -364,7 +365,8 @@ def pixels_of(image: Image.Image, window: Window = None) -> np.ndarray:
 
 
 def _check_levels(image: Image.Image) -> None:
-    low, high = image.getextrema() if image.mode == "I" else (0, 0)
+    ends: Any = image.getextrema() if image.mode == "I" else (0, 0)
+    low, high = ends
     if image.mode == "F" or low < 0 or high > 65535:
         values = "floating-point values" if image.mode == "F" else f"values of {low} to {high}"
         reason = f"its {values} have no range that says what is black and what is white"

@@ -186,7 +186,8 @@ def assessment_of(learn: Any, valid: Predictions | None = None) -> Assessment:
         learn: a learner.
         valid: its predictions of the validation images, where they are at hand.
     """
-    state, assessment = getattr(learn, "last_assessment", (None, None))
+    last: tuple[Any, Assessment | None] = getattr(learn, "last_assessment", (None, None))
+    state, assessment = last
     if assessment is not None and state == _state(learn):
         return assessment
     return assess(learn, outputs=outputs_of(learn, valid))

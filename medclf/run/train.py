@@ -264,7 +264,10 @@ def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes:
         if tunes:
             with learn.distrib_ctx(), told_in_lines(learn, say):
                 learn.fine_tune(config.epochs, config.lr, size=sizes, cbs=Resumable(kept))
-            learn.tuning = {**learn.tuning, "train_from": config.train_from}  # which began with the linear probe
+            learn.tuning = {
+                **(learn.tuning or {}),
+                "train_from": config.train_from,
+            }  # which began with the linear probe
             valid = None
         if "fold" not in changes:
             features = train_features(learn)

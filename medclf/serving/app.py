@@ -175,7 +175,7 @@ def _uvicorn_server(app: FastAPI, log_level: str, on_ready: Callable[[], None] =
         timeout_graceful_shutdown=30,
     )
 
-    class Server(uvicorn.Server):  # type: ignore[name-defined]
+    class Server(uvicorn.Server):  # type: ignore[name-defined, misc]
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             """Start, and say so once requests are answered."""
             await super().startup(sockets)
