@@ -20,6 +20,7 @@ from medclf.auditing.audit import Audit, with_groups
 from medclf.auditing.decisions import DecisionPolicy
 from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.scan import count_labels, scan, with_problems
+from medclf.errors import DataError
 from medclf.files import finite, write_json
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed, maps
@@ -61,15 +62,21 @@ Say = Callable[[str], None]
 
 
 def train(
-    config: TrainConfig, say: Say = print, *, before: dict[str, Any] | None = None, going_on: bool = False
+    data: TrainConfig | str | Path,
+    say: Say = print,
+    *,
+    before: dict[str, Any] | None = None,
+    going_on: bool = False,
+    **settings: Any,
 ) -> Path:
-    """Do the whole job and leave a RUN folder.
+    """Do the whole job, as `medclf train` does, and leave a RUN folder.
 
     Args:
-        config: what to do.
+        data: the folder of images or the CSV; or all settings.
         say: called with a line for the user at each step.
         before: the record of the run that this one repeats or goes on with, to compare with.
         going_on: go on where that run was killed; see `resume`.
+        settings: fields of `TrainConfig`, `out` among them; they win over those of `data`.
 
     Returns:
         The RUN folder: run.json, table.csv, predictions.csv, results.json, report.html and bundle/.
@@ -77,7 +84,11 @@ def train(
     Raises:
         OutputError: RUN exists already, or cannot be written.
         DataError, SplitError, WeightsError: what their messages say.
+
+    Example:
+        >>> # train("images", out="RUN", modality="endoscopy", epochs=0)
     """
+    config = _config_of(data, settings)
     check_early(config)
     if not going_on and distributed.is_first():
         check_free(config.out, config.overwrite)
@@ -145,6 +156,14 @@ def train(
         write_json(out / RECORD, record | took | {"precision": precision(learn)})
         tidy(out)
     return out
+
+
+def _config_of(data: TrainConfig | str | Path, settings: dict[str, Any]) -> TrainConfig:
+    if isinstance(data, TrainConfig):
+        return replace(data, **settings)
+    if "out" not in settings:
+        raise DataError("train has nowhere to put the RUN", 'name a folder: train(data, out="RUN")')
+    return TrainConfig(str(data), **{**settings, "out": str(settings["out"])})
 
 
 def resume(run: str | Path, say: Say = print) -> Path:

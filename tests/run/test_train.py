@@ -125,6 +125,16 @@ def test_without_an_audit(data, tmp_path, monkeypatch):
     assert "leak_free" not in results(other)
 
 
+def test_settings_are_given_as_keywords_or_whole(data, tmp_path):
+    with pytest.raises(DataError, match="name a folder: train"):
+        train(data, quiet)
+    for given in ({"out": tmp_path / "RUN"}, {"out": str(tmp_path / "RUN"), "epochs": 0}):
+        with pytest.raises(DataError, match="positive"):
+            train(data, quiet, positive="cancer", **SMALL, **given)
+    with pytest.raises(DataError, match="positive"):
+        train(TrainConfig(str(data), str(tmp_path / "RUN"), **SMALL), quiet, positive="cancer")
+
+
 def test_a_wish_that_cannot_be_is_said_before_the_training(data, tmp_path):
     for wrong in ({"operating_point": "best"}, {"positive": "cancer"}, {"prevalence": 2.0}):
         with pytest.raises(DataError):
