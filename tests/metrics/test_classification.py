@@ -359,3 +359,12 @@ def test_what_is_wrong_is_named(y, probs, options, words):
 def test_vocabulary_names_each_label_once():
     with pytest.raises(DataError, match="twice"):
         classification_metrics([0], [[0.5, 0.5]], ["a", "a"])
+
+
+@pytest.mark.parametrize("y", [np.zeros((10, 2), int), np.ones((10, 2), int), np.array([[0, -1]] * 10)])
+def test_images_that_all_have_or_all_lack_each_label_are_measured(y):
+    found = classification_metrics(y, np.full((10, 2), 0.9), ["a", "b"], multi_label=True, n_boot=50)
+    right = float((y == 1)[y >= 0].mean())
+    assert found["accuracy"].value == right and found["n"] == 10
+    assert 0 <= found["accuracy"].low <= right <= found["accuracy"].high <= 1
+    assert np.isnan(found["auroc"].value) and np.isnan(found["balanced_accuracy"].value)
