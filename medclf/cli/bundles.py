@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -44,8 +44,8 @@ def explain(
     """Show where a bundle looked: pictures with a heat map, and a box around the hottest region of each."""
     from medclf.run.explain import explain as explain_files
 
-    for line in explain_files(bundle, files, out, label=label, method=method, share=share, overwrite=overwrite):
-        say(line)
+    options: Any = {"method": method, "share": share, "overwrite": overwrite}
+    explain_files(bundle, files, out, label=label, say=say, **options)
 
 
 def serve(
@@ -65,11 +65,11 @@ def serve(
     quiet: Annotated[bool, typer.Option("--quiet", help="log errors only")] = False,
 ) -> None:
     """Serve a bundle over HTTP, with a page to drop images on."""
-    from medclf.run.predict import find_bundle
+    from medclf.inference.runtimes import bundle_in
     from medclf.serving.app import serve as serve_bundle
 
     serve_bundle(
-        find_bundle(bundle),
+        bundle_in(bundle),
         host,
         port,
         token or None,

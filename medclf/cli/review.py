@@ -10,7 +10,7 @@ import typer
 from medclf.cli.options import say, with_options
 
 
-@with_options(of_run=["show_burned_in"])
+@with_options(of_run=["hide_names", "show_burned_in"])
 def export_sheet(
     run: Annotated[Path, typer.Argument(help="a RUN folder")],
     out: Annotated[Path, typer.Option(help="the sheet to write, a CSV")],

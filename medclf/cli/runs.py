@@ -53,7 +53,7 @@ def report(
 
     page = write_report(
         run,
-        out or run / "report.html",
+        out,
         assets=assets,
         card=card,
         pictures=pictures,
@@ -88,10 +88,9 @@ def compare(
     import json
 
     from medclf.run.compare import compare as compare_runs
-    from medclf.run.compare import compare_page
 
-    found = compare_page(run_a, run_b, out, **shown) if out else compare_runs(run_a, run_b)
-    typer.echo(json.dumps(found, indent=2)) if as_json else say(found["sentence"])
+    found = compare_runs(run_a, run_b, out, **shown)
+    typer.echo(json.dumps(found.as_dict(), indent=2)) if as_json else say(found.sentence)
     if out and not as_json:
         say(f"page: {out}")
 

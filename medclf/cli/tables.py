@@ -20,7 +20,8 @@ def scan(
 ) -> None:
     """Make a table of the images: labels, patients, partitions, sizes, and what is wrong with which file."""
     from medclf.dataset.scan import scan as scan_data
-    from medclf.run.tables import describe_table, save_table
+    from medclf.results.run_folder import save_table
+    from medclf.run.tables import describe_table
 
     table = scan_data(data, **columns)
     for line in describe_table(table):

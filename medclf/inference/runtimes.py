@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 RUNTIMES = ("torch", "onnx")
 
 
+def bundle_in(path: str | Path) -> Path:
+    """The bundle of a RUN folder; any other path is a bundle, or an exported file, itself."""
+    path = Path(path)
+    is_run = (path / "bundle").is_dir() or (path / "run.json").is_file()
+    return path / "bundle" if is_run else path
+
+
 def load_model(path: str | Path, runtime: str = "torch", *, threads: int | None = None) -> Bundle | OnnxModel:
     """Load a bundle's folder or an exported file.
 

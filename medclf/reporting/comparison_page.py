@@ -13,10 +13,10 @@ from markupsafe import Markup, escape
 from medclf.errors import ReadError
 from medclf.metrics.table import overall_metrics
 from medclf.reporting.charts import Chart, ticks
-from medclf.reporting.names import Names
 from medclf.reporting.plain_page import Exhibit, Section, Shot, write_page
 from medclf.reporting.tables import Block, Cell
 from medclf.reporting.thumbnails import data_uri, encode
+from medclf.results.names import Names
 from medclf.results.wording import is_number, number, percent
 
 SHOWN = 12  # images of each kind

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from medclf.auditing.audit import PAIR_KINDS
+from medclf.dataset.groups import cluster
 from medclf.dataset.labels import label_set
 from medclf.files import finite, write_json, write_text
 from medclf.images.phi import Reader
@@ -17,10 +20,10 @@ from medclf.learn import maps
 from medclf.learn.assess import assessment_of
 from medclf.reporting.cases import read_cases
 from medclf.reporting.checklist.claim import with_card
-from medclf.reporting.names import Names
-from medclf.reporting.run_files import duplicates_in, load_run
 from medclf.reporting.thumbnails import Album, choose, fill_album, fill_folder
 from medclf.reporting.view import TOP_LOSSES, check_facts, context, link, page_data, picture_data, script_json
+from medclf.results.names import Names
+from medclf.results.run_folder import PAGE, RESULTS, TABLE, RunFolder
 from medclf.web.templates import fill
 
 SCRIPTS = ("stats.js", "state.js", "explore.js", "review.js")
@@ -128,6 +131,90 @@ def _page(view: Mapping[str, Any], data: Mapping[str, Any], chunks: Sequence[Seq
     return fill("report.html", {**view, **parts}, scripts=SCRIPTS, beside=beside)
 
 
+@dataclass(frozen=True)
+class Reported:
+    """What a page is made of, whether it comes from a RUN folder or from an interpretation.
+
+    Args:
+        results: what results.json holds.
+        rows: one row an image; see `render`.
+        labels: path -> label of the images that are named only as neighbour or near-duplicate.
+        read: a row -> its pixels; None where the images are gone.
+    """
+
+    results: dict[str, Any]
+    rows: pd.DataFrame
+    labels: Mapping[str, str]
+    read: Reader | None
+
+    @classmethod
+    def of_run(cls, run: RunFolder, show_burned_in: bool | None = None) -> Reported:
+        """Of a RUN folder.
+
+        Args:
+            run: the folder.
+            show_burned_in: as the run was made where None.
+
+        Raises:
+            DataError: a file of it is missing or damaged.
+
+        Warns:
+            MedclfWarning: the images are no longer where they were.
+        """
+        rows = run.predictions.to_frame()
+        labels = dict(zip(rows["path"], rows["label"], strict=True))
+        if (run / TABLE).is_file():
+            new = run.table.columns.difference([*rows.columns, "label"], sort=False)
+            rows = rows.merge(run.table[["path", *new]].drop_duplicates("path"), on="path", how="left")
+            labels = run.labels | labels
+        rows = _linked(rows, run.neighbours, _duplicates(run.findings))
+        return cls(run.results, maps.with_maps(rows, maps.load_maps(run.path)), labels, run.reader(show_burned_in))
+
+    @classmethod
+    def of_interpretation(cls, interp: Any, show_burned_in: bool = False) -> Reported:
+        """Of a `MedInterpretation`: what `assess` finds, as a training's RUN has it.
+
+        Args:
+            interp: the interpretation.
+            show_burned_in: see `report`.
+        """
+        learn, predictions = interp.learn, interp.predictions
+        assessment = assessment_of(learn, predictions if interp.partition == "valid" else None)
+        if interp.partition == "valid":
+            rows, results, pictures = assessment.predictions.to_frame(), assessment.results, assessment.saliency
+        else:
+            found, results = assessment.of_others(learn, predictions, interp.partition)
+            rows, pictures = found.to_frame(), interp.maps()
+            results |= maps.described(pictures)
+        labels: dict[str, str] = {}
+        if assessment.table is not None:
+            cells = zip(assessment.table["path"], assessment.table["label"], strict=True)
+            labels = {path: "|".join(label_set(label)) for path, label in cells}
+        near = assessment.neighbours
+        links = {} if near is None else near.groupby("path", sort=False)["neighbour"].agg(list).to_dict()
+        twins = {} if assessment.audit is None else _duplicates(assessment.audit.findings)
+        rows = _linked(maps.with_maps(rows, pictures), links, twins)
+        return cls(dict(results), rows, labels, interp.reader(show_burned_in))
+
+
+def _linked(rows: pd.DataFrame, neighbours: Mapping[str, Any], twins: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows with the images to show beside each, where any are known."""
+    for name, links in (("neighbours", neighbours), ("twins", twins)):
+        if links:
+            rows[name] = [links.get(path, []) for path in rows["path"]]
+    return rows
+
+
+def _duplicates(findings: pd.DataFrame) -> dict[str, list[str]]:
+    """Path -> its near-duplicates, linked directly or through others."""
+    pairs = findings[findings["kind"].isin(PAIR_KINDS)]
+    paths = list(dict.fromkeys([*pairs["path_a"], *pairs["path_b"]]))
+    place = {path: row for row, path in enumerate(paths)}
+    clusters = cluster(paths, [place[a] for a in pairs["path_a"]], [place[b] for b in pairs["path_b"]])
+    members = clusters.groupby(clusters).groups
+    return {path: [other for other in members[name] if other != path] for path, name in clusters.items()}
+
+
 def report(
     source: Any,
     path: str | Path | None = None,
@@ -135,8 +222,8 @@ def report(
     pictures: bool = True,
     max_thumbnails: int = 3000,
     max_megabytes: float = 60,
-    hide_names: bool = False,
-    show_burned_in: bool = False,
+    hide_names: bool | None = None,
+    show_burned_in: bool | None = None,
     neighbours: bool = True,
     assets: str | Path | None = None,
     title: str | None = None,
@@ -149,15 +236,15 @@ def report(
     before to leave parts out.
 
     Args:
-        source: a `MedInterpretation`, or the folder that `medclf train` wrote.
+        source: a `MedInterpretation`, or the folder that `train` or `evaluate` made.
         path: of the page; report.html in the run's folder, or here, by default. For an interpretation the
-            same facts are written beside it as results.json.
+            same results are written beside it as results.json.
         pictures: as in `render`, like the arguments below.
         max_thumbnails: as in `render`.
         max_megabytes: as in `render`.
-        hide_names: as in `render`.
+        hide_names: as in `render`; where None as the run was made, and False for an interpretation.
         show_burned_in: show also ultrasound, secondary captures and DICOM files that say so themselves: their pixels
-            often carry the patient's name, so they are withheld otherwise.
+            often carry the patient's name, so they are withheld otherwise. None as for `hide_names`.
         neighbours: show the training images most similar to each.
         assets: as in `render`.
         title: as in `render`.
@@ -168,55 +255,37 @@ def report(
         The path of the page.
 
     Raises:
-        DataError: the folder lacks results.json or predictions.csv, or they do not fit.
+        DataError: a file of the folder is missing or damaged.
         OutputError: the page cannot be written.
     """
-    options: dict[str, Any] = {
-        "pictures": pictures,
-        "max_thumbnails": max_thumbnails,
-        "max_megabytes": max_megabytes,
-        "hide_names": hide_names,
-        "assets": assets,
-        "title": title,
-        "progress": progress,
-    }
-    if isinstance(source, (str, os.PathLike)):
-        folder = Path(source)
-        run = load_run(folder, show_burned_in=show_burned_in)
-        facts = run.facts
-        if card is not None:
-            facts |= with_card(facts, card, run.settings)
-            write_json(folder / "results.json", facts)
-        page = Path(path or folder / "report.html")
-        return render(facts, run.rows, page, read=run.read, labels=run.labels, **options)
-    path = Path(path or "report.html")
-    facts, rows, labels = _of_interpretation(source)
-    rows = rows if neighbours else rows.drop(columns="neighbours", errors="ignore")
-    facts |= with_card(facts, card)
-    page = render(facts, rows, path, read=source.reader(show_burned_in), labels=labels, **options)
-    hidden = Names([str(p) for p in rows["path"]], hide_names)
-    write_json(path.with_name("results.json"), hidden.scrub(finite(facts)))
-    return page
-
-
-def _of_interpretation(interp: Any) -> tuple[dict[str, Any], pd.DataFrame, dict[str, str]]:
-    """Results, rows and labels of an interpretation, as a training's RUN has them."""
-    learn, predictions = interp.learn, interp.predictions
-    assessment = assessment_of(learn, predictions if interp.partition == "valid" else None)
-    if interp.partition == "valid":
-        rows, facts, pictures = assessment.predictions.to_frame(), assessment.results, assessment.saliency
+    run = RunFolder(source) if isinstance(source, (str, os.PathLike)) else None
+    if run is None:
+        reported = Reported.of_interpretation(source, bool(show_burned_in))
+        page, hidden = Path(path or "report.html"), bool(hide_names)
     else:
-        found, facts = assessment.of_others(learn, predictions, interp.partition)
-        rows, pictures = found.to_frame(), interp.maps()
-        facts |= maps.described(pictures)
-    rows, labels = maps.with_maps(rows, pictures), {}
-    if assessment.table is not None:
-        cells = zip(assessment.table["path"], assessment.table["label"], strict=True)
-        labels = {path: "|".join(label_set(label)) for path, label in cells}
-    near = assessment.neighbours
-    links = {} if near is None else near.groupby("path", sort=False)["neighbour"].agg(list).to_dict()
-    twins = {} if assessment.audit is None else duplicates_in(assessment.audit.findings)
-    for name, linked in (("neighbours", links), ("twins", twins)):
-        if linked:
-            rows[name] = [linked.get(path, []) for path in rows["path"]]
-    return dict(facts), rows, labels
+        reported = Reported.of_run(run, show_burned_in)
+        page, hidden = Path(path or run / PAGE), run.hide_names if hide_names is None else hide_names
+    results, rows = reported.results, reported.rows
+    rows = rows if neighbours else rows.drop(columns="neighbours", errors="ignore")
+    if run is None or card is not None:
+        results |= with_card(results, card, run.settings if run else None)
+    render(
+        results,
+        rows,
+        page,
+        read=reported.read,
+        labels=reported.labels,
+        pictures=pictures,
+        max_thumbnails=max_thumbnails,
+        max_megabytes=max_megabytes,
+        hide_names=hidden,
+        assets=assets,
+        title=title,
+        progress=progress,
+    )
+    if run is None:
+        names = Names([str(name) for name in rows["path"]], hidden)
+        write_json(page.with_name(RESULTS), names.scrub(finite(results)))
+    elif card is not None:
+        run.write_results(results)
+    return page

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medclf.reporting.names import Names
 from medclf.reporting.plain_page import Exhibit, Section, Shot, write_page
 from medclf.reporting.tables import Block, table
 from medclf.reporting.thumbnails import data_uri, encode
+from medclf.results.names import Names
 from medclf.results.wording import percent
 
 _SIDE = 256

@@ -23,10 +23,10 @@ from medclf.reporting.charts import (
     training_charts,
 )
 from medclf.reporting.formatting import cautions, headlines
-from medclf.reporting.names import Names
 from medclf.reporting.sections import sections_of
 from medclf.reporting.tables import blocks, cell
 from medclf.reporting.thumbnails import Album
+from medclf.results.names import Names
 from medclf.results.wording import is_number, number, percent, summary
 
 CHUNK = 100  # pictures in one script element: the page reads an element when it shows the first of them

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.dataset.columns import read_csv, typed
+from medclf.dataset.csv_files import numbers_in, read_rows, save_rows, with_types
 from medclf.dataset.groups import groups_of
 from medclf.dataset.labels import NO_FINDING
 from medclf.errors import DataError
-from medclf.files import replacing
 
 _KEPT = ("path", "partition", "patient")
-_TEXT = (*_KEPT, "group", "twins", "flags")
 
 
 @dataclass
@@ -84,44 +82,25 @@ class Predictions:
 
     def save(self, path: str | Path) -> None:
         """Write `to_frame()` as CSV, whole or not at all."""
-        with replacing(path) as temporary:
-            self.to_frame().to_csv(temporary, index=False)
+        save_rows(path, self.to_frame())
 
     @classmethod
     def load(cls, path: str | Path, vocab: Sequence[str], multi_label: bool) -> Predictions:
         """Read what `save` wrote.
 
         Raises:
-            DataError: a column is missing.
+            DataError: the file is missing or damaged, or lacks a column.
         """
-        frame = read_csv(Path(path))
-        wanted = ["path", "label", "loss", *(f"prob_{label}" for label in vocab)]
-        missing = [c for c in wanted if c not in frame]
-        if missing:
-            raise DataError(f"{path} has no column {', '.join(missing)}", "was it written by this version of medclf?")
-        index = {label: k for k, label in enumerate(vocab)}
-        labels = frame["label"]
-        if multi_label:
-            y = np.array([[label in cell.split("|") for label in vocab] for cell in labels], dtype=int)
-            after = frame.columns.get_loc("loss") + 1  # a user's own column "unknown" stands behind the probabilities
-            own = list(frame.columns[after : after + 1]) == ["unknown"]
-            unknown = frame["unknown"] if own else [""] * len(frame)
-            y[np.array([[label in cell.split("|") for label in vocab] for cell in unknown], bool)] = -1
-        else:
-            y = np.array([index.get(label, -1) for label in labels])
-        numbers = frame[["loss", *(f"prob_{label}" for label in vocab)]].replace("", "nan").astype(float)
-        table = frame.drop(columns=[c for c in wanted if c != "path"] + ["pred", "unknown"], errors="ignore")
-        for column in table:
-            cells = [cell or None for cell in table[column]]
-            table[column] = pd.Series(cells, dtype=object) if column in _TEXT else typed(list(table[column]))
-        return cls(
-            list(vocab),
-            multi_label,
-            y.reshape(len(frame), -1) if multi_label else y,
-            numbers.iloc[:, 1:].to_numpy(),
-            numbers["loss"].to_numpy(),
-            table,
-        )
+        columns = [f"prob_{label}" for label in vocab]
+        rows = read_rows(path, ["path", "label", "loss", *columns])
+        probs = np.stack([numbers_in(rows, name, path).to_numpy() for name in columns], axis=1)
+        if not ((probs >= 0) & (probs <= 1)).all():
+            row = int(((probs < 0) | (probs > 1)).any(axis=1).argmax())
+            raise DataError(f"{path} is damaged: row {row + 1} holds no probabilities", "make the predictions again")
+        y = _targets(rows, vocab, multi_label)
+        losses = numbers_in(rows, "loss", path, blank=True).to_numpy()
+        own = [name for name in rows if name not in {"label", "pred", "loss", "unknown", *columns}]
+        return cls(list(vocab), multi_label, y, probs, losses, with_types(rows[own]))
 
     @classmethod
     def concat(cls, parts: Sequence[Predictions]) -> Predictions:
@@ -140,6 +119,23 @@ class Predictions:
         return Predictions(
             self.vocab, self.multi_label, self.y[rows], self.probs[rows], self.losses[rows], table, features
         )
+
+
+def _targets(rows: pd.DataFrame, vocab: Sequence[str], multi_label: bool) -> np.ndarray:
+    """The actual classes that the text of the columns label and unknown says."""
+    if not multi_label:
+        place = {label: k for k, label in enumerate(vocab)}
+        return np.array([place.get(label, -1) for label in rows["label"]], dtype=int)
+    y = _held(rows["label"], vocab).astype(int)
+    after = rows.columns.get_loc("loss") + 1  # a user's own column "unknown" stands behind the probabilities
+    if list(rows.columns[after : after + 1]) == ["unknown"]:
+        y[_held(rows["unknown"], vocab)] = -1
+    return y
+
+
+def _held(cells: pd.Series, vocab: Sequence[str]) -> np.ndarray:
+    """(n, n_labels) bool, which labels each cell names, with `|` between them."""
+    return np.array([[label in cell.split("|") for label in vocab] for cell in cells], bool).reshape(-1, len(vocab))
 
 
 def losses_of(y: np.ndarray, probs: np.ndarray, multi_label: bool) -> np.ndarray:

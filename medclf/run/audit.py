@@ -14,7 +14,7 @@ from medclf.auditing.audit import KINDS, PAIR_KINDS, Audit, audit, with_groups, 
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
 from medclf.errors import MissingDependency, OutputError, WeightsError, argument
-from medclf.run.tables import save_table
+from medclf.results.run_folder import save_table
 
 ARCH = "efficientnet_lite0"  # its weights come with a package, so no hub is needed
 _SIDE = 128  # candidates are found as well at this size as at 224, in half the time

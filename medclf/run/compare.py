@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +13,83 @@ import pandas as pd
 
 from medclf.dataset.groups import unit_of
 from medclf.errors import DataError, MedclfWarning, argument
-from medclf.metrics.comparison import compare_predictions
+from medclf.images.phi import Reader
+from medclf.metrics.comparison import Difference, McNemar, compare_predictions
 from medclf.metrics.intervals import as_plain
 from medclf.results.predictions import Predictions
-from medclf.run.evaluate import load_run
+from medclf.run.run import Run
 
 
-def compare(run_a: str | Path, run_b: str | Path, *, n_boot: int = 2000) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Comparison:
+    """How two runs differ on the images that both predicted.
+
+    Args:
+        names: of the runs, a and b.
+        sentence: what was found.
+        n: how many images both predicted.
+        n_groups: of how many patients or groups they are; None where none is known.
+        unit: what these are: "patients", ...; None where none is known.
+        better: the name of the run that is better; None where no clear difference is found.
+        only_a: images that a alone predicted, which are left out.
+        only_b: those of b.
+        metrics: the differences, b minus a, by metric.
+        per_class: sensitivity, specificity and mcnemar of each label.
+        mcnemar: the test over all images.
+    """
+
+    names: tuple[str, str]
+    sentence: str
+    n: int
+    n_groups: int | None
+    unit: str | None
+    better: str | None
+    only_a: int
+    only_b: int
+    metrics: Mapping[str, Difference]
+    per_class: Mapping[str, Mapping[str, Difference | McNemar]]
+    mcnemar: McNemar
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        alone = {"only_a": self.only_a, "only_b": self.only_b}
+        names = ("names", "n", "n_groups", "unit", "better", "per_class", "mcnemar", "sentence")
+        found = {name: getattr(self, name) for name in names} | dict(self.metrics)
+        plain: dict[str, Any] = as_plain(found)
+        return plain | alone
+
+
+def compare(
+    run_a: str | Path,
+    run_b: str | Path,
+    page: str | Path | None = None,
+    *,
+    n_boot: int = 2000,
+    hide_names: bool | None = None,
+    show_burned_in: bool | None = None,
+) -> Comparison:
     """Compare two runs, or two evaluations, image by image: paired bootstrap and McNemar.
 
     Args:
         run_a: a RUN folder, or a folder that `evaluate` made.
         run_b: another; only images that both predicted count.
+        page: an HTML file to write, with the differences and the images that one alone has right.
         n_boot: bootstrap resamples.
+        hide_names: call images by their row on the page; where None, if one of the runs was made so.
+        show_burned_in: show also pictures that often carry the patient's name; where None, if both runs were made so.
 
     Returns:
-        `compare_predictions`'s differences (b minus a) as plain dicts, with a sentence, and `only_a` and `only_b`, the
-        numbers of images that one of them alone predicted.
+        The differences, b minus a.
 
     Raises:
-        DataError: no images in common, other labels, or the same image labelled otherwise.
+        DataError: a folder is no run or is damaged; no images in common, other labels, or the same image labelled
+            otherwise.
+        OutputError: the page cannot be written.
     """
-    a, b, only = _paired(run_a, run_b)
+    runs = Run(run_a), Run(run_b)
+    first, second = (run.predictions for run in runs)
+    a, b = _paired(first, second, *map(str, (run_a, run_b)))
+    names = _names(run_a, run_b)
     found = compare_predictions(
         a.y,
         a.probs,
@@ -41,38 +98,32 @@ def compare(run_a: str | Path, run_b: str | Path, *, n_boot: int = 2000) -> dict
         groups=a.groups,
         unit=unit_of(a.table),
         multi_label=a.multi_label,
-        names=_names(run_a, run_b),
+        names=names,
         n_boot=n_boot,
     )
-    return {**as_plain(found), "only_a": only[0], "only_b": only[1]}
+    comparison = Comparison(
+        names=names,
+        only_a=len(first) - len(a),
+        only_b=len(second) - len(b),
+        metrics={name: one for name, one in found.items() if isinstance(one, Difference)},
+        **{name: found[name] for name in ("sentence", "n", "n_groups", "unit", "better", "per_class", "mcnemar")},
+    )
+    if page is not None:
+        from medclf.reporting.comparison_page import render_comparison
+
+        hidden = any(run.hide_names for run in runs) if hide_names is None else hide_names
+        shown = all(run.show_burned_in for run in runs) if show_burned_in is None else show_burned_in
+        render_comparison(comparison.as_dict(), _rows(a, b), page, read=_reader(runs, shown), hide_names=hidden)
+    return comparison
 
 
-def compare_page(
-    run_a: str | Path, run_b: str | Path, path: str | Path, *, n_boot: int = 2000, hide_names: bool = False
-) -> dict[str, Any]:
-    """Compare two runs and write a page: the differences overall and by class, and the images that one alone has right.
-
-    Args:
-        run_a, run_b, n_boot: as in `compare`.
-        path: of the page.
-        hide_names: call images by their row.
-
-    Returns:
-        What `compare` returns.
-
-    Raises:
-        DataError: as `compare`.
-        OutputError: the page cannot be written.
-    """
-    from medclf.reporting.comparison_page import render_comparison
-
-    found = compare(run_a, run_b, n_boot=n_boot)
-    a, b, _ = _paired(run_a, run_b)
+def _rows(a: Predictions, b: Predictions) -> pd.DataFrame:
+    """path, label, pred_a, pred_b, and the probability of the actual label of each image by either run."""
     rows = pd.DataFrame({"path": a.table["path"], "label": a.labels, "pred_a": a.preds, "pred_b": b.preds})
     for side, one in (("a", a), ("b", b)):
-        rows[f"prob_{side}"] = np.nan if a.multi_label else one.probs[np.arange(len(one)), a.y]
-    render_comparison(found, rows, path, read=_reader(run_a, run_b), hide_names=hide_names)
-    return found
+        actual = np.nan if a.multi_label else np.where(a.y >= 0, one.probs[np.arange(len(one)), a.y], np.nan)
+        rows[f"prob_{side}"] = actual
+    return rows
 
 
 def _names(run_a: str | Path, run_b: str | Path) -> tuple[str, str]:
@@ -85,35 +136,27 @@ def _names(run_a: str | Path, run_b: str | Path) -> tuple[str, str]:
     return first.name, second.name
 
 
-def _reader(*runs: str | Path) -> Any:
+def _reader(runs: tuple[Run, Run], show_burned_in: bool) -> Reader | None:
     """How to read the images, from the first run whose images are still there."""
-    from medclf.reporting.run_files import load_run as load_files
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MedclfWarning)  # without images the page shows none
-        return next((read for run in runs if (read := load_files(run).read) is not None), None)
+        return next((read for run in runs if (read := run.reader(show_burned_in)) is not None), None)
 
 
-def _paired(run_a: str | Path, run_b: str | Path) -> tuple[Predictions, Predictions, tuple[int, int]]:
-    """The predictions of both for the images that both have, in one order; how many images each has alone."""
-    first, second = (load_run(run)[1] for run in (run_a, run_b))
+def _paired(first: Predictions, second: Predictions, name_a: str, name_b: str) -> tuple[Predictions, Predictions]:
+    """The predictions of both for the images that both have, in one order."""
     if first.vocab != second.vocab or first.multi_label != second.multi_label:
-        raise DataError(f"{run_a} and {run_b} do not have the same labels", "compare runs on the same data")
-    rows_a, rows_b = _in_common(first, second, f"{run_a} and {run_b}")
-    a, b = first.subset(rows_a), second.subset(rows_b)
-    for name, y_a, y_b in zip(a.table["path"], a.y, b.y, strict=True):
-        if not np.array_equal(y_a, y_b):
-            raise DataError(f"{name} has another label in {run_b}", "compare runs on the same labels")
-    return a, b, (len(first) - len(a), len(second) - len(b))
-
-
-def _in_common(first: Predictions, second: Predictions, names: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the images that both have, by path, in the same order."""
+        raise DataError(f"{name_a} and {name_b} do not have the same labels", "compare runs on the same data")
     row_of = {path: i for i, path in enumerate(second.table["path"])}
     pairs = [(i, row_of[path]) for i, path in enumerate(first.table["path"]) if path in row_of]
     if not pairs:
         raise DataError(
-            f"{names} have no image in common", f"train both with the same {argument('split')} and {argument('seed')}"
+            f"{name_a} and {name_b} have no image in common",
+            f"train both with the same {argument('split')} and {argument('seed')}",
         )
     rows = np.array(pairs)
-    return rows[:, 0], rows[:, 1]
+    a, b = first.subset(rows[:, 0]), second.subset(rows[:, 1])
+    for name, y_a, y_b in zip(a.table["path"], a.y, b.y, strict=True):
+        if not np.array_equal(y_a, y_b):
+            raise DataError(f"{name} has another label in {name_b}", "compare runs on the same labels")
+    return a, b

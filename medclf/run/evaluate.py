@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -13,23 +12,25 @@ import numpy as np
 import pandas as pd
 
 from medclf.auditing.assess import evaluate_limits
+from medclf.dataset.csv_files import read_rows
+from medclf.dataset.labels import objects
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
 from medclf.dataset.scan import scan, with_problems
 from medclf.errors import DataError, MedclfWarning, OutputError, ReadError, argument
-from medclf.files import finite, write_json
-from medclf.inference.bundle import Bundle, load_bundle
+from medclf.inference.bundle import Bundle
 from medclf.learn import maps
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.thresholds import OperatingPoint
 from medclf.progress import watch
-from medclf.reporting.names import Names
 from medclf.reporting.report import report
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import leak_free, short_metrics, summarize
+from medclf.results.run_folder import EVALUATIONS, PAGE, RECORD, RESULTS, TABLE
+from medclf.results.schema import RECORD_FORMAT
 from medclf.results.subgroups import check_columns, subgroups
-from medclf.run.predict import find_bundle
-from medclf.run.tables import run_settings, save_table, table_hash
+from medclf.run.run import Run
+from medclf.run.tables import table_hash
 
 
 def evaluate(
@@ -43,7 +44,7 @@ def evaluate(
     hide_names: bool | None = None,
     show_burned_in: bool | None = None,
     **scan_kwargs: Any,
-) -> Path:
+) -> Run:
     """Evaluate a run's bundle on other labelled images.
 
     Args:
@@ -57,50 +58,53 @@ def evaluate(
         scan_kwargs: of `scan`.
 
     Returns:
-        The folder.
+        The folder that was made: a `Run` without a bundle of its own.
 
     Raises:
         OutputError: `out` exists.
         DataError: no image carries a label that the bundle knows.
         BundleError: the bundle is damaged, changed, or of another version.
     """
-    run = Path(run)
-    bundle = load_bundle(find_bundle(run))
-    out = Path(out) if out else run / "evaluations" / (Path(data).stem if isinstance(data, (str, Path)) else "data")
+    origin = Run(run)
+    bundle = origin.bundle
+    out = Path(out) if out else origin / EVALUATIONS / (Path(data).stem if isinstance(data, (str, Path)) else "data")
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise OutputError(
             f"{out} exists already",
             f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
         )
+    settings = {"hide_names": hide_names, "show_burned_in": show_burned_in}
+    shown = {name: _asked(origin, name) if given is None else given for name, given in settings.items()}
+    calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
+    points, trained_on = _points(calibration, origin), _training_images(origin)
     table = scan(data, **scan_kwargs)
     check_columns(table, subgroup)
     predictions, table, missing = predict_table(bundle, table)
-    facts = summarize(predictions, partition="test", table=table.assign(partition="test"), recipe=bundle.spec.as_dict())
-    facts |= {"subgroups": as_plain(subgroups(predictions, subgroup))} if subgroup else {}
-    facts |= {"left_out": missing} if missing else {}
-    calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
-    facts |= evaluate_limits(predictions, calibration, _points(calibration, run))
-    leak = leak_free(predictions, _trained_on(run, predictions), np.zeros(len(predictions), bool), facts)
-    facts |= {"leak_free": leak} if leak else {}
-    save_table(out / "table.csv", table)
-    predictions.save(out / "predictions.csv")
-    explain = partial(_maps, bundle)
-    pictures = maps.map_pictures(predictions, Path(table.attrs["root"]), explain, bundle.preprocessing, saliency)
+    shown_as, spec = table.assign(partition="test"), bundle.spec.as_dict()
+    results = summarize(predictions, partition="test", table=shown_as, recipe=spec)
+    results |= {"subgroups": as_plain(subgroups(predictions, subgroup))} if subgroup else {}
+    results |= {"left_out": missing} if missing else {}
+    results |= evaluate_limits(predictions, calibration, points)
+    copies = np.array([digest in trained_on for digest in objects(predictions.table, "sha256")], bool)
+    leak = leak_free(predictions, copies, np.zeros(len(copies), bool), results)
+    results |= {"leak_free": leak} if leak else {}
+    explain, root = partial(_maps, bundle), Path(table.attrs["root"])
+    pictures = maps.map_pictures(predictions, root, explain, bundle.preprocessing, saliency)
+    out.mkdir(parents=True, exist_ok=True)
+    made = Run(out)
+    record = {"format": RECORD_FORMAT, "bundle": str(origin.path), "root": table.attrs["root"], **shown}
+    made.write_record(record | {"multi_label": predictions.multi_label, "table_sha256": table_hash(table)})
+    made.write_table(table)
+    made.write_predictions(predictions)
     maps.save_maps(out, pictures)
-    settings = run_settings(run)
-    hidden = bool(settings.get("hide_names")) if hide_names is None else hide_names
-    shown = bool(settings.get("show_burned_in")) if show_burned_in is None else show_burned_in
-    names = Names(list(predictions.table["path"]), hidden)
-    write_json(out / "results.json", names.scrub(finite(facts | maps.described(pictures))))
-    record = {
-        "format": 1,
-        "bundle": str(run),
-        "root": table.attrs["root"],
-        "multi_label": predictions.multi_label,
-    }
-    write_json(out / "run.json", record | {"table_sha256": table_hash(table)})
-    report(out, out / "report.html", hide_names=hidden, show_burned_in=shown)
-    return out
+    made.write_results(results | maps.described(pictures))
+    report(out)
+    return Run(out)
+
+
+def _asked(origin: Run, name: str) -> bool:
+    """How the run's pages were made; a bundle alone does not say."""
+    return bool(getattr(origin, name)) if (origin / RECORD).is_file() else False
 
 
 def _maps(bundle: Bundle, files: Sequence[Path], labels: Sequence[str]) -> list[np.ndarray]:
@@ -147,63 +151,44 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
     if not answers:
         raise DataError(f"none of {len(broken)} images could be read", "see their problems with medclf scan")
     probs = np.array([[answer.probs[label] for label in bundle.vocab] for answer in answers])
-    y, used = matched.y[rows], table.iloc[rows].reset_index(drop=True).drop(columns=["label", UNKNOWN], errors="ignore")
+    y, used = matched.y[rows], table.iloc[rows].reset_index(drop=True).assign(partition="test")
+    used = used.drop(columns=["label", UNKNOWN], errors="ignore")
     if bundle.calibration.get("abstain") or bundle.calibration.get("ood"):
         used["flags"] = ["|".join(answer.flags) for answer in answers]
     losses = losses_of(y, probs, bundle.multi_label)
     return Predictions(list(bundle.vocab), bundle.multi_label, y, probs, losses, used), table, missing
 
 
-def external_facts(folder: Path, run: Path) -> list[dict[str, Any]]:
+def external_facts(evaluation: Run, run: Path) -> list[dict[str, Any]]:
     """What an evaluation says, for the results of the run that it is one of.
 
     Args:
-        folder: that `evaluate` made.
+        evaluation: what `evaluate` made.
         run: the RUN folder.
 
     Returns:
         One row: images, n, the metrics, and the page.
     """
-    facts = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    page = (folder / "report.html").relative_to(run).as_posix() if folder.is_relative_to(run) else folder.name
+    facts, folder = evaluation.results, evaluation.path
+    page = (folder / PAGE).relative_to(run).as_posix() if folder.is_relative_to(run) else folder.name
     missing = {"left_out": facts["left_out"]["sentence"]} if facts.get("left_out") else {}
     return [{"images": folder.name, "n": facts["n"], **missing, **short_metrics(facts), "page": page}]
 
 
-def _points(calibration: Calibration, run: Path) -> dict[str, OperatingPoint] | None:
+def _points(calibration: Calibration, origin: Run) -> dict[str, OperatingPoint] | None:
     """The thresholds that the run's report shows, where the bundle decides by none."""
-    results = run / "results.json"
-    if calibration.thresholds or not results.is_file():
+    if calibration.thresholds or not (origin / RESULTS).is_file():
         return None
-    facts = json.loads(results.read_text(encoding="utf-8")).get("operating_point", {})
-    rows = [facts] if "label" in facts else facts.values()
+    found = origin.results.get("operating_point") or {}
+    rows = [found] if "label" in found else found.values()
     return {
         row["label"]: OperatingPoint(row["threshold"], row["by"], row["wish"]) for row in rows if "threshold" in row
     }
 
 
-def _trained_on(run: Path, predictions: Predictions) -> np.ndarray:
-    """(n,) whether each image's file is one of the run's training images; all False where the run's table is gone."""
-    table = run / "table.csv"
-    if not table.is_file() or "sha256" not in predictions.table:
-        return np.zeros(len(predictions), bool)
-    rows = pd.read_csv(table, usecols=["sha256", "partition"], dtype=str)
-    return np.asarray(
-        predictions.table["sha256"].isin(set(rows.loc[rows["partition"] == "train", "sha256"])).to_numpy(bool)
-    )
-
-
-def load_run(run: str | Path) -> tuple[dict[str, Any], Predictions]:
-    """results.json and predictions.csv of a run.
-
-    Raises:
-        DataError: the folder is no run.
-    """
-    run = Path(run)
-    if not (run / "results.json").is_file():
-        raise DataError(
-            f"{run} is not a RUN folder: it has no results.json",
-            f"give the folder that a training made ({argument('out')})",
-        )
-    facts = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    return facts, Predictions.load(run / "predictions.csv", facts["vocab"], facts["task"] == "multi-label")
+def _training_images(origin: Run) -> set[str]:
+    """The SHA-256 of the run's training images; none where the run's table is gone."""
+    if not (origin / TABLE).is_file():
+        return set()
+    rows = read_rows(origin / TABLE, ["sha256", "partition"])
+    return set(rows.loc[rows["partition"] == "train", "sha256"])

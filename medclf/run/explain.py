@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,68 @@ from PIL import Image
 
 from medclf.errors import DataError, OutputError, ReadError, argument, position
 from medclf.files import replacing
-from medclf.images.heatmap import hottest_box, on_original, overlay
+from medclf.images.heatmap import Box, hottest_box, on_original, overlay
 from medclf.inference.bundle import Bundle, load_bundle
-from medclf.run.predict import find_bundle, images_in
+from medclf.inference.runtimes import bundle_in
+from medclf.run.predict import images_in
 
 _BOXES = "boxes.csv"
 _COLUMNS = ("path", "label", "prob", "left", "top", "right", "bottom", "width", "height", "picture", "problem")
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """Where a bundle looked in one file.
+
+    Args:
+        path: the file.
+        label: what was looked for.
+        prob: its probability, in [0, 1]; None where the file cannot be read.
+        box: around the hottest region, in the image's own pixels; None where nothing speaks for the label.
+        width, height: of the image, in pixels.
+        picture: the image with its heat map, written beside boxes.csv.
+        problem: why the file cannot be read; "" where it can.
+    """
+
+    path: str
+    label: str = ""
+    prob: float | None = None
+    box: Box | None = None
+    width: int | None = None
+    height: int | None = None
+    picture: Path | None = None
+    problem: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """One row of boxes.csv."""
+        if self.problem:
+            return {"path": self.path, "problem": self.problem}
+        box = self.box._asdict() if self.box else {}
+        picture = {"picture": self.picture.name} if self.picture else {}
+        size = {"width": self.width, "height": self.height}
+        return {"path": self.path, "label": self.label, "prob": self.prob, **box, **size, **picture, "problem": ""}
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"{self.path}: cannot be read: {self.problem}"
+        found = f"{self.path}: {self.label} {self.prob:.3f}"
+        if self.box is None:
+            return f"{found}, no region speaks for it"
+        left, top, right, bottom = self.box
+        return f"{found}, hottest from ({left}, {top}) to ({right}, {bottom}) of {self.width} x {self.height}"
+
+
 def explain(
     bundle: str | Path,
-    files: Sequence[str | Path],
+    files: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     label: str | None = None,
     method: str = "grad-cam",
     share: float = 0.5,
     overwrite: bool = False,
-) -> Iterator[str]:
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Explanation]:
     """Write each image with its heat map, and boxes.csv with a box around the hottest region of each.
 
     Args:
@@ -39,9 +84,10 @@ def explain(
         method: "grad-cam" or "occlusion"; see `medclf.grad_cam` and `medclf.occlusion`.
         share: how hot the box is, as a share of the hottest pixel, in (0, 1].
         overwrite: replace what an earlier call wrote.
+        say: called with a line for the user on each image.
 
-    Yields:
-        A line for the user on each image.
+    Returns:
+        One row an image, as boxes.csv has them.
 
     Raises:
         DataError: a file, label or method that is not there, or no file could be read.
@@ -56,30 +102,31 @@ def explain(
             f"{out / _BOXES} exists already",
             f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
         )
-    loaded = load_bundle(find_bundle(Path(bundle)))
+    loaded = load_bundle(bundle_in(bundle))
     if label is not None:
         position(loaded.vocab, label)
-    names = list(images_in([Path(file) for file in files]))
-    rows = []
-    for number, name in enumerate(names, 1):
-        rows.append(_row(loaded, name, out / f"{number:04}-{name.stem}.png", label, method, share))
-        yield _line(rows[-1])
+    given = [files] if isinstance(files, (str, Path)) else files
+    found = []
+    for number, name in enumerate(images_in([Path(file) for file in given]), 1):
+        found.append(_explained(loaded, name, out / f"{number:04}-{name.stem}.png", label, method, share))
+        say(str(found[-1]))
     with replacing(out / _BOXES) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _COLUMNS, restval="")
         writer.writeheader()
-        writer.writerows(rows)
-    yield f"boxes: {out / _BOXES}"
-    if names and all(row["problem"] for row in rows):
-        raise DataError(f"none of {len(names)} files could be read", "see the reasons above")
+        writer.writerows(row.as_dict() for row in found)
+    say(f"boxes: {out / _BOXES}")
+    if found and all(row.problem for row in found):
+        raise DataError(f"none of {len(found)} files could be read", f"see the reasons in {out / _BOXES}")
+    return found
 
 
-def _row(bundle: Bundle, name: Path, picture: Path, label: str | None, method: str, share: float) -> dict[str, Any]:
-    """One line of the CSV; its picture is written."""
+def _explained(bundle: Bundle, name: Path, picture: Path, label: str | None, method: str, share: float) -> Explanation:
+    """What is found of one file; its picture is written."""
     try:
         image = bundle.preprocessing.read(name)
         answer = bundle.predict(name)
     except ReadError as error:
-        return {"path": str(name), "problem": error.reason}
+        return Explanation(str(name), problem=error.reason)
     chosen = label or (
         answer.label if isinstance(answer.label, str) else max(answer.probs, key=answer.probs.__getitem__)
     )
@@ -88,16 +135,4 @@ def _row(bundle: Bundle, name: Path, picture: Path, label: str | None, method: s
     with replacing(picture) as temporary:
         Image.fromarray(overlay(image, heat, box=box)).save(temporary, "PNG")
     height, width = image.shape[:2]
-    found = {"path": str(name), "label": chosen, "prob": round(answer.probs[chosen], 6), "problem": ""}
-    return found | (box._asdict() if box else {}) | {"width": width, "height": height, "picture": picture.name}
-
-
-def _line(row: dict[str, Any]) -> str:
-    if row["problem"]:
-        return f"{row['path']}: cannot be read: {row['problem']}"
-    if "left" not in row:
-        return f"{row['path']}: {row['label']} {row['prob']:.3f}, nothing speaks for it"
-    return (
-        f"{row['path']}: {row['label']} {row['prob']:.3f}, hottest from ({row['left']}, {row['top']}) "
-        f"to ({row['right']}, {row['bottom']}) of {row['width']} x {row['height']}"
-    )
+    return Explanation(str(name), chosen, round(float(answer.probs[chosen]), 6), box, width, height, picture)

@@ -10,7 +10,8 @@ import numpy as np
 
 from medclf.errors import DataError, argument, by_road
 from medclf.inference.onnx import export_onnx, quantize_onnx
-from medclf.run.predict import find_bundle, images_in
+from medclf.inference.runtimes import bundle_in
+from medclf.run.predict import images_in
 
 _MOST = 400  # images to calibrate and compare with
 
@@ -39,12 +40,12 @@ def export(
             by_road("give both int8=True and data=", "give both: --int8 --data FOLDER"),
         )
     if not int8:
-        yield f"onnx: {export_onnx(find_bundle(bundle), out, overwrite=overwrite)}"
+        yield f"onnx: {export_onnx(bundle_in(bundle), out, overwrite=overwrite)}"
         return
     images = list(images_in(data))
     chosen = [images[i] for i in np.linspace(0, len(images) - 1, min(_MOST, len(images))).astype(int)]
     with tempfile.TemporaryDirectory() as folder:
-        full = export_onnx(find_bundle(bundle), Path(folder) / "full.onnx")
+        full = export_onnx(bundle_in(bundle), Path(folder) / "full.onnx")
         cost = quantize_onnx(full, out, chosen, overwrite=overwrite)
     yield f"onnx: {out}"
     yield str(cost)

@@ -6,21 +6,17 @@ import csv
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medclf.dataset.folders import walk
 from medclf.errors import DataError, MedclfWarning
-from medclf.inference.runtimes import load_model
+from medclf.inference.runtimes import bundle_in, load_model
 from medclf.progress import watch
 
 _FEW = 50  # images that do not repay the import of torch
-
-
-def find_bundle(path: Path) -> Path:
-    """The bundle itself, or the one in a RUN folder."""
-    return path / "bundle" if (path / "bundle" / "bundle.json").is_file() else path
 
 
 def images_in(files: Sequence[Path]) -> Iterator[Path]:
@@ -46,6 +42,62 @@ def images_in(files: Sequence[Path]) -> Iterator[Path]:
         yield from (path / name for name in tree.paths)
 
 
+@dataclass(frozen=True)
+class FilePrediction:
+    """The answer for one file.
+
+    Args:
+        path: the file.
+        label: the predicted label; several are joined by `|`, "" where the file cannot be read.
+        probs: the probability of each label, in the vocab's order; empty where the file cannot be read.
+        flags: "unsure" and "not like the training images", where that is so.
+        problem: why the file cannot be read; "" where it can.
+    """
+
+    path: str
+    label: str
+    probs: Mapping[str, float]
+    flags: tuple[str, ...] = ()
+    problem: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """One line of JSON or CSV: path, label, prob_NAME for each label, flags joined by `|`, problem."""
+        if self.problem:
+            return {"path": self.path, "label": "", "problem": self.problem}
+        probs = {f"prob_{name}": round(p, 6) for name, p in self.probs.items()}
+        return {"path": self.path, "label": self.label, **probs, "flags": "|".join(self.flags), "problem": ""}
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"{self.path}: cannot be read: {self.problem}"
+        ranked = sorted(self.probs, key=lambda name: -self.probs[name])[:3]
+        scores = ", ".join(f"{name} {self.probs[name]:.3f}" for name in ranked)
+        flags = f" [{', '.join(self.flags)}]" if self.flags else ""
+        return f"{self.path}: {self.label or '(no finding)'} ({scores}){flags}"
+
+
+def predict(
+    bundle: str | Path, files: str | Path | Sequence[str | Path], *, bs: int = 32, runtime: str = "torch"
+) -> list[FilePrediction]:
+    """Predict files with a bundle.
+
+    Args:
+        bundle: a bundle, a RUN that holds one, or an exported .onnx file.
+        files: images, or folders of images.
+        bs: images at once.
+        runtime: "torch" or "onnx".
+
+    Returns:
+        One answer a file, in the order given; a file that cannot be read says why.
+
+    Raises:
+        BundleError: the bundle is damaged, changed, or of another version.
+        DataError: a file does not exist, or a folder holds no image.
+    """
+    given = [files] if isinstance(files, (str, Path)) else files
+    return list(_answers(load_model(bundle_in(bundle), runtime), given, bs))
+
+
 def print_predictions(bundle: Path, files: Sequence[Path], form: str, bs: int = 32, runtime: str = "torch") -> None:
     """Predict and print as "text", "csv" or "json" lines, in the order given; a file that cannot be read says why.
 
@@ -53,45 +105,32 @@ def print_predictions(bundle: Path, files: Sequence[Path], form: str, bs: int = 
         BundleError: the bundle is damaged, changed, or of another version.
         DataError: a file does not exist, or none could be read.
     """
-    loaded = load_model(find_bundle(bundle), runtime)
-    names = list(images_in(files))
-    if len(names) > _FEW:
-        import torch  # noqa: F401 - resizes ten times as fast as NumPy, which ONNX Runtime's user may have alone
+    loaded = load_model(bundle_in(bundle), runtime)
     columns = ["path", "label", *(f"prob_{label}" for label in loaded.vocab), "flags", "problem"]
-    writer = csv.DictWriter(sys.stdout, columns) if form == "csv" else None
+    writer = csv.DictWriter(sys.stdout, columns, restval="") if form == "csv" else None
     if writer:
         writer.writeheader()
-    failed = 0
-    lasts = len(names) > _FEW and not sys.stdout.isatty()  # a bar between lines of a terminal would not be read
-    for row in watch(rows(loaded, names, bs), len(names), "Predicting", progress=lasts):
-        failed += bool(row["problem"])
+    n, readable = 0, 0
+    for answer in _answers(loaded, files, bs, between=not sys.stdout.isatty()):
+        n, readable = n + 1, readable + (not answer.problem)
         if writer:
-            writer.writerow({key: row.get(key, "") for key in columns})
-        elif form == "json":
-            print(json.dumps(row))
+            writer.writerow(answer.as_dict())
         else:
-            print(_line(row, loaded.vocab))
+            print(json.dumps(answer.as_dict()) if form == "json" else answer)
     sys.stdout.flush()
-    if failed == len(names):
-        raise DataError(f"none of {failed} files could be read", "see the reasons above")
+    if not readable:
+        raise DataError(f"none of {n} files could be read", "see the reasons above")
 
 
-def rows(bundle: Any, names: Sequence[Path], bs: int) -> Iterator[dict[str, Any]]:
-    """One dict a file: path, label, prob_NAME, flags ("unsure", "not like the training images"), problem."""
-    for name, answer in zip(names, bundle.predict_stream(names, bs=bs), strict=True):
+def _answers(model: Any, files: Sequence[str | Path], bs: int, *, between: bool = True) -> Iterator[FilePrediction]:
+    """One answer a file; `between` says whether a bar may be drawn between them."""
+    names = list(images_in([Path(file) for file in files]))
+    if len(names) > _FEW:
+        import torch  # noqa: F401 - resizes ten times as fast as NumPy, which ONNX Runtime's user may have alone
+    answers = zip(names, model.predict_stream(names, bs=bs), strict=True)
+    for name, answer in watch(answers, len(names), "Predicting", progress=between and len(names) > _FEW):
         if isinstance(answer, Exception):
-            reason = getattr(answer, "reason", str(answer))
-            yield {"path": str(name), "label": "", "problem": reason}
+            yield FilePrediction(str(name), "", {}, problem=getattr(answer, "reason", str(answer)))
             continue
         label = "|".join(answer.label) if isinstance(answer.label, tuple) else answer.label
-        probs = {f"prob_{label}": round(float(p), 6) for label, p in answer.probs.items()}
-        yield {"path": str(name), "label": label, **probs, "flags": "|".join(answer.flags), "problem": ""}
-
-
-def _line(row: dict[str, Any], vocab: Sequence[str]) -> str:
-    if row["problem"]:
-        return f"{row['path']}: cannot be read: {row['problem']}"
-    ranked = sorted(vocab, key=lambda label: -row[f"prob_{label}"])[:3]
-    scores = ", ".join(f"{label} {row[f'prob_{label}']:.3f}" for label in ranked)
-    flags = f" [{row['flags'].replace('|', ', ')}]" if row["flags"] else ""
-    return f"{row['path']}: {row['label'] or '(no finding)'} ({scores}){flags}"
+        yield FilePrediction(str(name), label, {key: float(p) for key, p in answer.probs.items()}, answer.flags)

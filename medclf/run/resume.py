@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 import warnings
@@ -14,10 +13,11 @@ from typing import Any
 
 from medclf.errors import DataError, MedclfWarning, OutputError, argument, by_road
 from medclf.files import sweep
+from medclf.results import schema
+from medclf.results.run_folder import RECORD
 from medclf.run.config import TrainConfig
 
 CHECKPOINTS = "checkpoint"
-RECORD = "run.json"
 _PATIENCE_S = 10.0  # a killed run's worker processes live a few seconds longer
 
 
@@ -46,14 +46,8 @@ def read_record(path: str | Path) -> dict[str, Any]:
             f"{path} holds no {RECORD}: no training began there",
             f"begin with: {by_road('train(data, out=RUN)', 'medclf train DATA --out RUN')}",
         )
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{file} cannot be read: {error}",
-            f"begin again with: {by_road('train(data, out=RUN)', 'medclf train DATA --out RUN')}",
-        ) from error
-    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+    record = schema.read_record(file)
+    if "settings" not in record:
         raise DataError(f"{file} has no settings of a training", f"give the {RECORD} that medclf train wrote")
     return record
 
@@ -77,6 +71,15 @@ def settings_in(record: Mapping[str, Any], **changes: Any) -> TrainConfig:
 def is_finished(record: Mapping[str, Any]) -> bool:
     """Whether the run was done to its end."""
     return bool(record.get("finished"))
+
+
+def check_resumable(record: Mapping[str, Any], run: str | Path) -> None:
+    """Raise DataError where an earlier medclf began the run: its checkpoints are not understood."""
+    if record.get("format", 1) < schema.RECORD_FORMAT:
+        began = (record.get("versions") or {}).get("medclf", "0.1")
+        text = f"{run} was begun by medclf {began}; this version cannot go on with it"
+        again = f"medclf train --config {run} --out NEW"
+        raise DataError(text, f"train anew with its settings: {again}")
 
 
 @contextlib.contextmanager

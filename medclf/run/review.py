@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from medclf.auditing.label_errors import label_suspects
+from medclf.dataset.csv_files import save_rows
 from medclf.errors import DataError, OutputError, ReadError, argument
 from medclf.files import replacing
+from medclf.images.phi import read_picture
 from medclf.results.predictions import Predictions
-from medclf.run.evaluate import load_run
-from medclf.run.tables import save_csv
+from medclf.run.run import Run
 
 Pictures = Literal["page", "folder", "none"]
 FOLDER = "review"
@@ -93,7 +94,8 @@ def export_review(
     controls: float = 0.3,
     seed: int = 0,
     pictures: Pictures = "page",
-    show_burned_in: bool = False,
+    hide_names: bool | None = None,
+    show_burned_in: bool | None = None,
     overwrite: bool = False,
 ) -> list[str]:
     """Write a blinded sheet for a second reader: no prediction, no label, no file name, in a drawn order.
@@ -106,7 +108,9 @@ def export_review(
         n, controls, seed: see `choose_images`.
         pictures: "page" writes a page beside the sheet in which it is read and downloaded filled in; "folder" a
             folder of PNG files at full size; "none" nothing: then the sheet names the files, which may tell the label.
-        show_burned_in: take also images that often carry the patient's name in their pixels.
+        hide_names: refuse to name files in the sheet; as the run was made where None.
+        show_burned_in: take also images that often carry the patient's name in their pixels; as the run was made where
+            None.
         overwrite: replace a sheet that is there.
 
     Returns:
@@ -119,7 +123,7 @@ def export_review(
     from medclf.reporting.reading_sheet import write_sheet_page
     from medclf.reporting.thumbnails import data_uri
 
-    run, out = Path(run), Path(out)
+    source, out = Run(run), Path(out)
     if pictures not in ("page", "folder", "none"):
         raise DataError(f"{argument('pictures')} must be page, folder or none, not {pictures!r}", "")
     if out.suffix.lower() != ".csv":
@@ -129,9 +133,14 @@ def export_review(
             f"{out} exists already",
             f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
         )
-    _, predictions = load_run(run)
+    if pictures == "none" and (source.hide_names if hide_names is None else hide_names):
+        problem = f"{source.path} hides file names, and a sheet without pictures names the files"
+        raise DataError(
+            problem, f"choose {argument('pictures', 'page')}, or allow the names with {argument('hide_names', False)}"
+        )
+    predictions = source.predictions
     chosen = choose_images(predictions, n, controls, seed)
-    shown, missing = _pictures(run, chosen, pictures, show_burned_in)
+    shown, missing = _pictures(source, chosen, pictures, show_burned_in)
     chosen = chosen[[path in shown for path in chosen["path"]]].reset_index(drop=True)
     if chosen.empty:
         raise DataError(
@@ -139,9 +148,9 @@ def export_review(
         )
     sheet = _identity(chosen, seed)
     chosen.insert(0, "item", [f"{sheet}-{place:03}" for place in range(1, len(chosen) + 1)])
-    save_csv(run / FOLDER / f"key-{sheet}.csv", chosen.drop(columns="row"))
+    save_rows(source / FOLDER / f"key-{sheet}.csv", chosen.drop(columns="row"))
     blank = chosen[["item"]].assign(label="", mark="", note="")
-    save_csv(out, blank.assign(path=chosen["path"]) if pictures == "none" else blank)
+    save_rows(out, blank.assign(path=chosen["path"]) if pictures == "none" else blank)
     lines = [f"sheet: {out} ({len(chosen)} images; labels: {', '.join(predictions.vocab)})"]
     if pictures == "page":
         items = [(item, data_uri(shown[path])) for item, path in chosen[["item", "path"]].itertuples(index=False)]
@@ -161,7 +170,7 @@ def export_review(
                 temporary.write_bytes(shown[path])
         lines.append(f"pictures: {folder}")
     lines += [f"left out: {reason}" for reason in missing]
-    return [*lines, f"key, not for the reader: {run / FOLDER / f'key-{sheet}.csv'}"]
+    return [*lines, f"key, not for the reader: {source / FOLDER / f'key-{sheet}.csv'}"]
 
 
 def _identity(chosen: pd.DataFrame, seed: int) -> str:
@@ -171,27 +180,22 @@ def _identity(chosen: pd.DataFrame, seed: int) -> str:
 
 
 def _pictures(
-    run: Path, chosen: pd.DataFrame, kind: Pictures, show_burned_in: bool
+    run: Run, chosen: pd.DataFrame, kind: Pictures, show_burned_in: bool | None
 ) -> tuple[dict[str, bytes], list[str]]:
     """The picture of each path as JPEG or PNG, and why there is none of the others."""
     from medclf.progress import watch
-    from medclf.reporting.run_files import load_run as load_files
 
     if kind == "none":
         return dict.fromkeys(chosen["path"], b""), []
-    read = load_files(run, show_burned_in=show_burned_in).read
-    if read is None:
-        raise DataError(
-            f"{run}: the images are gone, so none can be shown", f"put them back, or see {argument('pictures', 'none')}"
-        )
+    root = run.images
+    shown_too = run.show_burned_in if show_burned_in is None else show_burned_in
     shown, missing = {}, []
     for path in watch(list(chosen["path"]), len(chosen), "Pictures"):
         try:
-            pixels = read({"path": path})
+            pixels = read_picture(root, run.preprocessing, shown_too, {"path": path})
         except ReadError as error:
             missing.append(f"{path}: {error.reason}")
         else:
-            assert pixels is not None, "a run's reader gives pixels or raises"
             shown[path] = _encoded(pixels, kind)
     return shown, missing
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from medclf.dataset.columns import read_csv
 from medclf.dataset.corrections import LEFT_OUT, MARKS, NEW, NONE, POOR, UNSURE, check_marks, joined, labels_in, plain
+from medclf.dataset.csv_files import read_rows, save_rows
 from medclf.errors import DataError
 from medclf.files import write_json
 from medclf.metrics.agreement import cohen_kappa
@@ -20,9 +21,8 @@ from medclf.metrics.intervals import as_plain
 from medclf.metrics.table import METRICS
 from medclf.results.predictions import Predictions
 from medclf.results.results import short_metrics
-from medclf.run.evaluate import load_run
 from medclf.run.review import CONFUSED, CONTROL, FOLDER, SUSPECT
-from medclf.run.tables import save_csv
+from medclf.run.run import Run
 from medclf.run.terminal import written
 
 
@@ -45,8 +45,8 @@ def import_review(run: str | Path, sheet: str | Path, *, n_boot: int = 2000) -> 
         DataError: a sheet of another run, an unknown label or mark, an image twice, or nothing filled in.
         OutputError: RUN/review cannot be written.
     """
-    run, sheet = Path(run), Path(sheet)
-    facts, predictions = load_run(run)
+    sheet, source = Path(sheet), Run(run)
+    run, results, predictions = source.path, source.results, source.predictions
     frame = read_csv(sheet)
     blinded = "item" in frame
     read = _from_sheet(run, sheet, frame, predictions) if blinded else _from_page(run, sheet, frame, predictions)
@@ -56,13 +56,13 @@ def import_review(run: str | Path, sheet: str | Path, *, n_boot: int = 2000) -> 
     if blinded:
         found |= {"agreement": as_plain(_agreement(read, predictions, n_boot))}
     corrections = _corrections(read)
-    partition = str(facts.get("partition") or "")
+    partition = str(results.get("partition") or "")
     found |= as_plain(_rescored(predictions, corrections, partition, n_boot))
     changed = corrections[corrections["mark"] == NEW]
     found["disagreements"] = changed[["path", "label", "new_label"]].to_dict("records")
     found["n_poor"] = int((corrections["mark"] == POOR).sum())
     found["sentences"] = list(_sentences(found, partition, blinded))
-    save_csv(run / FOLDER / f"{sheet.stem}-corrections.csv", _for_spreadsheets(corrections))
+    save_rows(run / FOLDER / f"{sheet.stem}-corrections.csv", _for_spreadsheets(corrections))
     write_json(run / FOLDER / f"{sheet.stem}.json", found)
     return found
 
@@ -81,7 +81,7 @@ def _from_sheet(run: Path, sheet: Path, frame: pd.DataFrame, predictions: Predic
             f"{sheet} is no sheet of {run}: there is no key to its items ({', '.join(items[:2])}...)",
             "give the RUN that medclf review export made it from",
         )
-    key = read_csv(key_file).set_index("item")
+    key = read_rows(key_file, ("item", "path", "label", "pred", "why")).set_index("item")
     strange = [item for item in items if item not in key.index]
     if strange:
         raise DataError(f"{sheet}: the item {strange[0]} is not in its key, {key_file}", "was an item's name changed?")

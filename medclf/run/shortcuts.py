@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,12 @@ import pandas as pd
 from medclf.auditing.shortcut_test import ShortcutTest, shortcut_test
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.scan import scan
-from medclf.files import finite, write_json
 from medclf.images.phi import why_withheld
-from medclf.inference.bundle import load_bundle
 from medclf.reporting.checklist.claim import with_card
-from medclf.reporting.report import report
+from medclf.reporting.report import Reported, report
 from medclf.reporting.shortcut_page import render_shortcuts
-from medclf.run.predict import find_bundle
-from medclf.run.tables import read_table, run_settings
+from medclf.results.run_folder import RECORD
+from medclf.run.run import Run
 
 _ENOUGH = 10  # held-out images of each label, below which training images are looked at too
 
@@ -32,7 +29,7 @@ def shortcuts(
     boxes: Sequence[tuple[float, float, float, float]] = (),
     n_per_label: int = 60,
     hide_names: bool | None = None,
-    show_burned_in: bool = False,
+    show_burned_in: bool | None = None,
     **scan_kwargs: Any,
 ) -> tuple[ShortcutTest, Path]:
     """Test a run's model for shortcuts: overlays found, masked, filled in and exchanged between the labels.
@@ -45,7 +42,8 @@ def shortcuts(
         boxes: further places to test, each left, top, right, bottom as shares of the width and height.
         n_per_label: at most so many images of each label.
         hide_names: name no files; as the run was made where None.
-        show_burned_in: show pictures even where some images often carry the patient's name in their pixels.
+        show_burned_in: show pictures even where some images often carry the patient's name in their pixels; as the run
+            was made where None.
         scan_kwargs: of `scan`.
 
     Returns:
@@ -56,30 +54,40 @@ def shortcuts(
         BundleError: the bundle is damaged.
         OutputError: the page cannot be written.
     """
-    run = Path(run)
-    bundle = load_bundle(find_bundle(run))
-    table = _held_out(read_table(run), bundle.vocab) if data is None else scan(data, **scan_kwargs)
-    settings = run_settings(run)
-    hidden = bool(settings.get("hide_names")) if hide_names is None else hide_names
+    source = Run(run)
+    bundle = source.bundle
+    known = data is None or (source / RECORD).is_file()  # a bundle alone does not say how pages are made
+    hidden = (known and source.hide_names) if hide_names is None else hide_names
+    shown = (known and source.show_burned_in) if show_burned_in is None else show_burned_in
+    if data is None:
+        results = _whole(source)
+        table = _held_out(source.table, bundle.vocab)
+    else:
+        table = scan(data, **scan_kwargs)
     test = shortcut_test(bundle, table, boxes=boxes, n_per_label=n_per_label)
     trained = "partition" in table and (table["partition"] == "train").any() and data is None
     cautions = ["The model was trained on some of these images, where it leans less on one thing."] if trained else []
-    reason = "" if show_burned_in else _why_withheld(table)
+    reason = "" if shown else _why_withheld(table)
     page = render_shortcuts(
         test,
-        out or run / "shortcuts.html",
-        title=f"Shortcuts: {run.name}",
+        out or source / "shortcuts.html",
+        title=f"Shortcuts: {source.path.name}",
         hide_names=hidden,
         pictures=not reason,
         cautions=[*cautions, *([f"{reason} --show-burned-in shows them."] if reason else [])],
     )
     if data is None:
-        facts = json.loads((run / "results.json").read_text(encoding="utf-8"))
-        facts["shortcuts"] = test.facts()
-        facts |= with_card(facts, facts.get("card"), settings)
-        write_json(run / "results.json", finite(facts))
-        report(run, run / "report.html", hide_names=hidden)
+        results["shortcuts"] = test.facts()
+        source.write_results(results | with_card(results, results.get("card"), source.settings))
+        report(source, hide_names=hidden, show_burned_in=shown)
     return test, page
+
+
+def _whole(run: Run) -> dict[str, Any]:
+    """The run's results; what a page of it needs is read too, so that a damaged run is refused before the work."""
+    Reported.of_run(run)
+    run.images  # noqa: B018 - raises where they are gone
+    return run.results
 
 
 def _why_withheld(table: pd.DataFrame) -> str:

@@ -3,82 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from medclf.dataset.labels import NO_FINDING, label_set
-from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.scan import COLUMNS
-from medclf.errors import DataError, argument, by_road
-from medclf.files import replacing
 
 _SHOWN = 20
 _NONE = (NO_FINDING, "(no label)")
-
-
-def save_csv(path: str | Path, rows: pd.DataFrame) -> None:
-    """Write rows as CSV, whole or not at all."""
-    with replacing(path) as temporary:
-        rows.to_csv(temporary, index=False)
-
-
-def save_table(path: str | Path, table: pd.DataFrame) -> None:
-    """Write the table as CSV, whole or not at all; several labels are joined by `|`."""
-    columns = {name: [_joined(cell, name) for cell in table[name]] for name in ("label", UNKNOWN) if name in table}
-    save_csv(path, table.assign(**columns))
-
-
-def _joined(cell: Any, column: str) -> Any:
-    """Labels with `|` between them; no finding is told from no label known."""
-    if not isinstance(cell, tuple):
-        return cell
-    return "|".join(cell) or (NO_FINDING if column == "label" else "")
-
-
-def read_table(run: str | Path) -> pd.DataFrame:
-    """The table of a run, as `scan` made it and the split filled it in.
-
-    Args:
-        run: a RUN folder.
-
-    Returns:
-        As `scan`; every further column as text, None where it is empty.
-
-    Raises:
-        DataError: the folder is no run, or the images are gone.
-    """
-    run = Path(run)
-    try:
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        table = pd.read_csv(run / "table.csv", dtype=str, keep_default_na=False, encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{run} is not a RUN folder: {error}", f"give the folder that a training made ({argument('out')})"
-        ) from error
-    root = record.get("root") if isinstance(record, dict) else None
-    if not isinstance(root, str) or not Path(root).is_dir():
-        raise DataError(
-            f"{run}: its images are not at {root}", f"bring them back, or name others with {by_road('data=', '--data')}"
-        )
-    several = bool(record.get("multi_label"))
-    for column in table.columns.difference(["path", "problem", "sha256"]):
-        table[column] = table[column].astype(object).where(table[column] != "", None)
-    if several:
-        told = (table["label"] == NO_FINDING).any() or UNKNOWN in table  # 0.1 left the cell of no finding blank
-        blank = None if told else ()
-        table["label"] = [_labels_in(cell) if cell else blank for cell in table["label"]]
-        if UNKNOWN in table:
-            table[UNKNOWN] = [_labels_in(cell or "") for cell in table[UNKNOWN]]
-    table.attrs.update(root=root, multi_label=several)
-    return table
-
-
-def _labels_in(cell: str) -> tuple[str, ...]:
-    return tuple(label for label in cell.split("|") if label not in ("", NO_FINDING))
 
 
 def for_followers(table: pd.DataFrame) -> dict[str, Any]:
@@ -133,11 +67,3 @@ def describe_table(table: pd.DataFrame) -> Iterator[str]:
         yield f"  left out: {row.path}: {row.problem}"
     if len(bad) > _SHOWN:
         yield f"  ... and {len(bad) - _SHOWN} more: --out writes them all"
-
-
-def run_settings(run: Path) -> dict[str, Any]:
-    """What a run was asked to do, as its run.json says; {} for a bundle."""
-    record = run / "run.json"
-    found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    settings = found.get("settings")
-    return settings if isinstance(settings, dict) else {}

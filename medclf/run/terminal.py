@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.table import Column, Table
 from medclf.escaping import printable
 from medclf.metrics.table import METRICS, class_metrics
 from medclf.results.results import short_metrics
+from medclf.results.run_folder import RunFolder
 
 _SENTENCES = 5  # of the audit; the page has all
 
@@ -29,9 +29,10 @@ class _Console(Console):
         self.print(printable(text), **style)
 
 
-def show_results(run: Path) -> None:
+def show_results(path: str | os.PathLike[str]) -> None:
     """Print metrics with intervals, the matrix, the most confused pairs, and where the files are."""
-    facts = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    run = RunFolder(path)
+    facts = run.results
     console = _Console(highlight=False, markup=False, soft_wrap=True)
     _show_metrics(console, facts)
     console.print(_per_class(facts), soft_wrap=False)

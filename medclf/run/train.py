@@ -19,6 +19,7 @@ from fastai.torch_core import distrib_barrier
 from medclf.auditing.audit import Audit, with_groups
 from medclf.auditing.decisions import DecisionPolicy
 from medclf.dataset.corrections import correct, read_corrections
+from medclf.dataset.csv_files import save_rows
 from medclf.dataset.scan import count_labels, scan, with_problems
 from medclf.errors import DataError
 from medclf.files import finite, write_json
@@ -33,10 +34,12 @@ from medclf.learn.partial import training_from
 from medclf.learn.precision import precision
 from medclf.learn.prediction import predict_loader
 from medclf.reporting.checklist.claim import with_card
-from medclf.reporting.names import Names
 from medclf.reporting.report import report
+from medclf.results.names import Names
 from medclf.results.predictions import Predictions
 from medclf.results.results import versions
+from medclf.results.run_folder import RECORD, save_table
+from medclf.results.schema import RECORD_FORMAT
 from medclf.results.subgroups import check_columns
 from medclf.run.audit import audit_table
 from medclf.run.budget import within_budget
@@ -44,8 +47,8 @@ from medclf.run.config import TrainConfig, check_early, check_machine
 from medclf.run.evaluate import evaluate, external_facts
 from medclf.run.resume import (
     CHECKPOINTS,
-    RECORD,
     check_free,
+    check_resumable,
     check_same,
     claimed,
     is_finished,
@@ -54,7 +57,7 @@ from medclf.run.resume import (
     settings_in,
     tidy,
 )
-from medclf.run.tables import as_table, for_followers, save_csv, save_table, table_hash
+from medclf.run.tables import as_table, for_followers, table_hash
 
 LINKING = ("grouped", "kfold")  # splits that keep near-duplicates on one side
 
@@ -98,7 +101,7 @@ def train(
         return _follow(config)
     with claimed(config.out, overwrite=config.overwrite, resume=going_on) as out:
         start = time.perf_counter()
-        begun = {"format": 1, "settings": config.as_dict(), "started": _now()}
+        begun = {"format": RECORD_FORMAT, "settings": config.as_dict(), "started": _now()}
         if not going_on:
             write_json(out / RECORD, begun)  # first of all: with it, a killed run can be gone on with
         policy_of(config)  # a rule that cannot be is said now, not after the training
@@ -133,7 +136,7 @@ def train(
         save_table(out / "table.csv", assessment.table)
         assessment.predictions.save(out / "predictions.csv")
         if assessment.neighbours is not None:
-            save_csv(out / "neighbours.csv", assessment.neighbours)
+            save_rows(out / "neighbours.csv", assessment.neighbours)
         if assessment.audit is not None:
             assessment.audit.save_findings(out / "audit.csv")
         facts = assessment.results | ({"corrections": corrected} if corrected else {})
@@ -150,7 +153,7 @@ def train(
             facts["external"] = external_facts(page, out)
             facts |= with_card(facts, config.card)
             write_json(out / "results.json", names.scrub(finite(facts)))
-        report(out, out / "report.html", hide_names=config.hide_names, show_burned_in=config.show_burned_in)
+        report(out)
         seconds = round(time.perf_counter() - start, 1)
         took = {"finished": _now(), "device": str(learn.dls.device), "seconds": seconds}
         write_json(out / RECORD, record | took | {"precision": precision(learn)})
@@ -189,6 +192,7 @@ def resume(run: str | Path, say: Say = print) -> Path:
         say(f"{run} was finished on {record['finished']}: there is nothing to go on with")
         tidy(Path(run))
         return Path(run)
+    check_resumable(record, run)
     return train(settings_in(record, out=str(run)), say, before=record, going_on=True)
 
 

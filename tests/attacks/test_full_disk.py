@@ -25,7 +25,7 @@ from medclf.models.backbones import build_network
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.reporting.report import render
 from medclf.results.predictions import Predictions
-from medclf.run.tables import save_table
+from medclf.results.run_folder import save_table
 
 SIZE = 32
 SPEC = ModelSpec("efficientnet_lite0", ("blue", "red"), Preprocessing(SIZE), Normalization((0.5,) * 3, (0.5,) * 3))

@@ -19,9 +19,9 @@ from medclf.errors import DataError
 from medclf.reporting.cases import read_cases, subgroup_columns
 from medclf.reporting.charts import Line, line_chart, reliability_chart, ticks
 from medclf.reporting.formatting import cautions
-from medclf.reporting.names import Names
 from medclf.reporting.tables import blocks
 from medclf.reporting.thumbnails import choose, encode
+from medclf.results.names import Names
 from medclf.results.wording import summary
 
 matplotlib.use("agg")

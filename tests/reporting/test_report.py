@@ -20,7 +20,7 @@ from PIL import Image
 from medclf.errors import DataError, MedclfWarning, OutputError, ReadError
 from medclf.images.heatmap import png_uri
 from medclf.reporting.report import render, report
-from medclf.reporting.run_files import load_run
+from medclf.results.run_folder import RunFolder
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 FOREIGN = {"svg", "line", "rect", "circle", "path", "text"}
@@ -332,7 +332,7 @@ def test_a_run_reads_nothing_outside_its_data(factory: Any, tmp_path: Path) -> N
     Image.new("L", (9, 9)).save(tmp_path / "secret.png")
     (tmp_path / "images").mkdir()
     data.rows.loc[0, "path"], data.rows.loc[1, "path"] = "../secret.png", str(tmp_path / "secret.png")
-    read = load_run(write_run(data, tmp_path, tmp_path / "images")).read
+    read = RunFolder(write_run(data, tmp_path, tmp_path / "images")).reader()
     assert read is not None
     for path in data.rows["path"][:2]:
         with pytest.raises(ReadError, match="outside"):

@@ -14,8 +14,8 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from medclf.errors import DataError
-from medclf.reporting.report import report
-from medclf.reporting.run_files import load_run
+from medclf.reporting.report import Reported, report
+from medclf.results.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_twins_are_all_of_their_cluster(run: Path, place: str) -> None:
     columns = ["kind", "path_a", "path_b", "similarity", "detail"]
     (run / "audit").mkdir()
     pd.DataFrame(findings, columns=columns).to_csv(run / place, index=False)
-    rows = load_run(run).rows.set_index("path")["twins"]
+    rows = Reported.of_run(RunFolder(run)).rows.set_index("path")["twins"]
     assert rows["03.png"] == ["02.png", "t2.png"] and rows["02.png"] == ["03.png", "t2.png"]
     assert rows["04.png"] == [] and rows["05.png"] == []
 
@@ -73,7 +73,7 @@ def test_twins_are_all_of_their_cluster(run: Path, place: str) -> None:
 def test_a_neighbours_file_of_something_else_is_named(run: Path) -> None:
     (run / "neighbours.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"neighbours\.csv has no column 'path'"):
-        load_run(run)
+        report(run)
 
 
 def test_pixels_that_often_hold_a_name_stay_out_unless_asked_for(run: Path) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from medclf.cli import app
 from medclf.errors import DataError
 from medclf.results.predictions import Predictions
-from medclf.run.compare import compare, compare_page
+from medclf.run.compare import compare
 
 VOCAB = ["normal", "polyp"]
 
@@ -27,7 +27,7 @@ def a_run(folder, right, images, *, patient=None, paths=None):
     if patient is not None:
         table["patient"] = patient
     Predictions(VOCAB, False, y, probs, np.zeros(len(y)), table).save(folder / "predictions.csv")
-    (folder / "results.json").write_text(json.dumps({"vocab": VOCAB, "task": "single-label"}))
+    (folder / "results.json").write_text(json.dumps({"vocab": VOCAB, "task": "single-label", "n": len(y)}))
     (folder / "run.json").write_text(json.dumps({"root": str(images)}))
     return folder
 
@@ -44,12 +44,12 @@ def runs(tmp_path):
 
 def test_the_page_says_what_compare_says(runs, tmp_path):
     page = tmp_path / "page.html"
-    found = compare_page(*runs, page, n_boot=200)
+    found = compare(*runs, page, n_boot=200)
     assert found == compare(*runs, n_boot=200)
-    assert found["mcnemar"]["only_a"] == 1 and found["mcnemar"]["only_b"] == 10
+    assert found.mcnemar.only_a == 1 and found.mcnemar.only_b == 10
     text = page.read_text()
-    assert found["sentence"].startswith("new is better") and found["sentence"] in text
-    d = found["accuracy"]
+    assert found.sentence.startswith("new is better") and found.sentence in text
+    d = found.as_dict()["accuracy"]
     assert f"{100 * d['value']:+.1f} points ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})" in text
     assert text.count("data:image/jpeg") == 11  # each image that one alone has right
     assert '<h2 id="heading-3">Only old is right</h2>' in text
@@ -58,7 +58,7 @@ def test_the_page_says_what_compare_says(runs, tmp_path):
 
 def test_the_page_asks_the_network_for_nothing_and_runs_nothing(runs, tmp_path):
     page = tmp_path / "page.html"
-    compare_page(*runs, page, n_boot=50)
+    compare(*runs, page, n_boot=50)
     text = page.read_text()
     assert "default-src &#39;none&#39;" in text and "<script" not in text
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text)
@@ -66,11 +66,11 @@ def test_the_page_asks_the_network_for_nothing_and_runs_nothing(runs, tmp_path):
 
 def test_names_can_be_hidden_and_are_escaped(runs, tmp_path):
     page = tmp_path / "page.html"
-    compare_page(*runs, page, n_boot=50, hide_names=True)
+    compare(*runs, page, n_boot=50, hide_names=True)
     assert "row 1" in page.read_text() and "0.png" not in page.read_text()
     odd = tmp_path / "<b>odd"
     runs[1].rename(odd)
-    compare_page(runs[0], odd, page, n_boot=50)
+    compare(runs[0], odd, page, n_boot=50)
     assert "<b>odd" not in page.read_text() and "&lt;b&gt;odd" in page.read_text()
 
 
@@ -79,7 +79,7 @@ def test_patients_and_images_of_one_run_alone_are_told(tmp_path):
     one = a_run(tmp_path / "one", np.arange(40) % 3 != 0, tmp_path, patient=patient)
     names = [f"{i}.png" for i in range(10, 40)]
     other = a_run(tmp_path / "other", np.arange(30) % 7 != 0, tmp_path, patient=patient[10:], paths=names)
-    compare_page(one, other, tmp_path / "page.html", n_boot=50)
+    compare(one, other, tmp_path / "page.html", n_boot=50)
     text = (tmp_path / "page.html").read_text()
     assert "30 images in 6 patients, which were resampled whole" in text
     assert "10 further images were predicted by one alone" in text
@@ -90,19 +90,19 @@ def test_runs_of_one_name_are_told_apart(runs, tmp_path):
     (tmp_path / "x").mkdir()
     runs[0].rename(tmp_path / "x" / "run")
     runs[1].rename(tmp_path / "run")
-    names = compare(tmp_path / "x" / "run", tmp_path / "run", n_boot=50)["names"]
-    assert names == ["x/run", f"{tmp_path.name}/run"]
+    names = compare(tmp_path / "x" / "run", tmp_path / "run", n_boot=50).names
+    assert names == ("x/run", f"{tmp_path.name}/run")
 
 
 def test_a_run_against_itself(runs, tmp_path):
-    found = compare_page(runs[0], runs[0], tmp_path / "page.html", n_boot=50)
-    assert found["sentence"].startswith("No clear difference") and (tmp_path / "page.html").is_file()
+    found = compare(runs[0], runs[0], tmp_path / "page.html", n_boot=50)
+    assert found.sentence.startswith("No clear difference") and (tmp_path / "page.html").is_file()
 
 
 def test_names_of_runs_stay_as_they_are(runs, tmp_path):
     odd = tmp_path / "res_net_34"
     runs[1].rename(odd)
-    compare_page(runs[0], odd, tmp_path / "page.html", n_boot=50)
+    compare(runs[0], odd, tmp_path / "page.html", n_boot=50)
     text = (tmp_path / "page.html").read_text()
     assert '<th scope="col">res_net_34</th>' in text and "sensitivity, res_net_34" in text
 
@@ -117,5 +117,5 @@ def test_from_the_shell(runs, tmp_path):
 def test_runs_that_cannot_be_compared(runs, tmp_path):
     other = a_run(tmp_path / "other", [True] * 4, tmp_path, paths=list("abcd"))
     with pytest.raises(DataError, match="no image in common"):
-        compare_page(runs[0], other, tmp_path / "page.html")
+        compare(runs[0], other, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()

@@ -24,6 +24,8 @@ from medclf.models.backbones import build_network
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.run.explain import explain
 
+_EDGES = ["left", "top", "right", "bottom"]
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
@@ -47,9 +49,11 @@ def files(tmp_path_factory):
 
 
 def test_pictures_and_boxes_are_written_in_the_files_own_pixels(saved, files, tmp_path):
-    said = list(explain(saved, [files], tmp_path / "out", share=0.6))
+    said: list[str] = []
+    found = explain(saved, [files], tmp_path / "out", share=0.6, say=said.append)
     boxes = pd.read_csv(tmp_path / "out" / "boxes.csv").fillna({"problem": ""})
     assert len(boxes) == 9 and len(said) == 10
+    assert [row.path for row in found] == boxes["path"].tolist() and found[0].box == tuple(boxes.loc[0, _EDGES])
     assert boxes["problem"].str.contains("first bytes").tolist() == [False] * 8 + [True]
     bundle = load_bundle(saved)
     for row in boxes[:8].itertuples():
@@ -73,14 +77,14 @@ def test_mistakes_are_named_before_anything_is_written(saved, files, tmp_path):
         ({"share": 0}, DataError, "share"),
     ):
         with pytest.raises(kind, match=word):
-            list(explain(saved, [files], tmp_path / "out", **options))
+            explain(saved, [files], tmp_path / "out", **options)
         assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match="none of 1 files"):
-        list(explain(saved, [files / "broken.png"], tmp_path / "out"))
+        explain(saved, [files / "broken.png"], tmp_path / "out")
     with pytest.raises(OutputError, match=r"boxes\.csv exists already"):
-        list(explain(saved, [files], tmp_path / "out"))
+        explain(saved, [files], tmp_path / "out")
     with pytest.raises(DataError, match="method 'lime'"):
-        list(explain(saved, [files / "0.png"], tmp_path / "out", method="lime", overwrite=True))
+        explain(saved, [files / "0.png"], tmp_path / "out", method="lime", overwrite=True)
 
 
 def call(*arguments: object) -> str:

@@ -42,7 +42,7 @@ def make_run(folder, seed=0, n=60, multi_label=False):
     run.mkdir()
     predictions.save(run / "predictions.csv")
     task = "multi-label" if multi_label else "single-label"
-    (run / "results.json").write_text(json.dumps({"vocab": VOCAB, "task": task, "partition": "valid"}))
+    (run / "results.json").write_text(json.dumps({"vocab": VOCAB, "task": task, "partition": "valid", "n": n}))
     (run / "run.json").write_text(json.dumps({"root": str(images)}))
     return run, predictions, true
 
@@ -218,7 +218,8 @@ def test_several_labels(tmp_path):
 @pytest.mark.slow
 def test_a_training_with_corrections(tmp_path, monkeypatch):
     from medclf.demo_images import draw_endoscopy
-    from medclf.reporting.run_files import load_run
+    from medclf.reporting.report import Reported
+    from medclf.results.run_folder import RunFolder
     from medclf.run.config import TrainConfig
     from medclf.run.train import train
 
@@ -249,6 +250,6 @@ def test_a_training_with_corrections(tmp_path, monkeypatch):
     facts = json.loads((run / "results.json").read_text())
     assert facts["corrections"]["left_out"] == 1 and "Corrections" in (run / "report.html").read_text()
     assert {path: path.read_bytes() for path in data.rglob("*.jpg")} == before
-    rows = load_run(run).rows
+    rows = Reported.of_run(RunFolder(run)).rows
     part = table["partition"].to_dict()
     assert all(len(near) == 5 and {part[p] for p in near} == {"train"} for near in rows["neighbours"])

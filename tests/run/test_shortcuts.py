@@ -18,7 +18,7 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.results.predictions import Predictions
 from medclf.run import shortcuts as job
-from medclf.run.tables import read_table
+from medclf.run.run import Run
 
 SIZE, N = 64, 48
 
@@ -58,8 +58,7 @@ def run(tmp_path, monkeypatch):
     facts = {"vocab": ["pale", "red"], "task": "single-label", "n": N, "card": {"intended use": "tests"}}
     (folder / "results.json").write_text(json.dumps(facts))
     (folder / "run.json").write_text(json.dumps({"root": str(images), "settings": {"hide_names": False}}))
-    monkeypatch.setattr(job, "load_bundle", lambda path: ReadsTheBox())
-    monkeypatch.setattr(job, "find_bundle", lambda path: path)
+    monkeypatch.setattr(job.Run, "bundle", ReadsTheBox())
     return folder
 
 
@@ -104,11 +103,13 @@ def test_from_the_shell_with_a_box_of_ones_own(run, tmp_path):
 
 
 def test_the_table_of_a_run_comes_back(run, tmp_path):
-    table = read_table(run)
+    opened = Run(run)
+    table = opened.table
     assert table.attrs["root"] == str(tmp_path / "images") and not table.attrs["multi_label"]
     assert table["patient"].isna().all() and list(table["label"][:2]) == ["pale", "red"]
+    assert opened.images == tmp_path / "images"
     (run / "run.json").write_text(json.dumps({"root": str(tmp_path / "gone")}))
     with pytest.raises(DataError, match="images are not at"):
-        read_table(run)
+        Run(run).images  # noqa: B018
     with pytest.raises(DataError, match="not a RUN folder"):
-        read_table(tmp_path)
+        Run(tmp_path).results  # noqa: B018

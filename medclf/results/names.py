@@ -1,4 +1,4 @@
-"""What an image is called in a report: its path, or its row where file names must not be shown."""
+"""What an image is called on a page and in results.json: its path, or its row where file names must not be shown."""
 
 from __future__ import annotations
 

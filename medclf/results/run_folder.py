@@ -1,0 +1,235 @@
+"""A RUN folder: what lies in it, read and written in one place."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medclf.dataset.csv_files import read_rows, save_rows, with_types
+from medclf.dataset.labels import NO_FINDING, label_set
+from medclf.dataset.matching import UNKNOWN
+from medclf.errors import DataError, MedclfWarning, PreprocessingError, by_road
+from medclf.files import finite, write_json
+from medclf.images.phi import Reader, read_picture
+from medclf.images.preprocessing import Preprocessing
+from medclf.results.names import Names
+from medclf.results.predictions import Predictions
+from medclf.results.schema import read_record, read_results
+
+RESULTS, RECORD, PREDICTIONS, TABLE = "results.json", "run.json", "predictions.csv", "table.csv"
+NEIGHBOURS, AUDIT, SALIENCY = "neighbours.csv", "audit.csv", "saliency.json"
+PAGE, EVALUATIONS = "report.html", "evaluations"
+_FOLDER = "give the folder that a training or an evaluation made"
+
+
+class RunFolder(os.PathLike[str]):
+    """The folder that `medclf train` made, or one that `evaluate` made; each file is read when first asked for.
+
+    Every property raises a `DataError` that names the file where it is missing, damaged, or of a later medclf.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise DataError(f"{self.path}: there is no such RUN folder", _FOLDER)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """What results.json holds."""
+        if not (self / RESULTS).exists() and not (self / RECORD).exists():
+            raise DataError(f"{self.path} is not a RUN folder: it has no {RESULTS}", _FOLDER)
+        return read_results(self / RESULTS)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What run.json holds: the settings, versions, threads, the images' folder."""
+        return read_record(self / RECORD)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the run was asked to do; {} for an evaluation."""
+        settings: dict[str, Any] = self.record.get("settings", {})
+        return settings
+
+    @property
+    def hide_names(self) -> bool:
+        """Whether its pages call images by their row."""
+        return self._asked("hide_names")
+
+    @property
+    def show_burned_in(self) -> bool:
+        """Whether its pages show pictures that often carry the patient's name."""
+        return self._asked("show_burned_in")
+
+    def _asked(self, name: str) -> bool:
+        for record in (self.record, self.settings):
+            if name in record:
+                return bool(record[name])
+        return bool(self._origin and getattr(self._origin, name))
+
+    @cached_property
+    def _origin(self) -> RunFolder | None:
+        """The run that an evaluation by medclf 0.1 is of: its own run.json does not say how its page was made."""
+        if "bundle" not in self.record:
+            return None
+        places = (self.path.absolute().parent.parent, Path(self.record["bundle"]))
+        return next((RunFolder(place) for place in places if (place / RECORD).is_file()), None)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """What predictions.csv holds."""
+        results = self.results
+        found = Predictions.load(self / PREDICTIONS, results["vocab"], results["task"] == "multi-label")
+        known = (found.y.reshape(len(found), -1) >= 0).any(axis=1)
+        inside = (found.table.get("partition", "") == results.get("partition")).to_numpy() if len(found) else known
+        n = int(known.sum())
+        if results["n"] not in (n, int((known & inside).sum())):
+            text = f"{self / PREDICTIONS} has {n} images with a known label; {RESULTS} speaks of {results['n']}"
+            raise DataError(text, "restore both from one copy, or make the run again")
+        return found
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """What table.csv holds: the table that `scan` made, with the split; labels as there."""
+        rows = read_rows(self / TABLE, ["path", "label"])
+        problem = rows.get("problem", "")
+        table = with_types(rows.drop(columns="problem", errors="ignore")).assign(problem=problem)
+        n = (self.results.get("data") or {}).get("n_images", 0)
+        if len(table) < n:
+            text = f"{self / TABLE} is damaged: it has {len(table)} rows where {RESULTS} speaks of {n} images"
+            raise DataError(text, "restore it from a copy, or make the run again")
+        several = bool(self.record.get("multi_label"))
+        if several:
+            told = (table["label"] == NO_FINDING).any() or UNKNOWN in table  # 0.1 left the cell of no finding blank
+            blank = None if told else ()
+            table["label"] = [_labels_in(cell) if cell else blank for cell in table["label"]]
+            if UNKNOWN in table:
+                table[UNKNOWN] = [_labels_in(cell or "") for cell in table[UNKNOWN]]
+        table.attrs.update(root=self.record.get("root", ""), multi_label=several)
+        return table
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """The label of every image of the table, by path, several joined by `|`; "" where it has none."""
+        return {
+            path: "|".join(label_set(label))
+            for path, label in zip(self.table["path"], self.table["label"], strict=True)
+        }
+
+    @cached_property
+    def neighbours(self) -> dict[str, list[str]]:
+        """Path -> the training images most similar to it, the nearest first; empty where there is no such file."""
+        if not (self / NEIGHBOURS).is_file():
+            return {}
+        pairs = read_rows(self / NEIGHBOURS, ("path", "neighbour"))
+        return {str(path): list(found) for path, found in pairs.groupby("path", sort=False)["neighbour"]}
+
+    @cached_property
+    def findings(self) -> pd.DataFrame:
+        """The audit's findings (kind, path_a, path_b, ...), of the run or of its folder audit; else no rows."""
+        places = (self / AUDIT, self / "audit" / AUDIT)
+        file = next((file for file in places if file.is_file()), None)
+        columns = ["kind", "path_a", "path_b"]
+        return read_rows(file, columns) if file else pd.DataFrame(columns=columns)
+
+    @cached_property
+    def images(self) -> Path:
+        """The folder that the images' paths are relative to.
+
+        Raises:
+            DataError: it is gone.
+        """
+        root, others = self.record.get("root"), f"name others with {by_road('data=', '--data')}"
+        if root is None:
+            raise DataError(f"{self / RECORD} does not say where the images are", others)
+        if not Path(root).is_dir():
+            raise DataError(f"{self.path}: its images are not at {root}", f"bring them back, or {others}")
+        return Path(root)
+
+    def reader(self, show_burned_in: bool | None = None) -> Reader | None:
+        """A function from a row to its pixels, for a page; None where the images are gone, which is warned of.
+
+        Args:
+            show_burned_in: see `medclf.images.phi.why_withheld`; as the run was made where None.
+        """
+        try:
+            root = self.images
+        except DataError as error:
+            warnings.warn(f"{error.message}; the page shows none", MedclfWarning, stacklevel=3)
+            return None
+        shown = self.show_burned_in if show_burned_in is None else show_burned_in
+        return partial(read_picture, root, self.preprocessing, shown)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """How its images were read."""
+        try:
+            return Preprocessing.from_dict((self.results.get("settings") or {}).get("preprocessing") or {})
+        except PreprocessingError as error:
+            raise DataError(f"{self / RESULTS} is damaged: {error.message}", error.remedy) from error
+
+    def write_results(self, results: Mapping[str, Any], *, hide_names: bool | None = None) -> None:
+        """Write results.json, whole or not at all, without file names where they are to be hidden.
+
+        Args:
+            results: what it is to hold.
+            hide_names: as the run was made where None.
+        """
+        hidden = self.hide_names if hide_names is None else hide_names
+        names = Names(list(self.predictions.table["path"]) if hidden else [], hidden)
+        shown: dict[str, Any] = names.scrub(finite(dict(results)))
+        write_json(self / RESULTS, shown)
+        self.results = shown
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write run.json, whole or not at all."""
+        write_json(self / RECORD, record)
+        self.record = dict(record)
+
+    def write_predictions(self, predictions: Predictions) -> None:
+        """Write predictions.csv, whole or not at all."""
+        predictions.save(self / PREDICTIONS)
+        self.predictions = predictions
+
+    def write_table(self, table: pd.DataFrame) -> None:
+        """Write table.csv, whole or not at all."""
+        save_table(self / TABLE, table)
+        self.table = table
+
+
+def save_table(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, whole or not at all; several labels are joined by `|`."""
+    columns = {name: [_joined(cell, name) for cell in table[name]] for name in ("label", UNKNOWN) if name in table}
+    save_rows(path, table.assign(**columns))
+
+
+def _joined(cell: Any, column: str) -> Any:
+    """Labels with `|` between them; no finding is told from no label known."""
+    if not isinstance(cell, tuple):
+        return cell
+    return "|".join(cell) or (NO_FINDING if column == "label" else "")
+
+
+def _labels_in(cell: str) -> tuple[str, ...]:
+    return tuple(label for label in cell.split("|") if label not in ("", NO_FINDING))

@@ -1,0 +1,164 @@
+"""What stands in a run's results.json and run.json: their versions, their shapes, and what 0.1 called otherwise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from medclf.errors import DataError
+from medclf.metrics.table import overall_metrics
+from medclf.results.results import SCHEMA
+from medclf.results.shapes import (
+    COUNT,
+    FLAG,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    Shape,
+    by_name,
+    either,
+    fields,
+    list_of,
+    maybe,
+    one_of,
+    row_of,
+)
+
+RECORD_FORMAT = 2
+_REMEDY = "restore it from a copy, or make the run again"
+
+_METRIC = fields(
+    {"value": maybe(NUMBER), "low": maybe(NUMBER), "high": maybe(NUMBER)}, {"n": maybe(COUNT), "note": maybe(TEXT)}
+)
+_METRICS = {metric.key: _METRIC for metric in overall_metrics()}
+_SENTENCE = {"sentence": maybe(TEXT)}
+_MATRIX = list_of(list_of(COUNT))
+_BARS = list_of(fields({"low": NUMBER, "high": NUMBER, "confidence": maybe(NUMBER), "frequency": _METRIC}))
+_CURVE = dict.fromkeys(("coverage", "accuracy", "low", "high"), list_of(NUMBER))
+_POINT = fields({}, {**_SENTENCE, "label": TEXT, "threshold": maybe(NUMBER), "table": by_name(COUNT)})
+_DATA = fields(
+    {},
+    {
+        "n_images": COUNT,
+        "counts": by_name(by_name(COUNT)),
+        "images": by_name(COUNT),
+        "problems": list_of(fields({"path": TEXT, "problem": TEXT})),
+        "split": fields({}, _SENTENCE),
+    },
+)
+_SECTIONS: dict[str, Shape] = {
+    "audit": fields(
+        {},
+        {
+            "sentences": list_of(fields({"finding": TEXT})),
+            "pairs": list_of(fields({"path_a": TEXT, "path_b": TEXT, "kind": TEXT}, {"similarity": maybe(NUMBER)})),
+            "found": by_name(COUNT),
+            "classes": either(list_of(OBJECT), by_name(OBJECT)),
+            "sizes": either(list_of(OBJECT), by_name(OBJECT)),
+            "leaks": by_name(OBJECT),
+        },
+    ),
+    "leak_free": fields({}, {**_SENTENCE, "numbers": by_name(fields({}, _METRICS))}),
+    "calibration": fields({}, {**_SENTENCE, "reliability": by_name(_BARS)}),
+    "abstain": fields({}, {**_SENTENCE, "numbers": OBJECT, "curve": fields({}, _CURVE)}),
+    "operating_point": either(by_name(_POINT), _POINT),
+    "ood": fields({}, _SENTENCE),
+    "external": list_of(fields({"images": TEXT, "n": COUNT}, _METRICS)),
+    "subgroups": by_name(OBJECT),
+    "folds": list_of(OBJECT),
+    "fold_spread": by_name(OBJECT),
+    "corrections": OBJECT,
+    "shortcuts": OBJECT,
+    "saliency": OBJECT,
+    "card": by_name(TEXT),
+    "checklist": fields({}, {"items": list_of(OBJECT)}),
+    "test": OBJECT,
+}
+RESULTS = fields(
+    {"vocab": list_of(TEXT), "task": one_of("single-label", "multi-label"), "n": COUNT},
+    {
+        **_METRICS,
+        **{name: maybe(shape) for name, shape in _SECTIONS.items()},
+        "partition": TEXT,
+        "n_groups": maybe(COUNT),
+        "n_patients": maybe(COUNT),
+        "per_class": by_name(fields({}, {"n": COUNT})),
+        "confusion_matrix": either(_MATRIX, by_name(_MATRIX)),
+        "most_confused": list_of(row_of(TEXT, TEXT, COUNT)),
+        "roc": by_name(fields({"fpr": list_of(NUMBER), "tpr": list_of(NUMBER)})),
+        "training": fields({}, {"history": list_of(OBJECT), "linear_probe": maybe(OBJECT)}),
+        "data": _DATA,
+        "settings": fields({}, {"preprocessing": OBJECT}),
+        "versions": by_name(TEXT),
+    },
+)
+RECORD = fields(
+    {},
+    {
+        "root": TEXT,
+        "multi_label": FLAG,
+        "hide_names": FLAG,
+        "show_burned_in": FLAG,
+        "bundle": TEXT,
+        "settings": fields({}, {"hide_names": FLAG, "show_burned_in": FLAG}),
+    },
+)
+
+
+def read_results(path: str | Path) -> dict[str, Any]:
+    """results.json, checked, with the names of today.
+
+    Raises:
+        DataError: the file is missing or damaged, or of a later medclf.
+    """
+    results = read_json(path, RESULTS, version="schema", newest=SCHEMA)
+    _rename(results.get("training"), "head_start", "linear_probe")  # as 0.1 called it
+    return results
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """run.json, checked, with the names of today.
+
+    Raises:
+        DataError: the file is missing or damaged, or of a later medclf.
+    """
+    record = read_json(path, RECORD, version="format", newest=RECORD_FORMAT)
+    _rename(record.get("settings"), "head_start", "linear_probe")
+    return record
+
+
+def read_json(path: str | Path, shape: Shape, *, version: str, newest: int) -> dict[str, Any]:
+    """A JSON file of a run.
+
+    Args:
+        path: the file.
+        shape: what it must hold.
+        version: the name of the field with its version; a file without one is as old as can be.
+        newest: the highest version that is understood.
+
+    Raises:
+        DataError: the file is missing or damaged, or its version is higher.
+    """
+    path = Path(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist", _REMEDY) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}", _REMEDY) from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is damaged: it holds no JSON object", _REMEDY)
+    found = value.get(version, 1)
+    if COUNT(found, version):
+        raise DataError(f"{path} is damaged: its {version} is not a number", _REMEDY)
+    if found > newest:
+        raise DataError(f"{path} has {version} {found}; this medclf reads up to {newest}", "update medclf")
+    if wrong := shape(value, path.stem):
+        raise DataError(f"{path} is damaged: {wrong}", _REMEDY)
+    return value
+
+
+def _rename(values: Any, old: str, new: str) -> None:
+    if isinstance(values, dict) and old in values:
+        values[new] = values.pop(old)

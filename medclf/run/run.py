@@ -1,0 +1,49 @@
+"""`Run`: a RUN folder opened, for whoever works on with it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from medclf.inference.bundle import Bundle, load_bundle
+from medclf.inference.runtimes import bundle_in
+from medclf.results.run_folder import EVALUATIONS, RESULTS, RunFolder
+
+
+class Run(RunFolder):
+    """A RUN folder, of `train` or of `evaluate`.
+
+    Its properties are read from the folder's files when first asked for: `results`, `predictions`, `table`, `settings`,
+    `neighbours`, `findings` (of the audit), `bundle`.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        DataError: there is no such folder; of the properties: the file is missing, damaged, or of a later medclf.
+
+    Example:
+        >>> Run("RUN").results["accuracy"]["value"]  # doctest: +SKIP
+        0.92
+    """
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The network, loaded.
+
+        Raises:
+            BundleError: there is none, or it is damaged.
+        """
+        return load_bundle(bundle_in(self.path))
+
+    @property
+    def evaluations(self) -> list[Run]:
+        """What `evaluate` made of it, by name."""
+        return [Run(file.parent) for file in sorted((self / EVALUATIONS).glob(f"*/{RESULTS}"))]
+
+    def report(self, path: str | Path | None = None, **options: Any) -> Path:
+        """Write its page; see `medclf.report`."""
+        from medclf.reporting.report import report
+
+        return report(self.path, path, **options)
