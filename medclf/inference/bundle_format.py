@@ -22,6 +22,9 @@ FORMATS = (1, 2)
 WEIGHTS = "weights.safetensors"
 _MAX_JSON = 64 * 2**20
 _N_GOLDEN = 2
+_MAX_DIGITS = 20  # of an integer: seeds have up to 2**64
+_MAX_PIXELS = 2**23  # of the network's input: loading a bundle runs two such images
+_LEAST = 1e-30  # of a variance: less cannot be divided by in float32
 
 
 def format_of(preprocessing: Preprocessing) -> int:
@@ -66,9 +69,12 @@ def parse(text: str | bytes, origin: str) -> dict[str, Any]:
         BundleError: it is no JSON, of another format version, changed, or says what cannot be.
     """
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+        json.dumps(content, ensure_ascii=False).encode()  # halves of surrogate pairs are no text
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{origin} is damaged: it is not JSON", "copy the bundle again from its source") from error
+        raise BundleError(
+            f"{origin} is damaged: it is not JSON of text and finite numbers", "copy the bundle again from its source"
+        ) from error
     if not isinstance(content, dict) or "format" not in content:
         raise BundleError(f"{origin} does not describe a bundle", "give a folder that save_bundle made")
     if content["format"] not in FORMATS:
@@ -93,7 +99,9 @@ def _check(content: Mapping[str, Any]) -> None:
     spec = ModelSpec.from_dict(content["recipe"])
     check_calibration(content["calibration"], spec)
     logits = np.array(content["golden"]["logits"], np.float64)
-    _expect(logits.shape == (_N_GOLDEN, spec.n_out), "golden")
+    _expect(logits.shape == (_N_GOLDEN, spec.n_out) and bool(np.isfinite(logits).all()), "golden")
+    height, width = spec.preprocessing.size
+    _expect(height * width <= _MAX_PIXELS, f"size: at most {_MAX_PIXELS:,} pixels")
     for pair in content["fold"]:
         _expect(len(pair) == 2 and all(isinstance(name, str) for name in pair), "fold")
 
@@ -107,24 +115,46 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_limit(value: Any) -> bool:
+    """Of a probability: above 1 nothing is called, or all is unsure; below 0 no flag would ever be raised."""
+    return _is_number(value) and value >= 0
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError("an integer that no number of a bundle needs")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number that is not finite")
+    return value
+
+
 def check_calibration(calibration: Mapping[str, Any], spec: ModelSpec) -> None:
     """Raise KeyError, TypeError or ValueError where `calibration` is not of the form that docs/bundle.md gives."""
     warmth = temperatures(calibration)
-    _expect(all(_is_number(value) and value > 0 for value in warmth), "temperature")
+    _expect(all(_is_number(value) and 1e-3 <= value <= 1e3 for value in warmth), "temperature")
     _expect(len(warmth) in (1, spec.n_out), "temperature")
     point = calibration.get("operating_point", {})
     if spec.multi_label:
         limits = point.get("thresholds", {})
-        _expect(set(limits) <= set(spec.vocab) and all(map(_is_number, limits.values())), "operating_point")
+        _expect(set(limits) <= set(spec.vocab) and all(map(_is_limit, limits.values())), "operating_point")
     elif "label" in point:
-        _expect(point["label"] in spec.vocab and _is_number(point["threshold"]), "operating_point")
-    _expect(_is_number(calibration.get("abstain", {}).get("threshold", 0)), "abstain")
+        _expect(point["label"] in spec.vocab and _is_limit(point["threshold"]), "operating_point")
+    _expect(_is_limit(calibration.get("abstain", {}).get("threshold", 0)), "abstain")
     if calibration.get("ood"):
         facts, arrays = ood_state(calibration["ood"])
         _expect(all(_is_number(facts[key]) for key in ("rest", "threshold", "quantile", "n")), "ood")
+        _expect(facts["rest"] >= _LEAST and facts["threshold"] >= 0 and facts["n"] >= 1, "ood")
+        _expect(0 < facts["quantile"] < 1, "ood")
         mean, axes, spread = (arrays[name] for name in ("mean", "axes", "spread"))
         _expect((axes.ndim, axes.shape) == (2, (*spread.shape, *mean.shape)), "ood")
-        _expect(all(bool(np.isfinite(array).all()) for array in arrays.values()) and bool((spread > 0).all()), "ood")
+        _expect(
+            all(bool(np.isfinite(array).all()) for array in arrays.values()) and bool((spread >= _LEAST).all()), "ood"
+        )
 
 
 def as_json(calibration: Calibration | Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ _MAPS = "maps"  # an output
 _KEY = "medclf"  # of the metadata that holds what a bundle.json holds
 _MAX_BYTES = 2**31 - 1  # of any protocol buffer
 _DRIFT = 1e-4
+_PATIENCE_S = 60.0  # of the golden inputs: two images
 
 
 class OnnxModel(Predictor):
@@ -61,6 +63,7 @@ class OnnxModel(Predictor):
         threads: int | None = None,
         verify: bool = True,
     ) -> None:
+        ort = require("onnxruntime", "onnx")
         path = Path(path)
         content = _content(_checked(path), str(path))
         self._session = _session(path, providers, threads)
@@ -70,14 +73,28 @@ class OnnxModel(Predictor):
             self.saliency = self._saliency  # absent where the file holds no maps: the service asks for it by name
         if verify:
             saved = np.array(content["golden"]["logits"])
-            logits, _ = self._run(golden_pixels(self.preprocessing))
+            with _patience(ort.RunOptions()) as options:
+                logits, _ = self._run(golden_pixels(self.preprocessing), options)
             if not np.abs(logits - saved).max() <= _DRIFT * max(1.0, np.abs(saved).max()):
                 raise BundleError(
                     f"{path} gives other logits here than where it was exported", "export it again on this machine"
                 )
 
-    def _run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits, features = self._session.run(["logits", "features"], {"pixels": pixels})
+    def _run(self, pixels: np.ndarray, options: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            logits, features = self._session.run(["logits", "features"], {"pixels": pixels}, options)
+        except _ort_errors() as error:
+            reason = str(error).partition("\n")[0][:200]
+            raise BundleError(f"{self.name} cannot be run by ONNX Runtime: {reason}", "export it again") from error
+        wanted = len(pixels), len(self.vocab)
+        for name, value, sound in (
+            ("logits", logits, getattr(logits, "shape", None) == wanted),
+            ("features", features, getattr(features, "ndim", 0) == 2 and len(features) == wanted[0]),
+        ):
+            if not sound or value.dtype.kind != "f":
+                raise BundleError(
+                    f"{self.name} gives {name} that are not numbers of {wanted[0]} images", "export it again"
+                )
         return logits, features
 
     def _saliency(self, item: Item, label: str | None = None) -> np.ndarray:
@@ -110,8 +127,14 @@ def _checked(path: Path) -> Any:
         model = onnx.load_model(path, load_external_data=False)
     except (ValueError, RuntimeError, TypeError, _decode_error()) as error:
         raise BundleError(f"{path} is damaged: it is not an ONNX model", "export it again") from error
-    if any(tensor.external_data or tensor.data_location for tensor in _tensors(model)):
-        raise BundleError(f"{path} keeps tensors in other files, which are not opened", "export it again as one file")
+    for message in _messages(model):
+        kind = message.DESCRIPTOR.name
+        if kind == "TensorProto" and (message.external_data or message.data_location):
+            raise BundleError(
+                f"{path} keeps tensors in other files, which are not opened", "export it again as one file"
+            )
+        if kind == "AttributeProto" and (message.HasField("g") or message.graphs):  # loops, branches, scans
+            raise BundleError(f"{path} holds a graph within its graph, which could run for ever", "export it again")
     return model
 
 
@@ -120,13 +143,13 @@ def _decode_error() -> type[Exception]:
     return cast(type[Exception], require("google.protobuf.message", "onnx").DecodeError)
 
 
-def _tensors(message: Any) -> Iterator[Any]:
-    """Every tensor anywhere in a protobuf message: initializers, attributes, subgraphs, functions."""
+def _messages(message: Any) -> Iterator[Any]:
+    """Every message anywhere in a protobuf message: tensors, attributes, subgraphs, functions."""
     waiting = [message]
     while waiting:
         message = waiting.pop()
+        yield message
         if message.DESCRIPTOR.name == "TensorProto":
-            yield message
             continue
         for field, value in message.ListFields():
             if field.type == field.TYPE_MESSAGE:
@@ -146,13 +169,29 @@ def _session(path: Path, providers: Sequence[str] | None = None, threads: int | 
     options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the cores alone
-    errors = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")
-    kinds = (errors.Fail, errors.InvalidGraph, errors.InvalidArgument, errors.InvalidProtobuf, errors.NotImplemented)
     try:
         return ort.InferenceSession(path, options, providers=list(providers or ["CPUExecutionProvider"]))
-    except (*kinds, RuntimeError, ValueError) as error:
+    except _ort_errors() as error:
         reason = str(error).partition("\n")[0][:200]
         raise BundleError(f"{path} cannot be run by ONNX Runtime: {reason}", "export it again") from error
+
+
+def _ort_errors() -> tuple[type[Exception], ...]:
+    """All that ONNX Runtime raises; it has no common base for them."""
+    state = vars(require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")).values()
+    own = [kind for kind in state if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*own, RuntimeError, ValueError, TypeError)
+
+
+@contextmanager
+def _patience(options: Any) -> Iterator[Any]:
+    """Run options that stop a run which lasts too long."""
+    timer = threading.Timer(_PATIENCE_S, setattr, (options, "terminate", True))
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()
 
 
 def export_onnx(bundle: Bundle | str | Path, out: str | Path, *, overwrite: bool = False) -> Path:

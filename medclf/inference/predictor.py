@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from medclf.errors import ReadError, position
+from medclf.errors import BundleError, ReadError, position
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle_format import ood_state, temperatures
 from medclf.models.spec import ModelSpec
@@ -166,6 +166,8 @@ class Predictor:
         logits, features = self._forward(prepared)
         scaled = logits.astype(np.float64) / temperatures(self.calibration)
         probs = _sigmoid(scaled) if self.multi_label else _softmax(scaled)
+        if not (np.isfinite(probs).all() and np.isfinite(features).all()):
+            raise BundleError(f"{self.name} gives no finite numbers for this image", "save the bundle again")
         outside = self._detector.unlike(features) if self._detector else np.zeros(len(features), bool)
         return [self._prediction(row, odd) for row, odd in zip(probs, outside, strict=True)]
 
@@ -180,7 +182,7 @@ class Predictor:
         pred = self._chosen(probs)
         sure = np.maximum(probs, 1 - probs).min() if self.multi_label else probs.max()
         limit = self.calibration.get("abstain", {}).get("threshold", 0.0)
-        flags = (*([UNSURE] if sure < limit else []), *([OUT_OF_DISTRIBUTION] if outside else []))
+        flags = (*([] if sure >= limit else [UNSURE]), *([OUT_OF_DISTRIBUTION] if outside else []))
         named = dict(zip(self.vocab, probs.tolist(), strict=True))
         label = self.vocab[pred] if isinstance(pred, int) else tuple(self.vocab[index] for index in pred)
         return Prediction(label, named, pred, flags)

@@ -65,7 +65,7 @@ class OodDetector:
 
     def unlike(self, features: Any) -> np.ndarray:
         """(n,) bool: whether each image is not like the training images."""
-        return self.score(features) > self.threshold
+        return ~(self.score(features) <= self.threshold)  # what is no number is not like them either
 
     def facts(self) -> dict[str, Any]:
         """The numbers, for a bundle's JSON."""

@@ -168,7 +168,7 @@ def redescribe(model, **fields):
     ("change", "reason"),
     [
         (lambda model: external(model.graph.initializer[0]), "other files"),
-        (hide_external, "other files"),
+        (hide_external, "other files|within its graph"),
         (lambda model: model.metadata_props.pop(), "preprocessing"),
         (lambda model: redescribe(model, card={"approved": True}), "changed"),
         (lambda model: redescribe(model, format=2), "format 2"),
@@ -230,3 +230,100 @@ def test_predicting_imports_no_fastai(exported, images):
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1] == "set()", time.monotonic() - start
+
+
+def graph_of(exported, tmp_path, nodes, outputs, name="pixels", initializers=()):
+    """A file with the genuine description of `exported` and another graph."""
+    genuine = onnx.load(exported)
+    shape = ["n", *(d.dim_value for d in genuine.graph.input[0].type.tensor_type.shape.dim[1:])]
+    pixels = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, shape)
+    graph = onnx.helper.make_graph(nodes, "g", [pixels], outputs, list(initializers))
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in genuine.metadata_props})
+    path = tmp_path / "crafted.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def output(name, kind=onnx.TensorProto.FLOAT, shape=None):
+    return onnx.helper.make_tensor_value_info(name, kind, shape)
+
+
+def constant(name, value):
+    return onnx.numpy_helper.from_array(np.asarray(value), name)
+
+
+CAST = onnx.helper.make_node("Cast", ["pixels"], ["logits"], to=onnx.TensorProto.FLOAT)
+TEXT = onnx.helper.make_node("Cast", ["pixels"], ["logits"], to=onnx.TensorProto.STRING)
+SAME = onnx.helper.make_node("Identity", ["logits"], ["features"])
+RESHAPED = onnx.helper.make_node("Reshape", ["pixels", "odd"], ["logits"])
+OTHER = onnx.helper.make_node("Cast", ["other"], ["logits"], to=onnx.TensorProto.FLOAT)
+HUGE = onnx.helper.make_node("ConstantOfShape", ["huge"], ["logits"])
+CRAFTED = {
+    "no features": ([CAST], [output("logits")], {}),
+    "another input": ([OTHER, SAME], [output("logits"), output("features")], {"name": "other"}),
+    "logits of another shape": ([CAST, SAME], [output("logits"), output("features")], {}),
+    "logits of text": (
+        [TEXT, SAME],
+        [output("logits", onnx.TensorProto.STRING), output("features", onnx.TensorProto.STRING)],
+        {},
+    ),
+    "a graph that fails when it is run": (
+        [RESHAPED, SAME],
+        [output("logits", onnx.TensorProto.UINT8), output("features", onnx.TensorProto.UINT8)],
+        {"initializers": [constant("odd", np.array([7, 11, 13]))]},
+    ),
+    "more memory than there is": (
+        [HUGE, SAME],
+        [output("logits"), output("features")],
+        {"initializers": [constant("huge", np.array([2**40, 2**10]))]},
+    ),
+}
+
+
+@pytest.mark.parametrize(("nodes", "outputs", "more"), CRAFTED.values(), ids=CRAFTED)
+def test_another_graph_under_a_genuine_description_is_refused(exported, tmp_path, nodes, outputs, more):
+    with pytest.raises(BundleError, match=r"crafted"):
+        OnnxModel(graph_of(exported, tmp_path, nodes, outputs, **more))
+
+
+@pytest.mark.parametrize("kind", ["Loop", "If"])
+def test_a_graph_that_could_run_for_ever_is_not_run(exported, tmp_path, kind):
+    value = onnx.helper.make_tensor_value_info
+    if kind == "Loop":
+        inner = [
+            onnx.helper.make_node("Identity", ["go"], ["go_on"]),
+            onnx.helper.make_node("Identity", ["state"], ["next"]),
+        ]
+        body = onnx.helper.make_graph(
+            inner,
+            "body",
+            [value("i", 7, []), value("go", 9, []), value("state", 1, None)],
+            [value("go_on", 9, []), value("next", 1, None)],
+        )
+        node = onnx.helper.make_node("Loop", ["turns", "yes", "start"], ["logits"], body=body)
+    else:
+        branch = onnx.helper.make_graph(
+            [onnx.helper.make_node("Identity", ["start"], ["out"])], "branch", [], [value("out", 1, None)]
+        )
+        node = onnx.helper.make_node("If", ["yes"], ["logits"], then_branch=branch, else_branch=branch)
+    start = onnx.helper.make_node("Cast", ["pixels"], ["start"], to=onnx.TensorProto.FLOAT)
+    more = [constant("turns", np.int64(2**62)), constant("yes", np.bool_(True))]
+    path = graph_of(exported, tmp_path, [start, node, SAME], [output("logits"), output("features")], initializers=more)
+    started = time.perf_counter()
+    with pytest.raises(BundleError, match="for ever"):
+        OnnxModel(path)
+    assert time.perf_counter() - started < 20
+
+
+def test_a_run_that_lasts_too_long_is_stopped(exported, monkeypatch):
+    monkeypatch.setattr("medclf.inference.onnx._PATIENCE_S", 0.0)
+    run = OnnxModel._run
+
+    def late(self, pixels, options=None):
+        time.sleep(0.2)
+        return run(self, pixels, options)
+
+    monkeypatch.setattr(OnnxModel, "_run", late)
+    with pytest.raises(BundleError, match="cannot be run"):
+        OnnxModel(exported)
