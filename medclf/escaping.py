@@ -59,11 +59,12 @@ def for_csv(frame: pd.DataFrame) -> pd.DataFrame:
     result = frame.set_axis(range(frame.shape[1]), axis=1)
     for n, kind in enumerate(frame.dtypes):
         if kind.kind not in "biufc":
-            result[n] = result[n].astype(object).map(_cell)
-    return result.set_axis([_cell(name) for name in frame.columns], axis=1)
+            result[n] = result[n].astype(object).map(csv_value)
+    return result.set_axis([csv_value(name) for name in frame.columns], axis=1)
 
 
-def _cell(value: object) -> object:
+def csv_value(value: object) -> object:
+    """`csv_cell` of a text; anything else as it is."""
     return csv_cell(value) if isinstance(value, str) else value
 
 

@@ -18,6 +18,7 @@ from medclf.dataset.groups import Link, cluster, equal_images, with_clusters
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.scan import count_labels, scan
 from medclf.errors import DataError
+from medclf.escaping import for_csv
 from medclf.files import replacing, write_json
 
 Embed = np.ndarray | Callable[[pd.DataFrame], np.ndarray] | None
@@ -115,7 +116,7 @@ class Audit:
     def save_findings(self, path: str | Path) -> None:
         """Write the findings as CSV, whole or not at all."""
         with replacing(path) as temporary:
-            self.findings.to_csv(temporary, index=False)
+            for_csv(self.findings).to_csv(temporary, index=False)
 
 
 def with_groups(table: pd.DataFrame, found: Audit) -> pd.DataFrame:

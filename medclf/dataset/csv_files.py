@@ -9,6 +9,7 @@ import pandas as pd
 
 from medclf.dataset.columns import read_csv, typed
 from medclf.errors import DataError
+from medclf.escaping import for_csv
 from medclf.files import replacing
 
 _REMEDY = "restore it from a copy, or make the run again"
@@ -16,9 +17,9 @@ _TEXT = frozenset({"path", "label", "pred", "patient", "group", "unknown", "twin
 
 
 def save_rows(path: str | Path, rows: pd.DataFrame) -> None:
-    """Write rows as CSV, whole or not at all."""
+    """Write rows as CSV, whole or not at all; a spreadsheet runs none of its cells (see `medclf.escaping`)."""
     with replacing(path) as temporary:
-        rows.to_csv(temporary, index=False)
+        for_csv(rows).to_csv(temporary, index=False)
 
 
 def read_rows(path: str | Path, wanted: Sequence[str] = ()) -> pd.DataFrame:

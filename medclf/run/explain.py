@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from medclf.errors import DataError, OutputError, ReadError, argument, position
+from medclf.escaping import csv_value
 from medclf.files import replacing
 from medclf.images.heatmap import Box, hottest_box, on_original, overlay
 from medclf.inference.bundle import Bundle, load_bundle
@@ -111,9 +112,9 @@ def explain(
         found.append(_explained(loaded, name, out / f"{number:04}-{name.stem}.png", label, method, share))
         say(str(found[-1]))
     with replacing(out / _BOXES) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows(row.as_dict() for row in found)
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        writer.writerows([csv_value(row.as_dict().get(name, "")) for name in _COLUMNS] for row in found)
     say(f"boxes: {out / _BOXES}")
     if found and all(row.problem for row in found):
         raise DataError(f"none of {len(found)} files could be read", f"see the reasons in {out / _BOXES}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from medclf.dataset.folders import walk
 from medclf.errors import DataError, MedclfWarning
+from medclf.escaping import csv_value, printable
 from medclf.inference.runtimes import bundle_in, load_model
 from medclf.progress import watch
 
@@ -107,16 +108,16 @@ def print_predictions(bundle: Path, files: Sequence[Path], form: str, bs: int = 
     """
     loaded = load_model(bundle_in(bundle), runtime)
     columns = ["path", "label", *(f"prob_{label}" for label in loaded.vocab), "flags", "problem"]
-    writer = csv.DictWriter(sys.stdout, columns, restval="") if form == "csv" else None
+    writer = csv.writer(sys.stdout) if form == "csv" else None
     if writer:
-        writer.writeheader()
+        writer.writerow(map(csv_value, columns))
     n, readable = 0, 0
     for answer in _answers(loaded, files, bs, between=not sys.stdout.isatty()):
         n, readable = n + 1, readable + (not answer.problem)
         if writer:
-            writer.writerow(answer.as_dict())
+            writer.writerow([csv_value(answer.as_dict().get(name, "")) for name in columns])
         else:
-            print(json.dumps(answer.as_dict()) if form == "json" else answer)
+            print(json.dumps(answer.as_dict()) if form == "json" else printable(answer))
     sys.stdout.flush()
     if not readable:
         raise DataError(f"none of {n} files could be read", "see the reasons above")
