@@ -186,7 +186,7 @@ def make_up(
             "linear_probe": {"accuracy": metric(0.65625, 70)},
         },
         "data": {
-            "n_images": n + 1,
+            "n_images": n,
             "counts": {
                 p: {name: int(((rows["partition"] == p) & (rows["label"] == name)).sum()) for name in names}
                 for p in ("train", "valid")

@@ -42,5 +42,5 @@ def test_no_finding_unknown_and_partly_unknown_are_three_things(tmp_path):
 def test_a_users_own_column_unknown_of_an_older_run_is_the_users(tmp_path):
     header = "path,partition,label,pred,loss,prob_A,prob_B,unknown"
     rows = ["1.png,valid,A,A,0.1,0.9,0.1,A", "2.png,valid,,,0.1,0.1,0.1,B"]
-    (tmp_path / "predictions.csv").write_text("\n".join([header, *rows]))
+    (tmp_path / "predictions.csv").write_text("\n".join([header, *rows, ""]))
     assert Predictions.load(tmp_path / "predictions.csv", ["A", "B"], True).y.tolist() == [[1, 0], [0, 0]]
