@@ -148,7 +148,7 @@ def test_a_card_may_come_later(made_up, tmp_path):
     made_up.rows.to_csv(tmp_path / "predictions.csv", index=False)
     (tmp_path / "results.json").write_text(json.dumps({**made_up.facts, **RUN}))
     (tmp_path / "run.json").write_text(json.dumps({"settings": {"epochs": 7}}))
-    with pytest.warns(match="have no root"):
+    with pytest.warns(match="does not say where the images are"):
         page = report(tmp_path, card={"funding": "a foundation"}).read_text()
     facts = json.loads((tmp_path / "results.json").read_text())
     assert facts["card"] == {"funding": "a foundation"} and "a foundation" in page
