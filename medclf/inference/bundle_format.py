@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medclf.errors import BundleError
+from medclf.errors import BundleError, MedclfError
 from medclf.files import finite
 from medclf.images.preprocessing import Preprocessing
 from medclf.models.spec import ModelSpec
@@ -83,11 +83,14 @@ def parse(text: str | bytes, origin: str) -> dict[str, Any]:
             "update medclf, or save the bundle again",
         )
     try:
-        if content_hash(content) != content["hash"]:
-            raise BundleError(f"{origin} was changed after it was saved", "copy the bundle again from its source")
-        _check(content)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise BundleError(f"{origin} is not as save_bundle writes it: {error}", "save the bundle again") from error
+        unchanged = content_hash(content) == content["hash"]
+        if unchanged:
+            _check(content)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, MedclfError) as error:
+        why = error.message if isinstance(error, MedclfError) else error
+        raise BundleError(f"{origin} is not as save_bundle writes it: {why}", "save the bundle again") from error
+    if not unchanged:
+        raise BundleError(f"{origin} was changed after it was saved", "copy the bundle again from its source")
     return content
 
 
