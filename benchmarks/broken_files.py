@@ -150,7 +150,7 @@ class Room:
     def workers(self, path: str, change: str, n: int) -> list[str]:
         """A learner made by hand whose files are read by worker processes."""
         with self.breaking(path, change) as spoil:
-            dls = MedDataLoaders.from_table(self.table, size=SIDE, bs=64, num_workers=n)
+            dls = MedDataLoaders.from_table(self.table, size=SIDE, bs=64, num_workers=n, cache=False)
             learn = med_learner(dls, ARCH, weights=None)
             spoil()
             with learn.no_bar(), learn.no_logging():

@@ -100,6 +100,7 @@ def _check(content: Mapping[str, Any]) -> None:
         _expect(isinstance(content[key], kind), key)
     _expect(content["weights"]["file"] == WEIGHTS, f"the weights are in {WEIGHTS}, nowhere else")
     spec = ModelSpec.from_dict(content["recipe"])
+    _expect(content["format"] == format_of(spec.preprocessing), "format")
     check_calibration(content["calibration"], spec)
     logits = np.array(content["golden"]["logits"], np.float64)
     _expect(logits.shape == (_N_GOLDEN, spec.n_out) and bool(np.isfinite(logits).all()), "golden")

@@ -15,7 +15,7 @@ from fastai.vision import augment
 from fasttransform.transform import compose_tfms
 from PIL import Image
 
-from medclf.errors import BundleError, PreprocessingError, argument
+from medclf.errors import BundleError, DataError, PreprocessingError, argument
 from medclf.images.preprocessing import Preprocessing, Resample, Sampling, Size, Step
 from medclf.learn.image_block import MedImage, ReadMedImage
 from medclf.learn.presets import MedResize, QuickNormalize, scaled
@@ -78,7 +78,8 @@ def reading_of(dls: Any) -> Preprocessing:
     Raises:
         PreprocessingError: the images are not read by medclf.
     """
-    tfms = list(_validation_loader(dls).dataset.tls[0].tfms.fs)
+    lists = getattr(_validation_loader(dls).dataset, "tls", None)  # a data set of the user's own keeps no transforms
+    tfms = list(lists[0].tfms.fs) if lists else []
     readers = [place for place, tfm in enumerate(tfms) if isinstance(tfm, ReadMedImage)]
     if not readers:
         raise PreprocessingError(
@@ -161,8 +162,9 @@ def described(learn: Any) -> dict[str, Any]:
     from medclf.learn.learner import class_names, is_multi_label
 
     found: dict[str, Any] = {key: vars(learn)[key] for key in ("arch", "weights", "dropout") if key in vars(learn)}
-    vocab = class_names(learn.dls)
-    found |= {"vocab": vocab, "n_out": len(vocab), "multi_label": is_multi_label(learn.dls)}
+    with contextlib.suppress(DataError):  # loaders of a user's own may have no labels
+        vocab = class_names(learn.dls)
+        found |= {"vocab": vocab, "n_out": len(vocab), "multi_label": is_multi_label(learn.dls)}
     with contextlib.suppress(PreprocessingError):
         preprocessing, normalization = preprocessing_of(learn.dls), normalization_of(learn.dls)
         found |= {"n_in": preprocessing.channels, "preprocessing": preprocessing.as_dict()}

@@ -54,7 +54,7 @@ def loaders(tmp_path):
         (tmp_path / label).mkdir()
         for number in range(5):
             Image.new("RGB", (32, 32), (0, 0, 10 + 100 * place + number)).save(tmp_path / label / f"{number}.png")
-    return MedDataLoaders.from_folder(tmp_path, size=32, bs=4, val_bs=2, split="all", seed=3)
+    return MedDataLoaders.from_folder(tmp_path, size=32, bs=4, val_bs=2, split="all", seed=3, cache=False)
 
 
 def test_what_stands_in_for_an_image(loaders):

@@ -159,7 +159,7 @@ def test_an_existing_run_is_kept_without_overwrite(tmp_path):
     with pytest.raises(OutputError, match="exists already") as caught, claimed(out):
         pass
     assert "overwrite=True" in caught.value.remedy
-    assert "--resume" not in caught.value.remedy
+    assert "resume" not in caught.value.remedy
     assert (out / "report.html").read_text() == "precious"
     with claimed(out, overwrite=True):
         assert names(out) == []
@@ -169,7 +169,7 @@ def test_a_killed_run_is_offered_to_be_resumed(tmp_path):
     record_of(tmp_path)
     with pytest.raises(OutputError, match="exists already") as caught, claimed(tmp_path):
         pass
-    assert f"--resume {tmp_path}" in caught.value.remedy
+    assert f"resume('{tmp_path}')" in caught.value.remedy
 
 
 def test_a_folder_that_is_no_run_is_never_emptied(tmp_path):
@@ -342,7 +342,7 @@ def test_the_command_line_takes_resume_alone(tmp_path, monkeypatch, capsys):
     )
     for other in (["--epochs", "3"], ["data"], ["--config", "run.json"]):
         code, lines = medclf("--resume", "run", *other)
-        assert (code, lines[0]) == (2, "medclf: --resume goes on with the settings of the run")
+        assert (code, lines[0]) == (2, "medclf: --resume takes all settings from the run")
     (tmp_path / "run.json").write_text(json.dumps({"settings": {"data": "d", "out": "o", "colour": 1}}))
     code, lines = medclf("--config", "run.json", "--seed", "3")
     assert (code, lines[0]) == (2, "medclf: unknown settings: colour")

@@ -178,7 +178,7 @@ def test_prepare_needs_neither_fastai_nor_matplotlib():
 
 
 def test_suffixes_and_contents_are_two_things(tmp_path):
-    assert {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom"} == IMAGE_SUFFIXES
+    assert {".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".dcm", ".dicom", ".ima"} < IMAGE_SUFFIXES
     misnamed = tmp_path / "really.a.jpeg.png"
     misnamed.write_bytes(saved(PHOTO, "JPEG"))
     assert probe(misnamed).format == "JPEG"

@@ -12,6 +12,7 @@ from pydicom.data import get_testdata_file
 import medclf.dataset.image_cache as cache
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, MedclfWarning, MissingDecoder
+from medclf.images import preprocessing
 from medclf.learn.dataloaders import MedDataLoaders, decoding
 
 SETTINGS = {"size": 32, "cache": True, "progress": False}
@@ -48,9 +49,9 @@ def test_the_table_is_the_same_cold_and_warm(folder):
 
 
 def test_each_image_is_decoded_once(folder, monkeypatch):
-    read, real = [], cache.read_display
+    read, real = [], preprocessing.read_display
     monkeypatch.setattr(
-        cache, "read_display", lambda path, *a, **k: read.append(Path(path).name) or real(path, *a, **k)
+        preprocessing, "read_display", lambda path, *a, **k: read.append(Path(path).name) or real(path, *a, **k)
     )
     table = scan(folder, check_pixels=decoding(**SETTINGS))
     dls = MedDataLoaders.from_table(table, **SETTINGS)
@@ -113,17 +114,17 @@ def test_a_file_that_broke_since_is_left_out_and_the_split_stays(folder, warm):
 
 
 def test_a_decoder_installed_meanwhile_is_noticed(folder, monkeypatch):
-    real = cache.read_display
+    real = preprocessing.read_display
 
     def lacks(path, *args, **kwargs):
         if Path(path).name == "4.jpg":
             raise MissingDecoder(path, "needs a decoder", "pip install it")
         return real(path, *args, **kwargs)
 
-    monkeypatch.setattr(cache, "read_display", lacks)
+    monkeypatch.setattr(preprocessing, "read_display", lacks)
     table = scan(folder, check_pixels=decoding(**SETTINGS))
     assert (table["problem"] == "needs a decoder (pip install it)").sum() == 2
-    monkeypatch.setattr(cache, "read_display", real)
+    monkeypatch.setattr(preprocessing, "read_display", real)
     assert (scan(folder, check_pixels=decoding(**SETTINGS))["problem"] == "").sum() == 10
 
 
