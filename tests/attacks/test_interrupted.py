@@ -345,4 +345,4 @@ def test_the_command_line_takes_resume_alone(tmp_path, monkeypatch, capsys):
         assert (code, lines[0]) == (2, "medclf: --resume takes all settings from the run")
     (tmp_path / "run.json").write_text(json.dumps({"settings": {"data": "d", "out": "o", "colour": 1}}))
     code, lines = medclf("--config", "run.json", "--seed", "3")
-    assert (code, lines[0]) == (2, "medclf: unknown settings: colour")
+    assert (code, lines[0]) == (2, "medclf: the setting 'colour' is not known")
