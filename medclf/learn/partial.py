@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from medclf.dataset.image_cache import ImageStore
 from medclf.errors import MedclfError, argument
 from medclf.files import replacing
+from medclf.images.preprocessing import Preprocessing
 from medclf.learn import distributed
 from medclf.learn.batches import MedDL
 from medclf.learn.features import fingerprint
@@ -83,6 +84,11 @@ class KeptFeatures:
     def __init__(self, store: ImageStore, path: Path) -> None:
         self.store, self.path = store, path
         self._map = np.load(path, mmap_mode="r")
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What made the images that these are the features of."""
+        return self.store.preprocessing
 
     def rows(self, items: Sequence[Any]) -> np.ndarray | None:
         """See `ImageStore.rows`."""
