@@ -43,6 +43,10 @@ KINDS = {  # kind: one, several
     "size-tells-class": ("link of size and class", "links of size and class"),
     "depth-tells-class": ("link of format or depth and class", "links of format or depth and class"),
     "overlay-tells-class": ("border or overlay tied to the class", "borders or overlays tied to the class"),
+    "colour-tells-class": (
+        "colour of the whole picture tied to the class",
+        "colours of the whole picture tied to classes",
+    ),
 }
 _SHOWN = 60  # pairs in the report's section; audit.csv has all
 
@@ -298,12 +302,12 @@ def _conflicts(table: pd.DataFrame, links: Sequence[Link]) -> Iterator[tuple[str
 
 def _patients_across(table: pd.DataFrame) -> Iterator[tuple[str, str, str, float, str]]:
     good = table[(table["problem"] == "") & table["patient"].notna() & table["partition"].notna()]
-    for _, images in good.groupby("patient", sort=False):
+    for patient, images in good.groupby("patient", sort=False):
         counts = Counter(images["partition"])
         if len(counts) > 1:
             ends = images.drop_duplicates("partition")["path"].tolist()[:2]
             words = ", ".join(f"{n} in {part}" for part, n in sorted(counts.items()))
-            yield ("patient-across-split", *ends, np.nan, f"one patient's images: {words}")
+            yield ("patient-across-split", *ends, np.nan, f"patient {patient}: {words}")
 
 
 def _summary(found: Audit, clues: Sequence[Clue], n_compared: int, ways: Sequence[str], note: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from scipy import stats
 
 from medclf.dataset.folds import folds, group_codes
 from medclf.dataset.labels import Label, label_set
-from medclf.images.rim_marks import mark_flags
+from medclf.images.rim_marks import MOST_EDGES, MOST_PLACES, Mark, mark_flags
 
 _FOLDS = 5
 _MARGIN = 0.1  # balanced accuracy above chance that is worth a word
@@ -28,7 +29,7 @@ class Clue:
     """Something beside the anatomy that tells the class.
 
     Args:
-        kind: "size-tells-class", "depth-tells-class" or "overlay-tells-class".
+        kind: "size-tells-class", "depth-tells-class", "overlay-tells-class" or "colour-tells-class".
         strength: balanced accuracy of a classifier that sees nothing else, or Cramer's V; in [0, 1].
         sentence: what was found, in words.
         facts: the numbers.
@@ -149,29 +150,79 @@ def _cross_validated(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) ->
     return np.asarray(cross_val_predict(tree, x, y, cv=PredefinedSplit(folds(y, together, _FOLDS))))
 
 
-def _tied_marks(flags: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> list[Clue]:
+@dataclass(frozen=True)
+class _Tie:
+    """A mark that stands on one class and not on another: (classes,) the share of each that carries it."""
+
+    mark: Mark
+    strength: float
+    share: np.ndarray
+    most: int
+    least: int
+
+
+def _tied_marks(flags: dict[Mark, np.ndarray], targets: dict[str, np.ndarray]) -> list[Clue]:
     """Marks that stand on one class and not on the other, the most telling ones."""
     clues = []
     for label, y in targets.items():
         classes, codes = np.unique(y, return_inverse=True)
-        totals = np.bincount(codes)
-        shown = totals >= _FEWEST
-        for mark, on in flags.items():
-            with_mark = np.bincount(codes, weights=on, minlength=len(classes))
-            if not _FEWEST <= with_mark.sum() <= len(y) - _FEWEST:
-                continue
-            squares, p = stats.chi2_contingency(np.stack([with_mark, totals - with_mark]), correction=False)[:2]
-            strength = math.sqrt(squares / len(y))
-            if strength < _TIED or p > 0.001 / len(flags):
-                continue
-            share = np.where(shown, with_mark / totals, np.nan)
-            most, least = int(np.nanargmax(share)), int(np.nanargmin(share))
-            sentence = (
-                f"{mark[0].upper()}{mark[1:]} is tied to the class: on {share[most]:.0%} of '{classes[most]}', on "
-                f"{share[least]:.0%} of '{classes[least]}' (Cramér's V {strength:.2f}). Look whether it belongs to the "
-                "picture or was laid over it, and test the trained model: medclf shortcuts RUN."
-            )
-            facts = {"mark": mark, "label": label or None, "cramers_v": strength}
-            by_class = {str(one): float(part) for one, part in zip(classes, with_mark / totals, strict=True)}
-            clues.append(Clue("overlay-tells-class", strength, sentence, {**facts, "share_by_class": by_class}))
+        ties = [_tie(mark, on, codes, len(flags)) for mark, on in flags.items()]
+        clues += [_mark_clue(whole, group, label, classes) for whole, group in _by_cause([tie for tie in ties if tie])]
     return sorted(clues, key=lambda clue: -clue.strength)[:_MOST_MARKS]
+
+
+def _tie(mark: Mark, on: np.ndarray, codes: np.ndarray, n_tried: int) -> _Tie | None:
+    totals = np.bincount(codes)
+    with_mark = np.bincount(codes, weights=on, minlength=len(totals))
+    if not _FEWEST <= with_mark.sum() <= len(codes) - _FEWEST:
+        return None
+    squares, p = stats.chi2_contingency(np.stack([with_mark, totals - with_mark]), correction=False)[:2]
+    strength = math.sqrt(squares / len(codes))
+    if strength < _TIED or p > 0.001 / n_tried:
+        return None
+    share = with_mark / totals
+    shown = np.where(totals >= _FEWEST, share, np.nan)
+    return _Tie(mark, strength, share, int(np.nanargmax(shown)), int(np.nanargmin(shown)))
+
+
+def _by_cause(ties: Sequence[_Tie]) -> list[tuple[bool, list[_Tie]]]:
+    """Ties of one cause, the strongest first, and whether the cause is the picture as a whole.
+
+    An overlay has its place. What ties one class at many places, in one image here and in another there, is the
+    colour or the brightness of the whole picture, which is told once.
+    """
+    groups: dict[tuple[int, str], list[_Tie]] = {}
+    for tie in sorted(ties, key=lambda tie: -tie.strength):
+        groups.setdefault((tie.most, tie.mark.what), []).append(tie)
+    causes, whole = [], []
+    for (_, what), group in groups.items():
+        reach = MOST_EDGES if what == "an even border" else MOST_PLACES
+        if len(group) > reach or any(not tie.mark.place for tie in group):
+            whole += group
+        else:
+            causes.append((False, group))
+    return [*causes, *([(True, sorted(whole, key=lambda tie: -tie.strength))] if whole else [])]
+
+
+def _mark_clue(whole: bool, group: Sequence[_Tie], label: str, classes: np.ndarray) -> Clue:
+    """The finding of marks that have one cause, with the numbers of the strongest of them."""
+    first = group[0]
+    if whole:
+        looks = ", ".join(dict.fromkeys(re.sub("^an? | area$", "", tie.mark.what) for tie in group))
+        kind = "colour-tells-class"
+        mark = f"the colour or brightness of the whole picture or its surround ({looks})"
+        advice = "It can come from the stain, the lamp or the camera. Test the trained model: medclf shortcuts RUN."
+    else:
+        kind, mark = "overlay-tells-class", f"{first.mark.what} at {' and '.join(tie.mark.place for tie in group)}"
+        advice = (
+            "Look whether it belongs to the picture or was laid over it, and test the trained model: "
+            "medclf shortcuts RUN."
+        )
+    sentence = (
+        f"{mark[0].upper()}{mark[1:]} is tied to the class: on {first.share[first.most]:.0%} of "
+        f"'{classes[first.most]}', on {first.share[first.least]:.0%} of '{classes[first.least]}' "
+        f"(Cramér's V {first.strength:.2f}). {advice}"
+    )
+    by_class = {str(one): float(part) for one, part in zip(classes, first.share, strict=True)}
+    facts = {"mark": mark, "label": label or None, "cramers_v": first.strength, "share_by_class": by_class}
+    return Clue(kind, first.strength, sentence, facts)

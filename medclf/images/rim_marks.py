@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from medclf.images.reading import resize_pixels
@@ -19,6 +21,7 @@ PLACES = (
 )
 COLOURS = ("black", "white", "green", "blue")
 EDGES = ("top", "bottom", "left", "right")
+MOST_EDGES, MOST_PLACES = 2, 3  # that one border, one overlay reaches
 N_MARKS = len(EDGES) + len(PLACES) * len(COLOURS)
 _DARK, _LIGHT, _EVEN = 14, 242, 4.0
 
@@ -66,18 +69,40 @@ def _borders(grey: np.ndarray) -> list[float]:
     return widths
 
 
-def mark_flags(marks: np.ndarray) -> dict[str, np.ndarray]:
-    """Which images carry which mark, in words.
+class Mark(NamedTuple):
+    """Something at an image's rim.
+
+    Args:
+        what: "a green area", "an even border".
+        place: one of `PLACES`, or "the" and one of `EDGES`; "" where it is all around the picture, or all over it.
+    """
+
+    what: str
+    place: str
+
+
+def mark_flags(marks: np.ndarray) -> dict[Mark, np.ndarray]:
+    """Which images carry which mark.
 
     Args:
         marks: (n, N_MARKS) from `measure_marks`.
 
     Returns:
         {mark: (n,) bool}: a border of more than 3 % of the side, or a place more than 40 % of which has the colour.
+        What fills more than three of the eight places, or two of the four edges, belongs to the picture as a whole
+        and is at none of them: the stain, the lamp, the round field of a camera.
+
+    Example:
+        >>> blue = np.full((1, 60, 60, 3), (120, 110, 205), np.uint8)
+        >>> [mark for mark, on in mark_flags(np.stack([measure_marks(image) for image in blue])).items() if on[0]]
+        [Mark(what='a blue area', place='')]
     """
-    flags = {f"an even border at the {edge}": marks[:, k] > 0.03 for k, edge in enumerate(EDGES)}
-    for place, name in enumerate(PLACES):
-        for colour, colour_name in enumerate(COLOURS):
-            column = len(EDGES) + place * len(COLOURS) + colour
-            flags[f"a {colour_name} area at {name}"] = marks[:, column] > 0.4
+    areas = marks[:, len(EDGES) :].reshape(len(marks), len(PLACES), len(COLOURS)) > 0.4
+    found = [("an even border", [f"the {edge}" for edge in EDGES], marks[:, : len(EDGES)] > 0.03, MOST_EDGES)]
+    found += [(f"a {colour} area", list(PLACES), areas[..., k], MOST_PLACES) for k, colour in enumerate(COLOURS)]
+    flags = {}
+    for what, places, on, most in found:
+        whole = on.sum(axis=1) > most
+        flags[Mark(what, "")] = whole
+        flags |= {Mark(what, place): on[:, k] & ~whole for k, place in enumerate(places)}
     return flags

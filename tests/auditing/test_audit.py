@@ -28,7 +28,7 @@ from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
 from medclf.demo_images import draw_endoscopy
 from medclf.errors import DataError
-from medclf.images.rim_marks import mark_flags, measure_marks
+from medclf.images.rim_marks import PLACES, mark_flags, measure_marks
 
 
 def jpeg(image, quality):
@@ -427,8 +427,8 @@ def test_marks_see_a_painted_corner_and_a_border():
     image[:, -15:] = 0
     flags = mark_flags(measure_marks(image)[None])
     assert {name for name, on in flags.items() if on[0]} == {
-        "a green area at the bottom left corner",
-        "an even border at the right",
+        ("a green area", "the bottom left corner"),
+        ("an even border", "the right"),
     }
 
 
@@ -436,8 +436,8 @@ def test_an_overlay_tied_to_the_class_is_told_and_a_chance_one_is_not():
     random = np.random.default_rng(0)
     labels = ["polyp"] * 60 + ["normal"] * 60
     marks = np.zeros((120, 36))
-    columns = list(mark_flags(np.zeros((1, 36))))
-    tied, chance = columns.index("a green area at the bottom left corner"), columns.index("a black area at the top")
+    column = {tuple(place): 4 + 4 * place[1] + place[0] for place in np.ndindex(4, 8)}  # of colour and place
+    tied, chance = column[2, 5], column[0, 1]  # green at the bottom left, black at the top
     marks[:, chance] = random.random(120) < 0.5
     marks[:50, tied] = 1
     clues = find_clues(labels, np.full((120, 2), 300), [("JPEG", 8, 3)] * 120, marks)
@@ -445,6 +445,64 @@ def test_an_overlay_tied_to_the_class_is_told_and_a_chance_one_is_not():
     assert "on 83% of 'polyp', on 0% of 'normal'" in clues[0].sentence
     squares = 120 * (50 * 60) ** 2 / (60 * 60 * 50 * 70)  # chi squared of a 2 x 2 table: n (ad - bc)^2 / margins
     assert clues[0].strength == pytest.approx(math.sqrt(squares / 120))
+
+
+def _stained(random, kind):
+    tint = np.array([(190, 100, 160), (95, 90, 190)][kind]) + random.normal(0, 8, 3)
+    nuclei = random.random((90, 90, 1)) < 0.25
+    return np.where(nuclei, tint * 0.55, tint) + random.normal(0, 12, (90, 90, 3))
+
+
+def _patchy_stain(random, kind):
+    """Blue in a few places of each image, other ones each time."""
+    tissue = np.kron(random.random((3, 3)) < 0.3 * kind, np.ones((30, 30)))[..., None]
+    return np.where(tissue, (90, 90, 190), (190, 100, 160)) + random.normal(0, 12, (90, 90, 3))
+
+
+def _lamp(random, kind):
+    """A cold lamp with its light anywhere in the picture, or a warm one."""
+    y, x = np.mgrid[:90, :90] / 90
+    light = 1.2 - 0.5 * np.hypot(y - random.random(), x - random.random())[..., None]
+    return light * np.array([(180, 140, 100), (100, 110, 170)][kind]) + random.normal(0, 6, (90, 90, 3))
+
+
+def _dark_camera(random, kind):
+    """One of the cameras sees nothing away from the middle."""
+    y, x = np.mgrid[:90, :90] / 45 - 1
+    light = np.clip(1.5 - 1.7 * np.hypot(y, x), 0, 1)[..., None] if kind else 1
+    return light * random.normal(130, 30, (90, 90, 3))
+
+
+def _clues_of(draw, n):
+    random = np.random.default_rng(3)
+    kinds = np.arange(n) % 2
+    images = [draw(random, kind).clip(0, 255).astype(np.uint8) for kind in kinds]
+    marks = np.stack([measure_marks(image) for image in images])
+    labels = [("benign", "tumor")[kind] for kind in kinds]
+    return find_clues(labels, np.full((n, 2), 90), [("PNG", 8, 3)] * n, marks)
+
+
+@pytest.mark.parametrize(("draw", "n"), [(_stained, 60), (_patchy_stain, 300), (_lamp, 60), (_dark_camera, 60)])
+def test_what_belongs_to_the_whole_picture_is_told_once_and_at_no_place(draw, n):
+    clues = _clues_of(draw, n)
+    assert [clue.kind for clue in clues] == ["colour-tells-class"]
+    assert not any(place in clues[0].sentence for place in (*PLACES, "the top"))
+
+
+@pytest.mark.parametrize("ground", [_stained, _lamp])
+def test_painted_corners_are_found_at_their_places_whatever_the_whole_picture_looks_like(ground):
+    def with_corners(random, kind):
+        image = ground(random, 0)
+        image[60:, :30] = (15, 110, 60) if kind else image[60:, :30]
+        image[:30, 60:] = image[:30, 60:] if kind else 0
+        return image
+
+    clues = _clues_of(with_corners, 60)
+    assert {clue.facts["mark"] for clue in clues} == {
+        "a green area at the bottom left corner",
+        "a black area at the top right corner",
+    }
+    assert {clue.kind for clue in clues} == {"overlay-tells-class"}
 
 
 def test_sizes_and_depths_without_a_link_are_no_clue():
