@@ -16,7 +16,7 @@ from medclf.metrics.table import overall_metrics, statistics
 from medclf.metrics.weighted import read_task
 from medclf.results.predictions import Predictions
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def summarize(

@@ -11,7 +11,7 @@ from medclf.demo_images import draw_endoscopy
 from medclf.errors import DataError
 from medclf.inference.bundle import load_bundle
 from medclf.reporting.card import QUESTIONS
-from medclf.run.config import TrainConfig
+from medclf.run.config import TrainConfig, check_early
 from medclf.run.evaluate import evaluate
 from medclf.run.train import train
 
@@ -71,7 +71,9 @@ def test_an_evaluation_has_groups_too(run, drawn):
 
 
 def test_a_column_that_is_not_there_is_told_before_training(drawn, tmp_path):
-    config = TrainConfig(data=str(drawn), out=str(tmp_path / "RUN"), cache=False, subgroup=["scanner"])
+    config = TrainConfig(
+        data=str(drawn), out=str(tmp_path / "RUN"), arch="efficientnet_lite0", cache=False, subgroup=["scanner"]
+    )
     with pytest.raises(DataError, match="no column 'scanner'"):
         train(config, lambda line: None)
     assert not (tmp_path / "RUN").exists()
@@ -81,7 +83,7 @@ def test_a_card_with_a_mistake_is_told_first(drawn, tmp_path):
     (tmp_path / "card.yaml").write_text("sorce: x")
     config = TrainConfig(data=str(drawn), out=str(tmp_path / "RUN"), card=str(tmp_path / "card.yaml"))
     with pytest.raises(DataError, match="did you mean source"):
-        config.check_early()
+        check_early(config)
 
 
 def test_the_card_command(tmp_path):
