@@ -128,7 +128,7 @@ def position(vocab: Sequence[str], label: str) -> int:
     """
     if label not in vocab:
         known = ", ".join(vocab[:8]) + ("..." if len(vocab) > 8 else "")
-        raise DataError(f"there is no label {label!r}", f"choose one of: {known}")
+        raise DataError(f"unknown label {label!r}", f"choose one of: {known}")
     return list(vocab).index(label)
 
 

@@ -41,4 +41,4 @@ def test_kvasir(tmp_path):
 
 def test_dicom(shared_data, tmp_path):
     out = run("dicom.py", shared_data / "dicom" / "siim-cxr35", cwd=tmp_path)
-    assert "no patient is on both sides" in out and "balanced accuracy" in out
+    assert "No patient is in both training and validation set" in out and "balanced accuracy" in out

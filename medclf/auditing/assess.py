@@ -112,16 +112,16 @@ def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tu
         logits = to_logits(before.probs, multi_label=multi)
         probs, temperature = calibrate_out_of_fold(logits, before.y, groups=before.groups, multi_label=multi)
         after, fitted_on = _with_probs(before, probs), replace(fitted_on, probs=probs)
-        how = f"For each image here it was fitted on {fitted_on.described}; the bundle's was fitted on all"
+        how = f"Each image here was judged by one fitted on {fitted_on.described}"
     else:
         logits = to_logits(fitted_on.probs, multi_label=multi)
         temperature = fit_temperature(logits, fitted_on.y, multi_label=multi, shared=True)
         after, fitted_on = at_temperature(before, temperature), replace(fitted_on, probs=temperature.apply(logits))
-        how = f"It was fitted on {fitted_on.described}, none of which is reported here"
+        how = f"It was fitted on {fitted_on.described}"
     value = temperature.values[0]
     was = "too high" if value > 1.05 else "too low" if value < 0.95 else "about right"
     section = {
-        "sentence": f"The network's confidence was {was} (temperature {value:.2f}). {how} ({temperature.n} images).",
+        "sentence": f"The model's confidence was {was} (temperature {value:.2f}). {how} ({temperature.n} images).",
         "temperature": value,
         "n_fitted_on": temperature.n,
         **_before_and_after(before, after),
@@ -211,14 +211,13 @@ def _too_often(unsure: np.ndarray) -> str:
     """What to say where the limit leaves few answers.
 
     Example:
-        >>> _too_often(np.array([True, False])), _too_often(np.array([True, True, False]))[:25]
-        ('', ' More than half is unsure')
+        >>> _too_often(np.array([True, False])), _too_often(np.array([True, True, False]))[:23]
+        ('', ' More than half are uns')
     """
     if 2 * unsure.sum() <= len(unsure):
         return ""
     return (
-        " More than half is unsure: this accuracy cannot be reached on a useful share of images. Improve the model, "
-        "or ask for less (keep-accuracy)."
+        " More than half are unsure, so the limit leaves few answers. Improve the model, or ask for a lower accuracy."
     )
 
 
@@ -271,7 +270,7 @@ def evaluate_limits(
     section: Sections = {**errors, "reliability": {"here": reliability_bars(predictions)}}
     if calibration.temperature is not None:
         value = calibration.temperature.values[0]
-        sentence = f"The bundle's temperature ({value:.2f}) was fitted in training, on none of these images."
+        sentence = f"The bundle's temperature ({value:.2f}) was fitted during training, on other images."
         section = {"sentence": sentence, **section}
     found: Sections = {"calibration": section}
     if calibration.abstain_below is not None:
@@ -312,8 +311,8 @@ def ood_section(predictions: Predictions, calibration: Calibration) -> Sections:
     outside = np.array([OUT_OF_DISTRIBUTION in flags for flags in predictions.table["flags"]], bool)
     share = proportion(outside, np.ones(len(outside), bool), Sampling.of(predictions.groups, len(outside)))
     sentence = (
-        f"{outside.sum()} of {len(outside)} images are out of distribution: their features in the network are not like "
-        f"those of the {detector.n} training images. Of ordinary images about {1 - detector.quantile:.0%} are flagged."
+        f"{outside.sum()} of {len(outside)} images are out of distribution: unlike the {detector.n} training images. "
+        f"About {1 - detector.quantile:.0%} of ordinary images are flagged too."
     )
     return {"ood": {"sentence": sentence, "flagged": as_plain(share), "n_train": detector.n}}
 

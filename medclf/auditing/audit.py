@@ -20,6 +20,7 @@ from medclf.dataset.scan import count_labels, scan
 from medclf.errors import DataError
 from medclf.escaping import for_csv
 from medclf.files import replacing, write_json
+from medclf.results.wording import partition_name
 
 Embed = np.ndarray | Callable[[pd.DataFrame], np.ndarray] | None
 
@@ -27,21 +28,27 @@ COLUMNS = ("kind", "path_a", "path_b", "similarity", "detail")
 PAIR_KINDS = ("same-file", "same-pixels", "near-duplicate")
 KINDS = {  # kind: one, several
     "corrupt": ("file cannot be read", "files cannot be read"),
-    "same-file": ("file is there twice", "files are there twice"),
-    "same-pixels": ("image is there twice, in different files", "images are there twice, in different files"),
+    "same-file": ("pair of identical files", "pairs of identical files"),
+    "same-pixels": ("pair of files with identical pixels", "pairs of files with identical pixels"),
     "near-duplicate": ("pair of near-duplicates", "pairs of near-duplicates"),
-    "label-conflict": ("pair of twins has different labels", "pairs of twins have different labels"),
+    "label-conflict": (
+        "pair of near-duplicates has different labels",
+        "pairs of near-duplicates have different labels",
+    ),
     "twin-across-split": (
-        "pair of twins is on both sides of the split",
-        "pairs of twins are on both sides of the split",
+        "pair of near-duplicates is split across training, validation or test set",
+        "pairs of near-duplicates are split across training, validation or test set",
     ),
-    "twin-of-two-patients": ("pair of twins is of two patients", "pairs of twins are of two patients each"),
+    "twin-of-two-patients": (
+        "pair of near-duplicates is from two patients",
+        "pairs of near-duplicates are from two patients each",
+    ),
     "patient-across-split": (
-        "patient is in more than one of train, valid and test",
-        "patients are in more than one of train, valid and test",
+        "patient is in more than one of training, validation and test set",
+        "patients are in more than one of training, validation and test set",
     ),
-    "size-tells-class": ("link of size and class", "links of size and class"),
-    "depth-tells-class": ("link of format or depth and class", "links of format or depth and class"),
+    "size-tells-class": ("link between image size and class", "links between image size and class"),
+    "depth-tells-class": ("link between file format and class", "links between file format and class"),
     "overlay-tells-class": ("border or overlay tied to the class", "borders or overlays tied to the class"),
     "colour-tells-class": (
         "colour of the whole picture tied to the class",
@@ -223,10 +230,7 @@ def audit(
     ways = ["file hash", "pixel hash", *(["perceptual hash", "local features"] if near else [])]
     if embedding is not None:
         ways.append("embedding")
-    note = "No embedding was given: candidates came from perceptual hashes and local features alone."
-    return report_on(
-        table, links, clusters, clues, twins.n_compared, ways, "" if "embedding" in ways or not near else note
-    )
+    return report_on(table, links, clusters, clues, twins.n_compared, ways)
 
 
 def _embedding(embed: Embed, table: pd.DataFrame, rows: np.ndarray) -> np.ndarray | None:
@@ -363,11 +367,11 @@ def _sentences(found: Audit, counts: pd.Series, leaks: dict[str, dict[str, Any]]
         n, total = leak["with_twin_in_train"], leak["n"]
         if n:
             yield (
-                f"{n} of {total} {part} images ({n / total:.0%}) have a twin in train: what is measured on them is "
-                "memory. Use a grouped split (--split grouped), or read the numbers without them."
+                f"{n} of {total} {partition_name(part)} images ({n / total:.0%}) have a near-duplicate in the training "
+                "set. Scores on them measure memory, not skill. Retrain with a grouped split."
             )
         else:
-            yield f"No {part} image has a twin in train, as far as this search goes."
+            yield f"No near-duplicate of a training image was found among the {partition_name(part)} images."
     for kind in ("patient-across-split", "label-conflict", "twin-of-two-patients", "corrupt"):
         if kind in counts:
             yield f"{_counted(kind, counts[kind])}."
@@ -376,13 +380,13 @@ def _sentences(found: Audit, counts: pd.Series, leaks: dict[str, dict[str, Any]]
     twins = [_counted(kind, counts[kind]) for kind in PAIR_KINDS if kind in counts]
     if twins:
         n = found.clusters.nunique()
-        yield f"{', '.join(twins)}: {len(found.clusters)} images in {n} cluster{'s' * (n > 1)} of twins."
+        yield f"{', '.join(twins)}: {len(found.clusters)} images in {n} group{'s' * (n > 1)}."
     shares = sorted(
         count_labels(found.table.loc[found.table["problem"] == "", "label"]).items(), key=lambda item: item[1]
     )
     if len(shares) > 1 and shares[-1][1] >= 5 * shares[0][1]:
         (rare, few), (common, many) = shares[0], shares[-1]
-        yield f"The classes are out of balance: {many} images of '{common}', {few} of '{rare}'. Accuracy says little."
+        yield f"The classes are imbalanced: {many} images of '{common}', {few} of '{rare}'. Accuracy alone says little."
     if note:
         yield note
 

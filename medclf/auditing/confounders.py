@@ -79,8 +79,8 @@ def find_clues(
     patients = None if groups is None else np.asarray(list(groups), object)[known]
     clues = []
     for kind, what, features in (
-        ("size-tells-class", "the image's size", shape),
-        ("depth-tells-class", "the files' format, bit depth and channels", depth),
+        ("size-tells-class", "image size", shape),
+        ("depth-tells-class", "file format", depth),
     ):
         told = [_told(kind, what, label, features, y, patients) for label, y in targets.items()]
         clues += sorted((clue for clue in told if clue), key=lambda clue: -clue.strength)
@@ -123,18 +123,10 @@ def _told(
         return None
     accuracy, majority = float((said == y).mean()), float(sizes.max() / sizes.sum())
     whom = f"whether an image shows '{label}'" if label else "the class"
-    how = (
-        "tells"
-        if strength >= 0.9
-        else "goes a long way to tell"
-        if strength >= chance + 0.5 * (1 - chance)
-        else "hints at"
-    )
     sentence = (
-        f"{what[0].upper()}{what[1:]} alone {how} {whom}: a decision tree that sees nothing else is right for "
-        f"{accuracy:.0%} of the images in a {_FOLDS}-fold cross-validation, where always naming the most frequent "
-        f"class is right for {majority:.0%} (balanced accuracy {strength:.2f}, by guessing {chance:.2f}). "
-        "A network can score without looking at the picture itself."
+        f"{what.capitalize()} alone predicts {whom} in {accuracy:.0%} of images (guessing: {majority:.0%}). "
+        f"The balanced accuracy is {strength:.2f} (guessing: {chance:.2f}). "
+        f"The model may use {what} instead of content."
     )
     facts = {"label": label or None, "balanced_accuracy": strength, "chance": chance, "accuracy": accuracy}
     return Clue(kind, strength, sentence, {**facts, "majority": majority, "n": len(y)})
@@ -211,17 +203,14 @@ def _mark_clue(whole: bool, group: Sequence[_Tie], label: str, classes: np.ndarr
         looks = ", ".join(dict.fromkeys(re.sub("^an? | area$", "", tie.mark.what) for tie in group))
         kind = "colour-tells-class"
         mark = f"the colour or brightness of the whole picture or its surround ({looks})"
-        advice = "It can come from the stain, the lamp or the camera. Test the trained model: medclf shortcuts RUN."
+        advice = "It may come from the stain, the lamp or the camera."
     else:
         kind, mark = "overlay-tells-class", f"{first.mark.what} at {' and '.join(tie.mark.place for tie in group)}"
-        advice = (
-            "Look whether it belongs to the picture or was laid over it, and test the trained model: "
-            "medclf shortcuts RUN."
-        )
+        advice = "Check whether it belongs to the picture or was laid over it."
     sentence = (
-        f"{mark[0].upper()}{mark[1:]} is tied to the class: on {first.share[first.most]:.0%} of "
-        f"'{classes[first.most]}', on {first.share[first.least]:.0%} of '{classes[first.least]}' "
-        f"(Cramér's V {first.strength:.2f}). {advice}"
+        f"{mark[0].upper()}{mark[1:]} occurs in {first.share[first.most]:.0%} of '{classes[first.most]}' and "
+        f"{first.share[first.least]:.0%} of '{classes[first.least]}' images (Cramér's V {first.strength:.2f}). "
+        f"{advice} A shortcut test shows whether a model relies on it."
     )
     by_class = {str(one): float(part) for one, part in zip(classes, first.share, strict=True)}
     facts = {"mark": mark, "label": label or None, "cramers_v": first.strength, "share_by_class": by_class}

@@ -184,7 +184,7 @@ def decision_section(
     rates = evaluate_threshold(y, called.astype(float), 0.5, groups=groups)
     rates.pop("threshold")
     rules = {
-        "youden": "sensitivity + specificity are greatest there (Youden)",
+        "youden": "sensitivity + specificity are highest there (Youden)",
         "sensitivity": f"a sensitivity of {(point.wish or {}).get('at_least', 0):.0%} was asked for",
         "specificity": f"a specificity of {(point.wish or {}).get('at_least', 0):.0%} was asked for",
         "cost": f"a miss was said to cost {(point.wish or {}).get('miss_cost', 1):g} false alarms",

@@ -22,10 +22,7 @@ from medclf.images.rim_marks import N_MARKS, measure_marks
 _NEIGHBOURS = 3  # of each image in the embedding
 _ALIKE = 0.7  # cosine from which a pair of them is compared; see docs/audit.md
 _MOST = 1000  # pairs compared closely, the most alike first
-_NOTE = (
-    "This is the short audit of a training: it compares the images that the network finds most alike. "
-    "medclf audit DATA searches them all."
-)
+_NOTE = "This short audit compared only the images that look most alike to the network. A full audit compares all."
 
 
 def short_audit(

@@ -352,7 +352,7 @@ def _elsewhere(mask: np.ndarray, everything: np.ndarray) -> np.ndarray | None:
 def _sentences(overlays: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
     """What moves a prediction, overlay by overlay."""
     if overlays.empty:
-        return ["Nothing that stands still across images was found: no box, text or border to test."]
+        return ["No box, text or border was found that is the same across images."]
     texts = []
     for row in overlays.to_dict("records"):
         shares = {key.removeprefix("share_"): value for key, value in row.items() if key.startswith("share_")}
@@ -363,7 +363,9 @@ def _sentences(overlays: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
             f"{known[least]:.0%} of '{least}'"
         )
         found = _leaning(effects[effects["overlay"] == row["overlay"]])
-        texts.append(f"{start}. {'; '.join(found)}." if found else f"{start}; no prediction surely depends on it.")
+        texts.append(
+            f"{start}. {'; '.join(found)}." if found else f"{start}; no evidence that predictions depend on it."
+        )
     return texts
 
 

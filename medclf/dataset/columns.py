@@ -269,7 +269,7 @@ class Sheet:
         for row, text in enumerate(texts):
             if text not in NOTHING and part_named(text) is None:
                 raise DataError(
-                    f"{self.place(row, column)}: '{text}' is no partition",
+                    f"{self.place(row, column)}: '{text}' is not a partition",
                     "write train, valid or test, or leave it blank",
                 )
         return [part_named(text) for text in texts]

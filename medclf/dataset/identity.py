@@ -59,7 +59,7 @@ def project_key(root: Path) -> bytes:
         remedy = f"name another file with the environment variable {KEY_VARIABLE}"
         raise OutputError(f"the patient key {path} cannot be used: {error.strerror}", remedy) from error
     if len(key) != KEY_BYTES:
-        raise DataError(f"{path} is no patient key: it has {len(key)} bytes, not {KEY_BYTES}", "move it away")
+        raise DataError(f"{path} is not a patient key: it has {len(key)} bytes, not {KEY_BYTES}", "move it away")
     return key
 
 

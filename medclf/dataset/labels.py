@@ -82,7 +82,10 @@ def item_names(items: Any) -> list[str]:
         names = [os.path.relpath(name, shared).replace(os.sep, "/") for name in names]
     repeated, times = Counter(names).most_common(1)[0] if names else ("", 0)
     if times > 1:
-        raise SplitError(f"'{repeated}' is there {times} times: it could end up on both sides", "remove repeats")
+        raise SplitError(
+            f"'{repeated}' is there {times} times: it could end up in both training and validation set",
+            "remove repeats",
+        )
     return names
 
 

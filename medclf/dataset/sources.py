@@ -86,7 +86,7 @@ def read_source(source: Any, labels: Any, asked: Asked) -> Rows:
 
 def _from_path(path: Path, labels: Any, asked: Asked) -> Rows:
     if not path.exists():
-        raise DataError(f"{path}: there is no such folder or file", "look for a typing mistake in the path")
+        raise DataError(f"{path} does not exist", "look for a typing mistake in the path")
     if path.is_dir():
         return _from_folder(path, labels, asked)
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):

@@ -221,7 +221,7 @@ def _header_of(path: Source, wanted: frozenset[int]) -> Dataset:
             head = file.read(132)
             file.seek(0)
         if head[128:] != b"DICM" and not looks_like_dicom(head):
-            raise UnsupportedFormat(name, "it is no DICOM file")
+            raise UnsupportedFormat(name, "it is not a DICOM file")
         return _parse(file, name, wanted)[1]
 
 

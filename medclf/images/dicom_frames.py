@@ -137,7 +137,7 @@ def _decoder(uid: str, path: str | Path) -> tuple[UID, Decoder]:
     from pydicom.uid import UID
 
     if not _UID.fullmatch(uid):  # pydicom would quote it in a warning
-        raise ReadError(path, "its transfer syntax is no valid UID")
+        raise ReadError(path, "its transfer syntax is not a valid UID")
     syntax = UID(uid)
     try:
         decoder = get_decoder(syntax)

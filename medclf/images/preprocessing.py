@@ -39,7 +39,9 @@ def _pair(size: Any, name: str) -> Size:
     pair = (size, size) if isinstance(size, int) else size
     fits = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(side) is int for side in pair)
     if not fits or not all(0 < side <= _MAX_SIDE for side in pair):
-        _refuse(f"{name}={size!r} is no size in pixels", f"give a side or (height, width), each from 1 to {_MAX_SIDE}")
+        _refuse(
+            f"{name}={size!r} is not a size in pixels", f"give a side or (height, width), each from 1 to {_MAX_SIDE}"
+        )
     return pair[0], pair[1]
 
 

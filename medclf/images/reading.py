@@ -352,7 +352,7 @@ def _format(file: BinaryIO, name: str | Path) -> str:
         return "DICOM"
     raise UnsupportedFormat(
         name,
-        "its first bytes are not those of a PNG, JPEG, TIFF or DICOM file" if head else "the file is empty",
+        "not an image; supported: PNG, JPEG, TIFF, DICOM" if head else "the file is empty",
         "leave it out, or convert it to one of these",
     )
 

@@ -120,7 +120,7 @@ def _checked(path: Path) -> Any:
     """The parsed model, whose tensors are all inside it: ONNX Runtime would open any path that it names."""
     onnx = require("onnx", "onnx")
     if not path.is_file():
-        raise BundleError(f"{path}: there is no such ONNX file", "give a file that export_onnx made")
+        raise BundleError(f"{path} does not exist", "give a file that export_onnx made")
     if path.stat().st_size > _MAX_BYTES:
         raise BundleError(f"{path} is larger than an ONNX file can be", "export it again")
     try:

@@ -52,7 +52,7 @@ class Resumable(Callback):
     def __init__(self, path: str | Path, every: str | int = "epoch", resume: bool = True) -> None:
         self.path, self.resume = Path(path), resume
         if every != "epoch" and (not isinstance(every, int) or every < 1):
-            raise DataError(f"every={every!r} cannot be", 'give "epoch", or a number of epochs')
+            raise DataError(f'every must be "epoch" or a number of epochs, not {every!r}', "1 or more")
         self.every = every if isinstance(every, int) else 1
         self.done = Position(fit=-1)
         self._state: dict[str, Any] | None = None
@@ -160,9 +160,7 @@ class SaveBest(TrackerCallback):
         """Begin to compare."""
         names = list(self.learn.recorder.metric_names[1:])
         if self.monitor not in names:
-            raise DataError(
-                f"there is no '{self.monitor}' to find the best model by", f"choose from {', '.join(names)}"
-            )
+            raise DataError(f"unknown monitor '{self.monitor}'", f"choose from {', '.join(names)}")
         super().before_fit()
         self.run, self.best_epoch = not only_looking(self.learn), -1
 

@@ -344,7 +344,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         return state
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise BundleError(f"{path} is no checkpoint of medclf, or damaged: {error}", _REMEDY) from error
+        raise BundleError(f"{path} is not a checkpoint of medclf, or damaged: {error}", _REMEDY) from error
 
 
 def _digest(skeleton: Any, tensors: Mapping[str, Tensor]) -> str:

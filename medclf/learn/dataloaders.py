@@ -408,7 +408,7 @@ def vocab_of(used: pd.DataFrame, multi_label: bool) -> list[str]:
         DataError: no image, nothing to train on, or fewer than two labels.
     """
     if used.empty:
-        raise DataError("there is no image to train on", "run `medclf scan` on the data to see why")
+        raise DataError("no images to train on", "run `medclf scan` on the data to see why")
     by_side = {side: _labels_in(rows["label"], multi_label) for side, rows in used.groupby("partition")}
     if "train" not in by_side:
         raise DataError("the split leaves no image to train on", "change valid_pct or the split")

@@ -120,4 +120,4 @@ def load_maps(folder: Path) -> dict[str, str]:
         pictures = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): str(uri) for name, uri in pictures.items()}
     except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is no JSON object: {error}", "remove it, or train again") from error
+        raise DataError(f"{path} is not a JSON object: {error}", "remove it, or train again") from error

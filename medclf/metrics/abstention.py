@@ -108,13 +108,13 @@ def choose_abstain(y: Any, probs: Any, *, accuracy: float = 0.95, surely: bool =
         0.7
     """
     if not 0 <= accuracy <= 1:
-        raise DataError(f"accuracy={accuracy} is no share", "give a number from 0 to 1")
+        raise DataError(f"accuracy={accuracy} is not a share", "give a number from 0 to 1")
     confidence, right = _sureness(y, probs)
     thresholds, answered, correct = _answered(confidence, right)
     kept = np.array([wilson(k, n)[0] for k, n in zip(correct, answered, strict=True)]) if surely else correct / answered
     good = np.flatnonzero(kept >= accuracy - 1e-12)
     if not len(good):
-        best = f"the highest is {kept.max():.3f}" if len(kept) else "there is no image with a known label"
+        best = f"the highest is {kept.max():.3f}" if len(kept) else "no image has a known label"
         raise DataError(f"no threshold keeps an accuracy of {accuracy} on {len(right)} images", f"{best}; ask for less")
     last = int(good[-1])
     below = thresholds[last + 1] if last + 1 < len(thresholds) else thresholds[last]

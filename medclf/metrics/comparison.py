@@ -251,7 +251,7 @@ def _better(names: tuple[str, str], accuracy: Difference, test: McNemar, level: 
 def _sentence(names: tuple[str, str], accuracy: Difference, test: McNemar, unit: str, level: float) -> str:
     a, b = names
     if math.isnan(accuracy.value):
-        return f"{a} and {b} cannot be compared: {accuracy.note}."
+        return f"{a} and {b} were not compared: {accuracy.note}."
     facts = f"accuracy {accuracy.a:.1%} for {a}, {accuracy.b:.1%} for {b}, on the same {accuracy.n:,} images"
     if math.isnan(accuracy.low):
         return f"{facts[0].upper()}{facts[1:]}. {accuracy.note[0].upper()}{accuracy.note[1:]}."

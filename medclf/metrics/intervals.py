@@ -106,7 +106,7 @@ def critical(level: float, freedom: float = math.inf) -> float:
         (1.96, 2.26)
     """
     if not 0 < level < 1:
-        raise DataError(f"level={level} is no confidence level", "give a number between 0 and 1, such as 0.95")
+        raise DataError(f"level={level} is not a confidence level", "give a number between 0 and 1, such as 0.95")
     if math.isinf(freedom):
         return float(special.ndtri((1 + level) / 2))
     return float(special.stdtrit(max(freedom, 1.0), (1 + level) / 2))

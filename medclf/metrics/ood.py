@@ -139,7 +139,7 @@ def ood_fit(
     if not np.isfinite(values).all():
         raise DataError("features holds NaN or infinity", "check the backbone's weights")
     if not 0 < quantile < 1:
-        raise DataError(f"quantile={quantile} is no share", "give a number between 0 and 1, such as 0.99")
+        raise DataError(f"quantile={quantile} is not a share", "give a number between 0 and 1, such as 0.99")
     detector = _fit(values, quantile, seed)
     usual = _out_of_fold(values, groups, quantile, seed) if held_out is None else detector.score(held_out)
     place = min(len(usual), math.ceil((len(usual) + 1) * quantile))  # as in conformal prediction: cautious when few

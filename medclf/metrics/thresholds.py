@@ -91,7 +91,7 @@ def choose_threshold(
         (0.35, 0.67)
     """
     if by not in RULES:
-        raise DataError(f"by={by!r} is no rule to choose a threshold by", f"choose one of {', '.join(RULES)}")
+        raise DataError(f"by={by!r} is not a rule to choose a threshold by", f"choose one of {', '.join(RULES)}")
     truth, scores = _one_label(y, probs)
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if not positives or not negatives:
@@ -158,7 +158,7 @@ def _one_label(y: Any, probs: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _probability(name: str, value: float) -> float:
     if not 0 <= value <= 1:
-        raise DataError(f"{name}={value} is no share", "give a number from 0 to 1")
+        raise DataError(f"{name}={value} is not a share", "give a number from 0 to 1")
     return float(value)
 
 

@@ -167,7 +167,7 @@ def resolve(arch: str | Callable[..., Any]) -> tuple[str, str]:
 
     name = arch.removeprefix("timm/")
     if not timm.is_model(name.partition(".")[0]):
-        raise MedclfError(f"there is no architecture named {arch!r}", _similar(name))
+        raise MedclfError(f"unknown architecture {arch!r}", _similar(name))
     return "timm", name
 
 

@@ -131,10 +131,10 @@ def heat_maps(
         (5, 4, 4)
     """
     if method not in METHODS:
-        raise DataError(f"there is no method {method!r}", f"choose one of: {', '.join(METHODS)}")
+        raise DataError(f"unknown method {method!r}", f"choose one of: {', '.join(METHODS)}")
     network = _twin(network).eval()
     if len(list(network.children())) != 2:
-        raise MedclfError("this network is no body followed by a head", "make the learner with med_learner")
+        raise MedclfError("this network is not a body followed by a head", "make the learner with med_learner")
     found = _occluded(network, x, targets, patch, stride) if method == "occlusion" else _grad_cam(network, x, targets)
     heat = found.detach().clamp(min=0).float().cpu().numpy()
     hottest = heat.max(axis=(1, 2), keepdims=True)

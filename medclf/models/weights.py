@@ -53,7 +53,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such weights file", _ways_out())
+        raise WeightsError(f"{path} does not exist", _ways_out())
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise WeightsError(f"{path}: weights are read from .safetensors, .pth and .pt files", _ways_out())
     if path.suffix == ".safetensors":

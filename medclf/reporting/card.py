@@ -109,7 +109,7 @@ def _load(path: Path) -> Mapping[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark is not None else ""
-        raise DataError(f"{path} is no YAML{place}", "text with a colon or a quote in it goes into quotes") from error
+        raise DataError(f"{path} is not YAML{place}", "text with a colon or a quote in it goes into quotes") from error
     if value is None:
         return {}
     if not isinstance(value, Mapping):

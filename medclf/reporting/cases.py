@@ -116,7 +116,7 @@ def read_cases(rows: pd.DataFrame, vocab: Sequence[str], *, multi_label: bool, p
     if not said.all():
         row = int(np.argmin(said))
         raise DataError(
-            f"row {row + 1} of the predictions has pred {rows['pred'].iloc[row]!r}, which is no label of the "
+            f"row {row + 1} of the predictions has pred {rows['pred'].iloc[row]!r}, which is not a label of the "
             f"vocabulary ({', '.join(names[:8])}{'...' if len(names) > 8 else ''})"
         )
     probs = rows[[f"prob_{label}" for label in names]].to_numpy(dtype=float).reshape(n, len(names))

@@ -60,8 +60,8 @@ def render_comparison(
             note="Sensitivity and specificity of each label; McNemar's test on the "
             "images that have it. With 20 classes expect one significant difference by chance.",
         ),
-        Section(f"Only {a} is right", exhibits=_alone(rows, "a", "b", read, names)),
-        Section(f"Only {b} is right", exhibits=_alone(rows, "b", "a", read, names)),
+        Section(f"Only {a} is correct", exhibits=_alone(rows, "a", "b", read, names)),
+        Section(f"Only {b} is correct", exhibits=_alone(rows, "b", "a", read, names)),
     ]
     return write_page(path, title or f"{a} against {b}", found["sentence"], sections, _cautions(found))
 
@@ -120,8 +120,8 @@ def _mcnemar(found: Mapping[str, Any]) -> list[Block]:
     a, b = found["names"]
     test = found["mcnemar"]
     rows = [
-        [Cell(f"only {a} is right"), Cell(number(test["only_a"]))],
-        [Cell(f"only {b} is right"), Cell(number(test["only_b"]))],
+        [Cell(f"only {a} is correct"), Cell(number(test["only_a"]))],
+        [Cell(f"only {b} is correct"), Cell(number(test["only_b"]))],
         [Cell("p, McNemar mid-p"), Cell(_p(test["p_mid"]))],
         [Cell("p, McNemar exact"), Cell(_p(test["p_exact"]))],
     ]
@@ -153,7 +153,7 @@ def _chart(found: Mapping[str, Any]) -> Block:
         if _drawable(one["sensitivity"])
     ][:30]
     if not lines:
-        return Block("text", text="There is no difference to draw.")
+        return Block("text", text="No difference can be drawn.")
     reach = max(0.02, *(abs(d[end]) for _, d in lines for end in ("low", "high")))
     height = _ROW * len(lines) + 46
 
@@ -194,7 +194,7 @@ def _alone(rows: pd.DataFrame, right: str, wrong: str, read: Any, names: Names) 
     exhibits = []
     for index in chosen.index[np.argsort(-gap, kind="stable")][:SHOWN]:
         row = rows.loc[index].to_dict()
-        lines = [f"✓ {row['label'] or 'none'}", f"✕ taken for {row[f'pred_{wrong}'] or 'none'}"]
+        lines = [f"✓ {row['label'] or 'none'}", f"✕ predicted as {row[f'pred_{wrong}'] or 'none'}"]
         if is_number(row[f"prob_{right}"]):
             both = f"{percent(row[f'prob_{right}'])} against {percent(row[f'prob_{wrong}'])}"
             lines.append(f"probability of {row['label']}: {both}")

@@ -56,22 +56,18 @@ def cautions(facts: Mapping[str, Any]) -> list[str]:
     split = data.get("split") or {}
     missing = (facts.get("left_out") or {}).get("sentence")
     texts = [text for text in (missing, split.get("sentence")) if text]
-    both = split.get("patients_on_both_sides")
-    if both:
-        texts.append(
-            f"{number(both)} patients have images on both sides of the split: the number is too good. Split by patient."
-        )
     if facts.get("partition") == "valid":
         texts.append(
-            "The valid images also guided the training's choices; a test set that was never looked at says more."
+            "The validation set was used during training, so this score is optimistic. "
+            "Confirm it on a separate test set."
         )
     leak = facts.get("leak_free") or {}
     if leak.get("sentence"):
-        texts.append(f"{leak['sentence']} See the numbers without them below.")
+        texts.append(f"{leak['sentence']} The leak-free numbers are below.")
     if not facts.get("n_patients"):
-        twins = "but for the twins that were found, " if facts.get("n_groups") else ""
+        but = ", except near-duplicates" if facts.get("n_groups") else ""
         texts.append(
-            f"No patients are named, so {twins}the intervals take every image as independent; several images of "
-            "one patient or procedure would widen them."
+            f"Without patient IDs, intervals assume independent images{but}. If patients have several images, the true "
+            "intervals are wider."
         )
     return texts

@@ -18,8 +18,8 @@ _KINDS = {
     "same-pixels": "the same pixels",
     "near-duplicate": "near-duplicates",
     "label-conflict": "different labels",
-    "twin-across-split": "on both sides of the split",
-    "twin-of-two-patients": "of two patients",
+    "twin-across-split": "split across training, validation or test set",
+    "twin-of-two-patients": "from two patients",
 }
 _RATES = ("sensitivity", "specificity", "ppv", "npv")
 

@@ -57,9 +57,9 @@ def render_shortcuts(
         sections.append(_section(test, number, overlay, names, pictures))
     told = [
         f"{test.n_images} images were looked at, near-duplicates left out.",
-        "Elsewhere: as much was changed at the mirrored place. What moves predictions there too is no sign of a "
-        "shortcut, only of a changed picture.",
-        "A model may also lean on what this test cannot find: colour, sharpness, compression.",
+        "Elsewhere is the control: the same edit at the mirrored position.",
+        "Only effects clearly larger than the control suggest a shortcut.",
+        "A model may also rely on what this test cannot find: colour, sharpness, compression.",
     ]
     return write_page(path, title, sentences[0], sections, [*cautions, *told])
 

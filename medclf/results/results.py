@@ -15,8 +15,9 @@ from medclf.metrics.intervals import as_plain
 from medclf.metrics.table import overall_metrics, statistics
 from medclf.metrics.weighted import read_task
 from medclf.results.predictions import Predictions
+from medclf.results.wording import partition_name, percent
 
-SCHEMA = 2
+SCHEMA = 1
 
 
 def summarize(
@@ -105,12 +106,12 @@ def short_metrics(found: Mapping[str, Any]) -> dict[str, Any]:
 def leak_free(
     shown: Predictions, twin: np.ndarray, patient: np.ndarray, facts: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """The numbers on all images, and on those that have nothing in train.
+    """The numbers on all images, and on those that do not leak.
 
     Args:
         shown: the predictions.
-        twin: (n,) bool, whether an image has a twin in train.
-        patient: (n,) bool, whether its patient has other images in train.
+        twin: (n,) bool, whether an image has a near-duplicate in the training set.
+        patient: (n,) bool, whether its patient has images in the training set.
         facts: the numbers on all images, as `summarize` gives them.
 
     Returns:
@@ -120,19 +121,26 @@ def leak_free(
     n, left = len(shown), shown.subset(~leaking)
     if not leaking.any():
         return None
-    reasons = [
-        f"{int(one.sum())} {words} in train"
-        for one, words in ((twin, "have a twin"), (patient, "are of a patient"))
-        if one.any()
-    ]
-    sentence = f"Of {n} images, {' and '.join(reasons)}: the network has seen them, or their like, with the answer."
+    partition = partition_name(facts.get("partition"))
+    reasons = (
+        (twin, "is a near-duplicate of a training image", "are near-duplicates of training images"),
+        (patient, "comes from a patient with training images", "come from patients with training images"),
+    )
+    counted = [(int(np.sum(one)), words) for one, *words in reasons]
+    images = f"of the {n} {partition} images".replace("  ", " ")
+    sentence = " ".join(f"{k} {images} {words[k > 1]}." for k, words in counted if k)
     found: dict[str, Any] = {"n": n, "n_leaking": int(leaking.sum())}
     if len(left) < 2:
-        return {"sentence": f"{sentence} Nothing is left to measure on: split by patient, or grouped.", **found}
+        return {"sentence": f"{sentence} No images are left without them: split by patient, or grouped.", **found}
     metrics = as_plain(
         classification_metrics(left.y, left.probs, left.vocab, groups=left.groups, multi_label=left.multi_label)
     )
-    rows = {f"all {n} images, as split": facts, f"the {len(left)} images without": metrics}
+    best = "auroc" if left.multi_label else "accuracy"
+    if metrics[best]["value"] is not None:
+        value = metrics[best]["value"]
+        score = f"mean AUROC is {value:.3f}" if left.multi_label else f"accuracy is {percent(value)}"
+        sentence += f" Without them {score}."
+    rows = {f"all {n} images": facts, f"the {len(left)} images without leaks": metrics}
     numbers = {name: {"n": m["n"], **short_metrics(m)} for name, m in rows.items()}
     return {"sentence": sentence, **found, "numbers": numbers}
 
@@ -207,40 +215,44 @@ _SPLITS = {
     "random": "Images were split at random",
     "stratified": "Images were split at random within each label",
     "patient": "Patients, with all their images, were split at random",
-    "grouped": "Linked images (patients or near-duplicates) were kept on one side",
-    "kfold": "Cross-validation: each image was predicted by the fold that had not trained on it",
-    "folders": "The split is the one that the folders or the table give",
+    "grouped": "Patients and groups of near-duplicates were kept together",
+    "kfold": "Cross-validation: each image was predicted by a model that was not trained on it",
+    "folders": "The folders or the table gave the split",
 }
 
 
 def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
-    """The split's settings, how many patients stand on both sides, and both in a sentence."""
+    """The split's settings, how many patients are in several parts of it, and both in sentences."""
     both: int | None = None
-    sentence = _SPLITS.get(split.get("kind", ""), "The split was made by the caller")
+    sentence = _SPLITS.get(split.get("kind", ""), "The caller made the split")
     if split.get("kind") in {"random", "stratified", "patient", "grouped", "kfold"}:
         sentence += f" (seed {split.get('seed')})"
+    sentence += "."
+    several = "several folds" if "fold" in used else "both training and validation set"
     if "patient" in used and used["patient"].notna().any():
         side = "fold" if "fold" in used else "partition"
         sides = used[used["partition"].isin(["train", "valid"]) & used["patient"].notna()]
         partitions = sides.groupby("patient")[side].nunique()
         both = int((partitions > 1).sum())
         if both:
-            sentence += f"; {both} of {len(partitions)} patients are on both sides, so the figures are too good."
+            verb = "is" if both == 1 else "are"
+            sentence += f" {both} of {len(partitions)} patients {verb} in {several}, so scores are too high."
+            sentence += " Split by patient."
         else:
-            sentence += f"; no patient is on both sides ({len(partitions)} patients)."
+            sentence += f" No patient is in {several} ({len(partitions)} patients)."
         known = used.dropna(subset=["patient", "partition"])
         tested = sum("test" in parts and len(parts) > 1 for parts in known.groupby("patient")["partition"].agg(set))
         if tested:
-            has = "patient of the test images has" if tested == 1 else "patients of the test images have"
-            sentence = f"{sentence[:-1]}; {tested} {has} images outside test too: figures for test would be too good."
+            has = "patient of the test set also has" if tested == 1 else "patients of the test set also have"
+            sentence += f" {tested} {has} images outside it, so test scores are too high."
     else:
-        sentence += "; no patient is known, so images of one patient may be on both sides."
+        sentence += f" No patient IDs were given, so one patient may be in {several}."
     if "group" in used and used["group"].notna().any():
         sides = used[used["partition"].isin(["train", "valid"]) & used["group"].notna()]
         apart = int((sides.groupby("group")["fold" if "fold" in used else "partition"].nunique() > 1).sum())
         n = sides["group"].nunique()
-        where = f"{apart} of them on both sides" if apart else "none of them on both sides"
-        sentence = f"{sentence[:-1]}; {n} group{'s' * (n > 1)} of linked images, {where}."
+        groups = "1 group of linked images was" if n == 1 else f"{n} groups of linked images were"
+        sentence += f" {groups} found; {apart or 'none'} of them {'is' if apart < 2 else 'are'} in {several}."
     return {**split, "patients_on_both_sides": both, "sentence": sentence}
 
 

@@ -43,7 +43,7 @@ class RunFolder(os.PathLike[str]):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         if not self.path.is_dir():
-            raise DataError(f"{self.path}: there is no such RUN folder", _FOLDER)
+            raise DataError(f"{self.path} does not exist", _FOLDER)
 
     def __fspath__(self) -> str:
         return str(self.path)

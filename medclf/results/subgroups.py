@@ -111,8 +111,8 @@ def _sentence(found: Mapping[str, Mapping[str, Any]]) -> str:
     if sure[low].high < sure[high].low:
         return f"The accuracy differs: {ends}. Look for what else differs between these groups."
     return (
-        f"No difference in accuracy is shown between groups of {FEW} images or more ({ends}): the intervals overlap. "
-        "That is no proof that there is none."
+        f"No clear difference in accuracy between groups of {FEW} images or more ({ends}): the intervals overlap. "
+        "This does not prove that the groups are equal."
     )
 
 

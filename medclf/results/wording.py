@@ -6,6 +6,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+_PARTITIONS = {"train": "training", "valid": "validation"}
+
+
+def partition_name(partition: str | None) -> str:
+    """A partition's name in sentences.
+
+    Example:
+        >>> partition_name("valid"), partition_name("test"), partition_name(None)
+        ('validation', 'test', '')
+    """
+    return _PARTITIONS.get(partition or "", partition or "")
+
 
 def is_metric(value: Any) -> bool:
     """Whether `value` is a metric: {"value", "low", "high", "n"}.
@@ -17,22 +29,23 @@ def is_metric(value: Any) -> bool:
     return isinstance(value, Mapping) and {"value", "low", "high"} <= set(value)
 
 
-def percent(share: Any) -> str:
-    """A share as a percentage with one decimal; a dash where there is none.
+def percent(share: Any, digits: int = 1) -> str:
+    """A share as a percentage; a dash where there is none.
 
     Nothing short of all reads as 100 %, and nothing above none as 0 %.
 
     Example:
-        >>> percent(0.9464), percent(1.0), percent(0.9999), percent(0.0001), percent(None)
-        ('94.6 %', '100 %', '>99.9 %', '<0.1 %', '–')
+        >>> percent(0.9464), percent(1.0), percent(0.9999), percent(0.0001), percent(None), percent(0.997, 0)
+        ('94.6 %', '100 %', '>99.9 %', '<0.1 %', '–', '>99 %')
     """
     if not is_number(share):
         return "–"
     if share in (0, 1):
         return f"{100 * share:.0f} %"
-    if not 0.0005 <= share < 0.9995 and 0 < share < 1:
-        return ">99.9 %" if share > 0.5 else "<0.1 %"
-    return f"{100 * share:.1f} %"
+    step = 10.0**-digits  # in percent
+    if not step / 200 <= share < 1 - step / 200 and 0 < share < 1:
+        return f">{100 - step:g} %" if share > 0.5 else f"<{step:g} %"
+    return f"{100 * share:.{digits}f} %"
 
 
 def is_number(value: Any) -> bool:
@@ -56,8 +69,8 @@ def number(value: Any, unit: str = "") -> str:
     return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
-def interval(metric: Any, unit: str = "") -> str:
-    """The ends of a metric's interval.
+def interval(metric: Any, unit: str = "", digits: int = 1) -> str:
+    """The ends of a metric's interval; `digits` are those of percentages.
 
     Example:
         >>> interval({"value": 0.93, "low": 0.916, "high": 0.941, "n": 1600}, "%")
@@ -66,9 +79,23 @@ def interval(metric: Any, unit: str = "") -> str:
     if not is_metric(metric) or not (is_number(metric["low"]) and is_number(metric["high"])):
         return ""
     if unit == "%":
-        low, high = (f"{100 * metric[end]:.1f}".replace("100.0", "100") for end in ("low", "high"))
+        low, high = (f"{100 * metric[end]:.{digits}f}".replace("100.0", "100") for end in ("low", "high"))
         return f"{low} to {high} %"
     return f"{metric['low']:.3f} to {metric['high']:.3f}"
+
+
+def measured(metric: Mapping[str, Any]) -> str:
+    """A share with its interval, in no more digits than the interval allows.
+
+    Example:
+        >>> measured({"value": 0.92, "low": 0.804, "high": 0.97, "n": 50})
+        '92 % (95 % CI 80 to 97 %)'
+        >>> measured({"value": 0.9312, "low": 0.9262, "high": 0.9358, "n": 10000})
+        '93.1 % (95 % CI 92.6 to 93.6 %)'
+    """
+    ends = interval(metric, "%")
+    digits = 0 if ends and metric["high"] - metric["low"] >= 0.02 else 1
+    return percent(metric["value"], digits) + (f" (95 % CI {interval(metric, '%', digits)})" if ends else "")
 
 
 def summary(facts: Mapping[str, Any]) -> str:
@@ -77,9 +104,9 @@ def summary(facts: Mapping[str, Any]) -> str:
     Example:
         >>> accuracy = {"value": 0.9, "low": 0.596, "high": 0.982, "n": 10}
         >>> summary({"task": "single-label", "partition": "valid", "n": 10, "accuracy": accuracy})
-        '9 of 10 valid images are read right: an accuracy of 90.0 % (95 % interval 59.6 to 98.2 %).'
+        '9 of 10 validation images were classified correctly: accuracy 90 % (95 % CI 60 to 98 %).'
     """
-    n, partition = facts.get("n", 0), facts.get("partition") or ""
+    n, partition = facts.get("n", 0), partition_name(facts.get("partition"))
     images = f"{number(n)} {partition} image{'' if n == 1 else 's'}".replace("  ", " ")
     patients = facts.get("n_patients")
     if patients:
@@ -89,11 +116,10 @@ def summary(facts: Mapping[str, Any]) -> str:
         labels = len(facts.get("vocab", []))
         if not is_metric(auroc) or auroc["value"] is None:
             return f"{images} with {labels} labels were predicted."
-        mean = f"{number(auroc['value'])} (95 % interval {interval(auroc)})"
-        return f"Over {images} and {labels} labels, the mean AUROC is {mean}."
+        mean = f"{number(auroc['value'])} (95 % CI {interval(auroc)})"
+        return f"Mean AUROC of {labels} labels on {images}: {mean}."
     if not is_metric(accuracy) or accuracy["value"] is None:
         return f"{images} were predicted."
     right = round(accuracy["value"] * accuracy.get("n", n))
-    verb = "is" if right == 1 else "are"
-    share = f"an accuracy of {percent(accuracy['value'])} (95 % interval {interval(accuracy, '%')})"
-    return f"{number(right)} of {images} {verb} read right: {share}."
+    verb = "was" if right == 1 else "were"
+    return f"{number(right)} of {images} {verb} classified correctly: accuracy {measured(accuracy)}."

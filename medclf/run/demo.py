@@ -42,7 +42,7 @@ def run_demo(
         OutputError: `out` exists.
     """
     if data not in SETS:
-        raise DataError(f"there is no demo data '{data}'", f"choose one of {', '.join(SETS)}")
+        raise DataError(f"unknown demo data '{data}'", f"choose one of {', '.join(SETS)}")
     if data == "drawn":
         say("drawing endoscopy-like images: the numbers below say nothing about medicine")
         folder = cache_folder() / "drawn"

@@ -31,7 +31,7 @@ def images_in(files: Sequence[Path]) -> Iterator[Path]:
     """
     for path in files:
         if not path.exists():
-            raise DataError(f"{path}: there is no such file or folder", "check the path for typing mistakes")
+            raise DataError(f"{path} does not exist", "check the path for typing mistakes")
         if not path.is_dir():
             yield path
             continue

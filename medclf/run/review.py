@@ -44,7 +44,7 @@ def choose_images(predictions: Predictions, n: int = 100, controls: float = 0.3,
     """
     if n < 1 or not 0 <= controls < 1:
         raise DataError(
-            f"{n} images with a share of {controls} controls cannot be", "n is 1 or more, the share below 1"
+            f"images must be 1 or more and controls from 0 to below 1, not {n} and {controls}", "give other numbers"
         )
     labels, preds = np.array(predictions.labels, object), np.array(predictions.preds, object)
     known = np.asarray(predictions.y).reshape(len(predictions), -1).min(1, initial=1) >= 0

@@ -78,7 +78,7 @@ def _from_sheet(run: Path, sheet: Path, frame: pd.DataFrame, predictions: Predic
     key_file = run / FOLDER / f"key-{name}.csv"
     if len(names) != 1 or not name.isalnum() or not key_file.is_file():
         raise DataError(
-            f"{sheet} is no sheet of {run}: there is no key to its items ({', '.join(items[:2])}...)",
+            f"{sheet} is not a sheet of {run}: no key holds its items ({', '.join(items[:2])}...)",
             "give the RUN that medclf review export made it from",
         )
     key = read_rows(key_file, ("item", "path", "label", "pred", "why")).set_index("item")
@@ -233,7 +233,7 @@ def _sentences(found: dict[str, Any], partition: str, blinded: bool) -> Iterator
         yield f"  {METRICS[key].name} on {partition}: {before} before, {after} after"
     yield (
         "Only images that the model took for something else were looked at closely, so what changed is mostly in the "
-        "model's favour: the number after is no fair estimate, but a bound."
+        "model's favour: the number after is an upper bound, not a fair estimate."
     )
 
 

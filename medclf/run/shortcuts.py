@@ -66,7 +66,7 @@ def shortcuts(
         table = scan(data, **scan_kwargs)
     test = shortcut_test(bundle, table, boxes=boxes, n_per_label=n_per_label)
     trained = "partition" in table and (table["partition"] == "train").any() and data is None
-    cautions = ["The model was trained on some of these images, where it leans less on one thing."] if trained else []
+    cautions = ["Some of these images were used for training; effects may be underestimated."] if trained else []
     reason = "" if shown else _why_withheld(table)
     page = render_shortcuts(
         test,

@@ -14,11 +14,11 @@ from medclf.escaping import printable
 from medclf.metrics.table import METRICS, class_metrics
 from medclf.results.results import short_metrics
 from medclf.results.run_folder import RunFolder
+from medclf.results.wording import partition_name
 
 _SENTENCES = 5  # of the audit; the page has all
 
 
-_PARTITIONS = {"valid": "validation", "test": "test"}
 _ROOMY = 100_000  # a width that every table fits in
 
 
@@ -65,7 +65,7 @@ def _images(facts: dict[str, Any]) -> str:
     """
     missing = facts.get("left_out") or {}
     of = f" of {missing['of']}" if missing.get("n") else ""
-    return f"{facts['n']}{of} {_PARTITIONS.get(facts['partition'], facts['partition'])} images"
+    return f"{facts['n']}{of} {partition_name(facts['partition'])} images"
 
 
 def _worth(facts: dict[str, Any]) -> Iterator[str]:
@@ -104,7 +104,7 @@ def written(metric: dict[str, Any]) -> str:
         '1.000 (0.722 to 1.000)'
     """
     if metric["value"] is None:
-        return "cannot be computed"
+        return "not computed"
     if metric["low"] is None:
         return f"{metric['value']:.3f}"
     return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"

@@ -22,6 +22,7 @@ from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.csv_files import save_rows
 from medclf.dataset.scan import count_labels, scan, with_problems
 from medclf.errors import DataError
+from medclf.files import finite, write_json
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed, maps
 from medclf.learn.assess import Outputs, assess, outputs_of, predict_held_out, train_features
@@ -34,9 +35,10 @@ from medclf.learn.precision import precision
 from medclf.learn.prediction import predict_loader
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.report import report
+from medclf.results.names import Names
 from medclf.results.predictions import Predictions
 from medclf.results.results import versions
-from medclf.results.run_folder import AUDIT, EVALUATIONS, NEIGHBOURS
+from medclf.results.run_folder import RECORD, save_table
 from medclf.results.schema import RECORD_FORMAT
 from medclf.results.subgroups import check_columns
 from medclf.run.audit import audit_table
@@ -55,7 +57,6 @@ from medclf.run.resume import (
     settings_in,
     tidy,
 )
-from medclf.run.run import Run
 from medclf.run.tables import as_table, for_followers, table_hash
 
 LINKING = ("grouped", "kfold")  # splits that keep near-duplicates on one side
@@ -101,9 +102,8 @@ def train(
     with claimed(config.out, overwrite=config.overwrite, resume=going_on) as out:
         start = time.perf_counter()
         begun = {"format": RECORD_FORMAT, "settings": config.as_dict(), "started": _now()}
-        run = Run(out)
         if not going_on:
-            run.write_record(begun)  # first of all: with it, a killed run can be gone on with
+            write_json(out / RECORD, begun)  # first of all: with it, a killed run can be gone on with
         policy_of(config)  # a rule that cannot be is said now, not after the training
         table = scan(config.data, **config.scan_kwargs(), check_pixels=decoding(**loader_options(config)))
         corrected: dict[str, Any] = {}
@@ -120,7 +120,7 @@ def train(
         if config.budget:
             config, record["plan"] = within_budget(config, table, time.perf_counter() - start, say)
             record |= {"settings": config.as_dict()}
-        run.write_record(record)
+        write_json(out / RECORD, record)
         table, found = link_first(config, table, say)
         with distributed.group(config.device):
             distributed.from_first(lambda: {"table": for_followers(table), "settings": config.as_dict()})
@@ -133,29 +133,30 @@ def train(
             subgroups=config.subgroup or (),
             outputs=outputs,
         )
-        run.write_table(assessment.table)
-        run.write_predictions(assessment.predictions)
+        save_table(out / "table.csv", assessment.table)
+        assessment.predictions.save(out / "predictions.csv")
         if assessment.neighbours is not None:
-            save_rows(run / NEIGHBOURS, assessment.neighbours)
+            save_rows(out / "neighbours.csv", assessment.neighbours)
         if assessment.audit is not None:
-            assessment.audit.save_findings(run / AUDIT)
+            assessment.audit.save_findings(out / "audit.csv")
         facts = assessment.results | ({"corrections": corrected} if corrected else {})
         facts["seconds"] = round(time.perf_counter() - start, 1)
-        facts |= with_card(facts, config.card, config.as_dict())
-        run.write_results(facts)
+        facts |= with_card(facts, config.card)
+        names = Names(list(assessment.predictions.table["path"]), config.hide_names)
+        write_json(out / "results.json", names.scrub(finite(facts)))
         card = facts.get("card", {}) | assessment.card
         save_bundle(learn, out / "bundle", calibration=assessment.calibration, card=card, overwrite=True)
         maps.save_maps(out, assessment.saliency)
         if config.test:
-            place = out / EVALUATIONS / "test" if config.hide_names else None  # else it bears the name of the folder
+            place = out / "evaluations" / "test" if config.hide_names else None  # else it bears the name of the folder
             page = evaluate(out, config.test, place, overwrite=True, saliency=config.saliency)
             facts["external"] = external_facts(page, out)
-            facts |= with_card(facts, config.card, config.as_dict())
-            run.write_results(facts)
+            facts |= with_card(facts, config.card)
+            write_json(out / "results.json", names.scrub(finite(facts)))
         report(out)
         seconds = round(time.perf_counter() - start, 1)
         took = {"finished": _now(), "device": str(learn.dls.device), "seconds": seconds}
-        run.write_record(record | took | {"precision": precision(learn)})
+        write_json(out / RECORD, record | took | {"precision": precision(learn)})
         tidy(out)
     return out
 

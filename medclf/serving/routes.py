@@ -137,7 +137,7 @@ def health(service: Service) -> APIRouter:
 
     @router.get("/healthz", response_description="it does")
     async def healthz() -> dict[str, str]:
-        """The process lives."""
+        """Health check: OK."""
         return {"status": "ok"}
 
     @router.get("/readyz", response_description="it does", responses=_problems(503))

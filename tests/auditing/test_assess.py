@@ -172,8 +172,14 @@ def test_images_seen_in_train_are_left_out():
     assert (everything["n"], left["n"]) == (40, 30)
     right = shown.probs.argmax(1) == shown.y
     assert left["accuracy"]["value"] == pytest.approx(right[10:].mean())
+    assert found["sentence"] == (
+        "10 of the 40 validation images are near-duplicates of training images. "
+        f"Without them accuracy is {100 * right[10:].mean():.1f} %."
+    )
+    one = leak_free(shown, np.zeros(40, bool), np.arange(40) < 1, facts)
+    assert one["sentence"].startswith("1 of the 40 validation images comes from a patient with training images.")
     assert leak_free(shown, np.zeros(40, bool), np.zeros(40, bool), facts) is None
-    assert "Nothing is left" in leak_free(shown, np.ones(40, bool), twin, facts)["sentence"]
+    assert "No images are left" in leak_free(shown, np.ones(40, bool), twin, facts)["sentence"]
 
 
 def test_folds_by_hand():

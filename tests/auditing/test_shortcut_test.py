@@ -136,7 +136,7 @@ def test_it_is_said_in_words(leaning):
 def test_a_model_that_reads_the_tissue_is_cleared(confounded):
     test = shortcut_test(FakeBundle(reads_the_tissue), confounded, thin=False)
     assert len(test.overlays) == 1
-    assert test.sentences[0].endswith("no prediction surely depends on it.")
+    assert test.sentences[0].endswith("no evidence that predictions depend on it.")
     assert effect(test, "masked", "red")["moved"].value == 0
 
 

@@ -331,7 +331,7 @@ def test_partition_column(make_images):
     assert list(table["partition"]) == ["train", "valid", "test", None]
     table = scan_quietly(frame.assign(set=[True, False, True, False]), root=root, partition_col="set")
     assert list(table["partition"]) == ["valid", "train", "valid", "train"]
-    with pytest.raises(DataError, match="row 2, column 'set': 'mine' is no partition"):
+    with pytest.raises(DataError, match="row 2, column 'set': 'mine' is not a partition"):
         scan(frame.assign(set=["train", "mine", "test", "test"]), root=root, partition_col="set")
 
 

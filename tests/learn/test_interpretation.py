@@ -95,7 +95,7 @@ def test_facts_say_how_many_and_how_split(interp):
     assert facts["n"] == 15 and facts["data"]["n_images"] == 30
     assert facts["data"]["images"] == {"train": 15, "valid": 15}
     assert facts["accuracy"]["n"] == 15
-    assert "no patient is known" in facts["data"]["split"]["sentence"]
+    assert "No patient IDs were given" in facts["data"]["split"]["sentence"]
     assert facts["settings"]["arch"] == "resnet18"
 
 

@@ -148,7 +148,7 @@ def test_multi_label_is_compared():
 
 def test_nothing_to_compare():
     found = compare_predictions([-1], [[0.5, 0.5]], [[0.5, 0.5]], ["a", "b"])
-    assert "cannot be compared: no image" in found["sentence"]
+    assert "were not compared: no image" in found["sentence"]
     absent = compare_predictions([0, 0], [[0.9, 0.1]] * 2, [[0.8, 0.2]] * 2, ["a", "b"], n_boot=10)
     assert math.isnan(absent["auroc"].value) and absent["auroc"].note
     one = compare_predictions([0, 1], [[0.9, 0.1]] * 2, [[0.8, 0.2]] * 2, ["a", "b"], groups=["p", "p"], n_boot=10)

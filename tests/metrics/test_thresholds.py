@@ -102,7 +102,7 @@ def test_separated_labels_are_parted_in_the_middle():
 @pytest.mark.parametrize(
     ("y", "probs", "options", "words"),
     [
-        ([0, 1], [0.1, 0.9], {"by": "f1"}, "no rule"),
+        ([0, 1], [0.1, 0.9], {"by": "f1"}, "not a rule"),
         ([1, 1], [0.1, 0.9], {}, "images without it"),
         ([0, 1], [0.1, 1.9], {}, "no probabilities"),
         ([0, 2], [0.1, 0.9], {}, "other numbers"),

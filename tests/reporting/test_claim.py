@@ -105,9 +105,9 @@ def test_a_card_in_yaml(tmp_path):
         ("sorce: x", "did you mean source"),
         ("colour: x", "'colour' is not asked for"),
         ("source: {a: {b: c}}", "source is not text"),
-        ("source: 'open", "no YAML in line"),
+        ("source: 'open", "not YAML in line"),
         ("- source", "holds no keys"),
-        ("source: !!python/object/apply:os.getcwd []", "no YAML"),
+        ("source: !!python/object/apply:os.getcwd []", "not YAML"),
     ],
 )
 def test_cards_that_cannot_be(tmp_path, text, words):

@@ -150,13 +150,13 @@ def test_the_summary_is_honest() -> None:
     ten = {"value": 1.0, "low": 0.722, "high": 1.0, "n": 10}
     facts = {"task": "single-label", "partition": "test", "n": 10, "n_patients": 4, "accuracy": ten}
     assert summary(facts) == (
-        "10 of 10 test images of 4 patients are read right: an accuracy of 100 % (95 % interval 72.2 to 100 %)."
+        "10 of 10 test images of 4 patients were classified correctly: accuracy 100 % (95 % CI 72 to 100 %)."
     )
     assert summary({"task": "single-label", "n": 0}) == "0 images were predicted."
-    facts["data"] = {"split": {"patients_on_both_sides": 3}}
-    assert any("3 patients have images on both sides" in text for text in cautions(facts))
-    assert not any("valid images" in text for text in cautions(facts))
-    assert any("guided" in text for text in cautions({"partition": "valid"}))
+    facts["data"] = {"split": {"sentence": "3 of 4 patients are in both training and validation set."}}
+    assert "3 of 4 patients are in both training and validation set." in cautions(facts)
+    assert not any("optimistic" in text for text in cautions(facts))
+    assert any("optimistic" in text for text in cautions({"partition": "valid"}))
 
 
 def test_facts_of_any_shape_become_tables() -> None:

@@ -82,9 +82,9 @@ def test_the_page_shows_the_facts(made_up: Any, tmp_path: Path) -> None:
     parsed, _ = page(made_up.facts, made_up.rows, tmp_path, read=made_up.read, title="Scopes")
     facts, text = made_up.facts, parsed.text
     right = sum(facts["confusion_matrix"][i][i] for i in range(3))
-    assert f"{right} of {facts['n']} valid images are read right" in text
+    assert f"{right} of {facts['n']} validation images were classified correctly" in text
     share = facts["accuracy"]
-    expected = f"{100 * share['value']:.1f} % (95 % interval {100 * share['low']:.1f} to {100 * share['high']:.1f} %)"
+    expected = f"{100 * share['value']:.0f} % (95 % CI {100 * share['low']:.0f} to {100 * share['high']:.0f} %)"
     assert expected in text
     for shown in ("71.2 %", "0.838", "0.562", "68.8 %", "0.812", "65.6 %"):  # metrics of the facts, rounded
         assert shown in text, shown
@@ -255,7 +255,7 @@ def test_optional_facts_appear_only_where_they_are(made_up: Any, tmp_path: Path)
 
 def test_several_labels(many_labels: Any, tmp_path: Path) -> None:
     parsed, _ = page(many_labels.facts, many_labels.rows, tmp_path)
-    assert "Over 90 valid images of 31 patients and 3 labels, the mean AUROC is 0.812" in parsed.text
+    assert "Mean AUROC of 3 labels on 90 validation images of 31 patients: 0.812" in parsed.text
     for label, ((tn, fp), (fn, tp)) in many_labels.facts["confusion_matrix"].items():
         assert f"{label}{tp}{fn}{fp}{tn}" in parsed.text.replace(" ", "")
         assert f"{label}: missed: {fn}" in parsed.text

@@ -16,11 +16,11 @@ FACTS = {
     "vocab": ["normal", "polyp"],
     "confusion_matrix": [[1, 0], [0, 1]],
     "leak_free": {
-        "sentence": "Of 2 images, 1 have a twin.",
+        "sentence": "1 of the 2 validation images is a near-duplicate of a training image.",
         "numbers": {"all": {"n": 2, "accuracy": METRIC}, "left": {"n": 1, "accuracy": METRIC}},
     },
     "audit": {
-        "sentences": [{"finding": "1 of 2 valid images has a twin in train."}],
+        "sentences": [{"finding": "1 of 2 validation images has a near-duplicate in the training set."}],
         "pairs": [
             {
                 "path_a": "a.png",
@@ -73,8 +73,8 @@ def test_the_page_tells_what_the_numbers_are_worth(tmp_path):
     )
     page = render(FACTS, rows, tmp_path / "p.html", read=lambda row: np.full((8, 8), 99, np.uint8)).read_text()
     for text in (
-        "1 of 2 valid images has a twin in train.",
-        "on both sides of the split, 97.0 % alike",
+        "1 of 2 validation images has a near-duplicate in the training set.",
+        "split across training, validation or test set, 97.0 % alike",
         "Divided by 2.",
         "Below 0.7 it is unsure.",
         "Of 1,000 patients, 10 have it: 1 would be missed.",

@@ -11,22 +11,26 @@ def said(*rows: tuple[str | None, str | None]) -> str:
 
 
 def test_a_split_that_keeps_patients_whole_says_so_and_no_more():
-    assert said(("a", "train"), ("b", "valid"), ("c", "test")).endswith("no patient is on both sides (2 patients).")
+    assert said(("a", "train"), ("b", "valid"), ("c", "test")).endswith(
+        "No patient is in both training and validation set (2 patients)."
+    )
 
 
 @pytest.mark.parametrize("other", ["train", "valid"])
 def test_a_test_folder_that_shares_patients_is_told(other):
     sentence = said(("a", "train"), ("b", "valid"), ("c", other), ("c", "test"), ("d", "test"))
-    assert "no patient is on both sides (3 patients); 1 patient of the test images has images outside test" in sentence
+    assert "No patient is in both training and validation set (3 patients)." in sentence
+    assert sentence.endswith(" 1 patient of the test set also has images outside it, so test scores are too high.")
 
 
 def test_several_shared_patients_are_counted_and_unplaced_images_are_not():
     sentence = said(
         ("a", "train"), ("a", "test"), ("b", "valid"), ("b", "test"), ("c", "test"), ("c", None), (None, "test")
     )
-    assert "; 2 patients of the test images have images outside test" in sentence
+    assert " 2 patients of the test set also have images outside it" in sentence
 
 
 def test_patients_on_both_sides_come_first():
     sentence = said(("a", "train"), ("a", "valid"), ("a", "test"), ("b", "valid"))
-    assert "1 of 2 patients are on both sides, so the figures are too good; 1 patient of the test images" in sentence
+    assert "1 of 2 patients is in both training and validation set, so scores are too high." in sentence
+    assert sentence.index("so scores are") < sentence.index("1 patient of the test set also has")

@@ -150,8 +150,8 @@ def test_case_does_not_matter_and_blank_is_unread(made, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.assign(item=f["item"].str.replace("^.{6}", "000000", regex=True)), "no key to its items"),
-        (lambda f: f.assign(item=["../x-1", *f["item"][1:]]), "no key to its items"),
+        (lambda f: f.assign(item=f["item"].str.replace("^.{6}", "000000", regex=True)), "no key holds its items"),
+        (lambda f: f.assign(item=["../x-1", *f["item"][1:]]), "no key holds its items"),
         (lambda f: f.assign(item=[f["item"][0][:7] + "999", *f["item"][1:]]), "is not in its key"),
         (lambda f: pd.concat([f, f.iloc[:1]]), "is there 2 times"),
         (lambda f: f.assign(label="polip"), "the label 'polip' is unknown"),

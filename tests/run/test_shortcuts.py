@@ -81,7 +81,7 @@ def test_all_images_where_few_are_held_out(run):
     table["partition"] = ["valid" if i < 12 else "train" for i in range(N)]
     table.to_csv(run / "table.csv", index=False)
     test, page = job.shortcuts(run)
-    assert test.n_images == N and "was trained on some of these images" in page.read_text()
+    assert test.n_images == N and "Some of these images were used for training" in page.read_text()
 
 
 def test_no_picture_where_an_image_often_has_a_name_in_it(run, tmp_path):

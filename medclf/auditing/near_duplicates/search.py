@@ -179,9 +179,9 @@ def _words(matrix: np.ndarray, aspect_a: np.ndarray, aspect_b: np.ndarray) -> st
         parts.append(f"turned by {round(angle) % 360}°")
     share_a, share_b = _overlap(matrix, aspect_a, aspect_b)
     if share_a < 0.95 and abs(area) > 0:
-        parts.append(f"shows {100 * share_a:.0f} % of it")
+        parts.append(f"second is a crop of the first ({100 * share_a:.0f} %)")
     elif share_b < 0.95:
-        parts.append(f"it is {100 * share_b:.0f} % of the other")
+        parts.append(f"first is a crop of the second ({100 * share_b:.0f} %)")
     return ", ".join(parts) or "the same view"
 
 

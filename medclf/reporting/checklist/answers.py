@@ -173,7 +173,9 @@ def level(have: Known) -> str:
     if not kind:
         return ""
     named = _LEVELS.get(kind, "As the data give it" if kind == "folders" else "Patient" if both == 0 else "Image")
-    seen = "no patient is known" if both is None else f"{number(both)} patients on both sides"
+    seen = (
+        "no patient IDs were given" if both is None else f"{number(both)} patients in both training and validation set"
+    )
     leaks = ((have.facts.get("audit") or {}).get("leaks") or {}).get(have.facts.get("partition") or "") or {}
     twins = leaks.get("with_twin_in_train", leaks.get("twins"))
     more = f"; {number(twins)} images with a near-duplicate in train" if is_number(twins) else ""
