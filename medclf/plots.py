@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from medclf.errors import DataError
@@ -235,80 +235,6 @@ def _draw_history(ax: Axes, history: Sequence[Mapping[str, Any]], name: str, **s
     if not points:
         return []
     return ax.plot(*zip(*points, strict=True), label=name.replace("_", " "), marker="o", markersize=3, **style)
-
-
-def plot_reliability(
-    confidence: ArrayLike,
-    correct: ArrayLike,
-    ax: Axes | None = None,
-    *,
-    n_bins: int = 10,
-    figsize: Size | None = (5, 5),
-) -> Axes:
-    """Draw how often predictions of each confidence are right: on the diagonal they mean what they say.
-
-    Args:
-        confidence: (n,) probabilities in [0, 1] of what was predicted.
-        correct: (n,) whether it was right, 0/1.
-        ax: where to draw; a new figure when None.
-        n_bins: bins of equal width over [0, 1].
-        figsize: of the new figure, in inches.
-
-    Returns:
-        The Axes.
-
-    Example:
-        >>> ax = plot_reliability([0.95, 0.9, 0.92, 0.55], [1, 1, 0, 1])
-        >>> ax.get_ylabel()
-        'Share that is right'
-    """
-    values, right = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=float)
-    bins = np.clip((values * n_bins).astype(int), 0, n_bins - 1)
-    ax = _axes(ax, figsize)
-    ax.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
-    present = np.unique(bins)
-    means = [values[bins == b].mean() for b in present]
-    shares = [right[bins == b].mean() for b in present]
-    volume = np.array([(bins == b).mean() for b in present])
-    ax.bar((present + 0.5) / n_bins, volume, width=0.95 / n_bins, color=GREY, alpha=0.25)
-    ax.plot(means, shares, marker="o", color=RIGHT, linewidth=1.6)
-    ax.set(xlabel="Confidence (bars: share of the images)", ylabel="Share that is right", title="Reliability")
-    ax.set(xlim=(0, 1), ylim=(0, 1.02))
-    return ax
-
-
-def plot_abstain(
-    coverage: ArrayLike,
-    accuracy: ArrayLike,
-    ax: Axes | None = None,
-    *,
-    chosen: float | None = None,
-    figsize: Size | None = (6, 4),
-) -> Axes:
-    """Draw the accuracy that is kept when the least certain images are left to a person.
-
-    Args:
-        coverage: (k,) shares of the images answered, in [0, 1].
-        accuracy: (k,) accuracy on them, in [0, 1].
-        ax: where to draw; a new figure when None.
-        chosen: the coverage in use, marked by a line.
-        figsize: of the new figure, in inches.
-
-    Returns:
-        The Axes.
-
-    Example:
-        >>> plot_abstain([0.5, 0.8, 1.0], [1.0, 0.97, 0.93], chosen=0.8).get_xlabel()
-        'Images answered'
-    """
-    ax = _axes(ax, figsize)
-    ax.plot(np.asarray(coverage), np.asarray(accuracy), color=RIGHT, linewidth=1.6)
-    if chosen is not None:
-        ax.axvline(chosen, color=WRONG, linewidth=1, linestyle="--")
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    ax.set(xlabel="Images answered", ylabel="Accuracy on them", title="Abstaining", xlim=(0, 1.01))
-    return ax
 
 
 def plot_images(

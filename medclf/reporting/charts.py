@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from medclf.metrics.intervals import wilson
 from medclf.results.history import LOSSES, history_metrics
 from medclf.results.wording import is_number
 
@@ -216,37 +215,6 @@ def training_charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
             )
         )
     return charts
-
-
-def reliability_chart(confidence: np.ndarray, right: np.ndarray, n_bins: int = 10) -> Chart | None:
-    """How often predictions of each confidence are right, with Wilson's intervals; bars show how many.
-
-    Args:
-        confidence: (n,) in [0, 1].
-        right: (n,) bool.
-        n_bins: bins of equal width.
-    """
-    known = np.isfinite(confidence)
-    confidence, right = confidence[known], right[known]
-    if not len(confidence):
-        return None
-    bins = np.clip((confidence * n_bins).astype(int), 0, n_bins - 1)
-    points, whiskers, bars = [], [], []
-    for index in np.unique(bins):
-        inside = bins == index
-        count, mean = int(inside.sum()), float(confidence[inside].mean())
-        hits = int(right[inside].sum())
-        points.append((mean, hits / count))
-        whiskers.append((mean, *wilson(hits, count)))
-        bars.append((index / n_bins + 0.005, (index + 1) / n_bins - 0.005, count / len(confidence)))
-    return line_chart(
-        [Line("share that is right", points, whiskers, marks=True)],
-        title="Reliability: share right by confidence",
-        x_label="Confidence (bars: share of the images)",
-        y_label="Share that is right",
-        diagonal=True,
-        bars=bars,
-    )
 
 
 def interval_bar(metric: Mapping[str, Any], width: int = 160) -> Markup:

@@ -21,6 +21,7 @@ _KINDS = {
     "twin-across-split": "split across training, validation or test set",
     "twin-of-two-patients": "from two patients",
 }
+_DOTTED = "On the dotted line confidence equals accuracy (95 % CI)."
 _RATES = ("sensitivity", "specificity", "ppv", "npv")
 
 
@@ -80,9 +81,13 @@ def _calibration(value: Any, picture: Picture) -> list[Block]:
         result.append(_named({when: {k: found[when] for k, found in errors.items()} for when in ("before", "after")}))
     elif errors:
         result += blocks(errors)
-    captions = {"before": "The network's own probabilities.", "after": "Divided by the temperature.", "here": ""}
+    captions = {
+        "before": f"The network's own probabilities. {_DOTTED}",
+        "after": f"Divided by the temperature. {_DOTTED}",
+        "here": _DOTTED,
+    }
     bars = value.get("reliability") or {}
-    charts = [(_reliability(bars[when]), caption) for when, caption in captions.items() if bars.get(when)]
+    charts = [(_reliability(bars[when]), caption + _DOTTED) for when, caption in captions.items() if bars.get(when)]
     if charts:
         result.append(Block("charts", items=charts))
     return result + _rest(value, "ece", "brier", "reliability")

@@ -17,7 +17,6 @@ from medclf.metrics.table import class_metrics
 from medclf.reporting.cases import DELIMITER, Cases, by_label
 from medclf.reporting.charts import (
     interval_bar,
-    reliability_chart,
     roc_chart,
     share_bar,
     training_charts,
@@ -59,7 +58,6 @@ def context(facts: Mapping[str, Any], cases: Cases, names: Names, album: Album, 
         "top_losses": [card(cases, names, album, row) for row in cases.worst(TOP_LOSSES, partition)],
         "pairs": confused_pairs(facts, cases, names, album),
         "roc": roc_chart(facts),
-        "reliability": reliability(cases, partition),
         "training_charts": training_charts(training.get("history") or []),
         "linear_probe": blocks(training["linear_probe"]) if training.get("linear_probe") else [],
         "seconds": f"{facts['seconds']:.0f}" if is_number(facts.get("seconds")) else "",
@@ -190,14 +188,6 @@ def confused_pairs(facts: Mapping[str, Any], cases: Cases, names: Names, album: 
         cards = [card(cases, names, album, row) for row in examples]
         pairs.append({"heading": heading, "n": number(n), "examples": cards})
     return pairs
-
-
-def reliability(cases: Cases, partition: str) -> Any:
-    """The reliability chart of one partition's rows."""
-    rows = cases.known & (cases.partition == partition)
-    if cases.multi_label:
-        return reliability_chart(cases.probs[rows].ravel(), cases.actual[rows].ravel())
-    return reliability_chart(cases.confidence[rows], ~cases.wrong[rows])
 
 
 def album_note(cases: Cases, album: Album) -> str:

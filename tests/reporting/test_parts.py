@@ -17,7 +17,7 @@ from PIL import Image
 from medclf import plots
 from medclf.errors import DataError
 from medclf.reporting.cases import read_cases, subgroup_columns
-from medclf.reporting.charts import Line, line_chart, reliability_chart, ticks
+from medclf.reporting.charts import Line, line_chart, ticks
 from medclf.reporting.formatting import cautions
 from medclf.reporting.tables import blocks
 from medclf.reporting.thumbnails import choose, encode
@@ -139,13 +139,6 @@ def test_a_chart_puts_points_where_they_belong() -> None:
     assert "<t>" not in chart.svg and "&lt;x&gt;" in chart.svg
 
 
-def test_reliability_counts_each_bin() -> None:
-    chart = reliability_chart(np.array([0.95, 0.95, 0.55, np.nan]), np.array([True, False, True, True]))
-    assert chart is not None
-    assert chart.svg.count("<circle") == 2 and chart.svg.count('class="bar"') == 2
-    assert reliability_chart(np.array([]), np.array([], bool)) is None
-
-
 def test_the_summary_is_honest() -> None:
     ten = {"value": 1.0, "low": 0.722, "high": 1.0, "n": 10}
     facts = {"task": "single-label", "partition": "test", "n": 10, "n_patients": 4, "accuracy": ten}
@@ -186,7 +179,6 @@ def test_plots_draw_on_the_axes_given() -> None:
     figure, ax = plots.plt.subplots()
     assert plots.plot_confusion_matrix([[3, 1], [0, 0]], ["$a$", "b"], normalize=True, ax=ax) is ax
     assert [text.get_text() for text in ax.texts] == ["0.75", "0.25", "0.00", "0.00"]
-    assert plots.plot_abstain([0.5, 1.0], [1.0, 0.9], ax) is ax
     figure.canvas.draw()  # a label between dollars is no formula
     flat = plots.plot_images([np.zeros((4, 4), np.uint16), None], ["x", "$y$ $"], n_cols=2, right=[True, False])
     assert len(flat) == 2
@@ -218,11 +210,4 @@ def test_the_training_plot_has_losses_and_metrics(made_up: Any) -> None:
     (right,) = [other for other in ax.figure.axes if other is not ax]
     assert [list(line.get_ydata()) for line in right.lines] == [[0.6, 0.7, 0.8]]
     assert list(ax.lines[0].get_ydata()) == [1.0, 0.5, pytest.approx(1 / 3)]
-    plots.plt.close("all")
-
-
-def test_the_reliability_plot_has_the_share_of_each_bin() -> None:
-    ax = plots.plot_reliability([0.95, 0.91, 0.25], [1, 0, 1])
-    line = ax.lines[1]
-    assert list(line.get_xdata()) == [0.25, pytest.approx(0.93)] and list(line.get_ydata()) == [1.0, 0.5]
     plots.plt.close("all")

@@ -83,9 +83,17 @@ def test_the_page_tells_what_the_numbers_are_worth(tmp_path):
         'href="evaluations/clinic%20two/report.html"',
     ):
         assert text in page, text
+    assert page.count('aria-label="Reliability') == 2  # before and after, and no third elsewhere
     assert "<b>.png" not in page  # a file's name is text
     pair = page[page.index('class="case pair"') :][:6000]
     assert pair[: pair.index("</li>")].count("<img") == 2
+
+
+def test_a_reliability_curve_has_a_point_a_bar():
+    bars = [{**BARS[0], "confidence": at} for at in (0.15, 0.45, 0.75, 0.95)]
+    (charts,) = section_blocks("calibration", {"reliability": {"here": bars}})
+    ((chart, caption),) = charts.items
+    assert chart.svg.count("<circle") == 4 and "dotted line" in caption
 
 
 def test_a_section_without_a_builder_is_shown_plainly():
