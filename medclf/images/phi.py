@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,16 @@ def why_withheld(path: str | Path) -> str:
     if kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}."):
         return "a secondary capture"
     return "its burned-in flag is YES" if header["burned_in_annotation"] == "YES" else ""
+
+
+def withheld_among(root: Path, paths: Iterable[str]) -> dict[int, str]:
+    """{place in `paths`: why} of the images that a report does not show unless it is told to.
+
+    Raises:
+        ReadError: a DICOM file whose header cannot be read.
+    """
+    reasons = {row: why_withheld(root / path) for row, path in enumerate(paths)}
+    return {row: reason for row, reason in reasons.items() if reason}
 
 
 class Withheld(ReadError):

@@ -34,6 +34,7 @@ class Album:
         small: {row: source of the thumbnail}, a data URI or an address relative to the page.
         large: the same for the larger picture.
         outside: {path: thumbnail} of images that are in no row (twins, neighbours).
+        outside_missing: {path: words} of those that have no thumbnail.
         unreadable: {row: why it could not be read}.
         withheld: {row: why its reader gave no picture}, "" where it did not say.
         left_out: how many rows have no picture because not all fit.
@@ -43,6 +44,7 @@ class Album:
     small: dict[int, str] = field(default_factory=dict)
     large: dict[int, str] = field(default_factory=dict)
     outside: dict[str, str] = field(default_factory=dict)
+    outside_missing: dict[str, str] = field(default_factory=dict)
     unreadable: dict[int, str] = field(default_factory=dict)
     withheld: dict[int, str] = field(default_factory=dict)
     left_out: int = 0
@@ -51,6 +53,22 @@ class Album:
     def best(self, row: int) -> str:
         """The larger picture of a row, else its thumbnail, else ""."""
         return self.large.get(row) or self.small.get(row) or ""
+
+    def absence(self, row: int) -> str:
+        """Why a row has no picture, in words.
+
+        Example:
+            >>> album = Album(withheld={2: "ultrasound"})
+            >>> album.absence(2), album.absence(5)
+            ('Picture withheld: ultrasound', 'Picture not kept')
+        """
+        return _absence(row in self.withheld, self.withheld.get(row, ""), row in self.unreadable)
+
+
+def _absence(withheld: bool, reason: str, unreadable: bool) -> str:
+    if withheld:
+        return f"Picture withheld: {reason}" if reason else "Picture withheld"
+    return "Cannot be read" if unreadable else "Picture not kept"
 
 
 def choose(cases: Cases, max_thumbnails: int, first: Sequence[int] = ()) -> list[int]:
@@ -143,6 +161,10 @@ class _Shot:
     problem: str = ""
     withheld: str = ""
 
+    @property
+    def absence(self) -> str:
+        return _absence(not (self.small or self.problem), self.withheld, bool(self.problem))
+
 
 def _shoot(read: Reader, row: Mapping[str, Any], large: int) -> _Shot:
     """One image read and made small; a file that cannot be read becomes its reason."""
@@ -212,6 +234,8 @@ def fill_album(
         if shot.small and (cost := _cost(shot.small)) <= budget:
             album.outside[path] = data_uri(shot.small)
             budget -= cost
+        else:
+            album.outside_missing[path] = shot.absence
     _count_left_out(album, cases)
     return album
 
@@ -262,6 +286,8 @@ def fill_folder(
             if shot.small:
                 _write(folder / f"other-{number + 1:06}.jpg", shot.small)
                 album.outside[path] = f"{base}/other-{number + 1:06}.jpg"
+            else:
+                album.outside_missing[path] = shot.absence
     except OSError as error:
         raise OutputError(
             f"{folder} cannot be written: {error.strerror or error}", "free some space or choose another folder"

@@ -135,6 +135,7 @@ def card(cases: Cases, names: Names, album: Album, row: int) -> dict[str, Any]:
     """One image of the static part: picture, name, actual, predicted and their probabilities."""
     return {
         "picture": album.best(row),
+        "absence": album.absence(row),
         "name": names.of(row),
         "actual": cases.name(row, "actual"),
         "predicted": cases.name(row, "predicted"),
@@ -352,18 +353,26 @@ def picture_data(
     """Where each row's picture is, and the pictures in chunks that the page reads when it needs them.
 
     Returns:
-        {"place": [its number or -1 (left out), -2 (unreadable), -3 (withheld)], "chunk", "beside" (the pictures of
-        `links.outside`), "saliency"}, and the chunks: lists of [thumbnail, larger, saliency].
+        {"place": [its number, or -1 less the number of its reason in "absence"], "absence", "chunk", "beside" (the
+        pictures of `links.outside`, or why there is none, by path), "saliency"}, and the chunks: lists of [thumbnail,
+        larger, saliency]. A map is nothing without its picture, and is left out with it.
     """
-    shown = [row for row in order if row in album.small or row in cases.saliency]
-    place = [-1] * len(cases)
-    for row in album.unreadable:
-        place[row] = -2
-    for row in album.withheld:
-        place[row] = -3
+    shown = [row for row in order if row in album.small]
+    words = {row: album.absence(row) for row in range(len(cases)) if row not in album.small}
+    absence = list(dict.fromkeys(words.values()))
+    place = [0 if row in album.small else -1 - absence.index(words[row]) for row in range(len(cases))]
     for index, row in enumerate(shown):
         place[row] = index
     entries = [[album.small.get(row, ""), album.large.get(row, ""), cases.saliency.get(row, "")] for row in shown]
     beside = [album.outside.get(path, "") for path in links.outside]
-    data = {"place": place, "chunk": CHUNK, "beside": beside, "saliency": len(cases.saliency)}
+    missing = [album.outside_missing.get(path, "") for path in links.outside]
+    n_maps = sum(row in cases.saliency for row in shown)
+    data = {
+        "place": place,
+        "absence": absence,
+        "chunk": CHUNK,
+        "beside": beside,
+        "missing": missing,
+        "saliency": n_maps,
+    }
     return data, [entries[i : i + CHUNK] for i in range(0, len(entries), CHUNK)]

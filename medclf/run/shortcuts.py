@@ -11,7 +11,7 @@ import pandas as pd
 from medclf.auditing.shortcut_test import ShortcutTest, shortcut_test
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.scan import scan
-from medclf.images.phi import why_withheld
+from medclf.images.phi import withheld_among
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.report import Reported, report
 from medclf.reporting.shortcut_page import render_shortcuts
@@ -92,9 +92,8 @@ def _whole(run: Run) -> dict[str, Any]:
 
 def _why_withheld(table: pd.DataFrame) -> str:
     """Why no picture is shown: a part of one image may stand in any other. "" where nothing speaks against it."""
-    root = Path(table.attrs["root"])
     used = table.loc[table["problem"] == "", "path"]
-    n = sum(bool(why_withheld(root / path)) for path in used)
+    n = len(withheld_among(Path(table.attrs["root"]), used))
     if not n:
         return ""
     return f"Pictures are withheld: {n} of {len(used)} images are of a kind that often has the patient's name in it."

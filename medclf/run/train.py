@@ -23,6 +23,7 @@ from medclf.dataset.csv_files import save_rows
 from medclf.dataset.scan import count_labels, scan, with_problems
 from medclf.errors import DataError
 from medclf.files import finite, write_json
+from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed, maps
 from medclf.learn.assess import Outputs, assess, outputs_of, predict_held_out, train_features
@@ -35,6 +36,7 @@ from medclf.learn.precision import precision
 from medclf.learn.prediction import predict_loader
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.report import report
+from medclf.reporting.view import withheld_note
 from medclf.results.names import Names
 from medclf.results.predictions import Predictions
 from medclf.results.results import versions
@@ -154,11 +156,19 @@ def train(
             facts |= with_card(facts, config.card)
             write_json(out / "results.json", names.scrub(finite(facts)))
         report(out)
+        _say_withheld(config, Path(table.attrs["root"]), assessment.predictions, say)
         seconds = round(time.perf_counter() - start, 1)
         took = {"finished": _now(), "device": str(learn.dls.device), "seconds": seconds}
         write_json(out / RECORD, record | took | {"precision": precision(learn)})
         tidy(out)
     return out
+
+
+def _say_withheld(config: TrainConfig, root: Path, predictions: Predictions, say: Say) -> None:
+    """How many pictures the page does not show although they could be read, and what shows them."""
+    withheld = {} if config.show_burned_in else withheld_among(root, predictions.table["path"])
+    if withheld:
+        say(withheld_note(withheld))
 
 
 def _config_of(data: TrainConfig | str | Path, settings: dict[str, Any]) -> TrainConfig:

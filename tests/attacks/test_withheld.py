@@ -10,7 +10,9 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
-from medclf.reporting.report import report
+from medclf.images.phi import read_picture, withheld_among
+from medclf.images.preprocessing import Preprocessing
+from medclf.reporting.report import render, report
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 NAMED = {
@@ -18,6 +20,7 @@ NAMED = {
     "capture.dcm": {"SOPClassUID": SECONDARY_CAPTURE},
     "flagged.dcm": {"BurnedInAnnotation": "YES"},
 }
+REASONS = ["ultrasound", "a secondary capture", "its burned-in flag is YES"]
 SHOWN = {"plain.dcm": {}, "unflagged.dcm": {"BurnedInAnnotation": "NO"}}
 
 
@@ -42,10 +45,11 @@ def run(tmp_path):
     return run
 
 
-def places(page):
-    """Which rows have a picture: -3 is withheld."""
+def absences(page):
+    """Why each row has no picture; "" where it has one."""
     data = re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
-    return json.loads(data[1])["place"]
+    facts = json.loads(data[1])
+    return [facts["absence"][-1 - place] if place < 0 else "" for place in facts["place"]]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -53,11 +57,31 @@ def places(page):
 def test_they_are_withheld_unless_asked_for(run, tmp_path, beside):
     assets = {"assets": tmp_path / "pictures"} if beside else {}
     page = report(run, progress=False, **assets)
-    assert [place == -3 for place in places(page)] == [True] * 3 + [False] * 3
+    assert absences(page) == [f"Picture withheld: {reason}" for reason in REASONS] + [""] * 3
     assert not beside or len(list((tmp_path / "pictures").iterdir())) == 6  # three thumbnails, and three larger
     assert "3 pictures are withheld" in page.read_text()
     shown = report(run, progress=False, show_burned_in=True, **assets)
-    assert min(places(shown)) >= 0
+    assert absences(shown) == [""] * 6
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_heat_map_does_not_hide_that_its_picture_is_withheld(run, tmp_path):
+    rows = pd.read_csv(run / "predictions.csv").assign(saliency="data:image/png;base64,iVBORw0KGgo=")
+    rows["neighbours"] = "ultrasound.dcm"
+
+    def read(row):
+        return read_picture(tmp_path / "images", Preprocessing(), False, row)
+
+    page = render(json.loads((run / "results.json").read_text()), rows, tmp_path / "page.html", read=read)
+    assert absences(page)[:3] == [f"Picture withheld: {reason}" for reason in REASONS]
+    data = re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
+    assert json.loads(data[1])["saliency"] == 3  # as many maps can be switched on as there are pictures
+    assert page.read_text().count("Picture withheld: ultrasound") >= 2  # the worst cases, which need no script, too
+
+
+def test_how_many_are_withheld(run, tmp_path):
+    found = withheld_among(tmp_path / "images", ["scope.png", *NAMED, *SHOWN])
+    assert found == dict(zip([1, 2, 3], REASONS, strict=True))
 
 
 def test_a_shortcut_test_shows_no_picture_where_one_file_is_of_these(run, tmp_path):

@@ -78,8 +78,9 @@ def test_a_neighbours_file_of_something_else_is_named(run: Path) -> None:
 
 def test_pixels_that_often_hold_a_name_stay_out_unless_asked_for(run: Path) -> None:
     made = report(run, progress=False)
-    place = page_data(made)["place"]
-    assert place[0] == -3 and min(place[1:]) >= 0
+    data = page_data(made)
+    assert data["absence"] == ["Picture withheld: ultrasound"]
+    assert data["place"][0] == -1 and min(data["place"][1:]) >= 0
     assert "1 picture is withheld (ultrasound 1)" in made.read_text(encoding="utf-8")
     shown = report(run, run / "all.html", show_burned_in=True, progress=False)
     assert min(page_data(shown)["place"]) >= 0 and "withheld (" not in shown.read_text(encoding="utf-8")
@@ -89,4 +90,6 @@ def test_a_neighbour_that_often_holds_a_name_stays_out_too(run: Path) -> None:
     shutil.copy(get_testdata_file("examples_palette.dcm"), run.parent / "images" / "t0.png")
     rows = [("02.png", 1, "t0.png", 0.9), ("02.png", 2, "t1.png", 0.8)]
     pd.DataFrame(rows, columns=["path", "rank", "neighbour", "similarity"]).to_csv(run / "neighbours.csv", index=False)
-    assert [source[:15] for source in page_data(report(run, progress=False))["beside"]] == ["", "data:image/jpeg"]
+    data = page_data(report(run, progress=False))
+    assert [source[:15] for source in data["beside"]] == ["", "data:image/jpeg"]
+    assert data["missing"] == ["Picture withheld: ultrasound", ""]

@@ -98,7 +98,7 @@ function bars(row) {
 function picture(row, source, css) {
   const names = sides();
   const alt = `${fileOf(row)}: actual ${names[seen.actual[row]] ?? 'unknown'}, predicted ${names[seen.pred[row]]}`;
-  if (!source) return el('span', { class: `${css} nothing` }, absence[DATA.place[row]] ?? 'No picture');
+  if (!source) return el('span', { class: `${css} nothing` }, absence(row));
   const saliency = pictures(row)[2], fit = el('span', { class: 'fit' });
   const shape = (event) => fit.style.setProperty('--ratio', event.target.naturalWidth / event.target.naturalHeight);
   fit.append(el('img', { src: source, alt, loading: 'lazy', decoding: 'async', onload: shape }));

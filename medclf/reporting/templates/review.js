@@ -29,7 +29,7 @@ function facts(row) {
     ...fact('Patient', DATA.patient[row]),
   ];
   for (const [name, [values, codes]] of Object.entries(DATA.columns)) list.push(...fact(name, values[codes[row]]));
-  if (DATA.saliency && !pictures(row)[2]) list.push(...fact('Where it looked', 'no map was made of this image'));
+  if (DATA.saliency && pictures(row)[0] && !pictures(row)[2]) list.push(...fact('Where it looked', 'no map was made of this image'));
   return list;
 }
 
@@ -47,7 +47,8 @@ function linked(title, links) {
   const cards = links.map((link) => {
     const [name, label] = link >= 0 ? [nameOf(link), labelText(DATA.actual[link])] : DATA.outside[-1 - link];
     const source = link >= 0 ? pictures(link)[0] : DATA.beside[-1 - link];
-    const inside = [source ? el('img', { src: source, alt: '' }) : el('span', { class: 'nothing' }, 'No picture'),
+    const missing = link >= 0 ? absence(link) : DATA.missing[-1 - link] || 'No picture';
+    const inside = [source ? el('img', { src: source, alt: '' }) : el('span', { class: 'nothing' }, missing),
       el('span', { class: 'name', title: name }, name.split('/').pop()), label ? el('span', {}, label) : null];
     if (link < 0) return el('li', {}, el('span', { class: 'near' }, ...inside));
     return el('li', {}, el('button', {

@@ -132,7 +132,8 @@ function pictures(row) {
   return chunks.get(index)[place % DATA.chunk];
 }
 
-const absence = { '-1': 'Picture not kept', '-2': 'Cannot be read', '-3': 'Picture withheld' };
+/** Why a row has no picture. */
+const absence = (row) => DATA.absence[-1 - DATA.place[row]] ?? 'No picture';
 
 // Marks: row -> {mark, new_label, note}; kept in this browser too where it allows that.
 const STORE = `medclf-review-${document.body.dataset.identity}`;
