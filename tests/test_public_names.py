@@ -15,7 +15,7 @@ PROMISED = """
 scan audit read_image MedImage MedImageBlock MedDataLoaders SeededSplitter StratifiedSplitter PatientSplitter
 KFoldSplitter tfms_for endoscopy_tfms radiograph_tfms dermoscopy_tfms fundus_tfms histology_tfms med_learner
 MedInterpretation train evaluate explain report compare save_bundle load_bundle export_onnx MedclfError TrainConfig
-Resumable SaveBest assess DecisionPolicy Run
+Resumable SaveBest assess DecisionPolicy Run predict
 """.split()
 
 OF_0_1 = """

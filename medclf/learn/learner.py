@@ -331,9 +331,9 @@ def med_learner(
         warn("med_learner(head_start=)", "linear_probe=")
         linear_probe = kwargs.pop("head_start")
     weights = None if weights == "none" else weights
+    vocab = class_names(dls)
     if isinstance(dls.device, str):
         dls.to(usable_device(dls.device))
-    vocab = class_names(dls)
     n_in = n_in or _channels(dls)
     backbone = describe(arch)
     with seeded(getattr(dls.train, "seed", None)):

@@ -17,7 +17,7 @@ from medclf.metrics.weighted import read_task
 from medclf.results.predictions import Predictions
 from medclf.results.wording import partition_name, percent
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def summarize(

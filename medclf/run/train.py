@@ -22,7 +22,6 @@ from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.csv_files import save_rows
 from medclf.dataset.scan import count_labels, scan, with_problems
 from medclf.errors import DataError
-from medclf.files import finite, write_json
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed, maps
@@ -37,10 +36,9 @@ from medclf.learn.prediction import predict_loader
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.report import report
 from medclf.reporting.view import withheld_note
-from medclf.results.names import Names
 from medclf.results.predictions import Predictions
 from medclf.results.results import versions
-from medclf.results.run_folder import RECORD, save_table
+from medclf.results.run_folder import AUDIT, EVALUATIONS, NEIGHBOURS
 from medclf.results.schema import RECORD_FORMAT
 from medclf.results.subgroups import check_columns
 from medclf.run.audit import audit_table
@@ -59,6 +57,7 @@ from medclf.run.resume import (
     settings_in,
     tidy,
 )
+from medclf.run.run import Run
 from medclf.run.tables import as_table, for_followers, table_hash
 
 LINKING = ("grouped", "kfold")  # splits that keep near-duplicates on one side
@@ -104,8 +103,9 @@ def train(
     with claimed(config.out, overwrite=config.overwrite, resume=going_on) as out:
         start = time.perf_counter()
         begun = {"format": RECORD_FORMAT, "settings": config.as_dict(), "started": _now()}
+        run = Run(out)
         if not going_on:
-            write_json(out / RECORD, begun)  # first of all: with it, a killed run can be gone on with
+            run.write_record(begun)  # first of all: with it, a killed run can be gone on with
         policy_of(config)  # a rule that cannot be is said now, not after the training
         table = scan(config.data, **config.scan_kwargs(), check_pixels=decoding(**loader_options(config)))
         corrected: dict[str, Any] = {}
@@ -122,7 +122,7 @@ def train(
         if config.budget:
             config, record["plan"] = within_budget(config, table, time.perf_counter() - start, say)
             record |= {"settings": config.as_dict()}
-        write_json(out / RECORD, record)
+        run.write_record(record)
         table, found = link_first(config, table, say)
         with distributed.group(config.device):
             distributed.from_first(lambda: {"table": for_followers(table), "settings": config.as_dict()})
@@ -135,31 +135,30 @@ def train(
             subgroups=config.subgroup or (),
             outputs=outputs,
         )
-        save_table(out / "table.csv", assessment.table)
-        assessment.predictions.save(out / "predictions.csv")
+        run.write_table(assessment.table)
+        run.write_predictions(assessment.predictions)
         if assessment.neighbours is not None:
-            save_rows(out / "neighbours.csv", assessment.neighbours)
+            save_rows(run / NEIGHBOURS, assessment.neighbours)
         if assessment.audit is not None:
-            assessment.audit.save_findings(out / "audit.csv")
+            assessment.audit.save_findings(run / AUDIT)
         facts = assessment.results | ({"corrections": corrected} if corrected else {})
         facts["seconds"] = round(time.perf_counter() - start, 1)
-        facts |= with_card(facts, config.card)
-        names = Names(list(assessment.predictions.table["path"]), config.hide_names)
-        write_json(out / "results.json", names.scrub(finite(facts)))
+        facts |= with_card(facts, config.card, config.as_dict())
+        run.write_results(facts)
         card = facts.get("card", {}) | assessment.card
         save_bundle(learn, out / "bundle", calibration=assessment.calibration, card=card, overwrite=True)
         maps.save_maps(out, assessment.saliency)
         if config.test:
-            place = out / "evaluations" / "test" if config.hide_names else None  # else it bears the name of the folder
+            place = out / EVALUATIONS / "test" if config.hide_names else None  # else it bears the name of the folder
             page = evaluate(out, config.test, place, overwrite=True, saliency=config.saliency)
             facts["external"] = external_facts(page, out)
-            facts |= with_card(facts, config.card)
-            write_json(out / "results.json", names.scrub(finite(facts)))
+            facts |= with_card(facts, config.card, config.as_dict())
+            run.write_results(facts)
         report(out)
         _say_withheld(config, Path(table.attrs["root"]), assessment.predictions, say)
         seconds = round(time.perf_counter() - start, 1)
         took = {"finished": _now(), "device": str(learn.dls.device), "seconds": seconds}
-        write_json(out / RECORD, record | took | {"precision": precision(learn)})
+        run.write_record(record | took | {"precision": precision(learn)})
         tidy(out)
     return out
 

@@ -71,7 +71,9 @@ def test_an_evaluation_has_groups_too(run, drawn):
 
 
 def test_a_column_that_is_not_there_is_told_before_training(drawn, tmp_path):
-    config = TrainConfig(data=str(drawn), out=str(tmp_path / "RUN"), cache=False, subgroup=["scanner"])
+    config = TrainConfig(
+        data=str(drawn), out=str(tmp_path / "RUN"), arch="efficientnet_lite0", cache=False, subgroup=["scanner"]
+    )
     with pytest.raises(DataError, match="no column 'scanner'"):
         train(config, lambda line: None)
     assert not (tmp_path / "RUN").exists()
