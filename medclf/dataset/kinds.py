@@ -52,14 +52,14 @@ def is_secondary_capture(sop_class: str) -> bool:
 
 def origin_columns(origins: Sequence[Origin | None], key: bytes) -> dict[str, pd.Series]:
     """The columns modality, sop_class (its name) and series (a pseudonym); None for what is no DICOM file."""
-    from pydicom.uid import UID
+    from pydicom.uid import UID_dictionary
 
     def cells(of: Any) -> pd.Series:
         return pd.Series([(of(origin) or None) if origin else None for origin in origins], dtype=object)
 
     return {
         "modality": cells(lambda origin: origin.modality),
-        "sop_class": cells(lambda origin: UID(origin.sop_class).name),
+        "sop_class": cells(lambda origin: UID_dictionary.get(origin.sop_class, ("of no standard",))[0]),
         "series": cells(lambda origin: origin.series and pseudonym(origin.series, key)),
     }
 

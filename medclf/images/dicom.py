@@ -19,7 +19,7 @@ import numpy as np
 from medclf.errors import MedclfError, ReadError, UnsupportedFormat
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, quietly, reading
 from medclf.images.dicom_frames import Form, read_form, read_frame
-from medclf.images.dicom_header import code, malformed, number, numbers
+from medclf.images.dicom_header import MODALITIES, code, malformed, number, numbers
 from medclf.images.dicom_layout import Layout, frame_group, looks_like_dicom, read_layout
 from medclf.images.raster import RasterInfo, rescaled
 from medclf.images.windowing import GreyRules, Lut, SampleWindow, render_grey
@@ -121,9 +121,15 @@ def read_dicom(
         return rescaled(stored, form.stored)
 
 
+def _modality(header: Dataset) -> str | None:
+    """One of the standard's terms; None where the element holds anything else, which could name somebody."""
+    found = code(header, "Modality")
+    return found if found in MODALITIES else None
+
+
 def _check_ct(header: Dataset, form: Form, path: str | Path) -> None:
     """Refuse a window in Hounsfield units for what is no CT at all."""
-    modality = code(header, "Modality")
+    modality = _modality(header)
     if modality not in (None, "CT"):
         raise ReadError(path, f"the window asked for is one for CT, and this file's modality is {modality}", _NO_HU)
     if not form.grey:
@@ -186,7 +192,7 @@ def origin(path: Source) -> Origin:
     header = _header_of(path, frozenset({_SOP_CLASS, _MODALITY, _SERIES}))
     with reading(named(path), "its header cannot be read"):
         uids = (str(header.get(keyword) or "").strip() for keyword in ("SOPClassUID", "SeriesInstanceUID"))
-        return Origin(code(header, "Modality"), *uids)
+        return Origin(_modality(header), *uids)
 
 
 def patient_key(path: Source, key: bytes) -> str | None:
@@ -297,7 +303,7 @@ def _unit(header: Dataset, rescale: Dataset, lut: Dataset | None, slope: Any, in
     if str(header.get("SOPClassUID", "")) in _CT_CLASSES:
         return "HU"
     transformed = lut is not None or slope is not None or intercept is not None
-    return "HU" if transformed and code(header, "Modality") == "CT" else ""
+    return "HU" if transformed and _modality(header) == "CT" else ""
 
 
 def _padding(header: Dataset, form: Form, path: str | Path) -> tuple[int, int] | None:

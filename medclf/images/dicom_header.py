@@ -13,6 +13,13 @@ from medclf.errors import ReadError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+# Modality, PS3.3 C.7.3.1.1.1: the defined terms and the retired ones
+MODALITIES = frozenset(
+    "ANN AR ASMT AU BDUS BI BMD CFM CR CT CTPROTOCOL DMS DG DOC DX ECG EEG EMG EOG EPS ES FID GM HC HD IO IOL IVOCT "
+    "IVUS KER KO LEN LS M3D MG MR NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS PR PT PX REG RESP RF RG "
+    "RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF STAIN TEXTUREMAP TG US VA "
+    "XA XAPROTOCOL XC AS CD CF CP CS DD DF DM DS EC FA FS LP MA MS OPR ST VF".split()
+)
 _CODE = re.compile(r"[A-Z0-9 _]{1,16}")  # a Code String, PS3.5 6.2: no room for a sentence
 
 

@@ -15,9 +15,8 @@ from medclf.metrics.intervals import as_plain
 from medclf.metrics.table import overall_metrics, statistics
 from medclf.metrics.weighted import read_task
 from medclf.results.predictions import Predictions
+from medclf.results.schema import SCHEMA
 from medclf.results.wording import partition_name, percent
-
-SCHEMA = 2
 
 
 def summarize(

@@ -20,9 +20,9 @@ from medclf.images.phi import Reader, read_picture
 from medclf.images.preprocessing import Preprocessing
 from medclf.results.names import Names
 from medclf.results.predictions import Predictions
-from medclf.results.schema import read_record, read_results
+from medclf.results.schema import RECORD, read_record, read_results
 
-RESULTS, RECORD, PREDICTIONS, TABLE = "results.json", "run.json", "predictions.csv", "table.csv"
+RESULTS, PREDICTIONS, TABLE = "results.json", "predictions.csv", "table.csv"
 NEIGHBOURS, AUDIT, SALIENCY = "neighbours.csv", "audit.csv", "saliency.json"
 PAGE, EVALUATIONS = "report.html", "evaluations"
 _FOLDER = "give the folder that a training or an evaluation made"

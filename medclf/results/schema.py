@@ -8,7 +8,6 @@ from typing import Any
 
 from medclf.errors import DataError
 from medclf.metrics.table import overall_metrics
-from medclf.results.results import SCHEMA
 from medclf.results.shapes import (
     COUNT,
     FLAG,
@@ -25,7 +24,9 @@ from medclf.results.shapes import (
     row_of,
 )
 
-RECORD_FORMAT = 2
+SCHEMA = 2  # of results.json
+RECORD_FORMAT = 2  # of run.json
+RECORD = "run.json"  # what a RUN was made with, in its folder
 _REMEDY = "restore it from a copy, or make the run again"
 
 _METRIC = fields(
@@ -93,7 +94,7 @@ RESULTS = fields(
         "versions": by_name(TEXT),
     },
 )
-RECORD = fields(
+RECORD_SHAPE = fields(
     {},
     {
         "root": TEXT,
@@ -123,7 +124,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing or damaged, or of a later medclf.
     """
-    record = read_json(path, RECORD, version="format", newest=RECORD_FORMAT)
+    record = read_json(path, RECORD_SHAPE, version="format", newest=RECORD_FORMAT)
     _rename(record.get("settings"), "head_start", "linear_probe")
     return record
 

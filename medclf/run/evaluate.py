@@ -26,8 +26,8 @@ from medclf.reporting.report import report
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import leak_free, short_metrics, summarize
-from medclf.results.run_folder import EVALUATIONS, PAGE, RECORD, RESULTS, TABLE
-from medclf.results.schema import RECORD_FORMAT
+from medclf.results.run_folder import EVALUATIONS, PAGE, RESULTS, TABLE
+from medclf.results.schema import RECORD, RECORD_FORMAT
 from medclf.results.subgroups import check_columns, subgroups
 from medclf.run.run import Run
 from medclf.run.tables import table_hash

@@ -14,7 +14,7 @@ from typing import Any
 from medclf.errors import DataError, MedclfWarning, OutputError, argument, by_road
 from medclf.files import sweep
 from medclf.results import schema
-from medclf.results.run_folder import RECORD
+from medclf.results.schema import RECORD
 from medclf.run.config import TrainConfig
 
 CHECKPOINTS = "checkpoint"
@@ -60,7 +60,7 @@ def settings_in(record: Mapping[str, Any], **changes: Any) -> TrainConfig:
 
     Example:
         >>> settings_in({"settings": {"data": "d", "out": "r", "window": [40, 400], "overwrite": True}}, seed=7)
-        TrainConfig(data='d', out='r', ... window=(40, 400), ... seed=7, ... overwrite=False, ...)
+        TrainConfig(data='d', out='r', overwrite=False, ... window=(40, 400), ... seed=7, ...)
     """
     values = {**record["settings"], "overwrite": False}
     if isinstance(values.get("window"), list):

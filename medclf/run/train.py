@@ -21,7 +21,7 @@ from medclf.auditing.decisions import DecisionPolicy
 from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.csv_files import save_rows
 from medclf.dataset.scan import count_labels, scan, with_problems
-from medclf.errors import DataError
+from medclf.errors import DataError, argument
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed, maps
@@ -174,7 +174,7 @@ def _config_of(data: TrainConfig | str | Path, settings: dict[str, Any]) -> Trai
     if isinstance(data, TrainConfig):
         return replace(data, **settings)
     if "out" not in settings:
-        raise DataError("train has nowhere to put the RUN", 'name a folder: train(data, out="RUN")')
+        raise DataError("train has nowhere to put the RUN", f"name a folder with {argument('out', 'RUN')}")
     return TrainConfig(str(data), **{**settings, "out": str(settings["out"])})
 
 

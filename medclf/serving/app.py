@@ -196,7 +196,7 @@ def check_exposure(host: str, token: str | None) -> None:
         >>> check_exposure("0.0.0.0", None)
         Traceback (most recent call last):
         medclf.errors.MedclfError: other machines can reach the host 0.0.0.0, and no token is set
-        set one with --token or MEDCLF_TOKEN; this makes one: python -c "import secrets; ..."
+        set one with token or MEDCLF_TOKEN; this makes one: python -c "import secrets; ..."
     """
     if token is not None:
         _check_token(token)
