@@ -52,16 +52,21 @@ def is_secondary_capture(sop_class: str) -> bool:
 
 def origin_columns(origins: Sequence[Origin | None], key: bytes) -> dict[str, pd.Series]:
     """The columns modality, sop_class (its name) and series (a pseudonym); None for what is no DICOM file."""
-    from pydicom.uid import UID_dictionary
+    from pydicom.uid import UID
 
     def cells(of: Any) -> pd.Series:
         return pd.Series([(of(origin) or None) if origin else None for origin in origins], dtype=object)
 
     return {
         "modality": cells(lambda origin: origin.modality),
-        "sop_class": cells(lambda origin: UID_dictionary.get(origin.sop_class, ("of no standard",))[0]),
+        "sop_class": cells(lambda origin: _standard(UID(origin.sop_class))),
         "series": cells(lambda origin: origin.series and pseudonym(origin.series, key)),
     }
+
+
+def _standard(uid: Any) -> str:
+    """Its name in the standard; an identifier that has none there could say anything, and is not shown."""
+    return uid.name if uid.name != uid else "of no standard"
 
 
 def kind_warnings(origins: Mapping[str, Origin]) -> list[str]:
