@@ -81,11 +81,7 @@ def _calibration(value: Any, picture: Picture) -> list[Block]:
         result.append(_named({when: {k: found[when] for k, found in errors.items()} for when in ("before", "after")}))
     elif errors:
         result += blocks(errors)
-    captions = {
-        "before": f"The network's own probabilities. {_DOTTED}",
-        "after": f"Divided by the temperature. {_DOTTED}",
-        "here": _DOTTED,
-    }
+    captions = {"before": "The network's own probabilities. ", "after": "Divided by the temperature. ", "here": ""}
     bars = value.get("reliability") or {}
     charts = [(_reliability(bars[when]), caption + _DOTTED) for when, caption in captions.items() if bars.get(when)]
     if charts:

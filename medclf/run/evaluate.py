@@ -190,5 +190,5 @@ def _training_images(origin: Run) -> set[str]:
     """The SHA-256 of the run's training images; none where the run's table is gone."""
     if not (origin / TABLE).is_file():
         return set()
-    rows = read_rows(origin / TABLE, ["sha256", "partition"])
+    rows = read_rows(origin / TABLE, ["path", "sha256", "partition"])
     return set(rows.loc[rows["partition"] == "train", "sha256"])
