@@ -26,7 +26,7 @@ from medclf.reporting.sections import sections_of
 from medclf.reporting.tables import blocks, cell
 from medclf.reporting.thumbnails import Album
 from medclf.results.names import Names
-from medclf.results.wording import is_number, number, percent, summary
+from medclf.results.wording import is_metric, is_number, number, percent, summary
 
 CHUNK = 100  # pictures in one script element: the page reads an element when it shows the first of them
 TOP_LOSSES, PAIRS, EXAMPLES = 12, 6, 4
@@ -50,6 +50,7 @@ def context(facts: Mapping[str, Any], cases: Cases, names: Names, album: Album, 
         "cautions": cautions(facts),
         "headlines": [{**item, "bar": interval_bar(item["metric"])} for item in headlines(facts)],
         "partition": partition,
+        "grouped": grouped(facts),
         "multi_label": cases.multi_label,
         "matrix": None if cases.multi_label else matrix_rows(facts),
         "by_label": by_label(facts.get("confusion_matrix"), cases.vocab),
@@ -262,7 +263,27 @@ def page_data(facts: Mapping[str, Any], cases: Cases, names: Names, partition: s
         "columns": {name: [values, codes.tolist()] for name, (values, codes) in cases.columns.items()},
         "patient": [] if names.hide or not any(cases.patient) else cases.patient,
         "thresholds": thresholds(facts),
+        "grouped": grouped(facts),
+        "reported": reported(facts),
         "suspects": suspects(cases),
+    }
+
+
+def grouped(facts: Mapping[str, Any]) -> bool:
+    """Whether several images are of one patient or near-duplicates, which intervals must count together."""
+    return 0 < (facts.get("n_groups") or 0) < facts.get("n", 0)
+
+
+def reported(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The shares of the facts, for the page to show their intervals: {"accuracy": metric, label: {key: metric}}.
+
+    A single-label run's per-class shares are of the most probable label, and the page's of a threshold.
+    """
+    if facts["task"] != "multi-label":
+        return {"accuracy": facts["accuracy"]} if is_metric(facts.get("accuracy")) else {}
+    return {
+        label: {key: row[key] for key in ("sensitivity", "specificity", "ppv", "npv") if is_metric(row.get(key))}
+        for label, row in (facts.get("per_class") or {}).items()
     }
 
 

@@ -121,6 +121,21 @@ def test_the_slider_moves_matrix_and_numbers(opened: Any, made_up: Any) -> None:
     shown.is_clean()
 
 
+def test_where_images_belong_together_the_page_shows_the_runs_interval_or_none(opened: Any, made_up: Any) -> None:
+    wide = {**made_up.facts["accuracy"], "low": 0.1234, "high": 0.9876}
+    shown = opened(made_up.facts | {"n_groups": 9, "accuracy": wide}, made_up.rows)
+    assert shown.number("Accuracy")[1] == "12.3 to 98.8 %"
+    shown.page.select_option("#filters label:has-text('sex') select", label="f")
+    shown.settle()
+    assert shown.number("Accuracy")[1] == ""
+    shown.page.select_option("#filters label:has-text('sex') select", label="any")
+    shown.page.select_option("#view", "1")
+    shown.settle()
+    assert [shown.number(name)[1] for name in ("Accuracy", "Sensitivity", "NPV")] == ["", "", ""]
+    assert "has none here" in shown.page.inner_text("#numbers-section, main")
+    shown.is_clean()
+
+
 STATS = (Path(report_module.__file__).parent / "templates" / "stats.js").read_text()
 
 

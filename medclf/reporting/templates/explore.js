@@ -55,11 +55,23 @@ function numberRow(name, metric, text) {
     el('td', { class: 'number' }, ends), el('td', { class: 'number' }, text ?? (metric.k === undefined ? '' : `${count(metric.k)} / ${count(metric.n)}`)));
 }
 
+/**
+ * A share as it may be shown. Where several images are of one patient, or near-duplicates, an interval that counts images
+ * is too narrow: the run's own stands for all images of its partition, and none for a selection.
+ */
+function ownInterval(key, share) {
+  if (!DATA.grouped) return share;
+  const all = state.part === 0 && state.label < 0 && !Object.keys(state.columns).length && state.low <= 0 && state.high >= 1;
+  const own = state.view < 0 ? DATA.reported[key] : DATA.reported[DATA.vocab[state.view]]?.[key];
+  const same = all && own && own.n === share.n && Math.abs(own.value - share.value) < 1e-6;
+  return { ...share, low: same ? own.low : null, high: same ? own.high : null };
+}
+
 function drawNumbers() {
   const { matrix } = current, rows = [];
   const right = matrix.reduce((sum, row, i) => sum + row[i], 0);
   const total = matrix.flat().reduce((a, b) => a + b, 0);
-  rows.push(numberRow('Accuracy', proportion(right, total)));
+  rows.push(numberRow('Accuracy', ownInterval('accuracy', proportion(right, total))));
   let sentence = '';
   if (state.view >= 0) {
     const [[tn, fp], [fn, tp]] = matrix, here = total ? (tp + fn) / total : 0;
@@ -67,8 +79,9 @@ function drawNumbers() {
     const moved = state.prevalence === null ? { ppv: proportion(tp, tp + fp), npv: proportion(tn, tn + fn) }
       : predictive(tp, fn, fp, tn, prevalence);
     const note = state.prevalence === null ? undefined : `at ${percent(prevalence)}`;
-    rows.push(numberRow('Sensitivity', proportion(tp, tp + fn)), numberRow('Specificity', proportion(tn, tn + fp)),
-      numberRow('PPV', moved.ppv, note), numberRow('NPV', moved.npv, note));
+    rows.push(numberRow('Sensitivity', ownInterval('sensitivity', proportion(tp, tp + fn))),
+      numberRow('Specificity', ownInterval('specificity', proportion(tn, tn + fp))),
+      numberRow('PPV', ownInterval('ppv', moved.ppv), note), numberRow('NPV', ownInterval('npv', moved.npv), note));
     if (state.prevalence !== null && tp + fn >= 10 && tn + fp >= 10) { // a rate of fewer is no count of thousands
       const missed = Math.round(1000 * prevalence * fn / (tp + fn));
       const called = Math.round(1000 * (1 - prevalence) * fp / (tn + fp));
