@@ -68,7 +68,7 @@ class Audit:
         clusters: path -> cluster of twins, for the images that have any.
         table: the table that was audited; its column problem tells of unreadable pixels too.
         summary: counts and numbers, ready for JSON.
-        made_of: the links, clues, pairs compared, ways and note that `report_on` made it of.
+        made_of: the links, clues, pairs compared, ways, note and partial that `report_on` made it of.
     """
 
     findings: pd.DataFrame
@@ -261,6 +261,7 @@ def report_on(
     n_compared: int,
     ways: Sequence[str],
     note: str = "",
+    partial: bool = False,
 ) -> Audit:
     """The findings in order, and their summary.
 
@@ -272,6 +273,7 @@ def report_on(
         n_compared: pairs of images that were compared closely.
         ways: what was searched by.
         note: a sentence on what was not looked at.
+        partial: whether near-duplicates were searched among some pairs of images only; the note says which.
     """
     records = [("corrupt", row.path, "", np.nan, row.problem) for row in table[table["problem"] != ""].itertuples()]
     records += [(link.kind, table["path"][link.a], table["path"][link.b], *link[3:]) for link in links]
@@ -282,8 +284,8 @@ def report_on(
     records.sort(key=lambda record: (order.index(record[0]), -np.nan_to_num(record[3]), record[1], record[2]))
     findings = pd.DataFrame(records, columns=list(COLUMNS))
     findings["similarity"] = findings["similarity"].astype(float).round(4)
-    found = Audit(findings, clusters, table, made_of=(links, clues, n_compared, ways, note))
-    found.summary = _summary(found, clues, n_compared, ways, note)
+    found = Audit(findings, clusters, table, made_of=(links, clues, n_compared, ways, note, partial))
+    found.summary = _summary(found, clues, n_compared, ways, note, partial)
     return found
 
 
@@ -314,7 +316,9 @@ def _patients_across(table: pd.DataFrame) -> Iterator[tuple[str, str, str, float
             yield ("patient-across-split", *ends, np.nan, f"patient {patient}: {words}")
 
 
-def _summary(found: Audit, clues: Sequence[Clue], n_compared: int, ways: Sequence[str], note: str) -> dict[str, Any]:
+def _summary(
+    found: Audit, clues: Sequence[Clue], n_compared: int, ways: Sequence[str], note: str, partial: bool
+) -> dict[str, Any]:
     counts = found.findings["kind"].value_counts()
     good = found.table[found.table["problem"] == ""]
     leaks = _leaks(found)
@@ -322,10 +326,11 @@ def _summary(found: Audit, clues: Sequence[Clue], n_compared: int, ways: Sequenc
         "n_images": len(good),
         "searched_by": list(ways),
         "n_pairs_compared": n_compared,
+        "partial": partial,
         "found": {kind: int(counts[kind]) for kind in KINDS if kind in counts},
         "clusters_of_twins": found.clusters.nunique(),
         "images_with_a_twin": len(found.clusters),
-        "sentences": [{"finding": text} for text in _sentences(found, counts, leaks, note)],
+        "sentences": [{"finding": text} for text in _sentences(found, counts, leaks, note, partial)],
         "leaks": leaks,
         "classes": {
             label: {"n": n, "share": n / len(good)} for label, n in sorted(count_labels(good["label"]).items())
@@ -361,17 +366,22 @@ def _sizes(good: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _sentences(found: Audit, counts: pd.Series, leaks: dict[str, dict[str, Any]], note: str) -> Iterator[str]:
+def _sentences(
+    found: Audit, counts: pd.Series, leaks: dict[str, dict[str, Any]], note: str, partial: bool
+) -> Iterator[str]:
     """The findings as an analyst reads them, gravest first."""
     for part, leak in leaks.items():
         n, total = leak["with_twin_in_train"], leak["n"]
         if n:
+            least = "At least " if partial else ""
             yield (
-                f"{n} of {total} {partition_name(part)} images ({n / total:.0%}) have a near-duplicate in the training "
-                "set. Scores on them measure memory, not skill. Retrain with a grouped split."
+                f"{least}{n} of {total} {partition_name(part)} images ({n / total:.0%}) have a near-duplicate in the "
+                "training set. Scores on them measure memory, not skill. Retrain with a grouped split."
             )
         else:
             yield f"No near-duplicate of a training image was found among the {partition_name(part)} images."
+    if partial:
+        yield note
     for kind in ("patient-across-split", "label-conflict", "twin-of-two-patients", "corrupt"):
         if kind in counts:
             yield f"{_counted(kind, counts[kind])}."
@@ -387,7 +397,7 @@ def _sentences(found: Audit, counts: pd.Series, leaks: dict[str, dict[str, Any]]
     if len(shares) > 1 and shares[-1][1] >= 5 * shares[0][1]:
         (rare, few), (common, many) = shares[0], shares[-1]
         yield f"The classes are imbalanced: {many} images of '{common}', {few} of '{rare}'. Accuracy alone says little."
-    if note:
+    if note and not partial:
         yield note
 
 

@@ -22,7 +22,14 @@ from medclf.images.rim_marks import N_MARKS, measure_marks
 _NEIGHBOURS = 3  # of each image in the embedding
 _ALIKE = 0.7  # cosine from which a pair of them is compared; see docs/audit.md
 _MOST = 1000  # pairs compared closely, the most alike first
-_NOTE = "This short audit compared only the images that look most alike to the network. A full audit compares all."
+_NEAREST = (
+    "The numbers of near-duplicates are partial: this short audit compared only the images that look most alike to the "
+    "network. medclf audit DATA compares all."
+)
+_EQUAL_ONLY = (
+    "The numbers of near-duplicates are partial: this short audit looked for equal images only. medclf audit DATA "
+    "searches near-duplicates too."
+)
 
 
 def short_audit(
@@ -73,7 +80,8 @@ def short_audit(
     clusters = cluster(list(table["path"]), [link.a for link in links], [link.b for link in links])
     clues = clues_in(table.iloc[rows], [_depth(path) for path in paths], marks)
     ways = ["file hash", *([f"pixels at {side}"] if store else []), *(["embedding"] if features is not None else [])]
-    return report_on(table, links, clusters, clues, twins.n_compared, ways, _NOTE)
+    note = _EQUAL_ONLY if features is None else _NEAREST
+    return report_on(table, links, clusters, clues, twins.n_compared, ways, note, partial=True)
 
 
 def _looks(paths: list[Path], store: ImageStore | None) -> tuple[list[str], np.ndarray]:

@@ -56,13 +56,16 @@ def test_each_kind_of_copy_is_found(planted, store):
     assert found.twin_in_train()[planted["partition"].to_numpy() == "valid"].all()
     assert found.summary["leaks"]["valid"]["with_twin_in_train"] == 3
     whole = audit(planted, progress=False)
+    assert found.summary["partial"] and not whole.summary["partial"]
+    first, second = (row["finding"] for row in found.summary["sentences"][:2])
+    assert first.startswith("At least 3 of ") and "are partial" in second
     assert found.clusters.sort_index().index.tolist() == whole.clusters.sort_index().index.tolist()
 
 
 def test_without_features_or_store_the_cheap_parts_remain(planted):
     found = short_audit(planted, progress=False)
     assert found.findings["kind"].isin(["same-file", "label-conflict", "twin-across-split"]).sum() == 3
-    assert found.summary["searched_by"] == ["file hash"]
+    assert found.summary["searched_by"] == ["file hash"] and found.summary["partial"]
 
 
 @pytest.mark.parametrize("boxed", [False, True])
