@@ -78,7 +78,7 @@ class Audit:
     made_of: tuple[Any, ...] = field(default=(), repr=False)
 
     def facts(self, most: int = _SHOWN) -> dict[str, Any]:
-        """The section of a report: counts, sentences, leaks, class balance, clues and the pairs to look at first.
+        """The section of a report: counts, sentences, leaks, class balance, confounders and the pairs to look at first.
 
         Args:
             most: pairs at most.
@@ -100,7 +100,7 @@ class Audit:
         return {path: [other for other in members[name] if other != path] for path, name in self.clusters.items()}
 
     def twin_in_train(self, partition: pd.Series | None = None) -> pd.Series:
-        """Which images have a twin among the training images.
+        """Which images have a near-duplicate among the training images.
 
         Args:
             partition: of each row of the table; the table's own where None.
@@ -138,7 +138,7 @@ def with_groups(table: pd.DataFrame, found: Audit) -> pd.DataFrame:
         found: the audit of it.
 
     Returns:
-        A copy; an image without a twin has no group. A column `group` that was there stays linked as well.
+        A copy; an image without a near-duplicate has no group. A column `group` that was there stays linked as well.
     """
     return with_clusters(table, found.clusters)
 
@@ -341,7 +341,7 @@ def _summary(
 
 
 def _leaks(found: Audit) -> dict[str, dict[str, Any]]:
-    """By partition that is evaluated on: images, and those with a twin in train."""
+    """By partition that is evaluated on: images, and those with a near-duplicate in train."""
     good = found.table[found.table["problem"] == ""]
     twin = found.twin_in_train()
     leaks = {}

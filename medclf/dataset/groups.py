@@ -1,4 +1,4 @@
-"""Images that are linked as twins, in clusters that a split can keep on one side."""
+"""Images that are linked as near-duplicates, in clusters that a split can keep on one side."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def cluster(paths: Sequence[str], first: Sequence[int], second: Sequence[int]) -
         first, second: rows of `paths` that are linked, pair by pair.
 
     Returns:
-        Path -> cluster ("twins-1", "twins-2", ... in the order of the paths); images without a twin are not in it.
+        Path -> cluster ("twins-1", "twins-2", ... in the order of the paths);
+            images without a near-duplicate are not in it.
 
     Example:
         >>> cluster(["a.png", "b.png", "c.png", "d.png", "e.png"], [1, 4], [4, 2]).to_dict()
@@ -76,7 +77,7 @@ def cluster(paths: Sequence[str], first: Sequence[int], second: Sequence[int]) -
 
 
 def groups_of(table: pd.DataFrame) -> np.ndarray | None:
-    """Which images belong together: they share a patient or a group (a cluster of twins), directly or through others.
+    """Which images belong together: they share a patient or a group of near-duplicates, directly or through others.
 
     Args:
         table: its columns patient and group count, as far as it has them; a row without either stands for itself.
@@ -114,7 +115,7 @@ def with_clusters(table: pd.DataFrame, clusters: pd.Series) -> pd.DataFrame:
         clusters: from `cluster`.
 
     Returns:
-        A copy; an image without a twin has no group.
+        A copy; an image without a near-duplicate has no group.
     """
     result = table.copy()
     result.attrs = dict(table.attrs)

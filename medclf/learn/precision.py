@@ -26,7 +26,7 @@ def has_bf16(device: torch.device | str) -> bool:
 
 
 def bf16(device: torch.device, enabled: bool = True) -> torch.autocast:
-    """A context in which what bears it is reckoned in bfloat16."""
+    """A context in which what allows it is computed in bfloat16."""
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 

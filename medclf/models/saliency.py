@@ -107,7 +107,7 @@ def heat_maps(
     patch: int | None = None,
     stride: int | None = None,
 ) -> np.ndarray:
-    """The maps of a batch. The network itself is left alone: a twin that shares its weights is hooked and run.
+    """The maps of a batch. The network itself is left alone: a copy that shares its weights is hooked and run.
 
     Args:
         network: `nn.Sequential(body, head)`.

@@ -62,7 +62,7 @@ class Predictions:
 
     @property
     def groups(self) -> np.ndarray | None:
-        """(n,) which images belong together, by patient or as twins; None where none is known to."""
+        """(n,) which images belong together, by patient or as near-duplicates; None where none is known to."""
         return groups_of(self.table)
 
     def to_frame(self) -> pd.DataFrame:

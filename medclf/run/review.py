@@ -27,8 +27,8 @@ def choose_images(predictions: Predictions, n: int = 100, controls: float = 0.3,
     """Images worth a second read, in an order that tells nothing.
 
     Label suspects (see `label_suspects`), the most suspect first, and the other errors, those of the most confused pair
-    first, in turn; and, as controls, images that were read right, each label in turn, drawn by the seed. Without
-    controls a reader soon knows that every image is doubtful.
+    first, in turn; and, as controls, images that were classified correctly, each label in turn, drawn by the seed.
+    Without controls a reader soon knows that every image is doubtful.
 
     Args:
         predictions: of images that the model was not trained on.

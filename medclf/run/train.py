@@ -221,7 +221,7 @@ def link_first(config: TrainConfig, table: pd.DataFrame, say: Say) -> tuple[pd.D
         return table, None
     found, _ = audit_table(table, embed=False, window=config.window, frame=config.frame)
     n, images = found.clusters.nunique(), len(found.clusters)
-    say(f"{images} images in {n} cluster{'' if n == 1 else 's'} of twins: each stays on one side of the split")
+    say(f"{images} images in {n} group{'' if n == 1 else 's'} of near-duplicates: each group stays together")
     return with_groups(found.table, found), found
 
 

@@ -549,7 +549,7 @@ def test_hello_world_s_known_duplicate_and_sizes(shared_data):
     assert all(path.startswith("VAL/") and "PMC2584007" in path for path in pair)
     told = found.findings[found.findings["kind"] == "size-tells-class"]
     assert told["similarity"].item() > 0.9
-    assert "alone tells the class" in told["detail"].item()
+    assert "alone predicts the class" in told["detail"].item()
     assert found.summary["leaks"]["valid"]["with_twin_in_train"] == 0
 
 

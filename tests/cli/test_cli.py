@@ -100,7 +100,7 @@ def test_files_that_cannot_be_read_are_named_and_the_run_goes_on(run):
     assert all(name in page for name in ("broken.jpg", "text.png", "plan.dcm"))
     problems = pd.read_csv(folder / "table.csv").set_index("path")["problem"].dropna()
     assert set(problems.index) == {"polyp/broken.jpg", "normal/text.png", "inflamed/plan.dcm"}
-    assert "truncated" in problems["polyp/broken.jpg"] and "first bytes" in problems["normal/text.png"]
+    assert "truncated" in problems["polyp/broken.jpg"] and "not an image" in problems["normal/text.png"]
     assert "pixel" in problems["inflamed/plan.dcm"]
     assert all(name in error for name in ("broken.jpg", "text.png", "plan.dcm")) and "Traceback" not in error
     facts = json.loads((folder / "results.json").read_text())
@@ -120,7 +120,7 @@ def test_predict_equals_the_run(run, medclf, drawn):
             assert abs(float(row[f"prob_{label}"]) - wanted.loc[path, f"prob_{label}"]) < 1e-4
     status, out, _ = medclf("predict", folder, files[0], drawn / "normal" / "text.png", "--json")
     answers = [json.loads(line) for line in out.splitlines()]
-    assert answers[0]["label"] and "first bytes" in answers[1]["problem"]
+    assert answers[0]["label"] and "not an image" in answers[1]["problem"]
 
 
 def test_evaluate_and_report(run, medclf, drawn):

@@ -182,7 +182,7 @@ def test_nothing_usable(tmp_path):
     with pytest.raises(DataError, match=r"holds no image \(1 other files\)"):
         (tmp_path / "a.csv").write_text("x")
         scan(tmp_path)
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="does not exist"):
         scan(tmp_path / "none")
     with pytest.raises(DataError, match="neither a folder nor a CSV"):
         (tmp_path / "a.png").write_text("x")
@@ -465,7 +465,7 @@ def test_no_key_is_made_without_patients(make_images, patient_key):
 
 def test_a_damaged_key_is_refused(patient_key):
     patient_key.write_bytes(b"short")
-    with pytest.raises(DataError, match="no patient key: it has 5 bytes"):
+    with pytest.raises(DataError, match="not a patient key: it has 5 bytes"):
         project_key(Path())
 
 

@@ -122,7 +122,7 @@ def test_other_images_are_reported_at_the_limits_of_the_validation_images(probed
     report(interp, tmp_path / "report.html", progress=False)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["partition"] == "train" and results["n"] == 26
-    assert "was fitted in training" in results["calibration"]["sentence"] and "leak_free" not in results
+    assert "was fitted during training" in results["calibration"]["sentence"] and "leak_free" not in results
 
 
 def test_without_a_table_it_is_said_that_nothing_was_checked(data, tmp_path):

@@ -120,7 +120,7 @@ def test_where_it_looked_is_the_same_from_learner_and_bundle(learn, interp, tmp_
     covered = occlusion(learn, path, "b", patch=16, stride=16)
     assert covered.shape == (64, 64)
     assert len(np.unique(covered)) <= 16  # one value a patch
-    with pytest.raises(DataError, match="no label 'd'"):
+    with pytest.raises(DataError, match="unknown label 'd'"):
         grad_cam(learn, path, "d")
 
 

@@ -54,7 +54,7 @@ def test_pictures_and_boxes_are_written_in_the_files_own_pixels(saved, files, tm
     boxes = pd.read_csv(tmp_path / "out" / "boxes.csv").fillna({"problem": ""})
     assert len(boxes) == 9 and len(said) == 10
     assert [row.path for row in found] == boxes["path"].tolist() and found[0].box == tuple(boxes.loc[0, _EDGES])
-    assert boxes["problem"].str.contains("first bytes").tolist() == [False] * 8 + [True]
+    assert boxes["problem"].str.contains("not an image").tolist() == [False] * 8 + [True]
     bundle = load_bundle(saved)
     for row in boxes[:8].itertuples():
         answer = bundle.predict(row.path)

@@ -29,5 +29,5 @@ def test_images_and_dicom_files_without_a_suffix_and_nothing_behind_links(tmp_pa
 def test_nothing_to_predict_is_said(tmp_path):
     with pytest.raises(DataError, match="holds no image"):
         list(images_in([tmp_path]))
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="does not exist"):
         list(images_in([tmp_path / "gone.png"]))

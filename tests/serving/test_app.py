@@ -157,7 +157,7 @@ def _bomb(width: int = 60_000, height: int = 60_000) -> bytes:
     ("body", "headers", "status", "says"),
     [
         (b"", PNG, 400, "no body"),
-        (b"GIF89a" + bytes(200), PNG, 415, "first bytes"),
+        (b"GIF89a" + bytes(200), PNG, 415, "not an image"),
         (b"anything", {"Content-Type": "text/plain"}, 415, "Content-Type"),
         (b"anything", {}, 415, "Content-Type"),
         (b"\xff\xd8\xff" + bytes(50), {"Content-Type": "image/jpeg"}, 422, "JPEG"),

@@ -148,7 +148,7 @@ def test_a_file_that_is_no_image_is_refused_in_words(page: Any, url: str) -> Non
     page.expected_problems.append("415")  # Chromium reports each refused request
     page.goto(url)
     _drop(page, "<img src=x onerror=alert(1)>.png", b"not an image at all")
-    playwright.expect(page.locator(".failed h3")).to_contain_text("first bytes", timeout=60_000)
+    playwright.expect(page.locator(".failed h3")).to_contain_text("not an image", timeout=60_000)
     assert page.locator(".file").inner_text().startswith("<img src=x onerror=alert(1)>.png")
 
 

@@ -1,4 +1,4 @@
-"""What is kept of each image to find its twins by: one decode an image, about 30 kB."""
+"""What is kept of each image to find its near-duplicates by: one decode an image, about 30 kB."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Fingerprints:
 
 
 def fingerprint(path: str | Path, *, to_search: bool = True, **reading: Any) -> Fingerprint:
-    """Decode one image and keep what its twins can be found by.
+    """Decode one image and keep what its near-duplicates can be found by.
 
     Args:
         path: the file.
@@ -157,7 +157,7 @@ def take_fingerprints(
 
     result = Fingerprints.empty(len(paths))
     found = map_ahead(attempt, paths, threads=n_cores(16))
-    for row, one in enumerate(watch(found, len(paths), "Looking for twins", progress=progress)):
+    for row, one in enumerate(watch(found, len(paths), "Looking for near-duplicates", progress=progress)):
         if isinstance(one, ReadError):
             result.problems[row] = one.reason
         else:

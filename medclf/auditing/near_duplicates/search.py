@@ -1,4 +1,4 @@
-"""Fingerprints in, verified pairs of twins out."""
+"""Fingerprints in, verified pairs of near-duplicates out."""
 
 from __future__ import annotations
 

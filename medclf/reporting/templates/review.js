@@ -65,7 +65,7 @@ function drawDialog() {
   $('dialog-facts').replaceChildren(...facts(row));
   $('dialog-probs').replaceChildren(...allBars(row));
   $('dialog-linked').replaceChildren(...[
-    linked('Twins found by the audit', DATA.twins[row]), linked('Most similar training images', DATA.near[row]),
+    linked('Near-duplicates found by the audit', DATA.twins[row]), linked('Most similar training images', DATA.near[row]),
   ].filter(Boolean));
   $('place').textContent = place < 0 ? '' : `${count(place + 1)} of ${count(list.length)}`;
   $('before').disabled = place <= 0;
