@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medclf.metrics.table import METRICS, overall_metrics
-from medclf.results.wording import interval, is_metric, number
+from medclf.results.wording import interval, is_metric, number, rests_on_few
 
 _SHARES = {"coverage", "prevalence", "moved"}  # that are no metrics
 _CAPITALS = {"id", "url", "csv", *(key for key, metric in METRICS.items() if metric.title.isupper())}
@@ -55,7 +55,7 @@ def cautions(facts: Mapping[str, Any]) -> list[str]:
     data = facts.get("data") or {}
     split = data.get("split") or {}
     missing = (facts.get("left_out") or {}).get("sentence")
-    texts = [text for text in (missing, split.get("sentence")) if text]
+    texts = [text for text in (missing, split.get("sentence"), rests_on_few(facts)) if text]
     if facts.get("partition") == "valid":
         texts.append(
             "The validation set was used during training, so this score is optimistic. "

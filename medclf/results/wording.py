@@ -29,6 +29,29 @@ def is_metric(value: Any) -> bool:
     return isinstance(value, Mapping) and {"value", "low", "high"} <= set(value)
 
 
+FEW_IMAGES = 10  # of a label, below which a mean over the labels is told to rest on them
+
+
+def rests_on_few(facts: Mapping[str, Any]) -> str:
+    """A sentence on the label that makes the means over the labels uncertain; "" where each has enough images.
+
+    Example:
+        >>> rests_on_few({"per_class": {"polyp": {"n": 40}, "ulcer": {"n": 4}}})
+        "'ulcer' has only 4 images here: balanced accuracy and the other means over the labels rest on them, ..."
+        >>> rests_on_few({"per_class": {"polyp": {"n": 40}, "ulcer": {"n": 30}}})
+        ''
+    """
+    counts = {label: row["n"] for label, row in (facts.get("per_class") or {}).items() if row.get("n")}
+    label = min(counts, key=lambda one: counts[one], default="")
+    if counts.get(label, FEW_IMAGES) >= FEW_IMAGES:
+        return ""
+    images, them = ("images", "them") if counts[label] > 1 else ("image", "it")
+    return (
+        f"'{label}' has only {counts[label]} {images} here: balanced accuracy and the other means over the labels "
+        f"rest on {them}, and their intervals are wide."
+    )
+
+
 def percent(share: Any, digits: int = 1) -> str:
     """A share as a percentage; a dash where there is none.
 

@@ -14,7 +14,7 @@ from medclf.escaping import printable
 from medclf.metrics.table import METRICS, class_metrics
 from medclf.results.results import short_metrics
 from medclf.results.run_folder import RunFolder
-from medclf.results.wording import partition_name
+from medclf.results.wording import partition_name, rests_on_few
 
 _SENTENCES = 5  # of the audit; the page has all
 
@@ -54,6 +54,8 @@ def _show_metrics(console: _Console, facts: dict[str, Any]) -> None:
     console.tell(f"{_images(facts)} (95 % confidence intervals)", style="bold")
     for key, found in short_metrics(facts).items():
         console.tell(f"  {METRICS[key].name}: {written(found)}")
+    if few := rests_on_few(facts):
+        console.tell(f"  {few}")
 
 
 def _images(facts: dict[str, Any]) -> str:

@@ -211,3 +211,10 @@ def test_the_training_plot_has_losses_and_metrics(made_up: Any) -> None:
     assert [list(line.get_ydata()) for line in right.lines] == [[0.6, 0.7, 0.8]]
     assert list(ax.lines[0].get_ydata()) == [1.0, 0.5, pytest.approx(1 / 3)]
     plots.plt.close("all")
+
+
+def test_a_rare_label_is_told_to_widen_the_means() -> None:
+    facts = {"per_class": {"polyp": {"n": 300}, "ulcer": {"n": 4}}}
+    assert any("'ulcer' has only 4 images" in text for text in cautions(facts))
+    facts["per_class"]["ulcer"]["n"] = 10
+    assert not any("has only" in text for text in cautions(facts))
