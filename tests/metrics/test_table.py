@@ -50,7 +50,8 @@ def test_an_added_metric_is_in_results_terminal_page_and_comparison(added, tmp_p
     (tmp_path / "results.json").write_text(json.dumps(facts))
     show_results(tmp_path)
     shown = capsys.readouterr().out
-    assert f"  informedness: {j:.3f} (" in shown and shown.split("label")[1].split("\n")[0].endswith("informedness ")
+    (head,) = (line.split() for line in shown.splitlines() if line.split()[:1] == ["label"])
+    assert f"  informedness: {j:.3f} (" in shown and head[-1] == "informedness"
 
     (headline,) = (item for item in headlines(facts) if item["key"] == "informedness")
     assert (headline["name"], headline["value"]) == ("Informedness", f"{j:.3f}")
