@@ -271,7 +271,7 @@ def page_data(facts: Mapping[str, Any], cases: Cases, names: Names, partition: s
 
 def grouped(facts: Mapping[str, Any]) -> bool:
     """Whether several images are of one patient or near-duplicates, which intervals must count together."""
-    return 0 < (facts.get("n_groups") or 0) < facts.get("n", 0)
+    return 0 < int(facts.get("n_groups") or 0) < int(facts.get("n", 0))
 
 
 def reported(facts: Mapping[str, Any]) -> dict[str, Any]:

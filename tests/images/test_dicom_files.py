@@ -313,7 +313,7 @@ def test_patient_key_is_an_hmac_of_the_id():
     assert dicom.patient_key(of_pydicom("CT_small.dcm"), key[::-1]) != found
     with pytest.raises(MedclfError, match="16 bytes"):
         dicom.patient_key(of_pydicom("CT_small.dcm"), b"short")
-    with pytest.raises(UnsupportedFormat, match="no DICOM"):
+    with pytest.raises(UnsupportedFormat, match="not a DICOM"):
         dicom.patient_key(b"\x89PNG\r\n\x1a\n" + bytes(200), key)
     dataset = pydicom.dcmread(of_pydicom("CT_small.dcm"))
     dataset.PatientID = "  "
