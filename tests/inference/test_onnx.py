@@ -171,7 +171,7 @@ def redescribe(model, **fields):
         (hide_external, "other files|within its graph"),
         (lambda model: model.metadata_props.pop(), "preprocessing"),
         (lambda model: redescribe(model, card={"approved": True}), "changed"),
-        (lambda model: redescribe(model, format=2), "format 2"),
+        (lambda model: redescribe(model, format=3), "format 3"),
         (lambda model: setattr(model.graph.node[-1], "op_type", "Evil"), "cannot be run"),
         (lambda model: setattr(model.graph.node[-1], "domain", "com.evil"), "cannot be run"),
         (lambda model: model.graph.ClearField("node"), "cannot be run"),
