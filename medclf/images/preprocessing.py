@@ -54,7 +54,7 @@ def _one_of(value: Any, choices: Any, name: str) -> None:
 def _known_keys(kind: Any, values: Any) -> None:
     names = {one.name for one in fields(kind)}
     if not isinstance(values, Mapping) or not set(values) <= names:
-        _refuse(f"{kind.__name__} is described by {list(values)[:12]}", f"it holds: {', '.join(sorted(names))}")
+        _refuse(f"{str(values)[:80]} does not describe a {kind.__name__}", f"it holds: {', '.join(sorted(names))}")
 
 
 @dataclass(frozen=True)

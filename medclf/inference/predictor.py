@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -66,6 +67,12 @@ class Predictor:
     def preprocessing(self) -> Preprocessing:
         """How a file becomes what the network sees."""
         return self.spec.preprocessing
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The name that `spec` had in 0.1, as a dict."""
+        warnings.warn("bundle.recipe is now bundle.spec, or bundle.spec.as_dict()", DeprecationWarning, stacklevel=2)
+        return self.spec.as_dict()
 
     def prepare(self, item: Item) -> np.ndarray:
         """The pixels that the network is given, before normalisation.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from medclf.images.phi import read_picture
 from medclf.images.preprocessing import Preprocessing
 from medclf.learn.learner import MedLearner
 from medclf.learn.maps import LIMIT, of_learner
-from medclf.learn.prediction import predict_loader
+from medclf.learn.prediction import paths_of, predict_loader
 from medclf.learn.preprocessing import described, preprocessing_of, reading_of
 from medclf.metrics.classification import classification_metrics
 from medclf.models.saliency import learner_maps
@@ -140,7 +139,15 @@ class MedInterpretation(ClassificationInterpretation):
             how = reading_of(self.learn.dls)
         except PreprocessingError:  # fastai's own images: shown as medclf reads them
             how = Preprocessing()
-        return partial(read_picture, Path(self.learn.dls.path), how, show_burned_in)
+        root, outside = Path(self.learn.dls.path), {str(path) for path in paths_of(self.dl)}
+
+        def read(row: Mapping[str, Any]) -> np.ndarray:
+            path = Path(row["path"])
+            if path.is_absolute() and str(path) in outside:  # loaders without a path= read files from anywhere
+                return read_picture(path.parent, how, show_burned_in, {**row, "path": path.name})
+            return read_picture(root, how, show_burned_in, row)
+
+        return read
 
     def similar(self, k: int = 5) -> list[list[str]]:
         """The `k` training images most similar to each image in the network's features, the nearest first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -93,6 +94,12 @@ class MedLearner(Learner):
             PreprocessingError: the loaders do to validation images what a bundle cannot carry over.
         """
         return spec_of(self)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The name that `spec` had in 0.1, as a dict."""
+        warnings.warn("learn.recipe is now learn.spec, or learn.spec.as_dict()", DeprecationWarning, stacklevel=2)
+        return self.spec.as_dict()
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
@@ -350,13 +357,14 @@ def med_learner(
         learn.stats = Normalization(*stats_for(backbone.mean, backbone.std, n_in))
         learn.dls = dls
     learn.linear_probe = weights is not None if linear_probe is None else linear_probe
-    on_gpu = learn.dls.device.type == "cuda"
+    device = torch.device(learn.dls.device)
+    on_gpu = device.type == "cuda"
     if compile:
         network.compile()
     if on_gpu:
         learn.recorder.smooth_loss = DeferredSmoothLoss(learn.recorder)
         learn.add_cb(FetchLosses())
-    fast = has_bf16(learn.dls.device)
+    fast = has_bf16(device)
     if mixed_precision if mixed_precision is not None else on_gpu or fast:
         on_cuda = MixedPrecision(amp_mode=AMPMode.BF16 if fast else AMPMode.FP16)
         learn.add_cb(on_cuda if on_gpu else TrainInBf16())
@@ -411,7 +419,9 @@ def add_normalize(dls: DataLoaders, mean: Sequence[float], std: Sequence[float])
     for loader in dls.loaders:
         present = [t for t in loader.after_batch.fs if isinstance(t, Normalize)]
         if not present:
-            loader.after_batch.add(QuickNormalize.from_stats(mean, std, cuda=loader.device.type == "cuda"))
+            loader.after_batch.add(
+                QuickNormalize.from_stats(mean, std, cuda=torch.device(loader.device).type == "cuda")
+            )
         for tfm in present:
             have = [float(v) for v in tfm.mean.flatten()], [float(v) for v in tfm.std.flatten()]
             if not np.allclose(have[0], mean, atol=1e-3) or not np.allclose(have[1], std, atol=1e-3):

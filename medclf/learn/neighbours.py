@@ -10,7 +10,7 @@ import pandas as pd
 
 from medclf.auditing.near_duplicates.candidates import search
 from medclf.learn.features import image_features
-from medclf.learn.prediction import rows_of
+from medclf.learn.prediction import paths_of, rows_of
 
 COLUMNS = ("path", "rank", "neighbour", "similarity")
 
@@ -90,7 +90,7 @@ def _by_path(learn: Any, loader: Any, frozen: bool, progress: bool) -> dict[str,
 
 
 def _names(learn: Any, loader: Any) -> list[str]:
-    return [str(path) for path in rows_of(learn.dls, loader.dataset.items)["path"]]
+    return [str(path) for path in rows_of(learn.dls, paths_of(loader))["path"]]
 
 
 def _stack(known: dict[str, np.ndarray], paths: list[str]) -> np.ndarray:

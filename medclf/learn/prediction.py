@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from medclf.errors import DataError
 from medclf.learn import distributed
 from medclf.learn.batches import unread
 from medclf.learn.features import exact, parted
+from medclf.learn.image_block import ReadMedImage
 from medclf.learn.learner import class_names, is_multi_label
 from medclf.models.features import pooled_features
 from medclf.progress import has_screen
@@ -33,11 +36,15 @@ def predict_loader(
         learn: a fastai `Learner`.
         loader: one of its loaders, or of `dls.test_dl`.
         partition: what to write in the partition column where the data's table does not say.
-        act: instead of the loss function's own activation.
+        act: instead of the loss function's own activation; where that has none, as torch's have none, the networks of
+            `med_learner` get softmax, or sigmoid for several labels.
         features: keep the pooled features as well; the network must be one that `med_learner` built.
 
     Returns:
         The predictions, in the loader's order, without images that could no longer be read (see `MedDL`).
+
+    Raises:
+        DataError: what the network and `act` give are no probabilities.
     """
     whole = loader.new(shuffle=False, drop_last=False)
     loader = parted(whole)
@@ -47,7 +54,9 @@ def predict_loader(
     if features:
         keeping = pooled_features(learn.model)
     with exact(loader), bar, _no_metrics(learn), keeping as kept:
-        probs, targets, *rest = learn.get_preds(dl=loader, with_loss=labelled, act=act, reorder=False)
+        probs, targets, *rest = learn.get_preds(
+            dl=loader, with_loss=labelled, act=act or _activation(learn), reorder=False
+        )
     multi_label = probs.ndim == 2 and targets is not None and targets.ndim == 2
     multi_label = multi_label or is_multi_label(learn.dls)
     collect = distributed.gathered if loader is not whole else np.asarray
@@ -60,7 +69,8 @@ def predict_loader(
     else:
         y = np.full(n, -1) if not multi_label else np.full((n, probs.shape[1]), -1)
         losses = np.full(n, np.nan)
-    table = rows_of(learn.dls, loader.dataset.items, partition)
+    _check_probs(probs, multi_label)
+    table = rows_of(learn.dls, paths_of(loader), partition)
     pooled = collect(torch.cat(kept).numpy()) if kept else None
     found = Predictions(list(_vocab(learn)), multi_label, y, probs, losses, table, pooled)
     lost = unread(loader)
@@ -75,6 +85,42 @@ def _no_metrics(learn: Any) -> Iterator[None]:
         yield
     finally:
         learn.metrics = kept
+
+
+def _activation(learn: Any) -> Any:
+    """From logits to probabilities where the loss function does not say how: `med_learner`'s networks end in logits."""
+    if hasattr(learn.loss_func, "activation") or "arch" not in vars(learn):
+        return None
+    return torch.sigmoid if is_multi_label(learn.dls) else partial(torch.softmax, dim=-1)
+
+
+def _check_probs(probs: np.ndarray, multi_label: bool) -> None:
+    known = probs[np.isfinite(probs).all(axis=1)] if probs.ndim == 2 else probs
+    sums = multi_label or np.allclose(known.sum(-1), 1, atol=1e-3)
+    if not sums or known.min(initial=0) < 0 or known.max(initial=0) > 1:
+        raise DataError(
+            "the learner's outputs are no probabilities: its loss function has no activation",
+            "use a loss function of fastai's (CrossEntropyLossFlat), or give act=partial(torch.softmax, dim=-1)",
+        )
+
+
+def paths_of(loader: Any) -> list[Any]:
+    """The files of a loader's images: its items, or what its first transforms (`get_x`) make of them."""
+    if not hasattr(loader.dataset, "tls"):
+        return list(loader.dataset.items)
+    source = loader.dataset.tls[0]
+    return [_path(source._get(index), source.tfms.fs) for index in range(len(source.items))]
+
+
+def _path(item: Any, getters: Sequence[Any]) -> Any:
+    value = item
+    for getter in getters:
+        if isinstance(value, (str, Path)):
+            return value
+        if isinstance(getter, ReadMedImage):
+            break
+        value = getter(value)
+    return value if isinstance(value, (str, Path)) else item
 
 
 def _vocab(learn: Any) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -169,7 +169,7 @@ def described(learn: Any) -> dict[str, Any]:
         preprocessing, normalization = preprocessing_of(learn.dls), normalization_of(learn.dls)
         found |= {"n_in": preprocessing.channels, "preprocessing": preprocessing.as_dict()}
         found |= {"normalization": normalization.as_dict()}
-    return found | asdict(settings_of(learn.dls))
+    return found | settings_of(learn.dls).as_dict()
 
 
 def _validation_loader(dls: Any) -> Any:

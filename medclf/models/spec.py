@@ -79,6 +79,10 @@ class LoaderSettings:
     bs: int | None = None
     seed: int | None = None
 
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON can hold it; what is not known is left out, but the modality."""
+        return {key: value for key, value in asdict(self).items() if value is not None or key == "modality"}
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -138,7 +142,7 @@ class ModelSpec:
         made: dict[str, Any] = {"arch": self.arch, "weights": self.weights, "n_in": self.n_in, "n_out": self.n_out}
         made |= {"dropout": self.dropout, "vocab": list(self.vocab), "multi_label": self.multi_label}
         seen = {"preprocessing": self.preprocessing.as_dict(), "normalization": self.normalization.as_dict()}
-        return {**made, **seen, **asdict(self.settings)}
+        return {**made, **seen, **self.settings.as_dict()}
 
     @classmethod
     def from_dict(cls, recipe: Mapping[str, Any]) -> ModelSpec:

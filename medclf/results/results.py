@@ -206,7 +206,7 @@ def describe_data(table: pd.DataFrame, recipe: dict[str, Any]) -> dict[str, Any]
         "counts": counts,
         "images": {str(k): int(v) for k, v in used["partition"].value_counts().sort_index().items()},
         "problems": problems,
-        "split": describe_split(used, recipe.get("split", {})),
+        "split": describe_split(used, recipe.get("split") or {}),
     }
 
 
