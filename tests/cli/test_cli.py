@@ -150,7 +150,7 @@ def test_a_second_read_goes_out_and_comes_back(run, medclf, room):
     assert "Cohen's kappa of reader and label: 1.000" in out and "--corrections" in out
     (room / "sheet.csv").write_text("item,label\n000000-001,polyp\n")
     status, _, error = medclf("review", "import", folder, "sheet.csv")
-    assert status == 2 and "no key to its items" in error and "Traceback" not in error
+    assert status == 2 and "no key holds its items" in error and "Traceback" not in error
 
 
 def test_corrections_that_are_not_there_are_seen_before_anything_is_loaded(medclf, drawn, room):
