@@ -53,7 +53,7 @@ def test_the_page_says_what_compare_says(runs, tmp_path):
     assert f"{100 * d['value']:+.1f} points ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})" in text
     assert text.count("data:image/jpeg") == 11  # each image that one alone has right
     assert '<h2 id="heading-3">Only old is correct</h2>' in text
-    assert re.search(r"taken for .{1,40}probability of polyp: 90.0 % against 10.0 %", text, re.S)
+    assert re.search(r"predicted as .{1,40}probability of polyp: 90.0 % against 10.0 %", text, re.S)
 
 
 def test_the_page_asks_the_network_for_nothing_and_runs_nothing(runs, tmp_path):
