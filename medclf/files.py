@@ -15,6 +15,9 @@ from medclf.errors import OutputError
 
 _PART = ".part"
 
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+"""What a JSON file can hold."""
+
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from medclf.metrics.positive_label import positive_label
 from medclf.metrics.thresholds import (
     RULES,
     OperatingPoint,
+    ThresholdReport,
     choose_threshold,
     evaluate_threshold,
     restate_prevalence,
@@ -201,7 +202,7 @@ def decision_section(
     }
 
 
-def _restated(rates: dict[str, Any], label: str, prevalence: float | None, unit: str) -> dict[str, Any]:
+def _restated(rates: ThresholdReport, label: str, prevalence: float | None, unit: str) -> dict[str, Any]:
     if prevalence is None:
         return {}
     counted = "patients" if unit.startswith("patients") else "images"

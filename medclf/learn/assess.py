@@ -323,7 +323,7 @@ def _summary(learn: Any, predictions: Predictions, table: pd.DataFrame | None, p
         linear_probe=head.as_dict() if head is not None else None,
     )
     results["training"] |= {"fine_tune": getattr(learn, "tuning", None)}
-    return results
+    return {**results}
 
 
 def _folds(reported: Predictions) -> Sections:
@@ -340,6 +340,6 @@ def _test_results(held_out: Sequence[Predictions], table: pd.DataFrame, audit: A
     """The section test, of the test images whose label is known."""
     for part in held_out:
         if (part.y >= 0).any():
-            results = summarize(part, partition="test")
+            results: Sections = {**summarize(part, partition="test")}
             return {"test": results | _leak_free(part, table, audit, results)}
     return {}

@@ -21,10 +21,10 @@ from medclf.learn.learner import MedLearner
 from medclf.learn.maps import LIMIT, of_learner
 from medclf.learn.prediction import paths_of, predict_loader
 from medclf.learn.preprocessing import described, preprocessing_of, reading_of
-from medclf.metrics.classification import classification_metrics
+from medclf.metrics.classification import Metrics, classification_metrics
 from medclf.models.saliency import learner_maps
 from medclf.results.predictions import Predictions
-from medclf.results.results import most_confused, roc_curves, summarize
+from medclf.results.results import Results, most_confused, roc_curves, summarize
 from medclf.results.subgroups import subgroups
 
 
@@ -71,7 +71,7 @@ class MedInterpretation(ClassificationInterpretation):
         """One row an image: path, label, pred, loss, prob_NAME, and the data's other columns."""
         return self.predictions.to_frame()
 
-    def metrics(self, **kwargs: Any) -> dict[str, Any]:
+    def metrics(self, **kwargs: Any) -> Metrics:
         """Every metric with its interval; see `medclf.metrics.classification.classification_metrics`."""
         p = self.predictions
         return classification_metrics(p.y, p.probs, p.vocab, groups=p.groups, multi_label=p.multi_label, **kwargs)
@@ -80,7 +80,7 @@ class MedInterpretation(ClassificationInterpretation):
         """Metrics by group (sex, view, scanner: any column of the table); see `medclf.results.subgroups`."""
         return subgroups(self.predictions, columns, n_boot=n_boot)
 
-    def facts(self, n_boot: int = 2000) -> dict[str, Any]:
+    def facts(self, n_boot: int = 2000) -> Results:
         """What `results.json` holds and the report shows."""
         head = getattr(self.learn, "head", None)
         return summarize(

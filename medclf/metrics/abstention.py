@@ -6,13 +6,14 @@ Choose on one part of the data, report on another, as in `operating`.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from medclf.errors import DataError
+from medclf.files import Json
 from medclf.metrics.classification import proportion
-from medclf.metrics.intervals import Sampling, wilson
+from medclf.metrics.intervals import Estimate, Sampling, wilson
 
 
 def abstain_curve(y: Any, probs: Any, *, n_points: int = 101, level: float = 0.95) -> dict[str, np.ndarray]:
@@ -86,7 +87,7 @@ class AbstainPoint:
     accuracy: float
     n: int
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Json]:
         """For JSON; `AbstainPoint(**facts)` reads it back."""
         return asdict(self)
 
@@ -124,6 +125,15 @@ def choose_abstain(y: Any, probs: Any, *, accuracy: float = 0.95, surely: bool =
     )
 
 
+class AbstentionReport(TypedDict, total=False):
+    """What `evaluate_abstain` returns."""
+
+    threshold: float
+    coverage: Estimate
+    accuracy: Estimate
+    accuracy_unsure: Estimate
+
+
 def evaluate_abstain(
     y: Any,
     probs: Any,
@@ -131,7 +141,7 @@ def evaluate_abstain(
     *,
     groups: Any = None,
     level: float = 0.95,
-) -> dict[str, Any]:
+) -> AbstentionReport:
     """What abstaining is worth on images that did not choose the threshold.
 
     Args:
@@ -152,6 +162,9 @@ def evaluate_abstain(
     cuts = np.broadcast_to(np.asarray(limit, np.float64), len(np.asarray(y)))[known]
     sampling = Sampling.of(groups, len(np.asarray(y))).keep(known)
     sure, everything = confidence >= cuts, np.ones(len(right), dtype=bool)
-    shares = {"coverage": (sure, everything), "accuracy": (right, sure), "accuracy_unsure": (right, ~sure)}
-    estimates = {name: proportion(hits, among, sampling, level=level) for name, (hits, among) in shares.items()}
-    return {"threshold": float(np.median(limit)), **estimates}
+    return AbstentionReport(
+        threshold=float(np.median(limit)),
+        coverage=proportion(sure, everything, sampling, level=level),
+        accuracy=proportion(right, sure, sampling, level=level),
+        accuracy_unsure=proportion(right, ~sure, sampling, level=level),
+    )

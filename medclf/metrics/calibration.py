@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from scipy import special
 
 from medclf.dataset.folds import folds, sides
 from medclf.errors import DataError
+from medclf.files import Json
 from medclf.metrics.classification import bounded, calibration_error
 from medclf.metrics.intervals import Estimate, Sampling, undefined, wilson
 from medclf.metrics.weighted import bin_gaps
@@ -52,15 +53,15 @@ class Temperature:
         """The same for probabilities; equal to `apply` on the logits they came from."""
         return self.apply(to_logits(probs, multi_label=self.multi_label))
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Json]:
         """For JSON; `Temperature.from_dict` reads it back."""
         return {"temperature": list(self.values), "multi_label": self.multi_label, "n": self.n}
 
     @classmethod
-    def from_dict(cls, facts: dict[str, Any]) -> Temperature:
+    def from_dict(cls, values: Mapping[str, Any]) -> Temperature:
         """From what `as_dict` gave."""
-        values = tuple(float(value) for value in facts["temperature"])
-        return cls(values, bool(facts["multi_label"]), int(facts["n"]))
+        found = tuple(float(value) for value in values["temperature"])
+        return cls(found, bool(values["multi_label"]), int(values["n"]))
 
 
 def to_logits(probs: Any, *, multi_label: bool = False) -> np.ndarray:
@@ -230,7 +231,7 @@ class Bin:
     confidence: float
     frequency: Estimate
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Json]:
         """For JSON."""
         confidence = None if math.isnan(self.confidence) else self.confidence
         return {

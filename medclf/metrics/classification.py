@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
@@ -34,6 +34,38 @@ __all__ = [
 ]
 
 
+class Metrics(TypedDict, total=False):
+    """What `classification_metrics` returns; a metric that is added to the table is there too, under its key."""
+
+    accuracy: Estimate
+    balanced_accuracy: Estimate
+    exact_match: Estimate
+    auroc: Estimate
+    auprc: Estimate
+    f1: Estimate
+    mcc: Estimate
+    brier: Estimate
+    ece: Estimate
+    per_class: dict[str, ClassMetrics]
+    confusion_matrix: list[list[int]] | dict[str, list[list[int]]]
+    vocab: list[str]
+    n: int
+    n_groups: int | None
+
+
+class ClassMetrics(TypedDict, total=False):
+    """One label's."""
+
+    n: int
+    sensitivity: Estimate
+    specificity: Estimate
+    ppv: Estimate
+    npv: Estimate
+    auroc: Estimate
+    auprc: Estimate
+    f1: Estimate
+
+
 def classification_metrics(
     y: Any,
     probs: Any,
@@ -45,7 +77,7 @@ def classification_metrics(
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-) -> dict[str, Any]:
+) -> Metrics:
     """All metrics of a set of predictions, each an `Estimate` with its interval and n.
 
     Args:
@@ -91,14 +123,15 @@ def classification_metrics(
         label: {"n": n, **{name: estimates[f"{label}/{name}"] for name in keys}}
         for label, n in zip(task.vocab, (task.positive & task.known).sum(axis=0).tolist(), strict=True)
     }
-    return {
-        **{metric.key: estimates[metric.key] for metric in overall_metrics() if metric.key in estimates},
+    found = {metric.key: estimates[metric.key] for metric in overall_metrics() if metric.key in estimates}
+    rest = {
         "per_class": per_class,
         "confusion_matrix": confusion_matrix(task),
         "vocab": list(task.vocab),
         "n": task.n,
         "n_groups": None if groups is None else task.sampling.count,
     }
+    return cast(Metrics, found | rest)
 
 
 def estimate_all(task: Task, *, n_boot: int = 2000, seed: int = 0, level: float = 0.95) -> dict[str, Estimate]:

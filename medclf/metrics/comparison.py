@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from medclf.errors import DataError
-from medclf.metrics.classification import balanced_parts, classification_metrics, left_out
+from medclf.files import Json
+from medclf.metrics.classification import Metrics, balanced_parts, classification_metrics, left_out
 from medclf.metrics.intervals import Sampling, difference_interval
 from medclf.metrics.table import METRICS, mean_of, overall_metrics, statistics
 from medclf.metrics.weighted import Task, all_right, read_task
@@ -43,7 +44,7 @@ class Difference:
     n: int
     note: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Json]:
         """For JSON; NaN becomes None."""
         numbers = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
         return numbers if self.note else {k: v for k, v in numbers.items() if k != "note"}
@@ -72,7 +73,7 @@ class McNemar:
         """The one to read: by whole groups where there are any, else mid-p."""
         return self.p_mid if self.p_groups is None else self.p_groups
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Json]:
         """For JSON."""
         return asdict(self)
 
@@ -125,6 +126,34 @@ def _swap_groups(first: np.ndarray, second: np.ndarray, sampling: Sampling, seed
     return (as_far + 1) / (N_FLIPS + 1)
 
 
+class ComparedMetrics(TypedDict, total=False):
+    """What `compare_predictions` returns; a metric that is added to the table is there too, under its key."""
+
+    names: list[str]
+    n: int
+    n_groups: int | None
+    unit: str | None
+    better: str | None
+    accuracy: Difference
+    balanced_accuracy: Difference
+    exact_match: Difference
+    auroc: Difference
+    auprc: Difference
+    f1: Difference
+    mcc: Difference
+    per_class: dict[str, ClassComparison]
+    mcnemar: McNemar
+    sentence: str
+
+
+class ClassComparison(TypedDict):
+    """One label's."""
+
+    sensitivity: Difference
+    specificity: Difference
+    mcnemar: McNemar
+
+
 def compare_predictions(
     y: Any,
     probs_a: Any,
@@ -138,7 +167,7 @@ def compare_predictions(
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-) -> dict[str, Any]:
+) -> ComparedMetrics:
     """Whether the second of two models is better than the first on the same images.
 
     Args:
@@ -183,7 +212,7 @@ def compare_predictions(
         codes = None if patients is None else patients[has]
         rates = {name: differences[f"{label}/{name}"] for name in ("sensitivity", "specificity")}
         per_class[label] = {**rates, "mcnemar": mcnemar(*found, groups=codes, seed=seed)}
-    return {
+    result = {
         "names": list(names),
         "n": first.n,
         "n_groups": None if groups is None else first.sampling.count,
@@ -194,6 +223,7 @@ def compare_predictions(
         "mcnemar": test,
         "sentence": _sentence(names, differences["accuracy"], test, unit, level),
     }
+    return cast(ComparedMetrics, result)
 
 
 def _differences(first: Task, second: Task, n_boot: int, seed: int, level: float) -> dict[str, Difference]:
@@ -276,7 +306,7 @@ def subgroup_metrics(
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Metrics]:
     """All metrics for each value of a column (sex, view, scanner, age): does the model serve all alike?
 
     Args:

@@ -19,6 +19,7 @@ from scipy import special
 
 from medclf.dataset.folds import group_codes
 from medclf.errors import DataError
+from medclf.files import Json
 
 # One patient's images may be right and wrong together even where this sample does not show it (all right):
 # a quarter of a phantom patient, its images correlated by 0.3, is added to what the resamples show.
@@ -49,7 +50,7 @@ class Estimate:
     n: int
     note: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Json]:
         """`{"value", "low", "high", "n"}`, with `"note"` where there is one; NaN becomes None for JSON.
 
         Example:

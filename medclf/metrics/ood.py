@@ -18,6 +18,7 @@ import numpy as np
 
 from medclf.dataset.folds import folds
 from medclf.errors import DataError
+from medclf.files import Json
 
 _FEW = 128
 N_AXES = 64
@@ -67,7 +68,7 @@ class OodDetector:
         """(n,) bool: whether each image is not like the training images."""
         return ~(self.score(features) <= self.threshold)  # what is no number is not like them either
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Json]:
         """The numbers, for a bundle's JSON."""
         return {"rest": self.rest, "threshold": self.threshold, "quantile": self.quantile, "n": self.n}
 
@@ -75,9 +76,9 @@ class OodDetector:
         """The arrays, float32, for a bundle's tensors."""
         return {name: getattr(self, name).astype(np.float32) for name in ("mean", "axes", "spread")}
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Json]:
         """For JSON: the numbers, and the arrays as base64 of little-endian float32; `from_dict` reads it back."""
-        arrays = {
+        arrays: dict[str, Json] = {
             name: {"shape": list(array.shape), "float32": base64.b64encode(array.astype("<f4").tobytes()).decode()}
             for name, array in self.arrays().items()
         }
@@ -97,7 +98,7 @@ class OodDetector:
         return cls.from_state(dict(values), arrays)
 
     @classmethod
-    def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> OodDetector:
+    def from_state(cls, facts: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> OodDetector:
         """From what `facts` and `arrays` gave."""
         mean, axes, spread = (np.asarray(arrays[name], dtype=np.float64) for name in ("mean", "axes", "spread"))
         rest, threshold, quantile = (float(facts[name]) for name in ("rest", "threshold", "quantile"))

@@ -7,12 +7,14 @@ point, `evaluate_threshold` takes the point and the second part. `calibration.sp
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from medclf.errors import DataError
+from medclf.files import Json
 from medclf.metrics.classification import estimate_all
 from medclf.metrics.intervals import Estimate, undefined, wilson
 from medclf.metrics.weighted import read_task
@@ -41,16 +43,16 @@ class OperatingPoint:
     sensitivity: float = math.nan
     specificity: float = math.nan
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Json]:
         """For JSON; `OperatingPoint.from_dict` reads it back."""
         facts = asdict(self)
         return {key: None if value != value else value for key, value in facts.items()}
 
     @classmethod
-    def from_dict(cls, facts: dict[str, Any]) -> OperatingPoint:
+    def from_dict(cls, values: Mapping[str, Any]) -> OperatingPoint:
         """From what `as_dict` gave."""
-        rates = {name: math.nan if facts[name] is None else facts[name] for name in ("sensitivity", "specificity")}
-        return cls(**{**facts, **rates})
+        rates = {name: math.nan if values[name] is None else values[name] for name in ("sensitivity", "specificity")}
+        return cls(**{**values, **rates})
 
 
 def choose_threshold(
@@ -162,6 +164,22 @@ def _probability(name: str, value: float) -> float:
     return float(value)
 
 
+class ThresholdReport(TypedDict, total=False):
+    """What `evaluate_threshold` returns."""
+
+    threshold: float
+    n: int
+    table: dict[str, int]
+    sensitivity: Estimate
+    specificity: Estimate
+    ppv: Estimate
+    npv: Estimate
+    f1: Estimate
+    accuracy: Estimate
+    balanced_accuracy: Estimate
+    mcc: Estimate
+
+
 def evaluate_threshold(
     y: Any,
     probs: Any,
@@ -171,7 +189,7 @@ def evaluate_threshold(
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-) -> dict[str, Any]:
+) -> ThresholdReport:
     """What a threshold is worth on images that did not choose it.
 
     Args:
@@ -201,10 +219,19 @@ def evaluate_threshold(
     estimates = estimate_all(task, n_boot=n_boot, seed=seed, level=level)
     actual, called = task.positive[:, 0], task.predicted[:, 0]
     pairs = {"tp": actual & called, "fp": ~actual & called, "fn": actual & ~called, "tn": ~actual & ~called}
-    rates = {name: estimates[f"label/{name}"] for name in ("sensitivity", "specificity", "ppv", "npv", "f1")}
-    overall = {name: estimates[name] for name in ("accuracy", "balanced_accuracy", "mcc")}
-    table = {name: int(cells.sum()) for name, cells in pairs.items()}
-    return {"threshold": cut, "n": task.n, "table": table, **rates, **overall}
+    return ThresholdReport(
+        threshold=cut,
+        n=task.n,
+        table={name: int(cells.sum()) for name, cells in pairs.items()},
+        sensitivity=estimates["label/sensitivity"],
+        specificity=estimates["label/specificity"],
+        ppv=estimates["label/ppv"],
+        npv=estimates["label/npv"],
+        f1=estimates["label/f1"],
+        accuracy=estimates["accuracy"],
+        balanced_accuracy=estimates["balanced_accuracy"],
+        mcc=estimates["mcc"],
+    )
 
 
 @dataclass(frozen=True)
@@ -230,7 +257,7 @@ class Restated:
     called_back: float
     sentence: str
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Json]:
         """For JSON."""
         return {**asdict(self), "ppv": self.ppv.as_dict(), "npv": self.npv.as_dict()}
 

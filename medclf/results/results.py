@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,97 @@ from medclf.results.schema import SCHEMA
 from medclf.results.wording import partition_name, percent
 
 
+class MetricJson(TypedDict, total=False):
+    """A metric as JSON has it; None where it is undefined or has no interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    note: str
+
+
+class LeakFree(TypedDict, total=False):
+    """The numbers with and without the images that have something in train."""
+
+    sentence: str
+    n: int
+    n_leaking: int
+    numbers: dict[str, dict[str, Any]]
+
+
+class SplitSummary(TypedDict, total=False):
+    """How the data were split."""
+
+    kind: str
+    valid_pct: float
+    seed: int
+    fold: int | None
+    n_folds: int
+    patients_on_both_sides: int | None
+    sentence: str
+
+
+class DataSummary(TypedDict, total=False):
+    """What the data hold."""
+
+    n_images: int
+    counts: dict[str, dict[str, int]]
+    images: dict[str, int]
+    problems: list[dict[str, str]]
+    split: SplitSummary
+
+
+class Results(TypedDict, total=False):
+    """`results.json`: what every run has, and the sections that `medclf.reporting.sections.SECTIONS` names.
+
+    A metric that is added to `medclf.metrics.table.METRICS` is there too, under its key.
+    """
+
+    schema: int
+    task: Literal["single-label", "multi-label"]
+    partition: str
+    n: int
+    n_groups: int | None
+    n_patients: int | None
+    vocab: list[str]
+    accuracy: MetricJson
+    balanced_accuracy: MetricJson
+    exact_match: MetricJson
+    auroc: MetricJson
+    auprc: MetricJson
+    f1: MetricJson
+    mcc: MetricJson
+    brier: MetricJson
+    ece: MetricJson
+    per_class: dict[str, dict[str, Any]]
+    confusion_matrix: list[list[int]] | dict[str, list[list[int]]]
+    most_confused: list[list[Any]]
+    roc: dict[str, dict[str, list[float]]]
+    training: dict[str, Any]
+    data: DataSummary
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    seconds: float
+    title: str
+    left_out: dict[str, Any]
+    leak_free: LeakFree
+    audit: dict[str, Any]
+    calibration: dict[str, Any]
+    abstain: dict[str, Any]
+    ood: dict[str, Any]
+    operating_point: dict[str, Any]
+    external: list[dict[str, Any]]
+    subgroups: dict[str, Any]
+    folds: list[dict[str, Any]]
+    fold_spread: dict[str, dict[str, float]]
+    corrections: dict[str, Any]
+    shortcuts: dict[str, Any]
+    card: dict[str, Any]
+    checklist: dict[str, Any]
+    test: dict[str, Any]
+
+
 def summarize(
     predictions: Predictions,
     *,
@@ -28,7 +119,7 @@ def summarize(
     history: Sequence[dict[str, Any]] = (),
     linear_probe: dict[str, Any] | None = None,
     n_boot: int = 2000,
-) -> dict[str, Any]:
+) -> Results:
     """All that `results.json` holds and the report shows.
 
     Args:
@@ -64,7 +155,7 @@ def summarize(
         facts["data"] = describe_data(table, recipe or {})
     facts["settings"] = {k: v for k, v in (recipe or {}).items() if k not in {"vocab", "split"}}
     facts["versions"] = versions()
-    return facts
+    return cast(Results, facts)
 
 
 def by_fold(predictions: Predictions) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
@@ -102,9 +193,7 @@ def short_metrics(found: Mapping[str, Any]) -> dict[str, Any]:
     return {row.key: found[row.key] for row in overall_metrics(short=True) if row.key in found}
 
 
-def leak_free(
-    shown: Predictions, twin: np.ndarray, patient: np.ndarray, facts: dict[str, Any]
-) -> dict[str, Any] | None:
+def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, facts: Mapping[str, Any]) -> LeakFree | None:
     """The numbers on all images, and on those that do not leak.
 
     Args:
@@ -128,9 +217,10 @@ def leak_free(
     counted = [(int(np.sum(one)), words) for one, *words in reasons]
     images = f"of the {n} {partition} images".replace("  ", " ")
     sentence = " ".join(f"{k} {images} {words[k > 1]}." for k, words in counted if k)
-    found: dict[str, Any] = {"n": n, "n_leaking": int(leaking.sum())}
+    found = LeakFree(sentence=sentence, n=n, n_leaking=int(leaking.sum()))
     if len(left) < 2:
-        return {"sentence": f"{sentence} No images are left without them: split by patient, or grouped.", **found}
+        found["sentence"] += " No images are left without them: split by patient, or grouped."
+        return found
     metrics = as_plain(
         classification_metrics(left.y, left.probs, left.vocab, groups=left.groups, multi_label=left.multi_label)
     )
@@ -138,10 +228,10 @@ def leak_free(
     if metrics[best]["value"] is not None:
         value = metrics[best]["value"]
         score = f"mean AUROC is {value:.3f}" if left.multi_label else f"accuracy is {percent(value)}"
-        sentence += f" Without them {score}."
+        found["sentence"] += f" Without them {score}."
     rows = {f"all {n} images": facts, f"the {len(left)} images without leaks": metrics}
-    numbers = {name: {"n": m["n"], **short_metrics(m)} for name, m in rows.items()}
-    return {"sentence": sentence, **found, "numbers": numbers}
+    found["numbers"] = {name: {"n": m["n"], **short_metrics(m)} for name, m in rows.items()}
+    return found
 
 
 def labelled(predictions: Predictions) -> Predictions:
@@ -193,7 +283,7 @@ def roc_curves(predictions: Predictions, n_points: int = 200) -> dict[str, dict[
     return curves
 
 
-def describe_data(table: pd.DataFrame, recipe: dict[str, Any]) -> dict[str, Any]:
+def describe_data(table: pd.DataFrame, recipe: dict[str, Any]) -> DataSummary:
     """Counts by partition and label, what could not be used, and how the data were split."""
     used = table[table["problem"] == ""]
     counts: dict[str, dict[str, int]] = {}
@@ -220,7 +310,7 @@ _SPLITS = {
 }
 
 
-def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
+def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> SplitSummary:
     """The split's settings, how many patients are in several parts of it, and both in sentences."""
     both: int | None = None
     sentence = _SPLITS.get(split.get("kind", ""), "The caller made the split")
@@ -252,7 +342,7 @@ def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
         n = sides["group"].nunique()
         groups = "1 group of linked images was" if n == 1 else f"{n} groups of linked images were"
         sentence += f" {groups} found; {apart or 'none'} of them {'is' if apart < 2 else 'are'} in {several}."
-    return {**split, "patients_on_both_sides": both, "sentence": sentence}
+    return cast(SplitSummary, {**split, "patients_on_both_sides": both, "sentence": sentence})
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ import pandas as pd
 from medclf.dataset.groups import unit_of
 from medclf.errors import DataError, MedclfWarning, argument
 from medclf.images.phi import Reader
-from medclf.metrics.comparison import Difference, McNemar, compare_predictions
+from medclf.metrics.comparison import ClassComparison, Difference, McNemar, compare_predictions
 from medclf.metrics.intervals import as_plain
 from medclf.results.predictions import Predictions
 from medclf.run.run import Run
@@ -47,7 +47,7 @@ class Comparison:
     only_a: int
     only_b: int
     metrics: Mapping[str, Difference]
-    per_class: Mapping[str, Mapping[str, Difference | McNemar]]
+    per_class: Mapping[str, ClassComparison]
     mcnemar: McNemar
 
     def as_dict(self) -> dict[str, Any]:
@@ -106,7 +106,13 @@ def compare(
         only_a=len(first) - len(a),
         only_b=len(second) - len(b),
         metrics={name: one for name, one in found.items() if isinstance(one, Difference)},
-        **{name: found[name] for name in ("sentence", "n", "n_groups", "unit", "better", "per_class", "mcnemar")},
+        sentence=found["sentence"],
+        n=found["n"],
+        n_groups=found["n_groups"],
+        unit=found["unit"],
+        better=found["better"],
+        per_class=found["per_class"],
+        mcnemar=found["mcnemar"],
     )
     if page is not None:
         from medclf.reporting.comparison_page import render_comparison

@@ -81,7 +81,7 @@ def evaluate(
     check_columns(table, subgroup)
     predictions, table, missing = predict_table(bundle, table)
     shown_as, spec = table.assign(partition="test"), bundle.spec.as_dict()
-    results = summarize(predictions, partition="test", table=shown_as, recipe=spec)
+    results: dict[str, Any] = {**summarize(predictions, partition="test", table=shown_as, recipe=spec)}
     results |= {"subgroups": as_plain(subgroups(predictions, subgroup))} if subgroup else {}
     results |= {"left_out": missing} if missing else {}
     results |= evaluate_limits(predictions, calibration, points)
