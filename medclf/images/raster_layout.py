@@ -19,6 +19,7 @@ _FEW_CHUNKS = 10_000
 _SMALL_CHUNK = 512  # bytes; encoders write chunks of 8 KB and more
 _MAX_MARKERS = 10_000
 _MAX_SCANS = 200
+_MAX_SCANNED = 2_500_000_000  # samples that all scans go over: seconds; a large photograph in ten scans has half
 _MAX_PAGES = 10_000
 _MAX_ENTRIES = 1_000
 _MAX_STRIPS = 200_000
@@ -27,6 +28,8 @@ _DEFLATE_EXPANSION = 1032
 _JPEG_EXPANSION = 2048  # a flat progressive JPEG with shared chroma comes to half of it
 _TIFF_EXPANSION = 4096  # LZW comes to 2731
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_JPEGS = {6, 7}  # compressions of a TIFF
+_FEWER_SCANS = "save it again as a baseline JPEG"
 _FAX = {2, 3, 4}  # compressions of which one bit can stand for a whole blank line
 
 _NO_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}  # with the FF 00 of stray data, which Pillow passes over
@@ -98,6 +101,7 @@ class Page(NamedTuple):
     samples: int = 1
     planar: int = 1
     part: bool = False
+    pieces: int = 1  # strips or tiles
 
 
 def tidy_png(file: BinaryIO, path: str | Path) -> BinaryIO:
@@ -216,12 +220,28 @@ def _next_marker(data: bytes, position: int, path: str | Path) -> tuple[int, int
 
 def _check_jpeg_size(data: bytes, header: JpegHeader, path: str | Path) -> None:
     """Refuse what costs far more than its bytes: thousands of scans, or a huge frame around nothing."""
-    scans = data.count(b"\xff\xda", header.scan)
-    if scans > _MAX_SCANS:
-        raise TooLarge(path, f"a JPEG of {scans} scans, the limit is {_MAX_SCANS}")
+    _check_scans(data[header.scan :], header.rows * header.columns, path)
     samples = header.rows * header.columns * header.samples
     if header.process < 0xC3:  # the processes that code blocks of 8 x 8 by Huffman codes
         check_expansion(path, samples, len(data), _JPEG_EXPANSION)
+
+
+def _check_scans(data: bytes, pixels: int, path: str | Path) -> None:
+    """Refuse scans that go over their image too often: each costs its pixels again, however few bytes it has.
+
+    Args:
+        data: one JPEG, or several.
+        pixels: that each scan goes over.
+        path: for messages.
+    """
+    n, scanned, place = 0, 0, data.find(b"\xff\xda")
+    while place >= 0:
+        n, scanned = n + 1, scanned + pixels * min(data[place + 4] if place + 4 < len(data) else 1, 4)
+        if n > 1 and scanned > _MAX_SCANNED:  # one scan is bounded by the limits of pixels
+            raise TooLarge(path, f"{n} JPEG scans or more over {pixels / 1e6:.0f} megapixels each", _FEWER_SCANS)
+        place = data.find(b"\xff\xda", place + 2)
+    if n > _MAX_SCANS and pixels:
+        raise TooLarge(path, f"a JPEG of {n} scans, the limit is {_MAX_SCANS}", _FEWER_SCANS)
 
 
 def tiff_pages(file: BinaryIO, path: str | Path) -> list[Page]:
@@ -254,7 +274,19 @@ def tiff_pages(file: BinaryIO, path: str | Path) -> list[Page]:
         page, offset = _directory(file, path, order, big, size)
         pages.append(page)
     file.seek(0)
+    _check_jpeg_pages(file, pages, path)
     return pages
+
+
+def _check_jpeg_pages(file: BinaryIO, pages: list[Page], path: str | Path) -> None:
+    """Bound the scans of the JPEGs in a TIFF, one in each strip or tile: all may be those of the largest piece."""
+    pieces = [page.width * page.height // max(page.pieces, 1) for page in pages if page.compression in _JPEGS]
+    if pieces:
+        data = file.read()
+        file.seek(0)
+        n = data.count(b"\xff\xda")
+        if n * max(pieces) > _MAX_SCANNED:
+            raise TooLarge(path, f"a TIFF of {n} JPEG scans over {max(pieces) / 1e6:.0f} megapixels", _FEWER_SCANS)
 
 
 def _directory(file: BinaryIO, path: str | Path, order: str, big: bool, size: int) -> tuple[Page, int]:
@@ -268,12 +300,14 @@ def _directory(file: BinaryIO, path: str | Path, order: str, big: bool, size: in
     entries = exactly(file, count * entry_size)
     after = file.tell()
     found: dict[int, tuple[int, ...]] = {}
-    claimed = 0
+    claimed, pieces = 0, 1
     for start in range(0, len(entries), entry_size):
         tag, kind, number = struct.unpack_from(order + entry_code, entries, start)
         claimed += number * _TYPE_SIZE.get(kind, 0)
         if tag in (_STRIPS, _TILES) and number > _MAX_STRIPS:
             raise TooLarge(path, f"a TIFF page of {number} strips or tiles, the limit is {_MAX_STRIPS}")
+        if tag in (_STRIPS, _TILES):
+            pieces = number
         if tag in _KEPT and number:
             value = entries[start + struct.calcsize(order + entry_code) : start + entry_size]
             if values := _values(file, value, order, kind, number):
@@ -283,7 +317,7 @@ def _directory(file: BinaryIO, path: str | Path, order: str, big: bool, size: in
     file.seek(after)
     following = file.read(struct.calcsize(next_code))
     offset = struct.unpack(order + next_code, following)[0] if len(following) > 3 else 0
-    page = _page(found)
+    page = _page(found)._replace(pieces=pieces)
     if page.compression not in _FAX:
         ratio = 8 if page.compression in (0, 1) else _TIFF_EXPANSION  # uncompressed: 8 pixels of one bit
         check_expansion(path, page.width * page.height, size, ratio)

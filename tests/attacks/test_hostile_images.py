@@ -130,6 +130,13 @@ def jpeg(rows: int = 0, columns: int = 0, scans: int = 1, size: int = 64, **opti
     return bytes(data[:-2]) + scan * (scans - 1) + b"\xff\xd9"
 
 
+def jpeg_tiff(side: int = 3_000) -> bytes:
+    """One strip of one JPEG."""
+    file = io.BytesIO()
+    Image.new("L", (side, side), 90).save(file, "TIFF", compression="jpeg", tiffinfo={278: side})
+    return file.getvalue()
+
+
 def tiff_with(tags: list[tuple[int, int, int, int]], body: bytes = b"", following: int = 0) -> bytes:
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", following) + body
@@ -188,6 +195,11 @@ BOMBS = {
     "jpeg-65500x65500.jpg": (lambda: jpeg(65_500, 65_500), "megabytes of pixels in"),
     "jpeg-9400x9400-in-nothing.jpg": (lambda: jpeg(9_400, 9_400), "megabytes of pixels in"),
     "jpeg-of-5000-scans.jpg": (lambda: jpeg(scans=5_000, progressive=True), "scans"),
+    "jpeg-of-150-large-scans.jpg": (
+        lambda: jpeg(9_000, 9_000, 150, size=512, progressive=True),
+        "JPEG scans",
+    ),
+    "jpeg-of-400-scans-in-a-tiff.tif": (lambda: jpeg_tiff() + b"\xff\xda\0\x08\1" * 400, "JPEG scans"),
     "jpeg-of-fill-bytes.jpg": (lambda: b"\xff\xd8" + b"\xff" * 30_000_000, "no scan follows"),
     "jpeg-of-markers.jpg": (lambda: b"\xff\xd8" + b"\xff\xfe\0\2" * 5_000_000, "markers"),
     "exif-overlapping.jpg": (lambda: jpeg(exif=overlapping_exif()), "tags"),
@@ -288,6 +300,8 @@ def test_the_bombs_would_go_off():
     inflated = zlib.decompress(packed(b"head", 5 << 20), -15)
     assert inflated == b"head" + bytes(5 << 20)
     assert read_pixels(jpeg(scans=3, progressive=True)).shape == (64, 64)
+    assert read_pixels(jpeg(scans=9, size=4000, progressive=True)).shape == (4000, 4000)
+    assert read_pixels(jpeg_tiff()).shape == (3000, 3000)
 
 
 @pytest.mark.parametrize(("side", "grey_levels"), [(2_800, 1), (3_600, 4)])
