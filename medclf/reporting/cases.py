@@ -31,6 +31,7 @@ class Cases:
         paths: (n,) as in the table.
         partition: (n,) names.
         known: (n,) bool: the actual label is known and in the vocabulary.
+        judged: (n, L) bool: it is known whether the image has this label.
         actual: (n, L) bool.
         predicted: (n, L) bool.
         probs: (n, L) float in [0, 1].
@@ -46,6 +47,7 @@ class Cases:
     paths: list[str]
     partition: np.ndarray
     known: np.ndarray
+    judged: np.ndarray
     actual: np.ndarray
     predicted: np.ndarray
     probs: np.ndarray
@@ -61,7 +63,7 @@ class Cases:
     @property
     def wrong(self) -> np.ndarray:
         """(n,) bool: known, and not predicted exactly."""
-        return np.asarray(self.known & (self.actual != self.predicted).any(axis=1))
+        return np.asarray(((self.actual != self.predicted) & self.judged).any(axis=1))
 
     @property
     def confidence(self) -> np.ndarray:
@@ -110,8 +112,11 @@ def read_cases(rows: pd.DataFrame, vocab: Sequence[str], *, multi_label: bool, p
         )
     n = len(rows)
     known, actual = _labels(rows["label"], names, multi_label)
+    judged = np.repeat(known[:, None], len(names), axis=1)
     if multi_label and "unknown" in rows:
-        known &= np.array([set(split_labels(cell)) < set(names) for cell in rows["unknown"]], bool)
+        for row, cell in enumerate(rows["unknown"]):
+            judged[row, [names.index(label) for label in split_labels(cell) if label in names]] = False
+        known &= judged.any(axis=1)
     said, predicted = _labels(rows["pred"], names, multi_label)
     if not said.all():
         row = int(np.argmin(said))
@@ -126,6 +131,7 @@ def read_cases(rows: pd.DataFrame, vocab: Sequence[str], *, multi_label: bool, p
         paths=[_text(path) for path in rows["path"]],
         partition=np.array([_text(p) for p in rows["partition"]] if "partition" in rows else [partition] * n),
         known=known,
+        judged=judged,
         actual=actual,
         predicted=predicted,
         probs=probs,

@@ -153,13 +153,13 @@ def _telling(cases: Cases, row: int) -> list[tuple[str, float, str, str]]:
     """The probabilities that explain a row: actual and predicted; for several labels, the furthest off."""
     actual, said, probs = cases.actual[row], cases.predicted[row], cases.probs[row]
     if cases.multi_label:
-        off = np.argsort(-np.abs(probs - actual), kind="stable")[:3]
+        off = np.argsort(np.where(cases.judged[row], -np.abs(probs - actual), 1.0), kind="stable")[:3]
         return [
             (
                 cases.vocab[i],
                 float(probs[i]),
-                "" if actual[i] == said[i] else "wrong",
-                "present" if actual[i] else "absent",
+                "wrong" if cases.judged[row, i] and actual[i] != said[i] else "",
+                "not judged" if not cases.judged[row, i] else "present" if actual[i] else "absent",
             )
             for i in off
         ]
@@ -181,6 +181,7 @@ def confused_pairs(facts: Mapping[str, Any], cases: Cases, names: Names, album: 
         if cases.multi_label and column is not None:  # (label, "missed" or "false alarm", n)
             missed = pred == "missed"
             inside = here & (cases.actual[:, column] == missed) & (cases.predicted[:, column] != missed)
+            inside &= cases.judged[:, column]
             confidence = cases.probs[:, column] * (-1 if missed else 1)
         elif column is not None and pred in place:
             inside = here & cases.actual[:, column] & cases.predicted[:, place[pred]]
@@ -257,6 +258,10 @@ def page_data(facts: Mapping[str, Any], cases: Cases, names: Names, partition: s
         "parts": parts,
         "part": [part_code[str(p)] for p in cases.partition],
         "actual": code(cases.actual, cases.known),
+        "unjudged": {
+            str(row): np.flatnonzero(~cases.judged[row]).tolist()
+            for row in np.flatnonzero(cases.known & ~cases.judged.all(axis=1))
+        },
         "pred": code(cases.predicted, np.ones(len(cases), bool)),
         "probs": [float(f"{p:.7g}") if np.isfinite(p) else 0 for p in cases.probs.ravel()],
         "loss": [float(f"{x:.5g}") if np.isfinite(x) else None for x in cases.loss],
@@ -293,7 +298,7 @@ def suspects(cases: Cases) -> list[int]:
         return []
     known = np.flatnonzero(cases.known)
     actual = cases.actual[known]
-    y = actual.astype(int) if cases.multi_label else actual.argmax(1)
+    y = np.where(cases.judged[known], actual, -1) if cases.multi_label else actual.argmax(1)
     found, _ = label_suspects(y, np.nan_to_num(cases.probs[known]), multi_label=cases.multi_label)
     return [int(row) for row in known[found]]
 

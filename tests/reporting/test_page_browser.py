@@ -299,6 +299,20 @@ def test_several_labels_have_a_matrix_and_threshold_each(opened: Any, many_label
     shown.is_clean()
 
 
+def test_an_image_not_judged_for_a_label_is_no_negative_of_it(opened: Any, many_labels: Any) -> None:
+    rows = many_labels.rows.copy()
+    has = rows["label"].str.split("|").map(lambda labels: "mass" in labels)
+    unjudged = ~has & (np.arange(len(rows)) % 3 == 0)
+    rows["unknown"] = np.where(unjudged, "mass", "")
+    shown = opened(many_labels.facts, rows, read=many_labels.read)
+    shown.page.select_option("#view", label="mass")
+    shown.settle()
+    called = rows["prob_mass"] >= 0.5
+    wanted = [int((~unjudged & (has == a) & (called == b)).sum()) for a in (False, True) for b in (False, True)]
+    assert shown.matrix() == wanted and sum(wanted) == len(rows) - unjudged.sum()
+    shown.is_clean()
+
+
 def test_hidden_names_are_rows_in_page_and_csv(opened: Any, made_up: Any) -> None:
     shown = opened(made_up.facts, made_up.rows, read=made_up.read, hide_names=True)
     name = shown.names()[0]

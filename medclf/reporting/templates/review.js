@@ -23,6 +23,7 @@ function facts(row) {
   const loss = DATA.loss[row];
   const list = [
     ...fact('Actual', labelText(DATA.actual[row])),
+    ...fact('Not judged', (DATA.unjudged[row] || []).map((label) => DATA.vocab[label]).join(', ')),
     ...fact('Predicted', labelText(DATA.pred[row])),
     ...fact('Loss', loss === null ? '' : loss.toPrecision(3)),
     ...fact('Partition', DATA.parts[DATA.part[row]]),
@@ -38,7 +39,7 @@ function allBars(row) {
   return order.map((i) => {
     const isActual = known(row) && has(DATA.actual[row], i), said = has(DATA.pred[row], i);
     const role = [isActual ? 'actual' : '', said ? 'predicted' : ''].filter(Boolean).join(', ');
-    return bar(DATA.vocab[i], prob(row, i), said && !isActual && known(row) ? 'wrong' : '', role);
+    return bar(DATA.vocab[i], prob(row, i), said && !isActual && judged(row, i) ? 'wrong' : '', role);
   });
 }
 

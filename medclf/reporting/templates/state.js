@@ -48,6 +48,8 @@ const prob = (row, label) => DATA.probs[row * K + label];
 const has = (value, label) => (DATA.multi ? value.includes(label) : value === label);
 const known = (row) => (DATA.multi ? DATA.actual[row] !== null : DATA.actual[row] >= 0);
 
+const judged = (row, label) => known(row) && !(DATA.unjudged[row] || []).includes(label);
+
 function labelText(value) {
   if (value === null || value === -1) return 'unknown';
   if (!DATA.multi) return DATA.vocab[value];
@@ -69,7 +71,7 @@ function readRows() {
   for (let row = 0; row < DATA.n; row++) {
     if (view >= 0) {
       const p = prob(row, view);
-      seen.actual[row] = known(row) ? Number(has(DATA.actual[row], view)) : -1;
+      seen.actual[row] = judged(row, view) ? Number(has(DATA.actual[row], view)) : -1;
       seen.pred[row] = Number(p >= threshold);
       seen.sure[row] = p >= threshold ? p : 1 - p;
     } else {
