@@ -26,7 +26,7 @@ ARCHS = {"efficientnet_lite0": "timm", "resnet34": "torchvision.models"}
 SETTINGS = {
     "as it is": "",
     "memory given back": "parallel.keep_memory = lambda: None",
-    "threads wait actively": "parallel.settle_threads = lambda: None",
+    "threads wait in OpenMP's own way": "parallel.settle_threads = lambda: None",
 }
 
 

@@ -128,8 +128,8 @@ def keep_memory() -> None:
 def settle_threads(environment: MutableMapping[str, str] | None = None) -> None:
     """Let torch take no more threads than there are cores to use, and let threads that wait leave them alone.
 
-    Where other work keeps the machine busy, a short training took 37 s of the processors so and 77 s with threads that
-    wait actively (`python benchmarks/ablation.py --only train`, its first round).
+    Where other work keeps the machine busy, OpenMP's own way of waiting costs a short training about twice the
+    processors' time: `python benchmarks/ablation.py --only train`.
 
     What the user has set stays. It must be called before torch is loaded, so only the command line calls it; where a
     container may use fewer cores than the machine has, torch by itself takes as many threads as the machine has.
