@@ -25,7 +25,7 @@ from medclf.errors import DataError, argument
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed, maps
-from medclf.learn.assess import Outputs, assess, outputs_of, predict_held_out, train_features
+from medclf.learn.assess import Assessment, Outputs, assess, outputs_of, predict_held_out, train_features
 from medclf.learn.callbacks import Resumable, told_in_lines
 from medclf.learn.checkpoint import load_checkpoint, save_checkpoint, seeded
 from medclf.learn.dataloaders import MedDataLoaders, decoding
@@ -107,13 +107,7 @@ def train(
         if not going_on:
             run.write_record(begun)  # first of all: with it, a killed run can be gone on with
         policy_of(config)  # a rule that cannot be is said now, not after the training
-        table = scan(config.data, **config.scan_kwargs(), check_pixels=decoding(**loader_options(config)))
-        corrected: dict[str, Any] = {}
-        if config.corrections:
-            table, corrected = correct(table, read_corrections(config.corrections))
-            say(corrected["sentence"])
-        policy_of(config, table)
-        say(f"{(table['problem'] == '').sum()} images, {(table['problem'] != '').sum()} left out")
+        table, corrected = _scanned(config, say)
         record = begun | start_record(table) | ({"corrections": corrected} if corrected else {})
         check_columns(table, config.subgroup or [])
         if before:
@@ -135,25 +129,7 @@ def train(
             subgroups=config.subgroup or (),
             outputs=outputs,
         )
-        run.write_table(assessment.table)
-        run.write_predictions(assessment.predictions)
-        if assessment.neighbours is not None:
-            save_rows(run / NEIGHBOURS, assessment.neighbours)
-        if assessment.audit is not None:
-            assessment.audit.save_findings(run / AUDIT)
-        facts = assessment.results | ({"corrections": corrected} if corrected else {})
-        facts["seconds"] = round(time.perf_counter() - start, 1)
-        facts |= with_card(facts, config.card, config.as_dict())
-        run.write_results(facts)
-        card = facts.get("card", {}) | assessment.card
-        save_bundle(learn, out / "bundle", calibration=assessment.calibration, card=card, overwrite=True)
-        maps.save_maps(out, assessment.saliency)
-        if config.test:
-            place = out / EVALUATIONS / "test" if config.hide_names else None  # else it bears the name of the folder
-            page = evaluate(out, config.test, place, overwrite=True, saliency=config.saliency)
-            facts["external"] = external_facts(page, out)
-            facts |= with_card(facts, config.card, config.as_dict())
-            run.write_results(facts)
+        _write(run, config, learn, assessment, corrected, start)
         report(out)
         _say_withheld(config, Path(table.attrs["root"]), assessment.predictions, say)
         seconds = round(time.perf_counter() - start, 1)
@@ -168,6 +144,43 @@ def _say_withheld(config: TrainConfig, root: Path, predictions: Predictions, say
     withheld = {} if config.show_burned_in else withheld_among(root, predictions.table["path"])
     if withheld:
         say(withheld_note(withheld))
+
+
+def _scanned(config: TrainConfig, say: Say) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The table of the data, corrected where a reader has; and what was corrected."""
+    table = scan(config.data, **config.scan_kwargs(), check_pixels=decoding(**loader_options(config)))
+    corrected: dict[str, Any] = {}
+    if config.corrections:
+        table, corrected = correct(table, read_corrections(config.corrections))
+        say(corrected["sentence"])
+    policy_of(config, table)
+    say(f"{(table['problem'] == '').sum()} images, {(table['problem'] != '').sum()} left out")
+    return table, corrected
+
+
+def _write(
+    run: Run, config: TrainConfig, learn: MedLearner, assessment: Assessment, corrected: dict[str, Any], start: float
+) -> None:
+    """All files of the RUN but its page; with an external test, what that found as well."""
+    run.write_table(assessment.table)
+    run.write_predictions(assessment.predictions)
+    if assessment.neighbours is not None:
+        save_rows(run / NEIGHBOURS, assessment.neighbours)
+    if assessment.audit is not None:
+        assessment.audit.save_findings(run / AUDIT)
+    results = assessment.results | ({"corrections": corrected} if corrected else {})
+    results["seconds"] = round(time.perf_counter() - start, 1)
+    results |= with_card(results, config.card, config.as_dict())
+    run.write_results(results)
+    card = results.get("card", {}) | assessment.card
+    save_bundle(learn, run / "bundle", calibration=assessment.calibration, card=card, overwrite=True)
+    maps.save_maps(run.path, assessment.saliency)
+    if config.test:
+        place = run / EVALUATIONS / "test" if config.hide_names else None  # else it bears the name of the folder
+        page = evaluate(run.path, config.test, place, overwrite=True, saliency=config.saliency)
+        results["external"] = external_facts(page, run.path)
+        results |= with_card(results, config.card, config.as_dict())
+        run.write_results(results)
 
 
 def _config_of(data: TrainConfig | str | Path, settings: dict[str, Any]) -> TrainConfig:
