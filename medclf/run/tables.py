@@ -60,6 +60,9 @@ def describe_table(table: pd.DataFrame) -> Iterator[str]:
     if good["patient"].notna().any():
         alone = int(good["patient"].isna().sum())
         yield f"  {good['patient'].nunique()} patients" + (f"; {alone} images without a patient" if alone else "")
+        places = good.dropna(subset=["patient", "partition"]).groupby("patient")["partition"].nunique()
+        if (places > 1).any():
+            yield f"  {(places > 1).sum()} patients in more than one partition: `medclf audit` names them"
     if len(good):
         yield f"  {good['width'].min()}x{good['height'].min()} to {good['width'].max()}x{good['height'].max()} pixels"
     bad = table[table["problem"] != ""]

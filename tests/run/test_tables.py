@@ -1,0 +1,21 @@
+import pandas as pd
+
+from medclf.run.tables import describe_table
+
+
+def test_patients_in_several_partitions_are_counted():
+    table = pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(6)],
+            "label": ["a", "b"] * 3,
+            "patient": ["x", "x", "y", "y", "z", None],
+            "partition": ["train", "valid", "train", "train", "test", "test"],
+            "problem": "",
+            "width": 8,
+            "height": 8,
+        }
+    )
+    said = list(describe_table(table))
+    assert any("3 patients; 1 images without a patient" in line for line in said)
+    assert any(line.startswith("  1 patients in more than one partition") for line in said)
+    assert not any("more than one" in line for line in describe_table(table[table["partition"] == "train"]))
