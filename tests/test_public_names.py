@@ -1,6 +1,7 @@
 """The public names: all there, typed, imported when first used, and never in place of fastai's in notebooks."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -94,7 +95,8 @@ def test_type_checkers_see_the_types(tmp_path):
     settings = f"[mypy]\nfollow_imports=silent\nignore_missing_imports=True\n[{large}]\nfollow_imports=skip\n"
     (tmp_path / "mypy.ini").write_text(settings)
     command = [sys.executable, "-m", "mypy", "use.py"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    source = {**os.environ, "MYPYPATH": str(Path(medclf.__file__).parents[1])}  # an editable install hides it
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=source)
     found = re.findall(r'Revealed type is "(.*)"', done.stdout)
     assert len(found) == len(uses) + 1, done.stdout + done.stderr
     untyped = [use for use, kind in zip(uses, found, strict=False) if kind in ("Any", "builtins.object")]

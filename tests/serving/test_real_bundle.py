@@ -20,6 +20,8 @@ from PIL import Image
 from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.inference.onnx import export_onnx
 
+from ..inference.conftest import fake_learn
+
 pytestmark = pytest.mark.slow
 _PROGRAM = """
 import sys
@@ -30,8 +32,8 @@ print("stopped; heavy modules:", [name for name in ("fastai", "matplotlib", "pan
 
 
 @pytest.fixture(scope="module")
-def saved(learn: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_bundle(learn, tmp_path_factory.mktemp("served") / "polyps.bundle", card={"source": "drawn"})
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bundle(fake_learn(), tmp_path_factory.mktemp("served") / "polyps.bundle", card={"source": "drawn"})
 
 
 @contextlib.contextmanager
