@@ -2,8 +2,8 @@
 
     python benchmarks/beside.py OTHER [--runs 3] [--only cold page ...]
 
-OTHER is the folder of another checkout (`git worktree add ../old COMMIT`), run by the same Python. Every job has an empty
-cache. The ratio is the other's time over this one's, pair by pair: above 1, this one is sooner.
+OTHER is the folder of another checkout (`git worktree add ../old COMMIT`), run by the same Python. Every job has an
+empty cache. The ratio is the other's time over this one's, pair by pair: above 1, this one is sooner.
 """
 
 from __future__ import annotations
