@@ -187,7 +187,7 @@ def test_three_marks_come_down_as_csv(opened: Any, made_up: Any) -> None:
     page.fill("#note", 'blurred, "smeared"')
     page.keyboard.press("Escape")
     page.click("#gallery li:nth-child(3) button")
-    page.fill("#new-label", "ulcer")
+    page.select_option("#new-label", "ulcer")
     page.keyboard.press("Escape")
     assert page.inner_text("#marked-count") == "3 images marked"
     with page.expect_download() as download:
@@ -289,7 +289,8 @@ def test_several_labels_have_a_matrix_and_threshold_each(opened: Any, many_label
     missed = rows[rows["label"].str.split("|").map(lambda labels: "nodule" in labels) & (rows["prob_nodule"] < 0.4)]
     assert shown.names() == missed.sort_values("prob_nodule")["path"].tolist()
     shown.page.click("#gallery li:first-child button")
-    shown.page.fill("#new-label", "edema|mass")
+    for box, name in ((shown.page.locator(f"#new-label input[value='{one}']"), one) for one in many_labels.vocab):
+        box.set_checked(name != "nodule")
     shown.page.keyboard.press("Escape")
     with shown.page.expect_download() as download:
         shown.page.click("#download")

@@ -76,10 +76,11 @@ function drawDialog() {
 }
 
 function drawMarks() {
-  const { mark, new_label: newLabel, note } = markOf(open.row);
-  for (const radio of dialog.querySelectorAll('[name=mark]')) radio.checked = radio.value === mark;
-  $('new-label').value = newLabel;
-  $('note').value = note;
+  const entry = markOf(open.row);
+  for (const radio of dialog.querySelectorAll('[name=mark]')) radio.checked = radio.value === entry.mark;
+  showNewLabel(entry.new_label);
+  $('note').value = entry.note;
+  $('label-wanted').hidden = !lacksLabel(entry);
 }
 
 function drawCount() {
@@ -91,18 +92,70 @@ function mark(row, change) {
   keepMark(row, { ...markOf(row), ...change });
   drawCount();
   update({ keepLength: true });
+  if (dialog.open && row === open.row) drawMarks();
+}
+
+/** Mark an image by the number of a mark, 0 for none; "new label" asks which, in the opened image. */
+function setMark(row, number) {
+  if (number) mark(row, { mark: MARKS[number - 1] });
+  else mark(row, { mark: '', new_label: '' });
+  if (!lacksLabel(markOf(row))) return;
+  if (!dialog.open) openDialog(row, current.list);
+  (labelBoxes()[0] ?? $('new-label')).focus();
 }
 
 /** 1 to 4 set a mark, 0 removes it. */
 function markByKey(event, row) {
   if (!/^[0-4]$/.test(event.key)) return;
   event.preventDefault();
-  if (event.key === '0') mark(row, { mark: '', new_label: '' });
-  else mark(row, { mark: MARKS[Number(event.key) - 1] });
-  if (dialog.open) drawMarks();
+  setMark(row, Number(event.key));
 }
 
+/** The new label as text: one of the classes, or where an image has several, those ticked. */
+function newLabelGiven() {
+  if (!DATA.multi) return $('new-label').value;
+  const ticked = labelBoxes().filter((box) => box.checked).map((box) => box.value);
+  const before = known(open.row) ? DATA.actual[open.row].map((label) => DATA.vocab[label]).join('|') || NONE : '';
+  const text = ticked.join('|') || NONE; // to take the last one back is to say that there is none
+  return text === before ? '' : text;
+}
+
+const labelBoxes = () => [...$('new-label').querySelectorAll('input')];
+
+function showNewLabel(text) {
+  if (!DATA.multi) $('new-label').value = text;
+  const shown = text ? text.split('|') : known(open.row) && DATA.multi ? DATA.actual[open.row].map((label) => DATA.vocab[label]) : [];
+  for (const box of labelBoxes()) box.checked = shown.length || !known(open.row) ? shown.includes(box.value) : box.value === NONE;
+}
+
+/** Ticking "no finding" takes the others back, and the other way round. */
+function settle(box) {
+  if (box.checked) for (const other of labelBoxes()) if (other !== box && (other.value === NONE || box.value === NONE)) other.checked = false;
+}
+
+function makeNewLabel() {
+  const control = $('new-label');
+  if (DATA.multi) {
+    control.append(...[...DATA.vocab, NONE].map((name) => el('label', {}, el('input', {
+      type: 'checkbox', value: name, onchange: (event) => settle(event.target),
+    }), name === NONE ? ' no finding' : ` ${name}`)));
+  } else {
+    control.append(el('option', { value: '' }, 'choose a class'), ...DATA.vocab.map((name) => el('option', { value: name }, name)));
+  }
+  control.addEventListener('change', () => {
+    const text = newLabelGiven(), before = markOf(open.row).mark;
+    mark(open.row, { new_label: text, mark: text ? 'new label' : before === 'new label' ? '' : before });
+  });
+}
+
+/** A mark that lacks its label would be lost on the way: the image is opened instead, to choose it. */
 function download() {
+  const lacking = [...marks].find(([, entry]) => lacksLabel(entry));
+  if (lacking) {
+    openDialog(lacking[0], [...marks.keys()]);
+    setMark(lacking[0], MARKS.indexOf('new label') + 1);
+    return;
+  }
   const address = URL.createObjectURL(new Blob([reviewCsv()], { type: 'text/csv' }));
   el('a', { href: address, download: 'review.csv' }).click();
   setTimeout(() => URL.revokeObjectURL(address), 10000);
@@ -112,16 +165,10 @@ function download() {
 function makeDialog() {
   for (const [i, text] of ['no mark', ...MARKS].entries()) {
     $('mark-choices').append(el('label', {}, el('input', {
-      type: 'radio', name: 'mark', value: i ? text : '',
-      onchange: () => mark(open.row, i ? { mark: text } : { mark: '', new_label: '' }),
+      type: 'radio', name: 'mark', value: i ? text : '', onchange: () => setMark(open.row, i),
     }), ` ${text}`, el('kbd', {}, String(i))));
   }
-  $('labels').append(...DATA.vocab.map((name) => el('option', { value: name })));
-  $('new-label').addEventListener('input', (event) => {
-    const entry = markOf(open.row), text = event.target.value.trim();
-    mark(open.row, { new_label: text, mark: text ? 'new label' : entry.mark === 'new label' ? '' : entry.mark });
-    for (const radio of dialog.querySelectorAll('[name=mark]')) radio.checked = radio.value === markOf(open.row).mark;
-  });
+  makeNewLabel();
   $('note').addEventListener('input', (event) => mark(open.row, { note: event.target.value }));
   $('before').addEventListener('click', () => step(-1));
   $('after').addEventListener('click', () => step(1));
@@ -132,12 +179,26 @@ function makeDialog() {
     const gallery = $('gallery');
     (gallery.querySelector(`[data-row="${open.row}"]`) || gallery.querySelector('button') || $('order')).focus();
   });
-  dialog.addEventListener('keydown', (event) => {
-    if (event.target.matches('input:not([type=radio]), select, textarea')) return;
-    if (event.key === 'ArrowLeft' && !event.target.matches('input')) step(-1);
-    else if (event.key === 'ArrowRight' && !event.target.matches('input')) step(1);
-    else markByKey(event, open.row);
-  });
+  document.addEventListener('keydown', dialogKey);
+}
+
+/**
+ * The keys of an opened image, wherever its focus is. Only a text field keeps them for itself; an arrow never changes a
+ * choice that was made: across it leafs, up and down it moves the focus alone.
+ */
+function dialogKey(event) {
+  const at = event.target;
+  if (!dialog.open || event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (at.matches?.('input[type=text]')) return;
+  const across = { ArrowLeft: -1, ArrowRight: 1 }[event.key], down = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  if (across && !at.matches?.('input[type=range]')) {
+    event.preventDefault();
+    step(across);
+  } else if (down && at.matches?.('[name=mark]')) {
+    event.preventDefault();
+    const radios = [...dialog.querySelectorAll('[name=mark]')];
+    radios[radios.indexOf(at) + down]?.focus();
+  } else markByKey(event, open.row);
 }
 
 function makeOverlay() {

@@ -65,22 +65,44 @@ function choose(section, box) {
 
 function go(section) {
   if (!section) return;
+  current = section;
   section.scrollIntoView({ block: 'start' });
   section.focus({ preventScroll: true });
 }
 
+let current = null; // the image that keys are about while no image has the focus
+
+function sectionOf(target) {
+  const inView = () => sections.find((section) => section.getBoundingClientRect().bottom > innerHeight / 3);
+  return target.closest?.('.reading') ?? current ?? inView();
+}
+
+/**
+ * The keys of the image that is read, wherever the focus is. Only a text field keeps them for itself; an arrow never
+ * changes an answer that was given: across it goes on or back, up and down it moves the focus alone.
+ */
 function byKey(event) {
-  const section = event.target.closest?.('.reading');
-  if (!section || event.target.matches('[data-note]') || event.ctrlKey || event.metaKey || event.altKey) return;
-  const labels = inputs(section, 'label'), marks = inputs(section, 'mark');
-  const place = sections.indexOf(section), key = event.key;
+  const { key, target } = event, section = sectionOf(target);
+  if (!section || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (target.matches('[data-note]') && key !== 'Enter') return;
+  if (key === 'Enter' && target.matches('button')) return;
+  const labels = inputs(section, 'label'), marks = inputs(section, 'mark'), place = sections.indexOf(section);
+  const down = { ArrowUp: -1, ArrowDown: 1 }[key];
   if (/^[1-9]$/.test(key)) choose(section, labels.filter((box) => box.value !== NONE)[Number(key) - 1]);
-  else if (key === '0' && several) choose(section, labels.at(-1));
+  else if (key === '0') none(section, labels);
   else if (key === 'u' || key === 'p') choose(section, marks.find((box) => box.value.startsWith(key)));
-  else if (key === 'n' || key === 'Enter') go(sections[place + 1]);
-  else if (key === 'b') go(sections[place - 1]);
+  else if (key === 'n' || key === 'Enter' || key === 'ArrowRight') go(sections[place + 1]);
+  else if (key === 'b' || key === 'ArrowLeft') go(sections[place - 1]);
+  else if (down && target.matches('[type=radio]')) [...labels, ...marks][[...labels, ...marks].indexOf(target) + down]?.focus();
   else return;
   event.preventDefault();
+}
+
+/** "None of these", or where an image has one label, no answer. */
+function none(section, labels) {
+  if (several) choose(section, labels.at(-1));
+  else for (const box of labels) box.checked = false;
+  keep();
 }
 
 /** A CSV field: quoted, and never a formula for a spreadsheet to run. */
@@ -107,7 +129,8 @@ document.body.classList.add('live');
 recall();
 show();
 main.addEventListener('input', (event) => { settle(event.target.closest('.reading'), event.target); keep(); });
-main.addEventListener('keydown', byKey);
+document.addEventListener('keydown', byKey);
+main.addEventListener('focusin', (event) => { current = event.target.closest('.reading') ?? current; });
 document.getElementById('next').addEventListener('click', () => go(sections.find((section) => !isRead(section))));
 document.getElementById('download').addEventListener('click', download);
 window.addEventListener('beforeunload', (event) => { if (!delivered) event.preventDefault(); });

@@ -4,6 +4,7 @@ const DATA = JSON.parse($('data').textContent);
 const K = DATA.vocab.length;
 const PAGE = 60; // images shown at once
 const MARKS = ['label wrong', 'unsure', 'poor image', 'new label'];
+const NONE = '(none)'; // of an image that may have several labels, and has none
 
 const state = {
   view: DATA.multi ? 0 : -1, // -1: all labels; else the label that is read against the rest
@@ -142,10 +143,16 @@ const STORE = `medclf-review-${document.body.dataset.identity}`;
 const marks = new Map(readStore());
 let undelivered = false; // marks that were not downloaded yet
 
+function isLabel(text) {
+  const names = DATA.multi ? text.split('|') : [text];
+  return names.every((name) => DATA.vocab.includes(name) || (DATA.multi && name === NONE));
+}
+
 function readStore() {
   try {
     const kept = JSON.parse(localStorage.getItem(STORE) || '[]');
-    return Array.isArray(kept) ? kept.filter(([row]) => row >= 0 && row < DATA.n) : [];
+    const fits = ([row, entry]) => row >= 0 && row < DATA.n && (!entry.new_label || isLabel(entry.new_label));
+    return Array.isArray(kept) ? kept.filter(fits) : [];
   } catch {
     return []; // a page opened from disk may have no storage
   }
@@ -163,6 +170,7 @@ function keepMark(row, entry) {
 }
 
 const markOf = (row) => marks.get(row) || { mark: '', new_label: '', note: '' };
+const lacksLabel = (entry) => entry.mark === 'new label' && !entry.new_label;
 
 /** A CSV field: quoted, and never a formula for a spreadsheet to run. */
 function csvField(text) {
