@@ -44,7 +44,7 @@ def write_sheet_page(
         "file": file,
         "multi_label": multi_label,
         "title": title,
-        "none": NONE,
+        "no_finding": NONE,
         "marks": ["", UNSURE, POOR],
     }
     write_text(path, fill("sheet.html", view, scripts=["sheet.js"]))

@@ -289,8 +289,8 @@ def test_several_labels_have_a_matrix_and_threshold_each(opened: Any, many_label
     missed = rows[rows["label"].str.split("|").map(lambda labels: "nodule" in labels) & (rows["prob_nodule"] < 0.4)]
     assert shown.names() == missed.sort_values("prob_nodule")["path"].tolist()
     shown.page.click("#gallery li:first-child button")
-    for box, name in ((shown.page.locator(f"#new-label input[value='{one}']"), one) for one in many_labels.vocab):
-        box.set_checked(name != "nodule")
+    for name in many_labels.vocab:
+        shown.page.locator(f"#new-label input[value={name}]").set_checked(name != "nodule")
     shown.page.keyboard.press("Escape")
     with shown.page.expect_download() as download:
         shown.page.click("#download")
