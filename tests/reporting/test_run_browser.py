@@ -85,7 +85,8 @@ def test_an_analyst_goes_through_a_real_report(
         assert near.locator("img").count() == 5 and near.locator(".name").count() == 5
         assert set(near.locator(".near > span:last-child").all_inner_texts()) <= set(vocab)
         if mark == "new label":
-            page.select_option("#new-label", next(v for v in vocab if v != rows.set_index("path").loc[marked[2], "label"]))
+            before = rows.set_index("path").loc[marked[2], "label"]
+            page.select_option("#new-label", next(v for v in vocab if v != before))
         else:
             page.check(f"#mark-choices input[value='{mark}']")
         assert page.evaluate("document.querySelector('#dialog').scrollWidth") <= width
