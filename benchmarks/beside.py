@@ -78,9 +78,9 @@ def load(checkouts: list[Path], runs: int, seconds: float) -> None:
             printed = timed(command, {"PYTHONPATH": str(checkout)})[1]
             header, row = (
                 next(line.split("|") for line in printed.splitlines() if start in line)
-                for start in ("answers a second", "| medclf")
+                for start in ("answers/s", "| medclf")
             )
-            column = next(n for n, cell in enumerate(header) if "answers a second" in cell)
+            column = next(n for n, cell in enumerate(header) if "answers/s" in cell)
             found[kind].append(float(row[column]))
     print()
     medians = [f"{statistics.median(kind):.0f}" for kind in found]

@@ -100,22 +100,17 @@ def run_fastai(args: argparse.Namespace) -> None:
 
 
 def save_untrained(arch: str, folder: Path) -> Path:
+    from medclf.images.preprocessing import Preprocessing
     from medclf.inference.bundle import save_bundle
     from medclf.models.backbones import build_network, describe
+    from medclf.models.spec import LoaderSettings, ModelSpec, Normalization
 
     facts = describe(arch)
-    recipe = {
-        "arch": facts.name,
-        "n_in": 3,
-        "n_out": len(VOCAB),
-        "dropout": 0.2,
-        "vocab": VOCAB,
-        "multi_label": False,
-        "preprocessing": {"size": [224, 224], "resize": "squish", "channels": 3, "window": None, "frame": "middle"},
-        "normalization": {"mean": list(facts.mean), "std": list(facts.std)},
-    }
+    normalization = Normalization(*facts.normalization(3))
+    settings = LoaderSettings("endoscopy", seed=42)
+    spec = ModelSpec(facts.name, tuple(VOCAB), Preprocessing((224, 224)), normalization, settings=settings)
     model = build_network(arch, len(VOCAB), weights=None)
-    return save_bundle(SimpleNamespace(model=model, recipe=recipe), folder / "load.bundle")
+    return save_bundle(SimpleNamespace(model=model, spec=spec), folder / "load.bundle")
 
 
 def exported(bundle: Path) -> Path:
