@@ -85,6 +85,9 @@ class TrainConfig:
     modality: Modality | None = option(
         None, "Images", "kind of image; chooses the augmentation", unset="no augmentation", or_none=True
     )
+    aug: list[str] | None = option(
+        None, "Images", "change the modality's augmentation: NAME=VALUE, such as max_rotate=20; repeatable"
+    )
     size: int = option(
         224, "Images", "side in pixels; 128,224 trains the first half of the epochs at 128", at_least=32, listed=True
     )

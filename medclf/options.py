@@ -225,10 +225,12 @@ def _members(kind: Any) -> Iterable[Any]:
 
 
 def _same(value: Any) -> Iterable[Any]:
-    """The value, and what it is where it came as a path, as a list of one, or through JSON."""
+    """The value, and what it is where it came as a path, as a list of one, as a dict, or through JSON."""
     if isinstance(value, (list, tuple)) and len(value) == 1:
         yield value[0]
     yield value
+    if isinstance(value, dict):
+        yield [f"{name}={item}" for name, item in value.items()]
     if isinstance(value, Path):
         yield str(value)
     if isinstance(value, (list, tuple)):

@@ -29,7 +29,7 @@ from medclf.dataset.matching import left_out, match_labels
 from medclf.dataset.scan import with_problems
 from medclf.dataset.splits import no_partition, unplaced
 from medclf.errors import MedclfWarning
-from medclf.learn import maps
+from medclf.learn import augmentation_picture, maps
 from medclf.learn.batches import unread
 from medclf.learn.features import image_features
 from medclf.learn.learner import MedLearner
@@ -78,6 +78,7 @@ class Assessment:
         table: the data's table, with the groups of near-duplicates.
         neighbours: the training images most similar to each image: path, rank, neighbour, similarity.
         saliency: where the network looked, a picture by path.
+        augmentation: a training image and what the augmentation makes of it, a JPEG data URI; "" without any.
     """
 
     predictions: Predictions
@@ -87,6 +88,7 @@ class Assessment:
     table: pd.DataFrame | None
     neighbours: pd.DataFrame | None
     saliency: dict[str, str]
+    augmentation: str = ""
 
     @property
     def card(self) -> dict[str, str]:
@@ -172,9 +174,9 @@ def assess(
     known = {} if by_row is None or table is None else _known_features(table, by_row)
     predictions = Predictions.concat([reported, *held_out])
     near = similar_training_images(learn, predictions.table["path"], known=known) if known else None
-    assessment = Assessment(
-        predictions, results | maps.described(outputs.saliency), calibration, found, table, near, outputs.saliency
-    )
+    results |= maps.described(outputs.saliency) | augmentation_picture.described(learn.dls)
+    picture = augmentation_picture.augmentation_picture(learn.dls)
+    assessment = Assessment(predictions, results, calibration, found, table, near, outputs.saliency, picture)
     learn.last_assessment = (_state(learn), assessment)
     return assessment
 

@@ -19,9 +19,9 @@ from fastai.vision.core import TensorImage
 from torch import Tensor
 from torch.nn import functional as F
 
-from medclf.errors import DataError
+from medclf.errors import DataError, did_you_mean
 from medclf.images import augment_ops
-from medclf.learn.augmentations import AUGMENTATIONS, Augmentation, Colour, Geometry, Tone
+from medclf.learn.augmentations import AUGMENTATIONS, Augmentation, Colour, Geometry, Tone, checked
 
 
 def keyed_uniform(seed: int, epoch: int, samples: np.ndarray, n_draws: int) -> np.ndarray:
@@ -64,11 +64,12 @@ class Augment(RandTransform):
     Args:
         size: (height, width) of the result in pixels; None keeps the batch's.
         pad_mode: "reflection", "border" or "zeros".
-        settings: those of `medclf.learn.augmentations`: max_rotate and p_rotate, flip_lr, flip_ud, max_zoom, max_shift,
-            max_warp, brightness, contrast, saturation, hue; p_affine and p_lighting are shares of the images, for each.
+        settings: those of `medclf.learn.augmentations`: max_rotate and p_rotate, flip_lr, flip_ud, min_zoom, max_zoom,
+            max_shift, max_shear, max_warp, brightness, contrast, saturation, hue; p_affine and p_lighting are shares of
+            the images, for each.
 
     Raises:
-        DataError: no augmentation has such a setting.
+        DataError: no augmentation has such a setting, or the setting cannot have that value.
 
     Example:
         >>> augment = Augment(size=(32, 32), max_rotate=180, flip_lr=True)
@@ -155,11 +156,13 @@ class Augment(RandTransform):
 
 def _made(settings: Mapping[str, Any]) -> list[Augmentation]:
     """One of each augmentation, with those of its settings that are given."""
-    known = {field.name for kind in AUGMENTATIONS for field in fields(kind)}
-    unknown = sorted(set(settings) - known)
-    if unknown:
-        raise DataError(f"Augment has no argument {', '.join(unknown)}", f"it has {', '.join(sorted(known))}")
-    return [kind(**{f.name: settings[f.name] for f in fields(kind) if f.name in settings}) for kind in AUGMENTATIONS]
+    known = {field.name: field for kind in AUGMENTATIONS for field in fields(kind)}
+    for name in settings:
+        if name not in known:
+            remedy = did_you_mean(name, known) or f"there are {', '.join(sorted(known))}"
+            raise DataError(f"no augmentation has the setting {name!r}", remedy)
+    values = {name: checked(name, value, known[name]) for name, value in settings.items()}
+    return [kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values}) for kind in AUGMENTATIONS]
 
 
 def warp_batch(images: Tensor, matrices: Tensor, size: tuple[int, int] | None, pad_mode: str = "reflection") -> Tensor:

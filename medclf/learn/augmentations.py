@@ -8,17 +8,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, ClassVar
 
 import torch
 from fastai.vision.augment import find_coeffs
 from torch import Tensor
 
+from medclf.errors import DataError
+
 _LUMA = (0.2989, 0.5870, 0.1140)  # ITU-R 601-2, as fastai's
 
 Draws = Sequence[Tensor]
 """(n,) uniform draws in [0, 1) for each of a class's columns."""
+
+
+def setting(default: Any, least: float = 0.0, most: float = 1.0) -> Any:
+    """A field of an augmentation: its default, which changes nothing, and the numbers that it may have."""
+    return field(default=default, metadata={"least": least, "most": most})
+
+
+def checked(name: str, value: Any, known: Field[Any]) -> Any:
+    """A setting's value; also from the text that stands for it in the shell.
+
+    Raises:
+        DataError: the setting cannot have it.
+
+    Example:
+        >>> checked("max_rotate", "20", Rotate.__dataclass_fields__["max_rotate"])
+        20.0
+    """
+    found: bool | float | None
+    if isinstance(known.default, bool):
+        found = {"true": True, "false": False}.get(str(value).lower())
+        allowed = "True or False"
+    else:
+        least, most = known.metadata.get("least", -math.inf), known.metadata.get("most", math.inf)
+        allowed = f"a number from {least:g} to {most:g}"
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        found = number if least <= number <= most else None
+    if found is None:
+        raise DataError(f"the augmentation setting {name} must be {allowed}, not {value!r}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -65,8 +99,8 @@ class Colour(Augmentation):
 class Warp(Geometry):
     """fastai's `Warp(magnitude)`: the image seen from a little aside."""
 
-    max_warp: float = 0.0
-    p_affine: float = 0.75
+    max_warp: float = setting(0.0, most=0.9)
+    p_affine: float = setting(0.75)
     columns: ClassVar = (11, 12, 13)
 
     def matrix(self, u: Draws, aspect: float) -> Tensor:  # noqa: D102
@@ -94,8 +128,8 @@ class Flip(Geometry):
 class Rotate(Geometry):
     """Turn a share `p_rotate` of the images by up to `max_rotate` degrees either way."""
 
-    max_rotate: float = 0.0
-    p_rotate: float = 0.75
+    max_rotate: float = setting(0.0, most=180)
+    p_rotate: float = setting(0.75)
     columns: ClassVar = (2, 3)
 
     def matrix(self, u: Draws, aspect: float) -> Tensor:  # noqa: D102
@@ -104,11 +138,24 @@ class Rotate(Geometry):
 
 
 @dataclass(frozen=True)
+class Shear(Geometry):
+    """Slant a share `p_affine` of the images by up to `max_shear` degrees either way; rows stay level."""
+
+    max_shear: float = setting(0.0, most=60)
+    p_affine: float = setting(0.75)
+    columns: ClassVar = (22, 23)
+
+    def matrix(self, u: Draws, aspect: float) -> Tensor:  # noqa: D102
+        degrees = torch.where(u[0] < self.p_affine, (2 * u[1] - 1) * self.max_shear, 0.0)
+        return slant(degrees, aspect)
+
+
+@dataclass(frozen=True)
 class Shift(Geometry):
     """Move by up to `max_shift` of the image's side."""
 
-    max_shift: float = 0.0
-    p_affine: float = 0.75
+    max_shift: float = setting(0.0)
+    p_affine: float = setting(0.75)
     columns: ClassVar = (8, 9, 10)
 
     def matrix(self, u: Draws, aspect: float) -> Tensor:  # noqa: D102
@@ -118,14 +165,15 @@ class Shift(Geometry):
 
 @dataclass(frozen=True)
 class Zoom(Geometry):
-    """Magnify by 1 to `max_zoom` around a drawn point."""
+    """Magnify by `min_zoom` to `max_zoom` around a drawn point; below 1 the image shrinks, and its edge is mirrored."""
 
-    max_zoom: float = 1.0
-    p_affine: float = 0.75
+    max_zoom: float = setting(1.0, least=1, most=10)
+    min_zoom: float = setting(1.0, least=0.1)
+    p_affine: float = setting(0.75)
     columns: ClassVar = (4, 5, 6, 7)
 
     def matrix(self, u: Draws, aspect: float) -> Tensor:  # noqa: D102
-        zoom = torch.where(u[0] < self.p_affine, 1 + u[1] * (self.max_zoom - 1), 1.0)
+        zoom = torch.where(u[0] < self.p_affine, self.min_zoom + u[1] * (self.max_zoom - self.min_zoom), 1.0)
         return magnification(zoom, 2 * u[2] - 1, 2 * u[3] - 1)
 
 
@@ -133,8 +181,8 @@ class Zoom(Geometry):
 class Brightness(Tone):
     """fastai's `Brightness(max_lighting)`, for a share `p_lighting` of the images."""
 
-    brightness: float = 0.0
-    p_lighting: float = 0.75
+    brightness: float = setting(0.0, most=0.99)
+    p_lighting: float = setting(0.75)
     columns: ClassVar = (14, 18)
 
     def tone(self, u: Draws) -> tuple[Tensor, Tensor]:  # noqa: D102
@@ -146,8 +194,8 @@ class Brightness(Tone):
 class Contrast(Tone):
     """fastai's `Contrast(max_lighting)`, for a share `p_lighting` of the images."""
 
-    contrast: float = 0.0
-    p_lighting: float = 0.75
+    contrast: float = setting(0.0, most=0.99)
+    p_lighting: float = setting(0.75)
     columns: ClassVar = (15, 19)
 
     def tone(self, u: Draws) -> tuple[Tensor, Tensor]:  # noqa: D102
@@ -158,8 +206,8 @@ class Contrast(Tone):
 class Saturation(Colour):
     """fastai's `Saturation(max_lighting)`, for a share `p_lighting` of the images."""
 
-    saturation: float = 0.0
-    p_lighting: float = 0.75
+    saturation: float = setting(0.0, most=0.99)
+    p_lighting: float = setting(0.75)
     columns: ClassVar = (16, 20)
 
     def colours(self, u: Draws) -> Tensor:  # noqa: D102
@@ -170,8 +218,8 @@ class Saturation(Colour):
 class Hue(Colour):
     """Turn the colours around the grey axis by up to `hue` of the circle."""
 
-    hue: float = 0.0
-    p_lighting: float = 0.75
+    hue: float = setting(0.0, most=0.5)
+    p_lighting: float = setting(0.75)
     columns: ClassVar = (17, 21)
 
     def colours(self, u: Draws) -> Tensor:  # noqa: D102
@@ -182,6 +230,7 @@ AUGMENTATIONS: list[type[Augmentation]] = [
     Warp,
     Flip,
     Rotate,
+    Shear,
     Shift,
     Zoom,  # matrices are multiplied in this order
     Brightness,
@@ -215,6 +264,13 @@ def rotation(degrees: Tensor, aspect: float = 1.0) -> Tensor:
     return _affine((cos, sin * aspect, zero), (-sin / aspect, cos, zero))
 
 
+def slant(degrees: Tensor, aspect: float = 1.0) -> Tensor:
+    """(n, 3, 3) that move each row sideways, as far as it is above or below the centre; in pixels, as `rotation`."""
+    slope = torch.deg2rad(degrees).tan()
+    one, zero = torch.ones_like(slope), torch.zeros_like(slope)
+    return _affine((one, slope * aspect, zero), (zero, one, zero))
+
+
 def translation(x: Tensor, y: Tensor) -> Tensor:
     """(n, 3, 3), in units of half a side."""
     one, zero = torch.ones_like(x), torch.zeros_like(x)
@@ -222,7 +278,7 @@ def translation(x: Tensor, y: Tensor) -> Tensor:
 
 
 def magnification(zoom: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """(n, 3, 3); zoom is at least 1 to magnify, x and y are the point in [-1, 1] that stays."""
+    """(n, 3, 3); zoom above 1 magnifies, x and y are the point in [-1, 1] that stays."""
     scale, zero = 1 / zoom, torch.zeros_like(zoom)
     return _affine((scale, zero, (1 - scale) * x), (zero, scale, (1 - scale) * y))
 

@@ -6,7 +6,7 @@ import inspect
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from medclf.learn.batches import MedDL, default_batch_size, even_batch_size, hol
 from medclf.learn.image_block import MedImageBlock
 from medclf.learn.preprocessing import stored_as
 from medclf.learn.presets import tfms_for
+from medclf.modalities import changes_of
 from medclf.models.spec import LoaderSettings, SplitSettings
 from medclf.parallel import map_ahead, usable_device
 from medclf.progress import watch
@@ -86,6 +87,7 @@ class MedDataLoaders(DataLoaders):
         table: pd.DataFrame,
         *,
         modality: str | None = None,
+        aug: Mapping[str, Any] | Sequence[str] | None = None,
         size: int | tuple[int, int] = TrainConfig.size,
         split: str | None = TrainConfig.split,
         valid_pct: float = TrainConfig.valid_pct,
@@ -110,8 +112,9 @@ class MedDataLoaders(DataLoaders):
 
         Args:
             table: one row an image.
-            modality: whose augmentation to use ("endoscopy", "radiograph", "dermoscopy", "fundus", "histology"); None
+            modality: whose augmentation to use, a row of `medclf.modalities.MODALITIES` such as "endoscopy"; None
                 augments nothing.
+            aug: changes of its settings, such as {"max_rotate": 20}; see `Augment`.
             size: side, or (height, width), in pixels, of what the network sees.
             split: "random", "stratified", "patient", "grouped", "kfold", "folders"; "all" trains on every image and
                 validates on the same ones, for a last network after cross-validation; None takes the table's own
@@ -142,8 +145,10 @@ class MedDataLoaders(DataLoaders):
         reading = Preprocessing(channels=channels, window=window, frame=frame)
         on = usable_device(device) if device is not None else default_device()
         bs = bs or default_batch_size(on)
+        if aug and batch_tfms is not None:
+            raise DataError("aug changes the modality's augmentation, and batch_tfms replace it", "give one of the two")
         if item_tfms is None or batch_tfms is None:
-            preset = tfms_for(modality, size, resize)
+            preset = tfms_for(modality, size, resize, **changes_of(aug))
             item_tfms = preset[0] if item_tfms is None else item_tfms
             batch_tfms = preset[1] if batch_tfms is None else batch_tfms
         table, kind = _partitioned(table, split, valid_pct=valid_pct, seed=seed, fold=fold, n_folds=n_folds)

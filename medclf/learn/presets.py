@@ -15,9 +15,10 @@ from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
 from fastai.vision.augment import RandTransform
 from fastai.vision.core import PILImage, TensorImage
+from torch import Tensor
 
 from medclf.config import Resize
-from medclf.errors import DataError
+from medclf.errors import DataError, did_you_mean
 from medclf.images.reading import resize_pixels
 from medclf.learn.augment import Augment
 from medclf.modalities import MODALITIES
@@ -90,7 +91,7 @@ def tfms_for(modality: str | None, size: Size = 224, resize: Resize = "squish", 
 
     Args:
         modality: a row of `medclf.modalities.MODALITIES`, which says why its images are changed as they are
-            ("endoscopy", "radiograph", "dermoscopy", "fundus", "histology"), or None.
+            ("endoscopy", "ct", ...), or None.
         size: side, or (height, width), in pixels.
         resize: "squish", "crop" or "pad".
         changes: other values for `Augment`'s settings, such as `max_rotate=90`.
@@ -99,7 +100,7 @@ def tfms_for(modality: str | None, size: Size = 224, resize: Resize = "squish", 
         (item_tfms, batch_tfms), lists of fastai transforms.
 
     Raises:
-        DataError: no preset of that name, or no such setting.
+        DataError: no preset of that name, no such setting, or a value that it cannot have.
 
     Example:
         >>> item_tfms, batch_tfms = tfms_for(None, 128)
@@ -110,9 +111,12 @@ def tfms_for(modality: str | None, size: Size = 224, resize: Resize = "squish", 
         (False, 5)
     """
     if modality is None or modality == "none":
+        if changes:
+            raise DataError(f"without a modality there is no augmentation to change: {', '.join(changes)}", "name one")
         return [MedResize(size, resize)], []
     if modality not in MODALITIES:
-        raise DataError(f"no transforms for modality '{modality}'", f"choose one of {', '.join(MODALITIES)}, or none")
+        remedy = did_you_mean(modality, MODALITIES) or f"choose one of {', '.join(MODALITIES)}, or none"
+        raise DataError(f"no transforms for modality '{modality}'", remedy)
     settings = MODALITIES[modality].settings | changes
     return [MedResize(size, resize, TRAIN_SCALE)], [Augment(size=as_pair(size), **settings)]
 
@@ -133,6 +137,23 @@ radiograph_tfms = _named("radiograph")
 dermoscopy_tfms = _named("dermoscopy")
 fundus_tfms = _named("fundus")
 histology_tfms = _named("histology")
+ultrasound_tfms = _named("ultrasound")
+ct_tfms = _named("ct")
+mri_tfms = _named("mri")
+oct_tfms = _named("oct")
+capsule_tfms = _named("capsule")
+mammography_tfms = _named("mammography")
+photo_tfms = _named("photo")
+
+
+def augmented_views(dls: DataLoaders, index: int = 0, n: int = 9) -> Tensor:
+    """(n, channels, height, width) in [0, 1]: one training image as the network sees it, `n` times over."""
+    loader = dls.train.new(get_idxs=lambda: [index] * n, bs=n, shuffle=False, drop_last=False, num_workers=0)
+    images = TensorImage(loader.one_batch()[0])
+    for tfm in loader.after_batch.fs:
+        images = tfm.decode(images) if isinstance(tfm, Normalize) else images
+    shown: Tensor = images.as_subclass(Tensor).float().clamp(0, 1).cpu()
+    return shown
 
 
 def show_augmentations(dls: DataLoaders, index: int = 0, n: int = 9, figsize: tuple[float, float] | None = None) -> Any:
@@ -150,12 +171,7 @@ def show_augmentations(dls: DataLoaders, index: int = 0, n: int = 9, figsize: tu
     from fastai.vision.core import show_image
     from fastai.vision.data import get_grid
 
-    loader = dls.train.new(get_idxs=lambda: [index] * n, bs=n, shuffle=False, drop_last=False, num_workers=0)
-    images = loader.one_batch()[0]
-    for tfm in loader.after_batch.fs:
-        if isinstance(tfm, Normalize):
-            images = tfm.decode(TensorImage(images))
     axes = get_grid(n, figsize=figsize)
-    for image, ax in zip(images.clamp(0, 1), axes, strict=False):
+    for image, ax in zip(augmented_views(dls, index, n), axes, strict=False):
         show_image(image, ctx=ax)
     return axes

@@ -21,6 +21,7 @@ from medclf.errors import DataError
 from medclf.files import Json
 from medclf.metrics.classification import bounded, calibration_error
 from medclf.metrics.intervals import Estimate, Sampling, undefined, wilson
+from medclf.metrics.thinning import Part
 from medclf.metrics.weighted import bin_gaps
 
 N_BINS = 15
@@ -314,14 +315,14 @@ def ece(
     confidence, right = _confidence(y, probs)
     edges = _edges(confidence, n_bins, adaptive)
 
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        return bin_gaps(weights, confidence, right, edges)
-
     if not len(confidence):
         return undefined(0, "no image with a known label")
     sampling = _sampling(y, groups)
-    gaps = statistic(np.ones((1, len(confidence))))[0]
-    return calibration_error(gaps, sampling.resample(statistic, n_boot, seed), sampling, level)
+    part = Part.of(sampling, [right > 0, right == 0], seed)
+    few = part.take(confidence), part.take(right)
+    gaps = bin_gaps(np.ones((1, len(confidence))), confidence, right, edges)[0]
+    draws = part.resample(lambda weights: bin_gaps(weights, *few, edges), n_boot, seed, centre=gaps)
+    return calibration_error(gaps, draws, sampling, level)
 
 
 def _sampling(y: Any, groups: Any) -> Sampling:
@@ -358,7 +359,8 @@ def brier(
         scores = scores[:, 1]
     squares = (scores - truth) ** 2 if scores.ndim == 1 else ((scores - np.eye(scores.shape[1])[truth]) ** 2).sum(1)
     sampling = _sampling(y, groups)
-    variance = float(sampling.variance(sampling.resample(_mean_of(squares), n_boot, seed))[0])
+    part = Part.of(sampling, [], seed)
+    variance = float(sampling.variance(part.resample(_mean_of(part.take(squares)), n_boot, seed))[0])
     span = (0.0, 1.0 if scores.ndim == 1 else 2.0)
     everything = np.ones(len(squares), dtype=bool)
     return bounded(float(squares.mean()), variance, sampling, everything, level=level, span=span)

@@ -14,8 +14,9 @@ from scipy import stats
 from medclf.errors import DataError
 from medclf.files import Json
 from medclf.metrics.classification import Metrics, balanced_parts, classification_metrics, left_out
-from medclf.metrics.intervals import Sampling, difference_interval
+from medclf.metrics.intervals import BLOCK, Sampling, difference_interval
 from medclf.metrics.table import METRICS, mean_of, overall_metrics, statistics
+from medclf.metrics.thinning import part_of
 from medclf.metrics.weighted import Task, all_right, read_task
 
 MISSING = "(missing)"
@@ -120,8 +121,9 @@ def _swap_groups(first: np.ndarray, second: np.ndarray, sampling: Sampling, seed
     by_patient = by_patient[by_patient != 0]
     rng = np.random.default_rng(seed)
     as_far = 0
-    for _ in range(N_FLIPS // 500):  # in blocks, for memory
-        signs = rng.integers(0, 2, (500, len(by_patient))) * 2 - 1
+    step = max(1, min(500, BLOCK // max(len(by_patient), 1)))  # in blocks, for memory
+    for start in range(0, N_FLIPS, step):
+        signs = rng.integers(0, 2, (min(step, N_FLIPS - start), len(by_patient))) * 2 - 1
         as_far += int((np.abs(signs @ by_patient) >= abs(by_patient.sum()) - 1e-9).sum())
     return (as_far + 1) / (N_FLIPS + 1)
 
@@ -230,19 +232,21 @@ def _differences(first: Task, second: Task, n_boot: int, seed: int, level: float
     labels = [f"{label}/{name}" for label in first.vocab for name in ("sensitivity", "specificity")]
     names = [row.key for row in overall_metrics() if row.compared and row.applies_to(first)] + labels
 
-    def both(weights: np.ndarray) -> np.ndarray:
-        found = [statistics(task, weights) for task in (first, second)]
+    def both(tasks: Sequence[Task], weights: np.ndarray) -> np.ndarray:
+        found = [statistics(task, weights) for task in tasks]
         return np.stack([np.stack([one[name] for name in names], axis=1) for one in found])
 
     def gain(weights: np.ndarray) -> np.ndarray:
-        a, b = both(weights)
+        a, b = both(few, weights)
         return np.asarray(b - a)
 
     if not first.n:
         nothing = (math.nan,) * 5
         return {name: Difference(*nothing, 0, "no image with a known label") for name in names}
-    values = both(np.ones((1, first.n)))[:, 0]
-    variances = first.sampling.variance(first.sampling.resample(gain, n_boot, seed))
+    values = both((first, second), np.ones((1, first.n)))[:, 0]
+    part = part_of(first, seed)
+    few = [part.of_task(task) for task in (first, second)]
+    variances = first.sampling.variance(part.resample(gain, n_boot, seed))
     return {
         name: _difference(first, name, float(a), float(b), float(variance), level)
         for name, a, b, variance in zip(names, *values, variances, strict=True)
@@ -254,7 +258,7 @@ def _difference(task: Task, name: str, a: float, b: float, variance: float, leve
     metric, index = METRICS[key], task.vocab.index(label) if label else None
     mask = metric.counted(task, index)
     sampling, n = task.sampling, int(mask.sum())
-    one_patient = not sampling.independent and len(np.unique(sampling.codes[mask])) < 2
+    one_patient = not sampling.independent and sampling.patients(mask) < 2
     if math.isnan(b - a) or one_patient or math.isnan(variance):
         reason = "all from one patient: no interval" if one_patient else "undefined for these images"
         return Difference(a, b, b - a, math.nan, math.nan, n, reason)

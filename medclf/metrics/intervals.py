@@ -301,6 +301,16 @@ class Sampling:
             return 1.0
         return max(1.0, float((1 / counts).sum() ** 2 / (1 / (counts**2 * np.maximum(counts - 1, 0.5))).sum()))
 
+    @staticmethod
+    def check(n_boot: int) -> None:
+        """Raise DataError where that many resamples give no interval."""
+        if n_boot < 2:
+            raise DataError(f"n_boot={n_boot} resamples give no interval", "give 200 or more; 2000 is the default")
+
+    def patients(self, mask: np.ndarray) -> int:
+        """How many groups the masked images are of."""
+        return int(np.count_nonzero(np.bincount(self.codes[mask])))
+
     def resample(self, statistic: Callable[[np.ndarray], np.ndarray], n_boot: int = 2000, seed: int = 0) -> np.ndarray:
         """Bootstrap a statistic of weighted images, drawing whole groups.
 
@@ -315,8 +325,7 @@ class Sampling:
         Raises:
             DataError: `n_boot` is below 2.
         """
-        if n_boot < 2:
-            raise DataError(f"n_boot={n_boot} resamples give no interval", "give 200 or more; 2000 is the default")
+        self.check(n_boot)
         rng = np.random.default_rng(seed)
         block = max(1, BLOCK // max(len(self.codes), 1))
         parts = []

@@ -140,12 +140,20 @@ class Reported:
         rows: one row an image; see `render`.
         labels: path -> label of the images that are named only as neighbour or near-duplicate.
         read: a row -> its pixels; None where the images are gone.
+        augmentation: a picture of what the augmentation does, a data URI; "" without one.
     """
 
     results: dict[str, Any]
     rows: pd.DataFrame
     labels: Mapping[str, str]
     read: Reader | None
+    augmentation: str = ""
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The results, with the pictures that results.json does not hold."""
+        known = self.results.get("augmentation")
+        return self.results | ({"augmentation": known | {"picture": self.augmentation}} if known else {})
 
     @classmethod
     def of_run(cls, run: RunFolder, show_burned_in: bool | None = None) -> Reported:
@@ -168,7 +176,8 @@ class Reported:
             rows = rows.merge(run.table[["path", *new]].drop_duplicates("path"), on="path", how="left")
             labels = run.labels | labels
         rows = _linked(rows, run.neighbours, _duplicates(run.findings))
-        return cls(run.results, maps.with_maps(rows, maps.load_maps(run.path)), labels, run.reader(show_burned_in))
+        rows = maps.with_maps(rows, maps.load_maps(run.path))
+        return cls(run.results, rows, labels, run.reader(show_burned_in), run.augmentation)
 
     @classmethod
     def of_interpretation(cls, interp: Any, show_burned_in: bool = False) -> Reported:
@@ -194,7 +203,7 @@ class Reported:
         links = {} if near is None else near.groupby("path", sort=False)["neighbour"].agg(list).to_dict()
         twins = {} if assessment.audit is None else _duplicates(assessment.audit.findings)
         rows = _linked(maps.with_maps(rows, pictures), links, twins)
-        return cls(dict(results), rows, labels, interp.reader(show_burned_in))
+        return cls(dict(results), rows, labels, interp.reader(show_burned_in), assessment.augmentation)
 
 
 def _linked(rows: pd.DataFrame, neighbours: Mapping[str, Any], twins: Mapping[str, Any]) -> pd.DataFrame:
@@ -270,7 +279,7 @@ def report(
     if run is None or card is not None:
         results |= with_card(results, card, run.settings if run else None)
     render(
-        results,
+        reported.shown if pictures else results,
         rows,
         page,
         read=reported.read,

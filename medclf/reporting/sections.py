@@ -184,6 +184,14 @@ def _ood(value: Any, picture: Picture) -> list[Block]:
     return _text(value) + _rest(value)
 
 
+def _augmentation(value: Any, picture: Picture) -> list[Block]:
+    result = _text(value)
+    if value.get("picture"):
+        text = "A training image as it is (first), and as the augmentation changes it"
+        result.append(Block("picture", text=text, items=[value["picture"]]))
+    return result + _rest(value, "picture")
+
+
 def _external(value: Any, picture: Picture) -> list[Block]:
     rows = value if isinstance(value, list) else [value]
     pages = [(f"The page of {row.get('images')}", quote(str(row["page"]))) for row in rows if row.get("page")]
@@ -223,6 +231,7 @@ SECTIONS: dict[str, Section] = {  # in the page's order
     "shortcuts": Section("Shortcuts"),
     "linear_probe_metrics": Section("After the linear probe"),
     "comparison": Section("Comparison"),
+    "augmentation": Section("Augmentation", _augmentation),
     "card": Section("Model card"),
     "checklist": Section("Checklist"),
 }

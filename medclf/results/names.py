@@ -53,6 +53,8 @@ class Names:
             return text
         if text in self.place:
             return self.of(self.place[text])
+        if text.startswith("data:image/"):
+            return text
         names_a_file = "path" in key.lower() or "file" in key.lower()
         settings_path = section == "settings" and ("/" in text or "\\" in text)
         absolute = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()

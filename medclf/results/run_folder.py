@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import warnings
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from medclf.dataset.csv_files import read_rows, save_rows, with_types
 from medclf.dataset.labels import NO_FINDING, label_set
 from medclf.dataset.matching import UNKNOWN
 from medclf.errors import DataError, MedclfWarning, PreprocessingError, by_road
-from medclf.files import finite, write_json
+from medclf.files import finite, replacing, write_json
 from medclf.images.phi import Reader, read_picture
 from medclf.images.preprocessing import Preprocessing
 from medclf.results.names import Names
@@ -24,7 +25,9 @@ from medclf.results.schema import RECORD, read_record, read_results
 
 RESULTS, PREDICTIONS, TABLE = "results.json", "predictions.csv", "table.csv"
 NEIGHBOURS, AUDIT, SALIENCY = "neighbours.csv", "audit.csv", "saliency.json"
+AUGMENTATION = "augmentation.jpg"
 PAGE, EVALUATIONS = "report.html", "evaluations"
+_JPEG = "data:image/jpeg;base64,"
 _FOLDER = "give the folder that a training or an evaluation made"
 
 
@@ -153,6 +156,12 @@ class RunFolder(os.PathLike[str]):
         columns = ["kind", "path_a", "path_b"]
         return read_rows(file, columns) if file else pd.DataFrame(columns=columns)
 
+    @property
+    def augmentation(self) -> str:
+        """A picture of what the augmentation does to a training image, a JPEG data URI; "" where there is none."""
+        file = self / AUGMENTATION
+        return _JPEG + base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
+
     @cached_property
     def images(self) -> Path:
         """The folder that the images' paths are relative to.
@@ -211,6 +220,14 @@ class RunFolder(os.PathLike[str]):
         """Write predictions.csv, whole or not at all."""
         predictions.save(self / PREDICTIONS)
         self.predictions = predictions
+
+    def write_augmentation(self, uri: str) -> None:
+        """Write the picture of what the augmentation does, or none where `uri` is empty."""
+        if not uri:
+            (self / AUGMENTATION).unlink(missing_ok=True)  # of an earlier run
+            return
+        with replacing(self / AUGMENTATION) as temporary:
+            temporary.write_bytes(base64.b64decode(uri.removeprefix(_JPEG)))
 
     def write_table(self, table: pd.DataFrame) -> None:
         """Write table.csv, whole or not at all."""

@@ -12,6 +12,7 @@ import torch
 
 from medclf.learn import distributed
 from medclf.learn.step_costs import Costs
+from medclf.modalities import changes_of
 from medclf.run.config import TrainConfig
 
 MOST_EPOCHS, FEWEST_EPOCHS = 10, 3
@@ -181,10 +182,8 @@ def _measured(config: TrainConfig) -> tuple[list[Costs], str, bool]:
     small = config.size * 4 // 7 // 32 * 32
     sizes = [config.size, small] if small >= 64 else [config.size]
     precision = config.mixed_precision
-    costs = [
-        measure(network, size, batch_tfms=tfms_for(config.modality, size)[1], mixed_precision=precision)
-        for size in sizes
-    ]
+    tfms = {size: tfms_for(config.modality, size, **changes_of(config.aug))[1] for size in sizes}
+    costs = [measure(network, size, batch_tfms=tfms[size], mixed_precision=precision) for size in sizes]
     names = stage_names(network)
     return costs, names[-2], is_chain(network)
 

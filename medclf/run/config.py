@@ -7,6 +7,7 @@ from pathlib import Path
 from medclf.config import TrainConfig
 from medclf.errors import DataError, WeightsError, argument, did_you_mean
 from medclf.images.windowing import resolve_window
+from medclf.modalities import changes_of
 from medclf.options import options
 from medclf.parallel import usable_device
 from medclf.reporting.card import read_card
@@ -34,6 +35,10 @@ def check_early(config: TrainConfig) -> None:
         remedy = f"give a .pth or .safetensors file, {argument('weights', 'default')} or {argument('weights', None)}"
         raise WeightsError(f"{argument('weights')}: {config.weights} does not exist", remedy)
     resolve_window(config.window)
+    if changes_of(config.aug) and config.modality is None:
+        raise DataError(
+            f"{argument('aug')} changes a modality's augmentation, and there is none", f"name a {argument('modality')}"
+        )
     kind, _, number = (config.device or "cpu").partition(":")
     if kind not in DEVICES or not (number.isdigit() or number == ""):
         allowed = f"{', '.join(DEVICES)}, or one of several such as cuda:1"
@@ -42,13 +47,15 @@ def check_early(config: TrainConfig) -> None:
 
 
 def check_machine(config: TrainConfig) -> None:
-    """See what needs torch to be seen: an unknown architecture, weights that do not fit it, a device that is not there.
+    """See what needs torch to be seen: an unknown architecture or augmentation, weights that do not fit, no device.
 
     Raises:
         MedclfError: what its message says.
     """
+    from medclf.learn.presets import tfms_for
     from medclf.models.backbones import check_weights
 
     if config.device:
         usable_device(config.device)
+    tfms_for(config.modality, config.size, **changes_of(config.aug))
     check_weights(config.arch, config.weights)

@@ -175,6 +175,7 @@ def _write(
     card = results.get("card", {}) | assessment.card
     save_bundle(learn, run / "bundle", calibration=assessment.calibration, card=card, overwrite=True)
     maps.save_maps(run.path, assessment.saliency)
+    run.write_augmentation(assessment.augmentation)
     if config.test:
         place = run / EVALUATIONS / "test" if config.hide_names else None  # else it bears the name of the folder
         page = evaluate(run.path, config.test, place, overwrite=True, saliency=config.saliency)
@@ -323,6 +324,7 @@ def loader_options(config: TrainConfig) -> dict[str, Any]:
     """What `MedDataLoaders.from_table` is called with."""
     return {
         "modality": config.modality,
+        "aug": config.aug,
         "size": config.size,
         "resize": config.resize,
         "window": config.window,

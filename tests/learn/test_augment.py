@@ -209,7 +209,7 @@ def test_resize_gives_the_training_set_more_pixels():
 def test_an_unknown_modality_names_the_known():
     with pytest.raises(DataError, match="endoscopy"):
         tfms_for("colonoscopy")
-    with pytest.raises(DataError, match="no argument spin"):
+    with pytest.raises(DataError, match="no augmentation has the setting"):
         tfms_for("endoscopy", spin=3)
 
 
@@ -280,7 +280,7 @@ def test_one_more_augmentation_leaves_the_draws_of_the_others(monkeypatch):
     @dataclass(frozen=True)
     class Fog(Tone):
         fog: float = 0.0
-        columns: ClassVar = (22,)
+        columns: ClassVar = (24,)
 
         def tone(self, u):
             return self.fog * u[0], torch.ones_like(u[0])
@@ -290,4 +290,23 @@ def test_one_more_augmentation_leaves_the_draws_of_the_others(monkeypatch):
     after = Augment(brightness=0.3, max_rotate=20, fog=1.0)
     keyed = [torch.from_numpy(keyed_uniform(1, 0, np.arange(5), one.n_draws)) for one in (before, after)]
     assert torch.equal(before.matrices(keyed[0], (8, 8)), after.matrices(keyed[1], (8, 8)))
-    assert torch.allclose(after.lighting(keyed[1])[0] - before.lighting(keyed[0])[0], keyed[1][:, 22])
+    assert torch.allclose(after.lighting(keyed[1])[0] - before.lighting(keyed[0])[0], keyed[1][:, 24])
+
+
+def test_shear_moves_rows_and_leaves_their_height():
+    augment = Augment(max_shear=20.0, p_affine=1.0)
+    draws = torch.rand(4, augment.n_draws, generator=torch.Generator().manual_seed(1))
+    matrices = augment.matrices(draws, (40, 60))
+    slope = torch.tan(torch.deg2rad((2 * draws[:, 23] - 1) * 20.0))
+    point = torch.tensor([0.0, 1.0, 1.0])  # half the height, 20 pixels, below the centre
+    moved = matrices @ point
+    assert torch.allclose(moved[:, 0] * 60 / 2, slope * 20, atol=1e-4)
+    assert torch.allclose(moved[:, 1], torch.ones(4))
+
+
+def test_zoom_out_shows_the_whole_image_smaller():
+    augment = Augment(min_zoom=0.5, max_zoom=1.0, p_affine=1.0, pad_mode="zeros")
+    images = TensorImage(torch.ones(16, 3, 32, 32))
+    torch.manual_seed(0)
+    shown = augment(images, split_idx=0).as_subclass(torch.Tensor)[:, 0].mean((1, 2))
+    assert 0.2 < shown.min() < 0.5 and shown.max() <= 1.0  # a zoom of z fills z squared of the frame
