@@ -1,8 +1,8 @@
-"""Read mutated DICOM, PNG, JPEG and TIFF files in worker processes and count what goes wrong.
+"""Read mutated DICOM, PNG, JPEG, TIFF, BMP and WebP files in worker processes and count what goes wrong.
 
-    python benchmarks/hostile_images.py [--number 10000] [--formats dicom png jpeg tiff] [--processes 2]
+    python benchmarks/hostile_images.py [--number 10000] [--formats dicom png jpeg tiff bmp webp] [--processes 2]
 
-Mutants are made from pydicom's own test files, those of pydicom-data, and PNG, JPEG and TIFF files
+Mutants are made from pydicom's own test files, those of pydicom-data, and files of the other formats
 drawn here. Number i of a format is the same file on every run. A crash is a worker that dies; a foreign
 exception is anything but a ReadError; "over 2 s" is processor time, so that a busy machine does not
 count. The exit status is 1 where any of the three is above 0.
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-FORMATS = ("dicom", "png", "jpeg", "tiff")
+FORMATS = ("dicom", "png", "jpeg", "tiff", "bmp", "webp")
 SLOW = 2.0
 LARGEST_SEED = 700_000  # bytes; most bugs sit in headers, which large files only dilute
 
@@ -71,6 +71,11 @@ def _drawn_seeds(kind: str) -> list[bytes]:
             (rgb, {"restart_marker_rows": 1}),
             (rgb, {"comment": "text"}),
         ]
+    elif kind == "bmp":
+        made = [(image, {}) for image in (photo, rgb, palette, photo.convert("1"), rgb.convert("RGBA"))]
+    elif kind == "webp":
+        made = [(image, {"lossless": exact}) for exact in (True, False) for image in (rgb, rgb.convert("RGBA"))]
+        made += [(rgb, {"exif": exif})]
     else:
         codes = (None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
         made = [(image, {"compression": code}) for code in codes for image in (photo, rgb)]

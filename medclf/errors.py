@@ -6,12 +6,13 @@ import contextlib
 import difflib
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 _GIVEN_OTHERWISE = {"data": "DATA", "n_folds": "--folds"}  # what the shell calls otherwise than Python
-_in_shell = False
+_in_shell = ContextVar("medclf_in_shell", default=False)  # of this thread, and of those that it starts by map_ahead
 
 
 class MedclfError(Exception):
@@ -50,7 +51,7 @@ class ReadError(MedclfError):
 
 
 class UnsupportedFormat(ReadError):
-    """The file's first bytes are not those of a PNG, JPEG, TIFF or DICOM image."""
+    """The file's first bytes are not those of an image that medclf reads, or it has no decoder for its kind."""
 
 
 class TooLarge(ReadError):
@@ -135,12 +136,11 @@ def position(vocab: Sequence[str], label: str) -> int:
 @contextlib.contextmanager
 def in_shell() -> Iterator[None]:
     """Within it, errors speak to a user of the command line; otherwise to one of Python."""
-    global _in_shell
-    before, _in_shell = _in_shell, True
+    before = _in_shell.set(True)
     try:
         yield
     finally:
-        _in_shell = before
+        _in_shell.reset(before)
 
 
 def by_road(python: str, shell: str) -> str:
@@ -150,7 +150,7 @@ def by_road(python: str, shell: str) -> str:
         >>> by_road("shortcut_test(bundle, table)", "medclf shortcuts RUN")
         'shortcut_test(bundle, table)'
     """
-    return shell if _in_shell else python
+    return shell if _in_shell.get() else python
 
 
 def argument(name: str, value: Any = ...) -> str:

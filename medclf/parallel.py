@@ -8,7 +8,8 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -92,12 +93,16 @@ def map_ahead(
         [0, 1, 4, 9, 16]
     """
     source = iter(items)
+
+    def begin(pool: ThreadPoolExecutor, item: Item) -> Future[Result]:
+        return pool.submit(copy_context().run, work, item)  # errors speak there as they would here
+
     pool = ThreadPoolExecutor(threads or n_cores(8), "medclf")
     try:
-        waiting = deque(pool.submit(work, item) for item in islice(source, ahead))
+        waiting = deque(begin(pool, item) for item in islice(source, ahead))
         while waiting:
             result = waiting.popleft().result()
-            waiting.extend(pool.submit(work, item) for item in islice(source, 1))
+            waiting.extend(begin(pool, item) for item in islice(source, 1))
             yield result
     finally:
         pool.shutdown(cancel_futures=True)

@@ -90,9 +90,12 @@ def compare(
     from medclf.run.compare import compare as compare_runs
 
     found = compare_runs(run_a, run_b, out, **shown)
-    typer.echo(json.dumps(found.as_dict(), indent=2)) if as_json else say(found.sentence)
-    if out and not as_json:
-        say(f"page: {out}")
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+        return
+    for line in (found.sentence, found.left_out, f"page: {out}" if out else ""):
+        if line:
+            say(line)
 
 
 @with_options(*OF_SCAN, of_run=PRIVACY)

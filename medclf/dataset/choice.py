@@ -11,11 +11,11 @@ from medclf.dataset.labels import NO_FINDING, Label, count_by_group, label_set, 
 from medclf.dataset.sources import Rows
 from medclf.errors import DataError, argument, did_you_mean
 
-Merges = Mapping[str, Sequence[str]] | Sequence[str]
+Merges = Mapping[str, Sequence[str]] | Sequence[str] | str
 """New label -> the labels that become it; or texts such as "malignant=mel+bcc"."""
 
 
-def choose(rows: Rows, merge: Merges = (), drop: Sequence[str] = (), limit: int | None = None) -> None:
+def choose(rows: Rows, merge: Merges = (), drop: Sequence[str] | str = (), limit: int | None = None) -> None:
     """Merge and drop labels and leave out images, in this order; notes say what was done.
 
     Args:
@@ -29,7 +29,7 @@ def choose(rows: Rows, merge: Merges = (), drop: Sequence[str] = (), limit: int 
     """
     for new, old in _pairs(merge).items():
         _merge(rows, new, old)
-    for label in drop:
+    for label in [drop] if isinstance(drop, str) else drop:
         _drop(rows, label)
     if rows.multi_label:
         _check_names(rows)
@@ -41,7 +41,7 @@ def _pairs(merge: Merges) -> dict[str, list[str]]:
     if isinstance(merge, Mapping):
         return {new: list(old) for new, old in merge.items()}
     pairs: dict[str, list[str]] = {}
-    for text in merge:
+    for text in [merge] if isinstance(merge, str) else merge:
         new, sign, old = text.partition("=")
         if not sign or not new.strip() or not all(part.strip() for part in old.split("+")):
             raise DataError(f"{argument('merge')} '{text}' cannot be read", "write NEW=a+b")

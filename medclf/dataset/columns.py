@@ -7,7 +7,7 @@ import csv
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +17,7 @@ import pandas as pd
 
 from medclf.config import Policy
 from medclf.dataset.folders import part_named
-from medclf.dataset.labels import NO_FINDING, Label, is_missing
+from medclf.dataset.labels import FLOATS, NO_FINDING, Label, is_missing
 from medclf.errors import DataError, argument
 from medclf.escaping import from_csv_cell
 
@@ -25,7 +25,8 @@ BLANK = "blank label"
 TRUE, FALSE = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false"})
 UNCERTAIN = frozenset({"-1", "-1.0", "u", "uncertain"})  # CheXpert writes -1
 NOTHING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat"})
-NO_PATIENT = NOTHING | {"unknown", "missing", "-", "?"}
+NO_PATIENT = NOTHING | set("unknown missing - ? #n/a n.a. anonymous anonymized anonymised anon".split())
+NO_PATIENT |= {"not available", "not known"}
 MEANT = ("path", "label", "patient", "partition")
 MEASURED = ("width", "height", "sha256", "problem")  # scan finds these out by itself
 WRITTEN = frozenset({*MEANT, "pred", "loss", "unknown", "flags", "fold", "twins", "correction", "label_before"})
@@ -50,7 +51,7 @@ class Columns:
 
 
 def text_of(cell: object) -> str:
-    """A cell as stripped text, "" for none; a whole float (pandas' int with gaps) loses its ".0".
+    """A cell as stripped text, "" for none; a whole float (pandas' int with gaps) loses its ".0", bytes are UTF-8.
 
     Example:
         >>> text_of(1.0), text_of(" polyp "), text_of(float("nan"))
@@ -58,7 +59,9 @@ def text_of(cell: object) -> str:
     """
     if is_missing(cell):
         return ""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+    if isinstance(cell, bytes):
+        cell = cell.decode(errors="replace")
+    return str(int(cell)) if isinstance(cell, FLOATS) and cell.is_integer() else str(cell).strip()
 
 
 def label_text(cell: object) -> str:
@@ -81,8 +84,13 @@ def read_csv(path: Path) -> pd.DataFrame:
             header = _QUOTED.sub("", file.readline())
             file.seek(0)
             delimiter = max(",;\t", key=header.count)
+            if found := re.fullmatch(r"sep=([,;\t])\s*", header):  # a line that Excel writes for itself
+                delimiter, _ = found[1], file.readline()
             rows = [
-                (reader.line_num, row) for reader in [csv.reader(file, delimiter=delimiter)] for row in reader if row
+                (reader.line_num, row)
+                for reader in [csv.reader(file, delimiter=delimiter, strict=True)]
+                for row in reader
+                if row
             ]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}", "look for a typing mistake in its name") from error
@@ -91,7 +99,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     if not rows:
         raise DataError(f"{path} cannot be read as CSV: it is empty", "save it as UTF-8 CSV with a header line")
     rows = [(line, [from_csv_cell(cell) for cell in row]) for line, row in rows]
-    names = rows[0][1]
+    names = [name.strip() for name in rows[0][1]]
     while len(names) > 1 and not names[-1]:
         names = names[:-1]
     cells = [_fitting(row, names, path, line) for line, row in rows[1:]]
@@ -170,7 +178,7 @@ class Sheet:
         """The cells of the column of labels; lists that stand there as text, such as "['a', 'b']", as lists."""
         cells = list(self.frame[column])
         read = [_list_in(cell) for cell in cells]
-        if any(isinstance(cell, list) for cell in read):
+        if any(isinstance(cell, list) and isinstance(was, str) for cell, was in zip(read, cells, strict=True)):
             self.notes.append(f"column '{column}' of {self.name} holds lists written as text: read as several labels")
         return read
 
@@ -252,9 +260,8 @@ class Sheet:
         shown = {key: min(found, key=lambda text: (len(text), text)) for key, found in spelt.items()}
         joined = [" and ".join(map(repr, sorted(found))) for found in spelt.values() if len(found) > 1]
         if joined:
-            more = f" and {len(joined) - _SHOWN} more" if len(joined) > _SHOWN else ""
-            some = ", ".join(joined[:_SHOWN])
-            self.notes.append(f"column '{column}' of {self.name} writes one patient in several ways: {some}{more}")
+            self.notes.append(f"column '{column}' of {self.name} writes one patient in several ways: {_some(joined)}")
+        self.notes.extend(_doubtful_patients(f"column '{column}' of {self.name}", set(texts) - set(none)))
         return [None if text in none else shown[_number_key(text)] for text in texts]
 
     def partitions(self, by_folder: list[str | None]) -> list[str | None]:
@@ -264,8 +271,8 @@ class Sheet:
             self._note_split_columns(by_folder)
             return by_folder
         texts = [text.lower() for text in self.texts(column)]
-        if set(texts) <= TRUE | FALSE:  # fastai's is_valid
-            return ["valid" if text in TRUE else "train" for text in texts]
+        if set(texts) <= TRUE | FALSE:
+            return self._partitions_by_flag(column, texts)
         for row, text in enumerate(texts):
             if text not in NOTHING and part_named(text) is None:
                 raise DataError(
@@ -274,6 +281,19 @@ class Sheet:
                 )
         return [part_named(text) for text in texts]
 
+    def _partitions_by_flag(self, column: str, texts: Sequence[str]) -> list[str | None]:
+        """The partitions that 0 and 1 stand for, by the column's name: fastai's is_valid, is_test, is_train."""
+        part = part_named(re.sub(r"^is[ _-]?", "", column.lower()))
+        if part is None:
+            raise DataError(
+                f"column '{column}' of {self.name} holds 0 and 1, and its name does not say what they mean",
+                "call it is_valid, is_test or is_train, or write train, valid and test into it",
+            )
+        other = "valid" if part == "train" else "train"
+        if part != "valid":
+            self.notes.append(f"column '{column}' of {self.name}: 1 was read as {part}, and 0 as {other}")
+        return [part if text in TRUE else other for text in texts]
+
     def _note_split_columns(self, by_folder: list[str | None]) -> None:
         """Say which columns look like a partition that nobody asked for and that the folders do not tell as well."""
         for column in self.frame:
@@ -281,7 +301,7 @@ class Sheet:
             if column in self._used() or not (named or _parts_in(self.frame[column].iloc[:200])):
                 continue
             texts = [text for text in map(str.lower, self.texts(column)) if text not in NOTHING]
-            if list(map(part_named, texts)) == by_folder:
+            if any(by_folder) and list(map(part_named, texts)) == by_folder:
                 continue
             if _parts_in(texts) or (texts and set(texts) <= TRUE | FALSE):
                 counts = ", ".join(f"{text} {n}" for text, n in Counter(texts).most_common(_SHOWN))
@@ -352,7 +372,7 @@ def _parts_in(cells: Iterable[Any]) -> bool:
     return None not in parts and len(parts) > 1
 
 
-def conditions(where: Mapping[str, Any] | Sequence[str]) -> list[str]:
+def conditions(where: Mapping[str, Any] | Sequence[str] | str) -> list[str]:
     """What `Sheet.where` takes, of a mapping of columns to a value or several.
 
     Example:
@@ -360,7 +380,7 @@ def conditions(where: Mapping[str, Any] | Sequence[str]) -> list[str]:
         ['view=PA', 'age=1', 'age=2']
     """
     if not isinstance(where, Mapping):
-        return list(where)
+        return [where] if isinstance(where, str) else list(where)
     pairs = [(name, value if isinstance(value, (list, tuple, set)) else [value]) for name, value in where.items()]
     return [f"{name}={text_of(value)}" for name, values in pairs for value in values]
 
@@ -391,6 +411,23 @@ def _label_of(cell: Any, delimiter: str | None, multi_label: bool) -> Label | No
             return ()
     labels = tuple(dict.fromkeys(label_text(part) for part in parts))
     return labels if all(labels) else None
+
+
+def _doubtful_patients(where: str, names: Iterable[str]) -> Iterator[str]:
+    """What is said of names that may be one patient's, or several patients'."""
+    alike: dict[str, set[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"[\s_-]", "", name.casefold()), set()).add(name)
+    same = [" and ".join(map(repr, sorted(found))) for found in alike.values() if len({*map(_number_key, found)}) > 1]
+    if same:
+        yield f"{where} has patients whose names differ in case or signs alone, and count as several: {_some(same)}"
+    if rounded := sorted(name for name in names if re.fullmatch(r"\d([.,]\d+)?E\+\d+", name, re.I)):
+        yield f"{where} has numbers that a spreadsheet rounded, which can make several patients one: {_some(rounded)}"
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more
 
 
 def _number_key(text: str) -> str:

@@ -12,19 +12,27 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medclf.errors import argument, by_road
+from medclf.images.raster import raster_format
 from medclf.images.reading import IMAGE_SUFFIXES
 
-OTHER_PICTURES = frozenset(
-    f".{name}"
-    for name in (
-        "bmp gif webp heic heif avif jp2 j2k jpx jls jxl ppm pgm pnm psd svg ico tga exr hdr "
-        "nii nrrd mha mhd mgz npy npz svs ndpi mrxs scn vsi czi mat"
-    ).split()
+_PICTURES = (
+    "gif heic heif avif jp2 j2k jpx jls jxl ppm pgm pnm psd svg ico tga exr hdr pdf "
+    "nii nii.gz nrrd mha mhd mgz npy npz h5 hdf5 svs ndpi mrxs scn vsi czi mat"
 )
+# What may hold images and is not read, by its ending, and what to do with it
+NOT_READ = {
+    f".{name}": remedy
+    for names, remedy in (
+        (_PICTURES, "convert them to PNG"),
+        ("avi mp4 m4v mov mkv wmv mpg mpeg webm", "save the frames that you want as PNG"),
+        ("zip tar tgz gz bz2 xz 7z rar", "unpack them"),
+    )
+    for name in names.split()
+}
 _PARTS = {"train": "train", "valid": "valid", "dev": "valid", "test": "test"}
 _PART = re.compile(
     r"(?:(?:images?|imgs?|data|set)[ _-]?)?"
-    r"(?:(?P<train>train(?:ing)?|trn)|(?P<valid>val(?:id(?:ation)?)?)|(?P<dev>dev)|(?P<test>test(?:ing)?|tst))"
+    r"(?:(?P<train>train(?:ing|val)?|trn)|(?P<valid>val(?:id(?:ation)?)?)|(?P<dev>dev)|(?P<test>test(?:ing)?|tst))"
     r"(?:[ _-]?(?:set|data|images?|imgs?|split|part|folder|\d{1,4}))*"
 )
 
@@ -76,7 +84,7 @@ class Tree:
         empty: folders with no image in or below them and no folder in them.
         notes: what was left out and why, one sentence each.
         linked: image files that are links to outside, not followed.
-        others: pictures that medclf does not read, by their ending.
+        others: pictures, videos and archives that medclf does not read, by their ending.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -98,7 +106,7 @@ class Tree:
         for suffix, paths in sorted(self.others.items()):
             self.notes.append(
                 f"{len(paths)} files end in {suffix}, which medclf does not read, and are left out, first "
-                f"'{min(paths)}': convert them to PNG"
+                f"'{min(paths)}': {NOT_READ[suffix]}"
             )
         return self
 
@@ -163,7 +171,8 @@ def _list_folder(
             folders += 1
         elif not is_image_name(root / path):
             tree.ignored += 1
-            if (suffix := PurePosixPath(path).suffix.lower()) in OTHER_PICTURES:
+            if (suffix := PurePosixPath(path).suffix.lower()) in NOT_READ:
+                suffix = ".nii.gz" if path.lower().endswith(".nii.gz") else suffix
                 tree.others.setdefault(suffix, []).append(path)
         elif (
             entry.is_symlink()
@@ -214,7 +223,8 @@ def is_image_name(path: Path) -> bool:
         if not path.is_file():  # opening a pipe would wait for ever
             return False
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            head = file.read(132)
+            return head[128:] == b"DICM" or raster_format(head) is not None
     except OSError:
         return False
 

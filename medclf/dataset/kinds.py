@@ -30,6 +30,7 @@ NO_PICTURES = {
 WHOLE_SLIDE = f"{_IMAGE_STORAGE}77.1.6"
 SECONDARY_CAPTURE = f"{_IMAGE_STORAGE}7"
 _RADIOGRAPHS = {"CR", "DX", "RG"}
+MASK_LEVELS = 4  # of 256, at most, in a mask: a few classes, drawn without shades
 FEW_LEVELS = 64  # of 256, below which an image of more than 8 bits has lost most of what it holds
 _SAMPLE = 20
 
@@ -134,6 +135,28 @@ def level_warnings(levels: Mapping[str, int], dicom_files: Collection[str], root
             f"Their values go from {low} to {high}. Use {chosen} for all alike, or {stretched} for each by itself"
         )
     return sentences
+
+
+def mask_warnings(sizes: Mapping[str, tuple[int, int]], levels: Mapping[str, int]) -> list[str]:
+    """Images of a few levels that are as large as others: masks, whatever their names say.
+
+    Args:
+        sizes: width and height of each usable image, by path.
+        levels: as `level_warnings`.
+
+    Example:
+        >>> mask_warnings({"1.png": (8, 8), "1b.png": (8, 8)}, {"1.png": 200, "1b.png": 2})[0][:60]
+        '1 of 2 images has the few grey levels of a mask (1b.png), an'
+    """
+    pictures = {sizes[path] for path, n in levels.items() if n > MASK_LEVELS}
+    masks = [path for path, n in levels.items() if 1 < n <= MASK_LEVELS and sizes[path] in pictures]
+    if not masks:
+        return []
+    have = "has" if len(masks) == 1 else "have"
+    return [
+        f"{len(masks)} of {len(levels)} images {have} the few grey levels of a mask{_named(masks)}, and the size of "
+        "other images. Look whether they are masks: a table can list the images alone"
+    ]
 
 
 def _is_deep(path: Path) -> bool:

@@ -21,6 +21,7 @@ Values = str | Sequence[Any] | Callable[[Any], Any]
 Label = str | tuple[str, ...]
 """Of one image: a label, or several, where () says that it has none of them; None stands for unknown."""
 
+FLOATS = (float, np.floating)
 NO_FINDING = "(none)"  # how a cell says that an image has none of several labels
 
 
@@ -31,7 +32,7 @@ def is_missing(value: object) -> bool:
         >>> is_missing(None), is_missing(float("nan")), is_missing("")
         (True, True, False)
     """
-    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, FLOATS) and value != value)
 
 
 def objects(table: pd.DataFrame, column: str) -> list[Any]:

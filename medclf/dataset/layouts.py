@@ -16,6 +16,8 @@ _ROLE = re.compile(r"(images?|imgs?|pictures?|photos?|frames?|raw|originals?|png
 _MASK_WORD = r"(?:masks?|segm?|segmentations?|annotations?|annotated|labels?|gt|ground[ _-]?truths?)"
 _MASK = re.compile(rf"(?P<base>.+?)[ _.-]+{_MASK_WORD}(?:[ _-]?\d+)?", re.I)
 _MASK_FOLDER = re.compile(rf"(?:.*[ _-])?{_MASK_WORD}", re.I)
+_PART_WORDS = set("train training trn tr trainval val valid validation eval evaluation test testing tst ts".split())
+_PART_WORDS |= {"holdout"}
 
 
 def labels_of_folders(paths: Sequence[str], parent: int | None = None) -> tuple[list[str | None], list[str], list[str]]:
@@ -54,7 +56,8 @@ def labels_of_folders(paths: Sequence[str], parent: int | None = None) -> tuple[
         further = {label for label, parts in zip(found, folders, strict=True) if label and label != parts[-1]}
         if len(further) < 2:
             found = [label if label and label == parts[-1] else "" for label, parts in zip(found, folders, strict=True)]
-        notes = _levels(found, folders)
+        notes = [*_levels(found, folders), *_within_classes(found, folders)]
+    notes += _parts_not_read(folders)
     labels = [plain_name(label).strip() or None for label in found]
     parts_of = map(partition_of, paths)
     problems = ["" if label or part == "test" else missing for label, part in zip(labels, parts_of, strict=True)]
@@ -84,6 +87,36 @@ def _levels(labels: Sequence[str], folders: Sequence[Sequence[str]]) -> list[str
     )
     taken = _some(list(dict.fromkeys(filter(None, labels))))
     return [f"the labels are the folders that hold the images ({taken}), and there are folders above them: {told}"]
+
+
+def _within_classes(labels: Sequence[str], folders: Sequence[Sequence[str]]) -> list[str]:
+    """A note where folders of one class lie within the folder of another, as patients' do beside loose images."""
+    label_of = {tuple(parts): label for label, parts in zip(labels, folders, strict=True) if label}
+    within = [
+        (label, above)
+        for parts, label in label_of.items()
+        for above in {label_of.get(parts[:n], label) for n in range(1, len(parts))} - {label}
+    ]
+    if not within:
+        return []
+    inner, outer = within[0]
+    return [
+        f"{len(within)} class folders lie within the folder of another class, first '{inner}' within '{outer}': "
+        f"{argument('label_from_parent')} says how far above its image a class's folder is"
+    ]
+
+
+def _parts_not_read(folders: Sequence[Sequence[str]]) -> list[str]:
+    """A note where folders' names speak of a partition in words that are not understood, such as 1_train_final."""
+    names = {name: None for parts in folders for name in parts if part_named(name) is None}
+    words = {name: {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)} for name in names}
+    alike = [name for name in names if _PART_WORDS & words[name]]
+    if not alike:
+        return []
+    return [
+        f"folders whose names speak of a partition are not taken for one: {_some(alike)}. Name them train, valid or "
+        f"test, or write the partition into a table and name its column with {argument('partition_col')}"
+    ]
 
 
 def _some(names: list[str]) -> str:

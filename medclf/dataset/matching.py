@@ -21,13 +21,17 @@ _SHOWN = 5
 
 
 def spelling(label: str) -> str:
-    """What labels have in common that differ only in case, accents' encoding, spaces, hyphens, or a final ".0".
+    """What labels have in common that differ only in case, accents, spaces, hyphens, or a final ".0".
+
+    Characters that are not seen, such as zero-width spaces, count for nothing.
 
     Example:
         >>> spelling("Normal_Cecum ") == spelling("normal-cecum"), spelling("1.0") == spelling("1")
         (True, True)
     """
-    plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", label)).strip().casefold()
+    seen = "".join(one for one in label if unicodedata.category(one) != "Cf")
+    letters = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFD", seen))
+    plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", letters)).strip().casefold()
     return re.sub(r"^(\d+)\.0+$", r"\1", plain)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 import warnings
 from collections import Counter
@@ -14,9 +15,9 @@ import pandas as pd
 
 from medclf.config import Policy
 from medclf.dataset.choice import Merges, choose
-from medclf.dataset.columns import Columns, conditions
+from medclf.dataset.columns import NOTHING, Columns, conditions
 from medclf.dataset.identity import project_key, pseudonym
-from medclf.dataset.kinds import kind_warnings, level_warnings, origin_columns, why_no_picture
+from medclf.dataset.kinds import kind_warnings, level_warnings, mask_warnings, origin_columns, why_no_picture
 from medclf.dataset.labels import Label, label_set
 from medclf.dataset.layouts import NO_CLASS_FOLDER, tables_beside
 from medclf.dataset.matching import UNKNOWN, spelling
@@ -29,6 +30,10 @@ from medclf.progress import watch
 __all__ = ["COLUMNS", "count_labels", "inspect", "label_set", "scan", "usable", "with_problems"]
 
 Check = Callable[[Sequence[str], Sequence[str]], Mapping[str, reading.Look | str]]
+_MAY_BE_MISSING = {*NOTHING, "unknown", "missing", "unlabeled", "unlabelled", "?", "-", "tbd"} - {"none"}
+_SAYS_NONE = re.compile(
+    r"(no[ _-]?(\w+[ _-])?(findings?|abnormalit(y|ies)|disease|pathology)|none|normal|healthy)", re.I
+)
 COLUMNS = ("path", "label", "patient", "partition", "width", "height", "sha256", "problem")
 
 
@@ -52,9 +57,9 @@ def scan(
     exclusive: bool = False,
     uncertain: Policy | None = None,
     blank: Policy | None = None,
-    where: Mapping[str, Any] | Sequence[str] | None = None,
+    where: Mapping[str, Any] | Sequence[str] | str | None = None,
     merge: Merges | None = None,
-    drop: Sequence[str] | None = None,
+    drop: Sequence[str] | str | None = None,
     limit: int | None = None,
 ) -> pd.DataFrame:
     """Make a table of images, one row each, sorted by path; every file is opened and checked.
@@ -183,9 +188,9 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool) -> pd.Data
         data |= {name: cells for name, cells in columns.items() if name not in rows.extra}
     sound = [(path, fact) for path, fact in zip(rows.path, facts, strict=True) if not fact.problem]
     rows.notes.extend(kind_warnings({path: fact.origin for path, fact in sound if fact.origin}))
-    rows.notes.extend(
-        level_warnings({path: fact.levels for path, fact in sound if fact.levels is not None}, origins, rows.root)
-    )
+    levels = {path: fact.levels for path, fact in sound if fact.levels is not None}
+    rows.notes.extend(level_warnings(levels, origins, rows.root))
+    rows.notes.extend(mask_warnings({path: (fact.width, fact.height) for path, fact in sound}, levels))
     table = pd.concat([pd.DataFrame(data), rows.extra], axis=1)
     table = table.sort_values("path", kind="stable", ignore_index=True)
     table.attrs.update(root=str(rows.root.absolute()), multi_label=rows.multi_label, ignored=rows.ignored)
@@ -364,8 +369,32 @@ def label_warnings(table: pd.DataFrame) -> list[str]:
         for same in spellings.values()
         if len(same) > 1
     ]
-    sentences += _joined_labels(counts) if not table.attrs.get("multi_label") else []
+    several = bool(table.attrs.get("multi_label"))
+    sentences += _no_findings(good["label"]) if several else [*_joined_labels(counts), *_placeholders(counts)]
     return sentences + partition_warnings(good["label"], good["partition"])
+
+
+def _placeholders(counts: Mapping[str, int]) -> list[str]:
+    """Labels that may stand for a missing one."""
+    return [
+        f"label '{label}' ({n} images) may stand for a missing label: {argument('drop', label)} leaves its images out"
+        for label, n in sorted(counts.items())
+        if label.lower() in _MAY_BE_MISSING
+    ]
+
+
+def _no_findings(labels: Iterable[Label | None]) -> list[str]:
+    """A label that says that there is none, among several that an image can have."""
+    sets = [label_set(label) for label in labels]
+    sentences = []
+    for label in sorted({one for cell in sets for one in cell if _SAYS_NONE.fullmatch(one)}):
+        n, beside = sum(label in cell for cell in sets), sum(label in cell and len(cell) > 1 for cell in sets)
+        sentences.append(
+            f"label '{label}' ({n} images) says that an image has no other label, and is learned like the others: "
+            f"{argument('drop', label)} makes its images negatives of all"
+            + (f". {beside} of them have another label as well: look at these" if beside else "")
+        )
+    return sentences
 
 
 def _joined_labels(counts: Counter[str]) -> list[str]:

@@ -23,7 +23,7 @@ def why_withheld(path: str | Path) -> str:
     """Why a report should not show an image's pixels unless it is told to: "" where nothing speaks against it.
 
     Ultrasound and secondary captures (screens, scanned film) routinely carry the patient's name as pixels, and some
-    files say that they do. That a DICOM file does not say so proves nothing, and a PNG, JPEG or TIFF cannot say it.
+    files say that they do. That a DICOM file does not say so proves nothing, and other files cannot say it.
 
     Args:
         path: an image file.

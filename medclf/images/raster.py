@@ -1,4 +1,4 @@
-"""PNG, JPEG and TIFF to pixels: every bit depth kept, orientation applied, nothing else opened."""
+"""PNG, JPEG, TIFF, BMP and WebP to pixels: every bit depth kept, orientation applied, nothing else opened."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from medclf.config import Window
 from medclf.errors import ReadError, TooLarge, UnsupportedFormat, by_road
 from medclf.images import raster_layout
+from medclf.images.bmp import bmp_header, is_bmp, read_bmp
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, check_size, quietly, reading
 from medclf.images.raster_layout import JpegHeader
 from medclf.images.windowing import STRETCH, SampleWindow, is_hounsfield, resolve_window, voi_window
@@ -82,7 +84,7 @@ class _Opened(NamedTuple):
 
 
 def raster_format(head: bytes) -> str | None:
-    """PNG, JPEG or TIFF by the first bytes of a file, else None.
+    """PNG, JPEG, TIFF, BMP or WebP by the first bytes of a file, else None.
 
     Example:
         >>> raster_format(b"\\xff\\xd8\\xff\\xe0"), raster_format(b"GIF89a")
@@ -92,7 +94,11 @@ def raster_format(head: bytes) -> str | None:
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
-    return "TIFF" if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else None
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "TIFF"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    return "BMP" if is_bmp(head) else None
 
 
 def raster_info(file: BinaryIO, path: str | Path, kind: str, max_megapixels: float = MAX_MEGAPIXELS) -> RasterInfo:
@@ -101,6 +107,9 @@ def raster_info(file: BinaryIO, path: str | Path, kind: str, max_megapixels: flo
     Raises:
         ReadError: the header cannot be read; TooLarge where it declares more than the limit.
     """
+    if kind == "BMP":
+        header = bmp_header(file, path, max_megapixels)
+        return RasterInfo(header.width, header.height, 8, header.channels, 1)
     if kind == "JPEG":
         _jpeg_header(file, path, max_megapixels)
     image, pages, rawmode, _ = _open(file, path, kind, None, max_megapixels)
@@ -123,7 +132,7 @@ def read_raster(
     max_megapixels: float = MAX_MEGAPIXELS,
     window: SampleWindow = None,
 ) -> np.ndarray:
-    """Decode a PNG, JPEG or TIFF.
+    """Decode a PNG, JPEG, TIFF, BMP or WebP.
 
     JPEG goes through torchvision where that is loaded already (its pixels are those of Pillow's decoder,
     in half the time) and the file is a plain one; all others go through Pillow.
@@ -131,7 +140,7 @@ def read_raster(
     Args:
         file: open for reading, at its start.
         path: for messages.
-        kind: PNG, JPEG or TIFF.
+        kind: PNG, JPEG, TIFF, BMP or WebP.
         page: the page to read, as a function of how many there are; other pages are not decoded.
         max_megapixels: width x height x channels allowed, in millions.
         window: for grey of more than 8 bits: (center, width) in the file's own values; for any grey: "stretch",
@@ -144,12 +153,15 @@ def read_raster(
     Raises:
         ReadError: broken, or pixels without a range (floating point, 32 bits, signed).
     """
+    if kind == "BMP":
+        page(1)
+        return _stretched(read_bmp(file, path, max_megapixels), window)
     if kind == "JPEG":
         page(1)
         data, header = _jpeg_header(file, path, max_megapixels)
         pixels = _fast_jpeg(data, header)
         if pixels is not None:
-            return _spread(pixels, window) if pixels.ndim == 2 and window == STRETCH else pixels
+            return _stretched(pixels, window)
         file = io.BytesIO(data)
     opened = _open(file, path, kind, page, max_megapixels)
     with reading(path, f"the {kind} pixels cannot be decoded"):
@@ -203,6 +215,8 @@ def _open(
     with reading(path, f"the {kind} header cannot be read"):
         if kind == "PNG":
             file = raster_layout.tidy_png(file, path)
+        if kind == "WebP":
+            file = _webp(file, path, max_megapixels)
         if kind == "TIFF":
             found = raster_layout.tiff_pages(file, path)
             numbers = _choices(found, path, max_megapixels)
@@ -219,11 +233,21 @@ def _open(
     return _Opened(image, pages, rawmode, lambda: _page(file, path, kind, number))
 
 
+def _webp(file: BinaryIO, path: str | Path, max_megapixels: float) -> BinaryIO:
+    """A WebP in memory whose header has been checked: its decoder makes room for the canvas as it begins."""
+    data = file.read(int(max_megapixels * 1e6) + 1)
+    width, height = raster_layout.webp_size(data, path)
+    _check_shape(path, height, width, 3, max_megapixels)
+    return io.BytesIO(data)
+
+
 def _page(file: BinaryIO, path: str | Path, kind: str, number: int) -> ImageFile:
     """Pillow's image of a page. The plugin is called by itself: Image.open tries others, some start programs."""
     file.seek(0)
     if kind == "JPEG":
         return JpegImageFile(file)
+    if kind == "WebP":
+        return WebPImageFile(file)
     try:
         return PngImageFile(file) if kind == "PNG" else _Tiff(file, number)
     except SyntaxError as error:
@@ -312,8 +336,7 @@ def _pixels(opened: _Opened, path: str | Path, window: SampleWindow) -> np.ndarr
     elif bits > 8:
         return _deep_colour(opened, path)
     else:
-        grey = _shallow(opened, white_is_zero)
-        return _spread(grey, window) if grey.ndim == 2 and window == STRETCH else grey
+        return _stretched(_shallow(opened, white_is_zero), window)
     return ~grey if white_is_zero else grey
 
 
@@ -356,8 +379,7 @@ def pixels_of(image: Image.Image, window: Window = None) -> np.ndarray:
     _check_levels(image)
     upright = ImageOps.exif_transpose(image)
     if upright.mode != "I" and not upright.mode.startswith("I;16"):
-        pixels = _on_black(upright)
-        return _spread(pixels, window) if pixels.ndim == 2 and window == STRETCH else pixels
+        return _stretched(_on_black(upright), window)
     if is_hounsfield(window):
         raise ReadError("the given image", "holds no Hounsfield units, which its window is in", "give a CT DICOM file")
     samples = np.asarray(upright).astype(np.uint16)
@@ -384,6 +406,11 @@ def _deep_grey(image: ImageFile, bits: int, window: SampleWindow) -> np.ndarray:
     if "transparency" in image.info:
         pixels[samples == image.info["transparency"]] = 0
     return pixels
+
+
+def _stretched(pixels: np.ndarray, window: Window) -> np.ndarray:
+    """Pixels of 8 bits, which no other window than "stretch" changes, and that no colours."""
+    return _spread(pixels, STRETCH) if pixels.ndim == 2 and window == STRETCH else pixels
 
 
 def _spread(samples: np.ndarray, window: SampleWindow) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the headers of PNG, JPEG and TIFF files say, by bounded walks made before Pillow opens them.
+"""What the headers of PNG, JPEG, TIFF and WebP files say, by bounded walks made before Pillow opens them.
 
 Pillow loops over as many chunks, markers and directory entries as a file has, and reads what each
 entry claims; a small hostile file keeps it busy for minutes or fills the memory.
@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from medclf.errors import ReadError, TooLarge
+from medclf.errors import ReadError, TooLarge, UnsupportedFormat
 from medclf.images.decoding_guard import check_expansion, exactly
 
 _FEW_CHUNKS = 10_000
@@ -27,6 +27,7 @@ _MAX_STRIPS = 200_000
 _DEFLATE_EXPANSION = 1032
 _JPEG_EXPANSION = 2048  # a flat progressive JPEG with shared chroma comes to half of it
 _TIFF_EXPANSION = 4096  # LZW comes to 2731
+_WEBP_EXPANSION, _WEBP_FREE = 4096, 1 << 24  # blank pixels take no bits at all
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _JPEGS = {6, 7}  # compressions of a TIFF
 _FEWER_SCANS = "save it again as a baseline JPEG"
@@ -356,6 +357,30 @@ def _values(file: BinaryIO, value: bytes, order: str, kind: int, number: int) ->
         file.seek(struct.unpack(order + ("I" if len(value) == 4 else "Q"), value)[0])
         value = file.read(size)
     return struct.unpack_from(f"{order}{number}{code}", value) if len(value) >= size else ()
+
+
+def webp_size(data: bytes, path: str | Path) -> tuple[int, int]:
+    """Width and height of a WebP's canvas, by its first chunk (RFC 9649, sections 2.5 to 2.7).
+
+    Raises:
+        UnsupportedFormat: an animation.
+        TooLarge: more pixels than its bytes can hold.
+        ReadError: its first chunk tells no size.
+    """
+    kind, chunk = data[12:16], data[20:30]
+    if kind == b"VP8X" and len(chunk) == 10:
+        if chunk[0] & 2:
+            raise UnsupportedFormat(path, "a WebP animation", "save its frames as PNG")
+        width, height = (1 + int.from_bytes(chunk[start : start + 3], "little") for start in (4, 7))
+    elif kind == b"VP8L" and chunk[:1] == b"\x2f":
+        bits = int.from_bytes(chunk[1:5], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    elif kind == b"VP8 " and chunk[3:6] == b"\x9d\x01\x2a":
+        width, height = (int.from_bytes(chunk[start : start + 2], "little") & 0x3FFF for start in (6, 8))
+    else:
+        raise ReadError(path, "a WebP whose first chunk tells no size")
+    check_expansion(path, width * height, len(data), _WEBP_EXPANSION, _WEBP_FREE)
+    return width, height
 
 
 def check_exif(exif: bytes, path: str | Path) -> None:

@@ -18,7 +18,7 @@ from medclf.images.resample import resample
 from medclf.images.windowing import is_hounsfield, resolve_window
 
 IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".tif", ".tiff", ".dcm", ".dicom", ".dic", ".ima"}
+    f".{name}" for name in "png jpg jpeg jpe jfif jif tif tiff bmp dib webp dcm dicom dic ima".split()
 )
 _HEAD = 132  # a DICOM file's preamble and magic
 
@@ -37,7 +37,7 @@ class Probe(NamedTuple):
 def read_pixels(
     path: Source, *, window: Window = None, frame: Frame = "middle", max_megapixels: float = MAX_MEGAPIXELS
 ) -> np.ndarray:
-    """Read a PNG, JPEG, TIFF or DICOM file into pixels that mean what a reader would see.
+    """Read a PNG, JPEG, TIFF, BMP, WebP or DICOM file into pixels that mean what a reader would see.
 
     DICOM goes through the modality LUT or rescale, the VOI LUT or window, then the inversion of
     MONOCHROME1; YBR and palette become RGB. Of raster files the EXIF orientation is applied, palettes
@@ -110,7 +110,7 @@ def probe(path: Source, *, max_megapixels: float = MAX_MEGAPIXELS) -> Probe:
 
 
 def format_of(path: Source) -> str:
-    """PNG, JPEG, TIFF or DICOM, by the first bytes.
+    """PNG, JPEG, TIFF, BMP, WebP or DICOM, by the first bytes.
 
     Raises:
         ReadError: the file cannot be opened; UnsupportedFormat where it is none of them.
@@ -352,7 +352,7 @@ def _format(file: BinaryIO, name: str | Path) -> str:
         return "DICOM"
     raise UnsupportedFormat(
         name,
-        "not an image; supported: PNG, JPEG, TIFF, DICOM" if head else "the file is empty",
+        "not an image; supported: PNG, JPEG, TIFF, BMP, WebP, DICOM" if head else "the file is empty",
         "leave it out, or convert it to one of these",
     )
 

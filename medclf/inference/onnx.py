@@ -81,21 +81,24 @@ class OnnxModel(Predictor):
                 )
 
     def _run(self, pixels: np.ndarray, options: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        logits, features = self._outputs({"logits": 2, "features": 2}, pixels, options)
+        return logits, features
+
+    def _outputs(self, wanted: Mapping[str, int], pixels: np.ndarray, options: Any = None) -> list[np.ndarray]:
+        """Outputs of the graph by name and number of dimensions: one row an image, of logits and maps one a label."""
         try:
-            logits, features = self._session.run(["logits", "features"], {"pixels": pixels}, options)
+            found = self._session.run(list(wanted), {"pixels": pixels}, options)
         except _ort_errors() as error:
             reason = str(error).partition("\n")[0][:200]
             raise BundleError(f"{self.name} cannot be run by ONNX Runtime: {reason}", "export it again") from error
-        wanted = len(pixels), len(self.vocab)
-        for name, value, sound in (
-            ("logits", logits, getattr(logits, "shape", None) == wanted),
-            ("features", features, getattr(features, "ndim", 0) == 2 and len(features) == wanted[0]),
-        ):
-            if not sound or value.dtype.kind != "f":
+        for (name, n_dims), value in zip(wanted.items(), found, strict=True):
+            rows = (len(pixels),) if name == "features" else (len(pixels), len(self.vocab))
+            shape = getattr(value, "shape", ())
+            if len(shape) != n_dims or shape[: len(rows)] != rows or value.dtype.kind != "f":
                 raise BundleError(
-                    f"{self.name} gives {name} that are not numbers of {wanted[0]} images", "export it again"
+                    f"{self.name} gives {name} that are not numbers of {len(pixels)} images", "export it again"
                 )
-        return logits, features
+        return cast("list[np.ndarray]", found)
 
     def _saliency(self, item: Item, label: str | None = None) -> np.ndarray:
         """Where the network looked: Grad-CAM, as `Bundle.saliency` gives it.
@@ -112,8 +115,9 @@ class OnnxModel(Predictor):
             DataError: the label is not in the vocab.
         """
         prepared = self.prepare(item)[None]
-        heat = self._session.run([_MAPS], {"pixels": prepared})[0][0, self._target(prepared, label)].clip(0)
-        return on_prepared(heat / (heat.max() or 1), self.preprocessing)
+        (maps,) = self._outputs({_MAPS: 4}, prepared)
+        heat = np.nan_to_num(maps[0, self._target(prepared, label)]).clip(0)
+        return on_prepared(heat / (heat.max(initial=0) or 1), self.preprocessing)
 
 
 def _checked(path: Path) -> Any:

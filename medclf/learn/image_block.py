@@ -26,7 +26,7 @@ class TensorMedImageBW(TensorImageBW):
 
 
 class MedImage(PILImage):
-    """A fastai image that reads PNG, JPEG, TIFF and DICOM into the pixels a reader would see.
+    """A fastai image that reads PNG, JPEG, TIFF, BMP, WebP and DICOM into the pixels a reader would see.
 
     It is 8-bit, of mode RGB or L; deeper pixels are scaled to it, never clipped
     (`read_pixels` gives them at full depth).

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 HIDDEN = "(hidden)"
-_FILE_NAME = re.compile(r"[^\s'\"(),;]+\.(?:png|jpe?g?|jf?if|tiff?|dcm|dic(?:om)?|ima)\b", re.IGNORECASE)
+_FILE_NAME = re.compile(r"[^\s'\"(),;]+\.(?:png|jpe?g?|jf?if|tiff?|bmp|dib|webp|dcm|dic(?:om)?|ima)\b", re.IGNORECASE)
 
 
 class Names:

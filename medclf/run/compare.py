@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.dataset.groups import unit_of
+from medclf.dataset.labels import objects
 from medclf.errors import DataError, MedclfWarning, argument
 from medclf.images.phi import Reader
 from medclf.metrics.comparison import ClassComparison, Difference, McNemar, compare_predictions
@@ -49,6 +50,13 @@ class Comparison:
     metrics: Mapping[str, Difference]
     per_class: Mapping[str, ClassComparison]
     mcnemar: McNemar
+
+    @property
+    def left_out(self) -> str:
+        """What is said of images that one run alone predicted; "" where there are none."""
+        counts = zip((self.only_a, self.only_b), self.names, strict=True)
+        said = ", ".join(f"{n} of {name}" for n, name in counts if n)
+        return f"Only the {self.n} images that both predicted are compared; left out: {said}." if said else ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -165,4 +173,7 @@ def _paired(first: Predictions, second: Predictions, name_a: str, name_b: str) -
     for name, y_a, y_b in zip(a.table["path"], a.y, b.y, strict=True):
         if not np.array_equal(y_a, y_b):
             raise DataError(f"{name} has another label in {name_b}", "compare runs on the same labels")
+    for name, one, other in zip(a.table["path"], objects(a.table, "sha256"), objects(b.table, "sha256"), strict=True):
+        if one and other and one != other:
+            raise DataError(f"{name} is another file in {name_b}", "compare runs on the same images")
     return a, b

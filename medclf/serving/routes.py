@@ -24,7 +24,7 @@ from medclf.images.heatmap import coloured, png_uri
 from medclf.serving.limits import Refused
 from medclf.serving.service import Service
 
-TYPES = ("image/png", "image/jpeg", "image/tiff", "application/dicom")
+TYPES = ("image/png", "image/jpeg", "image/tiff", "image/bmp", "image/webp", "application/dicom")
 _SEND = "send the file itself as the body, with Content-Type one of: " + ", ".join(TYPES)
 _STATUS: tuple[tuple[type[MedclfError], int], ...] = (
     (TooLarge, 413),
@@ -64,7 +64,7 @@ _REASONS = {
     401: "the token is missing or wrong",
     408: "the upload is too slow",
     413: "too many bytes, or pixels declared",
-    415: "not a PNG, JPEG, TIFF or DICOM file, or one of a compression that this service lacks",
+    415: "not a PNG, JPEG, TIFF, BMP, WebP or DICOM file, or one of a compression that this service lacks",
     422: "the file is broken, or costs too much to decode",
     429: "too much waits already; Retry-After says for how many seconds",
     503: "not ready, or too busy; Retry-After says for how many seconds",
@@ -93,7 +93,7 @@ def api(service: Service, token: str | None) -> APIRouter:
         },
     )
     async def predict(request: Request, preview: bool = False, saliency: bool = False) -> Predicted:
-        """Classify one image: the body is the PNG, JPEG, TIFF or DICOM file itself."""
+        """Classify one image: the body is the PNG, JPEG, TIFF, BMP, WebP or DICOM file itself."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in TYPES:
             raise Refused(415, "the Content-Type is not that of an image", _SEND)

@@ -215,3 +215,66 @@ def test_rows_are_chosen_by_a_column():
         table.where(["veiw=PA"])
     with pytest.raises(DataError, match="'view' has 'AP', 'LL', 'PA'"):
         table.where(["view=pa"])
+
+
+# ---- cells of other kinds
+
+
+def test_the_line_that_excel_writes_before_the_header_is_no_header(csv_of):
+    frame = read_csv(csv_of("sep=;\npath;label\n1.png;a,b\n"))
+    assert list(frame) == ["path", "label"] and frame.to_numpy().tolist() == [["1.png", "a,b"]]
+
+
+def test_spaces_around_a_columns_name_are_none_of_it(csv_of):
+    assert list(read_csv(csv_of("path , label\n1.png,a\n"))) == ["path", "label"]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [np.array([1, np.nan, 0], np.float32), pd.array([1, None, 0], dtype="Int64"), [b"1", None, b"0"], ["1", "", "0 "]],
+    ids=["float32", "Int64", "bytes", "text"],
+)
+def test_one_label_whatever_holds_it(cells):
+    table = Sheet(pd.DataFrame({"label": cells}), "frame", Columns())
+    assert table.labels()[0] == ["1", None, "0"]
+
+
+@pytest.mark.parametrize(
+    ("column", "one", "zero"),
+    [
+        ("is_valid", "valid", "train"),
+        ("is_test", "test", "train"),
+        ("IsTrain", "train", "valid"),
+        ("val", "valid", "train"),
+    ],
+)
+def test_what_0_and_1_mean_is_told_by_the_columns_name(column, one, zero):
+    table = sheet(**{column: ["1", "0", "1.0"]}, columns={"partition": column})
+    assert table.partitions([None] * 3) == [one, zero, one]
+    assert len(table.notes) == (one != "valid")
+
+
+def test_0_and_1_of_a_column_that_says_nothing_are_refused():
+    with pytest.raises(DataError, match=r"'split'.*0 and 1"):
+        sheet(split=["0", "1"], columns={"partition": "split"}).partitions([None] * 2)
+
+
+def test_patients_that_may_be_one_or_several_are_told():
+    table = sheet(patient=["P1", "p-1", "P2", "1.23457E+15", "Anonymous", "#N/A"])
+    assert table.patients() == ["P1", "p-1", "P2", "1.23457E+15", None, None]
+    said = "\n".join(table.notes)
+    assert "'P1' and 'p-1'" in said and "P2" not in said and "1.23457E+15" in said and "'Anonymous' (1 images)" in said
+
+
+@pytest.mark.parametrize("rows", ['1.png,a,"x\n2.png,b,y\n', '1.png,a,"x\n2.png,b,"y\n3.png,b,z\n'])
+def test_a_quote_that_swallows_rows_is_refused(csv_of, rows):
+    with pytest.raises(DataError, match="cannot be read as CSV"):
+        read_csv(csv_of("path,label,note\n" + rows))
+
+
+def test_lists_are_no_texts_and_flags_of_a_partition_are_told_though_unasked():
+    table = sheet(label=[["a"], ["a", "b"]])
+    assert table.labels()[0] == [("a",), ("a", "b")] and not table.notes
+    table = sheet(path=["1", "2"], label=["a", "b"], is_test=["0", "1"])
+    assert table.partitions([None, None]) == [None, None]
+    assert "partition_col" in table.notes[0] and "'is_test'" in table.notes[0]

@@ -58,3 +58,32 @@ def test_a_mask_is_told_by_its_name_and_its_image(mask):
 
 def test_a_name_alone_makes_no_mask():
     assert masks_among(["with_mask/1.png", "with_mask/2.png", "face_mask/9.png", "a/no_mask.png"]) == []
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "ISIC_Training_Input",
+        "Test_v2",
+        "1. Training Set",
+        "holdout",
+        "final-validation-b",
+        "eval",
+        "imagesTr",
+        "trainA",
+    ],
+)
+def test_a_name_that_speaks_of_a_partition_and_is_not_read_so_is_told(folder):
+    notes = labels_of_folders([f"{folder}/a/1.png", "b/2.png"])[2]
+    assert any(f"not taken for one: {folder}" in note and "partition_col" in note for note in notes)
+
+
+@pytest.mark.parametrize("folder", ["train", "Testing", "val2017", "trainval", "testis", "contrast", "devices"])
+def test_other_names_are_not(folder):
+    assert not any("partition" in note for note in labels_of_folders([f"{folder}/a/1.png", "b/2.png"])[2])
+
+
+def test_folders_within_a_class_are_told():
+    notes = labels_of_folders(["ill/1.png", "ill/p1/2.png", "well/3.png", "well/p2/4.png"])[2]
+    assert any("2 class folders lie within" in note and "'p1' within 'ill'" in note for note in notes)
+    assert not labels_of_folders(["ill/1.png", "ill/images/2.png", "well/3.png"])[2]

@@ -81,3 +81,8 @@ def test_what_is_not_measured_is_counted_and_half_of_it_is_said_first():
 def test_a_typing_mistake_comes_with_its_remedy():
     found = match_labels(table_of("malignnat"), ["benign", "malignant"], False)
     assert 'merge="malignant=malignnat"' in found.reasons[0]
+
+
+@pytest.mark.parametrize("written", ["bénin", "be\u0301nin", "benin", "b\u200bénin", "BÉNIN"])
+def test_accents_and_what_cannot_be_seen_make_no_other_label(written):
+    assert match_labels(table_of(written), ["bénin", "malin"], False).y.tolist() == [0]

@@ -329,7 +329,7 @@ def test_partition_column(make_images):
     frame = pd.DataFrame({"path": PAIRS, "label": list("aabb"), "set": ["Train", "val", "TEST", None]})
     table, _ = scan_noting(frame, root=root, partition_col="set")
     assert list(table["partition"]) == ["train", "valid", "test", None]
-    table = scan_quietly(frame.assign(set=[True, False, True, False]), root=root, partition_col="set")
+    table = scan_quietly(frame.assign(is_valid=[True, False, True, False]), root=root, partition_col="is_valid")
     assert list(table["partition"]) == ["valid", "train", "valid", "train"]
     with pytest.raises(DataError, match="row 2, column 'set': 'mine' is not a partition"):
         scan(frame.assign(set=["train", "mine", "test", "test"]), root=root, partition_col="set")
@@ -577,12 +577,12 @@ def test_siim_by_uid_and_by_path(shared_data):
 
 def test_masks_other_endings_and_roles_are_left_out_with_a_word(make_images):
     root = make_images(*PAIRS, "a/1_mask.png", "a/2_mask.png", "b/images/5.jfif", "b/images/6.IMA")
-    for name in ("a/7.bmp", "b/8.webp", "b/9.WEBP"):
+    for name in ("a/7.gif", "b/8.heic", "b/9.HEIC"):
         (root / name).write_bytes(b"x")
     table, said = scan_noting(root)
     assert [p for p in table["path"] if p not in PAIRS] == ["b/images/5.jfif", "b/images/6.IMA"]
     assert "2 files are masks" in said and "first 'a/1_mask.png'" in said
-    assert "1 files end in .bmp" in said and "2 files end in .webp" in said
+    assert "1 files end in .gif" in said and "2 files end in .heic" in said
     assert table.attrs["ignored"] == 5
 
 
@@ -655,3 +655,59 @@ def test_labels_that_hold_several_in_one_are_told(make_images):
     assert "looks like several labels in one" in said and 'label_delim="|"' in said
     _, said = scan_noting(frame.assign(label=["1", "1", "1.0", "1.0", "b", "b"]), root=root)
     assert "'1', '1.0' differ only in spelling" in said
+
+
+def test_pictures_videos_and_archives_that_are_not_read_are_named(make_images):
+    root = make_images(*PAIRS)
+    for name in ("a/5.gif", "a/6.nii.gz", "b/7.MP4", "set.zip", "notes.txt"):
+        (root / name).write_bytes(b"x")
+    _, said = scan_noting(root)
+    for words in (".gif,.*convert", r".nii.gz,.*convert", ".mp4,.*frames", ".zip,.*unpack"):
+        assert re.search(f"1 files end in {words}", said), words
+    assert "notes" not in said
+
+
+def test_files_without_an_ending_are_told_by_their_first_bytes(make_images):
+    root = make_images(*PAIRS, "a/5.png", "b/6.jpg")
+    (root / "a/5.png").rename(root / "a/IM5")
+    (root / "b/6.jpg").rename(root / "b/IM.6")
+    (root / "b/README").write_bytes(b"BM is what it begins with")
+    assert len(scan_quietly(root)) == 6
+
+
+def test_bitmaps_and_webp_are_images(make_images):
+    table = scan_quietly(make_images(*PAIRS, "a/5.bmp", "b/6.webp"))
+    assert len(table) == 6 and set(table["problem"]) == {""}
+
+
+def test_masks_are_told_by_what_they_show(make_images):
+    rng = np.random.default_rng(0)
+    root = make_images(*PAIRS)
+    for name in PAIRS:
+        Image.fromarray(rng.integers(0, 256, (20, 30), np.uint8)).save(root / name)
+    for name in ("a/1b.png", "b/3b.png"):
+        Image.fromarray(np.eye(20, 30, dtype=np.uint8) * 255).save(root / name)
+    Image.fromarray(np.eye(20, dtype=np.uint8) * 255).save(root / "b/4b.png")  # of no other image's size
+    _, said = scan_noting(root)
+    assert "2 of 7 images have the few grey levels of a mask (a/1b.png, b/3b.png)" in said
+
+
+@pytest.mark.parametrize("word", ["nan", "NA", "unknown", "?"])
+def test_a_label_that_may_stand_for_none_is_told(make_images, word):
+    root = make_images(*PAIRS, "c/5.png", "c/6.png")
+    frame = pd.DataFrame({"path": [*PAIRS, "c/5.png", "c/6.png"], "label": ["a", "a", "b", "b", word, word]})
+    _, said = scan_noting(frame, root=root)
+    assert f"label '{word}' (2 images) may stand for a missing label" in said
+    table, said = scan_noting(frame, root=root, drop=word)
+    assert len(table) == 4 and "its 2 images are left out" in said
+
+
+def test_no_finding_among_several_labels_is_told(make_images):
+    cells = ["mass", "No Finding", "mass|edema", "No Finding|edema"]
+    frame = pd.DataFrame({"path": PAIRS, "label": cells})
+    root = make_images(*PAIRS)
+    _, said = scan_noting(frame, root=root, label_delim="|")
+    assert "label 'No Finding' (2 images) says that an image has no other label" in said
+    assert "1 of them have another label" in said
+    table, said = scan_noting(frame, root=root, label_delim="|", drop=["No Finding"])
+    assert list(table["label"]) == [("mass",), (), ("mass", "edema"), ("edema",)] and "says that" not in said

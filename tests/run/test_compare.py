@@ -114,6 +114,23 @@ def test_from_the_shell(runs, tmp_path):
     assert "new is better" in done.output and page.is_file()
 
 
+def test_images_of_one_run_alone_are_counted_on_the_terminal(tmp_path):
+    names = [f"{n}.png" for n in range(20)]
+    a = a_run(tmp_path / "a", [True] * 20, tmp_path, paths=names)
+    b = a_run(tmp_path / "b", [True] * 18, tmp_path, paths=[*names[:16], "x", "y"])
+    done = CliRunner().invoke(app, ["compare", str(a), str(b)])
+    assert "Only the 16 images that both predicted are compared; left out: 4 of a, 2 of b." in done.output
+
+
+def test_a_path_that_names_other_files_in_the_two_runs_is_refused(runs, tmp_path):
+    for run, digest in zip(runs, ("aa", "bb"), strict=True):
+        rows = pd.read_csv(run / "predictions.csv")
+        rows["sha256"] = [digest if path == "7.png" else "cc" for path in rows["path"]]
+        rows.to_csv(run / "predictions.csv", index=False)
+    with pytest.raises(DataError, match=r"7\.png is another file in"):
+        compare(*runs, n_boot=50)
+
+
 def test_runs_that_cannot_be_compared(runs, tmp_path):
     other = a_run(tmp_path / "other", [True] * 4, tmp_path, paths=list("abcd"))
     with pytest.raises(DataError, match="no image in common"):

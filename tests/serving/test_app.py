@@ -104,6 +104,8 @@ def test_the_model_and_the_interface_describe_themselves(url: str) -> None:
         "image/png",
         "image/jpeg",
         "image/tiff",
+        "image/bmp",
+        "image/webp",
         "application/dicom",
     }
     docs = CLIENT.get(f"{url}/docs").text

@@ -12,6 +12,8 @@ async function kindOf(file) {
   if (starts(0x89, 0x50, 0x4e, 0x47)) return "image/png";
   if (starts(0xff, 0xd8, 0xff)) return "image/jpeg";
   if (starts(0x49, 0x49) || starts(0x4d, 0x4d)) return "image/tiff";
+  if (starts(0x42, 0x4d)) return "image/bmp";
+  if (starts(0x52, 0x49, 0x46, 0x46)) return "image/webp";
   return "application/dicom"; // with its preamble or without: the service looks
 }
 
