@@ -13,11 +13,13 @@ from medclf.errors import DataError, argument, did_you_mean
 from medclf.modalities import Modality
 from medclf.options import REQUIRED, option, options
 
+Recipe = Literal["probe", "tune", "auto"]
 Split = Literal["random", "stratified", "patient", "grouped", "folders", "kfold"]
 Resize = Literal["squish", "crop", "pad"]
 Policy = Literal["negative", "positive", "unknown", "exclude"]
 Frame = int | Literal["first", "middle", "last"]
 Window = tuple[float, float] | str | None
+TUNED_EPOCHS = 5
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,24 @@ class TrainConfig:
         "default", "Model", "default (pretrained), none, or a .pth or .safetensors file", or_none=True
     )
 
-    epochs: int = option(5, "Training", "epochs after the linear probe; 0 trains the linear probe alone", at_least=0)
+    from_run: str | None = option(
+        None, "Model", "start from the network of this earlier RUN", flags=("--from",), exists=True
+    )
+
+    recipe: Recipe | None = option(
+        None,
+        "Training",
+        "probe: the linear probe alone; tune: fine-tune after it; auto: the better, tried inside the training set",
+        unset="tune with --epochs, --lr or --train-from, probe with --epochs 0, else auto",
+    )
+    plan: str | None = option(None, "Training", "train as this plan.json of an earlier RUN says", exists=True)
+    epochs: int | None = option(
+        None,
+        "Training",
+        "epochs after the linear probe; 0 trains the linear probe alone",
+        unset=f"as the plan says; {TUNED_EPOCHS} with --recipe tune",
+        at_least=0,
+    )
     train_from: str | None = option(
         None, "Training", "first stage to train, such as layer4", unset="the whole network", or_none=True
     )
@@ -113,7 +132,7 @@ class TrainConfig:
     bs: int | None = option(None, "Training", "largest batch size", unset="64 on a GPU, 16 on a CPU", at_least=1)
     lr: float | None = option(None, "Training", "base learning rate", above=0)
     budget: float | None = option(
-        None, "Training", "minutes: measure this machine, then choose size, depth and epochs to fit", above=0
+        None, "Training", "minutes: measure this machine, then plan with the size, depth and epochs that fit", above=0
     )
 
     split: Split | None = option(
@@ -187,6 +206,41 @@ class TrainConfig:
         if any(size > self.size for size in first):
             given = ",".join(map(str, sizes))
             raise DataError(f"{argument('size')} must end with the largest, not be {given}", "for example 128,224")
+
+        self._check_recipe()
+
+    def _check_recipe(self) -> None:
+        """See that the recipe and what it leaves open agree."""
+        tuned = [name for name in ("lr", "train_from") if getattr(self, name) is not None]
+        tuned = ["epochs", *tuned] if self.epochs else tuned
+        chosen = "plan" if self.plan else "recipe" if self.recipe == "auto" else "budget" if self.budget else ""
+        if chosen and (tuned or self.epochs == 0):
+            name = tuned[0] if tuned else "epochs"
+            by = argument(chosen, self.recipe if chosen == "recipe" else "...")
+            raise DataError(f"{by} decides about {argument(name)}", "leave out one of the two")
+        if self.recipe == "probe" and tuned:
+            raise DataError(f"{argument('recipe', 'probe')} has no {argument(tuned[0])}", "leave out one of the two")
+        if self.recipe == "tune" and self.epochs == 0:
+            text = f"{argument('recipe', 'tune')} needs one epoch or more, not {argument('epochs', 0)}"
+            raise DataError(text, f"fine-tuning nothing is {argument('recipe', 'probe')}")
+        if self.plan and (self.recipe or self.budget):
+            other = argument("recipe" if self.recipe else "budget")
+            raise DataError(f"{argument('plan')} and {other} both decide how to train", "leave out one of the two")
+
+    @property
+    def way(self) -> Recipe:
+        """The recipe, where it was not given: as the other settings imply."""
+        if self.recipe:
+            return self.recipe
+        if self.epochs == 0 and self.linear_probe:
+            return "probe"
+        asked = self.epochs is not None or self.lr is not None or self.train_from is not None
+        return "tune" if asked or not self.linear_probe or self.weights is None else "auto"
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs after the linear probe."""
+        return 0 if self.way == "probe" else TUNED_EPOCHS if self.epochs is None else self.epochs
 
     def as_dict(self) -> dict[str, Any]:
         """For `run.json`."""

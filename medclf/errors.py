@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_GIVEN_OTHERWISE = {"data": "DATA", "n_folds": "--folds"}  # what the shell calls otherwise than Python
+# What the shell calls otherwise than Python.
+_GIVEN_OTHERWISE = {"data": "DATA", "n_folds": "--folds", "from_run": "--from"}
 _in_shell = ContextVar("medclf_in_shell", default=False)  # of this thread, and of those that it starts by map_ahead
 
 

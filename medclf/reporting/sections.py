@@ -231,6 +231,7 @@ SECTIONS: dict[str, Section] = {  # in the page's order
     "shortcuts": Section("Shortcuts"),
     "linear_probe_metrics": Section("After the linear probe"),
     "comparison": Section("Comparison"),
+    "plan": Section("Plan"),
     "augmentation": Section("Augmentation", _augmentation),
     "card": Section("Model card"),
     "checklist": Section("Checklist"),

@@ -72,6 +72,7 @@ _SECTIONS: dict[str, Shape] = {
     "corrections": OBJECT,
     "shortcuts": OBJECT,
     "saliency": OBJECT,
+    "plan": fields({}, {**_SENTENCE, "candidates": list_of(OBJECT)}),
     "augmentation": fields({}, _SENTENCE),
     "card": by_name(TEXT),
     "checklist": fields({}, {"items": list_of(OBJECT)}),

@@ -13,6 +13,8 @@ from typing import Any
 
 from medclf.errors import DataError, MedclfWarning, OutputError, argument, by_road
 from medclf.files import sweep
+from medclf.inference.bundle_format import WEIGHTS
+from medclf.inference.runtimes import bundle_in
 from medclf.results import schema
 from medclf.results.schema import RECORD
 from medclf.run.config import TrainConfig
@@ -23,11 +25,37 @@ _PATIENCE_S = 10.0  # a killed run's worker processes live a few seconds longer
 
 def located(config: TrainConfig) -> TrainConfig:
     """The settings with absolute paths, so that they mean the same from another folder."""
-    given = {name: getattr(config, name) for name in ("data", "labels", "test", "card", "corrections")}
+    names = ("data", "labels", "test", "card", "corrections", "plan", "from_run")
+    given = {name: getattr(config, name) for name in names}
     if config.weights and Path(config.weights).is_file():
         given["weights"] = config.weights
     paths: dict[str, Any] = {name: str(Path(path).absolute()) for name, path in given.items() if path}
     return replace(config, **paths)
+
+
+def started_from(config: TrainConfig) -> TrainConfig:
+    """The settings, with architecture, size and weights of the RUN that `from_run` names.
+
+    Raises:
+        DataError: it holds no network, or the settings ask for another one.
+    """
+    if config.from_run is None:
+        return config
+    weights = bundle_in(config.from_run) / WEIGHTS
+    if config.weights not in (TrainConfig.weights, str(weights)):
+        text = f"{argument('from_run')} and {argument('weights')} both say what to start from"
+        raise DataError(text, "leave out one of the two")
+    if not weights.is_file():
+        raise DataError(f"{argument('from_run')}: {config.from_run} holds no bundle", "give the RUN of a training")
+    earlier = read_record(config.from_run)["settings"]
+    changes = {}
+    for name in ("arch", "size"):
+        given, usual, there = getattr(config, name), getattr(TrainConfig, name), earlier[name]
+        if given not in (usual, there):
+            text = f"{argument(name, given)} does not go with {config.from_run}, which has {there}"
+            raise DataError(text, f"leave out {argument(name)}")
+        changes[name] = there
+    return replace(config, weights=str(weights), **changes)
 
 
 def read_record(path: str | Path) -> dict[str, Any]:

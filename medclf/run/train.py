@@ -42,9 +42,9 @@ from medclf.results.run_folder import AUDIT, EVALUATIONS, NEIGHBOURS
 from medclf.results.schema import RECORD_FORMAT
 from medclf.results.subgroups import check_columns
 from medclf.run.audit import audit_table
-from medclf.run.budget import within_budget
 from medclf.run.config import TrainConfig, check_early, check_machine
 from medclf.run.evaluate import evaluate, external_facts
+from medclf.run.plan import PLAN, Outline, chosen_in, decide, outline_of, planned, read_plan, write_plan
 from medclf.run.resume import (
     CHECKPOINTS,
     check_free,
@@ -55,6 +55,7 @@ from medclf.run.resume import (
     located,
     read_record,
     settings_in,
+    started_from,
     tidy,
 )
 from medclf.run.run import Run
@@ -96,8 +97,8 @@ def train(
     check_early(config)
     if not going_on and distributed.is_first():
         check_free(config.out, config.overwrite)
+    config = planned(started_from(located(config)))
     check_machine(config)
-    config = located(config)
     if not distributed.is_first():
         return _follow(config)
     with claimed(config.out, overwrite=config.overwrite, resume=going_on) as out:
@@ -112,16 +113,14 @@ def train(
         check_columns(table, config.subgroup or [])
         if before:
             check_same(before, record, resume=going_on)
-        record["plan"] = (before or {}).get("plan") if going_on else None
-        if config.budget:
-            config, record["plan"] = within_budget(config, table, time.perf_counter() - start, say)
-            record |= {"settings": config.as_dict()}
         run.write_record(record)
         table, found = link_first(config, table, say)
         with distributed.group(config.device):
             distributed.from_first(lambda: {"table": for_followers(table), "settings": config.as_dict()})
+            config, outline = _outlined(config, table, time.perf_counter() - start, say)
         job = _cross_validate if config.split == "kfold" else _train_once
-        learn, outputs = job(config, table, say)
+        learn, outputs, config = job(config, table, say, outline)
+        record |= {"settings": config.as_dict()}
         assessment = assess(
             learn,
             audit=found or config.audit,
@@ -169,6 +168,9 @@ def _write(
     if assessment.audit is not None:
         assessment.audit.save_findings(run / AUDIT)
     results = assessment.results | ({"corrections": corrected} if corrected else {})
+    if (run / PLAN).is_file():
+        plan = read_plan(run / PLAN)
+        results["plan"] = {name: plan[name] for name in ("sentence", "candidates") if name in plan}
     results["seconds"] = round(time.perf_counter() - start, 1)
     results |= with_card(results, config.card, config.as_dict())
     run.write_results(results)
@@ -255,39 +257,82 @@ def policy_of(config: TrainConfig, table: pd.DataFrame | None = None) -> Decisio
     return policy
 
 
-def _train_once(config: TrainConfig, table: pd.DataFrame, say: Say) -> tuple[MedLearner, Outputs]:
-    learn, valid, features = _fit(config, table, say)
-    return learn, outputs_of(learn, valid, features, saliency=config.saliency)
+def _outlined(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> tuple[TrainConfig, Outline | None]:
+    """The settings, at the size that fits, and what will be tried; None where nothing is left open."""
+    if config.way != "auto" or not config.linear_probe:
+        return config, None
+    outline = outline_of(config, table, spent, say)
+    return replace(config, size=outline.size), outline
+
+
+def _train_once(
+    config: TrainConfig, table: pd.DataFrame, say: Say, outline: Outline | None
+) -> tuple[MedLearner, Outputs, TrainConfig]:
+    learn, valid, features, config = _fit(config, table, say, outline)
+    return learn, outputs_of(learn, valid, features, saliency=config.saliency), config
 
 
 class Fitted(NamedTuple):
-    """A learner, trained; what it predicts, and the (n, f) features of its training images; None of those of a fold."""
+    """A learner, trained, and what it predicts.
+
+    Args:
+        learn: the learner.
+        valid: of the validation images.
+        features: (n, f) of its training images; None of those of a fold.
+        config: the settings, with what a plan decided.
+    """
 
     learn: MedLearner
     valid: Predictions
     features: np.ndarray | None
+    config: TrainConfig
 
 
-def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> Fitted:
+def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, outline: Outline | None, **changes: Any) -> Fitted:
     """One learner, trained, or brought to where a killed run left it and trained from there.
 
     All processes of a launch do this together, and what they find they have in common.
     """
     with distributed.group(config.device):
-        return _fit_together(config, table, say, **changes)
+        return _fit_together(config, table, say, outline, **changes)
 
 
-def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes: Any) -> Fitted:
-    dls = MedDataLoaders.from_table(table, **(loader_options(config) | changes))
-    say(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate on; labels: {', '.join(dls.vocab)}")
-    learn = med_learner(
+def _learner(dls: Any, config: TrainConfig) -> MedLearner:
+    return med_learner(
         dls,
         config.arch,
         weights=config.weights,
         linear_probe=None if config.linear_probe else False,
         mixed_precision=config.mixed_precision,
     )
-    tunes = bool(config.epochs) or not learn.linear_probe
+
+
+def _decided(
+    config: TrainConfig, learn: MedLearner, say: Say, outline: Outline, changes: dict[str, Any]
+) -> TrainConfig:
+    """The settings, with what the plan decides for this training; as a killed run had decided already, if one has."""
+    out, fold = Path(config.out), changes.get("fold")
+    kept = distributed.from_first(lambda: read_plan(out) if (out / PLAN).is_file() else {})
+    chosen = chosen_in(kept, str(out / PLAN), fold)
+    if chosen is not None:
+        return chosen.applied(config)
+    learn.fit_head(views=config.views)
+    loaders = loader_options(config) | changes
+    chosen, candidates = decide(config, outline, learn, loaders, lambda dls: _learner(dls, config), say)
+    if distributed.is_first():
+        write_plan(out, chosen, candidates, table=learn.dls.table, config=config, device=learn.dls.device, fold=fold)
+    return chosen.applied(config)
+
+
+def _fit_together(
+    config: TrainConfig, table: pd.DataFrame, say: Say, outline: Outline | None, **changes: Any
+) -> Fitted:
+    dls = MedDataLoaders.from_table(table, **(loader_options(config) | changes))
+    say(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate on; labels: {', '.join(dls.vocab)}")
+    learn = _learner(dls, config)
+    if outline is not None and learn.linear_probe:
+        config = _decided(config, learn, say, outline, changes)
+    tunes = bool(config.n_epochs) or not learn.linear_probe
     part = f"fold-{changes['fold']}" if "fold" in changes else "model"
     kept = Path(config.out) / CHECKPOINTS / f"{part}.safetensors"
     sizes = (*config.first_sizes, config.size) if config.first_sizes else None
@@ -300,7 +345,7 @@ def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes:
             say(f"what {kept} holds is not done again")
         else:
             if learn.linear_probe:
-                head = learn.fit_head(views=config.views)
+                head = learn.head or learn.fit_head(views=config.views)
                 valid = predict_loader(learn, learn.dls.valid, "valid", features=True)
                 say(f"linear probe: {head.seconds:.1f} s, {share_right(valid):.1%} of the validation images right")
             if tunes and distributed.is_first():  # the linear probe alone is as soon done again
@@ -309,7 +354,7 @@ def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes:
             distrib_barrier()
         if tunes:
             with learn.distrib_ctx(), told_in_lines(learn, say):
-                learn.fine_tune(config.epochs, config.lr, size=sizes, cbs=Resumable(kept))
+                learn.fine_tune(config.n_epochs, config.lr, size=sizes, cbs=Resumable(kept))
             learn.tuning = {
                 **(learn.tuning or {}),
                 "train_from": config.train_from,
@@ -317,7 +362,7 @@ def _fit_together(config: TrainConfig, table: pd.DataFrame, say: Say, **changes:
             valid = None
         if "fold" not in changes:
             features = train_features(learn)
-    return Fitted(learn, valid or predict_loader(learn, dls.valid, "valid", features=True), features)
+    return Fitted(learn, valid or predict_loader(learn, dls.valid, "valid", features=True), features, config)
 
 
 def loader_options(config: TrainConfig) -> dict[str, Any]:
@@ -342,38 +387,44 @@ def loader_options(config: TrainConfig) -> dict[str, Any]:
 def _follow(config: TrainConfig) -> Path:
     """What a process does that is not the first: its part of each fit, and nothing besides."""
     with distributed.group(config.device):
-        told: dict[str, Any] = distributed.from_first(dict)  # a budget has changed the settings
-    config, table = settings_in(told, out=config.out), as_table(told["table"])
+        told: dict[str, Any] = distributed.from_first(dict)
+        config, table = settings_in(told, out=config.out), as_table(told["table"])
+        config, outline = _outlined(config, table, 0.0, lambda _: None)
     fits: list[dict[str, Any]] = [{}]
     if config.split == "kfold":
         fits = [*({"fold": fold} for fold in range(config.folds)), {"split": "all"}]
     for changes in fits:
-        _fit(config, table, lambda _: None, **changes)
+        _fit(config, table, lambda _: None, outline, **changes)
     return Path(config.out)
 
 
-def _cross_validate(config: TrainConfig, table: pd.DataFrame, say: Say) -> tuple[MedLearner, Outputs]:
-    """Every image predicted by the fold that did not train on it; then a network trained on all of them."""
+def _cross_validate(
+    config: TrainConfig, table: pd.DataFrame, say: Say, outline: Outline | None
+) -> tuple[MedLearner, Outputs, TrainConfig]:
+    """Every image predicted by the fold that did not train on it; then a network trained on all of them.
+
+    Each fold has a plan of its own, made without the images that it reports.
+    """
     parts: list[Predictions] = []
     pictures: dict[str, str] = {}
     problems: dict[str, str] = {}
     for fold in range(config.folds):
         say(f"fold {fold + 1} of {config.folds}")
-        learn, valid, _ = _fit(config, table, say, fold=fold)
+        learn, valid, *_ = _fit(config, table, say, outline, fold=fold)
         problems |= learn.dls.problems
         valid.table["fold"] = fold
         parts.append(replace(valid, features=None))  # of another network each
         pictures |= maps.of_learner(learn, valid, -(-config.saliency // config.folds))
     pooled = Predictions.concat(parts)
     say("all images, for the bundle")
-    final, _, features = _fit(config, table, say, split="all")
+    final, _, features, _ = _fit(config, table, say, outline, split="all")
     split = replace(learn.dls.settings.split, fold=None)
     folds = dict(zip(pooled.table["path"], pooled.table["fold"], strict=True))
     final.dls.settings = replace(final.dls.settings, split=split)
     held_out = predict_held_out(final)
     final.dls.table = with_problems(final.dls.table, problems | final.dls.problems)
     final.dls.table["fold"] = final.dls.table["path"].map(folds)
-    return final, Outputs(pooled, features, held_out, cross_validated=True, saliency=pictures)
+    return final, Outputs(pooled, features, held_out, cross_validated=True, saliency=pictures), config
 
 
 def share_right(predictions: Predictions) -> float:

@@ -1,7 +1,6 @@
 """A budget's plan against sums made by hand; and a whole job within one."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -55,7 +54,14 @@ def test_a_cross_validation_trains_several_times():
     assert several.seconds == pytest.approx(6 * (once.seconds - 8) + 8)  # the features are the last one's alone
 
 
-def test_a_plan_says_what_it_is():
+def test_a_trial_takes_its_share_of_the_epochs():
+    plain, _ = choose([LARGE], JOB, 266)
+    tried, _ = choose([LARGE], Job(80, 20, 100, trial=0.5), 266 + 0.5 * 3 * 82)
+    assert tried.epochs == plain.epochs == 3
+    assert tried.seconds == pytest.approx(plain.seconds + 0.5 * 3 * 82)
+
+
+def test_a_way_says_what_it_is():
     plans = [choose([LARGE, SMALL], JOB, seconds)[0] for seconds in (840, 97, 9)]
     assert [str(plan) for plan in plans] == [
         "the whole network at 224 px, 10 epochs",
@@ -70,25 +76,3 @@ def test_settings_of_sizes_and_budget():
     for wrong in ({"first_sizes": (16,)}, {"first_sizes": (256,)}, {"budget": 0}):
         with pytest.raises(DataError, match="must"):
             TrainConfig("d", "o", **wrong)
-
-
-@pytest.mark.slow
-def test_a_whole_job_within_a_budget_is_repeated_by_its_record(tmp_path):
-    from medclf.demo_images import draw_endoscopy
-    from medclf.run.resume import read_record, settings_in
-    from medclf.run.train import train
-
-    data = draw_endoscopy(tmp_path / "drawn", n_per_class=6, size=(72, 64))
-    said = []
-    run = train(
-        TrainConfig(str(data), str(tmp_path / "a"), arch="efficientnet_lite0", size=64, budget=5, bs=8), said.append
-    )
-    record = read_record(run)
-    assert record["plan"]["budget"] == 5
-    assert record["settings"]["budget"] is None
-    assert record["settings"]["epochs"] == record["plan"]["chosen"]["epochs"] == 10  # five minutes are plenty
-    assert any("chosen: the whole network at 64 px, 10 epochs" in line for line in said)
-    assert 0 < record["seconds"] < 300
-    again = settings_in(record, out=str(tmp_path / "b"))
-    assert again.epochs == 10 and again.budget is None and again.train_from is None
-    assert Path(run / "report.html").is_file()

@@ -1,0 +1,182 @@
+"""Does it help? Two ways to train, tried on the training set alone, compared image by image by their log loss."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.auditing.audit import with_groups
+from medclf.auditing.short_audit import short_audit
+from medclf.dataset.folds import shuffled
+from medclf.dataset.groups import groups_of
+from medclf.learn.batches import unread
+from medclf.learn.dataloaders import MedDataLoaders
+from medclf.learn.learner import MedLearner
+from medclf.learn.prediction import predict_loader
+from medclf.learn.preprocessing import reading_of
+from medclf.metrics.calibration import calibrate_out_of_fold
+from medclf.metrics.intervals import Sampling, critical
+from medclf.results.predictions import Predictions, losses_of
+
+HELD_OUT = 0.25  # of the images that a trial is made on
+MOST = 4_000  # images that a trial is made on: what helps there helps with more
+_LEVEL = 0.9  # two-sided: the new way must be better with 95 % certainty
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Two ways to train on the same images.
+
+    Args:
+        n: images that were compared, none of which either way was fitted on.
+        before, after: mean log loss of the first and of the second way.
+        right_before, right_after: their shares of images classified correctly.
+        low, high: 90 % interval of after - before, by patients and near-duplicates.
+        seconds: what it took.
+    """
+
+    n: int
+    before: float
+    after: float
+    right_before: float
+    right_after: float
+    low: float
+    high: float
+    seconds: float = 0.0
+
+    @property
+    def helps(self) -> bool:
+        """Whether the second way is surely better."""
+        return self.high < 0
+
+    def sentence(self, what: str, kept: str) -> str:
+        """What came out, for people.
+
+        Args:
+            what: the second way.
+            kept: the first one.
+
+        Example:
+            >>> Trial(80, 0.3, 0.5, 0.96, 0.92, 0.1, 0.3).sentence("fine-tuning", "the probe")[:59]
+            'fine-tuning did not help: 96 % before, 92 % after (80 train'
+        """
+        verdict = "helped" if self.helps else "did not help" if self.after > self.before else "did not surely help"
+        losses = f"{self.n} training images held out, log loss {self.before:.3f} before, {self.after:.3f} after"
+        numbers = f"{100 * self.right_before:.0f} % before, {100 * self.right_after:.0f} % after ({losses})"
+        return f"{what} {verdict}: {numbers}" + ("" if self.helps else f"; kept {kept}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `plan.json`."""
+        return {**asdict(self), "helps": self.helps}
+
+
+def compared(
+    y: np.ndarray, before: np.ndarray, after: np.ndarray, multi_label: bool, groups: np.ndarray | None = None
+) -> Trial:
+    """Compare two sets of probabilities of the same images by log loss, pair by pair.
+
+    Args:
+        y: (n,) classes, or (n, L) of 0, 1 and -1.
+        before, after: (n, L) probabilities.
+        multi_label: whether an image may have several labels.
+        groups: (n,) which images belong together.
+
+    Example:
+        >>> sure, unsure = np.tile([[0.9, 0.1]], (50, 1)), np.tile([[0.6, 0.4]], (50, 1))
+        >>> compared(np.zeros(50, int), unsure, sure, False).helps
+        True
+    """
+    losses = [losses_of(y, probs, multi_label) for probs in (before, after)]
+    known = np.isfinite(losses[0]) & np.isfinite(losses[1])
+    gains, sampling = (losses[1] - losses[0])[known], Sampling.of(groups, len(y)).keep(np.flatnonzero(known))
+    n, mean = len(gains), float(gains.mean())
+    sums = np.bincount(sampling.codes, weights=gains - mean, minlength=sampling.count)
+    half = math.inf
+    if sampling.count > 1:
+        error = math.sqrt((sums**2).sum() * sampling.count / (sampling.count - 1)) / n
+        half = critical(_LEVEL, sampling.count - 1) * error
+    right = [float(_right(y, probs, multi_label)[known].mean()) for probs in (before, after)]
+    return Trial(n, float(losses[0][known].mean()), float(losses[1][known].mean()), *right, mean - half, mean + half)
+
+
+def _right(y: np.ndarray, probs: np.ndarray, multi_label: bool) -> np.ndarray:
+    return ((probs >= 0.5) == (y == 1)).mean(axis=1) if multi_label else (probs.argmax(axis=1) == y).astype(float)
+
+
+def try_tuning(
+    learn: MedLearner,
+    loaders: Mapping[str, Any],
+    make: Callable[[Any], MedLearner],
+    tune: Callable[[MedLearner], None],
+    *,
+    near_duplicates: bool = True,
+) -> Trial:
+    """Fine-tune on three quarters of the training set, and compare with the linear probe on the fourth.
+
+    Patients and near-duplicates stay together. Nothing but training images is looked at.
+
+    Args:
+        learn: with the linear probe fitted, whose features tell near-duplicates.
+        loaders: what `MedDataLoaders.from_table` was called with.
+        make: loaders -> a learner as `learn` was made.
+        tune: trains it.
+        near_duplicates: look for them first.
+
+    Raises:
+        SplitError, DataError: the training set cannot be divided.
+    """
+    start = time.perf_counter()
+    table = _inner(learn, near_duplicates)
+    grouped = groups_of(table) is not None
+    changes = {"split": "grouped" if grouped else "stratified", "valid_pct": HELD_OUT, "progress": False}
+    inner = make(MedDataLoaders.from_table(table, **{**loaders, **changes}))
+    inner.fit_head(progress=False)
+    before = predict_loader(inner, inner.dls.valid, "valid")
+    tune(inner)
+    after = predict_loader(inner, inner.dls.valid, "valid")
+    probs = [_calibrated(found) for found in (before, after)]
+    found = compared(before.y, *probs, before.multi_label, before.groups)
+    return replace(found, seconds=time.perf_counter() - start)
+
+
+def _inner(learn: MedLearner, near_duplicates: bool) -> pd.DataFrame:
+    """The table of the training images that can be read, at most `MOST`, in no partition."""
+    whole = learn.dls.table
+    table = whole[(whole["partition"] == "train") & (whole["problem"] == "")].copy()
+    table.attrs = dict(whole.attrs)
+    if near_duplicates and learn.head is not None and learn.head.features is not None:
+        read = ~unread(learn.dls.train)
+        items = [item for item, known in zip(learn.dls.train.dataset.items, read, strict=True) if known]
+        row_of = {item.relative_to(learn.dls.path).as_posix(): row for row, item in enumerate(items)}
+        rows = [row_of.get(path, -1) for path in table["path"]]
+        features = np.where(np.array(rows)[:, None] >= 0, learn.head.features[rows], np.nan)
+        stores = learn.dls.valid.stores or {}
+        found = short_audit(table, features, stores.get(1), preprocessing=reading_of(learn.dls), progress=False)
+        table = with_groups(table, found)
+    if len(table) > MOST:
+        table = _part(table)
+    return table.assign(partition=None)
+
+
+def _part(table: pd.DataFrame) -> pd.DataFrame:
+    """About `MOST` rows: whole groups, in the order of a hash of their images' names."""
+    groups = groups_of(table)
+    codes = np.arange(len(table)) if groups is None else groups
+    order = pd.unique(codes[shuffled(list(table["path"]), 0)])
+    taken = order[np.cumsum(np.bincount(codes)[order]) <= MOST]
+    part = table[np.isin(codes, taken if len(taken) else order[:1])].copy()
+    part.attrs = dict(table.attrs)
+    return part
+
+
+def _calibrated(found: Predictions) -> np.ndarray:
+    """The probabilities after calibration on the other images, as both ways are calibrated before they are used."""
+    p = found.probs.astype(np.float64).clip(1e-7, 1 - 1e-7)
+    logits = np.log(p) - np.log1p(-p) if found.multi_label else np.log(p)
+    return calibrate_out_of_fold(logits, found.y, groups=found.groups, multi_label=found.multi_label)[0]

@@ -1,0 +1,331 @@
+"""A plan: what the data and the machine are, which ways to train are tried, and which is taken.
+
+Few ways are tried, those first that cost nothing but kept features, each inside the training set alone: whole patients
+and near-duplicates are held out of it, and a way is taken where it is surely better there. `plan.json` has all of it;
+it can be read, changed and given to another training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.config import TUNED_EPOCHS, TrainConfig
+from medclf.dataset.groups import groups_of, unit_of
+from medclf.dataset.labels import label_set
+from medclf.errors import DataError, MedclfError, SplitError, argument, did_you_mean
+from medclf.files import finite, write_json
+from medclf.learn import distributed
+from medclf.learn.augment import Augment
+from medclf.learn.learner import MedLearner
+from medclf.learn.trial import MOST, Trial, compared, try_tuning
+from medclf.parallel import n_cores
+from medclf.run.budget import Way, choose, job_of, measured, way_of
+
+PLAN = "plan.json"
+FORMAT = 1
+FEWEST = 120  # training images; with fewer nobody could tell whether fine-tuning helps
+_VIEWS = 2
+_KEYS = {"format", "sentence", "chosen", "candidates", "data", "machine", "budget", "folds"}
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a plan decides: settings of `TrainConfig`.
+
+    Args:
+        epochs: 0 is the linear probe alone.
+        lr: base learning rate; None for the usual one.
+        train_from: the first stage that is trained; None for the whole network.
+        views: augmented views of each image for the linear probe.
+        size: of the images, in pixels.
+        first_sizes: smaller ones, which the first epochs are trained at.
+    """
+
+    epochs: int = 0
+    lr: float | None = None
+    train_from: str | None = None
+    views: int = 0
+    size: int = 224
+    first_sizes: tuple[int, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], origin: str) -> Chosen:
+        """Back from `plan.json`.
+
+        Raises:
+            DataError: a name that is not known.
+        """
+        _check_known(values, [field.name for field in fields(cls)], f"{origin}, chosen")
+        return cls(**{**values, "first_sizes": tuple(values.get("first_sizes", ()))})
+
+    def applied(self, config: TrainConfig) -> TrainConfig:
+        """The settings, with what the plan decided; a repeat of them needs no plan."""
+        return replace(config, recipe=None, plan=None, budget=None, **asdict(self))
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What will be tried, known before anything is trained.
+
+    Args:
+        size: of the images.
+        tune: the way to fine-tune that is tried after the linear probe; None for none.
+        budget: minutes; None without one.
+    """
+
+    size: int
+    tune: Way | None
+    budget: float | None = None
+
+
+def outline_of(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> Outline:
+    """Look at data and machine, and say what will be tried and how long that takes.
+
+    Args:
+        config: whose recipe is auto.
+        table: of `scan`, its images decoded.
+        spent: seconds that this took.
+        say: called with a line for the user.
+    """
+    facts = distributed.from_first(lambda: _outlined(config, table, spent, say))
+    tune = facts["tune"] and Way(**facts["tune"] | {"sizes": tuple(facts["tune"]["sizes"])})
+    return Outline(facts["size"], tune, config.budget)
+
+
+def _outlined(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> dict[str, Any]:
+    n = job_of(config, table, spent, False, MOST).n_train
+    if n < FEWEST and not config.budget:
+        say(f"plan: the linear probe alone; {n} training images are too few to tell whether fine-tuning helps")
+        return {"size": config.size, "tune": None}
+    costs, last_stage, chain = measured(config, smaller=bool(config.budget), repeats=3 if config.budget else 1)
+    job = job_of(config, table, spent, chain, MOST)
+    if config.budget:
+        left = config.budget * 60 - spent
+        way, passed_over = choose(costs, job, left, last_stage)
+        say(f"of {config.budget:g} minutes {left / 60:.1f} are left")
+        for other in passed_over:
+            say(f"  passed over: {other}, {_minutes(other.seconds)}")
+        if way.seconds > left:
+            say("  it is the least there is, and will take longer than the budget")
+    else:
+        way = way_of((costs[0],), None, TUNED_EPOCHS, job)
+    if not way.epochs or n < FEWEST:
+        say(f"plan: the linear probe alone at {way.sizes[-1]} px, about {_minutes(way.seconds)}")
+        return {"size": way.sizes[-1], "tune": None}
+    say(
+        f"plan: the linear probe; then {way}, tried on a part of the training set, and made on all of it "
+        f"where that helps; at most about {_minutes(way.seconds)}"
+    )
+    return {"size": way.sizes[-1], "tune": asdict(way)}
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes"
+
+
+def decide(
+    config: TrainConfig,
+    outline: Outline,
+    learn: MedLearner,
+    loaders: Mapping[str, Any],
+    make: Callable[[Any], MedLearner],
+    say: Say,
+) -> tuple[Chosen, list[dict[str, Any]]]:
+    """Try what the outline says, and choose.
+
+    Args:
+        config, outline: of the run.
+        learn: with the linear probe fitted; if augmented views are chosen, it comes back fitted on them too.
+        loaders: what its loaders were made with.
+        make: loaders -> a learner like it.
+        say: called with a line for the user.
+
+    Returns:
+        What was chosen, and the candidates, for `plan.json`.
+    """
+    candidates: list[dict[str, Any]] = [{"name": "linear probe", "chosen": True}]
+    chosen = Chosen(views=config.views, size=outline.size)
+    if not config.views and any(isinstance(tfm, Augment) for tfm in learn.dls.train.after_batch.fs):
+        trial = _with_views(learn)
+        if trial is not None:
+            say(trial.sentence("a linear probe with augmented views", "the plain one"))
+            candidates.append(_row(f"linear probe with {_VIEWS} augmented views", trial, candidates))
+            chosen = replace(chosen, views=_VIEWS if trial.helps else 0)
+    way = outline.tune
+    if way is None:
+        return chosen, candidates
+    tuned = replace(chosen, epochs=way.epochs, train_from=way.train_from, first_sizes=way.sizes[:-1])
+    sizes = way.sizes if len(way.sizes) > 1 else None
+
+    def tune(inner: MedLearner) -> None:
+        with inner.distrib_ctx(), inner.no_bar(), inner.no_logging():
+            inner.fine_tune(way.epochs, config.lr, train_from=way.train_from, size=sizes)
+
+    try:
+        trial = try_tuning(learn, loaders, make, tune, near_duplicates=config.audit)
+    except (SplitError, DataError) as error:
+        say(f"fine-tuning was not tried: {error.message}")
+        return chosen, [*candidates, {"name": f"fine-tuning: {way}", "chosen": False, "problem": error.message}]
+    helps = bool(distributed.from_first(lambda: {"helps": trial.helps})["helps"])
+    say(trial.sentence("fine-tuning", "the linear probe"))
+    candidates.append(_row(f"fine-tuning: {way}", trial, candidates))
+    return tuned if helps else chosen, candidates
+
+
+def _row(name: str, trial: Trial, others: list[dict[str, Any]]) -> dict[str, Any]:
+    """A candidate that was tried; where it helps, those before it are not chosen."""
+    for other in others:
+        other["chosen"] = other["chosen"] and not trial.helps
+    return {"name": name, "chosen": trial.helps, **trial.as_dict()}
+
+
+def _with_views(learn: MedLearner) -> Trial | None:
+    """Fit the head on augmented views as well, and keep that where it surely helps."""
+    plain, start = learn.head, learn.start
+    if plain is None or plain.held_out is None or start is None or distributed.n_ranks() > 1:
+        return None
+    views = learn.fit_head(views=_VIEWS)
+    assert plain.targets is not None and views.held_out is not None
+    known = ~np.isnan(plain.held_out).any(axis=1) & ~np.isnan(views.held_out).any(axis=1)
+    multi_label = plain.targets.ndim == 2
+    groups = learn.groups()
+    trial = None
+    if known.sum() > 1:
+        y = plain.targets.astype(int)
+        trial = compared(y[known], plain.held_out[known], views.held_out[known], multi_label, _of(groups, known))
+    if trial is None or not trial.helps:
+        learn.head, learn.start = plain, start
+        learn.model.load_state_dict(start)
+    return trial
+
+
+def _of(groups: np.ndarray | None, known: np.ndarray) -> np.ndarray | None:
+    return None if groups is None or len(groups) != len(known) else groups[known]
+
+
+def fingerprint_of(table: pd.DataFrame, config: TrainConfig) -> dict[str, Any]:
+    """What the data are: all that a plan may rest on."""
+    good = table[(table["problem"] == "") & table["label"].notna()]
+    labels = pd.Series([label for cell in good["label"] for label in label_set(cell)], dtype=object).value_counts()
+    groups = groups_of(good)
+    sides = {name: int(good[name].median()) for name in ("width", "height") if name in good and len(good)}
+    return {
+        "images": len(good),
+        "partitions": {str(name): int(n) for name, n in good["partition"].value_counts().items()},
+        "groups": None if groups is None else {"of": unit_of(good), "n": len(np.unique(groups))},
+        "labels": {str(name): int(n) for name, n in labels.items()},
+        "imbalance": round(float(labels.max() / labels.min()), 1) if len(labels) else None,
+        "multi_label": bool(table.attrs.get("multi_label")),
+        "median_size": sides,
+        "modality": config.modality,
+    }
+
+
+def write_plan(
+    out: str | Path,
+    chosen: Chosen,
+    candidates: list[dict[str, Any]],
+    *,
+    table: pd.DataFrame,
+    config: TrainConfig,
+    device: Any,
+    fold: int | None = None,
+) -> dict[str, Any]:
+    """Write `plan.json` into a RUN, or add a fold's to it, and return what it holds.
+
+    Args:
+        out: the RUN.
+        chosen, candidates: from `decide`.
+        table: of the data, split.
+        config: of the run.
+        device: it trains on.
+        fold: which of a cross-validation; None for the network that is kept.
+    """
+    path = Path(out) / PLAN
+    before = read_plan(path) if path.is_file() else {}
+    mine = {"chosen": asdict(chosen), "candidates": candidates}
+    if fold is not None:
+        plan = {**before, "format": FORMAT, "folds": {**before.get("folds", {}), str(fold): mine}}
+    else:
+        plan = {
+            **before,
+            "format": FORMAT,
+            "sentence": f"Chosen inside the training set: {candidates[_chosen_row(candidates)]['name']}.",
+            **mine,
+            "data": fingerprint_of(table, config),
+            "machine": {"cores": n_cores(), "device": str(device)},
+            "budget": config.budget,
+        }
+    write_json(path, finite(plan))
+    return plan
+
+
+def _chosen_row(candidates: list[dict[str, Any]]) -> int:
+    return max(row for row, one in enumerate(candidates) if one["chosen"])
+
+
+def read_plan(path: str | Path) -> dict[str, Any]:
+    """What a plan.json holds.
+
+    Args:
+        path: the file, or the RUN that has it.
+
+    Raises:
+        DataError: there is none, it is damaged, of a later medclf, or has a key that is not known.
+    """
+    path = Path(path) / PLAN if Path(path).is_dir() else Path(path)
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{argument('plan')}: {path} cannot be read: {error}", f"give the {PLAN} of a RUN") from error
+    if not isinstance(plan, dict):
+        raise DataError(f"{argument('plan')}: {path} holds no JSON object", f"give the {PLAN} of a RUN")
+    _check_known(plan, _KEYS, str(path))
+    if plan.get("format") != FORMAT:
+        raise DataError(f"{path} has the format {plan.get('format')!r}; this medclf reads {FORMAT}", "update medclf")
+    return plan
+
+
+def chosen_in(plan: Mapping[str, Any], origin: str, fold: int | None = None) -> Chosen | None:
+    """What a plan decided for the network that is kept, or for a fold; None where it does not say.
+
+    Raises:
+        DataError: a name that is not known.
+    """
+    part = plan if fold is None else plan.get("folds", {}).get(str(fold), {})
+    if not isinstance(part.get("chosen"), dict):
+        return None
+    return Chosen.from_dict(part["chosen"], origin)
+
+
+def planned(config: TrainConfig) -> TrainConfig:
+    """The settings, as the file that `plan` names has them.
+
+    Raises:
+        DataError: the file cannot be read, decides nothing, or has something that cannot be.
+    """
+    if not config.plan:
+        return config
+    chosen = chosen_in(read_plan(config.plan), str(config.plan))
+    if chosen is None:
+        raise DataError(f"{config.plan} does not say what was chosen", 'it needs "chosen": {"epochs": 5}')
+    try:
+        return chosen.applied(config)
+    except (MedclfError, TypeError) as error:
+        raise DataError(f"{config.plan}: {error}", "see the help of medclf train for what each may be") from error
+
+
+def _check_known(values: Mapping[str, Any], known: Any, origin: str) -> None:
+    for name in values:
+        if name not in known:
+            remedy = did_you_mean(name, known) or f"there are {', '.join(sorted(known))}"
+            raise DataError(f"{origin}: {name!r} is not known", remedy)

@@ -1,0 +1,199 @@
+"""The plan: what is tried inside the training set, what is taken, and the file that says so."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medclf.config import TrainConfig
+from medclf.demo_images import draw_endoscopy
+from medclf.errors import DataError
+from medclf.learn.trial import MOST, Trial, _part, compared
+from medclf.run import plan as plans
+from medclf.run.plan import Chosen, fingerprint_of, planned, read_plan
+from medclf.run.resume import read_record, settings_in
+from medclf.run.train import train
+
+SMALL = {"arch": "efficientnet_lite0", "size": 64, "bs": 8, "saliency": 0, "audit": False}
+
+
+@pytest.mark.parametrize(
+    ("given", "way", "epochs"),
+    [
+        ({}, "auto", 5),
+        ({"epochs": 0}, "probe", 0),
+        ({"epochs": 3}, "tune", 3),
+        ({"lr": 1e-3}, "tune", 5),
+        ({"train_from": "layer4"}, "tune", 5),
+        ({"recipe": "probe"}, "probe", 0),
+        ({"recipe": "tune"}, "tune", 5),
+        ({"recipe": "tune", "epochs": 7}, "tune", 7),
+        ({"budget": 5}, "auto", 5),
+        ({"weights": None}, "tune", 5),
+    ],
+)
+def test_the_recipe_is_what_the_settings_say(given, way, epochs):
+    config = TrainConfig("d", "o", **given)
+    assert config.way == way and (way == "auto" or config.n_epochs == epochs)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"recipe": "auto", "epochs": 3}, 'recipe="auto" decides about epochs'),
+        ({"recipe": "auto", "lr": 0.1}, 'recipe="auto" decides about lr'),
+        ({"budget": 5, "epochs": 3}, "decides about epochs"),
+        ({"recipe": "probe", "epochs": 3}, "has no epochs"),
+        ({"recipe": "tune", "epochs": 0}, "one epoch or more"),
+        ({"recipe": "prob"}, "did you mean 'probe'?"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given, said):
+    with pytest.raises(DataError) as error:
+        TrainConfig("d", "o", **given)
+    assert said in str(error.value)
+
+
+def test_a_way_is_taken_where_it_is_surely_better():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 200)
+    right = np.eye(2)[y] * 0.6 + 0.2
+    better = np.eye(2)[y] * 0.8 + 0.1
+    assert compared(y, right, better, False).helps and not compared(y, better, right, False).helps
+    assert not compared(y, right, right, False).helps
+    mixed = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7]])  # better on two of three, much worse on one
+    assert not compared(np.zeros(3, int), np.tile([[0.6, 0.4]], (3, 1)), mixed, False).helps
+
+
+def test_images_of_a_patient_count_as_one():
+    rng = np.random.default_rng(1)
+    patients = np.repeat(np.arange(8), 50)
+    y = np.zeros(400, int)
+    gain = np.repeat(rng.normal(0.05, 0.1, 8), 50)
+    before = np.stack([np.full(400, 0.6), np.full(400, 0.4)], axis=1)
+    after = np.stack([0.6 + gain, 0.4 - gain], axis=1)
+    alone, together = compared(y, before, after, False), compared(y, before, after, False, patients)
+    losses = pd.Series(-np.log(after[:, 0]) + np.log(0.6)).groupby(patients).mean()
+    assert together.high - together.low > 3 * (alone.high - alone.low)
+    half = 1.895 * losses.std(ddof=1) / np.sqrt(8)  # Student's quantile, 7 degrees of freedom
+    assert (together.high - together.low) / 2 == pytest.approx(half, rel=0.01)
+
+
+def test_a_large_set_is_tried_on_a_part_of_whole_patients():
+    n = range(10_000)
+    table = pd.DataFrame({"path": [f"{i}.png" for i in n], "patient": [str(i // 10) for i in n]})
+    part = _part(table)
+    assert 0.99 * MOST <= len(part) <= MOST
+    assert (part["patient"].value_counts() == 10).all()
+    assert part.equals(_part(table.sample(frac=1, random_state=0)).sort_index())
+
+
+def test_what_came_out_is_said():
+    worse = Trial(80, 0.3, 0.5, 0.96, 0.92, 0.1, 0.3).sentence("fine-tuning", "the linear probe")
+    assert worse.startswith("fine-tuning did not help: 96 % before, 92 % after")
+    assert worse.endswith("kept the linear probe")
+    better = Trial(80, 0.5, 0.3, 0.9, 0.95, -0.3, -0.1).sentence("fine-tuning", "the linear probe")
+    assert better.startswith("fine-tuning helped: 90 % before, 95 % after") and "kept" not in better
+
+
+def test_a_plan_file_is_read_and_what_it_does_not_know_refused(tmp_path):
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"format": 1, "chosen": {"epochs": 3, "lr": 1e-3, "size": 96, "first_sizes": [64]}}))
+    config = planned(TrainConfig("d", "o", plan=str(file)))
+    assert (config.way, config.epochs, config.lr, config.size, config.first_sizes) == ("tune", 3, 1e-3, 96, (64,))
+    for wrong, said in [
+        ({"format": 1, "chosn": {}}, "did you mean 'chosen'?"),
+        ({"format": 1, "chosen": {"epoch": 3}}, "did you mean 'epochs'?"),
+        ({"format": 1, "chosen": {"epochs": -3}}, "epochs must be 0 or more"),
+        ({"format": 2}, "format 2"),
+        ({"format": 1}, "does not say what was chosen"),
+    ]:
+        file.write_text(json.dumps(wrong))
+        with pytest.raises(DataError) as error:
+            planned(TrainConfig("d", "o", plan=str(file)))
+        assert said in str(error.value)
+    with pytest.raises(DataError, match="decides about epochs"):
+        TrainConfig("d", "o", plan=str(file), epochs=3)
+
+
+def test_the_fingerprint_counts_what_is_there():
+    table = pd.DataFrame(
+        {
+            "path": list("abcdef"),
+            "label": ["x", "x", "x", "y", None, "y"],
+            "patient": ["1", "1", "2", "3", "4", "5"],
+            "problem": ["", "", "", "", "", "broken"],
+            "partition": "train",
+            "width": [10, 20, 30, 40, 50, 60],
+            "height": 9,
+        }
+    )
+    found = fingerprint_of(table, TrainConfig("d", "o", modality="ct"))
+    assert found["images"] == 4 and found["labels"] == {"x": 3, "y": 1} and found["imbalance"] == 3
+    assert found["groups"] == {"of": "patients", "n": 3} and found["median_size"] == {"width": 25, "height": 9}
+    assert found["modality"] == "ct"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return draw_endoscopy(tmp_path_factory.mktemp("drawn"), n_per_class=15, size=(72, 64))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("MEDCLF_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.mark.slow
+def test_few_images_get_the_probe_alone(data, tmp_path):
+    said = []
+    run = train(TrainConfig(str(data), str(tmp_path / "RUN"), **SMALL), said.append)
+    assert any("too few to tell whether fine-tuning helps" in line for line in said)
+    plan, record = read_plan(run), read_record(run)
+    assert plan["chosen"]["epochs"] == 0 and record["settings"]["epochs"] == 0 and record["settings"]["recipe"] is None
+    assert plan["data"]["images"] == 60 and json.loads((run / "results.json").read_text())["plan"]["sentence"]
+
+
+@pytest.mark.slow
+def test_fine_tuning_is_tried_on_training_images_alone_and_the_record_repeats_it(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(plans, "FEWEST", 10)
+    seen = []
+    tried = plans.try_tuning
+
+    def looked_at(learn, loaders, make, tune, **more):
+        def noted(dls):
+            seen.append(({*dls.train.dataset.items, *dls.valid.dataset.items}, {*learn.dls.valid.dataset.items}))
+            return make(dls)
+
+        return tried(learn, loaders, noted, tune, **more)
+
+    monkeypatch.setattr(plans, "try_tuning", looked_at)
+    said = []
+    run = train(TrainConfig(str(data), str(tmp_path / "RUN"), modality="endoscopy", budget=5, **SMALL), said.append)
+    assert len(seen) == 1 and not seen[0][0] & seen[0][1]
+    assert any(line.startswith("fine-tuning ") for line in said) and any("at most about" in line for line in said)
+    plan, record = read_plan(run), read_record(run)
+    names = [one["name"] for one in plan["candidates"]]
+    assert names[0] == "linear probe" and any("augmented" in name for name in names) and "fine-tuning" in names[-1]
+    assert sum(one["chosen"] for one in plan["candidates"]) == 1
+    assert record["settings"]["epochs"] == plan["chosen"]["epochs"] and record["settings"]["budget"] is None
+    again = settings_in(record, out=str(tmp_path / "b"))
+    assert again.way == ("tune" if plan["chosen"]["epochs"] else "probe")
+    assert Chosen.from_dict(plan["chosen"], "").applied(again) == again
+
+
+@pytest.mark.slow
+def test_a_run_begins_with_the_network_of_an_earlier_one(data, tmp_path):
+    first = train(TrainConfig(str(data), str(tmp_path / "a"), epochs=1, **SMALL), lambda _: None)
+    said = []
+    options = {name: value for name, value in SMALL.items() if name != "size"}
+    second = train(TrainConfig(str(data), str(tmp_path / "b"), epochs=0, from_run=str(first), **options), said.append)
+    from medclf.inference.bundle import load_bundle
+
+    bodies = [load_bundle(run / "bundle").network[0].state_dict() for run in (first, second)]
+    assert all((bodies[0][name] == bodies[1][name]).all() for name in bodies[0])
+    assert load_bundle(second / "bundle").preprocessing.size == (64, 64)
+    with pytest.raises(DataError, match="which has 64"):
+        train(TrainConfig(str(data), str(tmp_path / "c"), epochs=0, from_run=str(first), size=96), lambda _: None)
