@@ -17,6 +17,8 @@ Recipe = Literal["probe", "tune", "auto"]
 Split = Literal["random", "stratified", "patient", "grouped", "folders", "kfold"]
 Resize = Literal["squish", "crop", "pad"]
 Policy = Literal["negative", "positive", "unknown", "exclude"]
+Balance = Literal["none", "loss", "sampling", "focal", "logits"]
+Decide = Literal["accuracy", "balanced", "threshold"]
 Frame = int | Literal["first", "middle", "last"]
 Window = tuple[float, float] | str | None
 TUNED_EPOCHS = 5
@@ -128,6 +130,11 @@ class TrainConfig:
         None, "Training", "first stage to train, such as layer4", unset="the whole network", or_none=True
     )
     linear_probe: bool = option(True, "Training", "fit the head on the frozen features first")
+    balance: Balance = option(
+        "none",
+        "Training",
+        "how rare classes are made to count: by weight, by sampling, by focal loss; probabilities stay true with each",
+    )
     views: int = option(0, "Training", "augmented views of each image for the linear probe, besides itself", at_least=0)
     bs: int | None = option(None, "Training", "largest batch size", unset="64 on a GPU, 16 on a CPU", at_least=1)
     lr: float | None = option(None, "Training", "base learning rate", above=0)
@@ -158,6 +165,13 @@ class TrainConfig:
     )
     positive: str | None = option(
         None, "Evaluation", "the label that decisions are about", unset="of two labels, the finding"
+    )
+    decide: Decide | None = option(
+        None,
+        "Evaluation",
+        "what is predicted: the most probable label (accuracy); the one that gains most over its frequency (balanced); "
+        "or the positive label from the operating point on (threshold)",
+        unset="threshold with --operating-point, balanced with --balance logits, else accuracy",
     )
     operating_point: str | None = option(
         None,

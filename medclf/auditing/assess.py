@@ -15,26 +15,37 @@ import pandas as pd
 
 from medclf.auditing.audit import Audit
 from medclf.auditing.calibration_set import FEWEST, CalibrationSet
-from medclf.auditing.decisions import DecisionPolicy, column_of, decide, decision_section
+from medclf.auditing.decisions import (
+    DecisionPolicy,
+    balanced,
+    column_of,
+    decide,
+    decision_scores,
+    decision_section,
+)
 from medclf.dataset.groups import unit_of
 from medclf.dataset.labels import objects
 from medclf.errors import DataError
 from medclf.metrics.abstention import abstain_curve, choose_abstain, evaluate_abstain
 from medclf.metrics.calibration import (
+    FEWEST_OF_A_LABEL,
     Temperature,
     brier,
     calibrate_out_of_fold,
     ece,
-    fit_temperature,
+    fit_calibration,
     reliability,
     to_logits,
+    too_few,
 )
 from medclf.metrics.classification import classification_metrics, proportion
 from medclf.metrics.intervals import Sampling, as_plain
 from medclf.metrics.thresholds import OperatingPoint
+from medclf.metrics.weighted import bin_gaps
 from medclf.results.calibration import OUT_OF_DISTRIBUTION, UNSURE, Calibration
 from medclf.results.predictions import Predictions, losses_of
 
+_BARS = 10  # of a reliability diagram
 CURVE = ("coverage", "accuracy", "low", "high")
 
 Sections = dict[str, Any]  # of results.json, by name
@@ -56,7 +67,10 @@ class Calibrated:
 
 
 def calibrate(
-    predictions: Predictions, calibration_set: CalibrationSet, policy: DecisionPolicy | None = None
+    predictions: Predictions,
+    calibration_set: CalibrationSet,
+    policy: DecisionPolicy | None = None,
+    shares: np.ndarray | None = None,
 ) -> Calibrated:
     """Calibrate predictions, and choose and judge the limits that a bundle carries.
 
@@ -64,6 +78,7 @@ def calibrate(
         predictions: to report.
         calibration_set: what to fit on.
         policy: how decisions are to be made; the defaults where None.
+        shares: (n_labels,) of the training images that have each label; those of the calibration set where None.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -73,25 +88,70 @@ def calibrate(
         >>> predictions = Predictions(["normal", "polyp"], False, y, np.stack([1 - p, p], 1), p * 0, table)
         >>> found = calibrate(predictions, CalibrationSet.of(predictions, "the other images"))
         >>> sorted(found.sections), bool(0.8 < found.calibration.temperature.values[0] < 1.25)
-        (['abstain', 'calibration', 'operating_point'], True)
+        (['abstain', 'calibration', 'decision', 'operating_point'], True)
     """
     policy = policy or DecisionPolicy()
-    if len(calibration_set) < FEWEST:
-        text = (
-            f"Not calibrated: {len(calibration_set)} images are too few (at least {FEWEST} are needed). "
-            "The probabilities are the network's own."
-        )
-        return Calibrated(predictions, {"calibration": {"sentence": text}})
+    shares = _shares(calibration_set.y, len(predictions.vocab)) if shares is None else shares
+    why = _why_not(calibration_set)
     try:
+        if why:
+            raise DataError(why, "give more images")
         result, calibration_set = _at_fitted_temperature(predictions, calibration_set)
+        section, thresholds = decide(result.predictions, calibration_set, policy)
     except DataError as error:
-        return Calibrated(predictions, {"calibration": {"sentence": f"Not calibrated: {error.message}."}})
-    _abstain(result, calibration_set, policy.keep_accuracy)
-    section, thresholds = decide(result.predictions, calibration_set, policy)
+        text = f"Not calibrated: {error.message}. The probabilities are the network's own."
+        result, section, thresholds = Calibrated(predictions, {"calibration": {"sentence": text}}), {}, {}
+        why = text
     if section:
         result.sections["operating_point"] = section
-    result.calibration = replace(result.calibration, thresholds=thresholds)
+    _decide(result, policy, shares, thresholds)
+    if not why:
+        _abstain(result, calibration_set, policy.keep_accuracy)
     return result
+
+
+def _why_not(calibration_set: CalibrationSet) -> str:
+    n = len(calibration_set)
+    return f"{n} images are too few (at least {FEWEST} are needed)" if n < FEWEST else ""
+
+
+def _shares(y: np.ndarray, n_labels: int) -> np.ndarray:
+    """(n_labels,) share of the known images that have each label."""
+    if y.ndim == 2:
+        return np.asarray((y == 1).sum(axis=0) / np.maximum((y >= 0).sum(axis=0), 1))
+    return np.asarray(np.bincount(y[y >= 0].astype(int), minlength=n_labels) / max((y >= 0).sum(), 1))
+
+
+_RULES = {
+    "accuracy": "The most probable label is predicted",
+    "balanced": "The label is predicted whose probability is highest beside its share of the training images",
+    "threshold": "Labels are predicted from their operating point on",
+}
+_RULES_OF_MANY = {
+    "accuracy": "Each label is predicted from a probability of 50 % on",
+    "balanced": "Each label is predicted from its share of the training images on",
+}
+
+
+def _decide(result: Calibrated, policy: DecisionPolicy, shares: np.ndarray, thresholds: dict[str, float]) -> None:
+    """Choose what is predicted, and say how each way to choose would score."""
+    shown = result.predictions
+    ways: dict[str, dict[str, Any]] = {"accuracy": {}, "balanced": balanced(shares, shown.vocab, shown.multi_label)}
+    ways |= {"threshold": {"thresholds": thresholds}} if thresholds else {}
+    if policy.decision in ways:
+        result.calibration = replace(result.calibration, multi_label=shown.multi_label, **ways[policy.decision])
+    chosen = result.calibration.decided(shown.probs, shown.vocab)
+    if chosen is not None or shown.decided is not None:
+        result.predictions = replace(shown, decided=chosen)
+    used = policy.decision if policy.decision in ways else "accuracy"
+    rules = _RULES | (_RULES_OF_MANY if shown.multi_label else {})
+    calibrations = {way: Calibration(multi_label=shown.multi_label, **fields) for way, fields in ways.items()}
+    scores = decision_scores(shown, calibrations) if (np.asarray(shown.y) >= 0).any() else {}
+    told = [f"{way} {row['accuracy']:.3f} and {row['balanced_accuracy']:.3f}" for way, row in scores.items()]
+    sentence = f"{rules[used]}."
+    if told:
+        sentence += f" Accuracy and balanced accuracy by each rule: {'; '.join(told)}."
+    result.sections["decision"] = {"rule": used, "sentence": sentence, "scores": scores}
 
 
 def at_temperature(predictions: Predictions, temperature: Temperature | None) -> Predictions:
@@ -102,7 +162,8 @@ def at_temperature(predictions: Predictions, temperature: Temperature | None) ->
 
 
 def _with_probs(predictions: Predictions, probs: np.ndarray) -> Predictions:
-    return replace(predictions, probs=probs, losses=losses_of(predictions.y, probs, predictions.multi_label))
+    losses = losses_of(predictions.y, probs, predictions.multi_label)
+    return replace(predictions, probs=probs, losses=losses, decided=None)
 
 
 def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tuple[Calibrated, CalibrationSet]:
@@ -115,16 +176,23 @@ def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tu
         how = f"Each image here was judged by one fitted on {fitted_on.described}"
     else:
         logits = to_logits(fitted_on.probs, multi_label=multi)
-        temperature = fit_temperature(logits, fitted_on.y, multi_label=multi, shared=True)
+        temperature = fit_calibration(logits, fitted_on.y, multi_label=multi)
         after, fitted_on = at_temperature(before, temperature), replace(fitted_on, probs=temperature.apply(logits))
         how = f"It was fitted on {fitted_on.described}"
-    value = temperature.values[0]
+    value = float(np.exp(np.mean(np.log(temperature.values))))
     was = "too high" if value > 1.05 else "too low" if value < 0.95 else "about right"
+    unfit = too_few(fitted_on.y, len(before.vocab), multi_label=multi)
+    few = [label for label, one in zip(before.vocab, unfit, strict=True) if one]
+    sentence = f"The model's confidence was {was} (temperature {value:.2f}). {how} ({temperature.n} images)."
+    if few:
+        sentence += f" Uncalibrated, with fewer than {FEWEST_OF_A_LABEL} images: {', '.join(few)}."
     section = {
-        "sentence": f"The model's confidence was {was} (temperature {value:.2f}). {how} ({temperature.n} images).",
+        "sentence": sentence,
         "temperature": value,
         "n_fitted_on": temperature.n,
+        "uncalibrated": few,
         **_before_and_after(before, after),
+        "by_label": by_label(after),
     }
     calibration = Calibration(temperature, multi_label=multi)
     return Calibrated(after, {"calibration": section}, calibration), fitted_on
@@ -151,7 +219,34 @@ def calibration_errors(predictions: Predictions) -> Sections:
     return {name: estimate.as_dict() for name, estimate in estimates.items()}
 
 
-def reliability_bars(predictions: Predictions, n_bins: int = 10) -> list[dict[str, Any]]:
+def by_label(predictions: Predictions) -> dict[str, dict[str, Any]]:
+    """How true each label's probabilities are, whether or not it is the predicted one.
+
+    Returns:
+        By label: n (images where it is known), share (that have it), mean_probability, ece, brier, brier_of_share (the
+        Brier score of always saying the share), reliability (bars, see `reliability_bars`).
+    """
+    found = {}
+    for label in predictions.vocab:
+        y, p = column_of(predictions.y, predictions.probs, predictions, label)
+        y, p = y[y >= 0], p[y >= 0]
+        if not len(y):
+            continue
+        gaps, share = bin_gaps(np.ones((1, len(y))), p, y == 1), float(y.mean())
+        bars = [one.as_dict() for one in reliability(y, p, _BARS) if one.frequency.n]
+        found[label] = {
+            "n": len(y),
+            "share": share,
+            "mean_probability": float(p.mean()),
+            "ece": float(np.abs(gaps).sum()),
+            "brier": float(((p - y) ** 2).mean()),
+            "brier_of_share": share * (1 - share),
+            "reliability": bars,
+        }
+    return found
+
+
+def reliability_bars(predictions: Predictions, n_bins: int = _BARS) -> list[dict[str, Any]]:
     """The bars of the reliability diagram; of several labels an image, all labels together."""
     y, probs = predictions.y, predictions.probs
     if predictions.multi_label:
@@ -159,13 +254,26 @@ def reliability_bars(predictions: Predictions, n_bins: int = 10) -> list[dict[st
     return [one.as_dict() for one in reliability(y, probs, n_bins) if one.frequency.n]
 
 
-def answers(y: np.ndarray, probs: np.ndarray, multi_label: bool) -> tuple[np.ndarray, np.ndarray]:
-    """What the functions of `abstention` take: of several labels an image, whether all are right, and the least sure
-    one's probability.
+def answers(
+    y: np.ndarray, probs: np.ndarray, multi_label: bool, predicted: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the functions of `abstention` take: which answers are right, and how sure they are.
+
+    Of several labels an image: whether all are right, and the least sure one's probability. Where another rule than the
+    highest probability decides, the label is one that the highest is, or is not, as the rule's answer is right or not.
+
+    Args:
+        y: as in `Predictions`.
+        probs: (n, n_labels).
+        multi_label: whether an image may have several.
+        predicted: (n, n_labels) bool, where another rule decides.
     """
     if not multi_label:
-        return y, probs
-    right = (((probs >= 0.5) == (y == 1)) | (y < 0)).all(axis=1)
+        if predicted is None:
+            return y, probs
+        right, top = predicted[np.arange(len(y)), np.maximum(y, 0)], probs.argmax(axis=1)
+        return np.where(y < 0, -1, np.where(right, top, (top + 1) % probs.shape[1])), probs
+    right = (((probs >= 0.5 if predicted is None else predicted) == (y == 1)) | (y < 0)).all(axis=1)
     known = (y >= 0).any(axis=1)
     return np.where(known, right.astype(int), -1), np.maximum(probs, 1 - probs).min(axis=1)
 
@@ -178,8 +286,9 @@ def _confidence(probs: np.ndarray) -> np.ndarray:
 def _abstain(result: Calibrated, calibration_set: CalibrationSet, keep_accuracy: float) -> None:
     """Choose below which confidence an answer is unsure, and judge that."""
     predictions, multi = result.predictions, result.predictions.multi_label
-    y, probs = answers(predictions.y, predictions.probs, multi)
-    chosen_y, chosen_probs = answers(calibration_set.y, calibration_set.probs, multi)
+    y, probs = answers(predictions.y, predictions.probs, multi, predictions.decided)
+    elsewhere = result.calibration.decided(calibration_set.probs, predictions.vocab)
+    chosen_y, chosen_probs = answers(calibration_set.y, calibration_set.probs, multi, elsewhere)
     curve = abstain_curve(y, probs)
     section: Sections = {"wished": keep_accuracy, "curve": {name: curve[name].tolist() for name in CURVE}}
     result.sections["abstain"] = section
@@ -236,6 +345,7 @@ def apply_calibration(predictions: Predictions, calibration: Calibration) -> Pre
         calibration: fitted on other images.
     """
     found = at_temperature(predictions, calibration.temperature)
+    found = replace(found, decided=calibration.decided(found.probs, found.vocab))
     if calibration.abstain_below is not None:
         confidence = _confidence(answers(found.y, found.probs, found.multi_label)[1])
         found = with_flag(found, confidence < calibration.abstain_below, UNSURE)
@@ -268,8 +378,9 @@ def evaluate_limits(
     """
     errors = calibration_errors(predictions)
     section: Sections = {**errors, "reliability": {"here": reliability_bars(predictions)}}
+    section["by_label"] = by_label(predictions)
     if calibration.temperature is not None:
-        value = calibration.temperature.values[0]
+        value = float(np.exp(np.mean(np.log(calibration.temperature.values))))
         sentence = f"The bundle's temperature ({value:.2f}) was fitted during training, on other images."
         section = {"sentence": sentence, **section}
     found: Sections = {"calibration": section}
@@ -291,7 +402,7 @@ def evaluate_limits(
 
 
 def _evaluate_abstention(predictions: Predictions, abstain_below: float) -> Sections:
-    y, probs = answers(predictions.y, predictions.probs, predictions.multi_label)
+    y, probs = answers(predictions.y, predictions.probs, predictions.multi_label, predictions.decided)
     found, curve = evaluate_abstain(y, probs, abstain_below, groups=predictions.groups), abstain_curve(y, probs)
     unsure = _confidence(probs) < abstain_below
     sentence = f"Training's limit flags {unsure.sum()} of {len(unsure)} images unsure."

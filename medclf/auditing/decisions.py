@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from medclf.auditing.calibration_set import CalibrationSet
+from medclf.config import Decide
 from medclf.dataset.groups import unit_of
 from medclf.errors import DataError, argument
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.positive_label import positive_label
+from medclf.metrics.table import statistics
 from medclf.metrics.thresholds import (
     RULES,
     OperatingPoint,
@@ -21,6 +23,8 @@ from medclf.metrics.thresholds import (
     evaluate_threshold,
     restate_prevalence,
 )
+from medclf.metrics.weighted import read_task
+from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions
 
 _WHY = {"rarer": " It is the rarer of the two labels.", "order": " Neither name says which label is the finding."}
@@ -33,15 +37,25 @@ class DecisionPolicy:
     Args:
         keep_accuracy: on the images that are answered; the least sure are left to a reader.
         positive: the label that decisions are about; where None, of two the finding, see `positive_label`.
-        rule: "youden", "sensitivity=0.95", "specificity=0.9", or "cost=10": what a miss costs, in false alarms. The
-            bundle decides by it; where None, youden's threshold is reported and the most probable label is chosen.
+        rule: "youden", "sensitivity=0.95", "specificity=0.9", or "cost=10": what a miss costs, in false alarms; youden
+            where None.
         prevalence: share of patients with the label where the classifier will be used; None is not known.
+        decide: "accuracy": the most probable label is predicted, of several an image each from 0.5. "balanced": the
+            label whose probability is greatest beside its share of the training images, which serves balanced accuracy.
+            "threshold": the positive label from the rule's threshold on. None: "threshold" where a rule is given, else
+            "accuracy".
     """
 
     keep_accuracy: float = 0.95
     positive: str | None = None
     rule: str | None = None
     prevalence: float | None = None
+    decide: Decide | None = None
+
+    @property
+    def decision(self) -> Decide:
+        """How labels are chosen."""
+        return self.decide or ("threshold" if self.rule else "accuracy")
 
     def __post_init__(self) -> None:
         for name, value in (("keep_accuracy", self.keep_accuracy), ("prevalence", self.prevalence)):
@@ -60,9 +74,10 @@ class DecisionPolicy:
             raise DataError(
                 f"{argument('positive')} must be a label, not {self.positive!r}", f"choose one of {', '.join(known)}"
             )
-        if self.rule and self.positive is None and not multi_label and len(known) > 2:
+        asked = ("operating_point", self.rule) if self.rule else ("decide", self.decide)
+        if (self.rule or self.decide == "threshold") and self.positive is None and not multi_label and len(known) > 2:
             raise DataError(
-                f"{argument('operating_point', self.rule)} needs one of the {len(known)} labels",
+                f"{argument(*asked)} needs one of the {len(known)} labels",
                 f"name it with {argument('positive', 'LABEL')}",
             )
 
@@ -117,8 +132,8 @@ def decide(
         policy: how to choose.
 
     Returns:
-        The section operating_point of results.json, and the bundle's thresholds by label; empty where there is nothing
-        to decide, or, for the second, where no rule was asked for.
+        The section operating_point of results.json, and the thresholds by label; empty where there is nothing to
+        decide.
     """
     points: dict[str, Any] = {}
     for label, why in labels_to_decide(predictions, policy.positive).items():
@@ -126,7 +141,7 @@ def decide(
         points[label]["sentence"] += why
     section = points if predictions.multi_label else next(iter(points.values()), {})
     found = {label: row["threshold"] for label, row in points.items() if "threshold" in row}
-    return section, found if policy.rule else {}
+    return section, found
 
 
 def _decided(
@@ -145,9 +160,50 @@ def _decided(
     section = decision_section(
         y, probs, label, point, predictions.groups, policy.prevalence, cuts, unit_of(predictions.table)
     )
-    section["decides"] = policy.rule is not None
+    section["decides"] = policy.decision == "threshold"
     section["sentence"] += f" It was chosen on {calibration_set.described}."
     return section
+
+
+def balanced(shares: np.ndarray, vocab: Sequence[str], multi_label: bool) -> dict[str, dict[str, float]]:
+    """What serves balanced accuracy, as fields of `Calibration`: each label is held against its share.
+
+    Args:
+        shares: (n_labels,) of the training images that have each label.
+        vocab: the labels.
+        multi_label: whether an image may have several.
+
+    Example:
+        >>> balanced(np.array([0.9, 0.1]), ["normal", "polyp"], False)
+        {'weights': {'normal': 1.1111111111111112, 'polyp': 10.0}}
+        >>> balanced(np.array([0.2, 0.0]), ["polyp", "ulcer"], True)
+        {'thresholds': {'polyp': 0.2}}
+    """
+    known = {label: float(share) for label, share in zip(vocab, shares, strict=True) if 0 < share < 1}
+    return {"thresholds": known} if multi_label else {"weights": {label: 1 / share for label, share in known.items()}}
+
+
+def decision_scores(predictions: Predictions, calibrations: Mapping[str, Calibration]) -> dict[str, dict[str, float]]:
+    """Accuracy and balanced accuracy of each way to decide on the same probabilities.
+
+    Args:
+        predictions: calibrated.
+        calibrations: by the name of the way.
+    """
+    found = {}
+    for name, calibration in calibrations.items():
+        chosen = calibration.decided(predictions.probs, predictions.vocab)
+        task = read_task(
+            predictions.y,
+            predictions.probs,
+            predictions.vocab,
+            None,
+            predictions.multi_label,
+            predicted=chosen if chosen is not None else replace(predictions, decided=None).predicted,
+        )
+        values = statistics(task, np.ones((1, len(task.probs))))
+        found[name] = {key: float(values[key][0]) for key in ("accuracy", "balanced_accuracy")}
+    return found
 
 
 def column_of(y: np.ndarray, probs: np.ndarray, shown: Predictions, label: str) -> tuple[np.ndarray, np.ndarray]:

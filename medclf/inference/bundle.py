@@ -190,6 +190,7 @@ def save_bundle(
     content, state = _described(learn, calibration or {}, card or {})
     if calibration is None and isinstance(learn, Assessable):
         content |= _assessed(learn, card)
+        content["format"] = bundle_format.format_of(_spec(learn).preprocessing, content["calibration"])
     with _replacing_folder(path) as folder:
         write_tensors(folder / WEIGHTS, state)
         content["weights"] = {"file": WEIGHTS, "sha256": bundle_format.file_hash(folder / WEIGHTS)}
@@ -261,7 +262,7 @@ def _described(
         _compare_with_model(model, pixels, spec, logits)
         pairs = _safe_pairs(network, pixels, spec, logits)
     content = {
-        "format": bundle_format.format_of(spec.preprocessing),
+        "format": bundle_format.format_of(spec.preprocessing, calibration),
         "recipe": recipe,
         "calibration": calibration,
         "card": finite(dict(card)),

@@ -27,14 +27,15 @@ _MAX_PIXELS = 2**23  # of the network's input: loading a bundle runs two such im
 _LEAST = 1e-30  # of a variance: less cannot be divided by in float32
 
 
-def format_of(preprocessing: Preprocessing) -> int:
-    """The version that can hold it: 1, which medclf 0.1 reads, where the pixels are resized by medclf alone.
+def format_of(preprocessing: Preprocessing, calibration: Mapping[str, Any] | None = None) -> int:
+    """The version that can hold it: 1, which medclf 0.1 reads, where it knows all of the preparation and calibration.
 
     Example:
         >>> format_of(Preprocessing(224))
         1
     """
-    return 1 if isinstance(preprocessing.resize, str) and preprocessing.sampling is None else 2
+    known = isinstance(preprocessing.resize, str) and preprocessing.sampling is None
+    return 1 if known and biases(calibration or {}) == [0.0] and not (calibration or {}).get("decision") else 2
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
@@ -100,8 +101,8 @@ def _check(content: Mapping[str, Any]) -> None:
         _expect(isinstance(content[key], kind), key)
     _expect(content["weights"]["file"] == WEIGHTS, f"the weights are in {WEIGHTS}, nowhere else")
     spec = ModelSpec.from_dict(content["recipe"])
-    _expect(content["format"] == format_of(spec.preprocessing), "format")
     check_calibration(content["calibration"], spec)
+    _expect(content["format"] == format_of(spec.preprocessing, content["calibration"]), "format")
     logits = np.array(content["golden"]["logits"], np.float64)
     _expect(logits.shape == (_N_GOLDEN, spec.n_out) and bool(np.isfinite(logits).all()), "golden")
     height, width = spec.preprocessing.size
@@ -124,6 +125,11 @@ def _is_limit(value: Any) -> bool:
     return _is_number(value) and value >= 0
 
 
+def _is_weight(value: Any) -> bool:
+    """Of a label in a decision: at 0, or without end, no image would decide anything."""
+    return _is_number(value) and 0 < value <= 1e12
+
+
 def _whole(text: str) -> int:
     if len(text) > _MAX_DIGITS:
         raise ValueError("an integer that no number of a bundle needs")
@@ -142,12 +148,17 @@ def check_calibration(calibration: Mapping[str, Any], spec: ModelSpec) -> None:
     warmth = temperatures(calibration)
     _expect(all(_is_number(value) and 1e-3 <= value <= 1e3 for value in warmth), "temperature")
     _expect(len(warmth) in (1, spec.n_out), "temperature")
+    added = biases(calibration)
+    _expect(all(_is_number(value) and abs(value) <= 1e3 for value in added), "bias")
+    _expect(len(added) == spec.n_out or added == [0.0], "bias")
     point = calibration.get("operating_point", {})
     if spec.multi_label:
         limits = point.get("thresholds", {})
         _expect(set(limits) <= set(spec.vocab) and all(map(_is_limit, limits.values())), "operating_point")
     elif "label" in point:
         _expect(point["label"] in spec.vocab and _is_limit(point["threshold"]), "operating_point")
+    weights = calibration.get("decision", {}).get("weights", {})
+    _expect(set(weights) <= set(spec.vocab) and all(map(_is_weight, weights.values())), "decision")
     _expect(_is_limit(calibration.get("abstain", {}).get("threshold", 0)), "abstain")
     if calibration.get("ood"):
         facts, arrays = ood_state(calibration["ood"])
@@ -194,6 +205,18 @@ def temperatures(calibration: Mapping[str, Any]) -> list[float]:
     if isinstance(value, dict):  # as `Temperature.as_dict` writes it
         value = value["temperature"]
     return value if isinstance(value, list) else [value]
+
+
+def biases(calibration: Mapping[str, Any]) -> list[float]:
+    """What is added to each label's logit after the division; [0.0] where there is nothing.
+
+    Example:
+        >>> biases({"temperature": 1.5}), biases({"temperature": {"temperature": [1.5], "bias": [0.1, -0.1], "n": 100}})
+        ([0.0], [0.1, -0.1])
+    """
+    value = calibration.get("temperature")
+    found = value.get("bias") if isinstance(value, Mapping) else None
+    return list(found) if found else [0.0]
 
 
 def read(folder: Path) -> dict[str, Any]:

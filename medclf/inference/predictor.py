@@ -12,10 +12,10 @@ import numpy as np
 
 from medclf.errors import BundleError, ReadError, position
 from medclf.images.preprocessing import Preprocessing
-from medclf.inference.bundle_format import ood_state, temperatures
+from medclf.inference.bundle_format import biases, ood_state, temperatures
 from medclf.models.spec import ModelSpec
 from medclf.parallel import map_ahead
-from medclf.results.calibration import OUT_OF_DISTRIBUTION, UNSURE
+from medclf.results.calibration import OUT_OF_DISTRIBUTION, UNSURE, decided
 
 if TYPE_CHECKING:
     from medclf.images.preprocessing import Item
@@ -171,7 +171,7 @@ class Predictor:
             prepared: uint8 of (B, height, width, channels).
         """
         logits, features = self._forward(prepared)
-        scaled = logits.astype(np.float64) / temperatures(self.calibration)
+        scaled = logits.astype(np.float64) / temperatures(self.calibration) + biases(self.calibration)
         probs = _sigmoid(scaled) if self.multi_label else _softmax(scaled)
         if not (np.isfinite(probs).all() and np.isfinite(features).all()):
             raise BundleError(f"{self.name} gives no finite numbers for this image", "save the bundle again")
@@ -196,15 +196,13 @@ class Predictor:
 
     def _chosen(self, probs: np.ndarray) -> int | tuple[int, ...]:
         point = self.calibration.get("operating_point", {})
-        if self.multi_label:
-            limits = [point.get("thresholds", {}).get(label, 0.5) for label in self.vocab]
-            return tuple(int(index) for index in np.flatnonzero(probs >= limits))
-        if "label" not in point:
-            return int(probs.argmax())
-        index = self.vocab.index(point["label"])
-        if probs[index] >= point["threshold"]:
-            return index
-        return int(np.where(np.arange(len(probs)) == index, -1.0, probs).argmax())
+        thresholds = point.get("thresholds", {})
+        if "label" in point:
+            thresholds = {point["label"]: point["threshold"]}
+        weights = self.calibration.get("decision", {}).get("weights", {})
+        (row,) = decided(probs[None], self.vocab, self.multi_label, thresholds, weights)
+        found = tuple(int(index) for index in np.flatnonzero(row))
+        return found if self.multi_label else found[0]
 
 
 def _detector(calibration: Mapping[str, Any]) -> OodDetector | None:

@@ -30,6 +30,7 @@ from medclf.dataset.scan import with_problems
 from medclf.dataset.splits import no_partition, unplaced
 from medclf.errors import MedclfWarning
 from medclf.learn import augmentation_picture, maps
+from medclf.learn.balance import label_shares
 from medclf.learn.batches import unread
 from medclf.learn.features import image_features
 from medclf.learn.learner import MedLearner
@@ -157,7 +158,8 @@ def assess(
         text = "the images were not checked for near-duplicates and leaks: make the loaders with MedDataLoaders"
         warnings.warn(MedclfWarning(text), stacklevel=2)
     reported, *held_out = parts
-    fitted = calibrate(reported, _calibration_set(learn, reported, outputs.cross_validated, table), policy)
+    fitted_on = _calibration_set(learn, reported, outputs.cross_validated, table)
+    fitted = calibrate(reported, fitted_on, policy, label_shares(learn.dls.train, len(reported.vocab)))
     detector = None if features is None else ood_fit(features, groups=_read_groups(learn, table))
     calibration = replace(fitted.calibration, ood=detector)
     reported = fitted.predictions
@@ -224,7 +226,7 @@ def outputs_of(
 def train_features(learn: MedLearner) -> np.ndarray:
     """(n, f) pooled features of the training images that can be read: the probe's own where nothing was tuned."""
     read = ~unread(learn.dls.train)
-    known = None if learn.history or learn.head is None else learn.head.features
+    known = learn.head.features if learn.head is not None and learn.is_probe else None
     if known is not None and len(known) == read.sum():
         return known
     return np.asarray(image_features(learn.model, learn.dls.train)[0][read])
@@ -300,7 +302,7 @@ def _calibration_set(
     if cross_validated:
         return CalibrationSet.of(reported, "the predictions of the other images, in five parts")
     head = getattr(learn, "head", None)
-    if getattr(learn, "history", True) or head is None or head.held_out is None or head.targets is None:
+    if head is None or not learn.is_probe or head.held_out is None or head.targets is None:
         return CalibrationSet.of(reported, "the other validation images, in five parts")
     y, groups = head.targets.astype(int), _read_groups(learn, table)
     known = ~np.isnan(head.held_out).any(axis=1)

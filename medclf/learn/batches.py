@@ -48,6 +48,8 @@ class MedDL(TfmdDL):
         ids: (n,) what the draws are keyed by in place of the images' positions.
         part: this process's number and how many processes there are, where it loads its part only: of each batch where
             the order is shuffled (`bs` is then its part's size), else of the whole, none twice.
+        weights: (n,) how often each image is drawn, relative to the others, where the order is shuffled; None takes
+            each once an epoch.
         problems: where files that cannot be read are noted, path -> reason; None raises their ReadError, as a loader
             of other images (`test_dl`) does unless it is given one.
         kwargs: fastai's own arguments.
@@ -62,19 +64,20 @@ class MedDL(TfmdDL):
         stores: dict[int, ImageStore] | None = None,
         ids: np.ndarray | None = None,
         part: tuple[int, int] | None = None,
+        weights: np.ndarray | None = None,
         problems: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         self.seed, self.epoch, self.stores, self.ids, self.part = seed, epoch, stores, ids, part
-        self.problems = problems
+        self.weights, self.problems = weights, problems
         self._known: list[Tensor] | None = None
         super().__init__(dataset, *args, **kwargs)
 
     def new(self, dataset: Any = None, cls: Any = None, **kwargs: Any) -> Any:
-        """fastai's, with the seed, the epoch, the stores, the ids, the part and, for the same images, the problems."""
+        """fastai's, with seed, epoch, stores, ids, part and, for the same images, the problems and the weights."""
         own = {name: getattr(self, name) for name in ("seed", "epoch", "stores", "ids", "part")}
         if dataset is None or dataset is self.dataset:
-            own["problems"] = self.problems
+            own |= {"problems": self.problems, "weights": self.weights}
         return super().new(dataset, cls, **(own | kwargs))
 
     def parted(self) -> MedDL:
@@ -100,8 +103,11 @@ class MedDL(TfmdDL):
         self.epoch += 1
 
     def shuffle_fn(self, idxs: list[int]) -> list[int]:
-        """A permutation drawn from (seed, epoch)."""
+        """A permutation drawn from (seed, epoch); with weights, as many draws with replacement."""
         generator = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, self.epoch]))
+        if self.weights is not None:
+            shares = self.weights[idxs] / self.weights[idxs].sum()
+            return [idxs[i] for i in generator.choice(len(idxs), len(idxs), p=shares)]
         return [idxs[i] for i in generator.permutation(len(idxs))]
 
     def get_idxs(self) -> list[int]:

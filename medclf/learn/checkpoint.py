@@ -161,7 +161,9 @@ def apply_state(learn: Any, state: dict[str, Any], path: str | Path, *, freeze: 
         if state["position"]["epoch"]:
             _restore_notes(learn, state["recorder"])
         if state["head"] is not None:
-            learn.head, learn.start = LinearProbe(**state["head"]), state["start"]
+            learn.head = LinearProbe(**state["head"])
+        if state["start"] is not None:
+            learn.start = state["start"]
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise BundleError(f"{path} does not fit this learner: {reason}", "make the learner as it was made") from error

@@ -74,6 +74,7 @@ class MedInterpretation(ClassificationInterpretation):
     def metrics(self, **kwargs: Any) -> Metrics:
         """Every metric with its interval; see `medclf.metrics.classification.classification_metrics`."""
         p = self.predictions
+        kwargs = {"predicted": p.decided, **kwargs}
         return classification_metrics(p.y, p.probs, p.vocab, groups=p.groups, multi_label=p.multi_label, **kwargs)
 
     def subgroups(self, *columns: str, n_boot: int = 2000) -> dict[str, dict[str, Any]]:
@@ -102,14 +103,12 @@ class MedInterpretation(ClassificationInterpretation):
         p = self.predictions
         if p.multi_label:
             return {
-                label: np.array(
-                    [[np.sum((p.y[:, k] == a) & ((p.probs[:, k] >= 0.5) == b)) for b in (0, 1)] for a in (0, 1)]
-                )
+                label: np.array([[np.sum((p.y[:, k] == a) & (p.predicted[:, k] == b)) for b in (0, 1)] for a in (0, 1)])
                 for k, label in enumerate(p.vocab)
             }
         n = len(p.vocab)
         known = p.y >= 0
-        return np.bincount(n * p.y[known] + p.probs[known].argmax(1), minlength=n * n).reshape(n, n)
+        return np.bincount(n * p.y[known] + p.predicted[known].argmax(1), minlength=n * n).reshape(n, n)
 
     def plot_confusion_matrix(self, normalize: bool = False, title: str = "Confusion matrix", **kwargs: Any) -> Any:
         """Draw the matrix, or one 2x2 matrix a label for multi-label; returns the Axes."""
@@ -126,7 +125,7 @@ class MedInterpretation(ClassificationInterpretation):
         from sklearn.metrics import classification_report
 
         p = self.predictions
-        pred = p.probs >= 0.5 if p.multi_label else p.probs.argmax(1)
+        pred = p.predicted if p.multi_label else p.predicted.argmax(1)
         print(classification_report(p.y, pred, labels=range(len(p.vocab)), target_names=p.vocab, zero_division=0))
 
     def read(self, path: str | Path) -> np.ndarray:

@@ -19,13 +19,15 @@ from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
 from fastai.metrics import accuracy, accuracy_multi
 from fastai.optimizer import OptimWrapper
+from fastai.torch_core import get_model
 from fastcore.foundation import L
 
 from medclf._deprecated import warn
-from medclf.config import TrainConfig
+from medclf.config import Balance, TrainConfig
 from medclf.dataset.groups import groups_of
-from medclf.errors import DataError, PreprocessingError
+from medclf.errors import DataError, PreprocessingError, argument
 from medclf.learn import distributed
+from medclf.learn.balance import balanced_loss, draw_evenly
 from medclf.learn.checkpoint import seeded
 from medclf.learn.deferred_loss import DeferredSmoothLoss, FetchLosses
 from medclf.learn.growing_sizes import Sizes, growing
@@ -52,8 +54,9 @@ class MedLearner(Learner):
         arch, weights, dropout: what the network was built from.
         stats: mean and standard deviation that every loader normalises with; None for as the loaders are.
         linear_probe: whether `fine_tune` fits the head first.
+        balance: how rare classes are made to count; see `medclf.models.balance`.
         head: what the linear probe did, or None before it.
-        start: the weights after the linear probe.
+        start: the weights after the linear probe, or those that a `fine_tune` with `blend` began with.
         history: one dict an epoch of the last fit: epoch, train_loss, valid_loss and each metric.
         tuning: what `fine_tune` was last asked for: epochs, lr, train_from and sizes.
     """
@@ -63,12 +66,14 @@ class MedLearner(Learner):
     dropout: float
     stats: Normalization | None = None
     linear_probe: bool = True
+    balance: Balance = "none"
     head: LinearProbe | None = None
     history: Sequence[dict[str, Any]] = ()
     start: dict[str, torch.Tensor] | None = None
     _frozen_to: int | None = None
     tuning: Mapping[str, Any] | None = None
     _tuned: int = 0
+    _first_head: torch.Tensor | None = None
 
     @property
     def seed(self) -> int | None:
@@ -84,6 +89,8 @@ class MedLearner(Learner):
     def dls(self, dls: DataLoaders) -> None:
         if self.stats is not None:
             add_normalize(dls, self.stats.mean, self.stats.std)
+        if self.balance == "sampling":
+            draw_evenly(dls, len(class_names(dls)))
         self._dls = dls
 
     @property
@@ -159,9 +166,29 @@ class MedLearner(Learner):
             seed=42 if (seed := settings_of(self.dls).seed) is None else seed,
             views=views,
             progress=progress,
+            balance=self.balance,
+            loss_func=self.loss_func,
         )
-        self.start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.start = weights_of(self.model)
         return self.head
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the network is as the linear probe left it: neither trained since nor loaded."""
+        if self.head is None or self.start is None:
+            return False
+        now = self.model.state_dict()
+        return now.keys() == self.start.keys() and all(torch.equal(now[name], self.start[name]) for name in now)
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether the head is still as it was made, so that the linear probe has something to do."""
+        if not self.linear_probe or self.head is not None:
+            return False
+        head = last_weight(self.model)
+        return self._first_head is None or (
+            head.shape == self._first_head.shape and torch.equal(head.cpu(), self._first_head)
+        )
 
     def assessed(self) -> Assessment:
         """What is known of the network as it is now; see `medclf.assess`, which this does where it was not done."""
@@ -203,43 +230,44 @@ class MedLearner(Learner):
             >>> # with learn.training_from("layer4"): learn.lr_find()
         """
         with training_from(self, stage, keep):  # first, since the head is fitted on what is kept
-            if self.linear_probe and self.head is None:
+            if self.needs_probe:
                 self.fit_head()
             yield
 
     def fine_tune(
         self,
         epochs: int,
-        base_lr: float | None = None,
+        base_lr: float | slice | None = None,
         freeze_epochs: int = 1,
         *,
         train_from: str | None = None,
         keep: bool | None = None,
         size: Sizes | None = None,
         freeze_bn: bool = True,
-        blend: float = 0.5,
+        blend: float = 1.0,
         lr_mult: float = 10,
         **kwargs: Any,
     ) -> None:
         """Fit the head first, then train the whole network for `epochs` with one cycle.
 
-        With `linear_probe` off this is fastai's own `fine_tune`. With it, `fine_tune(0)` is the probe alone, and a
-        second call does not fit the head again.
+        With `linear_probe` off this is fastai's own `fine_tune`. With it, `fine_tune(0)` is the probe alone. The head
+        is fitted once: never again in a second call, nor where weights were trained or loaded before, from which the
+        training then goes on.
 
         The loaders' `seed` decides all that is drawn, such as dropout, so that the same call gives the same weights;
         the global random state is left alone.
 
         Args:
             epochs: passes over the training images with the whole network.
-            base_lr: of the head.
+            base_lr: of the head; or a slice, as `fit_one_cycle` takes it.
             freeze_epochs: only without the linear probe.
             train_from: the first stage that is trained, such as "layer4"; all where None. See `training_from`.
             keep: whether what the stages below give is kept; see `training_from`.
             size: sides in pixels of the training images, such as (128, 224): the epochs are shared evenly among them,
                 the smaller first; the last is the loaders' own, which all validation is done at.
-            blend: the share of the trained weights in the finished ones; the rest are the linear probe's. Their average
-                keeps more of what pretraining knew than either (Wortsman et al. 2022, "WiSE-FT"); 1 turns it off, and
-                so does `freeze_bn=False`, without which an average means nothing.
+            blend: the share of the trained weights in the finished ones; the rest are those that this call began with.
+                Below 1 it keeps more of what pretraining knew (Wortsman et al. 2022, "WiSE-FT"). The average is made
+                before the last epoch is validated. `freeze_bn=False` turns it off: an average then means nothing.
             freeze_bn: the body's BatchNorm layers keep their statistics, which the head's features were made with.
             lr_mult: the first stage's learning rate is `base_lr / lr_mult`.
             kwargs: of fastai's `fine_tune` (`pct_start`, `div`) and `fit_one_cycle` (`cbs`, `wd`).
@@ -247,14 +275,15 @@ class MedLearner(Learner):
         with ExitStack() as scope:
             if train_from is not None and epochs:
                 scope.enter_context(self.training_from(train_from, keep if size is None else False))
-            if self.linear_probe and self.head is None:
+            if self.needs_probe:
                 self.fit_head()
             if self.linear_probe and not epochs:
                 return
             scope.enter_context(seeded(None if self.seed is None else self.seed + self._tuned))
             self._tuned += 1  # another call draws other numbers
             sizes = list(size) if isinstance(size, Sequence) else size
-            self.tuning = {"epochs": epochs, "lr": base_lr, "train_from": train_from, "sizes": sizes}
+            top = base_lr.stop if isinstance(base_lr, slice) else base_lr
+            self.tuning = {"epochs": epochs, "lr": top, "train_from": train_from, "sizes": sizes}
             if size is not None:
                 scope.enter_context(growing(self, size))
             if not self.linear_probe:
@@ -262,12 +291,39 @@ class MedLearner(Learner):
                 Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult=100, **kwargs)
                 return
             base_lr = BASE_LR if base_lr is None else base_lr
+            rates = base_lr if isinstance(base_lr, slice) else slice(base_lr / lr_mult, base_lr)
             cbs = [*L(kwargs.pop("cbs", None)), *([KeepStatistics()] if freeze_bn else [])]
-            rates = {"pct_start": kwargs.pop("pct_start", 0.3), "div": kwargs.pop("div", 5.0)}
+            if freeze_bn and blend < 1:
+                self.start = weights_of(self.model)
+                cbs.append(BlendWeights(blend))
+            cycle = {"pct_start": kwargs.pop("pct_start", 0.3), "div": kwargs.pop("div", 5.0)}
             self.unfreeze()
-            self.fit_one_cycle(epochs, slice(base_lr / lr_mult, base_lr), cbs=cbs, **rates, **kwargs)
-            if self.start is not None and freeze_bn and blend < 1:
-                blend_weights(self.model, self.start, blend)
+            self.fit_one_cycle(epochs, rates, cbs=cbs, **cycle, **kwargs)
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of all weights and buffers."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def last_weight(model: torch.nn.Module) -> torch.Tensor:
+    """The weights of the last layer that has any."""
+    return [*model.parameters()][-2 if len([*model.parameters()]) > 1 else -1].detach()
+
+
+class BlendWeights(Callback):
+    """Before the last epoch is validated, make each trained weight `share` of what it is, the rest of `learn.start`.
+
+    So the last row of the epochs, and whatever is saved with it, are of the network that comes back.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def after_train(self) -> None:
+        """After the last batch of an epoch."""
+        if self.learn.epoch == self.learn.n_epoch - 1:
+            blend_weights(get_model(self.learn.model), self.learn.start, self.share)
 
 
 def blend_weights(model: torch.nn.Module, start: Mapping[str, torch.Tensor], share: float) -> None:
@@ -296,6 +352,7 @@ def med_learner(
     *,
     weights: Any = TrainConfig.weights,
     linear_probe: bool | None = None,
+    balance: Balance = TrainConfig.balance,
     dropout: float = 0.2,
     n_in: int | None = None,
     metrics: Any = None,
@@ -313,6 +370,8 @@ def med_learner(
         arch: a name ("resnet34", "efficientnet_lite0", any of torchvision's or timm's) or a torchvision function.
         weights: "default" for pretrained ones, a .pth or .safetensors file, or None for random ones.
         linear_probe: fit the head on the frozen body's features before `fine_tune`; on where the body is pretrained.
+        balance: how rare classes are made to count, in the probe and in training: "none", "loss", "sampling", "focal"
+            or "logits". The probabilities stay true with each; see `medclf.models.balance`.
         dropout: before the linear layer, in [0, 1).
         n_in: input channels; as the loaders have it where None.
         metrics: fastai metrics; accuracy where None.
@@ -329,7 +388,8 @@ def med_learner(
 
     Raises:
         WeightsError: the weights cannot be had or do not fit; the message names other ways.
-        DataError: the loaders do not say how many classes there are, or normalise otherwise than the backbone.
+        DataError: the loaders do not say how many classes there are, or normalise otherwise than the backbone; or both
+            a balance and a loss function are given.
 
     Example:
         >>> # learn = med_learner(dls, "efficientnet_lite0"); learn.fine_tune(5)
@@ -348,10 +408,15 @@ def med_learner(
     network.to(memory_format=torch.channels_last)  # depthwise networks train 1.8 times as fast with it on a CPU
     if metrics is None:
         metrics = [accuracy_multi if is_multi_label(dls) else accuracy]
+    if balance != "none":
+        if loss_func is not None:
+            raise DataError(f"{argument('balance', balance)} has a loss function of its own", "leave one of them out")
+        loss_func = balanced_loss(dls, balance, len(vocab), is_multi_label(dls))
     kwargs.setdefault("splitter", param_groups)
     kwargs.setdefault("path", Path())  # fastai would write its models into the data's folder
     learn = MedLearner(dls, network, loss_func=loss_func, opt_func=opt_func, metrics=metrics, **kwargs)
-    learn.arch, learn.dropout = backbone.name, dropout
+    learn.arch, learn.dropout, learn.balance = backbone.name, dropout, balance
+    learn._first_head = last_weight(network).cpu().clone()
     learn.weights = None if weights is None else str(weights)
     if normalize:
         learn.stats = Normalization(*stats_for(backbone.mean, backbone.std, n_in))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
@@ -10,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from medclf.errors import DataError, argument
+from medclf.config import Balance
+from medclf.errors import DataError, MedclfWarning, argument
 from medclf.learn import distributed
 from medclf.learn.augment import Augment
 from medclf.learn.batches import unread
@@ -59,12 +61,13 @@ def fit_head(
     seed: int = 42,
     views: int = 0,
     progress: bool = True,
+    balance: Balance = "none",
+    loss_func: Any = None,
 ) -> LinearProbe:
     """Fit the head's linear layer on the frozen body's features of the training images, in place.
 
-    Classes are weighted by their rarity; the labels of a multi-label task are not, since a rare finding would then be
-    called in many images that have none. The strength of the L2 penalty is the one that cross-validation inside the
-    training images finds best by log loss, patients kept together where `groups` are given.
+    Its probabilities stand for the frequencies of the training set. The strength of the L2 penalty is the one that
+    cross-validation inside the training images finds best by log loss, patients kept together where `groups` are given.
 
     Args:
         network: `nn.Sequential(body, head)`; the head's last module is the linear layer.
@@ -73,6 +76,8 @@ def fit_head(
         seed: of the folds.
         views: augmented views of each image to fit on besides; those of one image stay in one fold.
         progress: show a progress bar when it lasts.
+        balance: how rare classes are made to count; see `medclf.models.balance`.
+        loss_func: whose class weights are obeyed: the probabilities are then those that it asks for.
 
     Returns:
         What was done.
@@ -102,11 +107,12 @@ def fit_head(
         features, targets = features[read], targets[read]
         groups = None if groups is None else groups[read]
     linear = cast(nn.Linear, cast(nn.Sequential, network[1])[-1])
+    weights = None if balance != "none" else loss_weights(loss_func)
     fitted: list[LinearFit] = []
 
     def fit() -> dict[str, Any]:
         with one_thread_if_small(features.size):
-            found = fit_linear(features, targets, linear.out_features, groups, seed)
+            found = fit_linear(features, targets, linear.out_features, groups, seed, balance=balance, weights=weights)
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(found.weight))
             linear.bias.copy_(torch.from_numpy(found.bias))
@@ -118,3 +124,26 @@ def fit_head(
     distributed.copy_first([linear.weight.data, linear.bias.data])
     held_out = fitted[0].held_out[:n] if fitted else None
     return replace(done, features=features[:n], targets=targets[:n], held_out=held_out)
+
+
+def loss_weights(loss_func: Any) -> np.ndarray | None:
+    """(n_labels,) class weights of a loss function, or, of several labels, its `pos_weight`; None where it has none.
+
+    What else it may ask for is not done by the probe, which a warning says.
+
+    Example:
+        >>> loss_weights(nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]))).tolist()
+        [1.0, 3.0]
+    """
+    func = getattr(loss_func, "func", loss_func)
+    found, more = None, ""
+    if isinstance(func, nn.CrossEntropyLoss):
+        found, more = func.weight, "label smoothing" if func.label_smoothing else ""
+    elif isinstance(func, nn.BCEWithLogitsLoss):
+        found, more = func.pos_weight, "the weight of each label" if func.weight is not None else ""
+    elif func is not None and func is not nn.functional.cross_entropy:
+        more = f"{getattr(func, '__name__', type(func).__name__)} as a loss function"
+    if more:
+        text = f"the linear probe minimises cross-entropy: {more} is heeded by the epochs of fine_tune alone"
+        warnings.warn(MedclfWarning(text), stacklevel=4)
+    return None if found is None else found.detach().cpu().double().numpy()

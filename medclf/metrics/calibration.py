@@ -1,8 +1,8 @@
-"""Probabilities that mean what they say: temperature scaling, reliability, calibration error.
+"""Probabilities that mean what they say: a temperature and a bias a label, reliability, calibration error.
 
-A temperature is fitted on one part of the data and judged on another: `split_parts` makes two such parts,
-`calibrate_out_of_fold` uses every image for both without ever judging an image by a temperature it helped
-to fit. Patients are kept whole.
+They are fitted on one part of the data and judged on another: `split_parts` makes two such parts,
+`calibrate_out_of_fold` uses every image for both without ever judging an image by what it helped to fit.
+Patients are kept whole.
 """
 
 from __future__ import annotations
@@ -26,16 +26,19 @@ from medclf.metrics.weighted import bin_gaps
 
 N_BINS = 15
 LOG_TEMPERATURES = (math.log(0.02), math.log(50.0))
+FEWEST_OF_A_LABEL = 10  # images with it, and without it, below which a label gets no bias or temperature of its own
+_SPREAD = 0.5  # of a label's bias, and of its log temperature about the labels' common one, as they are expected to be
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """What logits are divided by before softmax (single-label) or sigmoid (multi-label).
+    """What logits are divided by, and what is then added, before softmax (single-label) or sigmoid (multi-label).
 
     Args:
         values: one temperature, or one a label.
         multi_label: whether the logits go through a sigmoid.
         n: how many images it was fitted on.
+        bias: what is added to each label's logit; () adds nothing.
 
     Example:
         >>> Temperature((2.0,), False, 100).apply([[2.0, 0.0]]).round(3).tolist()
@@ -45,10 +48,12 @@ class Temperature:
     values: tuple[float, ...]
     multi_label: bool
     n: int
+    bias: tuple[float, ...] = ()
 
     def apply(self, logits: Any) -> np.ndarray:
-        """(n, L) logits to calibrated probabilities. The order of the labels of an image stays as it was."""
-        return _probs(np.asarray(logits, dtype=np.float64), np.array(self.values), self.multi_label)
+        """(n, L) logits to calibrated probabilities. Without a bias the order of an image's labels stays as it was."""
+        scaled = np.asarray(logits, dtype=np.float64) / np.array(self.values)
+        return _probs(scaled + np.array(self.bias) if self.bias else scaled, self.multi_label)
 
     def apply_to_probs(self, probs: Any) -> np.ndarray:
         """The same for probabilities; equal to `apply` on the logits they came from."""
@@ -56,13 +61,14 @@ class Temperature:
 
     def as_dict(self) -> dict[str, Json]:
         """For JSON; `Temperature.from_dict` reads it back."""
-        return {"temperature": list(self.values), "multi_label": self.multi_label, "n": self.n}
+        bias: dict[str, Json] = {"bias": list(self.bias)} if self.bias else {}
+        return {"temperature": list(self.values), **bias, "multi_label": self.multi_label, "n": self.n}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Temperature:
         """From what `as_dict` gave."""
-        found = tuple(float(value) for value in values["temperature"])
-        return cls(found, bool(values["multi_label"]), int(values["n"]))
+        found, bias = (tuple(float(value) for value in values.get(key, ())) for key in ("temperature", "bias"))
+        return cls(found, bool(values["multi_label"]), int(values["n"]), bias)
 
 
 def to_logits(probs: Any, *, multi_label: bool = False) -> np.ndarray:
@@ -79,9 +85,8 @@ def to_logits(probs: Any, *, multi_label: bool = False) -> np.ndarray:
     return np.log(np.maximum(values, 1e-12))
 
 
-def _probs(logits: np.ndarray, temperature: np.ndarray, multi_label: bool) -> np.ndarray:
-    scaled = logits / temperature
-    return np.asarray(special.expit(scaled) if multi_label else special.softmax(scaled, axis=1))
+def _probs(logits: np.ndarray, multi_label: bool) -> np.ndarray:
+    return np.asarray(special.expit(logits) if multi_label else special.softmax(logits, axis=1))
 
 
 def fit_temperature(logits: Any, y: Any, *, multi_label: bool = False, shared: bool = False) -> Temperature:
@@ -111,12 +116,7 @@ def fit_temperature(logits: Any, y: Any, *, multi_label: bool = False, shared: b
         >>> 2.4 < fit_temperature(logits * 2.5, y).values[0] < 2.6
         True
     """
-    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(y)
-    wanted = scores.shape if multi_label else scores.shape[:1]
-    if scores.ndim != 2 or truth.shape != wanted:
-        raise DataError(f"y has the shape {truth.shape} and logits {scores.shape}", "one row an image in both")
-    if not np.isfinite(scores).all():
-        raise DataError("logits holds NaN or infinity", "a network that diverged cannot be calibrated")
+    scores, truth = _checked(logits, y, multi_label)
     if not multi_label:
         kept = truth >= 0
         return Temperature((_fit(scores[kept], truth[kept].astype(int), False),), False, int(kept.sum()))
@@ -126,6 +126,114 @@ def fit_temperature(logits: Any, y: Any, *, multi_label: bool = False, shared: b
         return Temperature((_fit(scores[known][:, None], truth[known][:, None], True),), True, n)
     columns = zip(scores.T, truth.T, known.T, strict=True)
     return Temperature(tuple(_fit(s[kept][:, None], t[kept][:, None], True) for s, t, kept in columns), True, n)
+
+
+def _checked(logits: Any, y: Any, multi_label: bool) -> tuple[np.ndarray, np.ndarray]:
+    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(y)
+    wanted = scores.shape if multi_label else scores.shape[:1]
+    if scores.ndim != 2 or truth.shape != wanted:
+        raise DataError(f"y has the shape {truth.shape} and logits {scores.shape}", "one row an image in both")
+    if not np.isfinite(scores).all():
+        raise DataError("logits holds NaN or infinity", "a network that diverged cannot be calibrated")
+    return scores, truth
+
+
+def fit_calibration(logits: Any, y: Any, *, multi_label: bool = False) -> Temperature:
+    """The temperature and the bias of each label at which the probabilities fit the reference standard best.
+
+    A bias corrects a label that is called too likely or too unlikely throughout, which no temperature can. Both are
+    drawn towards doing nothing, the more so the fewer images of the label there are; see `too_few`.
+
+    Args:
+        logits: (n, L) of the network, or `to_logits(probs)`, of images that it was not trained on.
+        y: (n,) indices; multi-label: (n, L) of 0 and 1. -1 is unknown and left out.
+        multi_label: sigmoid instead of softmax, and a temperature a label, drawn towards one that all share.
+
+    Returns:
+        A `Temperature` with a bias.
+
+    Raises:
+        DataError: shapes that do not fit, or no image with a known label.
+
+    Source: Platt 1999; Kull et al. 2019, "Beyond temperature scaling" (vector scaling), here as a penalised fit whose
+    penalty is that of biases of about 0.5.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> logits = rng.normal(size=(4000, 2))
+        >>> y = [rng.choice(2, p=row) for row in special.softmax(logits, axis=1)]
+        >>> bias = fit_calibration(logits + [0.0, 1.5], y).bias
+        >>> bool(-1.7 < bias[1] - bias[0] < -1.3)
+        True
+    """
+    scores, truth = _checked(logits, y, multi_label)
+    few = too_few(truth, scores.shape[1], multi_label=multi_label)
+    if not multi_label:
+        kept = truth >= 0
+        scores, truth = scores[kept], truth[kept].astype(int)
+        temperature, bias = _fit_bias(scores, np.eye(scores.shape[1])[truth], ~few, (0.0, 1.0), False)
+        return Temperature((temperature,), False, len(truth), tuple(bias.tolist()))
+    shared = fit_temperature(scores, truth, multi_label=True, shared=True)
+    values, biases = np.full(len(few), shared.values[0]), np.zeros(len(few))
+    for k in np.flatnonzero(~few):
+        kept = truth[:, k] >= 0
+        column, hits = scores[kept, k : k + 1], truth[kept, k : k + 1].astype(float)
+        prior = (math.log(shared.values[0]), _SPREAD)
+        values[k], (biases[k],) = _fit_bias(column, hits, np.ones(1, bool), prior, True)
+    return Temperature(tuple(values.tolist()), True, shared.n, tuple(biases.tolist()))
+
+
+def too_few(y: Any, n_labels: int, *, multi_label: bool = False) -> np.ndarray:
+    """(n_labels,) bool: which labels have too few images, with them or without them, to fit anything of their own.
+
+    Example:
+        >>> too_few([0] * 50 + [1] * 9, 2).tolist()
+        [False, True]
+    """
+    truth = np.asarray(y)
+    if multi_label:
+        counts = np.minimum((truth == 1).sum(axis=0), (truth == 0).sum(axis=0))
+    else:
+        counts = np.bincount(truth[truth >= 0].astype(int), minlength=n_labels)
+    return np.asarray(counts < FEWEST_OF_A_LABEL)
+
+
+def _fit_bias(
+    logits: np.ndarray, hits: np.ndarray, free: np.ndarray, prior: tuple[float, float], multi_label: bool
+) -> tuple[float, np.ndarray]:
+    """A temperature and (L,) biases, those of labels that are not `free` being 0.
+
+    Args:
+        logits: (n, L).
+        hits: (n, L) of 0 and 1.
+        free: (L,).
+        prior: mean and spread of the log temperature.
+        multi_label: sigmoid instead of softmax.
+    """
+    if not len(logits):
+        raise DataError("no image with a known label to fit a temperature on", "give some, or leave it uncalibrated")
+
+    from scipy import optimize  # only fitting needs it
+
+    middle = logits.mean(axis=0)  # what the temperature leaves as it is, so that it does not move the mean
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        log_temperature, bias = values[0], np.where(free, values[1:], 0)
+        spread = (logits - middle) / math.exp(log_temperature)
+        scaled = spread + middle + bias
+        each = np.logaddexp(0, scaled).sum() if multi_label else special.logsumexp(scaled, axis=1).sum()
+        surplus = _probs(scaled, multi_label) - hits
+        away = (log_temperature - prior[0]) / prior[1]
+        value = each - (scaled * hits).sum() + away**2 / 2 + (bias**2).sum() / (2 * _SPREAD**2)
+        slope = -(surplus * spread).sum() + away / prior[1]
+        return float(value), np.concatenate([[slope], np.where(free, surplus.sum(axis=0) + bias / _SPREAD**2, 0)])
+
+    start = np.concatenate([[prior[0]], np.zeros(logits.shape[1])])
+    bounds = [LOG_TEMPERATURES, *[(None, None)] * logits.shape[1]]
+    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    temperature = math.exp(found[0])
+    bias = np.where(free, found[1:], 0) + middle * (1 - 1 / temperature)
+    return temperature, bias if multi_label else bias - bias.mean()
 
 
 def _fit(logits: np.ndarray, truth: np.ndarray, multi_label: bool) -> float:
@@ -169,16 +277,16 @@ def split_parts(y: Any, groups: Any = None, *, share: float = 0.5, seed: int = 0
 def calibrate_out_of_fold(
     logits: Any, y: Any, *, groups: Any = None, multi_label: bool = False, n_folds: int = 5, seed: int = 0
 ) -> tuple[np.ndarray, Temperature]:
-    """Calibrated probabilities to report on, and the temperature to ship.
+    """Calibrated probabilities to report on, and the temperature and biases to ship; see `fit_calibration`.
 
-    Each image's probability uses a temperature fitted on the other folds, so that the report stays honest
-    though all images serve; the temperature returned is fitted on all of them.
+    Each image's probability uses those fitted on the other folds, so that the report stays honest though all
+    images serve; those returned are fitted on all of them.
 
     Args:
         logits: (n, L), of images the network was not trained on.
         y: as in `fit_temperature`.
         groups: (n,) patient of each image; patients stay whole.
-        multi_label: sigmoid instead of softmax, with one temperature for all labels.
+        multi_label: sigmoid instead of softmax.
         n_folds: how many folds.
         seed: of the folds.
 
@@ -189,14 +297,14 @@ def calibrate_out_of_fold(
         DataError: all images are one patient's.
     """
     scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(y)
-    final = fit_temperature(scores, truth, multi_label=multi_label, shared=True)
+    final = fit_calibration(scores, truth, multi_label=multi_label)
     fold_of = folds(truth, groups, n_folds, seed=seed)
     if not fold_of.any():
         raise DataError("one patient cannot be both fitted and reported on", "fit the temperature on other images")
     probs = np.empty_like(scores)
     for fold in np.unique(fold_of):
         held = fold_of == fold
-        fitted = fit_temperature(scores[~held], truth[~held], multi_label=multi_label, shared=True)
+        fitted = fit_calibration(scores[~held], truth[~held], multi_label=multi_label)
         probs[held] = fitted.apply(scores[held])
     return probs, final
 

@@ -75,6 +75,7 @@ def classification_metrics(
     groups: Any = None,
     multi_label: bool = False,
     thresholds: float | Sequence[float] = 0.5,
+    predicted: Any = None,
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -91,6 +92,7 @@ def classification_metrics(
         groups: (n,) patient of each image; intervals then count patients. None: images.
         multi_label: whether an image may have several labels.
         thresholds: multi-label only: from which probability a label is predicted, one for all or one a label.
+        predicted: (n, L) bool, which labels are predicted, where another rule decides.
         n_boot: bootstrap resamples.
         seed: of the resamples; the same seed gives the same intervals.
         level: of the intervals.
@@ -122,7 +124,7 @@ def classification_metrics(
         >>> result["confusion_matrix"]
         [[1, 1], [0, 2]]
     """
-    task = read_task(y, probs, vocab, groups, multi_label, thresholds)
+    task = read_task(y, probs, vocab, groups, multi_label, thresholds, predicted)
     estimates = estimate_all(task, n_boot=n_boot, seed=seed, level=level, progress=progress)
     keys = [metric.key for metric in class_metrics()]
     per_class = {

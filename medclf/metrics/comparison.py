@@ -164,6 +164,7 @@ def compare_predictions(
     *,
     groups: Any = None,
     multi_label: bool = False,
+    predicted: tuple[Any, Any] = (None, None),
     names: tuple[str, str] = ("A", "B"),
     unit: str = "patients",
     n_boot: int = 2000,
@@ -179,6 +180,7 @@ def compare_predictions(
         vocab: the label names.
         groups: (n,) patient of each image; both models are resampled with the same patients.
         multi_label: whether an image may have several labels.
+        predicted: (n, L) bool of either model, where another rule than the highest probability decides.
         names: of the two models, for the sentence.
         unit: what `groups` are, for the sentence; see `medclf.dataset.groups.unit_of`.
         n_boot: bootstrap resamples.
@@ -201,8 +203,8 @@ def compare_predictions(
         >>> result["accuracy"].value, result["mcnemar"].only_b
         (0.5, 10)
     """
-    first = read_task(y, probs_a, vocab, groups, multi_label)
-    second = read_task(y, probs_b, vocab, groups, multi_label)
+    first = read_task(y, probs_a, vocab, groups, multi_label, predicted=predicted[0])
+    second = read_task(y, probs_b, vocab, groups, multi_label, predicted=predicted[1])
     differences = _differences(first, second, n_boot, seed, level)
     right = [all_right(task) for task in (first, second)]
     patients = None if first.sampling.independent else first.sampling.codes
@@ -307,6 +309,7 @@ def subgroup_metrics(
     *,
     groups: Any = None,
     multi_label: bool = False,
+    predicted: Any = None,
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -320,6 +323,7 @@ def subgroup_metrics(
         column: (n,) values; numbers of more than ten kinds are cut into quarters; None or NaN is "(missing)".
         groups: (n,) patient of each image.
         multi_label: whether an image may have several labels.
+        predicted: as in `classification_metrics`.
         n_boot: bootstrap resamples.
         seed: of the resamples.
         level: of the intervals.
@@ -351,6 +355,7 @@ def subgroup_metrics(
             vocab,
             groups=None if patients is None else patients[rows],
             multi_label=multi_label,
+            predicted=None if predicted is None else predicted[rows],
             n_boot=n_boot,
             seed=seed,
             level=level,

@@ -7,7 +7,7 @@ two models give paired differences. So no metric is written twice; `table.py` ha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,7 @@ def read_task(
     groups: Any = None,
     multi_label: bool = False,
     thresholds: float | Sequence[float] = 0.5,
+    predicted: Any = None,
 ) -> Task:
     """Check arrays and lay them out as a `Task`; arguments as in `classification_metrics`.
 
@@ -141,8 +142,19 @@ def read_task(
         raise DataError(f"probs, row {row}: {scores[row]} are no probabilities", "apply softmax or sigmoid first")
     sampling = Sampling.of(groups, n)
     if multi_label:
-        return _read_multi(truth, scores, names, sampling, np.asarray(thresholds))
-    return _read_single(truth, scores, names, sampling)
+        task = _read_multi(truth, scores, names, sampling, np.asarray(thresholds))
+    else:
+        task = _read_single(truth, scores, names, sampling)
+    return task if predicted is None else _with_predicted(task, np.asarray(predicted), truth)
+
+
+def _with_predicted(task: Task, predicted: np.ndarray, truth: np.ndarray) -> Task:
+    if predicted.dtype != bool or predicted.shape != (len(truth), len(task.vocab)):
+        raise DataError(f"predicted has the shape {predicted.shape}", "give True or False, one row an image")
+    if not task.multi_label and len(truth) and (predicted.sum(axis=1) != 1).any():
+        raise DataError("predicted names several labels of an image, or none", "one an image")
+    known = (truth.reshape(len(truth), -1) >= 0).any(axis=1)
+    return replace(task, predicted=predicted[known])
 
 
 def _read_single(truth: np.ndarray, scores: np.ndarray, names: list[str], sampling: Sampling) -> Task:
@@ -189,7 +201,7 @@ def all_right(task: Task) -> np.ndarray:
 def calibration_gaps(task: Task, weights: np.ndarray) -> np.ndarray:
     """(b, k) signed gaps between probability and frequency, bin by bin, whose absolute sum is the ECE."""
     if not task.multi_label:
-        right = (task.positive & task.predicted).any(axis=1)
+        right = task.positive[np.arange(len(task.probs)), task.probs.argmax(axis=1)]
         return bin_gaps(weights, task.probs.max(axis=1, initial=0), right)
     parts = [
         bin_gaps(weights[:, rows], task.probs[rows, index], task.positive[rows, index])

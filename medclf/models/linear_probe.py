@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from medclf.config import Balance
 from medclf.dataset.folds import folds
 from medclf.errors import MedclfWarning
+from medclf.models.balance import WEIGHTED, class_weights, focal_weights, taken_back
 
 _CERTAIN = 8.0  # the logit of a label that every training image has, or none
 _FALLBACK = 0.01
@@ -35,9 +37,18 @@ def one_thread_if_small(n_values: int) -> Any:
 
 
 def fit_linear(
-    features: np.ndarray, targets: np.ndarray, n_out: int, groups: np.ndarray | None = None, seed: int = 42
+    features: np.ndarray,
+    targets: np.ndarray,
+    n_out: int,
+    groups: np.ndarray | None = None,
+    seed: int = 42,
+    *,
+    balance: Balance = "none",
+    weights: np.ndarray | None = None,
 ) -> LinearFit:
     """Weights of a linear classifier on raw features: logistic regression on standardised ones, folded back.
+
+    Its probabilities stand for the frequencies of `targets`, whatever the balance: see `medclf.models.balance`.
 
     Args:
         features: (n, f).
@@ -45,6 +56,9 @@ def fit_linear(
         n_out: outputs of the head.
         groups: (n,) patients or clusters.
         seed: of the folds.
+        balance: how rare classes are made to count in the fit.
+        weights: (n_out,) of a loss function: what an image of each class weighs, or, of several labels, one with the
+            label beside one without. The probabilities are then those that the weights ask for.
 
     Returns:
         A `LinearFit`.
@@ -60,17 +74,21 @@ def fit_linear(
     held_out = np.full((len(x), n_out), np.nan)
     chosen, folds = [], 0
     one_a_label = targets.ndim == 2
+    weights = class_weights(targets, n_out) if balance in WEIGHTED else weights
     for label, y in enumerate(targets.T) if one_a_label else [(slice(None), targets)]:
-        present = np.unique(y).astype(int)
+        y = y.astype(int)
+        present = np.unique(y)
         if len(present) < 2:
             if one_a_label:
                 bias[label] = _CERTAIN if present[0] else -_CERTAIN
             else:
                 bias[present] = _CERTAIN
             continue
-        model, strength, folds, probs = _fit_logistic(
-            x, y.astype(int), groups, seed, None if one_a_label else "balanced"
-        )
+        own = None if weights is None else np.where(y == 1, weights[label], 1.0) if one_a_label else weights[y]
+        fitted = _fit_logistic(x, y, groups, seed, own)
+        if balance == "focal":
+            fitted = _fit_logistic(x, y, groups, seed, focal_weights(_probs_of(fitted, x), np.searchsorted(present, y)))
+        model, strength, folds, probs = fitted
         chosen.append(strength)
         if one_a_label:
             weight[label], bias[label] = model.coef_[0], model.intercept_[0]
@@ -82,6 +100,8 @@ def fit_linear(
             weight[present], bias[present] = _two_outputs(model)
         else:
             weight[present], bias[present] = model.coef_, model.intercept_
+    if balance != "none":
+        weight, bias, held_out = taken_back(weight, bias, held_out, balance, weights, one_a_label)
     weight = (weight if span is None else weight @ span) / scale
     bias = bias - weight @ mean
     strength = float(np.mean(chosen or [0.0]))
@@ -92,15 +112,26 @@ def _two_outputs(model: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([-model.coef_[0], model.coef_[0]]) / 2, np.array([-1, 1]) * model.intercept_[0] / 2
 
 
+def _probs_of(fitted: tuple[Any, float, int, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """(n, classes) held-out probabilities, and the model's own where no fold held the image out."""
+    probs = fitted[3]
+    return np.where(np.isnan(probs), fitted[0].predict_proba(x), probs)
+
+
 def _fit_logistic(
-    x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed: int, weights: str | None
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed: int, weights: np.ndarray | None
 ) -> tuple[Any, float, int, np.ndarray]:
-    """The fitted model, its C, the number of folds that chose it, and their held-out probabilities."""
+    """The fitted model, its C, the number of folds that chose it, and their held-out probabilities.
+
+    `weights` are (n,), what each image counts; all alike where None.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    weights = np.ones(len(y)) if weights is None else weights
+
     def fit(rows: Any, strength: float) -> Any:
-        return LogisticRegression(C=strength, class_weight=weights, max_iter=300).fit(x[rows], y[rows])
+        return LogisticRegression(C=strength, max_iter=300).fit(x[rows], y[rows], weights[rows])
 
     everything = np.arange(len(y))
     pairs = _folds(y, groups, seed)
@@ -116,7 +147,7 @@ def _fit_logistic(
         for train, valid in pairs:
             for i, strength in enumerate(STRENGTHS):
                 probs[i, valid] = fit(train, strength).predict_proba(x[valid])
-                losses[i] += _log_loss(probs[i, valid], classes[valid], weights)
+                losses[i] += _log_loss(probs[i, valid], classes[valid], weights[valid])
         best = int(losses.argmin())
         return fit(everything, STRENGTHS[best]), STRENGTHS[best], len(pairs), probs[best]
 
@@ -132,9 +163,5 @@ def _folds(y: np.ndarray, groups: np.ndarray | None, seed: int) -> list[tuple[np
     return [(train, valid) for train, valid in pairs if len(np.unique(y[train])) == len(np.unique(y))]
 
 
-def _log_loss(probs: np.ndarray, y: np.ndarray, weights: str | None) -> float:
-    """Log loss, with each class weighing the same where the fit weighs them so."""
-    held = probs[np.arange(len(y)), y].clip(1e-15)
-    if weights is None:
-        return float(-np.log(held).mean())
-    return float(np.mean([-np.log(held[y == label]).mean() for label in np.unique(y)]))
+def _log_loss(probs: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
+    return float(np.average(-np.log(probs[np.arange(len(y)), y].clip(1e-15)), weights=weights))

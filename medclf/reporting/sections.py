@@ -81,12 +81,27 @@ def _calibration(value: Any, picture: Picture) -> list[Block]:
         result.append(_named({when: {k: found[when] for k, found in errors.items()} for when in ("before", "after")}))
     elif errors:
         result += blocks(errors)
-    captions = {"before": "The network's own probabilities. ", "after": "Divided by the temperature. ", "here": ""}
+    captions = {"before": "The network's own probabilities. ", "after": "After calibration. ", "here": ""}
     bars = value.get("reliability") or {}
     charts = [(_reliability(bars[when]), caption + _DOTTED) for when, caption in captions.items() if bars.get(when)]
+    labels = value.get("by_label") or {}
+    numbers = {name: {key: one for key, one in row.items() if key != "reliability"} for name, row in labels.items()}
+    charts += [(_reliability(row["reliability"]), f"{name}. {_DOTTED}") for name, row in labels.items()]
     if charts:
         result.append(Block("charts", items=charts))
-    return result + _rest(value, "ece", "brier", "reliability")
+    if numbers:
+        result += [Block("heading", text="Each label's probabilities"), _named(numbers)]
+    return result + _rest(value, "ece", "brier", "reliability", "by_label", "uncalibrated")
+
+
+def _decision(value: Any, picture: Picture) -> list[Block]:
+    scores = value.get("scores") or {}
+    return [*_text(value), *([_named(scores)] if scores else [])]
+
+
+def _baseline(value: Any, picture: Picture) -> list[Block]:
+    rows = {key: value[key] for key in ("brier", "log_loss") if isinstance(value.get(key), Mapping)}
+    return [*_text(value), *([_named(rows)] if rows else [])]
 
 
 def _reliability(bars: Sequence[Mapping[str, Any]]) -> Chart:
@@ -219,7 +234,9 @@ SECTIONS: dict[str, Section] = {  # in the page's order
     "left_out": Section("Not measured"),
     "leak_free": Section("Score without leaked images", _leak_free),
     "audit": Section("Audit of the data", _audit),
+    "baseline": Section("Beside a model that sees no image", _baseline),
     "calibration": Section("Calibration", _calibration),
+    "decision": Section("How labels are chosen", _decision),
     "abstain": Section("Unsure", _abstain),
     "ood": Section("Out of distribution", _ood),
     "operating_point": Section("Operating point", _operating_point),

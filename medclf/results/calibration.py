@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,12 @@ class Calibration:
     """What turns a network's logits into probabilities, a label and flags.
 
     Args:
-        temperature: what the logits are divided by; None leaves them as they are.
+        temperature: what the logits are divided by, and what is added; None leaves them as they are.
         abstain_below: confidence in [0, 1] below which an answer is flagged unsure; None flags none.
         keep_accuracy: share of the other answers that should be correct, for which that limit was chosen.
         thresholds: label -> probability from which it is called. Empty: the most probable label, or, where an image may
             have several, each from 0.5.
+        weights: label -> what its probability is multiplied by before the greatest is chosen; {} multiplies none.
         multi_label: whether an image may have several labels.
         ood: tells which images are out of distribution; None flags none.
 
@@ -37,6 +38,7 @@ class Calibration:
     abstain_below: float | None = None
     keep_accuracy: float | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
     multi_label: bool = False
     ood: OodDetector | None = None
 
@@ -52,9 +54,17 @@ class Calibration:
         elif self.thresholds:
             label, threshold = next(iter(self.thresholds.items()))
             found["operating_point"] = {"label": label, "threshold": threshold}
+        if self.weights:
+            found["decision"] = {"weights": dict(self.weights)}
         if self.ood is not None:
             found["ood"] = self.ood.as_dict()
         return found
+
+    def decided(self, probs: np.ndarray, vocab: Sequence[str]) -> np.ndarray | None:
+        """(n, n_labels) bool, which labels are predicted; None where the most probable one is, or each from 0.5."""
+        if not self.thresholds and not self.weights:
+            return None
+        return decided(probs, vocab, self.multi_label, self.thresholds, self.weights)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, multi_label: bool) -> Calibration:
@@ -82,6 +92,46 @@ class Calibration:
             abstain_below=abstain.get("threshold"),
             keep_accuracy=abstain.get("wished"),
             thresholds=thresholds,
+            weights=(values.get("decision") or {}).get("weights", {}),
             multi_label=multi_label,
             ood=OodDetector.from_dict(values["ood"]) if values.get("ood") else None,
         )
+
+
+def decided(
+    probs: np.ndarray,
+    vocab: Sequence[str],
+    multi_label: bool,
+    thresholds: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> np.ndarray:
+    """Which labels are predicted: the one rule of predictions.csv, of the numbers, and of whatever a bundle answers.
+
+    Args:
+        probs: (n, n_labels) in [0, 1], calibrated.
+        vocab: the labels.
+        multi_label: whether an image may have several: then each is predicted from its threshold on, 0.5 where it has
+            none. Else one is: the label of the threshold where it reaches that, or the greatest of the others.
+        thresholds: by label.
+        weights: label -> what its probability is multiplied by before the greatest is chosen.
+
+    Returns:
+        (n, n_labels) bool.
+
+    Example:
+        >>> probs = np.array([[0.8, 0.2], [0.4, 0.6]])
+        >>> decided(probs, ["normal", "polyp"], False).tolist()
+        [[True, False], [False, True]]
+        >>> decided(probs, ["normal", "polyp"], False, weights={"polyp": 10.0})[0].tolist()
+        [False, True]
+        >>> decided(probs, ["normal", "polyp"], False, {"polyp": 0.7})[1].tolist()
+        [True, False]
+    """
+    thresholds, weights = thresholds or {}, weights or {}
+    if multi_label:
+        return np.asarray(probs >= [thresholds.get(label, 0.5) for label in vocab])
+    weighed = probs * [weights.get(label, 1.0) for label in vocab]
+    for label, threshold in thresholds.items():
+        k = list(vocab).index(label)
+        weighed[:, k] = np.where(probs[:, k] >= threshold, np.inf, -1.0)
+    return np.asarray(np.eye(len(vocab), dtype=bool)[weighed.argmax(axis=1)])

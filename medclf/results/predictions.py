@@ -14,6 +14,7 @@ from medclf.dataset.csv_files import numbers_in, read_rows, save_rows, with_type
 from medclf.dataset.groups import groups_of
 from medclf.dataset.labels import NO_FINDING
 from medclf.errors import DataError
+from medclf.results.calibration import decided
 
 _KEPT = ("path", "partition", "patient")
 
@@ -30,6 +31,8 @@ class Predictions:
         losses: (n,) the loss of each image, NaN where the label is unknown.
         table: n rows: path, partition, patient, group, and any further column of the data's table.
         features: (n, f) pooled features of the network's body, where they were asked for; not kept in files.
+        decided: (n, n_labels) bool, which labels are predicted, where it is not the most probable one (multi-label: all
+            of at least 0.5).
     """
 
     vocab: list[str]
@@ -39,6 +42,7 @@ class Predictions:
     losses: np.ndarray
     table: pd.DataFrame
     features: np.ndarray | None = None
+    decided: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -52,10 +56,15 @@ class Predictions:
 
     @property
     def preds(self) -> list[str]:
-        """The predicted label of each image: the most probable, or all of at least 0.5 joined by `|`."""
-        if self.multi_label:
-            return [self._join(row >= 0.5) for row in self.probs]
-        return [self.vocab[k] for k in self.probs.argmax(1)]
+        """The predicted label of each image; several are joined by `|`."""
+        return [self._join(row) for row in self.predicted]
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(n, n_labels) bool: which labels are predicted; of one label an image, one in each row."""
+        if self.decided is not None:
+            return self.decided
+        return decided(self.probs, self.vocab, self.multi_label)
 
     def _join(self, chosen: np.ndarray) -> str:
         return "|".join(label for label, is_chosen in zip(self.vocab, chosen, strict=True) if is_chosen)
@@ -100,7 +109,21 @@ class Predictions:
         y = _targets(rows, vocab, multi_label)
         losses = numbers_in(rows, "loss", path, blank=True).to_numpy()
         own = [name for name in rows if name not in {"label", "pred", "loss", "unknown", *columns}]
-        return cls(list(vocab), multi_label, y, probs, losses, with_types(rows[own]))
+        found = cls(list(vocab), multi_label, y, probs, losses, with_types(rows[own]))
+        if "pred" in rows:
+            chosen = (
+                _held(rows["pred"], vocab)
+                if multi_label
+                else np.array([[pred == label for label in vocab] for pred in rows["pred"]])
+            )
+            found.decided = np.asarray(chosen, bool)
+            if not multi_label and not found.decided.any(axis=1).all():
+                row = int((~found.decided.any(axis=1)).argmax())
+                label = rows["pred"].iloc[row]
+                raise DataError(
+                    f"{path} is damaged: row {row + 1} predicts {label!r}, which is no label", "make it again"
+                )
+        return found
 
     @classmethod
     def concat(cls, parts: Sequence[Predictions]) -> Predictions:
@@ -110,14 +133,15 @@ class Predictions:
         table = pd.concat([part.table for part in parts], ignore_index=True)
         known = [part.features for part in parts if part.features is not None]
         features = np.concatenate(known) if len(known) == len(parts) else None
-        return cls(first.vocab, first.multi_label, y, probs, losses, table, features)
+        chosen = np.concatenate([part.predicted for part in parts])
+        return cls(first.vocab, first.multi_label, y, probs, losses, table, features, chosen)
 
     def subset(self, rows: Any) -> Predictions:
         """The predictions of some rows, by a boolean mask or positions."""
         table = self.table.iloc[np.flatnonzero(rows) if np.asarray(rows).dtype == bool else rows].reset_index(drop=True)
-        features = None if self.features is None else self.features[rows]
+        features, chosen = (None if one is None else one[rows] for one in (self.features, self.decided))
         return Predictions(
-            self.vocab, self.multi_label, self.y[rows], self.probs[rows], self.losses[rows], table, features
+            self.vocab, self.multi_label, self.y[rows], self.probs[rows], self.losses[rows], table, features, chosen
         )
 
 

@@ -14,9 +14,9 @@ from medclf.metrics.classification import classification_metrics
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.table import overall_metrics, statistics
 from medclf.metrics.weighted import read_task
-from medclf.results.predictions import Predictions
+from medclf.results.predictions import Predictions, losses_of
 from medclf.results.schema import SCHEMA
-from medclf.results.wording import partition_name, percent
+from medclf.results.wording import beside_guessing, partition_name, percent
 
 
 class MetricJson(TypedDict, total=False):
@@ -86,6 +86,7 @@ class Results(TypedDict, total=False):
     confusion_matrix: list[list[int]] | dict[str, list[list[int]]]
     most_confused: list[list[Any]]
     roc: dict[str, dict[str, list[float]]]
+    baseline: dict[str, Any]
     training: dict[str, Any]
     data: DataSummary
     settings: dict[str, Any]
@@ -98,6 +99,7 @@ class Results(TypedDict, total=False):
     calibration: dict[str, Any]
     abstain: dict[str, Any]
     ood: dict[str, Any]
+    decision: dict[str, Any]
     operating_point: dict[str, Any]
     external: list[dict[str, Any]]
     subgroups: dict[str, Any]
@@ -136,7 +138,13 @@ def summarize(
     """
     known = labelled(predictions)
     metrics = classification_metrics(
-        known.y, known.probs, known.vocab, groups=known.groups, multi_label=known.multi_label, n_boot=n_boot
+        known.y,
+        known.probs,
+        known.vocab,
+        groups=known.groups,
+        multi_label=known.multi_label,
+        predicted=known.predicted,
+        n_boot=n_boot,
     )
     facts: dict[str, Any] = {
         "schema": SCHEMA,
@@ -148,6 +156,9 @@ def summarize(
     }
     metrics.pop("n", None)
     facts |= as_plain(metrics)
+    if len(known):
+        facts["baseline"] = baseline(known)
+        facts["baseline"]["sentence"] = beside_guessing(facts)
     facts["most_confused"] = [list(row) for row in most_confused(facts["confusion_matrix"], known.vocab)]
     facts["roc"] = roc_curves(known)
     facts["training"] = {"history": list(history), "linear_probe": linear_probe}
@@ -156,6 +167,41 @@ def summarize(
     facts["settings"] = {k: v for k, v in (recipe or {}).items() if k not in {"vocab", "split"}}
     facts["versions"] = versions()
     return cast(Results, facts)
+
+
+def baseline(known: Predictions) -> dict[str, Any]:
+    """What a model without any image would score: one that always says how frequent each label is here.
+
+    Args:
+        known: predictions of images with a known label.
+
+    Returns:
+        label (the most frequent; None for several labels an image) and accuracy (of always predicting it; of several
+        labels, of predicting each where it is on more than half of the images; mean over the labels), brier and
+        log_loss ({"model", "frequencies"}; of several labels means over them).
+    """
+    y, probs = np.asarray(known.y), np.asarray(known.probs, np.float64)
+    many = known.multi_label
+    positive = y == 1 if many else np.equal.outer(y, np.arange(len(known.vocab)))
+    judged = y >= 0 if many else np.ones(positive.shape, bool)
+    n = np.maximum(judged.sum(axis=0), 1)
+    shares = (positive & judged).sum(axis=0) / n
+    said = np.broadcast_to(shares, positive.shape)
+    sums = not many and len(known.vocab) > 2  # as the metric brier does
+
+    def brier(p: np.ndarray) -> float:
+        each = (((p - positive) ** 2) * judged).sum(axis=0) / n
+        return float(each.sum() if sums else each.mean())
+
+    losses = {"model": probs, "frequencies": said}
+    right = float(np.maximum(shares, 1 - shares).mean() if many else shares.max())
+    label = None if many else known.vocab[int(shares.argmax())]
+    return {
+        "label": label,
+        "accuracy": right,
+        "brier": {name: brier(p) for name, p in losses.items()},
+        "log_loss": {name: float(np.nanmean(losses_of(y, p, many))) for name, p in losses.items()},
+    }
 
 
 def by_fold(predictions: Predictions) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
@@ -170,7 +216,7 @@ def by_fold(predictions: Predictions) -> tuple[list[dict[str, Any]], dict[str, d
     rows = []
     for fold, places in predictions.table.groupby("fold").indices.items():
         part = predictions.subset(places)
-        task = read_task(part.y, part.probs, part.vocab, None, part.multi_label)
+        task = read_task(part.y, part.probs, part.vocab, None, part.multi_label, predicted=part.predicted)
         values = statistics(task, np.ones((1, task.n)))
         rows.append({"fold": int(fold) + 1, "n": task.n, **{k: float(v[0]) for k, v in short_metrics(values).items()}})
     spread = {}
@@ -222,7 +268,14 @@ def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, facts: 
         found["sentence"] += " No images are left without them: split by patient, or grouped."
         return found
     metrics = as_plain(
-        classification_metrics(left.y, left.probs, left.vocab, groups=left.groups, multi_label=left.multi_label)
+        classification_metrics(
+            left.y,
+            left.probs,
+            left.vocab,
+            groups=left.groups,
+            multi_label=left.multi_label,
+            predicted=left.predicted,
+        )
     )
     best = "auroc" if left.multi_label else "accuracy"
     if metrics[best]["value"] is not None:

@@ -68,6 +68,7 @@ def subgroups(
             known.table[column],
             groups=known.groups,
             multi_label=known.multi_label,
+            predicted=known.predicted,
             n_boot=n_boot,
             level=level,
         )

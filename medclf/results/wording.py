@@ -146,3 +146,33 @@ def summary(facts: Mapping[str, Any]) -> str:
     right = round(accuracy["value"] * accuracy.get("n", n))
     verb = "was" if right == 1 else "were"
     return f"{number(right)} of {images} {verb} classified correctly: accuracy {measured(accuracy)}."
+
+
+def beside_guessing(facts: Mapping[str, Any]) -> str:
+    """Sentences that hold a model against one that sees no image: accuracy, Brier score and log loss.
+
+    Example:
+        >>> accuracy = {"value": 0.563, "low": 0.52, "high": 0.60, "n": 500}
+        >>> guessed = {"label": "nv", "accuracy": 0.65, "brier": {"model": 0.6, "frequencies": 0.55}}
+        >>> beside_guessing({"accuracy": accuracy, "baseline": guessed})[:62]
+        "Always predicting 'nv' would be right in 65.0 % of these image"
+    """
+    guessed, accuracy = facts.get("baseline") or {}, facts.get("accuracy") or {}
+    found = []
+    if is_number(guessed.get("accuracy")) and is_number(accuracy.get("value")):
+        share = percent(guessed["accuracy"])
+        always = f"Always predicting '{guessed['label']}'" if guessed.get("label") else "Always predicting the majority"
+        text = f"{always} would be right in {share} of these images"
+        low, value = accuracy.get("low"), accuracy["value"]
+        if value <= guessed["accuracy"]:
+            text += ": the model's accuracy is no better"
+        elif is_number(low) and low <= guessed["accuracy"]:
+            text += ": the model is not shown to be better"
+        found.append(f"{text}.")
+    for key, name in (("brier", "Brier score"), ("log_loss", "log loss")):
+        row = guessed.get(key) or {}
+        if is_number(row.get("model")) and is_number(row.get("frequencies")):
+            text = f"{name} {row['model']:.3f}; always saying the frequencies: {row['frequencies']:.3f}."
+            text += " The probabilities are no better." if row["model"] >= row["frequencies"] else ""
+            found.append(text[0].upper() + text[1:])
+    return " ".join(found)

@@ -106,6 +106,7 @@ def compare(
         groups=a.groups,
         unit=unit_of(a.table),
         multi_label=a.multi_label,
+        predicted=(a.predicted, b.predicted),
         names=names,
         n_boot=n_boot,
     )

@@ -156,7 +156,9 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
     if bundle.calibration.get("abstain") or bundle.calibration.get("ood"):
         used["flags"] = ["|".join(answer.flags) for answer in answers]
     losses = losses_of(y, probs, bundle.multi_label)
-    return Predictions(list(bundle.vocab), bundle.multi_label, y, probs, losses, used), table, missing
+    chosen = np.stack([np.isin(np.arange(len(bundle.vocab)), answer.pred) for answer in answers])
+    found = Predictions(list(bundle.vocab), bundle.multi_label, y, probs, losses, used, decided=chosen)
+    return found, table, missing
 
 
 def external_facts(evaluation: Run, run: Path) -> list[dict[str, Any]]:

@@ -209,7 +209,13 @@ def _rescored(predictions: Predictions, corrections: pd.DataFrame, partition: st
     def scores(labels: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
         part = predictions.subset(rows)
         found = classification_metrics(
-            labels[rows], part.probs, part.vocab, groups=part.groups, multi_label=part.multi_label, n_boot=n_boot
+            labels[rows],
+            part.probs,
+            part.vocab,
+            groups=part.groups,
+            multi_label=part.multi_label,
+            predicted=part.predicted,
+            n_boot=n_boot,
         )
         return {"n": int(rows.sum())} | short_metrics(found)
 

@@ -54,6 +54,8 @@ def _show_metrics(console: _Console, facts: dict[str, Any]) -> None:
     console.tell(f"{_images(facts)} (95 % confidence intervals)", style="bold")
     for key, found in short_metrics(facts).items():
         console.tell(f"  {METRICS[key].name}: {written(found)}")
+    if guessed := (facts.get("baseline") or {}).get("sentence"):
+        console.tell(f"  {guessed}")
     if few := rests_on_few(facts):
         console.tell(f"  {few}")
 
@@ -87,7 +89,7 @@ def _worth(facts: dict[str, Any]) -> Iterator[str]:
     for name, spread in (facts.get("fold_spread") or {}).items():
         if name in ("accuracy", "auroc"):
             yield f"{METRICS[name].name} by fold: {spread['lowest']:.3f} to {spread['highest']:.3f}"
-    for section in ("calibration", "abstain", "operating_point"):
+    for section in ("calibration", "decision", "abstain", "operating_point"):
         sentence = (facts.get(section) or {}).get("sentence")
         if sentence:
             yield f"{section.replace('_', ' ')}: {sentence}"

@@ -41,6 +41,7 @@ from medclf.results.results import versions
 from medclf.results.run_folder import AUDIT, EVALUATIONS, NEIGHBOURS
 from medclf.results.schema import RECORD_FORMAT
 from medclf.results.subgroups import check_columns
+from medclf.results.wording import percent
 from medclf.run.audit import audit_table
 from medclf.run.config import TrainConfig, check_early, check_machine
 from medclf.run.evaluate import evaluate, external_facts
@@ -251,7 +252,8 @@ def policy_of(config: TrainConfig, table: pd.DataFrame | None = None) -> Decisio
     Raises:
         DataError: a rule, share or label that cannot be.
     """
-    policy = DecisionPolicy(config.keep_accuracy, config.positive, config.operating_point, config.prevalence)
+    decide = config.decide or ("balanced" if config.balance == "logits" and not config.operating_point else None)
+    policy = DecisionPolicy(config.keep_accuracy, config.positive, config.operating_point, config.prevalence, decide)
     if table is not None:
         policy.check(count_labels(table["label"]), bool(table.attrs.get("multi_label")))
     return policy
@@ -303,6 +305,7 @@ def _learner(dls: Any, config: TrainConfig) -> MedLearner:
         config.arch,
         weights=config.weights,
         linear_probe=None if config.linear_probe else False,
+        balance=config.balance,
         mixed_precision=config.mixed_precision,
     )
 
@@ -336,7 +339,7 @@ def _fit_together(
     part = f"fold-{changes['fold']}" if "fold" in changes else "model"
     kept = Path(config.out) / CHECKPOINTS / f"{part}.safetensors"
     sizes = (*config.first_sizes, config.size) if config.first_sizes else None
-    valid = features = None
+    valid = features = probe = None
     with ExitStack() as scope:
         if config.train_from and tunes:  # now, since the linear probe and the last pass use what is kept
             scope.enter_context(training_from(learn, config.train_from, False if sizes else None))
@@ -346,7 +349,7 @@ def _fit_together(
         else:
             if learn.linear_probe:
                 head = learn.head or learn.fit_head(views=config.views)
-                valid = predict_loader(learn, learn.dls.valid, "valid", features=True)
+                valid = probe = predict_loader(learn, learn.dls.valid, "valid", features=True)
                 say(f"linear probe: {head.seconds:.1f} s, {share_right(valid):.1%} of the validation images right")
             if tunes and distributed.is_first():  # the linear probe alone is as soon done again
                 with seeded(learn.seed):
@@ -362,7 +365,10 @@ def _fit_together(
             valid = None
         if "fold" not in changes:
             features = train_features(learn)
-    return Fitted(learn, valid or predict_loader(learn, dls.valid, "valid", features=True), features, config)
+    valid = valid or predict_loader(learn, dls.valid, "valid", features=True)
+    if tunes and probe is not None and (told := without_gain(probe, valid)):
+        say(told)
+    return Fitted(learn, valid, features, config)
 
 
 def loader_options(config: TrainConfig) -> dict[str, Any]:
@@ -430,6 +436,16 @@ def _cross_validate(
 def share_right(predictions: Predictions) -> float:
     """Share of the images whose predicted label, or labels, are the actual ones."""
     return float(np.mean([a == b for a, b in zip(predictions.labels, predictions.preds, strict=True)]))
+
+
+def without_gain(before: Predictions, after: Predictions) -> str:
+    """What to say where fine-tuning made the linear probe's predictions no better; "" where it did."""
+    shares = [share_right(one) for one in (before, after)]
+    losses = [float(np.nanmean(one.losses)) for one in (before, after)]
+    if shares[1] > shares[0] or (shares[1] == shares[0] and losses[1] <= losses[0]):
+        return ""
+    found = [f"{percent(share)} (log loss {loss:.3f})" for share, loss in zip(shares, losses, strict=True)]
+    return f"Fine-tuning did not help: {found[0]} of the validation images right before it, {found[1]} after."
 
 
 def start_record(table: pd.DataFrame) -> dict[str, Any]:

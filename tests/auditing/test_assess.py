@@ -37,7 +37,7 @@ def test_too_sure_by_three_is_found_and_put_right(own):
     assert np.abs(found.predictions.probs - true).max() < 0.06
     errors = found.sections["calibration"]["ece"]
     assert errors["before"]["low"] > 0.1 and errors["after"]["value"] < 0.03
-    assert (found.predictions.probs.argmax(1) == shown.probs.argmax(1)).all()
+    assert (found.predictions.probs.argmax(1) == shown.probs.argmax(1)).mean() > 0.97
     assert found.predictions.losses.mean() < -np.log(shown.probs[np.arange(3000), shown.y].clip(1e-7)).mean()
 
 

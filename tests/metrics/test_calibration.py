@@ -16,10 +16,12 @@ from medclf.metrics.calibration import (
     brier,
     calibrate_out_of_fold,
     ece,
+    fit_calibration,
     fit_temperature,
     reliability,
     split_parts,
     to_logits,
+    too_few,
 )
 from medclf.metrics.classification import classification_metrics
 
@@ -94,6 +96,61 @@ def test_temperature_names_what_is_wrong():
         fit_temperature([[1.0, math.nan]], [0])
 
 
+@pytest.mark.parametrize("shift", [[1.0, 0.0, -1.0], [0.0, -2.0, 0.0]])
+def test_biases_are_found_beside_the_temperature(shift):
+    y, logits = drawn(4000, 3, seed=11)
+    fitted = fit_calibration(2 * (logits + shift), y)
+    assert fitted.values[0] == pytest.approx(2, rel=0.1)
+    assert fitted.bias == pytest.approx(np.mean(shift) - np.array(shift), abs=0.15)
+    assert np.abs(fitted.apply(2 * (logits + shift)) - special.softmax(logits, axis=1)).max() < 0.06
+
+
+def test_without_a_prior_it_is_the_best_vector_scaling(monkeypatch):
+    """scikit-learn's unpenalised logistic regression on one label's logit is Platt scaling."""
+    from sklearn.linear_model import LogisticRegression
+
+    monkeypatch.setattr(calibration, "_SPREAD", 1e3)
+    rng = np.random.default_rng(12)
+    logits = rng.normal(-2, 1.5, (800, 1))
+    y = (rng.random(logits.shape) < special.expit(0.6 * logits + 0.8)).astype(int)
+    fitted = fit_calibration(logits, y, multi_label=True)
+    peer = LogisticRegression(C=np.inf, tol=1e-8).fit(logits, y[:, 0])
+    assert 1 / fitted.values[0] == pytest.approx(peer.coef_[0, 0], rel=1e-3)
+    assert fitted.bias[0] == pytest.approx(peer.intercept_[0], rel=1e-3)
+
+
+def test_each_of_several_labels_has_a_scale_and_a_bias():
+    rng = np.random.default_rng(13)
+    logits = rng.normal(-2, 1.5, (4000, 2))
+    y = (rng.random(logits.shape) < special.expit(logits)).astype(int)
+    fitted = fit_calibration(logits * [3.0, 1.0] + [0.0, 2.0], y, multi_label=True)
+    assert fitted.values == pytest.approx((3.0, 1.0), rel=0.15)
+    assert fitted.bias == pytest.approx((0.0, -2.0), abs=0.2)
+    assert Temperature.from_dict(json.loads(json.dumps(fitted.as_dict()))) == fitted
+
+
+def test_a_label_of_few_images_gets_nothing_of_its_own():
+    y, logits = drawn(400, 3, seed=14)
+    y = np.where(y == 2, 0, y)
+    y[:4] = 2
+    fitted = fit_calibration(logits + np.array([0.0, 1.0, 0.0]), y)
+    assert too_few(y, 3).tolist() == [False, False, True]
+    many = np.stack([y == 0, y == 2], 1).astype(int)
+    of_many = fit_calibration(logits[:, :2], many, multi_label=True)
+    shared = fit_temperature(logits[:, :2], many, multi_label=True, shared=True)
+    assert of_many.bias[1] == pytest.approx(0) and of_many.values[1] == pytest.approx(shared.values[0])
+    assert len(fitted.bias) == 3
+
+
+@pytest.mark.parametrize("n", [20, 60, 2000])
+def test_biases_are_drawn_towards_none_where_images_are_few(n):
+    """The same shares in more images: the bias comes nearer to what they say."""
+    y = np.arange(n) % 2
+    logits = np.zeros((n, 2)) + np.array([0.0, 1.0])
+    gap = np.diff(fit_calibration(logits, y).bias)[0]
+    assert {20: -0.8, 60: -0.97, 2000: -1.01}[n] < gap < {20: -0.3, 60: -0.6, 2000: -0.97}[n]
+
+
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 1000), st.integers(2, 200), st.floats(0.2, 0.8), st.integers(1, 5))
 def test_parts_are_a_partition_with_whole_patients(seed, n, share, images):
@@ -124,11 +181,11 @@ def test_out_of_fold_never_uses_an_images_own_label(monkeypatch):
     assert same[fold_of == fold_of[7]].all() and not same[fold_of != fold_of[7]].any()
 
 
-def test_out_of_fold_calibrates_and_ships_one_temperature():
+def test_out_of_fold_calibrates_and_ships_what_all_images_fit():
     y, logits = drawn(800, 3, seed=6, factor=3)
     probs, shipped = calibrate_out_of_fold(logits, y)
     assert probs.sum(axis=1) == pytest.approx(1)
-    assert shipped == fit_temperature(logits, y)
+    assert shipped == fit_calibration(logits, y) and len(shipped.bias) == 3
     assert ece(y, probs, n_boot=50).value < 0.5 * ece(y, special.softmax(logits, axis=1), n_boot=50).value
     with pytest.raises(DataError, match="one patient"):
         calibrate_out_of_fold(logits, y, groups=["p"] * 800)

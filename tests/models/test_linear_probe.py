@@ -23,7 +23,7 @@ def clouds(n_classes=3, n=120, f=20, seed=0):
 def test_equals_logistic_regression_on_standardised_features(f, n_classes):
     x, y = clouds(n_classes, f=f)
     weight, bias, strength, folds, held_out = fit_linear(x, y, n_classes)
-    peer = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000, tol=1e-8)
+    peer = LogisticRegression(C=strength, max_iter=2000, tol=1e-8)
     wanted = peer.fit(StandardScaler().fit_transform(x), y).predict_proba(StandardScaler().fit_transform(x))
     logits = torch.from_numpy(x) @ torch.from_numpy(weight).T + torch.from_numpy(bias)
     assert folds == 5
@@ -39,14 +39,43 @@ def test_a_feature_that_hardly_varies_in_training_cannot_decide_elsewhere():
     assert ((x @ weight.T + bias).argmax(1) == y).all()
 
 
-def test_rare_classes_count_as_much_as_common_ones():
-    """Both classes overlap alike: with balanced weights the border lies half-way whatever their numbers."""
-    rng = np.random.default_rng(1)
-    y = (np.arange(2000) < 100).astype(int)
-    x = rng.normal(size=(2000, 1)).astype(np.float32) + 2 * y[:, None]
-    weight, bias, *_ = fit_linear(x, y, 2)
-    border = -(bias[1] - bias[0]) / (weight[1, 0] - weight[0, 0])
-    assert abs(border - 1) < 0.2
+def overlapping(n=2000, rare=100, seed=1):
+    """Two classes of one feature, a distance of 2 apart: log odds are 2 x - 2 + log(rare / others)."""
+    y = (np.arange(n) < rare).astype(int)
+    return np.random.default_rng(seed).normal(size=(n, 1)).astype(np.float32) + 2 * y[:, None], y
+
+
+@pytest.mark.parametrize("balance", ["none", "loss", "sampling", "focal", "logits"])
+def test_probabilities_stand_for_the_frequencies_whatever_the_balance(balance):
+    x, y = overlapping()
+    fit = fit_linear(x, y, 2, balance=balance)
+    slope, offset = fit.weight[1, 0] - fit.weight[0, 0], fit.bias[1] - fit.bias[0]
+    assert slope == pytest.approx(2, abs=0.3) and offset == pytest.approx(-2 + np.log(100 / 1900), abs=0.45)
+    probs = 1 / (1 + np.exp(-(x[:, 0] * slope + offset)))
+    assert probs.mean() == pytest.approx(0.05, rel=0.1)
+    assert fit.held_out[:, 1].mean() == pytest.approx(0.05, rel=0.1)
+    assert np.allclose(fit.held_out.sum(1), 1)
+
+
+@pytest.mark.parametrize("balance", ["none", "loss", "sampling", "focal", "logits"])
+def test_so_do_those_of_several_labels(balance):
+    x, y = overlapping()
+    other = x[:, 0] > 0.5
+    fit = fit_linear(x, np.stack([y, other], 1).astype(float), 2, balance=balance)
+    probs = 1 / (1 + np.exp(-(x @ fit.weight.T + fit.bias)))
+    assert probs[:, 0].mean() == pytest.approx(0.05, rel=0.1)
+    assert fit.held_out[:, 0].mean() == pytest.approx(0.05, rel=0.1)
+
+
+def test_the_weights_of_a_loss_function_are_obeyed():
+    """Weights that make both classes as frequent put the border half-way; those of none leave it where it is."""
+    x, y = overlapping()
+    fit = fit_linear(x, y, 2, weights=np.array([100 / 1900, 1.0]))
+    border = -(fit.bias[1] - fit.bias[0]) / (fit.weight[1, 0] - fit.weight[0, 0])
+    assert border == pytest.approx(1, abs=0.2)
+    plain = fit_linear(x, y, 2)
+    border = -(plain.bias[1] - plain.bias[0]) / (plain.weight[1, 0] - plain.weight[0, 0])
+    assert border == pytest.approx(1 + np.log(19) / 2, abs=0.3)
 
 
 def test_each_label_of_multi_label_is_its_own():
