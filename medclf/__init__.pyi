@@ -47,6 +47,7 @@ from .results.subgroups import subgroups as subgroups
 from .run.compare import compare as compare
 from .run.evaluate import evaluate as evaluate
 from .run.explain import explain as explain
+from .run.label_next import label_next as label_next
 from .run.predict import predict as predict
 from .run.run import Run as Run
 from .run.train import train as train

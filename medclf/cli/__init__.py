@@ -13,6 +13,7 @@ import typer
 
 from medclf import __version__
 from medclf.cli.bundles import explain, export, predict, serve
+from medclf.cli.labelling import label_next
 from medclf.cli.options import checked, is_first
 from medclf.cli.review import export_sheet, import_sheet
 from medclf.cli.runs import card, compare, evaluate, report, shortcuts
@@ -38,6 +39,7 @@ for _command in (
     *(predict, explain, serve, export, cache),
 ):
     app.command()(checked(_command))
+app.command("label-next")(checked(label_next))
 review = typer.Typer(help="Blinded second read: export a sheet, import the answers.")
 review.command("export")(checked(export_sheet))
 review.command("import")(checked(import_sheet))

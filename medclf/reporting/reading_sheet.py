@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,10 @@ def write_sheet_page(
     file: str,
     multi_label: bool = False,
     title: str = "Second read",
+    paths: Sequence[str] = (),
+    suggestions: Sequence[str] = (),
+    suggest: bool = False,
+    earlier: Sequence[tuple[str, str, str]] = (),
 ) -> Path:
     """Write the page; it opens from disk, asks the network for nothing, and downloads the sheet filled in.
 
@@ -30,6 +35,10 @@ def write_sheet_page(
         file: what the download is called.
         multi_label: whether an image may have several labels.
         title: of the page.
+        paths: of the items, where the sheet is to name them: its columns are then path, label, mark and note.
+        suggestions: what a model makes of each item, shown when asked for; "" for none.
+        suggest: show them from the start.
+        earlier: (path, label, mark) of images that were labelled already, to stand in the sheet as well.
 
     Returns:
         The path of the page.
@@ -38,7 +47,7 @@ def write_sheet_page(
         OutputError: it cannot be written.
     """
     view = {
-        "items": items,
+        "items": list(zip(items, paths or [""] * len(items), suggestions or [""] * len(items), strict=True)),
         "vocab": list(vocab),
         "sheet": sheet,
         "file": file,
@@ -46,6 +55,10 @@ def write_sheet_page(
         "title": title,
         "no_finding": NONE,
         "marks": ["", UNSURE, POOR],
+        "blind": not (paths or suggestions),
+        "suggests": any(suggestions),
+        "suggest": suggest,
+        "earlier": json.dumps(list(earlier)) if paths else "",
     }
     write_text(path, fill("sheet.html", view, scripts=["sheet.js"]))
     return Path(path)

@@ -91,6 +91,7 @@ function byKey(event) {
   if (/^[1-9]$/.test(key)) choose(section, labels.filter((box) => box.value !== NONE)[Number(key) - 1]);
   else if (key === '0') none(section, labels);
   else if (key === 'u' || key === 'p') choose(section, marks.find((box) => box.value.startsWith(key)));
+  else if (key === 's') toggleSuggestions();
   else if (key === 'n' || key === 'Enter' || key === 'ArrowRight') go(sections[place + 1]);
   else if (key === 'b' || key === 'ArrowLeft') go(sections[place - 1]);
   else if (down && target.matches('[type=radio]')) [...labels, ...marks][[...labels, ...marks].indexOf(target) + down]?.focus();
@@ -110,12 +111,29 @@ function csvField(text) {
   return `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : text).replaceAll('"', '""')}"`;
 }
 
-function download() {
-  const lines = [['item', 'label', 'mark', 'note']];
+/** The sheet: items, or the paths of images; then labels given earlier stand in it, too, and a poor image has none. */
+function sheetLines() {
+  const named = 'earlier' in main.dataset;
+  const lines = [[named ? 'path' : 'item', 'label', 'mark', 'note']];
+  for (const row of JSON.parse(main.dataset.earlier ?? '[]')) lines.push([...row, '']);
   for (const section of sections) {
     const { labels, mark, note } = answerOf(section);
-    lines.push([section.id, labels.join('|'), mark, note]);
+    const label = named && mark === 'poor image' ? '' : labels.join('|');
+    lines.push([section.dataset.path ?? section.id, label, mark, note]);
   }
+  return lines;
+}
+
+function toggleSuggestions() {
+  const button = document.getElementById('suggest');
+  if (!button) return;
+  const shown = button.getAttribute('aria-pressed') !== 'true';
+  button.setAttribute('aria-pressed', String(shown));
+  for (const text of main.querySelectorAll('.suggestion')) text.hidden = !shown;
+}
+
+function download() {
+  const lines = sheetLines();
   const text = lines.map((line) => line.map(csvField).join(',')).join('\r\n') + '\r\n';
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([text], { type: 'text/csv' }));
@@ -132,5 +150,6 @@ main.addEventListener('input', (event) => { settle(event.target.closest('.readin
 document.addEventListener('keydown', byKey);
 main.addEventListener('focusin', (event) => { current = event.target.closest('.reading') ?? current; });
 document.getElementById('next').addEventListener('click', () => go(sections.find((section) => !isRead(section))));
+document.getElementById('suggest')?.addEventListener('click', toggleSuggestions);
 document.getElementById('download').addEventListener('click', download);
 window.addEventListener('beforeunload', (event) => { if (!delivered) event.preventDefault(); });

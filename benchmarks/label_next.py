@@ -1,0 +1,201 @@
+"""Labels needed to come within a point of all labels: by `label_next`, by margin alone, at random; and the forecast.
+
+    python benchmarks/label_next.py [--sets gi icu brain skin] [--draws 10]
+
+Each draw holds a quarter of the images (whole patients or lesions) out and starts with no label. Every strategy takes
+ten images at a time from the rest; after each round the same logistic regression is fitted on the frozen backbone's
+features and scored on the images held out, by balanced accuracy. `labels needed` is the first number of labels whose
+score is within a point of that of all labels; beside it that number divided by what random draws needed, median over
+the draws. The column of scikit-activeml (its margin sampling with diversity: `BatchBALD` is too slow, so
+`Falcun`-like clustering is not compared; margin through its `UncertaintySampling`) appears where that package can be
+imported.
+
+The forecast is asked for at 50, 100 and 150 labels what 50 more bring: the share of cases where its interval holds the
+score that was then measured, and where it holds the measured gain.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from side_by_side import print_table, shared_data
+
+from medclf.auditing.label_forecast import forecast
+from medclf.auditing.labelling import Probe, choose_next, margin_of
+from medclf.dataset.folds import folds
+from medclf.dataset.scan import scan, usable
+from medclf.models.features import embed_table
+from medclf.models.features_kept import kept_features
+
+STRENGTH, STEP, LEAST = 0.003, 10, 0.01
+ASKED, MORE = (50, 100, 150), 50
+
+
+class Data(NamedTuple):
+    features: np.ndarray
+    y: np.ndarray
+    groups: np.ndarray | None
+
+    @property
+    def n_classes(self) -> int:
+        return int(self.y.max()) + 1
+
+
+def _table(name: str) -> tuple[pd.DataFrame, str | None]:
+    root = shared_data()
+    if name == "gi":
+        return scan(root / "hyperkvasir-lower-gi", check_pixels=False), None
+    if name == "brain":
+        return scan(root / "brain-mri", check_pixels=False), None
+    if name == "children":
+        return scan(root / "kermany-small", check_pixels=False), None
+    if name == "icu":
+        folder = root / "hannover-cxr"
+        rows = pd.read_csv(folder / "data.csv").sort_values("image_id", ignore_index=True)
+        icu = rows["icu_admission_offset"].notna().map({True: "icu", False: "ward"})
+        rows = pd.DataFrame({"path": "png/" + rows["image_id"] + ".png", "label": icu, "person": rows["patient_id"]})
+        return scan(rows, root=folder, check_pixels=False), "person"
+    rows = pd.read_csv(root / "ham10000-small" / "HAM10000_metadata.csv")
+    rows = pd.DataFrame(
+        {"path": "images/" + rows["image_id"] + ".jpg", "label": rows["dx"], "lesion": rows["lesion_id"]}
+    )
+    rows = rows[[(root / "ham10000-small" / path).is_file() for path in rows["path"]]]
+    return scan(rows, root=root / "ham10000-small", check_pixels=False), "lesion"
+
+
+def read_data(name: str) -> Data:
+    table, unit = _table(name)
+    table = usable(table)
+
+    def compute(rows: list[int]) -> np.ndarray:
+        part = table.iloc[rows].reset_index(drop=True)
+        part.attrs["root"] = table.attrs["root"]
+        return embed_table(part, progress=False, bs=16)
+
+    features = kept_features("benchmark efficientnet_lite0", list(table["sha256"]), compute)
+    groups = None if unit is None else table[unit].to_numpy()
+    return Data(features, np.unique(table["label"], return_inverse=True)[1], groups)
+
+
+def balanced(probs: np.ndarray, y: np.ndarray) -> float:
+    right = probs.argmax(1) == y
+    return float(np.mean([right[y == one].mean() for one in np.unique(y)]))
+
+
+Pick = Callable[[np.ndarray, np.ndarray, np.ndarray, Data, int], np.ndarray]
+"""All probabilities, rows labelled, rows of the pool, the data and the draw -> rows to label next."""
+
+
+def by_label_next(probs: np.ndarray, known: np.ndarray, pool: np.ndarray, data: Data, seed: int) -> np.ndarray:
+    few = len(known) < max(10, 2 * data.n_classes) or len(np.unique(data.y[known])) < 2
+    patients = None if data.groups is None else data.groups[pool]
+    sure = None if few else probs[pool]
+    found = choose_next(data.features[pool], np.isin(pool, known), STEP, probs=sure, patients=patients, seed=seed)
+    return pool[found["row"]]
+
+
+def by_margin(probs: np.ndarray, known: np.ndarray, pool: np.ndarray, data: Data, seed: int) -> np.ndarray:
+    if len(np.unique(data.y[known])) < 2:
+        return at_random(probs, known, pool, data, seed)
+    rest = np.setdiff1d(pool, known)
+    return rest[np.argsort(margin_of(probs[rest]), kind="stable")[:STEP]]
+
+
+def at_random(probs: np.ndarray, known: np.ndarray, pool: np.ndarray, data: Data, seed: int) -> np.ndarray:
+    rest = np.setdiff1d(pool, known)
+    return np.random.default_rng((seed, len(known))).permutation(rest)[:STEP]
+
+
+def by_skactiveml(probs: np.ndarray, known: np.ndarray, pool: np.ndarray, data: Data, seed: int) -> np.ndarray:
+    from skactiveml.classifier import SklearnClassifier
+    from skactiveml.pool import UncertaintySampling
+    from sklearn.linear_model import LogisticRegression
+
+    if len(np.unique(data.y[known])) < 2:
+        return at_random(probs, known, pool, data, seed)
+    logistic = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=200)
+    y = np.where(np.isin(pool, known), data.y[pool], np.nan)
+    query = UncertaintySampling(method="margin_sampling", random_state=seed)
+    model = SklearnClassifier(logistic, classes=np.arange(data.n_classes))
+    return pool[query.query(data.features[pool], y, model, batch_size=STEP)]
+
+
+def curve(
+    pick: Pick, probe: Probe, data: Data, pool: np.ndarray, test: np.ndarray, seed: int, most: int, asks: bool
+) -> tuple[dict[int, float], list]:
+    """Score by number of labels up to `most`; and each forecast with the accuracy then and after `MORE` labels."""
+    everything = np.arange(len(data.y))
+    known, scores, plain, asked = np.zeros(0, int), {}, {}, []
+    probs = np.zeros((len(data.y), data.n_classes))
+    while len(known) < min(len(pool), most):
+        new = pick(probs, known, pool, data, seed)
+        if not len(new):  # near-duplicates of what is labelled are never asked for
+            break
+        known = np.concatenate([known, new])
+        probs = probe.probs(known, data.y[known], everything)
+        scores[len(known)] = balanced(probs[test], data.y[test])
+        plain[len(known)] = float((probs[test].argmax(1) == data.y[test]).mean())
+        if asks and len(known) in ASKED:
+            inside = np.full(len(data.y), -1)
+            inside[known] = data.y[known]
+            groups = None if data.groups is None else data.groups[pool]
+            part = Probe(data.features[pool], STRENGTH, data.n_classes)
+            said = forecast(part, data.features[pool], inside[pool], MORE, groups=groups, seed=seed)
+            asked.append((len(known), said))
+    return scores, [(said, plain[n], plain[n + MORE]) for n, said in asked if said and n + MORE in plain]
+
+
+def needed(scores: dict[int, float], goal: float, most: int) -> int:
+    return next((n for n in sorted(scores) if scores[n] >= goal), most)
+
+
+def measure(name: str, n_draws: int, most: int) -> None:
+    data = read_data(name)
+    picks: dict[str, Pick] = {"label_next": by_label_next, "margin alone": by_margin, "random": at_random}
+    if find_spec("skactiveml"):
+        picks["scikit-activeml"] = by_skactiveml
+    found: dict[str, list[int]] = {one: [] for one in picks}
+    at: dict[str, list[list[float]]] = {one: [] for one in picks}
+    holds, gains = [], []
+    finals = []
+    probe = Probe(data.features, STRENGTH, data.n_classes)
+    for draw in range(n_draws):
+        fold_of = folds(data.y, data.groups, 4, seed=draw)
+        pool, test = np.flatnonzero(fold_of != 0), np.flatnonzero(fold_of == 0)
+        final = balanced(probe.probs(pool, data.y[pool], test), data.y[test])
+        finals.append(final)
+        for one, pick in picks.items():
+            scores, asked = curve(pick, probe, data, pool, test, draw, most, one == "label_next")
+            found[one].append(needed(scores, final - LEAST, len(pool)))
+            at[one].append([scores.get(n, np.nan) for n in (10, 30, 50, 80, 120, 180)])
+            for said, now, later in asked:
+                holds.append(said.later.low <= later <= said.later.high)
+                gains.append(said.gain.low <= later - now <= said.gain.high)
+    print(f"\n{name}: {len(data.y)} images, {data.n_classes} classes; all {len(pool)} labels: {np.mean(finals):.3f}")
+    rows = []
+    for one in picks:
+        ratio = np.median(np.array(found[one]) / np.array(found["random"]))
+        means = [f"{value:.3f}" for value in np.nanmean(at[one], axis=0)]
+        rows.append([one, *means, f"{np.median(found[one]):.0f}", f"{ratio:.2f}"])
+    print_table(["", *(f"{n} labels" for n in (10, 30, 50, 80, 120, 180)), "labels needed", "of random's"], rows)
+    if holds:
+        print(f"forecast: holds the score in {np.mean(holds):.0%}, the gain in {np.mean(gains):.0%} of {len(holds)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", default=["gi", "icu", "brain", "skin"])
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--most", type=int, default=10_000, help="labels after which a curve ends")
+    options = parser.parse_args()
+    for name in options.sets:
+        measure(name, options.draws, options.most)
+
+
+if __name__ == "__main__":
+    main()

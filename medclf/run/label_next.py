@@ -1,0 +1,486 @@
+"""Which unlabelled images to label next: encoder, labels so far, choice, forecast, and the page to label them in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.auditing.label_forecast import Forecast, forecast
+from medclf.auditing.labelling import Probe, choose_next, self_trained
+from medclf.dataset.columns import read_csv
+from medclf.dataset.corrections import POOR, labels_in, plain
+from medclf.dataset.csv_files import save_rows
+from medclf.dataset.labels import label_set, objects
+from medclf.dataset.scan import scan, usable
+from medclf.errors import DataError, OutputError, ReadError, argument
+from medclf.images.phi import read_picture
+from medclf.images.preprocessing import Preprocessing
+from medclf.inference.bundle import Bundle
+from medclf.inference.runnable import Runnable
+from medclf.metrics.agreement import cohen_kappa
+from medclf.models.features import embed_table
+from medclf.models.features_kept import kept_features
+from medclf.models.linear_probe import fit_linear, one_thread_if_small
+from medclf.parallel import map_ahead
+from medclf.progress import watch
+from medclf.run.run import Run
+from medclf.run.terminal import written
+
+ARCH = "efficientnet_lite0"  # its weights come with a package, so no hub is needed
+DISAGREE = "the readers disagree"
+_LEAST_LABELS = 10  # and two of each class on average, before a probe says where it is unsure
+_BS = 32
+
+
+@dataclass(frozen=True)
+class NextLabels:
+    """What `label_next` says.
+
+    Args:
+        images: path, why, suggestion ("" without a model), prob (of the suggestion) and margin, the most wanted first.
+        forecast: what the next labels are expected to bring; None where there are too few to say.
+        labelled: path -> label of the images of the pool that have one already.
+        poor: images of the pool that a reader called poor: they are not asked for again.
+        vocab: what an image may be called.
+        root: the folder that paths are relative to.
+        notes: what else there is to say.
+    """
+
+    images: pd.DataFrame
+    forecast: Forecast | None
+    labelled: dict[str, str]
+    poor: list[str]
+    vocab: list[str]
+    root: Path
+    notes: list[str] = field(default_factory=list)
+
+
+def label_next(
+    model: Any,
+    items: Any,
+    n: int = 50,
+    *,
+    labels: str | Path | Mapping[str, str] | None = None,
+    second: str | Path | None = None,
+    vocab: Sequence[str] | None = None,
+    self_training: bool = False,
+    seed: int = 0,
+    arch: str = ARCH,
+    weights: Any = "default",
+    window: Any = None,
+    frame: Any = "middle",
+    progress: bool = True,
+    **scan_kwargs: Any,
+) -> NextLabels:
+    """Choose which unlabelled images to label next, and say what their labels are expected to bring.
+
+    Args:
+        model: a learner from `med_learner`, a bundle, a RUN folder (whose labelled images count, too), or None: then
+            the features of `arch` are used.
+        items: the pool: what `scan` takes; labels that its folders or columns tell are not looked at.
+        n: how many images.
+        labels: the labels so far: a sheet that the page gave (path, label, mark), or label by path.
+        second: a second reader's sheet: agreement is counted, and images on which the two differ come first.
+        vocab: the classes; those of the model, else of the labels, where None.
+        self_training: count the surest images as labelled, too, where that improves out-of-fold predictions.
+        seed: of clusters and folds.
+        arch, weights, window, frame: of the encoder where there is no model; see `embed_table`.
+        progress: show progress bars when it lasts.
+        scan_kwargs: of `scan`, such as `patient_col`.
+
+    Returns:
+        A `NextLabels`.
+
+    Raises:
+        DataError: no unlabelled image, an unknown label, or no classes.
+
+    Example:
+        >>> # label_next(learn, "unlabelled", n=50).images[["path", "suggestion"]]
+    """
+    table = usable(scan(items, **{"label_col": None, "label_from": None, "check_pixels": False, **scan_kwargs}))
+    table = table.reset_index(drop=True)
+    pool = _Pool(Path(table.attrs["root"]), [str(path) for path in table["path"]])
+    run = Run(model) if isinstance(model, (str, Path)) else model
+    model = run.bundle if isinstance(run, Run) else run
+    said, poor = _said(labels)
+    theirs, kappa = _second_reader(said, second)
+    known, extra = _known(run, pool, said, theirs)
+    names = _vocab(vocab, model, known)
+    multi_label = bool(getattr(model, "multi_label", False) or (model is not None and model.spec.multi_label))
+    # Images of the run that lie outside the pool teach as well; they stand behind it.
+    paths = [pool.root / path for path in pool.paths] + [path for path, _ in extra]
+    digests = [*table["sha256"], *[""] * len(extra)]
+    encode = _encoder(model, arch, weights, window, frame, progress)
+    features, model_probs = encode(paths, digests)
+    codes = _codes([known.get(path) for path in pool.paths] + [label for _, label in extra], names, multi_label)
+    readable = np.isfinite(features).all(1)
+    out = ~readable | np.isin([*pool.paths, *[""] * len(extra)], list(poor))
+    kept = np.flatnonzero(~out)
+    patients = [*objects(table, "patient"), *[None] * len(extra)]
+    owners = np.array(patients, object)[kept] if any(p is not None for p in patients) else None
+    notes = [kappa] if kappa else []
+    if (~readable).any():
+        notes.append(f"{(~readable).sum()} images cannot be read and are left out.")
+    inside = _Fitted(features[kept], codes[kept], owners, len(names), multi_label, seed)
+    probs, told = inside.probs(self_training, None if model_probs is None else model_probs[kept])
+    notes += told
+    labelled = (inside.y >= 0) if inside.y.ndim == 1 else inside.y.min(1) >= 0
+    blocked = labelled | (kept >= len(pool.paths))
+    chosen = inside.choose(blocked, probs, n)
+    rows = kept[chosen["row"].to_numpy(int)]
+    images = chosen.assign(path=[pool.paths[row] for row in rows]).drop(columns="row")
+    images = images.assign(**_suggestions(None if probs is None else probs[chosen["row"]], names, multi_label))
+    first = pd.DataFrame({"path": [path for path in theirs if path in set(pool.paths)], "why": DISAGREE})
+    images = pd.concat([first, images[~images["path"].isin(first["path"])]], ignore_index=True)[:n]
+    images["suggestion"] = images["suggestion"].fillna("")
+    return NextLabels(
+        images[["path", "why", "suggestion", "prob", "margin"]],
+        inside.forecast(n),
+        {path: label for path, label in known.items() if path in set(pool.paths)},
+        sorted(poor),
+        names,
+        pool.root,
+        notes,
+    )
+
+
+@dataclass(frozen=True)
+class _Pool:
+    root: Path
+    paths: list[str]
+
+
+def _said(labels: str | Path | Mapping[str, str] | None) -> tuple[dict[str, str], set[str]]:
+    """Label by path of a sheet, and the images that it calls poor."""
+    if labels is None:
+        return {}, set()
+    if isinstance(labels, Mapping):
+        return {str(path): str(label) for path, label in labels.items()}, set()
+    frame = read_csv(Path(labels))
+    missing = [column for column in ("path", "label") if column not in frame]
+    if missing:
+        raise DataError(
+            f"{labels} has no column '{missing[0]}'", "give a sheet of medclf label-next: path, label, mark"
+        )
+    paths, said, marks = plain(frame, "path"), plain(frame, "label"), plain(frame, "mark")
+    poor = {path for path, mark in zip(paths, marks, strict=True) if mark == POOR}
+    found: dict[str, str] = {}
+    for path, label in zip(paths, said, strict=True):
+        if label and path not in poor and found.setdefault(path, label) != label:
+            raise DataError(
+                f"{labels}: {path} is there twice, as '{found[path]}' and '{label}'", "keep one row an image"
+            )
+    return found, poor
+
+
+def _second_reader(said: Mapping[str, str], second: str | Path | None) -> tuple[list[str], str]:
+    """The images on which two readers differ, and a sentence on how far they agree."""
+    if second is None:
+        return [], ""
+    other, _ = _said(second)
+    both = [path for path in said if path in other]
+    if not both:
+        raise DataError(f"{second} and the labels have no image in common", "give two readers' sheets of one page")
+    differ = [path for path in both if said[path] != other[path]]
+    kappa = cohen_kappa([said[path] for path in both], [other[path] for path in both])
+    agree = written(kappa.as_dict())
+    return differ, f"Two readers labelled {len(both)} images and differ on {len(differ)}: Cohen's kappa {agree}."
+
+
+def _known(
+    run: Any, pool: _Pool, said: Mapping[str, str], differ: Sequence[str]
+) -> tuple[dict[str, str], list[tuple[Path, str]]]:
+    """Label by path of the pool's images, and (file, label) of a run's other images; what a sheet says wins."""
+    theirs = _labelled_of(run)
+    place = {(pool.root / path).resolve(): path for path in pool.paths}
+    known = {place[file]: label for file, label in theirs.items() if file in place}
+    extra = [(file, label) for file, label in theirs.items() if file not in place and file.is_file()]
+    strange = [path for path in said if path not in set(pool.paths)]
+    if strange:
+        raise DataError(f"the pool has no image {strange[0]}, which the labels name", "are they of another folder?")
+    known |= said
+    return {path: label for path, label in known.items() if path not in set(differ)}, extra
+
+
+def _labelled_of(run: Any) -> dict[Path, str]:
+    """File -> label of the images that a run or a learner was made with."""
+    table = run.table if isinstance(run, Run) else getattr(getattr(run, "dls", None), "table", None)
+    if table is None:
+        return {}
+    root = run.images if isinstance(run, Run) else Path(run.dls.path)
+    sound = usable(table)
+    labels = ("|".join(label_set(label)) for label in sound["label"])
+    return {(root / path).resolve(): label for path, label in zip(sound["path"], labels, strict=True) if label}
+
+
+def _vocab(vocab: Sequence[str] | None, model: Any, known: Mapping[str, str]) -> list[str]:
+    names = list(vocab) if vocab else list(model.spec.vocab) if model is not None else sorted(set(known.values()))
+    if len(names) < 2:
+        raise DataError(
+            "there are no two classes to choose from",
+            f"name them with {argument('vocab', 'polyp')}, once for each class, or give {argument('run', 'RUN')}",
+        )
+    return names
+
+
+def _codes(labels: Sequence[str | None], names: Sequence[str], multi_label: bool) -> np.ndarray:
+    """(n,) classes, or (n, n_labels) of 0 and 1; -1 where the label is unknown."""
+    place = {name: code for code, name in enumerate(names)}
+    found = np.full((len(labels), len(names)) if multi_label else len(labels), -1)
+    for row, label in enumerate(labels):
+        if label is None:
+            continue
+        parts = labels_in(label, multi_label)
+        strange = [one for one in parts if one not in place]
+        if strange:
+            raise DataError(f"the label '{strange[0]}' is none of the classes", f"they are {', '.join(names)}")
+        found[row] = [name in parts for name in names] if multi_label else place[parts[0]]
+    return found
+
+
+Encode = Callable[[Sequence[Path], Sequence[str]], tuple[np.ndarray, "np.ndarray | None"]]
+
+
+def _encoder(model: Any, arch: str, weights: Any, window: Any, frame: Any, progress: bool) -> Encode:
+    """From files to (n, f) features and the model's own (n, n_labels) probabilities, where there is a model."""
+    if model is None:
+
+        def frozen(paths: Sequence[Path], digests: Sequence[str]) -> tuple[np.ndarray, None]:
+            def compute(rows: list[int]) -> np.ndarray:
+                table = pd.DataFrame({"path": [str(paths[row].absolute()) for row in rows]})
+                table.attrs["root"] = "/"
+                return embed_table(table, arch, weights=weights, window=window, frame=frame, bs=_BS, progress=progress)
+
+            return kept_features(f"{arch} {weights} {window} {frame}", digests, compute), None
+
+        return frozen
+
+    def own(paths: Sequence[Path], digests: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        spec = model.spec
+        n_out = len(spec.vocab)
+
+        def compute(rows: list[int]) -> np.ndarray:
+            return _logits_and_features(model, [paths[row] for row in rows], progress)
+
+        name = f"bundle {model.hash}" if isinstance(model, Bundle) else ""
+        both = kept_features(name, digests, compute)
+        logits = both[:, :n_out].astype(float)
+        if spec.multi_label:
+            return both[:, n_out:], 1 / (1 + np.exp(-logits))
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        return both[:, n_out:], powers / powers.sum(1, keepdims=True)
+
+    return own
+
+
+def _logits_and_features(model: Any, paths: Sequence[Path], progress: bool) -> np.ndarray:
+    """(n, n_out + f) float32, NaN where a file cannot be read."""
+    bundle = isinstance(model, Bundle)
+    runnable = model.runnable if bundle else Runnable(model.model, model.spec)
+    training = not bundle and model.model.training
+    if training:
+        model.model.eval()
+    how = model.spec.preprocessing
+
+    def read(path: Path) -> np.ndarray | None:
+        try:
+            return how.prepare(path)
+        except ReadError:
+            return None
+
+    images = iter(watch(map_ahead(read, paths, ahead=_BS), len(paths), "Computing features", progress=progress))
+    parts: list[np.ndarray] = []
+    width = 0
+    try:
+        while batch := list(islice(images, _BS)):
+            sound = [image for image in batch if image is not None]
+            found = np.concatenate(runnable.run(np.stack(sound)), axis=1) if sound else np.zeros((0, width))
+            width = max(width, found.shape[1])
+            block = np.full((len(batch), found.shape[1]), np.nan, np.float32)
+            block[[image is not None for image in batch]] = found
+            parts.append(block)
+    finally:
+        if training:
+            model.model.train()
+    full = [np.full((len(part), width), np.nan, np.float32) if part.shape[1] != width else part for part in parts]
+    return np.concatenate(full)
+
+
+class _Fitted:
+    """The readable images, what is known of them, and the probe fitted on that."""
+
+    def __init__(
+        self,
+        features: np.ndarray,
+        y: np.ndarray,
+        owners: np.ndarray | None,
+        n_classes: int,
+        multi_label: bool,
+        seed: int,
+    ) -> None:
+        self.features, self.y, self.owners = features, y, owners
+        self.n_classes, self.multi_label, self.seed = n_classes, multi_label, seed
+        self.strength = 0.0
+        known = y >= 0 if y.ndim == 1 else y.min(1) >= 0
+        self.rows = np.flatnonzero(known)
+
+    def probs(self, self_training: bool, model_probs: np.ndarray | None) -> tuple[np.ndarray | None, list[str]]:
+        """(n, n_classes) of the probe, else of the model, else None; and what there is to say."""
+        y, rows = self.y, self.rows
+        spread = len(np.unique(y[rows], axis=0)) > 1 if len(rows) else False
+        if len(rows) < max(_LEAST_LABELS, 2 * self.n_classes) or not spread:
+            return model_probs, []
+        found, told = self._fit(rows, y), []
+        if self_training and not self.multi_label:
+            filled, sentence = self_trained(
+                Probe(self.features, self.strength, self.n_classes), y, self.owners, self.seed
+            )
+            told = [sentence]
+            if (filled != y).any():
+                found = self._fit(np.flatnonzero(filled >= 0), filled)
+        return found, told
+
+    def _fit(self, rows: np.ndarray, y: np.ndarray) -> np.ndarray:
+        with one_thread_if_small(self.features.size):
+            owners = None if self.owners is None else _units(self.owners[rows])
+            fit = fit_linear(self.features[rows], y[rows], self.n_classes, owners)
+        self.strength = fit.strength or 0.01
+        logits = self.features.astype(float) @ fit.weight.T.astype(float) + fit.bias
+        if self.multi_label:
+            return np.asarray(1 / (1 + np.exp(-logits)))
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        return np.asarray(powers / powers.sum(1, keepdims=True))
+
+    def choose(self, blocked: np.ndarray, probs: np.ndarray | None, n: int) -> pd.DataFrame:
+        """See `choose_next`; while a class has no label, half of the images stand for clusters without one."""
+        given: Any = {"patients": self.owners, "multi_label": self.multi_label, "seed": self.seed}
+        if probs is None or self.multi_label or len(np.unique(self.y[self.rows])) == self.n_classes:
+            return choose_next(self.features, blocked, n, probs=probs, **given)
+        first = choose_next(self.features, blocked, n - n // 2, **given)
+        blocked = blocked.copy()
+        blocked[first["row"]] = True
+        if blocked.all() or n < 2:
+            return first
+        return pd.concat([first, choose_next(self.features, blocked, n // 2, probs=probs, **given)], ignore_index=True)
+
+    def forecast(self, more: int) -> Forecast | None:
+        if self.multi_label or not self.strength:
+            return None
+        probe = Probe(self.features, self.strength, self.n_classes)
+        return forecast(probe, self.features, self.y, more, groups=self.owners, seed=self.seed)
+
+
+def _units(owners: np.ndarray) -> np.ndarray:
+    from medclf.dataset.folds import group_codes
+
+    return group_codes(owners, len(owners))
+
+
+def _suggestions(probs: np.ndarray | None, names: Sequence[str], multi_label: bool) -> dict[str, Any]:
+    if probs is None:
+        return {"suggestion": "", "prob": np.nan}
+    if multi_label:
+        called = ["|".join(name for name, p in zip(names, row, strict=True) if p >= 0.5) for row in probs]
+        return {"suggestion": called, "prob": np.maximum(probs, 1 - probs).min(1)}
+    return {"suggestion": [names[code] for code in probs.argmax(1)], "prob": probs.max(1)}
+
+
+def write_next(
+    pool: Any,
+    out: str | Path,
+    *,
+    run: str | Path | None = None,
+    n: int = 50,
+    suggest: bool = False,
+    overwrite: bool = False,
+    show_burned_in: bool = False,
+    **options: Any,
+) -> list[str]:
+    """Choose what to label next and write the page to label it in, with a sheet beside it.
+
+    Args:
+        pool: see `label_next`.
+        out: the page, NEXT.html; NEXT.csv beside it has the labels so far and a row for each image to label.
+        run: a RUN folder.
+        n: how many images.
+        suggest: show what the model suggests from the start; a key shows and hides it anyway.
+        overwrite: replace a page that is there.
+        show_burned_in: show pictures that often carry the patient's name.
+        options: of `label_next`.
+
+    Returns:
+        Lines to print.
+
+    Raises:
+        OutputError: the page exists, or cannot be written.
+        DataError: see `label_next`; or no image can be shown.
+    """
+    from medclf.reporting.reading_sheet import write_sheet_page
+    from medclf.reporting.thumbnails import LARGE_BESIDE, data_uri, encode
+
+    out = Path(out)
+    if out.suffix.lower() != ".html":
+        raise OutputError(f"{out} does not end in .html", f"it is a page: give {argument('out', 'next.html')}")
+    if out.exists() and not overwrite:
+        raise OutputError(
+            f"{out} exists already",
+            f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
+        )
+    source = Run(run) if run else None
+    found = label_next(source, pool, n, **options)
+    how = source.bundle.preprocessing if source else Preprocessing(224, window=options.get("window"))
+    shown: list[tuple[str, str]] = []
+    missing: list[str] = []
+    for path in watch(list(found.images["path"]), len(found.images), "Pictures"):
+        try:
+            shown.append(
+                (
+                    path,
+                    data_uri(encode(read_picture(found.root, how, show_burned_in, {"path": path}), LARGE_BESIDE, 88)),
+                )
+            )
+        except ReadError as error:
+            missing.append(f"{path}: {error.reason}")
+    if not shown:
+        raise DataError(f"none of the {len(missing)} images can be shown: {missing[0]}", "see --show-burned-in")
+    sheet = out.with_suffix(".csv")
+    earlier = [(path, label, "") for path, label in found.labelled.items()] + [(path, "", POOR) for path in found.poor]
+    images = found.images.set_index("path")
+    items = [(f"image-{place:03}", uri) for place, (_, uri) in enumerate(shown, 1)]
+    names = [path for path, _ in shown]
+    write_sheet_page(
+        out,
+        items,
+        found.vocab,
+        sheet=hashlib.sha256("\n".join(names).encode()).hexdigest()[:8],
+        file=sheet.name,
+        multi_label=bool(source and source.bundle.multi_label),
+        title="Label next",
+        paths=names,
+        suggestions=[_suggested(images.loc[path]) for path in names],
+        suggest=suggest,
+        earlier=earlier,
+    )
+    rows = [*earlier, *((path, "", "") for path in names)]
+    save_rows(sheet, pd.DataFrame(rows, columns=["path", "label", "mark"]).assign(note=""))
+    told = found.forecast.sentences() if found.forecast else ["Too few labels to say what more would bring."]
+    return [
+        *found.notes,
+        *told,
+        *[f"left out: {reason}" for reason in missing],
+        f"page: {out} ({len(shown)} images; classes: {', '.join(found.vocab)})",
+        f"label them there, download {sheet.name}, then go on with one of",
+        f"  medclf label-next {pool} --labels {sheet.name} --out NEXT.html" + (f" --run {run}" if run else ""),
+        f"  medclf train {pool} --labels {sheet.name} --out RUN",
+    ]
+
+
+def _suggested(row: pd.Series) -> str:
+    return f"{row['suggestion']} ({row['prob']:.0%})" if row["suggestion"] else ""

@@ -1,0 +1,60 @@
+"""The forecast: the truth within its interval where the law is known, and nothing said where there is too little."""
+
+import numpy as np
+import pytest
+
+from medclf.auditing.label_forecast import _carried_on, forecast
+from medclf.auditing.labelling import Probe
+
+
+def draw(n, seed, gap=1.2, f=20):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, n)
+    return rng.normal(size=(n, f)) + gap * np.eye(f)[y], y
+
+
+def test_a_power_law_is_carried_on_exactly():
+    sizes = np.array([30.0, 45.0, 67.0, 100.0])
+    errors = np.stack([2 * sizes**-0.5, np.full(4, 0.2)])
+    now, later = _carried_on(sizes, errors, 120, 400)
+    np.testing.assert_allclose(now, [1 - 2 * 120**-0.5, 0.8])
+    np.testing.assert_allclose(later, [1 - 2 * 400**-0.5, 0.8])
+
+
+@pytest.mark.slow
+def test_most_intervals_hold_what_more_labels_brought():
+    held = []
+    for seed in range(8):
+        features, y = draw(400, seed)
+        probe = Probe(features, 0.01, 3)
+        known = np.full(400, -1)
+        known[:60] = y[:60]
+        said = forecast(probe, features, known, 50, seed=seed)
+        test = np.arange(110, 400)
+        right = probe.probs(np.arange(110), y[:110], test).argmax(1) == y[test]
+        truth = right.mean()
+        held.append(said.later.low <= truth <= said.later.high)
+        assert said.now.low <= said.now.value <= said.now.high and said.gain.low <= said.gain.value <= said.gain.high
+    assert np.mean(held) >= 0.75
+
+
+def test_a_task_that_is_learned_says_stop_and_one_that_is_not_says_go_on():
+    easy, y = draw(300, 0, gap=8.0)
+    known = np.full(300, -1)
+    known[:100] = y[:100]
+    assert forecast(Probe(easy, 0.01, 3), easy, known).stop
+    hard, y = draw(300, 0, gap=1.5)
+    known = np.full(300, -1)
+    known[:30] = y[:30]
+    found = forecast(Probe(hard, 0.01, 3), hard, known)
+    assert not found.stop and "Go on" in found.sentences()[-1]
+
+
+def test_nothing_is_said_of_too_few_labels():
+    features, y = draw(100, 0)
+    known = np.full(100, -1)
+    known[:15] = y[:15]
+    assert forecast(Probe(features, 0.01, 3), features, known) is None
+    known[:] = 0
+    known[:5] = -1
+    assert forecast(Probe(features, 0.01, 3), features, known) is None

@@ -1,0 +1,93 @@
+"""`label-next` as a whole: a page and a sheet out, labels back in, on from there, and a training with them."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from medclf.dataset.scan import scan
+from medclf.errors import DataError, OutputError
+from medclf.run.label_next import label_next, write_next
+
+VOCAB = ["bright", "dark"]
+QUICK = {"arch": "resnet18", "weights": None, "progress": False}
+
+
+@pytest.fixture
+def pool(tmp_path, monkeypatch):
+    """24 noisy images, half of them bright, and a file that is no image."""
+    monkeypatch.setenv("MEDCLF_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    for number in range(24):
+        level = 200 if number % 2 else 50
+        pixels = np.clip(rng.normal(level, 20, (32, 32)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    return folder
+
+
+def answer(path):
+    return VOCAB[1 - int(path[:2]) % 2]
+
+
+def test_a_page_and_a_sheet_and_on_from_what_came_back(pool, tmp_path):
+    lines = write_next(pool, tmp_path / "next.html", n=6, vocab=VOCAB, **QUICK)
+    sheet = pd.read_csv(tmp_path / "next.csv", dtype=str, keep_default_na=False)
+    assert list(sheet) == ["path", "label", "mark", "note"]
+    assert len(sheet) == sheet["path"].nunique() == 6 and (sheet["label"] == "").all()
+    page = (tmp_path / "next.html").read_text()
+    assert page.count('class="reading') >= 6 and "data-path=" in page and "http" not in page.split("<main")[1]
+    assert any("medclf train" in line for line in lines)
+    sheet["label"] = [answer(path) for path in sheet["path"]]
+    sheet.loc[0, ["label", "mark"]] = ["", "poor image"]
+    sheet.to_csv(tmp_path / "next.csv", index=False)
+    write_next(pool, tmp_path / "more.html", n=6, labels=tmp_path / "next.csv", **QUICK)
+    again = pd.read_csv(tmp_path / "more.csv", dtype=str, keep_default_na=False).set_index("path")
+    assert len(again) == 12 and again.index.is_unique
+    assert again.loc[sheet["path"][1], "label"] == answer(sheet["path"][1])  # the sheet carries what was said before
+    assert again.loc[sheet["path"][0], "mark"] == "poor image"
+    assert (again["label"] == "").sum() == 7
+    table = scan(pool, labels=tmp_path / "next.csv", progress=False)  # as `train --labels` reads it
+    assert (table["problem"] == "").sum() == 5
+
+
+def test_labels_fit_a_probe_that_suggests_and_forecasts(pool):
+    paths = sorted(path.name for path in pool.iterdir())
+    labels = {path: answer(path) for path in paths[:14]}
+    found = label_next(None, pool, 5, labels=labels, **QUICK)
+    assert not set(found.images["path"]) & set(labels)
+    assert found.vocab == VOCAB and found.images["prob"].between(0.5, 1).all()
+    assert (found.images["suggestion"] == found.images["path"].map(answer)).mean() >= 0.8
+    assert found.forecast is None  # 14 labels are too few
+    twenty = {path: answer(path) for path in paths[:20]}
+    said = label_next(None, pool, 3, labels=twenty, **QUICK).forecast
+    assert said.n == 20 and said.more == 3 and 0 <= said.now.low <= said.now.high <= 1
+
+
+def test_two_readers_agree_so_far_and_where_they_differ_comes_first(pool, tmp_path):
+    paths = sorted(path.name for path in pool.iterdir())
+    first = pd.DataFrame({"path": paths[:8], "label": [answer(path) for path in paths[:8]], "mark": ""})
+    first.to_csv(tmp_path / "a.csv", index=False)
+    first.assign(label=[*first["label"][:7], "bright" if answer(paths[7]) == "dark" else "dark"]).to_csv(
+        tmp_path / "b.csv", index=False
+    )
+    found = label_next(None, pool, 4, labels=tmp_path / "a.csv", second=tmp_path / "b.csv", **QUICK)
+    assert found.images["path"][0] == paths[7] and "disagree" in found.images["why"][0]
+    assert "differ on 1" in found.notes[0] and "0.75" in found.notes[0]  # kappa by hand: (7/8 - 1/2) / (1 - 1/2)
+
+
+def test_what_cannot_be_is_refused_with_a_remedy(pool, tmp_path):
+    with pytest.raises(DataError, match="no two classes"):
+        label_next(None, pool, **QUICK)
+    with pytest.raises(DataError, match="'grey' is none of the classes"):
+        label_next(None, pool, labels={"00.png": "grey"}, vocab=VOCAB, **QUICK)
+    with pytest.raises(DataError, match=r"no image gone\.png"):
+        label_next(None, pool, labels={"gone.png": "dark"}, vocab=VOCAB, **QUICK)
+    with pytest.raises(OutputError, match=r"does not end in \.html"):
+        write_next(pool, tmp_path / "next.csv", vocab=VOCAB, **QUICK)
+    (tmp_path / "next.html").write_text(json.dumps("mine"))
+    with pytest.raises(OutputError, match="exists already"):
+        write_next(pool, tmp_path / "next.html", vocab=VOCAB, **QUICK)
