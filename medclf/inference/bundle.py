@@ -393,19 +393,20 @@ def _assembled(spec: ModelSpec, state: Mapping[str, Tensor], origin: str) -> nn.
     """The spec's network with these tensors, in eval mode; none of it is initialised first."""
     try:
         with torch.device("meta"):
-            network = _bare(spec)
+            network = _bare(spec, state)
     except NotImplementedError:  # a few networks read values while they are built
-        network = _bare(spec)
+        network = _bare(spec, state)
     _load_state(network, state, origin)
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        network = _bare(spec)  # it has tensors that are computed, not saved
+        network = _bare(spec, state)  # it has tensors that are computed, not saved
         _load_state(network, state, origin)
     return network.eval()
 
 
-def _bare(spec: ModelSpec) -> nn.Sequential:
+def _bare(spec: ModelSpec, state: Mapping[str, Tensor]) -> nn.Sequential:
+    old = not any(name.startswith("0.net.") for name in state)  # where it is one of timm's
     try:
-        return build_network(spec.arch, spec.n_out, weights=None, n_in=spec.n_in, dropout=spec.dropout)
+        return build_network(spec.arch, spec.n_out, weights=None, n_in=spec.n_in, dropout=spec.dropout, as_in_0_1=old)
     except MedclfError as error:
         raise BundleError(f"the network cannot be built: {error.message}", error.remedy) from error
 

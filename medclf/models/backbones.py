@@ -6,8 +6,9 @@ Weights come from the model hub, from a local file, or from a pip package that n
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medclf.errors import MedclfError
+from medclf.errors import MedclfError, argument
+from medclf.models.checkpoint_layouts import Stats
+from medclf.models.fitting import adapt_input, fit_state, stats_in
+from medclf.models.hub_folders import is_repository, published
+from medclf.models.pooling import GlobalPool, pooling_of
 from medclf.models.registry import ARCHITECTURES, Cut, cut, resolve
 from medclf.models.stages import stages
-from medclf.models.weights import adapt_input, fit_state, is_at_hand, load_default, read_state
+from medclf.models.timm_nets import CANNOT_RUN, with_option
+from medclf.models.weight_files import read_state
+from medclf.models.weights import is_at_hand, load_default, origin_of
 
-__all__ = ["Backbone", "GlobalPool", "build_body", "build_head", "build_network", "describe", "stages"]
+__all__ = [
+    "Backbone",
+    "GlobalPool",
+    "build_body",
+    "build_head",
+    "build_network",
+    "check_weights",
+    "describe",
+    "encoder_facts",
+    "fitted_to",
+    "pooling_of",
+    "stages",
+]
 
 Arch = str | Callable[..., Any]
 Weights = str | Path | None
@@ -60,15 +79,19 @@ class Backbone:
         return (sum(self.mean) / len(self.mean),), (sum(self.std) / len(self.std),)
 
 
-def describe(arch: Arch) -> Backbone:
+def describe(arch: Arch, weights: Weights = "default") -> Backbone:
     """Facts about an architecture, without building its weights.
 
     Args:
-        arch: a name of torchvision or timm (`timm/NAME` where both have it), one of their functions, or
-            `efficientnet_lite0`, `efficientnet_lite1`, `efficientnet_lite2`; or a name given to `register_arch`.
+        arch: a name of torchvision, timm (`timm/NAME` where both have it) or open_clip, one of their functions,
+            `hf-hub:OWNER/NAME`, `local-dir:FOLDER` or a folder with weights; or `efficientnet_lite0`,
+            `efficientnet_lite1`, `efficientnet_lite2`; or a name given to `register_arch`. Networks of timm can be
+            asked for more: `timm/vit_base_patch16_224?img_size=96&global_pool=avg`.
+        weights: a file, where its writer may normalise pixels otherwise than the architecture's own weights do.
 
     Raises:
         MedclfError: there is no such architecture.
+        WeightsError: the file cannot be read.
 
     Example:
         >>> describe("resnet34").n_features, describe("efficientnet_lite0").source
@@ -77,28 +100,106 @@ def describe(arch: Arch) -> Backbone:
     source, name = resolve(arch)
     entry = ARCHITECTURES.get(name)
     if entry is None or entry.source != source:
-        return _measured(source, name)
-    if entry.n_features is None:
-        return _measured.__wrapped__(source, name)  # not kept: the name may be registered again
-    return Backbone(name, source, entry.mean, entry.std, entry.n_features, entry.size, entry.class_token)
+        found = _measured(source, name)
+    elif entry.n_features is None:
+        found = _measured.__wrapped__(source, name)  # not kept: the name may be registered again
+    else:
+        found = Backbone(name, source, entry.mean, entry.std, entry.n_features, entry.size, entry.class_token)
+    if isinstance(arch, str) and is_repository(arch):
+        of_folder = published(arch)
+        mean, std = of_folder.mean or found.mean, of_folder.std or found.std
+        found = replace(found, mean=mean, std=std, size=of_folder.size or found.size)
+    stats = None if weights in (None, "none", "default") else _stats_of(str(weights))
+    return found if stats is None else replace(found, mean=stats[0], std=stats[1])
+
+
+def _stats_of(file: str) -> Stats | None:
+    return stats_in(read_state(file))
 
 
 @lru_cache(maxsize=256)
 def _measured(source: str, name: str) -> Backbone:
     try:
-        with torch.device("meta"):  # shapes without memory or initialisation
-            found, features = _features(source, name)
+        found, features = _on_meta(source, name)
     except (NotImplementedError, RuntimeError):  # a few networks read values while they are built
         found, features = _features(source, name)
-    n_features = features.shape[-1 if features.ndim == 3 else 1]
-    known = f"timm/{name}" if source == "timm" and resolve(name)[0] != "timm" else name
-    return Backbone(known, source, found.mean, found.std, n_features, found.size, found.class_token)
+    known = f"timm/{name}" if source == "timm" and ("?" in name or resolve(name)[0] != "timm") else name
+    return Backbone(known, source, found.mean, found.std, features.shape[1], found.size, found.class_token)
 
 
-def _features(source: str, name: str) -> tuple[Cut, Tensor]:
+def _on_meta(source: str, name: str, size: tuple[int, int] | None = None) -> tuple[Cut, Tensor]:
+    with torch.device("meta"):  # shapes without memory or initialisation
+        return _features(source, name, size)
+
+
+def _features(source: str, name: str, size: tuple[int, int] | None = None) -> tuple[Cut, Tensor]:
     found = cut(source, name)
+    height, width = size or (found.size, found.size)
     with torch.inference_mode():
-        return found, found.body.eval()(torch.empty(1, 3, found.size, found.size))
+        pooling = pooling_of(found.body, class_token=found.class_token)
+        return found, pooling(found.body.eval()(torch.empty(1, 3, height, width)))
+
+
+def fitted_to(arch: Arch, size: tuple[int, int]) -> Arch:
+    """The architecture that takes images of a size: itself, or one of timm's made for it.
+
+    Args:
+        arch: see `describe`.
+        size: height and width in pixels.
+
+    Raises:
+        MedclfError: it takes no images of that size; the remedy names one that it takes.
+
+    Example:
+        >>> fitted_to("resnet18", (64, 64)), fitted_to("swin_s3_tiny_224", (128, 128))
+        ('resnet18', 'timm/swin_s3_tiny_224?img_size=128')
+    """
+    source, name = resolve(arch)
+    if source == "package" or (source == "torchvision" and name in ARCHITECTURES):
+        return arch
+    if _takes(source, name, size):
+        return arch
+    height, width = size
+    if source == "timm" and height == width:
+        sized = with_option(name, "img_size", height)
+        if _takes(source, sized, size):
+            if isinstance(arch, str) and is_repository(arch):
+                return with_option(arch, "img_size", height)
+            return f"timm/{sized}"
+    side = describe(arch).size
+    raise MedclfError(
+        f"{name} takes no images of {height} x {width} pixels",
+        f"use {argument('size', side)}, or choose another {argument('arch')}",
+    )
+
+
+@lru_cache(maxsize=256)
+def _takes(source: str, name: str, size: tuple[int, int]) -> bool:
+    try:
+        _on_meta(source, name, size)
+        return True
+    except (MedclfError, *CANNOT_RUN):
+        pass
+    try:
+        _on_meta(source, name)
+    except (MedclfError, *CANNOT_RUN):  # it reads values while it is built, or cannot be built so
+        with contextlib.suppress(MedclfError, *CANNOT_RUN):
+            _features(source, name, size)
+            return True
+    return False
+
+
+def encoder_facts(arch: Arch, weights: Weights) -> dict[str, str]:
+    """Where an encoder's weights come from and under which licence, for the card of a bundle; see `origin_of`.
+
+    Example:
+        >>> encoder_facts("efficientnet_lite0", "default")["licence"]
+        'Apache-2.0'
+    """
+    place = arch if weights == "default" else weights
+    if isinstance(place, str) and is_repository(place):
+        return published(place).facts()
+    return origin_of(*resolve(arch), weights)
 
 
 def check_weights(arch: Arch, weights: Weights = "default") -> None:
@@ -115,14 +216,16 @@ def check_weights(arch: Arch, weights: Weights = "default") -> None:
         build_body(arch, weights=weights)
 
 
-def build_body(arch: Arch, *, weights: Weights = "default", n_in: int = 3) -> nn.Module:
+def build_body(arch: Arch, *, weights: Weights = "default", n_in: int = 3, as_in_0_1: bool = False) -> nn.Module:
     """A network without its classifier.
 
     Args:
         arch: see `describe`.
-        weights: "default" (ImageNet's, from the hub or the package), a .pth, .pt or .safetensors file that
-            holds a classifier's or a body's state dict of this architecture, or None for random ones.
+        weights: "default" (ImageNet's, from the hub or the package; of a folder, those in it), a .pth, .pt, .bin,
+            .ckpt, .pth.tar or .safetensors file that holds this architecture's tensors in a layout that
+            `medclf.models.checkpoint_layouts` knows, or None for random ones.
         n_in: channels of the images, 3 or 1; for 1 the first convolution is summed over the colours.
+        as_in_0_1: as bundles of version 0.1 have timm's networks.
 
     Returns:
         A module from normalised NCHW float images to a feature map (B, C, H, W), tokens (B, N, C) or
@@ -140,42 +243,23 @@ def build_body(arch: Arch, *, weights: Weights = "default", n_in: int = 3) -> nn
     if n_in not in (1, 3):
         raise MedclfError(f"n_in={n_in}: images have 1 or 3 channels", "give n_in=1 or n_in=3")
     source, name = resolve(arch)
-    found = cut(source, name)
+    found = cut(source, name, as_in_0_1=as_in_0_1)
     if weights is None or weights == "none":
         adapt_input(found.body, n_in)
-    elif weights == "default":
-        load_default(found, source, name, n_in)
-    else:
+    elif weights != "default":
         fit_state(found, read_state(weights), str(weights), n_in)
+    elif isinstance(arch, str) and is_repository(arch):
+        of_folder = published(arch)
+        state = {key: tensor for file in of_folder.files for key, tensor in read_state(file).items()}
+        fit_state(found, state, of_folder.origin, n_in)
+    else:
+        load_default(found, source, name, n_in)
     return found.body
 
 
-class GlobalPool(nn.Module):
-    """Features of the whole image: the mean over a feature map, the class token, or the mean over tokens.
-
-    Example:
-        >>> GlobalPool()(torch.ones(2, 8, 3, 3)).shape, GlobalPool()(torch.ones(2, 5, 8)).shape
-        (torch.Size([2, 8]), torch.Size([2, 8]))
-    """
-
-    def __init__(self, *, class_token: bool = False) -> None:
-        super().__init__()
-        self.class_token = class_token
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W), (B, N, C) or (B, C) -> (B, C)."""
-        if x.ndim == 4:
-            return x.mean(dim=(2, 3))
-        if x.ndim == 3:
-            return x[:, 0] if self.class_token else x.mean(dim=1)
-        return x
-
-    def extra_repr(self) -> str:
-        """Shown by print."""
-        return "class_token=True" if self.class_token else ""
-
-
-def build_head(n_features: int, n_out: int, dropout: float = 0.2, *, class_token: bool = False) -> nn.Sequential:
+def build_head(
+    n_features: int, n_out: int, dropout: float = 0.2, *, class_token: bool = False, pool: nn.Module | None = None
+) -> nn.Sequential:
     """Pooling, dropout and one linear layer: logits from what a body gives.
 
     Args:
@@ -183,17 +267,25 @@ def build_head(n_features: int, n_out: int, dropout: float = 0.2, *, class_token
         n_out: number of labels.
         dropout: share of the features dropped while training, in [0, 1).
         class_token: see `Backbone`.
+        pool: what makes features of what the body gives; see `pooling_of`.
 
     Example:
         >>> build_head(512, 3)(torch.ones(2, 512, 7, 7)).shape
         torch.Size([2, 3])
     """
     linear = nn.Linear(n_features, n_out)
-    return nn.Sequential(GlobalPool(class_token=class_token), nn.Flatten(), nn.Dropout(dropout), linear)
+    pool = GlobalPool(class_token=class_token) if pool is None else pool
+    return nn.Sequential(pool, nn.Flatten(), nn.Dropout(dropout), linear)
 
 
 def build_network(
-    arch: Arch, n_out: int, *, weights: Weights = "default", n_in: int = 3, dropout: float = 0.2
+    arch: Arch,
+    n_out: int,
+    *,
+    weights: Weights = "default",
+    n_in: int = 3,
+    dropout: float = 0.2,
+    as_in_0_1: bool = False,
 ) -> nn.Sequential:
     """A classifier: body and head, as fastai's own networks are built.
 
@@ -203,6 +295,7 @@ def build_network(
         weights: of the body; see `build_body`. The linear probes at random.
         n_in: channels of the images, 3 or 1.
         dropout: see `build_head`.
+        as_in_0_1: see `build_body`.
 
     Returns:
         `nn.Sequential(body, head)`: normalised NCHW float images -> logits (B, n_out).
@@ -216,5 +309,6 @@ def build_network(
         torch.Size([1, 2])
     """
     facts = describe(arch)
-    body = build_body(arch, weights=weights, n_in=n_in)
-    return nn.Sequential(body, build_head(facts.n_features, n_out, dropout, class_token=facts.class_token))
+    body = build_body(arch, weights=weights, n_in=n_in, as_in_0_1=as_in_0_1)
+    pool = pooling_of(body, class_token=facts.class_token)
+    return nn.Sequential(body, build_head(facts.n_features, n_out, dropout, pool=pool))

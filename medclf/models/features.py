@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medclf.errors import ReadError
 from medclf.images.reading import prepare
-from medclf.models.backbones import GlobalPool, build_body, describe
+from medclf.models.backbones import build_body, describe, fitted_to, pooling_of
 from medclf.models.bn_folding import folded
 from medclf.parallel import map_ahead, usable_device
 from medclf.progress import watch
@@ -38,7 +38,7 @@ def extract(
         (n, n_features) float32, in the order of the batches; (0, 0) without any.
 
     Example:
-        >>> extract(nn.Conv2d(3, 8, 1), GlobalPool(), [torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4)]).shape
+        >>> extract(nn.Conv2d(3, 8, 1), nn.Flatten(), [torch.zeros(2, 3, 1, 1), torch.zeros(1, 3, 1, 1)]).shape
         (3, 8)
     """
     quick: nn.Module | None = None
@@ -73,7 +73,7 @@ def pooled_features(network: nn.Sequential) -> Iterator[list[Tensor]]:
 
 def embed_table(
     table: pd.DataFrame,
-    arch: str = "efficientnet_lite0",
+    arch: Any = "efficientnet_lite0",
     *,
     weights: Any = "default",
     size: int | None = None,
@@ -111,8 +111,9 @@ def embed_table(
         >>> found.shape, np.isnan(found).any(1).tolist()
         ((2, 512), [False, True])
     """
-    backbone = describe(arch)
-    side = size or backbone.size
+    side = size or describe(arch).size
+    arch = fitted_to(arch, (side, side))
+    backbone = describe(arch, weights)
     on = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     body = build_body(arch, weights=weights).eval()
     body = body.to(on).to(memory_format=torch.channels_last)
@@ -129,7 +130,7 @@ def embed_table(
             yield _normalised(torch.from_numpy(np.stack([image for _, image in batch])).to(on), mean, std)
 
     result = np.full((len(paths), backbone.n_features), np.nan, np.float32)
-    features = extract(body, GlobalPool(class_token=backbone.class_token), batches())
+    features = extract(body, pooling_of(body, class_token=backbone.class_token), batches())
     if rows:
         result[rows] = features
     return result

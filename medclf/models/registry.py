@@ -12,12 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medclf.errors import MedclfError
+from medclf.models.checkpoint_layouts import HALF, IMAGENET_MEAN, IMAGENET_STD
+from medclf.models.cut import Cut
+from medclf.models.hub_folders import OPEN_CLIP, is_repository, published
 from medclf.models.plain_nets import LITE_FEATURES, LITE_NETS, RESNETS, lite_body, resnet_body
+from medclf.models.timm_nets import cut_of_0_1, parted_name, timm_cut
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5)  # EfficientNet-Lite and Inception take images scaled to -1 .. 1
+__all__ = ["ARCHITECTURES", "Architecture", "Cut", "cut", "parted_name", "register_arch", "resolve"]
+
 _TORCHVISION_HEADS = {
     "AuxLogits",
     "aux1",
@@ -30,26 +35,6 @@ _TORCHVISION_HEADS = {
     "head",
     "heads",
 }
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A network cut before its pooling, and how files of its weights are named.
-
-    Args:
-        body: normalised NCHW images -> feature map (B, C, H, W), tokens (B, N, C) or features (B, C).
-        heads: first parts of the parameter names that belong to the classifier that was cut off.
-        renames: beginnings of names in a classifier's file -> in the body.
-        class_token: the first token stands for the image.
-    """
-
-    body: nn.Module
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    size: int = 224
-    heads: tuple[str, ...] = ()
-    renames: dict[str, str] = field(default_factory=dict)
-    class_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +122,9 @@ def resolve(arch: str | Callable[..., Any]) -> tuple[str, str]:
     """(source, name) of an architecture; where torchvision and timm both have a name, torchvision's is taken.
 
     Args:
-        arch: a name, `timm/NAME` for timm's of that name, or one of torchvision's or timm's functions.
+        arch: a name of torchvision, timm or open_clip; `timm/NAME` for timm's of that name; `hf-hub:OWNER/NAME`,
+            `local-dir:FOLDER` or a folder for the architecture of the weights there; or one of torchvision's or
+            timm's functions. Networks of timm can be asked for more: `timm/vit_base_patch16_224?img_size=96`.
 
     Raises:
         MedclfError: neither has it; the remedy names those spelt most like it.
@@ -158,6 +145,9 @@ def resolve(arch: str | Callable[..., Any]) -> tuple[str, str]:
         arch = name
     if arch in ARCHITECTURES:
         return ARCHITECTURES[arch].source, arch
+    if is_repository(arch):
+        return resolve(published(arch).arch)
+    arch = _of_open_clip(arch)
     if not arch.startswith("timm/"):
         from torchvision import models
 
@@ -165,10 +155,12 @@ def resolve(arch: str | Callable[..., Any]) -> tuple[str, str]:
             return "torchvision", arch
     import timm
 
-    name = arch.removeprefix("timm/")
+    name, asked = parted_name(arch.removeprefix("timm/"))
     if not timm.is_model(name.partition(".")[0]):
-        raise MedclfError(f"unknown architecture {arch!r}", _similar(name))
-    return "timm", name
+        raise MedclfError(f"unknown architecture {name!r}", _similar(name))
+    if asked and not arch.startswith("timm/") and _published_elsewhere(name):
+        raise MedclfError(f"{name} of torchvision takes no options", f"ask timm's network of that name: timm/{arch}")
+    return "timm", arch.removeprefix("timm/")
 
 
 def _similar(name: str) -> str:
@@ -181,12 +173,35 @@ def _similar(name: str) -> str:
     return f"{guess} A network of your own must be registered first: medclf.models.registry.register_arch"
 
 
-def cut(source: str, name: str) -> Cut:
-    """The network of `resolve`'s answer, randomly initialised, without its classifier."""
+def _of_open_clip(name: str) -> str:
+    plain, mark, asked = name.partition("?")
+    known = OPEN_CLIP.get(plain.removesuffix("-quickgelu"))
+    if known is None:
+        return name
+    known = known.replace("_clip_", "_clip_quickgelu_") if plain.endswith("-quickgelu") else known
+    return f"timm/{known}{mark}{asked}"
+
+
+def _published_elsewhere(name: str) -> bool:
+    from torchvision import models
+
+    return name in ARCHITECTURES or name in models.list_models(module=models)
+
+
+def cut(source: str, name: str, *, as_in_0_1: bool = False) -> Cut:
+    """The network of `resolve`'s answer, randomly initialised, without its classifier.
+
+    Args:
+        source: of `resolve`.
+        name: of `resolve`.
+        as_in_0_1: as bundles of version 0.1 have timm's networks.
+    """
     entry = ARCHITECTURES.get(name)
     if entry is not None and entry.source == source:
         return entry.cut()
-    return _torchvision_cut(name) if source == "torchvision" else _timm_cut(name)
+    if source == "torchvision":
+        return _torchvision_cut(name)
+    return cut_of_0_1(name) if as_in_0_1 else timm_cut(name)
 
 
 def _torchvision_cut(name: str) -> Cut:
@@ -222,36 +237,19 @@ class ClassTokenBody(nn.Module):
         self.class_token, self.conv_proj, self.encoder = vit.class_token, vit.conv_proj, vit.encoder
 
     def forward(self, x: Tensor) -> Tensor:
-        """NCHW images of the transformer's own size -> (B, 1 + N, C)."""
-        patches = self.conv_proj(x).flatten(2).transpose(1, 2)
-        result: Tensor = self.encoder(torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1))
+        """NCHW images whose sides are multiples of a patch -> (B, 1 + N, C)."""
+        patches = self.conv_proj(x)
+        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+        tokens = tokens + self._positions(*patches.shape[2:])
+        result: Tensor = self.encoder.ln(self.encoder.layers(self.encoder.dropout(tokens)))
         return result
 
-
-class ToNCHW(nn.Module):
-    """(B, H, W, C) -> (B, C, H, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        return x.permute(0, 3, 1, 2)
-
-
-def _timm_cut(name: str) -> Cut:
-    import timm
-
-    model: Any
-    try:  # transformers that can then take other sizes than their own
-        model = timm.create_model(name, num_classes=0, dynamic_img_size=True)
-    except TypeError:
-        model = timm.create_model(name, num_classes=0)
-    class_token = getattr(model, "global_pool", "") == "token"
-    # Not create_model(global_pool=""): that moves some networks' last norm, and their weights do not fit.
-    model.reset_classifier(0, "")
-    config = model.pretrained_cfg
-    classifier = config.get("classifier") or ()
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    body: nn.Module = model
-    if getattr(model, "output_fmt", "NCHW") == "NHWC":
-        body = nn.Sequential(OrderedDict(net=model, nchw=ToNCHW()))
-    size = config.get("input_size", (3, 224, 224))[-1]
-    return Cut(body, tuple(config["mean"]), tuple(config["std"]), size, heads, class_token=class_token)
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        """The position embeddings, resampled where the grid of patches is another."""
+        known: Tensor = self.encoder.pos_embedding
+        side = round((known.shape[1] - 1) ** 0.5)
+        if (rows, columns) == (side, side):
+            return known
+        grid = known[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        grid = functional.interpolate(grid, (rows, columns), mode="bicubic", antialias=True)
+        return torch.cat([known[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
