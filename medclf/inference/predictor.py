@@ -152,6 +152,23 @@ class Predictor:
         while batch := list(islice(images, bs)):  # while it is predicted, the next one is decoded
             yield from self._answers(batch)
 
+    def embed_stream(
+        self, items: Iterable[Item], bs: int = 32, *, threads: int | None = None
+    ) -> Iterator[np.ndarray | ReadError]:
+        """Pooled features of any number of images, in flat memory.
+
+        Args:
+            items, bs, threads: see `predict_stream`.
+
+        Yields:
+            for each image, in order, (n_features,) float32, or the `ReadError` that says why there are none.
+        """
+        images = map_ahead(self._prepared, items, threads=threads, ahead=bs)
+        while batch := list(islice(images, bs)):
+            read = [image for image in batch if not isinstance(image, ReadError)]
+            found = iter(self._forward(np.stack(read))[1] if read else ())
+            yield from (image if isinstance(image, ReadError) else next(found) for image in batch)
+
     def _prepared(self, item: Item) -> np.ndarray | ReadError:
         try:
             return self.prepare(item)
