@@ -37,8 +37,8 @@ def predict_partition(
 
     Args:
         part: rows with a column path, or paths; the other columns come back as they are.
-        bundle: a bundle, a RUN that holds one, or an exported .onnx file, where each worker can read it. A process loads
-            it once.
+        bundle: a bundle, a RUN that holds one, or an exported .onnx file, where each worker can read it. A process
+            loads it once.
         root: what the paths are relative to.
         bs: images at once.
         threads: that decode; as many as there are cores, at most 8, where None. Give 1 where an engine has as many
@@ -46,8 +46,8 @@ def predict_partition(
         runtime: "torch" or "onnx".
 
     Returns:
-        The part's rows, with label (several joined by `|`), prob_NAME for each label, flags (joined by `|`) and problem:
-        why a file cannot be read, "" where it can. Probabilities of such a file are NaN.
+        The part's rows, with label (several joined by `|`), prob_NAME for each label, flags (joined by `|`) and
+        problem: why a file cannot be read, "" where it can. Probabilities of such a file are NaN.
 
     Raises:
         DataError: the part has no column path.

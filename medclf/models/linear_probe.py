@@ -11,11 +11,14 @@ from medclf.config import Balance
 from medclf.dataset.folds import folds
 from medclf.errors import MedclfWarning
 from medclf.models.balance import WEIGHTED, class_weights, focal_weights, taken_back
+from medclf.models.logistic import Logistic, fit_path, principal_axes
 
 _CERTAIN = 8.0  # the logit of a label that every training image has, or none
 _FALLBACK = 0.01
 _LEAST_SPREAD = 0.1  # of the features' mean standard deviation
 _SMALL = 5_000_000  # values of the features, such as 4,000 images' 1,280
+_EXACT = 1e-9  # of the objective, relative, in the last fit
+_PATIENCE = 2  # strengths in a row that are worse, before no further one is tried
 STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # scikit-learn's C, on standardised features
 
 
@@ -67,9 +70,8 @@ def fit_linear(
     # What hardly varies among the training images may vary elsewhere: it must not come out as a hundred deviations.
     scale = np.maximum(spread, _LEAST_SPREAD * spread.mean()) + 1e-6
     x = (features - mean) / scale
-    # With fewer images than features the solution lies in the images' span: rotating into it only saves time.
-    span = np.linalg.svd(x, full_matrices=False)[2] if len(x) < x.shape[1] else None
-    x = x if span is None else x @ span.T
+    axes = principal_axes(x)  # a rotation, which only saves time
+    x = x @ axes.T
     weight, bias = np.zeros((n_out, x.shape[1])), np.full(n_out, -_CERTAIN)
     held_out = np.full((len(x), n_out), np.nan)
     chosen, folds = [], 0
@@ -91,7 +93,7 @@ def fit_linear(
         model, strength, folds, probs = fitted
         chosen.append(strength)
         if one_a_label:
-            weight[label], bias[label] = model.coef_[0], model.intercept_[0]
+            weight[label], bias[label] = model.weight[0], model.bias[0]
             held_out[:, label] = probs[:, 1]
             continue
         held_out[~np.isnan(probs[:, 0])] = 0.0
@@ -99,57 +101,57 @@ def fit_linear(
         if len(present) == 2:
             weight[present], bias[present] = _two_outputs(model)
         else:
-            weight[present], bias[present] = model.coef_, model.intercept_
+            weight[present], bias[present] = model.weight, model.bias
     if balance != "none":
         weight, bias, held_out = taken_back(weight, bias, held_out, balance, weights, one_a_label)
-    weight = (weight if span is None else weight @ span) / scale
+    weight = weight @ axes / scale
     bias = bias - weight @ mean
     strength = float(np.mean(chosen or [0.0]))
     return LinearFit(weight.astype(np.float32), bias.astype(np.float32), strength, folds, held_out)
 
 
-def _two_outputs(model: Any) -> tuple[np.ndarray, np.ndarray]:
-    return np.stack([-model.coef_[0], model.coef_[0]]) / 2, np.array([-1, 1]) * model.intercept_[0] / 2
+def _two_outputs(model: Logistic) -> tuple[np.ndarray, np.ndarray]:
+    return np.stack([-model.weight[0], model.weight[0]]) / 2, np.array([-1, 1]) * model.bias[0] / 2
 
 
-def _probs_of(fitted: tuple[Any, float, int, np.ndarray], x: np.ndarray) -> np.ndarray:
+def _probs_of(fitted: tuple[Logistic, float, int, np.ndarray], x: np.ndarray) -> np.ndarray:
     """(n, classes) held-out probabilities, and the model's own where no fold held the image out."""
     probs = fitted[3]
-    return np.where(np.isnan(probs), fitted[0].predict_proba(x), probs)
+    return np.where(np.isnan(probs), fitted[0].probs(x), probs)
 
 
 def _fit_logistic(
     x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, seed: int, weights: np.ndarray | None
-) -> tuple[Any, float, int, np.ndarray]:
+) -> tuple[Logistic, float, int, np.ndarray]:
     """The fitted model, its C, the number of folds that chose it, and their held-out probabilities.
 
     `weights` are (n,), what each image counts; all alike where None.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
     weights = np.ones(len(y)) if weights is None else weights
-
-    def fit(rows: Any, strength: float) -> Any:
-        return LogisticRegression(C=strength, max_iter=300).fit(x[rows], y[rows], weights[rows])
-
-    everything = np.arange(len(y))
-    pairs = _folds(y, groups, seed)
     classes = np.unique(y, return_inverse=True)[1]
-    probs = np.full((len(STRENGTHS), len(y), classes.max() + 1), np.nan)
+    n_classes = int(classes.max()) + 1
+    pairs = _folds(y, groups, seed)
+    probs = np.full((len(STRENGTHS), len(y), n_classes), np.nan)
     if not pairs:
         message = f"too few images of a class to choose the head's regularisation by cross-validation: C={_FALLBACK}"
         warnings.warn(MedclfWarning(message), stacklevel=4)
-        return fit(everything, _FALLBACK), _FALLBACK, 0, probs[0]
-    losses = np.zeros(len(STRENGTHS))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        for train, valid in pairs:
-            for i, strength in enumerate(STRENGTHS):
-                probs[i, valid] = fit(train, strength).predict_proba(x[valid])
-                losses[i] += _log_loss(probs[i, valid], classes[valid], weights[valid])
-        best = int(losses.argmin())
-        return fit(everything, STRENGTHS[best]), STRENGTHS[best], len(pairs), probs[best]
+        (model,) = fit_path(x, classes, n_classes, [_FALLBACK], weights=weights, tolerance=_EXACT)
+        return model, _FALLBACK, 0, probs[0]
+    losses, tried = np.zeros(len(STRENGTHS)), len(STRENGTHS)
+    for number, (train, valid) in enumerate(pairs):
+        least, worse = np.inf, 0
+        path = fit_path(x[train], classes[train], n_classes, STRENGTHS[:tried], weights=weights[train])
+        for i, model in enumerate(path):
+            probs[i, valid] = model.probs(x[valid])
+            loss = _log_loss(probs[i, valid], classes[valid], weights[valid])
+            losses[i] += loss
+            least, worse = (loss, 0) if loss < least else (least, worse + 1)
+            if not number and worse == _PATIENCE:  # the other folds go as far, so that all can be summed
+                tried = i + 1
+                break
+    best = int(losses[:tried].argmin())
+    *_, model = fit_path(x, classes, n_classes, STRENGTHS[: best + 1], weights=weights, tolerance=_EXACT)
+    return model, STRENGTHS[best], len(pairs), probs[best]
 
 
 def _folds(y: np.ndarray, groups: np.ndarray | None, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
