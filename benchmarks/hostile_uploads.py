@@ -29,7 +29,14 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.serving.app import create_app, running
 from medclf.serving.limits import Limits
 
-TYPES = {"png": "image/png", "jpeg": "image/jpeg", "tiff": "image/tiff", "dicom": "application/dicom"}
+TYPES = {
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "tiff": "image/tiff",
+    "bmp": "image/bmp",
+    "webp": "image/webp",
+    "dicom": "application/dicom",
+}
 NOT_HTTP = (
     b"\x00" * 200,
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
