@@ -149,8 +149,9 @@ def left_out(matched: Matched, meant: np.ndarray, vocab: Sequence[str]) -> dict[
     n = sum(reasons.values())
     sentences = []
     if n:
-        half = "These numbers are about the smaller part of the images. " if 2 * n >= of else ""
-        sentences.append(f"{half}{n} of {of} images are not measured: {_counted(reasons)}.")
+        half = "These numbers are about the smaller part of the images. " if of > n >= of / 2 else ""
+        counted = f"{n} of {of} images are not measured" if n < of else f"None of the {of} images is measured"
+        sentences.append(f"{half}{counted}: {_counted(reasons)}.")
     if further:
         sentences.append(f"The model does not know the label {_counted(further)}; the images' other labels count.")
     if matched.unread:

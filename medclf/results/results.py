@@ -393,8 +393,13 @@ def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> SplitSummary:
         sides = used[used["partition"].isin(["train", "valid"]) & used["group"].notna()]
         apart = int((sides.groupby("group")["fold" if "fold" in used else "partition"].nunique() > 1).sum())
         n = sides["group"].nunique()
-        groups = "1 group of linked images was" if n == 1 else f"{n} groups of linked images were"
-        sentence += f" {groups} found; {apart or 'none'} of them {'is' if apart < 2 else 'are'} in {several}."
+        if n > 1:
+            sentence += f" {n} groups of linked images were found; {apart or 'none'} of them "
+            sentence += f"{'is' if apart < 2 else 'are'} in {several}."
+        elif n:
+            sentence += f" 1 group of linked images was found; it is {'' if apart else 'not '}in {several}."
+        else:
+            sentence += " No linked images were found there."
     return cast(SplitSummary, {**split, "patients_on_both_sides": both, "sentence": sentence})
 
 

@@ -24,9 +24,14 @@ _PATIENCE_S = 10.0  # a killed run's worker processes live a few seconds longer
 
 
 def located(config: TrainConfig) -> TrainConfig:
-    """The settings with absolute paths, so that they mean the same from another folder."""
+    """The settings with absolute paths, so that they mean the same from another folder.
+
+    A table of labels that is not in the working folder is the one in the data's folder, as `scan` has it.
+    """
     names = ("data", "labels", "test", "card", "corrections", "plan", "from_run")
     given = {name: getattr(config, name) for name in names}
+    if config.labels and not Path(config.labels).exists():
+        given["labels"] = Path(config.data, config.labels)
     if config.weights and Path(config.weights).is_file():
         given["weights"] = config.weights
     paths: dict[str, Any] = {name: str(Path(path).absolute()) for name, path in given.items() if path}

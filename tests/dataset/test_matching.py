@@ -86,3 +86,9 @@ def test_a_typing_mistake_comes_with_its_remedy():
 @pytest.mark.parametrize("written", ["bénin", "be\u0301nin", "benin", "b\u200bénin", "BÉNIN"])
 def test_accents_and_what_cannot_be_seen_make_no_other_label(written):
     assert match_labels(table_of(written), ["bénin", "malin"], False).y.tolist() == [0]
+
+
+def test_no_number_is_spoken_of_where_nothing_is_measured():
+    found = match_labels(table_of(None, None), ["a", "b"], False)
+    sentence = left_out(found, np.array([True, True]), ["a", "b"])["sentence"]
+    assert sentence == "None of the 2 images is measured: it has no label (2 images)."

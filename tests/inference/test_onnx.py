@@ -316,6 +316,42 @@ def test_a_graph_that_could_run_for_ever_is_not_run(exported, tmp_path, kind):
     assert time.perf_counter() - started < 20
 
 
+def test_a_graph_that_could_be_computed_for_ever_while_it_is_loaded_is_stopped(exported, tmp_path, monkeypatch):
+    """From constants alone: an optimiser would do it before any time limit of ours holds."""
+    monkeypatch.setattr("medclf.inference.onnx._PATIENCE_S", 2.0)
+    node = onnx.helper.make_node
+    one = onnx.helper.make_tensor("value", onnx.TensorProto.FLOAT, [1], [1.0])
+    products = [node("MatMul", [f"m{n}", f"m{n}"], [f"m{n + 1}"]) for n in range(500)]
+    nodes = [node("ConstantOfShape", ["size"], ["m0"], value=one), *products, node("Identity", ["m500"], ["logits"])]
+    size = [constant("size", np.array([2000, 2000]))]
+    path = graph_of(exported, tmp_path, [*nodes, SAME], [output("logits"), output("features")], initializers=size)
+    started = time.perf_counter()
+    with pytest.raises(BundleError, match="crafted"):
+        OnnxModel(path)
+    assert time.perf_counter() - started < 40
+
+
+def test_functions_that_call_each_other_are_refused(exported, tmp_path):
+    path = graph_of(exported, tmp_path, [CAST, SAME], [output("logits"), output("features")])
+    model, imports = onnx.load(path), [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("d", 1)]
+    twice = [onnx.helper.make_node("g", ["x"], ["a"], domain="d"), onnx.helper.make_node("g", ["a"], ["y"], domain="d")]
+    model.functions.append(onnx.helper.make_function("d", "f", ["x"], ["y"], twice, imports))
+    onnx.save(model, path)
+    with pytest.raises(BundleError, match="functions"):
+        OnnxModel(path)
+
+
+def test_maps_of_another_shape_are_refused(exported, tmp_path):
+    model = onnx.load(exported)
+    for one in model.graph.node:
+        one.output[:] = ["maps_" if name == "maps" else name for name in one.output]
+    model.graph.node.append(onnx.helper.make_node("ReduceMean", ["maps_"], ["maps"], keepdims=0))
+    onnx.save(model, tmp_path / "odd.onnx")
+    found = OnnxModel(tmp_path / "odd.onnx")
+    with pytest.raises(BundleError, match="maps"):
+        found.saliency(np.zeros((90, 80, 3), np.uint8))
+
+
 def test_a_run_that_lasts_too_long_is_stopped(exported, monkeypatch):
     monkeypatch.setattr("medclf.inference.onnx._PATIENCE_S", 0.0)
     run = OnnxModel._run

@@ -34,3 +34,19 @@ def test_patients_on_both_sides_come_first():
     sentence = said(("a", "train"), ("a", "valid"), ("a", "test"), ("b", "valid"))
     assert "1 of 2 patients is in both training and validation set, so scores are too high." in sentence
     assert sentence.index("so scores are") < sentence.index("1 patient of the test set also has")
+
+
+@pytest.mark.parametrize(
+    ("groups", "says"),
+    [
+        ([0, 0, 1, 1], "2 groups of linked images were found; 2 of them are in both"),
+        ([0, 0, None, None], "1 group of linked images was found; it is not in both training and validation set."),
+        ([None, 1, 1, None], "1 group of linked images was found; it is in both"),
+        ([None, None, None, 1], "No linked images were found there."),
+    ],
+)
+def test_linked_images_are_counted(groups, says):
+    table = pd.DataFrame({"partition": ["train", "train", "valid", "test"], "group": groups})
+    if groups[3] == 1 and groups[2] == 1:
+        table["partition"] = ["train", "valid", "train", "valid"]
+    assert says in describe_split(table, {"kind": "random", "seed": 42})["sentence"]

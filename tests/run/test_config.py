@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from medclf.errors import MedclfError
 from medclf.models.weights import package_weights
 from medclf.run.config import TrainConfig, check_early, check_machine
+from medclf.run.resume import located
 from medclf.run.train import train
 
 
@@ -105,3 +107,16 @@ def test_a_mistake_leaves_the_run_that_was_to_be_overwritten(tmp_path):
     assert (tmp_path / "RUN" / "run.json").is_file()
     with pytest.raises(MedclfError, match="exists already"):
         train(TrainConfig(tmp_path / "data", tmp_path / "RUN", arch="resnot34"))
+
+
+def test_labels_are_looked_for_in_the_datas_folder_too_as_scan_does(tmp_path, monkeypatch):
+    """`medclf scan` and `medclf train` take the same arguments from the same place."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "set" / "labels.csv").write_text("path,label\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = TrainConfig("../set", labels="labels.csv", out="run")
+    check_early(config)
+    assert Path(located(config).labels).resolve() == tmp_path / "set" / "labels.csv"
+    (tmp_path / "elsewhere" / "labels.csv").write_text("path,label\n")
+    assert Path(located(config).labels).resolve() == tmp_path / "elsewhere" / "labels.csv"
