@@ -103,9 +103,9 @@ class TrainConfig:
     )
     frame: Frame = option("middle", "Images", "for files of several frames: first, middle, last or a number")
 
-    arch: str = option("resnet34", "Model", "a name from torchvision or timm, or efficientnet_lite0/1/2")
+    arch: str = option("resnet34", "Model", "a name of torchvision, timm or open_clip, hf-hub:OWNER/NAME or a folder")
     weights: str | None = option(
-        "default", "Model", "default (pretrained), none, or a .pth or .safetensors file", or_none=True
+        "default", "Model", "default (pretrained), none, or a file (.pth .bin .ckpt .safetensors ...)", or_none=True
     )
 
     from_run: str | None = option(

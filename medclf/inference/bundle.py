@@ -27,7 +27,7 @@ from medclf.inference import bundle_format
 from medclf.inference.bundle_format import WEIGHTS, golden_pixels
 from medclf.inference.predictor import Prediction, Predictor
 from medclf.inference.runnable import Runnable
-from medclf.models.backbones import build_network
+from medclf.models.backbones import build_network, encoder_facts
 from medclf.models.bn_folding import fold, foldable
 from medclf.models.spec import ModelSpec
 from medclf.models.weights import read_state
@@ -66,6 +66,8 @@ class Assessment(Protocol):
 class Assessable(Protocol):
     """A learner that can say how sure its network is: `med_learner` gives it."""
 
+    @property
+    def spec(self) -> ModelSpec: ...
     def assessed(self) -> Assessment: ...
 
 
@@ -199,6 +201,15 @@ def save_bundle(
     return path
 
 
+def _with_encoder(card: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:
+    """The card, and where the encoder's weights come from and under which licence."""
+    try:
+        facts = encoder_facts(spec.arch, spec.weights)
+    except (MedclfError, OSError):  # a file that was moved, a registered network that is gone
+        facts = {"weights": str(spec.weights)}
+    return finite({"encoder": facts, **card})
+
+
 def _assessed(learn: Assessable, card: Mapping[str, Any] | None) -> dict[str, Any]:
     """What bundle.json says of how sure the network is, and how it did."""
     try:
@@ -208,7 +219,7 @@ def _assessed(learn: Assessable, card: Mapping[str, Any] | None) -> dict[str, An
         raise BundleError(f"the network cannot be assessed: {error.message}", remedy) from error
     return {
         "calibration": bundle_format.as_json(found.calibration),
-        "card": finite(dict(found.card if card is None else card)),
+        "card": _with_encoder(found.card if card is None else card, learn.spec),
     }
 
 
@@ -265,7 +276,7 @@ def _described(
         "format": bundle_format.format_of(spec.preprocessing, calibration),
         "recipe": recipe,
         "calibration": calibration,
-        "card": finite(dict(card)),
+        "card": _with_encoder(card, spec),
         "versions": {name: metadata.version(name) for name in ("medclf", "torch", "torchvision", "timm")},
         "fold": pairs,
         "golden": {"logits": logits.astype(np.float64).tolist()},

@@ -34,9 +34,9 @@ from medclf.learn.growing_sizes import Sizes, growing
 from medclf.learn.linear_probe import LinearProbe, fit_head
 from medclf.learn.partial import training_from
 from medclf.learn.precision import TrainInBf16, has_bf16
-from medclf.learn.preprocessing import reading_of, settings_of, spec_of
+from medclf.learn.preprocessing import preprocessing_of, reading_of, settings_of, spec_of
 from medclf.learn.presets import QuickNormalize
-from medclf.models.backbones import build_network, describe, stages
+from medclf.models.backbones import build_network, describe, fitted_to, origin, stages
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.parallel import usable_device
 
@@ -367,8 +367,11 @@ def med_learner(
 
     Args:
         dls: loaders from `MedDataLoaders`, or any of fastai's.
-        arch: a name ("resnet34", "efficientnet_lite0", any of torchvision's or timm's) or a torchvision function.
-        weights: "default" for pretrained ones, a .pth or .safetensors file, or None for random ones.
+        arch: a name ("resnet34", "efficientnet_lite0", any of torchvision's, timm's or open_clip's), a repository
+            ("hf-hub:OWNER/NAME"), a folder with weights, or a torchvision function; see `describe` in
+            `medclf.models.backbones`.
+        weights: "default" for pretrained ones, a file in a layout that `medclf.models.checkpoint_layouts` knows, or
+            None for random ones.
         linear_probe: fit the head on the frozen body's features before `fine_tune`; on where the body is pretrained.
         balance: how rare classes are made to count, in the probe and in training: "none", "loss", "sampling", "focal"
             or "logits". The probabilities stay true with each; see `medclf.models.balance`.
@@ -402,7 +405,9 @@ def med_learner(
     if isinstance(dls.device, str):
         dls.to(usable_device(dls.device))
     n_in = n_in or _channels(dls)
-    backbone = describe(arch)
+    size = _input_size(dls)
+    arch = arch if size is None else fitted_to(arch, size)
+    backbone = describe(arch, weights)
     with seeded(getattr(dls.train, "seed", None)):
         network = build_network(arch, len(vocab), weights=weights, n_in=n_in, dropout=dropout)
     network.to(memory_format=torch.channels_last)  # depthwise networks train 1.8 times as fast with it on a CPU
@@ -417,7 +422,7 @@ def med_learner(
     learn = MedLearner(dls, network, loss_func=loss_func, opt_func=opt_func, metrics=metrics, **kwargs)
     learn.arch, learn.dropout, learn.balance = backbone.name, dropout, balance
     learn._first_head = last_weight(network).cpu().clone()
-    learn.weights = None if weights is None else str(weights)
+    learn.weights = origin(arch, weights)
     if normalize:
         learn.stats = Normalization(*stats_for(backbone.mean, backbone.std, n_in))
         learn.dls = dls
@@ -454,6 +459,15 @@ def class_names(dls: DataLoaders) -> list[str]:
     if len(vocab) and not isinstance(vocab[-1], str) and hasattr(vocab[-1], "__len__"):
         vocab = vocab[-1]
     return [str(label) for label in vocab]
+
+
+def _input_size(dls: DataLoaders) -> tuple[int, int] | None:
+    """Height and width of what the network will see; None where the loaders do not tell."""
+    try:
+        found = preprocessing_of(dls)
+    except PreprocessingError:
+        return None
+    return found.size if found.sampling is None else found.sampling.size
 
 
 def _channels(dls: DataLoaders) -> int:

@@ -37,6 +37,7 @@ __all__ = [
     "describe",
     "encoder_facts",
     "fitted_to",
+    "origin",
     "pooling_of",
     "stages",
 ]
@@ -155,7 +156,7 @@ def fitted_to(arch: Arch, size: tuple[int, int]) -> Arch:
         ('resnet18', 'timm/swin_s3_tiny_224?img_size=128')
     """
     source, name = resolve(arch)
-    if source == "package" or (source == "torchvision" and name in ARCHITECTURES):
+    if source in ("package", "own") or (source == "torchvision" and name in ARCHITECTURES):
         return arch
     if _takes(source, name, size):
         return arch
@@ -200,6 +201,18 @@ def encoder_facts(arch: Arch, weights: Weights) -> dict[str, str]:
     if isinstance(place, str) and is_repository(place):
         return published(place).facts()
     return origin_of(*resolve(arch), weights)
+
+
+def origin(arch: Arch, weights: Weights) -> str | None:
+    """What a bundle says that its body began with: "default", a file, a repository, or None for random weights.
+
+    Example:
+        >>> origin("resnet18", "default"), origin("hf-hub:microsoft/rad-dino", "default")
+        ('default', 'hf-hub:microsoft/rad-dino')
+    """
+    if weights == "default" and isinstance(arch, str) and is_repository(arch):
+        return arch
+    return None if weights in (None, "none") else str(weights)
 
 
 def check_weights(arch: Arch, weights: Weights = "default") -> None:

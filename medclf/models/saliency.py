@@ -218,7 +218,8 @@ def _n_prefix(network: nn.Module) -> int:
     for module in network.modules():
         if isinstance(known := getattr(module, "num_prefix_tokens", None), int):
             return known
-    return int(any(isinstance(getattr(module, "class_token", None), Tensor) for module in network.modules()))
+    tokens = ("class_token", "cls_token")
+    return int(any(isinstance(getattr(module, name, None), Tensor) for module in network.modules() for name in tokens))
 
 
 def _occluded(

@@ -176,7 +176,7 @@ def origin_of(source: str, name: str, weights: Any) -> dict[str, str]:
     if weights in (None, "none"):
         return {"weights": "random"}
     if weights != "default":
-        return {"weights": str(weights), "licence": "not known: it is that of whoever published the file"}
+        return {"weights": Path(weights).name, "licence": "not known: it is that of whoever published the file"}
     if source == "package":
         return {
             "weights": "ImageNet, 1.3 million photographs",

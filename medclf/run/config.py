@@ -32,7 +32,7 @@ def check_early(config: TrainConfig) -> None:
     if config.card:
         read_card(config.card)
     if config.weights not in (None, "default") and not Path(config.weights).is_file():
-        remedy = f"give a .pth or .safetensors file, {argument('weights', 'default')} or {argument('weights', None)}"
+        remedy = f"give a file, {argument('weights', 'default')} or {argument('weights', None)}"
         raise WeightsError(f"{argument('weights')}: {config.weights} does not exist", remedy)
     resolve_window(config.window)
     if changes_of(config.aug) and config.modality is None:
@@ -53,9 +53,14 @@ def check_machine(config: TrainConfig) -> None:
         MedclfError: what its message says.
     """
     from medclf.learn.presets import tfms_for
-    from medclf.models.backbones import check_weights
+    from medclf.models.backbones import check_weights, fitted_to
 
     if config.device:
         usable_device(config.device)
     tfms_for(config.modality, config.size, **changes_of(config.aug))
-    check_weights(config.arch, config.weights)
+    archs = {fitted_to(config.arch, (side, side)) for side in (*config.first_sizes, config.size)}
+    if len(archs) > 1:
+        raise DataError(
+            f"{config.arch} takes images of one size alone", f"give one {argument('size')}, not several in turn"
+        )
+    check_weights(archs.pop(), config.weights)
