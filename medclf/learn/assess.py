@@ -23,6 +23,7 @@ from medclf.auditing.assess import (
 from medclf.auditing.audit import Audit, with_groups, with_partition
 from medclf.auditing.calibration_set import CalibrationSet
 from medclf.auditing.decisions import DecisionPolicy
+from medclf.auditing.label_errors import label_section
 from medclf.auditing.short_audit import short_audit
 from medclf.dataset.labels import objects
 from medclf.dataset.matching import left_out, match_labels
@@ -80,6 +81,8 @@ class Assessment:
         neighbours: the training images most similar to each image: path, rank, neighbour, similarity.
         saliency: where the network looked, a picture by path.
         augmentation: a training image and what the augmentation makes of it, a JPEG data URI; "" without any.
+        out_of_fold: the linear probe's predictions of the training images, each by a fold that was fitted without it;
+            None where there are none.
     """
 
     predictions: Predictions
@@ -90,6 +93,7 @@ class Assessment:
     neighbours: pd.DataFrame | None
     saliency: dict[str, str]
     augmentation: str = ""
+    out_of_fold: Predictions | None = None
 
     @property
     def card(self) -> dict[str, str]:
@@ -175,10 +179,13 @@ def assess(
     results |= {"subgroups": as_plain(metrics_by_group(reported, subgroups))} if subgroups else {}
     known = {} if by_row is None or table is None else _known_features(table, by_row)
     predictions = Predictions.concat([reported, *held_out])
+    probed = None if outputs.cross_validated or table is None else _out_of_fold(learn, table, predictions)
+    if table is not None:
+        results |= label_section(predictions, probed, table, found)
     near = similar_training_images(learn, predictions.table["path"], known=known) if known else None
     results |= maps.described(outputs.saliency) | augmentation_picture.described(learn.dls)
     picture = augmentation_picture.augmentation_picture(learn.dls)
-    assessment = Assessment(predictions, results, calibration, found, table, near, outputs.saliency, picture)
+    assessment = Assessment(predictions, results, calibration, found, table, near, outputs.saliency, picture, probed)
     learn.last_assessment = (_state(learn), assessment)
     return assessment
 
@@ -276,12 +283,33 @@ def _features_by_row(dls: Any, table: pd.DataFrame, features: np.ndarray, parts:
     """(rows of the table, f) features, NaN where none are known."""
     place = {path: row for row, path in enumerate(table["path"])}
     result = np.full((len(place), features.shape[1]), np.nan, np.float32)
-    items = [item for item, lost in zip(dls.train.dataset.items, unread(dls.train), strict=True) if not lost]
-    names = [Path(item).relative_to(dls.path).as_posix() for item in items]
-    for paths, values in [(names, features), *((part.table["path"], part.features) for part in parts)]:
+    for paths, values in [(_train_paths(dls), features), *((part.table["path"], part.features) for part in parts)]:
         if values is not None:
             result[[place[path] for path in paths]] = values
     return result
+
+
+def _train_paths(dls: Any) -> list[str]:
+    """The training images that can be read, as the table names them, in the loader's order."""
+    items = [item for item, lost in zip(dls.train.dataset.items, unread(dls.train), strict=True) if not lost]
+    return [Path(item).relative_to(dls.path).as_posix() for item in items]
+
+
+def _out_of_fold(learn: Any, table: pd.DataFrame, predictions: Predictions) -> Predictions | None:
+    """What the linear probe's folds say of the training images that they held out; None where no probe was fitted."""
+    head = getattr(learn, "head", None)
+    held_out = getattr(head, "held_out", None)
+    if held_out is None:
+        return None
+    known = ~np.isnan(held_out).any(axis=1)
+    place = {path: row for row, path in enumerate(table["path"])}
+    rows = np.array([place[path] for path in _train_paths(learn.dls)], int)[known]
+    vocab, several = predictions.vocab, predictions.multi_label
+    y, probs = match_labels(table, vocab, several).y[rows], held_out[known]
+    columns = [column for column in predictions.table if column in table]
+    return Predictions(
+        vocab, several, y, probs, losses_of(y, probs, several), table.iloc[rows][columns].reset_index(drop=True)
+    )
 
 
 def _known_features(table: pd.DataFrame, by_row: np.ndarray) -> dict[str, np.ndarray]:

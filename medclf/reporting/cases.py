@@ -16,7 +16,7 @@ from medclf.errors import DataError
 DELIMITER = "|"  # between the labels of one image, where a CSV holds several
 OWN = {
     *("path", "partition", "label", "pred", "loss", "patient", "problem", "width", "height", "sha256"),
-    *("saliency", "neighbours", "twins"),
+    *("saliency", "neighbours", "twins", "conflicts", "judge"),
 }
 MAX_COLUMNS, MAX_VALUES = 12, 20
 
@@ -39,7 +39,8 @@ class Cases:
         columns: subgroup columns, {name: (values, codes (n,), -1 where blank)}.
         patient: (n,) names, "" where unknown.
         saliency: {row: data URI of a PNG}.
-        links: {"neighbours" | "twins": {row: paths}}.
+        links: {"neighbours" | "twins" | "conflicts": {row: paths}}.
+        judge: (n,) what the probabilities come from where it is not the model, else "".
     """
 
     vocab: list[str]
@@ -56,6 +57,7 @@ class Cases:
     patient: list[str]
     saliency: dict[int, str]
     links: dict[str, dict[int, list[str]]]
+    judge: list[str]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -139,7 +141,8 @@ def read_cases(rows: pd.DataFrame, vocab: Sequence[str], *, multi_label: bool, p
         columns=subgroup_columns(rows),
         patient=[_text(p) for p in rows["patient"]] if "patient" in rows else [""] * n,
         saliency=_saliency(rows),
-        links={key: _links(rows[key]) for key in ("neighbours", "twins") if key in rows},
+        links={key: _links(rows[key]) for key in ("neighbours", "twins", "conflicts") if key in rows},
+        judge=[_text(one) for one in rows["judge"]] if "judge" in rows else [""] * n,
     )
 
 

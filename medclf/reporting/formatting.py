@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medclf.metrics.table import METRICS, overall_metrics
-from medclf.results.wording import interval, is_metric, number, rests_on_few
+from medclf.results.wording import interval, is_metric, measured, number, partition_name, rests_on_few
 
 _SHARES = {"coverage", "prevalence", "moved"}  # that are no metrics
 _CAPITALS = {"id", "url", "csv", *(key for key, metric in METRICS.items() if metric.title.isupper())}
@@ -71,3 +71,39 @@ def cautions(facts: Mapping[str, Any]) -> list[str]:
             "intervals are wider."
         )
     return texts
+
+
+def scores(facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The scores of the page's first screen, the one to believe first: without leaked images, on all, on a test set.
+
+    Example:
+        >>> accuracy = {"value": 0.92, "low": 0.804, "high": 0.97, "n": 50}
+        >>> scores({"task": "single-label", "partition": "valid", "n": 50, "accuracy": accuracy})
+        [{'name': 'Accuracy', 'value': '92 %', 'interval': '95 % CI 80 to 97 %', 'images': '50 validation images'}]
+    """
+    key = "auroc" if facts.get("task") == "multi-label" else "accuracy"
+    title, partition = METRICS[key].title, partition_name(facts.get("partition"))
+    test, leak_free = facts.get("test") or {}, list(((facts.get("leak_free") or {}).get("numbers") or {}).values())
+    named = [
+        (f"{title} without leaked images", leak_free[-1] if len(leak_free) > 1 else {}, f"{partition} images"),
+        (f"{title} on all" if len(leak_free) > 1 else title, facts, f"{partition} images"),
+        (f"{title} on the test set", test, "test images"),
+    ]
+    return [
+        {
+            "name": name,
+            "value": _written(found[key], key).partition(" (")[0],
+            "interval": _written(found[key], key).partition(" (")[2].removesuffix(")"),
+            "images": f"{number(found.get('n', 0))} {images}".replace("  ", " "),
+        }
+        for name, found, images in named
+        if is_metric(found.get(key)) and found[key]["value"] is not None
+    ]
+
+
+def _written(metric: Mapping[str, Any], key: str) -> str:
+    """A metric with its interval: a share in no more digits than the interval allows."""
+    if METRICS[key].unit == "%":
+        return measured(metric)
+    ends = interval(metric)
+    return number(metric["value"]) + (f" (95 % CI {ends})" if ends else "")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ from medclf.learn import maps
 from medclf.learn.assess import assessment_of
 from medclf.reporting.cases import read_cases
 from medclf.reporting.checklist.claim import with_card
+from medclf.reporting.page_data import doubtful, label_data, link, page_data, picture_data, script_json
 from medclf.reporting.thumbnails import Album, choose, fill_album, fill_folder
-from medclf.reporting.view import TOP_LOSSES, check_facts, context, link, page_data, picture_data, script_json
+from medclf.reporting.view import TOP_LOSSES, check_facts, context
 from medclf.results.names import Names
+from medclf.results.predictions import Predictions
 from medclf.results.run_folder import PAGE, RESULTS, TABLE, RunFolder
+from medclf.results.schema import RECORD
 from medclf.web.templates import fill
 
-SCRIPTS = ("stats.js", "state.js", "explore.js", "review.js")
+SCRIPTS = ("stats.js", "state.js", "explore.js", "viewer.js", "save.js", "links.js", "review.js")
 RESERVE = 900_000  # bytes of a page without its rows and pictures: styles, script, tables, the static pictures
 MAX_OUTSIDE = 600  # pictures of images that are in no row: twins and neighbours
 
@@ -43,6 +47,7 @@ def render(
     max_megabytes: float = 60,
     hide_names: bool = False,
     assets: str | Path | None = None,
+    about: Mapping[str, str] | None = None,
     title: str | None = None,
     progress: bool = False,
 ) -> Path:
@@ -63,6 +68,7 @@ def render(
         max_megabytes: the size that pictures must not make the page exceed.
         hide_names: call images by their row ("row 1" is the first) and show no file name or folder.
         assets: a folder for the pictures, beside the page; then all are kept, whatever their number.
+        about: what the page is of, below its title: {"Data set": ..., "Model": ..., "Date": ...}.
         title: of the page.
         progress: show a bar while images are read.
 
@@ -91,7 +97,9 @@ def render(
     names = Names(cases.paths, hide_names)
     shown = finite(names.scrub(dict(facts)))
     links = link(cases, names, _paths_in(facts.get("audit") or {}))
+    suspects = doubtful(cases, names)
     data = page_data(facts, cases, names, partition) | links.as_data(names, labels or {})
+    data |= label_data(cases, names, suspects)
     album, order = Album(), list(range(len(cases)))
     if read is not None and pictures:
         columns = list(map(str, rows.columns))
@@ -106,11 +114,13 @@ def render(
         else:
             spent = len(script_json(data)) + sum(map(len, cases.saliency.values())) + RESERVE
             first = cases.worst(TOP_LOSSES, partition)
-            order = choose(cases, max_thumbnails, first)
+            order = choose(cases, max_thumbnails, first, links.shown(cases))
             album = fill_album(cases, order, first, max(0, int(max_megabytes * 1e6) - spent), **source)
     placed, chunks = picture_data(cases, links, album, order)
-    heading = title or str(facts.get("title") or "Classification report")
-    view = context(shown, cases, names, album, heading)
+    told = [(name, value) for name, value in (about or {}).items() if value and not (names.hide and name == "Data set")]
+    data_set = "" if names.hide else (about or {}).get("Data set", "")
+    heading = title or str(facts.get("title") or data_set or "Classification report")
+    view = context(shown, cases, names, album, heading, [one for one in told if one[1] != heading])
     write_text(path, _page(view, {**data, **placed}, chunks, beside=assets is not None))
     return path
 
@@ -141,6 +151,7 @@ class Reported:
         labels: path -> label of the images that are named only as neighbour or near-duplicate.
         read: a row -> its pixels; None where the images are gone.
         augmentation: a picture of what the augmentation does, a data URI; "" without one.
+        about: data set, model, date and version, for the head of the page.
     """
 
     results: dict[str, Any]
@@ -148,6 +159,7 @@ class Reported:
     labels: Mapping[str, str]
     read: Reader | None
     augmentation: str = ""
+    about: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -169,15 +181,18 @@ class Reported:
         Warns:
             MedclfWarning: the images are no longer where they were.
         """
-        rows = run.predictions.to_frame()
+        rows = _with_probe(run.predictions, run.out_of_fold)
         labels = dict(zip(rows["path"], rows["label"], strict=True))
         if (run / TABLE).is_file():
             new = run.table.columns.difference([*rows.columns, "label"], sort=False)
             rows = rows.merge(run.table[["path", *new]].drop_duplicates("path"), on="path", how="left")
             labels = run.labels | labels
-        rows = _linked(rows, run.neighbours, _duplicates(run.findings))
-        rows = maps.with_maps(rows, maps.load_maps(run.path))
-        return cls(run.results, rows, labels, run.reader(show_burned_in), run.augmentation)
+        rows = _linked(rows, run.neighbours, run.findings)
+        record = run.record if (run / RECORD).exists() else {}
+        day = str(record.get("finished") or record.get("started") or "")[:10]
+        about = _about(run.results, Path(record.get("root") or "").name, day)
+        pictured = maps.with_maps(rows, maps.load_maps(run.path))
+        return cls(run.results, pictured, labels, run.reader(show_burned_in), run.augmentation, about)
 
     @classmethod
     def of_interpretation(cls, interp: Any, show_burned_in: bool = False) -> Reported:
@@ -190,7 +205,8 @@ class Reported:
         learn, predictions = interp.learn, interp.predictions
         assessment = assessment_of(learn, predictions if interp.partition == "valid" else None)
         if interp.partition == "valid":
-            rows, results, pictures = assessment.predictions.to_frame(), assessment.results, assessment.saliency
+            rows = _with_probe(assessment.predictions, assessment.out_of_fold)
+            results, pictures = assessment.results, assessment.saliency
         else:
             found, results = assessment.of_others(learn, predictions, interp.partition)
             rows, pictures = found.to_frame(), interp.maps()
@@ -201,14 +217,42 @@ class Reported:
             labels = {path: "|".join(label_set(label)) for path, label in cells}
         near = assessment.neighbours
         links = {} if near is None else near.groupby("path", sort=False)["neighbour"].agg(list).to_dict()
-        twins = {} if assessment.audit is None else _duplicates(assessment.audit.findings)
-        rows = _linked(maps.with_maps(rows, pictures), links, twins)
-        return cls(dict(results), rows, labels, interp.reader(show_burned_in), assessment.augmentation)
+        findings = None if assessment.audit is None else assessment.audit.findings
+        rows = _linked(maps.with_maps(rows, pictures), links, findings)
+        folder = getattr(getattr(learn, "dls", None), "path", "")
+        about = _about(results, Path(str(folder)).name, date.today().isoformat())
+        return cls(dict(results), rows, labels, interp.reader(show_burned_in), assessment.augmentation, about)
 
 
-def _linked(rows: pd.DataFrame, neighbours: Mapping[str, Any], twins: Mapping[str, Any]) -> pd.DataFrame:
+def _about(results: Mapping[str, Any], data_set: str, day: str) -> dict[str, str]:
+    """Data set, model, date and version, as far as they are known."""
+    model, version = (results.get("settings") or {}).get("arch"), (results.get("versions") or {}).get("medclf")
+    return {
+        "Data set": data_set,
+        "Model": str(model or ""),
+        "Date": day,
+        "Version": f"medclf {version}" if version else "",
+    }
+
+
+def _with_probe(predictions: Predictions, out_of_fold: Predictions | None) -> pd.DataFrame:
+    """The rows of the predictions, and below them those of the training images."""
+    rows = predictions.to_frame()
+    if out_of_fold is None:
+        return rows
+    train = out_of_fold.to_frame().assign(judge="the linear probe, fitted without this image")
+    return pd.concat([rows.assign(judge=""), train], ignore_index=True)
+
+
+def _linked(rows: pd.DataFrame, neighbours: Mapping[str, Any], findings: pd.DataFrame | None) -> pd.DataFrame:
     """The rows with the images to show beside each, where any are known."""
-    for name, links in (("neighbours", neighbours), ("twins", twins)):
+    twins = {} if findings is None else _duplicates(findings)
+    conflicts: dict[str, list[str]] = {}
+    if findings is not None:
+        pairs = findings[findings["kind"] == "label-conflict"]
+        for path, other in [*zip(pairs["path_a"], pairs["path_b"], strict=True)]:
+            conflicts.setdefault(path, []).append(other)
+    for name, links in (("neighbours", neighbours), ("twins", twins), ("conflicts", conflicts)):
         if links:
             rows[name] = [links.get(path, []) for path in rows["path"]]
     return rows
@@ -289,6 +333,7 @@ def report(
         max_megabytes=max_megabytes,
         hide_names=hidden,
         assets=assets,
+        about=reported.about,
         title=title,
         progress=progress,
     )

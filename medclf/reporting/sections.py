@@ -11,7 +11,7 @@ from medclf.metrics.table import METRICS
 from medclf.reporting.charts import Chart, Line, line_chart
 from medclf.reporting.formatting import words
 from medclf.reporting.tables import Block, Cell, Picture, blocks, cell, no_picture, table
-from medclf.results.wording import is_number, percent
+from medclf.results.wording import is_number, percent, summary
 
 _KINDS = {
     "same-file": "the same file",
@@ -21,7 +21,9 @@ _KINDS = {
     "twin-across-split": "split across training, validation or test set",
     "twin-of-two-patients": "from two patients",
 }
-_DOTTED = "On the dotted line confidence equals accuracy (95 % CI)."
+_DOTTED = (
+    "How often predictions of each confidence are correct (95 % CI). On the dotted line confidence equals accuracy."
+)
 _RATES = ("sensitivity", "specificity", "ppv", "npv")
 
 
@@ -46,14 +48,12 @@ def _audit(value: Any, picture: Picture) -> list[Block]:
         n = (value.get("found") or {}).get("near-duplicate", 0)
         result += [Block("heading", text="Pairs to look at"), Block("pairs", items=pairs)]
         if n > len(pairs):
-            result.append(
-                Block("text", text=f"These are the gravest; audit.csv has all, {n} near-duplicates among them.")
-            )
+            result.append(Block("text", text=f"The {len(pairs)} most serious pairs; all are in audit.csv."))
     for key, heading in (("classes", "Classes"), ("sizes", "Most frequent sizes")):
         if value.get(key):
             rows = value[key] if isinstance(value[key], list) else [{"": k, **v} for k, v in value[key].items()]
             result += [Block("heading", text=heading), table(rows)]
-    result.append(Block("heading", text="How it was searched"))
+    result.append(Block("heading", text="How this was measured"))
     return result + _rest(value, "sentences", "pairs", "classes", "sizes", "clues", "leaks")
 
 
@@ -81,7 +81,7 @@ def _calibration(value: Any, picture: Picture) -> list[Block]:
         result.append(_named({when: {k: found[when] for k, found in errors.items()} for when in ("before", "after")}))
     elif errors:
         result += blocks(errors)
-    captions = {"before": "The network's own probabilities. ", "after": "After calibration. ", "here": ""}
+    captions = {"before": "Before calibration. ", "after": "After calibration. ", "here": ""}
     bars = value.get("reliability") or {}
     charts = [(_reliability(bars[when]), caption + _DOTTED) for when, caption in captions.items() if bars.get(when)]
     labels = value.get("by_label") or {}
@@ -108,16 +108,16 @@ def _reliability(bars: Sequence[Mapping[str, Any]]) -> Chart:
     total = sum(one["frequency"]["n"] for one in bars) or 1
     seen = [(one["confidence"], one["frequency"]) for one in bars]
     line = Line(
-        "share that is right",
+        "share that is correct",
         [(at, found["value"]) for at, found in seen],
         [(at, found["low"], found["high"]) for at, found in seen],
         marks=True,
     )
     return line_chart(
         [line],
-        title="Reliability: how often predictions of each probability are right",
-        x_label="Probability (bars: share of the images)",
-        y_label="Share that is right",
+        title="Reliability: how often predictions of each confidence are correct",
+        x_label="Confidence (bars: share of the images)",
+        y_label="Share that is correct",
         diagonal=True,
         bars=[(one["low"] + 0.005, one["high"] - 0.005, one["frequency"]["n"] / total) for one in bars],
     )
@@ -127,7 +127,11 @@ def _abstain(value: Any, picture: Picture) -> list[Block]:
     result = _text(value)
     if value.get("numbers"):
         found = value["numbers"]
-        heads = {"coverage": "Answered", "accuracy": "Right of those", "accuracy_unsure": "Right of the unsure"}
+        heads = {
+            "coverage": "Answered",
+            "accuracy": "Correct among those",
+            "accuracy_unsure": "Correct among the unsure",
+        }
         cells = [[Cell(text), cell(found[name], key="accuracy")] for name, text in heads.items() if name in found]
         result.append(Block("facts", rows=cells))
     curve = value.get("curve") or {}
@@ -141,12 +145,12 @@ def _abstain(value: Any, picture: Picture) -> list[Block]:
         chart = line_chart(
             lines,
             title="Accuracy by coverage",
-            x_label="Share of the images that are answered, the surest first",
+            x_label="Share of images answered, most certain first",
             y_label="Accuracy",
             y_range=(min(curve["low"]), 1),
         )
         result.append(
-            Block("charts", items=[(chart, "The least sure images are left to a reader, ever more to the left.")])
+            Block("charts", items=[(chart, "Further left, more of the least certain images are referred to a reader.")])
         )
     return result
 
@@ -169,8 +173,8 @@ def _point(value: Mapping[str, Any]) -> list[Block]:
         return result or _rest(value)
     label = str(value.get("label", ""))
     rows = {
-        label: {"called": cells["tp"], "not called": cells["fn"]},
-        f"not {label}": {"called": cells["fp"], "not called": cells["tn"]},
+        label: {"flagged": cells["tp"], "not flagged": cells["fn"]},
+        f"not {label}": {"flagged": cells["fp"], "not flagged": cells["tn"]},
     }
     result.append(_named(rows))
     rates = [[Cell(words(name)), cell(value[name], key=name)] for name in _RATES]
@@ -187,8 +191,8 @@ def _point(value: Mapping[str, Any]) -> list[Block]:
             Block(
                 "text",
                 text=(
-                    "The bundle does not decide by this threshold: it names the most probable label. "
-                    "medclf train --operating-point youden (or sensitivity=0.95, ...) makes it do so."
+                    "The bundle does not use this threshold: it predicts the most probable class. "
+                    "To use one, train with --operating-point youden (or sensitivity=0.95)."
                 ),
             )
         )
@@ -213,6 +217,31 @@ def _external(value: Any, picture: Picture) -> list[Block]:
     return [table([{k: v for k, v in row.items() if k != "page"} for row in rows]), Block("links", items=pages)]
 
 
+def _test(value: Any, picture: Picture) -> list[Block]:
+    """The test set's numbers, with and without what was seen in training."""
+    numbers = {key: found for key, found in value.items() if key in METRICS}
+    found = [Block("text", text=summary(value)), *(blocks(numbers) if numbers else [])]
+    leak = value.get("leak_free")
+    return found + (_leak_free(leak, picture) if leak else [])
+
+
+def _label_errors(value: Any, picture: Picture) -> list[Block]:
+    return _text(value) + _rest(value)
+
+
+def _corrections(value: Any, picture: Picture) -> list[Block]:
+    found = _text(value) + _rest(value, "images")
+    return found + ([table(value["images"], picture)] if value.get("images") else [])
+
+
+def _shortcuts(value: Any, picture: Picture) -> list[Block]:
+    """What the test found, in sentences; its page has the tables."""
+    sentences = [row["finding"] for row in value.get("sentences") or []]
+    found = [Block("list", items=sentences)] if sentences else []
+    page = [Block("text", text="The page that medclf shortcuts wrote has the images and tables.")]
+    return found + (page if value.get("overlays") else []) + _rest(value, "sentences", "overlays", "effects")
+
+
 Build = Callable[[Any, Picture], list[Block]]
 
 
@@ -224,28 +253,32 @@ class Section:
         title: its heading.
         build: what stands under its key in results.json, and text -> the source of a thumbnail where the text names an
             image (else "") -> its blocks. None: headings and tables as the value is nested.
+        tab: the part of the page that it stands in: labels, data, trust or details.
     """
 
     title: str
     build: Build | None = None
+    tab: str = "details"
 
 
 SECTIONS: dict[str, Section] = {  # in the page's order
-    "left_out": Section("Not measured"),
-    "leak_free": Section("Score without leaked images", _leak_free),
-    "audit": Section("Audit of the data", _audit),
-    "baseline": Section("Beside a model that sees no image", _baseline),
-    "calibration": Section("Calibration", _calibration),
-    "decision": Section("How labels are chosen", _decision),
-    "abstain": Section("Unsure", _abstain),
-    "ood": Section("Out of distribution", _ood),
-    "operating_point": Section("Operating point", _operating_point),
-    "external": Section("External test", _external),
-    "subgroups": Section("Subgroups"),
+    "left_out": Section("Not measured", tab="data"),
+    "leak_free": Section("Score without leaked images", _leak_free, tab="trust"),
+    "test": Section("Test set", _test, tab="trust"),
+    "baseline": Section("Beside a model that sees no image", _baseline, tab="trust"),
+    "external": Section("External test", _external, tab="trust"),
+    "calibration": Section("Calibration", _calibration, tab="trust"),
+    "decision": Section("How labels are chosen", _decision, tab="trust"),
+    "abstain": Section("Answers flagged unsure", _abstain, tab="trust"),
+    "ood": Section("Out of distribution", _ood, tab="trust"),
+    "operating_point": Section("Operating point", _operating_point, tab="trust"),
+    "subgroups": Section("Subgroups", tab="trust"),
+    "shortcuts": Section("Shortcuts", _shortcuts, tab="trust"),
+    "audit": Section("Audit of the data", _audit, tab="data"),
+    "label_errors": Section("How the labels were checked", _label_errors, tab="labels"),
+    "corrections": Section("Corrections", _corrections, tab="labels"),
     "folds": Section("Cross-validation"),
     "fold_spread": Section("Spread over the folds"),
-    "corrections": Section("Corrections"),
-    "shortcuts": Section("Shortcuts"),
     "linear_probe_metrics": Section("After the linear probe"),
     "comparison": Section("Comparison"),
     "plan": Section("Plan"),

@@ -71,7 +71,7 @@ def _absence(withheld: bool, reason: str, unreadable: bool) -> str:
     return "Cannot be read" if unreadable else "Picture not kept"
 
 
-def choose(cases: Cases, max_thumbnails: int, first: Sequence[int] = ()) -> list[int]:
+def choose(cases: Cases, max_thumbnails: int, first: Sequence[int] = (), wanted: np.ndarray | None = None) -> list[int]:
     """The rows to show, the most telling first: all errors, then right ones of every partition and label.
 
     Errors come by falling loss and are never left out. The other places go to the right ones in
@@ -82,6 +82,7 @@ def choose(cases: Cases, max_thumbnails: int, first: Sequence[int] = ()) -> list
         cases: the rows.
         max_thumbnails: how many, unless there are more errors.
         first: rows that stand before all others, errors or not.
+        wanted: (n,) bool, of the right ones those that are shown at all; None for all.
 
     Example:
         >>> import pandas as pd
@@ -96,7 +97,7 @@ def choose(cases: Cases, max_thumbnails: int, first: Sequence[int] = ()) -> list
     errors = list(dict.fromkeys([*first, *(int(i) for i in by_loss if wrong[i])]))
     taken, strata = set(errors), dict[tuple[str, str], list[int]]()
     for row in map(int, np.argsort(-confidence, kind="stable")):
-        if row not in taken:
+        if row not in taken and (wanted is None or wanted[row]):
             strata.setdefault((str(cases.partition[row]), cases.name(row)), []).append(row)
     sizes = [len(rows) for rows in strata.values()]
     places = min(sum(sizes), max(0, max_thumbnails - len(errors)))
@@ -315,6 +316,6 @@ def _note_missing(album: Album, shots: Mapping[int, _Shot]) -> None:
 
 def _count_left_out(album: Album, cases: Cases) -> None:
     there = {*album.small, *album.unreadable, *album.withheld}
-    missing = [row for row in range(len(cases)) if row not in there]
+    missing = [row for row, judge in enumerate(cases.judge) if row not in there and not judge]
     album.left_out = len(missing)
     album.errors_left_out = int(cases.wrong[missing].sum()) if missing else 0

@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
-from medclf.auditing.label_errors import label_suspects
 from medclf.errors import DataError
 from medclf.metrics.table import class_metrics
-from medclf.reporting.cases import DELIMITER, Cases, by_label
+from medclf.reporting.cases import Cases, by_label
 from medclf.reporting.charts import (
     interval_bar,
     roc_chart,
     share_bar,
     training_charts,
 )
-from medclf.reporting.formatting import cautions, headlines
-from medclf.reporting.sections import sections_of
-from medclf.reporting.tables import blocks, cell
+from medclf.reporting.checks import checks
+from medclf.reporting.formatting import cautions, headlines, scores
+from medclf.reporting.page_data import grouped
+from medclf.reporting.sections import SECTIONS, sections_of
+from medclf.reporting.tables import Picture, blocks, cell
 from medclf.reporting.thumbnails import Album
 from medclf.results.names import Names
-from medclf.results.wording import is_metric, is_number, number, percent, summary
+from medclf.results.wording import is_number, number, percent, summary
 
-CHUNK = 100  # pictures in one script element: the page reads an element when it shows the first of them
 TOP_LOSSES, PAIRS, EXAMPLES = 12, 6, 4
 MAX_PROBLEMS = 200
+TABS = (
+    ("overview", "Overview"),
+    ("errors", "Errors"),
+    ("labels", "Labels"),
+    ("data-tab", "Data"),
+    ("trust", "Trust"),
+    ("details", "Details"),
+)
+_NOT_CHECKED = "Doubtful labels are those that the model confidently disagrees with, among the images of this page."
 
 
-def context(facts: Mapping[str, Any], cases: Cases, names: Names, album: Album, title: str) -> dict[str, Any]:
+def context(
+    facts: Mapping[str, Any],
+    cases: Cases,
+    names: Names,
+    album: Album,
+    title: str,
+    about: Sequence[tuple[str, str]] = (),
+) -> dict[str, Any]:
     """Everything that the static part of the page shows."""
     partition = str(facts.get("partition") or "")
     training = facts.get("training") or {}
@@ -46,8 +59,15 @@ def context(facts: Mapping[str, Any], cases: Cases, names: Names, album: Album, 
 
     return {
         "title": title,
+        "about": about,
+        "tabs": TABS,
+        "marks": {"pass": "✓", "warn": "!", "fail": "✕"},
         "summary": summary(facts),
+        "scores": scores(facts),
+        "checks": checks(facts),
+        "warnings": [text for text in [(facts.get("left_out") or {}).get("sentence")] if text],
         "cautions": cautions(facts),
+        "labels_sentence": (facts.get("label_errors") or {}).get("sentence") or _NOT_CHECKED,
         "headlines": [{**item, "bar": interval_bar(item["metric"])} for item in headlines(facts)],
         "partition": partition,
         "grouped": grouped(facts),
@@ -67,13 +87,24 @@ def context(facts: Mapping[str, Any], cases: Cases, names: Names, album: Album, 
         "problems": (data.get("problems") or [])[:MAX_PROBLEMS],
         "n_problems": len(data.get("problems") or []),
         "split": blocks({k: v for k, v in (data.get("split") or {}).items() if k != "sentence"}),
-        "sections": sections_of(facts, picture),
+        "sections": _by_tab(facts, picture),
         "settings": blocks(facts["settings"], raw=True) if facts.get("settings") else [],
         "versions": blocks(facts["versions"], raw=True) if facts.get("versions") else [],
         "album_note": album_note(cases, album),
         "unreadable": [(names.of(row), names.scrub(reason)) for row, reason in album.unreadable.items()][:MAX_PROBLEMS],
         "hide_names": names.hide,
     }
+
+
+def _by_tab(facts: Mapping[str, Any], picture: Picture) -> dict[str, list[dict[str, Any]]]:
+    """The sections of each part of the page; what the table of sections does not know is a detail."""
+    found: dict[str, list[dict[str, Any]]] = {"labels": [], "data": [], "trust": [], "details": []}
+    for place, (key, heading, parts) in enumerate(sections_of(facts, picture)):
+        section = SECTIONS.get(key)
+        tab, name = (section.tab, key) if section else ("details", f"other-{place}")
+        gist = parts[0].text if parts and parts[0].kind == "text" else ""
+        found[tab].append({"id": f"section-{name}", "heading": heading, "sentence": gist, "blocks": parts})
+    return found
 
 
 def check_facts(facts: Mapping[str, Any]) -> None:
@@ -187,7 +218,7 @@ def confused_pairs(facts: Mapping[str, Any], cases: Cases, names: Names, album: 
             inside = here & cases.actual[:, column] & cases.predicted[:, place[pred]]
         rows = np.flatnonzero(inside)
         examples = [int(i) for i in rows[np.argsort(-confidence[rows], kind="stable")][:EXAMPLES]]
-        heading = f"{actual}: {pred}" if cases.multi_label else f"{actual} read as {pred}"
+        heading = f"{actual}: {pred}" if cases.multi_label else f"{actual} predicted as {pred}"
         cards = [card(cases, names, album, row) for row in examples]
         pairs.append({"heading": heading, "n": number(n), "examples": cards})
     return pairs
@@ -198,9 +229,11 @@ def album_note(cases: Cases, album: Album) -> str:
     texts = []
     if album.left_out:
         kept = "all errors and " if not album.errors_left_out else ""
+        own = [row for row, judge in enumerate(cases.judge) if not judge]
+        n_shown = sum(row in album.small for row in own)
         texts.append(
-            f"To keep this page small it holds the pictures of {number(len(album.small))} of {number(len(cases))} "
-            f"images: {kept}a sample of the {'right' if kept else 'rest'}, spread over partitions, classes and "
+            f"To keep this page small it holds the pictures of {number(n_shown)} of {number(len(own))} "
+            f"images: {kept}a sample of the {'correct' if kept else 'rest'}, spread over partitions, classes and "
             "confidence. All images are counted. An assets folder keeps every picture beside the page."
         )
     if album.errors_left_out:
@@ -231,174 +264,3 @@ def withheld_note(withheld: Mapping[int, str]) -> str:
         f"{text} ({reasons}), since their pixels often carry the patient's name; "
         "medclf report --show-burned-in shows them."
     )
-
-
-def script_json(value: Any) -> Markup:
-    """JSON that can stand in a script element: no text in it can end the element or open a comment.
-
-    Example:
-        >>> print(script_json({"label": "</script><img onerror=x>"}))
-        {"label":"\\u003c/script\\u003e\\u003cimg onerror=x\\u003e"}
-    """
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
-
-
-def page_data(facts: Mapping[str, Any], cases: Cases, names: Names, partition: str) -> dict[str, Any]:
-    """What the page's script works with, but for the pictures: every row, in columns."""
-    parts = list(dict.fromkeys([partition, *(str(p) for p in cases.partition)]))
-    part_code = {name: code for code, name in enumerate(parts)}
-    code = _sets if cases.multi_label else _codes
-    return {
-        "vocab": cases.vocab,
-        "multi": cases.multi_label,
-        "hidden": names.hide,
-        "names": [] if names.hide else cases.paths,
-        "n": len(cases),
-        "parts": parts,
-        "part": [part_code[str(p)] for p in cases.partition],
-        "actual": code(cases.actual, cases.known),
-        "unjudged": {
-            str(row): np.flatnonzero(~cases.judged[row]).tolist()
-            for row in np.flatnonzero(cases.known & ~cases.judged.all(axis=1))
-        },
-        "pred": code(cases.predicted, np.ones(len(cases), bool)),
-        "probs": [float(f"{p:.7g}") if np.isfinite(p) else 0 for p in cases.probs.ravel()],
-        "loss": [float(f"{x:.5g}") if np.isfinite(x) else None for x in cases.loss],
-        "columns": {name: [values, codes.tolist()] for name, (values, codes) in cases.columns.items()},
-        "patient": [] if names.hide or not any(cases.patient) else cases.patient,
-        "thresholds": thresholds(facts),
-        "grouped": grouped(facts),
-        "reported": reported(facts),
-        "suspects": suspects(cases),
-    }
-
-
-def grouped(facts: Mapping[str, Any]) -> bool:
-    """Whether several images are of one patient or near-duplicates, which intervals must count together."""
-    return 0 < int(facts.get("n_groups") or 0) < int(facts.get("n", 0))
-
-
-def reported(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The shares of the facts, for the page to show their intervals: {"accuracy": metric, label: {key: metric}}.
-
-    A single-label run's per-class shares are of the most probable label, and the page's of a threshold.
-    """
-    if facts["task"] != "multi-label":
-        return {"accuracy": facts["accuracy"]} if is_metric(facts.get("accuracy")) else {}
-    return {
-        label: {key: row[key] for key in ("sensitivity", "specificity", "ppv", "npv") if is_metric(row.get(key))}
-        for label, row in (facts.get("per_class") or {}).items()
-    }
-
-
-def suspects(cases: Cases) -> list[int]:
-    """The rows whose label is probably wrong; see `label_suspects`."""
-    if not cases.known.any():
-        return []
-    known = np.flatnonzero(cases.known)
-    actual = cases.actual[known]
-    y = np.where(cases.judged[known], actual, -1) if cases.multi_label else actual.argmax(1)
-    found, _ = label_suspects(y, np.nan_to_num(cases.probs[known]), multi_label=cases.multi_label)
-    return [int(row) for row in known[found]]
-
-
-def _codes(chosen: np.ndarray, known: np.ndarray) -> list[int]:
-    return [int(c) for c in np.where(known & chosen.any(axis=1), chosen.argmax(axis=1), -1)]
-
-
-def _sets(chosen: np.ndarray, known: np.ndarray) -> list[list[int] | None]:
-    return [np.flatnonzero(row).tolist() if yes else None for row, yes in zip(chosen, known, strict=True)]
-
-
-def thresholds(facts: Mapping[str, Any]) -> dict[str, float]:
-    """The chosen threshold of each label that has one, from facts["operating_point"].
-
-    Example:
-        >>> thresholds({"operating_point": {"label": "polyp", "threshold": 0.3}})
-        {'polyp': 0.3}
-        >>> thresholds({"operating_point": {"polyp": {"threshold": 0.3}}})
-        {'polyp': 0.3}
-    """
-    point = facts.get("operating_point")
-    if not isinstance(point, Mapping):
-        return {}
-    label = point.get("label", point.get("positive"))
-    found = {label: point.get("threshold")} if label is not None else {}
-    found |= {k: v["threshold"] for k, v in point.items() if isinstance(v, Mapping) and "threshold" in v}
-    return {str(k): float(v) for k, v in found.items() if isinstance(v, (int, float)) and 0 <= v <= 1}
-
-
-@dataclass(frozen=True)
-class Links:
-    """Which images are shown beside which.
-
-    Args:
-        near: {row: its neighbours}; a row's number, or -1 - k for the k-th of `outside`.
-        twins: {row: its twins}, likewise.
-        outside: paths of the images that are in no row, those beside errors first.
-    """
-
-    near: dict[int, list[int]]
-    twins: dict[int, list[int]]
-    outside: list[str]
-
-    def as_data(self, names: Names, labels: Mapping[str, str]) -> dict[str, Any]:
-        """For the page's script."""
-        others = [[names.of_path(path), str(labels.get(path) or "").replace(DELIMITER, ", ")] for path in self.outside]
-        return {"near": self.near, "twins": self.twins, "outside": others}
-
-
-def link(cases: Cases, names: Names, extra: Sequence[str] = ()) -> Links:
-    """Find the images that the page shows beside each row.
-
-    Args:
-        cases: the rows.
-        names: of the rows.
-        extra: further paths that the page shows, such as the audit's.
-    """
-    outside: dict[str, int] = {}
-    for path in extra:
-        if path and path not in names.place:
-            outside.setdefault(path, len(outside))
-
-    def number_of(path: str) -> int:
-        return names.place[path] if path in names.place else -1 - outside.setdefault(path, len(outside))
-
-    found: dict[str, dict[int, list[int]]] = {"neighbours": {}, "twins": {}}
-    for row in map(int, np.argsort(~cases.wrong, kind="stable")):
-        for key, rows in cases.links.items():
-            if row in rows:
-                found[key][row] = [number_of(path) for path in rows[row]]
-    return Links(found["neighbours"], found["twins"], list(outside))
-
-
-def picture_data(
-    cases: Cases, links: Links, album: Album, order: Sequence[int]
-) -> tuple[dict[str, Any], list[list[list[str]]]]:
-    """Where each row's picture is, and the pictures in chunks that the page reads when it needs them.
-
-    Returns:
-        {"place": [its number, or -1 less the number of its reason in "absence"], "absence", "chunk", "beside" (the
-        pictures of `links.outside`, or why there is none, by path), "saliency"}, and the chunks: lists of [thumbnail,
-        larger, saliency]. A map is nothing without its picture, and is left out with it.
-    """
-    shown = [row for row in order if row in album.small]
-    words = {row: album.absence(row) for row in range(len(cases)) if row not in album.small}
-    absence = list(dict.fromkeys(words.values()))
-    place = [0 if row in album.small else -1 - absence.index(words[row]) for row in range(len(cases))]
-    for index, row in enumerate(shown):
-        place[row] = index
-    entries = [[album.small.get(row, ""), album.large.get(row, ""), cases.saliency.get(row, "")] for row in shown]
-    beside = [album.outside.get(path, "") for path in links.outside]
-    missing = [album.outside_missing.get(path, "") for path in links.outside]
-    n_maps = sum(row in cases.saliency for row in shown)
-    data = {
-        "place": place,
-        "absence": absence,
-        "chunk": CHUNK,
-        "beside": beside,
-        "missing": missing,
-        "saliency": n_maps,
-    }
-    return data, [entries[i : i + CHUNK] for i in range(0, len(entries), CHUNK)]

@@ -26,6 +26,7 @@ from medclf.results.schema import RECORD, read_record, read_results
 RESULTS, PREDICTIONS, TABLE = "results.json", "predictions.csv", "table.csv"
 NEIGHBOURS, AUDIT, SALIENCY = "neighbours.csv", "audit.csv", "saliency.json"
 AUGMENTATION = "augmentation.jpg"
+OUT_OF_FOLD = "out_of_fold.csv"
 PAGE, EVALUATIONS = "report.html", "evaluations"
 _JPEG = "data:image/jpeg;base64,"
 _FOLDER = "give the folder that a training or an evaluation made"
@@ -111,6 +112,19 @@ class RunFolder(os.PathLike[str]):
             text = f"{self / PREDICTIONS} has {n} images with a known label; {RESULTS} speaks of {results['n']}"
             raise DataError(text, "restore both from one copy, or make the run again")
         return found
+
+    @cached_property
+    def out_of_fold(self) -> Predictions | None:
+        """The linear probe's predictions of the training images, each by a fold without it; None without a probe."""
+        if not (self / OUT_OF_FOLD).is_file():
+            return None
+        return Predictions.load(self / OUT_OF_FOLD, self.results["vocab"], self.results["task"] == "multi-label")
+
+    @property
+    def judged(self) -> Predictions:
+        """All images that something predicted which had not seen them, in the order of the page's rows."""
+        parts = [part for part in (self.predictions, self.out_of_fold) if part is not None]
+        return Predictions.concat(parts) if len(parts) > 1 else parts[0]
 
     @cached_property
     def table(self) -> pd.DataFrame:

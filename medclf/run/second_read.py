@@ -46,7 +46,7 @@ def import_review(run: str | Path, sheet: str | Path, *, n_boot: int = 2000) -> 
         OutputError: RUN/review cannot be written.
     """
     sheet, source = Path(sheet), Run(run)
-    run, results, predictions = source.path, source.results, source.predictions
+    run, results, predictions = source.path, source.results, source.judged
     frame = read_csv(sheet)
     blinded = "item" in frame
     read = _from_sheet(run, sheet, frame, predictions) if blinded else _from_page(run, sheet, frame, predictions)

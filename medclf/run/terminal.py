@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -12,13 +12,17 @@ from rich.table import Column, Table
 
 from medclf.escaping import printable
 from medclf.metrics.table import METRICS, class_metrics
+from medclf.reporting.checks import checks
+from medclf.reporting.formatting import scores
 from medclf.results.results import short_metrics
-from medclf.results.run_folder import RunFolder
-from medclf.results.wording import partition_name, rests_on_few
+from medclf.results.run_folder import PAGE, RunFolder
+from medclf.results.wording import number, partition_name, rests_on_few
 
 _SENTENCES = 5  # of the audit; the page has all
 
 
+_MARKS = {"pass": "pass", "warn": "WARN", "fail": "FAIL"}
+_STYLES = {"pass": "green", "warn": "yellow", "fail": "red"}
 _ROOMY = 100_000  # a width that every table fits in
 
 
@@ -45,9 +49,32 @@ def show_results(path: str | os.PathLike[str]) -> None:
         console.tell(f"  {line}")
     if facts.get("test"):
         _show_metrics(console, facts["test"])
-    for name in ("report.html", "bundle", "predictions.csv", "results.json"):
+    for name in ("bundle", "predictions.csv", "results.json"):
         if (run / name).exists():
             console.tell(f"  {name.partition('.')[0]}: {run / name}")
+    console.print()
+    for line, style in ending(run, facts):
+        console.tell(line, style=style)
+
+
+def ending(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a reader in a hurry needs, in at most eight lines, each with its style: the last that `train` prints."""
+    data, arch = facts.get("data") or {}, (facts.get("settings") or {}).get("arch")
+    images = f"{number(data['n_images'])} images, " if "n_images" in data else ""
+    yield f"{run.path.name}: {images}{len(facts['vocab'])} classes{f', {arch}' if arch else ''}", "bold"
+    for score in scores(facts):
+        interval = f" ({score['interval']})" if score["interval"] else ""
+        yield f"{score['name']}: {score['value']}{interval}, {score['images']}", ""
+    for actual, predicted, n in facts["most_confused"][:1]:
+        yield f"most often confused: {actual} {'as ' * (facts['task'] != 'multi-label')}{predicted}, {n} images", ""
+    found = checks(facts)
+    told = ", ".join(f"{check.name.lower()} {_MARKS[check.state]}" for check in found)
+    worst = next((state for state in ("fail", "warn") if any(check.state == state for check in found)), "pass")
+    yield f"checks: {told}", _STYLES[worst]
+    if (run / PAGE).exists():
+        yield f"report: {(run / PAGE).resolve().as_uri()}", ""
+    if (run / "bundle").exists():
+        yield f"next: open the report, then medclf predict {run.path} IMAGES, or medclf serve {run.path}", ""
 
 
 def _show_metrics(console: _Console, facts: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def test_a_cell_leads_to_its_images_by_confidence(opened: Any, made_up: Any) -> 
     shown.page.click("[data-cell='0,2']")
     shown.settle()
     assert shown.names() == cell.sort_values("prob_ulcer", ascending=False)["path"].tolist()
-    assert shown.page.inner_text("#gallery-title") == f"normal read as ulcer: {len(cell)}"
+    assert shown.page.inner_text("#gallery-title") == f"normal predicted as ulcer: {len(cell)}"
     assert shown.page.eval_on_selector_all("#gallery img", "n => n.every(i => i.src.startsWith('data:image/jpeg'))")
     shown.is_clean()
 
@@ -215,7 +215,7 @@ def test_everything_by_keyboard(opened: Any, made_up: Any) -> None:
     page.keyboard.press("Enter")
     shown.settle()
     assert page.evaluate("document.activeElement.dataset.cell") == "0,1"
-    assert page.inner_text("#gallery-title").startswith("normal read as polyp")
+    assert page.inner_text("#gallery-title").startswith("normal predicted as polyp")
     page.focus("#gallery li:first-child button")
     page.keyboard.press("Enter")
     assert page.is_visible("#dialog")

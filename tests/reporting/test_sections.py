@@ -79,7 +79,7 @@ def test_the_page_tells_what_the_numbers_are_worth(tmp_path):
         "Below 0.7 it is unsure.",
         "Of 1,000 patients, 10 have it: 1 would be missed.",
         "At a prevalence of 1.0 %",
-        "does not decide by this threshold",
+        "does not use this threshold",
         'href="evaluations/clinic%20two/report.html"',
     ):
         assert text in page, text

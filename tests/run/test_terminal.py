@@ -55,3 +55,24 @@ def test_the_test_set_is_shown_beside_the_validation_set(tmp_path, capsys):
     text = capsys.readouterr().out
     assert re.search(r"10 validation images.*14 test images.*accuracy: 1\.000", text, re.S)
     assert "[red]plain" in text
+
+
+def test_a_run_ends_in_eight_lines_with_the_score_to_believe_first(tmp_path, capsys):
+    vocab = ["plain", "other"]
+    facts = summarize(predictions(10, "valid", vocab), n_boot=2)
+    facts["test"] = summarize(predictions(14, "test", vocab), partition="test", n_boot=2)
+    left = {"n": 8, "accuracy": {"value": 0.75, "low": 0.4, "high": 0.9, "n": 8}}
+    facts["leak_free"] = {
+        "n": 10,
+        "n_leaking": 2,
+        "numbers": {"all": {"n": 10, "accuracy": facts["accuracy"]}, "left": left},
+    }
+    (tmp_path / "results.json").write_text(json.dumps(finite(as_plain(facts))))
+    (tmp_path / "report.html").touch()
+    (tmp_path / "bundle").mkdir()
+    show_results(tmp_path)
+    lines = capsys.readouterr().out.rstrip().split("\n\n")[-1].splitlines()
+    assert len(lines) <= 8
+    assert lines[1].startswith("Accuracy without leaked images: 75 %") and "test set: 100 %" in lines[3]
+    assert any(line.startswith("checks: leaks FAIL, ") for line in lines)
+    assert any((tmp_path / "report.html").as_uri() in line for line in lines)

@@ -15,25 +15,45 @@ function moveFocus(event, nodes, columns) {
   nodes[place + step].focus();
 }
 
+/** The order of the classes in the matrix: as given, or each beside the one that it is most confused with. */
+function classOrder({ names, matrix }) {
+  const left = names.map((_, i) => i);
+  if (state.classes === 'given' || names.length < 3) return left;
+  const confusion = (i, j) => matrix[i][j] + matrix[j][i];
+  const errors = (i) => left.reduce((sum, j) => sum + (i === j ? 0 : confusion(i, j)), 0);
+  const order = left.splice(left.indexOf([...left].sort((a, b) => errors(b) - errors(a))[0]), 1);
+  while (left.length) {
+    const next = [...left].sort((a, b) => confusion(order.at(-1), b) - confusion(order.at(-1), a))[0];
+    order.push(...left.splice(left.indexOf(next), 1));
+  }
+  return order;
+}
+
 function drawMatrix() {
-  const { names, matrix } = current, body = el('tbody');
-  matrix.forEach((row, i) => {
-    const total = row.reduce((a, b) => a + b, 0);
-    const line = el('tr', {}, el('th', { scope: 'row' }, el('span', { class: 'label' }, names[i]), el('span', { class: 'n' }, count(total))));
-    row.forEach((n, j) => {
-      const share = total ? n / total : 0, heat = n ? `${i === j ? 'good' : 'bad'}${Math.round(share * 10)}` : 'zero';
+  const { names, matrix } = current, body = el('tbody'), order = classOrder(current);
+  const sum = (list) => list.reduce((a, b) => a + b, 0), column = (j) => sum(matrix.map((row) => row[j]));
+  for (const i of order) {
+    const row = matrix[i], total = sum(row);
+    const line = el('tr', {}, el('th', { scope: 'row' }, el('span', { class: 'label' }, names[i])));
+    for (const j of order) {
+      const n = row[j], of = state.cells === 'column' ? column(j) : total;
+      const share = of ? n / of : 0, heat = n ? `${i === j ? 'good' : 'bad'}${Math.round(share * 10)}` : 'zero';
       const chosen = Boolean(state.cell) && state.cell[0] === i && state.cell[1] === j;
       line.append(el('td', { class: heat }, el('button', {
-        type: 'button', title: `${names[i]} read as ${names[j]}`, 'aria-pressed': String(chosen), 'data-cell': `${i},${j}`,
+        type: 'button', title: `${names[i]} predicted as ${names[j]}`, 'aria-pressed': String(chosen), 'data-cell': `${i},${j}`,
         onclick: () => chooseCell(i, j),
-      }, el('b', {}, count(n)), el('small', {}, total ? percent(share) : ''),
+      }, el('b', {}, count(n)), el('small', {}, of && state.cells !== 'count' ? percent(share) : ''),
       el('span', { class: 'hide' }, ` images: actual ${names[i]}, predicted ${names[j]}`))));
-    });
+    }
+    line.append(el('td', { class: 'total' }, count(total)));
     body.append(line);
-  });
+  }
+  body.append(el('tr', {}, el('th', { scope: 'row', class: 'total-head' }, 'all'),
+    ...order.map((j) => el('td', { class: 'total' }, count(column(j)))), el('td', { class: 'total' }, count(sum(matrix.flat())))));
   const table = el('table', { class: `matrix${names.length > 4 ? ' many' : ''}${names.length > DENSE ? ' dense' : ''}` },
     el('thead', {}, el('tr', {}, el('td', { class: 'corner' }, 'actual \\ predicted'),
-      ...names.map((name) => el('th', { scope: 'col' }, el('span', { class: 'label', title: name }, name))))),
+      ...order.map((j) => el('th', { scope: 'col' }, el('span', { class: 'label', title: names[j] }, names[j]))),
+      el('th', { scope: 'col', class: 'total-head' }, 'all'))),
     body);
   table.addEventListener('keydown', (event) => moveFocus(event, [...table.querySelectorAll('button')], names.length));
   const focused = document.activeElement?.dataset?.cell;
@@ -46,6 +66,15 @@ function chooseCell(i, j) {
   state.cell = same ? null : [i, j];
   state.group = 'all';
   update();
+  if (!same && matchMedia('(max-width: 959px)').matches) toImages();
+}
+
+/** On a narrow screen the images lie below the matrix. */
+function toImages() {
+  requestAnimationFrame(() => {
+    $('gallery-title').focus({ preventScroll: true });
+    $('gallery-title').scrollIntoView({ block: 'start', behavior: 'instant' });
+  });
 }
 
 function numberRow(name, metric, text) {
@@ -61,7 +90,7 @@ function numberRow(name, metric, text) {
  */
 function ownInterval(key, share) {
   if (!DATA.grouped) return share;
-  const all = state.part === 0 && state.label < 0 && !Object.keys(state.columns).length && state.low <= 0 && state.high >= 1;
+  const all = state.part === 0 && state.label < 0 && !state.search && !Object.keys(state.columns).length && state.low <= 0 && state.high >= 1;
   const own = state.view < 0 ? DATA.reported[key] : DATA.reported[DATA.vocab[state.view]]?.[key];
   const same = all && own && own.n === share.n && Math.abs(own.value - share.value) < 1e-6;
   return { ...share, low: same ? own.low : null, high: same ? own.high : null };
@@ -126,29 +155,33 @@ function verdict(row) {
     ? `✕ ${names[seen.actual[row]]} → ${names[seen.pred[row]]}` : `✓ ${names[seen.actual[row]]}`);
 }
 
-function makeCard(row) {
-  const { mark, new_label: newLabel } = markOf(row);
-  return el('li', {}, el('button', { type: 'button', class: 'card', 'data-row': row, onclick: () => openDialog(row, current.list) },
+function makeCard(row, open = () => openDialog(row, current.list)) {
+  const { mark, new_label: newLabel, kept } = markOf(row), told = newLabel ? `${mark}: ${newLabel}` : mark || (kept ? 'label kept' : '');
+  return el('li', {}, el('button', { type: 'button', class: 'card', 'data-row': row, onclick: open },
     picture(row, pictures(row)[0], 'thumb'),
     el('span', { class: 'name', title: nameOf(row) }, fileOf(row)), verdict(row), ...bars(row),
-    mark || newLabel ? el('span', { class: 'mark' }, newLabel ? `${mark}: ${newLabel}` : mark) : null));
+    told ? el('span', { class: 'mark' }, told) : null));
 }
 
 function galleryTitle() {
   const { names, list } = current, n = count(list.length);
-  if (state.cell) return `${names[state.cell[0]]} read as ${names[state.cell[1]]}: ${n}`;
-  return { wrong: `Errors: ${n}`, suspect: `Doubtful labels: ${n}`, right: `Right: ${n}`, all: `All images: ${n}`, marked: `Marked: ${n}` }[state.group];
+  if (state.cell) return `${names[state.cell[0]]} predicted as ${names[state.cell[1]]}: ${n}`;
+  return { wrong: `Errors: ${n}`, suspect: `Doubtful labels: ${n}`, right: `Correct: ${n}`, all: `All images: ${n}`, marked: `Marked: ${n}` }[state.group];
 }
 
 function drawGallery() {
-  const { list, groups } = current, focused = document.activeElement?.dataset?.row;
+  const { list, groups } = current, gallery = $('gallery'), focused = document.activeElement;
+  const place = gallery.contains(focused) ? [...gallery.children].indexOf(focused.closest('li')) : -1;
   $('gallery-title').textContent = galleryTitle();
   for (const button of document.querySelectorAll('[data-group]')) {
     button.setAttribute('aria-pressed', String(!state.cell && button.dataset.group === state.group));
     button.querySelector('.n').textContent = count(groups[button.dataset.group]);
   }
-  $('gallery').replaceChildren(...list.slice(0, state.shown).map(makeCard));
-  if (focused !== undefined) $('gallery').querySelector(`[data-row="${focused}"]`)?.focus();
+  gallery.replaceChildren(...list.slice(0, state.shown).map((row) => makeCard(row)));
+  if (place >= 0) { // the same image, or where it has left the list the one in its place
+    const same = gallery.querySelector(`[data-row="${focused.dataset.row}"]`);
+    (same ?? gallery.children[Math.min(place, gallery.children.length - 1)]?.firstChild)?.focus();
+  }
   $('nothing').hidden = list.length > 0;
   $('more').hidden = list.length <= state.shown;
   $('more').textContent = `Show ${Math.min(PAGE, list.length - state.shown)} more of ${count(list.length - state.shown)}`;
@@ -167,6 +200,8 @@ function update({ keepLength = false } = {}) {
     drawMatrix();
     drawNumbers();
     drawGallery();
+    drawQueue();
+    writeAddress();
   });
 }
 
@@ -178,25 +213,57 @@ function field(label, control) {
   return el('label', { class: 'field' }, el('span', {}, label), control);
 }
 
+const controls = {}; // the filters' elements by name
+
 function makeFilters() {
   const select = (options, change) => el('select', { onchange: (event) => { change(Number(event.target.value)); state.cell = null; update(); } }, ...options);
   const box = $('filters');
   if (DATA.parts.length > 1) {
-    box.append(field('Partition', select([...DATA.parts.map((name, i) => option(i, name, i === 0)), option(-1, 'all')], (v) => { state.part = v; })));
+    controls.part = select([...DATA.parts.map((name, i) => option(i, name, i === 0)), option(-1, 'all')], (v) => { state.part = v; });
+    box.append(field('Partition', controls.part));
   }
-  box.append(field('Actual label', select([option(-1, 'any'), ...DATA.vocab.map((name, i) => option(i, name))], (v) => { state.label = v; })));
+  controls.label = select([option(-1, 'any'), ...DATA.vocab.map((name, i) => option(i, name))], (v) => { state.label = v; });
+  box.append(field('Actual label', controls.label));
+  controls.columns = {};
   for (const [name, [values]] of Object.entries(DATA.columns)) {
-    box.append(field(name, select([option(-2, 'any'), ...values.map((v, i) => option(i, v)), option(-1, '(blank)')], (v) => {
+    controls.columns[name] = select([option(-2, 'any'), ...values.map((v, i) => option(i, v)), option(-1, '(blank)')], (v) => {
       if (v === -2) delete state.columns[name]; else state.columns[name] = v;
-    })));
+    });
+    box.append(field(name, controls.columns[name]));
   }
   const end = (key, start) => el('input', {
     type: 'number', min: 0, max: 100, step: 1, value: start, 'aria-label': `Confidence ${key === 'low' ? 'from' : 'to'}, percent`, inputmode: 'numeric',
     oninput: (event) => { state[key] = event.target.value === '' ? start / 100 : Number(event.target.value) / 100; update(); },
   });
+  [controls.low, controls.high] = [end('low', 0), end('high', 100)];
   box.append(el('div', { class: 'field', role: 'group', 'aria-label': 'Confidence' }, el('span', {}, 'Confidence, %'),
-    el('span', { class: 'ends' }, end('low', 0), '–', end('high', 100))));
+    el('span', { class: 'ends' }, controls.low, '–', controls.high)));
+  controls.search = el('input', { type: 'search', id: 'search', size: 14, oninput: (event) => { state.search = event.target.value.trim(); update(); } });
+  box.append(field(DATA.hidden ? 'Row' : 'File name', controls.search));
+  box.append(el('button', { type: 'button', id: 'reset', onclick: () => { resetFilters(); showControls(); update(); } }, 'Reset'));
 }
+
+function resetFilters() {
+  Object.assign(state, { part: 0, label: -1, columns: {}, low: 0, high: 1, search: '', cell: null, pictured: false, order: 'sure' });
+  readRows();
+  state.group = usualGroup();
+}
+
+/** The controls as the state has them. */
+function showControls() {
+  if (controls.part) controls.part.value = state.part;
+  controls.label.value = state.label;
+  for (const [name, control] of Object.entries(controls.columns)) control.value = state.columns[name] ?? -2;
+  controls.low.value = 100 * state.low;
+  controls.high.value = 100 * state.high;
+  controls.search.value = state.search;
+  $('view').value = state.view;
+  $('prevalence').value = state.prevalence === null ? '' : 100 * state.prevalence;
+  $('order').value = state.order;
+  $('pictured').checked = state.pictured;
+}
+
+const usualThreshold = (view) => DATA.thresholds[DATA.vocab[view]] ?? 0.5;
 
 function setThreshold(value) {
   state.threshold = value;
@@ -209,14 +276,14 @@ function setView(view) {
   state.view = view;
   state.cell = null;
   $('one-label').hidden = view < 0;
-  if (view >= 0) setThreshold(DATA.thresholds[DATA.vocab[view]] ?? 0.5);
+  if (view >= 0) setThreshold(usualThreshold(view));
   update();
 }
 
 function makeControls() {
   const first = DATA.multi ? 0 : -1;
-  const options = DATA.vocab.map((name, i) => option(i, DATA.multi ? name : `${name} or not, by threshold`, i === first));
-  if (!DATA.multi) options.unshift(option(-1, 'All labels, the most probable', true));
+  const options = DATA.vocab.map((name, i) => option(i, DATA.multi ? name : `${name} against the rest, by threshold`, i === first));
+  if (!DATA.multi) options.unshift(option(-1, 'All classes, the most probable', true));
   $('view').append(...options);
   $('view').addEventListener('change', (event) => setView(Number(event.target.value)));
   $('threshold').addEventListener('input', (event) => setThreshold(Number(event.target.value)));
@@ -225,6 +292,8 @@ function makeControls() {
     state.prevalence = event.target.value !== '' && value > 0 && value < 1 ? value : null;
     update();
   });
+  for (const name of ['cells', 'classes']) $(name).addEventListener('change', (event) => { state[name] = event.target.value; update(); });
+  $('to-matrix').addEventListener('click', () => { $('matrix').scrollIntoView({ behavior: 'instant' }); $('matrix').focus(); });
   $('order').addEventListener('change', (event) => { state.order = event.target.value; update(); });
   $('more').addEventListener('click', () => {
     const place = state.shown;

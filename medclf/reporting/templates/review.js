@@ -1,11 +1,14 @@
 // One image at full size, and the marks of a second read.
 const dialog = $('dialog');
-let open = { row: 0, list: [], back: [] };
+let open = { row: 0, list: [], back: [], queue: false };
+const past = []; // [row, its mark before] of each change, to undo
 
-function openDialog(row, list, back = []) {
-  open = { row, list, back };
+function openDialog(row, list, { back = [], queue = false } = {}) {
+  open = { row, list, back, queue };
   drawDialog();
   if (!dialog.open) dialog.showModal();
+  writeAddress();
+  if (queue) $('accept').focus();
 }
 
 function step(by) {
@@ -13,6 +16,8 @@ function step(by) {
   if (next === undefined) return;
   open.row = next;
   drawDialog();
+  writeAddress();
+  if (open.queue) $('accept').focus(); // Enter is about the image that is shown now
 }
 
 function fact(name, value) {
@@ -27,6 +32,7 @@ function facts(row) {
     ...fact('Predicted', labelText(DATA.pred[row])),
     ...fact('Loss', loss === null ? '' : loss.toPrecision(3)),
     ...fact('Partition', DATA.parts[DATA.part[row]]),
+    ...fact('Judged by', DATA.judges[row]),
     ...fact('Patient', DATA.patient[row]),
   ];
   for (const [name, [values, codes]] of Object.entries(DATA.columns)) list.push(...fact(name, values[codes[row]]));
@@ -51,18 +57,23 @@ function linked(title, links) {
     const missing = link >= 0 ? absence(link) : DATA.missing[-1 - link] || 'No picture';
     const inside = [source ? el('img', { src: source, alt: '' }) : el('span', { class: 'nothing' }, missing),
       el('span', { class: 'name', title: name }, name.split('/').pop()), label ? el('span', {}, label) : null];
-    if (link < 0) return el('li', {}, el('span', { class: 'near' }, ...inside));
+    const larger = link >= 0 ? pictures(link)[1] || source : source;
+    const compare = larger ? el('button', {
+      type: 'button', class: 'compare', onclick: () => { drawPicture(open.row, { source: larger, name, label }); $('dialog-picture').scrollIntoView({ block: 'nearest' }); },
+    }, 'Compare') : null;
+    if (link < 0) return el('li', {}, el('span', { class: 'near' }, ...inside), compare);
     return el('li', {}, el('button', {
-      type: 'button', class: 'near', onclick: () => openDialog(link, open.list, [...open.back, open.row]),
-    }, ...inside));
+      type: 'button', class: 'near', onclick: () => openDialog(link, open.list, { back: [...open.back, open.row] }),
+    }, ...inside), compare);
   });
   return el('section', {}, el('h3', {}, title), el('ul', { class: 'linked' }, ...cards));
 }
 
 function drawDialog() {
-  const { row, list, back } = open, place = list.indexOf(row), [small, large] = pictures(row);
+  const { row, list, back } = open, place = list.indexOf(row);
   $('dialog-title').textContent = nameOf(row);
-  $('dialog-picture').replaceChildren(picture(row, large || small, 'full'));
+  Object.assign(shot, { zoom: 1, x: 0, y: 0 });
+  drawPicture(row);
   $('dialog-facts').replaceChildren(...facts(row));
   $('dialog-probs').replaceChildren(...allBars(row));
   $('dialog-linked').replaceChildren(...[
@@ -72,6 +83,7 @@ function drawDialog() {
   $('before').disabled = place <= 0;
   $('after').disabled = place < 0 || place >= list.length - 1;
   $('back').hidden = !back.length;
+  drawSuggestion(row);
   drawMarks();
 }
 
@@ -84,12 +96,17 @@ function drawMarks() {
 }
 
 function drawCount() {
-  $('marked-count').textContent = marks.size === 1 ? '1 image marked' : `${count(marks.size)} images marked`;
-  $('download').disabled = !marks.size;
+  $('marked-count').textContent = marks.size > 1 ? `${count(marks.size)} images marked` : marks.size ? '1 image marked' : '';
+  $('download').hidden = !marks.size;
 }
 
 function mark(row, change) {
-  keepMark(row, { ...markOf(row), ...change });
+  past.push([row, markOf(row)]);
+  put(row, { ...markOf(row), kept: false, ...change });
+}
+
+function put(row, entry) {
+  keepMark(row, entry);
   drawCount();
   update({ keepLength: true });
   if (dialog.open && row === open.row) drawMarks();
@@ -109,6 +126,7 @@ function markByKey(event, row) {
   if (!/^[0-4]$/.test(event.key)) return;
   event.preventDefault();
   setMark(row, Number(event.key));
+  if (open.queue && dialog.open && '123'.includes(event.key)) advance();
 }
 
 /** The new label as text: one of the classes, or where an image has several, those ticked. */
@@ -156,9 +174,7 @@ function download() {
     setMark(lacking[0], MARKS.indexOf('new label') + 1);
     return;
   }
-  const address = URL.createObjectURL(new Blob([reviewCsv()], { type: 'text/csv' }));
-  el('a', { href: address, download: 'review.csv' }).click();
-  setTimeout(() => URL.revokeObjectURL(address), 10000);
+  save(new Blob([reviewCsv()], { type: 'text/csv' }), 'review.csv');
   undelivered = false;
 }
 
@@ -172,12 +188,13 @@ function makeDialog() {
   $('note').addEventListener('input', (event) => mark(open.row, { note: event.target.value }));
   $('before').addEventListener('click', () => step(-1));
   $('after').addEventListener('click', () => step(1));
-  $('back').addEventListener('click', () => openDialog(open.back.at(-1), open.list, open.back.slice(0, -1)));
+  $('back').addEventListener('click', () => openDialog(open.back.at(-1), open.list, { back: open.back.slice(0, -1) }));
   $('close').addEventListener('click', () => dialog.close());
   dialog.addEventListener('click', (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener('close', () => {
-    const gallery = $('gallery');
-    (gallery.querySelector(`[data-row="${open.row}"]`) || gallery.querySelector('button') || $('order')).focus();
+    const shown = document.querySelector('.tab.shown');
+    (shown.querySelector(`[data-row="${open.row}"]`) || shown.querySelector('.gallery button, button, a') || document.body).focus();
+    writeAddress();
   });
   document.addEventListener('keydown', dialogKey);
 }
@@ -188,8 +205,12 @@ function makeDialog() {
  */
 function dialogKey(event) {
   const at = event.target;
-  if (!dialog.open || event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!dialog.open || event.defaultPrevented || event.altKey) return;
   if (at.matches?.('input[type=text]')) return;
+  if (event.ctrlKey || event.metaKey) {
+    if (event.key === 'z') undo();
+    return;
+  }
   const across = { ArrowLeft: -1, ArrowRight: 1 }[event.key], down = { ArrowUp: -1, ArrowDown: 1 }[event.key];
   if (across && !at.matches?.('input[type=range]')) {
     event.preventDefault();
@@ -198,7 +219,81 @@ function dialogKey(event) {
     event.preventDefault();
     const radios = [...dialog.querySelectorAll('[name=mark]')];
     radios[radios.indexOf(at) + down]?.focus();
-  } else markByKey(event, open.row);
+  } else if (queueKey(event) || (!at.matches?.('select') && viewerKey(event.key))) event.preventDefault();
+  else markByKey(event, open.row);
+}
+
+// Doubtful labels one after the other, the most doubtful first.
+const isDone = (row) => marks.has(row);
+
+function drawSuggestion(row) {
+  const wanted = DATA.suggested[row];
+  $('suggestion').hidden = wanted === undefined;
+  if (wanted === undefined) return;
+  $('suggested').replaceChildren(`Its label is `, el('b', {}, labelText(DATA.actual[row])), '. Suggested: ', el('b', {}, labelText(wanted)),
+    `. ${DATA.reasons[row] ?? ''}`);
+  $('accept').replaceChildren(`Accept “${labelText(wanted)}” `, el('kbd', {}, 'Enter'));
+  $('undo').disabled = !past.length;
+}
+
+/** Go to the next image that has no answer yet; after the last one the queue is done. */
+function advance() {
+  const { list, row } = open, at = list.indexOf(row);
+  const next = [...list.slice(at + 1), ...list.slice(0, at)].find((one) => !isDone(one));
+  if (next === undefined) dialog.close();
+  else openDialog(next, list, { queue: true });
+}
+
+function accept() {
+  const wanted = DATA.suggested[open.row];
+  const text = DATA.multi ? wanted.map((label) => DATA.vocab[label]).join('|') || NONE : DATA.vocab[wanted];
+  mark(open.row, { mark: 'new label', new_label: text });
+  if (open.queue) advance();
+}
+
+function keepLabel() {
+  mark(open.row, { mark: '', new_label: '', kept: true });
+  if (open.queue) advance();
+}
+
+function undo() {
+  const last = past.pop();
+  if (!last) return;
+  const [row, entry] = last, { list, queue } = open;
+  put(row, entry);
+  openDialog(row, list.includes(row) ? list : [row], { queue });
+}
+
+/** The keys of a suggestion; true where it was one. Enter on a button is the button's own. */
+function queueKey(event) {
+  const at = event.target;
+  if (event.key === 'z') undo();
+  else if ($('suggestion').hidden) return false;
+  else if (event.key === 'k') keepLabel();
+  else if (event.key === 'Enter' && at.matches?.('select') && markOf(open.row).new_label) advance();
+  else if (event.key === 'Enter' && !at.matches?.('button')) accept();
+  else return false;
+  return true;
+}
+
+function drawQueue() {
+  const rows = DATA.suspects, done = rows.filter(isDone).length;
+  $('queue').replaceChildren(...rows.slice(0, 4 * PAGE).map((row) => {
+    const card = makeCard(row, () => openDialog(row, rows, { queue: true }));
+    card.firstChild.classList.toggle('done', isDone(row));
+    card.firstChild.append(el('span', { class: 'reason' }, `Suggested: ${labelText(DATA.suggested[row])}`));
+    return card;
+  }));
+  $('review').hidden = !rows.length;
+  $('review').textContent = done === rows.length ? 'Go through them again' : `Review ${count(rows.length - done)} doubtful labels`;
+  $('queue-progress').textContent = rows.length ? `${done} of ${rows.length} done` : 'No label is doubtful.';
+}
+
+function makeQueue() {
+  $('accept').addEventListener('click', accept);
+  $('keep').addEventListener('click', keepLabel);
+  $('undo').addEventListener('click', undo);
+  $('review').addEventListener('click', () => openDialog(DATA.suspects.find((row) => !isDone(row)) ?? DATA.suspects[0], DATA.suspects, { queue: true }));
 }
 
 function makeOverlay() {
@@ -216,10 +311,15 @@ function makeOverlay() {
 function start() {
   document.body.classList.add('live');
   makeFilters();
+  makeTools();
   makeDialog();
+  makeQueue();
   makeOverlay();
   makeControls();
+  makeLinks();
+  makeSaves();
   drawCount();
+  restore();
   $('download').addEventListener('click', download);
   window.addEventListener('beforeunload', (event) => { if (undelivered) event.preventDefault(); });
 }

@@ -19,6 +19,9 @@ const state = {
   cell: null, // [actual, predicted] of the matrix
   order: 'sure',
   pictured: false,
+  search: '', // part of a file name
+  cells: 'row', // row, column, count: what a cell's second line is
+  classes: 'given', // given, confused: their order in the matrix
   shown: PAGE,
 };
 
@@ -89,10 +92,11 @@ function passes(row) {
   if (state.part >= 0 && DATA.part[row] !== state.part) return false;
   if (state.label >= 0 && !(known(row) && has(DATA.actual[row], state.label))) return false;
   if (seen.sure[row] < state.low - 1e-9 || seen.sure[row] > state.high + 1e-9) return false;
+  if (state.search && !nameOf(row).toLowerCase().includes(state.search.toLowerCase())) return false;
   return Object.entries(state.columns).every(([name, code]) => DATA.columns[name][1][row] === code);
 }
 
-const suspects = new Set(DATA.suspects);
+const suspects = new Set(DATA.suspects); // the most doubtful first
 const inGroup = {
   all: () => true,
   wrong: isWrong,
@@ -159,7 +163,7 @@ function readStore() {
 }
 
 function keepMark(row, entry) {
-  if (entry.mark || entry.new_label || entry.note) marks.set(row, entry);
+  if (entry.mark || entry.new_label || entry.note || entry.kept) marks.set(row, entry);
   else marks.delete(row);
   undelivered = marks.size > 0;
   try {

@@ -1,0 +1,128 @@
+"""The five questions that a reader of results.json asks first, each answered pass, warn or fail in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from medclf.results.wording import FEW_IMAGES, is_metric, is_number, number, partition_name, percent
+
+State = Literal["pass", "warn", "fail"]
+LEAKING = 0.05  # share of leaking images from which on the score is not to be believed
+VERY_FEW = 5  # images of a class
+WIDE = 0.1, 0.25  # widths of the score's interval: warn, fail
+DOUBTFUL = 0.02, 0.1  # shares of doubtful labels
+GAPS = 0.05, 0.1  # average gaps between confidence and accuracy
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and its answer.
+
+    Args:
+        name: what was asked.
+        state: pass, warn or fail; what was not measured is no pass.
+        sentence: what was found.
+        link: the id of the page's part that says more.
+    """
+
+    name: str
+    state: State
+    sentence: str
+    link: str
+
+
+def checks(results: Mapping[str, Any]) -> list[Check]:
+    """Leaks, sample size, labels, shortcuts and calibration, in this order.
+
+    Example:
+        >>> found = checks({"n": 40, "partition": "valid", "leak_free": {"n": 40, "n_leaking": 4}})
+        >>> found[0].state, found[0].sentence
+        ('fail', '4 of 40 validation images (10.0 %) were also seen in training: as a near-duplicate or by patient.')
+        >>> [check.state for check in found[2:]]
+        ['warn', 'warn', 'warn']
+    """
+    return [one(results) for one in (_leaks, _size, _labels, _shortcuts, _calibration)]
+
+
+def _graded(value: float, limits: tuple[float, float]) -> State:
+    return "pass" if value <= limits[0] else "warn" if value <= limits[1] else "fail"
+
+
+def _leaks(results: Mapping[str, Any]) -> Check:
+    leak, audit = results.get("leak_free") or {}, results.get("audit")
+    partition = partition_name(results.get("partition")) or "reported"
+    if leak.get("n_leaking"):
+        n, total = leak["n_leaking"], leak["n"]
+        text = (
+            f"{number(n)} of {number(total)} {partition} images ({percent(n / total)}) were also seen in training: "
+            "as a near-duplicate or by patient."
+        )
+        return Check("Leaks", "fail" if n / total > LEAKING else "warn", text, "section-leak_free")
+    data = (results.get("data") or {}).get("split") or {}
+    if data.get("patients_on_both_sides"):
+        n = data["patients_on_both_sides"]
+        return Check("Leaks", "fail", f"{number(n)} patients are in both training and {partition} set.", "data-section")
+    if not audit:
+        return Check("Leaks", "warn", "Near-duplicates across the split were not looked for.", "data-section")
+    if not results.get("n_patients"):
+        text = "No near-duplicates across the split. Without patient IDs, a patient may be on both sides."
+        return Check("Leaks", "warn", text, "section-audit")
+    return Check("Leaks", "pass", f"No {partition} image was seen in training.", "section-audit")
+
+
+def _size(results: Mapping[str, Any]) -> Check:
+    classes = {label: row["n"] for label, row in (results.get("per_class") or {}).items() if is_number(row.get("n"))}
+    label = min(classes, key=lambda one: classes[one], default="")
+    few = classes.get(label, FEW_IMAGES)
+    score = next((results[key] for key in ("accuracy", "auroc") if is_metric(results.get(key))), {})
+    wide = score["high"] - score["low"] if is_number(score.get("low")) and is_number(score.get("high")) else 0.0
+    state = _graded(wide, WIDE)
+    state = "fail" if few < VERY_FEW else "warn" if few < FEW_IMAGES and state == "pass" else state
+    text = f"{number(results.get('n', 0))} images"
+    text += f", {number(few)} of the rarest class '{label}'" if label else ""
+    text += f"; the score's interval is {100 * wide:.0f} points wide" if wide else ""
+    return Check("Sample size", state, f"{text}.", "numbers-section")
+
+
+def _labels(results: Mapping[str, Any]) -> Check:
+    found = results.get("label_errors") or {}
+    if not found.get("n_judged"):
+        return Check("Labels", "warn", "The labels were not checked.", "labels")
+    n, total = found.get("n_doubtful", 0) + found.get("n_conflicts", 0), found["n_judged"]
+    left = f" {number(found['n_unjudged'])} were not judged." if found.get("n_unjudged") else ""
+    text = (
+        f"{number(n)} of {number(total)} labels are doubtful." if n else f"None of {number(total)} labels is doubtful."
+    )
+    return Check("Labels", _graded(n / total, DOUBTFUL), text + left, "labels")
+
+
+def _shortcuts(results: Mapping[str, Any]) -> Check:
+    tested, clues = results.get("shortcuts") or {}, (results.get("audit") or {}).get("clues")
+    sentences = [row["finding"] for row in tested.get("sentences") or []]
+    if sentences:
+        leans = [text for text in sentences if "no evidence" not in text and not text.startswith("No box")]
+        text = leans[0] if leans else "No evidence that predictions depend on boxes, text or borders."
+        return Check("Shortcuts", "fail" if leans else "pass", text, "section-shortcuts")
+    if clues is None:
+        return Check("Shortcuts", "warn", "Shortcuts were not looked for.", "section-audit")
+    if clues:
+        text = f"{len(clues)} things beside the content predict the class. Test the model: medclf shortcuts RUN."
+        text = text.replace("1 things beside the content predict", "Something beside the content predicts")
+        return Check("Shortcuts", "warn", text, "section-audit")
+    text = "Image size, format, borders and colour do not predict the class."
+    return Check("Shortcuts", "pass", text, "section-audit")
+
+
+def _calibration(results: Mapping[str, Any]) -> Check:
+    gaps = (results.get("calibration") or {}).get("ece") or {}
+    found = next((gaps[when] for when in ("after", "here") if is_metric(gaps.get(when))), None)
+    found = found or next((one for one in (gaps, results.get("ece")) if is_metric(one)), None)
+    if found is None or not is_number(found["value"]):
+        return Check(
+            "Calibration", "warn", "Whether probabilities mean what they say was not measured.", "numbers-section"
+        )
+    place = "section-calibration" if results.get("calibration") else "numbers-section"
+    text = f"Confidence and accuracy differ by {percent(found['value'])} on average."
+    return Check("Calibration", _graded(found["value"], GAPS), text, place)

@@ -1,0 +1,68 @@
+"""The five checks: what is measured and fine passes; what is not measured never does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from medclf.reporting.checks import Check, checks
+
+
+def metric(value: float, low: float, high: float) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "n": 500}
+
+
+FINE: dict[str, Any] = {
+    "partition": "valid",
+    "n": 500,
+    "n_patients": 200,
+    "accuracy": metric(0.95, 0.92, 0.97),
+    "per_class": {"polyp": {"n": 250}, "ulcer": {"n": 250}},
+    "audit": {"clues": [], "sentences": []},
+    "label_errors": {"n_judged": 900, "n_doubtful": 3, "n_conflicts": 1, "n_unjudged": 0},
+    "shortcuts": {"sentences": [{"finding": "No box, text or border was found that is the same across images."}]},
+    "calibration": {"ece": {"before": metric(0.2, 0.1, 0.3), "after": metric(0.03, 0.01, 0.05)}},
+}
+
+
+def by_name(results: dict[str, Any]) -> dict[str, Check]:
+    return {check.name: check for check in checks(results)}
+
+
+def test_all_is_well_only_where_all_was_measured() -> None:
+    assert [check.state for check in checks(FINE)] == ["pass"] * 5
+    assert [check.state for check in checks({"n": 500, "partition": "valid"})][2:] == ["warn"] * 3
+    assert by_name({"n": 500})["Leaks"].state == "warn"
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "state", "words"),
+    [
+        ({"leak_free": {"n": 500, "n_leaking": 10}}, "Leaks", "warn", "10 of 500 validation images (2.0 %)"),
+        ({"leak_free": {"n": 500, "n_leaking": 100}}, "Leaks", "fail", "100 of 500"),
+        ({"n_patients": None}, "Leaks", "warn", "Without patient IDs"),
+        ({"data": {"split": {"patients_on_both_sides": 7}}}, "Leaks", "fail", "7 patients"),
+        ({"accuracy": metric(0.9, 0.8, 0.95)}, "Sample size", "warn", "15 points wide"),
+        (
+            {"per_class": {"polyp": {"n": 490}, "ulcer": {"n": 4}}},
+            "Sample size",
+            "fail",
+            "4 of the rarest class 'ulcer'",
+        ),
+        (
+            {"label_errors": {"n_judged": 100, "n_doubtful": 8, "n_conflicts": 1}},
+            "Labels",
+            "warn",
+            "9 of 100 labels are",
+        ),
+        ({"label_errors": {"n_judged": 100, "n_doubtful": 20, "n_unjudged": 5}}, "Labels", "fail", "5 were not judged"),
+        ({"shortcuts": None, "audit": {"clues": [{}]}}, "Shortcuts", "warn", "medclf shortcuts RUN"),
+        ({"shortcuts": {"sentences": [{"finding": "Overlay 1 changes 40 %."}]}}, "Shortcuts", "fail", "40 %"),
+        ({"calibration": {"ece": metric(0.08, 0.05, 0.1)}}, "Calibration", "warn", "8.0 %"),
+        ({"calibration": {"ece": metric(0.2, 0.1, 0.3)}}, "Calibration", "fail", "20.0 %"),
+    ],
+)
+def test_what_is_amiss_is_said(change: dict[str, Any], name: str, state: str, words: str) -> None:
+    check = by_name(FINE | change)[name]
+    assert (check.state, words in check.sentence) == (state, True), check
