@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from medclf.auditing.audit import Audit
+from medclf.models.linear_probe import fit_linear, one_thread_if_small
 from medclf.results.predictions import Predictions
 
+_NEARBY = 10  # images that say what a similar one shows
+_SHARE = 0.95  # of the thresholds: with it 12 wrong labels of 250 come first, and where none is wrong few are named
+_MOST = 5000  # images that are judged by their features: the probe's second fit would take minutes
 
-def label_suspects(y: Any, probs: Any, *, multi_label: bool = False) -> tuple[np.ndarray, np.ndarray]:
+
+def label_suspects(
+    y: Any, probs: Any, *, multi_label: bool = False, share: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Find labels that a classifier confidently disagrees with, by confident learning.
 
     A class's threshold is the mean probability of that class over the images that carry its label. An image is counted
@@ -23,6 +32,7 @@ def label_suspects(y: Any, probs: Any, *, multi_label: bool = False) -> tuple[np
         y: (n,) classes, -1 where unknown; multi-label (n, n_labels) of 0 and 1, where each label is judged by itself.
         probs: (n, n_labels) in [0, 1], of images that the classifier was not trained on.
         multi_label: whether an image may have several labels.
+        share: of a class's threshold that is enough to reach it.
 
     Returns:
         (n,) bool, the suspects; and (n,) float in [-1, 1], the probability of the label less that of the likeliest
@@ -38,8 +48,8 @@ def label_suspects(y: Any, probs: Any, *, multi_label: bool = False) -> tuple[np
     """
     y, p = np.asarray(y), np.asarray(probs, float)
     if not multi_label:
-        return _suspects(y.astype(int), p)
-    each = [_suspects(y[:, k].astype(int), np.stack([1 - p[:, k], p[:, k]], 1)) for k in range(p.shape[1])]
+        return _suspects(y.astype(int), p, share)
+    each = [_suspects(y[:, k].astype(int), np.stack([1 - p[:, k], p[:, k]], 1), share) for k in range(p.shape[1])]
     suspect, margin = (np.stack(column, 1) for column in zip(*each, strict=True))
     return np.asarray(suspect.any(1)), np.asarray(margin.min(1))
 
@@ -67,6 +77,7 @@ def doubtful_labels(
     multi_label: bool = False,
     judges: Sequence[Any] | None = None,
     conflicts: Sequence[tuple[int, int]] = (),
+    share: float = 1.0,
 ) -> list[DoubtfulLabel]:
     """The labels that are probably wrong, the most doubtful first, each with what it should be instead.
 
@@ -75,6 +86,7 @@ def doubtful_labels(
         judges: (n,) what each image's probabilities come from: those of one classifier are judged among themselves.
         conflicts: pairs of near-duplicates with different labels. Of each pair the one is named whose label the
             classifier believes less.
+        share: of a class's threshold that is enough; see `label_suspects`.
 
     Example:
         >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.05, 0.95], [0.97, 0.03]])
@@ -90,7 +102,7 @@ def doubtful_labels(
     margins, found = np.full(len(y), np.nan), dict[int, DoubtfulLabel]()
     for kind in dict.fromkeys(kinds):
         rows = np.flatnonzero(kinds == kind)
-        suspect, margins[rows] = label_suspects(y[rows], p[rows], multi_label=multi_label)
+        suspect, margins[rows] = label_suspects(y[rows], p[rows], multi_label=multi_label, share=share)
         for row in map(int, rows[suspect]):
             found[row] = DoubtfulLabel(row, _suggested(y[row], p[row], multi_label), float(margins[row]))
     for pair in conflicts:
@@ -110,11 +122,11 @@ def _suggested(y: Any, p: np.ndarray, multi_label: bool) -> tuple[int, ...]:
     return tuple(int(k) for k in np.flatnonzero(np.where(np.abs(y - p) > 0.5, p > 0.5, y == 1)))
 
 
-def _suspects(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _suspects(y: np.ndarray, p: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     n, k = p.shape
     known = y >= 0
     thresholds = np.array([p[y == c, c].mean() if (y == c).any() else np.inf for c in range(k)])
-    reached = np.where(p >= thresholds, p, -1.0)
+    reached = np.where(p >= share * thresholds, p, -1.0)
     counted = np.where(reached.max(1) >= 0, reached.argmax(1), y)
     margin = np.full(n, np.nan)
     rows = np.flatnonzero(known)
@@ -124,35 +136,126 @@ def _suspects(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.logical_and(known, counted != y), margin
 
 
-def label_section(
-    predictions: Predictions, out_of_fold: Predictions | None, table: pd.DataFrame, audit: Audit | None
-) -> dict[str, Any]:
-    """How many labels are doubtful, of how many that could be judged, for results.json.
+def judge_labels(features: Any, y: Any, n_labels: int, groups: Any = None) -> np.ndarray:
+    """What the other images say that each image shows.
+
+    The mean of two: a linear probe by cross-validation, fitted once more without the images that it disagreed with, so
+    that wrong labels do not teach it; and the labels of the most similar images, of other patients.
+
+    Args:
+        features: (n, f) of a pretrained body that was not trained on these labels.
+        y: (n,) classes.
+        n_labels: how many there are.
+        groups: (n,) patients, or near-duplicates; their images do not judge each other.
+
+    Returns:
+        (n, n_labels) probabilities.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> y = np.repeat([0, 1], 30)
+        >>> x = rng.normal(size=(60, 4)) + 4 * y[:, None]
+        >>> wrong = np.where(np.arange(60) == 7, 1, y)
+        >>> probs = judge_labels(x, wrong, 2)
+        >>> int(probs[:, 1].argmin()) < 30, probs[7].argmax()
+        (True, np.int64(0))
+    """
+    x, y = np.asarray(features, np.float32), np.asarray(y, int)
+    with one_thread_if_small(x.size):
+        first = fit_linear(x, y, n_labels, groups).held_out
+        agreed = np.nan_to_num(first).argmax(1) == y
+        if min(np.bincount(y[agreed], minlength=n_labels)[np.unique(y)]) < 2:
+            agreed[:] = True
+        second = fit_linear(x[agreed], y[agreed], n_labels, None if groups is None else groups[agreed])
+    probs = softmax(x @ second.weight.T + second.bias, axis=1)
+    probs[agreed] = np.where(np.isnan(second.held_out), first[agreed], second.held_out)
+    return np.asarray(np.nan_to_num((probs + _shares_nearby(x, y, n_labels, agreed, groups)) / 2, nan=1 / n_labels))
+
+
+def _shares_nearby(x: np.ndarray, y: np.ndarray, n_labels: int, trusted: np.ndarray, groups: Any) -> np.ndarray:
+    """(n, n_labels) shares of the labels among the most similar trusted images, the more alike the more they weigh."""
+    z = x - x.mean(0)
+    z /= np.linalg.norm(z, axis=1, keepdims=True) + 1e-9
+    codes = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    others = np.flatnonzero(trusted)
+    shares = np.zeros((len(y), n_labels))
+    for row in range(len(y)):
+        alike = np.where(codes[others] == codes[row], -1.0, z[others] @ z[row])
+        nearest = np.argsort(-alike)[:_NEARBY]
+        np.add.at(shares[row], y[others[nearest]], np.clip(alike[nearest], 0, None) ** 3 + 1e-9)
+    return np.asarray(shares / shares.sum(1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class CheckedLabels:
+    """What is doubtful about the labels of a data set.
+
+    Args:
+        doubtful: path, label, suggested, margin and near_duplicate (a path, "" where the classifier alone disagrees),
+            the most doubtful first; several labels are joined by `|`.
+        section: counts and a sentence, for results.json.
+    """
+
+    doubtful: pd.DataFrame
+    section: dict[str, Any]
+
+
+def check_labels(
+    predictions: Predictions,
+    out_of_fold: Predictions | None,
+    table: pd.DataFrame,
+    audit: Audit | None,
+    features: Mapping[str, np.ndarray] | None = None,
+) -> CheckedLabels:
+    """Which labels are doubtful, of all that can be judged.
 
     Args:
         predictions: of images that the model was not trained on.
         out_of_fold: of the training images, each by a classifier that was fitted without it.
         table: the data's.
         audit: of the data, for near-duplicates with different labels.
+        features: of the images, by path, where the network was not tuned: then these judge; see `judge_labels`.
     """
     parts = [predictions] if out_of_fold is None else [predictions, out_of_fold]
     both = Predictions.concat(parts)
     known = (np.asarray(both.y).reshape(len(both), -1) >= 0).any(axis=1)
     both, judges = both.subset(known), np.repeat(np.arange(len(parts)), [len(part) for part in parts])[known]
-    place = {path: row for row, path in enumerate(both.table["path"])}
+    paths, probs, share = list(both.table["path"]), np.array(both.probs, float), 1.0
+    featured = np.array([path in (features or {}) for path in paths], bool)
+    if features and not both.multi_label and featured.all() and 0 < len(both) <= _MOST:
+        x = np.stack([features[path] for path in paths])
+        probs, share, judges = judge_labels(x, both.y, len(both.vocab), both.groups), _SHARE, np.zeros(len(both), int)
+    place = {path: row for row, path in enumerate(paths)}
     found = doubtful_labels(
-        both.y, both.probs, multi_label=both.multi_label, judges=list(judges), conflicts=_conflicts(audit, place)
+        both.y,
+        probs,
+        multi_label=both.multi_label,
+        judges=list(judges),
+        conflicts=_conflicts(audit, place),
+        share=share,
     )
-    n_conflicts = sum(one.conflict is not None for one in found)
-    labelled = (table["problem"] == "") & table["label"].notna()
-    n_unjudged = int((labelled & ~table["path"].isin(place)).sum())
+    labels, n_conflicts = both.labels, sum(one.conflict is not None for one in found)
+    rows = [
+        {
+            "path": paths[one.row],
+            "label": labels[one.row],
+            "suggested": "|".join(both.vocab[k] for k in one.suggested),
+            "margin": round(one.margin, 4),
+            "near_duplicate": "" if one.conflict is None else paths[one.conflict],
+        }
+        for one in found
+    ]
+    judgeable = (table["problem"] == "") & table["label"].notna()
     section = {
         "n_judged": len(both),
         "n_doubtful": len(found) - n_conflicts,
         "n_conflicts": n_conflicts,
-        "n_unjudged": n_unjudged,
+        "n_unjudged": int((judgeable & ~table["path"].isin(place)).sum()),
     }
-    return {"label_errors": {"sentence": _sentence(section, out_of_fold is not None), **section}}
+    columns = ["path", "label", "suggested", "margin", "near_duplicate"]
+    return CheckedLabels(
+        pd.DataFrame(rows, columns=columns), {"sentence": _sentence(section, out_of_fold is not None), **section}
+    )
 
 
 def _conflicts(audit: Audit | None, place: dict[str, int]) -> list[tuple[int, int]]:
@@ -166,11 +269,11 @@ def _conflicts(audit: Audit | None, place: dict[str, int]) -> list[tuple[int, in
 
 def _sentence(section: dict[str, int], probed: bool) -> str:
     n, total = section["n_doubtful"], section["n_judged"]
-    text = f"The model confidently disagrees with {n} of {total} labels."
+    text = f"{n or 'None'} of {total} labels {'is' if n < 2 else 'are'} doubtful."
     if section["n_conflicts"]:
         text += f" Pairs of near-duplicates with different labels: {section['n_conflicts']}."
     if probed:
-        text += " Training images were judged by the linear probe, each by a fit without it."
+        text += " Each image was judged by a linear probe that was fitted without it."
     if section["n_unjudged"]:
-        text += f" {section['n_unjudged']} labelled images were not judged: the model was trained on them."
+        text += f" {section['n_unjudged']} labelled images were not judged."
     return text

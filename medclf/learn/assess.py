@@ -23,7 +23,7 @@ from medclf.auditing.assess import (
 from medclf.auditing.audit import Audit, with_groups, with_partition
 from medclf.auditing.calibration_set import CalibrationSet
 from medclf.auditing.decisions import DecisionPolicy
-from medclf.auditing.label_errors import label_section
+from medclf.auditing.label_errors import CheckedLabels, check_labels
 from medclf.auditing.short_audit import short_audit
 from medclf.dataset.labels import objects
 from medclf.dataset.matching import left_out, match_labels
@@ -83,6 +83,7 @@ class Assessment:
         augmentation: a training image and what the augmentation makes of it, a JPEG data URI; "" without any.
         out_of_fold: the linear probe's predictions of the training images, each by a fold that was fitted without it;
             None where there are none.
+        labels: which are doubtful; None where the loaders have no table.
     """
 
     predictions: Predictions
@@ -94,6 +95,7 @@ class Assessment:
     saliency: dict[str, str]
     augmentation: str = ""
     out_of_fold: Predictions | None = None
+    labels: CheckedLabels | None = None
 
     @property
     def card(self) -> dict[str, str]:
@@ -180,12 +182,17 @@ def assess(
     known = {} if by_row is None or table is None else _known_features(table, by_row)
     predictions = Predictions.concat([reported, *held_out])
     probed = None if outputs.cross_validated or table is None else _out_of_fold(learn, table, predictions)
+    checked = None
     if table is not None:
-        results |= label_section(predictions, probed, table, found)
+        tuned = getattr(learn, "history", True)
+        checked = check_labels(predictions, probed, table, found, None if tuned else known)
+        results["label_errors"] = checked.section
     near = similar_training_images(learn, predictions.table["path"], known=known) if known else None
     results |= maps.described(outputs.saliency) | augmentation_picture.described(learn.dls)
     picture = augmentation_picture.augmentation_picture(learn.dls)
-    assessment = Assessment(predictions, results, calibration, found, table, near, outputs.saliency, picture, probed)
+    assessment = Assessment(
+        predictions, results, calibration, found, table, near, outputs.saliency, picture, probed, checked
+    )
     learn.last_assessment = (_state(learn), assessment)
     return assessment
 

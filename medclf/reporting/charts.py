@@ -245,3 +245,8 @@ def share_bar(share: float, css: str = "") -> Markup:
         '<rect class="track" width="100" height="6"/>'
         f'<rect class="fill {escape(css)}" width="{width}" height="6"/></svg>'
     )
+
+
+def heat(share: float, right: bool) -> str:
+    """The style sheet's class for a matrix cell: good or bad, in eleven steps of its share of the row."""
+    return f"{'good' if right else 'bad'}{round(min(max(share, 0.0), 1.0) * 10)}"

@@ -76,7 +76,7 @@ def _size(results: Mapping[str, Any]) -> Check:
     classes = {label: row["n"] for label, row in (results.get("per_class") or {}).items() if is_number(row.get("n"))}
     label = min(classes, key=lambda one: classes[one], default="")
     few = classes.get(label, FEW_IMAGES)
-    score = next((results[key] for key in ("accuracy", "auroc") if is_metric(results.get(key))), {})
+    score: Mapping[str, Any] = next((results[key] for key in ("accuracy", "auroc") if is_metric(results.get(key))), {})
     wide = score["high"] - score["low"] if is_number(score.get("low")) and is_number(score.get("high")) else 0.0
     state = _graded(wide, WIDE)
     state = "fail" if few < VERY_FEW else "warn" if few < FEW_IMAGES and state == "pass" else state

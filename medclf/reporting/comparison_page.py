@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from medclf.errors import ReadError
 from medclf.metrics.table import overall_metrics
-from medclf.reporting.charts import Chart, ticks
+from medclf.reporting.charts import Chart, heat, ticks
 from medclf.reporting.plain_page import Exhibit, Section, Shot, write_page
 from medclf.reporting.tables import Block, Cell
 from medclf.reporting.thumbnails import data_uri, encode
@@ -20,6 +20,7 @@ from medclf.results.names import Names
 from medclf.results.wording import is_number, number, percent
 
 SHOWN = 12  # images of each kind
+_MOST_CLASSES = 30  # whose matrices are shown
 _SIDE = 256
 _WIDTH, _LEFT, _RIGHT, _ROW = 620, 190, 20, 28
 
@@ -55,13 +56,20 @@ def render_comparison(
     sections = [
         Section("Overall", [_chart(found), _overall(found), *_mcnemar(found)]),
         Section(
+            "Confusion matrices",
+            _matrices(found, rows),
+            note="Rows are the actual classes, columns the predicted ones. The third matrix is the second "
+            "less the first: blue cells are better, orange ones worse.",
+        ),
+        Section(
             "By class",
             [_by_class(found)],
-            note="Sensitivity and specificity of each label; McNemar's test on the "
-            "images that have it. With 20 classes expect one significant difference by chance.",
+            note="Sensitivity and specificity of each class. The p value is of McNemar's test on the images of the "
+            "class. With 20 classes expect one significant difference by chance.",
         ),
         Section(f"Only {a} is correct", exhibits=_alone(rows, "a", "b", read, names)),
         Section(f"Only {b} is correct", exhibits=_alone(rows, "b", "a", read, names)),
+        Section("Both wrong, each in its own way", exhibits=_both_wrong(rows, found["names"], read, names)),
     ]
     return write_page(path, title or f"{a} against {b}", found["sentence"], sections, _cautions(found))
 
@@ -141,6 +149,58 @@ def _by_class(found: Mapping[str, Any]) -> Block:
         rows.append([str(label), *numbers])
     heads = ["class", "n", f"sensitivity, {a}", f"sensitivity, {b}", "difference", "p", "specificity, difference"]
     return _table(heads, rows)
+
+
+def _matrices(found: Mapping[str, Any], rows: pd.DataFrame) -> list[Block]:
+    """The confusion matrix of each run, and the second less the first; none where an image may have several labels."""
+    vocab = [str(label) for label in found["per_class"]]
+    place = {label: k for k, label in enumerate(vocab)}
+    known = rows[rows["label"].isin(place) & rows["pred_a"].isin(place) & rows["pred_b"].isin(place)]
+    if len(known) < len(rows) or not len(rows) or not 1 < len(vocab) <= _MOST_CLASSES:
+        return []
+    counts = []
+    for side in ("pred_a", "pred_b"):
+        matrix = np.zeros((len(vocab), len(vocab)), int)
+        np.add.at(matrix, (known["label"].map(place).to_numpy(), known[side].map(place).to_numpy()), 1)
+        counts.append(matrix)
+    totals = counts[0].sum(1, keepdims=True).clip(1)
+    change = counts[1] - counts[0]
+    better = np.where(np.eye(len(vocab), dtype=bool), change > 0, change < 0)
+    a, b = found["names"]
+    right = np.eye(len(vocab), dtype=bool)
+    return [
+        Block(
+            "matrices",
+            items=[
+                _matrix(a, vocab, counts[0], right, totals),
+                _matrix(b, vocab, counts[1], right, totals),
+                _matrix(f"{b} less {a}", vocab, change, better, totals, "+d"),
+            ],
+        )
+    ]
+
+
+def _matrix(
+    title: str, vocab: Sequence[str], matrix: np.ndarray, good: np.ndarray, totals: np.ndarray, form: str = "d"
+) -> dict[str, Any]:
+    """A matrix for the template: each cell's text and its colour, by its share of the row."""
+    rows = []
+    for i, label in enumerate(vocab):
+        cells = [(int(n), bool(ok)) for n, ok in zip(matrix[i], good[i], strict=True)]
+        written = [(f"{n:{form}}", heat(abs(n) / totals[i, 0], ok)) if n else ("0", "zero") for n, ok in cells]
+        rows.append((label, written))
+    return {"title": title, "columns": vocab, "rows": rows}
+
+
+def _both_wrong(rows: pd.DataFrame, runs: Sequence[str], read: Any, names: Names) -> Sequence[Exhibit]:
+    """Images that both have wrong, but not alike."""
+    differ = (rows["pred_a"] != rows["pred_b"]) & (rows["pred_a"] != rows["label"]) & (rows["pred_b"] != rows["label"])
+    exhibits = []
+    for row in rows[differ].head(SHOWN).to_dict("records"):
+        lines = [f"actual {row['label'] or 'none'}"]
+        lines += [f"✕ {run}: {row[side] or 'none'}" for run, side in zip(runs, ("pred_a", "pred_b"), strict=True)]
+        exhibits.append(Exhibit(names.of_path(str(row["path"])), _shots(row, read), lines))
+    return exhibits
 
 
 def _chart(found: Mapping[str, Any]) -> Block:

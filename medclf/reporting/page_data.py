@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 
 from medclf.auditing.label_errors import DoubtfulLabel, doubtful_labels
-from medclf.reporting.cases import DELIMITER, Cases
+from medclf.reporting.cases import DELIMITER, Cases, split_labels
 from medclf.reporting.thumbnails import Album
 from medclf.results.names import Names
 from medclf.results.wording import is_metric
@@ -77,8 +78,23 @@ def reported(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def doubtful(cases: Cases, names: Names) -> list[DoubtfulLabel]:
-    """The labels of the rows that are probably wrong; see `doubtful_labels`."""
+def doubtful(cases: Cases, names: Names, found: pd.DataFrame | None = None) -> list[DoubtfulLabel]:
+    """The labels of the rows that are probably wrong, the most doubtful first.
+
+    Args:
+        cases: the rows.
+        names: of the rows.
+        found: path, suggested and near_duplicate, as `check_labels` finds them; judged by the probabilities where None.
+    """
+    if found is not None:
+        code, place = {label: k for k, label in enumerate(cases.vocab)}, names.place
+        columns = zip(found["path"], found["suggested"], found["near_duplicate"], strict=True)
+        named = [(path, split_labels(text) if cases.multi_label else [text], other) for path, text, other in columns]
+        return [
+            DoubtfulLabel(place[path], tuple(code[label] for label in labels), 0.0, place.get(other))
+            for path, labels, other in named
+            if path in place and all(label in code for label in labels)
+        ]
     rows = np.flatnonzero(cases.known)
     place = {int(row): index for index, row in enumerate(rows)}
     pairs = {
@@ -183,9 +199,10 @@ def link(cases: Cases, names: Names, extra: Sequence[str] = ()) -> Links:
 
     found: dict[str, dict[int, list[int]]] = {"neighbours": {}, "twins": {}}
     for row in map(int, np.argsort(~cases.wrong, kind="stable")):
-        for key, rows in cases.links.items():
-            if row in rows:
-                found[key][row] = [number_of(path) for path in rows[row]]
+        for key, linked in found.items():
+            paths = cases.links.get(key, {}).get(row)
+            if paths:
+                linked[row] = [number_of(path) for path in paths]
     return Links(found["neighbours"], found["twins"], list(outside))
 
 

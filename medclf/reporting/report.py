@@ -48,6 +48,7 @@ def render(
     hide_names: bool = False,
     assets: str | Path | None = None,
     about: Mapping[str, str] | None = None,
+    label_errors: pd.DataFrame | None = None,
     title: str | None = None,
     progress: bool = False,
 ) -> Path:
@@ -68,6 +69,7 @@ def render(
         max_megabytes: the size that pictures must not make the page exceed.
         hide_names: call images by their row ("row 1" is the first) and show no file name or folder.
         assets: a folder for the pictures, beside the page; then all are kept, whatever their number.
+        label_errors: the doubtful labels, as `check_labels` finds them; found by the rows' probabilities where None.
         about: what the page is of, below its title: {"Data set": ..., "Model": ..., "Date": ...}.
         title: of the page.
         progress: show a bar while images are read.
@@ -97,7 +99,7 @@ def render(
     names = Names(cases.paths, hide_names)
     shown = finite(names.scrub(dict(facts)))
     links = link(cases, names, _paths_in(facts.get("audit") or {}))
-    suspects = doubtful(cases, names)
+    suspects = doubtful(cases, names, label_errors)
     data = page_data(facts, cases, names, partition) | links.as_data(names, labels or {})
     data |= label_data(cases, names, suspects)
     album, order = Album(), list(range(len(cases)))
@@ -152,6 +154,7 @@ class Reported:
         read: a row -> its pixels; None where the images are gone.
         augmentation: a picture of what the augmentation does, a data URI; "" without one.
         about: data set, model, date and version, for the head of the page.
+        label_errors: the doubtful labels; None where they were not looked for.
     """
 
     results: dict[str, Any]
@@ -160,6 +163,7 @@ class Reported:
     read: Reader | None
     augmentation: str = ""
     about: Mapping[str, str] = field(default_factory=dict)
+    label_errors: pd.DataFrame | None = None
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -192,7 +196,7 @@ class Reported:
         day = str(record.get("finished") or record.get("started") or "")[:10]
         about = _about(run.results, Path(record.get("root") or "").name, day)
         pictured = maps.with_maps(rows, maps.load_maps(run.path))
-        return cls(run.results, pictured, labels, run.reader(show_burned_in), run.augmentation, about)
+        return cls(run.results, pictured, labels, run.reader(show_burned_in), run.augmentation, about, run.label_errors)
 
     @classmethod
     def of_interpretation(cls, interp: Any, show_burned_in: bool = False) -> Reported:
@@ -219,9 +223,10 @@ class Reported:
         links = {} if near is None else near.groupby("path", sort=False)["neighbour"].agg(list).to_dict()
         findings = None if assessment.audit is None else assessment.audit.findings
         rows = _linked(maps.with_maps(rows, pictures), links, findings)
+        errors = None if assessment.labels is None else assessment.labels.doubtful
         folder = getattr(getattr(learn, "dls", None), "path", "")
         about = _about(results, Path(str(folder)).name, date.today().isoformat())
-        return cls(dict(results), rows, labels, interp.reader(show_burned_in), assessment.augmentation, about)
+        return cls(dict(results), rows, labels, interp.reader(show_burned_in), assessment.augmentation, about, errors)
 
 
 def _about(results: Mapping[str, Any], data_set: str, day: str) -> dict[str, str]:
@@ -334,6 +339,7 @@ def report(
         hide_names=hidden,
         assets=assets,
         about=reported.about,
+        label_errors=reported.label_errors,
         title=title,
         progress=progress,
     )

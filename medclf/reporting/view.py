@@ -12,6 +12,7 @@ from medclf.errors import DataError
 from medclf.metrics.table import class_metrics
 from medclf.reporting.cases import Cases, by_label
 from medclf.reporting.charts import (
+    heat,
     interval_bar,
     roc_chart,
     share_bar,
@@ -112,11 +113,6 @@ def check_facts(facts: Mapping[str, Any]) -> None:
     for key in ("vocab", "task"):
         if not facts.get(key):
             raise DataError(f"the facts have no {key!r}", "give the results.json of a run, or interp.facts()")
-
-
-def heat(share: float, right: bool) -> str:
-    """The style sheet's class for a matrix cell: good or bad, in eleven steps of its share of the row."""
-    return f"{'good' if right else 'bad'}{round(min(max(share, 0.0), 1.0) * 10)}"
 
 
 def matrix_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from medclf.results.schema import RECORD, read_record, read_results
 RESULTS, PREDICTIONS, TABLE = "results.json", "predictions.csv", "table.csv"
 NEIGHBOURS, AUDIT, SALIENCY = "neighbours.csv", "audit.csv", "saliency.json"
 AUGMENTATION = "augmentation.jpg"
-OUT_OF_FOLD = "out_of_fold.csv"
+OUT_OF_FOLD, LABEL_ERRORS = "out_of_fold.csv", "label_errors.csv"
 PAGE, EVALUATIONS = "report.html", "evaluations"
 _JPEG = "data:image/jpeg;base64,"
 _FOLDER = "give the folder that a training or an evaluation made"
@@ -125,6 +125,12 @@ class RunFolder(os.PathLike[str]):
         """All images that something predicted which had not seen them, in the order of the page's rows."""
         parts = [part for part in (self.predictions, self.out_of_fold) if part is not None]
         return Predictions.concat(parts) if len(parts) > 1 else parts[0]
+
+    @cached_property
+    def label_errors(self) -> pd.DataFrame | None:
+        """The doubtful labels (path, label, suggested, margin, near_duplicate), the most doubtful first; else None."""
+        columns = ["path", "label", "suggested", "margin", "near_duplicate"]
+        return read_rows(self / LABEL_ERRORS, columns) if (self / LABEL_ERRORS).is_file() else None
 
     @cached_property
     def table(self) -> pd.DataFrame:

@@ -38,7 +38,7 @@ from medclf.reporting.report import report
 from medclf.reporting.view import withheld_note
 from medclf.results.predictions import Predictions
 from medclf.results.results import versions
-from medclf.results.run_folder import AUDIT, EVALUATIONS, NEIGHBOURS, OUT_OF_FOLD
+from medclf.results.run_folder import AUDIT, EVALUATIONS, LABEL_ERRORS, NEIGHBOURS, OUT_OF_FOLD
 from medclf.results.schema import RECORD_FORMAT
 from medclf.results.subgroups import check_columns
 from medclf.results.wording import percent
@@ -170,6 +170,8 @@ def _write(
         assessment.audit.save_findings(run / AUDIT)
     if assessment.out_of_fold is not None:
         assessment.out_of_fold.save(run / OUT_OF_FOLD)
+    if assessment.labels is not None:
+        save_rows(run / LABEL_ERRORS, assessment.labels.doubtful)
     results = assessment.results | ({"corrections": corrected} if corrected else {})
     if (run / PLAN).is_file():
         plan = read_plan(run / PLAN)

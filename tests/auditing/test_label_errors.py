@@ -1,8 +1,10 @@
 """Label suspects: by hand, on planted mistakes, and against cleanlab."""
 
 import numpy as np
+import pandas as pd
 
-from medclf.auditing.label_errors import label_suspects
+from medclf.auditing.label_errors import check_labels, doubtful_labels, judge_labels, label_suspects
+from medclf.results.predictions import Predictions
 
 
 def test_by_hand():
@@ -60,3 +62,53 @@ def test_agrees_with_cleanlab():
     # It takes the likeliest class of all where several thresholds are reached, the paper the likeliest of those.
     assert (suspect == find_label_issues(given, probs, filter_by="confident_learning")).mean() > 0.99
     assert np.allclose((margin + 1) / 2, get_normalized_margin_for_each_label(given, probs))
+
+
+def features_of(true, seed=0, spread=3.0):
+    """Features in which the classes are clouds."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(len(true), 24)) + spread * np.eye(24)[true]
+
+
+def test_wrong_labels_do_not_teach_their_judge():
+    given, true, _ = drawn(n=250, flipped=12, seed=3)
+    probs = judge_labels(features_of(true), given, 4)
+    assert np.allclose(probs.sum(1), 1)
+    found = doubtful_labels(given, probs, share=0.95)
+    assert len({one.row for one in found[:20]} & set(range(12))) >= 9
+    assert found[0].suggested == (true[found[0].row],)
+    assert len(doubtful_labels(true, judge_labels(features_of(true), true, 4), share=0.95)) <= 3
+
+
+def test_images_of_one_group_do_not_vouch_for_each_other():
+    true = np.repeat(np.arange(3), 20)
+    x = np.repeat(features_of(true[::2]), 2, axis=0)  # each image twice
+    given = true.copy()
+    given[:2] = 2
+    groups = np.repeat(np.arange(30), 2)
+    assert {one.row for one in doubtful_labels(given, judge_labels(x, given, 3, groups))} >= {0, 1}
+
+
+def test_of_near_duplicates_with_different_labels_the_less_believed_comes_first():
+    probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.95, 0.05]])
+    first, *_ = doubtful_labels([0, 1, 1, 0], probs, conflicts=[(0, 1)])
+    assert (first.row, first.suggested, first.conflict) == (1, (0,), 0)
+
+
+def test_each_judge_is_judged_by_its_own_thresholds():
+    y = np.array([0, 0, 0, 1, 1, 1] * 2)
+    sure, unsure = np.array([0.9] * 5 + [0.1]), np.array([0.6] * 5 + [0.4])
+    own = np.concatenate([sure, unsure])
+    probs = np.where(np.arange(2) == y[:, None], own[:, None], 1 - own[:, None])
+    assert [one.row for one in doubtful_labels(y, probs, judges=[0] * 6 + [1] * 6)] == [5, 11]
+    assert [one.row for one in doubtful_labels(y, probs)] == [5]
+
+
+def test_what_could_not_be_judged_is_counted():
+    vocab, y = ["a", "b"], np.array([0, 1, 1])
+    table = pd.DataFrame({"path": ["1", "2", "3", "4", "5"], "label": ["a", "b", "b", "a", None], "problem": ""})
+    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.97, 0.03]])
+    found = check_labels(Predictions(vocab, False, y, probs, np.zeros(3), table.iloc[:3]), None, table, None)
+    assert found.doubtful[["path", "label", "suggested"]].to_numpy().tolist() == [["3", "b", "a"]]
+    assert (found.section["n_judged"], found.section["n_doubtful"], found.section["n_unjudged"]) == (3, 1, 1)
+    assert "1 labelled images were not judged" in found.section["sentence"]

@@ -119,6 +119,8 @@ def test_marks_survive_a_reload(opened: Any) -> None:
     page.keyboard.press("2")
     page.on("dialog", lambda dialog: dialog.accept())
     page.reload()
+    assert page.inner_text("#dialog-title") == name  # the address names the image that was open
+    page.click("#close")
     page.click("[data-group=marked]")
     opened.settle()
     assert opened.names() == [name]

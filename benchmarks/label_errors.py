@@ -1,0 +1,77 @@
+"""How many planted label errors a default run's page names first, and how many labels it doubts where none was planted.
+
+Each draw takes 250 images of the folder, gives 12 of them another label, trains with the default split, and reads the
+doubtful labels of the page in their order; then the same with the labels as they are.
+
+    python benchmarks/label_errors.py --data ../shared/data/hyperkvasir-lower-gi --modality endoscopy
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from side_by_side import print_table
+
+from medclf.dataset.scan import scan
+from medclf.run.train import train
+
+SHOWN = 20  # doubtful labels that a reader looks at first
+
+
+def draw(table: pd.DataFrame, n: int, n_wrong: int, seed: int) -> tuple[pd.DataFrame, set[str]]:
+    """Some images, and the paths of those that got another label."""
+    rng = np.random.default_rng(seed)
+    some = table.iloc[rng.choice(len(table), min(n, len(table)), replace=False)][["path", "label"]].copy()
+    vocab = sorted(some["label"].unique())
+    wrong = rng.choice(len(some), n_wrong, replace=False)
+    for row in wrong:
+        others = [label for label in vocab if label != some["label"].iloc[row]]
+        some.iloc[row, 1] = others[rng.integers(len(others))]
+    return some, set(some["path"].iloc[wrong])
+
+
+def doubtful(some: pd.DataFrame, root: Path, options: argparse.Namespace) -> list[str]:
+    """The paths of the page's doubtful labels, in its order."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "labels.csv"
+        some.assign(path=[str(root / path) for path in some["path"]]).to_csv(file, index=False)
+        modality = {"modality": options.modality} if options.modality else {}
+        run = train(file, print, out=f"{folder}/RUN", arch=options.arch, epochs=options.epochs, saliency=0, **modality)
+        page = (run / "report.html").read_text(encoding="utf-8")
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    return [data["names"][row] for row in data["suspects"]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="folder of images, a folder a class")
+    parser.add_argument("--modality")
+    parser.add_argument("--arch", default="efficientnet_lite0")
+    parser.add_argument("--epochs", type=int, default=0)
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--images", type=int, default=250)
+    parser.add_argument("--wrong", type=int, default=12)
+    options = parser.parse_args()
+    table = scan(options.data, check_pixels=False, progress=False)
+    table = table[(table["problem"] == "") & table["label"].notna()]
+    root, rows = Path(options.data).resolve(), []
+    for seed in range(options.draws):
+        some, wrong = draw(table, options.images, options.wrong, seed)
+        named = doubtful(some, root, options)[:SHOWN]
+        found = sum(any(path.endswith(name) or name.endswith(path) for name in named) for path in wrong)
+        rows.append([seed, found, len(doubtful(draw(table, options.images, 0, seed)[0], root, options))])
+    print(
+        f"\n{Path(options.data).name}: {options.wrong} labels of {options.images} made wrong, {options.draws} draws\n"
+    )
+    middle = ["median", *(statistics.median(column) for column in list(zip(*rows, strict=True))[1:])]
+    print_table(["draw", f"found among the first {SHOWN}", "doubted where none is wrong"], [*rows, middle])
+
+
+if __name__ == "__main__":
+    main()
