@@ -63,6 +63,7 @@ def test_a_run_ends_in_eight_lines_with_the_score_to_believe_first(tmp_path, cap
     facts["test"] = summarize(predictions(14, "test", vocab), partition="test", n_boot=2)
     left = {"n": 8, "accuracy": {"value": 0.75, "low": 0.4, "high": 0.9, "n": 8}}
     facts["leak_free"] = {
+        "sentence": "2 leak.",
         "n": 10,
         "n_leaking": 2,
         "numbers": {"all": {"n": 10, "accuracy": facts["accuracy"]}, "left": left},

@@ -189,20 +189,21 @@ function drawGallery() {
 
 let queued = 0;
 
+function draw() {
+  queued = 0;
+  readRows();
+  current = look();
+  drawMatrix();
+  drawNumbers();
+  drawGallery();
+  drawQueue();
+  writeAddress();
+}
+
 /** Draw again after a change of the state, once a frame. */
 function update({ keepLength = false } = {}) {
   if (!keepLength) state.shown = PAGE;
-  if (queued) return;
-  queued = requestAnimationFrame(() => {
-    queued = 0;
-    readRows();
-    current = look();
-    drawMatrix();
-    drawNumbers();
-    drawGallery();
-    drawQueue();
-    writeAddress();
-  });
+  queued ||= requestAnimationFrame(draw);
 }
 
 function option(value, text, chosen) {

@@ -59,7 +59,9 @@ function writeAddress() {
 function restore() {
   const text = location.hash.slice(1);
   if (!text.includes('=')) {
-    if (!text || !reveal(decodeURIComponent(text))) showTab('overview');
+    const id = decodeURIComponent(text);
+    if (!reveal(id) && !$(id)) showTab('overview'); // an anchor outside the parts, such as the skip link's, leaves them
+    draw();
     return;
   }
   const params = new URLSearchParams(text), get = (name) => params.get(name) ?? '';
@@ -83,9 +85,7 @@ function restore() {
   if (orders[get('order')]) state.order = get('order');
   showControls();
   showTab(tabs.some((one) => one.id === get('tab')) ? get('tab') : 'overview');
-  readRows();
-  current = look();
-  update();
+  draw();
   const row = DATA.hidden ? Number(get('image')) - 1 : DATA.names.indexOf(get('image'));
   if (get('image') && row >= 0 && row < DATA.n) openDialog(row, current.list.includes(row) ? current.list : [row]);
 }
@@ -108,6 +108,7 @@ async function copy(button, text) {
 }
 
 function makeLinks() {
+  showTab(tab);
   for (const part of document.querySelectorAll('.part')) part.open = part === part.parentElement.querySelector('.part');
   addEventListener('hashchange', restore);
   $('copy-link').addEventListener('click', (event) => {
