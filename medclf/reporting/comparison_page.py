@@ -21,6 +21,10 @@ from medclf.results.wording import is_number, number, percent
 
 SHOWN = 12  # images of each kind
 _MOST_CLASSES = 30  # whose matrices are shown
+_MATRICES = (
+    "Rows are the actual classes, columns the predicted ones. The third matrix is the second less the first: blue "
+    "cells are better, orange ones worse."
+)
 _SIDE = 256
 _WIDTH, _LEFT, _RIGHT, _ROW = 620, 190, 20, 28
 
@@ -53,14 +57,10 @@ def render_comparison(
     """
     a, b = found["names"]
     names = Names([str(p) for p in rows["path"]], hide_names)
+    matrices = _matrices(found, rows)
     sections = [
         Section("Overall", [_chart(found), _overall(found), *_mcnemar(found)]),
-        Section(
-            "Confusion matrices",
-            _matrices(found, rows),
-            note="Rows are the actual classes, columns the predicted ones. The third matrix is the second "
-            "less the first: blue cells are better, orange ones worse.",
-        ),
+        *([Section("Confusion matrices", matrices, note=_MATRICES)] if matrices else []),
         Section(
             "By class",
             [_by_class(found)],

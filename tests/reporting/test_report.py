@@ -353,6 +353,7 @@ def test_an_interpretation_gives_page_and_results(made_up: Any, tmp_path: Path, 
     looked = {made_up.rows["path"].iloc[1]: png_uri(np.zeros((2, 2, 4), np.uint8))}
     known = SimpleNamespace(predictions=table, results=made_up.facts, saliency=looked)
     known.table = known.neighbours = known.audit = known.out_of_fold = known.labels = None
+    known.augmentation = ""
     monkeypatch.setattr("medclf.reporting.report.assessment_of", lambda learn, valid: known)
     interp = SimpleNamespace(learn=None, predictions=table, partition="valid", reader=lambda show: made_up.read)
     made = report(interp, tmp_path / "report.html", progress=False)

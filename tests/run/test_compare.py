@@ -52,7 +52,8 @@ def test_the_page_says_what_compare_says(runs, tmp_path):
     d = found.as_dict()["accuracy"]
     assert f"{100 * d['value']:+.1f} points ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})" in text
     assert text.count("data:image/jpeg") == 11  # each image that one alone has right
-    assert '<h2 id="heading-3">Only old is correct</h2>' in text
+    assert '<h2 id="heading-4">Only old is correct</h2>' in text
+    assert text.count('<table class="matrix') == 3  # of each run, and their difference
     assert re.search(r"predicted as .{1,40}probability of polyp: 90.0 % against 10.0 %", text, re.S)
 
 
