@@ -1,10 +1,10 @@
-"""The short audit of a training beside the whole one: what it finds of the twins there are, and what it costs.
+"""The short audit of a training beside the whole one: which near-duplicates it finds, and what it costs.
 
     python benchmarks/short_audit.py [--arch efficientnet_lite0]
 
 On the real sets, random split. The features and the store are those that a training makes anyway, so their time is not
-counted. Found: of the images that the whole audit gives a twin, the share that the short one gives one too; and the
-same of the valid images with a twin in train.
+counted. Found: of the images that the whole audit gives a near-duplicate, the share that the short one gives one too;
+and the same of the validation images with one in the training set.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="efficientnet_lite0")
     arch = parser.parse_args().arch
-    heads = ["set", "images", "with a twin", "only in the short", "valid, twin in train", "whole, s", "short, s"]
+    heads = ["set", "images", "with a near-duplicate", "only in the short"]
+    heads += ["validation, near-duplicate in train", "whole, s", "short, s"]
     print_table(heads, [row(name, shared_data(), arch) for name in SETS])
 
 

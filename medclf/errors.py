@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -173,7 +174,7 @@ def argument(name: str, value: Any = ...) -> str:
     quoted = f'"{value}"' if isinstance(value, str) else str(value)
     if isinstance(value, bool):
         return by_road(f"{name}={quoted}", _option(name) if value else f"--no-{_option(name)[2:]}")
-    return by_road(f"{name}={quoted}", f"{_option(name)} {'none' if value is None else value}")
+    return by_road(f"{name}={quoted}", f"{_option(name)} {'none' if value is None else shlex.quote(str(value))}")
 
 
 def _option(name: str) -> str:

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shlex
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from medclf.config import TrainConfig
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, MedclfError, argument, by_road, did_you_mean, in_shell
 from medclf.options import options
+from medclf.parallel import map_ahead
 
 PACKAGE = Path(__file__).parents[1] / "medclf"
 SHELL_ALONE, SENDERS, PYTHON_ALONE = "cli/", "serving/", ("metrics/", "learn/preprocessing.py")
@@ -69,3 +72,16 @@ def test_no_message_speaks_of_one_road_alone():
     found = [(where, text) for where, text in messages() if spoken.search(text)]
     assert not found
     assert spoken.search("give --label-col") and spoken.search("with split='random'")
+
+
+@pytest.mark.parametrize("value", ["|", "No Finding", "a;b", "$x", "it's"])
+def test_what_a_shell_would_take_otherwise_is_quoted(value):
+    with in_shell():
+        assert shlex.split(argument("label_delim", value)) == ["--label-delim", value]
+
+
+def test_threads_of_another_road_are_not_changed():
+    """The road is a thread's own, and goes with the work that it gives to others."""
+    with in_shell(), ThreadPoolExecutor(1) as other:
+        assert other.submit(argument, "path_col").result() == "path_col"
+        assert list(map_ahead(argument, ["path_col"] * 3)) == ["--path-col"] * 3

@@ -17,7 +17,7 @@ from medclf.auditing.near_duplicates.search import SIMILAR, find_twins
 from medclf.dataset.groups import Link, cluster, equal_images, with_clusters
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.scan import count_labels, scan
-from medclf.errors import DataError
+from medclf.errors import DataError, argument
 from medclf.escaping import for_csv
 from medclf.files import replacing, write_json
 from medclf.results.wording import partition_name
@@ -376,7 +376,7 @@ def _sentences(
             least = "At least " if partial else ""
             yield (
                 f"{least}{n} of {total} {partition_name(part)} images ({n / total:.0%}) have a near-duplicate in the "
-                "training set. Scores on them measure memory, not skill. Retrain with a grouped split."
+                f"training set. Scores on them measure memory, not skill. {_remedy(part)}"
             )
         else:
             yield f"No near-duplicate of a training image was found among the {partition_name(part)} images."
@@ -399,6 +399,13 @@ def _sentences(
         yield f"The classes are imbalanced: {many} images of '{common}', {few} of '{rare}'. Accuracy alone says little."
     if note and not partial:
         yield note
+
+
+def _remedy(part: str) -> str:
+    """What to do about copies on both sides: no split moves the images of the data's own test set."""
+    if part == "test":
+        return "Leave them out of the test set, or out of training."
+    return f"Retrain with {argument('split', 'grouped')}."
 
 
 def _counted(kind: str, n: int) -> str:

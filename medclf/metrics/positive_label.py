@@ -8,15 +8,18 @@ from typing import NamedTuple
 
 _WELL = set(
     "normal healthy negative neg no non not none nil absent without control controls clean clear unremarkable wnl "
-    "unaffected uninfected uninvolved undiseased noninfected false blank empty 0".split()
+    "unaffected uninfected uninvolved undiseased noninfected false blank empty 0 "
+    "physiologic physiological intact good wt wild hc cn nc td gesund sain sano normale".split()
 )
-_HARMLESS = set("benign nevus nevi naevus naevi nv noncancerous nonmalignant".split())
+_SOUND = set("healthy stable typical symmetric symmetrical complete adequate sufficient even".split())
+_WELL |= _SOUND
+_HARMLESS = set("benign nevus nevi naevus naevi nv noncancerous nonmalignant seborrheic seborrhoeic".split())
 _REST = set(
     "background other others rest remaining remainder else miscellaneous misc various unspecified unknown".split()
 )
 _AFTER_NO = (
-    "abnormalit anomal cancer cardiomegal disease effusion fibros find fractur hemorrhag haemorrhag infect lesion "
-    "malignan mass mets metasta nodul opacit patholog pneumo polyp tb tuberculos tumor tumour ulcer"
+    "abnormalit anomal cancer cardiomegal dement disease effusion fibros find fractur hemorrhag haemorrhag infect "
+    "lesion malignan mass mets metasta nodul opacit patholog pneumo polyp tb tuberculos tumor tumour ulcer"
 ).split()
 
 
@@ -58,6 +61,8 @@ def positive_label(vocab: Sequence[str], counts: Mapping[str, int] | None = None
 def _plainness(label: str, other: str) -> int:
     """How surely a label says that there is nothing: 3 normal, 2 harmless, 1 all the rest, 0 says no such thing."""
     words = _words(label)
+    if words == ["well"] or (len(words) > 1 and words[-1] == "free"):  # tumor-free
+        return 3
     if _says_not(words, _words(other)) or not _WELL.isdisjoint(words):
         return 3
     if not _HARMLESS.isdisjoint(words):
@@ -76,7 +81,7 @@ def _says_not(words: Sequence[str], other: Sequence[str]) -> bool:
     for word in [*words, "".join(words)]:
         for prefix in ("non", "not", "no", "un", "in", "a"):
             rest = word.removeprefix(prefix)
-            if rest == word or not rest:
+            if rest == word or not rest or rest in _SOUND:  # unstable is the finding, stable is not
                 continue
             if joined and (rest == joined or rest in other):
                 return True

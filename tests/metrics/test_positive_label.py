@@ -33,6 +33,15 @@ from medclf.metrics.positive_label import positive_label
         ("invasive", "noninvasive"),
         ("defect", "without_defect"),
         ("other", "healthy"),
+        ("unstable", "stable"),
+        ("asymmetric", "symmetric"),
+        ("inadequate", "adequate"),
+        ("unhealthy", "healthy"),
+        ("metastasis", "tumor-free"),
+        ("dementia", "nondemented"),
+        ("ill", "well"),
+        ("AD", "CN"),
+        ("melanoma", "seborrheic keratosis"),
     ],
 )
 def test_the_finding_is_the_positive_whatever_is_more_frequent(finding, plain):
