@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from medclf.inference.bundle import Bundle
     from medclf.inference.onnx import OnnxModel
 
-Part = pd.DataFrame | Sequence[str | Path]
+Part: TypeAlias = pd.DataFrame | Sequence[str | Path]
 
 
 def predict_partition(

@@ -102,11 +102,13 @@ def compared(
         error = math.sqrt((sums**2).sum() * sampling.count / (sampling.count - 1)) / n
         half = critical(_LEVEL, sampling.count - 1) * error
     right = [float(_right(y, probs, multi_label)[known].mean()) for probs in (before, after)]
-    return Trial(n, float(losses[0][known].mean()), float(losses[1][known].mean()), *right, mean - half, mean + half)
+    means = [float(loss[known].mean()) for loss in losses]
+    return Trial(n, means[0], means[1], right[0], right[1], mean - half, mean + half)
 
 
 def _right(y: np.ndarray, probs: np.ndarray, multi_label: bool) -> np.ndarray:
-    return ((probs >= 0.5) == (y == 1)).mean(axis=1) if multi_label else (probs.argmax(axis=1) == y).astype(float)
+    right = ((probs >= 0.5) == (y == 1)).mean(axis=1) if multi_label else probs.argmax(axis=1) == y
+    return np.asarray(right, float)
 
 
 def try_tuning(
@@ -140,8 +142,7 @@ def try_tuning(
     before = predict_loader(inner, inner.dls.valid, "valid")
     tune(inner)
     after = predict_loader(inner, inner.dls.valid, "valid")
-    probs = [_calibrated(found) for found in (before, after)]
-    found = compared(before.y, *probs, before.multi_label, before.groups)
+    found = compared(before.y, _calibrated(before), _calibrated(after), before.multi_label, before.groups)
     return replace(found, seconds=time.perf_counter() - start)
 
 

@@ -134,8 +134,10 @@ def measured(config: TrainConfig, *, smaller: bool = True, repeats: int = 3) -> 
     small = config.size * 4 // 7 // 32 * 32
     sizes = [config.size, small] if smaller and small >= 64 else [config.size]
     tfms = {size: tfms_for(config.modality, size, **changes_of(config.aug))[1] for size in sizes}
-    how = {"repeats": repeats, "mixed_precision": config.mixed_precision}
-    costs = [measure(network, size, batch_tfms=tfms[size], **how) for size in sizes]
+    precision = config.mixed_precision
+    costs = [
+        measure(network, size, batch_tfms=tfms[size], repeats=repeats, mixed_precision=precision) for size in sizes
+    ]
     names = stage_names(network)
     return costs, names[-2], is_chain(network)
 
