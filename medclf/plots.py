@@ -26,8 +26,22 @@ def _plain(text: str) -> str:
     return str(text).replace("$", r"\$")
 
 
-def _axes(ax: Axes | None, figsize: Size | None = None) -> Axes:
-    return ax if ax is not None else plt.subplots(figsize=figsize, layout="constrained")[1]
+class Panels(np.ndarray):
+    """A flat array of Axes, which a notebook does not print above the figure."""
+
+    def _ipython_display_(self) -> None:
+        """Nothing: the figure is shown already."""
+
+
+def _axes(ax: Axes | None, figsize: Size | None = None, **figure: Any) -> Axes:
+    if ax is None:
+        ax = plt.subplots(figsize=figsize, layout="constrained", **figure)[1]
+    vars(ax)["_ipython_display_"] = _shown_already
+    return ax
+
+
+def _shown_already() -> None:
+    """What a notebook calls to show an Axes: it shows the figure anyway."""
 
 
 def _grid(n: int, n_cols: int, axes: Any, figsize: Size | None, cell: Size) -> np.ndarray:
@@ -36,11 +50,12 @@ def _grid(n: int, n_cols: int, axes: Any, figsize: Size | None, cell: Size) -> n
         flat = np.asarray(axes, dtype=object).ravel()
         if len(flat) < n:
             raise DataError(f"{n} pictures need {n} Axes, but {len(flat)} were given", "give more, or none")
-        return flat
+        return flat.view(Panels)
     n_cols = max(1, min(n_cols, n))
     n_rows = -(-n // n_cols)
     figsize = figsize or (cell[0] * n_cols, cell[1] * n_rows)
-    return plt.subplots(n_rows, n_cols, figsize=figsize, squeeze=False, layout="constrained")[1].ravel()
+    made = plt.subplots(n_rows, n_cols, figsize=figsize, squeeze=False, layout="constrained")[1]
+    return np.asarray(made).ravel().view(Panels)
 
 
 def _write_counts(ax: Axes, shares: np.ndarray, texts: Sequence[Sequence[str]]) -> None:
@@ -56,7 +71,11 @@ def plot_confusion_matrix(
     ax: Axes | None = None,
     *,
     title: str = "Confusion matrix",
+    cmap: str = "Blues",
+    norm_dec: int = 2,
+    plot_txt: bool = True,
     figsize: Size | None = None,
+    **figure: Any,
 ) -> Axes:
     """Draw a confusion matrix: a row an actual label, a column a predicted one, colour by share of the row.
 
@@ -66,7 +85,11 @@ def plot_confusion_matrix(
         normalize: write shares of the row instead of counts.
         ax: where to draw; a new figure when None.
         title: the heading.
+        cmap: matplotlib's name of the colours.
+        norm_dec: decimal places of the shares.
+        plot_txt: write the counts or shares into the cells.
         figsize: of the new figure, in inches.
+        figure: of the new figure (`dpi`, `facecolor`, ...).
 
     Returns:
         The Axes.
@@ -84,9 +107,11 @@ def plot_confusion_matrix(
         raise DataError(f"a matrix of shape {counts.shape} does not fit {n} labels", f"it must be ({n}, {n})")
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    ax = _axes(ax, figsize or (2.5 + 0.6 * n, 2 + 0.6 * n))
-    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    _write_counts(ax, shares, [[f"{s:.2f}" for s in r] for r in shares] if normalize else counts.astype(str).tolist())
+    ax = _axes(ax, figsize or (2.5 + 0.6 * n, 2 + 0.6 * n), **figure)
+    ax.imshow(shares, cmap=cmap, vmin=0, vmax=1)
+    texts = [[f"{s:.{norm_dec}f}" for s in r] for r in shares] if normalize else counts.astype(str).tolist()
+    if plot_txt:
+        _write_counts(ax, shares, texts)
     ax.set_xticks(range(n), vocab, rotation=45 if n > 2 else 0, ha="right" if n > 2 else "center")
     ax.set_yticks(range(n), vocab)
     ax.set(xlabel="Predicted", ylabel="Actual", title=title)

@@ -29,6 +29,7 @@ from medclf.inference.predictor import Prediction, Predictor
 from medclf.inference.runnable import Runnable
 from medclf.models.backbones import build_network, encoder_facts
 from medclf.models.bn_folding import fold, foldable
+from medclf.models.heads import make_head
 from medclf.models.spec import ModelSpec
 from medclf.models.weights import read_state
 from medclf.parallel import usable_device
@@ -143,7 +144,7 @@ class Bundle(Predictor):
 
         prepared = np.array(self.prepare(item))[None]  # a copy, since torch wants to be able to write
         target = self._target(prepared, label)
-        network = nn.Sequential(self.runnable.body, nn.Sequential(self.runnable.pool, self.runnable.rest))
+        network = nn.Sequential(self.runnable.body, self.runnable.head)
         images = self.runnable.inputs(self.runnable.inputs.tensor(prepared))
         return on_prepared(heat_maps(network, images, [target], method)[0], self.preprocessing)
 
@@ -273,7 +274,7 @@ def _described(
         _compare_with_model(model, pixels, spec, logits)
         pairs = _safe_pairs(network, pixels, spec, logits)
     content = {
-        "format": bundle_format.format_of(spec.preprocessing, calibration),
+        "format": bundle_format.format_of(spec.preprocessing, calibration, spec.head),
         "recipe": recipe,
         "calibration": calibration,
         "card": _with_encoder(card, spec),
@@ -417,9 +418,14 @@ def _assembled(spec: ModelSpec, state: Mapping[str, Tensor], origin: str) -> nn.
 def _bare(spec: ModelSpec, state: Mapping[str, Tensor]) -> nn.Sequential:
     old = not any(name.startswith("0.net.") for name in state)  # where it is one of timm's
     try:
-        return build_network(spec.arch, spec.n_out, weights=None, n_in=spec.n_in, dropout=spec.dropout, as_in_0_1=old)
+        network = build_network(
+            spec.arch, spec.n_out, weights=None, n_in=spec.n_in, dropout=spec.dropout, as_in_0_1=old
+        )
+        return network if spec.head is None else nn.Sequential(network[0], make_head(spec.head, network[1][0]))
     except MedclfError as error:
-        raise BundleError(f"the network cannot be built: {error.message}", error.remedy) from error
+        own = f"call medclf.models.own_networks.register_network({spec.arch.removeprefix('own/')}) before"
+        remedy = own if spec.arch.startswith("own/") else error.remedy
+        raise BundleError(f"the network cannot be built: {error.message}", remedy) from error
 
 
 def _load_state(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:

@@ -27,14 +27,18 @@ _MAX_PIXELS = 2**23  # of the network's input: loading a bundle runs two such im
 _LEAST = 1e-30  # of a variance: less cannot be divided by in float32
 
 
-def format_of(preprocessing: Preprocessing, calibration: Mapping[str, Any] | None = None) -> int:
-    """The version that can hold it: 1, which medclf 0.1 reads, where it knows all of the preparation and calibration.
+def format_of(preprocessing: Preprocessing, calibration: Mapping[str, Any] | None = None, head: Any = None) -> int:
+    """The version that can hold it: 1, which medclf 0.1 reads, where it knows all of preparation, calibration and head.
+
+    Args:
+        preprocessing, head: of a `ModelSpec`; 0.1 knows of no other head than its own.
+        calibration: as bundle.json has it.
 
     Example:
         >>> format_of(Preprocessing(224))
         1
     """
-    known = isinstance(preprocessing.resize, str) and preprocessing.sampling is None
+    known = isinstance(preprocessing.resize, str) and preprocessing.sampling is None and head is None
     return 1 if known and biases(calibration or {}) == [0.0] and not (calibration or {}).get("decision") else 2
 
 
@@ -102,7 +106,7 @@ def _check(content: Mapping[str, Any]) -> None:
     _expect(content["weights"]["file"] == WEIGHTS, f"the weights are in {WEIGHTS}, nowhere else")
     spec = ModelSpec.from_dict(content["recipe"])
     check_calibration(content["calibration"], spec)
-    _expect(content["format"] == format_of(spec.preprocessing, content["calibration"]), "format")
+    _expect(content["format"] == format_of(spec.preprocessing, content["calibration"], spec.head), "format")
     logits = np.array(content["golden"]["logits"], np.float64)
     _expect(logits.shape == (_N_GOLDEN, spec.n_out) and bool(np.isfinite(logits).all()), "golden")
     height, width = spec.preprocessing.size

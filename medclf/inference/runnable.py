@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from medclf.models.backbones import GlobalPool
+from medclf.models.heads import is_plain, pooling
 from medclf.models.inputs import Inputs
 from medclf.models.spec import ModelSpec
 
@@ -30,15 +31,22 @@ class Runnable(nn.Module):
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
         self.body, head = network.children()
-        self.pool, *rest = head.children()
-        self.rest = nn.Sequential(*rest)
+        self.pool = pooling(head)
+        self.pools_first = is_plain(head)
+        self.rest = nn.Sequential(*list(head.children())[1:]) if self.pools_first else head
         device = next(network.parameters(), torch.empty(0)).device
         self.inputs = Inputs(spec.preprocessing, spec.normalization, device)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        features = self.pool(self.body(self.inputs(pixels)))
-        return self.rest(features), features
+        maps = self.body(self.inputs(pixels))
+        features = self.pool(maps)
+        return self.rest(features if self.pools_first else maps), features
+
+    @property
+    def head(self) -> nn.Module:
+        """From what the body gives to logits."""
+        return nn.Sequential(self.pool, self.rest) if self.pools_first else self.rest
 
     def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits and features, without gradients."""
@@ -61,6 +69,8 @@ class WithMaps(nn.Module):
     @classmethod
     def of(cls, runnable: Runnable, pixels: Tensor) -> WithMaps | None:
         """None where the network does not end so."""
+        if not runnable.pools_first:
+            return None
         *before, linear = runnable.rest.children()
         with torch.inference_mode():
             features = runnable.body(runnable.inputs(pixels[:1]))

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from medclf.learn.augment import Augment
 from medclf.learn.batches import MedDL
 from medclf.models.features import extract
 from medclf.models.frozen_prefix import FrozenPrefix, at_once
+from medclf.models.heads import pooling
 from medclf.progress import watch
 
 _VIEWS = 2**40  # epochs that no training comes to
@@ -52,7 +53,8 @@ def image_features(
     targets = np.stack([np.asarray(t.as_subclass(Tensor)) for t in loader.dataset.tls[1]])
     if view:
         loader = loader.new(ids=rows)  # the same draws for an image in whichever split or fold it is
-    kept = Path(store.folder) / f"features-{fingerprint(network[0], loader, view)}.npy"
+    pool = "".join(filter(str.isalpha, pooling(network[1]).extra_repr()))
+    kept = Path(store.folder) / f"features-{fingerprint(network[0], loader, view)}{pool and '-' + pool}.npy"
     known = np.load(kept) if kept.is_file() else np.zeros((store.shape[0], 0), np.float32)
     if distributed.from_first(lambda: bool(known.shape[1] == 0 or np.isnan(known[rows]).any())):
         fresh, _ = _computed(network, loader, view, progress)
@@ -83,8 +85,7 @@ def _computed(network: nn.Sequential, loader: Any, view: int, progress: bool) ->
 
     network.eval()
     with contextlib.nullcontext() if view else exact(loader):
-        pooling = cast(nn.Sequential, network[1])[:-2]
-        features = extract(body, pooling, batches(), step=step, in_bf16=in_bf16)
+        features = extract(body, pooling(network[1]), batches(), step=step, in_bf16=in_bf16)
     network.train(training)
     collect = distributed.gathered if loader is not whole else np.asarray
     return collect(features), collect(torch.cat(targets).numpy()) if targets else None

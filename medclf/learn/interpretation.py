@@ -41,8 +41,10 @@ class MedInterpretation(ClassificationInterpretation):
     """
 
     def __init__(
-        self, learn: Any, dl: Any, predictions: Predictions, act: Any = None, partition: str = "valid"
+        self, learn: Any, dl: Any, predictions: Predictions | torch.Tensor, act: Any = None, partition: str = "valid"
     ) -> None:
+        if not isinstance(predictions, Predictions):  # fastai's losses
+            predictions = predict_loader(learn, dl, partition, act)
         # fastai's own __init__ one step further down asks the loader for a vocab, which unlabelled images have not
         Interpretation.__init__(self, learn, dl, torch.from_numpy(np.nan_to_num(predictions.losses)), act)
         self.predictions, self.partition = predictions, partition
@@ -110,11 +112,25 @@ class MedInterpretation(ClassificationInterpretation):
         known = p.y >= 0
         return np.bincount(n * p.y[known] + p.predicted[known].argmax(1), minlength=n * n).reshape(n, n)
 
-    def plot_confusion_matrix(self, normalize: bool = False, title: str = "Confusion matrix", **kwargs: Any) -> Any:
-        """Draw the matrix, or one 2x2 matrix a label for multi-label; returns the Axes."""
+    def plot_confusion_matrix(
+        self,
+        normalize: bool = False,
+        title: str = "Confusion matrix",
+        cmap: str = "Blues",
+        norm_dec: int = 2,
+        plot_txt: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Draw the matrix, or one 2x2 matrix a label for multi-label; returns the Axes.
+
+        Args:
+            normalize, title, cmap, norm_dec, plot_txt: see `plots.plot_confusion_matrix`; for one label an image.
+            kwargs: `ax`, or what the new figure gets: `figsize`, `dpi`, ...
+        """
         if self.predictions.multi_label:
             return plots.plot_2x2(self.confusion_matrix(), **kwargs)
-        return plots.plot_confusion_matrix(self.confusion_matrix(), self.vocab, normalize, title=title, **kwargs)
+        drawn = {"title": title, "cmap": cmap, "norm_dec": norm_dec, "plot_txt": plot_txt, **kwargs}
+        return plots.plot_confusion_matrix(self.confusion_matrix(), self.vocab, normalize, **drawn)
 
     def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
         """(actual, predicted, n), the largest first."""
@@ -156,18 +172,33 @@ class MedInterpretation(ClassificationInterpretation):
         found = pairs.groupby("path")["neighbour"].agg(list).to_dict()
         return [found.get(path, []) for path in self.predictions.table["path"]]
 
-    def plot_top_losses(self, k: int | Sequence[int], largest: bool = True, **kwargs: Any) -> Any:
+    def plot_top_losses(
+        self,
+        k: int | slice | Sequence[int] = 9,
+        largest: bool = True,
+        nrows: int | None = None,
+        ncols: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Draw images with their file name, actual and predicted label, and the probability of each.
 
         Args:
             k: how many, or which ranks.
             largest: the worst first; False for the best.
-            kwargs: `n_cols`, `figsize`, `axes` of `plots.plot_images`.
+            nrows, ncols: of the grid.
+            kwargs: `figsize`, `axes` of `plots.plot_images`.
         """
-        order = self.top_losses(None, largest)[1].tolist()
-        chosen = order[:k] if isinstance(k, int) else [order[i] for i in k]
+        chosen = self._ranks(k, largest)
         images = [self.read(self.predictions.table["path"].iloc[i]) for i in chosen]
-        return plots.plot_images(images, [self._title(i) for i in chosen], **kwargs)
+        grid = {} if nrows is None and ncols is None else {"n_cols": ncols or -(-len(chosen) // (nrows or 1))}
+        return plots.plot_images(images, [self._title(i) for i in chosen], **(grid | kwargs))
+
+    def _ranks(self, k: int | slice | Sequence[int], largest: bool = True) -> list[int]:
+        """The rows with these ranks by loss."""
+        order = self.top_losses(None, largest)[1].tolist()
+        if isinstance(k, int):
+            return order[:k]
+        return order[k] if isinstance(k, slice) else [order[i] for i in k]
 
     def maps(self, limit: int = LIMIT) -> dict[str, str]:
         """Where the network looked, as the report shows it.
@@ -197,8 +228,7 @@ class MedInterpretation(ClassificationInterpretation):
             MedclfError: the network gives no map of the image.
         """
         how = preprocessing_of(self.learn.dls)
-        p, order = self.predictions, self.top_losses(None)[1].tolist()
-        chosen = order[:k] if isinstance(k, int) else [order[i] for i in k]
+        p, chosen = self.predictions, self._ranks(k)
         labels = [label or p.vocab[p.probs[i].argmax()] for i in chosen]
         paths = [p.table["path"].iloc[i] for i in chosen]
         found = learner_maps(self.learn, [Path(self.learn.dls.path) / path for path in paths], labels, method)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,14 +20,16 @@ from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
 from fastai.metrics import accuracy, accuracy_multi
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import get_model
+from fastai.torch_core import apply_init, get_model
+from fastcore.basics import defaults
 from fastcore.foundation import L
 
 from medclf._deprecated import warn
 from medclf.config import Balance, TrainConfig
 from medclf.dataset.groups import groups_of
-from medclf.errors import DataError, PreprocessingError, argument
+from medclf.errors import DataError, MedclfError, PreprocessingError, argument
 from medclf.learn import distributed
+from medclf.learn.arguments import check_known, fastai_head, rates_by_group, weights_asked
 from medclf.learn.balance import balanced_loss, draw_evenly
 from medclf.learn.checkpoint import seeded
 from medclf.learn.deferred_loss import DeferredSmoothLoss, FetchLosses
@@ -37,6 +40,8 @@ from medclf.learn.precision import TrainInBf16, has_bf16
 from medclf.learn.preprocessing import preprocessing_of, reading_of, settings_of, spec_of
 from medclf.learn.presets import QuickNormalize
 from medclf.models.backbones import build_network, describe, fitted_to, origin, stages
+from medclf.models.heads import is_plain
+from medclf.models.own_networks import is_own, register_network
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.parallel import usable_device
 
@@ -53,7 +58,6 @@ class MedLearner(Learner):
     Attributes:
         arch, weights, dropout: what the network was built from.
         stats: mean and standard deviation that every loader normalises with; None for as the loaders are.
-        linear_probe: whether `fine_tune` fits the head first.
         balance: how rare classes are made to count; see `medclf.models.balance`.
         head: what the linear probe did, or None before it.
         start: the weights after the linear probe, or those that a `fine_tune` with `blend` began with.
@@ -65,7 +69,6 @@ class MedLearner(Learner):
     weights: str | None
     dropout: float
     stats: Normalization | None = None
-    linear_probe: bool = True
     balance: Balance = "none"
     head: LinearProbe | None = None
     history: Sequence[dict[str, Any]] = ()
@@ -74,6 +77,17 @@ class MedLearner(Learner):
     tuning: Mapping[str, Any] | None = None
     _tuned: int = 0
     _first_head: torch.Tensor | None = None
+    _wants_probe: bool = True
+
+    @property
+    def linear_probe(self) -> bool:
+        """Whether `fine_tune` fits the head first: only one linear layer can be fitted so."""
+        parts = list(get_model(self.model).children())
+        return self._wants_probe and len(parts) == 2 and is_plain(parts[1])
+
+    @linear_probe.setter
+    def linear_probe(self, wanted: bool) -> None:
+        self._wants_probe = wanted
 
     @property
     def seed(self) -> int | None:
@@ -87,8 +101,7 @@ class MedLearner(Learner):
 
     @dls.setter
     def dls(self, dls: DataLoaders) -> None:
-        if self.stats is not None:
-            add_normalize(dls, self.stats.mean, self.stats.std)
+        dls = dls if self.stats is None else normalized(dls, self.stats.mean, self.stats.std)
         if self.balance == "sampling":
             draw_evenly(dls, len(class_names(dls)))
         self._dls = dls
@@ -108,9 +121,9 @@ class MedLearner(Learner):
         warnings.warn("learn.recipe is now learn.spec, or learn.spec.as_dict()", DeprecationWarning, stacklevel=2)
         return self.spec.as_dict()
 
-    def fit(self, *args: Any, **kwargs: Any) -> None:
+    def fit(self, n_epoch: int, lr: Any = None, *args: Any, **kwargs: Any) -> None:
         """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
-        super().fit(*args, **kwargs)
+        super().fit(n_epoch, self._rates(lr), *args, **kwargs)
         names = [name for name in self.recorder.metric_names if name not in {"epoch", "time"}]
         rows = [values for values in self.recorder.values if len(values) == len(names)]  # lr_find's are cut short
         if rows:
@@ -132,6 +145,33 @@ class MedLearner(Learner):
         if self._frozen_to is not None:
             frozen_to, self._frozen_to = self._frozen_to, None
             super().freeze_to(frozen_to)
+
+    def summary(self) -> Any:
+        """fastai's; what is frozen is shown as such before the first fit too."""
+        from fastai.callback import hook  # noqa: F401 - gives Learner its summary
+
+        if self.opt is None:
+            self.create_opt()
+        return super().summary()
+
+    def fit_one_cycle(self, n_epoch: int, lr_max: Any = None, *args: Any, **kwargs: Any) -> None:
+        """fastai's; for `lr_max` as a list see `rates_by_group`."""
+        super().fit_one_cycle(n_epoch, self._rates(lr_max), *args, **kwargs)
+
+    def fit_flat_cos(self, n_epoch: int, lr: Any = None, *args: Any, **kwargs: Any) -> None:
+        """fastai's; for `lr` as a list see `rates_by_group`."""
+        super().fit_flat_cos(n_epoch, self._rates(lr), *args, **kwargs)
+
+    def fit_sgdr(self, n_cycles: int, cycle_len: int, lr_max: Any = None, *args: Any, **kwargs: Any) -> None:
+        """fastai's; for `lr_max` as a list see `rates_by_group`."""
+        super().fit_sgdr(n_cycles, cycle_len, self._rates(lr_max), *args, **kwargs)
+
+    def _rates(self, given: Any) -> Any:
+        if not isinstance(given, (list, tuple, L, np.ndarray)):
+            return given
+        if self.opt is None:
+            self.create_opt()
+        return rates_by_group([float(rate) for rate in given], len(self.opt.hypers))
 
     @contextmanager
     def distrib_ctx(self, sync_bn: bool | None = None, **kwargs: Any) -> Iterator[MedLearner]:
@@ -349,42 +389,78 @@ class KeepStatistics(Callback):
 def med_learner(
     dls: DataLoaders,
     arch: str | Callable[..., Any] = TrainConfig.arch,
-    *,
+    normalize: bool = True,
+    n_out: int | None = None,
+    pretrained: bool | None = None,
     weights: Any = TrainConfig.weights,
-    linear_probe: bool | None = None,
-    balance: Balance = TrainConfig.balance,
-    dropout: float = 0.2,
-    n_in: int | None = None,
-    metrics: Any = None,
     loss_func: Any = None,
     opt_func: Any = FUSED_ADAMW,
-    normalize: bool = True,
+    lr: float | slice = defaults.lr,
+    splitter: Callable[..., Any] | None = None,
+    cbs: Any = None,
+    metrics: Any = None,
+    path: str | Path | None = None,
+    model_dir: str | Path = "models",
+    wd: float | None = None,
+    wd_bn_bias: bool = False,
+    train_bn: bool = True,
+    moms: tuple[float, ...] = (0.95, 0.85, 0.95),
+    cut: int | Callable[..., Any] | None = None,
+    init: Callable[..., Any] | None = None,
+    custom_head: torch.nn.Module | None = None,
+    concat_pool: bool | None = None,
+    pool: bool | None = None,
+    lin_ftrs: Sequence[int] | None = None,
+    ps: float | Sequence[float] | None = None,
+    first_bn: bool | None = None,
+    bn_final: bool | None = None,
+    lin_first: bool | None = None,
+    y_range: tuple[float, float] | None = None,
+    *,
+    n_in: int | None = None,
+    dropout: float = 0.2,
+    linear_probe: bool | None = None,
+    balance: Balance = TrainConfig.balance,
     mixed_precision: bool | None = None,
     compile: bool = False,
     **kwargs: Any,
 ) -> MedLearner:
-    """A fastai `Learner` that fine-tunes a pretrained network on `dls`.
+    """A fastai `Learner` that fine-tunes a pretrained network on `dls`: fastai's `vision_learner`, and more.
+
+    The head is pooling, dropout and one linear layer, which `fine_tune` fits first. With any of fastai's arguments of a
+    head (`concat_pool`, `pool`, `lin_ftrs`, `ps`, `first_bn`, `bn_final`, `lin_first`, `y_range`) it is the one that
+    fastai's `create_head` makes, and `fine_tune` is fastai's.
 
     Args:
         dls: loaders from `MedDataLoaders`, or any of fastai's.
         arch: a name ("resnet34", "efficientnet_lite0", any of torchvision's, timm's or open_clip's), a repository
-            ("hf-hub:OWNER/NAME"), a folder with weights, or a torchvision function; see `describe` in
-            `medclf.models.backbones`.
+            ("hf-hub:OWNER/NAME"), a folder with weights, or a torchvision function (see `describe` in
+            `medclf.models.backbones`); or a network of one's own, or a function that makes it, which is cut at its
+            last pooling (see `medclf.models.own_networks`).
+        normalize: add the backbone's own Normalize, unless the loaders have one.
+        n_out: outputs; as many as the loaders have labels.
+        pretrained: False for random weights.
         weights: "default" for pretrained ones, a file in a layout that `medclf.models.checkpoint_layouts` knows, or
             None for random ones.
+        loss_func: fastai's for the task where None.
+        opt_func: fastai optimiser; fused AdamW.
+        lr, cbs, model_dir, wd, wd_bn_bias, train_bn, moms: as fastai's.
+        splitter: parameter groups; one a stage of the network where None.
+        metrics: fastai metrics; accuracy where None.
+        path: where `learn.save` and `learn.export` write; the current folder where None.
+        cut: of a network of one's own: the number of layers before its classifier, or what makes a body of it.
+        init: initialises the head's layers; fastai's `kaiming_normal_` where fastai's head is asked for.
+        custom_head: a module to use as the head.
+        concat_pool, pool, lin_ftrs, ps, first_bn, bn_final, lin_first, y_range: of fastai's `create_head`.
+        n_in: input channels; as the loaders have it where None.
+        dropout: before the linear layer, in [0, 1).
         linear_probe: fit the head on the frozen body's features before `fine_tune`; on where the body is pretrained.
         balance: how rare classes are made to count, in the probe and in training: "none", "loss", "sampling", "focal"
             or "logits". The probabilities stay true with each; see `medclf.models.balance`.
-        dropout: before the linear layer, in [0, 1).
-        n_in: input channels; as the loaders have it where None.
-        metrics: fastai metrics; accuracy where None.
-        loss_func: fastai's for the task where None.
-        opt_func: fastai optimiser; fused AdamW.
-        normalize: add the backbone's own Normalize, unless the loaders have one.
         mixed_precision: None for yes on CUDA (bfloat16 where the card has it) and on processors with bfloat16
             instructions, never on others. On a processor, training alone makes use of it.
         compile: let torch compile the network when it is first run, which takes a minute or more.
-        kwargs: of fastai's `Learner` (`path`, `cbs`, `wd`, `moms`, `splitter`, ...).
+        kwargs: of fastai's `Learner` (`default_cbs`).
 
     Returns:
         a `Learner`.
@@ -393,23 +469,47 @@ def med_learner(
         WeightsError: the weights cannot be had or do not fit; the message names other ways.
         DataError: the loaders do not say how many classes there are, or normalise otherwise than the backbone; or both
             a balance and a loss function are given.
+        MedclfError: arguments that contradict each other, or a network that cannot be cut.
 
     Example:
         >>> # learn = med_learner(dls, "efficientnet_lite0"); learn.fine_tune(5)
+        >>> # learn = med_learner(dls, "efficientnet_lite0", lin_ftrs=[256], ps=0.5)
     """
     if "head_start" in kwargs:
         warn("med_learner(head_start=)", "linear_probe=")
         linear_probe = kwargs.pop("head_start")
-    weights = None if weights == "none" else weights
+    check_known(kwargs, med_learner)
     vocab = class_names(dls)
+    if n_out not in (None, len(vocab)):
+        raise MedclfError(f"n_out={n_out}, but the loaders have {len(vocab)} labels", "leave n_out out")
+    weights = weights_asked(weights, pretrained)
     if isinstance(dls.device, str):
         dls.to(usable_device(dls.device))
     n_in = n_in or _channels(dls)
     size = _input_size(dls)
-    arch = arch if size is None else fitted_to(arch, size)
-    backbone = describe(arch, weights)
+    options = {"concat_pool": concat_pool, "pool": pool, "lin_ftrs": lin_ftrs, "ps": ps, "first_bn": first_bn}
+    options |= {"bn_final": bn_final, "lin_first": lin_first, "y_range": y_range}
+    options = {name: value for name, value in options.items() if value is not None}
+    if custom_head is not None and options:
+        raise MedclfError(f"custom_head leaves {next(iter(options))} nothing to do", "give the one or the other")
+    if linear_probe and (custom_head is not None or options):
+        raise MedclfError("a linear probe fits one linear layer, and this head has others", "leave linear_probe out")
     with seeded(getattr(dls.train, "seed", None)):
+        if is_own(arch):
+            arch = register_network(arch, cut)  # type: ignore[arg-type]
+        elif cut is not None:
+            raise MedclfError("cut= is for networks of one's own; where to cut this one is known", "leave cut out")
+        arch = arch if size is None else fitted_to(arch, size)
+        backbone = describe(arch, weights)
         network = build_network(arch, len(vocab), weights=weights, n_in=n_in, dropout=dropout)
+        if options or custom_head is not None:
+            own_pool = network[1][0] if hasattr(network[0], "make_pooling") else None
+            network[1] = custom_head or fastai_head(
+                backbone.n_features, len(vocab), class_token=backbone.class_token, body_pool=own_pool, **options
+            )
+            init = torch.nn.init.kaiming_normal_ if init is None else init
+        if init is not None:
+            apply_init(network[1], init)
     network.to(memory_format=torch.channels_last)  # depthwise networks train 1.8 times as fast with it on a CPU
     if metrics is None:
         metrics = [accuracy_multi if is_multi_label(dls) else accuracy]
@@ -417,9 +517,23 @@ def med_learner(
         if loss_func is not None:
             raise DataError(f"{argument('balance', balance)} has a loss function of its own", "leave one of them out")
         loss_func = balanced_loss(dls, balance, len(vocab), is_multi_label(dls))
-    kwargs.setdefault("splitter", param_groups)
-    kwargs.setdefault("path", Path())  # fastai would write its models into the data's folder
-    learn = MedLearner(dls, network, loss_func=loss_func, opt_func=opt_func, metrics=metrics, **kwargs)
+    learn = MedLearner(
+        dls,
+        network,
+        loss_func=loss_func,
+        opt_func=opt_func,
+        lr=lr,
+        splitter=splitter or param_groups,
+        cbs=cbs,
+        metrics=metrics,
+        path=Path() if path is None else path,  # fastai would write its models into the data's folder
+        model_dir=model_dir,
+        wd=wd,
+        wd_bn_bias=wd_bn_bias,
+        train_bn=train_bn,
+        moms=moms,
+        **kwargs,
+    )
     learn.arch, learn.dropout, learn.balance = backbone.name, dropout, balance
     learn._first_head = last_weight(network).cpu().clone()
     learn.weights = origin(arch, weights)
@@ -440,6 +554,11 @@ def med_learner(
         learn.add_cb(on_cuda if on_gpu else TrainInBf16())
     learn.freeze()
     return learn
+
+
+def cnn_learner(dls: DataLoaders, arch: str | Callable[..., Any] = TrainConfig.arch, *args: Any, **kwargs: Any) -> Any:
+    """`med_learner`, by the old name that fastai's `vision_learner` had."""
+    return med_learner(dls, arch, *args, **kwargs)
 
 
 def param_groups(network: torch.nn.Module) -> L:
@@ -489,25 +608,43 @@ def stats_for(mean: Sequence[float], std: Sequence[float], n_in: int) -> tuple[t
     return (float(np.mean(mean).round(6)),) * n_in, (float(np.mean(std).round(6)),) * n_in
 
 
-def add_normalize(dls: DataLoaders, mean: Sequence[float], std: Sequence[float]) -> None:
-    """See that every loader normalises exactly once, with these numbers.
+def normalized(dls: DataLoaders, mean: Sequence[float], std: Sequence[float]) -> DataLoaders:
+    """Loaders that normalise exactly once, with these numbers.
+
+    Returns:
+        `dls` itself; or a copy, where another network's learner let `dls` normalise with that one's numbers.
 
     Raises:
-        DataError: a loader normalises with other numbers already.
+        DataError: a loader was made with other numbers.
     """
+    others = [tfm for loader in dls.loaders for tfm in _normalizers(loader) if not _is_close(tfm, mean, std)]
+    if others and all(isinstance(tfm, QuickNormalize) for tfm in others):  # which no one but a learner puts there
+        dls = copy.copy(dls)
+        dls.loaders = [
+            loader.new(after_batch=[tfm for tfm in loader.after_batch.fs if tfm not in _normalizers(loader)])
+            for loader in dls.loaders
+        ]
+    elif others:
+        have = [[float(v) for v in values.flatten()] for values in (others[0].mean, others[0].std)]
+        raise DataError(
+            f"the loaders normalise with mean {have[0]} and std {have[1]}, the network wants {list(mean)} and "
+            f"{list(std)}",
+            "leave Normalize out of batch_tfms, or pass normalize=False",
+        )
     for loader in dls.loaders:
-        present = [t for t in loader.after_batch.fs if isinstance(t, Normalize)]
-        if not present:
-            loader.after_batch.add(
-                QuickNormalize.from_stats(mean, std, cuda=torch.device(loader.device).type == "cuda")
-            )
-        for tfm in present:
-            have = [float(v) for v in tfm.mean.flatten()], [float(v) for v in tfm.std.flatten()]
-            if not np.allclose(have[0], mean, atol=1e-3) or not np.allclose(have[1], std, atol=1e-3):
-                raise DataError(
-                    f"the loaders normalise with mean {have[0]}, the backbone was trained with {list(mean)}",
-                    "leave Normalize out of batch_tfms, or pass normalize=False",
-                )
+        if not _normalizers(loader):
+            on_gpu = torch.device(loader.device).type == "cuda"
+            loader.after_batch.add(QuickNormalize.from_stats(mean, std, cuda=on_gpu))
+    return dls
+
+
+def _normalizers(loader: Any) -> list[Normalize]:
+    return [tfm for tfm in loader.after_batch.fs if isinstance(tfm, Normalize)]
+
+
+def _is_close(tfm: Normalize, *wanted: Sequence[float]) -> bool:
+    have = [np.asarray(values.flatten().cpu(), float) for values in (tfm.mean, tfm.std)]
+    return all(len(a) == len(b) and np.allclose(a, b, atol=1e-3) for a, b in zip(have, wanted, strict=True))
 
 
 def is_multi_label(dls: DataLoaders) -> bool:

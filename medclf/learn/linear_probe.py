@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from medclf.config import Balance
-from medclf.errors import DataError, MedclfWarning, argument
+from medclf.errors import DataError, MedclfError, MedclfWarning, argument
 from medclf.learn import distributed
 from medclf.learn.augment import Augment
 from medclf.learn.batches import unread
 from medclf.learn.features import image_features
+from medclf.models.heads import is_plain
 from medclf.models.linear_probe import LinearFit, fit_linear, one_thread_if_small
 
 
@@ -84,8 +85,14 @@ def fit_head(
 
     Raises:
         DataError: views are asked for, and the loader augments nothing.
+        MedclfError: the head has other layers than pooling, dropout and one linear layer.
     """
     start = time.perf_counter()
+    if not is_plain(network[1]):
+        raise MedclfError(
+            "a linear probe fits one linear layer, and this head has others",
+            f"give {argument('linear_probe', False)} to train it from the start, or leave the head as it was made",
+        )
     if views and not any(isinstance(tfm, Augment) for tfm in loader.after_batch.fs):
         raise DataError(
             f"{argument('views', views)} needs augmentation, and the loaders augment nothing",

@@ -19,6 +19,8 @@ from medclf.errors import BundleError, DataError, PreprocessingError, argument
 from medclf.images.preprocessing import Preprocessing, Resample, Sampling, Size, Step
 from medclf.learn.image_block import MedImage, ReadMedImage
 from medclf.learn.presets import MedResize, QuickNormalize, scaled
+from medclf.models.head_layers import Layer
+from medclf.models.heads import describe_head, is_plain
 from medclf.models.inputs import Inputs
 from medclf.models.spec import LoaderSettings, ModelSpec, Normalization
 
@@ -144,9 +146,22 @@ def spec_of(learn: Any) -> ModelSpec:
         learn.dropout,
         learn.weights,
         settings_of(learn.dls),
+        head_of(learn.model),
     )
     _try(_validation_loader(learn.dls), spec)
     return spec
+
+
+def head_of(model: Any) -> list[Layer] | None:
+    """The layers of a network's head, for its `ModelSpec`; None for `build_head`'s.
+
+    Raises:
+        BundleError: there is no head, or a layer that a bundle cannot describe.
+    """
+    parts = list(getattr(model, "module", model).children())  # out of DistributedDataParallel
+    if len(parts) != 2:
+        raise BundleError("this network is not a body followed by a head", "make it with med_learner")
+    return None if is_plain(parts[1]) else describe_head(parts[1])
 
 
 def settings_of(dls: Any) -> LoaderSettings:

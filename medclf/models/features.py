@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from medclf.errors import ReadError
 from medclf.images.reading import prepare
 from medclf.models.backbones import build_body, describe, fitted_to, pooling_of
 from medclf.models.bn_folding import folded
+from medclf.models.heads import pooling
 from medclf.parallel import map_ahead, usable_device
 from medclf.progress import watch
 
@@ -57,14 +58,14 @@ def pooled_features(network: nn.Sequential) -> Iterator[list[Tensor]]:
     """Within it, the pooled features of all images that `network` predicts are kept, batch by batch.
 
     Args:
-        network: `nn.Sequential(body, head)`; the head's last module is the linear layer.
+        network: `nn.Sequential(body, head)`.
 
     Yields:
         A list that fills with (batch, n_features) float32 tensors.
     """
     kept: list[Tensor] = []
-    head = cast(nn.Sequential, network[1])
-    hook = head[-1].register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].detach().float().cpu()))
+    pool = pooling(network[1])
+    hook = network[1].register_forward_pre_hook(lambda _, inputs: kept.append(pool(inputs[0].detach()).float().cpu()))
     try:
         yield kept
     finally:

@@ -9,6 +9,7 @@ from typing import Any
 
 from medclf.errors import BundleError, MedclfError
 from medclf.images.preprocessing import Preprocessing
+from medclf.models.head_layers import Layer, check_head
 
 MAX_LABELS = 100_000
 _REMEDY = "save the bundle again"
@@ -97,6 +98,7 @@ class ModelSpec:
         dropout: before the linear layer, in [0, 1).
         weights: what the body began with; None for random weights.
         settings: of the loaders that it was trained with.
+        head: its layers (see `medclf.models.heads`), where it is another than pooling, dropout and one linear layer.
 
     Raises:
         BundleError: a value that no network can have.
@@ -115,6 +117,7 @@ class ModelSpec:
     dropout: float = 0.2
     weights: str | None = None
     settings: LoaderSettings = field(default_factory=LoaderSettings)
+    head: list[Layer] | None = None
 
     def __post_init__(self) -> None:
         _expect(isinstance(self.arch, str) and ":" not in self.arch, "arch")
@@ -126,6 +129,8 @@ class ModelSpec:
         _expect(_is_number(self.dropout) and 0 <= self.dropout < 1, "dropout")
         for name in ("mean", "std"):
             _expect(len(getattr(self.normalization, name)) == self.n_in, name)
+        if self.head is not None:
+            check_head(self.head)
 
     @property
     def n_in(self) -> int:
@@ -142,7 +147,8 @@ class ModelSpec:
         made: dict[str, Any] = {"arch": self.arch, "weights": self.weights, "n_in": self.n_in, "n_out": self.n_out}
         made |= {"dropout": self.dropout, "vocab": list(self.vocab), "multi_label": self.multi_label}
         seen = {"preprocessing": self.preprocessing.as_dict(), "normalization": self.normalization.as_dict()}
-        return {**made, **seen, **self.settings.as_dict()}
+        head = {} if self.head is None else {"head": self.head}
+        return {**made, **head, **seen, **self.settings.as_dict()}
 
     @classmethod
     def from_dict(cls, recipe: Mapping[str, Any]) -> ModelSpec:
@@ -163,6 +169,7 @@ class ModelSpec:
                 recipe["dropout"],
                 recipe.get("weights"),
                 _settings(recipe),
+                recipe.get("head"),
             )
             _expect(recipe["n_out"] == spec.n_out, "n_out is not the number of labels")
             _expect(recipe["n_in"] == spec.n_in, "channels")

@@ -13,7 +13,7 @@ from PIL import Image
 from medclf.errors import DataError
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.interpretation import MedInterpretation
-from medclf.learn.learner import add_normalize, med_learner, stats_for
+from medclf.learn.learner import med_learner, stats_for
 from medclf.learn.prediction import predict_loader
 from medclf.learn.presets import QuickNormalize
 
@@ -60,9 +60,22 @@ def test_exactly_one_normalize_on_each_loader(learn):
 
 
 def test_a_normalize_of_other_numbers_is_refused(dls):
-    add_normalize(dls, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    dls.add_tfms([Normalize.from_stats([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], cuda=False)], "after_batch")
     with pytest.raises(DataError, match="normalise"):
         med_learner(dls, "efficientnet_lite0")
+
+
+def test_a_second_network_on_the_same_loaders_normalises_with_its_own_numbers(dls):
+    first = med_learner(dls, "efficientnet_lite0", weights=None)
+    before = first.dls.valid.one_batch()[0].clone()
+    second = med_learner(dls, "resnet18", weights=None)
+    other = second.dls.valid.one_batch()[0]
+    back = (
+        other * torch.tensor([0.229, 0.224, 0.225])[:, None, None] + torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    )
+    assert torch.allclose(back, before * 0.5 + 0.5, atol=1e-5)
+    assert torch.equal(first.dls.valid.one_batch()[0], before)
+    assert second.dls.table is dls.table and second.dls.train.seed == dls.train.seed
 
 
 def test_one_channel_is_normalised_too(folder):

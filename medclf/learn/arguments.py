@@ -1,0 +1,120 @@
+"""What fastai's arguments of a learner mean here: weights, heads, and a learning rate for each group of parameters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.learner import Learner
+
+from medclf.errors import MedclfError, did_you_mean
+from medclf.models.heads import ConcatPool
+from medclf.models.pooling import GlobalPool
+
+
+def check_known(kwargs: Mapping[str, Any], function: Callable[..., Any]) -> None:
+    """See that fastai's `Learner` knows the arguments that are passed on to it.
+
+    Args:
+        kwargs: those of `function` that its signature does not name.
+        function: what was called.
+
+    Raises:
+        MedclfError: it does not.
+    """
+    known = inspect.signature(Learner.__init__).parameters
+    for name in kwargs:
+        if name not in known:
+            remedy = did_you_mean(name, [*inspect.signature(function).parameters, *known])
+            text = f"{function.__name__} has no argument {name!r}"
+            raise MedclfError(text, remedy or f"help({function.__name__}) lists them")
+
+
+def weights_asked(weights: Any, pretrained: bool | None) -> Any:
+    """`weights` of `build_network`, from both of fastai's arguments.
+
+    Raises:
+        MedclfError: they contradict each other, or the weights are no file.
+
+    Example:
+        >>> weights_asked("default", None), weights_asked("default", False), weights_asked(None, True)
+        ('default', None, 'default')
+    """
+    given = weights not in (None, "none", "default")
+    if given and not isinstance(weights, (str, Path)):
+        raise MedclfError(
+            f"weights={weights!r} is not a file",
+            "leave weights out for the network's default ones, or give a file: torch.save(model.state_dict(), file)",
+        )
+    if pretrained is None:
+        return None if weights == "none" else weights
+    if given and not pretrained:
+        raise MedclfError(f"pretrained=False contradicts weights={weights!r}", "give the one or the other")
+    return (weights if given else "default") if pretrained else None
+
+
+def fastai_head(
+    n_features: int,
+    n_out: int,
+    *,
+    class_token: bool = False,
+    body_pool: torch.nn.Module | None = None,
+    pool: bool = True,
+    concat_pool: bool = True,
+    lin_ftrs: Sequence[int] | None = None,
+    **options: Any,
+) -> torch.nn.Sequential:
+    """fastai's `create_head`, whose pooling also takes the tokens of a vision transformer.
+
+    Args:
+        n_features: channels of what the body gives.
+        n_out: outputs.
+        class_token: the first token stands for the image.
+        body_pool: the body's own pooling, which no other takes the place of.
+        pool: whether the body gives a map or tokens, which are pooled first.
+        concat_pool: the largest value of each channel beside the mean.
+        lin_ftrs: widths of the hidden layers; 512 where None.
+        options: `ps`, `first_bn`, `bn_final`, `lin_first`, `y_range` of `create_head`.
+
+    Example:
+        >>> head = fastai_head(8, 2, lin_ftrs=[4], ps=0.5)
+        >>> [type(layer).__name__ for layer in head][:5], head(torch.ones(3, 8, 2, 2)).shape
+        (['ConcatPool', 'Flatten', 'BatchNorm1d', 'Dropout', 'Linear'], torch.Size([3, 2]))
+    """
+    from fastai.vision.learner import create_head
+
+    pools: list[torch.nn.Module] = []
+    if pool:
+        kind = ConcatPool if concat_pool else GlobalPool
+        pools = [kind(class_token=class_token) if body_pool is None else body_pool, torch.nn.Flatten()]
+    concat_pool = concat_pool and body_pool is None
+    width = n_features * (2 if pool and concat_pool else 1)
+    hidden = None if lin_ftrs is None else list(lin_ftrs)
+    return torch.nn.Sequential(*pools, *create_head(width, n_out, lin_ftrs=hidden, pool=False, **options))
+
+
+def rates_by_group(rates: Sequence[float], n_groups: int) -> list[float]:
+    """A learning rate for each group of parameters, of a list of fewer: the last is the head's.
+
+    fastai cuts a network into two or three groups; here each stage is one. The others share the body evenly, which for
+    a ResNet and three rates gives what fastai's groups give.
+
+    Raises:
+        MedclfError: there are more rates than groups.
+
+    Example:
+        >>> rates_by_group([1e-5, 1e-4, 1e-3], 6)
+        [1e-05, 1e-05, 1e-05, 0.0001, 0.0001, 0.001]
+    """
+    if not 0 < len(rates) <= n_groups:
+        raise MedclfError(
+            f"{len(rates)} learning rates for {n_groups} groups of parameters",
+            "give slice(lowest, highest), or at most one rate for each group",
+        )
+    *body, head = rates
+    parts = np.array_split(np.arange(n_groups - 1), len(body)) if body else []
+    return [rate for rate, part in zip(body, parts, strict=True) for _ in part] + [head] * (1 if body else n_groups)

@@ -1,0 +1,121 @@
+"""A network of one's own as an architecture: cut at its last pooling, as fastai cuts it, and known by a name."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from medclf.errors import MedclfError
+from medclf.models.registry import ARCHITECTURES, Architecture
+
+Cut = int | Callable[[nn.Module], nn.Module] | None
+_PREFIX = "own/"  # so that none of them has the name of a published one
+_SIZE = 224
+
+
+def is_own(arch: Any) -> bool:
+    """Whether it makes, or is, a network that neither torchvision nor timm publishes.
+
+    Example:
+        >>> is_own("resnet18"), is_own(nn.Sequential)
+        (False, True)
+    """
+    return callable(arch) and not str(getattr(arch, "__module__", "")).startswith(("torchvision.models", "timm."))
+
+
+def register_network(factory: Callable[..., nn.Module], cut: Cut = None) -> str:
+    """Make a network known as "own/NAME", its classifier cut off; the same name again replaces it.
+
+    A bundle of it holds its weights and that name, not its code: call this before such a bundle is loaded.
+
+    Args:
+        factory: makes the network, with `pretrained=` or without; or the network itself.
+        cut: the number of children before the classifier, or what makes a body of the network. Where None, all
+            children before the last one that pools.
+
+    Returns:
+        The name.
+
+    Raises:
+        MedclfError: it has no pooling layer, or its children do not run one after the other.
+
+    Example:
+        >>> def tiny():
+        ...     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+        >>> register_network(tiny), ARCHITECTURES["own/tiny"].n_features
+        ('own/tiny', 8)
+        >>> del ARCHITECTURES["own/tiny"]
+    """
+    name = _PREFIX + _name_of(factory)
+    body = partial(body_of, factory, cut)
+    weights = partial(_weights, factory, cut) if _asks(factory) else None
+    ARCHITECTURES[name] = Architecture(body, n_features=_n_features(body(), name), size=_SIZE, weights=weights)
+    return name
+
+
+def body_of(factory: Callable[..., nn.Module], cut: Cut = None, *, pretrained: bool = False) -> nn.Module:
+    """The network without its classifier; a copy, so that a module that was given stays as it is."""
+    network = factory if isinstance(factory, nn.Module) else _made(factory, pretrained)
+    if callable(cut):
+        return copy.deepcopy(cut(network))
+    children = list(network.children())
+    if cut is None:
+        pools = [place for place, child in enumerate(children) if any(map(_pools, child.modules()))]
+        if not pools or not pools[-1]:
+            raise MedclfError(
+                f"{_name_of(factory)} has no layer that pools, so it is unknown where its classifier begins",
+                "give cut=, the number of layers before it; or give its body to register_arch",
+            )
+        cut = pools[-1]
+    return copy.deepcopy(nn.Sequential(*children[:cut]))
+
+
+def _weights(factory: Callable[..., nn.Module], cut: Cut) -> dict[str, torch.Tensor]:
+    return body_of(factory, cut, pretrained=True).state_dict()
+
+
+def _asks(factory: Any) -> str:
+    """By which argument the factory is asked for trained weights, as fastai and torchvision do; "" by none."""
+    if isinstance(factory, nn.Module):
+        return ""
+    try:
+        known = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return ""
+    return next((name for name in ("pretrained", "weights") if name in known), "")
+
+
+def _made(factory: Callable[..., nn.Module], pretrained: bool) -> nn.Module:
+    asks = _asks(factory)
+    if asks == "weights":
+        return factory(weights="DEFAULT" if pretrained else None)
+    return factory(pretrained=pretrained) if asks else factory()
+
+
+def _name_of(factory: Any) -> str:
+    factory = factory.func if isinstance(factory, partial) else factory
+    return str(getattr(factory, "__name__", type(factory).__name__)).strip("<>")
+
+
+def _pools(module: nn.Module) -> bool:
+    return bool(re.search(r"Pool[123]d$", type(module).__name__))
+
+
+def _n_features(body: nn.Module, name: str) -> int:
+    channels = next((module.in_channels for module in body.modules() if isinstance(module, nn.Conv2d)), 3)
+    try:
+        with torch.inference_mode():
+            found = body.eval()(torch.zeros(1, channels, _SIZE, _SIZE))
+        return int(found.shape[-1 if found.ndim == 3 else 1])
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise MedclfError(
+            f"{name}: what lies before its classifier does not run layer by layer: {str(error).splitlines()[0][:120]}",
+            "give cut=, a function of the network that returns its body; or give its body to register_arch",
+        ) from error
