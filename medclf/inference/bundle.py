@@ -193,7 +193,8 @@ def save_bundle(
     content, state = _described(learn, calibration or {}, card or {})
     if calibration is None and isinstance(learn, Assessable):
         content |= _assessed(learn, card)
-        content["format"] = bundle_format.format_of(_spec(learn).preprocessing, content["calibration"])
+        spec = _spec(learn)
+        content["format"] = bundle_format.format_of(spec.preprocessing, content["calibration"], spec.head)
     with _replacing_folder(path) as folder:
         write_tensors(folder / WEIGHTS, state)
         content["weights"] = {"file": WEIGHTS, "sha256": bundle_format.file_hash(folder / WEIGHTS)}
