@@ -102,6 +102,62 @@ def test_a_threshold_is_chosen_on_one_part_and_judged_on_the_other():
     assert "operating_point" in unasked.sections and not unasked.calibration.thresholds
 
 
+@pytest.mark.parametrize("way", ["accuracy", "balanced", "threshold"])
+def test_labels_are_chosen_by_one_stated_rule(way):
+    """Of 2 and 18 in 20: the rule for balanced accuracy calls more images rare, and scores better in it."""
+    rng = np.random.default_rng(5)
+    y = (np.arange(2000) % 10 == 0).astype(int)
+    logit = rng.normal(2.0 * y - 1.0, 1.0) + np.log(1 / 9)
+    p = special.expit(2 * (logit - np.log(1 / 9)) + np.log(1 / 9))
+    shown = Predictions(
+        ["normal", "polyp"],
+        False,
+        y,
+        np.stack([1 - p, p], 1),
+        np.zeros(2000),
+        pd.DataFrame({"path": [f"{i}" for i in range(2000)]}),
+    )
+    found = calibrate(shown, CalibrationSet.of(shown, "the others"), DecisionPolicy(decide=way))
+    section, probs = found.sections["decision"], found.predictions.probs[:, 1]
+    cut = {"accuracy": 0.5, "balanced": 0.1, "threshold": found.sections["operating_point"]["threshold"]}[way]
+    assert section["rule"] == way and set(section["scores"]) == {"accuracy", "balanced", "threshold"}
+    assert (found.predictions.predicted[:, 1] == (probs >= cut)).mean() > 0.999
+    facts = summarize(found.predictions, n_boot=10)
+    for key in ("accuracy", "balanced_accuracy"):
+        assert facts[key]["value"] == pytest.approx(section["scores"][way][key])
+    assert section["scores"]["balanced"]["balanced_accuracy"] > section["scores"]["accuracy"]["balanced_accuracy"] + 0.1
+    assert section["scores"]["accuracy"]["accuracy"] > section["scores"]["balanced"]["accuracy"]
+    again = Calibration.from_dict(found.calibration.as_dict(), multi_label=False)
+    chosen = again.decided(found.predictions.probs, ["normal", "polyp"])
+    assert (found.predictions.predicted == chosen).all() if chosen is not None else way == "accuracy"
+
+
+def test_a_model_is_held_against_one_that_sees_no_image():
+    """Hand-worked: 8 of 10 have b; always saying 0.2 and 0.8 has a Brier score of 0.16."""
+    y = np.array([0] * 2 + [1] * 8)
+    probs = np.where(np.arange(10)[:, None] < 4, [0.9, 0.1], [0.4, 0.6])
+    shown = Predictions(["a", "b"], False, y, probs, np.zeros(10), pd.DataFrame({"path": list("abcdefghij")}))
+    facts = summarize(shown, n_boot=10)["baseline"]
+    assert facts["label"] == "b" and facts["accuracy"] == 0.8
+    assert facts["brier"]["frequencies"] == pytest.approx(0.16)
+    assert facts["log_loss"]["frequencies"] == pytest.approx(-0.8 * np.log(0.8) - 0.2 * np.log(0.2))
+    assert facts["brier"]["model"] == pytest.approx((2 * 0.01 + 2 * 0.81 + 6 * 0.16) / 10)
+    assert "Always predicting 'b' would be right in 80.0 %" in facts["sentence"]
+
+
+def test_each_labels_probabilities_are_judged():
+    shown, _ = population(3000, sharpness=1.0)
+    found = calibrate(shown, CalibrationSet.of(shown, "the others")).sections["calibration"]
+    assert set(found["by_label"]) == set(shown.vocab) and found["uncalibrated"] == []
+    for k, row in enumerate(found["by_label"].values()):
+        assert row["mean_probability"] == pytest.approx((shown.y == k).mean(), abs=0.02)
+        assert row["ece"] < 0.04 and row["brier"] < row["brier_of_share"]
+    rare = shown.y == 2
+    rare[np.flatnonzero(rare)[:4]] = False
+    some = shown.subset(~rare)
+    assert calibrate(some, CalibrationSet.of(some, "the others")).sections["calibration"]["uncalibrated"] == ["dyed"]
+
+
 def test_several_labels_an_image():
     rng = np.random.default_rng(3)
     logits = rng.normal(-1, 2, (1500, 3))

@@ -18,9 +18,11 @@ from medclf.images.reading import prepare
 from medclf.inference import bundle as bundle_module
 from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.inference.runnable import Runnable
+from medclf.metrics.calibration import Temperature
 from medclf.metrics.ood import OodDetector
 from medclf.models.bn_folding import fold, foldable
 from medclf.models.plain_nets import lite_body, resnet_body
+from medclf.results.calibration import Calibration
 
 from .conftest import fake_learn
 
@@ -166,6 +168,22 @@ def test_each_label_can_have_its_temperature(images, tmp_path):
     answer = load_bundle(save_bundle(learn, tmp_path / "a.bundle", calibration=calibration)).predict(images[0])
     wanted = 1 / (1 + np.exp(-eager_logits(learn, images[0]) / [0.5, 1.0, 4.0]))
     np.testing.assert_allclose(list(answer.probs.values()), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_biases_are_added_and_labels_weighed(images, tmp_path, multi_label):
+    learn = fake_learn(multi_label=multi_label)
+    fitted = Temperature((1.5,), multi_label, 100, (0.5, -1.0, 0.25))
+    rule = {"thresholds": {"chest": 0.01}} if multi_label else {"weights": {"chest": 50.0}}
+    calibration = Calibration(fitted, multi_label=multi_label, **rule)
+    path = save_bundle(learn, tmp_path / "a.bundle", calibration=calibration)
+    assert json.loads((path / "bundle.json").read_text())["format"] == 2  # medclf 0.1 would leave out the biases
+    bundle = load_bundle(path)
+    for image in images[:3]:
+        answer, wanted = bundle.predict(image), fitted.apply(eager_logits(learn, image)[None])[0]
+        np.testing.assert_allclose(list(answer.probs.values()), wanted, atol=1e-5)
+        chosen = np.flatnonzero(calibration.decided(wanted[None], bundle.vocab)[0])
+        assert list(np.atleast_1d(answer.pred)) == chosen.tolist()
 
 
 def test_calibration_is_applied(learn, images, tmp_path):
@@ -336,6 +354,12 @@ def test_a_learner_that_cannot_be_rebuilt_is_refused(change, tmp_path):
         {"temperature": 0},
         {"temperature": "1"},
         {"temperature": [1.0, 2.0]},
+        {"temperature": {"temperature": [1.0], "bias": [1.0, 2.0], "n": 9}},
+        {"temperature": {"temperature": [1.0], "bias": [1.0, 2.0, float("inf")], "n": 9}},
+        {"temperature": {"temperature": [1.0], "bias": ["1", 2.0, 3.0], "n": 9}},
+        {"decision": {"weights": {"foot": 1.0}}},
+        {"decision": {"weights": {"hand": 0.0}}},
+        {"decision": [1.0]},
         {"operating_point": {"label": "foot", "threshold": 0.5}},
         {"ood": {"threshold": 1}},
         {"ood": "far"},

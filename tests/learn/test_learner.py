@@ -148,6 +148,64 @@ def test_the_finished_weights_are_a_blend(learn):
             assert torch.allclose(value, 0.75 * start[name] + 0.25 * trained[name], atol=1e-5), name
 
 
+def distance(first, second):
+    return float(sum(((first[name] - second[name]) ** 2).sum() for name in first)) ** 0.5
+
+
+def parameters(learn):
+    return {name: value.detach().clone() for name, value in learn.model.named_parameters()}
+
+
+@pytest.fixture
+def small(folder):
+    """A network that is quickly trained, with a probe."""
+    dls = MedDataLoaders.from_folder(
+        folder, size=32, split="stratified", seed=1, cache=False, bs=8, progress=False, device="cpu"
+    )
+    torch.manual_seed(0)
+    return med_learner(dls, "resnet18", weights=None, linear_probe=True, mixed_precision=False)
+
+
+@pytest.mark.parametrize("way", ["fine_tune", "fit_one_cycle", "load", "load_state_dict"])
+def test_no_way_of_going_on_mixes_in_older_weights(small, tmp_path, way):
+    """Steps of 1e-12 change next to nothing, however the weights came into the learner."""
+    with small.no_bar(), small.no_logging():
+        start = parameters(small)
+        if way in ("fine_tune", "fit_one_cycle"):
+            small.fine_tune(0)
+            small.fine_tune(1, 1e-3) if way == "fine_tune" else small.fit_one_cycle(1, 1e-3)
+        else:
+            small.fit_one_cycle(1, 1e-3)
+            small.path = tmp_path
+            small.save("stage-1")
+            state = {name: value.clone() for name, value in small.model.state_dict().items()}
+            small = med_learner(small.dls, "resnet18", weights=None, linear_probe=True, mixed_precision=False)
+            small.path = tmp_path
+            small.load("stage-1") if way == "load" else small.model.load_state_dict(state)
+        trained = parameters(small)
+        assert not small.is_probe and not small.needs_probe
+        with small.no_bar(), small.no_logging():
+            small.fine_tune(1, base_lr=1e-12, blend=0.5)
+        assert distance(parameters(small), trained) < 1e-3 * distance(start, trained)
+
+
+@pytest.mark.parametrize("blend", [1.0, 0.5])
+def test_the_last_row_is_of_the_network_that_comes_back(small, blend):
+    with small.no_bar(), small.no_logging():
+        small.fine_tune(2, slice(1e-3, 3e-3), blend=blend)
+        assert small.history[-1]["valid_loss"] == pytest.approx(float(small.validate()[0]), rel=1e-3)
+    assert small.tuning["lr"] == 3e-3
+
+
+def test_the_probe_is_known_from_what_came_after(small):
+    assert small.needs_probe and not small.is_probe
+    small.fit_head(progress=False)
+    assert small.is_probe and not small.needs_probe
+    with torch.no_grad():
+        next(small.model.parameters()).add_(0.1)
+    assert not small.is_probe
+
+
 @pytest.mark.slow
 def test_fastais_own_ways_work(learn):
     with learn.no_bar(), learn.no_logging():
