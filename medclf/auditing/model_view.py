@@ -12,6 +12,7 @@ import numpy as np
 from medclf.errors import DataError
 from medclf.images.preprocessing import Preprocessing
 from medclf.models.spec import ModelSpec
+from medclf.results.calibration import Calibration, decided
 
 Probs = Callable[[np.ndarray], np.ndarray]
 
@@ -25,12 +26,14 @@ class Model:
         multi_label: whether an image may have several.
         preprocessing: how it reads an image, in three channels always.
         probs: (n, H, W, 3) uint8 -> (n, n_labels) in [0, 1].
+        calibration: by which a bundle decides.
     """
 
     vocab: list[str]
     multi_label: bool
     preprocessing: Preprocessing
     probs: Probs
+    calibration: Calibration | None = None
 
     @classmethod
     def of(cls, model: Any) -> Model:
@@ -51,13 +54,14 @@ class Model:
             found = [call(model, part if spec.n_in == 3 else _grey(part)) for part in parts]
             return np.concatenate(found) if found else np.zeros((0, spec.n_out))
 
-        return cls(list(spec.vocab), spec.multi_label, replace(spec.preprocessing, channels=3), probs)
+        own = getattr(model, "calibration", None)  # of a bundle
+        rule = Calibration.from_dict(own, multi_label=spec.multi_label) if isinstance(own, dict) else None
+        return cls(list(spec.vocab), spec.multi_label, replace(spec.preprocessing, channels=3), probs, rule)
 
     def decisions(self, probs: np.ndarray) -> np.ndarray:
         """(n, n_labels) bool: which labels are predicted."""
-        if self.multi_label:
-            return probs >= 0.5
-        return np.asarray(np.eye(len(self.vocab), dtype=bool)[probs.argmax(1)])
+        rule = self.calibration or Calibration()
+        return decided(probs, self.vocab, self.multi_label, rule.thresholds, rule.weights)
 
     def named(self, decided: np.ndarray) -> str:
         """The labels of one row of decisions."""

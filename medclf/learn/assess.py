@@ -361,7 +361,8 @@ def _summary(learn: Any, predictions: Predictions, table: pd.DataFrame | None, p
         history=getattr(learn, "history", ()),
         linear_probe=head.as_dict() if head is not None else None,
     )
-    results["training"] |= {"fine_tune": getattr(learn, "tuning", None)}
+    found = {"fine_tune": "tuning", "returned_epoch": "returned_epoch"}
+    results["training"] |= {key: getattr(learn, name, None) for key, name in found.items()}
     return {**results}
 
 

@@ -16,6 +16,7 @@ import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.schedule import Learner
+from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
 from fastai.metrics import accuracy, accuracy_multi
@@ -31,6 +32,7 @@ from medclf.errors import DataError, MedclfError, PreprocessingError, argument
 from medclf.learn import distributed
 from medclf.learn.arguments import check_known, fastai_head, rates_by_group, weights_asked
 from medclf.learn.balance import balanced_loss, draw_evenly
+from medclf.learn.callbacks import SaveBest
 from medclf.learn.checkpoint import seeded
 from medclf.learn.deferred_loss import DeferredSmoothLoss, FetchLosses
 from medclf.learn.growing_sizes import Sizes, growing
@@ -62,6 +64,7 @@ class MedLearner(Learner):
         head: what the linear probe did, or None before it.
         start: the weights after the linear probe, or those that a `fine_tune` with `blend` began with.
         history: one dict an epoch of the last fit: epoch, train_loss, valid_loss and each metric.
+        returned_epoch: which of them the network is of; not the last where `SaveBest` brought back a better one.
         tuning: what `fine_tune` was last asked for: epochs, lr, train_from and sizes.
     """
 
@@ -72,6 +75,7 @@ class MedLearner(Learner):
     balance: Balance = "none"
     head: LinearProbe | None = None
     history: Sequence[dict[str, Any]] = ()
+    returned_epoch: int | None = None
     start: dict[str, torch.Tensor] | None = None
     _frozen_to: int | None = None
     tuning: Mapping[str, Any] | None = None
@@ -131,6 +135,7 @@ class MedLearner(Learner):
                 {"epoch": epoch, **dict(zip(names, map(float, values), strict=True))}
                 for epoch, values in enumerate(rows, 1)
             ]
+            self.returned_epoch = _returned([*self.cbs, *L(kwargs.get("cbs"))], self.history)
 
     def freeze_to(self, n: int) -> None:
         """fastai's, put off until there is an optimiser: the linear probe alone needs none."""
@@ -339,6 +344,16 @@ class MedLearner(Learner):
             cycle = {"pct_start": kwargs.pop("pct_start", 0.3), "div": kwargs.pop("div", 5.0)}
             self.unfreeze()
             self.fit_one_cycle(epochs, rates, cbs=cbs, **cycle, **kwargs)
+
+
+def _returned(cbs: Sequence[Any], history: Sequence[Mapping[str, float]]) -> int:
+    """The epoch that the network is of: the last, or the best where a callback has brought that back."""
+    for cb in cbs:
+        if isinstance(cb, SaveBest) or (isinstance(cb, SaveModelCallback) and not cb.every_epoch and not cb.at_end):
+            values = [row.get(cb.monitor) for row in history]
+            if cb.best in values:
+                return values.index(float(cb.best)) + 1
+    return len(history)
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:

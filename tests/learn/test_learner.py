@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from fastai.callback.tracker import SaveModelCallback
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.torch_core import TensorImage
@@ -11,6 +12,7 @@ from fastai.vision.data import ImageDataLoaders
 from PIL import Image
 
 from medclf.errors import DataError
+from medclf.learn.callbacks import SaveBest
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.interpretation import MedInterpretation
 from medclf.learn.learner import med_learner, stats_for
@@ -195,6 +197,18 @@ def test_the_last_row_is_of_the_network_that_comes_back(small, blend):
         small.fine_tune(2, slice(1e-3, 3e-3), blend=blend)
         assert small.history[-1]["valid_loss"] == pytest.approx(float(small.validate()[0]), rel=1e-3)
     assert small.tuning["lr"] == 3e-3
+
+
+@pytest.mark.parametrize("callback", ["SaveBest", "SaveModelCallback"])
+def test_the_epoch_that_comes_back_is_named(small, tmp_path, callback):
+    """A rate that ruins the network in the end: the best epoch is brought back, and its row is what it validates at."""
+    small.path = tmp_path
+    keep = SaveBest(tmp_path / "best.safetensors") if callback == "SaveBest" else SaveModelCallback()
+    with small.no_bar(), small.no_logging():
+        small.fit(3, 1e-4, cbs=keep)
+        best = min(row["valid_loss"] for row in small.history)
+        assert small.history[small.returned_epoch - 1]["valid_loss"] == best
+        assert float(small.validate()[0]) == pytest.approx(best, rel=1e-3)
 
 
 def test_the_probe_is_known_from_what_came_after(small):
