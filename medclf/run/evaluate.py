@@ -156,7 +156,7 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
     if bundle.calibration.get("abstain") or bundle.calibration.get("ood"):
         used["flags"] = ["|".join(answer.flags) for answer in answers]
     losses = losses_of(y, probs, bundle.multi_label)
-    chosen = np.stack([np.isin(np.arange(len(bundle.vocab)), answer.pred) for answer in answers])
+    chosen = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label).decided(probs, bundle.vocab)
     found = Predictions(list(bundle.vocab), bundle.multi_label, y, probs, losses, used, decided=chosen)
     return found, table, missing
 
