@@ -45,6 +45,7 @@ from .models.saliency import occlusion as occlusion
 from .reporting.report import report as report
 from .results.subgroups import subgroups as subgroups
 from .run.compare import compare as compare
+from .run.encoders import encoders as encoders
 from .run.evaluate import evaluate as evaluate
 from .run.explain import explain as explain
 from .run.label_next import label_next as label_next

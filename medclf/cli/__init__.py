@@ -17,7 +17,7 @@ from medclf.cli.labelling import label_next
 from medclf.cli.options import checked, is_first
 from medclf.cli.review import export_sheet, import_sheet
 from medclf.cli.runs import card, compare, evaluate, report, shortcuts
-from medclf.cli.tables import audit, cache, scan
+from medclf.cli.tables import audit, cache, encoders, scan
 from medclf.cli.training import demo, train
 from medclf.errors import MedclfError, in_shell
 from medclf.escaping import printable
@@ -34,7 +34,7 @@ app = typer.Typer(
     epilog="--debug, anywhere, shows the traceback of an error.",
 )
 for _command in (
-    *(demo, scan, audit, train),
+    *(demo, scan, audit, encoders, train),
     *(evaluate, report, card, compare, shortcuts),
     *(predict, explain, serve, export, cache),
 ):

@@ -1,4 +1,4 @@
-"""`medclf scan | audit | cache`: what is there, before any training."""
+"""`medclf scan | audit | encoders | cache`: what is there, before any training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medclf.cli.options import OF_SCAN, say, with_options
+from medclf.cli.options import OF_SCAN, importing, say, with_options
 
 Data = Annotated[Path, typer.Argument(help="folder of images, or a CSV")]
 
@@ -49,6 +49,39 @@ def audit(
 
     for line in audit_run(data, out=out, split=split, seed=seed, near=near, overwrite=overwrite, **columns):
         say(line)
+
+
+@with_options(*OF_SCAN, "window", "frame", "device", "seed")
+def encoders(
+    data: Data,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="architectures; NAME=FILE for other weights", show_default="those on this machine"),
+    ] = None,
+    folds: Annotated[int, typer.Option(help="number of folds", min=2)] = 5,
+    size: Annotated[
+        int | None, typer.Option(help="side in pixels", show_default="what each encoder was trained at", min=32)
+    ] = None,
+    near: Annotated[bool, typer.Option(help="keep near-duplicates in one fold")] = True,
+    out: Annotated[Path | None, typer.Option(help="write the ranking to this CSV")] = None,
+    **more: Any,
+) -> None:
+    """Rank encoders on your data by linear probes: which differences are noise, and what each costs."""
+    from medclf.parallel import settle_machine
+
+    settle_machine()
+
+    with importing():
+        from medclf.dataset.csv_files import save_rows
+        from medclf.run.encoders import encoders as rank
+        from medclf.run.encoders import table_of
+
+    ranking = rank(data, names or (), n_folds=folds, size=size, near=near, say=say, **more)
+    for line in (*table_of(ranking), *ranking.sentences):
+        say(line)
+    if out:
+        save_rows(out, ranking.frame())
+        say(f"ranking: {out}")
 
 
 def cache(
