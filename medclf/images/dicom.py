@@ -22,7 +22,7 @@ from medclf.images.dicom_frames import Form, read_form, read_frame
 from medclf.images.dicom_header import MODALITIES, code, malformed, number, numbers
 from medclf.images.dicom_layout import Layout, frame_group, looks_like_dicom, read_layout
 from medclf.images.raster import RasterInfo, rescaled
-from medclf.images.windowing import GreyRules, Lut, SampleWindow, render_grey
+from medclf.images.windowing import VOI_FUNCTIONS, GreyRules, Lut, SampleWindow, render_grey
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -272,13 +272,21 @@ def _grey_rules(layout: Layout, header: Dataset, form: Form, index: int, path: s
         intercept=0.0 if intercept is None else intercept,
         modality_lut=_lut(modality, form.signed, layout.little, path) if modality else None,
         window=None if center is None or width is None or width <= 0 else (center, width),
-        function=str(voi.get("VOILUTFunction") or "LINEAR").strip(),
+        function=_voi_function(voi, path),
         padding=_padding(header, form, path),
         unit=unit,
     )
     # The VOI LUT's input is what the modality transform puts out, so that decides its first value's sign.
     voi_item = _lut_item(header, "VOILUTSequence")
     return rules.with_voi_lut(_lut(voi_item, rules.gives_negatives, layout.little, path) if voi_item else None)
+
+
+def _voi_function(voi: Dataset, path: str | Path) -> str:
+    """LINEAR where none is given (PS3.3 C.11.2.1.3); one that is not the standard's cannot be guessed."""
+    found = str(voi.get("VOILUTFunction") or "LINEAR").strip().upper()
+    if found not in VOI_FUNCTIONS and voi.get("WindowCenter") is not None:
+        raise malformed(0x00281056, path)
+    return found
 
 
 def _macro(groups: list[Any], name: str, header: Dataset) -> Dataset:

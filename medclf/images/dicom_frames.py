@@ -91,7 +91,7 @@ def read_form(header: Dataset, path: str | Path, max_megapixels: float) -> Form:
             stored=integer(header, "BitsStored", path, allocated),
             high_bit=integer(header, "HighBit", path, 0),
             signed=integer(header, "PixelRepresentation", path, 0) == 1,
-            photometric=str(header.PhotometricInterpretation).strip(),
+            photometric=str(header.PhotometricInterpretation).strip().upper(),
             planar=integer(header, "PlanarConfiguration", path, 0),
         )
     if form.photometric not in _PHOTOMETRIC:

@@ -11,6 +11,7 @@ from medclf.config import Window
 from medclf.errors import MedclfError, argument, did_you_mean
 
 SampleWindow = tuple[float, float] | str | None  # a window whose name is looked up: a pair, STRETCH or None
+VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 STRETCH = "stretch"  # from the smallest to the largest value of the image, whatever the file says
 
 # Center and width in Hounsfield units, the usual ones for CT (Radiopaedia, "Windowing (CT)").

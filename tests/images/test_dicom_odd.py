@@ -232,3 +232,17 @@ def test_real_files_look_as_dcmtk_shows_them(name, monkeypatch):
 
     outcome = dicom_reference.compare(Path(get_testdata_file(name)))
     assert outcome.word == "within two grey levels", outcome
+
+
+def test_a_windows_function_counts_in_any_case_and_an_unknown_one_is_named():
+    window = [element(0x00281050, "DS", 2048), element(0x00281051, "DS", 1000)]
+
+    def of(function):
+        return image(RAMP[None], bits=12, extra=[*window, element(0x00281056, "CS", function)])
+
+    sigmoid = 255 / (1 + np.exp(-4 * (RAMP - 2048) / 1000))  # PS3.3 C.11.2.1.3.1
+    np.testing.assert_allclose(levels(of("Sigmoid")), sigmoid, atol=1)
+    with pytest.raises(ReadError, match="VOI LUT Function"):
+        read_pixels(of("CUBIC"))
+    bare = image(RAMP[None], bits=12, extra=[element(0x00281056, "CS", "CUBIC")])
+    np.testing.assert_allclose(levels(bare), spread(RAMP), atol=1)
