@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +14,8 @@ from medclf.metrics.intervals import Estimate
 _SHARES = (0.3, 0.45, 0.67, 1.0)  # of the images to train on, in each fold
 _REPEATS = 3
 _DRAWS = 400
-_BINS = 5
 _SAMPLE = 400  # unlabelled images that stand for all
-_WIDER, _FLOOR = 1.0, 0.0  # of the bootstrap's interval: see benchmarks/label_next.py
+_WIDER, _FLOOR = 1.3, 0.02  # of the bootstrap's interval: no power law holds exactly; see benchmarks/label_next.py
 FEWEST = 20  # labels, and two classes of five or more, before a curve says anything
 _WORTH = 0.01
 
@@ -109,23 +108,27 @@ def forecast(
         return Estimate(value, float(max(low, least)), float(min(high, most)), len(known))
 
     gain = estimate(later - now, -1, 1)
+    gain = replace(gain, low=min(gain.low, -_FLOOR))  # chosen labels saturate sooner than random ones
     return Forecast(len(known), more, estimate(now, 0, 1), estimate(later, 0, 1), gain, gain.value < _WORTH)
 
 
+_Fit = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows left out, whether each was right, log odds of all
+
+
 class _Point(NamedTuple):
-    """One size of the learning curve: its mean training size, and by confidence what was right and what is asked."""
+    """One size of the learning curve: its mean training size, and how sure its fits were, of which image."""
 
     size: float
-    right: np.ndarray  # (bins, n_known) how often each labelled image had this confidence and was classified correctly
-    seen: np.ndarray  # (bins, n_known) how often it had this confidence
-    share: np.ndarray  # (bins,) of the unlabelled images
-    sure: np.ndarray  # (bins,) their mean confidence
+    row: np.ndarray  # (m,) of the labelled images, each once a repeat
+    sure: np.ndarray  # (m,) log odds of the likeliest class over the next one
+    right: np.ndarray  # (m,) whether it was classified correctly
+    asked: np.ndarray  # (k,) the log odds of unlabelled images
 
 
 def _curve(
     probe: Probe, known: np.ndarray, y: np.ndarray, units: np.ndarray, sample: np.ndarray, seed: int
 ) -> list[_Point]:
-    found: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[] for _ in _SHARES]
+    found: list[list[_Fit]] = [[] for _ in _SHARES]
     sizes = np.zeros(len(_SHARES))
     for repeat in range(_REPEATS):
         rng = np.random.default_rng((seed, repeat))
@@ -136,30 +139,43 @@ def _curve(
             for place, share in enumerate(_SHARES):
                 part = train[: max(2, round(share * len(train)))]
                 probs = probe.probs(known[part], y[part], np.concatenate([known[valid], sample]))
-                found[place].append((valid, probs[: len(valid)], probs[len(valid) :].max(1)))
+                right = probs[: len(valid)].argmax(1) == y[valid]
+                found[place].append((valid, right, _odds(probs)))
                 sizes[place] += len(part) * len(valid) / len(y) / _REPEATS
-    return [_point(size, fits, y) for size, fits in zip(sizes, found, strict=True)]
+    points = []
+    for size, fits in zip(sizes, found, strict=True):
+        rows, right = (np.concatenate([fit[place] for fit in fits]) for place in (0, 1))
+        sure = np.concatenate([odds[: len(valid)] for valid, _, odds in fits])
+        asked = np.concatenate([odds[len(valid) :] for valid, _, odds in fits])
+        points.append(_Point(size, rows, sure, right.astype(float), np.quantile(asked, np.linspace(0.005, 0.995, 100))))
+    return points
 
 
-def _point(size: float, fits: list[tuple[np.ndarray, np.ndarray, np.ndarray]], y: np.ndarray) -> _Point:
-    asked = np.concatenate([sure for _, _, sure in fits])
-    edges = np.quantile(asked, np.linspace(0, 1, _BINS + 1)[1:-1])
-    right, seen = np.zeros((_BINS, len(y))), np.zeros((_BINS, len(y)))
-    for valid, probs, _ in fits:
-        place = np.searchsorted(edges, probs.max(1))
-        np.add.at(right, (place, valid), probs.argmax(1) == y[valid])
-        np.add.at(seen, (place, valid), 1.0)
-    bins = np.searchsorted(edges, asked)
-    count = np.bincount(bins, minlength=_BINS)
-    return _Point(size, right, seen, count / len(asked), np.bincount(bins, asked, _BINS) / np.maximum(count, 1))
+def _odds(probs: np.ndarray) -> np.ndarray:
+    ranked = np.sort(probs, axis=1).clip(1e-6)
+    return np.asarray(np.log(ranked[:, -1] / ranked[:, -2]))
 
 
 def _accuracy(point: _Point, drawn: np.ndarray, labelled: float) -> np.ndarray:
-    """(draws,) accuracy on all images: of the labelled ones as seen, of the others by their confidence."""
-    right, seen = drawn @ point.right.T, drawn @ point.seen.T
-    prior = 2.0 * _REPEATS
-    others = ((right + prior * point.sure) / (seen + prior)) @ point.share
-    own = right.sum(1) / np.maximum(seen.sum(1), 1e-9)
+    """(draws,) accuracy on all images: of the labelled ones as seen, of the others by a logistic curve of the log odds.
+
+    The curve is fitted on the labelled images, once for each row of weights, by Newton's method.
+    """
+    weights = drawn[:, point.row]
+    scale = max(float(point.asked.std()), 1e-6)
+    x = np.stack([np.ones(len(point.sure)), point.sure / scale], axis=1)  # (m, 2)
+    products = (x[:, :, None] * x[:, None, :]).reshape(len(x), 4)
+    theta = np.zeros((len(weights), 2))
+    ridge = np.eye(2) * 0.5
+    for _ in range(12):
+        fitted = 1 / (1 + np.exp(-(theta @ x.T).clip(-30, 30)))
+        slope = (weights * (point.right - fitted)) @ x - theta @ ridge
+        bend = ((weights * fitted * (1 - fitted)) @ products).reshape(-1, 2, 2) + ridge
+        theta += np.linalg.solve(bend, slope[..., None])[..., 0]
+    theta[:, 1] = theta[:, 1].clip(0)  # the surer, the more often right
+    curve = theta[:, :1] + theta[:, 1:] * (point.asked / scale)
+    others = (1 / (1 + np.exp(-curve.clip(-30, 30)))).mean(1)
+    own = (weights @ point.right) / np.maximum(weights.sum(1), 1e-9)
     return np.asarray(labelled * own + (1 - labelled) * others)
 
 

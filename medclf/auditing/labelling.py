@@ -73,7 +73,7 @@ def choose_next(
         _typical(vectors, labelled, n, seed) if probs is None else _unsure(vectors, labelled, margins, n, seed)
     )
     rows = taken.one_of_each(clusters, n)
-    if len(rows) < n:  # only near-duplicates are left
+    while len(rows) < min(n, (~labelled).sum()):  # only near-duplicates are left
         taken.allow_again(labelled, rows)
         rows += taken.one_of_each(clusters, n - len(rows))
     why = TYPICAL if probs is None else UNSURE
@@ -113,7 +113,7 @@ class _Taken:
         self.vectors, self.owners = vectors, owners
         self.free = ~labelled
         for row in np.flatnonzero(labelled):
-            self._pass_over_like(row)
+            self._pass_over_like(int(row))
 
     def _pass_over_like(self, row: int) -> None:
         self.free[row] = False

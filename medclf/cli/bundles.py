@@ -63,10 +63,19 @@ def serve(
     max_mb: Annotated[float, typer.Option(help="largest upload, in MiB")] = 64,
     max_queue: Annotated[int, typer.Option(help="uploads that may wait; more are answered 429", min=1)] = 128,
     quiet: Annotated[bool, typer.Option("--quiet", help="log errors only")] = False,
+    watch: Annotated[
+        Path | None,
+        typer.Option(help="folder to keep sketches in, for medclf watch", show_default="RUN/watch, of a RUN"),
+    ] = None,
+    no_watch: Annotated[bool, typer.Option("--no-watch", help="keep no sketches of the images")] = False,
 ) -> None:
     """Serve a bundle over HTTP, with a page to drop images on."""
     from medclf.inference.runtimes import bundle_in
+    from medclf.inference.sketches import FOLDER
     from medclf.serving.app import serve as serve_bundle
+
+    if watch is None and (bundle / "run.json").is_file():
+        watch = bundle / FOLDER
 
     serve_bundle(
         bundle_in(bundle),
@@ -78,6 +87,7 @@ def serve(
         workers=workers,
         runtime=runtime,
         log_level="warning" if quiet else "info",
+        watch=None if no_watch else watch,
     )
 
 

@@ -64,3 +64,21 @@ def label_next(
         **more,
     ):
         say(line)
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(help="the RUN folder that is served")],
+    out: Annotated[Path | None, typer.Option(help="the page to write", show_default="RUN/watch/watch.html")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--watch", help="folder of the sketches", show_default="RUN/watch")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", help="number of images to read next", min=1)] = 20,
+    false_alarms: Annotated[
+        float, typer.Option(help="chance of a false alarm within 2,000 images", min=0.0001, max=0.5)
+    ] = 0.02,
+) -> None:
+    """Look at what a service saw: have the images drifted, what is the accuracy likely to be, which to read next?"""
+    from medclf.run.watch import watch as look
+
+    for line in look(run, out, folder=folder, n=n, false_alarms=false_alarms):
+        say(line)

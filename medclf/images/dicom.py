@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
@@ -60,6 +61,7 @@ _PALETTE_TAGS = {0x00281100 + kind + colour for kind in (0x1, 0x101, 0x121) for 
 _IMAGE_TAGS = frozenset(_PIXEL_TAGS | _PALETTE_TAGS)
 _SAFE_TAGS = frozenset({_MODALITY, 0x00180015, 0x00185101, 0x00280301}) | _IMAGE_TAGS
 _PATIENT_ID = 0x00100020
+_MAKER, _MODEL = 0x00080070, 0x00081090
 
 
 def dicom_info(file: BinaryIO, path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> RasterInfo:
@@ -193,6 +195,19 @@ def origin(path: Source) -> Origin:
     with reading(named(path), "its header cannot be read"):
         uids = (str(header.get(keyword) or "").strip() for keyword in ("SOPClassUID", "SeriesInstanceUID"))
         return Origin(_modality(header), *uids)
+
+
+def scanner(path: Source) -> str | None:
+    """Maker and model of the device, in letters, digits and a few signs; None where the file does not say.
+
+    Raises:
+        ReadError: it is no DICOM file, or cannot be read.
+    """
+    header = _header_of(path, frozenset({_MAKER, _MODEL}))
+    with reading(named(path), "its header cannot be read"):
+        parts = (str(header.get(keyword) or "") for keyword in ("Manufacturer", "ManufacturerModelName"))
+        words = " ".join(re.sub(r"[^A-Za-z0-9 ._-]", "", part)[:24].strip() for part in parts)
+    return words.strip() or None
 
 
 def patient_key(path: Source, key: bytes) -> str | None:

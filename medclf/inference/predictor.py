@@ -64,6 +64,11 @@ class Predictor:
         self._detector = _detector(self.calibration)
 
     @property
+    def detector(self) -> OodDetector | None:
+        """What tells which images are out of distribution; None where the bundle has none."""
+        return self._detector
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """How a file becomes what the network sees."""
         return self.spec.preprocessing
@@ -187,13 +192,17 @@ class Predictor:
         Args:
             prepared: uint8 of (B, height, width, channels).
         """
+        return self.predict_with_features(prepared)[0]
+
+    def predict_with_features(self, prepared: np.ndarray) -> tuple[list[Prediction], np.ndarray]:
+        """As `predict_pixels`, with the (B, n_features) pooled features that the answers were made from."""
         logits, features = self._forward(prepared)
         scaled = logits.astype(np.float64) / temperatures(self.calibration) + biases(self.calibration)
         probs = _sigmoid(scaled) if self.multi_label else _softmax(scaled)
         if not (np.isfinite(probs).all() and np.isfinite(features).all()):
             raise BundleError(f"{self.name} gives no finite numbers for this image", "save the bundle again")
         outside = self._detector.unlike(features) if self._detector else np.zeros(len(features), bool)
-        return [self._prediction(row, odd) for row, odd in zip(probs, outside, strict=True)]
+        return [self._prediction(row, odd) for row, odd in zip(probs, outside, strict=True)], features
 
     def _target(self, prepared: np.ndarray, label: str | None) -> int:
         """Position of the label that a saliency map is about: the predicted one, of several the most probable."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import medclf
 from medclf.errors import MedclfError, argument, require
 from medclf.inference.runtimes import load_model
+from medclf.inference.sketches import SketchBook
 from medclf.parallel import n_cores
 from medclf.serving.limits import Limits
 
@@ -37,6 +38,7 @@ def create_app(
     streams: int | None = None,
     limits: Limits | None = None,
     hosts: Collection[str] | None = None,
+    watch: str | Path | None = None,
 ) -> FastAPI:
     """The service as an ASGI application, for uvicorn or any other server.
 
@@ -50,6 +52,7 @@ def create_app(
         limits: all limits at once, instead of `max_bytes` and `max_queue`.
         hosts: the host names that requests may carry; without a token those of this machine alone, so
             that no web page can read answers through a name of its own. With a token, any.
+        watch: folder to keep sketches of the images in, for `medclf watch`; none are kept where None.
 
     Raises:
         MedclfError: the token is too short.
@@ -65,7 +68,8 @@ def create_app(
     cores = n_cores()
     streams = streams or _streams_for(bundle, cores)
     limits = limits or Limits(max_bytes=max_bytes, max_queue=max_queue)
-    service = Service(bundle, limits, workers=workers, streams=streams, threads=max(1, cores // streams))
+    book = None if watch is None else SketchBook(watch)
+    service = Service(bundle, limits, workers=workers, streams=streams, threads=max(1, cores // streams), book=book)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
@@ -103,6 +107,7 @@ def serve(
     workers: int = 1,
     runtime: str = "torch",
     log_level: str = "info",
+    watch: str | Path | None = None,
 ) -> None:
     """Serve a bundle until stopped by Ctrl-C or SIGTERM; requests in hand are then still answered.
 
@@ -116,6 +121,7 @@ def serve(
         workers: processes that decode.
         runtime: "torch" or "onnx"; see `medclf.inference.runtimes.load_model`.
         log_level: "info" logs a line a request; "warning" only what goes wrong.
+        watch: see `create_app`.
 
     Raises:
         MedclfError: no token for an open host, a token too short, or the port is taken.
@@ -125,7 +131,7 @@ def serve(
     check_exposure(host, token)
     bundle = load_model(bundle_path, runtime, threads=max(1, n_cores() // min(2, n_cores())))
     with _listening(host, port) as listener:
-        app = create_app(bundle, token=token, max_bytes=max_bytes, max_queue=max_queue, workers=workers)
+        app = create_app(bundle, token=token, max_bytes=max_bytes, max_queue=max_queue, workers=workers, watch=watch)
         name = f"[{host}]" if ":" in host else host
         ready = f"medclf serves {bundle_path} on http://{name}:{listener.getsockname()[1]}/ (Ctrl-C stops it)"
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped gracefully

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,13 @@ _MAX_PIXEL_BYTES = 2**28
 _START_SECONDS = 120.0
 _TRIES = 2
 _ERRORS = {kind.__name__: kind for kind in (ReadError, UnsupportedFormat, TooLarge, MissingDecoder)}
+
+
+class Decoded(NamedTuple):
+    """A file's pixels (H, W, C), uint8, and what else its decoder says: width, height and, of DICOM, some tags."""
+
+    pixels: np.ndarray
+    facts: dict[str, Any]
 
 
 class DecoderPool:
@@ -54,7 +61,7 @@ class DecoderPool:
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         self._workers: set[_Worker] = set()
         self._replacing: set[asyncio.Task[None]] = set()
-        self._decoding: set[asyncio.Task[np.ndarray]] = set()
+        self._decoding: set[asyncio.Task[Decoded]] = set()
         self.restarts = 0
 
     @property
@@ -70,8 +77,8 @@ class DecoderPool:
         """
         await asyncio.gather(*(self._add() for _ in range(self._n_workers)))
 
-    async def decode(self, body: bytes | bytearray) -> np.ndarray:
-        """The pixels (H, W, C), uint8, of one file.
+    async def decode(self, body: bytes | bytearray) -> Decoded:
+        """The pixels (H, W, C), uint8, of one file, and what the worker says of it: width, height, tags.
 
         Raises:
             ReadError, UnsupportedFormat, TooLarge, MissingDecoder: as `prepare` does; also where the file
@@ -92,7 +99,7 @@ class DecoderPool:
                 continue
         raise Refused(503, "the decoder was stopped from outside", "send it again", retry_after=5)
 
-    async def _decode(self, worker: _Worker, body: bytes | bytearray) -> np.ndarray:
+    async def _decode(self, worker: _Worker, body: bytes | bytearray) -> Decoded:
         try:
             return await asyncio.wait_for(worker.decode(body), self._patience)
         except asyncio.TimeoutError:
@@ -109,7 +116,7 @@ class DecoderPool:
             else:  # its answer may still come, and would be taken for the next file's
                 self._replace(worker)
 
-    def _done(self, work: asyncio.Task[np.ndarray]) -> None:
+    def _done(self, work: asyncio.Task[Decoded]) -> None:
         self._decoding.discard(work)
         if not work.cancelled():
             work.exception()  # of an upload that was given up, nobody asks for it
@@ -198,7 +205,7 @@ class _Worker:
             return False
         return status.rpartition(")")[2].split()[0] in ("T", "t")
 
-    async def decode(self, body: bytes | bytearray) -> np.ndarray:
+    async def decode(self, body: bytes | bytearray) -> Decoded:
         self.sound = False
         self._stdin.write(REQUEST.pack(len(body)))
         self._stdin.write(body)
@@ -208,7 +215,9 @@ class _Worker:
         if "error" in header:
             kind = _ERRORS.get(header["error"], ReadError)
             raise kind("upload", str(header.get("reason")), str(header.get("remedy", "")))
-        return np.frombuffer(pixels, np.uint8).reshape(header["shape"])
+        facts = header.get("facts")
+        shaped = np.frombuffer(pixels, np.uint8).reshape(header["shape"])
+        return Decoded(shaped, facts if isinstance(facts, dict) else {})
 
     async def end(self) -> None:
         with contextlib.suppress(ProcessLookupError):

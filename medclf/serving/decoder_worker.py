@@ -7,6 +7,7 @@ header and raw pixels. Nothing is pickled: a decoder that was taken over can onl
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import signal
 import struct
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -34,27 +36,48 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     settings = given["prepare"]
     preprocessing = Preprocessing.from_dict(settings["preprocessing"])
-    serve_stdin(lambda file: preprocessing.prepare(file, settings["max_megapixels"]), **given["limits"])
+    serve_stdin(lambda file: preprocessing.prepare(file, settings["max_megapixels"]), facts_of, **given["limits"])
 
 
-def serve_stdin(decode: Callable[[bytes], np.ndarray], *, seconds: float, memory_mb: int) -> None:
+def facts_of(file: bytes | Path) -> dict[str, Any]:
+    """Width and height of a file, and of DICOM the tags of an allowlist, as text that names nobody."""
+    from medclf.images import reading
+
+    found = reading.probe(file)
+    facts: dict[str, Any] = {"width": found.width, "height": found.height}
+    if found.format == "DICOM":
+        from medclf.images.dicom import safe_header, scanner
+
+        facts["tags"] = {name: value for name, value in safe_header(file).items() if isinstance(value, str)}
+        facts["tags"]["scanner"] = scanner(file)
+    return facts
+
+
+def serve_stdin(
+    decode: Callable[[bytes], np.ndarray],
+    describe: Callable[[bytes], Mapping[str, Any]] = lambda file: {},
+    *,
+    seconds: float,
+    memory_mb: int,
+) -> None:
     """Answer every file of stdin with what `decode` makes of it, within the limits.
 
     Args:
         decode: the bytes of a file -> uint8 pixels (H, W, C).
+        describe: the bytes of a file that could be decoded -> what else to say of it.
         seconds: of the processor that a file may cost; the kernel ends the process beyond them.
         memory_mb: address space above what the loaded modules take, in MiB.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which stops gracefully
     writer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder prints must not get between the answers
-    _answer(decode, blank_image())  # loads every module before memory is limited
+    _answer(decode, describe, blank_image())  # loads every module before memory is limited
     _limit_memory_and_files(memory_mb)
     _send(writer, {"ready": True})
     while length := sys.stdin.buffer.read(REQUEST.size):
         body = sys.stdin.buffer.read(REQUEST.unpack(length)[0])
         _limit_time(seconds)
-        _send(writer, *_answer(decode, body))
+        _send(writer, *_answer(decode, describe, body))
 
 
 def blank_image() -> bytes:
@@ -66,14 +89,19 @@ def blank_image() -> bytes:
     return file.getvalue()
 
 
-def _answer(decode: Callable[[bytes], np.ndarray], body: bytes) -> tuple[dict[str, Any], bytes]:
+def _answer(
+    decode: Callable[[bytes], np.ndarray], describe: Callable[[bytes], Mapping[str, Any]], body: bytes
+) -> tuple[dict[str, Any], bytes]:
     try:
         pixels = decode(body)
     except ReadError as error:
         return {"error": type(error).__name__, "reason": error.reason, "remedy": error.remedy}, b""
     except MedclfError as error:
         return {"error": "ReadError", "reason": error.message, "remedy": error.remedy}, b""
-    return {"shape": pixels.shape}, np.ascontiguousarray(pixels, np.uint8).tobytes()
+    facts: dict[str, Any] = {}
+    with contextlib.suppress(MedclfError):  # an odd header spoils no image that could be decoded
+        facts = dict(describe(body))
+    return {"shape": pixels.shape, "facts": facts}, np.ascontiguousarray(pixels, np.uint8).tobytes()
 
 
 def _send(writer: BinaryIO, header: Mapping[str, Any], pixels: bytes = b"") -> None:

@@ -57,6 +57,7 @@ class Predicted(BaseModel):
     model: Model
     preview: str | None = Field(None, description="what the model saw, as a data: URL of a PNG; where asked for")
     saliency: str | None = Field(None, description="where it looked, likewise; where asked for and offered")
+    sketch: str | None = Field(None, description="the id under which `medclf watch` speaks of this image; where kept")
 
 
 _REASONS = {
@@ -108,6 +109,7 @@ def api(service: Service, token: str | None) -> APIRouter:
             model=model,
             preview=await asyncio.to_thread(png_uri, answer.pixels) if preview else None,
             saliency=None if answer.heat is None else await asyncio.to_thread(png_uri, coloured(answer.heat)),
+            sketch=answer.sketch,
         )
 
     @router.get("/v1/model", response_description="the description", responses=_problems(401))

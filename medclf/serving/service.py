@@ -12,6 +12,7 @@ import numpy as np
 
 from medclf.errors import MedclfError
 from medclf.images.preprocessing import Preprocessing
+from medclf.inference.sketches import SketchBook, measures_of, sketch
 from medclf.serving.batching import MicroBatcher
 from medclf.serving.decoder import DecoderPool
 from medclf.serving.decoder_worker import blank_image
@@ -48,11 +49,12 @@ class Servable(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """A prediction, the pixels it was made from and, where asked for and offered, the heat map."""
+    """A prediction, the pixels it was made from, the heat map where asked for and offered, and the sketch's id."""
 
     prediction: Prediction
     pixels: np.ndarray
     heat: np.ndarray | None
+    sketch: str | None = None
 
 
 async def _never() -> None:
@@ -68,10 +70,20 @@ class Service:
         workers: processes that decode.
         streams: batches predicted at once.
         threads: of each stream, for the model's arithmetic.
+        book: where sketches of the images are kept; none are where None.
     """
 
-    def __init__(self, bundle: Servable, limits: Limits, *, workers: int, streams: int, threads: int) -> None:
-        self.bundle, self.limits = bundle, limits
+    def __init__(
+        self,
+        bundle: Servable,
+        limits: Limits,
+        *,
+        workers: int,
+        streams: int,
+        threads: int,
+        book: SketchBook | None = None,
+    ) -> None:
+        self.bundle, self.limits, self._book = bundle, limits, book
         self.meters, self.gate = Meters(), Gate(limits)
         self._pool = DecoderPool(
             {"preprocessing": bundle.preprocessing.as_dict(), "max_megapixels": limits.max_megapixels},
@@ -80,7 +92,7 @@ class Service:
             memory_mb=limits.decode_memory_mb,
         )
         self._batcher = MicroBatcher(
-            bundle.predict_pixels,
+            self._predicted,
             streams=streams,
             set_up=lambda: _set_threads(threads),
             on_batch=self.meters.batch_size.observe,
@@ -99,7 +111,7 @@ class Service:
         """Start decoders and model, and answer one blank image: the first client pays for no warming up."""
         await self._pool.start()
         self._batcher.start()
-        await self._batcher.predict(await self._pool.decode(blank_image()))
+        await self._batcher.predict((await self._pool.decode(blank_image())).pixels)
         self._running = True
 
     async def stop(self) -> None:
@@ -154,16 +166,38 @@ class Service:
 
     async def _predict(self, body: bytearray, saliency: bool) -> Answer:
         with self.meters.decode_seconds.time():
-            pixels = await self._pool.decode(body)
+            pixels, facts = await self._pool.decode(body)
         with self.meters.predict_seconds.time():
-            prediction = await self._batcher.predict(pixels)
+            prediction, measures = await self._batcher.predict(pixels)
         labels = [prediction.label] if isinstance(prediction.label, str) else prediction.label
         for label in labels:
             self.meters.labels.labels(label).inc()
         for flag in prediction.flags:
             self.meters.flags.labels(flag).inc()
         heat = await self._heat(pixels, prediction) if saliency else None
-        return Answer(prediction, pixels, heat)
+        return Answer(prediction, pixels, heat, self._keep(prediction, measures, facts))
+
+    def _predicted(self, pixels: np.ndarray) -> list[tuple[Prediction, Mapping[str, float] | None]]:
+        """The answer for each image of a batch, with what a sketch holds of it where sketches are kept."""
+        with_features = getattr(self.bundle, "predict_with_features", None)
+        if self._book is None or with_features is None:
+            return [(prediction, None) for prediction in self.bundle.predict_pixels(pixels)]
+        predictions, features = with_features(pixels)
+        measures = measures_of(getattr(self.bundle, "detector", None), features, pixels)
+        return list(zip(predictions, measures, strict=True))
+
+    def _keep(
+        self, prediction: Prediction, measures: Mapping[str, float] | None, facts: Mapping[str, Any]
+    ) -> str | None:
+        if self._book is None or measures is None:
+            return None
+        row = sketch(prediction, measures, facts, self.bundle.hash)
+        try:
+            self._book.add(row)
+        except OSError:  # a full disk costs a sketch, not an answer
+            self.meters.lost_sketches.inc()
+            return None
+        return str(row["id"])
 
     async def _heat(self, pixels: np.ndarray, prediction: Prediction) -> np.ndarray | None:
         """For one label that is predicted; of several, for the most probable."""

@@ -50,6 +50,7 @@ class Meters:
         self.labels = Counter("medclf_predictions", "Predictions by label", ["label"], **made)
         self.flags = Counter("medclf_flags", "Predictions that carry a flag", ["flag"], **made)
         self.waiting = Gauge("medclf_waiting_uploads", "Uploads that wait for an answer", **made)
+        self.lost_sketches = Counter("medclf_lost_sketches", "Sketches that could not be written", **made)
         self.restarts = Gauge("medclf_decoder_restarts", "Decoding processes replaced so far", **made)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from medclf.images.preprocessing import Preprocessing
 from medclf.serving.app import create_app, running
+from medclf.serving.decoder import Decoded
 from medclf.serving.limits import Limits
 
 
@@ -72,9 +73,9 @@ def quick_decoder(monkeypatch: pytest.MonkeyPatch) -> type:
         async def start(self) -> None: ...
         async def stop(self) -> None: ...
 
-        async def decode(self, body: bytes) -> np.ndarray:
+        async def decode(self, body: bytes) -> Decoded:
             await asyncio.sleep(self.seconds)
-            return np.full((32, 32, 3), self.level, np.uint8)
+            return Decoded(np.full((32, 32, 3), self.level, np.uint8), {})
 
     monkeypatch.setattr("medclf.serving.service.DecoderPool", Decoder)
     return Decoder

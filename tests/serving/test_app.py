@@ -244,6 +244,7 @@ def test_without_a_token_only_this_machine_s_names_are_answered(url: str, pictur
 def test_a_token_guards_the_model_and_leaves_the_page_and_the_probes_open(
     bundle: Any, quick_decoder: type, picture: Any
 ) -> None:
+    bundle.name = "model-of-mine"
     with running(create_app(bundle, token=TOKEN)) as address:
         for wrong in ({}, {"Authorization": "Bearer"}, {"Authorization": f"Basic {TOKEN}"}, _bearer(TOKEN[:-1])):
             for response in (
@@ -259,7 +260,7 @@ def test_a_token_guards_the_model_and_leaves_the_page_and_the_probes_open(
         for path in ("/", "/service.js", "/service.css", "/docs", "/openapi.json", "/healthz", "/readyz"):
             response = CLIENT.get(address + path, headers={"Host": "models.example"})
             assert response.status_code == 200
-            assert "brightness" not in response.text and TOKEN not in response.text
+            assert bundle.name not in response.text and TOKEN not in response.text
 
 
 def _bearer(token: str) -> dict[str, str]:

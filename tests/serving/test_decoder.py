@@ -66,7 +66,7 @@ def pooled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any
 
 def test_pixels_come_back_whole_whatever_the_decoder_prints(pooled: Any) -> None:
     async def job(pool: DecoderPool) -> list[np.ndarray]:
-        return [await pool.decode(b"x" * n) for n in (1, 7, 200)]
+        return [(await pool.decode(b"x" * n)).pixels for n in (1, 7, 200)]
 
     for pixels, length in zip(pooled(job), (1, 7, 200), strict=True):
         assert pixels.dtype == np.uint8
@@ -88,7 +88,7 @@ def test_a_worker_that_ends_is_replaced_and_the_file_is_to_blame(pooled: Any, tm
     async def job(pool: DecoderPool) -> int:
         with pytest.raises(ReadError, match="fails on it"):
             await pool.decode(word)
-        assert (await pool.decode(b"four"))[0, 0, 0] == 4
+        assert (await pool.decode(b"four")).pixels[0, 0, 0] == 4
         return pool.restarts
 
     assert pooled(job, memory_mb=256) == 1
@@ -124,7 +124,7 @@ def test_a_worker_killed_between_files_is_not_the_next_files_fault(pooled: Any) 
         (worker,) = pool._workers
         worker._process.kill()
         await worker._process.wait()
-        return int((await pool.decode(b"four"))[0, 0, 0])
+        return int((await pool.decode(b"four")).pixels[0, 0, 0])
 
     assert pooled(job) == 4
 
@@ -166,7 +166,7 @@ def test_an_upload_that_is_given_up_costs_no_decoder(pooled: Any) -> None:
         asking = asyncio.ensure_future(pool.decode(b"nap"))
         await asyncio.sleep(0.2)
         asking.cancel()
-        return int((await pool.decode(b"four"))[0, 0, 0]), pool.restarts
+        return int((await pool.decode(b"four")).pixels[0, 0, 0]), pool.restarts
 
     assert pooled(job) == (4, 0)
 
@@ -174,7 +174,7 @@ def test_an_upload_that_is_given_up_costs_no_decoder(pooled: Any) -> None:
 def test_two_workers_decode_at_once_and_one_pool_serves_many(pooled: Any) -> None:
     async def job(pool: DecoderPool) -> list[int]:
         answers = await asyncio.gather(*(pool.decode(b"x" * n) for n in range(1, 41)))
-        return [int(pixels[0, 0, 0]) for pixels in answers]
+        return [int(answer.pixels[0, 0, 0]) for answer in answers]
 
     assert pooled(job, workers=2) == list(range(1, 41))
 
@@ -194,7 +194,7 @@ def test_the_worker_knows_no_token_and_no_current_folder(
         with pytest.raises(UnsupportedFormat):
             await pool.decode(b"not an image")
         for side in (64, 200):  # all that decoding and resizing load was loaded before memory was limited
-            assert (await pool.decode(picture(204, "JPEG", (side, side)))).shape == (64, 64, 3)
+            assert (await pool.decode(picture(204, "JPEG", (side, side)))).pixels.shape == (64, 64, 3)
         assert pool.restarts == 0
         await pool.stop()
         return found

@@ -11,6 +11,7 @@ import pydicom.data
 import pytest
 from PIL import Image
 
+from medclf.dataset.corrections import read_corrections
 from medclf.serving.app import create_app, running
 
 TOKEN = "a-token-of-some-length"
@@ -105,6 +106,35 @@ def test_flags_and_the_saliency_overlay_are_shown(page: Any, url: str, picture: 
     assert not heat.is_visible()
     page.get_by_label("Show where the model looked").check()
     playwright.expect(heat).to_be_visible()
+
+
+def test_of_a_flagged_image_the_flag_comes_first_and_it_can_be_enlarged_and_corrected(
+    page: Any, url: str, picture: Callable[..., bytes]
+) -> None:
+    page.goto(url)
+    _drop(page, "grey.png", picture(128, size=(60, 40)))
+    playwright.expect(page.locator(".flagged .flags")).to_have_text("unsure", timeout=60_000)
+    order = page.locator(".words > *").evaluate_all("parts => parts.map((part) => part.className || part.tagName)")
+    assert order.index("flags") < order.index("H3")
+    page.get_by_role("button", name="Enlarge").click()
+    large = page.locator("#large")
+    playwright.expect(large).to_be_visible()
+    playwright.expect(large).to_have_js_property("naturalWidth", 60)  # the file itself, not the model's square
+    playwright.expect(large).to_have_js_property("naturalHeight", 40)
+    page.get_by_label("Zoom").fill("300")
+    assert large.evaluate("image => image.style.width") == "300%"
+    page.get_by_role("button", name="Close").click()
+    page.get_by_label("Correct class").select_option("light")
+    with page.expect_download() as found:
+        page.get_by_role("button", name="Download corrections (CSV)").click()
+    corrections = read_corrections(found.value.path())
+    assert corrections.rows.iloc[0].to_dict() == {
+        "path": "grey.png", "label": "", "mark": "new label", "new_label": "light", "note": ""
+    }  # fmt: skip
+    with page.expect_download() as found:
+        page.get_by_role("button", name="Download answers (CSV)").click()
+    header, row = Path(found.value.path()).read_text().splitlines()
+    assert header.startswith('"path","label","prob_dark","prob_light","flags"') and "unsure" in row
 
 
 def test_an_image_dropped_before_the_model_is_known_has_its_map_too(

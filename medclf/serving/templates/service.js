@@ -1,7 +1,8 @@
 const find = (id) => document.getElementById(id);
 const AT_ONCE = 4, SHOWN = 5, RETRIES = 8;
 const waiting = [];
-let token = "", running = 0, asked = 0, answered = 0, offersHeat = false, described = null;
+const results = [];
+let token = "", running = 0, asked = 0, answered = 0, offersHeat = false, described = null, vocab = [];
 
 const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
@@ -77,6 +78,10 @@ function show(item, answer) {
   const labels = [answer.label].flat();
   part("h3").textContent = labels.join(", ") || "none of the labels";
   part(".flags").replaceChildren(...answer.flags.map(badge));
+  if (answer.flags.length) { // the flag is the heading then, and the label second
+    item.classList.add("flagged");
+    part("h3").before(part(".flags"));
+  }
   const probs = Object.entries(answer.probs).sort((a, b) => b[1] - a[1]);
   part(".probs").replaceChildren(...probs.slice(0, SHOWN).map(bar));
   if (probs.length > SHOWN) {
@@ -86,12 +91,66 @@ function show(item, answer) {
   }
   part(".seen").src = answer.preview;
   part(".seen").alt = "what the model saw";
+  part(".enlarge").hidden = false;
+  part(".enlarge").addEventListener("click", () => enlarge(item, answer));
+  results.push({ item, answer });
   if (answer.saliency) part(".heat").src = answer.saliency;
+  part(".correct").hidden = !vocab.length;
+  part(".correct select").append(...vocab.map((label) => new Option(label, label)));
+}
+
+// The file itself where browsers can show it, so in its true proportions; else what the model saw.
+async function enlarge(item, answer) {
+  const image = find("large"), shown = /^image\/(png|jpeg|bmp|webp)$/.test(await kindOf(item.file));
+  const own = shown ? URL.createObjectURL(item.file) : "";
+  image.src = own || answer.preview;
+  image.alt = item.querySelector(".file").textContent;
+  find("reader").addEventListener("close", () => own && URL.revokeObjectURL(own), { once: true });
+  for (const name of ["zoom", "brightness", "contrast"]) find(name).value = 100;
+  look();
+  find("reader").showModal();
+}
+
+function look() {
+  const value = (name) => Number(find(name).value);
+  find("large").style.width = `${value("zoom")}%`;
+  find("large").style.filter = `brightness(${value("brightness")}%) contrast(${value("contrast")}%)`;
+}
+
+// A field of CSV: quoted, and never a formula for a spreadsheet to run.
+const field = (text) => `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : String(text)).replaceAll('"', '""')}"`;
+
+function save(name, lines) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([lines.map((line) => line.map(field).join(",")).join("\r\n") + "\r\n"], { type: "text/csv" }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+function saveAnswers() {
+  const labels = Object.keys(results[0].answer.probs);
+  const rows = results.map(({ item, answer }) => [item.file.name, [answer.label].flat().join("|"), ...labels.map((label) => answer.probs[label]), answer.flags.join("|"), answer.sketch ?? ""]);
+  save("answers.csv", [["path", "label", ...labels.map((label) => `prob_${label}`), "flags", "sketch"], ...rows]);
+}
+
+// What `medclf train --corrections` takes; paths are the files' names, relative to the folder they are put into.
+function saveCorrections() {
+  const chosen = results.map(({ item }) => [item.file.name, item.querySelector(".correct select").value]).filter(([, label]) => label);
+  save("corrections.csv", [["path", "label", "mark", "new_label", "note"], ...chosen.map(([name, label]) => [name, "", "new label", label, ""])]);
+}
+
+// The least sure first, or as they came.
+function order() {
+  const sure = ({ answer }) => Math.max(...Object.values(answer.probs)) - answer.flags.length;
+  const shown = find("by-doubt").checked ? [...results].sort((a, b) => sure(a) - sure(b)) : results;
+  find("answers").append(...shown.map(({ item }) => item));
 }
 
 function tell() {
   find("progress").textContent = asked ? `${answered} of ${asked} answered.` : "None yet.";
   find("clear").hidden = !asked || answered < asked;
+  find("batch").hidden = !results.length || answered < asked;
 }
 
 async function next() {
@@ -120,6 +179,7 @@ function take(files) {
   for (const file of files) {
     const item = find("answer").content.cloneNode(true).firstElementChild;
     item.querySelector(".file").textContent = file.name;
+    item.file = file;
     item.querySelector("h3").textContent = "…";
     find("answers").append(item);
     waiting.push({ file, item });
@@ -149,6 +209,7 @@ async function describe() {
   const model = await response.json();
   find("key").hidden = true;
   offersHeat = model.saliency;
+  vocab = model.vocab;
   find("heat-choice").hidden = !offersHeat;
   find("name").textContent = model.name;
   document.title = `${model.name} · medclf`;
@@ -174,10 +235,14 @@ find("files").addEventListener("change", (event) => {
 find("heat").addEventListener("change", (event) => find("answers").classList.toggle("answers-plain", !event.target.checked));
 find("clear").addEventListener("click", () => {
   find("answers").replaceChildren();
-  asked = answered = 0;
+  asked = answered = results.length = 0;
   tell();
   find("files").focus();
 });
+find("save-answers").addEventListener("click", saveAnswers);
+find("save-corrections").addEventListener("click", saveCorrections);
+find("by-doubt").addEventListener("change", order);
+find("reader").addEventListener("input", look);
 addEventListener("paste", (event) => {
   if (event.clipboardData.files.length) take([...event.clipboardData.files]);
 });

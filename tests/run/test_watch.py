@@ -1,0 +1,89 @@
+"""`watch` as a whole: sketches of a served bundle, the page, drift that is found, and what is refused."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from medclf.errors import DataError
+from medclf.inference.sketches import FOLDER, SketchBook, measures_of, sketch
+from medclf.results.predictions import Predictions
+from medclf.run.watch import watch
+
+VOCAB = ["dark", "light"]
+
+
+class Brightness:
+    """A bundle by hand: its probability of "light" is the mean of the pixels."""
+
+    hash, vocab, detector = "a" * 64, VOCAB, None
+
+    def prepare(self, path):
+        return np.asarray(Image.open(path).convert("RGB").resize((16, 16)))
+
+    def predict_with_features(self, pixels):
+        light = pixels.mean((1, 2, 3)) / 255
+        answers = [
+            SimpleNamespace(pred=int(p > 0.5), probs={"dark": 1 - float(p), "light": float(p)}, flags=()) for p in light
+        ]
+        return answers, np.stack([light, 1 - light], axis=1)
+
+
+def levels(n, seed):
+    return np.random.default_rng(seed).integers(20, 230, n)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A RUN of 80 images, which a hand-made bundle answers."""
+    level = levels(80, 0)
+    for number, grey in enumerate(level):
+        Image.new("L", (20, 20), int(grey)).save(tmp_path / f"{number:02}.png")
+    y = (level > 127).astype(int)
+    table = pd.DataFrame({"path": [f"{number:02}.png" for number in range(80)]})
+
+    class Made(SimpleNamespace):
+        def __truediv__(self, name):
+            return tmp_path / name
+
+    predictions = Predictions(VOCAB, False, y, np.eye(2)[y], np.zeros(80), table)
+    made = Made(bundle=Brightness(), predictions=predictions, images=tmp_path, path=tmp_path)
+    monkeypatch.setattr("medclf.run.watch.Run", lambda path: made)
+    return tmp_path
+
+
+def serve(run, grey, day):
+    bundle, book = Brightness(), SketchBook(run / FOLDER)
+    for level in grey:
+        pixels = np.full((1, 16, 16, 3), level, np.uint8)
+        (answer,), features = bundle.predict_with_features(pixels)
+        (measures,) = measures_of(None, features, pixels)
+        facts = {"width": 20, "height": 20, "tags": {"scanner": "ACME <1>"}}
+        book.add(sketch(answer, measures, facts, bundle.hash, when=f"2026-03-{day:02}T08:00Z"))
+    book.close()
+
+
+def test_images_like_those_of_the_run_are_no_drift(run):
+    serve(run, levels(150, 1), 2)
+    lines = watch(run, progress=False)
+    # the reference knows no scanner, so that one is new: what differs is told by name
+    assert lines[-1] == f"page: {run / FOLDER / 'watch.html'}"
+    text = (run / FOLDER / "watch.html").read_text()
+    assert "2026-W10" in text and "ACME &lt;1&gt;" in text and "Read next" in text
+    assert "http" not in text.split("<main")[1]
+    assert (run / FOLDER / "reference.json").is_file()
+
+
+def test_darker_images_are_found(run):
+    serve(run, levels(100, 1), 2)
+    serve(run, levels(200, 2) // 3, 12)
+    lines = watch(run, progress=False)
+    assert "have drifted" in lines[0] and "brightness" in lines[1]
+    assert "cannot say" in " ".join(lines)
+
+
+def test_without_sketches_it_says_how_to_get_them(run):
+    with pytest.raises(DataError, match="no sketch of this model"):
+        watch(run, progress=False)
