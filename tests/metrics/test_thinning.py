@@ -29,7 +29,7 @@ def delong(y, scores):
     return above.var(ddof=1) / len(positive) + below.var(ddof=1) / len(negative)
 
 
-def draws_of(task, key, n_boot=1500):
+def draws_of(task, key, n_boot=800):
     from medclf.metrics.table import statistics
 
     part = part_of(task)
@@ -44,22 +44,25 @@ def test_few_images_are_all_resampled():
     assert Part.of(Sampling.of(None, LARGE + 1), []).rows is not None
 
 
+@pytest.mark.slow
 def test_the_spread_is_that_of_all_images():
     y, probs = binary(N)
     task = read_task(y, probs, ["a", "b"])
     right = (probs.argmax(1) == y).mean()
-    assert draws_of(task, "accuracy").var() == pytest.approx(right * (1 - right) / N, rel=0.15)
-    assert draws_of(task, "auroc").var() == pytest.approx(delong(y, probs[:, 1]), rel=0.15)
+    assert draws_of(task, "accuracy").var() == pytest.approx(right * (1 - right) / N, rel=0.2)
+    assert draws_of(task, "auroc").var() == pytest.approx(delong(y, probs[:, 1]), rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_rare_label_keeps_its_images():
     y, probs = binary(N, prevalence=0.003)
     task = read_task(y, probs, ["a", "b"])
     n, found = (y == 1).sum(), (probs[y == 1].argmax(1) == 1).mean()
-    assert draws_of(task, "b/sensitivity").var() == pytest.approx(found * (1 - found) / n, rel=0.2)
+    assert draws_of(task, "b/sensitivity").var() == pytest.approx(found * (1 - found) / n, rel=0.25)
     assert draws_of(task, "auroc").var() == pytest.approx(delong(y, probs[:, 1]), rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_patient", [4, 1000])
 def test_images_of_a_patient_stay_together(per_patient):
     rng = np.random.default_rng(1)
@@ -79,7 +82,7 @@ def test_values_come_from_all_images_and_intervals_are_narrow():
     found = classification_metrics(y, probs, ["a", "b"], n_boot=200)
     assert found["accuracy"].value == pytest.approx((probs.argmax(1) == y).mean())
     half = 1.96 * np.sqrt(delong(y, probs[:, 1]))
-    assert found["auroc"].high - found["auroc"].low == pytest.approx(2 * half, rel=0.15)
+    assert found["auroc"].high - found["auroc"].low == pytest.approx(2 * half, rel=0.2)
     assert found["ece"].low <= found["ece"].value <= found["ece"].high
     assert found["ece"].high - found["ece"].low < 0.02
     assert found["confusion_matrix"][0][0] + found["confusion_matrix"][0][1] == (y == 0).sum()
