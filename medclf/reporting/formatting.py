@@ -9,6 +9,27 @@ from medclf.metrics.table import METRICS, overall_metrics
 from medclf.results.wording import interval, is_metric, measured, number, partition_name, rests_on_few
 
 _SHARES = {"coverage", "prevalence", "moved"}  # that are no metrics
+_NAMES = {  # keys of results.json whose words do not say what they are
+    "valid_pct": "Share for validation",
+    "patients_on_both_sides": "Patients in training and validation set",
+    "clusters_of_twins": "Groups of near-duplicates",
+    "images_with_a_twin": "Images with a near-duplicate",
+    "with_twin_in_train": "With a near-duplicate in the training set",
+    "n_compared": "Pairs compared",
+    "ways": "Searched by",
+    "n_judged": "Labels judged",
+    "n_doubtful": "Doubtful labels",
+    "n_conflicts": "Differing from a near-duplicate",
+    "n_unjudged": "Labels not judged",
+    "cv_folds": "Folds of the cross-validation",
+    "n_train": "Training images",
+    "n_features": "Features of an image",
+    "strength": "Strength of the regularisation (C)",
+    "views": "Augmented views",
+    "abstain_below": "Flagged unsure below",
+    "log_loss": "Log loss",
+    "donor_carries": "Taken from images that carry it",
+}
 _CAPITALS = {"id", "url", "csv", *(key for key, metric in METRICS.items() if metric.title.isupper())}
 
 
@@ -21,6 +42,8 @@ def words(key: str) -> str:
     """
     if key == "n":
         return key
+    if key in _NAMES:
+        return _NAMES[key]
     if key in METRICS:
         return METRICS[key].title
     parts = [p.upper() if p in _CAPITALS else p for p in key.removeprefix("n_").split("_") if p]

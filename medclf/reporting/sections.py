@@ -11,7 +11,7 @@ from medclf.metrics.table import METRICS
 from medclf.reporting.charts import Chart, Line, line_chart
 from medclf.reporting.formatting import words
 from medclf.reporting.tables import Block, Cell, Picture, blocks, cell, no_picture, table
-from medclf.results.wording import is_number, percent, summary
+from medclf.results.wording import is_number, number, percent, summary
 
 _KINDS = {
     "same-file": "the same file",
@@ -38,7 +38,8 @@ def _rest(value: Mapping[str, Any], *shown: str) -> list[Block]:
 
 
 def _named(rows: Mapping[str, Mapping[str, Any]]) -> Block:
-    return table([{"": name, **row} for name, row in rows.items()])
+    """Rows by name; a name that is a key of results.json is put into words."""
+    return table([{"": words(name) if name in METRICS or "_" in name else name, **row} for name, row in rows.items()])
 
 
 def _audit(value: Any, picture: Picture) -> list[Block]:
@@ -217,6 +218,14 @@ def _external(value: Any, picture: Picture) -> list[Block]:
     return [table([{k: v for k, v in row.items() if k != "page"} for row in rows]), Block("links", items=pages)]
 
 
+def _left_out(value: Any, picture: Picture) -> list[Block]:
+    """What no number is about, with the reasons and how many images each concerns."""
+    parts = [one for one in (value, value.get("test") or {}) if one.get("reasons")]
+    reasons = [f"{reason}: {number(n)} images" for part in parts for reason, n in part["reasons"].items()]
+    found = _text(value) + ([Block("list", items=reasons)] if reasons else [])
+    return found + _rest(value, "reasons", "test", "n", "of", "no_partition")
+
+
 def _test(value: Any, picture: Picture) -> list[Block]:
     """The test set's numbers, with and without what was seen in training."""
     numbers = {key: found for key, found in value.items() if key in METRICS}
@@ -262,7 +271,7 @@ class Section:
 
 
 SECTIONS: dict[str, Section] = {  # in the page's order
-    "left_out": Section("Not measured", tab="data"),
+    "left_out": Section("Not measured", _left_out, tab="data"),
     "leak_free": Section("Score without leaked images", _leak_free, tab="trust"),
     "test": Section("Test set", _test, tab="trust"),
     "baseline": Section("Beside a model that sees no image", _baseline, tab="trust"),

@@ -22,7 +22,7 @@ from medclf.reporting.checks import checks
 from medclf.reporting.formatting import cautions, headlines, scores
 from medclf.reporting.page_data import grouped
 from medclf.reporting.sections import SECTIONS, sections_of
-from medclf.reporting.tables import Picture, blocks, cell
+from medclf.reporting.tables import Block, Picture, blocks, cell
 from medclf.reporting.thumbnails import Album
 from medclf.results.names import Names
 from medclf.results.wording import is_number, number, percent, summary
@@ -87,7 +87,7 @@ def context(
         "n_images": number(data["n_images"]) if "n_images" in data else "",
         "problems": (data.get("problems") or [])[:MAX_PROBLEMS],
         "n_problems": len(data.get("problems") or []),
-        "split": blocks({k: v for k, v in (data.get("split") or {}).items() if k != "sentence"}),
+        "split": _split(data.get("split") or {}),
         "sections": _by_tab(facts, picture),
         "settings": blocks(facts["settings"], raw=True) if facts.get("settings") else [],
         "versions": blocks(facts["versions"], raw=True) if facts.get("versions") else [],
@@ -95,6 +95,14 @@ def context(
         "unreadable": [(names.of(row), names.scrub(reason)) for row, reason in album.unreadable.items()][:MAX_PROBLEMS],
         "hide_names": names.hide,
     }
+
+
+def _split(split: Mapping[str, Any]) -> list[Block]:
+    """How the data were split: the sentence, and the settings that mattered."""
+    folds = () if split.get("kind") == "kfold" else ("fold", "n_folds")
+    told = {k: v for k, v in split.items() if k not in ("sentence", *folds) and v is not None}
+    text = [Block("text", text=str(split["sentence"]))] if split.get("sentence") else []
+    return text + (blocks(told) if told else [])
 
 
 def _by_tab(facts: Mapping[str, Any], picture: Picture) -> dict[str, list[dict[str, Any]]]:
