@@ -196,7 +196,7 @@ function draw() {
   drawMatrix();
   drawNumbers();
   drawGallery();
-  drawQueue();
+  if (tab === 'labels') drawQueue();
   writeAddress();
 }
 

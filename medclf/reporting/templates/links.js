@@ -9,6 +9,7 @@ function showTab(name) {
     if (link.dataset.tab === tab) link.setAttribute('aria-current', 'page');
     else link.removeAttribute('aria-current');
   }
+  if (tab === 'labels') drawQueue();
 }
 
 /** Show the part that an element is in, opened; false where the page has no such element. */
