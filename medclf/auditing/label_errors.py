@@ -16,6 +16,7 @@ from medclf.results.predictions import Predictions
 
 _NEARBY = 10  # images that say what a similar one shows
 _SHARE = 0.95  # of the thresholds: with it 12 wrong labels of 250 come first, and where none is wrong few are named
+_BELIEVED = 0.5  # margin from which on a label stands although a near-duplicate has another
 _MOST = 5000  # images that are judged by their features: the probe's second fit would take minutes
 
 
@@ -85,15 +86,15 @@ def doubtful_labels(
         y, probs, multi_label: see `label_suspects`.
         judges: (n,) what each image's probabilities come from: those of one classifier are judged among themselves.
         conflicts: pairs of near-duplicates with different labels. Of each pair the one is named whose label the
-            classifier believes less.
+            classifier believes less, unless it clearly believes both.
         share: of a class's threshold that is enough; see `label_suspects`.
 
     Example:
         >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.05, 0.95], [0.97, 0.03]])
         >>> doubtful_labels([0, 0, 1, 1, 1], probs)
         [DoubtfulLabel(row=4, suggested=(0,), margin=-0.94, conflict=None)]
-        >>> [one.row for one in doubtful_labels([0, 0, 1, 1, 1], probs, conflicts=[(1, 2)])]
-        [1, 4]
+        >>> doubtful_labels([0, 0, 1, 1, 1], probs, conflicts=[(1, 4)])
+        [DoubtfulLabel(row=4, suggested=(0,), margin=-0.94, conflict=1)]
     """
     y, p = np.asarray(y), np.asarray(probs, float)
     if not len(y):
@@ -107,9 +108,9 @@ def doubtful_labels(
             found[row] = DoubtfulLabel(row, _suggested(y[row], p[row], multi_label), float(margins[row]))
     for pair in conflicts:
         row, other = sorted(pair, key=lambda one: margins[one])
-        if np.isfinite(margins[[row, other]]).all():
+        if margins[row] < _BELIEVED and np.isfinite(margins[other]):
             found[row] = DoubtfulLabel(row, _classes(y[other], multi_label), float(margins[row]), other)
-    return sorted(found.values(), key=lambda one: (one.conflict is None, one.margin))
+    return sorted(found.values(), key=lambda one: one.margin - _BELIEVED * (one.conflict is not None))
 
 
 def _classes(y: Any, multi_label: bool) -> tuple[int, ...]:
