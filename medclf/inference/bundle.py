@@ -209,7 +209,7 @@ def _with_encoder(card: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:
         facts = encoder_facts(spec.arch, spec.weights)
     except (MedclfError, OSError):  # a file that was moved, a registered network that is gone
         facts = {"weights": str(spec.weights)}
-    return finite({"encoder": facts, **card})
+    return cast("dict[str, Any]", finite({"encoder": facts, **card}))
 
 
 def _assessed(learn: Assessable, card: Mapping[str, Any] | None) -> dict[str, Any]:

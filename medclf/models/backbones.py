@@ -137,8 +137,18 @@ def _features(source: str, name: str, size: tuple[int, int] | None = None) -> tu
     found = cut(source, name)
     height, width = size or (found.size, found.size)
     with torch.inference_mode():
+        if size and not _patches_fit(found.body, size):
+            raise ValueError("the last rows or columns would be cut off")
         pooling = pooling_of(found.body, class_token=found.class_token)
         return found, pooling(found.body.eval()(torch.empty(1, 3, height, width)))
+
+
+def _patches_fit(body: nn.Module, size: tuple[int, int]) -> bool:
+    """Whether patches of a vision transformer cover an image wholly."""
+    first = next((module for module in body.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or first.stride != first.kernel_size or int(first.stride[0]) < 8:
+        return True
+    return all(side % int(step) == 0 for side, step in zip(size, first.stride, strict=True))
 
 
 def fitted_to(arch: Arch, size: tuple[int, int]) -> Arch:

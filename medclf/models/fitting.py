@@ -211,7 +211,7 @@ def _shaped(name: str, tensor: Tensor, wanted: Tensor, body: nn.Module) -> Tenso
     if [n for n in tensor.shape if n > 1] == [n for n in wanted.shape if n > 1]:
         return tensor.reshape(wanted.shape)
     if name.endswith("pos_embedding") and tensor.ndim == 3 and tensor.shape[-1] == wanted.shape[-1]:
-        from timm.layers import resample_abs_pos_embed
+        from timm.layers.pos_embed import resample_abs_pos_embed
 
         side = round((wanted.shape[1] - 1) ** 0.5)
         return cast(Tensor, resample_abs_pos_embed(tensor.float(), [side, side], num_prefix_tokens=1))

@@ -43,8 +43,15 @@ OPEN_CLIP = {
     "RN50x64": "resnet50x64_clip",
 }
 _WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1152: "so400m", 1280: "huge", 1408: "giant"}
-_SWINS = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base", (192, 18): "large"}
-_CONVNEXTS = {(96, 9): "tiny", (96, 27): "small", (128, 27): "base", (192, 27): "large", (256, 27): "xlarge"}
+_SWINS: dict[Any, str] = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base", (192, 18): "large"}
+_CONVNEXTS: dict[Any, str] = {
+    (96, 9): "tiny",
+    (96, 27): "small",
+    (128, 27): "base",
+    (192, 27): "large",
+    (256, 27): "xlarge",
+}
+_CLIPS: dict[Any, str] = {768: "base", 1024: "large", 1280: "huge", 1408: "giant", 1664: "gigantic"}
 _RESNETS = {(3, 4, 6, 3): "50", (3, 4, 23, 3): "101", (3, 8, 36, 3): "152"}
 
 
@@ -214,7 +221,7 @@ def _of_open_clip(config: Mapping[str, Any]) -> str:
         asked += [f"global_pool={pool}"] if pool else []
         return f"{name}{'?' if asked else ''}{'&'.join(asked)}"
     if isinstance(vision.get("layers"), int):
-        width = {768: "base", 1024: "large", 1280: "huge", 1408: "giant", 1664: "gigantic"}.get(vision.get("width"))
+        width = _CLIPS.get(vision.get("width"))
         quick = "quickgelu_" if (config.get("model_cfg") or {}).get("quick_gelu") else ""
         if width:
             return f"timm/vit_{width}_patch{vision.get('patch_size')}_clip_{quick}{size}"
@@ -235,6 +242,7 @@ def _of_transformers(config: Mapping[str, Any]) -> str:
     elif kind in ("siglip", "siglip_vision_model") and name:
         arch = f"vit_{name}_patch{patch}_siglip_{'384' if patch == 14 else '224'}"
         made_for = 384 if patch == 14 else 224
+        asked += ["act_layer=gelu_tanh"] if config.get("hidden_act", "gelu_pytorch_tanh") == "gelu_pytorch_tanh" else []
     elif kind in ("clip", "clip_vision_model") and name:
         quick = "quickgelu_" if config.get("hidden_act") == "quick_gelu" else ""
         arch = f"vit_{name}_patch{patch}_clip_{quick}224"
@@ -245,7 +253,7 @@ def _of_transformers(config: Mapping[str, Any]) -> str:
         named = _CONVNEXTS.get(((config.get("hidden_sizes") or [0])[0], depths[2]), "")
         if not named:
             raise _unknown(kind, config)
-        arch, made_for = f"{'convnextv2' if kind.endswith('v2') else 'convnext'}_{named}", size
+        arch, size = f"{'convnextv2' if kind.endswith('v2') else 'convnext'}_{named}", None
     elif kind == "resnet" and config.get("layer_type") == "bottleneck" and depths in _RESNETS:
         return f"resnet{_RESNETS[depths]}"
     else:

@@ -250,6 +250,6 @@ class ClassTokenBody(nn.Module):
         side = round((known.shape[1] - 1) ** 0.5)
         if (rows, columns) == (side, side):
             return known
-        grid = known[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        grid = known[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
         grid = functional.interpolate(grid, (rows, columns), mode="bicubic", antialias=True)
         return torch.cat([known[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
