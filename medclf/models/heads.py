@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -87,9 +87,9 @@ def describe_head(head: nn.Module) -> list[Layer]:
         >>> describe_head(nn.Sequential(nn.Flatten(), nn.Dropout(0.5)))
         [{'layer': 'Flatten'}, {'layer': 'Dropout', 'p': 0.5}]
     """
-    if not _is_chain(head):
+    if not _is_chain(head) or not list(head.children()):
         raise _unknown(head)
-    first, *rest = head.children()
+    first, *rest = cast(nn.Sequential, head)  # children() leaves out a layer that is there twice, as fastai's ReLU is
     return [{"layer": "BodyPool"} if _is_of_body(first) else _described(first), *map(_described, rest)]
 
 
@@ -125,7 +125,7 @@ def _is_chain(module: nn.Module) -> bool:
 
 def _described(module: nn.Module) -> Layer:
     if _is_chain(module):
-        return {"layer": "Sequential", "layers": [_described(layer) for layer in module.children()]}
+        return {"layer": "Sequential", "layers": [_described(layer) for layer in cast(nn.Sequential, module)]}
     name = type(module).__name__
     if name == "AdaptiveConcatPool2d" and getattr(module, "size", None) == 1:  # fastai's
         return {"layer": "ConcatPool", "class_token": False}
