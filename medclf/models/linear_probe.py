@@ -18,6 +18,7 @@ _FALLBACK = 0.01
 _LEAST_SPREAD = 0.1  # of the features' mean standard deviation
 _SMALL = 5_000_000  # values of the features, such as 4,000 images' 1,280
 _EXACT = 1e-9  # of the objective, relative, in the last fit
+_QUICK = 500_000  # values of the features; below it every strength is tried, as a fold of few images may mislead
 _PATIENCE = 2  # strengths in a row that are worse, before no further one is tried
 STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # scikit-learn's C, on standardised features
 
@@ -146,7 +147,7 @@ def _fit_logistic(
             loss = _log_loss(probs[i, valid], classes[valid], weights[valid])
             losses[i] += loss
             least, worse = (loss, 0) if loss < least else (least, worse + 1)
-            if not number and worse == _PATIENCE:  # the other folds go as far, so that all can be summed
+            if not number and worse == _PATIENCE and x.size > _QUICK:  # the others go as far, so that all can be summed
                 tried = i + 1
                 break
     best = int(losses[:tried].argmin())
