@@ -10,6 +10,7 @@ import typer
 from medclf.cli.options import say
 
 Runtime = Literal["torch", "onnx"]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 
 
 def predict(
@@ -19,6 +20,7 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, one line an image")] = False,
     bs: Annotated[int, typer.Option(help="images at once", min=1)] = 32,
+    device: Device = "cpu",
 ) -> None:
     """Predict images with a bundle."""
     from medclf.parallel import settle_threads
@@ -27,7 +29,7 @@ def predict(
 
     from medclf.run.predict import print_predictions
 
-    print_predictions(bundle, files, "csv" if as_csv else "json" if as_json else "text", bs, runtime)
+    print_predictions(bundle, files, "csv" if as_csv else "json" if as_json else "text", bs, runtime, device)
 
 
 def explain(
@@ -40,11 +42,12 @@ def explain(
     ] = "grad-cam",
     share: Annotated[float, typer.Option(help="the box holds what is at least this share of the hottest pixel")] = 0.5,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what an earlier call wrote there")] = False,
+    device: Device = "cpu",
 ) -> None:
     """Show where a bundle looked: pictures with a heat map, and a box around the hottest region of each."""
     from medclf.run.explain import explain as explain_files
 
-    options: Any = {"method": method, "share": share, "overwrite": overwrite}
+    options: Any = {"method": method, "share": share, "overwrite": overwrite, "device": device}
     explain_files(bundle, files, out, label=label, say=say, **options)
 
 
@@ -59,6 +62,7 @@ def serve(
         typer.Option(envvar="MEDCLF_TOKEN", help="password that clients must send; best set by the variable"),
     ] = None,
     runtime: Annotated[Runtime, typer.Option(help="what runs the network")] = "torch",
+    device: Device = "cpu",
     workers: Annotated[int, typer.Option(help="files decoded at once, each in a process", min=1)] = 1,
     max_mb: Annotated[float, typer.Option(help="largest upload, in MiB")] = 64,
     max_queue: Annotated[int, typer.Option(help="uploads that may wait; more are answered 429", min=1)] = 128,
@@ -86,6 +90,7 @@ def serve(
         max_queue=max_queue,
         workers=workers,
         runtime=runtime,
+        device=device,
         log_level="warning" if quiet else "info",
         watch=None if no_watch else watch,
     )

@@ -24,7 +24,9 @@ def bundle_in(path: str | Path) -> Path:
     return path / "bundle" if is_run else path
 
 
-def load_model(path: str | Path, runtime: str = "torch", *, threads: int | None = None) -> Bundle | OnnxModel:
+def load_model(
+    path: str | Path, runtime: str = "torch", *, threads: int | None = None, device: str = "cpu"
+) -> Bundle | OnnxModel:
     """Load a bundle's folder or an exported file.
 
     Args:
@@ -33,6 +35,7 @@ def load_model(path: str | Path, runtime: str = "torch", *, threads: int | None 
             of its name beside it (polyps.onnx beside polyps.bundle, RUN/bundle.onnx in a RUN), or one exported for the
             occasion, which takes some seconds.
         threads: of ONNX Runtime; as many as there are cores where None.
+        device: where torch predicts: "cpu", "cuda", "mps" ...; ONNX Runtime predicts on the processor.
 
     Raises:
         BundleError: it is damaged, or the file beside it was exported from another bundle.
@@ -48,7 +51,11 @@ def load_model(path: str | Path, runtime: str = "torch", *, threads: int | None 
             f"{argument('runtime')} must be {' or '.join(RUNTIMES)}, not {runtime!r}", did_you_mean(runtime, RUNTIMES)
         )
     if path.suffix != ".onnx" and runtime == "torch":
-        return _on_torch(path)
+        return _on_torch(path, device)
+    if device != "cpu":
+        raise MedclfError(
+            f"ONNX Runtime predicts on the processor, not on {device!r}", f"leave {argument('device')} out"
+        )
     from medclf.inference.onnx import OnnxModel, export_onnx
 
     if path.suffix == ".onnx":
@@ -60,13 +67,13 @@ def load_model(path: str | Path, runtime: str = "torch", *, threads: int | None 
         return OnnxModel(export_onnx(path, Path(folder) / f"{path.stem}.onnx"), threads=threads)
 
 
-def _on_torch(path: Path) -> Bundle:
+def _on_torch(path: Path, device: str) -> Bundle:
     """The weights are read and hashed while torch is imported."""
     with ThreadPoolExecutor(1) as pool:
         content = pool.submit(bundle_format.read, path)
         from medclf.inference.bundle import restore
 
-        return restore(content.result(), path)
+        return restore(content.result(), path, device)
 
 
 def _same(model: OnnxModel, folder: Path, file: Path) -> OnnxModel:

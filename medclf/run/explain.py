@@ -73,6 +73,7 @@ def explain(
     method: str = "grad-cam",
     share: float = 0.5,
     overwrite: bool = False,
+    device: str = "cpu",
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Explanation]:
     """Write each image with its heat map, and boxes.csv with a box around the hottest region of each.
@@ -85,6 +86,7 @@ def explain(
         method: "grad-cam" or "occlusion"; see `medclf.grad_cam` and `medclf.occlusion`.
         share: how hot the box is, as a share of the hottest pixel, in (0, 1].
         overwrite: replace what an earlier call wrote.
+        device: where to predict: "cpu", "cuda", "mps" ...
         say: called with a line for the user on each image.
 
     Returns:
@@ -103,7 +105,7 @@ def explain(
             f"{out / _BOXES} exists already",
             f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
         )
-    loaded = load_bundle(bundle_in(bundle))
+    loaded = load_bundle(bundle_in(bundle), device)
     if label is not None:
         position(loaded.vocab, label)
     given = [files] if isinstance(files, (str, Path)) else files

@@ -99,14 +99,16 @@ def predict(
     return list(_answers(load_model(bundle_in(bundle), runtime), given, bs))
 
 
-def print_predictions(bundle: Path, files: Sequence[Path], form: str, bs: int = 32, runtime: str = "torch") -> None:
+def print_predictions(
+    bundle: Path, files: Sequence[Path], form: str, bs: int = 32, runtime: str = "torch", device: str = "cpu"
+) -> None:
     """Predict and print as "text", "csv" or "json" lines, in the order given; a file that cannot be read says why.
 
     Raises:
         BundleError: the bundle is damaged, changed, or of another version.
         DataError: a file does not exist, or none could be read.
     """
-    loaded = load_model(bundle_in(bundle), runtime)
+    loaded = load_model(bundle_in(bundle), runtime, device=device)
     columns = ["path", "label", *(f"prob_{label}" for label in loaded.vocab), "flags", "problem"]
     writer = csv.writer(sys.stdout) if form == "csv" else None
     if writer:

@@ -106,6 +106,7 @@ def serve(
     max_queue: int = Limits.max_queue,
     workers: int = 1,
     runtime: str = "torch",
+    device: str = "cpu",
     log_level: str = "info",
     watch: str | Path | None = None,
 ) -> None:
@@ -120,6 +121,7 @@ def serve(
         max_queue: uploads that may wait at once.
         workers: processes that decode.
         runtime: "torch" or "onnx"; see `medclf.inference.runtimes.load_model`.
+        device: likewise.
         log_level: "info" logs a line a request; "warning" only what goes wrong.
         watch: see `create_app`.
 
@@ -129,7 +131,7 @@ def serve(
         MissingDependency: the extra `serve` is not installed.
     """
     check_exposure(host, token)
-    bundle = load_model(bundle_path, runtime, threads=max(1, n_cores() // min(2, n_cores())))
+    bundle = load_model(bundle_path, runtime, threads=max(1, n_cores() // min(2, n_cores())), device=device)
     with _listening(host, port) as listener:
         app = create_app(bundle, token=token, max_bytes=max_bytes, max_queue=max_queue, workers=workers, watch=watch)
         name = f"[{host}]" if ":" in host else host
