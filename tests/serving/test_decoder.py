@@ -101,7 +101,7 @@ def test_a_slow_file_is_given_up_in_time_and_its_late_answer_reaches_no_one(pool
         started = time.monotonic()
         slow, fast = await asyncio.gather(pool.decode(b"sleep"), pool.decode(b"four"), return_exceptions=True)
         assert isinstance(slow, ReadError) and "too long" in slow.reason
-        assert fast[0, 0, 0] == 4
+        assert fast.pixels[0, 0, 0] == 4
         return time.monotonic() - started
 
     assert pooled(job, seconds=0.5) < 20
@@ -137,7 +137,7 @@ def test_whoever_stops_a_decoder_at_work_the_file_is_not_to_blame(pooled: Any, n
         asking = asyncio.ensure_future(pool.decode(b"nap"))
         await asyncio.sleep(0.3)
         worker._process.send_signal(number)
-        return int((await asking)[0, 0, 0]), pool.restarts
+        return int((await asking).pixels[0, 0, 0]), pool.restarts
 
     assert pooled(job, seconds=1.0) == (3, 1)
 
