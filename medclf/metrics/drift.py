@@ -214,8 +214,10 @@ def estimate_accuracy(
     Source: Guillory et al. 2021 (difference of confidences); Garg et al. 2022 (average thresholded confidence).
     """
     n, right = len(stream), np.asarray(right, float)
-    if len(reference) < FEWEST or n < FEWEST:
-        return undefined(n, f"fewer than {FEWEST} images")
+    if len(reference) < FEWEST:
+        return undefined(n, f"the reference has {len(reference)} images, fewer than {FEWEST}")
+    if n < FEWEST:
+        return undefined(n, f"fewer than {FEWEST} images came")
     tests = differences(reference, stream)
     shares = [name for name in tests if name.startswith("share of class")]
     odd = [
