@@ -27,7 +27,7 @@ def drawn_features(n: int, f: int, classes: int) -> tuple[np.ndarray, np.ndarray
     """Correlated, with classes that overlap, as those of a network are."""
     rng = np.random.default_rng(0)
     y = rng.integers(0, classes, n)
-    mixing, centres = rng.normal(size=(200, f)) / 14, rng.normal(size=(classes, 200)) * 0.35
+    mixing, centres = rng.normal(size=(200, f)) / 14, rng.normal(size=(classes, 200)) * 0.12
     x = (rng.normal(size=(n, 200)) + centres[y]) @ mixing + rng.normal(size=(n, f)) * 0.3
     return np.maximum(x, 0).astype(np.float32), y
 
