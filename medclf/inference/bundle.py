@@ -422,7 +422,11 @@ def _bare(spec: ModelSpec, state: Mapping[str, Tensor]) -> nn.Sequential:
         network = build_network(
             spec.arch, spec.n_out, weights=None, n_in=spec.n_in, dropout=spec.dropout, as_in_0_1=old
         )
-        return network if spec.head is None else nn.Sequential(network[0], make_head(spec.head, network[1][0]))
+        return (
+            network
+            if spec.head is None
+            else nn.Sequential(network[0], make_head(spec.head, next(network[1].children())))
+        )
     except MedclfError as error:
         own = f"call medclf.models.own_networks.register_network({spec.arch.removeprefix('own/')}) before"
         remedy = own if spec.arch.startswith("own/") else error.remedy

@@ -393,7 +393,8 @@ class MedDataLoaders(DataLoaders):
             DataError: as `from_lists`.
         """
         given = {"valid_pct": valid_pct, "seed": seed, "item_tfms": item_tfms, "batch_tfms": batch_tfms}
-        return cls.from_lists(path, *labels_by(label_func, fnames), img_cls=img_cls, **given, **kwargs)
+        files, labels = labels_by(label_func, fnames)
+        return cls.from_lists(path, files, labels, img_cls=img_cls, **given, **kwargs)
 
     @classmethod
     def from_name_func(

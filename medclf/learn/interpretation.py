@@ -195,7 +195,7 @@ class MedInterpretation(ClassificationInterpretation):
 
     def _ranks(self, k: int | slice | Sequence[int], largest: bool = True) -> list[int]:
         """The rows with these ranks by loss."""
-        order = self.top_losses(None, largest)[1].tolist()
+        order: list[int] = self.top_losses(None, largest)[1].tolist()
         if isinstance(k, int):
             return order[:k]
         return order[k] if isinstance(k, slice) else [order[i] for i in k]

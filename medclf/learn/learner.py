@@ -502,7 +502,13 @@ def med_learner(
         dls.to(usable_device(dls.device))
     n_in = n_in or _channels(dls)
     size = _input_size(dls)
-    options = {"concat_pool": concat_pool, "pool": pool, "lin_ftrs": lin_ftrs, "ps": ps, "first_bn": first_bn}
+    options: dict[str, Any] = {
+        "concat_pool": concat_pool,
+        "pool": pool,
+        "lin_ftrs": lin_ftrs,
+        "ps": ps,
+        "first_bn": first_bn,
+    }
     options |= {"bn_final": bn_final, "lin_first": lin_first, "y_range": y_range}
     options = {name: value for name, value in options.items() if value is not None}
     if custom_head is not None and options:
@@ -518,7 +524,7 @@ def med_learner(
         backbone = describe(arch, weights)
         network = build_network(arch, len(vocab), weights=weights, n_in=n_in, dropout=dropout)
         if options or custom_head is not None:
-            own_pool = network[1][0] if hasattr(network[0], "make_pooling") else None
+            own_pool = next(network[1].children()) if hasattr(network[0], "make_pooling") else None
             network[1] = custom_head or fastai_head(
                 backbone.n_features, len(vocab), class_token=backbone.class_token, body_pool=own_pool, **options
             )

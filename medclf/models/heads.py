@@ -64,8 +64,8 @@ def is_plain(head: nn.Module) -> bool:
         >>> is_plain(build_head(8, 2)), is_plain(nn.Sequential(nn.Flatten(), nn.Linear(8, 2)))
         (True, False)
     """
-    first, *rest = [type(layer) for layer in head.children()] or [None]
-    told = first in (ConcatPool, None) or first.__name__.startswith("Adaptive")  # another's way to pool
+    first, *rest = [type(layer) for layer in head.children()] or [nn.Module]
+    told = first is ConcatPool or first.__name__.startswith("Adaptive")  # another's way to pool
     return not told and rest == [nn.Flatten, nn.Dropout, nn.Linear]
 
 
@@ -115,8 +115,9 @@ def make_head(layers: Sequence[Layer], pool: nn.Module | None = None) -> nn.Sequ
         )
     """
     check_head(layers)
-    own = pool is not None and layers[:1] == [{"layer": "BodyPool"}]
-    return nn.Sequential(*([pool] if own else []), *map(_made, layers[1:] if own else layers))
+    if pool is not None and layers[:1] == [{"layer": "BodyPool"}]:
+        return nn.Sequential(pool, *map(_made, layers[1:]))
+    return nn.Sequential(*map(_made, layers))
 
 
 def _is_chain(module: nn.Module) -> bool:
@@ -152,7 +153,7 @@ def _made(layer: Layer) -> nn.Module:
     if layer["layer"] == "Sequential":
         return nn.Sequential(*map(_made, layer["layers"]))
     options = {key: value for key, value in layer.items() if key != "layer"}
-    return (_OWN.get(layer["layer"]) or getattr(nn, layer["layer"]))(**options)  # type: ignore[no-any-return]
+    return (_OWN.get(layer["layer"]) or getattr(nn, layer["layer"]))(**options)
 
 
 def _unknown(module: nn.Module) -> BundleError:
