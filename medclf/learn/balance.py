@@ -33,7 +33,7 @@ class _Balanced:
 
     def __call__(self, inp: Tensor, targ: Tensor, **kwargs: Any) -> Tensor:
         if not torch.is_grad_enabled() or self.balance == "logits":
-            return super().__call__(inp, targ, **kwargs)  # type: ignore[misc]
+            return super().__call__(inp, targ, **kwargs)  # type: ignore[misc,no-any-return]
         logits, y = inp.as_subclass(Tensor), targ.as_subclass(Tensor)
         if self.balance == "focal":
             each = self.each(logits / (1 + GAMMA), y, None)

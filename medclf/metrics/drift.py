@@ -150,7 +150,7 @@ def differences(reference: Stream, part: Stream) -> dict[str, float]:
 
 def _count_tests(reference: Stream) -> int:
     kinds = sum(len(_frequent(values)) + 1 for values in reference.kinds.values())
-    return len(reference.measures) + 1 + reference.probs.shape[1] + kinds + 1
+    return len(reference.measures) + int(reference.probs.shape[1]) + kinds + 2
 
 
 def _frequent(values: Sequence[str]) -> list[str]:

@@ -96,7 +96,7 @@ def doubtful(cases: Cases, names: Names, found: pd.DataFrame | None = None) -> l
             if path in place and all(label in code for label in labels)
         ]
     rows = np.flatnonzero(cases.known)
-    place = {int(row): index for index, row in enumerate(rows)}
+    index_of = {int(row): index for index, row in enumerate(rows)}
     pairs = {
         tuple(sorted((row, names.place[path])))
         for row, paths in cases.links.get("conflicts", {}).items()
@@ -109,7 +109,7 @@ def doubtful(cases: Cases, names: Names, found: pd.DataFrame | None = None) -> l
         np.nan_to_num(cases.probs[rows]),
         multi_label=cases.multi_label,
         judges=[cases.judge[row] for row in rows],
-        conflicts=[(place[a], place[b]) for a, b in sorted(pairs) if a in place and b in place],
+        conflicts=[(index_of[a], index_of[b]) for a, b in sorted(pairs) if a in index_of and b in index_of],
     )
     back = [None if one.conflict is None else int(rows[one.conflict]) for one in found]
     return [one._replace(row=int(rows[one.row]), conflict=other) for one, other in zip(found, back, strict=True)]

@@ -291,7 +291,7 @@ def _logits_and_features(model: Any, paths: Sequence[Path], progress: bool) -> n
 
     def read(path: Path) -> np.ndarray | None:
         try:
-            return how.prepare(path)
+            return np.asarray(how.prepare(path))
         except ReadError:
             return None
 
@@ -435,7 +435,7 @@ def write_next(
         )
     source = Run(run) if run else None
     found = label_next(source, pool, n, **options)
-    how = source.bundle.preprocessing if source else Preprocessing(224, window=options.get("window"))
+    how = source.bundle.preprocessing if source else Preprocessing((224, 224), window=options.get("window"))
     shown: list[tuple[str, str]] = []
     missing: list[str] = []
     for path in watch(list(found.images["path"]), len(found.images), "Pictures"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -203,8 +204,8 @@ def _drawn(rows: Sequence[dict[str, Any]], vocab: Sequence[str]) -> list[Section
 def _chart(weeks: dict[str, list[dict[str, Any]]]) -> list[Block]:
     if len(weeks) < 2:
         return []
-    measures = {
-        "mean confidence": lambda part: float(np.mean([max(row["probs"].values()) for row in part])),
+    measures: dict[str, Callable[[list[dict[str, Any]]], float]] = {
+        "mean confidence": lambda part: statistics.fmean(max(row["probs"].values()) for row in part),
         "unsure": lambda part: sum(UNSURE in row["flags"] for row in part) / len(part),
         "not like the training images": lambda part: sum(OUT_OF_DISTRIBUTION in r["flags"] for r in part) / len(part),
     }
