@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from fastai.learner import Learner
 
-from medclf.errors import MedclfError, did_you_mean
+from medclf.errors import MedclfError, argument, did_you_mean
 from medclf.models.heads import ConcatPool
 from medclf.models.pooling import GlobalPool
 
@@ -47,13 +47,15 @@ def weights_asked(weights: Any, pretrained: bool | None) -> Any:
     given = weights not in (None, "none", "default")
     if given and not isinstance(weights, (str, Path)):
         raise MedclfError(
-            f"weights={weights!r} is not a file",
+            f"{argument('weights', str(weights))} is not a file",
             "leave weights out for the network's default ones, or give a file: torch.save(model.state_dict(), file)",
         )
     if pretrained is None:
         return None if weights == "none" else weights
     if given and not pretrained:
-        raise MedclfError(f"pretrained=False contradicts weights={weights!r}", "give the one or the other")
+        raise MedclfError(
+            f"pretrained=False contradicts {argument('weights', str(weights))}", "give the one or the other"
+        )
     return (weights if given else "default") if pretrained else None
 
 

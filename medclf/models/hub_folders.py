@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from medclf.errors import MedclfError, WeightsError
+from medclf.errors import MedclfError, WeightsError, argument
 
 _CONFIGS = ("config.json", "open_clip_config.json", "preprocessor_config.json", "README.md")
 _WEIGHTS = (
@@ -185,7 +185,7 @@ def _in_folder(folder: Path, origin: str) -> Published:
     else:
         raise MedclfError(
             f"{folder} does not say which network its weights are of",
-            'give the architecture by name and the file with weights: arch="timm/NAME", weights="FILE"',
+            f"give the architecture by name and the file with weights: {_by_name()}",
         )
     size = of_timm.get("input_size", [None])[-1] or config.get("image_size")
     return Published(
@@ -263,11 +263,15 @@ def _of_transformers(config: Mapping[str, Any]) -> str:
     return f"timm/{arch}{'?' if asked else ''}{'&'.join(asked)}"
 
 
+def _by_name() -> str:
+    return f"{argument('arch', 'timm/NAME')}, {argument('weights', 'FILE')}"
+
+
 def _unknown(kind: str, config: Mapping[str, Any]) -> MedclfError:
     shown = {key: config[key] for key in ("hidden_size", "width", "layers", "depths", "patch_size") if key in config}
     return MedclfError(
         f"a network of the kind {kind!r} with {shown} is not known",
-        'if timm has it, give its name and the file: arch="timm/NAME", weights="FILE"',
+        f"if timm has it, give its name and the file: {_by_name()}",
     )
 
 

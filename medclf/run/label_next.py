@@ -449,7 +449,9 @@ def write_next(
         except ReadError as error:
             missing.append(f"{path}: {error.reason}")
     if not shown:
-        raise DataError(f"none of the {len(missing)} images can be shown: {missing[0]}", "see --show-burned-in")
+        raise DataError(
+            f"none of the {len(missing)} images can be shown: {missing[0]}", f"see {argument('show_burned_in')}"
+        )
     sheet = out.with_suffix(".csv")
     earlier = [(path, label, "") for path, label in found.labelled.items()] + [(path, "", POOR) for path in found.poor]
     images = found.images.set_index("path")
