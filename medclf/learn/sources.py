@@ -66,7 +66,7 @@ def _check_block(block: Any, given: Mapping[str, Any]) -> None:
         name = getattr(block, "__name__", block)
         raise MedclfError(
             f"y_block={name}: MedDataLoaders classifies, by one label an image or by several",
-            f"leave y_block out, and for several labels give label_delim= or a list as label_col; {_ELSEWHERE}",
+            f"leave y_block out, and for several labels give label_delim, or a list as label_col; {_ELSEWHERE}",
         )
 
 
