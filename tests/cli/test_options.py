@@ -1,7 +1,7 @@
 """An option is declared once: a field of the settings, and the command line has it."""
 
-import os
 import re
+import signal
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -140,10 +140,12 @@ def test_the_old_name_of_an_option_is_taken(monkeypatch, capsys, tmp_path):
 
 def test_ctrl_c_is_told(monkeypatch, capsys):
     def stop(*_: Any, **__: Any) -> None:
-        os.kill(os.getpid(), 2)
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("medclf.dataset.scan.scan", stop)
     monkeypatch.setattr("sys.argv", ["medclf", "scan", "."])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     with pytest.raises(SystemExit) as end:
         cli.main()
+    signal.signal(signal.SIGINT, before)
     assert end.value.code == 130 and capsys.readouterr().err.strip() == "medclf: stopped"

@@ -110,7 +110,7 @@ def test_an_analyst_goes_through_a_real_report(
 
 @pytest.mark.slow
 def test_a_second_reader_needs_no_mouse(visit: Any, run: Path, rows: pd.DataFrame, tmp_path: Path) -> None:
-    export_review(run, tmp_path / "sheet.csv", n=16, controls=0.5)  # controls of both labels
+    export_review(run, tmp_path / "sheet.csv", n=16, controls=0.9)  # controls of both labels
     sheet = pd.read_csv(tmp_path / "sheet.csv")["item"][0].partition("-")[0]
     key = pd.read_csv(run / "review" / f"key-{sheet}.csv").set_index("item")
     vocab = sorted(rows["label"].unique())
