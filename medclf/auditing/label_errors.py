@@ -18,6 +18,8 @@ _NEARBY = 10  # images that say what a similar one shows
 _SHARE = 0.95  # of the thresholds: with it 12 wrong labels of 250 come first, and where none is wrong few are named
 _BELIEVED = 0.5  # margin from which on a label stands although a near-duplicate has another
 _MOST = 5000  # images that are judged by their features: the probe's second fit would take minutes
+_BY_PROBE = " Each image was judged by a linear probe that was fitted without it."
+_BY_BOTH = " Training images were judged by a linear probe that was fitted without them, the others by the model."
 
 
 def label_suspects(
@@ -222,10 +224,12 @@ def check_labels(
     known = (np.asarray(both.y).reshape(len(both), -1) >= 0).any(axis=1)
     both, judges = both.subset(known), np.repeat(np.arange(len(parts)), [len(part) for part in parts])[known]
     paths, probs, share = list(both.table["path"]), np.array(both.probs, float), 1.0
+    by = "" if out_of_fold is None else _BY_BOTH
     featured = np.array([path in (features or {}) for path in paths], bool)
     if features and not both.multi_label and featured.all() and 0 < len(both) <= _MOST:
         x = np.stack([features[path] for path in paths])
         probs, share, judges = judge_labels(x, both.y, len(both.vocab), both.groups), _SHARE, np.zeros(len(both), int)
+        by = _BY_PROBE
     place = {path: row for row, path in enumerate(paths)}
     found = doubtful_labels(
         both.y,
@@ -254,9 +258,7 @@ def check_labels(
         "n_unjudged": int((judgeable & ~table["path"].isin(place)).sum()),
     }
     columns = ["path", "label", "suggested", "margin", "near_duplicate"]
-    return CheckedLabels(
-        pd.DataFrame(rows, columns=columns), {"sentence": _sentence(section, out_of_fold is not None), **section}
-    )
+    return CheckedLabels(pd.DataFrame(rows, columns=columns), {"sentence": _sentence(section, by), **section})
 
 
 def _conflicts(audit: Audit | None, place: dict[str, int]) -> list[tuple[int, int]]:
@@ -268,13 +270,12 @@ def _conflicts(audit: Audit | None, place: dict[str, int]) -> list[tuple[int, in
     return [(place[a], place[b]) for a, b in named if a in place and b in place]
 
 
-def _sentence(section: dict[str, int], probed: bool) -> str:
+def _sentence(section: dict[str, int], by: str) -> str:
     n, total = section["n_doubtful"], section["n_judged"]
     text = f"{n or 'None'} of {total} labels {'is' if n < 2 else 'are'} doubtful."
     if section["n_conflicts"]:
         text += f" Pairs of near-duplicates with different labels: {section['n_conflicts']}."
-    if probed:
-        text += " Each image was judged by a linear probe that was fitted without it."
+    text += by
     if section["n_unjudged"]:
         text += f" {section['n_unjudged']} labelled images were not judged."
     return text

@@ -93,10 +93,14 @@ def save_checkpoint(learn: Any, path: str | Path, position: Position | None = No
         "recorder": _notes(learn),
         "position": asdict(position or Position()),
         "recipe": _recipe(learn),
-        "head": own["head"].as_dict() if own.get("head") is not None else None,
+        "head": _head_of(own["head"]) if own.get("head") is not None else None,
         "start": own.get("start"),
     }
     write_state(path, state)
+
+
+def _head_of(head: LinearProbe) -> dict[str, Any]:
+    return {**head.as_dict(), "held_out": head.held_out}
 
 
 def load_checkpoint(learn: Any, path: str | Path) -> Position:
@@ -161,7 +165,8 @@ def apply_state(learn: Any, state: dict[str, Any], path: str | Path, *, freeze: 
         if state["position"]["epoch"]:
             _restore_notes(learn, state["recorder"])
         if state["head"] is not None:
-            learn.head = LinearProbe(**state["head"])
+            held_out = state["head"].pop("held_out", None)
+            learn.head = LinearProbe(**state["head"], held_out=None if held_out is None else np.asarray(held_out))
         if state["start"] is not None:
             learn.start = state["start"]
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:

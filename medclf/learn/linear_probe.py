@@ -36,7 +36,7 @@ class LinearProbe:
         features: (n_train, n_features) of the training images, in the loader's order; not kept in files.
         targets: (n_train,) their classes, or (n_train, n_labels) 0/1; not kept in files.
         held_out: (n_train, n_labels) probability of each training image from the folds that did not hold it, NaN
-            where none says; not kept in files.
+            where none says; kept in checkpoints alone.
     """
 
     strength: float
@@ -50,7 +50,7 @@ class LinearProbe:
     held_out: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """For `results.json` and checkpoints: the numbers alone."""
+        """For `results.json`: the numbers alone."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.compare}
 
 
