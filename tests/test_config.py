@@ -80,7 +80,8 @@ def test_it_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
-OTHERWISE = {"linear_probe", "split"}  # None: as the weights, and as the table, have it
+# As the weights and as the table have it; and the rate of fastai's Learner, where the shell plans.
+OTHERWISE = {"linear_probe", "split", "lr"}
 CALLED = {"n_folds": "folds"}
 
 
