@@ -108,7 +108,7 @@ def tfms_for(modality: str | None, size: Size = 224, resize: Resize = "squish", 
         ((128, 128), [])
         >>> _, (augment,) = tfms_for("radiograph", max_rotate=5)
         >>> augment.settings()["flip_lr"], augment.settings()["max_rotate"]
-        (False, 5)
+        (False, 5.0)
     """
     if modality is None or modality == "none":
         if changes:

@@ -162,8 +162,8 @@ def fitted_to(arch: Arch, size: tuple[int, int]) -> Arch:
         MedclfError: it takes no images of that size; the remedy names one that it takes.
 
     Example:
-        >>> fitted_to("resnet18", (64, 64)), fitted_to("swin_s3_tiny_224", (128, 128))
-        ('resnet18', 'timm/swin_s3_tiny_224?img_size=128')
+        >>> fitted_to("resnet18", (64, 64)), fitted_to("vit_tiny_patch16_224", (64, 64))
+        ('resnet18', 'vit_tiny_patch16_224')
     """
     source, name = resolve(arch)
     if source in ("package", "own") or (source == "torchvision" and name in ARCHITECTURES):

@@ -9,6 +9,7 @@ class GlobalPool(nn.Module):
     """Features of the whole image: the mean over a feature map, the class token, or the mean over tokens.
 
     Example:
+        >>> import torch
         >>> GlobalPool()(torch.ones(2, 8, 3, 3)).shape, GlobalPool()(torch.ones(2, 5, 8)).shape
         (torch.Size([2, 8]), torch.Size([2, 8]))
     """
