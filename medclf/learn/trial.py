@@ -107,8 +107,10 @@ def compared(
 
 
 def _right(y: np.ndarray, probs: np.ndarray, multi_label: bool) -> np.ndarray:
-    right = ((probs >= 0.5) == (y == 1)).mean(axis=1) if multi_label else probs.argmax(axis=1) == y
-    return np.asarray(right, float)
+    if not multi_label:
+        return np.asarray(probs.argmax(axis=1) == y, float)
+    known = y >= 0
+    return np.asarray(((probs >= 0.5) == (y == 1)).sum(axis=1, where=known) / np.maximum(known.sum(axis=1), 1), float)
 
 
 def try_tuning(

@@ -67,6 +67,13 @@ def test_a_way_is_taken_where_it_is_surely_better():
     assert not compared(np.zeros(3, int), np.tile([[0.6, 0.4]], (3, 1)), mixed, False).helps
 
 
+def test_an_unknown_label_is_neither_right_nor_wrong():
+    y = np.array([[1, -1], [0, -1], [1, 0], [-1, -1]])
+    probs = np.array([[0.9, 0.1], [0.8, 0.1], [0.7, 0.6], [0.5, 0.5]])  # right: 1 of 1, 0 of 1, 1 of 2; none is known
+    trial = compared(y, probs, probs, True)
+    assert trial.n == 3 and trial.right_before == trial.right_after == pytest.approx(0.5)
+
+
 def test_images_of_a_patient_count_as_one():
     rng = np.random.default_rng(1)
     patients = np.repeat(np.arange(8), 50)
