@@ -78,7 +78,7 @@ def cautions(facts: Mapping[str, Any]) -> list[str]:
     data = facts.get("data") or {}
     split = data.get("split") or {}
     missing = (facts.get("left_out") or {}).get("sentence")
-    texts = [text for text in (missing, split.get("sentence"), rests_on_few(facts)) if text]
+    texts = [text for text in (missing, split.get("sentence"), rests_on_few(facts), facts.get("resampling")) if text]
     if facts.get("partition") == "valid":
         texts.append(
             "The validation set was used during training, so this score is optimistic. "

@@ -302,6 +302,7 @@ _ELSEWHERE = {  # what the page shows in another place than a section
     "n",
     "n_groups",
     "n_patients",
+    "resampling",
     "vocab",
     "per_class",
     "confusion_matrix",

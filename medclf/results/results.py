@@ -13,6 +13,7 @@ import pandas as pd
 from medclf.metrics.classification import classification_metrics
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.table import overall_metrics, statistics
+from medclf.metrics.thinning import LARGE
 from medclf.metrics.weighted import read_task
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.schema import SCHEMA
@@ -72,6 +73,7 @@ class Results(TypedDict, total=False):
     n: int
     n_groups: int | None
     n_patients: int | None
+    resampling: str
     vocab: list[str]
     accuracy: MetricJson
     balanced_accuracy: MetricJson
@@ -159,6 +161,10 @@ def summarize(
     if len(known):
         facts["baseline"] = baseline(known)
         facts["baseline"]["sentence"] = beside_guessing(facts)
+    if len(known) > LARGE:
+        facts["resampling"] = (
+            f"There are {len(known):,} images: intervals are resampled from a part that stands for all of them."
+        )
     facts["most_confused"] = [list(row) for row in most_confused(facts["confusion_matrix"], known.vocab)]
     facts["roc"] = roc_curves(known)
     facts["training"] = {"history": list(history), "linear_probe": linear_probe}

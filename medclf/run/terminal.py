@@ -81,6 +81,8 @@ def _show_metrics(console: _Console, facts: dict[str, Any]) -> None:
     console.tell(f"{_images(facts)} (95 % confidence intervals)", style="bold")
     for key, found in short_metrics(facts).items():
         console.tell(f"  {METRICS[key].name}: {written(found)}")
+    if resampled := facts.get("resampling"):
+        console.tell(f"  {resampled}")
     if guessed := (facts.get("baseline") or {}).get("sentence"):
         console.tell(f"  {guessed}")
     if few := rests_on_few(facts):

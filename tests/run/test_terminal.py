@@ -10,6 +10,7 @@ from rich.console import Console
 
 from medclf.files import finite
 from medclf.metrics.intervals import as_plain
+from medclf.reporting.formatting import cautions
 from medclf.results.predictions import Predictions
 from medclf.results.results import summarize
 from medclf.run.terminal import matrix_table, show_results
@@ -77,3 +78,15 @@ def test_a_run_ends_in_eight_lines_with_the_score_to_believe_first(tmp_path, cap
     assert lines[1].startswith("Accuracy without leaked images: 75 %") and "test set: 100 %" in lines[3]
     assert any(line.startswith("checks: leaks FAIL, ") for line in lines)
     assert any((tmp_path / "report.html").as_uri() in line for line in lines)
+
+
+def test_intervals_from_a_part_of_the_images_are_called_so(tmp_path, capsys, monkeypatch):
+    said = "There are 14 images: intervals are resampled from a part"
+    for large in (14, 13):
+        monkeypatch.setattr("medclf.metrics.thinning.LARGE", large)
+        monkeypatch.setattr("medclf.results.results.LARGE", large)
+        facts = summarize(predictions(14, "valid", ["plain", "other"]), n_boot=2)
+        (tmp_path / "results.json").write_text(json.dumps(finite(as_plain(facts))))
+        show_results(tmp_path)
+        assert (said in capsys.readouterr().out) == (large == 13)
+        assert any(said in text for text in cautions(facts)) == (large == 13)
