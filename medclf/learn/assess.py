@@ -309,6 +309,8 @@ def _out_of_fold(learn: Any, table: pd.DataFrame, predictions: Predictions) -> P
     if held_out is None:
         return None
     known = ~np.isnan(held_out).any(axis=1)
+    if not known.any():  # too few images of a class for folds
+        return None
     place = {path: row for row, path in enumerate(table["path"])}
     rows = np.array([place[path] for path in _train_paths(learn.dls)], int)[known]
     vocab, several = predictions.vocab, predictions.multi_label

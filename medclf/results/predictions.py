@@ -114,7 +114,7 @@ class Predictions:
             chosen = (
                 _held(rows["pred"], vocab)
                 if multi_label
-                else np.array([[pred == label for label in vocab] for pred in rows["pred"]])
+                else np.array([[pred == label for label in vocab] for pred in rows["pred"]]).reshape(-1, len(vocab))
             )
             found.decided = np.asarray(chosen, bool)
             if not multi_label and not found.decided.any(axis=1).all():

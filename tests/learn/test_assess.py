@@ -136,6 +136,20 @@ def test_without_a_table_it_is_said_that_nothing_was_checked(data, tmp_path):
         assess(learn, audit=False, saliency=0)
 
 
+def test_a_class_of_too_few_images_for_folds_has_a_report_all_the_same(data, tmp_path):
+    """Nothing is held out of a fit without folds: there are no out-of-fold predictions to keep."""
+    few = tmp_path / "few"
+    for partition, label, number in (("train", "dyed", 6), ("train", "normal", 1), ("valid", "dyed", 3)):
+        (few / partition / label).mkdir(parents=True)
+        for file in sorted((data / partition / label).iterdir())[:number]:
+            shutil.copy(file, few / partition / label)
+    settings = {**SETTINGS, "arch": "efficientnet_lite0", "epochs": 0, "mixed_precision": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MedclfWarning)
+        run = train(TrainConfig(str(few), str(tmp_path / "RUN"), **settings), lambda line: None)
+    assert not (run / "out_of_fold.csv").exists() and (run / "report.html").is_file()
+
+
 def test_another_call_of_fine_tune_draws_other_numbers(data):
     seen = []
     learn = learner(data)

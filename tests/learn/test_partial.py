@@ -109,7 +109,7 @@ def test_kept_features_train_to_the_same_weights(folder, freeze_bn, half, apart,
     assert watch.cut == {True} and {shape for _, shape in watch.seen} == {(256, 4, 4)}
     assert difference(peer, learn, start) < apart
     for name, value in learn.model.state_dict().items():
-        if not name.startswith(("0.net.layer4", "1.")):
+        if not name.startswith(("0.layer4", "1.")):
             assert torch.equal(value, start.state_dict()[name]), name
     assert type(learn.model) is nn.Sequential and all(p.requires_grad for p in learn.model.parameters())
     assert learn.dls.train.one_batch()[0].shape[1:] == (3, 64, 64)
@@ -160,7 +160,7 @@ def test_what_is_run_without_gradients_trains_to_the_same_weights(folder):
     assert {shape for _, shape in watch.seen} == {(3, 64, 64)}
     assert difference(peer, learn, start) < 0.001  # the norms below are folded
     for name, value in learn.model.state_dict().items():
-        if not name.startswith(("0.net.layer4", "1.")):
+        if not name.startswith(("0.layer4", "1.")):
             assert torch.equal(value, start.state_dict()[name]), name
 
 
@@ -215,7 +215,7 @@ def test_lr_find_and_other_fits_work_from_a_stage(folder, tmp_path, monkeypatch)
         assert all(torch.equal(value, before[name]) for name, value in learn.model.state_dict().items())
         learn.fit(1, 1e-3)
     changed = {name for name, value in learn.model.named_parameters() if not torch.equal(value, before[name])}
-    assert changed and all(name.startswith(("0.net.layer4", "1.")) for name in changed)
+    assert changed and all(name.startswith(("0.layer4", "1.")) for name in changed)
 
 
 def test_a_stage_that_is_not_there(folder):

@@ -23,6 +23,20 @@ def test_a_class_of_any_name_comes_back(tmp_path, name):
     assert list(back.table["patient"]) == [name, "7", None]
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_predictions_of_no_image_come_back(tmp_path, multi_label):
+    empty = Predictions(
+        ["a", "b"],
+        multi_label,
+        np.zeros((0, 2) if multi_label else 0, int),
+        np.zeros((0, 2)),
+        np.zeros(0),
+        pd.DataFrame({"path": []}),
+    )
+    back = saved(tmp_path, empty)
+    assert len(back.y) == 0 and back.probs.shape == back.predicted.shape == (0, 2)
+
+
 def test_numbers_and_texts_of_other_columns_come_back(tmp_path):
     back = saved(tmp_path, single("ab", [0, 1], age=[60, 61], sex=["F", None], flags=["unsure|strange", ""]))
     assert list(back.table["age"]) == [60, 61] and list(back.table["sex"]) == ["F", None]
