@@ -40,9 +40,10 @@ def doubtful(some: pd.DataFrame, root: Path, options: argparse.Namespace) -> lis
     """The paths of the page's doubtful labels, in its order."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "labels.csv"
-        some.assign(path=[str(root / path) for path in some["path"]]).to_csv(file, index=False)
+        some.to_csv(file, index=False)
         modality = {"modality": options.modality} if options.modality else {}
-        run = train(file, print, out=f"{folder}/RUN", arch=options.arch, epochs=options.epochs, saliency=0, **modality)
+        settings = {"labels": str(file), "out": f"{folder}/RUN", "arch": options.arch, "epochs": options.epochs}
+        run = train(root, print, saliency=0, **settings, **modality)
         page = (run / "report.html").read_text(encoding="utf-8")
     data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
     return [data["names"][row] for row in data["suspects"]]

@@ -16,7 +16,7 @@ from medclf.cli.bundles import explain, export, predict, serve
 from medclf.cli.labelling import label_next, watch
 from medclf.cli.options import checked, is_first
 from medclf.cli.review import export_sheet, import_sheet
-from medclf.cli.runs import card, compare, evaluate, report, shortcuts
+from medclf.cli.runs import card, compare, evaluate, report, runs, shortcuts
 from medclf.cli.tables import audit, cache, encoders, scan
 from medclf.cli.training import demo, train
 from medclf.errors import MedclfError, in_shell
@@ -35,7 +35,7 @@ app = typer.Typer(
 )
 for _command in (
     *(demo, scan, audit, encoders, train),
-    *(evaluate, report, card, compare, shortcuts),
+    *(evaluate, report, card, runs, compare, shortcuts),
     *(predict, explain, serve, watch, export, cache),
 ):
     app.command()(checked(_command))

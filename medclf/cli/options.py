@@ -56,6 +56,30 @@ def say(line: str) -> None:
     typer.echo(printable(line))
 
 
+def check_browser() -> None:
+    """See that `--open` can open a page, before the work begins.
+
+    Raises:
+        MedclfError: no person sits here (CI is set), or there is no browser.
+    """
+    import webbrowser
+
+    try:
+        reason = "this is a CI job" if os.environ.get("CI") else "" if webbrowser.get() else "no browser was found"
+    except webbrowser.Error:
+        reason = "no browser was found"
+    if reason:
+        raise MedclfError(f"--open cannot open a page here: {reason}", "leave --open out; the last lines name the page")
+
+
+def open_page(page: Path) -> str:
+    """Open a page in the browser; what to say of it."""
+    import webbrowser
+
+    address = page.resolve().as_uri()
+    return f"opened: {address}" if webbrowser.open(address) else f"the browser did not open: {address}"
+
+
 def _unset(known: Known) -> Known:
     return known._replace(default=None, option=replace(known.option, unset="as the run was made"))
 

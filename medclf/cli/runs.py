@@ -1,4 +1,4 @@
-"""`medclf evaluate | report | card | compare | shortcuts`: what a run is worth, and its pages."""
+"""`medclf evaluate | report | card | runs | compare | shortcuts`: what a run is worth, and its pages."""
 
 from __future__ import annotations
 
@@ -74,6 +74,16 @@ def card(
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists already", "choose another file, or replace it with --overwrite")
     say(f"card: {write_card(out)}")
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="folder that holds RUN folders, or folders of them")] = Path(),
+) -> None:
+    """List runs as a table, the best first, with paired differences to it."""
+    from medclf.run.runs import list_runs
+    from medclf.run.terminal import show_runs
+
+    show_runs(list_runs(folder))
 
 
 @with_options(of_run=["hide_names"])

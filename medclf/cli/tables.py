@@ -85,15 +85,15 @@ def encoders(
 
 
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="remove all stores")] = False,
-    older_than: Annotated[float | None, typer.Option(help="remove stores not used for this many days")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="remove all of it")] = False,
+    older_than: Annotated[
+        float | None, typer.Option(help="remove decoded images and features not used for this many days", min=0)
+    ] = None,
 ) -> None:
-    """Show or remove the stores of decoded images."""
-    from medclf.dataset.image_cache import list_stores, prune_stores
+    """Show or remove what is kept for later: decoded images, features, public data sets."""
+    from medclf.run.cache import clear_cache, describe_cache, prune_cache
 
-    if clear or older_than is not None:
-        freed = prune_stores(0.0 if clear else older_than or 0.0)
-        typer.echo(f"{freed / 1e6:.0f} MB freed")
-    for store in list_stores():
-        held = "damaged" if store.n_images is None else f"{store.n_images} images"
-        say(f"{store.megabytes:8.0f} MB, {held}, used {store.days_ago:.0f} days ago: {store.folder}")
+    removed = clear_cache() if clear else () if older_than is None else prune_cache(older_than)
+    for lines in (removed, describe_cache()):
+        for line in lines:
+            say(line)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medclf.cli.options import importing, is_first, say, with_options
+from medclf.cli.options import check_browser, importing, is_first, open_page, say, with_options
 from medclf.config import TrainConfig
 from medclf.errors import MedclfError
 from medclf.options import options
@@ -16,7 +16,10 @@ from medclf.options import options
 @with_options(*options(TrainConfig))
 def train(
     data: Annotated[Path | None, typer.Argument(help="folder of images, or a CSV")] = None,
-    out: Annotated[Path | None, typer.Option(help="the RUN folder to make", rich_help_panel="Run")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="the RUN folder to make", show_default="runs/DATA-1, counted up", rich_help_panel="Run"),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="resume an interrupted RUN with its settings", rich_help_panel="Run")
     ] = None,
@@ -26,30 +29,42 @@ def train(
             help="repeat the run of this run.json; options on the command line override it", rich_help_panel="Run"
         ),
     ] = None,
+    show: Annotated[
+        bool, typer.Option("--open", help="open the report page in the browser at the end", rich_help_panel="Run")
+    ] = False,
     **settings: Any,
 ) -> None:
     """Train a classifier and leave a RUN folder: numbers, a report page and a bundle."""
     given = settings | {name: path for name, path in (("data", data), ("out", out)) if path is not None}
     if resume and (given or config):
         raise MedclfError("--resume takes all settings from the run", "give --resume RUN alone")
-    if not (resume or config or (data and out)):
-        missing = "DATA (a folder of images, or a CSV)" if data is None else "--out (the RUN folder to make)"
-        raise MedclfError(f"{missing} is missing", "medclf train DATA --out RUN")
-    _train(given, resume, config)
+    if not (resume or config or data):
+        raise MedclfError("DATA (a folder of images, or a CSV) is missing", "medclf train DATA")
+    if show:
+        check_browser()
+    run = _train(given, resume, config)
+    if show and is_first():
+        say(open_page(run / "report.html"))
 
 
-def _train(given: dict[str, Any], resume: Path | None, config: Path | None) -> None:
+def _train(given: dict[str, Any], resume: Path | None, config: Path | None) -> Path:
     """Train by the command line, by the settings of an earlier run, or on with a killed one."""
     from medclf.parallel import settle_machine
     from medclf.run.config import check_early
-    from medclf.run.resume import check_free, read_record, settings_in
+    from medclf.run.resume import check_free, next_run, read_record, settings_in
 
     earlier = resume or config
     before = read_record(earlier) if earlier else None
+    place = None
+    if not resume and "out" not in given:
+        asked = (before or {}).get("settings", {}) | given
+        place = given["out"] = next_run(asked["data"], hide_names=bool(asked.get("hide_names")))
     plan = settings_in(before, **given) if before else TrainConfig(**given)
     check_early(plan)
     if not resume and is_first():
         check_free(plan.out, plan.overwrite)
+        if place:
+            say(f"RUN: {place}")
     settle_machine()
 
     with importing():
@@ -60,6 +75,7 @@ def _train(given: dict[str, Any], resume: Path | None, config: Path | None) -> N
     run = go_on(resume, say) if resume else train_run(plan, say, before=before)
     if is_first():
         show_results(run)
+    return run
 
 
 def demo(

@@ -27,6 +27,13 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.parallel import map_ahead, n_cores
 from medclf.progress import watch
 
+STORES, FEATURES, DATASETS, DRAWN = "stores", "features", "datasets", "drawn"
+KEPT = {  # folders of the cache: all that medclf writes there
+    STORES: "decoded images",
+    FEATURES: "features of images",
+    DATASETS: "public data sets",
+    DRAWN: "images drawn for the demo",
+}
 FORMAT = 5
 _AT_ONCE = 1024  # images copied to a device's memory
 _PART = "part-"  # begins the name of a folder that is being filled
@@ -115,7 +122,7 @@ class StoreInfo:
 def list_stores(folder: Path | None = None) -> list[StoreInfo]:
     """The stores in the cache folder, the last used first."""
     found = []
-    for store in (folder or cache_folder() / "stores").glob("*"):
+    for store in (folder or cache_folder() / STORES).glob("*"):
         if not store.is_dir() or store.name == _UNREADABLE or store.name.startswith(_PART):
             continue
         index, described = _index(store), store / "index.json"
@@ -139,7 +146,7 @@ def prune_stores(older_than_days: float, folder: Path | None = None) -> int:
     Returns:
         Bytes freed.
     """
-    folder = folder or cache_folder() / "stores"
+    folder = folder or cache_folder() / STORES
     stale = [store.folder for store in list_stores(folder) if store.days_ago >= older_than_days]
     stale += [*(folder / _UNREADABLE).glob("*")] if older_than_days == 0 else []
     stale += [
@@ -178,7 +185,7 @@ def build_stores(
     Raises:
         OutputError: the cache folder cannot be written to, or the disk is full.
     """
-    folder = folder or cache_folder() / "stores"
+    folder = folder or cache_folder() / STORES
     unique = dict(zip(digests, paths, strict=True))
     try:
         problems = _still_unreadable(folder, unique, wanted[0])

@@ -108,9 +108,9 @@ def fetch(name: str, folder: str | Path | None = None, progress: bool = True) ->
         DataError: it cannot be fetched, its SHA-256 is another, or it must not be unpacked.
         OutputError: the folder cannot be written to, or the disk is full.
     """
-    from medclf.dataset.image_cache import cache_folder
+    from medclf.dataset.image_cache import DATASETS, cache_folder
 
-    return fetch_into(describe(name), Path(folder or cache_folder() / "datasets"), progress)
+    return fetch_into(describe(name), Path(folder or cache_folder() / DATASETS), progress)
 
 
 def fetch_into(data_set: DataSet, folder: Path, progress: bool = True) -> Path:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from medclf.dataset.image_cache import cache_folder
+from medclf.dataset.image_cache import FEATURES, cache_folder
 from medclf.errors import OutputError
 from medclf.files import replacing
-
-FOLDER = "features"
 
 
 def kept_features(
@@ -40,8 +39,10 @@ def kept_features(
         [[1.0, 1.0, 1.0]]
     """
     name = hashlib.blake2b(encoder.encode(), digest_size=12).hexdigest()
-    file = (folder or cache_folder() / FOLDER) / f"{name}.npz"
+    file = (folder or cache_folder() / FEATURES) / f"{name}.npz"
     known = _read(file) if encoder else {}
+    with contextlib.suppress(OSError):  # when it was last used; a cache that others share may be closed to writing
+        os.utime(file)
     new = [row for row, digest in enumerate(digests) if digest not in known]
     fresh = np.asarray(compute(new), np.float32) if new else None
     width = fresh.shape[1] if fresh is not None else len(next(iter(known.values())))

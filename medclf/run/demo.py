@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medclf.config import Split
 from medclf.dataset import public_data
-from medclf.dataset.image_cache import cache_folder
+from medclf.dataset.image_cache import DRAWN, cache_folder
 from medclf.demo_images import draw_endoscopy
 from medclf.errors import DataError
 from medclf.run.config import TrainConfig
@@ -45,7 +45,7 @@ def run_demo(
         raise DataError(f"unknown demo data '{data}'", f"choose one of {', '.join(SETS)}")
     if data == "drawn":
         say("drawing endoscopy-like images: the numbers below say nothing about medicine")
-        folder = cache_folder() / "drawn"
+        folder = cache_folder() / DRAWN
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as part:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 import warnings
@@ -20,6 +21,7 @@ from medclf.results.schema import RECORD
 from medclf.run.config import TrainConfig
 
 CHECKPOINTS = "checkpoint"
+RUNS = "runs"
 _PATIENCE_S = 10.0  # a killed run's worker processes live a few seconds longer
 
 
@@ -154,6 +156,31 @@ def _leave_nothing(out: Path, resume: bool) -> None:
             out.rmdir()
 
 
+def next_run(data: str | Path, *, hide_names: bool = False) -> Path:
+    """Where a training that was given no folder puts its RUN: the first free `runs/DATA-N`.
+
+    Args:
+        data: the folder of images or the CSV, whose name it takes.
+        hide_names: take no name.
+
+    Raises:
+        OutputError: several processes train together; each would count for itself.
+
+    Example:
+        >>> next_run("images/kvasir-v2").as_posix(), next_run("images/kvasir-v2", hide_names=True).as_posix()
+        ('runs/kvasir-v2-1', 'runs/run-1')
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        text = "several processes train together and were given no RUN folder"
+        raise OutputError(text, f"name one with {argument('out', 'RUN')}")
+    data = Path(data).absolute()
+    name = "run" if hide_names else (data.stem if data.is_file() else data.name) or "run"
+    count = 1
+    while (place := Path(RUNS) / f"{name}-{count}").exists():
+        count += 1
+    return place
+
+
 def check_free(out: str | Path, overwrite: bool) -> None:
     """See that a RUN may be made there: nothing is there, or a run that may be overwritten.
 
@@ -192,8 +219,6 @@ def _held(folder: Path) -> Iterator[None]:
     except ImportError:  # Windows has no such lock
         yield
         return
-    import os
-
     handle = os.open(folder, os.O_RDONLY)
     deadline = time.monotonic() + _PATIENCE_S
     try:

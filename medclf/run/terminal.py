@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,17 +12,20 @@ from rich.table import Column, Table
 
 from medclf.escaping import printable
 from medclf.metrics.table import METRICS, class_metrics
+from medclf.progress import has_screen
 from medclf.reporting.checks import checks
 from medclf.reporting.formatting import scores
 from medclf.results.results import short_metrics
 from medclf.results.run_folder import PAGE, RunFolder
 from medclf.results.wording import number, partition_name, rests_on_few
+from medclf.run.runs import RunRow, cautions, differences
 
 _SENTENCES = 5  # of the audit; the page has all
 
 
 _MARKS = {"pass": "pass", "warn": "WARN", "fail": "FAIL"}
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "red"}
+_FILE = 240  # columns of a table that goes to a file
 _ROOMY = 100_000  # a width that every table fits in
 
 
@@ -75,6 +78,22 @@ def ending(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]
         yield f"report: {(run / PAGE).resolve().as_uri()}", ""
     if (run / "bundle").exists():
         yield f"next: open the report, then medclf predict {run.path} IMAGES, or medclf serve {run.path}", ""
+
+
+def show_runs(rows: Sequence[RunRow]) -> None:
+    """Print runs as a table, the best first, and how far each is from the best on the same images."""
+    width = None if has_screen(stderr=False) else _FILE  # a file has no edge to fold at
+    console = _Console(highlight=False, markup=False, soft_wrap=True, width=width)
+    columns = [_labels(name) for name in ("run", "data", "model", "date", "n", "score (95 % CI)", "without leaks")]
+    table = Table(*columns, box=None)
+    for row in rows:
+        cells = (row.name, row.data, row.model, row.date, row.n or "", row.score or row.problem, row.leak_free)
+        table.add_row(*map(printable, cells))
+    if rows:
+        console.print(table, soft_wrap=False)
+        console.print()
+    for line in (*differences(rows), *cautions(rows)):
+        console.tell(line)
 
 
 def _show_metrics(console: _Console, facts: dict[str, Any]) -> None:

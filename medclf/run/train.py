@@ -21,7 +21,6 @@ from medclf.auditing.decisions import DecisionPolicy
 from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.csv_files import save_rows
 from medclf.dataset.scan import count_labels, scan, with_problems
-from medclf.errors import DataError, argument
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed, maps
@@ -54,6 +53,7 @@ from medclf.run.resume import (
     claimed,
     is_finished,
     located,
+    next_run,
     read_record,
     settings_in,
     started_from,
@@ -82,7 +82,8 @@ def train(
         say: called with a line for the user at each step.
         before: the record of the run that this one repeats or goes on with, to compare with.
         going_on: go on where that run was killed; see `resume`.
-        settings: fields of `TrainConfig`, `out` among them; they win over those of `data`.
+        settings: fields of `TrainConfig`; they win over those of `data`. Without `out` the RUN is the first free
+            runs/DATA-N, which is said.
 
     Returns:
         The RUN folder: run.json, table.csv, predictions.csv, results.json, report.html and bundle/.
@@ -94,7 +95,7 @@ def train(
     Example:
         >>> # train("images", out="RUN", modality="endoscopy", epochs=0)
     """
-    config = _config_of(data, settings)
+    config = _config_of(data, settings, say)
     check_early(config)
     if not going_on and distributed.is_first():
         check_free(config.out, config.overwrite)
@@ -191,12 +192,13 @@ def _write(
         run.write_results(results)
 
 
-def _config_of(data: TrainConfig | str | Path, settings: dict[str, Any]) -> TrainConfig:
+def _config_of(data: TrainConfig | str | Path, settings: dict[str, Any], say: Say) -> TrainConfig:
     if isinstance(data, TrainConfig):
         return replace(data, **settings)
+    out = settings.get("out") or next_run(data, hide_names=bool(settings.get("hide_names")))
     if "out" not in settings:
-        raise DataError("train has nowhere to put the RUN", f"name a folder with {argument('out', 'RUN')}")
-    return TrainConfig(str(data), **{**settings, "out": str(settings["out"])})
+        say(f"RUN: {out}")
+    return TrainConfig(str(data), **{**settings, "out": str(out)})
 
 
 def resume(run: str | Path, say: Say = print) -> Path:

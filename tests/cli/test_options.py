@@ -2,7 +2,9 @@
 
 import re
 import signal
+import webbrowser
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -12,7 +14,7 @@ from typer.testing import CliRunner
 from medclf import cli
 from medclf.cli.options import OF_SCAN, checked, with_options
 from medclf.config import TrainConfig
-from medclf.errors import MedclfError, argument, in_shell
+from medclf.errors import MedclfError, OutputError, argument, in_shell
 from medclf.options import option, options
 
 
@@ -123,7 +125,7 @@ def said(monkeypatch, capsys, *words):
         (["scan", ".", "--epochs", "3"], "--epochs"),
         (["train", ".", "--out", "RUN", "--epochs", "-1"], "--epochs must be 0 or more, not -1"),
         (["train", ".", "--out", "RUN", "--epochs", "many"], "--epochs"),
-        (["train", "."], "--out (the RUN folder to make) is missing"),
+        (["train"], "DATA (a folder of images, or a CSV) is missing"),
         (["train", "--resume", "RUN", "--epochs", "3"], "give --resume RUN alone"),
         (["review"], "medclf review --help"),
     ],
@@ -131,6 +133,72 @@ def said(monkeypatch, capsys, *words):
 def test_a_mistake_is_a_line_or_two(monkeypatch, capsys, words, says):
     text = said(monkeypatch, capsys, *words)
     assert says in text and len(text.splitlines()) <= 2
+
+
+class Browser:
+    """Stands in for the browser, and keeps what it was asked to open."""
+
+    def __init__(self, opens: bool = True) -> None:
+        self.opens, self.seen = opens, list[str]()
+
+    def open(self, address: str) -> bool:
+        self.seen.append(address)
+        return self.opens
+
+
+def trained(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[list[TrainConfig], Any]:
+    """`medclf train` with a stand-in for the training: the settings it got, and what the shell said."""
+    plans: list[TrainConfig] = []
+
+    def train(plan: TrainConfig, say: Any, before: Any) -> Path:
+        plans.append(plan)
+        Path(plan.out).mkdir(parents=True)
+        return Path(plan.out)
+
+    monkeypatch.setattr("medclf.run.train.train", train)
+    for unwanted in ("medclf.run.terminal.show_results", "medclf.parallel.settle_machine"):
+        monkeypatch.setattr(unwanted, lambda *_: None)
+    return plans, CliRunner().invoke(cli.app, ["train", *words])
+
+
+def test_without_out_the_run_is_counted_up_and_said(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    places = []
+    for place in ("runs/images-1", "runs/images-2"):
+        plans, done = trained(monkeypatch, "images")
+        assert done.output.splitlines() == [f"RUN: {place}"]
+        places.append(Path(plans[0].out).as_posix())
+    assert places == ["runs/images-1", "runs/images-2"]
+    assert trained(monkeypatch, "images", "--hide-names")[0][0].out == str(Path("runs/run-1"))
+    assert trained(monkeypatch, "images", "--out", "RUN")[1].output == ""
+    monkeypatch.setenv("WORLD_SIZE", "2")  # each process would count for itself
+    assert isinstance(trained(monkeypatch, "images")[1].exception, OutputError)
+
+
+def test_open_shows_the_page_and_is_refused_where_nobody_sits(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    browser = Browser()
+    monkeypatch.setattr("webbrowser.get", lambda: browser)
+    monkeypatch.setattr("webbrowser.open", lambda address: browser.open(address))
+    monkeypatch.delenv("CI", raising=False)
+    _, done = trained(monkeypatch, "images", "--open")
+    page = (tmp_path / "runs" / "images-1" / "report.html").as_uri()
+    assert browser.seen == [page] and done.output.splitlines()[-1] == f"opened: {page}"
+    browser.opens = False
+    assert trained(monkeypatch, "images", "--open")[1].output.splitlines()[-1].startswith("the browser did not open: ")
+    monkeypatch.setenv("CI", "true")
+    plans, done = trained(monkeypatch, "images", "--open")
+    assert not plans and "CI" in str(done.exception)
+    monkeypatch.delenv("CI")
+    monkeypatch.setattr("webbrowser.get", no_browser)
+    plans, done = trained(monkeypatch, "images", "--open")
+    assert not plans and "no browser was found" in str(done.exception)
+
+
+def no_browser() -> None:
+    raise webbrowser.Error("could not locate runnable browser")
 
 
 def test_the_old_name_of_an_option_is_taken(monkeypatch, capsys, tmp_path):
