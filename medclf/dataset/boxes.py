@@ -1,0 +1,245 @@
+"""Boxes of findings, checked against the images that they were drawn on: one table, in the files' pixels."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import pandas as pd
+
+from medclf.dataset.box_files import Corners, GivenBox, GivenImage, count_kinds, read_box_file
+from medclf.dataset.labels import label_set
+from medclf.dataset.scan import listing, usable
+from medclf.errors import DataError, MedclfWarning, argument
+
+SIDES = ("x_min", "y_min", "x_max", "y_max")
+COLUMNS = ("path", "label", *SIDES)
+N_BOXES = "n_boxes"
+Unlisted = Literal["negative", "skip"]
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The boxes of a set of images.
+
+    Args:
+        table: a row a box: path (as the images' table has it), label, x_min, y_min, x_max, y_max in pixels of the file;
+            x_max and y_max are the first that are not in.
+        listed: paths of the images that the file speaks of, with boxes or without.
+        left_out: path -> why none of the image's boxes can be used; such an image is not trained on, since a finding
+            in it would be learned as background.
+        clipped: boxes that reached beyond the image and were cut.
+        duplicates: boxes that stood there twice and count once.
+        strange: names of images that the file speaks of and that are not among the images.
+
+    Example:
+        >>> images = pd.DataFrame({"path": ["a.png"], "width": [40], "height": [30], "problem": [""]})
+        >>> boxes = boxes_of([GivenImage("a", boxes=[GivenBox("polyp", (2, 3, 50, 20))])], images)
+        >>> boxes.table["x_max"].tolist(), boxes.clipped
+        ([40.0], 1)
+    """
+
+    table: pd.DataFrame
+    listed: frozenset[str] = frozenset()
+    left_out: dict[str, str] = field(default_factory=dict)
+    clipped: int = 0
+    duplicates: int = 0
+    strange: tuple[str, ...] = ()
+
+    @property
+    def vocab(self) -> tuple[str, ...]:
+        """The labels, sorted."""
+        return tuple(sorted(set(self.table["label"])))
+
+    def of(self, path: str) -> pd.DataFrame:
+        """The boxes of one image."""
+        return self.table[self.table["path"] == path]
+
+    def sentences(self) -> Iterator[str]:
+        """What was found, for the terminal."""
+        labels = ", ".join(f"{label} {n}" for label, n in sorted(Counter(self.table["label"]).items()))
+        images = self.table["path"].nunique()
+        without = len(self.listed) - images - len(self.left_out)
+        yield f"{len(self.table)} boxes on {images} images: {labels}; {without} listed images without a finding"
+        if self.clipped:
+            yield f"{self.clipped} boxes reached beyond the image and were cut at its edge"
+        if self.duplicates:
+            yield f"{self.duplicates} boxes stood there twice and count once"
+        if self.strange:
+            shown = ", ".join(self.strange[:3]) + (" ..." if len(self.strange) > 3 else "")
+            yield f"{len(self.strange)} images that the boxes name are not among the images: {shown}"
+        if self.left_out:
+            kinds = ", ".join(f"{kind} {n}" for kind, n in count_kinds(self.left_out.values()).most_common())
+            bad = pd.DataFrame({"path": list(self.left_out), "problem": list(self.left_out.values())})
+            yield f"{len(bad)} images are left out for their boxes ({kinds}): {listing(bad, 3)}"
+
+
+def read_boxes(file: str | Path, table: pd.DataFrame) -> Boxes:
+    """Read a file of boxes and check it against the images.
+
+    A box whose centre lies outside the image, that is empty, has its corners swapped, or was drawn at another size is
+    refused, and its image left out. A box that reaches beyond the edge is cut there.
+
+    Args:
+        file: see `medclf.dataset.box_files.read_box_file`.
+        table: of the images, as `scan` returns it. Images are found by path, else by name, else by name without ending.
+
+    Returns:
+        The boxes, with what was wrong.
+
+    Raises:
+        DataError: the file cannot be read, no image of it is in the table, or no box can be used.
+    """
+    found = boxes_of(read_box_file(file), table)
+    if not found.listed:
+        raise DataError(
+            f"{file}: none of its {len(found.strange)} images is among the {len(table)} images",
+            f"it names, for example, {found.strange[0]!r}; the images have {table['path'].iloc[0]!r}"
+            if found.strange and len(table)
+            else "it names no image",
+        )
+    if found.table.empty:
+        why = next(iter(found.left_out.values()), "it holds none")
+        raise DataError(f"{file}: no box can be used: {why}", "correct the boxes")
+    return found
+
+
+def boxes_of(given: list[GivenImage], table: pd.DataFrame) -> Boxes:
+    """The boxes of images that a table has, checked; see `read_boxes`."""
+    paths = _Paths(list(table["path"]))
+    sizes = {row.path: (row.width, row.height) for row in usable(table).itertuples()}
+    rows: list[tuple[Any, ...]] = []
+    left_out: dict[str, str] = {}
+    named: dict[str, str] = {}
+    strange: list[str] = []
+    clipped = duplicates = 0
+    for image in given:
+        path = paths.find(image.name)
+        if path is None:
+            strange.append(image.name)
+            continue
+        if path in named:
+            raise DataError(f"{named[path]!r} and {image.name!r} are both {path}", "name the images by their paths")
+        named[path] = image.name
+        if path not in sizes:  # the scan has said why
+            continue
+        try:
+            own = [(box.label, *_checked(box, image, sizes[path])) for box in image.boxes]
+        except DataError as error:
+            left_out[path] = error.message
+            continue
+        clipped += sum(was_cut for *_, was_cut in own)
+        distinct = dict.fromkeys((path, label, *corners) for label, corners, _ in own)
+        duplicates += len(own) - len(distinct)
+        rows += distinct
+    rows = [row for row in dict.fromkeys(rows) if row[0] not in left_out]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return Boxes(frame, frozenset(named), left_out, clipped, duplicates, tuple(strange))
+
+
+def _checked(box: GivenBox, image: GivenImage, size: tuple[int, int]) -> tuple[Corners, bool]:
+    """Corners within the image of (width, height) pixels, and whether they were cut.
+
+    Raises:
+        DataError: the box cannot be used.
+    """
+    width, height = size
+    if box.problem:
+        raise DataError(f"unusable: {box.problem}")
+    if image.size is not None and image.size != (width, height):
+        drawn = f"{image.size[0]:g} x {image.size[1]:g}"
+        raise DataError(f"other size: boxes drawn at {drawn} pixels, and the file has {width} x {height}")
+    scale = (width, height, width, height) if image.in_shares else (1, 1, 1, 1)
+    x_min, y_min, x_max, y_max = (float(side * by) for side, by in zip(box.corners, scale, strict=True))
+    shown = f"({x_min:g}, {y_min:g}) to ({x_max:g}, {y_max:g})"
+    if any(map(math.isnan, (x_min, y_min, x_max, y_max))):
+        raise DataError(f"no number: a corner of {shown}")
+    if x_min > x_max or y_min > y_max:
+        raise DataError(f"swapped: {shown} ends before it begins")
+    if x_max - x_min <= 0 or y_max - y_min <= 0:
+        raise DataError(f"empty: {shown} holds no pixel")
+    if not (0 <= (x_min + x_max) / 2 <= width and 0 <= (y_min + y_max) / 2 <= height):
+        raise DataError(f"outside: the middle of {shown} is not in {width} x {height} pixels")
+    cut = (max(x_min, 0.0), max(y_min, 0.0), min(x_max, float(width)), min(y_max, float(height)))
+    beyond = max(abs(a - b) for a, b in zip(cut, (x_min, y_min, x_max, y_max), strict=True))
+    return cut, beyond > 1  # formats differ by one pixel in where they begin to count
+
+
+class _Paths:
+    """Finds the image that a file of boxes names."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self.known = set(paths)
+        self.by_name: dict[str, list[str]] = defaultdict(list)
+        self.by_stem: dict[str, list[str]] = defaultdict(list)
+        for path in paths:
+            pure = PurePosixPath(path)
+            self.by_name[pure.name].append(path)
+            self.by_stem[pure.stem].append(path)
+
+    def find(self, name: str) -> str | None:
+        """The path of the image; None where there is none.
+
+        Raises:
+            DataError: the name could be that of several.
+        """
+        name = name.replace("\\", "/")
+        if name in self.known:
+            return name
+        pure = PurePosixPath(name)
+        found = self.by_name.get(pure.name) or self.by_stem.get(pure.name) or self.by_stem.get(pure.stem) or []
+        if len(found) > 1:
+            found = [one for one in found if PurePosixPath(one).parent.name == pure.parent.name] or found
+        if len(found) > 1:
+            raise DataError(f"{name!r} could be {found[0]} or {found[1]}", "name the images by their paths")
+        return found[0] if found else None
+
+
+def with_boxes(table: pd.DataFrame, boxes: Boxes, unlisted: Unlisted = "negative") -> pd.DataFrame:
+    """The images' table, with the number of boxes of each, and with what cannot be trained on.
+
+    An image that the file does not list shows no finding ("negative"), unless it carries the label of a box: then it
+    is left out, since its finding would be learned as background.
+
+    Args:
+        table: as `scan` returns it.
+        boxes: of its images.
+        unlisted: what images are that the boxes' file does not speak of: "negative", or "skip" them.
+
+    Returns:
+        A copy with the column n_boxes.
+
+    Warns:
+        MedclfWarning: how many images that are not listed count as negative, or are left out.
+    """
+    counts = Counter(boxes.table["path"])
+    vocab = set(boxes.vocab)
+    found = table.copy()
+    found[N_BOXES] = [counts[path] for path in table["path"]]
+    reasons = [boxes.left_out.get(path, "") for path in table["path"]]
+    taken = labelled = 0
+    for row, (path, label, problem) in enumerate(zip(table["path"], table["label"], table["problem"], strict=True)):
+        if path in boxes.listed or problem:
+            continue
+        if vocab.intersection(label_set(label)):
+            reasons[row], labelled = f"labelled {label} without a box", labelled + 1
+        elif unlisted == "skip":
+            reasons[row] = "not listed by the file of boxes"
+        else:
+            taken += 1
+    found["problem"] = [was or new for was, new in zip(table["problem"], reasons, strict=True)]
+    if labelled:
+        _warn(f"{labelled} images carry a box's label and have no box: they are left out")
+    if taken:
+        skip = argument("unlisted", "skip")
+        _warn(f"{taken} images that the file does not list count as images without a finding; {skip} leaves them out")
+    return found
+
+
+def _warn(text: str) -> None:
+    warnings.warn(MedclfWarning(text), stacklevel=3)

@@ -1,0 +1,201 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from medclf.dataset.box_files import GivenBox, GivenImage, read_box_file
+from medclf.dataset.boxes import SIDES, boxes_of, read_boxes, with_boxes
+from medclf.dataset.scan import scan
+from medclf.errors import DataError, MedclfWarning
+
+
+def images(*paths: str, size: tuple[int, int] = (40, 30), label: str | None = None) -> pd.DataFrame:
+    rows = {"path": list(paths), "label": [label] * len(paths), "width": size[0], "height": size[1], "problem": ""}
+    return pd.DataFrame(rows)
+
+
+def given(*corners: float, **facts: object) -> list[GivenImage]:
+    return [GivenImage("a.png", boxes=[GivenBox("polyp", corners)], **facts)]
+
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}, {"id": 2, "file_name": "b.png"}],
+    "categories": [{"id": 7, "name": "polyp"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 7, "bbox": [2, 3, 10, 12]}],
+}
+HYPERKVASIR = {
+    "a": {"width": 40, "height": 30, "bbox": [{"label": "polyp", "xmin": 2, "ymin": 3, "xmax": 12, "ymax": 15}]},
+    "b": {"width": 40, "height": 30, "bbox": []},
+}
+VOC = """<annotation><filename>a.png</filename><size><width>40</width><height>30</height><depth>3</depth></size>
+<object><name>polyp</name><bndbox><xmin>3</xmin><ymin>4</ymin><xmax>12</xmax><ymax>15</ymax></bndbox></object></annotation>"""
+NO_OBJECT = "<annotation><filename>b.png</filename></annotation>"
+
+
+def written(folder: Path, kind: str) -> Path:
+    """The same box and the same image without a finding, in each format."""
+    if kind in ("coco", "hyperkvasir"):
+        file = folder / "boxes.json"
+        file.write_text(json.dumps(COCO if kind == "coco" else HYPERKVASIR))
+        return file
+    if kind == "csv":
+        file = folder / "boxes.csv"
+        file.write_text("filename;class;xmin;ymin;xmax;ymax\na.png;polyp;2;3;12;15\nb.png;;;;;\n")
+        return file
+    (folder / "boxes").mkdir()
+    if kind == "voc":
+        (folder / "boxes/a.xml").write_text(VOC)
+        (folder / "boxes/b.xml").write_text(NO_OBJECT)
+    else:
+        (folder / "boxes/classes.txt").write_text("ulcer\npolyp\n")
+        (folder / "boxes/a.txt").write_text(f"1 {7 / 40} {9 / 30} {10 / 40} {12 / 30}\n")
+        (folder / "boxes/b.txt").write_text("")
+    return folder / "boxes"
+
+
+@pytest.mark.parametrize("kind", ["coco", "hyperkvasir", "csv", "voc", "yolo"])
+def test_every_format_gives_the_same_table(tmp_path: Path, kind: str) -> None:
+    boxes = read_boxes(written(tmp_path, kind), images("x/a.png", "x/b.png", "x/c.png"))
+    assert boxes.table[["path", "label"]].to_numpy().tolist() == [["x/a.png", "polyp"]]
+    assert boxes.table[list(SIDES)].iloc[0].tolist() == pytest.approx([2, 3, 12, 15])
+    assert boxes.listed == {"x/a.png", "x/b.png"} and not boxes.left_out and not boxes.clipped
+    assert "1 boxes on 1 images: polyp 1; 1 listed images without a finding" in list(boxes.sentences())
+
+
+def test_names_of_yolo_may_stand_in_a_yaml_file(tmp_path: Path) -> None:
+    folder = written(tmp_path, "yolo")
+    (folder / "classes.txt").unlink()
+    with pytest.raises(DataError, match="names of the classes are missing"):
+        read_box_file(folder)
+    (tmp_path / "data.yaml").write_text("train: x\nnames:\n  0: ulcer\n  1: polyp\n")
+    assert read_box_file(folder)[0].boxes[0].label == "polyp"
+
+
+@pytest.mark.parametrize(
+    ("corners", "facts", "reason"),
+    [
+        ((2, 3, 2, 15), {}, "empty"),
+        ((12, 3, 2, 15), {}, "swapped"),
+        ((60, 3, 80, 15), {}, "outside"),
+        ((2, 3, float("nan"), 15), {}, "no number"),
+        ((2, 3, 12, 15), {"size": (80, 60)}, "other size"),
+        ((2, 3, 12, 15), {"size": (30, 40)}, "other size"),
+    ],
+)
+def test_a_box_that_cannot_be_leaves_its_image_out(corners: tuple, facts: dict, reason: str) -> None:
+    boxes = boxes_of(given(*corners, **facts), images("a.png", "b.png"))
+    assert boxes.left_out["a.png"].startswith(reason) and boxes.table.empty
+    assert f"({reason} 1)" in " ".join(boxes.sentences())
+    table = with_boxes(images("a.png"), boxes)
+    assert table["problem"][0].startswith(reason)
+
+
+def test_one_bad_box_takes_the_good_ones_of_its_image_along() -> None:
+    both = GivenImage("a.png", boxes=[GivenBox("polyp", (2, 3, 12, 15)), GivenBox("polyp", (5, 5, 5, 5))])
+    boxes = boxes_of([both], images("a.png"))
+    assert boxes.table.empty and "a.png" in boxes.left_out
+
+
+def test_boxes_are_cut_at_the_edge_and_doubles_count_once() -> None:
+    boxes = boxes_of(given(-5, 3, 20, 99), images("a.png"))
+    assert boxes.left_out["a.png"].startswith("outside")  # its middle is below the image
+    boxes = boxes_of(given(-5, 3, 20, 40), images("a.png"))
+    assert boxes.table[list(SIDES)].iloc[0].tolist() == [0, 3, 20, 30] and boxes.clipped == 1
+    twice = GivenImage("a.png", boxes=[GivenBox("polyp", (2, 3, 12, 15))] * 2)
+    boxes = boxes_of([twice], images("a.png"))
+    assert len(boxes.table) == 1 and boxes.duplicates == 1
+
+
+def test_names_that_fit_several_images_are_refused() -> None:
+    with pytest.raises(DataError, match=r"could be x/a\.png or y/a\.png"):
+        boxes_of(given(2, 3, 12, 15), images("x/a.png", "y/a.png"))
+    twice = [GivenImage("a.png", boxes=[]), GivenImage("z/a.png", boxes=[])]
+    with pytest.raises(DataError, match=r"are both x/a\.png"):
+        boxes_of(twice, images("x/a.png"))
+    by_folder = [GivenImage("labels/y/a.png", boxes=[])]
+    assert boxes_of(by_folder, images("x/a.png", "y/a.png")).listed == {"y/a.png"}
+
+
+def test_images_that_are_not_there_are_counted(tmp_path: Path) -> None:
+    file = written(tmp_path, "csv")
+    boxes = read_boxes(file, images("a.png"))
+    assert boxes.strange == ("b.png",) and "not among the images: b.png" in " ".join(boxes.sentences())
+    with pytest.raises(DataError, match="none of its 2 images"):
+        read_boxes(file, images("z.png"))
+
+
+def test_unlisted_images_are_negative_unless_they_carry_the_label_of_a_box() -> None:
+    table = pd.concat([images("a.png", "b.png", label="polyp"), images("n.png", label="normal")], ignore_index=True)
+    boxes = boxes_of(given(2, 3, 12, 15), table)
+    with pytest.warns(MedclfWarning) as told:
+        found = with_boxes(table, boxes)
+    assert found["problem"].tolist() == ["", "labelled polyp without a box", ""]
+    assert found["n_boxes"].tolist() == [1, 0, 0]
+    said = " ".join(str(one.message) for one in told)
+    assert "1 images carry a box's label" in said and "1 images that the file does not list" in said
+    with pytest.warns(MedclfWarning):
+        assert with_boxes(table, boxes, "skip")["problem"][2] == "not listed by the file of boxes"
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY x "yyyy"><!ENTITY z "&x;&x;">]><annotation><filename>&z;</filename></annotation>'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", "[1, 2]", "neither COCO nor HyperKvasir"),
+        ("a.json", "{}", "neither COCO nor HyperKvasir"),
+        ("a.json", "[" * 100_000, "is no JSON"),
+        ("a.json", '{"a": {"bbox": 3}}', "no list 'bbox'"),
+        ("a.json", '{"a": {"bbox": [{"xmin": 3}]}}', "has no label"),
+        ("a.json", json.dumps(COCO | {"categories": []}), "not among 'categories'"),
+        ("a.json", json.dumps(COCO | {"images": []}), "does not list"),
+        ("a.json", json.dumps(COCO | {"images": COCO["images"][:1] * 2}), "two images have the id"),
+        ("a.csv", "path,label\na,b\n", "no column for x_min"),
+        ("a.csv", "path,label,x1,y1,x2,y2\n,polyp,1,2,3,4\n", "row 2: no image is named"),
+        ("a.csv", "", "it is empty"),
+        ("a.xml", BOMB, "declares a document type"),
+        ("a.xml", "<annotation>", "is no XML"),
+        ("a.xml", "<a>" * 40 + "</a>" * 40, "nested deeper"),
+        ("a.xml", "<html></html>", "no Pascal VOC"),
+        ("a.xml", "<annotation><object><name> </name></object></annotation>", "has no label"),
+        ("a.pkl", "", "no file of boxes that medclf knows"),
+    ],
+)
+def test_what_is_no_file_of_boxes_is_refused_by_name(tmp_path: Path, name: str, content: str, message: str) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    with pytest.raises(DataError, match=message) as error:
+        read_box_file(file)
+    assert file.name in str(error.value) or str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 0.5 0.5 0.1", "no YOLO box"),
+        ("0 0.1 0.2 0.3 0.4 0.5 0.6", "no polygons"),
+        ("nine 0.5 0.5 0.1 0.1", "no YOLO box"),
+        ("9 0.5 0.5 0.1 0.1", "class 9, of 2 names"),
+    ],
+)
+def test_lines_that_are_no_yolo_are_named(tmp_path: Path, line: str, message: str) -> None:
+    folder = written(tmp_path, "yolo")
+    (folder / "a.txt").write_text(line)
+    with pytest.raises(DataError, match=message):
+        read_box_file(folder)
+
+
+def test_a_missing_file_and_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        read_box_file(tmp_path / "boxes.json")
+    with pytest.raises(DataError, match="holds no boxes"):
+        read_box_file(tmp_path)
+
+
+def test_hyperkvasirs_own_boxes(shared_data: Path) -> None:
+    table = scan(shared_data / "hyperkvasir-boxes" / "images", label_from=None, progress=False, check_pixels=False)
+    boxes = read_boxes(shared_data / "hyperkvasir-boxes" / "bounding-boxes.json", table)
+    assert boxes.table["path"].nunique() == 150 and boxes.vocab == ("polyp",)
+    assert not boxes.left_out and not boxes.strange
