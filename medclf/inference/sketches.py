@@ -56,21 +56,21 @@ def measures_of(detector: OodDetector | None, features: np.ndarray, pixels: np.n
 
 
 def sketch(
-    prediction: Any, measures: Mapping[str, float], facts: Mapping[str, Any], model: str, *, when: str | None = None
+    prediction: Any, measures: Mapping[str, float], file: Mapping[str, Any], model: str, *, when: str | None = None
 ) -> dict[str, Any]:
     """One image as it is kept.
 
     Args:
         prediction: its probs and flags.
         measures: of `measures_of`.
-        facts: width, height and tags of the file; of tags only those of `TAGS`.
+        file: width, height and tags of the file; of tags only those of `TAGS`.
         model: hash of the bundle.
         when: UTC to the minute; now where None.
     """
-    tags = facts.get("tags") or {}
+    tags = file.get("tags") or {}
     kinds = {name: str(tags[name])[:48] for name in TAGS if tags.get(name)}
-    if facts.get("width"):
-        kinds["size"] = f"{int(facts['width'])}x{int(facts['height'])}"
+    if file.get("width"):
+        kinds["size"] = f"{int(file['width'])}x{int(file['height'])}"
     probs = {label: round(float(p), 4) for label, p in prediction.probs.items()}
     same = hash((*measures.values(), *probs.values())) & 0xFFFFFFFF
     return {

@@ -98,11 +98,11 @@ class OodDetector:
         return cls.from_state(dict(values), arrays)
 
     @classmethod
-    def from_state(cls, facts: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> OodDetector:
+    def from_state(cls, state: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> OodDetector:
         """From what `facts` and `arrays` gave."""
         mean, axes, spread = (np.asarray(arrays[name], dtype=np.float64) for name in ("mean", "axes", "spread"))
-        rest, threshold, quantile = (float(facts[name]) for name in ("rest", "threshold", "quantile"))
-        return cls(mean, axes, spread, rest, threshold, quantile, int(facts["n"]))
+        rest, threshold, quantile = (float(state[name]) for name in ("rest", "threshold", "quantile"))
+        return cls(mean, axes, spread, rest, threshold, quantile, int(state["n"]))
 
 
 def ood_fit(

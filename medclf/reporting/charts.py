@@ -170,11 +170,11 @@ def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [points[i] for i in np.unique(np.linspace(0, len(points) - 1, MAX_POINTS).round().astype(int))]
 
 
-def roc_chart(facts: Mapping[str, Any]) -> Chart | None:
+def roc_chart(results: Mapping[str, Any]) -> Chart | None:
     """The ROC curves of the facts; None where there are none."""
     lines = []
-    for label, curve in (facts.get("roc") or {}).items():
-        auroc = ((facts.get("per_class") or {}).get(label) or {}).get("auroc") or curve.get("auroc")
+    for label, curve in (results.get("roc") or {}).items():
+        auroc = ((results.get("per_class") or {}).get(label) or {}).get("auroc") or curve.get("auroc")
         value = auroc.get("value") if isinstance(auroc, Mapping) else auroc
         name = f"{label}, AUROC {value:.3f}" if is_number(value) else str(label)
         lines.append(Line(name, list(zip(curve["fpr"], curve["tpr"], strict=True))))

@@ -56,7 +56,7 @@ def unit_of(key: str) -> str:
     return METRICS[key].unit if key in METRICS else "%" if key in _SHARES else ""
 
 
-def headlines(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+def headlines(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The overall metrics that the facts hold, written out for the page."""
     return [
         {
@@ -65,30 +65,32 @@ def headlines(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
             "value": number(found.get("value"), metric.unit),
             "interval": interval(found, metric.unit),
             "note": found.get("note", ""),
-            "meaning": metric.describe(facts.get("task") == "multi-label"),
+            "meaning": metric.describe(results.get("task") == "multi-label"),
             "metric": found,
         }
         for metric in overall_metrics()
-        if is_metric(found := facts.get(metric.key, {}))
+        if is_metric(found := results.get(metric.key, {}))
     ]
 
 
-def cautions(facts: Mapping[str, Any]) -> list[str]:
+def cautions(results: Mapping[str, Any]) -> list[str]:
     """What a reader must know before believing the number."""
-    data = facts.get("data") or {}
+    data = results.get("data") or {}
     split = data.get("split") or {}
-    missing = (facts.get("left_out") or {}).get("sentence")
-    texts = [text for text in (missing, split.get("sentence"), rests_on_few(facts), facts.get("resampling")) if text]
-    if facts.get("partition") == "valid":
+    missing = (results.get("left_out") or {}).get("sentence")
+    texts = [
+        text for text in (missing, split.get("sentence"), rests_on_few(results), results.get("resampling")) if text
+    ]
+    if results.get("partition") == "valid":
         texts.append(
             "The validation set was used during training, so this score is optimistic. "
             "Confirm it on a separate test set."
         )
-    leak = facts.get("leak_free") or {}
+    leak = results.get("leak_free") or {}
     if leak.get("sentence"):
         texts.append(f"{leak['sentence']} The leak-free numbers are below.")
-    if not facts.get("n_patients"):
-        but = ", except near-duplicates" if facts.get("n_groups") else ""
+    if not results.get("n_patients"):
+        but = ", except near-duplicates" if results.get("n_groups") else ""
         texts.append(
             f"Without patient IDs, intervals assume independent images{but}. If patients have several images, the true "
             "intervals are wider."
@@ -96,7 +98,7 @@ def cautions(facts: Mapping[str, Any]) -> list[str]:
     return texts
 
 
-def scores(facts: Mapping[str, Any]) -> list[dict[str, str]]:
+def scores(results: Mapping[str, Any]) -> list[dict[str, str]]:
     """The scores of the page's first screen, the one to believe first: without leaked images, on all, on a test set.
 
     Example:
@@ -104,12 +106,12 @@ def scores(facts: Mapping[str, Any]) -> list[dict[str, str]]:
         >>> scores({"task": "single-label", "partition": "valid", "n": 50, "accuracy": accuracy})
         [{'name': 'Accuracy', 'value': '92 %', 'interval': '95 % CI 80 to 97 %', 'images': '50 validation images'}]
     """
-    key = "auroc" if facts.get("task") == "multi-label" else "accuracy"
-    title, partition = METRICS[key].title, partition_name(facts.get("partition"))
-    test, leak_free = facts.get("test") or {}, list(((facts.get("leak_free") or {}).get("numbers") or {}).values())
+    key = "auroc" if results.get("task") == "multi-label" else "accuracy"
+    title, partition = METRICS[key].title, partition_name(results.get("partition"))
+    test, leak_free = results.get("test") or {}, list(((results.get("leak_free") or {}).get("numbers") or {}).values())
     named = [
         (f"{title} without leaked images", leak_free[-1] if len(leak_free) > 1 else {}, f"{partition} images"),
-        (f"{title} on all" if len(leak_free) > 1 else title, facts, f"{partition} images"),
+        (f"{title} on all" if len(leak_free) > 1 else title, results, f"{partition} images"),
         (f"{title} on the test set", test, "test images"),
     ]
     return [

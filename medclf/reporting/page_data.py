@@ -31,7 +31,7 @@ def script_json(value: Any) -> Markup:
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
-def page_data(facts: Mapping[str, Any], cases: Cases, names: Names, partition: str) -> dict[str, Any]:
+def page_data(results: Mapping[str, Any], cases: Cases, names: Names, partition: str) -> dict[str, Any]:
     """What the page's script works with, but for the pictures: every row, in columns."""
     parts = list(dict.fromkeys([partition, *(str(p) for p in cases.partition)]))
     part_code = {name: code for code, name in enumerate(parts)}
@@ -54,27 +54,27 @@ def page_data(facts: Mapping[str, Any], cases: Cases, names: Names, partition: s
         "loss": [float(f"{x:.5g}") if np.isfinite(x) else None for x in cases.loss],
         "columns": {name: [values, codes.tolist()] for name, (values, codes) in cases.columns.items()},
         "patient": [] if names.hide or not any(cases.patient) else cases.patient,
-        "thresholds": thresholds(facts),
-        "grouped": grouped(facts),
-        "reported": reported(facts),
+        "thresholds": thresholds(results),
+        "grouped": grouped(results),
+        "reported": reported(results),
     }
 
 
-def grouped(facts: Mapping[str, Any]) -> bool:
+def grouped(results: Mapping[str, Any]) -> bool:
     """Whether several images are of one patient or near-duplicates, which intervals must count together."""
-    return 0 < int(facts.get("n_groups") or 0) < int(facts.get("n", 0))
+    return 0 < int(results.get("n_groups") or 0) < int(results.get("n", 0))
 
 
-def reported(facts: Mapping[str, Any]) -> dict[str, Any]:
+def reported(results: Mapping[str, Any]) -> dict[str, Any]:
     """The shares of the facts, for the page to show their intervals: {"accuracy": metric, label: {key: metric}}.
 
     A single-label run's per-class shares are of the most probable label, and the page's of a threshold.
     """
-    if facts["task"] != "multi-label":
-        return {"accuracy": facts["accuracy"]} if is_metric(facts.get("accuracy")) else {}
+    if results["task"] != "multi-label":
+        return {"accuracy": results["accuracy"]} if is_metric(results.get("accuracy")) else {}
     return {
         label: {key: row[key] for key in ("sensitivity", "specificity", "ppv", "npv") if is_metric(row.get(key))}
-        for label, row in (facts.get("per_class") or {}).items()
+        for label, row in (results.get("per_class") or {}).items()
     }
 
 
@@ -138,8 +138,8 @@ def _sets(chosen: np.ndarray, known: np.ndarray) -> list[list[int] | None]:
     return [np.flatnonzero(row).tolist() if yes else None for row, yes in zip(chosen, known, strict=True)]
 
 
-def thresholds(facts: Mapping[str, Any]) -> dict[str, float]:
-    """The chosen threshold of each label that has one, from facts["operating_point"].
+def thresholds(results: Mapping[str, Any]) -> dict[str, float]:
+    """The chosen threshold of each label that has one, from results["operating_point"].
 
     Example:
         >>> thresholds({"operating_point": {"label": "polyp", "threshold": 0.3}})
@@ -147,7 +147,7 @@ def thresholds(facts: Mapping[str, Any]) -> dict[str, float]:
         >>> thresholds({"operating_point": {"polyp": {"threshold": 0.3}}})
         {'polyp': 0.3}
     """
-    point = facts.get("operating_point")
+    point = results.get("operating_point")
     if not isinstance(point, Mapping):
         return {}
     label = point.get("label", point.get("positive"))

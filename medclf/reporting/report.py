@@ -36,7 +36,7 @@ MAX_OUTSIDE = 600  # pictures of images that are in no row: twins and neighbours
 
 
 def render(
-    facts: Mapping[str, Any],
+    results: Mapping[str, Any],
     rows: pd.DataFrame,
     path: str | Path,
     *,
@@ -55,7 +55,7 @@ def render(
     """Write the page for a set of facts and predictions; nothing is computed by a model here.
 
     Args:
-        facts: what results.json holds.
+        results: what results.json holds.
         rows: one row an image: path, label, pred, prob_NAME for every label, and where there are any
             partition, loss, patient, saliency (PNG data URI), neighbours and twins (paths, "|" between
             them) and columns to group by. Several labels are tuples, or text with "|" between them.
@@ -85,22 +85,22 @@ def render(
         >>> import tempfile
         >>> rows = pd.DataFrame({"path": ["a.png"], "partition": ["valid"], "label": ["x"], "pred": ["x"],
         ...                      "loss": [0.1], "prob_x": [0.9], "prob_y": [0.1]})
-        >>> facts = {"task": "single-label", "partition": "valid", "n": 1, "vocab": ["x", "y"],
+        >>> results = {"task": "single-label", "partition": "valid", "n": 1, "vocab": ["x", "y"],
         ...          "confusion_matrix": [[1, 0], [0, 0]]}
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     page = render(facts, rows, Path(folder) / "report.html")
+        ...     page = render(results, rows, Path(folder) / "report.html")
         ...     "Content-Security-Policy" in page.read_text()
         True
     """
-    check_facts(facts)
+    check_facts(results)
     path = Path(path)
-    partition = str(facts.get("partition") or "valid")
-    cases = read_cases(rows, facts["vocab"], multi_label=facts["task"] == "multi-label", partition=partition)
+    partition = str(results.get("partition") or "valid")
+    cases = read_cases(rows, results["vocab"], multi_label=results["task"] == "multi-label", partition=partition)
     names = Names(cases.paths, hide_names)
-    shown = finite(names.scrub(dict(facts)))
-    links = link(cases, names, _paths_in(facts.get("audit") or {}))
+    shown = finite(names.scrub(dict(results)))
+    links = link(cases, names, _paths_in(results.get("audit") or {}))
     suspects = doubtful(cases, names, label_errors)
-    data = page_data(facts, cases, names, partition) | links.as_data(names, labels or {})
+    data = page_data(results, cases, names, partition) | links.as_data(names, labels or {})
     data |= label_data(cases, names, suspects)
     album, order = Album(), list(range(len(cases)))
     if read is not None and pictures:
@@ -121,7 +121,7 @@ def render(
     placed, chunks = picture_data(cases, links, album, order)
     told = [(name, value) for name, value in (about or {}).items() if value and not (names.hide and name == "Data set")]
     data_set = "" if names.hide else (about or {}).get("Data set", "")
-    heading = title or str(facts.get("title") or data_set or "Classification report")
+    heading = title or str(results.get("title") or data_set or "Classification report")
     view = context(shown, cases, names, album, heading, [one for one in told if one[1] != heading])
     write_text(path, _page(view, {**data, **placed}, chunks, beside=assets is not None))
     return path

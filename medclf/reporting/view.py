@@ -41,7 +41,7 @@ _NOT_CHECKED = "Doubtful labels are those that the model confidently disagrees w
 
 
 def context(
-    facts: Mapping[str, Any],
+    results: Mapping[str, Any],
     cases: Cases,
     names: Names,
     album: Album,
@@ -49,9 +49,9 @@ def context(
     about: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """Everything that the static part of the page shows."""
-    partition = str(facts.get("partition") or "")
-    training = facts.get("training") or {}
-    data = facts.get("data") or {}
+    partition = str(results.get("partition") or "")
+    training = results.get("training") or {}
+    data = results.get("data") or {}
 
     row_of = {names.of(row): row for row in range(len(cases))}
 
@@ -63,34 +63,34 @@ def context(
         "about": about,
         "tabs": TABS,
         "marks": {"pass": "✓", "warn": "!", "fail": "✕"},
-        "summary": summary(facts),
-        "scores": scores(facts),
-        "checks": checks(facts),
-        "warnings": [text for text in [(facts.get("left_out") or {}).get("sentence")] if text],
-        "cautions": cautions(facts),
-        "labels_sentence": (facts.get("label_errors") or {}).get("sentence") or _NOT_CHECKED,
-        "headlines": [{**item, "bar": interval_bar(item["metric"])} for item in headlines(facts)],
+        "summary": summary(results),
+        "scores": scores(results),
+        "checks": checks(results),
+        "warnings": [text for text in [(results.get("left_out") or {}).get("sentence")] if text],
+        "cautions": cautions(results),
+        "labels_sentence": (results.get("label_errors") or {}).get("sentence") or _NOT_CHECKED,
+        "headlines": [{**item, "bar": interval_bar(item["metric"])} for item in headlines(results)],
         "partition": partition,
-        "grouped": grouped(facts),
+        "grouped": grouped(results),
         "multi_label": cases.multi_label,
-        "matrix": None if cases.multi_label else matrix_rows(facts),
-        "by_label": by_label(facts.get("confusion_matrix"), cases.vocab),
+        "matrix": None if cases.multi_label else matrix_rows(results),
+        "by_label": by_label(results.get("confusion_matrix"), cases.vocab),
         "vocab": cases.vocab,
-        "per_class": per_class(facts),
+        "per_class": per_class(results),
         "top_losses": [card(cases, names, album, row) for row in cases.worst(TOP_LOSSES, partition)],
-        "pairs": confused_pairs(facts, cases, names, album),
-        "roc": roc_chart(facts),
+        "pairs": confused_pairs(results, cases, names, album),
+        "roc": roc_chart(results),
         "training_charts": training_charts(training.get("history") or []),
         "linear_probe": blocks(training["linear_probe"]) if training.get("linear_probe") else [],
-        "seconds": f"{facts['seconds']:.0f}" if is_number(facts.get("seconds")) else "",
+        "seconds": f"{results['seconds']:.0f}" if is_number(results.get("seconds")) else "",
         "counts": counts(data),
         "n_images": number(data["n_images"]) if "n_images" in data else "",
         "problems": (data.get("problems") or [])[:MAX_PROBLEMS],
         "n_problems": len(data.get("problems") or []),
         "split": _split(data.get("split") or {}),
-        "sections": _by_tab(facts, picture),
-        "settings": blocks(facts["settings"], raw=True) if facts.get("settings") else [],
-        "versions": blocks(facts["versions"], raw=True) if facts.get("versions") else [],
+        "sections": _by_tab(results, picture),
+        "settings": blocks(results["settings"], raw=True) if results.get("settings") else [],
+        "versions": blocks(results["versions"], raw=True) if results.get("versions") else [],
         "album_note": album_note(cases, album),
         "unreadable": [(names.of(row), names.scrub(reason)) for row, reason in album.unreadable.items()][:MAX_PROBLEMS],
         "hide_names": names.hide,
@@ -105,10 +105,10 @@ def _split(split: Mapping[str, Any]) -> list[Block]:
     return text + (blocks(told) if told else [])
 
 
-def _by_tab(facts: Mapping[str, Any], picture: Picture) -> dict[str, list[dict[str, Any]]]:
+def _by_tab(results: Mapping[str, Any], picture: Picture) -> dict[str, list[dict[str, Any]]]:
     """The sections of each part of the page; what the table of sections does not know is a detail."""
     found: dict[str, list[dict[str, Any]]] = {"labels": [], "data": [], "trust": [], "details": []}
-    for place, (key, heading, parts) in enumerate(sections_of(facts, picture)):
+    for place, (key, heading, parts) in enumerate(sections_of(results, picture)):
         section = SECTIONS.get(key)
         tab, name = (section.tab, key) if section else ("details", f"other-{place}")
         gist = parts[0].text if parts and parts[0].kind == "text" else ""
@@ -116,24 +116,24 @@ def _by_tab(facts: Mapping[str, Any], picture: Picture) -> dict[str, list[dict[s
     return found
 
 
-def check_facts(facts: Mapping[str, Any]) -> None:
+def check_facts(results: Mapping[str, Any]) -> None:
     """Raise DataError where the facts lack what no page can do without."""
     for key in ("vocab", "task"):
-        if not facts.get(key):
-            raise DataError(f"the facts have no {key!r}", "give the results.json of a run, or interp.facts()")
+        if not results.get(key):
+            raise DataError(f"the results have no {key!r}", "give the results.json of a run, or interp.facts()")
 
 
-def matrix_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+def matrix_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The confusion matrix, a row an actual label, with shares and colours."""
     result = []
-    for index, (label, row) in enumerate(zip(facts["vocab"], facts.get("confusion_matrix") or [], strict=False)):
+    for index, (label, row) in enumerate(zip(results["vocab"], results.get("confusion_matrix") or [], strict=False)):
         total = sum(row)
         cells = [
             {
                 "n": number(n),
                 "share": percent(n / total) if total else "",
                 "css": heat(n / total if total else 0.0, column == index) if n else "zero",
-                "to": facts["vocab"][column],
+                "to": results["vocab"][column],
             }
             for column, n in enumerate(row)
         ]
@@ -141,9 +141,9 @@ def matrix_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     return result
 
 
-def per_class(facts: Mapping[str, Any]) -> dict[str, Any]:
+def per_class(results: Mapping[str, Any]) -> dict[str, Any]:
     """The per-class metrics as a table; columns that no class has are left out."""
-    classes = facts.get("per_class") or {}
+    classes = results.get("per_class") or {}
     columns = [metric for metric in class_metrics() if any(metric.key in found for found in classes.values())]
     rows = [
         (label, number(found.get("n")), [cell(found.get(metric.key), key=metric.key) for metric in columns])
@@ -206,12 +206,12 @@ def _telling(cases: Cases, row: int) -> list[tuple[str, float, str, str]]:
     ]
 
 
-def confused_pairs(facts: Mapping[str, Any], cases: Cases, names: Names, album: Album) -> list[dict[str, Any]]:
+def confused_pairs(results: Mapping[str, Any], cases: Cases, names: Names, album: Album) -> list[dict[str, Any]]:
     """The most confused pairs, each with its most confident examples."""
     place = {label: index for index, label in enumerate(cases.vocab)}
-    confidence, here = cases.confidence, cases.known & (cases.partition == facts.get("partition"))
+    confidence, here = cases.confidence, cases.known & (cases.partition == results.get("partition"))
     pairs = []
-    for actual, pred, n in (facts.get("most_confused") or [])[:PAIRS]:
+    for actual, pred, n in (results.get("most_confused") or [])[:PAIRS]:
         inside, column = np.zeros(len(cases), bool), place.get(actual)
         if cases.multi_label and column is not None:  # (label, "missed" or "false alarm", n)
             missed = pred == "missed"

@@ -148,7 +148,7 @@ def summarize(
         predicted=known.predicted,
         n_boot=n_boot,
     )
-    facts: dict[str, Any] = {
+    results: dict[str, Any] = {
         "schema": SCHEMA,
         "task": "multi-label" if predictions.multi_label else "single-label",
         "partition": partition,
@@ -157,22 +157,22 @@ def summarize(
         "n_patients": n_patients(known.table),
     }
     metrics.pop("n", None)
-    facts |= as_plain(metrics)
+    results |= as_plain(metrics)
     if len(known):
-        facts["baseline"] = baseline(known)
-        facts["baseline"]["sentence"] = beside_guessing(facts)
+        results["baseline"] = baseline(known)
+        results["baseline"]["sentence"] = beside_guessing(results)
     if len(known) > LARGE:
-        facts["resampling"] = (
+        results["resampling"] = (
             f"There are {len(known):,} images: intervals are resampled from a part that stands for all of them."
         )
-    facts["most_confused"] = [list(row) for row in most_confused(facts["confusion_matrix"], known.vocab)]
-    facts["roc"] = roc_curves(known)
-    facts["training"] = {"history": list(history), "linear_probe": linear_probe}
+    results["most_confused"] = [list(row) for row in most_confused(results["confusion_matrix"], known.vocab)]
+    results["roc"] = roc_curves(known)
+    results["training"] = {"history": list(history), "linear_probe": linear_probe}
     if table is not None:
-        facts["data"] = describe_data(table, recipe or {})
-    facts["settings"] = {k: v for k, v in (recipe or {}).items() if k not in {"vocab", "split"}}
-    facts["versions"] = versions()
-    return cast(Results, facts)
+        results["data"] = describe_data(table, recipe or {})
+    results["settings"] = {k: v for k, v in (recipe or {}).items() if k not in {"vocab", "split"}}
+    results["versions"] = versions()
+    return cast(Results, results)
 
 
 def baseline(known: Predictions) -> dict[str, Any]:
@@ -245,14 +245,14 @@ def short_metrics(found: Mapping[str, Any]) -> dict[str, Any]:
     return {row.key: found[row.key] for row in overall_metrics(short=True) if row.key in found}
 
 
-def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, facts: Mapping[str, Any]) -> LeakFree | None:
+def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results: Mapping[str, Any]) -> LeakFree | None:
     """The numbers on all images, and on those that do not leak.
 
     Args:
         shown: the predictions.
         twin: (n,) bool, whether an image has a near-duplicate in the training set.
         patient: (n,) bool, whether its patient has images in the training set.
-        facts: the numbers on all images, as `summarize` gives them.
+        results: the numbers on all images, as `summarize` gives them.
 
     Returns:
         {"sentence", "n", "n_leaking", "numbers": {which images: {"n", metrics}}}; None where nothing leaks.
@@ -261,7 +261,7 @@ def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, facts: 
     n, left = len(shown), shown.subset(~leaking)
     if not leaking.any():
         return None
-    partition = partition_name(facts.get("partition"))
+    partition = partition_name(results.get("partition"))
     reasons = (
         (twin, "is a near-duplicate of a training image", "are near-duplicates of training images"),
         (patient, "comes from a patient with training images", "come from patients with training images"),
@@ -288,7 +288,7 @@ def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, facts: 
         value = metrics[best]["value"]
         score = f"mean AUROC is {value:.3f}" if left.multi_label else f"accuracy is {percent(value)}"
         found["sentence"] += f" Without them {score}."
-    rows = {f"all {n} images": facts, f"the {len(left)} images without leaks": metrics}
+    rows = {f"all {n} images": results, f"the {len(left)} images without leaks": metrics}
     found["numbers"] = {name: {"n": m["n"], **short_metrics(m)} for name, m in rows.items()}
     return found
 

@@ -32,7 +32,7 @@ def is_metric(value: Any) -> bool:
 FEW_IMAGES = 10  # of a label, below which a mean over the labels is told to rest on them
 
 
-def rests_on_few(facts: Mapping[str, Any]) -> str:
+def rests_on_few(results: Mapping[str, Any]) -> str:
     """A sentence on the label that makes the means over the labels uncertain; "" where each has enough images.
 
     Example:
@@ -41,7 +41,7 @@ def rests_on_few(facts: Mapping[str, Any]) -> str:
         >>> rests_on_few({"per_class": {"polyp": {"n": 40}, "ulcer": {"n": 30}}})
         ''
     """
-    counts = {label: row["n"] for label, row in (facts.get("per_class") or {}).items() if row.get("n")}
+    counts = {label: row["n"] for label, row in (results.get("per_class") or {}).items() if row.get("n")}
     label = min(counts, key=lambda one: counts[one], default="")
     if counts.get(label, FEW_IMAGES) >= FEW_IMAGES:
         return ""
@@ -121,7 +121,7 @@ def measured(metric: Mapping[str, Any]) -> str:
     return percent(metric["value"], digits) + (f" (95 % CI {interval(metric, '%', digits)})" if ends else "")
 
 
-def summary(facts: Mapping[str, Any]) -> str:
+def summary(results: Mapping[str, Any]) -> str:
     """One sentence that says how good the model is, and how sure that is.
 
     Example:
@@ -129,14 +129,14 @@ def summary(facts: Mapping[str, Any]) -> str:
         >>> summary({"task": "single-label", "partition": "valid", "n": 10, "accuracy": accuracy})
         '9 of 10 validation images were classified correctly: accuracy 90 % (95 % CI 60 to 98 %).'
     """
-    n, partition = facts.get("n", 0), partition_name(facts.get("partition"))
+    n, partition = results.get("n", 0), partition_name(results.get("partition"))
     images = f"{number(n)} {partition} image{'' if n == 1 else 's'}".replace("  ", " ")
-    patients = facts.get("n_patients")
+    patients = results.get("n_patients")
     if patients:
         images += f" of {number(patients)} patient{'' if patients == 1 else 's'}"
-    accuracy, auroc = facts.get("accuracy") or {}, facts.get("auroc") or {}
-    if facts.get("task") == "multi-label":
-        labels = len(facts.get("vocab", []))
+    accuracy, auroc = results.get("accuracy") or {}, results.get("auroc") or {}
+    if results.get("task") == "multi-label":
+        labels = len(results.get("vocab", []))
         if not is_metric(auroc) or auroc["value"] is None:
             return f"{images} with {labels} labels were predicted."
         mean = f"{number(auroc['value'])} (95 % CI {interval(auroc)})"
@@ -148,7 +148,7 @@ def summary(facts: Mapping[str, Any]) -> str:
     return f"{number(right)} of {images} {verb} classified correctly: accuracy {measured(accuracy)}."
 
 
-def beside_guessing(facts: Mapping[str, Any]) -> str:
+def beside_guessing(results: Mapping[str, Any]) -> str:
     """Sentences that hold a model against one that sees no image: accuracy, Brier score and log loss.
 
     Example:
@@ -157,7 +157,7 @@ def beside_guessing(facts: Mapping[str, Any]) -> str:
         >>> beside_guessing({"accuracy": accuracy, "baseline": guessed})[:62]
         "Always predicting 'nv' would be right in 65.0 % of these image"
     """
-    guessed, accuracy = facts.get("baseline") or {}, facts.get("accuracy") or {}
+    guessed, accuracy = results.get("baseline") or {}, results.get("accuracy") or {}
     found = []
     if is_number(guessed.get("accuracy")) and is_number(accuracy.get("value")):
         share = percent(guessed["accuracy"])

@@ -39,38 +39,38 @@ class _Console(Console):
 def show_results(path: str | os.PathLike[str]) -> None:
     """Print metrics with intervals, the matrix, the most confused pairs, and where the files are."""
     run = RunFolder(path)
-    facts = run.results
+    results = run.results
     console = _Console(highlight=False, markup=False, soft_wrap=True)
-    _show_metrics(console, facts)
-    console.print(_per_class(facts), soft_wrap=False)
-    if isinstance(facts["confusion_matrix"], list):
-        console.print(matrix_table(facts["confusion_matrix"], facts["vocab"], console), soft_wrap=False)
-    for actual, predicted, n in facts["most_confused"][:3]:
-        console.tell(f"  {actual} {'' if facts['task'] == 'multi-label' else 'predicted as '}{predicted}: {n}")
-    split = facts.get("data", {}).get("split", {}).get("sentence")
-    for line in filter(None, [split, *_worth(facts)]):
+    _show_metrics(console, results)
+    console.print(_per_class(results), soft_wrap=False)
+    if isinstance(results["confusion_matrix"], list):
+        console.print(matrix_table(results["confusion_matrix"], results["vocab"], console), soft_wrap=False)
+    for actual, predicted, n in results["most_confused"][:3]:
+        console.tell(f"  {actual} {'' if results['task'] == 'multi-label' else 'predicted as '}{predicted}: {n}")
+    split = results.get("data", {}).get("split", {}).get("sentence")
+    for line in filter(None, [split, *_worth(results)]):
         console.tell(f"  {line}")
-    if facts.get("test"):
-        _show_metrics(console, facts["test"])
+    if results.get("test"):
+        _show_metrics(console, results["test"])
     for name in ("bundle", "predictions.csv", "results.json"):
         if (run / name).exists():
             console.tell(f"  {name.partition('.')[0]}: {run / name}")
     console.print()
-    for line, style in ending(run, facts):
+    for line, style in ending(run, results):
         console.tell(line, style=style)
 
 
-def ending(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def ending(run: RunFolder, results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What a reader in a hurry needs, in at most eight lines, each with its style: the last that `train` prints."""
-    data, arch = facts.get("data") or {}, (facts.get("settings") or {}).get("arch")
+    data, arch = results.get("data") or {}, (results.get("settings") or {}).get("arch")
     images = f"{number(data['n_images'])} images, " if "n_images" in data else ""
-    yield f"{run.path.name}: {images}{len(facts['vocab'])} classes{f', {arch}' if arch else ''}", "bold"
-    for score in scores(facts):
+    yield f"{run.path.name}: {images}{len(results['vocab'])} classes{f', {arch}' if arch else ''}", "bold"
+    for score in scores(results):
         interval = f" ({score['interval']})" if score["interval"] else ""
         yield f"{score['name']}: {score['value']}{interval}, {score['images']}", ""
-    for actual, predicted, n in facts["most_confused"][:1]:
-        yield f"most often confused: {actual} {'as ' * (facts['task'] != 'multi-label')}{predicted}, {n} images", ""
-    found = checks(facts)
+    for actual, predicted, n in results["most_confused"][:1]:
+        yield f"most often confused: {actual} {'as ' * (results['task'] != 'multi-label')}{predicted}, {n} images", ""
+    found = checks(results)
     told = ", ".join(f"{check.name.lower()} {_MARKS[check.state]}" for check in found)
     worst = next((state for state in ("fail", "warn") if any(check.state == state for check in found)), "pass")
     yield f"checks: {told}", _STYLES[worst]
@@ -96,55 +96,55 @@ def show_runs(rows: Sequence[RunRow]) -> None:
         console.tell(line)
 
 
-def _show_metrics(console: _Console, facts: dict[str, Any]) -> None:
-    console.tell(f"{_images(facts)} (95 % confidence intervals)", style="bold")
-    for key, found in short_metrics(facts).items():
+def _show_metrics(console: _Console, results: dict[str, Any]) -> None:
+    console.tell(f"{_images(results)} (95 % confidence intervals)", style="bold")
+    for key, found in short_metrics(results).items():
         console.tell(f"  {METRICS[key].name}: {written(found)}")
-    if resampled := facts.get("resampling"):
+    if resampled := results.get("resampling"):
         console.tell(f"  {resampled}")
-    if guessed := (facts.get("baseline") or {}).get("sentence"):
+    if guessed := (results.get("baseline") or {}).get("sentence"):
         console.tell(f"  {guessed}")
-    if few := rests_on_few(facts):
+    if few := rests_on_few(results):
         console.tell(f"  {few}")
 
 
-def _images(facts: dict[str, Any]) -> str:
+def _images(results: dict[str, Any]) -> str:
     """How many images the numbers are about, and of how many where some were left out.
 
     Example:
         >>> _images({"n": 16, "partition": "test", "left_out": {"n": 8, "of": 24}})
         '16 of 24 test images'
     """
-    missing = facts.get("left_out") or {}
+    missing = results.get("left_out") or {}
     of = f" of {missing['of']}" if missing.get("n") else ""
-    return f"{facts['n']}{of} {partition_name(facts['partition'])} images"
+    return f"{results['n']}{of} {partition_name(results['partition'])} images"
 
 
-def _worth(facts: dict[str, Any]) -> Iterator[str]:
+def _worth(results: dict[str, Any]) -> Iterator[str]:
     """What the numbers are worth: both of them where images leak, what the audit found, what predict will say."""
-    if facts.get("left_out"):
-        yield facts["left_out"]["sentence"]
-    leak = facts.get("leak_free") or {}
+    if results.get("left_out"):
+        yield results["left_out"]["sentence"]
+    leak = results.get("leak_free") or {}
     if leak:
         yield leak["sentence"]
     for which, row in (leak.get("numbers") or {}).items():
         numbers = ", ".join(f"{METRICS[key].name} {written(found)}" for key, found in short_metrics(row).items())
         yield f"- {which}: {numbers}"
-    if facts.get("audit"):
+    if results.get("audit"):
         yield "audit:"
-    for row in ((facts.get("audit") or {}).get("sentences") or [])[:_SENTENCES]:
+    for row in ((results.get("audit") or {}).get("sentences") or [])[:_SENTENCES]:
         yield f"- {row['finding']}"
-    for name, spread in (facts.get("fold_spread") or {}).items():
+    for name, spread in (results.get("fold_spread") or {}).items():
         if name in ("accuracy", "auroc"):
             yield f"{METRICS[name].name} by fold: {spread['lowest']:.3f} to {spread['highest']:.3f}"
     for section in ("calibration", "decision", "abstain", "operating_point"):
-        sentence = (facts.get(section) or {}).get("sentence")
+        sentence = (results.get(section) or {}).get("sentence")
         if sentence:
             yield f"{section.replace('_', ' ')}: {sentence}"
-    restated = (facts.get("operating_point") or {}).get("restated")
+    restated = (results.get("operating_point") or {}).get("restated")
     if restated and restated["sentence"]:
         yield restated["sentence"]
-    for row in facts.get("external") or []:
+    for row in results.get("external") or []:
         yield f"external, {row['images']}: accuracy {written(row['accuracy'])}, n = {row['n']}"
 
 
@@ -162,10 +162,10 @@ def written(metric: dict[str, Any]) -> str:
     return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
 
 
-def _per_class(facts: dict[str, Any]) -> Table:
+def _per_class(results: dict[str, Any]) -> Table:
     columns = class_metrics(short=True)
     table = Table(_labels("label"), "n", *(metric.name for metric in columns), box=None)
-    for label, row in facts["per_class"].items():
+    for label, row in results["per_class"].items():
         found = [row.get(metric.key, {}).get("value") for metric in columns]
         cells = ["-" if value is None else f"{value:.3f}" for value in found]
         table.add_row(printable(label), str(row["n"]), *cells)

@@ -166,7 +166,7 @@ class Service:
 
     async def _predict(self, body: bytearray, saliency: bool) -> Answer:
         with self.meters.decode_seconds.time():
-            pixels, facts = await self._pool.decode(body)
+            pixels, file = await self._pool.decode(body)
         with self.meters.predict_seconds.time():
             prediction, measures = await self._batcher.predict(pixels)
         labels = [prediction.label] if isinstance(prediction.label, str) else prediction.label
@@ -175,7 +175,7 @@ class Service:
         for flag in prediction.flags:
             self.meters.flags.labels(flag).inc()
         heat = await self._heat(pixels, prediction) if saliency else None
-        return Answer(prediction, pixels, heat, self._keep(prediction, measures, facts))
+        return Answer(prediction, pixels, heat, self._keep(prediction, measures, file))
 
     def _predicted(self, pixels: np.ndarray) -> list[tuple[Prediction, Mapping[str, float] | None]]:
         """The answer for each image of a batch, with what a sketch holds of it where sketches are kept."""
@@ -187,11 +187,11 @@ class Service:
         return list(zip(predictions, measures, strict=True))
 
     def _keep(
-        self, prediction: Prediction, measures: Mapping[str, float] | None, facts: Mapping[str, Any]
+        self, prediction: Prediction, measures: Mapping[str, float] | None, file: Mapping[str, Any]
     ) -> str | None:
         if self._book is None or measures is None:
             return None
-        row = sketch(prediction, measures, facts, self.bundle.hash)
+        row = sketch(prediction, measures, file, self.bundle.hash)
         try:
             self._book.add(row)
         except OSError:  # a full disk costs a sketch, not an answer

@@ -20,22 +20,22 @@ class Known:
     """Where the answers come from.
 
     Args:
-        facts: what results.json holds.
+        results: what results.json holds.
         settings: what run.json says that was asked for, for a RUN of medclf 0.1, whose results.json does not.
     """
 
-    facts: Mapping[str, Any]
+    results: Mapping[str, Any]
     settings: Mapping[str, Any]
 
     @property
     def recipe(self) -> Mapping[str, Any]:
         """The learner's settings."""
-        return self.facts.get("settings") or {}
+        return self.results.get("settings") or {}
 
     @property
     def tuning(self) -> Mapping[str, Any]:
         """What `fine_tune` was asked for: epochs, lr, train_from, sizes."""
-        training = self.facts.get("training") or {}
+        training = self.results.get("training") or {}
         old = {name: self.settings.get(name) for name in ("epochs", "lr", "train_from")}
         asked = training.get("fine_tune") or old | {"sizes": self.settings.get("first_sizes")}
         return asked if asked["epochs"] is not None else asked | {"epochs": len(training.get("history") or [])}
@@ -43,7 +43,7 @@ class Known:
     @property
     def data(self) -> Mapping[str, Any]:
         """Counts, problems and the split."""
-        return self.facts.get("data") or {}
+        return self.results.get("data") or {}
 
     @property
     def split(self) -> Mapping[str, Any]:
@@ -53,11 +53,11 @@ class Known:
     @property
     def multi_label(self) -> bool:
         """Whether an image may have several labels."""
-        return self.facts.get("task") == "multi-label"
+        return self.results.get("task") == "multi-label"
 
 
 def _labels(have: Known) -> str:
-    vocab = [str(label) for label in have.facts.get("vocab") or []]
+    vocab = [str(label) for label in have.results.get("vocab") or []]
     named = f" ({', '.join(vocab)})" if len(vocab) <= _FEW else ""
     return f"{len(vocab)} labels{named}"
 
@@ -73,7 +73,7 @@ def method(have: Known) -> str:
     if not have.recipe.get("arch"):
         return ""
     how = "fine-tuned from pretrained weights" if have.recipe.get("weights") else "trained from random weights"
-    if not have.tuning["epochs"] and (have.facts.get("training") or {}).get("linear_probe"):
+    if not have.tuning["epochs"] and (have.results.get("training") or {}).get("linear_probe"):
         how = "pretrained and kept as it was, under a linear head that was fitted"
     kind = "multi-label classification" if have.multi_label else "classification"
     return f"Deep learning: {kind} of images into {_labels(have)} by {have.recipe['arch']}, {how}."
@@ -81,12 +81,12 @@ def method(have: Known) -> str:
 
 def abstract(have: Known) -> str:
     """2."""
-    if not have.data.get("n_images") or not have.facts.get("n"):
+    if not have.data.get("n_images") or not have.results.get("n"):
         return ""
     parts = [f"Data: {number(have.data['n_images'])} images with {_labels(have)}.", f"Method: {method(have)}"]
     sentence = str(have.split.get("sentence") or "").rstrip(".")
     parts += [f"Split: {sentence}."] if sentence else []
-    return " ".join([*parts, f"Result: {summary(have.facts)}"])
+    return " ".join([*parts, f"Result: {summary(have.results)}"])
 
 
 def goal(have: Known) -> str:
@@ -94,7 +94,9 @@ def goal(have: Known) -> str:
     if not have.recipe.get("arch"):
         return ""
     more = " and on external data" if external(have) else ""
-    return f"Making a model and evaluating it on {have.facts.get('partition') or 'held-out'} images of its data{more}."
+    return (
+        f"Making a model and evaluating it on {have.results.get('partition') or 'held-out'} images of its data{more}."
+    )
 
 
 def preprocessing(have: Known) -> str:
@@ -176,7 +178,7 @@ def level(have: Known) -> str:
     seen = (
         "no patient IDs were given" if both is None else f"{number(both)} patients in both training and validation set"
     )
-    leaks = ((have.facts.get("audit") or {}).get("leaks") or {}).get(have.facts.get("partition") or "") or {}
+    leaks = ((have.results.get("audit") or {}).get("leaks") or {}).get(have.results.get("partition") or "") or {}
     twins = leaks.get("with_twin_in_train", leaks.get("twins"))
     more = f"; {number(twins)} images with a near-duplicate in train" if is_number(twins) else ""
     return f"{named} ({seen}{more})."
@@ -184,7 +186,7 @@ def level(have: Known) -> str:
 
 def sample_size(have: Known) -> str:
     """21."""
-    metric: Any = have.facts.get("accuracy")
+    metric: Any = have.results.get("accuracy")
     if not is_metric(metric) or not is_number(metric["value"]) or not is_number(metric["low"]):
         return ""
     expected = min(max(float(metric["value"]), 0.5), 0.99)
@@ -211,7 +213,7 @@ def model(have: Known) -> str:
 
 def software(have: Known) -> str:
     """23."""
-    versions = have.facts.get("versions") or {}
+    versions = have.results.get("versions") or {}
     return f"{', '.join(f'{name} {version}' for name, version in versions.items())}." if versions else ""
 
 
@@ -225,7 +227,7 @@ def initialisation(have: Known) -> str:
     else:
         which = "published default ones" if weights == "default" else f"those in {PurePath(str(weights)).name}"
         body = f"Body: pretrained weights, the {which} of {have.recipe['arch']}"
-    head = (have.facts.get("training") or {}).get("linear_probe")
+    head = (have.results.get("training") or {}).get("linear_probe")
     if not head:
         return f"{body}; head: random."
     return (
@@ -235,10 +237,10 @@ def initialisation(have: Known) -> str:
 
 def training(have: Known) -> str:
     """25."""
-    facts = have.facts.get("training")
-    if facts is None or "arch" not in have.recipe:
+    results = have.results.get("training")
+    if results is None or "arch" not in have.recipe:
         return ""
-    head, epochs = facts.get("linear_probe"), have.tuning["epochs"]
+    head, epochs = results.get("linear_probe"), have.tuning["epochs"]
     parts = []
     if head:
         folds = (
@@ -268,18 +270,18 @@ def training(have: Known) -> str:
 
 def selection(have: Known) -> str:
     """26."""
-    facts = have.facts.get("training")
-    if facts is None:
+    results = have.results.get("training")
+    if results is None:
         return ""
     epochs = have.tuning["epochs"]
-    head = bool(facts.get("linear_probe"))
+    head = bool(results.get("linear_probe"))
     if not epochs:
         which = "the network after the linear probe"
     elif head:
         which = "the weights after the last epoch, averaged with those of the linear probe"
     else:
         which = "the weights after the last epoch"
-    folds = "; after the cross-validation it is trained anew on all images" if have.facts.get("folds") else ""
+    folds = "; after the cross-validation it is trained anew on all images" if have.results.get("folds") else ""
     return f"No choice among several: {which}{folds}."
 
 
@@ -289,17 +291,17 @@ def ensembling(have: Known) -> str:
         return ""
     return (
         "None: each image is predicted by one network, that of its fold."
-        if have.facts.get("folds")
+        if have.results.get("folds")
         else ("None: one network predicts.")
     )
 
 
 def metrics(have: Known) -> str:
     """28."""
-    found = [metric.title for metric in overall_metrics() if is_metric(have.facts.get(metric.key))]
+    found = [metric.title for metric in overall_metrics() if is_metric(have.results.get(metric.key))]
     if not found:
         return ""
-    by_class: Mapping[str, Any] = next(iter((have.facts.get("per_class") or {}).values()), {})
+    by_class: Mapping[str, Any] = next(iter((have.results.get("per_class") or {}).values()), {})
     each = [metric.name for metric in class_metrics() if metric.key in by_class]
     tail = f"; by label {', '.join(each[:5])}" if each else ""
     return f"{', '.join(found)}{tail}; the confusion matrix."
@@ -307,9 +309,9 @@ def metrics(have: Known) -> str:
 
 def uncertainty(have: Known) -> str:
     """29."""
-    if not is_metric(have.facts.get("accuracy")):
+    if not is_metric(have.results.get("accuracy")):
         return ""
-    unit = "patients" if have.facts.get("n_patients") else "images"
+    unit = "patients" if have.results.get("n_patients") else "images"
     return (
         f"95 % intervals: Wilson's for proportions, from bootstrap resamples of {unit} for the other metrics. "
         "No hypothesis was tested."
@@ -318,20 +320,20 @@ def uncertainty(have: Known) -> str:
 
 def robustness(have: Known) -> str:
     """30."""
-    shortcuts = (have.facts.get("shortcuts") or {}).get("sentences") or []
+    shortcuts = (have.results.get("shortcuts") or {}).get("sentences") or []
     parts = ["Shortcuts: " + " ".join(str(row.get("finding", "")) for row in shortcuts)] if shortcuts else []
-    if have.facts.get("leak_free"):
+    if have.results.get("leak_free"):
         parts.append("The figures are given again without images that have a near-duplicate in train.")
-    if have.facts.get("subgroups"):
-        parts.append(f"Metrics by {', '.join(have.facts['subgroups'])}, with intervals.")
-    if have.facts.get("folds"):
-        parts.append(f"The accuracy of {len(have.facts['folds'])} folds is listed.")
+    if have.results.get("subgroups"):
+        parts.append(f"Metrics by {', '.join(have.results['subgroups'])}, with intervals.")
+    if have.results.get("folds"):
+        parts.append(f"The accuracy of {len(have.results['folds'])} folds is listed.")
     return " ".join(parts)
 
 
 def explainability(have: Known) -> str:
     """31."""
-    found = have.facts.get("saliency")
+    found = have.results.get("saliency")
     if not isinstance(found, Mapping):
         return ""
     return f"{found['method']} maps of where the model looked, of {number(found['n_images'])} images in the report."
@@ -339,10 +341,10 @@ def explainability(have: Known) -> str:
 
 def internal(have: Known) -> str:
     """32."""
-    n, partition = have.facts.get("n"), have.facts.get("partition")
+    n, partition = have.results.get("n"), have.results.get("partition")
     if not n:
         return ""
-    if have.facts.get("folds"):
+    if have.results.get("folds"):
         return f"Cross-validation: all {number(n)} images, each predicted by a network that was not trained on it."
     more = "; they also guided choices made while training" if partition == "valid" else ""
     return f"{number(n)} {partition or ''} images of the same data, not trained on{more}.".replace("  ", " ")
@@ -350,7 +352,7 @@ def internal(have: Known) -> str:
 
 def external(have: Known) -> str:
     """33."""
-    found = have.facts.get("external")
+    found = have.results.get("external")
     if found:
         n = found.get("n") if isinstance(found, Mapping) else None
         return f"{number(n)} images of another source: see External test." if n else "See External test."
@@ -362,7 +364,7 @@ def included(have: Known) -> str:
     if "n_images" not in have.data:
         return ""
     out = len(have.data.get("problems") or [])
-    patients = have.facts.get("n_patients")
+    patients = have.results.get("n_patients")
     known = f"{number(patients)} patients in the images reported on" if patients else "patients are not known"
     return f"{number(have.data['n_images'])} images included, {number(out)} excluded (list below); {known}."
 
@@ -376,7 +378,7 @@ def characteristics(have: Known) -> str:
         f"{partition}: {', '.join(f'{label} {number(n)}' for label, n in found.items())}"
         for partition, found in counts.items()
     ]
-    groups = have.facts.get("subgroups") or {}
+    groups = have.results.get("subgroups") or {}
     more = f"By {', '.join(groups)}: see Subgroups." if groups else "Nothing further was given of the patients."
     return f"{'; '.join(parts)}. {more}"
 
@@ -384,9 +386,9 @@ def characteristics(have: Known) -> str:
 def performance(have: Known) -> str:
     """37."""
     found = [
-        f"{metric.title} {_with_interval(have.facts[metric.key], metric.key)}"
+        f"{metric.title} {_with_interval(have.results[metric.key], metric.key)}"
         for metric in overall_metrics()
-        if is_metric(have.facts.get(metric.key)) and is_number(have.facts[metric.key]["value"])
+        if is_metric(have.results.get(metric.key)) and is_number(have.results[metric.key]["value"])
     ]
     return f"{'; '.join(found)}." if found else ""
 
@@ -394,7 +396,7 @@ def performance(have: Known) -> str:
 def diagnostic(have: Known) -> str:
     """38."""
     parts = []
-    for label, found in (have.facts.get("per_class") or {}).items():
+    for label, found in (have.results.get("per_class") or {}).items():
         both = [
             f"{name} {_with_interval(found[name], name)}"
             for name in ("sensitivity", "specificity")
@@ -406,16 +408,18 @@ def diagnostic(have: Known) -> str:
 
 def failures(have: Known) -> str:
     """39."""
-    if "most_confused" not in have.facts:
+    if "most_confused" not in have.results:
         return ""
-    rows = [f"{a} {b}: {n}" if have.multi_label else f"{a} read as {b}: {n}" for a, b, n in have.facts["most_confused"]]
+    rows = [
+        f"{a} {b}: {n}" if have.multi_label else f"{a} read as {b}: {n}" for a, b, n in have.results["most_confused"]
+    ]
     said = f"Most often: {'; '.join(rows[:3])}" if rows else "No image was read wrong"
     return f"{said}. The images with the highest losses and all errors are in the report."
 
 
 def limitations(have: Known) -> str:
     """40."""
-    return " ".join(f"{text.rstrip('.')}." for text in cautions(have.facts)) if have.data else ""
+    return " ".join(f"{text.rstrip('.')}." for text in cautions(have.results)) if have.data else ""
 
 
 def protocol(have: Known) -> str:
@@ -430,7 +434,7 @@ def protocol(have: Known) -> str:
 
 def availability(have: Known) -> str:
     """43."""
-    version = (have.facts.get("versions") or {}).get("medclf")
+    version = (have.results.get("versions") or {}).get("medclf")
     if not version:
         return ""
     model = " The trained model is shipped as a bundle, its hash in bundle.json." if have.recipe else ""

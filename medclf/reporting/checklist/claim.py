@@ -76,14 +76,14 @@ ITEMS = (
 
 
 def checklist(
-    facts: Mapping[str, Any],
+    results: Mapping[str, Any],
     card: str | Path | Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """CLAIM 2024, item by item: what medclf knows, what the card says, or MISSING.
 
     Args:
-        facts: what results.json holds.
+        results: what results.json holds.
         card: a card's YAML file, or a dict with its keys; see `read_card`.
         settings: of a RUN of medclf 0.1, as run.json has them.
 
@@ -100,21 +100,21 @@ def checklist(
         ('none', 'MISSING', 44)
     """
     said = read_card(card) if card is not None else {}
-    have = Known(facts, settings or {})
+    have = Known(results, settings or {})
     items = [_row(number, item, have, said) for number, item in enumerate(ITEMS, 1)]
     missing = sum(row["answer"] == MISSING for row in items)
     return {"standard": "CLAIM 2024", "filled": len(items) - missing, "missing": missing, "items": items}
 
 
 def with_card(
-    facts: Mapping[str, Any],
+    results: Mapping[str, Any],
     card: str | Path | Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The sections that a card adds to the facts: card (where there is one) and checklist.
 
     Args:
-        facts: what results.json holds.
+        results: what results.json holds.
         card: see `checklist`.
         settings: see `checklist`.
 
@@ -127,7 +127,7 @@ def with_card(
     """
     said = read_card(card) if card is not None else {}
     section = {"card": {key.replace("_", " "): text for key, text in said.items()}} if said else {}
-    return {**section, "checklist": checklist(facts, said, settings)}
+    return {**section, "checklist": checklist(results, said, settings)}
 
 
 def _row(number: int, item: Item, have: Known, said: Mapping[str, str]) -> dict[str, Any]:
