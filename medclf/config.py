@@ -78,6 +78,13 @@ class TrainConfig:
     limit: int | None = option(
         None, "Data", "use about so many images: whole patients, classes in proportion", at_least=1, of_scan=True
     )
+    ordinal: str | None = option(
+        None,
+        "Data",
+        "the labels have this order, lowest grade first: 0,1,2,3; auto sorts them by the number in each",
+        unset="no order",
+        of_scan=True,
+    )
     follow_links: bool = option(
         False, "Data", "take links to files outside the folder, as DVC and git-annex make them", of_scan=True
     )

@@ -21,6 +21,7 @@ from medclf.dataset.kinds import kind_warnings, level_warnings, mask_warnings, o
 from medclf.dataset.labels import Label, label_set
 from medclf.dataset.layouts import NO_CLASS_FOLDER, tables_beside
 from medclf.dataset.matching import UNKNOWN, spelling
+from medclf.dataset.ordinal import ordered_labels
 from medclf.dataset.sources import MISSING, Asked, LabelFrom, Rows, read_source
 from medclf.errors import DataError, MedclfWarning, ReadError, argument, by_road
 from medclf.images import dicom, reading
@@ -61,6 +62,7 @@ def scan(
     merge: Merges | None = None,
     drop: Sequence[str] | str | None = None,
     limit: int | None = None,
+    ordinal: str | Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Make a table of images, one row each, sorted by path; every file is opened and checked.
 
@@ -98,6 +100,7 @@ def scan(
         merge: labels that become one: {"malignant": ["mel", "bcc"]}, or texts "malignant=mel+bcc".
         drop: labels that are not used. Their images are left out; of several labels, only the label is.
         limit: use about so many images: whole patients, classes and partitions in proportion.
+        ordinal: the labels have an order: their names, lowest grade first; "auto" sorts them by the number in each.
 
     Returns:
         A DataFrame with the columns path (relative to `df.attrs["root"]`, forward slashes), label (str; multi-label:
@@ -105,8 +108,8 @@ def scan(
         "valid", "test" or None), unknown (the labels that an image was not read for, where there are any), width and
         height (pixels), sha256 (of the file), problem ("" or why the image is not used), of DICOM files modality,
         sop_class and series (a pseudonym), then the other columns of the CSV. `df.attrs` also
-        holds "multi_label"; "ignored", the number of files passed over because they are no images; and "labels", the
-        columns of 0 and 1.
+        holds "multi_label"; "ignored", the number of files passed over because they are no images; "labels", the
+        columns of 0 and 1; and "ordinal", the labels in their order, where they have one.
 
     Raises:
         DataError: no image, no usable image, a missing column, a refused path, two labels for one image;
@@ -142,9 +145,24 @@ def scan(
             f"{rows.root} holds no image ({rows.ignored} other files){told}", f"images end in one of {known}"
         )
     choose(rows, merge or (), drop or (), limit)
+    order = _order(rows, ordinal) if ordinal else None
     table = _open_all(rows, check_pixels, progress)
+    if order:
+        table.attrs["ordinal"] = order
     _tell(table, rows, strict)
     return table
+
+
+def _order(rows: Rows, ordinal: str | Sequence[str]) -> list[str]:
+    """The labels in their order.
+
+    Raises:
+        DataError: an image may have several, or it cannot be told.
+    """
+    if rows.multi_label:
+        text = f"{argument('ordinal')} gives each image one grade, and the images may have several labels"
+        raise DataError(text, f"leave {argument('ordinal')} out, or name one column of grades")
+    return ordered_labels({str(label) for label in rows.label if label is not None}, ordinal)
 
 
 class Facts(NamedTuple):

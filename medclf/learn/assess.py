@@ -317,7 +317,13 @@ def _out_of_fold(learn: Any, table: pd.DataFrame, predictions: Predictions) -> P
     y, probs = match_labels(table, vocab, several).y[rows], held_out[known]
     columns = [column for column in predictions.table if column in table]
     return Predictions(
-        vocab, several, y, probs, losses_of(y, probs, several), table.iloc[rows][columns].reset_index(drop=True)
+        vocab,
+        several,
+        y,
+        probs,
+        losses_of(y, probs, several),
+        table.iloc[rows][columns].reset_index(drop=True),
+        ordinal=predictions.ordinal,
     )
 
 

@@ -171,13 +171,13 @@ class MedDataLoaders(DataLoaders):
         used = table[table["partition"].isin(["train", "valid"])]
         _refuse_unknown(used)
         multi_label = bool(table.attrs.get("multi_label"))
-        vocab = vocab_of(used, multi_label)
+        vocab = vocab_of(used, multi_label, table.attrs.get("ordinal"))
         paths = [root / path for path in used["path"]]
         problems: dict[str, str] = {}
         block = DataBlock(
             blocks=(
                 MedImageBlock(window=window, frame=frame, channels=channels),
-                MultiCategoryBlock(vocab=vocab) if multi_label else CategoryBlock(vocab=vocab),
+                MultiCategoryBlock(vocab=vocab) if multi_label else CategoryBlock(vocab=vocab, sort=False),
             ),
             get_y=LabelOf({str(root / path): label for path, label in zip(table["path"], table["label"], strict=True)}),
             splitter=PartitionSplitter(dict(zip(map(str, paths), used["partition"], strict=True))),
@@ -609,8 +609,8 @@ def _stores(table: pd.DataFrame, wanted: dict[int, Preprocessing], progress: boo
     return {side: built[distinct.index(one)] for side, one in wanted.items()}
 
 
-def vocab_of(used: pd.DataFrame, multi_label: bool) -> list[str]:
-    """The sorted labels of the images in use.
+def vocab_of(used: pd.DataFrame, multi_label: bool, order: Sequence[str] | None = None) -> list[str]:
+    """The sorted labels of the images in use; in their own order, where they have one.
 
     Raises:
         DataError: no image, nothing to train on, or fewer than two labels.
@@ -620,7 +620,7 @@ def vocab_of(used: pd.DataFrame, multi_label: bool) -> list[str]:
     by_side = {side: _labels_in(rows["label"], multi_label) for side, rows in used.groupby("partition")}
     if "train" not in by_side:
         raise DataError("the split leaves no image to train on", "change valid_pct or the split")
-    vocab = sorted(set().union(*by_side.values()))
+    vocab = sorted(set().union(*by_side.values()), key=None if order is None else list(order).index)
     if len(vocab) < (1 if multi_label else 2):
         raise DataError(f"only the label {vocab} occurs", "a classifier needs at least two classes")
     return vocab

@@ -76,7 +76,7 @@ class MedInterpretation(ClassificationInterpretation):
     def metrics(self, **kwargs: Any) -> Metrics:
         """Every metric with its interval; see `medclf.metrics.classification.classification_metrics`."""
         p = self.predictions
-        kwargs = {"predicted": p.decided, **kwargs}
+        kwargs = {"predicted": p.decided, "ordinal": p.ordinal, **kwargs}
         return classification_metrics(p.y, p.probs, p.vocab, groups=p.groups, multi_label=p.multi_label, **kwargs)
 
     def subgroups(self, *columns: str, n_boot: int = 2000) -> dict[str, dict[str, Any]]:

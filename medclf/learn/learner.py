@@ -587,6 +587,12 @@ def param_groups(network: torch.nn.Module) -> L:
     return L([list(stage.parameters()) for stage in stages(network)]).map(L)
 
 
+def is_ordinal(dls: Any) -> bool:
+    """Whether the labels have an order, which the vocab of `dls` then is: see `scan`."""
+    table = getattr(dls, "table", None)
+    return table is not None and bool(table.attrs.get("ordinal"))
+
+
 def class_names(dls: DataLoaders) -> list[str]:
     """The vocab of `dls`, as a list of strings.
 

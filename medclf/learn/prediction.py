@@ -17,7 +17,7 @@ from medclf.learn import distributed
 from medclf.learn.batches import unread
 from medclf.learn.features import exact, parted
 from medclf.learn.image_block import ReadMedImage
-from medclf.learn.learner import class_names, is_multi_label
+from medclf.learn.learner import class_names, is_multi_label, is_ordinal
 from medclf.models.features import pooled_features
 from medclf.progress import has_screen
 from medclf.results.predictions import Predictions
@@ -72,7 +72,8 @@ def predict_loader(
     _check_probs(probs, multi_label)
     table = rows_of(learn.dls, paths_of(loader), partition)
     pooled = collect(torch.cat(kept).numpy()) if kept else None
-    found = Predictions(list(_vocab(learn)), multi_label, y, probs, losses, table, pooled)
+    ordinal = is_ordinal(learn.dls)
+    found = Predictions(list(_vocab(learn)), multi_label, y, probs, losses, table, pooled, ordinal=ordinal)
     lost = unread(loader)
     return found.subset(~lost) if lost.any() else found
 

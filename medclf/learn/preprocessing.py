@@ -130,7 +130,7 @@ def spec_of(learn: Any) -> ModelSpec:
         PreprocessingError: see `preprocessing_of`; or the description gives other pixels than the loaders do.
         BundleError: the network was not made by `med_learner`, or has no such labels.
     """
-    from medclf.learn.learner import class_names, is_multi_label
+    from medclf.learn.learner import class_names, is_multi_label, is_ordinal
 
     if not isinstance(vars(learn).get("arch"), str):
         raise BundleError(
@@ -147,6 +147,7 @@ def spec_of(learn: Any) -> ModelSpec:
         learn.weights,
         settings_of(learn.dls),
         head_of(learn.model),
+        is_ordinal(learn.dls),
     )
     _try(_validation_loader(learn.dls), spec)
     return spec

@@ -45,6 +45,8 @@ class Metrics(TypedDict, total=False):
     auprc: Estimate
     f1: Estimate
     mcc: Estimate
+    quadratic_kappa: Estimate
+    grade_error: Estimate
     brier: Estimate
     ece: Estimate
     per_class: dict[str, ClassMetrics]
@@ -76,6 +78,7 @@ def classification_metrics(
     multi_label: bool = False,
     thresholds: float | Sequence[float] = 0.5,
     predicted: Any = None,
+    ordinal: bool = False,
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -93,6 +96,7 @@ def classification_metrics(
         multi_label: whether an image may have several labels.
         thresholds: multi-label only: from which probability a label is predicted, one for all or one a label.
         predicted: (n, L) bool, which labels are predicted, where another rule decides.
+        ordinal: `vocab` is an order, lowest grade first: adds quadratic_kappa, and grade_error, in grades.
         n_boot: bootstrap resamples.
         seed: of the resamples; the same seed gives the same intervals.
         level: of the intervals.
@@ -124,7 +128,7 @@ def classification_metrics(
         >>> result["confusion_matrix"]
         [[1, 1], [0, 2]]
     """
-    task = read_task(y, probs, vocab, groups, multi_label, thresholds, predicted)
+    task = read_task(y, probs, vocab, groups, multi_label, thresholds, predicted, ordinal)
     estimates = estimate_all(task, n_boot=n_boot, seed=seed, level=level, progress=progress)
     keys = [metric.key for metric in class_metrics()]
     per_class = {

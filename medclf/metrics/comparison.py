@@ -143,6 +143,7 @@ class ComparedMetrics(TypedDict, total=False):
     auprc: Difference
     f1: Difference
     mcc: Difference
+    quadratic_kappa: Difference
     per_class: dict[str, ClassComparison]
     mcnemar: McNemar
     sentence: str
@@ -165,6 +166,7 @@ def compare_predictions(
     groups: Any = None,
     multi_label: bool = False,
     predicted: tuple[Any, Any] = (None, None),
+    ordinal: bool = False,
     names: tuple[str, str] = ("A", "B"),
     unit: str = "patients",
     n_boot: int = 2000,
@@ -181,6 +183,7 @@ def compare_predictions(
         groups: (n,) patient of each image; both models are resampled with the same patients.
         multi_label: whether an image may have several labels.
         predicted: (n, L) bool of either model, where another rule than the highest probability decides.
+        ordinal: `vocab` is an order, lowest grade first: adds quadratic_kappa.
         names: of the two models, for the sentence.
         unit: what `groups` are, for the sentence; see `medclf.dataset.groups.unit_of`.
         n_boot: bootstrap resamples.
@@ -203,8 +206,8 @@ def compare_predictions(
         >>> result["accuracy"].value, result["mcnemar"].only_b
         (0.5, 10)
     """
-    first = read_task(y, probs_a, vocab, groups, multi_label, predicted=predicted[0])
-    second = read_task(y, probs_b, vocab, groups, multi_label, predicted=predicted[1])
+    first = read_task(y, probs_a, vocab, groups, multi_label, predicted=predicted[0], ordinal=ordinal)
+    second = read_task(y, probs_b, vocab, groups, multi_label, predicted=predicted[1], ordinal=ordinal)
     differences = _differences(first, second, n_boot, seed, level)
     right = [all_right(task) for task in (first, second)]
     patients = None if first.sampling.independent else first.sampling.codes

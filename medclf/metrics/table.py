@@ -82,6 +82,7 @@ class Metric:
         among: of a class: the images that it counts.
         by_image: every image weighs alike; else every label does, and the rarest label limits the precision.
         multi_label_only: it says nothing new where an image has one label.
+        ordinal_only: it asks how far apart labels are, which only labels with an order tell.
         short: shown where there is room for a few only (terminal, folds, leak-free numbers).
         undefined: why it may have no value.
 
@@ -103,6 +104,7 @@ class Metric:
     among: Among = "all"
     by_image: bool = False
     multi_label_only: bool = False
+    ordinal_only: bool = False
     short: bool = True
     undefined: str = "all images have one label"
 
@@ -123,7 +125,7 @@ class Metric:
 
     def applies_to(self, task: Task) -> bool:
         """Whether it is computed for this task."""
-        return task.multi_label or not self.multi_label_only
+        return (task.multi_label or not self.multi_label_only) and (task.ordinal or not self.ordinal_only)
 
     def bounds(self, task: Task) -> tuple[float, float]:
         """Its least and greatest value for this task."""
@@ -179,6 +181,27 @@ def _matthews(both: np.ndarray, actual: np.ndarray, called: np.ndarray) -> np.nd
     covariance = both.sum(axis=-1) * total - (actual * called).sum(axis=-1)
     spread = (total**2 - (actual**2).sum(axis=-1)) * (total**2 - (called**2).sum(axis=-1))
     return np.asarray(np.where(spread > 0, covariance / np.sqrt(spread), np.nan))
+
+
+def _quadratic_kappa(counts: Counts) -> np.ndarray:
+    """1 less the mean squared distance beside that of chance. Source: Cohen 1968, quadratic weights."""
+    actual, called = _grades(counts.task)
+    weights = counts.weights.astype(np.float64)
+    total = weights.sum(axis=1)
+    chance = weights @ (actual**2) + weights @ (called**2) - 2 * (weights @ actual) * (weights @ called) / total
+    apart = weights @ ((actual - called) ** 2)
+    return np.asarray(np.where(chance > 0, 1 - apart / chance, np.nan))
+
+
+def _grade_error(counts: Counts) -> np.ndarray:
+    actual, called = _grades(counts.task)
+    weights = counts.weights.astype(np.float64)
+    return np.asarray(weights @ np.abs(actual - called) / weights.sum(axis=1))
+
+
+def _grades(task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) place of each image's actual and predicted label in their order."""
+    return task.positive.argmax(axis=1).astype(np.float64), task.predicted.argmax(axis=1).astype(np.float64)
 
 
 def _brier(counts: Counts) -> np.ndarray:
@@ -278,6 +301,25 @@ _ROWS = (
         _mcc,
         span=(-1.0, 1.0),
         undefined="all images have, or were given, one label",
+    ),
+    Metric(
+        "quadratic_kappa",
+        "Quadratic kappa",
+        "agreement of the grades, distant errors count most; guessing gives 0",
+        _quadratic_kappa,
+        span=(-1.0, 1.0),
+        ordinal_only=True,
+        undefined="all images have, and were given, one label",
+    ),
+    Metric(
+        "grade_error",
+        "Mean absolute error",
+        "mean distance of actual and predicted label, in grades; 0 is best",
+        _grade_error,
+        span=lambda task: (0.0, max(len(task.vocab) - 1.0, 1.0)),
+        lower_is_better=True,
+        by_image=True,
+        ordinal_only=True,
     ),
     Metric(
         "brier",

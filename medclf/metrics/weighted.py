@@ -89,6 +89,7 @@ class Task:
         known: (n, L) bool, False where the reference is unknown.
         probs: (n, L).
         sampling: which images were drawn together.
+        ordinal: the labels have an order, lowest first.
     """
 
     vocab: list[str]
@@ -98,6 +99,7 @@ class Task:
     known: np.ndarray
     probs: np.ndarray
     sampling: Sampling
+    ordinal: bool = False
     rows: list[np.ndarray] = field(init=False)  # the known images of each label
     rankings: list[Ranking] = field(init=False)
 
@@ -121,6 +123,7 @@ def read_task(
     multi_label: bool = False,
     thresholds: float | Sequence[float] = 0.5,
     predicted: Any = None,
+    ordinal: bool = False,
 ) -> Task:
     """Check arrays and lay them out as a `Task`; arguments as in `classification_metrics`.
 
@@ -145,6 +148,8 @@ def read_task(
         task = _read_multi(truth, scores, names, sampling, np.asarray(thresholds))
     else:
         task = _read_single(truth, scores, names, sampling)
+    if ordinal and not multi_label:
+        task = replace(task, ordinal=True)
     return task if predicted is None else _with_predicted(task, np.asarray(predicted), truth)
 
 

@@ -99,6 +99,7 @@ class ModelSpec:
         weights: what the body began with; None for random weights.
         settings: of the loaders that it was trained with.
         head: its layers (see `medclf.models.heads`), where it is another than pooling, dropout and one linear layer.
+        ordinal: `vocab` is an order, lowest grade first.
 
     Raises:
         BundleError: a value that no network can have.
@@ -118,6 +119,7 @@ class ModelSpec:
     weights: str | None = None
     settings: LoaderSettings = field(default_factory=LoaderSettings)
     head: list[Layer] | None = None
+    ordinal: bool = False
 
     def __post_init__(self) -> None:
         _expect(isinstance(self.arch, str) and ":" not in self.arch, "arch")
@@ -126,6 +128,7 @@ class ModelSpec:
         _expect(0 < len(vocab) <= MAX_LABELS and len(set(vocab)) == len(vocab), "vocab")
         object.__setattr__(self, "vocab", tuple(vocab))
         _expect(isinstance(self.multi_label, bool), "multi_label")
+        _expect(isinstance(self.ordinal, bool) and not (self.ordinal and self.multi_label), "ordinal")
         _expect(_is_number(self.dropout) and 0 <= self.dropout < 1, "dropout")
         for name in ("mean", "std"):
             _expect(len(getattr(self.normalization, name)) == self.n_in, name)
@@ -148,7 +151,8 @@ class ModelSpec:
         made |= {"dropout": self.dropout, "vocab": list(self.vocab), "multi_label": self.multi_label}
         seen = {"preprocessing": self.preprocessing.as_dict(), "normalization": self.normalization.as_dict()}
         head = {} if self.head is None else {"head": self.head}
-        return {**made, **head, **seen, **self.settings.as_dict()}
+        ordinal = {"ordinal": True} if self.ordinal else {}
+        return {**made, **ordinal, **head, **seen, **self.settings.as_dict()}
 
     @classmethod
     def from_dict(cls, recipe: Mapping[str, Any]) -> ModelSpec:
@@ -170,6 +174,7 @@ class ModelSpec:
                 recipe.get("weights"),
                 _settings(recipe),
                 recipe.get("head"),
+                recipe.get("ordinal", False),
             )
             _expect(recipe["n_out"] == spec.n_out, "n_out is not the number of labels")
             _expect(recipe["n_in"] == spec.n_in, "channels")

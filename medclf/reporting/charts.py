@@ -247,6 +247,6 @@ def share_bar(share: float, css: str = "") -> Markup:
     )
 
 
-def heat(share: float, right: bool) -> str:
-    """The style sheet's class for a matrix cell: good or bad, in eleven steps of its share of the row."""
-    return f"{'good' if right else 'bad'}{round(min(max(share, 0.0), 1.0) * 10)}"
+def heat(share: float, right: bool, near: bool = False) -> str:
+    """The style sheet's class for a matrix cell: good, near or bad, in eleven steps of its share of the row."""
+    return f"{'good' if right else 'near' if near else 'bad'}{round(min(max(share, 0.0), 1.0) * 10)}"

@@ -56,6 +56,7 @@ def page_data(results: Mapping[str, Any], cases: Cases, names: Names, partition:
         "patient": [] if names.hide or not any(cases.patient) else cases.patient,
         "thresholds": thresholds(results),
         "grouped": grouped(results),
+        "ordinal": bool(results.get("ordinal")),
         "reported": reported(results),
     }
 

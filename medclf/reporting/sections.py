@@ -95,6 +95,13 @@ def _calibration(value: Any, picture: Picture) -> list[Block]:
     return result + _rest(value, "ece", "brier", "reliability", "by_label", "uncalibrated")
 
 
+def _ordinal(value: Any, picture: Picture) -> list[Block]:
+    """How far off the grades are."""
+    rows = [{"grades off": int(apart), "images": n} for apart, n in (value.get("off_by") or {}).items()]
+    order = Block("text", text=f"The order: {', '.join(value['order'])}.")
+    return [*_text(value), order, table(rows)]
+
+
 def _decision(value: Any, picture: Picture) -> list[Block]:
     scores = value.get("scores") or {}
     return [*_text(value), *([_named(scores)] if scores else [])]
@@ -274,6 +281,7 @@ SECTIONS: dict[str, Section] = {  # in the page's order
     "left_out": Section("Not measured", _left_out, tab="data"),
     "leak_free": Section("Score without leaked images", _leak_free, tab="trust"),
     "test": Section("Test set", _test, tab="trust"),
+    "ordinal": Section("Near misses", _ordinal, tab="trust"),
     "baseline": Section("Beside a model that sees no image", _baseline, tab="trust"),
     "external": Section("External test", _external, tab="trust"),
     "calibration": Section("Calibration", _calibration, tab="trust"),

@@ -73,6 +73,7 @@ def context(
         "partition": partition,
         "grouped": grouped(results),
         "multi_label": cases.multi_label,
+        "ordinal": bool(results.get("ordinal")),
         "matrix": None if cases.multi_label else matrix_rows(results),
         "by_label": by_label(results.get("confusion_matrix"), cases.vocab),
         "vocab": cases.vocab,
@@ -125,14 +126,16 @@ def check_facts(results: Mapping[str, Any]) -> None:
 
 def matrix_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The confusion matrix, a row an actual label, with shares and colours."""
-    result = []
+    result, ordinal = [], bool(results.get("ordinal"))
     for index, (label, row) in enumerate(zip(results["vocab"], results.get("confusion_matrix") or [], strict=False)):
         total = sum(row)
         cells = [
             {
                 "n": number(n),
                 "share": percent(n / total) if total else "",
-                "css": heat(n / total if total else 0.0, column == index) if n else "zero",
+                "css": heat(n / total if total else 0.0, column == index, near=abs(column - index) == 1 and ordinal)
+                if n
+                else "zero",
                 "to": results["vocab"][column],
             }
             for column, n in enumerate(row)

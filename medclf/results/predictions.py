@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Predictions:
         features: (n, f) pooled features of the network's body, where they were asked for; not kept in files.
         decided: (n, n_labels) bool, which labels are predicted, where it is not the most probable one (multi-label: all
             of at least 0.5).
+        ordinal: the labels have an order, and `vocab` is it, lowest grade first.
     """
 
     vocab: list[str]
@@ -43,6 +44,7 @@ class Predictions:
     table: pd.DataFrame
     features: np.ndarray | None = None
     decided: np.ndarray | None = None
+    ordinal: bool = False
 
     def __len__(self) -> int:
         return len(self.table)
@@ -94,7 +96,7 @@ class Predictions:
         save_rows(path, self.to_frame())
 
     @classmethod
-    def load(cls, path: str | Path, vocab: Sequence[str], multi_label: bool) -> Predictions:
+    def load(cls, path: str | Path, vocab: Sequence[str], multi_label: bool, ordinal: bool = False) -> Predictions:
         """Read what `save` wrote.
 
         Raises:
@@ -109,7 +111,7 @@ class Predictions:
         y = _targets(rows, vocab, multi_label)
         losses = numbers_in(rows, "loss", path, blank=True).to_numpy()
         own = [name for name in rows if name not in {"label", "pred", "loss", "unknown", *columns}]
-        found = cls(list(vocab), multi_label, y, probs, losses, with_types(rows[own]))
+        found = cls(list(vocab), multi_label, y, probs, losses, with_types(rows[own]), ordinal=ordinal)
         if "pred" in rows:
             chosen = (
                 _held(rows["pred"], vocab)
@@ -134,15 +136,14 @@ class Predictions:
         known = [part.features for part in parts if part.features is not None]
         features = np.concatenate(known) if len(known) == len(parts) else None
         chosen = np.concatenate([part.predicted for part in parts])
-        return cls(first.vocab, first.multi_label, y, probs, losses, table, features, chosen)
+        return cls(first.vocab, first.multi_label, y, probs, losses, table, features, chosen, first.ordinal)
 
     def subset(self, rows: Any) -> Predictions:
         """The predictions of some rows, by a boolean mask or positions."""
         table = self.table.iloc[np.flatnonzero(rows) if np.asarray(rows).dtype == bool else rows].reset_index(drop=True)
         features, chosen = (None if one is None else one[rows] for one in (self.features, self.decided))
-        return Predictions(
-            self.vocab, self.multi_label, self.y[rows], self.probs[rows], self.losses[rows], table, features, chosen
-        )
+        y, probs, losses = self.y[rows], self.probs[rows], self.losses[rows]
+        return replace(self, y=y, probs=probs, losses=losses, table=table, features=features, decided=chosen)
 
 
 def _targets(rows: pd.DataFrame, vocab: Sequence[str], multi_label: bool) -> np.ndarray:

@@ -82,6 +82,9 @@ class Results(TypedDict, total=False):
     auprc: MetricJson
     f1: MetricJson
     mcc: MetricJson
+    quadratic_kappa: MetricJson
+    grade_error: MetricJson
+    ordinal: dict[str, Any]
     brier: MetricJson
     ece: MetricJson
     per_class: dict[str, dict[str, Any]]
@@ -146,6 +149,7 @@ def summarize(
         groups=known.groups,
         multi_label=known.multi_label,
         predicted=known.predicted,
+        ordinal=known.ordinal,
         n_boot=n_boot,
     )
     results: dict[str, Any] = {
@@ -158,6 +162,8 @@ def summarize(
     }
     metrics.pop("n", None)
     results |= as_plain(metrics)
+    if known.ordinal:
+        results["ordinal"] = near_misses(results["confusion_matrix"], known.vocab)
     if len(known):
         results["baseline"] = baseline(known)
         results["baseline"]["sentence"] = beside_guessing(results)
@@ -222,7 +228,9 @@ def by_fold(predictions: Predictions) -> tuple[list[dict[str, Any]], dict[str, d
     rows = []
     for fold, places in predictions.table.groupby("fold").indices.items():
         part = predictions.subset(places)
-        task = read_task(part.y, part.probs, part.vocab, None, part.multi_label, predicted=part.predicted)
+        task = read_task(
+            part.y, part.probs, part.vocab, None, part.multi_label, predicted=part.predicted, ordinal=part.ordinal
+        )
         values = statistics(task, np.ones((1, task.n)))
         rows.append({"fold": int(fold) + 1, "n": task.n, **{k: float(v[0]) for k, v in short_metrics(values).items()}})
     spread = {}
@@ -281,6 +289,7 @@ def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results
             groups=left.groups,
             multi_label=left.multi_label,
             predicted=left.predicted,
+            ordinal=left.ordinal,
         )
     )
     best = "auroc" if left.multi_label else "accuracy"
@@ -324,6 +333,36 @@ def most_confused(matrix: Any, vocab: Sequence[str], min_val: int = 1) -> list[t
         counts = np.asarray(matrix)
         cells = [(vocab[i], vocab[j], int(counts[i, j])) for i, j in np.ndindex(*counts.shape) if i != j]
     return sorted((cell for cell in cells if cell[2] >= min_val), key=lambda cell: -cell[2])
+
+
+def near_misses(matrix: Sequence[Sequence[int]], vocab: Sequence[str]) -> dict[str, Any]:
+    """How far off the errors of labels with an order are.
+
+    Args:
+        matrix: the confusion matrix, in the labels' order.
+        vocab: the labels, lowest grade first.
+
+    Returns:
+        {"sentence", "order": the labels, "off_by": {grades: images}}.
+
+    Example:
+        >>> near_misses([[5, 2, 0], [1, 4, 0], [1, 0, 3]], ["mild", "moderate", "severe"])["sentence"]
+        '3 of the 4 errors are one grade off; the furthest is 2 grades off (mild to severe, 1 image).'
+    """
+    counts = np.asarray(matrix)
+    apart = np.abs(np.subtract.outer(np.arange(len(counts)), np.arange(len(counts))))
+    off_by = {str(k): int(counts[apart == k].sum()) for k in range(len(counts))}
+    wrong = sum(off_by.values()) - off_by["0"]
+    sentence = "No image is predicted as a wrong grade."
+    if wrong:
+        far = max(k for k in range(1, len(counts)) if off_by[str(k)])
+        n = off_by[str(far)]
+        sentence = f"{off_by['1']} of the {wrong} error{'s' * (wrong > 1)} {'are' if wrong > 1 else 'is'} one grade off"
+        if far > 1:
+            i, j = np.argwhere((apart == far) & (counts > 0))[0]
+            sentence += f"; the furthest is {far} grades off ({vocab[i]} to {vocab[j]}, {n} image{'s' * (n > 1)})"
+        sentence += "."
+    return {"sentence": sentence, "order": list(vocab), "off_by": off_by}
 
 
 def roc_curves(predictions: Predictions, n_points: int = 200) -> dict[str, dict[str, list[float]]]:

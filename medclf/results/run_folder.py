@@ -104,7 +104,9 @@ class RunFolder(os.PathLike[str]):
     def predictions(self) -> Predictions:
         """What predictions.csv holds."""
         results = self.results
-        found = Predictions.load(self / PREDICTIONS, results["vocab"], results["task"] == "multi-label")
+        found = Predictions.load(
+            self / PREDICTIONS, results["vocab"], results["task"] == "multi-label", bool(results.get("ordinal"))
+        )
         known = (found.y.reshape(len(found), -1) >= 0).any(axis=1)
         inside = (found.table.get("partition", "") == results.get("partition")).to_numpy() if len(found) else known
         n = int(known.sum())
@@ -118,7 +120,9 @@ class RunFolder(os.PathLike[str]):
         """The linear probe's predictions of the training images, each by a fold without it; None without a probe."""
         if not (self / OUT_OF_FOLD).is_file():
             return None
-        return Predictions.load(self / OUT_OF_FOLD, self.results["vocab"], self.results["task"] == "multi-label")
+        facts = self.results
+        several, ordered = facts["task"] == "multi-label", bool(facts.get("ordinal"))
+        return Predictions.load(self / OUT_OF_FOLD, facts["vocab"], several, ordered)
 
     @property
     def judged(self) -> Predictions:

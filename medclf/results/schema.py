@@ -65,6 +65,7 @@ _SECTIONS: dict[str, Shape] = {
     "abstain": fields({}, {**_SENTENCE, "numbers": OBJECT, "curve": fields({}, _CURVE)}),
     "operating_point": either(by_name(_POINT), _POINT),
     "ood": fields({}, _SENTENCE),
+    "ordinal": fields({}, {**_SENTENCE, "order": list_of(TEXT), "off_by": by_name(COUNT)}),
     "external": list_of(fields({"images": TEXT, "n": COUNT}, _METRICS)),
     "subgroups": by_name(OBJECT),
     "folds": list_of(OBJECT),

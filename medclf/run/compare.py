@@ -107,6 +107,7 @@ def compare(
         unit=unit_of(a.table),
         multi_label=a.multi_label,
         predicted=(a.predicted, b.predicted),
+        ordinal=a.ordinal and b.ordinal,
         names=names,
         n_boot=n_boot,
     )

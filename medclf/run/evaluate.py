@@ -157,7 +157,9 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
         used["flags"] = ["|".join(answer.flags) for answer in answers]
     losses = losses_of(y, probs, bundle.multi_label)
     chosen = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label).decided(probs, bundle.vocab)
-    found = Predictions(list(bundle.vocab), bundle.multi_label, y, probs, losses, used, decided=chosen)
+    found = Predictions(
+        list(bundle.vocab), bundle.multi_label, y, probs, losses, used, decided=chosen, ordinal=bundle.spec.ordinal
+    )
     return found, table, missing
 
 

@@ -215,6 +215,7 @@ def _rescored(predictions: Predictions, corrections: pd.DataFrame, partition: st
             groups=part.groups,
             multi_label=part.multi_label,
             predicted=part.predicted,
+            ordinal=part.ordinal,
             n_boot=n_boot,
         )
         return {"n": int(rows.sum())} | short_metrics(found)

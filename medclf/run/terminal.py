@@ -102,6 +102,8 @@ def _show_metrics(console: _Console, results: dict[str, Any]) -> None:
         console.tell(f"  {METRICS[key].name}: {written(found)}")
     if resampled := results.get("resampling"):
         console.tell(f"  {resampled}")
+    if ordinal := (results.get("ordinal") or {}).get("sentence"):
+        console.tell(f"  {ordinal}")
     if guessed := (results.get("baseline") or {}).get("sentence"):
         console.tell(f"  {guessed}")
     if few := rests_on_few(results):

@@ -14,7 +14,7 @@ from medclf.metrics.table import class_metrics, overall_metrics, statistics
 from medclf.metrics.weighted import Ranking, bin_gaps, read_task
 
 FAST = {"n_boot": 50}
-OVERALL = [metric.key for metric in overall_metrics() if not metric.multi_label_only]
+OVERALL = [metric.key for metric in overall_metrics() if not (metric.multi_label_only or metric.ordinal_only)]
 PER_CLASS = [metric.key for metric in class_metrics()]
 
 

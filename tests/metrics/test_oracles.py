@@ -119,3 +119,30 @@ def test_ppv_and_npv_have_wilsons_interval_of_the_called():
     for name, mask in (("ppv", pred == 1), ("npv", pred == 0), ("sensitivity", y == 1), ("specificity", y == 0)):
         ends = stats.binomtest(int((pred == y)[mask].sum()), int(mask.sum())).proportion_ci(method="wilson")
         assert (found[name].low, found[name].high) == pytest.approx((ends.low, ends.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("n_labels", [2, 5])
+def test_grades_are_scikit_learns(n_labels):
+    y, probs, vocab, patients = drawn(90, n_labels, seed=n_labels)
+    pred = probs.argmax(1)
+    kept = []
+
+    def statistic(weights):
+        kept.append(weights)
+        found = statistics(task, weights)
+        return np.stack([found["quadratic_kappa"], found["grade_error"]], axis=1)
+
+    task = read_task(y, probs, vocab, patients, ordinal=True)
+    draws = task.sampling.resample(statistic, 8, seed=3)
+    for row, (kappa, error) in zip(np.concatenate(kept).astype(float), draws, strict=True):
+        assert kappa == pytest.approx(oracle.cohen_kappa_score(y, pred, weights="quadratic", sample_weight=row))
+        assert error == pytest.approx(oracle.mean_absolute_error(y, pred, sample_weight=row))
+
+
+def test_grades_have_intervals_within_their_bounds():
+    y, probs, vocab, patients = drawn(90, 5, seed=1)
+    found = classification_metrics(y, probs, vocab, groups=patients, ordinal=True, n_boot=200)
+    for name, most in (("quadratic_kappa", 1), ("grade_error", 4)):
+        one = found[name]
+        assert -1 <= one.low < one.value < one.high <= most and one.n == 90
+    assert "quadratic_kappa" not in classification_metrics(y, probs, vocab, n_boot=10)

@@ -75,7 +75,7 @@ def test_without_the_row_it_is_nowhere():
 def test_every_row_says_what_it_is():
     for key, metric in METRICS.items():
         assert key == metric.key and metric.title and metric.meaning and (metric.overall or metric.per_class)
-    assert {metric.key for metric in overall_metrics() if not metric.compared} == {"brier", "ece"}
+    assert {metric.key for metric in overall_metrics() if not metric.compared} == {"brier", "ece", "grade_error"}
 
 
 def test_the_docs_explain_every_metric():

@@ -37,7 +37,7 @@ function drawMatrix() {
     const line = el('tr', {}, el('th', { scope: 'row' }, el('span', { class: 'label' }, names[i])));
     for (const j of order) {
       const n = row[j], of = state.cells === 'column' ? column(j) : total;
-      const share = of ? n / of : 0, heat = n ? `${i === j ? 'good' : 'bad'}${Math.round(share * 10)}` : 'zero';
+      const share = of ? n / of : 0, heat = n ? `${i === j ? 'good' : DATA.ordinal && Math.abs(i - j) === 1 ? 'near' : 'bad'}${Math.round(share * 10)}` : 'zero';
       const chosen = Boolean(state.cell) && state.cell[0] === i && state.cell[1] === j;
       line.append(el('td', { class: heat }, el('button', {
         type: 'button', title: `${names[i]} predicted as ${names[j]}`, 'aria-pressed': String(chosen), 'data-cell': `${i},${j}`,

@@ -1,0 +1,61 @@
+import pandas as pd
+import pytest
+
+from medclf.dataset.ordinal import ordered_labels
+from medclf.dataset.scan import scan
+from medclf.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "wanted"),
+    [
+        (["2", "10", "0"], "auto", ["0", "2", "10"]),
+        (["Mayo-3", "mayo-1"], "auto", ["mayo-1", "Mayo-3"]),
+        (["0.5", "0.25"], "auto", ["0.25", "0.5"]),
+        (["b", "a"], "b, a", ["b", "a"]),
+        (["b", "a"], ["b", "none", "a"], ["b", "a"]),
+    ],
+)
+def test_order(labels, order, wanted):
+    assert ordered_labels(labels, order) == wanted
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "said"),
+    [
+        (["mild", "severe"], "auto", "have no numbers"),
+        (["grade-1", "grade-0-1"], "auto", "grade-0-1"),
+        (["grade 1", "stage 2"], "auto", "have no numbers"),
+        (["1", "01"], "auto", "same number"),
+        (["mild", "severe"], "mild,sever", "'severe'"),
+        (["a", "b"], "a,b,a", "names 'a' twice"),
+        (["a", "b"], "a,,b", "empty name"),
+    ],
+)
+def test_refused(labels, order, said):
+    with pytest.raises(DataError, match=said):
+        ordered_labels(labels, order)
+
+
+def test_scan_keeps_the_order(drawn_folder):
+    table = scan(drawn_folder, ordinal="10,9,2")
+    assert table.attrs["ordinal"] == ["10", "9", "2"]
+    assert scan(drawn_folder, ordinal="auto").attrs["ordinal"] == ["2", "9", "10"]
+    assert "ordinal" not in scan(drawn_folder).attrs
+
+
+def test_several_labels_have_no_order(drawn_folder):
+    rows = pd.DataFrame({"path": ["2/0.png", "9/0.png"], "label": ["a|b", "a"]})
+    with pytest.raises(DataError, match="several labels"):
+        scan(rows, root=drawn_folder, label_delim="|", ordinal="a,b")
+
+
+@pytest.fixture
+def drawn_folder(tmp_path):
+    from PIL import Image
+
+    for grade in ("2", "9", "10"):
+        (tmp_path / grade).mkdir()
+        for index in range(2):
+            Image.new("L", (8, 8), 10 * index).save(tmp_path / grade / f"{index}.png")
+    return tmp_path
