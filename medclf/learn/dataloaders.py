@@ -384,7 +384,7 @@ class MedDataLoaders(DataLoaders):
         """Loaders of a list of files, whose labels a function tells from the path.
 
         Args:
-            path: the folder that they lie in.
+            path: the folder that the table's paths start from; files may lie elsewhere, since each was named.
             fnames: the files, as `get_image_files(path)` lists them.
             label_func: path -> label, or a list of labels.
             valid_pct, seed, item_tfms, batch_tfms, img_cls, kwargs: as for `from_folder`.
@@ -394,6 +394,7 @@ class MedDataLoaders(DataLoaders):
         """
         given = {"valid_pct": valid_pct, "seed": seed, "item_tfms": item_tfms, "batch_tfms": batch_tfms}
         files, labels = labels_by(label_func, fnames)
+        kwargs.setdefault("allow_outside", True)
         return cls.from_lists(path, files, labels, img_cls=img_cls, **given, **kwargs)
 
     @classmethod

@@ -284,13 +284,15 @@ class MedLearner(Learner):
         epochs: int,
         base_lr: float | slice | None = None,
         freeze_epochs: int = 1,
+        lr_mult: float | None = None,
+        pct_start: float = 0.3,
+        div: float = 5.0,
         *,
         train_from: str | None = None,
         keep: bool | None = None,
         size: Sizes | None = None,
         freeze_bn: bool = True,
         blend: float = 1.0,
-        lr_mult: float = 10,
         **kwargs: Any,
     ) -> None:
         """Fit the head first, then train the whole network for `epochs` with one cycle.
@@ -314,8 +316,13 @@ class MedLearner(Learner):
                 Below 1 it keeps more of what pretraining knew (Wortsman et al. 2022, "WiSE-FT"). The average is made
                 before the last epoch is validated. `freeze_bn=False` turns it off: an average then means nothing.
             freeze_bn: the body's BatchNorm layers keep their statistics, which the head's features were made with.
-            lr_mult: the first stage's learning rate is `base_lr / lr_mult`.
-            kwargs: of fastai's `fine_tune` (`pct_start`, `div`) and `fit_one_cycle` (`cbs`, `wd`).
+            lr_mult: the first stage's learning rate is `base_lr / lr_mult`; where None 10, or fastai's 100 without the
+                linear probe.
+            pct_start, div: of the cycle, as fastai's.
+            kwargs: of `fit_one_cycle` (`cbs`, `wd`, `div_final`, `moms`, ...).
+
+        Raises:
+            MedclfError: without the linear probe, rates by group, which fastai's `fine_tune` does not take.
         """
         with ExitStack() as scope:
             if train_from is not None and epochs:
@@ -331,17 +338,23 @@ class MedLearner(Learner):
             self.tuning = {"epochs": epochs, "lr": top, "train_from": train_from, "sizes": sizes}
             if size is not None:
                 scope.enter_context(growing(self, size))
+            cycle = {"pct_start": pct_start, "div": div}
             if not self.linear_probe:
+                if isinstance(base_lr, (slice, list, tuple)):
+                    raise MedclfError(
+                        f"without a linear probe, fine_tune takes one number as base_lr, not {base_lr}",
+                        "give one number, or call fit_one_cycle(epochs, lr_max=slice(lowest, highest))",
+                    )
                 base_lr = 2e-3 if base_lr is None else base_lr
-                Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult=100, **kwargs)
+                lr_mult = 100 if lr_mult is None else lr_mult
+                Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult, **cycle, **kwargs)
                 return
             base_lr = BASE_LR if base_lr is None else base_lr
-            rates = base_lr if isinstance(base_lr, slice) else slice(base_lr / lr_mult, base_lr)
+            rates = base_lr if isinstance(base_lr, slice) else slice(base_lr / (lr_mult or 10), base_lr)
             cbs = [*L(kwargs.pop("cbs", None)), *([KeepStatistics()] if freeze_bn else [])]
             if freeze_bn and blend < 1:
                 self.start = weights_of(self.model)
                 cbs.append(BlendWeights(blend))
-            cycle = {"pct_start": kwargs.pop("pct_start", 0.3), "div": kwargs.pop("div", 5.0)}
             self.unfreeze()
             self.fit_one_cycle(epochs, rates, cbs=cbs, **cycle, **kwargs)
 

@@ -241,3 +241,13 @@ def test_a_store_is_made_unless_item_transforms_draw_anew(folder):
 def test_a_device_that_this_machine_has_not(folder):
     with pytest.raises(DataError, match="no device 'cuda:63'"):
         MedDataLoaders.from_folder(folder, size=32, progress=False, device="cuda:63")
+
+
+def test_files_that_a_caller_names_may_lie_elsewhere(folder, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    files = sorted(folder.rglob("*.png"))
+    dls = MedDataLoaders.from_path_func(".", files, lambda file: file.parent.name, size=32)
+    assert sorted([*dls.train_ds.items, *dls.valid_ds.items]) == files
+    with pytest.raises(DataError, match="outside"):
+        MedDataLoaders.from_path_func(".", files, lambda file: file.parent.name, size=32, allow_outside=False)

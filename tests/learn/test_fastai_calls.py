@@ -1,4 +1,4 @@
-"""What a fastai user knows works: the calls of fastai_calls.txt, run with medclf's objects in place of fastai's."""
+"""What a fastai user knows works: the calls of fastai_calls.txt, run with fastai's objects and with medclf's."""
 
 import contextlib
 import functools
@@ -140,3 +140,14 @@ def run(title, lines, known, tmp_path, monkeypatch, ours):
 @pytest.mark.parametrize("title, lines", GROUPS, ids=[title for title, _ in GROUPS])
 def test_a_call_of_fastais_users_works_with_medclf(title, lines, places, tmp_path, monkeypatch):
     run(title, lines, namespace(places, ours=True), tmp_path, monkeypatch, ours=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title, lines", GROUPS, ids=[title for title, _ in GROUPS])
+def test_the_list_says_what_works_in_fastai(title, lines, places, tmp_path, monkeypatch):
+    run(title, lines, namespace(places, ours=False), tmp_path, monkeypatch, ours=False)
+
+
+def test_the_list_is_of_many_sources():
+    assert sum(len(lines) for _, lines in GROUPS) >= 400
+    assert len({title.partition(" | ")[0] for title, _ in GROUPS}) >= 10
