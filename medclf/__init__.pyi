@@ -15,6 +15,9 @@ from .images.heatmap import hottest_box as hottest_box
 from .images.heatmap import overlay as overlay
 from .inference.bundle import load_bundle as load_bundle
 from .inference.bundle import save_bundle as save_bundle
+from .inference.hub import from_hub as from_hub
+from .inference.hub import pull as pull
+from .inference.hub import push as push
 from .inference.onnx import export_onnx as export_onnx
 from .learn.assess import assess as assess
 from .learn.callbacks import Resumable as Resumable

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from medclf import __version__
-from medclf.cli.bundles import explain, export, predict, serve
+from medclf.cli.bundles import explain, export, predict, pull, push, serve
 from medclf.cli.labelling import label_next, watch
 from medclf.cli.options import checked, is_first
 from medclf.cli.review import export_sheet, import_sheet
@@ -36,7 +36,7 @@ app = typer.Typer(
 for _command in (
     *(demo, scan, audit, encoders, train),
     *(evaluate, report, card, runs, compare, shortcuts),
-    *(predict, explain, serve, watch, export, cache),
+    *(predict, explain, serve, watch, export, push, pull, cache),
 ):
     app.command()(checked(_command))
 app.command("label-next")(checked(label_next))

@@ -1,4 +1,4 @@
-"""`medclf predict | explain | serve | export`: what a bundle is for; nothing of fastai is loaded."""
+"""`medclf predict | explain | serve | export | push | pull`: what a bundle is for; nothing of fastai is loaded."""
 
 from __future__ import annotations
 
@@ -110,3 +110,29 @@ def export(
 
     for line in export_bundle(bundle, out, int8=int8, data=data or (), overwrite=overwrite):
         say(line)
+
+
+def push(
+    bundle: Annotated[Path, typer.Argument(help="a RUN folder, whose results fill the card; or a bundle folder")],
+    place: Annotated[str, typer.Argument(help="hf-hub:OWNER/NAME, s3://BUCKET/FOLDER and the like, or a folder")],
+    public: Annotated[bool, typer.Option("--public", help="let everybody see a repository that is made")] = False,
+    licence: Annotated[str, typer.Option(help="licence of the model, for the card")] = "",
+    message: Annotated[str, typer.Option(help="message of the hub's commit")] = "A bundle of medclf",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a bundle that is there")] = False,
+) -> None:
+    """Publish a bundle with a card filled from its run: to a model hub, a bucket or a folder."""
+    from medclf.inference.hub import push as push_bundle
+
+    address = push_bundle(bundle, place, public=public, licence=licence, message=message, overwrite=overwrite)
+    say(f"pushed: {address}")
+
+
+def pull(
+    place: Annotated[str, typer.Argument(help="hf-hub:OWNER/NAME[@REVISION], s3://BUCKET/FOLDER, or a folder")],
+    out: Annotated[Path, typer.Option(help="the bundle folder to make")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a bundle that is there")] = False,
+) -> None:
+    """Fetch a bundle that was pushed, and check it; only safetensors and JSON are taken."""
+    from medclf.inference.hub import pull as pull_bundle
+
+    say(f"bundle: {pull_bundle(place, out, overwrite=overwrite)}")

@@ -27,12 +27,13 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.parallel import map_ahead, n_cores
 from medclf.progress import watch
 
-STORES, FEATURES, DATASETS, DRAWN = "stores", "features", "datasets", "drawn"
+STORES, FEATURES, DATASETS, DRAWN, BUNDLES = "stores", "features", "datasets", "drawn", "bundles"
 KEPT = {  # folders of the cache: all that medclf writes there
     STORES: "decoded images",
     FEATURES: "features of images",
     DATASETS: "public data sets",
     DRAWN: "images drawn for the demo",
+    BUNDLES: "fetched bundles",
 }
 FORMAT = 5
 _AT_ONCE = 1024  # images copied to a device's memory

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -20,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medclf.errors import BundleError, DataError, MedclfError, OutputError, WeightsError, argument
+from medclf.errors import BundleError, DataError, MedclfError, WeightsError
 from medclf.files import finite, write_json, write_tensors
 from medclf.images.heatmap import on_prepared
 from medclf.inference import bundle_format
+from medclf.inference.bundle_folder import may_write, replacing_folder
 from medclf.inference.bundle_format import WEIGHTS, golden_pixels
 from medclf.inference.predictor import Prediction, Predictor
 from medclf.inference.runnable import Runnable
@@ -189,13 +188,13 @@ def save_bundle(
         ['bundle.json', 'weights.safetensors']
     """
     path = Path(path)
-    _may_write(path, overwrite)
+    may_write(path, overwrite)
     content, state = _described(learn, calibration or {}, card or {})
     if calibration is None and isinstance(learn, Assessable):
         content |= _assessed(learn, card)
         spec = _spec(learn)
         content["format"] = bundle_format.format_of(spec.preprocessing, content["calibration"], spec.head)
-    with _replacing_folder(path) as folder:
+    with replacing_folder(path) as folder:
         write_tensors(folder / WEIGHTS, state)
         content["weights"] = {"file": WEIGHTS, "sha256": bundle_format.file_hash(folder / WEIGHTS)}
         content["hash"] = bundle_format.content_hash(content)
@@ -223,35 +222,6 @@ def _assessed(learn: Assessable, card: Mapping[str, Any] | None) -> dict[str, An
         "calibration": bundle_format.as_json(found.calibration),
         "card": _with_encoder(found.card if card is None else card, learn.spec),
     }
-
-
-def _may_write(path: Path, overwrite: bool) -> None:
-    if not path.exists() and not path.is_symlink():
-        return
-    if not overwrite:
-        raise OutputError(
-            f"{path} exists already", f"choose another path, or replace it with {argument('overwrite', True)}"
-        )
-    if path.is_symlink() or not path.is_dir() or {file.name for file in path.iterdir()} - {"bundle.json", WEIGHTS}:
-        raise OutputError(f"{path} holds more than a bundle, and is not overwritten", "choose another path")
-
-
-@contextmanager
-def _replacing_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `path` on success; on an error nothing has changed."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
-            new, old = Path(temporary) / "new", Path(temporary) / "old"
-            new.mkdir()
-            yield new
-            if path.exists():
-                path.rename(old)
-            new.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"{path} cannot be written: {reason}", "free some space or choose another folder") from error
 
 
 def _described(

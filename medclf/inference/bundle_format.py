@@ -20,7 +20,7 @@ from medclf.results.calibration import Calibration
 
 FORMATS = (1, 2)
 WEIGHTS = "weights.safetensors"
-_MAX_JSON = 64 * 2**20
+MAX_JSON = 64 * 2**20
 _N_GOLDEN = 2
 _MAX_DIGITS = 20  # of an integer: seeds have up to 2**64
 _MAX_PIXELS = 2**23  # of the network's input: loading a bundle runs two such images
@@ -236,10 +236,8 @@ def read(folder: Path) -> dict[str, Any]:
         if path.resolve().parent != folder.resolve():
             raise BundleError(f"{path} leads out of the bundle", "copy the bundle again, its links followed")
     described = folder / "bundle.json"
-    if described.stat().st_size > _MAX_JSON:
-        raise BundleError(
-            f"{described} is larger than {_MAX_JSON // 2**20} MB", "copy the bundle again from its source"
-        )
+    if described.stat().st_size > MAX_JSON:
+        raise BundleError(f"{described} is larger than {MAX_JSON // 2**20} MB", "copy the bundle again from its source")
     content = parse(described.read_bytes(), str(described))
     if file_hash(folder / WEIGHTS) != content["weights"]["sha256"]:
         raise BundleError(

@@ -1,0 +1,295 @@
+"""Bundles that travel: to a model hub, to a bucket or another place that fsspec knows, or to a folder, and back.
+
+What travels is `bundle.json`, `weights.safetensors` and a card, `README.md`. Nothing else is sent, and a place that
+holds anything else is not read from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from medclf.dataset.image_cache import BUNDLES, cache_folder
+from medclf.errors import BundleError, MedclfError, MedclfWarning, OutputError, argument, require
+from medclf.inference import bundle_format
+from medclf.inference.bundle_folder import may_write, replacing_folder
+from medclf.inference.bundle_format import WEIGHTS
+from medclf.inference.hub_card import card_of
+from medclf.inference.runtimes import bundle_in
+
+if TYPE_CHECKING:
+    from medclf.inference.bundle import Bundle
+
+DESCRIBED, CARD = "bundle.json", "README.md"
+_OTHERS = {CARD, ".gitattributes"}  # a place may hold them; they are never read
+_HUB = "hf-hub:"
+_MAX_WEIGHTS = 16 * 2**30
+
+
+class Place(Protocol):
+    """Where a bundle lies, or is to lie."""
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file there; empty where there is nothing."""
+
+    def fetch(self, name: str, folder: Path) -> Path:
+        """Copy a file of it into a folder."""
+
+    def put(self, folder: Path, message: str) -> str:
+        """Put the files of a folder there; gives its address."""
+
+
+def push(
+    bundle: str | Path,
+    place: str | Path,
+    *,
+    public: bool = False,
+    licence: str = "",
+    message: str = "A bundle of medclf",
+    overwrite: bool = False,
+    endpoint: str | None = None,
+) -> str:
+    """Put a bundle, with a card that is filled from its run, where others can fetch it.
+
+    Args:
+        bundle: a RUN folder, whose results fill the card; or a bundle's folder, whose own card does.
+        place: `hf-hub:OWNER/NAME` for the Hugging Face Hub or a hub like it; an address that fsspec knows, such as
+            `s3://bucket/folder`; or a folder.
+        public: let everybody see a repository that is made on the hub; else its owner alone.
+        licence: under which the model may be used, such as "apache-2.0".
+        message: of the hub's commit.
+        overwrite: replace a bundle that is there.
+        endpoint: the hub's address; that of the environment where None.
+
+    Returns:
+        Its address.
+
+    Raises:
+        BundleError: the bundle is damaged, or its folder holds anything else.
+        OutputError: there is a bundle already, or something else; the place cannot be reached or written to.
+        MissingDependency: what the place needs is not installed.
+
+    Example:
+        >>> # push("RUN", "hf-hub:me/polyps"); push("RUN", "s3://models/polyps"); push("RUN", "shared/polyps")
+    """
+    source = bundle_in(bundle)
+    content = bundle_format.read(source)
+    if others := sorted({file.name for file in source.iterdir()} - {DESCRIBED, WEIGHTS} - _OTHERS):
+        raise BundleError(f"{source} holds more than a bundle: {others[0]}", "only safetensors and JSON are sent")
+    _warn_of_paths(content)
+    target = place_of(place, public=public, endpoint=endpoint)
+    with _told(str(place), OutputError):
+        there = set(target.sizes())
+    if others := sorted(there - {DESCRIBED, WEIGHTS} - _OTHERS):
+        raise OutputError(f"{place} holds more than a bundle: {others[0]}", "choose another place")
+    if DESCRIBED in there and not overwrite:
+        remedy = f"choose another place, or replace it with {argument('overwrite', True)}"
+        raise OutputError(f"{place} holds a bundle already", remedy)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name in (DESCRIBED, WEIGHTS):
+            shutil.copyfile(source / name, folder / name)
+        run = Path(bundle) if source != Path(bundle) else None
+        name = str(place).rstrip("/").rpartition("/")[2]
+        (folder / CARD).write_text(card_of(content, name, str(place), run=run, licence=licence), encoding="utf-8")
+        with _told(str(place), OutputError):
+            return target.put(folder, message)
+
+
+def pull(place: str | Path, out: str | Path, *, overwrite: bool = False, endpoint: str | None = None) -> Path:
+    """Fetch a bundle, check it, and leave it as a folder that `load_bundle` reads.
+
+    Args:
+        place: where `push` put it; see there. `hf-hub:OWNER/NAME@REVISION` names a branch, tag or commit.
+        out: the folder to make.
+        overwrite: replace a bundle that is there.
+        endpoint: the hub's address; that of the environment where None.
+
+    Returns:
+        `out`.
+
+    Raises:
+        BundleError: there is no bundle, it is damaged, or anything but safetensors and JSON lies beside it.
+        OutputError: `out` exists, or cannot be written.
+        MissingDependency: what the place needs is not installed.
+    """
+    out = Path(out)
+    may_write(out, overwrite)
+    source = place_of(place, endpoint=endpoint)
+    _check_files(place, source)
+    with replacing_folder(out) as folder, _told(str(place), BundleError):
+        for name in (DESCRIBED, WEIGHTS):
+            source.fetch(name, folder)
+        _checked(folder, place)
+    return out
+
+
+def from_hub(place: str | Path, device: str = "cpu", *, endpoint: str | None = None) -> Bundle:
+    """Fetch a bundle and load it; what was fetched before is not fetched again.
+
+    Args:
+        place, endpoint: see `pull`.
+        device: where to predict: "cpu", "cuda", ...
+
+    Raises:
+        BundleError, MissingDependency: as `pull`.
+
+    Example:
+        >>> # from_hub("hf-hub:me/polyps").predict("image.png").label
+    """
+    from medclf.inference.bundle import load_bundle
+
+    source = place_of(place, endpoint=endpoint)
+    _check_files(place, source)
+    with tempfile.TemporaryDirectory() as temporary, _told(str(place), BundleError):
+        described = source.fetch(DESCRIBED, Path(temporary))
+        content = bundle_format.parse(described.read_bytes(), f"{place}: {DESCRIBED}")
+        name = PurePath(str(place).rstrip("/").partition("@")[0]).name.rpartition(":")[2] or "bundle"
+        kept = cache_folder() / BUNDLES / content["hash"][:32] / name
+        if not (kept / DESCRIBED).is_file():
+            with replacing_folder(kept) as folder:
+                shutil.copyfile(described, folder / DESCRIBED)
+                source.fetch(WEIGHTS, folder)
+                _checked(folder, place)
+    return load_bundle(kept, device)
+
+
+def place_of(place: str | Path, *, public: bool = False, endpoint: str | None = None) -> Place:
+    """What a place's name stands for; see `push`."""
+    name = str(place)
+    if name.startswith(_HUB):
+        repository, _, revision = name.removeprefix(_HUB).partition("@")
+        return _Hub(repository, revision or None, public, endpoint)
+    return _Remote(name) if "://" in name else _Folder(Path(place))
+
+
+def _check_files(place: str | Path, source: Place) -> None:
+    """See from the list alone that a bundle lies there, and nothing besides."""
+    with _told(str(place), BundleError):
+        sizes = source.sizes()
+    if others := sorted(sizes.keys() - {DESCRIBED, WEIGHTS} - _OTHERS):
+        text = f"{place} holds {others[0]}: only safetensors and JSON are fetched"
+        raise BundleError(text, "ask its owner for a bundle that medclf push made")
+    for name, most in ((DESCRIBED, bundle_format.MAX_JSON), (WEIGHTS, _MAX_WEIGHTS)):
+        if name not in sizes:
+            raise BundleError(f"{place} is not a bundle: it has no {name}", "give a place that medclf push filled")
+        if sizes[name] > most:
+            raise BundleError(f"{place}: {name} is larger than {most // 2**20} MB", "it is no bundle of medclf")
+
+
+def _checked(folder: Path, place: str | Path) -> None:
+    """See that what was fetched is whole, and its weights a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    bundle_format.read(folder)
+    try:
+        with safe_open(folder / WEIGHTS, "np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{place}: {WEIGHTS} is no safetensors file: {error}", "ask its owner") from error
+
+
+def _warn_of_paths(content: Mapping[str, Any]) -> None:
+    weights = str(content["recipe"].get("weights") or "")
+    if PurePath(weights).is_absolute():
+        text = f"bundle.json names the file {weights} of this machine, and whoever fetches the bundle will read that"
+        warnings.warn(MedclfWarning(text), stacklevel=3)
+
+
+@contextlib.contextmanager
+def _told(place: str, kind: type[MedclfError]) -> Iterator[None]:
+    """What hubs and file systems raise, as our own error."""
+    try:
+        yield
+    except MedclfError:
+        raise
+    except Exception as error:  # each file system has errors of its own
+        reason = (str(error) or type(error).__name__).strip().partition("\n")[0]
+        raise kind(f"{place}: {reason}", "check the name, the network and your rights there") from error
+
+
+class _Folder:
+    """A folder of this machine or a mounted one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def sizes(self) -> dict[str, int]:
+        files = self.folder.iterdir() if self.folder.is_dir() else ()
+        return {file.name: file.stat().st_size for file in files}
+
+    def fetch(self, name: str, folder: Path) -> Path:
+        return Path(shutil.copyfile(self.folder / name, folder / name))
+
+    def put(self, folder: Path, message: str) -> str:
+        with replacing_folder(self.folder) as new:
+            for file in folder.iterdir():
+                shutil.copyfile(file, new / file.name)
+        return str(self.folder)
+
+
+class _Remote:
+    """An address that fsspec knows: a bucket, a server."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        fsspec = require("fsspec", "hub")
+        try:
+            self.system, self.path = fsspec.core.url_to_fs(self.address)
+        except (ImportError, ValueError) as error:  # it names the package that is missing
+            raise MedclfError(f"{address}: {error}", "install what it names, or choose another place") from error
+
+    def sizes(self) -> dict[str, int]:
+        self.system.invalidate_cache()
+        if not self.system.exists(self.path):
+            return {}
+        found = self.system.ls(self.path, detail=True)
+        return {PurePath(one["name"].rstrip("/")).name: int(one.get("size") or 0) for one in found}
+
+    def fetch(self, name: str, folder: Path) -> Path:
+        self.system.get_file(f"{self.path}/{name}", str(folder / name))
+        return folder / name
+
+    def put(self, folder: Path, message: str) -> str:
+        self.system.makedirs(self.path, exist_ok=True)
+        for name in (WEIGHTS, CARD, DESCRIBED):  # what says that it is a bundle comes last
+            self.system.put_file(str(folder / name), f"{self.path}/{name}")
+        return self.address
+
+
+class _Hub:
+    """A repository of the Hugging Face Hub, or of a hub like it; the token is that of its own login or HF_TOKEN."""
+
+    def __init__(self, repository: str, revision: str | None, public: bool, endpoint: str | None) -> None:
+        if repository.count("/") != 1 or not all(repository.split("/")):
+            raise MedclfError(f"{_HUB}{repository} is no repository", f"write {_HUB}OWNER/NAME")
+        hub = require("huggingface_hub", "hub")
+        self.repository, self.revision, self.public = repository, revision, public
+        self.hub, self.api = hub, hub.HfApi(endpoint=endpoint)
+
+    def sizes(self) -> dict[str, int]:
+        try:
+            info = self.api.model_info(self.repository, revision=self.revision, files_metadata=True)
+        except self.hub.errors.RepositoryNotFoundError:
+            return {}
+        return {one.rfilename: int(one.size or 0) for one in info.siblings or ()}
+
+    def fetch(self, name: str, folder: Path) -> Path:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as apart:  # the hub's client leaves notes beside it
+            file = self.api.hf_hub_download(self.repository, name, revision=self.revision, local_dir=apart)
+            return Path(shutil.move(file, folder / name))
+
+    def put(self, folder: Path, message: str) -> str:
+        if self.revision:
+            raise OutputError(
+                f"{_HUB}{self.repository}@{self.revision}: a revision cannot be pushed to", "leave it out"
+            )
+        self.api.create_repo(self.repository, private=not self.public, exist_ok=True)
+        adds = [self.hub.CommitOperationAdd(file.name, str(file)) for file in sorted(folder.iterdir())]
+        done = self.api.create_commit(self.repository, adds, commit_message=message)
+        return str(done.commit_url)

@@ -1,0 +1,160 @@
+"""Bundles travel to a hub on loopback, to a file system of fsspec's and to a folder, and come back the same."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from fsspec.registry import known_implementations
+
+from medclf.errors import BundleError, MedclfError, MedclfWarning, OutputError, in_shell
+from medclf.inference.bundle import load_bundle, save_bundle
+from medclf.inference.hub import from_hub, pull, push
+
+_SERVER = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
+hub_server = importlib.util.module_from_spec(_SERVER)
+_SERVER.loader.exec_module(hub_server)
+
+
+@pytest.fixture(scope="module")
+def bundle(learn, tmp_path_factory):
+    card = {"intended_use": "teaching | research", "funding": "none"}
+    return save_bundle(learn, tmp_path_factory.mktemp("bundle") / "hands.bundle", calibration={}, card=card)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+    with hub_server.running_hub() as running:
+        yield running
+
+
+def same(folder, bundle):
+    names = ("bundle.json", "weights.safetensors")
+    assert sorted(file.name for file in folder.iterdir()) == list(names)
+    return all((folder / name).read_bytes() == (bundle / name).read_bytes() for name in names)
+
+
+def test_to_the_hub_and_back(hub, bundle, images, tmp_path):
+    place = "hf-hub:clinic/hands"
+    address = push(bundle, place, licence="apache-2.0", message="first", endpoint=hub.url)
+    assert address == f"{hub.url}/clinic/hands/commit/{hub_server.COMMIT}"
+    assert sorted(hub.files["clinic/hands"]) == ["README.md", "bundle.json", "weights.safetensors"]
+    assert hub.private == {"clinic/hands": True} and hub.messages == ["first"]
+    assert same(pull(place, tmp_path / "out", endpoint=hub.url), bundle)
+    assert same(pull(f"{place}@main", tmp_path / "main", endpoint=hub.url), bundle)
+    with pytest.raises(BundleError, match="gone"):
+        pull(f"{place}@gone", tmp_path / "gone", endpoint=hub.url)
+    fetched = from_hub(place, endpoint=hub.url)
+    assert fetched.predict(images[0]).probs == load_bundle(bundle).predict(images[0]).probs
+    assert fetched.name == "hands"
+    hub.files["clinic/hands"]["weights.safetensors"] = b"not fetched again, since bundle.json has not changed"
+    assert from_hub(place, endpoint=hub.url).hash == fetched.hash
+    with pytest.raises(OutputError, match="holds a bundle already"):
+        push(bundle, place, endpoint=hub.url)
+    push(bundle, place, overwrite=True, public=True, endpoint=hub.url)
+    assert hub.private == {"clinic/hands": False} and len(hub.messages) == 2
+
+
+def test_who_has_no_right_is_told_so(hub, bundle, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_TOKEN", "hf_another")
+    with pytest.raises(OutputError, match="hf-hub:clinic/hands: "):
+        push(bundle, "hf-hub:clinic/hands", endpoint=hub.url)
+    with pytest.raises(BundleError, match="is not a bundle"):
+        pull("hf-hub:clinic/none", tmp_path / "none", endpoint=hub.url)
+    with pytest.raises(MedclfError, match="is no repository"):
+        push(bundle, "hf-hub:hands", endpoint=hub.url)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("kind", ["memory", "folder"])
+def test_to_a_bucket_or_folder_and_back(kind, bundle, tmp_path):
+    place = f"memory://models-{tmp_path.name}/hands" if kind == "memory" else str(tmp_path / "models" / "hands")
+    assert push(bundle, place) == place
+    out = pull(place, tmp_path / "out")
+    assert same(out, bundle)
+    with in_shell(), pytest.raises(OutputError, match="--overwrite"):
+        push(bundle, place)
+    push(bundle, place, overwrite=True)
+    with pytest.raises(OutputError, match="exists already"):
+        pull(place, out)
+    assert same(pull(place, out, overwrite=True), bundle)
+    assert from_hub(place).vocab == load_bundle(bundle).vocab
+
+
+@pytest.mark.parametrize("other", ["pytorch_model.bin", "model.pkl", "modeling.py", "adapter.safetensors"])
+def test_nothing_but_a_bundle_travels(other, bundle, tmp_path):
+    place = tmp_path / "place"
+    push(bundle, place)
+    (place / other).write_bytes(b"x")
+    with pytest.raises(BundleError, match=f"holds {other}: only safetensors and JSON"):
+        pull(place, tmp_path / "out")
+    with pytest.raises(BundleError, match=other):
+        from_hub(place)
+    with pytest.raises(OutputError, match=other):
+        push(bundle, place, overwrite=True)
+    (place / "README.md").unlink()
+    with pytest.raises(BundleError, match=other):
+        push(place, tmp_path / "elsewhere")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "weights.safetensors"])
+def test_what_was_changed_or_lost_on_the_way_is_refused(name, bundle, tmp_path):
+    place, out = tmp_path / "place", tmp_path / "out"
+    push(bundle, place)
+    whole = (place / name).read_bytes()
+    (place / name).write_bytes(whole[:-7] + bytes(7))
+    with pytest.raises(BundleError):
+        pull(place, out)
+    (place / name).unlink()
+    with pytest.raises(BundleError, match=f"has no {name}"):
+        pull(place, out)
+    assert not out.exists()
+
+
+def test_weights_that_are_no_safetensors_are_refused_whatever_their_hash_says(bundle, tmp_path):
+    import pickle
+
+    from medclf.inference.bundle_format import content_hash, file_hash
+
+    place = tmp_path / "place"
+    push(bundle, place)
+    (place / "weights.safetensors").write_bytes(pickle.dumps({"weights": [1.0]}))
+    content = json.loads((place / "bundle.json").read_text())
+    content["weights"]["sha256"] = file_hash(place / "weights.safetensors")
+    content["hash"] = content_hash(content)
+    (place / "bundle.json").write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="no safetensors file"):
+        pull(place, tmp_path / "out")
+
+
+def test_the_card_leaves_no_question_open(bundle, tmp_path):
+    push(bundle, tmp_path / "place", licence="apache-2.0")
+    text = (tmp_path / "place" / "README.md").read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["license"] == "apache-2.0" and head["library_name"] == "medclf" and "radiograph" in head["tags"]
+    assert "teaching \\| research" in text and "Not a medical device" in text and "Funding: none" in text
+    assert "abdomen, chest, hand" in text and "72 x 64 pixels" in text
+    assert f"from_hub('{tmp_path / 'place'}')" in text
+    assert "More information needed" not in text and "None" not in text and "{" not in text.partition("```")[0]
+
+
+def test_a_path_of_this_machine_in_the_bundle_is_told(learn, tmp_path, monkeypatch):
+    import dataclasses
+    from types import SimpleNamespace
+
+    weights = str(tmp_path / "mine.pth")
+    named = SimpleNamespace(model=learn.model, spec=dataclasses.replace(learn.spec, weights=weights))
+    bundle = save_bundle(named, tmp_path / "named.bundle", calibration={}, card={})
+    with pytest.warns(MedclfWarning, match=r"mine\.pth of this machine"):
+        push(bundle, tmp_path / "place")
+
+
+def test_an_unknown_kind_of_place_says_what_is_missing(bundle, monkeypatch):
+    with pytest.raises(MedclfError, match="ftq"):
+        push(bundle, "ftq://somewhere/x")
+    monkeypatch.setitem(known_implementations, "s4", {"class": "gone.S4", "err": "Install s4fs"})
+    with pytest.raises(MedclfError, match="Install s4fs"):
+        push(bundle, "s4://bucket/x")
