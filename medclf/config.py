@@ -18,6 +18,7 @@ Split = Literal["random", "stratified", "patient", "grouped", "folders", "kfold"
 Resize = Literal["squish", "crop", "pad"]
 Policy = Literal["negative", "positive", "unknown", "exclude"]
 Balance = Literal["none", "loss", "sampling", "focal", "logits"]
+Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 Decide = Literal["accuracy", "balanced", "threshold"]
 Frame = int | Literal["first", "middle", "last"]
 Window = tuple[float, float] | str | None
@@ -44,6 +45,9 @@ class TrainConfig:
     data: str = option(REQUIRED, "Run", "folder of images, or a CSV", exists=True)
     out: str = option(REQUIRED, "Run", "the RUN folder to make")
     overwrite: bool = option(False, "Run", "replace an existing RUN")
+    track: Tracker | None = option(
+        None, "Run", "tell an experiment tracker the epochs, the scores with intervals and the report", unset="none"
+    )
 
     labels: str | None = option(None, "Data", "CSV with labels, if folder names are not the labels", of_scan=True)
     path_col: str = option("path", "Data", "CSV column with the image paths", of_scan=True)

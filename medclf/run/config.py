@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medclf.config import TrainConfig
-from medclf.errors import DataError, WeightsError, argument, did_you_mean
+from medclf.errors import DataError, WeightsError, argument, did_you_mean, require
 from medclf.images.windowing import resolve_window
 from medclf.modalities import changes_of
 from medclf.options import options
@@ -31,6 +31,8 @@ def check_early(config: TrainConfig) -> None:
         raise DataError(f"{argument('labels')}: {config.labels} does not exist", "check the path for a typing mistake")
     if config.card:
         read_card(config.card)
+    if config.track:
+        require(config.track, config.track)
     if config.weights not in (None, "default") and not Path(config.weights).is_file():
         remedy = f"give a file, {argument('weights', 'default')} or {argument('weights', None)}"
         raise WeightsError(f"{argument('weights')}: {config.weights} does not exist", remedy)

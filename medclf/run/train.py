@@ -61,6 +61,7 @@ from medclf.run.resume import (
 )
 from medclf.run.run import Run
 from medclf.run.tables import as_table, for_followers, table_hash
+from medclf.run.tracking import epochs_tracked, tracked
 
 LINKING = ("grouped", "kfold")  # splits that keep near-duplicates on one side
 
@@ -103,7 +104,7 @@ def train(
     check_machine(config)
     if not distributed.is_first():
         return _follow(config)
-    with claimed(config.out, overwrite=config.overwrite, resume=going_on) as out:
+    with claimed(config.out, overwrite=config.overwrite, resume=going_on) as out, tracked(config) as tracking:
         start = time.perf_counter()
         begun = {"format": RECORD_FORMAT, "settings": config.as_dict(), "started": _now()}
         run = Run(out)
@@ -132,6 +133,8 @@ def train(
         )
         _write(run, config, learn, assessment, corrected, start)
         report(out)
+        if tracking:
+            tracking.finish(run)
         _say_withheld(config, Path(table.attrs["root"]), assessment.predictions, say)
         seconds = round(time.perf_counter() - start, 1)
         took = {"finished": _now(), "device": str(learn.dls.device), "seconds": seconds}
@@ -363,7 +366,8 @@ def _fit_together(
             distrib_barrier()
         if tunes:
             with learn.distrib_ctx(), told_in_lines(learn, say):
-                learn.fine_tune(config.n_epochs, config.lr, size=sizes, cbs=Resumable(kept))
+                cbs = [Resumable(kept), *epochs_tracked(part if "fold" in changes else "")]
+                learn.fine_tune(config.n_epochs, config.lr, size=sizes, cbs=cbs)
             learn.tuning = {
                 **(learn.tuning or {}),
                 "train_from": config.train_from,
