@@ -140,6 +140,11 @@ class TrainConfig:
     train_from: str | None = option(
         None, "Training", "first stage to train, such as layer4", unset="the whole network", or_none=True
     )
+    tabular: list[str] | str | None = option(
+        None,
+        "Training",
+        "CSV columns beside the pixels, such as age,sex: used where they surely help, with the linear probe",
+    )
     linear_probe: bool = option(True, "Training", "fit the head on the frozen features first")
     balance: Balance = option(
         "none",
@@ -248,6 +253,15 @@ class TrainConfig:
         if self.recipe == "tune" and self.epochs == 0:
             text = f"{argument('recipe', 'tune')} needs one epoch or more, not {argument('epochs', 0)}"
             raise DataError(text, f"fine-tuning nothing is {argument('recipe', 'probe')}")
+        if self.tabular and (tuned or self.way != "probe"):
+            name = tuned[0] if tuned else "plan" if self.plan else "recipe" if self.recipe else "linear_probe"
+            text = (
+                f"{argument('tabular')} stands beside the linear probe, and {argument(name)} asks for another network"
+            )
+            raise DataError(text, f"leave out one of the two, or give {argument('recipe', 'probe')}")
+        if self.tabular and self.split == "kfold":
+            text = f"{argument('tabular')} cannot be cross-validated with {argument('split', 'kfold')} yet"
+            raise DataError(text, f"choose another {argument('split')}")
         if self.plan and (self.recipe or self.budget):
             other = argument("recipe" if self.recipe else "budget")
             raise DataError(f"{argument('plan')} and {other} both decide how to train", "leave out one of the two")
@@ -259,6 +273,8 @@ class TrainConfig:
             return self.recipe
         if self.epochs == 0 and self.linear_probe:
             return "probe"
+        if self.tabular and self.linear_probe and self.weights is not None and not (self.plan or self.budget):
+            return "probe" if not (self.epochs or self.lr or self.train_from) else "tune"
         asked = self.epochs is not None or self.lr is not None or self.train_from is not None
         return "tune" if asked or not self.linear_probe or self.weights is None else "auto"
 

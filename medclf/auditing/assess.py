@@ -23,6 +23,7 @@ from medclf.auditing.decisions import (
     decision_scores,
     decision_section,
 )
+from medclf.auditing.fusion import fused
 from medclf.dataset.groups import unit_of
 from medclf.dataset.labels import objects
 from medclf.errors import DataError
@@ -344,7 +345,8 @@ def apply_calibration(predictions: Predictions, calibration: Calibration) -> Pre
         predictions: of the network; out of distribution is flagged where they have features.
         calibration: fitted on other images.
     """
-    found = at_temperature(predictions, calibration.temperature)
+    found = predictions if calibration.fusion is None else fused(predictions, calibration.fusion)
+    found = at_temperature(found, calibration.temperature)
     found = replace(found, decided=calibration.decided(found.probs, found.vocab))
     if calibration.abstain_below is not None:
         confidence = _confidence(answers(found.y, found.probs, found.multi_label)[1])

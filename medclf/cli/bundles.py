@@ -20,6 +20,12 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, one line an image")] = False,
     bs: Annotated[int, typer.Option(help="images at once", min=1)] = 32,
+    fields: Annotated[
+        Path | None, typer.Option(help="CSV with the model's table columns; its column path names the image")
+    ] = None,
+    field: Annotated[
+        list[str] | None, typer.Option(help="a field of all images, NAME=VALUE, such as age=60; repeatable")
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Predict images with a bundle."""
@@ -29,7 +35,8 @@ def predict(
 
     from medclf.run.predict import print_predictions
 
-    print_predictions(bundle, files, "csv" if as_csv else "json" if as_json else "text", bs, runtime, device)
+    form = "csv" if as_csv else "json" if as_json else "text"
+    print_predictions(bundle, files, form, bs, runtime, device, fields=fields, field=field or ())
 
 
 def explain(

@@ -16,6 +16,7 @@ from medclf.errors import BundleError, MedclfError
 from medclf.files import finite
 from medclf.images.preprocessing import Preprocessing
 from medclf.models.spec import ModelSpec
+from medclf.models.tabular import Fusion
 from medclf.results.calibration import Calibration
 
 FORMATS = (1, 2)
@@ -39,7 +40,9 @@ def format_of(preprocessing: Preprocessing, calibration: Mapping[str, Any] | Non
         1
     """
     known = isinstance(preprocessing.resize, str) and preprocessing.sampling is None and head is None
-    return 1 if known and biases(calibration or {}) == [0.0] and not (calibration or {}).get("decision") else 2
+    found = calibration or {}
+    newer = biases(found) != [0.0] or found.get("decision") or found.get("tabular")
+    return 1 if known and not newer else 2
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
@@ -163,6 +166,8 @@ def check_calibration(calibration: Mapping[str, Any], spec: ModelSpec) -> None:
         _expect(point["label"] in spec.vocab and _is_limit(point["threshold"]), "operating_point")
     weights = calibration.get("decision", {}).get("weights", {})
     _expect(set(weights) <= set(spec.vocab) and all(map(_is_weight, weights.values())), "decision")
+    if calibration.get("tabular"):
+        Fusion.from_dict(calibration["tabular"], spec.n_out, spec.multi_label)
     _expect(_is_limit(calibration.get("abstain", {}).get("threshold", 0)), "abstain")
     if calibration.get("ood"):
         facts, arrays = ood_state(calibration["ood"])

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from medclf.errors import BundleError, ReadError, position
+from medclf.errors import BundleError, DataError, ReadError, position
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle_format import biases, ood_state, temperatures
 from medclf.models.spec import ModelSpec
+from medclf.models.tabular import Fields, fusion_in
 from medclf.parallel import map_ahead
-from medclf.results.calibration import OUT_OF_DISTRIBUTION, UNSURE, decided
+from medclf.results.calibration import FIELDS_UNKNOWN, OUT_OF_DISTRIBUTION, UNSURE, decided
 
 if TYPE_CHECKING:
     from medclf.images.preprocessing import Item
@@ -31,7 +32,8 @@ class Prediction:
         probs: probability of each label in [0, 1], in the vocab's order; calibrated where the bundle is.
         pred: position of the label in the vocab; for multi-label a tuple of positions.
         flags: "unsure" where the probability is below the bundle's limit for abstaining, and "not like the
-            training images" where the features lie further from those than its limit.
+            training images" where the features lie further from those than its limit; "fields unknown" where the model
+            uses a table's columns and none of them is known of the image.
     """
 
     label: str | tuple[str, ...]
@@ -62,11 +64,36 @@ class Predictor:
         self.vocab, self.multi_label = list(self.spec.vocab), self.spec.multi_label
         self._forward = forward
         self._detector = _detector(self.calibration)
+        self._fusion = fusion_in(self.calibration, self.multi_label)
 
     @property
     def detector(self) -> OodDetector | None:
         """What tells which images are out of distribution; None where the bundle has none."""
         return self._detector
+
+    @property
+    def fields(self) -> list[dict[str, Any]]:
+        """What the model takes beside the image: name, kind ("number" or "category") and categories of each field."""
+        return [] if self._fusion is None else self._fusion.encoder.described()
+
+    def check_fields(self, fields: Fields | None) -> list[str]:
+        """See that fields of an image can be used.
+
+        Args:
+            fields: by name; what is left out, or "unknown", is unknown.
+
+        Returns:
+            The fields whose category no training image had, each as NAME=VALUE.
+
+        Raises:
+            DataError: the model takes no such field, or a number is none.
+        """
+        if self._fusion is None:
+            if fields:
+                text = f"the model {self.name} takes no fields beside the image, such as {next(iter(fields))!r}"
+                raise DataError(text, "leave them out")
+            return []
+        return self._fusion.encoder.check(fields or {})
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -94,27 +121,32 @@ class Predictor:
         return self.preprocessing.prepare(item)
 
     @overload
-    def predict(self, item: Item) -> Prediction: ...
+    def predict(self, item: Item, fields: Fields | None = None) -> Prediction: ...
 
     @overload
-    def predict(self, item: list[Item] | tuple[Item, ...]) -> list[Prediction]: ...
+    def predict(
+        self, item: list[Item] | tuple[Item, ...], fields: Sequence[Fields] | None = None
+    ) -> list[Prediction]: ...
 
-    def predict(self, item: Item | list[Item] | tuple[Item, ...]) -> Prediction | list[Prediction]:
+    def predict(self, item: Any, fields: Any = None) -> Prediction | list[Prediction]:
         """Predict one image, or a list of them.
 
         Args:
             item: see `prepare`; or a list or tuple of such.
+            fields: the table's columns of the image by name, such as {"age": 60}, where the model uses any (see
+                `fields`); what is not given is unknown. Of a list, a list of them.
 
         Returns:
             a `Prediction`, or a list of them in the same order.
 
         Raises:
             ReadError: an image cannot be read (`predict_stream` goes on instead).
+            DataError: the model takes no such field, or a number is none.
         """
         if not isinstance(item, (list, tuple)):
-            return self.predict_pixels(self.prepare(item)[None])[0]
+            return self.predict_pixels(self.prepare(item)[None], None if fields is None else [fields])[0]
         answers = []
-        for answer in self.predict_stream(item):
+        for answer in self.predict_stream(item, fields=fields):
             if isinstance(answer, ReadError):
                 raise answer
             answers.append(answer)
@@ -141,7 +173,12 @@ class Predictor:
         return np.array(rows, np.float64).reshape(-1, len(self.vocab))
 
     def predict_stream(
-        self, items: Iterable[Item], bs: int = 32, *, threads: int | None = None
+        self,
+        items: Iterable[Item],
+        bs: int = 32,
+        *,
+        threads: int | None = None,
+        fields: Iterable[Fields] | None = None,
     ) -> Iterator[Prediction | ReadError]:
         """Predict any number of images in flat memory: decoded in threads while the network runs.
 
@@ -149,13 +186,15 @@ class Predictor:
             items: see `prepare`; taken as they are needed.
             bs: images at once.
             threads: that decode; as many as there are cores, at most 8, where None.
+            fields: of each image, see `predict`.
 
         Yields:
             for each image, in order, its `Prediction`, or the `ReadError` that says why there is none.
         """
         images = map_ahead(self._prepared, items, threads=threads, ahead=bs)
+        known = None if fields is None else iter(fields)
         while batch := list(islice(images, bs)):  # while it is predicted, the next one is decoded
-            yield from self._answers(batch)
+            yield from self._answers(batch, None if known is None else list(islice(known, len(batch))))
 
     def embed_stream(
         self, items: Iterable[Item], bs: int = 32, *, threads: int | None = None
@@ -180,29 +219,42 @@ class Predictor:
         except ReadError as error:
             return error
 
-    def _answers(self, batch: Sequence[np.ndarray | ReadError]) -> Iterator[Prediction | ReadError]:
-        images = [image for image in batch if not isinstance(image, ReadError)]
-        found = iter(self.predict_pixels(np.stack(images)) if images else ())
+    def _answers(
+        self, batch: Sequence[np.ndarray | ReadError], fields: Sequence[Fields] | None
+    ) -> Iterator[Prediction | ReadError]:
+        read = [place for place, image in enumerate(batch) if not isinstance(image, ReadError)]
+        known = None if fields is None else [fields[place] for place in read]
+        found = iter(self.predict_pixels(np.stack([batch[place] for place in read]), known) if read else ())  # type: ignore[misc]
         for image in batch:
             yield image if isinstance(image, ReadError) else next(found)
 
-    def predict_pixels(self, prepared: np.ndarray) -> list[Prediction]:
+    def predict_pixels(self, prepared: np.ndarray, fields: Sequence[Fields] | None = None) -> list[Prediction]:
         """Predict a batch of pixels that `prepare` gave.
 
         Args:
             prepared: uint8 of (B, height, width, channels).
+            fields: of each image, see `predict`.
         """
-        return self.predict_with_features(prepared)[0]
+        return self.predict_with_features(prepared, fields)[0]
 
-    def predict_with_features(self, prepared: np.ndarray) -> tuple[list[Prediction], np.ndarray]:
+    def predict_with_features(
+        self, prepared: np.ndarray, fields: Sequence[Fields] | None = None
+    ) -> tuple[list[Prediction], np.ndarray]:
         """As `predict_pixels`, with the (B, n_features) pooled features that the answers were made from."""
+        known = list(fields) if fields is not None else [{}] * len(prepared)
+        for row in known:
+            self.check_fields(row)
         logits, features = self._forward(prepared)
+        blind = np.zeros(len(logits), bool)
+        if self._fusion is not None:
+            logits, blind = self._fusion.of_fields(logits, known)
         scaled = logits.astype(np.float64) / temperatures(self.calibration) + biases(self.calibration)
         probs = _sigmoid(scaled) if self.multi_label else _softmax(scaled)
         if not (np.isfinite(probs).all() and np.isfinite(features).all()):
             raise BundleError(f"{self.name} gives no finite numbers for this image", "save the bundle again")
         outside = self._detector.unlike(features) if self._detector else np.zeros(len(features), bool)
-        return [self._prediction(row, odd) for row, odd in zip(probs, outside, strict=True)], features
+        rows = zip(probs, outside, blind, strict=True)
+        return [self._prediction(row, odd, unknown) for row, odd, unknown in rows], features
 
     def _target(self, prepared: np.ndarray, label: str | None) -> int:
         """Position of the label that a saliency map is about: the predicted one, of several the most probable."""
@@ -211,11 +263,12 @@ class Predictor:
         answer = self.predict_pixels(prepared)[0]
         return answer.pred if isinstance(answer.pred, int) else int(np.argmax(list(answer.probs.values())))
 
-    def _prediction(self, probs: np.ndarray, outside: bool) -> Prediction:
+    def _prediction(self, probs: np.ndarray, outside: bool, blind: bool = False) -> Prediction:
         pred = self._chosen(probs)
         sure = np.maximum(probs, 1 - probs).min() if self.multi_label else probs.max()
         limit = self.calibration.get("abstain", {}).get("threshold", 0.0)
         flags = (*([] if sure >= limit else [UNSURE]), *([OUT_OF_DISTRIBUTION] if outside else []))
+        flags += (FIELDS_UNKNOWN,) if blind else ()
         named = dict(zip(self.vocab, probs.tolist(), strict=True))
         label = self.vocab[pred] if isinstance(pred, int) else tuple(self.vocab[index] for index in pred)
         return Prediction(label, named, pred, flags)

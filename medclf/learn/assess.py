@@ -23,13 +23,14 @@ from medclf.auditing.assess import (
 from medclf.auditing.audit import Audit, with_groups, with_partition
 from medclf.auditing.calibration_set import CalibrationSet
 from medclf.auditing.decisions import DecisionPolicy
+from medclf.auditing.fusion import TrainingRows, WithTable, check_fields, column_names, fused, with_table
 from medclf.auditing.label_errors import CheckedLabels, check_labels
 from medclf.auditing.short_audit import short_audit
 from medclf.dataset.labels import objects
 from medclf.dataset.matching import left_out, match_labels
 from medclf.dataset.scan import with_problems
 from medclf.dataset.splits import no_partition, unplaced
-from medclf.errors import MedclfWarning
+from medclf.errors import DataError, MedclfWarning, argument
 from medclf.learn import augmentation_picture, maps
 from medclf.learn.balance import label_shares
 from medclf.learn.batches import unread
@@ -125,6 +126,7 @@ def assess(
     policy: DecisionPolicy | None = None,
     saliency: int = maps.LIMIT,
     subgroups: Sequence[str] = (),
+    tabular: Sequence[str] | str = (),
     outputs: Outputs | None = None,
 ) -> Assessment:
     """Audit the data, score without leaked images, calibrate, and choose the limits that a bundle carries.
@@ -138,6 +140,7 @@ def assess(
         policy: how decisions are made of probabilities; the defaults where None.
         saliency: how many images get a map of where the network looked, the errors first; 0 for none.
         subgroups: columns of the table to give the metrics by.
+        tabular: columns of the table to use beside the pixels, where they surely help; see `medclf.auditing.fusion`.
         outputs: the network's, where they are at hand.
 
     Raises:
@@ -165,14 +168,18 @@ def assess(
         warnings.warn(MedclfWarning(text), stacklevel=2)
     reported, *held_out = parts
     fitted_on = _calibration_set(learn, reported, outputs.cross_validated, table)
+    beside = _with_table(learn, table, reported, column_names(tabular)) if tabular else WithTable()
+    if beside.fusion is not None and beside.calibration_set is not None:
+        reported, fitted_on = fused(reported, beside.fusion), beside.calibration_set
     fitted = calibrate(reported, fitted_on, policy, label_shares(learn.dls.train, len(reported.vocab)))
     detector = None if features is None else ood_fit(features, groups=_read_groups(learn, table))
-    calibration = replace(fitted.calibration, ood=detector)
+    calibration = replace(fitted.calibration, ood=detector, fusion=beside.fusion)
     reported = fitted.predictions
     if not outputs.cross_validated:  # each fold has features of its own
         reported = flag_out_of_distribution(reported, calibration)
     held_out = [apply_calibration(part, replace(calibration, abstain_below=None)) for part in held_out]
     results = _summary(learn, reported, table) | fitted.sections
+    results |= {"tabular": beside.section} if beside.section else {}
     results |= {} if found is None else {"audit": found.facts(_PAIRS)}
     results |= _folds(reported) if outputs.cross_validated else ood_section(reported, calibration)
     if table is not None:
@@ -351,6 +358,19 @@ def _calibration_set(
     known = ~np.isnan(head.held_out).any(axis=1)
     described = "the training images, each predicted by a head that was fitted without it"
     return CalibrationSet(y[known], head.held_out[known], None if groups is None else groups[known], described)
+
+
+def _with_table(learn: Any, table: pd.DataFrame | None, reported: Predictions, names: list[str]) -> WithTable:
+    """What columns of the table add to a linear probe."""
+    head = getattr(learn, "head", None)
+    if table is None or head is None or not learn.is_probe or head.held_out is None or head.targets is None:
+        text = f"{argument('tabular')} stands beside a linear probe, and this network has other weights"
+        raise DataError(text, f"train with {argument('recipe', 'probe')}, or fit_head() alone")
+    check_fields(table, names)
+    place = {path: row for row, path in enumerate(table["path"])}
+    rows = table.iloc[[place[path] for path in _train_paths(learn.dls)]]
+    training = TrainingRows(head.targets.astype(int), head.held_out, rows, _read_groups(learn, table))
+    return with_table(reported, training, names, seed=learn.seed)
 
 
 def _read_groups(learn: MedLearner, table: pd.DataFrame | None) -> np.ndarray | None:

@@ -102,6 +102,19 @@ def _ordinal(value: Any, picture: Picture) -> list[Block]:
     return [*_text(value), order, table(rows)]
 
 
+def _tabular(value: Any, picture: Picture) -> list[Block]:
+    """Image alone, table alone and both, and what speaks against the columns."""
+    found = _text(value)
+    if value.get("shortcuts") or value.get("notes"):
+        found.append(Block("list", items=[*(value.get("shortcuts") or []), *(value.get("notes") or [])]))
+    headings = {"numbers": "Side by side", "differences": "Paired differences", "alone": "AUROC alone, in training"}
+    for key, heading in headings.items():
+        if value.get(key):
+            rows = value[key] if key != "alone" else {name: {"auroc": one} for name, one in value[key].items()}
+            found += [Block("heading", text=heading), _named(rows)]
+    return found
+
+
 def _decision(value: Any, picture: Picture) -> list[Block]:
     scores = value.get("scores") or {}
     return [*_text(value), *([_named(scores)] if scores else [])]
@@ -282,6 +295,7 @@ SECTIONS: dict[str, Section] = {  # in the page's order
     "leak_free": Section("Score without leaked images", _leak_free, tab="trust"),
     "test": Section("Test set", _test, tab="trust"),
     "ordinal": Section("Near misses", _ordinal, tab="trust"),
+    "tabular": Section("Image and table", _tabular, tab="trust"),
     "baseline": Section("Beside a model that sees no image", _baseline, tab="trust"),
     "external": Section("External test", _external, tab="trust"),
     "calibration": Section("Calibration", _calibration, tab="trust"),

@@ -11,8 +11,10 @@ import numpy as np
 if TYPE_CHECKING:  # a prediction needs neither scipy nor scikit-learn
     from medclf.metrics.calibration import Temperature
     from medclf.metrics.ood import OodDetector
+    from medclf.models.tabular import Fusion
 
 UNSURE, OUT_OF_DISTRIBUTION = "unsure", "not like the training images"  # as predictions.csv and answers have them
+FIELDS_UNKNOWN = "fields unknown"
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Calibration:
         weights: label -> what its probability is multiplied by before the greatest is chosen; {} multiplies none.
         multi_label: whether an image may have several labels.
         ood: tells which images are out of distribution; None flags none.
+        fusion: adds a table's columns to the network's logits, before the temperature; None where the image stands
+            alone.
 
     Example:
         >>> Calibration(abstain_below=0.6, keep_accuracy=0.95, thresholds={"polyp": 0.3}).as_dict()
@@ -41,6 +45,7 @@ class Calibration:
     weights: Mapping[str, float] = field(default_factory=dict)
     multi_label: bool = False
     ood: OodDetector | None = None
+    fusion: Fusion | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The form that bundle.json has, as medclf 0.1 wrote it; see docs/bundle.md."""
@@ -58,6 +63,8 @@ class Calibration:
             found["decision"] = {"weights": dict(self.weights)}
         if self.ood is not None:
             found["ood"] = self.ood.as_dict()
+        if self.fusion is not None:
+            found["tabular"] = self.fusion.as_dict()
         return found
 
     def decided(self, probs: np.ndarray, vocab: Sequence[str]) -> np.ndarray | None:
@@ -79,6 +86,7 @@ class Calibration:
         """
         from medclf.metrics.calibration import Temperature
         from medclf.metrics.ood import OodDetector
+        from medclf.models.tabular import fusion_in
 
         fitted = values.get("temperature")
         if fitted and not isinstance(fitted, Mapping):  # a number, or one a label, that somebody gave
@@ -95,6 +103,7 @@ class Calibration:
             weights=(values.get("decision") or {}).get("weights", {}),
             multi_label=multi_label,
             ood=OodDetector.from_dict(values["ood"]) if values.get("ood") else None,
+            fusion=fusion_in(values, multi_label),
         )
 
 

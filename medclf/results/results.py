@@ -106,6 +106,7 @@ class Results(TypedDict, total=False):
     ood: dict[str, Any]
     decision: dict[str, Any]
     operating_point: dict[str, Any]
+    tabular: dict[str, Any]
     external: list[dict[str, Any]]
     subgroups: dict[str, Any]
     folds: list[dict[str, Any]]

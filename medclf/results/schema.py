@@ -66,6 +66,9 @@ _SECTIONS: dict[str, Shape] = {
     "operating_point": either(by_name(_POINT), _POINT),
     "ood": fields({}, _SENTENCE),
     "ordinal": fields({}, {**_SENTENCE, "order": list_of(TEXT), "off_by": by_name(COUNT)}),
+    "tabular": fields(
+        {}, {**_SENTENCE, "numbers": by_name(OBJECT), "notes": list_of(TEXT), "shortcuts": list_of(TEXT)}
+    ),
     "external": list_of(fields({"images": TEXT, "n": COUNT}, _METRICS)),
     "subgroups": by_name(OBJECT),
     "folds": list_of(OBJECT),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -140,7 +141,8 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
         {str(root / path): reason for path, reason in zip(table["path"], matched.reasons, strict=True) if reason},
     )
     paths = [root / path for path in table["path"].iloc[rows]]
-    answers = list(watch(bundle.predict_stream(paths), len(paths), "Predicting"))
+    fields = fields_of(bundle, table.iloc[rows])
+    answers = list(watch(bundle.predict_stream(paths, fields=fields), len(paths), "Predicting"))
     broken = {str(p): a.problem for p, a in zip(paths, answers, strict=True) if isinstance(a, ReadError)}
     if broken:
         table = with_problems(table, broken)
@@ -153,7 +155,7 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
     probs = np.array([[answer.probs[label] for label in bundle.vocab] for answer in answers])
     y, used = matched.y[rows], table.iloc[rows].reset_index(drop=True).assign(partition="test")
     used = used.drop(columns=["label", UNKNOWN], errors="ignore")
-    if bundle.calibration.get("abstain") or bundle.calibration.get("ood"):
+    if any(bundle.calibration.get(name) for name in ("abstain", "ood", "tabular")):
         used["flags"] = ["|".join(answer.flags) for answer in answers]
     losses = losses_of(y, probs, bundle.multi_label)
     chosen = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label).decided(probs, bundle.vocab)
@@ -161,6 +163,28 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
         list(bundle.vocab), bundle.multi_label, y, probs, losses, used, decided=chosen, ordinal=bundle.spec.ordinal
     )
     return found, table, missing
+
+
+def fields_of(bundle: Any, table: pd.DataFrame) -> list[dict[str, Any]] | None:
+    """The fields that a bundle takes beside each image, from the table's columns; None where it takes none.
+
+    Warns:
+        MedclfWarning: the table lacks a column, which is then unknown; or a category that training did not have.
+    """
+    names = [field["name"] for field in bundle.fields]
+    if not names:
+        return None
+    lacking = [name for name in names if name not in table]
+    if lacking:
+        text = f"the data have no column {', '.join(map(repr, lacking))}, which the model uses: it counts as unknown"
+        warnings.warn(MedclfWarning(text), stacklevel=3)
+    columns = {name: objects(table, name) for name in names}
+    fields = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    unseen = Counter(text for row in fields for text in bundle.check_fields(row))
+    if unseen:
+        told = ", ".join(f"{text} ({n} images)" for text, n in unseen.most_common(5))
+        warnings.warn(MedclfWarning(f"no training image has {told}: it counts as none of the known"), stacklevel=3)
+    return fields
 
 
 def external_facts(evaluation: Run, run: Path) -> list[dict[str, Any]]:

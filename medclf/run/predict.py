@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medclf.dataset.folders import walk
-from medclf.errors import DataError, MedclfWarning
+from medclf.errors import DataError, MedclfWarning, argument
 from medclf.escaping import csv_value, printable
 from medclf.inference.runtimes import bundle_in, load_model
 from medclf.progress import watch
@@ -78,7 +78,13 @@ class FilePrediction:
 
 
 def predict(
-    bundle: str | Path, files: str | Path | Sequence[str | Path], *, bs: int = 32, runtime: str = "torch"
+    bundle: str | Path,
+    files: str | Path | Sequence[str | Path],
+    *,
+    bs: int = 32,
+    runtime: str = "torch",
+    fields: str | Path | None = None,
+    field: Mapping[str, Any] | Sequence[str] = (),
 ) -> list[FilePrediction]:
     """Predict files with a bundle.
 
@@ -87,6 +93,8 @@ def predict(
         files: images, or folders of images.
         bs: images at once.
         runtime: "torch" or "onnx".
+        fields: a CSV with the columns that the model uses beside the image, and a column path; see `fields_for`.
+        field: of all images, {"age": 60} or ["age=60"].
 
     Returns:
         One answer a file, in the order given; a file that cannot be read says why.
@@ -96,11 +104,19 @@ def predict(
         DataError: a file does not exist, or a folder holds no image.
     """
     given = [files] if isinstance(files, (str, Path)) else files
-    return list(_answers(load_model(bundle_in(bundle), runtime), given, bs))
+    return list(_answers(load_model(bundle_in(bundle), runtime), given, bs, fields=fields, field=field))
 
 
 def print_predictions(
-    bundle: Path, files: Sequence[Path], form: str, bs: int = 32, runtime: str = "torch", device: str = "cpu"
+    bundle: Path,
+    files: Sequence[Path],
+    form: str,
+    bs: int = 32,
+    runtime: str = "torch",
+    device: str = "cpu",
+    *,
+    fields: Path | None = None,
+    field: Sequence[str] = (),
 ) -> None:
     """Predict and print as "text", "csv" or "json" lines, in the order given; a file that cannot be read says why.
 
@@ -114,7 +130,7 @@ def print_predictions(
     if writer:
         writer.writerow(map(csv_value, columns))
     n, readable = 0, 0
-    for answer in _answers(loaded, files, bs, between=not sys.stdout.isatty()):
+    for answer in _answers(loaded, files, bs, between=not sys.stdout.isatty(), fields=fields, field=field):
         n, readable = n + 1, readable + (not answer.problem)
         if writer:
             writer.writerow([csv_value(answer.as_dict().get(name, "")) for name in columns])
@@ -125,12 +141,91 @@ def print_predictions(
         raise DataError(f"none of {n} files could be read", "see the reasons above")
 
 
-def _answers(model: Any, files: Sequence[str | Path], bs: int, *, between: bool = True) -> Iterator[FilePrediction]:
+def fields_for(
+    model: Any, names: Sequence[Path], fields: str | Path | None, field: Mapping[str, Any] | Sequence[str]
+) -> list[dict[str, Any]]:
+    """The table's columns of each image, from a CSV and from what all images share.
+
+    Args:
+        model: that uses them.
+        names: the images.
+        fields: a CSV with a column path: as the image is given, relative to the CSV's folder, or the file's name where
+            no other image has it.
+        field: of all images; the CSV wins where it says something.
+
+    Raises:
+        DataError: a field that the model does not take, a number that is none, or a CSV that names none of the images.
+
+    Warns:
+        MedclfWarning: images that the CSV does not name, and categories that training did not have.
+    """
+    shared = dict(field) if isinstance(field, Mapping) else dict(_named(one) for one in field)
+    model.check_fields(shared)
+    rows = [dict(shared) for _ in names]
+    if fields is not None:
+        said = _read_fields(model, Path(fields))
+        found = [_row_of(name, Path(fields), said) for name in names]
+        lacking = [str(name) for name, row in zip(names, found, strict=True) if row is None]
+        if len(lacking) == len(names):
+            raise DataError(f"{fields} names none of the {len(names)} images", "its column path has to name them")
+        if lacking:
+            text = f"{fields} does not name {len(lacking)} of {len(names)} images: {', '.join(lacking[:5])}"
+            warnings.warn(MedclfWarning(text), stacklevel=3)
+        for row, more in zip(rows, found, strict=True):
+            row.update(more or {})
+    unseen = dict.fromkeys(text for row in rows for text in model.check_fields(row))
+    if unseen:
+        told = ", ".join(list(unseen)[:5])
+        warnings.warn(MedclfWarning(f"no training image has {told}: it counts as none of the known"), stacklevel=3)
+    return rows
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise DataError(f"{argument('field')} must be NAME=VALUE, not {text!r}", "for example age=60")
+    return name.strip(), value.strip()
+
+
+def _read_fields(model: Any, path: Path) -> dict[str, dict[str, str]]:
+    """What a CSV says of each image, by its path; blank cells say nothing."""
+    names = [one["name"] for one in model.fields]
+    if not names:
+        raise DataError(f"the model {model.name} takes no fields beside the image", f"leave out {argument('fields')}")
+    if not path.is_file():
+        raise DataError(f"{path} does not exist", "check the path for typing mistakes")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        used = [name for name in names if name in columns]
+        if "path" not in columns or not used:
+            text = f"{path} has the columns {', '.join(columns)}"
+            raise DataError(text, f"it needs a column path, and some of {', '.join(names)}")
+        return {row["path"]: {name: row[name] for name in used if row[name]} for row in reader}
+
+
+def _row_of(name: Path, table: Path, said: Mapping[str, dict[str, str]]) -> dict[str, str] | None:
+    beside = name.resolve()
+    folder = table.resolve().parent
+    inside = beside.relative_to(folder).as_posix() if beside.is_relative_to(folder) else ""
+    return next((said[key] for key in (str(name), name.as_posix(), inside, name.name) if key in said), None)
+
+
+def _answers(
+    model: Any,
+    files: Sequence[str | Path],
+    bs: int,
+    *,
+    between: bool = True,
+    fields: str | Path | None = None,
+    field: Mapping[str, Any] | Sequence[str] = (),
+) -> Iterator[FilePrediction]:
     """One answer a file; `between` says whether a bar may be drawn between them."""
     names = list(images_in([Path(file) for file in files]))
+    given = {"fields": fields_for(model, names, fields, field)} if fields is not None or field else {}
     if len(names) > _FEW:
         import torch  # noqa: F401 - resizes ten times as fast as NumPy, which ONNX Runtime's user may have alone
-    answers = zip(names, model.predict_stream(names, bs=bs), strict=True)
+    answers = zip(names, model.predict_stream(names, bs=bs, **given), strict=True)
     for name, answer in watch(answers, len(names), "Predicting", progress=between and len(names) > _FEW):
         if isinstance(answer, Exception):
             yield FilePrediction(str(name), "", {}, problem=getattr(answer, "reason", str(answer)))

@@ -132,6 +132,14 @@ def _worth(results: dict[str, Any]) -> Iterator[str]:
     for which, row in (leak.get("numbers") or {}).items():
         numbers = ", ".join(f"{METRICS[key].name} {written(found)}" for key, found in short_metrics(row).items())
         yield f"- {which}: {numbers}"
+    beside = results.get("tabular") or {}
+    if beside:
+        yield f"image and table: {beside['sentence']}"
+    for which, row in (beside.get("numbers") or {}).items():
+        numbers = ", ".join(f"{METRICS[key].name} {written(found)}" for key, found in short_metrics(row).items())
+        yield f"- {which}: {numbers}"
+    for sentence in (*beside.get("shortcuts", ()), *beside.get("notes", ())):
+        yield f"- {sentence}"
     if results.get("audit"):
         yield "audit:"
     for row in ((results.get("audit") or {}).get("sentences") or [])[:_SENTENCES]:

@@ -18,6 +18,7 @@ from fastai.torch_core import distrib_barrier
 
 from medclf.auditing.audit import Audit, with_groups
 from medclf.auditing.decisions import DecisionPolicy
+from medclf.auditing.fusion import check_fields, column_names
 from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.csv_files import save_rows
 from medclf.dataset.scan import count_labels, scan, with_problems
@@ -114,6 +115,7 @@ def train(
         table, corrected = _scanned(config, say)
         record = begun | start_record(table) | ({"corrections": corrected} if corrected else {})
         check_columns(table, config.subgroup or [])
+        check_fields(table, column_names(config.tabular or ()))
         if before:
             check_same(before, record, resume=going_on)
         run.write_record(record)
@@ -129,6 +131,7 @@ def train(
             audit=found or config.audit,
             policy=policy_of(config),
             subgroups=config.subgroup or (),
+            tabular=config.tabular or (),
             outputs=outputs,
         )
         _write(run, config, learn, assessment, corrected, start)

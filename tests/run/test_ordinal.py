@@ -16,6 +16,8 @@ from medclf.run.evaluate import evaluate
 from medclf.run.terminal import show_results
 from medclf.run.train import train
 
+pytestmark = pytest.mark.slow
+
 GRADES = ["low", "mid", "high"]  # by name alone: high, low, mid
 
 

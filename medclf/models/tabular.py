@@ -1,0 +1,454 @@
+"""Columns of a table beside the pixels: how they become numbers, and a late fusion with what the network says.
+
+scikit-learn's transformers are fitted, and what they learnt is kept as plain numbers, so that a bundle holds no pickle
+and a prediction needs no scikit-learn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medclf.errors import BundleError, DataError, argument, did_you_mean
+
+UNKNOWN = "unknown"
+_MISSING = {"", "unknown", "na", "n/a", "nan", "<na>", "null", "missing", "?", "-", "not known", "not available"}
+_FEW = 0.5  # of the rows: a column of text with more different values names rows rather than describes them
+_ENOUGH = 20  # rows, below which nothing is said of how many values differ
+_LARGEST = 30.0  # of a logit that goes into the fusion
+MOST_CATEGORIES = 200
+Columns = Mapping[str, Sequence[Any]]  # by name, one value a row
+Fields = Mapping[str, Any]  # of one image, by name
+
+
+def is_unknown(value: Any) -> bool:
+    """Whether a cell or a field says nothing.
+
+    Example:
+        >>> is_unknown(None), is_unknown("Unknown"), is_unknown(float("nan")), is_unknown(0)
+        (True, True, True, False)
+    """
+    if value is None or value != value or type(value).__name__ == "NAType":
+        return True
+    return isinstance(value, str) and value.strip().casefold() in _MISSING
+
+
+def _number(value: Any, name: str) -> float:
+    """A cell as a number, NaN where it is unknown.
+
+    Raises:
+        DataError: it is something else.
+    """
+    if is_unknown(value):
+        return math.nan
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.inf
+    if not math.isfinite(found):
+        raise DataError(f"the field {name!r} must be a number, not {value!r}", f"give a number, or {UNKNOWN}")
+    return found
+
+
+def _category(value: Any) -> str:
+    """A cell as the text that categories are compared by; 1, 1.0 and "1" are one."""
+    if is_unknown(value):
+        return UNKNOWN
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        value = int(value)
+    return str(value).strip().casefold()
+
+
+@dataclass(frozen=True)
+class Number:
+    """A column of numbers: median where unknown, then less the mean, over the standard deviation.
+
+    Args:
+        name: of the column.
+        median, mean, spread: of the training rows.
+        indicator: whether a column of 0 and 1 says where it was unknown.
+    """
+
+    name: str
+    median: float
+    mean: float
+    spread: float
+    indicator: bool = False
+
+    @property
+    def width(self) -> int:
+        """Columns that it becomes."""
+        return 1 + self.indicator
+
+    def encode(self, values: Sequence[Any]) -> np.ndarray:
+        """(n, width)."""
+        found = np.array([_number(value, self.name) for value in values], np.float64)
+        unknown = np.isnan(found)
+        scaled = (np.where(unknown, self.median, found) - self.mean) / self.spread
+        return np.stack([scaled, unknown], axis=1)[:, : self.width]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        numbers = {"median": self.median, "mean": self.mean, "spread": self.spread}
+        return {"name": self.name, "kind": "number", **numbers, "indicator": self.indicator}
+
+
+@dataclass(frozen=True)
+class Category:
+    """A column of categories: one column of 0 and 1 each; a value that training did not have is 0 in all.
+
+    Args:
+        name: of the column.
+        categories: of the training rows, in small letters; "unknown" is one where a row had none.
+    """
+
+    name: str
+    categories: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """Columns that it becomes."""
+        return len(self.categories)
+
+    def encode(self, values: Sequence[Any]) -> np.ndarray:
+        """(n, width)."""
+        found = [_category(value) for value in values]
+        return np.array([[one == name for name in self.categories] for one in found], np.float64).reshape(
+            -1, self.width
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"name": self.name, "kind": "category", "categories": list(self.categories)}
+
+
+@dataclass(frozen=True)
+class TableEncoder:
+    """Turns columns of a table into numbers.
+
+    Args:
+        columns: how each is read.
+
+    Example:
+        >>> rows = {"age": [40, 60, None, 50], "sex": ["f", "m", "f", "unknown"]}
+        >>> encoder, left_out = TableEncoder.fit(rows)
+        >>> encoder.encode({"age": [50], "sex": ["M"]}).round(2).tolist(), left_out
+        ([[0.0, 0.0, 0.0, 1.0, 0.0]], {})
+    """
+
+    columns: tuple[Number | Category, ...]
+
+    @classmethod
+    def fit(cls, rows: Columns) -> tuple[TableEncoder, dict[str, str]]:
+        """Fitted on the training rows alone.
+
+        Args:
+            rows: the training rows' values, by column.
+
+        Returns:
+            The encoder, and why each column that says nothing of a new row was left out, by its name.
+
+        Raises:
+            DataError: no column is left.
+        """
+        columns: list[Number | Category] = []
+        left_out: dict[str, str] = {}
+        for name, values in rows.items():
+            known = [value for value in values if not is_unknown(value)]
+            why = _says_nothing(known)
+            if why:
+                left_out[name] = why
+            elif _are_numbers(known):
+                columns.append(_fitted_number(name, values))
+            else:
+                columns.append(_fitted_category(name, values))
+        if not columns:
+            told = "; ".join(f"{name!r}: {why}" for name, why in left_out.items())
+            raise DataError(f"no column is left to use ({told})", f"name others with {argument('tabular')}")
+        return cls(tuple(columns)), left_out
+
+    @property
+    def names(self) -> list[str]:
+        """The columns' names."""
+        return [column.name for column in self.columns]
+
+    @property
+    def width(self) -> int:
+        """Columns of the encoded table."""
+        return sum(column.width for column in self.columns)
+
+    def encode(self, rows: Columns) -> np.ndarray:
+        """(n, width) float64; a column that is not given is unknown.
+
+        Raises:
+            DataError: a number is none; the message names the column.
+        """
+        n = max((len(values) for values in rows.values()), default=0)
+        parts = [column.encode(rows.get(column.name, [None] * n)) for column in self.columns]
+        return np.concatenate(parts, axis=1)
+
+    def parts(self) -> dict[str, slice]:
+        """Where each column stands among the encoded ones."""
+        ends = np.cumsum([0, *(column.width for column in self.columns)]).tolist()
+        return {column.name: slice(a, b) for column, a, b in zip(self.columns, ends, ends[1:], strict=False)}
+
+    def check(self, fields: Mapping[str, Any]) -> list[str]:
+        """See that fields of one image can be used.
+
+        Returns:
+            The names of the categories that training did not have, each with its value.
+
+        Raises:
+            DataError: a field that the model does not know, or a number that is none.
+        """
+        by_name = {column.name: column for column in self.columns}
+        for name in fields:
+            if name not in by_name:
+                known = f"the model's fields are {', '.join(self.names)}"
+                raise DataError(f"there is no field {name!r}", did_you_mean(name, self.names) or known)
+        unseen = []
+        for name, value in fields.items():
+            column = by_name[name]
+            if isinstance(column, Number):
+                _number(value, name)
+            elif not is_unknown(value) and _category(value) not in column.categories:
+                unseen.append(f"{name}={value}")
+        return unseen
+
+    def described(self) -> list[dict[str, Any]]:
+        """Name and kind of each field, and the categories of those that have some: for who fills them in."""
+        return [
+            {"name": column.name, "kind": "number"}
+            if isinstance(column, Number)
+            else {"name": column.name, "kind": "category", "categories": list(column.categories)}
+            for column in self.columns
+        ]
+
+    def as_dict(self) -> list[dict[str, Any]]:
+        """For JSON."""
+        return [column.as_dict() for column in self.columns]
+
+    @classmethod
+    def from_dict(cls, values: Sequence[Mapping[str, Any]]) -> TableEncoder:
+        """Back from what `as_dict` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is of another form.
+        """
+        return cls(tuple(map(_column, values)))
+
+
+def _column(value: Mapping[str, Any]) -> Number | Category:
+    name = value["name"]
+    _expect(isinstance(name, str) and bool(name), "a column's name")
+    if value["kind"] == "category":
+        categories = value["categories"]
+        _expect(0 < len(categories) <= MOST_CATEGORIES and all(isinstance(one, str) for one in categories), name)
+        return Category(name, tuple(categories))
+    _expect(value["kind"] == "number", name)
+    numbers = [float(value[key]) for key in ("median", "mean", "spread")]
+    _expect(all(map(math.isfinite, numbers)) and numbers[2] > 0 and isinstance(value["indicator"], bool), name)
+    return Number(name, numbers[0], numbers[1], numbers[2], value["indicator"])
+
+
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
+
+
+def _are_numbers(known: Sequence[Any]) -> bool:
+    try:
+        return all(math.isfinite(float(value)) for value in known)
+    except (TypeError, ValueError):
+        return False
+
+
+def _says_nothing(known: Sequence[Any]) -> str:
+    """Why a column tells nothing of a row that was not in training; "" where it may."""
+    different = {_category(value) for value in known}
+    if not known:
+        return "it is unknown in every training image"
+    if len(different) == 1:
+        return f"it is {known[0]!r} in every training image where it is known"
+    if len(known) < _ENOUGH:
+        return ""
+    if not _are_numbers(known):
+        if len(different) > _FEW * len(known) or len(different) > MOST_CATEGORIES:
+            return f"it looks like an ID: {len(different)} different values in {len(known)} training images"
+        return ""
+    whole = [float(value) for value in known]
+    dense = max(whole) - min(whole) < 2 * len(known)
+    if len(different) == len(known) and dense and all(one.is_integer() for one in whole):
+        return f"it looks like a running number: {len(known)} training images, all different"
+    return ""
+
+
+def _fitted_number(name: str, values: Sequence[Any]) -> Number:
+    from sklearn.impute import SimpleImputer
+    from sklearn.preprocessing import StandardScaler
+
+    column = np.array([_number(value, name) for value in values], np.float64)[:, None]
+    imputer = SimpleImputer(strategy="median", add_indicator=True).fit(column)
+    scaler = StandardScaler().fit(imputer.transform(column)[:, :1])
+    median, mean, spread = (float(one[0]) for one in (imputer.statistics_, scaler.mean_, scaler.scale_))
+    return Number(name, median, mean, spread, indicator=bool(len(imputer.indicator_.features_)))
+
+
+def _fitted_category(name: str, values: Sequence[Any]) -> Category:
+    from sklearn.preprocessing import OneHotEncoder
+
+    column = np.array([_category(value) for value in values], object)[:, None]
+    encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(column)
+    return Category(name, tuple(map(str, encoder.categories_[0])))
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A linear layer on the network's logits and the encoded columns: what a bundle adds to the image.
+
+    Args:
+        encoder: of the columns.
+        weight: (n_out, n_out + width): of the logits, then of the columns.
+        bias: (n_out,).
+        multi_label: whether an image may have several labels.
+    """
+
+    encoder: TableEncoder
+    weight: np.ndarray
+    bias: np.ndarray
+    multi_label: bool = False
+
+    def logits(self, logits: np.ndarray, rows: Columns) -> np.ndarray:
+        """(n, n_out) logits of both.
+
+        Args:
+            logits: (n, n_out) of the network.
+            rows: the columns' values; those that are not given are unknown.
+        """
+        n = len(logits)
+        given = {name: rows.get(name, [None] * n) for name in self.encoder.names}
+        inputs = np.concatenate([settled(logits, self.multi_label), self.encoder.encode(given)], axis=1)
+        return np.asarray(inputs @ self.weight.T + self.bias)
+
+    def of_fields(self, logits: np.ndarray, fields: Sequence[Fields]) -> tuple[np.ndarray, np.ndarray]:
+        """(n, n_out) logits of both, and (n,) whether nothing was known of an image besides itself."""
+        rows = {name: [one.get(name) for one in fields] for name in self.encoder.names}
+        blind = [all(is_unknown(one.get(name)) for name in self.encoder.names) for one in fields]
+        return self.logits(logits, rows), np.array(blind, bool)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As bundle.json has it."""
+        return {"columns": self.encoder.as_dict(), "weight": self.weight.tolist(), "bias": self.bias.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], n_out: int, multi_label: bool) -> Fusion:
+        """Back from what `as_dict` gave.
+
+        Raises:
+            BundleError: it is of another form.
+        """
+        try:
+            encoder = TableEncoder.from_dict(values["columns"])
+            weight, bias = np.array(values["weight"], np.float64), np.array(values["bias"], np.float64)
+            _expect(weight.shape == (n_out, n_out + encoder.width) and bias.shape == (n_out,), "weight")
+            _expect(bool(np.isfinite(weight).all() and np.isfinite(bias).all()), "weight")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"the table's part lacks or misstates: {error}", "save the bundle again") from error
+        return cls(encoder, weight, bias, multi_label)
+
+
+def settled(logits: np.ndarray, multi_label: bool) -> np.ndarray:
+    """Logits without the constant that softmax ignores, and within bounds."""
+    found = np.asarray(logits, np.float64)
+    if not multi_label:
+        found = found - found.max(axis=1, keepdims=True)
+        found = found - np.log(np.exp(found).sum(axis=1, keepdims=True))
+    return np.clip(found, -_LARGEST, _LARGEST)
+
+
+class HeldOut(NamedTuple):
+    """What cross-validation inside the training images says of three models, (n, n_out) probabilities each.
+
+    Args:
+        image: on the network's logits alone.
+        table: on the columns alone.
+        both: on both.
+        columns: on each column alone.
+    """
+
+    image: np.ndarray
+    table: np.ndarray
+    both: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+class ThreeModels(NamedTuple):
+    """Image, table, and both, each fitted on the training images.
+
+    Args:
+        table: (weight, bias) on the encoded columns.
+        fusion: of both.
+        held_out: their predictions of the images that a fold held out.
+    """
+
+    table: tuple[np.ndarray, np.ndarray]
+    fusion: Fusion
+    held_out: HeldOut
+
+    def table_logits(self, rows: Columns) -> np.ndarray:
+        """(n, n_out) of the table alone."""
+        weight, bias = self.table
+        return np.asarray(self.fusion.encoder.encode(rows) @ weight.T + bias)
+
+
+def fit_fusion(
+    logits: np.ndarray,
+    encoder: TableEncoder,
+    rows: Columns,
+    targets: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    seed: int = 42,
+) -> ThreeModels:
+    """Fit image, table and both, each a regularised logistic regression; the same folds hold out the same images.
+
+    Args:
+        logits: (n, n_out) of the network for images that it was not fitted on.
+        encoder: fitted on the training rows.
+        rows: the columns' values of these images.
+        targets: (n,) classes, or (n, n_out) of 0 and 1.
+        groups: (n,) patients or clusters, which stay in one fold.
+        seed: of the folds.
+
+    Source: Wolpert 1992, stacked generalization.
+    """
+    from medclf.models.linear_probe import fit_linear
+
+    n_out, many = logits.shape[1], targets.ndim == 2
+    image, table = settled(logits, many), encoder.encode(rows)
+
+    def fit(x: np.ndarray) -> Any:
+        return fit_linear(x, targets, n_out, groups, seed)
+
+    alone, beside, both = fit(image), fit(table), fit(np.concatenate([image, table], axis=1))
+    single = {name: fit(table[:, part]).held_out for name, part in encoder.parts().items()}
+    fusion = Fusion(encoder, both.weight.astype(np.float64), both.bias.astype(np.float64), many)
+    held_out = HeldOut(alone.held_out, beside.held_out, both.held_out, single)
+    return ThreeModels((beside.weight, beside.bias), fusion, held_out)
+
+
+def fusion_in(calibration: Mapping[str, Any], multi_label: bool) -> Fusion | None:
+    """What a bundle's calibration holds of a table; None where the image stands alone.
+
+    Raises:
+        BundleError: it is of another form.
+    """
+    values = calibration.get("tabular")
+    if not values:
+        return None
+    n_out = len(values["bias"]) if isinstance(values, Mapping) and isinstance(values.get("bias"), list) else 0
+    return Fusion.from_dict(values, n_out, multi_label)

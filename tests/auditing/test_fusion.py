@@ -1,0 +1,90 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from medclf.auditing.fusion import TrainingRows, check_fields, column_names, fused, with_table
+from medclf.errors import DataError
+from medclf.results.predictions import Predictions
+
+
+def drawn(n, seed, *, hint=1.0, image=1.0, many=False):
+    """A label that the image and a column each know a part of; the column noise knows nothing."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, n)
+    logit = image * (y - 0.5) * 2 + rng.normal(size=n)
+    probs = 1 / (1 + np.exp(-logit))
+    table = pd.DataFrame(
+        {
+            "path": [f"{seed}-{k}.png" for k in range(n)],
+            "label": np.where(y == 1, "polyp", "normal"),
+            "hint": hint * y + rng.normal(size=n),
+            "noise": rng.normal(size=n),
+            "sex": rng.choice(["f", "m"], n),
+        }
+    )
+    if many:
+        return np.stack([y], 1), probs[:, None], table
+    return y, np.stack([1 - probs, probs], 1), table
+
+
+def both(names, many=False, **kinds):
+    y, probs, table = drawn(300, 1, many=many, **kinds)
+    reported = drawn(200, 2, many=many, **kinds)
+    vocab = ["polyp"] if many else ["normal", "polyp"]
+    predictions = Predictions(vocab, many, reported[0], reported[1], np.zeros(200), reported[2])
+    return predictions, with_table(predictions, TrainingRows(y, probs, table), names)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_column_that_helps_is_used_and_three_models_stand_side_by_side(many):
+    predictions, found = both(["hint", "sex"], many=many)
+    section = found.section
+    assert section["used"] and section["gain"]["low"] > 0 and "uses image and table" in section["sentence"]
+    auroc = {name: row["auroc"]["value"] for name, row in section["numbers"].items()}
+    assert list(auroc) == ["image alone", "table alone", "both"] and auroc["both"] > auroc["image alone"]
+    difference = section["differences"]["both less image alone"]["auroc"]
+    assert difference["value"] == pytest.approx(auroc["both"] - auroc["image alone"])
+    assert found.calibration_set is not None and len(found.calibration_set) == 300
+    assert np.abs(fused(predictions, found.fusion).probs - predictions.probs).max() > 0.05
+
+
+def test_noise_is_left_out_and_said_so():
+    _, found = both(["noise", "sex"])
+    assert not found.section["used"] and found.fusion is None and found.calibration_set is None
+    assert "uses the image alone" in found.section["sentence"] and not found.section["shortcuts"]
+
+
+def test_a_column_that_does_as_well_alone_is_called_a_shortcut():
+    _, found = both(["hint", "noise"], hint=3.0)
+    (of_table, of_column) = found.section["shortcuts"]
+    assert of_table.startswith("Shortcut: the table alone") and of_column.startswith("Shortcut: 'hint' alone")
+
+
+def test_unknown_and_unseen_values_are_counted():
+    y, probs, table = drawn(100, 1)
+    reported = drawn(50, 2)
+    reported[2].loc[:9, "hint"] = None
+    reported[2].loc[0, "sex"] = "x"
+    predictions = Predictions(["normal", "polyp"], False, reported[0], reported[1], np.zeros(50), reported[2])
+    notes = with_table(predictions, TrainingRows(y, probs, table), ["hint", "sex"]).section["notes"]
+    assert notes == [
+        "No training image has sex=x: it counts as none of the known (1 images).",
+        "'hint' is unknown in 10 of 50 images (20 %).",
+    ]
+
+
+def test_bad_columns_are_refused_by_name():
+    *_, table = drawn(30, 1)
+    table["dx"] = table["label"].str.upper()
+    for name, said in (("dx", "the label itself"), ("sexx", "no column 'sexx'"), ("path", "not a field")):
+        with pytest.raises(DataError, match=said):
+            check_fields(table, [name])
+    check_fields(table, ["hint", "sex"])
+    assert column_names(("a,b", "a")) == ["a", "b"]
+
+
+def test_too_few_training_images_are_refused():
+    y, probs, table = drawn(15, 1)
+    predictions = Predictions(["normal", "polyp"], False, y, probs, np.zeros(15), table)
+    with pytest.raises(DataError, match="15 training images are too few"):
+        with_table(predictions, TrainingRows(y, probs, table), ["hint"])

@@ -1,0 +1,111 @@
+import json
+
+import numpy as np
+import pytest
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from medclf.errors import BundleError, DataError
+from medclf.models.tabular import Fusion, TableEncoder, fit_fusion, is_unknown, settled
+
+ROWS = {"age": [40, 60, None, 50, 80], "sex": ["f", "m", "f", "unknown", "M"]}
+
+
+def test_encoding_is_scikit_learns():
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"age": rng.normal(50, 20, 60), "site": rng.choice(["arm", "back", "leg"], 60)})
+    table.loc[[3, 5], "age"] = np.nan
+    new = pd.DataFrame({"age": [30.0, np.nan], "site": ["leg", "toe"]})  # a category that training did not have
+    numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True))
+    wanted = make_column_transformer((numbers, ["age"]), (OneHotEncoder(handle_unknown="ignore"), ["site"]))
+    wanted.fit(table)
+    scaler = StandardScaler().fit(wanted.transform(table)[:, :1])
+    expected = wanted.transform(new)
+    expected[:, :1] = scaler.transform(expected[:, :1])
+    encoder, left_out = TableEncoder.fit(dict(table.items()))
+    assert encoder.encode(dict(new.items())) == pytest.approx(expected) and not left_out
+    again = TableEncoder.from_dict(json.loads(json.dumps(encoder.as_dict())))
+    assert again == encoder
+
+
+def test_columns_that_say_nothing_are_left_out_by_name():
+    n = 40
+    rows = {
+        "constant": ["a"] * n,
+        "empty": [None] * n,
+        "id": [f"ISIC_{k}" for k in range(n)],
+        "row": list(range(n)),
+        "weight": np.random.default_rng(0).normal(70, 10, n).tolist(),
+    }
+    encoder, left_out = TableEncoder.fit(rows)
+    assert encoder.names == ["weight"] and set(left_out) == {"constant", "empty", "id", "row"}
+    assert "'a' in every" in left_out["constant"] and "ID" in left_out["id"] and "running number" in left_out["row"]
+    with pytest.raises(DataError, match=r"no column is left.*constant"):
+        TableEncoder.fit({"constant": ["a"] * n})
+
+
+def test_fields_of_one_image_are_checked():
+    encoder, _ = TableEncoder.fit(ROWS)
+    assert encoder.check({"age": "unknown", "sex": "M"}) == []
+    assert encoder.check({"age": 60, "sex": "x"}) == ["sex=x"]
+    for fields, said in (({"age": "old"}, "'age' must be a number"), ({"agee": 3}, "no field 'agee'")):
+        with pytest.raises(DataError, match=said):
+            encoder.check(fields)
+    with pytest.raises(DataError, match="must be a number"):
+        encoder.encode({"age": [float("inf")], "sex": ["f"]})
+
+
+def test_numbers_as_categories_are_one_however_written():
+    encoder, _ = TableEncoder.fit({"code": ["1", "2", "b", "b"]})
+    assert encoder.encode({"code": [1, 1.0, "1 ", "B"]}).argmax(axis=1).tolist() == [0, 0, 0, 2]
+    assert is_unknown("n/a") and not is_unknown("none")
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """A label of which the image knows half, and a column the other half."""
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 2, 400)
+    seen = 0.8 * rng.normal(size=400) + y
+    rows = {"hint": (0.8 * rng.normal(size=400) + y).tolist(), "noise": rng.normal(size=400).tolist()}
+    return y, np.stack([-seen / 2, seen / 2], axis=1), rows
+
+
+def test_fusion_is_a_logistic_regression_of_both(drawn):
+    y, logits, rows = drawn
+    encoder, _ = TableEncoder.fit(rows)
+    found = fit_fusion(logits, encoder, rows, y)
+    x = np.concatenate([settled(logits, False), encoder.encode(rows)], axis=1)
+    x = (x - x.mean(0)) / x.std(0)
+    given = found.fusion.logits(logits, rows)
+    best = min(
+        np.abs((given[:, 1] - given[:, 0]) - LogisticRegression(C=c, tol=1e-8).fit(x, y).decision_function(x)).max()
+        for c in (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
+    )
+    assert best < 1e-3  # of the strengths that cross-validation chooses from, one gives this
+    right = {
+        name: ((probs[:, 1] > 0.5) == y).mean() for name, probs in found.held_out._asdict().items() if name != "columns"
+    }
+    assert right["both"] > max(right["image"], right["table"])
+    assert set(found.held_out.columns) == {"hint", "noise"}
+
+
+def test_a_fusion_comes_back_from_json_and_a_damaged_one_is_refused(drawn):
+    y, logits, rows = drawn
+    encoder, _ = TableEncoder.fit(rows)
+    fusion = fit_fusion(logits, encoder, rows, y).fusion
+    values = json.loads(json.dumps(fusion.as_dict()))
+    again = Fusion.from_dict(values, 2, False)
+    assert again.logits(logits, rows) == pytest.approx(fusion.logits(logits, rows))
+    fields = [{"hint": 1.0}, {}]
+    some, blind = again.of_fields(logits[:2], fields)
+    assert blind.tolist() == [False, True]
+    assert some[1] == pytest.approx(fusion.logits(logits[1:2], {"hint": [None], "noise": [None]})[0])
+    for wrong in ({"weight": values["weight"][:1]}, {"columns": [{"name": "x"}]}, {"bias": [float("nan"), 0.0]}):
+        with pytest.raises(BundleError, match="table's part"):
+            Fusion.from_dict({**values, **wrong}, 2, False)

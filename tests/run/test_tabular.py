@@ -1,0 +1,114 @@
+"""A table beside the pixels, from the option to the page, the bundle, an evaluation and a prediction."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from medclf.config import TrainConfig
+from medclf.errors import BundleError, DataError, MedclfWarning
+from medclf.inference.bundle import load_bundle
+from medclf.inference.onnx import export_onnx
+from medclf.run.evaluate import evaluate
+from medclf.run.predict import predict
+from medclf.run.terminal import show_results
+from medclf.run.train import train
+
+pytestmark = pytest.mark.slow
+
+SMALL = {"arch": "efficientnet_lite0", "size": 32, "saliency": 0, "audit": False, "split": "stratified"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Pictures that say a little of the label, and a column that says more."""
+    folder = tmp_path_factory.mktemp("drawn")
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(120):
+        sick = index % 2
+        pixels = np.clip(rng.normal(100 + 6 * sick, 40, (32, 32, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        site = "leg" if rng.random() < (0.85 if sick else 0.15) else "arm"
+        row = {"path": f"{index}.png", "label": ("well", "sick")[sick], "site": site, "age": 40 + 15 * sick}
+        row["age"] += float(rng.normal(0, 12))
+        rows.append(row | {"code": f"c{index}"})
+    pd.DataFrame(rows).to_csv(folder / "labels.csv", index=False)
+    return folder / "labels.csv"
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "RUN"
+    return train(data, out=out, say=lambda _: None, tabular=["site,age", "code"], valid_pct=0.4, **SMALL)
+
+
+def test_three_results_stand_side_by_side(run, capsys):
+    facts = json.loads((run / "results.json").read_text())
+    section = facts["tabular"]
+    assert section["used"] and section["columns"] == ["site", "age"] and "'code' is not used" in section["notes"][0]
+    numbers = section["numbers"]
+    assert facts["auroc"]["value"] == pytest.approx(numbers["both"]["auroc"]["value"], abs=0.02)  # but for calibration
+    assert numbers["both"]["auroc"]["value"] > numbers["image alone"]["auroc"]["value"]
+    page = (run / "report.html").read_text()
+    assert "Image and table" in page and "both less image alone" in page
+    show_results(run)
+    shown = capsys.readouterr().out
+    assert "image and table: The model uses image and table" in shown and "- table alone: accuracy" in shown
+
+
+def test_the_bundle_gives_what_the_run_says(run, data, tmp_path):
+    bundle, table = load_bundle(run / "bundle"), pd.read_csv(run / "predictions.csv")
+    assert [field["name"] for field in bundle.fields] == ["site", "age"] and bundle.content["format"] == 2
+    fields = table[["site", "age"]].to_dict("records")
+    paths = [data.parent / path for path in table["path"]]
+    answers = bundle.predict(paths, fields)
+    assert [answer.probs["sick"] for answer in answers] == pytest.approx(table["prob_sick"].tolist(), abs=1e-4)
+    blind = bundle.predict(paths[0])
+    assert "fields unknown" in blind.flags and blind.probs["sick"] != pytest.approx(answers[0].probs["sick"], abs=1e-3)
+    found = evaluate(run, data, tmp_path / "again", saliency=0)
+    again = found.predictions.to_frame().set_index("path").loc[table["path"], "prob_sick"]
+    assert again.tolist() == pytest.approx(table["prob_sick"].tolist(), abs=1e-4)
+    with pytest.warns(MedclfWarning, match="no column 'age'"):
+        evaluate(run, pd.read_csv(data).drop(columns="age").head(8), tmp_path / "less", saliency=0, root=data.parent)
+    with pytest.raises(BundleError, match="site, age"):
+        export_onnx(bundle, tmp_path / "a.onnx")
+
+
+def test_predict_takes_fields(run, data):
+    files, wanted = [data.parent / f"{index}.png" for index in range(3)], pd.read_csv(data).head(3)
+    bundle = load_bundle(run / "bundle")
+    answers = bundle.predict(files, wanted[["site", "age"]].to_dict("records"))
+    found = predict(run, files, fields=data)
+    assert [one.probs["sick"] for one in found] == pytest.approx([one.probs["sick"] for one in answers])
+    (one,) = predict(run, files[:1], field=["age=60", "site=unknown"])
+    assert one.probs["sick"] == pytest.approx(bundle.predict(files[0], {"age": 60}).probs["sick"])
+    for given, said in ((["age=old"], "must be a number"), (["agee=3"], "no field 'agee'"), (["age"], "NAME=VALUE")):
+        with pytest.raises(DataError, match=said):
+            predict(run, files, field=given)
+    with pytest.warns(MedclfWarning, match="site=toe"):
+        predict(run, files[:1], field=["site=toe"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"epochs": 3}, "asks for another network"),
+        ({"recipe": "auto"}, "asks for another network"),
+        ({"linear_probe": False}, "asks for another network"),
+        ({"split": "kfold"}, "cross-validated"),
+    ],
+)
+def test_what_cannot_be_beside_a_table_is_refused_early(settings, said):
+    with pytest.raises(DataError, match=said):
+        TrainConfig("images", "RUN", tabular="age", **settings)
+
+
+def test_a_label_in_other_words_is_refused_before_the_training(data, tmp_path):
+    rows = pd.read_csv(data)
+    rows["finding"] = rows["label"].str.upper()
+    rows.to_csv(data.parent / "more.csv", index=False)
+    with pytest.raises(DataError, match="says the label itself"):
+        train(data.parent / "more.csv", out=tmp_path / "RUN", say=lambda _: None, tabular="finding", **SMALL)
