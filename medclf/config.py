@@ -20,6 +20,8 @@ Policy = Literal["negative", "positive", "unknown", "exclude"]
 Balance = Literal["none", "loss", "sampling", "focal", "logits"]
 Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 Decide = Literal["accuracy", "balanced", "threshold"]
+UnitAnswer = Literal["mean", "noisy-or", "max", "attention"]
+UnitChoice = Literal["auto", "mean", "noisy-or", "max", "attention"]
 Frame = int | Literal["first", "middle", "last"]
 Window = tuple[float, float] | str | None
 TUNED_EPOCHS = 5
@@ -95,6 +97,19 @@ class TrainConfig:
     strict: bool = option(False, "Data", "stop at a file that cannot be used", of_scan=True)
     corrections: str | None = option(
         None, "Data", "apply a review.csv, from the report page or from medclf review import", exists=True
+    )
+
+    unit: str | None = option(
+        None,
+        "Data",
+        "one answer for all images of a patient, study, series or folder, or by this column",
+        unset="one an image",
+    )
+    unit_answer: UnitChoice = option(
+        "auto",
+        "Data",
+        "how the images of a unit become one answer; max is the most certain image; auto: the best inside the training "
+        "set",
     )
 
     modality: Modality | None = option(
@@ -238,6 +253,22 @@ class TrainConfig:
             raise DataError(f"{argument('size')} must end with the largest, not be {given}", "for example 128,224")
 
         self._check_recipe()
+        self._check_unit()
+
+    def _check_unit(self) -> None:
+        """See that the answer by unit has what it needs."""
+        if self.unit_answer != "auto" and not self.unit:
+            text = f"{argument('unit_answer', self.unit_answer)} needs units"
+            raise DataError(text, f"say which with {argument('unit', 'patient')}")
+        if self.unit and self.split in ("random", "stratified"):
+            text = f"{argument('split', self.split)} may part the images of a unit"
+            raise DataError(text, f"use {argument('split', 'patient')} or {argument('split', 'grouped')}")
+        if self.unit and self.tabular:
+            text = f"{argument('tabular')} and {argument('unit')} do not go together yet"
+            raise DataError(text, "leave out one of the two")
+        if self.unit_answer == "attention" and (self.way != "probe" or self.split == "kfold"):
+            text = f"{argument('unit_answer', 'attention')} needs the features of one frozen encoder"
+            raise DataError(text, f"use {argument('recipe', 'probe')} and a split without folds")
 
     def _check_recipe(self) -> None:
         """See that the recipe and what it leaves open agree."""
@@ -276,6 +307,8 @@ class TrainConfig:
         if self.tabular and self.linear_probe and self.weights is not None and not (self.plan or self.budget):
             return "probe" if not (self.epochs or self.lr or self.train_from) else "tune"
         asked = self.epochs is not None or self.lr is not None or self.train_from is not None
+        if self.unit and not (asked or self.plan or self.budget) and self.linear_probe:
+            return "probe"  # the answers are chosen, and attention is fitted, on features that stay
         return "tune" if asked or not self.linear_probe or self.weights is None else "auto"
 
     @property

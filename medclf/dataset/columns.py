@@ -30,6 +30,7 @@ NO_PATIENT |= {"not available", "not known"}
 MEANT = ("path", "label", "patient", "partition")
 MEASURED = ("width", "height", "sha256", "problem")  # scan finds these out by itself
 WRITTEN = frozenset({*MEANT, "pred", "loss", "unknown", "flags", "fold", "twins", "correction", "label_before"})
+WRITTEN |= {"unit_id", "n_images", "unit_images", "contribution"}
 NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)?(\.\d+)?([eE][-+]?\d+)?")
 SPLIT_COLUMN = re.compile(r"(data)?_?(split|set|subset|partition|part|fold|is_(valid|test|train)|phase|usage)", re.I)
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')

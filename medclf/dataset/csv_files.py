@@ -13,7 +13,9 @@ from medclf.escaping import for_csv
 from medclf.files import replacing
 
 _REMEDY = "restore it from a copy, or make the run again"
-_TEXT = frozenset({"path", "label", "pred", "patient", "group", "unknown", "twins", "partition", "flags", "sha256"})
+_TEXT = frozenset(
+    "path label pred patient group study series unit_id unit_images unknown twins partition flags sha256".split()
+)
 
 
 def save_rows(path: str | Path, rows: pd.DataFrame) -> None:

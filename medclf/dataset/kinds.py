@@ -52,7 +52,10 @@ def is_secondary_capture(sop_class: str) -> bool:
 
 
 def origin_columns(origins: Sequence[Origin | None], key: bytes) -> dict[str, pd.Series]:
-    """The columns modality, sop_class (its name) and series (a pseudonym); None for what is no DICOM file."""
+    """The columns modality, sop_class (its name), study and series (pseudonyms) and instance (the Instance Number).
+
+    None stands for what is no DICOM file, or does not say.
+    """
     from pydicom.uid import UID
 
     def cells(of: Any) -> pd.Series:
@@ -61,7 +64,9 @@ def origin_columns(origins: Sequence[Origin | None], key: bytes) -> dict[str, pd
     return {
         "modality": cells(lambda origin: origin.modality),
         "sop_class": cells(lambda origin: _standard(UID(origin.sop_class))),
+        "study": cells(lambda origin: origin.study and pseudonym(origin.study, key)),
         "series": cells(lambda origin: origin.series and pseudonym(origin.series, key)),
+        "instance": cells(lambda origin: origin.instance),
     }
 
 

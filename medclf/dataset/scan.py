@@ -107,9 +107,9 @@ def scan(
         tuple of str, () for no finding; None where it is unknown), patient (a pseudonym or None), partition ("train",
         "valid", "test" or None), unknown (the labels that an image was not read for, where there are any), width and
         height (pixels), sha256 (of the file), problem ("" or why the image is not used), of DICOM files modality,
-        sop_class and series (a pseudonym), then the other columns of the CSV. `df.attrs` also
-        holds "multi_label"; "ignored", the number of files passed over because they are no images; "labels", the
-        columns of 0 and 1; and "ordinal", the labels in their order, where they have one.
+        sop_class, study and series (pseudonyms) and instance (the Instance Number), then the other columns of the CSV.
+        `df.attrs` also holds "multi_label"; "ignored", the number of files passed over because they are no images;
+        "labels", the columns of 0 and 1; and "ordinal", the labels in their order, where they have one.
 
     Raises:
         DataError: no image, no usable image, a missing column, a refused path, two labels for one image;

@@ -52,7 +52,8 @@ _PIXEL_TAGS = {
     0x00283010,  # VOI LUT Sequence
     0x52009229,  # Shared Functional Groups Sequence
 }
-_SOP_CLASS, _MODALITY, _SERIES = 0x00080016, 0x00080060, 0x0020000E
+_SOP_CLASS, _MODALITY, _SERIES, _STUDY = 0x00080016, 0x00080060, 0x0020000E, 0x0020000D
+_INSTANCE_NUMBER = 0x00200013
 _UNIT_TAGS = frozenset({_SOP_CLASS, _MODALITY, 0x00281054})  # the last is Rescale Type
 _CT_CLASSES = {f"1.2.840.10008.5.1.4.1.1.2{kind}" for kind in ("", ".1", ".2")}  # CT, enhanced, legacy converted
 _NO_HU = "give window=(center, width), or none for the file's own"
@@ -178,11 +179,13 @@ def safe_header(path: Source) -> dict[str, Any]:
 
 
 class Origin(NamedTuple):
-    """What kind of DICOM object a file holds: its modality, SOP class and Series Instance UID."""
+    """What kind of DICOM object a file holds, whose series and study it is of, and its Instance Number."""
 
     modality: str | None
     sop_class: str
     series: str
+    study: str = ""
+    instance: int | None = None
 
 
 def origin(path: Source) -> Origin:
@@ -191,10 +194,13 @@ def origin(path: Source) -> Origin:
     Raises:
         ReadError: it is no DICOM file, or cannot be read.
     """
-    header = _header_of(path, frozenset({_SOP_CLASS, _MODALITY, _SERIES}))
+    header = _header_of(path, frozenset({_SOP_CLASS, _MODALITY, _SERIES, _STUDY, _INSTANCE_NUMBER}))
     with reading(named(path), "its header cannot be read"):
-        uids = (str(header.get(keyword) or "").strip() for keyword in ("SOPClassUID", "SeriesInstanceUID"))
-        return Origin(_modality(header), *uids)
+        keywords = ("SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID")
+        kind, series, study = (str(header.get(keyword) or "").strip() for keyword in keywords)
+        order = str(header.get("InstanceNumber") or "").strip()
+        number = int(order) if order.isdecimal() and len(order) < 10 else None
+        return Origin(_modality(header), kind, series, study, number)
 
 
 def scanner(path: Source) -> str | None:

@@ -15,6 +15,7 @@ import numpy as np
 from medclf.errors import BundleError, MedclfError
 from medclf.files import finite
 from medclf.images.preprocessing import Preprocessing
+from medclf.metrics.units import UnitRule
 from medclf.models.spec import ModelSpec
 from medclf.models.tabular import Fusion
 from medclf.results.calibration import Calibration
@@ -41,7 +42,7 @@ def format_of(preprocessing: Preprocessing, calibration: Mapping[str, Any] | Non
     """
     known = isinstance(preprocessing.resize, str) and preprocessing.sampling is None and head is None
     found = calibration or {}
-    newer = biases(found) != [0.0] or found.get("decision") or found.get("tabular")
+    newer = biases(found) != [0.0] or any(found.get(name) for name in ("decision", "tabular", "unit"))
     return 1 if known and not newer else 2
 
 
@@ -169,6 +170,10 @@ def check_calibration(calibration: Mapping[str, Any], spec: ModelSpec) -> None:
     if calibration.get("tabular"):
         Fusion.from_dict(calibration["tabular"], spec.n_out, spec.multi_label)
     _expect(_is_limit(calibration.get("abstain", {}).get("threshold", 0)), "abstain")
+    if calibration.get("unit"):
+        rule = UnitRule.from_dict(calibration["unit"], multi_label=spec.multi_label)
+        _expect(rule.finding is None or (spec.n_out == 2 and not spec.multi_label), "unit")
+        _expect(rule.attention is None or len(rule.attention.out) == spec.n_out, "unit")
     if calibration.get("ood"):
         facts, arrays = ood_state(calibration["ood"])
         _expect(all(_is_number(facts[key]) for key in ("rest", "threshold", "quantile", "n")), "ood")

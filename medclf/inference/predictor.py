@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from medclf.errors import BundleError, DataError, ReadError, position
+from medclf.errors import BundleError, DataError, ReadError, argument, position
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle_format import biases, ood_state, temperatures
+from medclf.metrics.logits import sigmoid, softmax, to_logits
+from medclf.metrics.units import UnitRule
 from medclf.models.spec import ModelSpec
 from medclf.models.tabular import Fields, fusion_in
 from medclf.parallel import map_ahead
@@ -42,6 +44,26 @@ class Prediction:
     flags: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class UnitPrediction:
+    """The answer for the images of one patient, study or series.
+
+    Args:
+        answer: label, probabilities and flags of the unit.
+        contributions: what each image counted, in [0, 1], in the order given; None where it could not be read.
+        problems: position of an image -> why it could not be read.
+    """
+
+    answer: Prediction
+    contributions: list[float | None]
+    problems: dict[int, str]
+
+    @property
+    def decided_by(self) -> int:
+        """Position of the image that counted most."""
+        return max(range(len(self.contributions)), key=lambda k: self.contributions[k] or 0.0)
+
+
 class Predictor:
     """Predicts with what a bundle says of preprocessing, labels and calibration; a runtime adds `forward`.
 
@@ -65,6 +87,8 @@ class Predictor:
         self._forward = forward
         self._detector = _detector(self.calibration)
         self._fusion = fusion_in(self.calibration, self.multi_label)
+        rule = self.calibration.get("unit")
+        self.unit_rule = UnitRule.from_dict(rule, multi_label=self.multi_label) if rule else None
 
     @property
     def detector(self) -> OodDetector | None:
@@ -207,11 +231,57 @@ class Predictor:
         Yields:
             for each image, in order, (n_features,) float32, or the `ReadError` that says why there are none.
         """
+        for found in self.outputs_stream(items, bs, threads=threads):
+            yield found if isinstance(found, ReadError) else found[1]
+
+    def outputs_stream(
+        self, items: Iterable[Item], bs: int = 32, *, threads: int | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray] | ReadError]:
+        """What the network gives of any number of images, in flat memory.
+
+        Args:
+            items, bs, threads: see `predict_stream`.
+
+        Yields:
+            for each image, in order, (n_labels,) logits and (n_features,) pooled features, both float32; or the
+            `ReadError` that says why there are none.
+        """
         images = map_ahead(self._prepared, items, threads=threads, ahead=bs)
         while batch := list(islice(images, bs)):
             read = [image for image in batch if not isinstance(image, ReadError)]
-            found = iter(self._forward(np.stack(read))[1] if read else ())
+            found = iter(list(zip(*self._forward(np.stack(read)), strict=True)) if read else ())
             yield from (image if isinstance(image, ReadError) else next(found) for image in batch)
+
+    def predict_unit(self, items: Iterable[Item], bs: int = 32) -> UnitPrediction:
+        """One answer for all images of a patient, study or series; an image that cannot be read is left out.
+
+        Args:
+            items: see `prepare`.
+            bs: images at once.
+
+        Raises:
+            BundleError: the bundle answers each image alone.
+            ReadError: none of the images can be read.
+        """
+        rule = self.unit_rule
+        if rule is None:
+            text = f"{self.name} answers each image alone"
+            raise BundleError(text, f"train with {argument('unit', 'patient')} for one answer a patient")
+        outputs = list(self.outputs_stream(items, bs))
+        problems = {k: one.problem for k, one in enumerate(outputs) if isinstance(one, ReadError)}
+        read = [one for one in outputs if not isinstance(one, ReadError)]
+        if not read:
+            reason = f": {next(iter(problems.values()))}" if problems else ""
+            raise ReadError("the unit", f"none of its {len(outputs)} images can be read{reason}", "give other files")
+        logits, features = (np.stack(part).astype(np.float64) for part in zip(*read, strict=True))
+        probs, index = sigmoid(logits) if self.multi_label else softmax(logits), np.zeros(len(read), int)
+        whole = rule.probs(probs, features, index, 1)
+        (answer,) = self._calibrated(
+            to_logits(whole, multi_label=self.multi_label), features.mean(0, keepdims=True), np.zeros(1, bool)
+        )
+        parts = iter(rule.contributions(probs, features, index, decided(whole, self.vocab, self.multi_label)))
+        counted = [None if isinstance(one, ReadError) else float(next(parts)) for one in outputs]
+        return UnitPrediction(answer, counted, problems)
 
     def _prepared(self, item: Item) -> np.ndarray | ReadError:
         try:
@@ -248,13 +318,18 @@ class Predictor:
         blind = np.zeros(len(logits), bool)
         if self._fusion is not None:
             logits, blind = self._fusion.of_fields(logits, known)
+        if self.unit_rule is not None and self.unit_rule.attention is not None:  # each image is a unit of its own
+            logits = self.unit_rule.attention.logits(features, np.arange(len(features)), len(features))
+        return self._calibrated(logits, features, blind), features
+
+    def _calibrated(self, logits: np.ndarray, features: np.ndarray, blind: np.ndarray) -> list[Prediction]:
         scaled = logits.astype(np.float64) / temperatures(self.calibration) + biases(self.calibration)
-        probs = _sigmoid(scaled) if self.multi_label else _softmax(scaled)
+        probs = sigmoid(scaled) if self.multi_label else softmax(scaled)
         if not (np.isfinite(probs).all() and np.isfinite(features).all()):
             raise BundleError(f"{self.name} gives no finite numbers for this image", "save the bundle again")
         outside = self._detector.unlike(features) if self._detector else np.zeros(len(features), bool)
         rows = zip(probs, outside, blind, strict=True)
-        return [self._prediction(row, odd, unknown) for row, odd, unknown in rows], features
+        return [self._prediction(row, odd, unknown) for row, odd, unknown in rows]
 
     def _target(self, prepared: np.ndarray, label: str | None) -> int:
         """Position of the label that a saliency map is about: the predicted one, of several the most probable."""
@@ -290,12 +365,3 @@ def _detector(calibration: Mapping[str, Any]) -> OodDetector | None:
     from medclf.metrics.ood import OodDetector
 
     return OodDetector.from_state(*ood_state(calibration["ood"]))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(0.5 * logits))

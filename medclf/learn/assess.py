@@ -26,6 +26,7 @@ from medclf.auditing.decisions import DecisionPolicy
 from medclf.auditing.fusion import TrainingRows, WithTable, check_fields, column_names, fused, with_table
 from medclf.auditing.label_errors import CheckedLabels, check_labels
 from medclf.auditing.short_audit import short_audit
+from medclf.config import UnitChoice
 from medclf.dataset.labels import objects
 from medclf.dataset.matching import left_out, match_labels
 from medclf.dataset.scan import with_problems
@@ -39,12 +40,14 @@ from medclf.learn.learner import MedLearner
 from medclf.learn.neighbours import similar_training_images
 from medclf.learn.prediction import predict_loader
 from medclf.learn.preprocessing import described, reading_of
+from medclf.learn.units import AnswersByUnit, answer_by_unit, is_by_unit
 from medclf.metrics.intervals import as_plain
-from medclf.metrics.ood import FEWEST, ood_fit
+from medclf.metrics.ood import FEWEST, OodDetector, ood_fit
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import by_fold, leak_free, summarize
 from medclf.results.subgroups import subgroups as metrics_by_group
+from medclf.results.units import by_unit
 from medclf.results.wording import summary
 
 _PAIRS = 12  # of near-duplicates, in results.json
@@ -85,6 +88,7 @@ class Assessment:
         out_of_fold: the linear probe's predictions of the training images, each by a fold that was fitted without it;
             None where there are none.
         labels: which are doubtful; None where the loaders have no table.
+        images: where `predictions` are by patient or another unit, those by image.
     """
 
     predictions: Predictions
@@ -97,6 +101,7 @@ class Assessment:
     augmentation: str = ""
     out_of_fold: Predictions | None = None
     labels: CheckedLabels | None = None
+    images: Predictions | None = None
 
     @property
     def card(self) -> dict[str, str]:
@@ -111,10 +116,13 @@ class Assessment:
             predictions: of the network, as `MedInterpretation` has them.
             partition: which images they are.
         """
-        found = apply_calibration(predictions, self.calibration)
+        rule = self.calibration.unit
+        units = None if rule is None else by_unit(predictions, rule)
+        found = apply_calibration(predictions if units is None else units.units, self.calibration)
         results = _summary(learn, found, self.table, partition) | evaluate_limits(found, self.calibration)
         if self.table is not None and partition != "train":
-            seen = seen_in_training(found, self.table, self.audit)
+            seen = seen_in_training(found if units is None else units.images, self.table, self.audit)
+            seen = seen if units is None else (units.any_of(seen[0]), units.any_of(seen[1]))
             results["leak_free"] = leak_free(found, *seen, results)
         return found, {key: value for key, value in results.items() if value is not None}
 
@@ -128,6 +136,7 @@ def assess(
     subgroups: Sequence[str] = (),
     tabular: Sequence[str] | str = (),
     outputs: Outputs | None = None,
+    unit_answer: UnitChoice = "auto",
 ) -> Assessment:
     """Audit the data, score without leaked images, calibrate, and choose the limits that a bundle carries.
 
@@ -142,6 +151,8 @@ def assess(
         subgroups: columns of the table to give the metrics by.
         tabular: columns of the table to use beside the pixels, where they surely help; see `medclf.auditing.fusion`.
         outputs: the network's, where they are at hand.
+        unit_answer: how the images of a unit become one answer, where `with_units` was called on the loaders' table:
+            all numbers and limits are then by unit.
 
     Raises:
         DataError: a column or label that is not there.
@@ -166,39 +177,63 @@ def assess(
     elif audit:
         text = "the images were not checked for near-duplicates and leaks: make the loaders with MedDataLoaders"
         warnings.warn(MedclfWarning(text), stacklevel=2)
+    probed = None if table is None else _out_of_fold(learn, table, parts[0])
+    units = None
+    if table is not None and is_by_unit(table):
+        units = _by_unit(learn, table, parts, probed, features, policy, outputs.cross_validated, unit_answer)
+        parts = [part.units for part in units.parts]
+        probed = None if units.out_of_fold is None else units.out_of_fold.units
     reported, *held_out = parts
-    fitted_on = _calibration_set(learn, reported, outputs.cross_validated, table)
+    fitted_on = (
+        units.calibration_set(cross_validated=outputs.cross_validated, tuned=not getattr(learn, "is_probe", False))
+        if units
+        else _calibration_set(learn, reported, outputs.cross_validated, table)
+    )
     beside = _with_table(learn, table, reported, column_names(tabular)) if tabular else WithTable()
     if beside.fusion is not None and beside.calibration_set is not None:
         reported, fitted_on = fused(reported, beside.fusion), beside.calibration_set
-    fitted = calibrate(reported, fitted_on, policy, label_shares(learn.dls.train, len(reported.vocab)))
-    detector = None if features is None else ood_fit(features, groups=_read_groups(learn, table))
-    calibration = replace(fitted.calibration, ood=detector, fusion=beside.fusion)
+    shares = None if units else label_shares(learn.dls.train, len(reported.vocab))
+    fitted = calibrate(reported, fitted_on, policy, shares)
+    detector = _detector(learn, table, features, units)
+    rule = None if units is None else units.rule
+    calibration = replace(fitted.calibration, ood=detector, fusion=beside.fusion, unit=rule)
     reported = fitted.predictions
     if not outputs.cross_validated:  # each fold has features of its own
         reported = flag_out_of_distribution(reported, calibration)
     held_out = [apply_calibration(part, replace(calibration, abstain_below=None)) for part in held_out]
     results = _summary(learn, reported, table) | fitted.sections
     results |= {"tabular": beside.section} if beside.section else {}
+    results |= {"units": units.section} if units else {}
     results |= {} if found is None else {"audit": found.facts(_PAIRS)}
     results |= _folds(reported) if outputs.cross_validated else ood_section(reported, calibration)
     if table is not None:
-        results |= {} if outputs.cross_validated else _leak_free(reported, table, found, results)
-        results |= _test_results(held_out, table, found) | not_measured(table, reported.vocab)
+        results |= {} if outputs.cross_validated else _leak_free(reported, table, found, results, units)
+        results |= _test_results(held_out, table, found, units) | not_measured(table, reported.vocab)
     results |= {"subgroups": as_plain(metrics_by_group(reported, subgroups))} if subgroups else {}
     known = {} if by_row is None or table is None else _known_features(table, by_row)
     predictions = Predictions.concat([reported, *held_out])
-    probed = None if outputs.cross_validated or table is None else _out_of_fold(learn, table, predictions)
+    probed = None if outputs.cross_validated else probed
     checked = None
     if table is not None:
-        tuned = getattr(learn, "history", True)
-        checked = check_labels(predictions, probed, table, found, None if tuned else known)
+        tuned = getattr(learn, "history", True) or units
+        judged = _one_a_unit(table, predictions, probed) if units else table
+        checked = check_labels(predictions, probed, judged, found, None if tuned else known)
         results["label_errors"] = checked.section
     near = similar_training_images(learn, predictions.table["path"], known=known) if known else None
     results |= maps.described(outputs.saliency) | augmentation_picture.described(learn.dls)
     picture = augmentation_picture.augmentation_picture(learn.dls)
     assessment = Assessment(
-        predictions, results, calibration, found, table, near, outputs.saliency, picture, probed, checked
+        predictions,
+        results,
+        calibration,
+        found,
+        table,
+        near,
+        outputs.saliency,
+        picture,
+        probed,
+        checked,
+        None if units is None else units.images,
     )
     learn.last_assessment = (_state(learn), assessment)
     return assessment
@@ -334,6 +369,45 @@ def _out_of_fold(learn: Any, table: pd.DataFrame, predictions: Predictions) -> P
     )
 
 
+def _by_unit(
+    learn: Any,
+    table: pd.DataFrame,
+    parts: Sequence[Predictions],
+    training: Predictions | None,
+    features: np.ndarray | None,
+    policy: DecisionPolicy | None,
+    cross_validated: bool,
+    asked: UnitChoice,
+) -> AnswersByUnit:
+    frozen = getattr(learn, "is_probe", False) and not cross_validated
+    if training is not None and frozen and features is not None:
+        place = {path: row for row, path in enumerate(_train_paths(learn.dls))}
+        training = replace(training, features=features[[place[path] for path in training.table["path"]]])
+    known = None if features is None else (_train_paths(learn.dls), features)
+    positive = policy.positive if policy else None
+    seed = getattr(learn, "seed", 42)
+    return answer_by_unit(table, parts, training, known, asked=asked, positive=positive, attention=frozen, seed=seed)
+
+
+def _detector(
+    learn: Any, table: pd.DataFrame | None, features: np.ndarray | None, units: AnswersByUnit | None
+) -> OodDetector | None:
+    """Knows the training images, or, of units, the mean of each one's."""
+    if features is None:
+        return None
+    if units is None:
+        return ood_fit(features, groups=_read_groups(learn, table))
+    if units.features is None or len(units.features) < FEWEST:
+        return None
+    return ood_fit(units.features, groups=units.groups)
+
+
+def _one_a_unit(table: pd.DataFrame, *parts: Predictions | None) -> pd.DataFrame:
+    """The table's rows of the images that stand for their units."""
+    paths = {path for part in parts if part is not None for path in part.table["path"]}
+    return table[table["path"].isin(paths)]
+
+
 def _known_features(table: pd.DataFrame, by_row: np.ndarray) -> dict[str, np.ndarray]:
     return {path: row for path, row in zip(table["path"], by_row, strict=True) if np.isfinite(row).all()}
 
@@ -399,15 +473,31 @@ def _folds(reported: Predictions) -> Sections:
     return {"folds": folds, "fold_spread": spread}
 
 
-def _leak_free(part: Predictions, table: pd.DataFrame, audit: Audit | None, results: Sections) -> Sections:
-    found = leak_free(part, *seen_in_training(part, table, audit), results)
+def _leak_free(
+    part: Predictions,
+    table: pd.DataFrame,
+    audit: Audit | None,
+    results: Sections,
+    units: AnswersByUnit | None = None,
+    place: int = 0,
+) -> Sections:
+    """The section leak_free; `place` is that of the part among the units' parts."""
+    if units is None:
+        seen = seen_in_training(part, table, audit)
+    else:  # a unit leaks where any of its images does
+        made = units.parts[place]
+        first, second = seen_in_training(made.images, table, audit)
+        seen = made.any_of(first), made.any_of(second)
+    found = leak_free(part, *seen, results)
     return {"leak_free": found} if found else {}
 
 
-def _test_results(held_out: Sequence[Predictions], table: pd.DataFrame, audit: Audit | None) -> Sections:
+def _test_results(
+    held_out: Sequence[Predictions], table: pd.DataFrame, audit: Audit | None, units: AnswersByUnit | None = None
+) -> Sections:
     """The section test, of the test images whose label is known."""
-    for part in held_out:
+    for place, part in enumerate(held_out, 1):
         if (part.y >= 0).any():
             results: Sections = {**summarize(part, partition="test")}
-            return {"test": results | _leak_free(part, table, audit, results)}
+            return {"test": results | _leak_free(part, table, audit, results, units, place)}
     return {}

@@ -21,6 +21,7 @@ from medclf.errors import DataError
 from medclf.files import Json
 from medclf.metrics.classification import bounded, calibration_error
 from medclf.metrics.intervals import Estimate, Sampling, undefined, wilson
+from medclf.metrics.logits import to_logits as to_logits
 from medclf.metrics.thinning import Part
 from medclf.metrics.weighted import bin_gaps
 
@@ -70,20 +71,6 @@ class Temperature:
         """From what `as_dict` gave."""
         found, bias = (tuple(float(value) for value in values.get(key, ())) for key in ("temperature", "bias"))
         return cls(found, bool(values["multi_label"]), int(values["n"]), bias)
-
-
-def to_logits(probs: Any, *, multi_label: bool = False) -> np.ndarray:
-    """Logits that give these probabilities: log p (equal to the network's up to a constant), or log p / (1 - p).
-
-    Example:
-        >>> special.softmax(to_logits([[0.8, 0.2]]), axis=1).round(3).tolist()
-        [[0.8, 0.2]]
-    """
-    values = np.asarray(probs, dtype=np.float64)
-    if multi_label:
-        values = np.clip(values, 1e-7, 1 - 1e-7)  # beyond it float32 knows only 0 and 1
-        return np.asarray(np.log(values) - np.log1p(-values))
-    return np.log(np.maximum(values, 1e-12))
 
 
 def _probs(logits: np.ndarray, multi_label: bool) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 if TYPE_CHECKING:  # a prediction needs neither scipy nor scikit-learn
     from medclf.metrics.calibration import Temperature
     from medclf.metrics.ood import OodDetector
+    from medclf.metrics.units import UnitRule
     from medclf.models.tabular import Fusion
 
 UNSURE, OUT_OF_DISTRIBUTION = "unsure", "not like the training images"  # as predictions.csv and answers have them
@@ -32,6 +33,7 @@ class Calibration:
         ood: tells which images are out of distribution; None flags none.
         fusion: adds a table's columns to the network's logits, before the temperature; None where the image stands
             alone.
+        unit: how the images of a patient, study or series become one answer; None where each has its own.
 
     Example:
         >>> Calibration(abstain_below=0.6, keep_accuracy=0.95, thresholds={"polyp": 0.3}).as_dict()
@@ -46,6 +48,7 @@ class Calibration:
     multi_label: bool = False
     ood: OodDetector | None = None
     fusion: Fusion | None = None
+    unit: UnitRule | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The form that bundle.json has, as medclf 0.1 wrote it; see docs/bundle.md."""
@@ -65,6 +68,8 @@ class Calibration:
             found["ood"] = self.ood.as_dict()
         if self.fusion is not None:
             found["tabular"] = self.fusion.as_dict()
+        if self.unit is not None:
+            found["unit"] = self.unit.as_dict()
         return found
 
     def decided(self, probs: np.ndarray, vocab: Sequence[str]) -> np.ndarray | None:
@@ -86,6 +91,7 @@ class Calibration:
         """
         from medclf.metrics.calibration import Temperature
         from medclf.metrics.ood import OodDetector
+        from medclf.metrics.units import UnitRule
         from medclf.models.tabular import fusion_in
 
         fitted = values.get("temperature")
@@ -104,6 +110,7 @@ class Calibration:
             multi_label=multi_label,
             ood=OodDetector.from_dict(values["ood"]) if values.get("ood") else None,
             fusion=fusion_in(values, multi_label),
+            unit=UnitRule.from_dict(values["unit"], multi_label=multi_label) if values.get("unit") else None,
         )
 
 

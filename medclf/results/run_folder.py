@@ -26,6 +26,7 @@ from medclf.results.schema import RECORD, read_record, read_results
 RESULTS, PREDICTIONS, TABLE = "results.json", "predictions.csv", "table.csv"
 NEIGHBOURS, AUDIT, SALIENCY = "neighbours.csv", "audit.csv", "saliency.json"
 AUGMENTATION = "augmentation.jpg"
+IMAGES = "images.csv"
 OUT_OF_FOLD, LABEL_ERRORS = "out_of_fold.csv", "label_errors.csv"
 PAGE, EVALUATIONS = "report.html", "evaluations"
 _JPEG = "data:image/jpeg;base64,"
@@ -114,6 +115,13 @@ class RunFolder(os.PathLike[str]):
             text = f"{self / PREDICTIONS} has {n} images with a known label; {RESULTS} speaks of {results['n']}"
             raise DataError(text, "restore both from one copy, or make the run again")
         return found
+
+    @cached_property
+    def by_image(self) -> Predictions | None:
+        """Of a run by patient or another unit, what images.csv holds: the predictions by image; else None."""
+        if not (self / IMAGES).is_file():
+            return None
+        return Predictions.load(self / IMAGES, self.results["vocab"], self.results["task"] == "multi-label")
 
     @cached_property
     def out_of_fold(self) -> Predictions | None:

@@ -77,6 +77,8 @@ def evaluate(
     settings = {"hide_names": hide_names, "show_burned_in": show_burned_in}
     shown = {name: _asked(origin, name) if given is None else given for name, given in settings.items()}
     calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
+    if calibration.unit:
+        raise DataError(f"{run} answers by {calibration.unit.unit}, and evaluate measures images one by one")
     points, trained_on = _points(calibration, origin), _training_images(origin)
     table = scan(data, **scan_kwargs)
     check_columns(table, subgroup)

@@ -22,6 +22,7 @@ from medclf.auditing.fusion import check_fields, column_names
 from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.csv_files import save_rows
 from medclf.dataset.scan import count_labels, scan, with_problems
+from medclf.dataset.units import split_for_units, with_units
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed, maps
@@ -38,7 +39,7 @@ from medclf.reporting.report import report
 from medclf.reporting.view import withheld_note
 from medclf.results.predictions import Predictions
 from medclf.results.results import versions
-from medclf.results.run_folder import AUDIT, EVALUATIONS, LABEL_ERRORS, NEIGHBOURS, OUT_OF_FOLD
+from medclf.results.run_folder import AUDIT, EVALUATIONS, IMAGES, LABEL_ERRORS, NEIGHBOURS, OUT_OF_FOLD
 from medclf.results.schema import RECORD_FORMAT
 from medclf.results.subgroups import check_columns
 from medclf.results.wording import percent
@@ -116,6 +117,9 @@ def train(
         record = begun | start_record(table) | ({"corrections": corrected} if corrected else {})
         check_columns(table, config.subgroup or [])
         check_fields(table, column_names(config.tabular or ()))
+        if config.unit:
+            config = replace(config, split=split_for_units(table, config.split))
+            record |= {"settings": config.as_dict()}
         if before:
             check_same(before, record, resume=going_on)
         run.write_record(record)
@@ -133,6 +137,7 @@ def train(
             subgroups=config.subgroup or (),
             tabular=config.tabular or (),
             outputs=outputs,
+            unit_answer=config.unit_answer,
         )
         _write(run, config, learn, assessment, corrected, start)
         report(out)
@@ -161,6 +166,8 @@ def _scanned(config: TrainConfig, say: Say) -> tuple[pd.DataFrame, dict[str, Any
         table, corrected = correct(table, read_corrections(config.corrections))
         say(corrected["sentence"])
     policy_of(config, table)
+    if config.unit:
+        table = with_units(table, config.unit)
     say(f"{(table['problem'] == '').sum()} images, {(table['problem'] != '').sum()} left out")
     return table, corrected
 
@@ -171,6 +178,8 @@ def _write(
     """All files of the RUN but its page; with an external test, what that found as well."""
     run.write_table(assessment.table)
     run.write_predictions(assessment.predictions)
+    if assessment.images is not None:
+        assessment.images.save(run / IMAGES)
     if assessment.neighbours is not None:
         save_rows(run / NEIGHBOURS, assessment.neighbours)
     if assessment.audit is not None:

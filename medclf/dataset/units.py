@@ -1,0 +1,131 @@
+"""Which images are one unit: a patient, a study, a series, a folder, or what a column says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.config import Split
+from medclf.dataset.folds import linked
+from medclf.dataset.labels import is_missing, objects
+from medclf.errors import DataError, SplitError, argument, did_you_mean
+
+UNIT = "unit_id"  # the column that says which unit an image is of
+_PLURALS = {"patient": "patients", "study": "studies", "series": "series", "folder": "folders"}
+_SOURCES = {
+    "patient": f"name the column of patients with {argument('patient_col', 'NAME')}, or give DICOM files",
+    "study": "give DICOM files, or a table with a column 'study'",
+    "series": "give DICOM files, or a table with a column 'series'",
+}
+
+
+def units_word(unit: str, n: int = 2) -> str:
+    """What units are called in sentences.
+
+    Example:
+        >>> units_word("patient"), units_word("study", 1), units_word("exam_id")
+        ('patients', 'study', "units of 'exam_id'")
+    """
+    one, many = (unit, _PLURALS[unit]) if unit in _PLURALS else (f"unit of '{unit}'", f"units of '{unit}'")
+    return one if n == 1 else many
+
+
+def with_units(table: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """The table with a column `unit_id`, and with units kept together by whatever keeps groups together.
+
+    Args:
+        table: as `scan` returns it.
+        unit: "patient", "study" or "series" (of DICOM headers or a column of that name), "folder" (the one that holds
+            the image), or the name of a column. An image that names none is a unit of its own.
+
+    Returns:
+        A copy; `attrs["unit"]` says the kind. Where units are not parts of patients, a column `group` links the images
+        of one, so that splits, folds and intervals take them together.
+
+    Raises:
+        DataError: no image says its unit, or there is no such column.
+
+    Example:
+        >>> table = pd.DataFrame({"path": ["a/1.png", "a/2.png", "b/1.png"]})
+        >>> with_units(table, "folder")["unit_id"].tolist()
+        ['a', 'a', 'b']
+    """
+    named = _names(table, unit)
+    if all(name is None for name in named):
+        remedy = _SOURCES.get(unit, "fill its cells, or name another column")
+        raise DataError(f"{argument('unit', unit)}: no image says its {units_word(unit, 1)}", remedy)
+    result = table.copy()
+    result.attrs = dict(table.attrs) | {"unit": unit}
+    names = [path if name is None else name for name, path in zip(named, table["path"], strict=True)]
+    result[UNIT] = pd.Series(names, index=table.index, dtype=object)
+    return result if _within_patients(result) else _grouped(result)
+
+
+def _names(table: pd.DataFrame, unit: str) -> list[str | None]:
+    if unit == "folder":
+        return [PurePosixPath(path).parent.as_posix() for path in table["path"]]
+    if unit not in table:
+        columns = [str(column) for column in table]
+        remedy = did_you_mean(unit, columns) or _SOURCES.get(unit) or f"it has {', '.join(columns)}"
+        raise DataError(f"{argument('unit', unit)}: the table has no column '{unit}'", remedy)
+    return [None if is_missing(cell) or str(cell).strip() == "" else str(cell).strip() for cell in table[unit]]
+
+
+def _within_patients(table: pd.DataFrame) -> bool:
+    """Whether each unit is of one known patient."""
+    patients = objects(table, "patient")
+    if any(patient is None for patient in patients):
+        return table.attrs["unit"] == "patient"
+    n_patients = table.assign(patient=patients).groupby(UNIT)["patient"].nunique()
+    return not (n_patients > 1).any()
+
+
+def _grouped(table: pd.DataFrame) -> pd.DataFrame:
+    own, units = objects(table, "group"), objects(table, UNIT)
+    groups = linked(own, units) if any(value is not None for value in own) else linked(units)
+    names = pd.Series([f"unit-{number}" for number in groups], index=table.index, dtype=object)
+    return table.assign(group=names)
+
+
+def split_for_units(table: pd.DataFrame, split: Split | None) -> Split:
+    """The split to make, where units have to stay together.
+
+    Raises:
+        SplitError: the one that is wished for does not keep them together.
+
+    Example:
+        >>> table = with_units(pd.DataFrame({"path": ["a/1.png", "b/1.png"]}), "folder")
+        >>> split_for_units(table, None)
+        'grouped'
+    """
+    if split in ("random", "stratified"):
+        text = f"{argument('split', split)} takes images one by one, and may part those of one unit"
+        raise SplitError(text, f"use {argument('split', 'patient')} or {argument('split', 'grouped')}")
+    if split:
+        return split
+    parts = {part for part in objects(table, "partition") if part is not None}
+    if {"train", "valid"} <= parts:
+        return "folders"
+    return "grouped" if "group" in table else "patient"
+
+
+def check_whole(table: pd.DataFrame) -> None:
+    """Raise SplitError, naming some, where a unit has images in several partitions."""
+    placed = table[(table["problem"] == "") & table["partition"].notna()] if "problem" in table else table
+    n_parts = placed.groupby(UNIT, sort=False)["partition"].nunique()
+    parted = list(n_parts.index[n_parts > 1])
+    if parted:
+        what, some = units_word(table.attrs["unit"]), ", ".join(map(str, parted[:5]))
+        more = f" and {len(parted) - 5} more" if len(parted) > 5 else ""
+        text = f"{len(parted)} {what} have images in more than one of training, validation and test set: {some}{more}"
+        raise SplitError(text, f"put each into one, or use {argument('split', 'grouped')}")
+
+
+def index_of(names: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
+    """(n,) the number of each row's unit, in the order in which units first appear; and the units' names."""
+    number: dict[Any, int] = {}
+    return np.array([number.setdefault(name, len(number)) for name in names], int), list(number)

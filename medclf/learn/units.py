@@ -1,0 +1,160 @@
+"""LEARNER -> answers by unit: what `assess` needs where a patient, study or series has one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.auditing.calibration_set import CalibrationSet
+from medclf.auditing.unit_answer import choose_answer
+from medclf.config import UnitChoice
+from medclf.dataset.units import UNIT, check_whole, index_of, units_word
+from medclf.metrics.intervals import as_plain
+from medclf.metrics.units import UnitRule, mean_by
+from medclf.results.predictions import Predictions
+from medclf.results.results import short_metrics, summarize
+from medclf.results.units import ByUnit, by_unit, sentence_of
+
+_NAMED = 20  # units that results.json names
+
+
+@dataclass
+class AnswersByUnit:
+    """A network's predictions by unit.
+
+    Args:
+        rule: how they were made.
+        parts: of the reported images first, then of the held-out ones.
+        out_of_fold: of the training images; None where no fold says.
+        features: (n_units, f) of the training units, and their groups; None where they are not known.
+        groups: (n_units,) of the training units.
+        section: of results.json.
+    """
+
+    rule: UnitRule
+    parts: list[ByUnit]
+    out_of_fold: ByUnit | None
+    features: np.ndarray | None
+    groups: np.ndarray | None
+    section: dict[str, Any]
+
+    def calibration_set(self, *, cross_validated: bool, tuned: bool) -> CalibrationSet:
+        """What to fit on: never the reported units, or each of them without its own fold."""
+        if cross_validated or tuned or self.out_of_fold is None:
+            what = "the other units' predictions" if cross_validated else "the other validation units"
+            return CalibrationSet.of(self.parts[0].units, f"{what}, in five parts")
+        found = self.out_of_fold.units
+        known = np.asarray(found.y).reshape(len(found), -1).max(axis=1) >= 0
+        found = found.subset(known)
+        described = f"the training {units_word(self.rule.unit)}, each predicted by a head that was fitted without it"
+        return CalibrationSet(found.y, found.probs, found.groups, described)
+
+    @property
+    def images(self) -> Predictions:
+        """What images.csv holds: the reported and held-out images, and what each contributed."""
+        return Predictions.concat([part.images for part in self.parts])
+
+
+def is_by_unit(table: pd.DataFrame | None) -> bool:
+    """Whether `with_units` was called on the data's table."""
+    return table is not None and UNIT in table and "unit" in table.attrs
+
+
+def answer_by_unit(
+    table: pd.DataFrame,
+    parts: Sequence[Predictions],
+    training: Predictions | None,
+    features: tuple[list[str], np.ndarray] | None,
+    *,
+    asked: UnitChoice = "auto",
+    positive: str | None = None,
+    attention: bool = True,
+    seed: int = 42,
+) -> AnswersByUnit:
+    """Choose how units are answered, and answer them.
+
+    Args:
+        table: the data's, with units and partitions.
+        parts: predictions of the reported images, then of the held-out ones.
+        training: of the training images, by folds without them; with features where the encoder is frozen.
+        features: the paths of the training images, and (n, f) their features; None where they are not known.
+        asked: "auto", or an answer.
+        positive: the label that decisions are about.
+        attention: whether the encoder is frozen, so that attention may be fitted on its features.
+        seed: of that fit.
+
+    Raises:
+        SplitError: a unit has images in two partitions.
+        DataError: the answer that is asked for cannot be had.
+    """
+    if "fold" not in parts[0].table:
+        check_whole(table)
+    first, several = parts[0], parts[0].multi_label
+    fit = partial(_fit, n_labels=len(first.vocab), multi_label=several, seed=seed) if attention else None
+    unit = table.attrs["unit"]
+    chosen = choose_answer(unit, asked, training, list(first.vocab), multi_label=several, positive=positive, fit=fit)
+    made = [by_unit(part, chosen.rule) for part in parts]
+    found, groups = None, None
+    if features is not None:
+        paths, values = features
+        rows = table.set_index("path").loc[paths]
+        index, names = index_of(list(rows[UNIT]))
+        found = mean_by(values, index, len(names)).astype(np.float32)
+        if chosen.out_of_fold is not None:
+            known = dict(zip(chosen.out_of_fold.units.table[UNIT], _groups(chosen.out_of_fold.units), strict=True))
+            groups = np.array([known.get(name, -1 - k) for k, name in enumerate(names)])
+    section = _section(made, chosen.rule, chosen.sentence, chosen.candidates, table)
+    return AnswersByUnit(chosen.rule, made, chosen.out_of_fold, found, groups, section)
+
+
+def _groups(units: Predictions) -> np.ndarray:
+    return np.arange(len(units)) if units.groups is None else units.groups
+
+
+def _fit(features: np.ndarray, unit: np.ndarray, y: np.ndarray, **how: Any) -> Any:
+    from medclf.metrics.units import Attention
+    from medclf.models.attention import fit_attention
+
+    return Attention(**fit_attention(features, unit, y, **how))
+
+
+def _section(
+    parts: Sequence[ByUnit], rule: UnitRule, chosen: str, candidates: Mapping[Any, Any], table: pd.DataFrame
+) -> dict[str, Any]:
+    """The section units of results.json."""
+    first = parts[0]
+    n_images = first.units.table["n_images"]
+    conflicts = sorted({name for part in parts for name in part.conflicts})
+    lost = table[(table["problem"] != "").to_numpy()]
+    broken = lost[UNIT].nunique()
+    gone = sorted(set(map(str, lost[UNIT])) - set(map(str, table.loc[~table.index.isin(lost.index), UNIT])))
+    sentence = f"{sentence_of(rule, len(first.units), len(first.images))} {chosen}"
+    if conflicts:
+        what = units_word(rule.unit, len(conflicts))
+        sentence += f" {len(conflicts)} {what} with images of different labels count as unlabelled."
+    if broken:
+        sentence += f" {len(lost)} images of {broken} {units_word(rule.unit, broken)} could not be used."
+    if gone:
+        sentence += f" {len(gone)} {units_word(rule.unit, len(gone))} have no usable image."
+    by_image = summarize(first.images, n_boot=200)
+    return {
+        "sentence": sentence,
+        "by": rule.unit,
+        "answer": rule.answer,
+        "n": len(first.units),
+        "n_images": len(first.images),
+        "images_a_unit": {
+            "fewest": int(n_images.min()),
+            "most": int(n_images.max()),
+            "median": float(n_images.median()),
+        },
+        "candidates": dict(candidates),
+        "by_image": {"n": by_image["n"], **as_plain(short_metrics(by_image))},
+        "conflicts": {"n": len(conflicts), "some": conflicts[:_NAMED]},
+        "unreadable": {"n_images": len(lost), "n_units_without_image": len(gone), "some": gone[:_NAMED]},
+    }

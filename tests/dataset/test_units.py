@@ -1,0 +1,70 @@
+"""Units of a table: where they come from, that they stay together, and what is refused."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from medclf.dataset.splits import split_table
+from medclf.dataset.units import check_whole, split_for_units, with_units
+from medclf.errors import DataError, SplitError
+
+
+def _table(**columns: list[object]) -> pd.DataFrame:
+    paths = [f"{'ab'[k % 2]}/{k}.png" for k in range(12)]
+    labels = ["normal" if k % 4 < 2 else "polyp" for k in range(12)]
+    return pd.DataFrame({"path": paths, "label": labels, "problem": "", "partition": None, **columns})
+
+
+def test_patients_are_units_and_keep_the_split_by_patient() -> None:
+    table = with_units(_table(patient=[f"p{k // 3}" for k in range(12)]), "patient")
+    assert table["unit_id"].nunique() == 4
+    assert table.attrs["unit"] == "patient"
+    assert "group" not in table
+    assert split_for_units(table, None) == "patient"
+
+
+def test_studies_without_patients_are_linked_so_that_a_split_keeps_them() -> None:
+    table = with_units(_table(study=[f"s{k // 3}" for k in range(12)]), "study")
+    assert split_for_units(table, None) == "grouped"
+    check_whole(table.assign(partition=split_table(table, "grouped", valid_pct=0.3)))
+
+
+def test_an_image_without_a_unit_is_one_of_its_own() -> None:
+    table = with_units(_table(exam=["x", None, " ", *["y"] * 9]), "exam")
+    assert table["unit_id"].tolist()[:3] == ["x", "b/1.png", "a/2.png"]
+
+
+def test_units_that_cross_patients_keep_both_together() -> None:
+    table = _table(patient=["p", "p", *"qqqqqqqqqq"], exam=["1", "2", "2", *["3"] * 9])
+    groups = with_units(table, "exam")["group"].tolist()
+    assert groups[1] == groups[2]
+
+
+def test_a_unit_on_two_sides_is_named() -> None:
+    table = with_units(_table(patient=["p"] * 12), "patient").assign(partition=["train", "valid"] * 6)
+    with pytest.raises(SplitError, match=r"1 patients have images in more than one .*: p"):
+        check_whole(table)
+
+
+@pytest.mark.parametrize("split", ["random", "stratified"])
+def test_a_split_by_image_is_refused(split: str) -> None:
+    table = with_units(_table(patient=["p", "q"] * 6), "patient")
+    with pytest.raises(SplitError, match=split):
+        split_for_units(table, split)  # type: ignore[arg-type]
+
+
+def test_partitions_of_the_data_are_kept() -> None:
+    table = with_units(_table(patient=["p", "q"] * 6), "patient").assign(partition=["train", "valid"] * 6)
+    assert split_for_units(table, None) == "folders"
+
+
+@pytest.mark.parametrize(("unit", "words"), [("pateint", "no column 'pateint'"), ("study", "no column 'study'")])
+def test_a_column_that_is_not_there_is_named(unit: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        with_units(_table(patient=["p"] * 12), unit)
+
+
+def test_patients_that_nobody_names_are_refused() -> None:
+    with pytest.raises(DataError, match="no image says its patient"):
+        with_units(_table(patient=[None] * 12), "patient")

@@ -1,0 +1,126 @@
+"""A training by unit: files by unit and by image, bundles that answer a unit the same, and nothing on two sides."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medclf.config import TrainConfig
+from medclf.errors import BundleError, DataError, ReadError
+from medclf.run.run import Run
+from medclf.run.train import train
+
+ARCH = {"arch": "efficientnet_lite0", "size": 64, "saliency": 0, "labels": "labels.csv", "audit": False}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 patients of one to three images; those with a finding have it on some; one file is broken."""
+    os.environ["MEDCLF_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    root, rng = tmp_path_factory.mktemp("units"), np.random.default_rng(0)
+    rows = []
+    for unit in range(36):
+        for k in range(1 + unit % 3):
+            pixels = rng.integers(40, 120, (48, 48))
+            if unit % 2 and k % 2 == 0:
+                pixels[8:32, 8:32] += 90
+            name = f"{unit:02d}_{k}.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name)
+            rows.append([name, ["normal", "polyp"][unit % 2], f"P{unit}"])
+    (root / "35_1.png").write_bytes(b"broken")
+    with (root / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "label", "patient"], *rows])
+    return root
+
+
+def _train(data: Path, out: Path, **more: object) -> Run:
+    settings = {**ARCH, "unit": "patient", "valid_pct": 0.3, **more}
+    return Run(train(str(data), lambda _: None, out=str(out), **settings))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", params=["mean", "attention"])
+def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    with pytest.warns(UserWarning, match="cannot be used"):
+        return _train(data, tmp_path_factory.mktemp("run") / "RUN", unit_answer=request.param)
+
+
+def test_predictions_are_by_unit_and_images_beside(run: Run) -> None:
+    units, images = run.predictions, run.by_image
+    assert images is not None
+    assert units.table["unit_id"].is_unique
+    assert set(images.table["unit_id"]) == set(units.table["unit_id"])
+    assert len(images) == units.table["n_images"].sum() > len(units)
+    assert run.results["n"] == len(units)
+    assert run.results["units"]["n_images"] == len(images)
+    assert run.results["units"]["by_image"]["n"] == len(images)
+
+
+def test_the_mean_is_that_of_the_images(run: Run) -> None:
+    if run.results["units"]["answer"] != "mean":
+        pytest.skip("another answer")
+    images, units = run.by_image, run.predictions
+    assert images is not None
+    means = [images.probs[(images.table["unit_id"] == name).to_numpy(), 1].mean() for name in units.table["unit_id"]]
+    order = np.argsort(means)
+    assert (np.diff(units.probs[order, 1]) >= -1e-9).all()  # calibration keeps the order
+
+
+def test_no_unit_stands_on_two_sides(run: Run) -> None:
+    assert run.table.groupby("unit_id")["partition"].nunique().le(1).all()
+
+
+def test_the_bundle_answers_a_unit_as_the_training_did(run: Run, data: Path) -> None:
+    units, images = run.predictions, run.by_image
+    assert images is not None
+    for row in range(len(units)):
+        names = images.table["path"][images.table["unit_id"] == units.table["unit_id"].iloc[row]]
+        found = run.bundle.predict_unit([data / name for name in names])
+        assert list(found.answer.probs.values()) == pytest.approx(units.probs[row], abs=1e-4)
+        assert found.answer.label == units.preds[row]
+        assert list(names)[found.decided_by] == units.table["path"].iloc[row]
+
+
+def test_a_broken_image_of_a_unit_is_named_and_survived(run: Run, data: Path) -> None:
+    found = run.bundle.predict_unit([data / "35_0.png", data / "35_1.png"])
+    assert list(found.problems) == [1]
+    assert found.contributions[1] is None
+    with pytest.raises(ReadError, match="none of its 1 images"):
+        run.bundle.predict_unit([data / "35_1.png"])
+    assert run.results["units"]["unreadable"]["n_images"] == 1
+
+
+def test_one_image_is_a_unit_of_its_own(run: Run, data: Path) -> None:
+    alone, unit = run.bundle.predict(data / "01_0.png"), run.bundle.predict_unit([data / "01_0.png"])
+    assert unit.answer.probs == pytest.approx(alone.probs, abs=1e-6)
+
+
+def test_candidates_are_scored_on_training_units(run: Run) -> None:
+    section = run.results["units"]
+    assert {"mean", "max", "noisy-or"} <= set(section["candidates"])
+    assert all(0 < row["log_loss"] < 2 for row in section["candidates"].values())
+
+
+def test_a_bundle_without_units_refuses_to_answer_one(run: Run, data: Path) -> None:
+    bundle = Run(run.path).bundle
+    bundle.unit_rule = None
+    with pytest.raises(BundleError, match="each image alone"):
+        bundle.predict_unit([data / "01_0.png"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"unit": "patient", "split": "random"}, "may part the images"),
+        ({"unit_answer": "max"}, "needs units"),
+        ({"unit": "patient", "unit_answer": "attention", "epochs": 3}, "frozen encoder"),
+        ({"unit": "patient", "unit_answer": "attention", "split": "kfold"}, "frozen encoder"),
+    ],
+)
+def test_what_units_cannot_do_is_refused_before_anything_heavy(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        TrainConfig("images", "RUN", **settings)  # type: ignore[arg-type]
