@@ -80,8 +80,8 @@ def _within_patients(table: pd.DataFrame) -> bool:
     patients = objects(table, "patient")
     if any(patient is None for patient in patients):
         return table.attrs["unit"] == "patient"
-    n_patients = table.assign(patient=patients).groupby(UNIT)["patient"].nunique()
-    return not (n_patients > 1).any()
+    n_patients: pd.Series = table.assign(patient=patients).groupby(UNIT)["patient"].nunique()
+    return bool(n_patients.max() <= 1)
 
 
 def _grouped(table: pd.DataFrame) -> pd.DataFrame:
