@@ -75,6 +75,12 @@ def group(device: Any = None) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def wait() -> None:
+    """Until all that can talk have come here."""
+    if n_ranks() > 1:
+        dist.barrier()
+
+
 def from_first(make: Callable[[], Made]) -> Made:
     """What `make` gives in the first process, for all of them.
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from fastai.torch_core import TensorImage
+from fastai.torch_core import TensorImage, default_device
 from torch import Tensor, nn
 
 from medclf.learn.batches import default_batch_size
@@ -42,6 +42,11 @@ class Costs:
     def as_dict(self) -> dict[str, Any]:
         """For `run.json`."""
         return asdict(self)
+
+
+def training_device(name: str | None) -> torch.device:
+    """The device of that name; of None, the one that fastai would take."""
+    return torch.device(name) if name else default_device()
 
 
 def measure(

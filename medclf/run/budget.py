@@ -122,14 +122,12 @@ def way_of(sizes: tuple[Costs, ...], train_from: str | None, epochs: int, job: J
 
 def measured(config: TrainConfig, *, smaller: bool = True, repeats: int = 3) -> tuple[list[Costs], str, bool]:
     """The costs at the full size and, if asked for, a smaller one, the last stage's name, and whether it is a chain."""
-    from fastai.torch_core import default_device
-
     from medclf.learn.presets import tfms_for
-    from medclf.learn.step_costs import measure
+    from medclf.learn.step_costs import measure, training_device
     from medclf.models.backbones import build_network
     from medclf.models.stages import is_chain, stage_names
 
-    device = torch.device(config.device) if config.device else default_device()
+    device = training_device(config.device)
     network = build_network(config.arch, 2, weights=None).to(device).to(memory_format=torch.channels_last)
     small = config.size * 4 // 7 // 32 * 32
     sizes = [config.size, small] if smaller and small >= 64 else [config.size]

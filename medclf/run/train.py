@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from fastai.torch_core import distrib_barrier
 
 from medclf.auditing.audit import Audit, with_groups
 from medclf.auditing.decisions import DecisionPolicy
@@ -375,7 +374,7 @@ def _fit_together(
             if tunes and distributed.is_first():  # the linear probe alone is as soon done again
                 with seeded(learn.seed):
                     save_checkpoint(learn, kept)
-            distrib_barrier()
+            distributed.wait()
         if tunes:
             with learn.distrib_ctx(), told_in_lines(learn, say):
                 cbs = [Resumable(kept), *epochs_tracked(part if "fold" in changes else "")]
