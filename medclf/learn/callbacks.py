@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import fastai.callback.progress  # noqa: F401 - gives Learner its no_bar
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.callback.schedule import Learner
 from fastai.callback.tracker import TrackerCallback
+from fastai.learner import Recorder
 from fastai.torch_core import distrib_barrier, get_model, rank_distrib
 from fastcore.foundation import L
 
@@ -223,3 +224,27 @@ def told_in_lines(learn: Learner, say: Callable[[str], None] = print) -> Iterato
             yield
     finally:
         learn.logger = before
+
+
+class EpochsTracked(Callback):  # type: ignore[misc]
+    """Tells each epoch's losses, metrics and learning rate, except those that a killed run had told.
+
+    Args:
+        tell: what is given the numbers by name, and the epoch, from 1.
+        prefix: before each name, such as "fold-0/".
+    """
+
+    order = Recorder.order + 1
+
+    def __init__(self, tell: Callable[[Mapping[str, float], int], None], prefix: str = "") -> None:
+        self.tell, self.prefix, self.step = tell, prefix, 0
+
+    def after_epoch(self) -> None:
+        """Tell it."""
+        self.step += 1
+        if any(cb.replaying for cb in self.learn.cbs if isinstance(cb, Resumable)):
+            return
+        recorder = self.learn.recorder
+        values = dict(zip(recorder.metric_names[1:-1], recorder.values[-1], strict=False))
+        values["lr"] = self.learn.opt.hypers[-1]["lr"]
+        self.tell({f"{self.prefix}{name}": value for name, value in values.items()}, self.step)

@@ -12,12 +12,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
 
-from fastai.callback.core import Callback
-from fastai.learner import Recorder
-
 from medclf.config import TrainConfig
 from medclf.errors import MedclfWarning
-from medclf.learn.callbacks import Resumable
+from medclf.learn.callbacks import EpochsTracked
 from medclf.metrics.table import overall_metrics
 from medclf.options import options
 from medclf.reporting.report import report
@@ -190,30 +187,6 @@ class Tracking:
             self._over = True
 
 
-class EpochsTracked(Callback):  # type: ignore[misc]
-    """Tells a tracker each epoch's losses, metrics and learning rate.
-
-    Args:
-        tracking: the tracker.
-        prefix: before each name, such as "fold-0/".
-    """
-
-    order = Recorder.order + 1
-
-    def __init__(self, tracking: Tracking, prefix: str = "") -> None:
-        self.tracking, self.prefix, self.step = tracking, prefix, 0
-
-    def after_epoch(self) -> None:
-        """Tell it, except of epochs that a killed run had told."""
-        self.step += 1
-        if any(cb.replaying for cb in self.learn.cbs if isinstance(cb, Resumable)):
-            return
-        recorder = self.learn.recorder
-        values = dict(zip(recorder.metric_names[1:-1], recorder.values[-1], strict=False))
-        values["lr"] = self.learn.opt.hypers[-1]["lr"]
-        self.tracking.log({f"{self.prefix}{name}": value for name, value in values.items()}, self.step)
-
-
 _active: ContextVar[Tracking | None] = ContextVar("medclf_tracking", default=None)
 
 
@@ -232,14 +205,14 @@ def tracked(config: TrainConfig) -> Iterator[Tracking | None]:
         tracking.close()
 
 
-def epochs_tracked(part: str = "") -> list[Callback]:
+def epochs_tracked(part: str = "") -> list[EpochsTracked]:
     """The callbacks that a fit needs: one where there is a tracker.
 
     Args:
         part: of a cross-validation, such as "fold-0"; "" for the only fit.
     """
     tracking = _active.get()
-    return [EpochsTracked(tracking, f"{part}/" if part else "")] if tracking else []
+    return [EpochsTracked(tracking.log, f"{part}/" if part else "")] if tracking else []
 
 
 def scores_of(results: Mapping[str, Any]) -> dict[str, float]:
