@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -167,14 +168,24 @@ def overlay(image: np.ndarray, heat: np.ndarray, *, box: Box | None = None) -> n
     colours = coloured(at_size(heat, picture.shape[:2])).astype(np.float32)
     share = colours[..., 3:] / 200 * _STRENGTH
     mixed = np.round((1 - share) * picture + share * colours[..., :3]).astype(np.uint8)
-    if box is not None:
-        from PIL import Image, ImageDraw
+    return mixed if box is None else framed(mixed, [box])
 
-        drawn = Image.fromarray(mixed)
-        width = max(1, round(min(mixed.shape[:2]) / 150))
-        ImageDraw.Draw(drawn).rectangle((box.left, box.top, box.right - 1, box.bottom - 1), None, "white", width)
-        mixed = np.asarray(drawn)
-    return mixed
+
+def framed(picture: np.ndarray, boxes: Sequence[Box], colour: str = "white") -> np.ndarray:
+    """A picture (H, W, 3) of uint8 with thin frames around boxes in its pixels.
+
+    Example:
+        >>> framed(np.zeros((3, 3, 3), np.uint8), [Box(0, 0, 3, 3)])[..., 0].tolist()
+        [[255, 255, 255], [255, 0, 255], [255, 255, 255]]
+    """
+    from PIL import Image, ImageDraw
+
+    drawn = Image.fromarray(picture)
+    width = max(1, round(min(picture.shape[:2]) / 150))
+    for box in boxes:
+        right, bottom = max(box.right - 1, box.left), max(box.bottom - 1, box.top)
+        ImageDraw.Draw(drawn).rectangle((box.left, box.top, right, bottom), None, colour, width)
+    return np.asarray(drawn)
 
 
 def png_uri(picture: np.ndarray) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medclf.errors import BundleError, MedclfError
+from medclf.errors import BundleError, MedclfError, by_road
 from medclf.files import finite
 from medclf.images.preprocessing import Preprocessing
 from medclf.metrics.units import UnitRule
@@ -22,6 +22,7 @@ from medclf.results.calibration import Calibration
 
 FORMATS = (1, 2)
 WEIGHTS = "weights.safetensors"
+DETECTOR = "detector.json"  # of a bundle that gives boxes: see `medclf.inference.detector_bundle`
 MAX_JSON = 64 * 2**20
 _N_GOLDEN = 2
 _MAX_DIGITS = 20  # of an integer: seeds have up to 2**64
@@ -239,6 +240,11 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         BundleError: a file is missing, too large, a link to elsewhere, damaged or changed.
     """
+    if (folder / DETECTOR).is_file():
+        raise BundleError(
+            f"{folder} holds a detector, which gives boxes and no probabilities of labels",
+            by_road("load it with medclf.load_detector", "use medclf predict, which prints its boxes"),
+        )
     for name in ("bundle.json", WEIGHTS):
         path = folder / name
         if not path.is_file():

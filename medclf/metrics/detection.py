@@ -273,7 +273,7 @@ class Detections:
         if not n_findings:
             return {"map": undefined(0, "no finding was given")}
         draws = self.sampling.resample(lambda weights: self._statistics(weights, threshold), n_boot, seed)
-        values = self._statistics(np.ones((1, len(self.images)), np.float32), threshold)[0]
+        values = self._statistics(np.ones((1, len(self.images))), threshold)[0]
         variances = self.sampling.variance(draws)
         mask = np.bincount(self._pooled("owner").astype(int), minlength=len(self.images)) > 0
         units, freedom = self.sampling.units(mask), self.sampling.freedom(mask)

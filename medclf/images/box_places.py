@@ -1,0 +1,55 @@
+"""Boxes between a file's pixels and the prepared pixels that a network sees."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medclf.images.preprocessing import Preprocessing
+
+
+def _map(preprocessing: Preprocessing, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and offset such that prepared = file * scale + offset, for x, y, x, y."""
+    (rows, columns), (in_rows, in_columns) = preprocessing.placement(shape)
+    pairs = [(columns, in_columns), (rows, in_rows)] * 2
+    scale = np.array([(to.stop - to.start) / max(of.stop - of.start, 1) for of, to in pairs])
+    return scale, np.array([to.start for _, to in pairs]) - scale * [of.start for of, _ in pairs]
+
+
+def to_prepared(boxes: np.ndarray, preprocessing: Preprocessing, shape: tuple[int, ...]) -> np.ndarray:
+    """Boxes of a file, in the prepared pixels.
+
+    Args:
+        boxes: (n, 4) of x_min, y_min, x_max, y_max in the file's pixels.
+        preprocessing: what prepares the file.
+        shape: height and width of the file.
+
+    Returns:
+        (n, 4), cut at the prepared image's edges; a box that a crop leaves out is empty.
+
+    Example:
+        >>> to_prepared(np.array([[10.0, 0, 20, 30]]), Preprocessing(60), (30, 40)).tolist()
+        [[15.0, 0.0, 30.0, 60.0]]
+    """
+    scale, offset = _map(preprocessing, shape)
+    height, width = preprocessing.size
+    return np.clip(np.asarray(boxes, float).reshape(-1, 4) * scale + offset, 0, [width, height, width, height])
+
+
+def to_file(boxes: np.ndarray, preprocessing: Preprocessing, shape: tuple[int, ...]) -> np.ndarray:
+    """Boxes of the prepared pixels, in those of the file: `to_prepared` backwards.
+
+    Args:
+        boxes: (n, 4) in the prepared pixels.
+        preprocessing: what prepared the file.
+        shape: height and width of the file.
+
+    Returns:
+        (n, 4), cut at the file's edges.
+
+    Example:
+        >>> to_file(np.array([[15.0, 0, 30, 60]]), Preprocessing(60), (30, 40)).tolist()
+        [[10.0, 0.0, 20.0, 30.0]]
+    """
+    scale, offset = _map(preprocessing, shape)
+    height, width = shape[:2]
+    return np.clip((np.asarray(boxes, float).reshape(-1, 4) - offset) / scale, 0, [width, height, width, height])

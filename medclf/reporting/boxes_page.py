@@ -1,0 +1,122 @@
+"""The page of a detector: its numbers, and images with given and predicted boxes, missed findings first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.dataset.boxes import SIDES
+from medclf.errors import ReadError
+from medclf.images.heatmap import Box, framed
+from medclf.images.phi import read_picture
+from medclf.images.preprocessing import Preprocessing
+from medclf.images.reading import with_channels
+from medclf.metrics.intervals import as_plain
+from medclf.reporting.plain_page import Exhibit, Section, Shot, write_page
+from medclf.reporting.tables import Block, table
+from medclf.reporting.thumbnails import data_uri, encode
+from medclf.results.names import Names
+from medclf.results.run_folder import PAGE
+
+_SIDE, _MOST = 512, 100  # longer side in pixels; images of a section
+_COLOURS = {"given": "#00e676", "predicted": "#ff40c8"}
+_NAMES = {
+    "hit_rate": "findings found (a box's centre lies in them)",
+    "iou_hit_rate": "findings covered (IoU 0.5 or more)",
+    "first_hit_rate": "findings that the surest box of their image hits",
+    "false_alarms": "false alarms an image",
+    "map50": "mean average precision at IoU 0.5 (mAP50)",
+    "map": "mean average precision, IoU 0.5 to 0.95 (mAP)",
+    "froc": "mean sensitivity at 1/8 to 8 false alarms an image (FROC)",
+}
+
+
+def render_boxes(
+    folder: Path,
+    results: Mapping[str, Any],
+    rows: pd.DataFrame,
+    root: Path,
+    how: Preprocessing,
+    *,
+    hide_names: bool = False,
+    show_burned_in: bool = False,
+) -> Path:
+    """Write a detector's report.html.
+
+    Args:
+        folder: of the RUN.
+        results: what results.json holds.
+        rows: of boxes.csv.
+        root: the images' folder.
+        how: how they are read.
+        hide_names: call images by their row.
+        show_burned_in: see `medclf.images.phi.why_withheld`.
+
+    Returns:
+        The page.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    boxes = as_plain(results["boxes"])
+    names = Names(sorted(set(rows["path"])), hide_names)
+
+    def exhibits(paths: list[str]) -> list[Exhibit]:
+        own = dict(iter(rows[rows["path"].isin(paths)].groupby("path")))
+        return [_exhibit(path, own[path], root, how, names, show_burned_in) for path in paths[:_MOST]]
+
+    sections = [Section("Numbers", list(_numbers(boxes)), note=boxes.get("threshold_note", ""))]
+    for heading, outcome in (("Missed findings", "missed"), ("False alarms", "false alarm"), ("Hits", "hit")):
+        chosen = rows[rows["outcome"] == outcome].sort_values("prob", ascending=False, kind="stable")
+        paths = list(dict.fromkeys(chosen["path"]))
+        if paths:
+            more = f" The first {_MOST} are shown." if len(paths) > _MOST else ""
+            note = f"{len(chosen)} on {len(paths)} images. Green: given. Pink: predicted, with its probability.{more}"
+            sections.append(Section(heading, [], exhibits(paths), note))
+    data = [Block("text", text=line) for line in boxes.get("data", [])]
+    sections.append(Section("Boxes that were given", data))
+    cautions = ["The threshold was chosen on these images. Confirm the numbers on others."]
+    return write_page(folder / PAGE, "Boxes", boxes["sentence"], sections, cautions)
+
+
+def _numbers(boxes: Mapping[str, Any]) -> Iterator[Block]:
+    yield table([{"": words, "value": boxes[name]} for name, words in _NAMES.items() if name in boxes])
+    rates = [
+        {"false alarms an image": name.removeprefix("sensitivity_at_"), "sensitivity": value}
+        for name, value in boxes.items()
+        if name.startswith("sensitivity_at_")
+    ]
+    if rates:
+        yield Block("heading", text="Sensitivity by false alarms allowed")
+        yield table(rates)
+    if boxes.get("per_class"):
+        yield Block("heading", text="By label")
+        yield table([{"label": label, **numbers} for label, numbers in boxes["per_class"].items()])
+    if boxes.get("saliency"):
+        yield Block("heading", text="Beside it: the hottest box of the classifier's Grad-CAM")
+        yield table([{"": _NAMES.get(name, name), "value": value} for name, value in boxes["saliency"].items()])
+
+
+def _exhibit(
+    path: str, rows: pd.DataFrame, root: Path, how: Preprocessing, names: Names, show_burned_in: bool
+) -> Exhibit:
+    shown = rows[rows["outcome"] != "below threshold"]
+    lines = [
+        f"{row.label} {row.outcome}" + (f" ({row.prob:.2f})" if row.kind == "predicted" else "")
+        for row in shown.itertuples()
+    ]
+    try:
+        picture = with_channels(read_picture(root, how, show_burned_in, {"path": path}), 3)
+    except ReadError as error:
+        return Exhibit(names.of_path(path), [], [*lines, f"no picture: {error.reason}"])
+    for kind, colour in _COLOURS.items():
+        picture = framed(picture, _boxes(shown[shown["kind"] == kind]), colour)
+    return Exhibit(names.of_path(path), [Shot(data_uri(encode(picture, _SIDE)), "")], lines)
+
+
+def _boxes(rows: pd.DataFrame) -> list[Box]:
+    return [Box(*(int(side) for side in row)) for row in np.round(rows[list(SIDES)].to_numpy(float))]
