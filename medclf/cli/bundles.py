@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from medclf.cli.options import say
+from medclf.errors import MedclfError
 
 Runtime = Literal["torch", "onnx"]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
@@ -19,6 +20,14 @@ def predict(
     runtime: Annotated[Runtime, typer.Option(help="what runs the network")] = "torch",
     as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, one line an image")] = False,
+    boxes: Annotated[
+        bool,
+        typer.Option("--boxes", help="a line for each box of a detector; the bundle of train --boxes gives no other"),
+    ] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="probability from which a box is shown", show_default="the bundle's", min=0, max=1),
+    ] = None,
     bs: Annotated[int, typer.Option(help="images at once", min=1)] = 32,
     fields: Annotated[
         Path | None, typer.Option(help="CSV with the model's table columns; its column path names the image")
@@ -33,9 +42,20 @@ def predict(
 
     settle_threads()  # torch's waiting threads leave the cores to the decoding
 
-    from medclf.run.predict import print_predictions
+    from medclf.inference.bundle_format import is_detector
+    from medclf.inference.runtimes import bundle_in
 
     form = "csv" if as_csv else "json" if as_json else "text"
+    if boxes or threshold is not None or is_detector(bundle_in(bundle)):
+        from medclf.run.predict_boxes import print_boxes
+
+        if fields or field:
+            raise MedclfError("a detector takes no --fields and no --field", "leave them out")
+        print_boxes(bundle, files, form, threshold, bs, runtime, device)
+        return
+
+    from medclf.run.predict import print_predictions
+
     print_predictions(bundle, files, form, bs, runtime, device, fields=fields, field=field or ())
 
 

@@ -16,6 +16,9 @@ Data = Annotated[Path, typer.Argument(help="folder of images, or a CSV")]
 def scan(
     data: Data,
     out: Annotated[Path | None, typer.Option(help="write the table to this CSV")] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(help="also check these boxes of findings: JSON, CSV, or a folder of XML or txt files")
+    ] = None,
     **columns: Any,
 ) -> None:
     """Make a table of the images: labels, patients, partitions, sizes, and what is wrong with which file."""
@@ -26,6 +29,13 @@ def scan(
     table = scan_data(data, **columns)
     for line in describe_table(table):
         say(line)
+    if boxes:
+        from medclf.dataset.boxes import read_boxes, with_boxes
+
+        given = read_boxes(boxes, table)
+        for line in given.sentences():
+            say(line)
+        table = with_boxes(table, given)
     if out:
         save_table(out, table)
         say(f"table: {out}")

@@ -29,6 +29,22 @@ def train(
             help="repeat the run of this run.json; options on the command line override it", rich_help_panel="Run"
         ),
     ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="train a detector on these boxes of findings: COCO or HyperKvasir JSON, CSV, or a folder of Pascal "
+            "VOC or YOLO files",
+            rich_help_panel="Boxes",
+        ),
+    ] = None,
+    unlisted: Annotated[
+        Literal["negative", "skip"],
+        typer.Option(help="images that --boxes does not list: without a finding, or left out", rich_help_panel="Boxes"),
+    ] = "negative",
+    neck: Annotated[
+        Literal["pyramid", "light"],
+        typer.Option(help="pyramid for findings large and small; light is smaller", rich_help_panel="Boxes"),
+    ] = "pyramid",
     show: Annotated[
         bool, typer.Option("--open", help="open the report page in the browser at the end", rich_help_panel="Run")
     ] = False,
@@ -42,7 +58,12 @@ def train(
         raise MedclfError("DATA (a folder of images, or a CSV) is missing", "medclf train DATA")
     if show:
         check_browser()
-    run = _train(given, resume, config)
+    if boxes is None:
+        run = _train(given, resume, config)
+    elif resume or config:
+        raise MedclfError("--boxes goes neither with --resume nor with --config", "give DATA, --boxes and --out")
+    else:
+        run = _train_boxes(given, boxes, unlisted, neck)
     if show and is_first():
         say(open_page(run / "report.html"))
 
@@ -75,6 +96,25 @@ def _train(given: dict[str, Any], resume: Path | None, config: Path | None) -> P
     run = go_on(resume, say) if resume else train_run(plan, say, before=before)
     if is_first():
         show_results(run)
+    return run
+
+
+def _train_boxes(given: dict[str, Any], boxes: Path, unlisted: Any, neck: Any) -> Path:
+    """Train a detector by the command line."""
+    from medclf.parallel import settle_machine
+    from medclf.run.resume import next_run
+
+    if "out" not in given:
+        given["out"] = next_run(given["data"], hide_names=bool(given.get("hide_names")))
+        say(f"RUN: {given['out']}")
+    plan = TrainConfig(**given)
+    settle_machine()
+
+    with importing():
+        from medclf.run.boxes import train_boxes
+
+    run = train_boxes(plan, boxes, say, unlisted=unlisted, neck=neck)
+    say(f"report: {run / 'report.html'}")
     return run
 
 

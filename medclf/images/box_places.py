@@ -32,7 +32,8 @@ def to_prepared(boxes: np.ndarray, preprocessing: Preprocessing, shape: tuple[in
     """
     scale, offset = _map(preprocessing, shape)
     height, width = preprocessing.size
-    return np.clip(np.asarray(boxes, float).reshape(-1, 4) * scale + offset, 0, [width, height, width, height])
+    moved = np.asarray(boxes, float).reshape(-1, 4) * scale + offset
+    return np.asarray(moved.clip(0, [width, height, width, height]))
 
 
 def to_file(boxes: np.ndarray, preprocessing: Preprocessing, shape: tuple[int, ...]) -> np.ndarray:
@@ -52,4 +53,5 @@ def to_file(boxes: np.ndarray, preprocessing: Preprocessing, shape: tuple[int, .
     """
     scale, offset = _map(preprocessing, shape)
     height, width = shape[:2]
-    return np.clip((np.asarray(boxes, float).reshape(-1, 4) - offset) / scale, 0, [width, height, width, height])
+    moved = (np.asarray(boxes, float).reshape(-1, 4) - offset) / scale
+    return np.asarray(moved.clip(0, [width, height, width, height]))

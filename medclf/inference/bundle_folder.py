@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medclf.errors import OutputError, argument
-from medclf.inference.bundle_format import WEIGHTS
+from medclf.inference.bundle_format import DETECTOR, WEIGHTS
 
 
 def may_write(path: Path, overwrite: bool) -> None:
@@ -24,7 +24,11 @@ def may_write(path: Path, overwrite: bool) -> None:
         raise OutputError(
             f"{path} exists already", f"choose another path, or replace it with {argument('overwrite', True)}"
         )
-    if path.is_symlink() or not path.is_dir() or {file.name for file in path.iterdir()} - {"bundle.json", WEIGHTS}:
+    if (
+        path.is_symlink()
+        or not path.is_dir()
+        or {file.name for file in path.iterdir()} - {"bundle.json", DETECTOR, WEIGHTS}
+    ):
         raise OutputError(f"{path} holds more than a bundle, and is not overwritten", "choose another path")
 
 

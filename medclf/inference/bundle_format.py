@@ -234,13 +234,18 @@ def biases(calibration: Mapping[str, Any]) -> list[float]:
     return list(found) if found else [0.0]
 
 
+def is_detector(path: Path) -> bool:
+    """Whether a folder holds a detector's bundle, which `load_bundle` does not read."""
+    return (path / DETECTOR).is_file()
+
+
 def read(folder: Path) -> dict[str, Any]:
     """The checked bundle.json of a folder, whose weights' hash was compared.
 
     Raises:
         BundleError: a file is missing, too large, a link to elsewhere, damaged or changed.
     """
-    if (folder / DETECTOR).is_file():
+    if is_detector(folder):
         raise BundleError(
             f"{folder} holds a detector, which gives boxes and no probabilities of labels",
             by_road("load it with medclf.load_detector", "use medclf predict, which prints its boxes"),

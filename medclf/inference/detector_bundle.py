@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from medclf.errors import BundleError, MedclfError, OutputError, ReadError, WeightsError, argument
+from medclf.errors import BundleError, MedclfError, ReadError, WeightsError
 from medclf.files import finite, write_json, write_tensors
 from medclf.images.box_places import to_file
 from medclf.inference import bundle_format
-from medclf.inference.bundle_folder import replacing_folder
+from medclf.inference.bundle_folder import may_write, replacing_folder
 from medclf.inference.bundle_format import DETECTOR, WEIGHTS, golden_pixels
 from medclf.models.detector import Detector, DetectorSpec, build_detector
 from medclf.models.inputs import Inputs
@@ -171,10 +171,7 @@ def save_detector(
         OutputError: `path` exists already, or cannot be written.
     """
     path = Path(path)
-    names = {file.name for file in path.iterdir()} if path.is_dir() else {""} if path.exists() else set()
-    if names and (not overwrite or names - {DETECTOR, WEIGHTS}):
-        remedy = f"choose another path, or replace a detector with {argument('overwrite', True)}"
-        raise OutputError(f"{path} exists already", remedy)
+    may_write(path, overwrite)
     state = {name: tensor.detach().cpu().float() for name, tensor in detector.state_dict().items()}
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -209,12 +206,7 @@ def _golden(detector: Detector) -> list[list[list[float]]]:
         detector.train(training)
     step = -(-logits.shape[1] // _N_GOLDEN)
     kept = torch.cat([logits, sides, centred], dim=2)[:, ::step].double().cpu()
-    return kept.tolist()  # type: ignore[no-any-return]
-
-
-def is_detector(path: str | Path) -> bool:
-    """Whether a folder holds a detector's bundle."""
-    return (Path(path) / DETECTOR).is_file()
+    return kept.tolist()
 
 
 def load_detector(path: str | Path, device: str = "cpu") -> DetectorBundle:
@@ -238,7 +230,9 @@ def load_detector(path: str | Path, device: str = "cpu") -> DetectorBundle:
     except BundleError:
         raise
     except (MedclfError, RuntimeError, ValueError) as error:
-        raise BundleError(f"{folder}: the detector cannot be built: {error}", "copy it again from its source") from error
+        raise BundleError(
+            f"{folder}: the detector cannot be built: {error}", "copy it again from its source"
+        ) from error
     _fill(detector, folder)
     if not np.allclose(_golden(detector.eval()), content["golden"], rtol=_DRIFT, atol=_DRIFT):
         raise BundleError(f"{folder} gives other outputs here than where it was saved", "compare the versions in it")
@@ -258,7 +252,9 @@ def _read(folder: Path) -> dict[str, Any]:
         content = json.loads(file.read_bytes())
         version = content["format"]
         if version != FORMAT:
-            raise BundleError(f"{file} is of format {version}, and this medclf knows {FORMAT}", "install another medclf")
+            raise BundleError(
+                f"{file} is of format {version}, and this medclf knows {FORMAT}", "install another medclf"
+            )
         sound = content["hash"] == _hash(content) and 0 <= content["threshold"] <= 1
         sound &= content["weights"]["sha256"] == bundle_format.file_hash(folder / WEIGHTS)
         sound &= isinstance(content["card"], dict) and isinstance(content["detector"], dict)
@@ -277,4 +273,3 @@ def _fill(detector: Detector, folder: Path) -> None:
         detector.load_state_dict(state)
     except (WeightsError, RuntimeError) as error:
         raise BundleError(f"{folder / WEIGHTS} does not fit the detector described", "copy the bundle again") from error
-

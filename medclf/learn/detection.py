@@ -55,7 +55,7 @@ class BoxedImages:
         if self.tfms is None:
             return image, given
         size = (int(image.shape[1]), int(image.shape[2]))
-        boxes: Any = tv_tensors.BoundingBoxes(given[:, :4], format="XYXY", canvas_size=size)  # type: ignore[call-arg]
+        boxes: Any = tv_tensors.BoundingBoxes(given[:, :4], format="XYXY", canvas_size=size)
         moved = self.tfms({"image": tv_tensors.Image(image), "boxes": boxes, "labels": given[:, 4]})
         corners = moved["boxes"].as_subclass(Tensor)
         return moved["image"].as_subclass(Tensor), torch.cat([corners, moved["labels"][:, None]], 1)

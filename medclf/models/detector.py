@@ -223,8 +223,8 @@ class Detector(nn.Module):
         The most probable first, `MOST_BOXES` at most and none below `LEAST_PROB`; of boxes that show the same, one.
         """
         shapes = [self.spec.preprocessing.size] * len(outputs[0])
-        by_level = {name: list(one.split(self.per_level, dim=1)) for name, one in _named(outputs).items()}
-        anchors = [list(self.anchors.split(self.per_level))] * len(shapes)
+        by_level = {name: list(torch.split(one, self.per_level, dim=1)) for name, one in _named(outputs).items()}
+        anchors = [list(torch.split(self.anchors, self.per_level))] * len(shapes)
         found: list[dict[str, Tensor]] = self.net.postprocess_detections(by_level, anchors, shapes)
         return found
 

@@ -100,6 +100,7 @@ RESULTS = fields(
         "versions": by_name(TEXT),
     },
 )
+_BOXES = fields({"task": one_of("boxes"), "boxes": OBJECT})
 RECORD_SHAPE = fields(
     {},
     {
@@ -119,7 +120,12 @@ def read_results(path: str | Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing or damaged, or of a later medclf.
     """
-    results = read_json(path, RESULTS, version="schema", newest=SCHEMA)
+    results = read_json(path, either(_BOXES, RESULTS), version="schema", newest=SCHEMA)
+    if results.get("task") == "boxes":
+        raise DataError(
+            f"{path} is of a detector, which gives boxes and no labels",
+            "its page is report.html; medclf predict RUN FILES prints its boxes",
+        )
     _rename(results.get("training"), "head_start", "linear_probe")  # as 0.1 called it
     return results
 

@@ -23,6 +23,7 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle import Bundle, load_bundle
 from medclf.inference.detector_bundle import DetectorBundle, FoundBoxes, save_detector
 from medclf.inference.runtimes import bundle_in
+from medclf.learn.callbacks import told_in_lines
 from medclf.learn.checkpoint import seeded
 from medclf.learn.detection import BS, EPOCHS, LR, box_learner, box_loaders, fit
 from medclf.metrics.detection import Detections, centres_in
@@ -32,8 +33,9 @@ from medclf.models.backbones import describe, origin
 from medclf.models.detector import Detector, DetectorSpec, Neck, build_detector, check_chain
 from medclf.models.spec import Normalization
 from medclf.reporting.boxes_page import render_boxes
+from medclf.results.names import Names
 from medclf.results.results import versions
-from medclf.results.run_folder import PAGE, RESULTS, TABLE, save_table
+from medclf.results.run_folder import RESULTS, TABLE, save_table
 from medclf.results.schema import RECORD, RECORD_FORMAT, SCHEMA
 from medclf.results.wording import percent
 from medclf.run.config import check_early
@@ -101,16 +103,18 @@ def train_boxes(
         )
         say(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate on; {', '.join(given.vocab)}")
         learn = box_learner(dls, detector)
-        with seeded(config.seed), learn.no_logging():
+        with seeded(config.seed), told_in_lines(learn, say):
             fit(learn, EPOCHS if config.epochs is None else config.epochs, config.lr or LR)
         record |= {"root": table.attrs["root"], "versions": versions()}
         write_json(out / RECORD, record)
-        results = _write(out, detector.cpu(), table, given, classifier, config)
+        results, rows = _write(out, detector.cpu(), table, given, classifier)
         names = [name for name in learn.recorder.metric_names if name not in ("epoch", "time")]
         history = [dict(zip(names, map(float, row), strict=False)) for row in learn.recorder.values]
         results |= {"training": {"history": history}, "seconds": round(time.perf_counter() - start, 1)}
-        write_json(out / RESULTS, finite(as_plain(results)))
-        render_boxes(out, results, pd.read_csv(out / BOXES), Path(table.attrs["root"]), detector.spec.preprocessing)
+        results = Names(list(table["path"]), config.hide_names).scrub(finite(as_plain(results)))
+        write_json(out / RESULTS, results)
+        hidden = {"hide_names": config.hide_names, "show_burned_in": config.show_burned_in}
+        render_boxes(out, results, rows, Path(table.attrs["root"]), detector.spec.preprocessing, **hidden)
         say(results["boxes"]["sentence"])
     return Path(config.out)
 
@@ -166,9 +170,9 @@ def _detector(config: TrainConfig, vocab: Sequence[str], neck: Neck) -> tuple[De
 
 
 def _write(
-    out: Path, detector: Detector, table: pd.DataFrame, given: Boxes, classifier: Bundle | None, config: TrainConfig
-) -> dict[str, Any]:
-    """Bundle, table.csv, boxes.csv; and what results.json holds."""
+    out: Path, detector: Detector, table: pd.DataFrame, given: Boxes, classifier: Bundle | None
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Bundle, table.csv, boxes.csv; what results.json holds, and the rows of boxes.csv."""
     valid = table[(table["problem"] == "") & (table["partition"] == "valid")]
     root, paths = Path(table.attrs["root"]), list(valid["path"])
     truth = given.table[given.table["path"].isin(paths)]
@@ -178,7 +182,8 @@ def _write(
     threshold = found.best_threshold()
     estimates = found.estimates(threshold)
     save_table(out / TABLE, table)
-    save_rows(out / BOXES, outcomes(truth, predicted, threshold))
+    rows = outcomes(truth, predicted, threshold)
+    save_rows(out / BOXES, rows)
     boxes: dict[str, Any] = {"sentence": sentence(estimates, len(paths)), "threshold": threshold, **estimates}
     boxes |= {"threshold_note": "chosen on these images, so hits and false alarms are a little optimistic"}
     boxes |= {"n_findings": len(truth), "per_class": _by_label(found, truth), "data": list(given.sentences())}
@@ -186,7 +191,7 @@ def _write(
         boxes["saliency"] = hottest(classifier, root, paths, truth, patients)
     save_detector(detector, out / "bundle", threshold=threshold, card={"boxes": boxes["sentence"]}, overwrite=True)
     counts = table.groupby(table["partition"].fillna("left out"))["path"].count().to_dict()
-    return {
+    results = {
         "schema": SCHEMA,
         "task": "boxes",
         "vocab": list(detector.spec.vocab),
@@ -197,6 +202,7 @@ def _write(
         "settings": {"preprocessing": detector.spec.preprocessing.as_dict(), "arch": detector.spec.arch},
         "versions": versions(),
     }
+    return results, rows
 
 
 def predict_boxes(bundle: DetectorBundle, root: Path, paths: Sequence[str]) -> pd.DataFrame:
@@ -238,7 +244,11 @@ def sentence(estimates: Mapping[str, Estimate], n_images: int) -> str:
 def _by_label(found: Detections, truth: pd.DataFrame) -> dict[str, dict[str, Any]]:
     counts = truth["label"].value_counts().to_dict()
     return {
-        label: {"n": n, "ap50": float(found.average_precision(label)[0]), "ap": float(found.average_precision(label).mean())}
+        label: {
+            "n": n,
+            "ap50": float(found.average_precision(label)[0]),
+            "ap": float(found.average_precision(label).mean()),
+        }
         for label, n in counts.items()
     }
 
@@ -267,4 +277,3 @@ def hottest(
     shown = pd.DataFrame(rows, columns=["path", "label", "prob", *SIDES])
     found = Detections(list(paths), known, shown, patients).estimates(0.5)
     return {name: found[name] for name in ("hit_rate", "iou_hit_rate", "first_hit_rate")}
-

@@ -75,6 +75,7 @@ def train(
     *,
     before: dict[str, Any] | None = None,
     going_on: bool = False,
+    boxes: str | Path | None = None,
     **settings: Any,
 ) -> Path:
     """Do the whole job, as `medclf train` does, and leave a RUN folder.
@@ -84,6 +85,7 @@ def train(
         say: called with a line for the user at each step.
         before: the record of the run that this one repeats or goes on with, to compare with.
         going_on: go on where that run was killed; see `resume`.
+        boxes: a file of boxes: a detector is trained; see `medclf.run.boxes.train_boxes`.
         settings: fields of `TrainConfig`; they win over those of `data`. Without `out` the RUN is the first free
             runs/DATA-N, which is said.
 
@@ -98,6 +100,10 @@ def train(
         >>> # train("images", out="RUN", modality="endoscopy", epochs=0)
     """
     config = _config_of(data, settings, say)
+    if boxes is not None:
+        from medclf.run.boxes import train_boxes
+
+        return train_boxes(config, boxes, say)
     check_early(config)
     if not going_on and distributed.is_first():
         check_free(config.out, config.overwrite)

@@ -1,0 +1,151 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medclf.config import TrainConfig
+from medclf.dataset.boxes import SIDES
+from medclf.errors import BundleError, DataError
+from medclf.inference.bundle import load_bundle
+from medclf.inference.detector_bundle import load_detector
+from medclf.results.run_folder import RunFolder
+from medclf.run.boxes import hottest, outcomes, train_boxes
+from medclf.run.predict_boxes import predict_boxes, print_boxes
+
+_SPEC = importlib.util.spec_from_file_location("discs", Path(__file__).parents[1] / "fixtures" / "discs.py")
+discs = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(discs)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    root = tmp_path_factory.mktemp("discs")
+    discs.draw_discs(root, n=16, n_without=6)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(drawn, tmp_path_factory):
+    out, said = tmp_path_factory.mktemp("runs") / "RUN", []
+    config = TrainConfig(str(drawn), str(out), arch="efficientnet_lite0", size=64, epochs=6, bs=6, modality="endoscopy")
+    with pytest.warns(UserWarning, match="6 images that the file does not list"):
+        train_boxes(config, drawn / "boxes.csv", said.append)
+    return out, said
+
+
+def test_a_run_has_numbers_boxes_a_page_and_a_bundle(run):
+    out, said = run
+    assert {"run.json", "table.csv", "boxes.csv", "results.json", "report.html", "bundle"} <= {
+        p.name for p in out.iterdir()
+    }
+    results = json.loads((out / "results.json").read_text())
+    boxes = results["boxes"]
+    assert results["vocab"] == ["disc"] and results["task"] == "boxes" and boxes["sentence"] == said[-1]
+    assert {"map", "map50", "froc", "hit_rate", "iou_hit_rate", "first_hit_rate", "false_alarms"} <= set(boxes)
+    assert boxes["hit_rate"]["low"] <= boxes["hit_rate"]["value"] <= boxes["hit_rate"]["high"]
+    history = results["training"]["history"]
+    assert len(history) == 6 and history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
+    page = (out / "report.html").read_text()
+    assert boxes["sentence"].split(",")[0] in page and "data:image/jpeg" in page
+
+
+def test_the_file_of_boxes_agrees_with_the_numbers(run):
+    out, _ = run
+    rows, boxes = pd.read_csv(out / "boxes.csv"), json.loads((out / "results.json").read_text())["boxes"]
+    given = rows[rows["kind"] == "given"]
+    assert len(given) == boxes["n_findings"]
+    assert (given["outcome"] == "found").mean() == pytest.approx(boxes["hit_rate"]["value"])
+    alarms = rows[(rows["outcome"] == "false alarm")]
+    assert (alarms["prob"] >= boxes["threshold"]).all()
+
+
+def test_the_bundle_gives_what_the_run_has(run, drawn):
+    out, _ = run
+    rows = pd.read_csv(out / "boxes.csv")
+    wanted = rows[rows["kind"] == "predicted"]
+    path = wanted["path"].iloc[0]
+    found = load_detector(out / "bundle").predict(drawn / path)
+    own = wanted[wanted["path"] == path]
+    np.testing.assert_allclose([box.prob for box in found.boxes], own["prob"], atol=1e-4)
+    corners = [[getattr(box, side) for side in SIDES] for box in found.boxes]
+    np.testing.assert_allclose(corners, own[list(SIDES)], atol=1e-2)
+    assert (found.width, found.height) == (120, 100)
+    assert all(0 <= box.x_min <= box.x_max <= 120 and 0 <= box.y_min <= box.y_max <= 100 for box in found.boxes)
+
+
+def test_predict_prints_a_line_a_box(run, drawn, capsys, tmp_path):
+    out, _ = run
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    files = [drawn / "finding" / "00.png", broken]
+    print_boxes(out, files, "json", threshold=0.0)
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["boxes"][0]["label"] == "disc" and first["width"] == 120 and second["problem"]
+    print_boxes(out, files, "csv", threshold=0.0)
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0].startswith("path,label,prob,x_min") and len(rows) == 1 + len(first["boxes"]) + 1
+    print_boxes(out, files[:1], "text", threshold=1.0)
+    assert "(no finding)" in capsys.readouterr().out
+    with pytest.raises(DataError, match="none of 1 files"):
+        print_boxes(out, [broken], "text")
+
+
+def test_what_is_made_for_classifiers_says_that_this_is_a_detector(run):
+    out, _ = run
+    with pytest.raises(BundleError, match="holds a detector"):
+        load_bundle(out / "bundle")
+    with pytest.raises(DataError, match="is of a detector"):
+        _ = RunFolder(out).results
+    with pytest.raises(BundleError, match="holds no detector"):
+        next(predict_boxes(out / "nothing", out))
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({"keep_accuracy": 0.9}, "keep_accuracy"), ({"split": "kfold"}, "kfold"), ({"card": "x"}, "card")],
+)
+def test_settings_that_a_detector_has_no_use_for_are_refused(drawn, tmp_path, settings, name):
+    if "card" in settings:
+        settings = {"card": str(tmp_path / "card.yaml")}
+        Path(settings["card"]).write_text("intended_use: x\n")
+    with pytest.raises(DataError, match=name):
+        train_boxes(TrainConfig(str(drawn), str(tmp_path / "RUN"), **settings), drawn / "boxes.csv")
+    assert not (tmp_path / "RUN").exists()
+
+
+def test_outcomes_by_hand():
+    given = pd.DataFrame({"path": ["a", "b"], "label": "polyp", "x_min": 0, "y_min": 0, "x_max": 10, "y_max": 10})
+    predicted = pd.DataFrame(
+        {"path": ["a", "a", "b", "c"], "label": "polyp", "prob": [0.9, 0.1, 0.8, 0.7], "x_min": [0, 0, 50, 0]}
+    ).assign(y_min=0, y_max=10)
+    predicted["x_max"] = predicted["x_min"] + 10
+    rows = outcomes(given, predicted, 0.5)
+    assert rows["outcome"].tolist() == ["found", "hit", "below threshold", "missed", "false alarm", "false alarm"]
+
+
+class LooksAt:
+    """A classifier whose map is hot in one place."""
+
+    def __init__(self, rows: slice, columns: slice) -> None:
+        from medclf.images.preprocessing import Preprocessing
+
+        self.vocab, self.preprocessing, self.place = ("disc", "plain"), Preprocessing((100, 120)), (rows, columns)
+
+    def saliency(self, path, label):
+        heat = np.zeros((100, 120), np.float32)
+        heat[self.place] = 1
+        return heat
+
+
+def test_the_hottest_box_is_measured_as_the_detectors_are(drawn):
+    given = pd.read_csv(drawn / "boxes.csv").iloc[:1]
+    x, y = int(given["x_min"][0]), int(given["y_min"][0])
+    paths = [given["path"][0], "plain/16.png"]
+    on = hottest(LooksAt(slice(y + 5, y + 25), slice(x + 5, x + 25)), drawn, paths, given)
+    assert on["hit_rate"].value == 1 and on["first_hit_rate"].value == 1 and on["iou_hit_rate"].value == 0
+    far = slice(0, 5) if x > 60 else slice(110, 120)
+    assert hottest(LooksAt(slice(0, 5), far), drawn, paths, given)["hit_rate"].value == 0
+    assert "knows none" in hottest(LooksAt(far, far), drawn, paths, given.assign(label="ulcer"))["note"]
