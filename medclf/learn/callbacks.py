@@ -226,7 +226,7 @@ def told_in_lines(learn: Learner, say: Callable[[str], None] = print) -> Iterato
         learn.logger = before
 
 
-class EpochsTracked(Callback):  # type: ignore[misc]
+class EpochsTracked(Callback):
     """Tells each epoch's losses, metrics and learning rate, except those that a killed run had told.
 
     Args:
