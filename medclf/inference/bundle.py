@@ -9,7 +9,7 @@ import copy
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, singledispatch
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
@@ -69,6 +69,12 @@ class Assessable(Protocol):
     @property
     def spec(self) -> ModelSpec: ...
     def assessed(self) -> Assessment: ...
+
+
+@singledispatch
+def as_trained(learn: Any) -> Trained:
+    """What `save_bundle` makes of the learner that it is given: itself; `medclf.learn` registers fastai's own."""
+    return cast(Trained, learn)
 
 
 class Bundle(Predictor):
@@ -149,7 +155,7 @@ class Bundle(Predictor):
 
 
 def save_bundle(
-    learn: Trained,
+    learn: Any,
     path: str | Path,
     *,
     calibration: Calibration | Mapping[str, Any] | None = None,
@@ -159,7 +165,8 @@ def save_bundle(
     """Write a trained learner as a bundle: a folder with `weights.safetensors` and `bundle.json`.
 
     Args:
-        learn: what `med_learner` returned, trained.
+        learn: what `med_learner` returned, trained; or fastai's `vision_learner`, on loaders that read their images
+            with medclf (`MedDataLoaders`, or a `DataBlock` with `MedImageBlock`).
         path: the folder to make.
         calibration: temperature, decision thresholds, limits for abstaining and for images out of distribution, as
             `assess` finds them; a dict has the form that the docs' page on bundles gives. Where None, the learner is
@@ -173,7 +180,7 @@ def save_bundle(
     Raises:
         OutputError: `path` exists already, or cannot be written.
         PreprocessingError: the loaders do to images what a bundle cannot carry over; the message names the transform.
-        BundleError: the learner was not made by `med_learner`, or its network is not what its spec builds.
+        BundleError: the learner was made otherwise, or its network is not what its spec builds.
 
     Example:
         >>> from types import SimpleNamespace
@@ -189,10 +196,11 @@ def save_bundle(
     """
     path = Path(path)
     may_write(path, overwrite)
-    content, state = _described(learn, calibration or {}, card or {})
-    if calibration is None and isinstance(learn, Assessable):
-        content |= _assessed(learn, card)
-        spec = _spec(learn)
+    trained = as_trained(learn)
+    content, state = _described(trained, calibration or {}, card or {})
+    if calibration is None and isinstance(trained, Assessable):
+        content |= _assessed(trained, card)
+        spec = _spec(trained)
         content["format"] = bundle_format.format_of(spec.preprocessing, content["calibration"], spec.head)
     with replacing_folder(path) as folder:
         write_tensors(folder / WEIGHTS, state)

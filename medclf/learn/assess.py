@@ -215,7 +215,7 @@ def assess(
     probed = None if outputs.cross_validated else probed
     checked = None
     if table is not None:
-        tuned = getattr(learn, "history", True) or units
+        tuned = getattr(learn, "history", True) or getattr(learn, "head", None) is None or units
         judged = _one_a_unit(table, predictions, probed) if units else table
         checked = check_labels(predictions, probed, judged, found, None if tuned else known)
         results["label_errors"] = checked.section

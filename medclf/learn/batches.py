@@ -257,8 +257,11 @@ def default_batch_size(device: torch.device) -> int:
 def even_batch_size(n: int, bs: int) -> int:
     """The size at most `bs` that cuts `n` images into batches as even as can be, so that none is dropped or tiny.
 
+    None is left alone where a size of at least half as much avoids it: BatchNorm1d in a head cannot train on one image.
+
     Example:
-        >>> even_batch_size(65, 64), even_batch_size(448, 64)
-        (33, 64)
+        >>> even_batch_size(65, 64), even_batch_size(448, 64), even_batch_size(257, 16)
+        (33, 64, 15)
     """
-    return max(1, math.ceil(n / max(1, math.ceil(n / bs))))
+    size = max(1, math.ceil(n / max(1, math.ceil(n / bs))))
+    return next((one for one in range(size, size // 2, -1) if n % one != 1), size)

@@ -222,6 +222,11 @@ def test_even_batches_are_never_larger_and_never_drop(n, bs):
     assert sum(sizes) == n and len(sizes) == -(-n // bs)
 
 
+@pytest.mark.parametrize(("n", "bs", "size"), [(257, 16, 15), (50, 7, 6), (7, 3, 3)])
+def test_no_image_is_left_alone_where_a_smaller_batch_avoids_it(n, bs, size):
+    assert even_batch_size(n, bs) == size
+
+
 def test_loader_class(folder):
     assert all(isinstance(dl, MedDL) for dl in MedDataLoaders.from_folder(folder, size=32).loaders)
 
