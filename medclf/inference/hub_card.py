@@ -15,7 +15,7 @@ from medclf.results.wording import interval, number, partition_name
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
 _USE = "Research only. Not a medical device: do not use it for diagnosis or treatment."
-_FROM_RUN = ("evaluated",)  # told better by the tables
+_FROM_RUN = ("evaluated", "sensitivity")  # told better by the tables
 
 
 def card_of(content: Mapping[str, Any], name: str, place: str, *, run: Path | None = None, licence: str = "") -> str:
@@ -84,6 +84,9 @@ def _results(facts: Mapping[str, Any], card: dict[str, Any]) -> Iterator[str]:
     if not facts:
         if told := card.pop("evaluated", None):
             yield _plain(told)
+        if isinstance(found := card.get("sensitivity"), Mapping):
+            card.pop("sensitivity")
+            yield from ("", *_table(["label", "sensitivity"], [list(row) for row in found.items()]))
         return
     for key in _FROM_RUN:
         card.pop(key, None)

@@ -48,7 +48,7 @@ from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import by_fold, leak_free, summarize
 from medclf.results.subgroups import subgroups as metrics_by_group
 from medclf.results.units import by_unit
-from medclf.results.wording import summary
+from medclf.results.wording import sensitivities, summary
 
 _PAIRS = 12  # of near-duplicates, in results.json
 
@@ -104,9 +104,9 @@ class Assessment:
     images: Predictions | None = None
 
     @property
-    def card(self) -> dict[str, str]:
+    def card(self) -> dict[str, Any]:
         """What a bundle tells its users of how the network did."""
-        return {"evaluated": summary(self.results)}
+        return {"evaluated": summary(self.results), "sensitivity": sensitivities(self.results)}
 
     def of_others(self, learn: Any, predictions: Predictions, partition: str) -> tuple[Predictions, Sections]:
         """Predictions of other images as the bundle would give them, and their results, at limits chosen before.

@@ -121,6 +121,22 @@ def measured(metric: Mapping[str, Any]) -> str:
     return percent(metric["value"], digits) + (f" (95 % CI {interval(metric, '%', digits)})" if ends else "")
 
 
+def sensitivities(results: Mapping[str, Any]) -> dict[str, str]:
+    """How often each class is recognised, in words.
+
+    Example:
+        >>> found = {"value": 0.9, "low": 0.596, "high": 0.982, "n": 10}
+        >>> sensitivities({"per_class": {"polyp": {"n": 10, "sensitivity": found}, "ulcer": {"n": 0}}})
+        {'polyp': '90 % (95 % CI 60 to 98 %) of 10 images', 'ulcer': 'not measured: no images'}
+    """
+    return {
+        label: f"{measured(row['sensitivity'])} of {number(row['n'])} image{'' if row['n'] == 1 else 's'}"
+        if row.get("n") and is_metric(row.get("sensitivity"))
+        else "not measured: no images"
+        for label, row in (results.get("per_class") or {}).items()
+    }
+
+
 def summary(results: Mapping[str, Any]) -> str:
     """One sentence that says how good the model is, and how sure that is.
 

@@ -19,7 +19,7 @@ _SERVER.loader.exec_module(hub_server)
 
 @pytest.fixture(scope="module")
 def bundle(learn, tmp_path_factory):
-    card = {"intended_use": "teaching | research", "funding": "none"}
+    card = {"intended_use": "teaching | research", "funding": "none", "sensitivity": {"hand": "90 % of 10 images"}}
     return save_bundle(learn, tmp_path_factory.mktemp("bundle") / "hands.bundle", calibration={}, card=card)
 
 
@@ -136,6 +136,7 @@ def test_the_card_leaves_no_question_open(bundle, tmp_path):
     head = yaml.safe_load(text.split("---")[1])
     assert head["license"] == "apache-2.0" and head["library_name"] == "medclf" and "radiograph" in head["tags"]
     assert "teaching \\| research" in text and "Not a medical device" in text and "Funding: none" in text
+    assert "| hand | 90 % of 10 images |" in text
     assert "abdomen, chest, hand" in text and "72 x 64 pixels" in text
     assert f"from_hub('{tmp_path / 'place'}')" in text
     assert "More information needed" not in text and "None" not in text and "{" not in text.partition("```")[0]

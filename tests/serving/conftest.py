@@ -20,7 +20,7 @@ class Brightness:
     def __init__(self) -> None:
         self.name, self.hash = "brightness", "0" * 64
         self.vocab = ["dark", "light"]
-        self.card = {"intended use": "tests"}
+        self.card = {"intended use": "tests", "sensitivity": {"dark": "90 % of 10 images"}}
         self.preprocessing = Preprocessing(32)
 
     def predict_pixels(self, pixels: np.ndarray) -> list[SimpleNamespace]:

@@ -137,6 +137,47 @@ def test_of_a_flagged_image_the_flag_comes_first_and_it_can_be_enlarged_and_corr
     assert header.startswith('"path","label","prob_dark","prob_light","flags"') and "unsure" in row
 
 
+def test_a_batch_is_a_table_that_sorts_with_the_flagged_first(
+    page: Any, url: str, picture: Callable[..., bytes]
+) -> None:
+    page.goto(url)
+    for name, level in (("b10.png", 250), ("b9.png", 20), ("grey.png", 128)):
+        _drop(page, name, picture(level))
+    _drop(page, "text.png", b"no picture")
+    page.expected_problems = ["415"]
+    playwright.expect(page.get_by_text("4 of 4 answered.")).to_be_visible(timeout=60_000)
+    page.locator(".answer", has_text="b9.png").get_by_label("Correct class").select_option("light")
+    page.get_by_label("As a table").check()
+    rows = page.locator("#table tbody tr")
+    assert not page.locator("#answers").is_visible()
+    assert rows.first.inner_text().split() == ["unsure", "light", "50.2", "%", "grey.png"]
+    playwright.expect(page.locator("#unanswered")).to_have_text("1 file has no answer: see the list.")
+
+    def files() -> list[str]:
+        return [row.split()[-1] for row in rows.all_inner_texts()]
+
+    page.get_by_role("button", name="File", exact=True).click()
+    assert files() == ["b9.png", "b10.png", "grey.png"] and "light" in rows.first.inner_text()
+    page.get_by_role("button", name="File", exact=True).press("Enter")  # the heading kept the focus
+    assert files() == ["grey.png", "b10.png", "b9.png"]
+    assert page.locator("th[aria-sort=descending]").inner_text().startswith("File")
+    _keep_picture(page, "service-table")
+    page.get_by_role("button", name="b9.png").click()
+    assert page.locator("#answers").is_visible() and not page.locator("#table").is_visible()
+    assert page.evaluate("document.activeElement.closest('.answer').querySelector('.file').textContent") == "b9.png"
+
+
+def test_two_drawn_images_are_there_to_try_and_the_classes_are_told(page: Any, url: str) -> None:
+    page.goto(url)
+    page.get_by_role("button", name="Try two drawn images").click()
+    playwright.expect(page.get_by_text("2 of 2 answered.")).to_be_visible(timeout=60_000)
+    assert page.locator(".file").all_inner_texts() == ["drawn-1.png", "drawn-2.png"]
+    page.get_by_text("About this model").click()
+    told = [row.split("\t") for row in page.locator("#classes tbody tr").all_inner_texts()]
+    assert told == [["dark", "90 % of 10 images"], ["light", "not stated"]]
+    assert "intended use" in page.locator("#facts").inner_text()
+
+
 def test_an_image_dropped_before_the_model_is_known_has_its_map_too(
     page: Any, url: str, picture: Callable[..., bytes]
 ) -> None:

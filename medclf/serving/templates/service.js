@@ -147,10 +147,101 @@ function order() {
   find("answers").append(...shown.map(({ item }) => item));
 }
 
+// The batch as a table: name of the column, what a row sorts by there, what it shows.
+const COLUMNS = [
+  ["Flag", ({ answer }) => answer.flags.length, ({ answer }) => answer.flags.join(", ")],
+  ["Label", ({ answer }) => [answer.label].flat().join(", "), ({ answer }) => [answer.label].flat().join(", ") || "none of the labels"],
+  ["Confidence", ({ answer }) => Math.max(...Object.values(answer.probs)), ({ answer }) => percent(Math.max(...Object.values(answer.probs)))],
+  ["Corrected to", ({ item }) => item.querySelector(".correct select").value, ({ item }) => item.querySelector(".correct select").value],
+  ["File", ({ item }) => item.file.name, ({ item }) => item.file.name],
+];
+let sortedBy = 0, falling = true;
+
+function drawTable() {
+  const [, key] = COLUMNS[sortedBy];
+  const compare = (a, b) => (typeof key(a) === "number" ? key(a) - key(b) : key(a).localeCompare(key(b), undefined, { numeric: true }));
+  const rows = [...results].sort((a, b) => (falling ? compare(b, a) : compare(a, b)));
+  find("table").querySelector("thead tr").replaceChildren(...COLUMNS.map(heading));
+  find("table").querySelector("tbody").replaceChildren(...rows.map(tableRow));
+  const failed = find("answers").querySelectorAll(".failed").length;
+  find("unanswered").textContent = failed ? `${failed} ${failed === 1 ? "file has" : "files have"} no answer: see the list.` : "";
+}
+
+function heading([name], index) {
+  const cell = document.createElement("th"), button = document.createElement("button");
+  cell.scope = "col";
+  if (index === sortedBy) cell.ariaSort = falling ? "descending" : "ascending";
+  button.type = "button";
+  button.textContent = name;
+  button.addEventListener("click", () => {
+    falling = index === sortedBy ? !falling : index === 0; // flags: the most first; all else: A or 0 first
+    sortedBy = index;
+    drawTable();
+    find("table").querySelectorAll("th button")[index].focus();
+  });
+  cell.append(button);
+  return cell;
+}
+
+function tableRow(result) {
+  const row = document.createElement("tr");
+  row.classList.toggle("doubted", result.answer.flags.length > 0);
+  for (const [name, , shown] of COLUMNS) {
+    const cell = row.insertCell();
+    cell.classList.toggle("number", name === "Confidence");
+    if (name !== "File") {
+      cell.textContent = shown(result);
+      continue;
+    }
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = shown(result);
+    button.addEventListener("click", () => goTo(result.item));
+    cell.append(button);
+  }
+  return row;
+}
+
+function view() {
+  const table = find("as-table").checked && results.length > 0;
+  find("table").hidden = !table;
+  find("answers").hidden = table;
+  if (table) drawTable();
+}
+
+// From a row of the table to its image.
+function goTo(item) {
+  find("as-table").checked = false;
+  view();
+  item.scrollIntoView();
+  item.querySelector(".enlarge").focus();
+}
+
+// Two pictures to try the page with: a gradient like a scope's, and a grey one like a radiograph's.
+async function samples() {
+  const drawn = [["#e8927c", "#5a1a14", 0.95], ["#f2f2f2", "#101010", 0.6]].map(([light, dark, width], index) => {
+    const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+    canvas.width = canvas.height = 256;
+    pen.fillRect(0, 0, 256, 256);
+    const fill = pen.createRadialGradient(110 + 30 * index, 120, 10, 128, 128, 128 * width);
+    fill.addColorStop(0, light);
+    fill.addColorStop(1, dark);
+    pen.fillStyle = fill;
+    pen.beginPath();
+    pen.ellipse(128, 128, 120 * width, 120, 0, 0, 2 * Math.PI);
+    pen.fill();
+    pen.strokeStyle = dark;
+    for (let ring = 1; ring < 4; ring++) pen.stroke(new Path2D(`M 128 ${128 - 30 * ring} Q ${128 + 60 * ring * width} 128 128 ${128 + 30 * ring}`));
+    return new Promise((done) => canvas.toBlob((blob) => done(new File([blob], `drawn-${index + 1}.png`)), "image/png"));
+  });
+  take(await Promise.all(drawn));
+}
+
 function tell() {
   find("progress").textContent = asked ? `${answered} of ${asked} answered.` : "None yet.";
   find("clear").hidden = !asked || answered < asked;
   find("batch").hidden = !results.length || answered < asked;
+  view();
 }
 
 async function next() {
@@ -203,6 +294,15 @@ function fact(name, value) {
   return [term, text];
 }
 
+function classRow(label, sensitivity) {
+  const row = document.createElement("tr"), name = document.createElement("th");
+  name.scope = "row";
+  name.textContent = label;
+  row.append(name);
+  row.insertCell().textContent = sensitivity;
+  return row;
+}
+
 async function describe() {
   const response = await fetch("v1/model", { headers: headers() });
   if (response.status === 401) return askForToken(token ? "The token is wrong." : "");
@@ -214,7 +314,11 @@ async function describe() {
   find("name").textContent = model.name;
   document.title = `${model.name} · medclf`;
   const facts = Object.entries(model.card).filter(([, value]) => value !== null && value !== "");
-  find("facts").replaceChildren(...fact("labels", model.vocab), ...facts.flatMap((pair) => fact(...pair)), ...fact("hash", model.hash));
+  const { sensitivity: told, ...others } = Object.fromEntries(facts);
+  const sensitivity = told && typeof told === "object" ? told : {}; // a card of one's own may say it in words
+  if (typeof told === "string") others.sensitivity = told;
+  find("classes").tBodies[0].replaceChildren(...model.vocab.map((label) => classRow(label, sensitivity[label] ?? "not stated")));
+  find("facts").replaceChildren(...Object.entries(others).flatMap((pair) => fact(...pair)), ...fact("hash", model.hash));
   find("card").hidden = false;
   for (let lane = 0; lane < AT_ONCE; lane++) next();
 }
@@ -242,6 +346,8 @@ find("clear").addEventListener("click", () => {
 find("save-answers").addEventListener("click", saveAnswers);
 find("save-corrections").addEventListener("click", saveCorrections);
 find("by-doubt").addEventListener("change", order);
+find("as-table").addEventListener("change", view);
+find("samples").addEventListener("click", samples);
 find("reader").addEventListener("input", look);
 addEventListener("paste", (event) => {
   if (event.clipboardData.files.length) take([...event.clipboardData.files]);
