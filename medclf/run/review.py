@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,13 @@ FOLDER = "review"
 SUSPECT, CONFUSED, CONTROL = ("suspect", "confused", "control")
 
 
-def choose_images(predictions: Predictions, n: int = 100, controls: float = 0.3, seed: int = 0) -> pd.DataFrame:
+def choose_images(
+    predictions: Predictions,
+    n: int = 100,
+    controls: float = 0.3,
+    seed: int = 0,
+    doubted: Sequence[str] | None = None,
+) -> pd.DataFrame:
     """Images worth a second read, in an order that tells nothing.
 
     Label suspects (see `label_suspects`), the most suspect first, and the other errors, those of the most confused pair
@@ -35,6 +42,7 @@ def choose_images(predictions: Predictions, n: int = 100, controls: float = 0.3,
         n: how many at most.
         controls: their share, in [0, 1).
         seed: of the draw and of the order.
+        doubted: paths of the label suspects, the most suspect first, where they were found already.
 
     Returns:
         row (of the predictions), path, label (actual), pred, why ("suspect", "confused" or "control").
@@ -53,6 +61,10 @@ def choose_images(predictions: Predictions, n: int = 100, controls: float = 0.3,
     suspect, margin = label_suspects(predictions.y, predictions.probs, multi_label=predictions.multi_label)
     wrong = known & (labels != preds)
     suspects = [int(row) for row in np.argsort(margin, kind="stable") if suspect[row]]
+    if doubted is not None:
+        place = {path: row for row, path in enumerate(predictions.table["path"])}
+        suspects = [place[path] for path in doubted if path in place]
+        suspect = np.isin(np.arange(len(predictions)), suspects)
     pairs = Counter(zip(labels[wrong], preds[wrong], strict=True))
     others = [int(row) for row in np.flatnonzero(wrong & ~suspect)]
     others.sort(key=lambda row: (-pairs[labels[row], preds[row]], margin[row]))
@@ -100,6 +112,9 @@ def export_review(
 ) -> list[str]:
     """Write a blinded sheet for a second reader: no prediction, no label, no file name, in a drawn order.
 
+    The images are all those that something predicted which had not seen them: validation and test images by the model,
+    training images by the linear probe, each by a fold without it.
+
     What each item is stays in RUN/review/key-ID.csv, which the reader must not have.
 
     Args:
@@ -138,8 +153,8 @@ def export_review(
         raise DataError(
             problem, f"choose {argument('pictures', 'page')}, or allow the names with {argument('hide_names', False)}"
         )
-    predictions = source.predictions
-    chosen = choose_images(predictions, n, controls, seed)
+    predictions, found = source.judged, source.label_errors
+    chosen = choose_images(predictions, n, controls, seed, None if found is None else list(found["path"]))
     shown, missing = _pictures(source, chosen, pictures, show_burned_in)
     chosen = chosen[[path in shown for path in chosen["path"]]].reset_index(drop=True)
     if chosen.empty:

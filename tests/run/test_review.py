@@ -101,6 +101,34 @@ def test_planted_mistakes_are_in_and_the_order_is_drawn(made):
     assert first["why"].tolist() != sorted(first["why"])
 
 
+def test_training_images_are_read_too_and_their_corrections_come_back(made, tmp_path):
+    run, predictions, _ = made
+    rows = np.arange(30, 60)
+    table = predictions.table.iloc[rows].assign(partition="train")
+    table["path"] = [f"train/{i}.png" for i in range(30)]
+    for path in table["path"]:
+        (tmp_path / "images" / path).parent.mkdir(exist_ok=True)
+        Image.new("L", (9, 9)).save(tmp_path / "images" / path)
+    part = predictions.subset(rows)
+    Predictions(VOCAB, False, part.y, part.probs, np.ones(30), table).save(run / "out_of_fold.csv")
+    doubted = ["train/7.png", "train/3.png", predictions.table["path"][0]]
+    found = pd.DataFrame({"path": doubted, "label": "", "suggested": "", "margin": -0.5, "near_duplicate": ""})
+    found.to_csv(run / "label_errors.csv", index=False)
+    sheet = tmp_path / "sheet.csv"
+    export_review(run, sheet, n=12)
+    key = key_of(run)
+    assert set(key.loc[key["why"] == "suspect", "path"]) == set(doubted)
+    assert key["path"].str.startswith("train/").sum() > 2  # controls and confused ones besides
+    (item,) = key.index[key["path"] == "train/7.png"]
+    said = next(label for label in VOCAB if label not in (key["label"][item], key["pred"][item]))
+    fill(sheet, {item: said})
+    back = import_review(run, sheet, n_boot=5)
+    assert [row["path"] for row in back["disagreements"]] == ["train/7.png"]
+    assert back["before"] == back["after"]  # the scores are of the validation images
+    (correction,) = read_corrections(run / "review" / "sheet-corrections.csv").rows.to_dict("records")
+    assert (correction["path"], correction["new_label"]) == ("train/7.png", said)
+
+
 def test_what_comes_back_is_measured(made, tmp_path):
     run, predictions, true = made
     sheet = tmp_path / "reader.csv"
