@@ -98,7 +98,7 @@ def _calibration(value: Any, picture: Picture) -> list[Block]:
 def _ordinal(value: Any, picture: Picture) -> list[Block]:
     """How far off the grades are."""
     rows = [{"grades off": int(apart), "images": n} for apart, n in (value.get("off_by") or {}).items()]
-    order = Block("text", text=f"The order: {', '.join(value['order'])}.")
+    order = Block("text", text=f"The order: {', '.join(value.get('order') or [])}.")
     return [*_text(value), order, table(rows)]
 
 
