@@ -158,7 +158,7 @@ class TrainConfig:
     tabular: list[str] | str | None = option(
         None,
         "Training",
-        "CSV columns beside the pixels, such as age,sex: used where they surely help, with the linear probe",
+        "CSV columns beside the pixels, such as age,sex, or position-box: used where they surely help, with the probe",
     )
     linear_probe: bool = option(True, "Training", "fit the head on the frozen features first")
     balance: Balance = option(
@@ -290,6 +290,9 @@ class TrainConfig:
                 f"{argument('tabular')} stands beside the linear probe, and {argument(name)} asks for another network"
             )
             raise DataError(text, f"leave out one of the two, or give {argument('recipe', 'probe')}")
+        if self.tabular and self.unit:
+            text = f"{argument('tabular')} stands beside single images, and {argument('unit')} answers for several"
+            raise DataError(text, "leave out one of the two")
         if self.tabular and self.split == "kfold":
             text = f"{argument('tabular')} cannot be cross-validated with {argument('split', 'kfold')} yet"
             raise DataError(text, f"choose another {argument('split')}")

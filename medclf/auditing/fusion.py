@@ -17,6 +17,8 @@ from medclf.auditing.calibration_set import FEWEST, CalibrationSet
 from medclf.dataset.groups import unit_of
 from medclf.dataset.labels import objects
 from medclf.errors import DataError, argument, did_you_mean
+from medclf.images.image_columns import columns_of as image_columns_of
+from medclf.images.image_columns import is_image_column, source_of
 from medclf.metrics.calibration import to_logits
 from medclf.metrics.classification import classification_metrics
 from medclf.metrics.comparison import compare_predictions
@@ -86,6 +88,9 @@ def check_fields(table: pd.DataFrame, names: Sequence[str]) -> None:
     """
     offered = [str(name) for name in table if name not in _NOT_FIELDS]
     for name in names:
+        if is_image_column(name):
+            image_columns_of(name)  # which refuses a box that is none
+            continue
         if name in _NOT_FIELDS:
             raise DataError(f"{argument('tabular', name)} is not a field of a patient or an image", _offer(offered))
         if name not in table:
@@ -116,7 +121,15 @@ def columns_of(table: pd.DataFrame, names: Sequence[str]) -> Columns:
 
 
 def fused(predictions: Predictions, fusion: Fusion) -> Predictions:
-    """The predictions with the table's columns added."""
+    """The predictions with the table's columns added.
+
+    Raises:
+        DataError: the model reads columns from the image, and their table does not have them.
+    """
+    missing = [name for name in fusion.encoder.names if source_of(name) and name not in predictions.table]
+    if missing:
+        text = f"the model reads {source_of(missing[0])!r} from the pixels, which these predictions do not have"
+        raise DataError(text, "save a bundle and evaluate that")
     logits = fusion.logits(
         to_logits(predictions.probs, multi_label=predictions.multi_label),
         columns_of(predictions.table, fusion.encoder.names),
@@ -134,18 +147,24 @@ def _with_logits(predictions: Predictions, logits: np.ndarray) -> Predictions:
     return replace(predictions, probs=probs, losses=losses, decided=None)
 
 
-def with_table(reported: Predictions, training: TrainingRows, names: Sequence[str], *, seed: int = 42) -> WithTable:
+def with_table(
+    reported: Predictions, training: TrainingRows, names: Sequence[str], *, notes: Sequence[str] = (), seed: int = 42
+) -> WithTable:
     """Fit table and both beside the image, judge them, and keep both only where it surely helps.
 
     Args:
         reported: predictions of the network, whose table has the columns.
         training: what to fit on.
-        names: of the columns.
+        names: of the columns; none are told apart from a table that does not help.
+        notes: what else is to be said of them.
         seed: of the folds.
 
     Raises:
         DataError: no column is left to use, or a field's number is none.
     """
+    if not names:
+        sentence = "The model uses the image alone: nothing could be read besides."
+        return WithTable({"sentence": sentence, "used": False, "columns": [], "notes": list(notes)})
     known = (np.asarray(training.y).reshape(len(training.y), -1) >= 0).all(axis=1)
     known &= np.isfinite(training.probs).all(axis=1)
     if known.sum() < FEWEST:
@@ -166,11 +185,11 @@ def with_table(reported: Predictions, training: TrainingRows, names: Sequence[st
     section: dict[str, Any] = {
         "sentence": _sentence(gain),
         "used": used,
-        "columns": encoder.names,
+        "columns": encoder.sources,
         "gain": gain.as_dict(),
         **_side_by_side({name: labelled(one) for name, one in shown.items()}),
         **_shortcuts(y, found, reported.vocab, groups, many),
-        "notes": [*_notes(left_out), *_unseen(encoder, reported.table), *_unknown(encoder, reported.table)],
+        "notes": [*notes, *_notes(left_out), *_unseen(encoder, reported.table), *_unknown(encoder, reported.table)],
     }
     if not used:
         return WithTable(section)
@@ -262,13 +281,15 @@ def _shortcuts(
 
 
 def _notes(left_out: Mapping[str, str]) -> list[str]:
-    return [f"Column {name!r} is not used: {why}." for name, why in left_out.items()]
+    return [f"Column {name!r} is not used: {why}." for name, why in left_out.items() if not source_of(name)]
 
 
 def _unknown(encoder: TableEncoder, table: pd.DataFrame) -> list[str]:
     """How often a column is unknown among the reported images."""
     found = []
     for name in encoder.names:
+        if source_of(name):
+            continue
         n = sum(map(is_unknown, objects(table, name)))
         if n:
             found.append(f"{name!r} is unknown in {n} of {len(table)} images ({percent(n / len(table), 0)}).")
@@ -278,7 +299,8 @@ def _unknown(encoder: TableEncoder, table: pd.DataFrame) -> list[str]:
 def _unseen(encoder: TableEncoder, table: pd.DataFrame) -> list[str]:
     """Categories of the reported images that no training image has."""
     seen: dict[str, int] = {}
-    for row in zip(*(objects(table, name) for name in encoder.names), strict=True):
-        for text in encoder.check(dict(zip(encoder.names, row, strict=True))):
+    names = [one["name"] for one in encoder.described()]
+    for row in zip(*(objects(table, name) for name in names), strict=True):
+        for text in encoder.check(dict(zip(names, row, strict=True))):
             seen[text] = seen.get(text, 0) + 1
     return [f"No training image has {text}: it counts as none of the known ({n} images)." for text, n in seen.items()]

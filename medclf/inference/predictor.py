@@ -112,12 +112,12 @@ class Predictor:
         Raises:
             DataError: the model takes no such field, or a number is none.
         """
-        if self._fusion is None:
+        if not self.fields:
             if fields:
                 text = f"the model {self.name} takes no fields beside the image, such as {next(iter(fields))!r}"
                 raise DataError(text, "leave them out")
             return []
-        return self._fusion.encoder.check(fields or {})
+        return [] if self._fusion is None else self._fusion.encoder.check(fields or {})
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -317,6 +317,7 @@ class Predictor:
         logits, features = self._forward(prepared)
         blind = np.zeros(len(logits), bool)
         if self._fusion is not None:
+            known = [{**row, **self._fusion.encoder.measured(one)} for row, one in zip(known, prepared, strict=True)]
             logits, blind = self._fusion.of_fields(logits, known)
         if self.unit_rule is not None and self.unit_rule.attention is not None:  # each image is a unit of its own
             logits = self.unit_rule.attention.logits(features, np.arange(len(features)), len(features))

@@ -23,7 +23,7 @@ from medclf.auditing.assess import (
 from medclf.auditing.audit import Audit, with_groups, with_partition
 from medclf.auditing.calibration_set import CalibrationSet
 from medclf.auditing.decisions import DecisionPolicy
-from medclf.auditing.fusion import TrainingRows, WithTable, check_fields, column_names, fused, with_table
+from medclf.auditing.fusion import TrainingRows, WithTable, column_names, fused, with_table
 from medclf.auditing.label_errors import CheckedLabels, check_labels
 from medclf.auditing.short_audit import short_audit
 from medclf.config import UnitChoice
@@ -31,10 +31,11 @@ from medclf.dataset.labels import objects
 from medclf.dataset.matching import left_out, match_labels
 from medclf.dataset.scan import with_problems
 from medclf.dataset.splits import no_partition, unplaced
-from medclf.errors import DataError, MedclfWarning, argument
+from medclf.errors import MedclfWarning
 from medclf.learn import augmentation_picture, maps
 from medclf.learn.balance import label_shares
 from medclf.learn.batches import unread
+from medclf.learn.columns_beside import ColumnsBeside, columns_beside, with_columns
 from medclf.learn.features import image_features
 from medclf.learn.learner import MedLearner
 from medclf.learn.neighbours import similar_training_images
@@ -189,7 +190,11 @@ def assess(
         if units
         else _calibration_set(learn, reported, outputs.cross_validated, table)
     )
-    beside = _with_table(learn, table, reported, column_names(tabular)) if tabular else WithTable()
+    beside = WithTable()
+    if tabular:
+        asked = columns_beside(learn, table, column_names(tabular))
+        table, (reported, *held_out) = asked.table, [with_columns(part, asked) for part in (reported, *held_out)]
+        beside = _with_table(learn, table, reported, asked)
     if beside.fusion is not None and beside.calibration_set is not None:
         reported, fitted_on = fused(reported, beside.fusion), beside.calibration_set
     shares = None if units else label_shares(learn.dls.train, len(reported.vocab))
@@ -434,17 +439,13 @@ def _calibration_set(
     return CalibrationSet(y[known], head.held_out[known], None if groups is None else groups[known], described)
 
 
-def _with_table(learn: Any, table: pd.DataFrame | None, reported: Predictions, names: list[str]) -> WithTable:
+def _with_table(learn: Any, table: pd.DataFrame, reported: Predictions, asked: ColumnsBeside) -> WithTable:
     """What columns of the table add to a linear probe."""
-    head = getattr(learn, "head", None)
-    if table is None or head is None or not learn.is_probe or head.held_out is None or head.targets is None:
-        text = f"{argument('tabular')} stands beside a linear probe, and this network has other weights"
-        raise DataError(text, f"train with {argument('recipe', 'probe')}, or fit_head() alone")
-    check_fields(table, names)
+    head = learn.head
     place = {path: row for row, path in enumerate(table["path"])}
     rows = table.iloc[[place[path] for path in _train_paths(learn.dls)]]
     training = TrainingRows(head.targets.astype(int), head.held_out, rows, _read_groups(learn, table))
-    return with_table(reported, training, names, seed=learn.seed)
+    return with_table(reported, training, asked.names, notes=asked.notes, seed=learn.seed)
 
 
 def _read_groups(learn: MedLearner, table: pd.DataFrame | None) -> np.ndarray | None:

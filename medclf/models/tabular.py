@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medclf.errors import BundleError, DataError, argument, did_you_mean
+from medclf.images.image_columns import measure, source_of
 
 UNKNOWN = "unknown"
 _MISSING = {"", "unknown", "na", "n/a", "nan", "<na>", "null", "missing", "?", "-", "not known", "not available"}
@@ -191,10 +192,26 @@ class TableEncoder:
         parts = [column.encode(rows.get(column.name, [None] * n)) for column in self.columns]
         return np.concatenate(parts, axis=1)
 
-    def parts(self) -> dict[str, slice]:
-        """Where each column stands among the encoded ones."""
-        ends = np.cumsum([0, *(column.width for column in self.columns)]).tolist()
-        return {column.name: slice(a, b) for column, a, b in zip(self.columns, ends, ends[1:], strict=False)}
+    @property
+    def sources(self) -> list[str]:
+        """What was asked for: the table's columns, and what was measured in the image by one name each."""
+        return list(dict.fromkeys(source_of(name) or name for name in self.names))
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """Where each of `sources` stands among the encoded columns, (width,) bool."""
+        found = np.repeat(
+            [source_of(one.name) or one.name for one in self.columns], [one.width for one in self.columns]
+        )
+        return {name: found == name for name in self.sources}
+
+    def measured(self, pixels: np.ndarray) -> dict[str, float | None]:
+        """The columns that are read from an image.
+
+        Args:
+            pixels: uint8 (H, W, C), as the network gets them.
+        """
+        names = dict.fromkeys(filter(None, map(source_of, self.names)))
+        return {column: value for name in names for column, value in measure(pixels, name).values.items()}
 
     def check(self, fields: Mapping[str, Any]) -> list[str]:
         """See that fields of one image can be used.
@@ -205,11 +222,11 @@ class TableEncoder:
         Raises:
             DataError: a field that the model does not know, or a number that is none.
         """
-        by_name = {column.name: column for column in self.columns}
+        by_name = {column.name: column for column in self.columns if not source_of(column.name)}
         for name in fields:
             if name not in by_name:
-                known = f"the model's fields are {', '.join(self.names)}"
-                raise DataError(f"there is no field {name!r}", did_you_mean(name, self.names) or known)
+                known = f"the model's fields are {', '.join(by_name)}" if by_name else "the model takes none"
+                raise DataError(f"there is no field {name!r}", did_you_mean(name, by_name) or known)
         unseen = []
         for name, value in fields.items():
             column = by_name[name]
@@ -226,6 +243,7 @@ class TableEncoder:
             if isinstance(column, Number)
             else {"name": column.name, "kind": "category", "categories": list(column.categories)}
             for column in self.columns
+            if not source_of(column.name)
         ]
 
     def as_dict(self) -> list[dict[str, Any]]:
@@ -295,7 +313,9 @@ def _fitted_number(name: str, values: Sequence[Any]) -> Number:
     imputer = SimpleImputer(strategy="median", add_indicator=True).fit(column)
     scaler = StandardScaler().fit(imputer.transform(column)[:, :1])
     median, mean, spread = (float(one[0]) for one in (imputer.statistics_, scaler.mean_, scaler.scale_))
-    return Number(name, median, mean, spread, indicator=bool(len(imputer.indicator_.features_)))
+    # whether a box could be measured tells the machine apart, not the finding
+    indicator = bool(len(imputer.indicator_.features_)) and not source_of(name)
+    return Number(name, median, mean, spread, indicator)
 
 
 def _fitted_category(name: str, values: Sequence[Any]) -> Category:
