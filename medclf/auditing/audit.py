@@ -17,6 +17,7 @@ from medclf.auditing.near_duplicates.search import SIMILAR, find_twins
 from medclf.dataset.groups import Link, cluster, equal_images, with_clusters
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.scan import count_labels, scan
+from medclf.display import Shown
 from medclf.errors import DataError, argument
 from medclf.escaping import for_csv
 from medclf.files import replacing, write_json
@@ -58,8 +59,8 @@ KINDS = {  # kind: one, several
 _SHOWN = 60  # pairs in the report's section; audit.csv has all
 
 
-@dataclass
-class Audit:
+@dataclass(repr=False)
+class Audit(Shown):
     """What `audit` found.
 
     Args:
@@ -76,6 +77,12 @@ class Audit:
     table: pd.DataFrame
     summary: dict[str, Any] = field(default_factory=dict)
     made_of: tuple[Any, ...] = field(default=(), repr=False)
+
+    def _shown(self) -> tuple[str, dict[str, Any], pd.DataFrame]:
+        told = [one["finding"] for one in self.summary.get("sentences", ())]
+        facts = {"images": self.summary.get("n_images", len(self.table)), "findings": len(self.findings)}
+        counts = self.findings["kind"].value_counts().rename("findings").to_frame()
+        return "Audit", facts | {str(n): text for n, text in enumerate(told, 1)}, counts
 
     def facts(self, most: int = _SHOWN) -> dict[str, Any]:
         """The section of a report: counts, sentences, leaks, class balance, confounders and the pairs to look at first.

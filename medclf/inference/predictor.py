@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from medclf.display import Shown, listed
 from medclf.errors import BundleError, DataError, ReadError, argument, position
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle_format import biases, ood_state, temperatures
@@ -64,7 +65,7 @@ class UnitPrediction:
         return max(range(len(self.contributions)), key=lambda k: self.contributions[k] or 0.0)
 
 
-class Predictor:
+class Predictor(Shown):
     """Predicts with what a bundle says of preprocessing, labels and calibration; a runtime adds `forward`.
 
     Args:
@@ -89,6 +90,19 @@ class Predictor:
         self._fusion = fusion_in(self.calibration, self.multi_label)
         rule = self.calibration.get("unit")
         self.unit_rule = UnitRule.from_dict(rule, multi_label=self.multi_label) if rule else None
+
+    def _shown(self) -> tuple[str, dict[str, Any], None]:
+        how, limit = self.preprocessing, (self.calibration.get("abstain") or {}).get("threshold")
+        facts = {
+            "network": self.spec.arch,
+            "labels": listed(self.vocab) + (" (an image may have several)" if self.multi_label else ""),
+            "input": f"{how.size[1]} x {how.size[0]} pixels, {how.channels} channels",
+            "evaluated": self.card.get("evaluated", "not said"),
+            "flagged unsure below": f"{limit:.0%}" if isinstance(limit, float) else "no limit",
+            "out of distribution": "flagged" if self._detector else "not checked",
+            "hash": self.hash[:12],
+        }
+        return f"{type(self).__name__} {self.name}", facts, None
 
     @property
     def detector(self) -> OodDetector | None:

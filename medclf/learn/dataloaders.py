@@ -24,6 +24,7 @@ from medclf.dataset.labels import label_set, objects
 from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.scan import Check, listing, scan, usable
 from medclf.dataset.splits import split_table
+from medclf.display import Shown, listed
 from medclf.errors import DataError, MedclfWarning, PreprocessingError, ReadError, argument
 from medclf.images import reading
 from medclf.images.preprocessing import Preprocessing
@@ -83,7 +84,7 @@ class PartitionSplitter:
         return train, valid or train
 
 
-class MedDataLoaders(DataLoaders):
+class MedDataLoaders(Shown, DataLoaders):
     """Factories that return fastai `DataLoaders` for medical images.
 
     Every factory makes the same table (see `scan`), splits it (see `split_table`) and hands it to `from_table`, which
@@ -471,20 +472,21 @@ class MedDataLoaders(DataLoaders):
         table = scan(source, **given)
         return cls.from_table(table if chosen is None else chosen(table), **rest)
 
-    def __repr__(self) -> str:
-        """What they hold."""
-        return described_loaders(self)
-
-
-def described_loaders(dls: Any) -> str:
-    """One line: how many images, of which labels, at which size."""
-    sides = [
-        f"{len(part)} {name}"
-        for part, name in zip((dls.train_ds, dls.valid_ds), ("training", "validation"), strict=True)
-    ]
-    labels = ", ".join(map(str, dls.vocab[:6])) + (", ..." if len(dls.vocab) > 6 else "")
-    text = f"MedDataLoaders: {sides[0]} and {sides[1]} images of {len(dls.vocab)} labels ({labels})"
-    return f"{text}, in batches of {dls.bs}"
+    def _shown(self) -> tuple[str, dict[str, Any], pd.DataFrame | None]:
+        facts = {
+            "training images": len(self.train_ds),
+            "validation images": len(self.valid_ds),
+            "labels": listed(self.vocab),
+            "batches of": self.bs,
+        }
+        table = getattr(self, "table", None)
+        if table is None:
+            return type(self).__name__, facts, None
+        facts |= {"left out": n} if (n := int(table["partition"].isna().sum())) else {}
+        facts |= {"split": self.settings.split.kind, "modality": self.settings.modality or "none: nothing augments"}
+        used = table[table["partition"].notna()]
+        labels = used["label"].map(lambda cell: sorted(label_set(cell)) or ["(none)"]).explode().rename("label")
+        return type(self).__name__, facts, pd.crosstab(labels, used["partition"].reindex(labels.index))
 
 
 def _several(labels: Sequence[Any]) -> bool:

@@ -13,6 +13,7 @@ from fastai.interpret import ClassificationInterpretation, Interpretation
 
 from medclf import plots
 from medclf.dataset.scan import with_problems
+from medclf.display import Shown, listed
 from medclf.errors import PreprocessingError
 from medclf.images.heatmap import on_original, on_prepared, overlay
 from medclf.images.phi import read_picture
@@ -22,13 +23,15 @@ from medclf.learn.maps import LIMIT, of_learner
 from medclf.learn.prediction import paths_of, predict_loader
 from medclf.learn.preprocessing import described, preprocessing_of, reading_of
 from medclf.metrics.classification import Metrics, classification_metrics
+from medclf.metrics.intervals import as_plain
 from medclf.models.saliency import learner_maps
 from medclf.results.predictions import Predictions
 from medclf.results.results import Results, most_confused, roc_curves, summarize
 from medclf.results.subgroups import subgroups
+from medclf.results.wording import metrics_frame, partition_name
 
 
-class MedInterpretation(ClassificationInterpretation):
+class MedInterpretation(Shown, ClassificationInterpretation):
     """What a classifier gets right and wrong; every method works from one pass over the images.
 
     Attributes:
@@ -68,6 +71,21 @@ class MedInterpretation(ClassificationInterpretation):
             kept = [Path(learn.dls.path) / path for path in predictions.table["path"]]
             loader = learn.dls.test_dl(kept, with_labels=True)
         return cls(learn, loader, predictions, act, partition)
+
+    def _shown(self) -> tuple[str, dict[str, Any], pd.DataFrame | None]:
+        p = self.predictions
+        facts: dict[str, Any] = {f"{partition_name(self.partition)} images": len(p), "labels": listed(p.vocab)}
+        if p.multi_label:
+            return type(self).__name__, facts, None
+        matrix, named = self.confusion_matrix(), pd.Index(p.vocab, name="actual")
+        facts |= {"classified correctly": f"{np.trace(matrix)} of {matrix.sum()}"}
+        confused = [f"{actual} as {predicted} ({n})" for actual, predicted, n in self.most_confused()[:3]]
+        facts |= {"most confused": ", ".join(confused)} if confused else {}
+        return type(self).__name__, facts, pd.DataFrame(matrix, named, pd.Index(p.vocab, name="predicted"))
+
+    def metrics_frame(self, **kwargs: Any) -> pd.DataFrame:
+        """`metrics` as a table: one row a metric, with value, low, high and n."""
+        return metrics_frame(as_plain(self.metrics(**kwargs)))
 
     def to_frame(self) -> pd.DataFrame:
         """One row an image: path, label, pred, loss, prob_NAME, and the data's other columns."""

@@ -28,6 +28,7 @@ from fastcore.foundation import L
 from medclf._deprecated import warn
 from medclf.config import Balance, TrainConfig
 from medclf.dataset.groups import groups_of
+from medclf.display import Shown, listed
 from medclf.errors import DataError, MedclfError, PreprocessingError, argument
 from medclf.learn import distributed
 from medclf.learn.arguments import check_known, fastai_head, rates_by_group, weights_asked
@@ -54,7 +55,7 @@ BASE_LR = 1e-4
 FUSED_ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
 
 
-class MedLearner(Learner):
+class MedLearner(Shown, Learner):
     """fastai's `Learner`; `fine_tune` begins with the linear probe instead of frozen epochs.
 
     Attributes:
@@ -82,6 +83,19 @@ class MedLearner(Learner):
     _tuned: int = 0
     _first_head: torch.Tensor | None = None
     _wants_probe: bool = True
+
+    def _shown(self) -> tuple[str, dict[str, Any], pd.DataFrame | None]:
+        vocab = getattr(self.dls, "vocab", None)
+        facts = {
+            "weights": getattr(self, "weights", None) or "random",
+            "labels": "unknown" if vocab is None else listed(class_names(self.dls)),
+            "images": f"{len(self.dls.train_ds)} training, {len(self.dls.valid_ds)} validation",
+            "device": str(self.dls.device),
+            "linear probe": "fitted" if self.head is not None else "not yet fitted" if self.linear_probe else "none",
+            "epochs trained": len(self.history),
+        }
+        history = pd.DataFrame(list(self.history)).set_index("epoch") if self.history else None
+        return f"{type(self).__name__} {getattr(self, 'arch', '')}".strip(), facts, history
 
     @property
     def linear_probe(self) -> bool:

@@ -15,6 +15,7 @@ import pandas as pd
 from medclf.auditing.audit import PAIR_KINDS
 from medclf.dataset.groups import cluster
 from medclf.dataset.labels import label_set
+from medclf.display import Page
 from medclf.files import finite, write_json, write_text
 from medclf.images.phi import Reader
 from medclf.learn import maps
@@ -348,4 +349,5 @@ def report(
         write_json(page.with_name(RESULTS), names.scrub(finite(results)))
     elif card is not None:
         run.write_results(results)
-    return page
+    shown: Path = Page(page)
+    return shown

@@ -15,6 +15,7 @@ import pandas as pd
 from medclf.dataset.csv_files import read_rows, save_rows, with_types
 from medclf.dataset.labels import NO_FINDING, label_set
 from medclf.dataset.matching import UNKNOWN
+from medclf.display import Shown
 from medclf.errors import DataError, MedclfWarning, PreprocessingError, by_road
 from medclf.files import finite, replacing, write_json
 from medclf.images.phi import Reader, read_picture
@@ -22,6 +23,7 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.results.names import Names
 from medclf.results.predictions import Predictions
 from medclf.results.schema import RECORD, read_record, read_results
+from medclf.results.wording import metrics_frame, summary
 
 RESULTS, PREDICTIONS, TABLE = "results.json", "predictions.csv", "table.csv"
 NEIGHBOURS, AUDIT, SALIENCY = "neighbours.csv", "audit.csv", "saliency.json"
@@ -33,7 +35,7 @@ _JPEG = "data:image/jpeg;base64,"
 _FOLDER = "give the folder that a training or an evaluation made"
 
 
-class RunFolder(os.PathLike[str]):
+class RunFolder(Shown, os.PathLike[str]):
     """The folder that `medclf train` made, or one that `evaluate` made; each file is read when first asked for.
 
     Every property raises a `DataError` that names the file where it is missing, damaged, or of a later medclf.
@@ -56,8 +58,20 @@ class RunFolder(os.PathLike[str]):
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r})"
+    def _shown(self) -> tuple[str, dict[str, Any], pd.DataFrame | None]:
+        title = f"{type(self).__name__} {self.path}"
+        try:
+            results, metrics = self.results, self.metrics
+        except DataError as error:
+            return title, {"not readable": error.message}, None
+        facts = {"result": summary(results)}
+        facts |= {"page": str(self / PAGE)} if (self / PAGE).is_file() else {}
+        return title, facts, metrics.round(3)
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row a metric: value, low, high and n; see `metrics_frame`."""
+        return metrics_frame(self.results)
 
     @cached_property
     def results(self) -> dict[str, Any]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PARTITIONS = {"train": "training", "valid": "validation"}
 
@@ -27,6 +30,27 @@ def is_metric(value: Any) -> bool:
         (True, False)
     """
     return isinstance(value, Mapping) and {"value", "low", "high"} <= set(value)
+
+
+def metrics_frame(results: Mapping[str, Any]) -> pd.DataFrame:
+    """One row a metric: value, low, high and n; those of one label under "METRIC of LABEL".
+
+    Args:
+        results: of `classification_metrics`, or what results.json holds.
+
+    Example:
+        >>> auroc = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 40}
+        >>> metrics_frame({"auroc": auroc, "per_class": {"polyp": {"sensitivity": auroc}}}).value.to_dict()
+        {'auroc': 0.9, 'sensitivity of polyp': 0.9}
+    """
+    import pandas as pd
+
+    found = {name: value for name, value in results.items() if is_metric(value)}
+    for label, section in dict(results.get("per_class") or {}).items():
+        found |= {f"{name} of {label}": value for name, value in section.items() if is_metric(value)}
+    columns = ["value", "low", "high", "n"]
+    rows = [[value.get(column) for column in columns] for value in found.values()]
+    return pd.DataFrame(rows, pd.Index(found, name="metric"), columns)
 
 
 FEW_IMAGES = 10  # of a label, below which a mean over the labels is told to rest on them
