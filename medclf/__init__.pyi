@@ -10,6 +10,7 @@ from .dataset.splits import PatientSplitter as PatientSplitter
 from .dataset.splits import SeededSplitter as SeededSplitter
 from .dataset.splits import StratifiedGroupSplitter as StratifiedGroupSplitter
 from .dataset.splits import StratifiedSplitter as StratifiedSplitter
+from .dataset.units import with_units as with_units
 from .errors import MedclfError as MedclfError
 from .images.heatmap import hottest_box as hottest_box
 from .images.heatmap import overlay as overlay
@@ -53,6 +54,7 @@ from .run.evaluate import evaluate as evaluate
 from .run.explain import explain as explain
 from .run.label_next import label_next as label_next
 from .run.predict import predict as predict
+from .run.predict_unit import predict_unit as predict_unit
 from .run.run import Run as Run
 from .run.train import train as train
 

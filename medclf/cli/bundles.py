@@ -35,6 +35,9 @@ def predict(
     field: Annotated[
         list[str] | None, typer.Option(help="a field of all images, NAME=VALUE, such as age=60; repeatable")
     ] = None,
+    unit: Annotated[
+        bool, typer.Option("--unit", help="all files are one patient, study or series, and get one answer")
+    ] = False,
     device: Device = "cpu",
 ) -> None:
     """Predict images with a bundle."""
@@ -46,6 +49,13 @@ def predict(
     from medclf.inference.runtimes import bundle_in
 
     form = "csv" if as_csv else "json" if as_json else "text"
+    if unit:
+        from medclf.run.predict_unit import print_unit
+
+        if fields or field or boxes or threshold is not None:
+            raise MedclfError("--unit takes no --fields, --field, --boxes or --threshold", "leave them out")
+        print_unit(bundle, files, form, bs, runtime, device)
+        return
     if boxes or threshold is not None or is_detector(bundle_in(bundle)):
         from medclf.run.predict_boxes import print_boxes
 

@@ -79,7 +79,7 @@ def _within_patients(table: pd.DataFrame) -> bool:
     """Whether each unit is of one known patient."""
     patients = objects(table, "patient")
     if any(patient is None for patient in patients):
-        return table.attrs["unit"] == "patient"
+        return bool(table.attrs["unit"] == "patient")
     n_patients: pd.Series = table.assign(patient=patients).groupby(UNIT)["patient"].nunique()
     return bool(n_patients.max() <= 1)
 

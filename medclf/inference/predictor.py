@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
@@ -43,6 +43,13 @@ class Prediction:
     probs: dict[str, float]
     pred: int | tuple[int, ...]
     flags: tuple[str, ...] = ()
+
+
+class FrameOf(NamedTuple):
+    """One frame, or page, of a file of several."""
+
+    file: Item
+    number: int
 
 
 @dataclass(frozen=True)
@@ -249,7 +256,7 @@ class Predictor(Shown):
             yield found if isinstance(found, ReadError) else found[1]
 
     def outputs_stream(
-        self, items: Iterable[Item], bs: int = 32, *, threads: int | None = None
+        self, items: Iterable[Item | FrameOf], bs: int = 32, *, threads: int | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray] | ReadError]:
         """What the network gives of any number of images, in flat memory.
 
@@ -262,26 +269,39 @@ class Predictor(Shown):
         """
         images = map_ahead(self._prepared, items, threads=threads, ahead=bs)
         while batch := list(islice(images, bs)):
-            read = [image for image in batch if not isinstance(image, ReadError)]
-            found = iter(list(zip(*self._forward(np.stack(read)), strict=True)) if read else ())
-            yield from (image if isinstance(image, ReadError) else next(found) for image in batch)
+            yield from self._each(batch)
 
-    def predict_unit(self, items: Iterable[Item], bs: int = 32) -> UnitPrediction:
+    def _each(self, batch: Sequence[np.ndarray | ReadError]) -> Iterator[tuple[np.ndarray, np.ndarray] | ReadError]:
+        read = [image for image in batch if not isinstance(image, ReadError)]
+        found = iter(list(zip(*self._forward(np.stack(read)), strict=True)) if read else ())
+        return (image if isinstance(image, ReadError) else next(found) for image in batch)
+
+    def predict_unit(self, items: Iterable[Item | FrameOf], bs: int = 32) -> UnitPrediction:
         """One answer for all images of a patient, study or series; an image that cannot be read is left out.
 
         Args:
-            items: see `prepare`.
+            items: see `prepare`; or a `FrameOf` each.
             bs: images at once.
 
         Raises:
             BundleError: the bundle answers each image alone.
             ReadError: none of the images can be read.
         """
+        return self._whole(list(self.outputs_stream(items, bs)))
+
+    def predict_unit_pixels(self, images: Sequence[np.ndarray | ReadError], bs: int = 32) -> UnitPrediction:
+        """As `predict_unit`, of pixels that `prepare` gave, or the errors that say why it gave none."""
+        outputs: list[tuple[np.ndarray, np.ndarray] | ReadError] = []
+        for start in range(0, len(images), bs):
+            outputs += self._each(images[start : start + bs])
+        return self._whole(outputs)
+
+    def _whole(self, outputs: Sequence[tuple[np.ndarray, np.ndarray] | ReadError]) -> UnitPrediction:
+        """The answer for a unit, of what the network gives of each of its images."""
         rule = self.unit_rule
         if rule is None:
             text = f"{self.name} answers each image alone"
             raise BundleError(text, f"train with {argument('unit', 'patient')} for one answer a patient")
-        outputs = list(self.outputs_stream(items, bs))
         problems = {k: one.problem for k, one in enumerate(outputs) if isinstance(one, ReadError)}
         read = [one for one in outputs if not isinstance(one, ReadError)]
         if not read:
@@ -290,15 +310,16 @@ class Predictor(Shown):
         logits, features = (np.stack(part).astype(np.float64) for part in zip(*read, strict=True))
         probs, index = sigmoid(logits) if self.multi_label else softmax(logits), np.zeros(len(read), int)
         whole = rule.probs(probs, features, index, 1)
-        (answer,) = self._calibrated(
-            to_logits(whole, multi_label=self.multi_label), features.mean(0, keepdims=True), np.zeros(1, bool)
-        )
+        calibrated = to_logits(whole, multi_label=self.multi_label), features.mean(0, keepdims=True)
+        (answer,) = self._calibrated(*calibrated, np.zeros(1, bool))
         parts = iter(rule.contributions(probs, features, index, decided(whole, self.vocab, self.multi_label)))
         counted = [None if isinstance(one, ReadError) else float(next(parts)) for one in outputs]
         return UnitPrediction(answer, counted, problems)
 
-    def _prepared(self, item: Item) -> np.ndarray | ReadError:
+    def _prepared(self, item: Item | FrameOf) -> np.ndarray | ReadError:
         try:
+            if isinstance(item, FrameOf):
+                return replace(self.preprocessing, frame=item.number).prepare(item.file)
             return self.prepare(item)
         except ReadError as error:
             return error

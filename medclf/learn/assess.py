@@ -41,7 +41,7 @@ from medclf.learn.learner import MedLearner
 from medclf.learn.neighbours import similar_training_images
 from medclf.learn.prediction import predict_loader
 from medclf.learn.preprocessing import described, reading_of
-from medclf.learn.units import AnswersByUnit, answer_by_unit, is_by_unit
+from medclf.learn.units import AnswersByUnit, answer_by_unit, is_by_unit, unit_rows
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.ood import FEWEST, OodDetector, ood_fit
 from medclf.results.calibration import Calibration
@@ -208,7 +208,7 @@ def assess(
     held_out = [apply_calibration(part, replace(calibration, abstain_below=None)) for part in held_out]
     results = _summary(learn, reported, table) | fitted.sections
     results |= {"tabular": beside.section} if beside.section else {}
-    results |= {"units": units.section} if units else {}
+    results |= {"units": units.section | unit_rows(reported, units.parts[0])} if units else {}
     results |= {} if found is None else {"audit": found.facts(_PAIRS)}
     results |= _folds(reported) if outputs.cross_validated else ood_section(reported, calibration)
     if table is not None:
@@ -500,5 +500,6 @@ def _test_results(
     for place, part in enumerate(held_out, 1):
         if (part.y >= 0).any():
             results: Sections = {**summarize(part, partition="test")}
+            results |= {"units": {"by": units.rule.unit}} if units else {}
             return {"test": results | _leak_free(part, table, audit, results, units, place)}
     return {}

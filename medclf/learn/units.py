@@ -18,7 +18,7 @@ from medclf.metrics.intervals import as_plain
 from medclf.metrics.units import UnitRule, mean_by
 from medclf.results.predictions import Predictions
 from medclf.results.results import short_metrics, summarize
-from medclf.results.units import ByUnit, by_unit, sentence_of
+from medclf.results.units import CONTRIBUTION, SHOWN, ByUnit, by_unit, sentence_of
 
 _NAMED = 20  # units that results.json names
 
@@ -108,7 +108,7 @@ def answer_by_unit(
         if chosen.out_of_fold is not None:
             known = dict(zip(chosen.out_of_fold.units.table[UNIT], _groups(chosen.out_of_fold.units), strict=True))
             groups = np.array([known.get(name, -1 - k) for k, name in enumerate(names)])
-    section = _section(made, chosen.rule, chosen.sentence, chosen.candidates, table)
+    section = units_section(made, chosen.rule, table, chosen.sentence, chosen.candidates)
     return AnswersByUnit(chosen.rule, made, chosen.out_of_fold, found, groups, section)
 
 
@@ -123,17 +123,29 @@ def _fit(features: np.ndarray, unit: np.ndarray, y: np.ndarray, **how: Any) -> A
     return Attention(**fit_attention(features, unit, y, **how))
 
 
-def _section(
-    parts: Sequence[ByUnit], rule: UnitRule, chosen: str, candidates: Mapping[Any, Any], table: pd.DataFrame
+def units_section(
+    parts: Sequence[ByUnit],
+    rule: UnitRule,
+    table: pd.DataFrame,
+    chosen: str = "",
+    candidates: Mapping[Any, Any] | None = None,
 ) -> dict[str, Any]:
-    """The section units of results.json."""
+    """The section units of results.json.
+
+    Args:
+        parts: the reported units first.
+        rule: how they were answered.
+        table: the data's.
+        chosen: how the rule was chosen.
+        candidates: what it was chosen among.
+    """
     first = parts[0]
     n_images = first.units.table["n_images"]
     conflicts = sorted({name for part in parts for name in part.conflicts})
     lost = table[(table["problem"] != "").to_numpy()]
     broken = lost[UNIT].nunique()
     gone = sorted(set(map(str, lost[UNIT])) - set(map(str, table.loc[~table.index.isin(lost.index), UNIT])))
-    sentence = f"{sentence_of(rule, len(first.units), len(first.images))} {chosen}"
+    sentence = f"{sentence_of(rule, len(first.units), len(first.images))} {chosen}".rstrip()
     if conflicts:
         what = units_word(rule.unit, len(conflicts))
         sentence += f" {len(conflicts)} {what} with images of different labels count as unlabelled."
@@ -153,8 +165,37 @@ def _section(
             "most": int(n_images.max()),
             "median": float(n_images.median()),
         },
-        "candidates": dict(candidates),
+        "candidates": dict(candidates or {}),
         "by_image": {"n": by_image["n"], **as_plain(short_metrics(by_image))},
-        "conflicts": {"n": len(conflicts), "some": conflicts[:_NAMED]},
-        "unreadable": {"n_images": len(lost), "n_units_without_image": len(gone), "some": gone[:_NAMED]},
+        "conflicts": {"n": len(conflicts), "some_paths": conflicts[:_NAMED]},
+        "unreadable": {"n_images": len(lost), "n_units_without_image": len(gone), "some_paths": gone[:_NAMED]},
     }
+
+
+def unit_rows(units: Predictions, made: ByUnit, limit: int = 12) -> dict[str, Any]:
+    """{"rows": some units with the images that counted most, those predicted wrongly first}, for the page.
+
+    Args:
+        units: calibrated, with decisions, in the order of `made.units`.
+        made: what they were made of.
+        limit: units to show.
+    """
+    known = np.asarray(units.y).reshape(len(units), -1).max(axis=1) >= 0
+    actual, predicted = units.labels, units.preds
+    wrong = np.array([one != other for one, other in zip(actual, predicted, strict=True)]) & known
+    order = np.lexsort((units.probs.max(axis=1), ~wrong))
+    counted, paths = made.images.table[CONTRIBUTION], made.images.table["path"]
+    rows = []
+    for row in order[:limit]:
+        own = np.flatnonzero(made.index == row)
+        own = own[np.argsort(-counted.to_numpy()[own], kind="stable")][:SHOWN]
+        rows.append(
+            {
+                "unit_path": str(units.table[UNIT].iloc[row]),  # a name that is hidden as paths are
+                "actual": actual[row],
+                "predicted": predicted[row],
+                "n_images": int(units.table["n_images"].iloc[row]),
+                "images": [{"path": paths.iloc[k], "contribution": float(counted.iloc[k])} for k in own],
+            }
+        )
+    return {"rows": rows}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medclf.metrics.table import METRICS, overall_metrics
-from medclf.results.wording import interval, is_metric, measured, number, partition_name, rests_on_few
+from medclf.results.wording import counted, interval, is_metric, measured, number, partition_name, rests_on_few
 
 _SHARES = {"coverage", "prevalence", "moved"}  # that are no metrics
 _NAMES = {  # keys of results.json whose words do not say what they are
@@ -110,9 +110,13 @@ def scores(results: Mapping[str, Any]) -> list[dict[str, str]]:
     title, partition = METRICS[key].title, partition_name(results.get("partition"))
     test, leak_free = results.get("test") or {}, list(((results.get("leak_free") or {}).get("numbers") or {}).values())
     named = [
-        (f"{title} without leaked images", leak_free[-1] if len(leak_free) > 1 else {}, f"{partition} images"),
-        (f"{title} on all" if len(leak_free) > 1 else title, results, f"{partition} images"),
-        (f"{title} on the test set", test, "test images"),
+        (
+            f"{title} without leaked images",
+            leak_free[-1] if len(leak_free) > 1 else {},
+            f"{partition} {counted(results)}",
+        ),
+        (f"{title} on all" if len(leak_free) > 1 else title, results, f"{partition} {counted(results)}"),
+        (f"{title} on the test set", test, f"test {counted(results)}"),
     ]
     return [
         {

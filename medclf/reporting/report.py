@@ -99,7 +99,8 @@ def render(
     cases = read_cases(rows, results["vocab"], multi_label=results["task"] == "multi-label", partition=partition)
     names = Names(cases.paths, hide_names)
     shown = finite(names.scrub(dict(results)))
-    links = link(cases, names, _paths_in(results.get("audit") or {}))
+    strips = [row.get("images") for row in (results.get("units") or {}).get("rows") or []]
+    links = link(cases, names, [*_paths_in(results.get("audit") or {}), *_paths_in(strips)])
     suspects = doubtful(cases, names, label_errors)
     data = page_data(results, cases, names, partition) | links.as_data(names, labels or {})
     data |= label_data(cases, names, suspects)

@@ -254,6 +254,29 @@ def _test(value: Any, picture: Picture) -> list[Block]:
     return found + (_leak_free(leak, picture) if leak else [])
 
 
+def _units(value: Any, picture: Picture) -> list[Block]:
+    """How units were answered, beside what each image alone would score; some of them with the images that decided."""
+    found = _text(value)
+    by_image = {key: one for key, one in (value.get("by_image") or {}).items() if key in METRICS}
+    if by_image:
+        found += [Block("heading", text="Each image by itself, uncalibrated"), *blocks(by_image)]
+    if value.get("candidates"):
+        found += [Block("heading", text="Answers compared on the training set"), _named(value["candidates"])]
+    strips = [_strip(row, picture) for row in value.get("rows") or []]
+    if strips:
+        found += [Block("heading", text="The images that decided, errors first"), Block("pairs", items=strips)]
+    return found + _rest(value, "by_image", "candidates", "rows", "by", "answer", "conflicts", "unreadable")
+
+
+def _strip(row: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
+    sides = [
+        {"name": f"{number(one['contribution'])} {one['path']}", "picture": picture(str(one["path"]))}
+        for one in row["images"]
+    ]
+    kind = f"{row['actual'] or 'unknown'}, predicted as {row['predicted'] or '(no finding)'}"
+    return {"kind": kind, "detail": f"{row['unit_path']}: {row['n_images']} images", "similarity": "", "sides": sides}
+
+
 def _label_errors(value: Any, picture: Picture) -> list[Block]:
     return _text(value) + _rest(value)
 
@@ -296,6 +319,7 @@ SECTIONS: dict[str, Section] = {  # in the page's order
     "test": Section("Test set", _test, tab="trust"),
     "ordinal": Section("Near misses", _ordinal, tab="trust"),
     "tabular": Section("Image and table", _tabular, tab="trust"),
+    "units": Section("One answer a patient, study or series", _units, tab="trust"),
     "baseline": Section("Beside a model that sees no image", _baseline, tab="trust"),
     "external": Section("External test", _external, tab="trust"),
     "calibration": Section("Calibration", _calibration, tab="trust"),

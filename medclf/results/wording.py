@@ -22,6 +22,19 @@ def partition_name(partition: str | None) -> str:
     return _PARTITIONS.get(partition or "", partition or "")
 
 
+def counted(results: Mapping[str, Any], n: int = 2) -> str:
+    """What the numbers count: images, or patients, studies, series ... where these have one answer each.
+
+    Example:
+        >>> counted({}), counted({"units": {"by": "study"}}, 1), counted({"units": {"by": "exam"}})
+        ('images', 'study', 'units')
+    """
+    unit = (results.get("units") or {}).get("by")
+    known = {"patient": "patients", "study": "studies", "series": "series", "folder": "folders"}
+    one, many = ("image", "images") if unit is None else (unit, known[unit]) if unit in known else ("unit", "units")
+    return one if n == 1 else many
+
+
 def is_metric(value: Any) -> bool:
     """Whether `value` is a metric: {"value", "low", "high", "n"}.
 
@@ -170,9 +183,9 @@ def summary(results: Mapping[str, Any]) -> str:
         '9 of 10 validation images were classified correctly: accuracy 90 % (95 % CI 60 to 98 %).'
     """
     n, partition = results.get("n", 0), partition_name(results.get("partition"))
-    images = f"{number(n)} {partition} image{'' if n == 1 else 's'}".replace("  ", " ")
+    images = f"{number(n)} {partition} {counted(results, n)}".replace("  ", " ")
     patients = results.get("n_patients")
-    if patients:
+    if patients and counted(results) != "patients":
         images += f" of {number(patients)} patient{'' if patients == 1 else 's'}"
     accuracy, auroc = results.get("accuracy") or {}, results.get("auroc") or {}
     if results.get("task") == "multi-label":

@@ -13,11 +13,13 @@ import pandas as pd
 
 from medclf.dataset.groups import unit_of
 from medclf.dataset.labels import objects
+from medclf.dataset.units import UNIT
 from medclf.errors import DataError, MedclfWarning, argument
 from medclf.images.phi import Reader
 from medclf.metrics.comparison import ClassComparison, Difference, McNemar, compare_predictions
 from medclf.metrics.intervals import as_plain
 from medclf.results.predictions import Predictions
+from medclf.results.units import N_IMAGES
 from medclf.run.run import Run
 
 
@@ -163,8 +165,9 @@ def _paired(first: Predictions, second: Predictions, name_a: str, name_b: str) -
     """The predictions of both for the images that both have, in one order."""
     if first.vocab != second.vocab or first.multi_label != second.multi_label:
         raise DataError(f"{name_a} and {name_b} do not have the same labels", "compare runs on the same data")
-    row_of = {path: i for i, path in enumerate(second.table["path"])}
-    pairs = [(i, row_of[path]) for i, path in enumerate(first.table["path"]) if path in row_of]
+    by = _key(first, second, name_a, name_b)
+    row_of = {name: i for i, name in enumerate(second.table[by])}
+    pairs = [(i, row_of[name]) for i, name in enumerate(first.table[by]) if name in row_of]
     if not pairs:
         raise DataError(
             f"{name_a} and {name_b} have no image in common",
@@ -172,10 +175,20 @@ def _paired(first: Predictions, second: Predictions, name_a: str, name_b: str) -
         )
     rows = np.array(pairs)
     a, b = first.subset(rows[:, 0]), second.subset(rows[:, 1])
-    for name, y_a, y_b in zip(a.table["path"], a.y, b.y, strict=True):
+    for name, y_a, y_b in zip(a.table[by], a.y, b.y, strict=True):
         if not np.array_equal(y_a, y_b):
             raise DataError(f"{name} has another label in {name_b}", "compare runs on the same labels")
-    for name, one, other in zip(a.table["path"], objects(a.table, "sha256"), objects(b.table, "sha256"), strict=True):
+    for name, one, other in zip(a.table[by], objects(a.table, "sha256"), objects(b.table, "sha256"), strict=True):
         if one and other and one != other:
             raise DataError(f"{name} is another file in {name_b}", "compare runs on the same images")
     return a, b
+
+
+def _key(first: Predictions, second: Predictions, name_a: str, name_b: str) -> str:
+    """The column that says which rows belong together: units where both answer by unit, else images."""
+    by_unit = [UNIT in part.table and N_IMAGES in part.table for part in (first, second)]
+    if by_unit[0] != by_unit[1]:
+        unit, image = (name_a, name_b) if by_unit[0] else (name_b, name_a)
+        text = f"{unit} has one answer for several images, and {image} one for each"
+        raise DataError(text, f"train both with the same {argument('unit')}")
+    return UNIT if all(by_unit) else "path"

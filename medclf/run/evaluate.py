@@ -12,24 +12,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.auditing.assess import evaluate_limits
+from medclf.auditing.assess import apply_calibration, evaluate_limits
 from medclf.dataset.csv_files import read_rows
 from medclf.dataset.labels import objects
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
 from medclf.dataset.scan import scan, with_problems
+from medclf.dataset.units import with_units
 from medclf.errors import DataError, MedclfWarning, OutputError, ReadError, argument
 from medclf.inference.bundle import Bundle
 from medclf.learn import maps
+from medclf.learn.units import unit_rows, units_section
 from medclf.metrics.intervals import as_plain
+from medclf.metrics.logits import sigmoid, softmax
 from medclf.metrics.thresholds import OperatingPoint
 from medclf.progress import watch
 from medclf.reporting.report import report
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import leak_free, short_metrics, summarize
-from medclf.results.run_folder import EVALUATIONS, PAGE, RESULTS, TABLE
+from medclf.results.run_folder import EVALUATIONS, IMAGES, PAGE, RESULTS, TABLE
 from medclf.results.schema import RECORD, RECORD_FORMAT
 from medclf.results.subgroups import check_columns, subgroups
+from medclf.results.units import by_unit
 from medclf.run.run import Run
 from medclf.run.tables import table_hash
 
@@ -77,18 +81,23 @@ def evaluate(
     settings = {"hide_names": hide_names, "show_burned_in": show_burned_in}
     shown = {name: _asked(origin, name) if given is None else given for name, given in settings.items()}
     calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
-    if calibration.unit:
-        raise DataError(f"{run} answers by {calibration.unit.unit}, and evaluate measures images one by one")
     points, trained_on = _points(calibration, origin), _training_images(origin)
     table = scan(data, **scan_kwargs)
     check_columns(table, subgroup)
+    table = table if calibration.unit is None else with_units(table, calibration.unit.unit)
     predictions, table, missing = predict_table(bundle, table)
+    units = None if calibration.unit is None else by_unit(predictions, calibration.unit)
+    predictions = predictions if units is None else apply_calibration(units.units, calibration)
     shown_as, spec = table.assign(partition="test"), bundle.spec.as_dict()
     results: dict[str, Any] = {**summarize(predictions, partition="test", table=shown_as, recipe=spec)}
     results |= {"subgroups": as_plain(subgroups(predictions, subgroup))} if subgroup else {}
     results |= {"left_out": missing} if missing else {}
     results |= evaluate_limits(predictions, calibration, points)
-    copies = np.array([digest in trained_on for digest in objects(predictions.table, "sha256")], bool)
+    images = predictions if units is None else units.images
+    copies = np.array([digest in trained_on for digest in objects(images.table, "sha256")], bool)
+    if units is not None and calibration.unit is not None:
+        results["units"] = units_section([units], calibration.unit, table) | unit_rows(predictions, units)
+        copies = units.any_of(copies)
     leak = leak_free(predictions, copies, np.zeros(len(copies), bool), results)
     results |= {"leak_free": leak} if leak else {}
     explain, root = partial(_maps, bundle), Path(table.attrs["root"])
@@ -99,6 +108,8 @@ def evaluate(
     made.write_record(record | {"multi_label": predictions.multi_label, "table_sha256": table_hash(table)})
     made.write_table(table)
     made.write_predictions(predictions)
+    if units is not None:
+        units.images.save(made / IMAGES)
     maps.save_maps(out, pictures)
     made.write_results(results | maps.described(pictures))
     report(out)
@@ -118,8 +129,9 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
     """Predict the usable, labelled images of a table with a bundle.
 
     Returns:
-        The predictions; the table with the problems of images that are not among them, since the bundle does not know
-        their label or they could not be read again; and what is not measured, see `left_out`.
+        The predictions, not yet calibrated where the bundle answers by unit; the table with the problems of images that
+        are not among them, since the bundle does not know their label or they could not be read again; and what is not
+        measured, see `left_out`.
 
     Raises:
         DataError: no image carries a label that the bundle knows, or none could be read.
@@ -144,7 +156,9 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
     )
     paths = [root / path for path in table["path"].iloc[rows]]
     fields = fields_of(bundle, table.iloc[rows])
-    answers = list(watch(bundle.predict_stream(paths, fields=fields), len(paths), "Predicting"))
+    raw = getattr(bundle, "unit_rule", None) is not None
+    stream = bundle.outputs_stream(paths) if raw else bundle.predict_stream(paths, fields=fields)
+    answers = list(watch(stream, len(paths), "Predicting"))
     broken = {str(p): a.problem for p, a in zip(paths, answers, strict=True) if isinstance(a, ReadError)}
     if broken:
         table = with_problems(table, broken)
@@ -154,15 +168,21 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
         answers = [answer for answer in answers if not isinstance(answer, ReadError)]
     if not answers:
         raise DataError(f"none of {len(broken)} images could be read", "see their problems with medclf scan")
-    probs = np.array([[answer.probs[label] for label in bundle.vocab] for answer in answers])
+    features = np.stack([answer[1] for answer in answers]) if raw else None
+    if raw:
+        logits = np.stack([answer[0] for answer in answers]).astype(np.float64)
+        probs = sigmoid(logits) if bundle.multi_label else softmax(logits)
+    else:
+        probs = np.array([[answer.probs[label] for label in bundle.vocab] for answer in answers])
     y, used = matched.y[rows], table.iloc[rows].reset_index(drop=True).assign(partition="test")
     used = used.drop(columns=["label", UNKNOWN], errors="ignore")
-    if any(bundle.calibration.get(name) for name in ("abstain", "ood", "tabular")):
+    if not raw and any(bundle.calibration.get(name) for name in ("abstain", "ood", "tabular")):
         used["flags"] = ["|".join(answer.flags) for answer in answers]
     losses = losses_of(y, probs, bundle.multi_label)
-    chosen = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label).decided(probs, bundle.vocab)
+    rule = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
+    chosen = None if raw else rule.decided(probs, bundle.vocab)
     found = Predictions(
-        list(bundle.vocab), bundle.multi_label, y, probs, losses, used, decided=chosen, ordinal=bundle.spec.ordinal
+        list(bundle.vocab), bundle.multi_label, y, probs, losses, used, features, chosen, ordinal=bundle.spec.ordinal
     )
     return found, table, missing
 

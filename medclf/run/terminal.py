@@ -17,7 +17,7 @@ from medclf.reporting.checks import checks
 from medclf.reporting.formatting import scores
 from medclf.results.results import short_metrics
 from medclf.results.run_folder import PAGE, RunFolder
-from medclf.results.wording import number, partition_name, rests_on_few
+from medclf.results.wording import counted, number, partition_name, rests_on_few
 from medclf.run.runs import RunRow, cautions, differences
 
 _SENTENCES = 5  # of the audit; the page has all
@@ -69,7 +69,8 @@ def ending(run: RunFolder, results: Mapping[str, Any]) -> Iterator[tuple[str, st
         interval = f" ({score['interval']})" if score["interval"] else ""
         yield f"{score['name']}: {score['value']}{interval}, {score['images']}", ""
     for actual, predicted, n in results["most_confused"][:1]:
-        yield f"most often confused: {actual} {'as ' * (results['task'] != 'multi-label')}{predicted}, {n} images", ""
+        how = "as " * (results["task"] != "multi-label")
+        yield f"most often confused: {actual} {how}{predicted}, {n} {counted(results, n)}", ""
     found = checks(results)
     told = ", ".join(f"{check.name.lower()} {_MARKS[check.state]}" for check in found)
     worst = next((state for state in ("fail", "warn") if any(check.state == state for check in found)), "pass")
@@ -118,8 +119,8 @@ def _images(results: dict[str, Any]) -> str:
         '16 of 24 test images'
     """
     missing = results.get("left_out") or {}
-    of = f" of {missing['of']}" if missing.get("n") else ""
-    return f"{results['n']}{of} {partition_name(results['partition'])} images"
+    of = f" of {missing['of']}" if missing.get("n") and not results.get("units") else ""  # it counts images
+    return f"{results['n']}{of} {partition_name(results['partition'])} {counted(results, results['n'])}"
 
 
 def _worth(results: dict[str, Any]) -> Iterator[str]:

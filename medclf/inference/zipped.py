@@ -1,0 +1,71 @@
+"""Images in a zip file, read in memory: nothing is unpacked to disk, and what would grow too large is refused."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path, PurePosixPath
+
+from medclf.errors import DataError
+
+MOST_FILES = 10_000
+MOST_BYTES = 4 * 2**30  # of all members
+MOST_BYTES_OF_ONE = 512 * 2**20
+
+
+def open_zip(file: Path | bytes) -> closing[zipfile.ZipFile]:
+    """The archive, to be closed by `with`.
+
+    Raises:
+        DataError: it is no zip file, or a damaged one.
+    """
+    try:
+        return closing(zipfile.ZipFile(io.BytesIO(file) if isinstance(file, bytes) else file))
+    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        name = "the upload" if isinstance(file, bytes) else str(file)
+        raise DataError(f"{name} is no zip file that can be read: {error}", "make it again") from error
+
+
+def read_members(
+    archive: zipfile.ZipFile, name: str, *, most_bytes: int = MOST_BYTES, most_files: int = MOST_FILES
+) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file in it, in the order of their names; hidden files are left out.
+
+    Args:
+        archive: an open one.
+        name: what to call it in errors.
+        most_bytes: that all members may have.
+        most_files: that it may hold.
+
+    Raises:
+        DataError: it holds no file, too many, or too much; a member is encrypted or damaged.
+    """
+    members = [one for one in archive.infolist() if not one.is_dir() and not _hidden(one.filename)]
+    if not members:
+        raise DataError(f"{name} holds no file", "put the images of the unit into it")
+    if len(members) > most_files:
+        raise DataError(f"{name} holds {len(members):,} files, more than {most_files:,}", "give fewer")
+    if sum(one.file_size for one in members) > most_bytes or any(one.file_size > MOST_BYTES_OF_ONE for one in members):
+        raise DataError(f"{name} unpacks to more than {most_bytes // 2**20:,} MB, or has one file that is too large")
+    for one in sorted(members, key=lambda one: one.filename):
+        yield one.filename, _content(archive, one, name)
+
+
+def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
+    """At most as many bytes as the archive declares."""
+    try:
+        with archive.open(member) as file:
+            content = file.read(member.file_size + 1)
+    except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{name}: {member.filename} cannot be unpacked: {error}", "make the archive again") from error
+    if len(content) != member.file_size:
+        raise DataError(f"{name}: {member.filename} is larger than it declares", "make the archive again")
+    return content
+
+
+def _hidden(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return any(part.startswith((".", "__MACOSX")) for part in parts)

@@ -1,0 +1,151 @@
+"""`medclf predict --unit`: all files given are one patient, study or series, and get one answer."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medclf.errors import ReadError
+from medclf.escaping import csv_value, printable
+from medclf.images.reading import probe
+from medclf.inference.predictor import FrameOf
+from medclf.inference.runtimes import bundle_in, load_model
+from medclf.inference.zipped import open_zip, read_members
+from medclf.run.predict import images_in
+
+if TYPE_CHECKING:
+    from medclf.images.preprocessing import Item
+
+_SHOWN = 3  # images that decided, on the terminal
+
+
+@dataclass(frozen=True)
+class UnitAnswer:
+    """The answer for all images of one patient, study or series.
+
+    Args:
+        name: of what was given.
+        label: the predicted label; several are joined by `|`.
+        probs: the probability of each label, in the vocab's order.
+        flags: "unsure" and "not like the training images", where that is so.
+        images: what each image contributed, in [0, 1], the one that decided first; a frame is called FILE#NUMBER.
+        problems: images that could not be read, and why.
+    """
+
+    name: str
+    label: str
+    probs: Mapping[str, float]
+    flags: tuple[str, ...]
+    images: Mapping[str, float]
+    problems: Mapping[str, str]
+
+    @property
+    def decided_by(self) -> str:
+        """The image that contributed most."""
+        return next(iter(self.images))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        probs = {f"prob_{name}": round(p, 6) for name, p in self.probs.items()}
+        found: dict[str, Any] = {"unit": self.name, "label": self.label, **probs, "flags": "|".join(self.flags)}
+        counted = {name: round(value, 6) for name, value in self.images.items()}
+        problems = dict(self.problems)
+        return {
+            **found,
+            "n_images": len(counted),
+            "decided_by": self.decided_by,
+            "images": counted,
+            "problems": problems,
+        }
+
+    def __str__(self) -> str:
+        ranked = sorted(self.probs, key=lambda name: -self.probs[name])[:3]
+        scores = ", ".join(f"{name} {self.probs[name]:.3f}" for name in ranked)
+        flags = f" [{', '.join(self.flags)}]" if self.flags else ""
+        shown = [f"  {value:.3f} {name}" for name, value in list(self.images.items())[:_SHOWN]]
+        broken = [f"  cannot be read: {name}: {reason}" for name, reason in self.problems.items()]
+        first = f"{self.name} ({len(self.images)} images): {self.label or '(no finding)'} ({scores}){flags}"
+        return "\n".join([first, "decided by:", *shown, *broken])
+
+
+def predict_unit(
+    bundle: str | Path,
+    files: str | Path | Sequence[str | Path],
+    *,
+    bs: int = 32,
+    runtime: str = "torch",
+    device: str = "cpu",
+) -> UnitAnswer:
+    """One answer for all the files together: they are the images of one patient, study or series.
+
+    Args:
+        bundle: of a training with a unit: a bundle, a RUN that holds one, or an exported .onnx file.
+        files: images, folders, or zip files of images; each frame of a file of several is an image.
+        bs: images at once.
+        runtime: "torch" or "onnx".
+        device: where the network runs.
+
+    Raises:
+        BundleError: the bundle is damaged, or answers each image alone.
+        DataError: a file does not exist, or a folder or zip file holds no image.
+        ReadError: none of the images can be read.
+    """
+    given = [Path(file) for file in ([files] if isinstance(files, (str, Path)) else files)]
+    model = load_model(bundle_in(bundle), runtime, device=device)
+    names: list[str] = []
+
+    def items() -> Iterator[Item | FrameOf]:
+        for name, item in _items(given):
+            names.append(name)
+            yield item
+
+    found = model.predict_unit(items(), bs)
+    answer, counted = found.answer, found.contributions
+    label = "|".join(answer.label) if isinstance(answer.label, tuple) else answer.label
+    ranked = sorted((k for k, value in enumerate(counted) if value is not None), key=lambda k: -(counted[k] or 0.0))
+    images = {names[k]: counted[k] or 0.0 for k in ranked}
+    problems = {names[k]: reason for k, reason in found.problems.items()}
+    return UnitAnswer(", ".join(map(str, given)), label, answer.probs, answer.flags, images, problems)
+
+
+def print_unit(
+    bundle: Path, files: Sequence[Path], form: str, bs: int = 32, runtime: str = "torch", device: str = "cpu"
+) -> None:
+    """Predict the files as one unit, and print the answer as "text", "csv" or "json"."""
+    answer = predict_unit(bundle, files, bs=bs, runtime=runtime, device=device)
+    if form == "text":
+        print("\n".join(map(printable, str(answer).splitlines())))
+    elif form == "json":
+        print(json.dumps(answer.as_dict()))
+    else:
+        row = {name: value for name, value in answer.as_dict().items() if name not in ("images", "problems")}
+        csv.writer(sys.stdout).writerows([list(map(csv_value, row)), list(map(csv_value, row.values()))])
+
+
+def _items(files: Sequence[Path]) -> Iterator[tuple[str, Item | FrameOf]]:
+    """Every image, by a name of its own: files, frames of files, and the members of zip files."""
+    for path in files:
+        if path.is_file() and zipfile.is_zipfile(path):
+            with open_zip(path) as archive:
+                for name, content in read_members(archive, str(path)):
+                    yield from _frames(f"{path}/{name}", content)
+            continue
+        for file in images_in([path]):
+            yield from _frames(str(file), file)
+
+
+def _frames(name: str, item: Path | bytes) -> Iterator[tuple[str, Item | FrameOf]]:
+    try:
+        n = probe(item).n_frames
+    except ReadError:  # the prediction says why
+        n = 1
+    if n <= 1:
+        yield name, item
+        return
+    yield from ((f"{name}#{number}", FrameOf(item, number)) for number in range(n))
