@@ -34,6 +34,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Predictor:
 
     found = Predictor(content, "drawn", forward)
     monkeypatch.setattr(module, "bundle_in", lambda path: path)
+    monkeypatch.setattr("medclf.inference.runtimes.bundle_in", lambda path: path)
     monkeypatch.setattr(module, "load_model", lambda *_, **__: found)
     return found
 
