@@ -53,6 +53,7 @@ from .run.encoders import encoders as encoders
 from .run.evaluate import evaluate as evaluate
 from .run.explain import explain as explain
 from .run.label_next import label_next as label_next
+from .run.notebook import review as review
 from .run.predict import predict as predict
 from .run.predict_unit import predict_unit as predict_unit
 from .run.run import Run as Run
