@@ -4,6 +4,7 @@ from .auditing.audit import audit as audit
 from .auditing.decisions import DecisionPolicy as DecisionPolicy
 from .auditing.shortcut_test import shortcut_test as shortcut_test
 from .config import TrainConfig as TrainConfig
+from .dataset.boxes import read_boxes as read_boxes
 from .dataset.scan import scan as scan
 from .dataset.splits import KFoldSplitter as KFoldSplitter
 from .dataset.splits import PatientSplitter as PatientSplitter
@@ -16,6 +17,8 @@ from .images.heatmap import hottest_box as hottest_box
 from .images.heatmap import overlay as overlay
 from .inference.bundle import load_bundle as load_bundle
 from .inference.bundle import save_bundle as save_bundle
+from .inference.detector_bundle import load_detector as load_detector
+from .inference.detector_bundle import save_detector as save_detector
 from .inference.hub import from_hub as from_hub
 from .inference.hub import pull as pull
 from .inference.hub import push as push

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -60,17 +60,30 @@ class FoundBoxes:
         boxes: the most probable first.
         threshold: prob from which a box is shown.
         width, height: of the file in pixels.
+        vocab: the labels that the detector knows.
     """
 
     boxes: tuple[FoundBox, ...]
     threshold: float
     width: int
     height: int
+    vocab: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
     @property
     def shown(self) -> tuple[FoundBox, ...]:
         """The boxes from the threshold on."""
         return tuple(box for box in self.boxes if box.prob >= self.threshold)
+
+    @property
+    def label(self) -> tuple[str, ...]:
+        """The labels of the boxes that are shown."""
+        return tuple(dict.fromkeys(box.label for box in self.shown))
+
+    @property
+    def probs(self) -> dict[str, float]:
+        """Of each label, the prob of its surest box; 0 where there is none."""
+        return {label: max([0.0, *(box.prob for box in self.boxes if box.label == label)]) for label in self.vocab}
 
 
 class DetectorBundle:
@@ -80,6 +93,7 @@ class DetectorBundle:
         spec: what it is; its `vocab` and `preprocessing` too.
         threshold: prob from which a box is shown.
         card: what its maker says of it.
+        name: the folder's.
         hash: of everything in the bundle.
     """
 
@@ -90,32 +104,47 @@ class DetectorBundle:
         threshold: float = 0.5,
         card: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
+        name: str = "detector",
         hash: str = "",
     ) -> None:
         self.detector = detector.eval().to(device)
         self.spec, self.vocab = detector.spec, detector.spec.vocab
         self.preprocessing = detector.spec.preprocessing
         self.inputs = Inputs(self.preprocessing, detector.spec.normalization, device)
-        self.threshold, self.card, self.hash = threshold, dict(card or {}), hash
+        self.threshold, self.card = threshold, dict(card or {})
+        self.name, self.hash = name, hash
 
     def find(self, prepared: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[FoundBoxes]:
         """Boxes in prepared images.
 
         Args:
             prepared: uint8 (B, H, W, C), as `Preprocessing.prepare` gives them.
-            shapes: height and width of each file.
+            shapes: height and width of each file; boxes stay in the prepared pixels where there is none.
         """
         with torch.inference_mode():
             outputs = self.detector(self.inputs(self.inputs.tensor(prepared)))
             found = self.detector.detections(outputs)
         answers = []
-        for one, shape in zip(found, shapes, strict=True):
-            corners = to_file(one["boxes"].cpu().numpy(), self.preprocessing, shape)
+        prepared_shape = self.preprocessing.size
+        for one, shape in zip(found, shapes or [prepared_shape] * len(found), strict=True):
+            corners = one["boxes"].cpu().numpy()
+            corners = to_file(corners, self.preprocessing, shape) if shapes else corners
             names = [self.vocab[int(place)] for place in one["labels"]]
             rows = zip(names, one["scores"].tolist(), corners.tolist(), strict=True)
             boxes = tuple(FoundBox(label, prob, *sides) for label, prob, sides in rows)
-            answers.append(FoundBoxes(boxes, self.threshold, shape[1], shape[0]))
+            answers.append(FoundBoxes(boxes, self.threshold, shape[1], shape[0], self.vocab))
         return answers
+
+    def predict_pixels(self, pixels: np.ndarray) -> list[FoundBoxes]:
+        """Boxes in prepared images (B, H, W, C), in their own pixels; `on_file` brings them to the file's."""
+        return self.find(pixels, [])
+
+    def on_file(self, found: FoundBoxes, shape: tuple[int, int]) -> FoundBoxes:
+        """What `predict_pixels` found, in the pixels of a file of (height, width)."""
+        corners = np.array([[box.x_min, box.y_min, box.x_max, box.y_max] for box in found.boxes])
+        moved = to_file(corners, self.preprocessing, shape).tolist()
+        boxes = tuple(FoundBox(box.label, box.prob, *sides) for box, sides in zip(found.boxes, moved, strict=True))
+        return replace(found, boxes=boxes, width=shape[1], height=shape[0])
 
     def predict(self, item: Item) -> FoundBoxes:
         """Boxes in one image.
@@ -237,7 +266,9 @@ def load_detector(path: str | Path, device: str = "cpu") -> DetectorBundle:
     if not np.allclose(_golden(detector.eval()), content["golden"], rtol=_DRIFT, atol=_DRIFT):
         raise BundleError(f"{folder} gives other outputs here than where it was saved", "compare the versions in it")
     target = usable_device(device)
+    at = folder.resolve()
     facts: Any = {name: content[name] for name in ("threshold", "card", "hash")}
+    facts["name"] = at.parent.name if at.name == "bundle" else at.stem
     return DetectorBundle(detector.to(target), device=target, **facts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -258,14 +259,28 @@ def build_detector(spec: DetectorSpec, *, weights: Any = "default", frozen: bool
 
 
 def check_chain(body: nn.Module, arch: str) -> None:
-    """See that a body gives feature maps stage by stage.
+    """See that a body gives feature maps stage by stage, channels first, each smaller than the one before.
 
     Raises:
         MedclfError: it does not.
     """
     network = nn.Sequential(body, nn.Identity())
-    if not is_chain(network) or len(stages(network)) < 4:
+    if not is_chain(network) or not _narrowing(stages(network)[:-1], body):
         raise MedclfError(
             f"{arch} gives no feature maps stage by stage, which a detector needs",
             f"use {argument('arch', 'efficientnet_lite0')} or a ResNet, ConvNeXt or EfficientNet of torchvision",
         )
+
+
+@torch.no_grad()
+def _narrowing(parts: Sequence[nn.Module], body: nn.Module) -> bool:
+    n_in = next((module.in_channels for module in body.modules() if isinstance(module, nn.Conv2d)), 3)
+    was_training = body.training
+    body.eval()
+    x, heights = torch.zeros(1, n_in, 64, 64), []
+    for part in parts:
+        x = part(x)
+        heights.append(tuple(x.shape[2:]) if x.ndim == 4 else (0, 0))
+    body.train(was_training)
+    last = heights[-3:]
+    return len(last) == 3 and all(a[0] == a[1] and a[0] > b[0] > 0 for a, b in itertools.pairwise(last))

@@ -85,7 +85,8 @@ def train(
         say: called with a line for the user at each step.
         before: the record of the run that this one repeats or goes on with, to compare with.
         going_on: go on where that run was killed; see `resume`.
-        boxes: a file of boxes: a detector is trained; see `medclf.run.boxes.train_boxes`.
+        boxes: a file of boxes: a detector is trained. See `medclf.run.boxes.train_boxes`, whose `unlisted` and `neck`
+            may be given too.
         settings: fields of `TrainConfig`; they win over those of `data`. Without `out` the RUN is the first free
             runs/DATA-N, which is said.
 
@@ -99,11 +100,12 @@ def train(
     Example:
         >>> # train("images", out="RUN", modality="endoscopy", epochs=0)
     """
-    config = _config_of(data, settings, say)
     if boxes is not None:
         from medclf.run.boxes import train_boxes
 
-        return train_boxes(config, boxes, say)
+        own = {name: settings.pop(name) for name in ("unlisted", "neck") if name in settings}
+        return train_boxes(_config_of(data, settings, say), boxes, say, **own)
+    config = _config_of(data, settings, say)
     check_early(config)
     if not going_on and distributed.is_first():
         check_free(config.out, config.overwrite)

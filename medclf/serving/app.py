@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import medclf
 from medclf.errors import MedclfError, argument, require
+from medclf.inference.bundle_format import is_detector
 from medclf.inference.runtimes import load_model
 from medclf.inference.sketches import SketchBook
 from medclf.parallel import n_cores
@@ -131,7 +132,15 @@ def serve(
         MissingDependency: the extra `serve` is not installed.
     """
     check_exposure(host, token)
-    bundle = load_model(bundle_path, runtime, threads=max(1, n_cores() // min(2, n_cores())), device=device)
+    bundle: Servable
+    if is_detector(Path(bundle_path)):
+        from medclf.inference.detector_bundle import load_detector
+
+        if runtime != "torch":
+            raise MedclfError(f"a detector runs on torch, not with {argument('runtime', runtime)}", "leave it out")
+        bundle = load_detector(bundle_path, device)
+    else:
+        bundle = load_model(bundle_path, runtime, threads=max(1, n_cores() // min(2, n_cores())), device=device)
     with _listening(host, port) as listener:
         app = create_app(bundle, token=token, max_bytes=max_bytes, max_queue=max_queue, workers=workers, watch=watch)
         name = f"[{host}]" if ":" in host else host

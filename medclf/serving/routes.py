@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from importlib import resources
 from typing import Annotated, Any
@@ -48,6 +49,17 @@ class Model(BaseModel):
     hash: str = Field(description="of the bundle's weights and settings")
 
 
+class Located(BaseModel):
+    """A box that a detector found."""
+
+    label: str
+    prob: float = Field(description="in [0, 1]")
+    x_min: float = Field(description="in pixels of the file, as all four")
+    y_min: float
+    x_max: float
+    y_max: float
+
+
 class Predicted(BaseModel):
     """The answer for one image."""
 
@@ -55,6 +67,7 @@ class Predicted(BaseModel):
     probs: dict[str, float] = Field(description="by label, each in [0, 1]")
     flags: list[str] = Field(description='"unsure", "not like the training images", or none')
     model: Model
+    boxes: list[Located] | None = Field(None, description="of a detector: the boxes from its threshold on")
     preview: str | None = Field(None, description="what the model saw, as a data: URL of a PNG; where asked for")
     saliency: str | None = Field(None, description="where it looked, likewise; where asked for and offered")
     sketch: str | None = Field(None, description="the id under which `medclf watch` speaks of this image; where kept")
@@ -107,6 +120,7 @@ def api(service: Service, token: str | None) -> APIRouter:
             probs=dict(prediction.probs),
             flags=list(prediction.flags),
             model=model,
+            boxes=_boxes(prediction),
             preview=await asyncio.to_thread(png_uri, answer.pixels) if preview else None,
             saliency=None if answer.heat is None else await asyncio.to_thread(png_uri, coloured(answer.heat)),
             sketch=answer.sketch,
@@ -131,6 +145,11 @@ def api(service: Service, token: str | None) -> APIRouter:
         return Response(generate_latest(service.meters.registry), media_type=CONTENT_TYPE_LATEST)
 
     return router
+
+
+def _boxes(prediction: Any) -> list[Located] | None:
+    shown = getattr(prediction, "shown", None)
+    return None if shown is None else [Located(**asdict(box)) for box in shown]
 
 
 def health(service: Service) -> APIRouter:

@@ -169,6 +169,9 @@ class Service:
             pixels, file = await self._pool.decode(body)
         with self.meters.predict_seconds.time():
             prediction, measures = await self._batcher.predict(pixels)
+        place = getattr(self.bundle, "on_file", None)
+        if place is not None and file.get("height"):  # a detector's boxes are of the prepared pixels
+            prediction = place(prediction, (int(file["height"]), int(file["width"])))
         labels = [prediction.label] if isinstance(prediction.label, str) else prediction.label
         for label in labels:
             self.meters.labels.labels(label).inc()

@@ -93,8 +93,9 @@ def test_images_without_a_finding_teach_too() -> None:
 
 
 def test_what_gives_no_maps_or_is_no_description_is_refused() -> None:
-    with pytest.raises(MedclfError, match="no feature maps stage by stage"):
-        build_detector(spec(arch="vit_tiny_patch16_224", size=(224, 224)), weights=None)
+    for arch in ("vit_tiny_patch16_224", "swin_t"):  # the latter gives maps with channels last
+        with pytest.raises(MedclfError, match="no feature maps stage by stage"):
+            build_detector(spec(arch=arch, size=(224, 224)), weights=None)
     good = spec().as_dict()
     for change in (
         {"vocab": []},

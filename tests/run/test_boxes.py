@@ -1,16 +1,21 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from medclf.config import TrainConfig
 from medclf.dataset.boxes import SIDES
 from medclf.errors import BundleError, DataError
-from medclf.inference.bundle import load_bundle
+from medclf.images.preprocessing import Preprocessing
+from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.inference.detector_bundle import load_detector
+from medclf.models.backbones import build_network
+from medclf.models.spec import ModelSpec, Normalization
 from medclf.results.run_folder import RunFolder
 from medclf.run.boxes import hottest, outcomes, train_boxes
 from medclf.run.predict_boxes import predict_boxes, print_boxes
@@ -103,6 +108,26 @@ def test_what_is_made_for_classifiers_says_that_this_is_a_detector(run):
         next(predict_boxes(out / "nothing", out))
 
 
+def test_the_backbone_of_a_classifier_stays_what_it_was(drawn, tmp_path):
+    """Few boxes, many labels: the labels of --from RUN are those of before, to the bit."""
+    torch.manual_seed(0)
+    half = Normalization([0.5] * 3, [0.5] * 3)
+    known = ModelSpec("efficientnet_lite0", ["disc", "plain"], Preprocessing(64), half)
+    classifier = SimpleNamespace(model=build_network("efficientnet_lite0", 2), spec=known)
+    before = save_bundle(classifier, tmp_path / "before.bundle")
+    config = TrainConfig(str(drawn), str(tmp_path / "RUN"), from_run=str(before), epochs=1, bs=8)
+    with pytest.warns(UserWarning, match="does not list"):
+        out = train_boxes(config, drawn / "boxes.csv", lambda line: None, neck="light")
+    found = load_detector(out / "bundle")
+    own = load_bundle(before).network[0].state_dict()
+    kept = found.detector.body.state_dict()
+    assert found.spec.neck == "light" and own.keys() == kept.keys()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in own.items())
+    saliency = json.loads((out / "results.json").read_text())["boxes"]["saliency"]
+    assert 0 <= saliency["hit_rate"]["value"] <= 1 and saliency["hit_rate"]["n"] > 0
+    assert "Grad-CAM" in (out / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("settings", "name"),
     [({"keep_accuracy": 0.9}, "keep_accuracy"), ({"split": "kfold"}, "kfold"), ({"card": "x"}, "card")],
@@ -130,8 +155,6 @@ class LooksAt:
     """A classifier whose map is hot in one place."""
 
     def __init__(self, rows: slice, columns: slice) -> None:
-        from medclf.images.preprocessing import Preprocessing
-
         self.vocab, self.preprocessing, self.place = ("disc", "plain"), Preprocessing((100, 120)), (rows, columns)
 
     def saliency(self, path, label):

@@ -66,6 +66,12 @@ function badge(flag) {
   return item;
 }
 
+// Where a detector found something, in the file's own pixels.
+function place(box) {
+  const [left, top, right, bottom] = [box.x_min, box.y_min, box.x_max, box.y_max].map(Math.round);
+  return badge(`${box.label} ${percent(box.prob)}: from (${left}, ${top}) to (${right}, ${bottom})`);
+}
+
 function show(item, answer) {
   const part = (selector) => item.querySelector(selector);
   if (!answer.ok) {
@@ -76,7 +82,8 @@ function show(item, answer) {
     return;
   }
   const labels = [answer.label].flat();
-  part("h3").textContent = labels.join(", ") || "none of the labels";
+  part("h3").textContent = labels.join(", ") || (answer.boxes ? "no finding" : "none of the labels");
+  part(".boxes").replaceChildren(...(answer.boxes ?? []).map(place));
   part(".flags").replaceChildren(...answer.flags.map(badge));
   if (answer.flags.length) { // the flag is the heading then, and the label second
     item.classList.add("flagged");
@@ -95,7 +102,7 @@ function show(item, answer) {
   part(".enlarge").addEventListener("click", () => enlarge(item, answer));
   results.push({ item, answer });
   if (answer.saliency) part(".heat").src = answer.saliency;
-  part(".correct").hidden = !vocab.length;
+  part(".correct").hidden = !vocab.length || Boolean(answer.boxes);
   part(".correct select").append(...vocab.map((label) => new Option(label, label)));
 }
 
