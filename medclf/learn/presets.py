@@ -22,6 +22,7 @@ from medclf.errors import DataError, did_you_mean
 from medclf.images.reading import resize_pixels
 from medclf.learn.augment import Augment
 from medclf.modalities import MODALITIES
+from medclf.plots import Panels
 
 Size = int | tuple[int, int]
 Tfms = tuple[list[Any], list[Any]]
@@ -166,7 +167,7 @@ def show_augmentations(dls: DataLoaders, index: int = 0, n: int = 9, figsize: tu
         figsize: matplotlib's figure size in inches.
 
     Returns:
-        The array of matplotlib axes.
+        A flat array of the Axes, which a notebook does not print.
     """
     from fastai.vision.core import show_image
     from fastai.vision.data import get_grid
@@ -174,4 +175,4 @@ def show_augmentations(dls: DataLoaders, index: int = 0, n: int = 9, figsize: tu
     axes = get_grid(n, figsize=figsize)
     for image, ax in zip(augmented_views(dls, index, n), axes, strict=False):
         show_image(image, ctx=ax)
-    return axes
+    return np.asarray(axes, dtype=object).ravel().view(Panels)
