@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from medclf.errors import DataError, argument
 
@@ -166,6 +165,8 @@ def _run(inside: np.ndarray) -> tuple[int, int]:
 
 def _course(box: np.ndarray) -> np.ndarray | None:
     """(h, w) bool, where the scope is drawn in the box; None where nothing is."""
+    from scipy import ndimage  # which a prediction without boxes does not need
+
     inner = tuple(slice(round(0.06 * side), side - round(0.06 * side)) for side in box.shape[:2])
     part = box[inner].astype(int)
     apart = np.abs(part - np.median(part, axis=(0, 1))).max(axis=2) > _APART
@@ -182,6 +183,8 @@ def _shape(course: np.ndarray) -> dict[str, float | None]:
 
     A ribbon of w pixels lies on average w / 4 + 1 / 2 from the nearest pixel outside, which gives w, and so its length.
     """
+    from scipy import ndimage
+
     height, width = course.shape
     rows, columns = np.flatnonzero(course.any(axis=1)), np.flatnonzero(course.any(axis=0))
     area = float(course.sum())

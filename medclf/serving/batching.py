@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class MicroBatcher(Generic[Answer]):
     together. So a quiet service answers as fast as it can, and a busy one uses the machine well.
 
     Args:
-        predict: pixels (B, H, W, C) -> one answer an image.
+        predict: pixels (B, H, W, C), and a list of what else each image came with -> one answer an image.
         max_batch: the largest batch.
         streams: batches predicted at once, each in its own thread.
         set_up: called once in each of those threads.
@@ -38,7 +38,7 @@ class MicroBatcher(Generic[Answer]):
 
     def __init__(
         self,
-        predict: Callable[[np.ndarray], Sequence[Answer]],
+        predict: Callable[..., Sequence[Answer]],
         *,
         max_batch: int = 16,
         streams: int = 1,
@@ -47,7 +47,7 @@ class MicroBatcher(Generic[Answer]):
     ) -> None:
         self._predict, self._max_batch, self._n_streams = predict, max_batch, streams
         self._threads = ThreadPoolExecutor(streams, "predict", initializer=set_up)
-        self._waiting: asyncio.Queue[tuple[np.ndarray, asyncio.Future[Answer]]] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[np.ndarray, tuple[Any, ...], asyncio.Future[Answer]]] = asyncio.Queue()
         self._streams: list[asyncio.Task[None]] = []
         self._on_batch = on_batch
 
@@ -56,10 +56,10 @@ class MicroBatcher(Generic[Answer]):
         loop = asyncio.get_running_loop()
         self._streams = [loop.create_task(self._stream()) for _ in range(self._n_streams)]
 
-    async def predict(self, pixels: np.ndarray) -> Answer:
-        """The answer for one image (H, W, C); what `predict` raises comes through."""
+    async def predict(self, pixels: np.ndarray, *more: Any) -> Answer:
+        """The answer for one image (H, W, C), and for `more` beside it; what `predict` raises comes through."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.put_nowait((pixels, answer))
+        self._waiting.put_nowait((pixels, more, answer))
         return await answer
 
     async def stop(self) -> None:
@@ -74,16 +74,17 @@ class MicroBatcher(Generic[Answer]):
             batch = [await self._waiting.get()]
             while len(batch) < self._max_batch and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
-            batch = [(pixels, answer) for pixels, answer in batch if not answer.done()]  # some gave up
+            batch = [one for one in batch if not one[-1].done()]  # some gave up
             if batch:
                 await self._run(batch)
 
-    async def _run(self, batch: list[tuple[np.ndarray, asyncio.Future[Answer]]]) -> None:
+    async def _run(self, batch: list[tuple[np.ndarray, tuple[Any, ...], asyncio.Future[Answer]]]) -> None:
         self._on_batch(len(batch))
-        pixels = [pixels for pixels, _ in batch]
-        work = asyncio.get_running_loop().run_in_executor(self._threads, lambda: self._predict(np.stack(pixels)))
+        pixels = [pixels for pixels, *_ in batch]
+        more = [list(column) for column in zip(*(more for _, more, _ in batch), strict=True)]
+        work = asyncio.get_running_loop().run_in_executor(self._threads, lambda: self._predict(np.stack(pixels), *more))
         await asyncio.wait([work])
-        for index, (_, answer) in enumerate(batch):
+        for index, (*_, answer) in enumerate(batch):
             if answer.done():
                 continue
             if error := work.exception():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib import resources
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from medclf.errors import MedclfError, MissingDecoder, ReadError, TooLarge, UnsupportedFormat
+from medclf.errors import DataError, MedclfError, MissingDecoder, ReadError, TooLarge, UnsupportedFormat
 from medclf.images.heatmap import coloured, png_uri
 from medclf.serving.limits import Refused
 from medclf.serving.service import Service
@@ -33,6 +33,9 @@ _STATUS: tuple[tuple[type[MedclfError], int], ...] = (
     (MissingDecoder, 415),
     (ReadError, 422),
 )
+
+
+FieldValues = Annotated[Sequence[str], Query(max_length=200, description="NAME=VALUE, such as age=60; repeatable")]
 
 
 class Problem(BaseModel):
@@ -106,14 +109,24 @@ def api(service: Service, token: str | None) -> APIRouter:
             }
         },
     )
-    async def predict(request: Request, preview: bool = False, saliency: bool = False) -> Predicted:
-        """Classify one image: the body is the PNG, JPEG, TIFF, BMP, WebP or DICOM file itself."""
+    async def predict(
+        request: Request, preview: bool = False, saliency: bool = False, field: FieldValues = ()
+    ) -> Predicted:
+        """Classify one image: the body is the PNG, JPEG, TIFF, BMP, WebP or DICOM file itself.
+
+        What is known of the image besides, where the model takes fields (see /v1/model), comes as `field=NAME=VALUE`;
+        what is left out, or `unknown`, is unknown.
+        """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in TYPES:
             raise Refused(415, "the Content-Type is not that of an image", _SEND)
         length = request.headers.get("content-length", "")
         declared = int(length) if length.isdecimal() and len(length) < 20 else None
-        answer = await service.answer(request.stream(), declared, partial(_gone, request), saliency=saliency)
+        gone, fields = partial(_gone, request), dict(map(_named, field))
+        try:
+            answer = await service.answer(request.stream(), declared, gone, saliency=saliency, fields=fields)
+        except DataError as error:
+            raise Refused(422, error.message, error.remedy) from error
         prediction = answer.prediction
         return Predicted(
             label=prediction.label if isinstance(prediction.label, str) else list(prediction.label),
@@ -137,6 +150,7 @@ def api(service: Service, token: str | None) -> APIRouter:
             "accepts": TYPES,
             "max_bytes": service.limits.max_bytes,
             "saliency": service.saliency is not None,
+            "fields": list(service.fields),
         }
 
     @router.get("/metrics", response_class=Response, responses=_problems(401))
@@ -218,6 +232,13 @@ def add_error_handlers(app: FastAPI) -> None:
     async def unknown(request: Request, error: Exception) -> Response:
         closing = {"Connection": "close"}  # the exception goes on to the server, which closes
         return _problem(500, "the service failed", "its log says where", closing)
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name or len(text) > 500:
+        raise Refused(422, f"field must be NAME=VALUE, not {text[:80]!r}", "for example field=age=60")
+    return name, value
 
 
 async def _gone(request: Request) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from medclf.errors import MedclfError
+from medclf.errors import DataError, MedclfError
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.sketches import SketchBook, measures_of, sketch
 from medclf.serving.batching import MicroBatcher
@@ -44,7 +44,7 @@ class Servable(Protocol):
     def card(self) -> Mapping[str, Any]: ...  # noqa: D102
     @property
     def preprocessing(self) -> Preprocessing: ...  # noqa: D102
-    def predict_pixels(self, pixels: np.ndarray) -> Sequence[Prediction]: ...  # noqa: D102
+    def predict_pixels(self, pixels: np.ndarray, /, *fields: Any) -> Sequence[Prediction]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Service:
         """Start decoders and model, and answer one blank image: the first client pays for no warming up."""
         await self._pool.start()
         self._batcher.start()
-        await self._batcher.predict((await self._pool.decode(blank_image())).pixels)
+        await self._batcher.predict((await self._pool.decode(blank_image())).pixels, *self._beside(None))
         self._running = True
 
     async def stop(self) -> None:
@@ -127,6 +127,7 @@ class Service:
         gone: Callable[[], Awaitable[None]] = _never,
         *,
         saliency: bool = False,
+        fields: Mapping[str, Any] | None = None,
     ) -> Answer:
         """Read one upload and predict it.
 
@@ -135,16 +136,19 @@ class Service:
             declared: its Content-Length, where there is one.
             gone: returns once the client has hung up; the upload then leaves the queue.
             saliency: say where the model looked, too.
+            fields: what is known of the image besides, where the model takes any.
 
         Raises:
+            DataError: the model takes no such field, or a number is none.
             Refused: it is too large or too slow, or too many wait (429), or the answer takes too long (503), or its
                 client has gone (499).
             ReadError: it is no image that can be read.
         """
+        self._check(fields)
         self.gate.check()
         async with self.gate.body(chunks, declared) as body:
             with self.gate.queued():
-                work = asyncio.ensure_future(self._predict(body, saliency))
+                work = asyncio.ensure_future(self._predict(body, saliency, fields))
                 left = asyncio.ensure_future(gone())
                 try:
                     await asyncio.wait(
@@ -160,15 +164,30 @@ class Service:
                         task.cancel()
 
     @property
+    def fields(self) -> Sequence[Mapping[str, Any]]:
+        """What the model takes beside an image: name, kind and categories of each."""
+        return getattr(self.bundle, "fields", ())
+
+    def _beside(self, fields: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+        return [fields or {}] if self.fields else []
+
+    def _check(self, fields: Mapping[str, Any] | None) -> None:
+        if not fields:
+            return
+        if not self.fields:
+            raise DataError("this model takes no fields beside the image", "leave them out")
+        self.bundle.check_fields(fields)  # type: ignore[attr-defined]  # of a bundle with fields
+
+    @property
     def saliency(self) -> Callable[[np.ndarray, str], np.ndarray] | None:
         """(pixels, label) -> heat in [0, 1] of (H, W), where the bundle offers it."""
         return getattr(self.bundle, "saliency", None)
 
-    async def _predict(self, body: bytearray, saliency: bool) -> Answer:
+    async def _predict(self, body: bytearray, saliency: bool, fields: Mapping[str, Any] | None) -> Answer:
         with self.meters.decode_seconds.time():
             pixels, file = await self._pool.decode(body)
         with self.meters.predict_seconds.time():
-            prediction, measures = await self._batcher.predict(pixels)
+            prediction, measures = await self._batcher.predict(pixels, *self._beside(fields))
         place = getattr(self.bundle, "on_file", None)
         if place is not None and file.get("height"):  # a detector's boxes are of the prepared pixels
             prediction = place(prediction, (int(file["height"]), int(file["width"])))
@@ -180,12 +199,14 @@ class Service:
         heat = await self._heat(pixels, prediction) if saliency else None
         return Answer(prediction, pixels, heat, self._keep(prediction, measures, file))
 
-    def _predicted(self, pixels: np.ndarray) -> list[tuple[Prediction, Mapping[str, float] | None]]:
+    def _predicted(
+        self, pixels: np.ndarray, *fields: Sequence[Mapping[str, Any]]
+    ) -> list[tuple[Prediction, Mapping[str, float] | None]]:
         """The answer for each image of a batch, with what a sketch holds of it where sketches are kept."""
         with_features = getattr(self.bundle, "predict_with_features", None)
         if self._book is None or with_features is None:
-            return [(prediction, None) for prediction in self.bundle.predict_pixels(pixels)]
-        predictions, features = with_features(pixels)
+            return [(prediction, None) for prediction in self.bundle.predict_pixels(pixels, *fields)]
+        predictions, features = with_features(pixels, *fields)
         measures = measures_of(getattr(self.bundle, "detector", None), features, pixels)
         return list(zip(predictions, measures, strict=True))
 

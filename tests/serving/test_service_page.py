@@ -14,6 +14,8 @@ from PIL import Image
 from medclf.dataset.corrections import read_corrections
 from medclf.serving.app import create_app, running
 
+from .test_fields import WithAge
+
 TOKEN = "a-token-of-some-length"
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -296,3 +298,18 @@ def test_axe_finds_nothing_wrong_and_nothing_is_cut_off(browser: Any, url: str, 
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         _keep_picture(page, f"service-{scheme}-{width}{path.strip('/') and '-docs'}")
     context.close()
+
+
+def test_fields_beside_the_image_are_filled_in(page: Any, quick_decoder: type, picture: Callable[..., bytes]) -> None:
+    with running(create_app(WithAge())) as url:
+        page.goto(url)
+        age, site = page.locator("#fields [name=age]"), page.locator("#fields [name=site]")
+        assert site.locator("option").all_text_contents() == ["unknown", "<b>", "arm", "leg"]
+        _drop(page, "before.png", picture())
+        playwright.expect(page.get_by_text("1 of 1 answered.")).to_be_visible(timeout=60_000)
+        age.fill("80")
+        site.select_option("leg")
+        _drop(page, "after.png", picture())
+        playwright.expect(page.get_by_text("2 of 2 answered.")).to_be_visible(timeout=60_000)
+        assert page.locator(".answer").nth(0).locator(".flags").inner_text() == "unsure"  # at an unknown age
+        assert page.locator(".answer").nth(1).locator(".percent").first.inner_text() == "80.0 %"

@@ -18,10 +18,23 @@ async function kindOf(file) {
   return "application/dicom"; // with its preamble or without: the service looks
 }
 
-async function ask(file) {
+// The fields beside the image, as the model names them: a number, or one of its categories, or unknown.
+function fieldInput({ name, kind, categories }) {
+  const label = document.createElement("label"), input = document.createElement(kind === "number" ? "input" : "select");
+  if (kind === "number") Object.assign(input, { type: "number", step: "any", placeholder: "unknown" });
+  else input.append(new Option("unknown", ""), ...categories.filter((one) => one !== "unknown").map((one) => new Option(one, one)));
+  input.name = name;
+  label.append(`${name} `, input);
+  return label;
+}
+
+const fieldValues = () => [...find("fields").querySelectorAll("input, select")]
+  .filter(({ value }) => value !== "").map(({ name, value }) => `${name}=${value}`);
+
+async function ask(file, fields) {
   await described; // only then is it known whether to ask for a map
   for (let attempt = 1; ; attempt++) {
-    const response = await fetch(`v1/predict?preview=true&saliency=${offersHeat}`, {
+    const response = await fetch(`v1/predict?preview=true&saliency=${offersHeat}${fields.map((one) => `&field=${encodeURIComponent(one)}`).join("")}`, {
       method: "POST",
       headers: { ...headers(), "Content-Type": await kindOf(file) },
       body: file,
@@ -254,11 +267,11 @@ function tell() {
 async function next() {
   if (running >= AT_ONCE || !waiting.length) return;
   running++;
-  const { file, item } = waiting.shift();
+  const { file, item, fields } = waiting.shift();
   try {
-    const answer = await ask(file);
+    const answer = await ask(file, fields);
     if (answer.status === 401) {
-      waiting.unshift({ file, item });
+      waiting.unshift({ file, item, fields });
       askForToken("The token is missing or wrong.");
       running--;
       return;
@@ -280,7 +293,7 @@ function take(files) {
     item.file = file;
     item.querySelector("h3").textContent = "…";
     find("answers").append(item);
-    waiting.push({ file, item });
+    waiting.push({ file, item, fields: fieldValues() }); // as they stand now, whatever is typed while it waits
     asked++;
   }
   tell();
@@ -318,6 +331,8 @@ async function describe() {
   offersHeat = model.saliency;
   vocab = model.vocab;
   find("heat-choice").hidden = !offersHeat;
+  find("fields").hidden = !(model.fields ?? []).length;
+  find("fields").querySelector(".row").replaceChildren(...(model.fields ?? []).map(fieldInput));
   find("name").textContent = model.name;
   document.title = `${model.name} · medclf`;
   const facts = Object.entries(model.card).filter(([, value]) => value !== null && value !== "");
