@@ -137,9 +137,9 @@ class Review:
         other = bool(label) and set(label.split("|")) != set((item.label or NONE).split("|"))
         return item.path, item.label, mark or (NEW if other else ""), label if other else "", note
 
-    def _said(self) -> Mapping[str, Mapping[str, Any]]:
+    def _said(self) -> dict[str, dict[str, Any]]:
         made: Any = self.__dict__.get("widget")
-        return self.answers if made is None else made.answers
+        return self.answers if made is None else dict(made.answers)
 
     def _set(self, answers: dict[str, dict[str, Any]]) -> None:
         self.answers = answers

@@ -138,9 +138,12 @@ def _pictured(chosen: list[Told], read: Reader) -> tuple[list[ReviewItem], list[
     def shoot(told: Told) -> ReviewItem | str:
         row, item = told
         try:
-            uri = data_uri(encode(read(row), _SIDE, _QUALITY))
+            pixels = read(row)
         except ReadError as error:
             return f"{item.path}: {error.reason}"
+        if pixels is None:
+            return f"{item.path}: its reader gave no picture"
+        uri = data_uri(encode(pixels, _SIDE, _QUALITY))
         return ReviewItem(item.path, uri, item.label, item.suggestion, item.group, item.about)
 
     shot = list(map_ahead(shoot, chosen, threads=n_cores(8)))

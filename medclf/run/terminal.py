@@ -35,6 +35,16 @@ class _Console(Console):
     def tell(self, text: str, **style: Any) -> None:
         self.print(printable(text), **style)
 
+    def show(self, table: Table | str) -> None:
+        """A table, or a line in its place; in a file without the spaces that fill its columns."""
+        if has_screen(stderr=False):
+            self.print(table, soft_wrap=False)
+            return
+        with self.capture() as drawn:
+            self.print(table, soft_wrap=False)
+        for line in drawn.get().splitlines():
+            self.out(line.rstrip(), highlight=False)
+
 
 def show_results(path: str | os.PathLike[str]) -> None:
     """Print metrics with intervals, the matrix, the most confused pairs, and where the files are."""
@@ -42,9 +52,9 @@ def show_results(path: str | os.PathLike[str]) -> None:
     results = run.results
     console = _Console(highlight=False, markup=False, soft_wrap=True)
     _show_metrics(console, results)
-    console.print(_per_class(results), soft_wrap=False)
+    console.show(_per_class(results))
     if isinstance(results["confusion_matrix"], list):
-        console.print(matrix_table(results["confusion_matrix"], results["vocab"], console), soft_wrap=False)
+        console.show(matrix_table(results["confusion_matrix"], results["vocab"], console))
     for actual, predicted, n in results["most_confused"][:3]:
         console.tell(f"  {actual} {'' if results['task'] == 'multi-label' else 'predicted as '}{predicted}: {n}")
     split = results.get("data", {}).get("split", {}).get("sentence")
@@ -91,7 +101,7 @@ def show_runs(rows: Sequence[RunRow]) -> None:
         cells = (row.name, row.data, row.model, row.date, row.n or "", row.score or row.problem, row.leak_free)
         table.add_row(*map(printable, cells))
     if rows:
-        console.print(table, soft_wrap=False)
+        console.show(table)
         console.print()
     for line in (*differences(rows), *cautions(rows)):
         console.tell(line)

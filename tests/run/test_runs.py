@@ -59,7 +59,7 @@ def test_what_is_no_finished_run_is_said_or_left_out(tmp_path, capsys):
     assert rows[1].problem == "not finished" and "broken" in rows[2].problem
     show_runs(rows)
     out = capsys.readouterr().out
-    assert "not finished" in out and "\x1b" not in out and "\r" not in out
+    assert "not finished" in out and "\x1b" not in out and "\r" not in out and " \n" not in out
     (line,) = [line for line in out.splitlines() if line.split()[:1] == ["A"]]
     assert "kvasir" in line and "resnet34" in line and "98 % (" in line
 

@@ -35,6 +35,14 @@ def test_no_label_of_the_matrix_is_cut(width):
         assert [int(word) for word in line.split() if word.isdigit()] == ([] if width == 200 else [number]) + row
 
 
+def test_kvasir_s_eight_names_are_whole_at_80_columns():
+    names = "dyed-lifted-polyps dyed-resection-margins esophagitis normal-cecum normal-pylorus normal-z-line polyps"
+    vocab = [*names.split(), "ulcerative-colitis"]
+    lines = drawn((1000 * np.eye(8, dtype=int)).tolist(), vocab, 80).splitlines()
+    assert len(lines) == 9 and all(len(line) <= 80 for line in lines)
+    assert [line.split()[1] for line in lines[1:]] == vocab and all("1000" in line for line in lines[1:])
+
+
 def test_a_matrix_without_room_says_where_it_is():
     text = drawn(np.eye(60, dtype=int).tolist(), [f"class {k}" for k in range(60)], 80)
     assert "60 labels" in text and "report.html" in text and len(text.splitlines()) == 1
