@@ -91,20 +91,22 @@ def train_boxes(
         for line in given.sentences():
             say(line)
         table = _split(with_boxes(table, given, unlisted), config)
-        detector, classifier = _detector(config, given.vocab, neck)
-        dls = box_loaders(
-            table,
-            given,
-            detector.spec,
-            modality=config.modality,
-            aug=changes_of(config.aug),
-            bs=config.bs or BS,
-            device=config.device,
-        )
-        say(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate on; {', '.join(given.vocab)}")
-        learn = box_learner(dls, detector)
-        with seeded(config.seed), told_in_lines(learn, say):
-            fit(learn, EPOCHS if config.epochs is None else config.epochs, config.lr or LR)
+        with seeded(config.seed):
+            detector, classifier = _detector(config, given.vocab, neck)
+            dls = box_loaders(
+                table,
+                given,
+                detector.spec,
+                modality=config.modality,
+                aug=changes_of(config.aug),
+                bs=config.bs or BS,
+                device=config.device,
+            )
+            n_train, n_valid = len(dls.train_ds), len(dls.valid_ds)
+            say(f"{n_train} images to train on, {n_valid} to validate on; {', '.join(given.vocab)}")
+            learn = box_learner(dls, detector)
+            with told_in_lines(learn, say):
+                fit(learn, EPOCHS if config.epochs is None else config.epochs, config.lr or LR)
         record |= {"root": table.attrs["root"], "versions": versions()}
         write_json(out / RECORD, record)
         results, rows = _write(out, detector.cpu(), table, given, classifier)
@@ -165,8 +167,7 @@ def _detector(config: TrainConfig, vocab: Sequence[str], neck: Neck) -> tuple[De
     mean, std = describe(config.arch, config.weights or "none").normalization(3)
     weights = origin(config.arch, config.weights)
     spec = DetectorSpec(str(config.arch), tuple(vocab), how, Normalization(mean, std), neck, weights)
-    with seeded(config.seed):
-        return build_detector(spec, weights=config.weights), None
+    return build_detector(spec, weights=config.weights), None
 
 
 def _write(

@@ -3,8 +3,14 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from medclf.dataset.boxes import read_boxes, with_boxes
+from medclf.dataset.scan import scan
 from medclf.errors import DataError
-from medclf.learn.detection import BoxedImages, box_tfms
+from medclf.images.preprocessing import Preprocessing
+from medclf.learn.checkpoint import seeded
+from medclf.learn.detection import BoxedImages, box_learner, box_loaders, box_tfms, fit
+from medclf.models.detector import DetectorSpec, build_detector
+from medclf.models.spec import Normalization
 
 SIZE = (96, 96)
 
@@ -54,3 +60,51 @@ def test_without_a_modality_nothing_is_changed_and_wrong_settings_are_named() ->
     assert np.array_equal(image.numpy().transpose(1, 2, 0), pixels) and given[0].tolist() == [30, 24, 58, 66, 1]
     with pytest.raises(DataError, match="max_rotate"):
         box_tfms("endoscopy", SIZE, {"max_rotate": "far"})
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Six images, four of them with a square, and a table that says which are trained on."""
+    for number in range(6):
+        pixels = square((10 + number, 20, 50, 60)) if number < 4 else square((0, 0, 1, 1))
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,square,{10 + number},20,50,60" for number in range(4)] + ["4.png,,,,,", "5.png,,,,,"]
+    (tmp_path / "boxes.csv").write_text("\n".join(["path,label,x_min,y_min,x_max,y_max", *rows]))
+    table = scan(tmp_path, label_from=None, progress=False)
+    boxes = read_boxes(tmp_path / "boxes.csv", table)
+    table = with_boxes(table, boxes).assign(partition=["train", "train", "train", "valid", "train", "valid"])
+    spec = DetectorSpec("resnet18", ("square",), Preprocessing(64), Normalization([0.5] * 3, [0.25] * 3))
+    return table, boxes, spec
+
+
+def test_loaders_give_images_and_boxes_at_the_networks_size(drawn) -> None:
+    table, boxes, spec = drawn
+    dls = box_loaders(table, boxes, spec, bs=2, progress=False)
+    assert (len(dls.train_ds), len(dls.valid_ds)) == (4, 2)
+    images, given = dls.valid.one_batch()
+    assert images.shape == (2, 3, 64, 64) and given.shape == (2, 1, 5)
+    np.testing.assert_allclose(given[0, 0].numpy(), [13 * 64 / 96, 20 * 64 / 96, 50 * 64 / 96, 40, 0], atol=1e-4)
+    assert given[1, 0, 4] == -1  # no finding
+    light = (240 / 255 - 0.5) / 0.25
+    assert images[0, 0, 26, 20].item() == pytest.approx(light, abs=0.02)
+    axes = dls.show_batch(max_n=2)
+    assert len(axes) == 2 and {ax.get_title() for ax in axes} <= {"square", "(no finding)"}
+
+
+def test_the_same_seed_trains_the_same_detector(drawn) -> None:
+    table, boxes, spec = drawn
+    states = []
+    for seed in (1, 1, 2):
+        with seeded(seed):
+            dls = box_loaders(table, boxes, spec, modality="endoscopy", bs=2, progress=False)
+            learn = box_learner(dls, build_detector(spec, weights=None))
+            with learn.no_bar(), learn.no_logging():
+                fit(learn, 1)
+        states.append(torch.cat([one.flatten() for one in learn.model.net.head.parameters()]))
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+
+
+def test_a_split_without_a_box_in_train_is_refused(drawn) -> None:
+    table, boxes, spec = drawn
+    with pytest.raises(DataError, match="no training image has a box"):
+        box_loaders(table.assign(partition=["valid"] * 4 + ["train"] * 2), boxes, spec, progress=False)
