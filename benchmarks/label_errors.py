@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--modality")
     parser.add_argument("--arch", default="efficientnet_lite0")
     parser.add_argument("--epochs", type=int, default=0)
-    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--images", type=int, default=250)
     parser.add_argument("--wrong", type=int, default=12)
     options = parser.parse_args()
