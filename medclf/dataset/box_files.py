@@ -18,7 +18,7 @@ from medclf.errors import DataError
 Corners = tuple[float, float, float, float]
 """x_min, y_min, x_max, y_max; NaN where the file holds no number."""
 
-_MAX_BYTES = 1 << 30  # of a JSON or CSV file
+_MAX_BYTES = 512 << 20  # of a JSON or CSV file
 _MAX_SMALL = 4 << 20  # of the file of one image
 _MAX_DEPTH = 32
 _KINDS = "COCO or HyperKvasir JSON, CSV, a folder of Pascal VOC XML, or a folder of YOLO txt"
@@ -77,7 +77,7 @@ def read_box_file(path: str | Path) -> list[GivenImage]:
         One entry an image that the file speaks of, in its order.
 
     Raises:
-        DataError: the file is missing, of no known format, damaged, or larger than 1 GiB (an image's own: 4 MiB).
+        DataError: the file is missing, of no known format, damaged, or larger than 512 MiB (an image's own: 4 MiB).
 
     Example:
         >>> import tempfile
@@ -298,7 +298,7 @@ def _of_yolo(file: Path, folder: Path, names: Sequence[str]) -> GivenImage:
         cells = text.split()
         if not cells:
             continue
-        if len(cells) != 5 or not cells[0].isdigit():
+        if len(cells) != 5 or not (cells[0].isdecimal() and len(cells[0]) < 7):
             raise DataError(
                 f"{file}, line {line}: {text[:60]!r} is no YOLO box",
                 "a line is: class, x and y of the centre, width and height, from 0 to 1 (no polygons, no confidences)",

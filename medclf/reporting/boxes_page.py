@@ -96,6 +96,11 @@ def _numbers(boxes: Mapping[str, Any]) -> Iterator[Block]:
     if boxes.get("per_class"):
         yield Block("heading", text="By label")
         yield table([{"label": label, **numbers} for label, numbers in boxes["per_class"].items()])
+    if boxes.get("test"):
+        yield Block("heading", text="On the test images, at the same threshold")
+        yield table(
+            [{"": words, "value": boxes["test"][name]} for name, words in _NAMES.items() if name in boxes["test"]]
+        )
     if boxes.get("saliency"):
         yield Block("heading", text="Beside it: the hottest box of the classifier's Grad-CAM")
         yield table([{"": _NAMES.get(name, name), "value": value} for name, value in boxes["saliency"].items()])

@@ -174,13 +174,9 @@ def _write(
     out: Path, detector: Detector, table: pd.DataFrame, given: Boxes, classifier: Bundle | None
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Bundle, table.csv, boxes.csv; what results.json holds, and the rows of boxes.csv."""
-    valid = table[(table["problem"] == "") & (table["partition"] == "valid")]
-    root, paths = Path(table.attrs["root"]), list(valid["path"])
-    truth = given.table[given.table["path"].isin(paths)]
-    predicted = predict_boxes(DetectorBundle(detector), root, paths)
-    patients = list(valid["patient"]) if valid["patient"].notna().any() else None
-    found = Detections(paths, truth, predicted, patients)
-    threshold = found.best_threshold()
+    root, bundle = Path(table.attrs["root"]), DetectorBundle(detector)
+    found, truth, predicted = _matched(bundle, root, _of_part(table, "valid"), given)
+    paths, threshold = found.images, found.best_threshold()
     estimates = found.estimates(threshold)
     save_table(out / TABLE, table)
     rows = outcomes(truth, predicted, threshold)
@@ -189,7 +185,11 @@ def _write(
     boxes |= {"threshold_note": "chosen on these images, so hits and false alarms are a little optimistic"}
     boxes |= {"n_findings": len(truth), "per_class": _by_label(found, truth), "data": list(given.sentences())}
     if classifier is not None:
-        boxes["saliency"] = hottest(classifier, root, paths, truth, patients)
+        boxes["saliency"] = hottest(classifier, root, paths, truth, _patients(_of_part(table, "valid")))
+    test = _of_part(table, "test")
+    if len(test):
+        told = _matched(bundle, root, test, given)[0].estimates(threshold)
+        boxes["test"] = {"sentence": sentence(told, len(test), "test"), **told}
     save_detector(detector, out / "bundle", threshold=threshold, card={"boxes": boxes["sentence"]}, overwrite=True)
     counts = table.groupby(table["partition"].fillna("left out"))["path"].count().to_dict()
     results = {
@@ -204,6 +204,24 @@ def _write(
         "versions": versions(),
     }
     return results, rows
+
+
+def _of_part(table: pd.DataFrame, part: str) -> pd.DataFrame:
+    return table[(table["problem"] == "") & (table["partition"] == part)]
+
+
+def _patients(rows: pd.DataFrame) -> list[Any] | None:
+    return list(rows["patient"]) if rows["patient"].notna().any() else None
+
+
+def _matched(
+    bundle: DetectorBundle, root: Path, rows: pd.DataFrame, given: Boxes
+) -> tuple[Detections, pd.DataFrame, pd.DataFrame]:
+    """Given and predicted boxes of some images, matched; and both as tables."""
+    paths = list(rows["path"])
+    truth = given.table[given.table["path"].isin(paths)]
+    predicted = predict_boxes(bundle, root, paths)
+    return Detections(paths, truth, predicted, _patients(rows)), truth, predicted
 
 
 def predict_boxes(bundle: DetectorBundle, root: Path, paths: Sequence[str]) -> pd.DataFrame:
@@ -229,15 +247,15 @@ def outcomes(given: pd.DataFrame, predicted: pd.DataFrame, threshold: float) -> 
     return pd.DataFrame(pd.concat(rows, ignore_index=True) if rows else [], columns=list(_KEPT))
 
 
-def sentence(estimates: Mapping[str, Estimate], n_images: int) -> str:
-    """What it comes to."""
+def sentence(estimates: Mapping[str, Estimate], n_images: int, part: str = "validation") -> str:
+    """What it comes to on the images of a part."""
     hits = estimates.get("hit_rate")
     if hits is None:
-        return f"None of the {n_images} validation images has a finding: nothing was measured."
+        return f"None of the {n_images} {part} images has a finding: nothing was measured."
     ends = f"95 % CI {percent(hits.low)} to {percent(hits.high)}"
     return (
         f"{round(hits.value * hits.n)} of {hits.n} findings were found ({percent(hits.value)}, {ends}), with "
-        f"{estimates['false_alarms'].value:.2f} false alarms an image on {n_images} validation images; "
+        f"{estimates['false_alarms'].value:.2f} false alarms an image on {n_images} {part} images; "
         f"mAP50 {estimates['map50'].value:.2f}."
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from medclf.errors import DataError, MedclfWarning, OutputError, argument, by_road
 from medclf.files import sweep
-from medclf.inference.bundle_format import WEIGHTS
+from medclf.inference.bundle_format import WEIGHTS, is_detector
 from medclf.inference.runtimes import bundle_in
 from medclf.results import schema
 from medclf.results.schema import RECORD
@@ -48,6 +48,8 @@ def started_from(config: TrainConfig) -> TrainConfig:
     """
     if config.from_run is None:
         return config
+    if is_detector(bundle_in(config.from_run)):
+        raise DataError(f"{argument('from_run')}: {config.from_run} holds a detector", "give the RUN of a classifier")
     weights = bundle_in(config.from_run) / WEIGHTS
     if config.weights not in (TrainConfig.weights, str(weights)):
         text = f"{argument('from_run')} and {argument('weights')} both say what to start from"
@@ -97,6 +99,8 @@ def settings_in(record: Mapping[str, Any], **changes: Any) -> TrainConfig:
         >>> settings_in({"settings": {"data": "d", "out": "r", "window": [40, 400], "overwrite": True}}, seed=7)
         TrainConfig(data='d', out='r', overwrite=False, ... window=(40, 400), ... seed=7, ...)
     """
+    if record.get("task") == "boxes":
+        raise DataError("the run trained a detector on boxes", f"train it anew, with {argument('boxes', 'FILE')}")
     values = {**record["settings"], "overwrite": False}
     if isinstance(values.get("window"), list):
         values["window"] = tuple(values["window"])

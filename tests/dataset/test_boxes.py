@@ -176,6 +176,8 @@ def test_what_is_no_file_of_boxes_is_refused_by_name(tmp_path: Path, name: str, 
     [
         ("0 0.5 0.5 0.1", "no YOLO box"),
         ("0 0.1 0.2 0.3 0.4 0.5 0.6", "no polygons"),
+        ("² 0.5 0.5 0.1 0.1", "no YOLO box"),
+        ("9" * 5000 + " 0.5 0.5 0.1 0.1", "no YOLO box"),
         ("nine 0.5 0.5 0.1 0.1", "no YOLO box"),
         ("9 0.5 0.5 0.1 0.1", "class 9, of 2 names"),
     ],

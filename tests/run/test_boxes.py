@@ -17,8 +17,10 @@ from medclf.inference.detector_bundle import load_detector
 from medclf.models.backbones import build_network
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.results.run_folder import RunFolder
+from medclf.results.schema import read_record
 from medclf.run.boxes import hottest, outcomes, train_boxes
 from medclf.run.predict_boxes import predict_boxes, print_boxes
+from medclf.run.resume import settings_in, started_from
 
 _SPEC = importlib.util.spec_from_file_location("discs", Path(__file__).parents[1] / "fixtures" / "discs.py")
 discs = importlib.util.module_from_spec(_SPEC)
@@ -104,8 +106,36 @@ def test_what_is_made_for_classifiers_says_that_this_is_a_detector(run):
         load_bundle(out / "bundle")
     with pytest.raises(DataError, match="is of a detector"):
         _ = RunFolder(out).results
+    with pytest.raises(DataError, match="trained a detector"):
+        settings_in(read_record(out / "run.json"))
+    with pytest.raises(DataError, match="holds a detector"):
+        started_from(TrainConfig(str(out), "RUN", from_run=str(out)))
     with pytest.raises(BundleError, match="holds no detector"):
         next(predict_boxes(out / "nothing", out))
+
+
+def test_test_images_are_measured_at_the_threshold_of_the_validation_images(drawn, tmp_path):
+    rows = [path.relative_to(drawn).as_posix() for path in sorted(drawn.glob("*/*.png"))]
+    parts = [("train", "valid", "test", "train")[number % 4] for number in range(len(rows))]
+    table = pd.DataFrame({"path": rows, "label": [row.split("/")[0] for row in rows], "part": parts})
+    table.to_csv(drawn / "parts.csv", index=False)
+    config = TrainConfig(
+        str(drawn / "parts.csv"),
+        str(tmp_path / "RUN"),
+        arch="resnet18",
+        weights=None,
+        size=32,
+        epochs=1,
+        bs=8,
+        partition_col="part",
+    )
+    with pytest.warns(UserWarning, match="does not list"):
+        out = train_boxes(config, drawn / "boxes.csv", lambda line: None)
+    found = json.loads((out / "results.json").read_text())["boxes"]
+    given = pd.read_csv(drawn / "boxes.csv")["path"]
+    n = sum(part == "test" and path in set(given) for path, part in zip(rows, parts, strict=True))
+    assert found["test"]["hit_rate"]["n"] == n and f"{n} findings" in found["test"]["sentence"]
+    assert "On the test images" in (out / "report.html").read_text()
 
 
 def test_the_backbone_of_a_classifier_stays_what_it_was(drawn, tmp_path):
