@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -328,7 +328,7 @@ def _fitted_category(name: str, values: Sequence[Any]) -> Category:
 
 @dataclass(frozen=True)
 class Fusion:
-    """A linear layer on the network's logits and the encoded columns: what a bundle adds to the image.
+    """What a bundle adds to the image: the network's logits, scaled, and the encoded columns through a linear layer.
 
     Args:
         encoder: of the columns.
@@ -388,77 +388,6 @@ def settled(logits: np.ndarray, multi_label: bool) -> np.ndarray:
         found = found - found.max(axis=1, keepdims=True)
         found = found - np.log(np.exp(found).sum(axis=1, keepdims=True))
     return np.clip(found, -_LARGEST, _LARGEST)
-
-
-class HeldOut(NamedTuple):
-    """What cross-validation inside the training images says of three models, (n, n_out) probabilities each.
-
-    Args:
-        image: on the network's logits alone.
-        table: on the columns alone.
-        both: on both.
-        columns: on each column alone.
-    """
-
-    image: np.ndarray
-    table: np.ndarray
-    both: np.ndarray
-    columns: dict[str, np.ndarray]
-
-
-class ThreeModels(NamedTuple):
-    """Image, table, and both, each fitted on the training images.
-
-    Args:
-        table: (weight, bias) on the encoded columns.
-        fusion: of both.
-        held_out: their predictions of the images that a fold held out.
-    """
-
-    table: tuple[np.ndarray, np.ndarray]
-    fusion: Fusion
-    held_out: HeldOut
-
-    def table_logits(self, rows: Columns) -> np.ndarray:
-        """(n, n_out) of the table alone."""
-        weight, bias = self.table
-        return np.asarray(self.fusion.encoder.encode(rows) @ weight.T + bias)
-
-
-def fit_fusion(
-    logits: np.ndarray,
-    encoder: TableEncoder,
-    rows: Columns,
-    targets: np.ndarray,
-    *,
-    groups: np.ndarray | None = None,
-    seed: int = 42,
-) -> ThreeModels:
-    """Fit image, table and both, each a regularised logistic regression; the same folds hold out the same images.
-
-    Args:
-        logits: (n, n_out) of the network for images that it was not fitted on.
-        encoder: fitted on the training rows.
-        rows: the columns' values of these images.
-        targets: (n,) classes, or (n, n_out) of 0 and 1.
-        groups: (n,) patients or clusters, which stay in one fold.
-        seed: of the folds.
-
-    Source: Wolpert 1992, stacked generalization.
-    """
-    from medclf.models.linear_probe import fit_linear
-
-    n_out, many = logits.shape[1], targets.ndim == 2
-    image, table = settled(logits, many), encoder.encode(rows)
-
-    def fit(x: np.ndarray) -> Any:
-        return fit_linear(x, targets, n_out, groups, seed)
-
-    alone, beside, both = fit(image), fit(table), fit(np.concatenate([image, table], axis=1))
-    single = {name: fit(table[:, part]).held_out for name, part in encoder.parts().items()}
-    fusion = Fusion(encoder, both.weight.astype(np.float64), both.bias.astype(np.float64), many)
-    held_out = HeldOut(alone.held_out, beside.held_out, both.held_out, single)
-    return ThreeModels((beside.weight, beside.bias), fusion, held_out)
 
 
 def fusion_in(calibration: Mapping[str, Any], multi_label: bool) -> Fusion | None:

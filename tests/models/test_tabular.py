@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from medclf.errors import BundleError, DataError
-from medclf.models.tabular import Fusion, TableEncoder, fit_fusion, is_unknown, settled
+from medclf.models.tabular import Fusion, TableEncoder, is_unknown
+from medclf.models.tabular_fit import fit_fusion
 
 ROWS = {"age": [40, 60, None, 50, 80], "sex": ["f", "m", "f", "unknown", "M"]}
 
@@ -74,25 +74,6 @@ def drawn():
     seen = 0.8 * rng.normal(size=400) + y
     rows = {"hint": (0.8 * rng.normal(size=400) + y).tolist(), "noise": rng.normal(size=400).tolist()}
     return y, np.stack([-seen / 2, seen / 2], axis=1), rows
-
-
-def test_fusion_is_a_logistic_regression_of_both(drawn):
-    y, logits, rows = drawn
-    encoder, _ = TableEncoder.fit(rows)
-    found = fit_fusion(logits, encoder, rows, y)
-    x = np.concatenate([settled(logits, False), encoder.encode(rows)], axis=1)
-    x = (x - x.mean(0)) / x.std(0)
-    given = found.fusion.logits(logits, rows)
-    best = min(
-        np.abs((given[:, 1] - given[:, 0]) - LogisticRegression(C=c, tol=1e-8).fit(x, y).decision_function(x)).max()
-        for c in (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
-    )
-    assert best < 1e-3  # of the strengths that cross-validation chooses from, one gives this
-    right = {
-        name: ((probs[:, 1] > 0.5) == y).mean() for name, probs in found.held_out._asdict().items() if name != "columns"
-    }
-    assert right["both"] > max(right["image"], right["table"])
-    assert set(found.held_out.columns) == {"hint", "noise"}
 
 
 def test_a_fusion_comes_back_from_json_and_a_damaged_one_is_refused(drawn):
