@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from medclf.results.units import ByUnit, by_unit
 FEWEST_UNITS = 20  # with a label, below which no answer is chosen and no attention is fitted
 _SHOWN = ("accuracy", "balanced_accuracy", "auroc")
 
-Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], Attention]  # features, unit of each row, labels of the units
+Fit = Callable[..., Attention]  # features, unit of each row, labels of the units, finding=
 
 
 @dataclass
@@ -90,7 +91,7 @@ def choose_answer(
     answers += ["noisy-or"] if multi_label or finding is not None else []
     found = {one: by_unit(training, UnitRule(unit, one, finding, multi_label)) for one in answers}
     if fit is not None and training.features is not None and asked in ("auto", "attention"):
-        found["attention"] = _attended(first, training, fit)
+        found["attention"] = _attended(first, training, fit, finding)
     losses = {answer: _calibrated_losses(one.units) for answer, one in found.items()}
     candidates = {answer: _scores(found[answer].units, loss) for answer, loss in losses.items()}
     chosen = _best(losses) if asked == "auto" else asked
@@ -139,7 +140,7 @@ def _scores(units: Predictions, losses: np.ndarray) -> dict[str, float]:
     return {"log_loss": float(losses.mean()), **shown}
 
 
-def _attended(first: ByUnit, training: Predictions, fit: Fit) -> ByUnit:
+def _attended(first: ByUnit, training: Predictions, fit: Fit, finding: int | None) -> ByUnit:
     """The training units, each answered by an attention that was fitted on the other folds' units."""
     units, index = first.units, first.index
     assert training.features is not None
@@ -148,13 +149,11 @@ def _attended(first: ByUnit, training: Predictions, fit: Fit) -> ByUnit:
     groups = units.groups
     fold_of[known] = folds(units.y[known], None if groups is None else groups[known])
     logits = np.zeros((len(units), len(units.vocab)))
-    weights = np.zeros(len(index))
     for fold in np.unique(fold_of[known]):
         rest, own = np.flatnonzero((fold_of != fold) & (fold_of >= 0)), np.flatnonzero(fold_of == fold)
-        attention = _fit_on(rest, units, index, training.features, fit)
+        attention = _fit_on(rest, units, index, training.features, partial(fit, finding=finding))
         rows, renumbered = _rows_of(own, index)
         logits[own] = attention.logits(training.features[rows], renumbered, len(own))
-        weights[rows] = attention.weights(training.features[rows], renumbered, len(own))
     probs = sigmoid(logits) if units.multi_label else softmax(logits)
     made = Predictions(
         units.vocab, units.multi_label, units.y, probs, losses_of(units.y, probs, units.multi_label), units.table
@@ -179,5 +178,5 @@ def _fit_on(units: np.ndarray, made: Predictions, index: np.ndarray, features: n
 def _fitted(first: ByUnit, mean: UnitRule, fit: Fit | None, training: Predictions) -> UnitRule:
     assert fit is not None and training.features is not None
     known = np.flatnonzero(_known(first.units))
-    attention = _fit_on(known, first.units, first.index, training.features, fit)
+    attention = _fit_on(known, first.units, first.index, training.features, partial(fit, finding=mean.finding))
     return UnitRule(mean.unit, "attention", mean.finding, mean.multi_label, attention)

@@ -14,7 +14,7 @@ from medclf.images.dicom_layout import read_layout
 
 KEY_VARIABLE = "MEDCLF_PATIENT_KEY"
 KEY_BYTES = 32
-_SOP_INSTANCE_UID = 0x00080018
+_SOP_INSTANCE_UID, _PATIENT_ID = 0x00080018, 0x00100020
 
 
 def pseudonym(patient: str, key: bytes) -> str:
@@ -95,10 +95,19 @@ def instance_uid(path: Path) -> str | None:
 
     Only this element is read.
     """
+    return _element(path, _SOP_INSTANCE_UID)
+
+
+def patient_id(path: Path) -> str | None:
+    """The Patient ID of a DICOM file, to be compared and never shown; None where it has none or is no DICOM file."""
+    return _element(path, _PATIENT_ID)
+
+
+def _element(path: Path, tag: int) -> str | None:
     try:
         with reading(path, "its header cannot be read"), path.open("rb") as file:
-            header = read_layout(file, path, frozenset({_SOP_INSTANCE_UID})).header
+            header = read_layout(file, path, frozenset({tag})).header
     except ReadError:
         return None
-    uid = header[8:].rstrip(b"\0 ")  # tag and length, with or without VR, are 8 bytes
-    return uid.decode("ascii", errors="replace") or None
+    value = header[8:].rstrip(b"\0 ")  # tag and length, with or without VR, are 8 bytes
+    return value.decode("ascii", errors="replace").strip() or None

@@ -13,7 +13,7 @@ import pandas as pd
 
 from medclf.dataset.columns import BLANK, Columns, Sheet, label_text, read_csv
 from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, partition_of, walk
-from medclf.dataset.identity import instance_uid
+from medclf.dataset.identity import instance_uid, patient_id
 from medclf.dataset.labels import Label
 from medclf.dataset.layouts import labels_of_folders, masks_among
 from medclf.errors import DataError, argument, by_road
@@ -122,10 +122,46 @@ def _from_folder(folder: Path, labels: Any, asked: Asked) -> Rows:
         sheet = Sheet(read_csv(path), path.name, asked.columns, is_text=True)
     if asked.root is not None:
         return _from_sheet(sheet, None, asked)
+    if asked.columns.path not in sheet.frame and asked.columns.patient in sheet.frame:
+        sheet = labels_of_patients(sheet, folder, tree.paths)
     rows = _from_sheet(sheet, tree, replace(asked, root=folder))
     if not asked.where:
         _note_unlisted(rows, tree.paths, sheet.name)
     return rows
+
+
+def labels_of_patients(sheet: Sheet, folder: Path, paths: Sequence[str]) -> Sheet:
+    """A table of patients as one of images: a row's images are those of its Patient ID, or below a folder of its name.
+
+    Raises:
+        DataError: a patient has two rows, or no image is of one of the patients.
+    """
+    column = str(sheet.columns.patient)
+    place: dict[str, int] = {}
+    for row, name in enumerate(sheet.texts(column)):
+        if place.setdefault(name, row) != row:
+            text = f"{sheet.place(row, column)}: '{name}' stands in row {place[name] + 1} as well"
+            raise DataError(text, "give one row a patient, or a column of paths")
+    found = {path: _row_of_patient(folder, path, place) for path in paths}
+    rows = {path: row for path, row in found.items() if row is not None}
+    if not rows:
+        text = f"{sheet.name} has no column '{sheet.columns.path}', and no image is of one of its patients"
+        remedy = f"name a column of paths with {argument('path_col')}, or the folders as the patients"
+        raise DataError(text, remedy)
+    frame = sheet.frame.iloc[list(rows.values())].reset_index(drop=True)
+    frame.insert(0, sheet.columns.path, list(rows))
+    lost = [name for name, row in place.items() if row not in set(rows.values())]
+    notes = [f"{len(rows)} images have the label of their patient in {sheet.name}"]
+    notes += [f"{len(lost)} patients of {sheet.name} have no image: {', '.join(lost[:5])}"] if lost else []
+    return replace(sheet, frame=frame, notes=[*sheet.notes, *notes])
+
+
+def _row_of_patient(folder: Path, path: str, place: dict[str, int]) -> int | None:
+    above = next((place[part] for part in reversed(Path(path).parent.parts) if part in place), None)
+    if above is not None:
+        return above
+    patient = patient_id(folder / path)
+    return None if patient is None else place.get(patient)
 
 
 def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:

@@ -390,8 +390,7 @@ def _by_unit(
         training = replace(training, features=features[[place[path] for path in training.table["path"]]])
     known = None if features is None else (_train_paths(learn.dls), features)
     positive = policy.positive if policy else None
-    seed = getattr(learn, "seed", 42)
-    return answer_by_unit(table, parts, training, known, asked=asked, positive=positive, attention=frozen, seed=seed)
+    return answer_by_unit(table, parts, training, known, asked=asked, positive=positive, attention=frozen)
 
 
 def _detector(

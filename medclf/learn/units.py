@@ -74,7 +74,6 @@ def answer_by_unit(
     asked: UnitChoice = "auto",
     positive: str | None = None,
     attention: bool = True,
-    seed: int = 42,
 ) -> AnswersByUnit:
     """Choose how units are answered, and answer them.
 
@@ -86,7 +85,6 @@ def answer_by_unit(
         asked: "auto", or an answer.
         positive: the label that decisions are about.
         attention: whether the encoder is frozen, so that attention may be fitted on its features.
-        seed: of that fit.
 
     Raises:
         SplitError: a unit has images in two partitions.
@@ -95,7 +93,7 @@ def answer_by_unit(
     if "fold" not in parts[0].table:
         check_whole(table)
     first, several = parts[0], parts[0].multi_label
-    fit = partial(_fit, n_labels=len(first.vocab), multi_label=several, seed=seed) if attention else None
+    fit = partial(_fit, n_labels=len(first.vocab), multi_label=several) if attention else None
     unit = table.attrs["unit"]
     chosen = choose_answer(unit, asked, training, list(first.vocab), multi_label=several, positive=positive, fit=fit)
     made = [by_unit(part, chosen.rule) for part in parts]

@@ -71,45 +71,46 @@ def softmax_by(values: np.ndarray, unit: np.ndarray, n_units: int) -> np.ndarray
 
 @dataclass(frozen=True)
 class Attention:
-    """Gated attention over the pooled features of a unit's images, and a linear layer on their weighted mean.
+    """A linear score of each image for each label, and its mean over a unit's images with weights that the score tells.
 
-    A weight is softmax(w * (tanh(V x) * sigmoid(U x))) among the images of a unit, x the projected features.
+    An image's weight for a label is softmax(r * score) among the images of its unit: between mean (r = 0) and maximum
+    (r large).
 
-    Source: Ilse, Tomczak and Welling 2018, "Attention-based deep multiple instance learning", equation 9.
+    Source: McFee, Salamon and Bello 2018, "Adaptive pooling operators for weakly labeled sound event detection",
+    equation 5, with r held; without the gates of Ilse et al. 2018, which have more to fit than some hundred units bear.
 
     Args:
         mean: (f,) of the features.
         axes: (k, f) what they are projected on.
-        v, u: (h, k + 1) of the two gates, the bias last.
-        w: (h,).
-        out: (n_labels, k + 1), the bias last.
+        out: (n_labels, k + 1) of the scores, the bias last.
+        r: (1,).
     """
 
     mean: np.ndarray
     axes: np.ndarray
-    v: np.ndarray
-    u: np.ndarray
-    w: np.ndarray
     out: np.ndarray
+    r: np.ndarray
 
     def __post_init__(self) -> None:
-        (f,), (k, f2), (h, k2), (n, k3) = self.mean.shape, self.axes.shape, self.v.shape, self.out.shape
-        fits = f == f2 and k2 == k3 == k + 1 and self.u.shape == self.v.shape and self.w.shape == (h,) and n > 0
+        (f,), (k, f2), (n, k2) = self.mean.shape, self.axes.shape, self.out.shape
+        fits = f == f2 and k2 == k + 1 and n > 0 and self.r.shape == (1,)
         if not fits or not all(np.isfinite(getattr(self, one.name)).all() for one in fields(self)):
             raise ValueError("attention")
 
     def weights(self, features: np.ndarray, unit: np.ndarray, n_units: int) -> np.ndarray:
-        """(n,) what each image counts in its unit; they add up to 1 in each."""
-        x = self._projected(features)
-        gates = np.tanh(_linear(self.v, x)) * sigmoid(_linear(self.u, x))
-        return softmax_by(gates @ self.w, unit, n_units)
+        """(n, n_labels) what each image counts for each label of its unit; they add up to 1 in each unit."""
+        return self._weighted(features, unit, n_units)[0]
 
     def logits(self, features: np.ndarray, unit: np.ndarray, n_units: int) -> np.ndarray:
         """(n_units, n_labels)."""
-        weights = self.weights(features, unit, n_units)[:, None]
-        pooled = np.zeros((n_units, len(self.axes)))
-        np.add.at(pooled, unit, weights * self._projected(features))
-        return _linear(self.out, pooled)
+        weights, scores = self._weighted(features, unit, n_units)
+        found = np.zeros((n_units, len(self.out)))
+        np.add.at(found, unit, weights * scores)
+        return found
+
+    def _weighted(self, features: np.ndarray, unit: np.ndarray, n_units: int) -> tuple[np.ndarray, np.ndarray]:
+        scores = self._projected(features) @ self.out[:, :-1].T + self.out[:, -1]
+        return np.stack([softmax_by(column, unit, n_units) for column in (self.r * scores).T], axis=1), scores
 
     def _projected(self, features: np.ndarray) -> np.ndarray:
         if features.ndim != 2 or features.shape[1] != len(self.mean):
@@ -138,10 +139,6 @@ class Attention:
             return found.reshape(values[name]["shape"]).astype(np.float64)
 
         return cls(**{one.name: array(one.name) for one in fields(cls)})
-
-
-def _linear(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return np.asarray(x @ weight[:, :-1].T + weight[:, -1])
 
 
 @dataclass(frozen=True)
@@ -216,9 +213,11 @@ class UnitRule:
             probs, features, unit: see `probs`.
             predicted: (n_units, n_labels) bool; of several labels the most probable is meant.
         """
-        if self.attention is not None:
-            return self.attention.weights(_needed(features), unit, len(predicted))
         theirs = predicted[unit]
+        if self.attention is not None:
+            probs = self.attention.weights(_needed(features), unit, len(predicted))
+            if self.finding is not None:  # the other label has no weights of its own
+                return np.asarray(probs[:, self.finding])
         if self.multi_label:
             given = np.where(theirs, probs, 0.0).max(axis=1)
             return np.asarray(np.where(theirs.any(axis=1), given, probs.max(axis=1)))

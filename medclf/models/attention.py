@@ -1,39 +1,35 @@
-"""Gated attention over a unit's images, fitted on kept features: the encoder stays as it is."""
+"""Attention over a unit's images, fitted on kept features: the encoder stays as it is."""
 
 from __future__ import annotations
-
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-AXES = 64  # that features are projected on
-HIDDEN = 32
-STEPS = 300
-RATE = 3e-3
-DECAY = 0.05
-DROPOUT = 0.25
+AXES = 128  # that features are projected on
+STEPS = 200
+RATE = 0.02
+PENALTY = 0.01  # on the squared weights of the scores
+SHARPNESS = 3.0  # r: how much more an image counts where its score is higher
 
 
-class _GatedAttention(nn.Module):
-    """Ilse, Tomczak and Welling 2018, equation 9."""
+class _Attention(nn.Module):
+    """What `medclf.metrics.units.Attention` computes."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.v, self.u = nn.Linear(n_in, HIDDEN), nn.Linear(n_in, HIDDEN)
-        self.w = nn.Linear(HIDDEN, 1, bias=False)
         self.out = nn.Linear(n_in, n_out)
-        self.drop = nn.Dropout(DROPOUT)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, unit: Tensor, n_units: int) -> Tensor:
-        x = self.drop(x)
-        score = self.w(torch.tanh(self.v(x)) * torch.sigmoid(self.u(x)))[:, 0]
-        top = torch.full((n_units,), -torch.inf).scatter_reduce(0, unit, score.detach(), "amax")
-        powers = torch.exp(score - top[unit])
-        weights = powers / torch.zeros(n_units).index_add(0, unit, powers)[unit]
-        pooled = torch.zeros(n_units, x.shape[1]).index_add(0, unit, weights[:, None] * x)
-        return cast(Tensor, self.out(pooled))
+        scores = self.out(x)
+        asked = SHARPNESS * scores
+        columns = unit[:, None].expand_as(asked)
+        top = torch.full((n_units, asked.shape[1]), -torch.inf).scatter_reduce(0, columns, asked.detach(), "amax")
+        powers = torch.exp(asked - top[unit])
+        weights = powers / torch.zeros_like(top).index_add(0, unit, powers)[unit]
+        return torch.zeros_like(top).index_add(0, unit, weights * scores)
 
 
 def fit_attention(
@@ -42,35 +38,34 @@ def fit_attention(
     y: np.ndarray,
     *,
     n_labels: int,
+    finding: int | None = None,
     multi_label: bool = False,
-    seed: int = 42,
 ) -> dict[str, np.ndarray]:
-    """Fit gated attention and a linear layer on the features of units' images.
+    """Fit attention on the features of units' images: from 0, in a fixed number of steps, so that nothing is drawn.
 
     Args:
         features: (n, f) of the images.
         unit: (n,) from 0 to n_units - 1, which unit each is of.
         y: (n_units,) classes, or (n_units, n_labels) of 0 and 1, -1 where unknown.
         n_labels: outputs.
+        finding: of two labels the one that is scored; the other's score stays 0.
         multi_label: whether a unit may have several labels.
-        seed: of the start and of what is dropped.
 
     Returns:
         The arrays that `medclf.metrics.units.Attention` takes.
     """
     mean, axes = _projection(features)
     x = torch.from_numpy(((features - mean) @ axes.T).astype(np.float32))
-    index, target, n_units = torch.from_numpy(unit.astype(np.int64)), torch.from_numpy(y), len(y)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = _trained(_GatedAttention(x.shape[1], n_labels), x, index, target, n_units, multi_label)
-    layers = {"v": net.v, "u": net.u, "out": net.out}
+    index, n_out = torch.from_numpy(unit.astype(np.int64)), n_labels if finding is None else 1
+    target = torch.from_numpy(y if finding is None else (y == finding).astype(np.int64)[:, None])
+    net = _trained(_Attention(x.shape[1], n_out), x, index, target, len(y), finding is not None or multi_label)
     with torch.no_grad():
-        arrays = {
-            name: torch.cat([layer.weight, layer.bias[:, None]], dim=1).numpy().astype(np.float64)
-            for name, layer in layers.items()
-        }
-        return {"mean": mean, "axes": axes, "w": net.w.weight[0].numpy().astype(np.float64), **arrays}
+        out = torch.cat([net.out.weight, net.out.bias[:, None]], dim=1).numpy().astype(np.float64)
+    if finding is not None:
+        both = np.zeros((n_labels, out.shape[1]))
+        both[finding] = out[0]
+        out = both
+    return {"mean": mean, "axes": axes, "out": out, "r": np.array([SHARPNESS])}
 
 
 def _projection(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,21 +82,17 @@ def _projection(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, axes / spread[:, None] * np.sqrt(max(len(features) - 1, 1))
 
 
-def _trained(
-    net: _GatedAttention, x: Tensor, unit: Tensor, y: Tensor, n_units: int, multi_label: bool
-) -> _GatedAttention:
-    optimiser = torch.optim.AdamW(net.parameters(), RATE, weight_decay=DECAY)
-    plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS)
+def _trained(net: _Attention, x: Tensor, unit: Tensor, y: Tensor, n_units: int, by_label: bool) -> _Attention:
+    optimiser = torch.optim.Adam(net.parameters(), RATE)
+    known = (y >= 0).float()
     for _ in range(STEPS):
         optimiser.zero_grad()
         logits = net(x, unit, n_units)
-        if multi_label:
-            known = (y >= 0).float()
+        if by_label:
             each = nn.functional.binary_cross_entropy_with_logits(logits, y.clamp(min=0).float(), reduction="none")
             loss = (each * known).sum() / known.sum().clamp(min=1)
         else:
             loss = nn.functional.cross_entropy(logits, y.long())
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss + PENALTY * (net.out.weight**2).sum())
         optimiser.step()
-        plan.step()
     return net.eval()

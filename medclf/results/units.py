@@ -137,6 +137,6 @@ def sentence_of(rule: UnitRule, n_units: int, n_images: int) -> str:
         "mean": "the mean of its images' probabilities",
         "noisy-or": "the probability that at least one of its images has the finding",
         "max": "the answer of its most certain image",
-        "attention": "a weighted mean of its images' features, the weights learned (attention)",
+        "attention": "a mean of its images' scores, learned so that images with the finding count most (attention)",
     }[rule.answer]
     return f"One answer for each of {n_units} {units_word(rule.unit, n_units)} ({n_images} images): {how}."

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import pandas as pd
-import pytest
+import re
+import warnings
+from pathlib import Path
 
+import pandas as pd
+import pydicom
+import pydicom.data
+import pytest
+from PIL import Image
+
+from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
 from medclf.dataset.units import check_whole, split_for_units, with_units
-from medclf.errors import DataError, SplitError
+from medclf.errors import DataError, MedclfWarning, SplitError
 
 
 def _table(**columns: list[object]) -> pd.DataFrame:
@@ -68,3 +76,52 @@ def test_a_column_that_is_not_there_is_named(unit: str, words: str) -> None:
 def test_patients_that_nobody_names_are_refused() -> None:
     with pytest.raises(DataError, match="no image says its patient"):
         with_units(_table(patient=[None] * 12), "patient")
+
+
+def _unlabelled(root: Path) -> Path:
+    for name in ("P1/a.png", "P1/b.png", "P2/x/c.png", "P3/d.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (40, 40), 90).save(root / name)
+    source = Path(pydicom.data.get_testdata_file("CT_small.dcm", download=False))
+    header = pydicom.dcmread(source)
+    header.PatientID = "P9"
+    header.save_as(root / "scan.dcm")
+    return root
+
+
+def test_labels_of_patients_are_joined_by_folder_and_by_header(tmp_path: Path) -> None:
+    root, table = _unlabelled(tmp_path / "data"), tmp_path / "labels.csv"
+    table.write_text("patient,label\nP1,normal\nP2,polyp\nP9,polyp\nP4,normal\n")
+    with pytest.warns(MedclfWarning) as told:
+        found = scan(root, labels=table, patient_col="patient", progress=False)
+    labels = dict(zip(found["path"], found["label"], strict=True))
+    assert labels == {"P1/a.png": "normal", "P1/b.png": "normal", "P2/x/c.png": "polyp", "scan.dcm": "polyp"}
+    assert found["patient"].nunique() == 3
+    said = " ".join(str(one.message) for one in told)
+    assert "1 patients of labels.csv have no image: P4" in said
+    assert "P3/d.png" in said
+
+
+def test_a_patient_with_two_rows_is_refused(tmp_path: Path) -> None:
+    root, table = _unlabelled(tmp_path / "data"), tmp_path / "labels.csv"
+    table.write_text("patient,label\nP1,normal\nP1,polyp\n")
+    with pytest.raises(DataError, match="'P1' stands in row 1 as well"):
+        scan(root, labels=table, patient_col="patient", progress=False)
+
+
+def test_a_table_that_no_image_is_of_is_refused(tmp_path: Path) -> None:
+    root, table = _unlabelled(tmp_path / "data"), tmp_path / "labels.csv"
+    table.write_text("patient,label\nQ1,normal\n")
+    with pytest.raises(DataError, match="no image is of one of its patients"):
+        scan(root, labels=table, patient_col="patient", progress=False)
+
+
+def test_studies_of_dicom_files_are_pseudonyms(tmp_path: Path) -> None:
+    root = _unlabelled(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MedclfWarning)
+        found = scan(root, label_from=None, progress=False)
+    row = found.set_index("path").loc["scan.dcm"]
+    assert re.fullmatch("[0-9a-f]{16}", row["study"])
+    assert row["study"] != row["series"]
+    assert row["instance"] == 1

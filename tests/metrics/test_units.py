@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,24 +53,25 @@ def test_noisy_or_is_refused_where_there_is_no_finding() -> None:
         UnitRule("patient", "noisy-or")
 
 
-def _attention(rng: np.random.Generator, f: int = 5, k: int = 3, h: int = 4, n: int = 2) -> Attention:
-    shapes = ((f,), (k, f), (h, k + 1), (h, k + 1), (h,), (n, k + 1))
-    return Attention(*(rng.normal(size=shape) for shape in shapes))
+def _attention(rng: np.random.Generator, f: int = 5, k: int = 3, n: int = 2) -> Attention:
+    return Attention(*(rng.normal(size=shape) for shape in ((f,), (k, f), (n, k + 1), (1,))))
 
 
 def test_attention_is_the_formula_of_its_source() -> None:
     rng = np.random.default_rng(0)
-    one, x = _attention(rng), rng.normal(size=(3, 5))
-    h = [one.axes @ (row - one.mean) for row in x]
-    scores = [
-        one.w @ (np.tanh(one.v[:, :-1] @ z + one.v[:, -1]) / (1 + np.exp(-(one.u[:, :-1] @ z + one.u[:, -1]))))
-        for z in h
-    ]
-    weights = np.exp(scores) / np.exp(scores).sum()
-    pooled = sum(w * z for w, z in zip(weights, h, strict=True))
-    index = np.zeros(3, int)
+    one, x, index = _attention(rng), rng.normal(size=(3, 5)), np.zeros(3, int)
+    scores = np.array([one.out[:, :-1] @ (one.axes @ (row - one.mean)) + one.out[:, -1] for row in x])
+    weights = np.exp(one.r * scores) / np.exp(one.r * scores).sum(axis=0)
     assert one.weights(x, index, 1) == pytest.approx(weights)
-    assert one.logits(x, index, 1)[0] == pytest.approx(one.out[:, :-1] @ pooled + one.out[:, -1])
+    assert one.logits(x, index, 1)[0] == pytest.approx((weights * scores).sum(axis=0))
+
+
+def test_attention_lies_between_the_mean_and_the_greatest_score() -> None:
+    rng = np.random.default_rng(0)
+    one, x, index = _attention(rng), rng.normal(size=(3, 5)), np.zeros(3, int)
+    scores = one.logits(x, np.arange(3), 3)
+    assert replace(one, r=np.zeros(1)).logits(x, index, 1)[0] == pytest.approx(scores.mean(axis=0))
+    assert replace(one, r=np.array([1e4])).logits(x, index, 1)[0] == pytest.approx(scores.max(axis=0))
 
 
 def test_a_rule_comes_back_from_json() -> None:
@@ -96,7 +98,7 @@ def test_a_rule_of_another_form_is_refused(wrong: dict[str, object]) -> None:
 
 def test_attention_whose_arrays_do_not_fit_is_refused() -> None:
     values = _attention(np.random.default_rng(0)).as_dict()
-    values["w"] = values["mean"]
+    values["r"] = values["mean"]
     with pytest.raises(ValueError, match="attention"):
         Attention.from_dict(values)
 
