@@ -26,6 +26,7 @@ from medclf.serving.limits import Refused
 from medclf.serving.service import Service
 
 TYPES = ("image/png", "image/jpeg", "image/tiff", "image/bmp", "image/webp", "application/dicom")
+ZIP = "application/zip"
 _SEND = "send the file itself as the body, with Content-Type one of: " + ", ".join(TYPES)
 _STATUS: tuple[tuple[type[MedclfError], int], ...] = (
     (TooLarge, 413),
@@ -74,6 +75,18 @@ class Predicted(BaseModel):
     preview: str | None = Field(None, description="what the model saw, as a data: URL of a PNG; where asked for")
     saliency: str | None = Field(None, description="where it looked, likewise; where asked for and offered")
     sketch: str | None = Field(None, description="the id under which `medclf watch` speaks of this image; where kept")
+
+
+class PredictedUnit(BaseModel):
+    """The answer for the images of one patient, study or series."""
+
+    label: str | list[str] = Field(description="the chosen name; of a multi-label model, all that are present")
+    probs: dict[str, float] = Field(description="by label, each in [0, 1]")
+    flags: list[str] = Field(description='"unsure", "not like the training images", or none')
+    model: Model
+    images: dict[str, float] = Field(description="by name in the zip file: what each image contributed, in [0, 1]")
+    decided_by: str = Field(description="the image that contributed most")
+    problems: dict[str, str] = Field(description="images that could not be read, and why")
 
 
 _REASONS = {
@@ -137,6 +150,41 @@ def api(service: Service, token: str | None) -> APIRouter:
             preview=await asyncio.to_thread(png_uri, answer.pixels) if preview else None,
             saliency=None if answer.heat is None else await asyncio.to_thread(png_uri, coloured(answer.heat)),
             sketch=answer.sketch,
+        )
+
+    @router.post(
+        "/v1/predict_unit",
+        response_description="the answer",
+        responses=_problems(400, 401, 408, 413, 415, 422, 429, 503),
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {ZIP: {"schema": {"type": "string", "format": "binary"}}},
+            }
+        },
+    )
+    async def predict_unit(request: Request) -> PredictedUnit:
+        """Classify a patient, study or series: the body is a zip file of its images. Of a model trained with a unit."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != ZIP:
+            raise Refused(415, "the Content-Type is not that of a zip file", f"send it with Content-Type {ZIP}")
+        if getattr(service.bundle, "unit_rule", None) is None:
+            raise Refused(422, "this model answers each image alone", "send images to /v1/predict")
+        length = request.headers.get("content-length", "")
+        declared = int(length) if length.isdecimal() and len(length) < 20 else None
+        try:
+            found = await service.answer_unit(request.stream(), declared, partial(_gone, request))
+        except DataError as error:
+            raise Refused(422, error.message, error.remedy or "see /docs") from error
+        answer, names = found.prediction.answer, found.names
+        counted = zip(names, found.prediction.contributions, strict=True)
+        return PredictedUnit(
+            label=answer.label if isinstance(answer.label, str) else list(answer.label),
+            probs=dict(answer.probs),
+            flags=list(answer.flags),
+            model=model,
+            images={name: value for name, value in counted if value is not None},
+            decided_by=names[found.prediction.decided_by],
+            problems={names[place]: reason for place, reason in found.prediction.problems.items()},
         )
 
     @router.get("/v1/model", response_description="the description", responses=_problems(401))

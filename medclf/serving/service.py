@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from medclf.errors import DataError, MedclfError
+from medclf.errors import DataError, MedclfError, ReadError
 from medclf.images.preprocessing import Preprocessing
+from medclf.inference.predictor import UnitPrediction
 from medclf.inference.sketches import SketchBook, measures_of, sketch
+from medclf.inference.zipped import open_zip, read_members
 from medclf.serving.batching import MicroBatcher
 from medclf.serving.decoder import DecoderPool
 from medclf.serving.decoder_worker import blank_image
 from medclf.serving.limits import Gate, Limits, Refused
 from medclf.serving.telemetry import Meters
+
+MOST_OF_A_UNIT = 2_000  # images
+Made = TypeVar("Made")
 
 
 class Prediction(Protocol):
@@ -55,6 +60,14 @@ class Answer:
     pixels: np.ndarray
     heat: np.ndarray | None
     sketch: str | None = None
+
+
+@dataclass(frozen=True)
+class UnitAnswer:
+    """A unit's prediction, and what its images are called, in the order of its contributions."""
+
+    prediction: UnitPrediction
+    names: list[str]
 
 
 async def _never() -> None:
@@ -99,7 +112,7 @@ class Service:
         )
         self.meters.waiting.set_function(lambda: self.gate.waiting)
         self.meters.restarts.set_function(lambda: self._pool.restarts)
-        self._one_heat = asyncio.Semaphore(1)
+        self._one_heat, self._one_unit = asyncio.Semaphore(1), asyncio.Semaphore(1)
         self._running = False
 
     @property
@@ -145,10 +158,39 @@ class Service:
             ReadError: it is no image that can be read.
         """
         self._check(fields)
+        return await self._waited(chunks, declared, gone, lambda body: self._predict(body, saliency, fields))
+
+    async def answer_unit(
+        self,
+        chunks: AsyncIterator[bytes],
+        declared: int | None,
+        gone: Callable[[], Awaitable[None]] = _never,
+    ) -> UnitAnswer:
+        """Read a zip file and predict its images as one patient, study or series.
+
+        Args:
+            chunks, declared, gone: see `answer`.
+
+        Raises:
+            BundleError: the model answers each image alone.
+            DataError: it is no zip file, holds no file, or unpacks to too much.
+            Refused: as in `answer`.
+            ReadError: none of its images can be read.
+        """
+        return await self._waited(chunks, declared, gone, self._predict_unit)
+
+    async def _waited(
+        self,
+        chunks: AsyncIterator[bytes],
+        declared: int | None,
+        gone: Callable[[], Awaitable[None]],
+        predict: Callable[[bytearray], Coroutine[Any, Any, Made]],
+    ) -> Made:
+        """What is made of one upload, as long as its client waits."""
         self.gate.check()
         async with self.gate.body(chunks, declared) as body:
             with self.gate.queued():
-                work = asyncio.ensure_future(self._predict(body, saliency, fields))
+                work = asyncio.ensure_future(predict(body))
                 left = asyncio.ensure_future(gone())
                 try:
                     await asyncio.wait(
@@ -162,6 +204,22 @@ class Service:
                 finally:
                     for task in (work, left):
                         task.cancel()
+
+    async def _predict_unit(self, body: bytearray) -> UnitAnswer:
+        names: list[str] = []
+        images: list[np.ndarray | ReadError] = []
+        most = {"most_bytes": self.limits.max_held_bytes, "most_files": MOST_OF_A_UNIT}
+        with open_zip(bytes(body)) as archive, self.meters.decode_seconds.time():
+            for name, content in read_members(archive, "the upload", **most):
+                names.append(name)
+                try:
+                    images.append((await self._pool.decode(content)).pixels)
+                except ReadError as error:
+                    images.append(error)
+        whole: Callable[[Sequence[np.ndarray | ReadError]], UnitPrediction] = self.bundle.predict_unit_pixels  # type: ignore[attr-defined]
+        with self.meters.predict_seconds.time():
+            async with self._one_unit:
+                return UnitAnswer(await asyncio.to_thread(whole, images), names)
 
     @property
     def fields(self) -> Sequence[Mapping[str, Any]]:

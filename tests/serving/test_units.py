@@ -1,0 +1,81 @@
+"""POST /v1/predict_unit: a zip file of images is one unit."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+
+from medclf.errors import ReadError
+from medclf.inference.predictor import Prediction, UnitPrediction
+from medclf.serving.app import create_app, running
+from medclf.serving.limits import Limits
+
+from .conftest import Brightness
+
+ZIP = {"content-type": "application/zip"}
+
+
+class Brightest(Brightness):
+    """Its brightest image decides."""
+
+    unit_rule = SimpleNamespace(unit="patient")
+
+    def predict_unit_pixels(self, images: Sequence[np.ndarray | ReadError]) -> UnitPrediction:
+        problems = {k: one.problem for k, one in enumerate(images) if isinstance(one, ReadError)}
+        if len(problems) == len(images):
+            raise ReadError("the unit", "none of its images can be read")
+        counted = [None if isinstance(one, ReadError) else float(one.mean() / 255) for one in images]
+        light = max(value for value in counted if value is not None)
+        answer = Prediction("light" if light > 0.5 else "dark", {"dark": 1 - light, "light": light}, 0)
+        return UnitPrediction(answer, counted, problems)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with running(create_app(Brightest(), limits=Limits(max_bytes=2**20, decode_seconds=60))) as found:
+        yield found
+
+
+def _zip(**files: bytes) -> bytes:
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"{name}.png", content)
+    return body.getvalue()
+
+
+def test_a_zip_file_gets_one_answer_with_the_image_that_decided(address: str, picture: Callable[..., bytes]) -> None:
+    body = _zip(a=picture(51), b=picture(204), broken=b"no image")
+    said = httpx.post(f"{address}/v1/predict_unit", content=body, headers=ZIP, timeout=60).json()
+    assert (said["label"], said["decided_by"]) == ("light", "b.png")
+    assert said["probs"]["light"] == pytest.approx(0.8, abs=0.01)
+    assert said["images"] == pytest.approx({"a.png": 0.2, "b.png": 0.8}, abs=0.01)
+    assert list(said["problems"]) == ["broken.png"]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"no zip", ZIP, 422),
+        (_zip(), ZIP, 422),
+        (_zip(broken=b"no image"), ZIP, 422),
+        (b"x", {"content-type": "image/png"}, 415),
+        (b"x" * 2**21, ZIP, 413),
+    ],
+)
+def test_what_is_no_unit_is_refused(address: str, body: bytes, headers: dict[str, str], status: int) -> None:
+    answer = httpx.post(f"{address}/v1/predict_unit", content=body, headers=headers, timeout=60)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]
+
+
+def test_a_model_without_units_says_so(url: str, picture: Callable[..., bytes]) -> None:
+    answer = httpx.post(f"{url}/v1/predict_unit", content=_zip(a=picture(51)), headers=ZIP, timeout=60)
+    assert answer.status_code == 422
+    assert "each image alone" in answer.json()["error"]
