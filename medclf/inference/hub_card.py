@@ -11,7 +11,7 @@ from medclf.metrics.table import METRICS, class_metrics
 from medclf.models.spec import ModelSpec
 from medclf.results.results import short_metrics
 from medclf.results.run_folder import RESULTS, RunFolder
-from medclf.results.wording import interval, number, partition_name
+from medclf.results.wording import counted, interval, number, partition_name
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
 _USE = "Research only. Not a medical device: do not use it for diagnosis or treatment."
@@ -90,12 +90,12 @@ def _results(facts: Mapping[str, Any], card: dict[str, Any]) -> Iterator[str]:
         return
     for key in _FROM_RUN:
         card.pop(key, None)
-    sets = [(f"{partition_name(facts.get('partition'))} images", facts)]
+    sets = [(f"{partition_name(facts.get('partition'))} {counted(facts)}", facts)]
     leak_free = list(((facts.get("leak_free") or {}).get("numbers") or {}).values())
     if len(leak_free) > 1:
         sets.append(("without leaked images", leak_free[-1]))
     if facts.get("test"):
-        sets.append(("test images", facts["test"]))
+        sets.append((f"test {counted(facts)}", facts["test"]))
     rows = [
         [METRICS[key].title, *(_written((found or {}).get(key)) for _, found in sets)] for key in short_metrics(facts)
     ]

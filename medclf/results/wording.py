@@ -167,9 +167,9 @@ def sensitivities(results: Mapping[str, Any]) -> dict[str, str]:
         {'polyp': '90 % (95 % CI 60 to 98 %) of 10 images', 'ulcer': 'not measured: no images'}
     """
     return {
-        label: f"{measured(row['sensitivity'])} of {number(row['n'])} image{'' if row['n'] == 1 else 's'}"
+        label: f"{measured(row['sensitivity'])} of {number(row['n'])} {counted(results, row['n'])}"
         if row.get("n") and is_metric(row.get("sensitivity"))
-        else "not measured: no images"
+        else f"not measured: no {counted(results)}"
         for label, row in (results.get("per_class") or {}).items()
     }
 
