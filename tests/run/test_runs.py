@@ -54,9 +54,11 @@ def test_what_is_no_finished_run_is_said_or_left_out(tmp_path, capsys):
     (tmp_path / "A" / "evaluations" / "other" / "run.json").write_text('{"root": "x"}')
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.json").write_text("{")
+    (tmp_path / "detector").mkdir()
+    (tmp_path / "detector" / "run.json").write_text('{"task": "boxes", "settings": {"data": "x", "arch": "y"}}')
     rows = list_runs(tmp_path)
-    assert [row.name for row in rows] == ["A", "begun", "broken"]
-    assert rows[1].problem == "not finished" and "broken" in rows[2].problem
+    assert [row.name for row in rows] == ["A", "begun", "broken", "detector"]
+    assert rows[1].problem == "not finished" and "broken" in rows[2].problem and "boxes" in rows[3].problem
     show_runs(rows)
     out = capsys.readouterr().out
     assert "not finished" in out and "\x1b" not in out and "\r" not in out and " \n" not in out
