@@ -33,7 +33,7 @@ def ordered_labels(labels: Collection[str], order: str | Sequence[str]) -> list[
         >>> ordered_labels(["mild", "severe"], "auto")
         Traceback (most recent call last):
         medclf.errors.DataError: the labels mild, severe have no numbers to sort them by
-        name their order: ordinal='LOWEST,...,HIGHEST'
+        name their order: ordinal="LOWEST,...,HIGHEST"
     """
     if order == AUTO:
         return _by_number(sorted(labels))

@@ -348,7 +348,7 @@ def near_misses(matrix: Sequence[Sequence[int]], vocab: Sequence[str]) -> dict[s
 
     Example:
         >>> near_misses([[5, 2, 0], [1, 4, 0], [1, 0, 3]], ["mild", "moderate", "severe"])["sentence"]
-        '3 of the 4 errors are one grade off; the furthest is 2 grades off (mild to severe, 1 image).'
+        '3 of the 4 errors are one grade off; the furthest is 2 grades off (severe predicted as mild, 1 image).'
     """
     counts = np.asarray(matrix)
     apart = np.abs(np.subtract.outer(np.arange(len(counts)), np.arange(len(counts))))
@@ -361,7 +361,9 @@ def near_misses(matrix: Sequence[Sequence[int]], vocab: Sequence[str]) -> dict[s
         sentence = f"{off_by['1']} of the {wrong} error{'s' * (wrong > 1)} {'are' if wrong > 1 else 'is'} one grade off"
         if far > 1:
             i, j = np.argwhere((apart == far) & (counts > 0))[0]
-            sentence += f"; the furthest is {far} grades off ({vocab[i]} to {vocab[j]}, {n} image{'s' * (n > 1)})"
+            sentence += (
+                f"; the furthest is {far} grades off ({vocab[i]} predicted as {vocab[j]}, {n} image{'s' * (n > 1)})"
+            )
         sentence += "."
     return {"sentence": sentence, "order": list(vocab), "off_by": off_by}
 
