@@ -348,7 +348,7 @@ def overall_metrics(*, short: bool = False) -> list[Metric]:
 
     Example:
         >>> [metric.key for metric in overall_metrics(short=True)]
-        ['accuracy', 'balanced_accuracy', 'exact_match', 'auroc', 'f1', 'mcc']
+        ['accuracy', 'balanced_accuracy', 'exact_match', 'auroc', 'f1', 'mcc', 'quadratic_kappa', 'grade_error']
     """
     return [row for row in METRICS.values() if row.overall and (row.short or not short)]
 
