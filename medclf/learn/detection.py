@@ -12,7 +12,7 @@ import torch
 from fastai.callback.schedule import Learner
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.torch_core import get_model
+from fastai.torch_core import default_device, get_model
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -183,7 +183,7 @@ def box_loaders(
         DataLoader(train, bs=bs, shuffle=True, num_workers=0, create_batch=collate, drop_last=len(train) > 2 * bs),
         DataLoader(BoxedImages(*parts["valid"]), bs=bs, num_workers=0, create_batch=collate),
     ]
-    dls = BoxLoaders(*loaders, path=root, device=device)
+    dls = BoxLoaders(*loaders, path=root, device=default_device() if device is None else torch.device(device))
     dls.spec = spec
     return dls
 

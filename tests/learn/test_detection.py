@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from fastai.torch_core import default_device
 from PIL import Image, ImageDraw
 
 from medclf.dataset.boxes import read_boxes, with_boxes
@@ -81,6 +82,7 @@ def test_loaders_give_images_and_boxes_at_the_networks_size(drawn) -> None:
     table, boxes, spec = drawn
     dls = box_loaders(table, boxes, spec, bs=2, progress=False)
     assert (len(dls.train_ds), len(dls.valid_ds)) == (4, 2)
+    assert dls.device == default_device()  # without it fastai trains on the processor, GPU or not
     images, given = dls.valid.one_batch()
     assert images.shape == (2, 3, 64, 64) and given.shape == (2, 1, 5)
     np.testing.assert_allclose(given[0, 0].numpy(), [13 * 64 / 96, 20 * 64 / 96, 50 * 64 / 96, 40, 0], atol=1e-4)
