@@ -26,6 +26,7 @@ def bundle(learn, tmp_path_factory):
 @pytest.fixture
 def hub(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # other tests go without any hub
     with hub_server.running_hub() as running:
         yield running
 

@@ -18,7 +18,7 @@ from medclf.run.notebook import DOUBTFUL, review
 def interp(tmp_path_factory):
     """Of a network of random weights, so that many answers are wrong."""
     folder = draw_endoscopy(tmp_path_factory.mktemp("drawn"), n_per_class=6, size=(48, 48))
-    dls = MedDataLoaders.from_folder(folder, size=32, split="stratified", seed=1)
+    dls = MedDataLoaders.from_folder(folder, size=32, split="stratified", seed=1, cache=False)
     return MedInterpretation.from_learner(med_learner(dls, "efficientnet_lite0", weights=None, linear_probe=False))
 
 

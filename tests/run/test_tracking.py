@@ -26,6 +26,7 @@ def tracked_run(drawn, tmp_path_factory):
     pytest.importorskip("tensorboard")
     out = tmp_path_factory.mktemp("tracked") / "RUN"
     settings = {"arch": "efficientnet_lite0", "weights": None, "size": 32, "epochs": 2, "audit": False, "saliency": 0}
+    settings["cache"] = False
     return Run(train(drawn, lambda line: None, out=out, track="tensorboard", **settings))
 
 
