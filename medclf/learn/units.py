@@ -106,7 +106,10 @@ def answer_by_unit(
         if chosen.out_of_fold is not None:
             known = dict(zip(chosen.out_of_fold.units.table[UNIT], _groups(chosen.out_of_fold.units), strict=True))
             groups = np.array([known.get(name, -1 - k) for k, name in enumerate(names)])
-    section = units_section(made, chosen.rule, table, chosen.sentence, chosen.candidates)
+    told = chosen.sentence
+    if chosen.candidates and asked == "auto" and "fold" in first.table:
+        told += " They are the reported ones too, which flatters a little."
+    section = units_section(made, chosen.rule, table, told, chosen.candidates)
     return AnswersByUnit(chosen.rule, made, chosen.out_of_fold, found, groups, section)
 
 
