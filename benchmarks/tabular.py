@@ -124,19 +124,22 @@ def measured(task: str, seed: int, options: argparse.Namespace) -> dict[str, Any
         settings = {"arch": options.arch, "saliency": 0, "audit": False, "valid_pct": 0.3, "seed": seed, **by_patient}
         run = train(root, print, labels=str(file), tabular=columns, out=f"{folder}/RUN", **settings)
         results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    return {"task": task, "seed": seed, "n": results["n"], **results["tabular"]}
+    alone = {"image alone": {key: results[key] for key in ("accuracy", "auroc")}}  # where nothing could be read besides
+    return {"task": task, "seed": seed, "n": results["n"], "numbers": alone, **results["tabular"]}
 
 
 def summary(rows: list[dict[str, Any]]) -> list[object]:
     """A line of the table: means over the seeds, and how often the table was used."""
 
     def mean(model: str, key: str) -> str:
-        found = [row["numbers"][model][key]["value"] for row in rows if row.get("numbers")]
+        found = [row["numbers"][model][key]["value"] for row in rows if model in row["numbers"]]
         return f"{statistics.mean(found):.3f}" if found else "-"
 
     first = rows[0]["task"]
-    lost = [shipped(row) - row["numbers"]["image alone"]["accuracy"]["value"] for row in rows if row.get("numbers")]
-    surely = sum(row["differences"]["both less image alone"]["auroc"]["low"] > 0 for row in rows if row.get("numbers"))
+    lost = [shipped(row) - row["numbers"]["image alone"]["accuracy"]["value"] for row in rows if "differences" in row]
+    surely = sum(
+        row["differences"]["both less image alone"]["auroc"]["low"] > 0 for row in rows if "differences" in row
+    )
     cells = [mean(model, key) for key in ("accuracy", "auroc") for model in ("image alone", "table alone", "both")]
     used = sum(row["used"] for row in rows)
     worst = f"{100 * min(lost):+.1f} to {100 * max(lost):+.1f}" if lost else "-"
