@@ -27,7 +27,7 @@ from medclf.models.tabular import Columns, Fusion, TableEncoder, is_unknown
 from medclf.models.tabular_fit import ThreeModels, fit_fusion
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import labelled, short_metrics
-from medclf.results.wording import number, percent
+from medclf.results.wording import is_metric, is_number, number, percent
 
 NEARLY = 0.8  # of what the image's AUROC gains over 0.5: a column that gains as much alone may be a shortcut
 _BOOT = 1000
@@ -183,13 +183,14 @@ def with_table(
         BOTH: fused(reported, found.fusion),
     }
     used = gain.low > 0
+    beside = _side_by_side({name: labelled(one) for name, one in shown.items()})
     section: dict[str, Any] = {
         "sentence": _sentence(gain),
         "used": used,
         "columns": encoder.sources,
         "gain": gain.as_dict(),
-        **_side_by_side({name: labelled(one) for name, one in shown.items()}),
-        **_shortcuts(y, found, reported.vocab, groups, many),
+        **beside,
+        **_shortcuts(y, found, reported.vocab, groups, many, beside.get("numbers") or {}),
         "notes": [*notes, *_notes(left_out), *_unseen(encoder, reported.table), *_unknown(encoder, reported.table)],
     }
     if not used:
@@ -255,9 +256,17 @@ def _side_by_side(shown: Mapping[str, Predictions]) -> dict[str, Any]:
 
 
 def _shortcuts(
-    y: np.ndarray, found: ThreeModels, vocab: Sequence[str], groups: np.ndarray | None, many: bool
+    y: np.ndarray,
+    found: ThreeModels,
+    vocab: Sequence[str],
+    groups: np.ndarray | None,
+    many: bool,
+    reported: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What the table and each column reach alone, and which of them do nearly as well as the image."""
+    """What the table and each column reach alone, and which of them do nearly as well as the image.
+
+    Columns are judged on the training images' held-out answers; the table on the `reported` images' numbers as well.
+    """
     held = {"image": found.held_out.image, "the table": found.held_out.table}
     names = found.held_out.columns
     held |= {f"{name!r}": probs for name, probs in names.items() if len(names) > 1}
@@ -272,13 +281,27 @@ def _shortcuts(
         return {}
     image, sentences = scores.pop("image"), []
     for name, one in scores.items():
-        if one.low > 0.5 and one.value - 0.5 >= NEARLY * (image.value - 0.5):
-            sentences.append(
-                f"Shortcut: {name} alone reaches an AUROC of {one.value:.3f} "
-                f"(95 % CI {one.low:.3f} to {one.high:.3f}); "
-                f"the image alone {image.value:.3f}. Check that it does not stand for how the images were collected."
-            )
+        if _nearly(one.as_dict(), image.as_dict()):
+            sentences.append(_shortcut(name, one.as_dict(), image.as_dict()))
+    table, whole = ((reported.get(name) or {}).get("auroc") or {} for name in (TABLE, IMAGE))
+    if _nearly(table, whole) and not any("the table alone" in sentence for sentence in sentences):
+        sentences.append(_shortcut("on the reported images the table", table, whole))
     return {"shortcuts": sentences, "alone": as_plain({"image": image, **scores})}
+
+
+def _nearly(one: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+    """Whether an AUROC is surely above chance and gains over it nearly what the image's does."""
+    if not (is_metric(one) and is_metric(image) and is_number(one["low"])):
+        return False
+    return bool(one["low"] > 0.5 and one["value"] - 0.5 >= NEARLY * (image["value"] - 0.5))
+
+
+def _shortcut(name: str, one: Mapping[str, Any], image: Mapping[str, Any]) -> str:
+    return (
+        f"Shortcut: {name} alone reaches an AUROC of {one['value']:.3f} "
+        f"(95 % CI {one['low']:.3f} to {one['high']:.3f}); "
+        f"the image alone {image['value']:.3f}. Check that it does not stand for how the images were collected."
+    )
 
 
 def _notes(left_out: Mapping[str, str]) -> list[str]:

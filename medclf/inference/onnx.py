@@ -241,9 +241,9 @@ def export_onnx(bundle: Bundle | str | Path, out: str | Path, *, overwrite: bool
         raise BundleError(
             f"a {type(loaded).__name__} is not a bundle", "write one with save_bundle(learn, path), and give its path"
         )
-    if loaded.fields:
-        names = ", ".join(field["name"] for field in loaded.fields)
-        text = f"{loaded.name} uses table columns beside the image ({names}), which an ONNX file does not hold"
+    if loaded.calibration.get("tabular"):
+        names = ", ".join(field["name"] for field in loaded.fields) or "what stands in the image's overlay"
+        text = f"{loaded.name} uses columns beside the image ({names}), which an ONNX file does not hold"
         raise BundleError(text, f"predict with the bundle, or train without {argument('tabular')}")
     _save(_exported(loaded), loaded.content | {"fold": [], "exported_from": loaded.hash}, out)
     return out

@@ -60,6 +60,15 @@ def test_a_column_that_does_as_well_alone_is_called_a_shortcut():
     assert of_table.startswith("Shortcut: the table alone") and of_column.startswith("Shortcut: 'hint' alone")
 
 
+def test_a_table_that_does_as_well_on_the_reported_images_alone_is_called_a_shortcut():
+    """Where held-out training images speak for the image, those that are reported may not."""
+    y, probs, table = drawn(300, 1, image=3.0)
+    seen, weaker, of_seen = drawn(200, 2, image=0.5)
+    predictions = Predictions(["normal", "polyp"], False, seen, weaker, np.zeros(200), of_seen)
+    (sentence,) = with_table(predictions, TrainingRows(y, probs, table), ["hint"]).section["shortcuts"]
+    assert sentence.startswith("Shortcut: on the reported images the table alone")
+
+
 def test_unknown_and_unseen_values_are_counted():
     y, probs, table = drawn(100, 1)
     reported = drawn(50, 2)

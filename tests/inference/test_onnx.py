@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -189,6 +190,13 @@ def test_a_changed_weight_is_noticed(exported, tmp_path):
 
     with pytest.raises(BundleError, match="other logits"):
         OnnxModel(changed(exported, tmp_path / "changed.onnx", halve))
+
+
+@pytest.mark.parametrize(("fields", "named"), [([{"name": "age"}], "age"), ([], "overlay")])
+def test_a_bundle_that_takes_more_than_the_image_is_refused(fields, named, tmp_path):
+    loaded = SimpleNamespace(name="a.bundle", runnable=None, fields=fields, calibration={"tabular": {"columns": []}})
+    with pytest.raises(BundleError, match=rf"a\.bundle uses columns beside the image \(.*{named}"):
+        export_onnx(loaded, tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not onnx", b"\x08\x07" * 99])
