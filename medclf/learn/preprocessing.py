@@ -178,6 +178,8 @@ def described(learn: Any) -> dict[str, Any]:
     from medclf.learn.learner import class_names, is_multi_label
 
     found: dict[str, Any] = {key: vars(learn)[key] for key in ("arch", "weights", "dropout") if key in vars(learn)}
+    if callable(found.get("arch")):  # fastai's vision_learner keeps the function
+        found["arch"] = getattr(found["arch"], "__name__", str(found["arch"]))
     with contextlib.suppress(DataError):  # loaders of a user's own may have no labels
         vocab = class_names(learn.dls)
         found |= {"vocab": vocab, "n_out": len(vocab), "multi_label": is_multi_label(learn.dls)}

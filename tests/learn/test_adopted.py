@@ -1,5 +1,7 @@
 """Learners of fastai's own vision_learner in bundles: the same answers, or a refusal that says what is missing."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,10 @@ from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.learn.adopted import adopted
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.image_block import MedImageBlock
+from medclf.learn.interpretation import MedInterpretation
 from medclf.learn.learner import med_learner
+from medclf.learn.preprocessing import described
+from medclf.reporting.report import report
 
 
 @pytest.fixture
@@ -72,6 +77,14 @@ def test_a_data_block_is_assessed_too(folder, tmp_path):
     file = next(folder.rglob("*.png"))
     assert "of 4" in bundle.card["evaluated"]
     assert bundle.predict(file).label in dls.vocab
+
+
+def test_the_report_names_the_function_that_made_the_network(folder, tmp_path):
+    learn = vision_learner(MedDataLoaders.from_folder(folder, size=32, bs=4), resnet18, pretrained=False)
+    assert described(learn)["arch"] == "resnet18"
+    with learn.no_bar():
+        page = report(MedInterpretation.from_learner(learn), tmp_path / "report.html", progress=False)
+    assert json.loads(page.with_name("results.json").read_text())["settings"]["arch"] == "resnet18"
 
 
 def test_what_is_missing_is_said(folder, tmp_path):
