@@ -99,7 +99,7 @@ def test_the_model_and_the_interface_describe_themselves(url: str) -> None:
         {"intended use": "tests", "sensitivity": {"dark": "90 % of 10 images"}},
     )
     spec = CLIENT.get(f"{url}/openapi.json").json()
-    assert set(spec["paths"]) == {"/v1/predict", "/v1/model", "/metrics", "/healthz", "/readyz"}
+    assert set(spec["paths"]) == {"/v1/predict", "/v1/predict_unit", "/v1/model", "/metrics", "/healthz", "/readyz"}
     assert set(spec["paths"]["/v1/predict"]["post"]["requestBody"]["content"]) == {
         "image/png",
         "image/jpeg",
