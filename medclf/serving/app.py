@@ -183,6 +183,7 @@ def _uvicorn_server(app: FastAPI, log_level: str, on_ready: Callable[[], None] =
 
     config = uvicorn.Config(
         app,
+        loop="asyncio",  # uvloop misses a decoder's end where something else, such as a DataLoader, handles SIGCHLD
         http=ImpatientProtocol,
         ws="none",
         access_log=False,

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -121,6 +122,24 @@ def test_a_label_with_markup_stays_text_in_every_page(bundle: Any, quick_decoder
         for path in ("/", "/docs"):
             assert "alert(1)" not in CLIENT.get(address + path).text  # the pages know nothing of the model
         assert CLIENT.get(f"{address}/v1/model").headers["content-type"] == "application/json"
+
+
+def test_it_ends_though_something_else_handles_the_ends_of_children(url: str, bundle: Any) -> None:
+    """A DataLoader with processes takes SIGCHLD over for good while one service runs; another must still stop."""
+    before = signal.getsignal(signal.SIGCHLD)
+
+    def start_and_stop() -> None:
+        with running(create_app(bundle)) as address:
+            assert CLIENT.get(f"{address}/readyz").status_code == 200
+
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        thread = threading.Thread(target=start_and_stop, daemon=True)
+        thread.start()
+        thread.join(60)
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    assert not thread.is_alive()
 
 
 def test_metrics_count_answers_labels_and_batches(bundle: Any, quick_decoder: type, picture: Any) -> None:
