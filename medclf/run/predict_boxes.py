@@ -41,7 +41,7 @@ def predict_boxes(
     found = bundle_in(bundle)
     if not is_detector(found):
         raise BundleError(
-            f"{found} holds no detector, so it gives no boxes", "train one: medclf train DATA --boxes FILE"
+            f"{found} holds no detector, so it gives no boxes", f"train one with {argument('boxes', 'FILE')}"
         )
     yield from _found(load_detector(found, device), files, bs)
 
