@@ -183,6 +183,7 @@ def save_bundle(
         BundleError: the learner was made otherwise, or its network is not what its spec builds.
 
     Example:
+        >>> import tempfile
         >>> from types import SimpleNamespace
         >>> from medclf.images.preprocessing import Preprocessing
         >>> from medclf.models.spec import Normalization

@@ -14,10 +14,10 @@ class Always:
     """A bundle that gives each image the same answer."""
 
     def __init__(self, multi_label, **probs):
-        self.calibration = {}
+        self.calibration, self.fields, self.spec = {}, [], SimpleNamespace(ordinal=False)
         self.vocab, self.multi_label, self.probs = list(probs), multi_label, probs
 
-    def predict_stream(self, paths):
+    def predict_stream(self, paths, fields=None):
         for _ in paths:
             yield SimpleNamespace(probs=self.probs, flags=())
 
