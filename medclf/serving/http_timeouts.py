@@ -20,6 +20,7 @@ READ_ANSWER_SECONDS = 30.0
 _HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), (b"connection", b"close")]
 MAX_CONNECTIONS = 512  # below the 1024 files that a process may usually open
 _ROOM = 64  # of these, kept free of connections that wait for nothing
+_NEW_SECONDS = 0.1  # a connection that has not asked yet may be about to
 
 
 class ImpatientProtocol(H11Protocol):
@@ -33,8 +34,7 @@ class ImpatientProtocol(H11Protocol):
         """A new connection: its first header is awaited."""
         super().connection_made(transport)
         self._idle_since = self.loop.time()
-        self._make_room()
-        if len(self.connections) > MAX_CONNECTIONS:
+        if self._make_room() > MAX_CONNECTIONS:
             self.app = _too_busy
         self._header = _Deadline(self.loop, HEADER_SECONDS, transport.abort)
         self._reading = _Deadline(self.loop, READ_ANSWER_SECONDS, transport.abort)
@@ -70,19 +70,29 @@ class ImpatientProtocol(H11Protocol):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
-    def _make_room(self) -> None:
-        """Close the connections that have been idle longest, so that there is always room for one that asks."""
-        surplus = len(self.connections) - (MAX_CONNECTIONS - _ROOM)
-        if surplus > 0:
-            peers = [one for one in self.connections if isinstance(one, ImpatientProtocol)]
-            others = [one for one in peers if one is not self and one.is_idle]
-            for one in heapq.nsmallest(surplus, others, key=lambda one: one._idle_since):
-                one.shutdown()
+    def _make_room(self) -> int:
+        """Close the connections that have been idle longest, so that there is always room for one that asks.
+
+        Returns:
+            How many stay open.
+        """
+        peers = [one for one in self.connections if isinstance(one, ImpatientProtocol)]
+        kept = [one for one in peers if not one.transport.is_closing()]
+        surplus = len(kept) - (MAX_CONNECTIONS - _ROOM)
+        if surplus <= 0:
+            return len(kept)
+        others = [one for one in kept if one is not self and one.is_idle]
+        closed = heapq.nsmallest(surplus, others, key=lambda one: one._idle_since)
+        for one in closed:
+            one.shutdown()
+        return len(kept) - len(closed)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing was asked that is not answered."""
-        return self.cycle is None or self.cycle.response_complete
+        """Whether nothing was asked that is not answered, nor is about to be."""
+        if self.cycle is None:
+            return bool(self.loop.time() - self._idle_since > _NEW_SECONDS)
+        return bool(self.cycle.response_complete)
 
     def timeout_keep_alive_handler(self) -> None:
         """An idle connection is closed, even where its last answer was never read."""
