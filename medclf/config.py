@@ -263,9 +263,6 @@ class TrainConfig:
         if self.unit and self.split in ("random", "stratified"):
             text = f"{argument('split', self.split)} may part the images of a unit"
             raise DataError(text, f"use {argument('split', 'patient')} or {argument('split', 'grouped')}")
-        if self.unit and self.tabular:
-            text = f"{argument('tabular')} and {argument('unit')} do not go together yet"
-            raise DataError(text, "leave out one of the two")
         if self.unit_answer == "attention" and (self.way != "probe" or self.split == "kfold"):
             text = f"{argument('unit_answer', 'attention')} needs the features of one frozen encoder"
             raise DataError(text, f"use {argument('recipe', 'probe')} and a split without folds")
@@ -307,12 +304,11 @@ class TrainConfig:
             return self.recipe
         if self.epochs == 0 and self.linear_probe:
             return "probe"
-        if self.tabular and self.linear_probe and self.weights is not None and not (self.plan or self.budget):
-            return "probe" if not (self.epochs or self.lr or self.train_from) else "tune"
         asked = self.epochs is not None or self.lr is not None or self.train_from is not None
-        if self.unit and not (asked or self.plan or self.budget) and self.linear_probe:
-            return "probe"  # the answers are chosen, and attention is fitted, on features that stay
-        return "tune" if asked or not self.linear_probe or self.weights is None else "auto"
+        if asked or not self.linear_probe or self.weights is None:
+            return "tune"
+        beside = (self.unit or self.tabular) and not (self.plan or self.budget)
+        return "probe" if beside else "auto"  # answers by unit and fusion stand on features that stay
 
     @property
     def n_epochs(self) -> int:

@@ -62,6 +62,32 @@ def test_none_may_be_written_as_a_word():
     assert TrainConfig("x", "y", positive="none").positive == "none"  # a class may be called so
 
 
+BY_PATIENT = {"unit": "patient", "split": "patient"}
+
+
+@pytest.mark.parametrize(
+    ("given", "way"),
+    [
+        ({}, "auto"),
+        ({"epochs": 3}, "tune"),
+        ({"weights": None}, "tune"),
+        (BY_PATIENT, "probe"),
+        ({"tabular": ["age"]}, "probe"),
+        ({**BY_PATIENT, "epochs": 3}, "tune"),
+        ({**BY_PATIENT, "weights": None}, "tune"),
+        ({**BY_PATIENT, "recipe": "auto"}, "auto"),
+        ({**BY_PATIENT, "budget": 5}, "auto"),
+    ],
+)
+def test_what_stands_on_frozen_features_trains_the_probe_unless_asked_otherwise(given, way):
+    assert TrainConfig("DATA", "RUN", **given).way == way
+
+
+def test_a_unit_and_columns_beside_single_images_are_refused():
+    with pytest.raises(DataError, match="tabular stands beside single images, and unit answers for several"):
+        TrainConfig("DATA", "RUN", **BY_PATIENT, tabular=["age"])
+
+
 def test_settings_come_back_from_json():
     config = TrainConfig(Path("d"), Path("o"), window=(40, 400), label_col=["a", "b"], size=(96, 128, 224), frame=3)
     assert (config.data, config.size, config.first_sizes) == ("d", 224, (96, 128))

@@ -22,6 +22,7 @@ from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.csv_files import save_rows
 from medclf.dataset.scan import count_labels, scan, with_problems
 from medclf.dataset.units import split_for_units, with_units
+from medclf.errors import argument
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed, maps
@@ -217,8 +218,9 @@ def _write(
 def _config_of(data: TrainConfig | str | Path, settings: dict[str, Any], say: Say) -> TrainConfig:
     if isinstance(data, TrainConfig):
         return replace(data, **settings)
-    out = settings.get("out") or next_run(data, hide_names=bool(settings.get("hide_names")))
-    if "out" not in settings:
+    out = settings.get("out")
+    if not out:
+        out = next_run(data, hide_names=bool(settings.get("hide_names")))
         say(f"RUN: {out}")
     return TrainConfig(str(data), **{**settings, "out": str(out)})
 
@@ -289,6 +291,9 @@ def policy_of(config: TrainConfig, table: pd.DataFrame | None = None) -> Decisio
 
 def _outlined(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> tuple[TrainConfig, Outline | None]:
     """The settings, at the size that fits, and what will be tried; None where nothing is left open."""
+    if config.way == "probe" and config.recipe is None and config.epochs is None:
+        name = argument("unit") if config.unit else argument("tabular")
+        say(f"{name} stands on frozen features: the linear probe is fitted, and nothing is fine-tuned")
     if config.way != "auto" or not config.linear_probe:
         return config, None
     outline = outline_of(config, table, spent, say)
