@@ -35,3 +35,13 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
         [0.5, 1.0]
     """
     return 0.5 * (1 + np.tanh(0.5 * logits))
+
+
+def to_probs(logits: np.ndarray, *, multi_label: bool = False) -> np.ndarray:
+    """Logits to probabilities: softmax over an image's labels, or sigmoid of each.
+
+    Example:
+        >>> to_probs(np.array([[1.0, 1.0]])).tolist(), to_probs(np.array([[0.0]]), multi_label=True).tolist()
+        ([[0.5, 0.5]], [[0.5]])
+    """
+    return sigmoid(logits) if multi_label else softmax(logits)

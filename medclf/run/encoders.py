@@ -21,6 +21,7 @@ from medclf.dataset.scan import count_labels, scan, usable
 from medclf.errors import DataError, MissingDependency
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import wilson
+from medclf.metrics.logits import to_probs
 from medclf.models.backbones import build_body, describe, encoder_facts, pooling_of
 from medclf.models.features import embed_table
 from medclf.models.linear_probe import fit_linear, one_thread_if_small
@@ -211,11 +212,7 @@ def _held_out(
         with one_thread_if_small(features.size):
             fitted = fit_linear(features[train], y[train], n_out, None if groups is None else groups[train], seed)
         logits = features[valid] @ fitted.weight.T + fitted.bias
-        if y.ndim == 2:
-            probs[valid] = 1 / (1 + np.exp(-logits))
-        else:
-            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-            probs[valid] = powers / powers.sum(axis=1, keepdims=True)
+        probs[valid] = to_probs(logits, multi_label=y.ndim == 2)
     return probs
 
 

@@ -25,6 +25,7 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle import Bundle
 from medclf.inference.runnable import Runnable
 from medclf.metrics.agreement import cohen_kappa
+from medclf.metrics.logits import to_probs
 from medclf.models.features import embed_table
 from medclf.models.features_kept import kept_features
 from medclf.models.linear_probe import fit_linear, one_thread_if_small
@@ -272,10 +273,7 @@ def _encoder(model: Any, arch: str, weights: Any, window: Any, frame: Any, progr
         name = f"bundle {model.hash}" if isinstance(model, Bundle) else ""
         both = kept_features(name, digests, compute)
         logits = both[:, :n_out].astype(float)
-        if spec.multi_label:
-            return both[:, n_out:], 1 / (1 + np.exp(-logits))
-        powers = np.exp(logits - logits.max(1, keepdims=True))
-        return both[:, n_out:], powers / powers.sum(1, keepdims=True)
+        return both[:, n_out:], to_probs(logits, multi_label=spec.multi_label)
 
     return own
 
@@ -353,10 +351,7 @@ class _Fitted:
             fit = fit_linear(self.features[rows], y[rows], self.n_classes, owners)
         self.strength = fit.strength or 0.01
         logits = self.features.astype(float) @ fit.weight.T.astype(float) + fit.bias
-        if self.multi_label:
-            return np.asarray(1 / (1 + np.exp(-logits)))
-        powers = np.exp(logits - logits.max(1, keepdims=True))
-        return np.asarray(powers / powers.sum(1, keepdims=True))
+        return to_probs(logits, multi_label=self.multi_label)
 
     def choose(self, blocked: np.ndarray, probs: np.ndarray | None, n: int) -> pd.DataFrame:
         """See `choose_next`; while a class has no label, half of the images stand for clusters without one."""
