@@ -11,7 +11,7 @@ from medclf.metrics.table import METRICS, class_metrics
 from medclf.models.spec import ModelSpec
 from medclf.results.results import short_metrics
 from medclf.results.run_folder import RESULTS, RunFolder
-from medclf.results.wording import counted, interval, number, partition_name
+from medclf.results.wording import counted, interval, number, partition_name, without_leaks
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
 _USE = "Research only. Not a medical device: do not use it for diagnosis or treatment."
@@ -32,7 +32,7 @@ def card_of(content: Mapping[str, Any], name: str, place: str, *, run: Path | No
 
     spec = ModelSpec.from_dict(content["recipe"])
     folder = RunFolder(run) if run is not None and (run / RESULTS).is_file() else None
-    facts = folder.results if folder else {}
+    results = folder.results if folder else {}
     head: dict[str, Any] = {"license": licence} if licence else {}
     head |= {"library_name": "medclf", "pipeline_tag": "image-classification"}
     head["tags"] = ["medical", "image-classification", *filter(None, [spec.settings.modality])]
@@ -42,9 +42,9 @@ def card_of(content: Mapping[str, Any], name: str, place: str, *, run: Path | No
     blocks.append(" ".join(filter(None, [_USE, _plain(use) if use else ""])))
     for title, lines in (
         ("Model", _model(spec, card.pop("encoder", {}), content)),
-        ("Data", _data(folder, facts)),
-        ("Results", _results(facts, card)),
-        ("How sure it is", _limits(facts)),
+        ("Data", _data(folder, results)),
+        ("Results", _results(results, card)),
+        ("How sure it is", _limits(results)),
         ("What its makers say", _answers(card)),
         ("How to use it", _example(place)),
     ):
@@ -64,8 +64,8 @@ def _model(spec: ModelSpec, encoder: Any, content: Mapping[str, Any]) -> Iterato
     yield f"- Made with {made}. SHA-256 of the bundle: `{content['hash']}`"
 
 
-def _data(folder: RunFolder | None, facts: Mapping[str, Any]) -> Iterator[str]:
-    data = facts.get("data") or {}
+def _data(folder: RunFolder | None, results: Mapping[str, Any]) -> Iterator[str]:
+    data = results.get("data") or {}
     named = folder is not None and not folder.hide_names and folder.settings.get("data")
     if named:
         yield f"Images of {_plain(Path(str(named)).name)}. "
@@ -80,8 +80,8 @@ def _data(folder: RunFolder | None, facts: Mapping[str, Any]) -> Iterator[str]:
         yield from ("", _plain(sentence))
 
 
-def _results(facts: Mapping[str, Any], card: dict[str, Any]) -> Iterator[str]:
-    if not facts:
+def _results(results: Mapping[str, Any], card: dict[str, Any]) -> Iterator[str]:
+    if not results:
         if told := card.pop("evaluated", None):
             yield _plain(told)
         if isinstance(found := card.get("sensitivity"), Mapping):
@@ -90,32 +90,31 @@ def _results(facts: Mapping[str, Any], card: dict[str, Any]) -> Iterator[str]:
         return
     for key in _FROM_RUN:
         card.pop(key, None)
-    sets = [(f"{partition_name(facts.get('partition'))} {counted(facts)}", facts)]
-    leak_free = list(((facts.get("leak_free") or {}).get("numbers") or {}).values())
-    if len(leak_free) > 1:
-        sets.append(("without leaked images", leak_free[-1]))
-    if facts.get("test"):
-        sets.append((f"test {counted(facts)}", facts["test"]))
+    sets = [(f"{partition_name(results.get('partition'))} {counted(results)}", results)]
+    if leak_free := without_leaks(results):
+        sets.append(("without leaked images", leak_free))
+    if results.get("test"):
+        sets.append((f"test {counted(results)}", results["test"]))
     rows = [
-        [METRICS[key].title, *(_written((found or {}).get(key)) for _, found in sets)] for key in short_metrics(facts)
+        [METRICS[key].title, *(_written((found or {}).get(key)) for _, found in sets)] for key in short_metrics(results)
     ]
     yield from _table(["metric (95 % CI)", *(f"{name}, n = {found.get('n', 0)}" for name, found in sets)], rows)
     yield ""
     columns = class_metrics(short=True)
     rows = [
         [label, row["n"], *(_written(row.get(metric.key)) for metric in columns)]
-        for label, row in facts["per_class"].items()
+        for label, row in results["per_class"].items()
     ]
     yield from _table(["label", "n", *(metric.title for metric in columns)], rows)
-    if facts.get("partition") == "valid":
+    if results.get("partition") == "valid":
         yield from ("", "The validation set was used during training, so these scores are optimistic.")
-    if sentence := (facts.get("leak_free") or {}).get("sentence"):
+    if sentence := (results.get("leak_free") or {}).get("sentence"):
         yield from ("", _plain(sentence))
 
 
-def _limits(facts: Mapping[str, Any]) -> Iterator[str]:
+def _limits(results: Mapping[str, Any]) -> Iterator[str]:
     for section in ("calibration", "decision", "operating_point", "abstain", "ood"):
-        found = facts.get(section)
+        found = results.get(section)
         if isinstance(found, Mapping) and found.get("sentence"):
             yield f"- {_plain(found['sentence'])}"
 

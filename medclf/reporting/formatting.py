@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from medclf.metrics.table import METRICS, overall_metrics
-from medclf.results.wording import counted, interval, is_metric, measured, number, partition_name, rests_on_few
+from medclf.results.wording import (
+    counted,
+    interval,
+    is_metric,
+    measured,
+    number,
+    partition_name,
+    rests_on_few,
+    without_leaks,
+)
 
 _SHARES = {"coverage", "prevalence", "moved"}  # that are no metrics
 _NAMES = {  # keys of results.json whose words do not say what they are
@@ -108,14 +117,14 @@ def scores(results: Mapping[str, Any]) -> list[dict[str, str]]:
     """
     key = "auroc" if results.get("task") == "multi-label" else "accuracy"
     title, partition = METRICS[key].title, partition_name(results.get("partition"))
-    test, leak_free = results.get("test") or {}, list(((results.get("leak_free") or {}).get("numbers") or {}).values())
+    test, leak_free = results.get("test") or {}, without_leaks(results)
     named = [
         (
             f"{title} without leaked images",
-            leak_free[-1] if len(leak_free) > 1 else {},
+            leak_free,
             f"{partition} {counted(results)}",
         ),
-        (f"{title} on all" if len(leak_free) > 1 else title, results, f"{partition} {counted(results)}"),
+        (f"{title} on all" if leak_free else title, results, f"{partition} {counted(results)}"),
         (f"{title} on the test set", test, f"test {counted(results)}"),
     ]
     return [

@@ -45,6 +45,17 @@ def is_metric(value: Any) -> bool:
     return isinstance(value, Mapping) and {"value", "low", "high"} <= set(value)
 
 
+def without_leaks(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The numbers without leaked images; {} where none leaks, or where nothing else is left.
+
+    Example:
+        >>> without_leaks({"leak_free": {"numbers": {"all": {"n": 40}, "without leaks": {"n": 36}}}}), without_leaks({})
+        ({'n': 36}, {})
+    """
+    numbers = list(((results.get("leak_free") or {}).get("numbers") or {}).values())
+    return numbers[-1] if len(numbers) > 1 else {}
+
+
 def metrics_frame(results: Mapping[str, Any]) -> pd.DataFrame:
     """One row a metric: value, low, high and n; those of one label under "METRIC of LABEL".
 

@@ -11,7 +11,7 @@ from medclf.errors import DataError, MedclfError, by_road
 from medclf.metrics.comparison import Difference
 from medclf.results.run_folder import RESULTS
 from medclf.results.schema import RECORD
-from medclf.results.wording import interval, is_metric, measured, number
+from medclf.results.wording import interval, is_metric, measured, number, without_leaks
 from medclf.run.compare import compare
 from medclf.run.resume import is_finished
 from medclf.run.run import Run
@@ -99,12 +99,12 @@ def _row(run: Run, name: str) -> RunRow:
             return RunRow(run, name, data, model, "", 0, "", "", problem="gives boxes: see its page")
         if not is_finished(record) or not (run / RESULTS).is_file():
             return RunRow(run, name, data, model, "", 0, "", "", problem="not finished")
-        facts = run.results
+        results = run.results
         key = _key(run)
-        leak_free = list(((facts.get("leak_free") or {}).get("numbers") or {}).values())
-        found = leak_free[-1].get(key) if len(leak_free) > 1 else None
+        leak_free = without_leaks(results).get(key)
         date = str(record["finished"])[:10]
-        return RunRow(run, name, data, model, date, facts["n"], _written(facts.get(key), key), _written(found, key))
+        scores = _written(results.get(key), key), _written(leak_free, key)
+        return RunRow(run, name, data, model, date, results["n"], *scores)
     except MedclfError as error:
         return RunRow(run, name, "", "", "", 0, "", "", problem=error.message)
 

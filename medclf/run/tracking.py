@@ -16,14 +16,15 @@ from medclf.config import TrainConfig
 from medclf.errors import MedclfWarning
 from medclf.learn.callbacks import EpochsTracked
 from medclf.metrics.table import overall_metrics
+from medclf.models.hub_folders import is_repository
 from medclf.options import options
 from medclf.reporting.report import report
 from medclf.results.run_folder import PAGE
-from medclf.results.wording import is_metric
+from medclf.results.wording import is_metric, without_leaks
 from medclf.run.run import Run
 
 PROJECT = "medclf"
-_PLACES = {"out", "labels", "weights"}  # settings that may hold a path, besides those that must
+_UNTOLD = {"out", "labels", "weights", "where"}  # may hold a path, or a patient; so may all that names a file
 
 
 class Tracker(Protocol):
@@ -70,7 +71,7 @@ class Mlflow:
         import mlflow
 
         self.mlflow = mlflow
-        mlflow.start_run(run_name=folder.name)
+        mlflow.start_run(run_name=folder.name, tags={"mlflow.source.name": PROJECT})  # else it is the script's path
         mlflow.log_params(dict(settings))
 
     def log(self, values: Mapping[str, float], step: int | None = None) -> None:
@@ -84,13 +85,15 @@ class Mlflow:
 
 
 class Wandb:
-    """A run of the project medclf."""
+    """A run of the project medclf; what the terminal shows and what machine, folder and command it was stay here."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
         import wandb
 
         self.wandb = wandb
-        self.run = wandb.init(project=PROJECT, name=folder.name, config=dict(settings), dir=str(folder))
+        kept_here = wandb.Settings(console="off", disable_code=True, disable_git=True, x_disable_meta=True)
+        options: dict[str, Any] = {"config": dict(settings), "dir": str(folder), "settings": kept_here}
+        self.run = wandb.init(project=PROJECT, name=folder.name, **options)
 
     def log(self, values: Mapping[str, float], step: int | None = None) -> None:
         if step is None:
@@ -108,14 +111,13 @@ class Wandb:
 
 
 class Trackio:
-    """A run of the project medclf; it keeps no files, so it gets the page's address among the settings."""
+    """A run of the project medclf; it keeps no files, so it gets the page's name among the settings."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
         import trackio
 
         self.trackio = trackio
-        address = (folder / PAGE).resolve().as_uri()
-        trackio.init(project=PROJECT, name=folder.name, config={**settings, "report": address})
+        trackio.init(project=PROJECT, name=folder.name, config={**settings, "report": f"{folder.name}/{PAGE}"})
 
     def log(self, values: Mapping[str, float], step: int | None = None) -> None:
         self.trackio.log(dict(values)) if step is None else self.trackio.log(dict(values), step=step)
@@ -222,24 +224,23 @@ def scores_of(results: Mapping[str, Any]) -> dict[str, float]:
         >>> scores_of({"accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}, "test": {"auroc": None}})
         {'accuracy': 0.9, 'accuracy_low': 0.8, 'accuracy_high': 0.95}
     """
-    leak_free = list(((results.get("leak_free") or {}).get("numbers") or {}).values())
-    parts = {"": results, "leak_free/": leak_free[-1] if len(leak_free) > 1 else {}, "test/": results.get("test") or {}}
+    parts = {"": results, "leak_free/": without_leaks(results), "test/": results.get("test") or {}}
     found: dict[str, float] = {}
-    for prefix, facts in parts.items():
+    for prefix, part in parts.items():
         for metric in overall_metrics():
-            if is_metric(value := facts.get(metric.key)):
+            if is_metric(value := part.get(metric.key, {})):
                 ends = {"": value["value"], "_low": value["low"], "_high": value["high"]}
                 found |= {f"{prefix}{metric.key}{end}": one for end, one in ends.items() if one is not None}
     return found
 
 
 def shown_settings(config: TrainConfig) -> dict[str, str]:
-    """The settings that were given, without a path of this machine."""
-    values = config.as_dict()
+    """The settings that were given, without a path of this machine and without what may name a patient."""
+    values = config.as_dict() | ({"arch": "a folder of weights"} if _is_folder(config.arch) else {})
     known = options(type(config))
-    places = _PLACES | {name for name, one in known.items() if one.option.exists}
-    return {
-        name: str(values[name])
-        for name, one in known.items()
-        if name not in places and values[name] is not None and name != "track"
-    }
+    untold = _UNTOLD | {"track"} | {name for name, one in known.items() if one.option.exists}
+    return {name: str(values[name]) for name in known if name not in untold and values[name] is not None}
+
+
+def _is_folder(arch: str) -> bool:
+    return is_repository(arch) and not arch.startswith("hf-hub:")

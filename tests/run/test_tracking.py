@@ -1,6 +1,7 @@
 """Trackers: TensorBoard itself, stand-ins for the others' modules, and a tracker that fails in the middle."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -70,6 +71,7 @@ def test_the_others_are_told_the_same(name, tracked_run, drawn, monkeypatch):
     told.text = "x"
     for call in "start_run log_params log_metrics log_artifact end_run init log finish Artifact".split():
         setattr(module, call, getattr(told, call))
+    module.Settings = dict
     monkeypatch.setitem(sys.modules, name, module)
     tracking = Tracking(TrainConfig(str(drawn), str(tracked_run.path), track=name, arch="resnet18"))
     tracking.log({"valid_loss": 0.5, "time": "00:01", "broken": float("nan")}, 1)
@@ -84,7 +86,11 @@ def test_the_others_are_told_the_same(name, tracked_run, drawn, monkeypatch):
         (page,) = [text for text in told.files if text != "x"]
         assert "<html" in page and ".jpg" not in page and "data:image/jpeg" not in page
     else:
-        assert options["config"]["report"].startswith("file:")
+        assert options["config"]["report"] == "RUN/report.html"
+    if name == "wandb":
+        assert options["settings"]["console"] == "off" and options["settings"]["x_disable_meta"]
+    elif name == "mlflow":
+        assert options["tags"] == {"mlflow.source.name": "medclf"}
 
 
 def test_a_tracker_that_fails_costs_a_warning_and_no_training(drawn, monkeypatch, tmp_path):
@@ -108,6 +114,10 @@ def test_settings_that_are_told_name_no_path(drawn, tmp_path):
     shown = shown_settings(config)
     assert str(tmp_path) not in json.dumps(shown) and str(drawn) not in json.dumps(shown)
     assert shown["epochs"] == "3" and shown["arch"] == "resnet34"
+    (tmp_path / "encoder").mkdir()
+    for arch in (f"local-dir:{tmp_path / 'encoder'}", str(tmp_path / "encoder")):
+        config = TrainConfig(str(drawn), str(tmp_path / "RUN"), arch=arch, where=["name != Miller"], track="wandb")
+        assert not re.search(f"{tmp_path}|Miller", json.dumps(shown_settings(config)))
 
 
 def test_a_tracker_that_is_not_installed_is_said_before_anything_begins(drawn, monkeypatch, tmp_path):
