@@ -10,17 +10,19 @@ import contextlib
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from medclf.dataset.image_cache import BUNDLES, cache_folder
 from medclf.errors import BundleError, MedclfError, MedclfWarning, OutputError, argument, require
+from medclf.files import write_json
 from medclf.inference import bundle_format
 from medclf.inference.bundle_folder import may_write, replacing_folder
 from medclf.inference.bundle_format import WEIGHTS
 from medclf.inference.hub_card import card_of
 from medclf.inference.runtimes import bundle_in
+from medclf.models.spec import weights_name
 
 if TYPE_CHECKING:
     from medclf.inference.bundle import Bundle
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 DESCRIBED, CARD = "bundle.json", "README.md"
 _OTHERS = {CARD, ".gitattributes"}  # a place may hold them; they are never read
 _HUB = "hf-hub:"
-_MAX_WEIGHTS = 16 * 2**30
+_MOST = {DESCRIBED: bundle_format.MAX_JSON, WEIGHTS: 16 * 2**30}  # bytes
+_BLOCK = 2**20
 
 
 class Place(Protocol):
@@ -81,7 +84,7 @@ def push(
     content = bundle_format.read(source)
     if others := sorted({file.name for file in source.iterdir()} - {DESCRIBED, WEIGHTS} - _OTHERS):
         raise BundleError(f"{source} holds more than a bundle: {others[0]}", "only safetensors and JSON are sent")
-    _warn_of_paths(content)
+    named = _without_paths(content)
     target = place_of(place, public=public, endpoint=endpoint)
     with _told(str(place), OutputError):
         there = set(target.sizes())
@@ -92,11 +95,13 @@ def push(
         raise OutputError(f"{place} holds a bundle already", remedy)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for name in (DESCRIBED, WEIGHTS):
-            shutil.copyfile(source / name, folder / name)
+        shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
+        shutil.copyfile(source / DESCRIBED, folder / DESCRIBED)
+        if named != content:
+            write_json(folder / DESCRIBED, named)
         run = Path(bundle) if source != Path(bundle) else None
-        name = str(place).rstrip("/").rpartition("/")[2]
-        (folder / CARD).write_text(card_of(content, name, str(place), run=run, licence=licence), encoding="utf-8")
+        card = card_of(named, _name_of(place), _told_of(place), run=run, licence=licence)
+        (folder / CARD).write_text(card, encoding="utf-8")
         with _told(str(place), OutputError):
             return target.put(folder, message)
 
@@ -149,8 +154,7 @@ def from_hub(place: str | Path, device: str = "cpu", *, endpoint: str | None = N
     with tempfile.TemporaryDirectory() as temporary, _told(str(place), BundleError):
         described = source.fetch(DESCRIBED, Path(temporary))
         content = bundle_format.parse(described.read_bytes(), f"{place}: {DESCRIBED}")
-        name = PurePath(str(place).rstrip("/").partition("@")[0]).name.rpartition(":")[2] or "bundle"
-        kept = cache_folder() / BUNDLES / content["hash"][:32] / name
+        kept = cache_folder() / BUNDLES / content["hash"][:32] / _name_of(place)
         if not (kept / DESCRIBED).is_file():
             with replacing_folder(kept) as folder:
                 shutil.copyfile(described, folder / DESCRIBED)
@@ -175,7 +179,7 @@ def _check_files(place: str | Path, source: Place) -> None:
     if others := sorted(sizes.keys() - {DESCRIBED, WEIGHTS} - _OTHERS):
         text = f"{place} holds {others[0]}: only safetensors and JSON are fetched"
         raise BundleError(text, "ask its owner for a bundle that medclf push made")
-    for name, most in ((DESCRIBED, bundle_format.MAX_JSON), (WEIGHTS, _MAX_WEIGHTS)):
+    for name, most in _MOST.items():
         if name not in sizes:
             raise BundleError(f"{place} is not a bundle: it has no {name}", "give a place that medclf push filled")
         if sizes[name] > most:
@@ -194,11 +198,40 @@ def _checked(folder: Path, place: str | Path) -> None:
         raise BundleError(f"{place}: {WEIGHTS} is no safetensors file: {error}", "ask its owner") from error
 
 
-def _warn_of_paths(content: Mapping[str, Any]) -> None:
-    weights = str(content["recipe"].get("weights") or "")
-    if PurePath(weights).is_absolute():
-        text = f"bundle.json names the file {weights} of this machine, and whoever fetches the bundle will read that"
-        warnings.warn(MedclfWarning(text), stacklevel=3)
+def _without_paths(content: dict[str, Any]) -> dict[str, Any]:
+    """What is sent as bundle.json: earlier versions wrote where the weights lay, and that stays here."""
+    weights = content["recipe"].get("weights")
+    name = weights_name(weights)
+    if name == weights:
+        return content
+    sent = {**content, "recipe": {**content["recipe"], "weights": name}}
+    sent["hash"] = bundle_format.content_hash(sent)
+    text = f"bundle.json names the file {weights} of this machine: {name} is sent in its place, with another hash"
+    warnings.warn(MedclfWarning(text), stacklevel=3)
+    return sent
+
+
+def _told_of(place: str | Path) -> str:
+    """The place as the card has it: no password or key of an address, and of a folder its name alone.
+
+    Example:
+        >>> _told_of("ftp://me:secret@host/models?key=1"), _told_of("/home/me/hands"), _told_of("hf-hub:me/hands")
+        ('ftp://host/models', 'hands', 'hf-hub:me/hands')
+    """
+    text = str(place)
+    if text.startswith(_HUB):
+        return text
+    if "://" not in text:
+        return Path(text).resolve().name
+    scheme, _, rest = text.partition("?")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _name_of(place: str | Path) -> str:
+    """What the bundle is called there."""
+    name = _told_of(place).removeprefix(_HUB).partition("@")[0].rstrip("/").rpartition("/")[2]
+    return name if name.strip(".") else "bundle"
 
 
 @contextlib.contextmanager
@@ -221,9 +254,11 @@ class _Folder:
 
     def sizes(self) -> dict[str, int]:
         files = self.folder.iterdir() if self.folder.is_dir() else ()
-        return {file.name: file.stat().st_size for file in files}
+        return {file.name: file.lstat().st_size for file in files}
 
     def fetch(self, name: str, folder: Path) -> Path:
+        if (self.folder / name).is_symlink() or not (self.folder / name).is_file():
+            raise BundleError(f"{self.folder / name} is not a file but leads elsewhere", "ask its owner for the file")
         return Path(shutil.copyfile(self.folder / name, folder / name))
 
     def put(self, folder: Path, message: str) -> str:
@@ -252,7 +287,13 @@ class _Remote:
         return {PurePath(one["name"].rstrip("/")).name: int(one.get("size") or 0) for one in found}
 
     def fetch(self, name: str, folder: Path) -> Path:
-        self.system.get_file(f"{self.path}/{name}", str(folder / name))
+        left = _MOST[name]  # a place may send more than it says
+        with self.system.open(f"{self.path}/{name}", "rb") as sent, (folder / name).open("wb") as file:
+            while block := sent.read(_BLOCK):
+                left -= len(block)
+                if left < 0:
+                    raise BundleError(f"{self.address}: {name} does not end", "it is no bundle of medclf")
+                file.write(block)
         return folder / name
 
     def put(self, folder: Path, message: str) -> str:

@@ -17,7 +17,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from medclf.errors import BundleError, MedclfError, argument
 from medclf.images.preprocessing import Preprocessing
 from medclf.models.backbones import build_body
-from medclf.models.spec import Normalization
+from medclf.models.spec import Normalization, weights_name
 from medclf.models.stages import is_chain, stages
 
 Neck = Literal["pyramid", "light"]
@@ -69,7 +69,8 @@ class DetectorSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        plain = {name: getattr(self, name) for name in ("arch", "neck", "weights")} | {"vocab": list(self.vocab)}
+        plain = {name: getattr(self, name) for name in ("arch", "neck")}
+        plain |= {"weights": weights_name(self.weights), "vocab": list(self.vocab)}
         seen = {"preprocessing": self.preprocessing.as_dict(), "normalization": asdict(self.normalization)}
         return plain | seen
 

@@ -62,7 +62,7 @@ class Published:
     Args:
         arch: timm's or torchvision's name, with what it is to be asked for.
         files: of the weights.
-        origin: the repository or folder.
+        origin: the repository, or the folder's name.
         mean, std: of each colour channel in [0, 1]; None for the architecture's own.
         size: side of the images in pixels; None likewise.
         licence: as its README states it.
@@ -104,7 +104,10 @@ def published(arch: str) -> Published:
     """
     kind, _, place = arch.partition(":") if arch.startswith(("hf-hub:", "local-dir:")) else ("local-dir", ":", arch)
     place, _, asked = place.partition("?")
-    found = _in_folder(_downloaded(place) if kind == "hf-hub" else _snapshot(Path(place)), place)
+    if kind == "hf-hub":
+        found = _in_folder(_downloaded(place), place)
+    else:
+        found = _in_folder(_snapshot(Path(place)), Path(place).absolute().name)  # where it lay stays here
     if asked:
         joint = "&" if "?" in found.arch else "?"
         return Published(**{**vars(found), "arch": f"{found.arch}{joint}{asked}"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import PurePath
 from typing import Any
 
 from medclf.errors import BundleError, MedclfError
@@ -22,6 +23,16 @@ def _expect(holds: bool, what: str) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def weights_name(weights: str | None) -> str | None:
+    """What a bundle says of the weights it began with: of a path the name alone, since a bundle travels.
+
+    Example:
+        >>> weights_name("/home/me/dino.pth"), weights_name("local-dir:/home/me/dino"), weights_name("hf-hub:me/dino")
+        ('dino.pth', 'dino', 'hf-hub:me/dino')
+    """
+    return weights if weights is None or str(weights).startswith("hf-hub:") else PurePath(str(weights)).name
 
 
 @dataclass(frozen=True)
@@ -147,7 +158,8 @@ class ModelSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """As a bundle's JSON holds it, under "recipe"."""
-        made: dict[str, Any] = {"arch": self.arch, "weights": self.weights, "n_in": self.n_in, "n_out": self.n_out}
+        weights = weights_name(self.weights)
+        made: dict[str, Any] = {"arch": self.arch, "weights": weights, "n_in": self.n_in, "n_out": self.n_out}
         made |= {"dropout": self.dropout, "vocab": list(self.vocab), "multi_label": self.multi_label}
         seen = {"preprocessing": self.preprocessing.as_dict(), "normalization": self.normalization.as_dict()}
         head = {} if self.head is None else {"head": self.head}

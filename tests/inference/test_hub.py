@@ -1,15 +1,20 @@
 """Bundles travel to a hub on loopback, to a file system of fsspec's and to a folder, and come back the same."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import fsspec
 import pytest
 import yaml
 from fsspec.registry import known_implementations
 
 from medclf.errors import BundleError, MedclfError, MedclfWarning, OutputError, in_shell
+from medclf.inference import hub
 from medclf.inference.bundle import load_bundle, save_bundle
+from medclf.inference.bundle_format import content_hash, file_hash
 from medclf.inference.hub import from_hub, pull, push
 
 _SERVER = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
@@ -23,8 +28,8 @@ def bundle(learn, tmp_path_factory):
     return save_bundle(learn, tmp_path_factory.mktemp("bundle") / "hands.bundle", calibration={}, card=card)
 
 
-@pytest.fixture
-def hub(monkeypatch):
+@pytest.fixture(name="server")
+def hub_on_loopback(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # other tests go without any hub
     with hub_server.running_hub() as running:
@@ -37,35 +42,35 @@ def same(folder, bundle):
     return all((folder / name).read_bytes() == (bundle / name).read_bytes() for name in names)
 
 
-def test_to_the_hub_and_back(hub, bundle, images, tmp_path):
+def test_to_the_hub_and_back(server, bundle, images, tmp_path):
     place = "hf-hub:clinic/hands"
-    address = push(bundle, place, licence="apache-2.0", message="first", endpoint=hub.url)
-    assert address == f"{hub.url}/clinic/hands/commit/{hub_server.COMMIT}"
-    assert sorted(hub.files["clinic/hands"]) == ["README.md", "bundle.json", "weights.safetensors"]
-    assert hub.private == {"clinic/hands": True} and hub.messages == ["first"]
-    assert same(pull(place, tmp_path / "out", endpoint=hub.url), bundle)
-    assert same(pull(f"{place}@main", tmp_path / "main", endpoint=hub.url), bundle)
+    address = push(bundle, place, licence="apache-2.0", message="first", endpoint=server.url)
+    assert address == f"{server.url}/clinic/hands/commit/{hub_server.COMMIT}"
+    assert sorted(server.files["clinic/hands"]) == ["README.md", "bundle.json", "weights.safetensors"]
+    assert server.private == {"clinic/hands": True} and server.messages == ["first"]
+    assert same(pull(place, tmp_path / "out", endpoint=server.url), bundle)
+    assert same(pull(f"{place}@main", tmp_path / "main", endpoint=server.url), bundle)
     with pytest.raises(BundleError, match="gone"):
-        pull(f"{place}@gone", tmp_path / "gone", endpoint=hub.url)
-    fetched = from_hub(place, endpoint=hub.url)
+        pull(f"{place}@gone", tmp_path / "gone", endpoint=server.url)
+    fetched = from_hub(place, endpoint=server.url)
     assert fetched.predict(images[0]).probs == load_bundle(bundle).predict(images[0]).probs
     assert fetched.name == "hands"
-    hub.files["clinic/hands"]["weights.safetensors"] = b"not fetched again, since bundle.json has not changed"
-    assert from_hub(place, endpoint=hub.url).hash == fetched.hash
+    server.files["clinic/hands"]["weights.safetensors"] = b"not fetched again, since bundle.json has not changed"
+    assert from_hub(place, endpoint=server.url).hash == fetched.hash
     with pytest.raises(OutputError, match="holds a bundle already"):
-        push(bundle, place, endpoint=hub.url)
-    push(bundle, place, overwrite=True, public=True, endpoint=hub.url)
-    assert hub.private == {"clinic/hands": False} and len(hub.messages) == 2
+        push(bundle, place, endpoint=server.url)
+    push(bundle, place, overwrite=True, public=True, endpoint=server.url)
+    assert server.private == {"clinic/hands": False} and len(server.messages) == 2
 
 
-def test_who_has_no_right_is_told_so(hub, bundle, monkeypatch, tmp_path):
+def test_who_has_no_right_is_told_so(server, bundle, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_another")
     with pytest.raises(OutputError, match="hf-hub:clinic/hands: "):
-        push(bundle, "hf-hub:clinic/hands", endpoint=hub.url)
+        push(bundle, "hf-hub:clinic/hands", endpoint=server.url)
     with pytest.raises(BundleError, match="is not a bundle"):
-        pull("hf-hub:clinic/none", tmp_path / "none", endpoint=hub.url)
+        pull("hf-hub:clinic/none", tmp_path / "none", endpoint=server.url)
     with pytest.raises(MedclfError, match="is no repository"):
-        push(bundle, "hf-hub:hands", endpoint=hub.url)
+        push(bundle, "hf-hub:hands", endpoint=server.url)
     assert not (tmp_path / "none").exists()
 
 
@@ -118,8 +123,6 @@ def test_what_was_changed_or_lost_on_the_way_is_refused(name, bundle, tmp_path):
 def test_weights_that_are_no_safetensors_are_refused_whatever_their_hash_says(bundle, tmp_path):
     import pickle
 
-    from medclf.inference.bundle_format import content_hash, file_hash
-
     place = tmp_path / "place"
     push(bundle, place)
     (place / "weights.safetensors").write_bytes(pickle.dumps({"weights": [1.0]}))
@@ -139,19 +142,60 @@ def test_the_card_leaves_no_question_open(bundle, tmp_path):
     assert "teaching \\| research" in text and "Not a medical device" in text and "Funding: none" in text
     assert "| hand | 90 % of 10 images |" in text
     assert "abdomen, chest, hand" in text and "72 x 64 pixels" in text
-    assert f"from_hub('{tmp_path / 'place'}')" in text
+    assert "from_hub('place')" in text and str(tmp_path) not in text
     assert "More information needed" not in text and "None" not in text and "{" not in text.partition("```")[0]
 
 
-def test_a_path_of_this_machine_in_the_bundle_is_told(learn, tmp_path, monkeypatch):
-    import dataclasses
-    from types import SimpleNamespace
+def sent(place):
+    return "".join((place / name).read_text() for name in ("bundle.json", "README.md"))
 
+
+def test_no_path_of_this_machine_travels(learn, tmp_path):
     weights = str(tmp_path / "mine.pth")
     named = SimpleNamespace(model=learn.model, spec=dataclasses.replace(learn.spec, weights=weights))
     bundle = save_bundle(named, tmp_path / "named.bundle", calibration={}, card={})
-    with pytest.warns(MedclfWarning, match=r"mine\.pth of this machine"):
-        push(bundle, tmp_path / "place")
+    push(bundle, tmp_path / "place")
+    assert str(tmp_path) not in sent(tmp_path / "place") and "mine.pth" in sent(tmp_path / "place")
+    content = json.loads((bundle / "bundle.json").read_text())
+    content["recipe"]["weights"] = weights  # as 0.1 wrote it
+    content["hash"] = content_hash(content)
+    (bundle / "bundle.json").write_text(json.dumps(content))
+    with pytest.warns(MedclfWarning, match=r"mine\.pth is sent in its place"):
+        push(bundle, tmp_path / "earlier")
+    assert str(tmp_path) not in sent(tmp_path / "earlier")
+    assert pull(tmp_path / "earlier", tmp_path / "pulled").is_dir()
+
+
+def test_no_password_of_an_address_stands_in_the_card(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda address: (fsspec.filesystem("file"), str(tmp_path / "there")))
+    push(bundle, "ftp://me:secret@host/models/hands?sig=key")
+    text = (tmp_path / "there" / "README.md").read_text()
+    assert "from_hub('ftp://host/models/hands')" in text and "secret" not in text and "sig" not in text
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "weights.safetensors"])
+def test_what_leads_elsewhere_or_does_not_end_is_not_fetched(name, bundle, tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    push(bundle, place)
+    (place / name).rename(tmp_path / "elsewhere")
+    (place / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="leads elsewhere"):
+        pull(place, tmp_path / "out")
+    remote = f"memory://endless-{tmp_path.name}"
+    push(bundle, remote)
+    system = fsspec.filesystem("memory")
+    monkeypatch.setattr(type(system), "ls", lambda *_, **__: [{"name": n, "size": None} for n in hub._MOST])
+    monkeypatch.setitem(hub._MOST, name, 10)
+    with pytest.raises(BundleError, match=f"{name} does not end"):
+        pull(remote, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_kept_by_a_name_of_its_own(bundle, tmp_path, monkeypatch):
+    push(bundle, tmp_path / "place")
+    (tmp_path / "place" / "README.md").unlink()
+    monkeypatch.chdir(tmp_path / "place")
+    assert from_hub(".").name == "place" and hub._name_of("s3://models/..") == "bundle"
 
 
 def test_an_unknown_kind_of_place_says_what_is_missing(bundle, monkeypatch):
