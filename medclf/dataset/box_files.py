@@ -327,7 +327,11 @@ def _of_csv(path: Path) -> list[GivenImage]:
     for line, (name, label, *corners, width, height) in enumerate(cells, 2):
         if not name.strip():
             raise DataError(f"{path}, row {line}: no image is named", "give its path")
-        image = images.setdefault(name.strip(), GivenImage(name.strip(), _size(width, height)))
+        size = _size(width, height)
+        image = images.setdefault(name.strip(), GivenImage(name.strip(), size))
+        image.size = image.size or size
+        if size not in (None, image.size):
+            raise DataError(f"{path}, row {line}: {name.strip()} has another width or height than before", "give one")
         if any(cell.strip() for cell in corners):
             image.boxes.append(GivenBox(_label(label, path, name), _corners(corners)))
     return list(images.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -21,6 +21,8 @@ SIDES = ("x_min", "y_min", "x_max", "y_max")
 COLUMNS = ("path", "label", *SIDES)
 N_BOXES = "n_boxes"
 Unlisted = Literal["negative", "skip"]
+_NO_BOX, _SKIPPED = " without a box", "not listed by the file of boxes"
+_NEGATIVE = "count as images without a finding"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Boxes:
         clipped: boxes that reached beyond the image and were cut.
         duplicates: boxes that stood there twice and count once.
         strange: names of images that the file speaks of and that are not among the images.
+        unusable: listed images that the scan could not use; their boxes are in no table.
 
     Example:
         >>> images = pd.DataFrame({"path": ["a.png"], "width": [40], "height": [30], "problem": [""]})
@@ -50,6 +53,7 @@ class Boxes:
     clipped: int = 0
     duplicates: int = 0
     strange: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()
 
     @property
     def vocab(self) -> tuple[str, ...]:
@@ -60,23 +64,29 @@ class Boxes:
         """The boxes of one image."""
         return self.table[self.table["path"] == path]
 
-    def sentences(self) -> Iterator[str]:
-        """What was found, for the terminal."""
+    def sentences(self, hide_names: bool = False) -> Iterator[str]:
+        """What was found, for the terminal and the page; `hide_names` leaves out those that are not in the table."""
         labels = ", ".join(f"{label} {n}" for label, n in sorted(Counter(self.table["label"]).items()))
         images = self.table["path"].nunique()
-        without = len(self.listed) - images - len(self.left_out)
+        without = len(self.listed) - images - len(self.left_out) - len(self.unusable)
         yield f"{len(self.table)} boxes on {images} images: {labels}; {without} listed images without a finding"
         if self.clipped:
             yield f"{self.clipped} boxes reached beyond the image and were cut at its edge"
         if self.duplicates:
             yield f"{self.duplicates} boxes stood there twice and count once"
+        if self.unusable:
+            yield f"{len(self.unusable)} listed images cannot be used, nor can their boxes: {_few(self.unusable)}"
         if self.strange:
-            shown = ", ".join(self.strange[:3]) + (" ..." if len(self.strange) > 3 else "")
-            yield f"{len(self.strange)} images that the boxes name are not among the images: {shown}"
+            shown = "" if hide_names else f": {_few(self.strange)}"
+            yield f"{len(self.strange)} images that the boxes name are not among the images{shown}"
         if self.left_out:
             kinds = ", ".join(f"{kind} {n}" for kind, n in count_kinds(self.left_out.values()).most_common())
             bad = pd.DataFrame({"path": list(self.left_out), "problem": list(self.left_out.values())})
             yield f"{len(bad)} images are left out for their boxes ({kinds}): {listing(bad, 3)}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
 def read_boxes(file: str | Path, table: pd.DataFrame) -> Boxes:
@@ -104,7 +114,7 @@ def read_boxes(file: str | Path, table: pd.DataFrame) -> Boxes:
             else "it names no image",
         )
     if found.table.empty:
-        why = next(iter(found.left_out.values()), "it holds none")
+        why = next(iter(found.left_out.values()), "its images cannot be used" if found.unusable else "it holds none")
         raise DataError(f"{file}: no box can be used: {why}", "correct the boxes")
     return found
 
@@ -117,6 +127,7 @@ def boxes_of(given: list[GivenImage], table: pd.DataFrame) -> Boxes:
     left_out: dict[str, str] = {}
     named: dict[str, str] = {}
     strange: list[str] = []
+    unusable: list[str] = []
     clipped = duplicates = 0
     for image in given:
         path = paths.find(image.name)
@@ -127,6 +138,7 @@ def boxes_of(given: list[GivenImage], table: pd.DataFrame) -> Boxes:
             raise DataError(f"{named[path]!r} and {image.name!r} are both {path}", "name the images by their paths")
         named[path] = image.name
         if path not in sizes:  # the scan has said why
+            unusable.append(path)
             continue
         try:
             own = [(box.label, *_checked(box, image, sizes[path])) for box in image.boxes]
@@ -137,9 +149,8 @@ def boxes_of(given: list[GivenImage], table: pd.DataFrame) -> Boxes:
         distinct = dict.fromkeys((path, label, *corners) for label, corners, _ in own)
         duplicates += len(own) - len(distinct)
         rows += distinct
-    rows = [row for row in dict.fromkeys(rows) if row[0] not in left_out]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return Boxes(frame, frozenset(named), left_out, clipped, duplicates, tuple(strange))
+    return Boxes(frame, frozenset(named), left_out, clipped, duplicates, tuple(strange), tuple(unusable))
 
 
 def _checked(box: GivenBox, image: GivenImage, size: tuple[int, int]) -> tuple[Corners, bool]:
@@ -222,24 +233,26 @@ def with_boxes(table: pd.DataFrame, boxes: Boxes, unlisted: Unlisted = "negative
     found = table.copy()
     found[N_BOXES] = [counts[path] for path in table["path"]]
     reasons = [boxes.left_out.get(path, "") for path in table["path"]]
-    taken = labelled = 0
     for row, (path, label, problem) in enumerate(zip(table["path"], table["label"], table["problem"], strict=True)):
         if path in boxes.listed or problem:
             continue
         if vocab.intersection(label_set(label)):
-            reasons[row], labelled = f"labelled {label} without a box", labelled + 1
+            reasons[row] = f"labelled {label}{_NO_BOX}"
         elif unlisted == "skip":
-            reasons[row] = "not listed by the file of boxes"
-        else:
-            taken += 1
+            reasons[row] = _SKIPPED
     found["problem"] = [was or new for was, new in zip(table["problem"], reasons, strict=True)]
-    if labelled:
-        _warn(f"{labelled} images carry a box's label and have no box: they are left out")
-    if taken:
-        skip = argument("unlisted", "skip")
-        _warn(f"{taken} images that the file does not list count as images without a finding; {skip} leaves them out")
+    for text in unlisted_sentences(found, boxes):
+        remedy = f"; {argument('unlisted', 'skip')} leaves them out" if text.endswith(_NEGATIVE) else ""
+        warnings.warn(MedclfWarning(text + remedy), stacklevel=2)
     return found
 
 
-def _warn(text: str) -> None:
-    warnings.warn(MedclfWarning(text), stacklevel=3)
+def unlisted_sentences(table: pd.DataFrame, boxes: Boxes) -> Iterator[str]:
+    """What became of the images that the file does not list, in a table that `with_boxes` returned."""
+    problems = table["problem"][~table["path"].isin(boxes.listed)]
+    if n := int(problems.str.endswith(_NO_BOX).sum()):
+        yield f"{n} images carry a box's label and have no box: they are left out"
+    if n := int((problems == _SKIPPED).sum()):
+        yield f"{n} images that the file does not list are left out"
+    if n := int((problems == "").sum()):
+        yield f"{n} images that the file does not list {_NEGATIVE}"

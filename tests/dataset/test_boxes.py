@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from medclf.dataset.box_files import GivenBox, GivenImage, read_box_file
-from medclf.dataset.boxes import SIDES, boxes_of, read_boxes, with_boxes
+from medclf.dataset.boxes import SIDES, boxes_of, read_boxes, unlisted_sentences, with_boxes
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, MedclfWarning
 
@@ -125,6 +125,17 @@ def test_images_that_are_not_there_are_counted(tmp_path: Path) -> None:
         read_boxes(file, images("z.png"))
 
 
+def test_images_that_the_scan_refused_are_not_counted_as_without_a_finding() -> None:
+    table = images("a.png", "broken.png", "none.png")
+    table.loc[1, "problem"] = "truncated"
+    listed = [GivenImage(name, boxes=[GivenBox("polyp", (2, 3, 12, 15))]) for name in ("a.png", "broken.png")]
+    boxes = boxes_of([*listed, GivenImage("none.png"), GivenImage("Doe^John")], table)
+    said = list(boxes.sentences())
+    assert said[0] == "1 boxes on 1 images: polyp 1; 1 listed images without a finding"
+    assert any("1 listed images cannot be used" in line and "broken.png" in line for line in said)
+    assert "Doe" in said[-1] and "Doe" not in " ".join(boxes.sentences(hide_names=True))
+
+
 def test_unlisted_images_are_negative_unless_they_carry_the_label_of_a_box() -> None:
     table = pd.concat([images("a.png", "b.png", label="polyp"), images("n.png", label="normal")], ignore_index=True)
     boxes = boxes_of(given(2, 3, 12, 15), table)
@@ -134,8 +145,10 @@ def test_unlisted_images_are_negative_unless_they_carry_the_label_of_a_box() -> 
     assert found["n_boxes"].tolist() == [1, 0, 0]
     said = " ".join(str(one.message) for one in told)
     assert "1 images carry a box's label" in said and "1 images that the file does not list" in said
-    with pytest.warns(MedclfWarning):
-        assert with_boxes(table, boxes, "skip")["problem"][2] == "not listed by the file of boxes"
+    with pytest.warns(MedclfWarning, match="1 images that the file does not list are left out"):
+        skipped = with_boxes(table, boxes, "skip")
+    assert skipped["problem"][2] == "not listed by the file of boxes"
+    assert len(list(unlisted_sentences(skipped, boxes))) == 2
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY x "yyyy"><!ENTITY z "&x;&x;">]><annotation><filename>&z;</filename></annotation>'
@@ -155,6 +168,11 @@ BOMB = '<!DOCTYPE a [<!ENTITY x "yyyy"><!ENTITY z "&x;&x;">]><annotation><filena
         ("a.csv", "path,label\na,b\n", "no column for x_min"),
         ("a.csv", "path,label,x1,y1,x2,y2\n,polyp,1,2,3,4\n", "row 2: no image is named"),
         ("a.csv", "", "it is empty"),
+        (
+            "a.csv",
+            "path,label,x1,y1,x2,y2,width,height\na,p,1,2,3,4,40,30\na,p,5,5,9,9,,\na,p,1,2,3,4,80,60\n",
+            "row 4: a has another width",
+        ),
         ("a.xml", BOMB, "declares a document type"),
         ("a.xml", "<annotation>", "is no XML"),
         ("a.xml", "<a>" * 40 + "</a>" * 40, "nested deeper"),
