@@ -54,6 +54,8 @@ def predict(
 
         if fields or field or boxes or threshold is not None:
             raise MedclfError("--unit takes no --fields, --field, --boxes or --threshold", "leave them out")
+        if is_detector(bundle_in(bundle)):
+            raise MedclfError("a detector gives boxes for each image, and no answer for a unit", "leave --unit out")
         print_unit(bundle, files, form, bs, runtime, device)
         return
     if boxes or threshold is not None or is_detector(bundle_in(bundle)):
@@ -111,11 +113,12 @@ def serve(
     no_watch: Annotated[bool, typer.Option("--no-watch", help="keep no sketches of the images")] = False,
 ) -> None:
     """Serve a bundle over HTTP, with a page to drop images on."""
+    from medclf.inference.bundle_format import is_detector
     from medclf.inference.runtimes import bundle_in
     from medclf.inference.sketches import FOLDER
     from medclf.serving.app import serve as serve_bundle
 
-    if watch is None and (bundle / "run.json").is_file():
+    if watch is None and (bundle / "run.json").is_file() and not is_detector(bundle_in(bundle)):
         watch = bundle / FOLDER
 
     serve_bundle(

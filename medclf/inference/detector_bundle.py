@@ -263,7 +263,8 @@ def load_detector(path: str | Path, device: str = "cpu") -> DetectorBundle:
             f"{folder}: the detector cannot be built: {error}", "copy it again from its source"
         ) from error
     _fill(detector, folder)
-    if not np.allclose(_golden(detector.eval()), content["golden"], rtol=_DRIFT, atol=_DRIFT):
+    golden = np.asarray(_golden(detector.eval()))
+    if golden.shape != content["golden"].shape or not np.allclose(golden, content["golden"], rtol=_DRIFT, atol=_DRIFT):
         raise BundleError(f"{folder} gives other outputs here than where it was saved", "compare the versions in it")
     target = usable_device(device)
     at = folder.resolve()
@@ -289,6 +290,7 @@ def _read(folder: Path) -> dict[str, Any]:
         sound = content["hash"] == _hash(content) and 0 <= content["threshold"] <= 1
         sound &= content["weights"]["sha256"] == bundle_format.file_hash(folder / WEIGHTS)
         sound &= isinstance(content["card"], dict) and isinstance(content["detector"], dict)
+        content["golden"] = np.asarray(content["golden"], float)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{file} is damaged: {str(error)[:100]}", again) from error
     if not sound:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,7 @@ def load_model(
 def _on_torch(path: Path, device: str) -> Bundle:
     """The weights are read and hashed while torch is imported."""
     with ThreadPoolExecutor(1) as pool:
-        content = pool.submit(bundle_format.read, path)
+        content = pool.submit(copy_context().run, bundle_format.read, path)  # errors speak there as they would here
         from medclf.inference.bundle import restore
 
         return restore(content.result(), path, device)

@@ -56,7 +56,7 @@ def create_app(
         watch: folder to keep sketches of the images in, for `medclf watch`; none are kept where None.
 
     Raises:
-        MedclfError: the token is too short.
+        MedclfError: the token is too short, or a detector was given with `watch`.
         MissingDependency: the extra `serve` is not installed.
     """
     fastapi = require("fastapi", "serve")
@@ -69,6 +69,8 @@ def create_app(
     cores = n_cores()
     streams = streams or _streams_for(bundle, cores)
     limits = limits or Limits(max_bytes=max_bytes, max_queue=max_queue)
+    if watch is not None and hasattr(bundle, "on_file"):
+        raise MedclfError(f"a detector keeps no sketches of its images for {argument('watch')}", "leave it out")
     book = None if watch is None else SketchBook(watch)
     service = Service(bundle, limits, workers=workers, streams=streams, threads=max(1, cores // streams), book=book)
 

@@ -9,7 +9,7 @@ from PIL import Image
 from medclf.errors import BundleError, OutputError, ReadError
 from medclf.images.box_places import to_file, to_prepared
 from medclf.images.preprocessing import Preprocessing
-from medclf.inference.detector_bundle import DetectorBundle, load_detector, save_detector
+from medclf.inference.detector_bundle import DetectorBundle, _hash, load_detector, save_detector
 from medclf.models.detector import DetectorSpec, build_detector
 from medclf.models.spec import Normalization
 
@@ -58,6 +58,20 @@ def test_many_images_and_a_broken_one(saved, tmp_path) -> None:
 def test_a_changed_bundle_is_refused(saved, change, message) -> None:
     file = saved / "detector.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(BundleError, match=message):
+        load_detector(saved)
+
+
+@pytest.mark.parametrize(
+    ("golden", "message"), [(None, "damaged"), ([[[0.0]]], "other outputs"), ([[1], []], "damaged")]
+)
+def test_saved_outputs_that_do_not_fit_are_refused(saved, golden, message) -> None:
+    """Though somebody wrote a fitting hash."""
+    file = saved / "detector.json"
+    content = json.loads(file.read_text()) | {"golden": golden}
+    if golden is None:
+        del content["golden"]
+    file.write_text(json.dumps(content | {"hash": _hash(content)}))
     with pytest.raises(BundleError, match=message):
         load_detector(saved)
 

@@ -53,3 +53,5 @@ def test_what_a_detector_does_not_do_is_refused_by_name(bundle: DetectorBundle, 
             load_model(saved, runtime)
     with pytest.raises(MedclfError, match="a detector runs on torch"):
         serve(saved, runtime="onnx")
+    with pytest.raises(MedclfError, match="a detector keeps no sketches"):
+        create_app(bundle, watch=tmp_path / "watch")
