@@ -68,21 +68,11 @@ def kvasir_fold(root: Path, fold: int) -> Path:
 
 
 def detect(root: Path, boxes: Path, args: argparse.Namespace) -> dict[str, float]:
-    from medclf import TrainConfig
-    from medclf.run.boxes import train_boxes
+    import medclf
 
-    config = TrainConfig(
-        str(root),
-        str(root / "RUN"),
-        arch=args.arch,
-        size=args.size,
-        epochs=args.epochs,
-        modality="endoscopy",
-        split="folders",
-        overwrite=True,
-    )
+    settings = {"arch": args.arch, "size": args.size, "epochs": args.epochs, "modality": "endoscopy"}
     start = time.perf_counter()
-    run = train_boxes(config, boxes, lambda line: print(f"  {line}", flush=True))
+    run = medclf.train(root, boxes=boxes, out=root / "RUN", split="folders", overwrite=True, **settings)
     found = json.loads((run / "results.json").read_text())["boxes"]
     return {name: found[name]["value"] for name in NAMES} | {"seconds": time.perf_counter() - start}
 

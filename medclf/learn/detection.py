@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from medclf.dataset.boxes import SIDES, Boxes
-from medclf.errors import DataError, ReadError, argument
+from medclf.errors import DataError, MedclfWarning, ReadError, argument
 from medclf.images.box_places import to_prepared
 from medclf.images.heatmap import Box, framed
 from medclf.learn.augment import Augment
@@ -117,9 +118,11 @@ class BoxLoaders(DataLoaders):
 
     Attributes:
         spec: of the detector that they are made for.
+        notes: what is not learned, in sentences.
     """
 
     spec: DetectorSpec
+    notes: tuple[str, ...] = ()
 
     def show_batch(self, b: Any = None, max_n: int = 9, figsize: tuple[float, float] | None = None, **_: Any) -> Any:
         """Draw training images as the detector sees them, with their boxes."""
@@ -167,6 +170,9 @@ def box_loaders(
 
     Raises:
         DataError: there are no training images, none of them has a box, or they need more than 4 GiB.
+
+    Warns:
+        MedclfWarning: boxes of training images are too small to learn at this size, or lie outside of a crop.
     """
     root = Path(table.attrs["root"])
     parts = {}
@@ -174,8 +180,13 @@ def box_loaders(
         rows = table[(table["problem"] == "") & (table["partition"] == part)]
         pixels, given = _prepared([root / path for path in rows["path"]], list(rows["path"]), boxes, spec, progress)
         parts[part] = (pixels, given)
+    trained = table["path"][(table["problem"] == "") & (table["partition"] == "train")]
+    lost = int(boxes.table["path"].isin(trained).sum()) - sum(map(len, parts["train"][1]))
+    text = f"{lost} boxes of training images are smaller than a pixel at this size, or outside the crop: not learned"
     if not any(len(one) for one in parts["train"][1]):
-        raise DataError("no training image has a box", "look at the split and at what was left out")
+        raise DataError(text if lost else "no training image has a box", "look at the split and at what was left out")
+    if lost:
+        warnings.warn(MedclfWarning(text), stacklevel=2)
     size = spec.preprocessing.size
     train = BoxedImages(*parts["train"], box_tfms(modality, size, aug))
     collate = _Collate(spec)
@@ -184,7 +195,7 @@ def box_loaders(
         DataLoader(BoxedImages(*parts["valid"]), bs=bs, num_workers=0, create_batch=collate),
     ]
     dls = BoxLoaders(*loaders, path=root, device=default_device() if device is None else torch.device(device))
-    dls.spec = spec
+    dls.spec, dls.notes = spec, (text,) if lost else ()
     return dls
 
 

@@ -43,8 +43,8 @@ def render_boxes(
     rows: pd.DataFrame,
     root: Path,
     how: Preprocessing,
+    names: Names,
     *,
-    hide_names: bool = False,
     show_burned_in: bool = False,
 ) -> Path:
     """Write a detector's report.html.
@@ -55,7 +55,7 @@ def render_boxes(
         rows: of boxes.csv.
         root: the images' folder.
         how: how they are read.
-        hide_names: call images by their row.
+        names: what the images are called.
         show_burned_in: see `medclf.images.phi.why_withheld`.
 
     Returns:
@@ -65,7 +65,6 @@ def render_boxes(
         OutputError: it cannot be written.
     """
     boxes = as_plain(results["boxes"])
-    names = Names(sorted(set(rows["path"])), hide_names)
 
     def exhibits(paths: list[str]) -> list[Exhibit]:
         own = dict(iter(rows[rows["path"].isin(paths)].groupby("path")))
@@ -82,7 +81,7 @@ def render_boxes(
             sections.append(Section(heading, [], exhibits(paths), note))
     data = [Block("text", text=line) for line in boxes.get("data", [])]
     sections.append(Section("Boxes that were given", data))
-    cautions = ["The threshold was chosen on these images. Confirm the numbers on others."]
+    cautions = ["The threshold was chosen on these images. Confirm the numbers on others.", *boxes.get("cautions", [])]
     return write_page(folder / PAGE, "Boxes", boxes["sentence"], sections, cautions)
 
 

@@ -404,6 +404,7 @@ def describe_data(table: pd.DataFrame, recipe: dict[str, Any]) -> DataSummary:
 _SPLITS = {
     "random": "Images were split at random",
     "stratified": "Images were split at random within each label",
+    "finding": "Images with and without a finding were split at random",
     "patient": "Patients, with all their images, were split at random",
     "grouped": "Patients and groups of near-duplicates were kept together",
     "kfold": "Cross-validation: each image was predicted by a model that was not trained on it",
@@ -415,7 +416,7 @@ def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> SplitSummary:
     """The split's settings, how many patients are in several parts of it, and both in sentences."""
     both: int | None = None
     sentence = _SPLITS.get(split.get("kind", ""), "The caller made the split")
-    if split.get("kind") in {"random", "stratified", "patient", "grouped", "kfold"}:
+    if split.get("kind") in {"random", "stratified", "finding", "patient", "grouped", "kfold"}:
         sentence += f" (seed {split.get('seed')})"
     sentence += "."
     several = "several folds" if "fold" in used else "both training and validation set"

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
 from medclf.config import TrainConfig
-from medclf.dataset.boxes import N_BOXES, SIDES, Boxes, Unlisted, read_boxes, with_boxes
+from medclf.dataset.boxes import N_BOXES, SIDES, Boxes, Unlisted, read_boxes, unlisted_sentences, with_boxes
 from medclf.dataset.csv_files import save_rows
-from medclf.dataset.scan import scan
+from medclf.dataset.scan import scan, usable
 from medclf.dataset.splits import split_table
 from medclf.errors import DataError, ReadError, argument
 from medclf.files import finite, write_json
 from medclf.images.heatmap import hottest_box, on_original
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle import Bundle, load_bundle
-from medclf.inference.detector_bundle import DetectorBundle, FoundBoxes, save_detector
+from medclf.inference.detector_bundle import DetectorBundle, save_detector
 from medclf.inference.runtimes import bundle_in
 from medclf.learn.callbacks import told_in_lines
 from medclf.learn.checkpoint import seeded
@@ -34,7 +34,7 @@ from medclf.models.detector import Detector, DetectorSpec, Neck, build_detector,
 from medclf.models.spec import Normalization
 from medclf.reporting.boxes_page import render_boxes
 from medclf.results.names import Names
-from medclf.results.results import versions
+from medclf.results.results import describe_split, versions
 from medclf.results.run_folder import RESULTS, TABLE, save_table
 from medclf.results.schema import RECORD, RECORD_FORMAT, SCHEMA
 from medclf.results.wording import percent
@@ -42,7 +42,8 @@ from medclf.run.config import check_early
 from medclf.run.resume import check_free, claimed, located
 
 BOXES = "boxes.csv"
-_IGNORED = {"audit", "linear_probe", "saliency", "cache", "folds"}  # whose defaults mean nothing here
+_MAY_BE_OFF = {"audit", "linear_probe", "saliency", "cache"}  # a detector has none of them
+_OF_CLASSIFIER = ("arch", "weights", "size", "resize", "window", "frame")
 _KNOWN = {
     *("data", "out", "overwrite", "modality", "aug", "size", "resize", "window", "frame", "arch", "weights"),
     *("from_run", "epochs", "bs", "lr", "split", "valid_pct", "seed", "hide_names", "show_burned_in", "device"),
@@ -78,7 +79,7 @@ def train_boxes(
         OutputError: RUN exists already, or cannot be written.
     """
     check_early(config)
-    _check(config)
+    _check(config, unlisted, neck)
     check_free(config.out, config.overwrite)
     config = located(config)
     start = time.perf_counter()
@@ -86,54 +87,87 @@ def train_boxes(
         told = {"boxes": str(Path(boxes).absolute()), "unlisted": unlisted, "neck": neck}
         record = {"format": RECORD_FORMAT, "task": "boxes", "settings": config.as_dict(), **told}
         write_json(out / RECORD, record)
-        table = scan(config.data, **_scan_options(config))
-        given = read_boxes(boxes, table)
-        for line in given.sentences():
-            say(line)
-        table = _split(with_boxes(table, given, unlisted), config)
+        table, given, notes, cautions = _data(config, boxes, unlisted, say)
         with seeded(config.seed):
             detector, classifier = _detector(config, given.vocab, neck)
-            dls = box_loaders(
-                table,
-                given,
-                detector.spec,
-                modality=config.modality,
-                aug=changes_of(config.aug),
-                bs=config.bs or BS,
-                device=config.device,
-            )
-            n_train, n_valid = len(dls.train_ds), len(dls.valid_ds)
-            say(f"{n_train} images to train on, {n_valid} to validate on; {', '.join(given.vocab)}")
-            learn = box_learner(dls, detector)
-            with told_in_lines(learn, say):
-                fit(learn, EPOCHS if config.epochs is None else config.epochs, config.lr or LR)
-        record |= {"root": table.attrs["root"], "versions": versions()}
-        write_json(out / RECORD, record)
+            history, lost = _fitted(detector, table, given, config, say)
+        write_json(out / RECORD, record | {"root": table.attrs["root"], "versions": versions()})
         results, rows = _write(out, detector.cpu(), table, given, classifier)
-        names = [name for name in learn.recorder.metric_names if name not in ("epoch", "time")]
-        history = [dict(zip(names, map(float, row), strict=False)) for row in learn.recorder.values]
+        results["boxes"] |= {"data": [*notes, *lost], "cautions": cautions}
         results |= {"training": {"history": history}, "seconds": round(time.perf_counter() - start, 1)}
-        results = Names(list(table["path"]), config.hide_names).scrub(finite(as_plain(results)))
+        names = Names(list(table["path"]), config.hide_names)
+        results = names.scrub(finite(as_plain(results)))
         write_json(out / RESULTS, results)
-        hidden = {"hide_names": config.hide_names, "show_burned_in": config.show_burned_in}
-        render_boxes(out, results, rows, Path(table.attrs["root"]), detector.spec.preprocessing, **hidden)
+        root, how = Path(table.attrs["root"]), detector.spec.preprocessing
+        render_boxes(out, results, rows, root, how, names, show_burned_in=config.show_burned_in)
         say(results["boxes"]["sentence"])
     return Path(config.out)
 
 
-def _check(config: TrainConfig) -> None:
+def _data(
+    config: TrainConfig, boxes: str | Path, unlisted: Unlisted, say: Say
+) -> tuple[pd.DataFrame, Boxes, list[str], list[str]]:
+    """The split table, its boxes, what was found in them, and what to know before believing the numbers."""
+    scanned = scan(config.data, **_scan_options(config))
+    given = read_boxes(boxes, scanned)
+    for line in given.sentences():
+        say(line)
+    table = with_boxes(scanned, given, unlisted)
+    table, split = _split(table, config)
+    bad, lacking = int((scanned["problem"] != "").sum()), list(_lacking(table, given))
+    for line in lacking:
+        say(line)
+    broken = [f"{bad} of {len(table)} images cannot be used and are left out"] if bad else []
+    notes = [*given.sentences(config.hide_names), *unlisted_sentences(table, given), *broken, *lacking]
+    kind = "finding" if split == "stratified" else split
+    told = describe_split(usable(table), {"kind": kind, "seed": config.seed})["sentence"]
+    return table, given, notes, [told, "Near-duplicates in both sets were not looked for; medclf audit does."]
+
+
+def _lacking(table: pd.DataFrame, given: Boxes) -> Iterator[str]:
+    """Labels that a part has no box of."""
+    for part, words, means in (("train", "training", "learned"), ("valid", "validation", "measured")):
+        known = given.table[given.table["path"].isin(_of_part(table, part)["path"])]["label"]
+        if missing := sorted(set(given.vocab) - set(known)):
+            yield f"No {words} image has a box of {', '.join(missing)}, so it is not {means}."
+
+
+def _fitted(
+    detector: Detector, table: pd.DataFrame, given: Boxes, config: TrainConfig, say: Say
+) -> tuple[list[dict[str, float]], Sequence[str]]:
+    """Train the detector in place; the numbers of each epoch, and what it could not learn."""
+    how: dict[str, Any] = {"modality": config.modality, "aug": changes_of(config.aug)}
+    dls = box_loaders(table, given, detector.spec, **how, bs=config.bs or BS, device=config.device)
+    n_train, n_valid = len(dls.train_ds), len(dls.valid_ds)
+    say(f"{n_train} images to train on, {n_valid} to validate on; {', '.join(given.vocab)}")
+    learn = box_learner(dls, detector)
+    with told_in_lines(learn, say):
+        fit(learn, EPOCHS if config.epochs is None else config.epochs, config.lr or LR)
+    names = [name for name in learn.recorder.metric_names if name not in ("epoch", "time")]
+    return [dict(zip(names, map(float, row), strict=False)) for row in learn.recorder.values], dls.notes
+
+
+def _check(config: TrainConfig, unlisted: str, neck: str) -> None:
     """See that nothing was asked for that a detector does not do.
 
     Raises:
         DataError: something was.
     """
+    for name, value, choices in (("unlisted", unlisted, get_args(Unlisted)), ("neck", neck, get_args(Neck))):
+        if value not in choices:
+            raise DataError(f"{argument(name)} must be {' or '.join(choices)}, not {value!r}", "choose one of them")
     scanned = set(config.scan_kwargs())
     for one in fields(config):
-        if one.name in _KNOWN | _IGNORED | scanned or getattr(config, one.name) in (one.default, ()):
+        value = getattr(config, one.name)
+        if one.name in _KNOWN | scanned or value in (one.default, ()) or (one.name in _MAY_BE_OFF and not value):
             continue
         raise DataError(f"{argument(one.name)} does not go with {argument('boxes')}", "leave one of them out")
     if config.split == "kfold":
         raise DataError(f"{argument('split', 'kfold')} does not go with {argument('boxes')}", "train on one split")
+    for name in _OF_CLASSIFIER if config.from_run else ():
+        if getattr(config, name) != getattr(TrainConfig, name):
+            text = f"{argument(name)} does not go with {argument('from_run')}, whose classifier decides it"
+            raise DataError(text, "leave one of them out")
 
 
 def _scan_options(config: TrainConfig) -> dict[str, Any]:
@@ -145,13 +179,13 @@ def _scan_options(config: TrainConfig) -> dict[str, Any]:
     return options
 
 
-def _split(table: pd.DataFrame, config: TrainConfig) -> pd.DataFrame:
-    """The table with its partition; images with and without findings are shared out alike."""
+def _split(table: pd.DataFrame, config: TrainConfig) -> tuple[pd.DataFrame, str]:
+    """The table with its partition, and the kind of split; images with and without findings are shared out alike."""
     placed = set(table["partition"].dropna())
     split = config.split or ("folders" if {"train", "valid"} <= placed else "stratified")
     by_finding = table.assign(label=np.where(table[N_BOXES] > 0, "finding", "no finding"))
     partition = split_table(by_finding, split, valid_pct=config.valid_pct, seed=config.seed)
-    return table.assign(partition=partition)
+    return table.assign(partition=partition), split
 
 
 def _detector(config: TrainConfig, vocab: Sequence[str], neck: Neck) -> tuple[Detector, Bundle | None]:
@@ -182,7 +216,7 @@ def _write(
     rows = outcomes(truth, predicted, threshold)
     save_rows(out / BOXES, rows)
     boxes: dict[str, Any] = {"sentence": sentence(estimates, len(paths)), "threshold": threshold, **estimates}
-    boxes |= {"n_findings": len(truth), "per_class": _by_label(found, truth), "data": list(given.sentences())}
+    boxes |= {"n_findings": len(truth), "per_class": _by_label(found, truth, given.vocab)}
     if classifier is not None:
         boxes["saliency"] = hottest(classifier, root, paths, truth, _patients(_of_part(table, "valid")))
     test = _of_part(table, "test")
@@ -219,16 +253,21 @@ def _matched(
     """Given and predicted boxes of some images, matched; and both as tables."""
     paths = list(rows["path"])
     truth = given.table[given.table["path"].isin(paths)]
-    predicted = predict_boxes(bundle, root, paths)
+    predicted = _predicted(bundle, root, paths)
     return Detections(paths, truth, predicted, _patients(rows)), truth, predicted
 
 
-def predict_boxes(bundle: DetectorBundle, root: Path, paths: Sequence[str]) -> pd.DataFrame:
-    """What a detector finds in images: path, label, prob and corners, whatever the prob."""
+def _predicted(bundle: DetectorBundle, root: Path, paths: Sequence[str]) -> pd.DataFrame:
+    """What a detector finds in images: path, label, prob and corners, whatever the prob.
+
+    Raises:
+        DataError: an image broke since the scan; its findings would count as missed.
+    """
     rows = []
     for path, answer in zip(paths, bundle.predict_stream([root / path for path in paths]), strict=True):
-        if isinstance(answer, FoundBoxes):
-            rows += [{"path": path, **asdict(box)} for box in answer.boxes]
+        if isinstance(answer, ReadError):
+            raise DataError(f"{root / path} cannot be read any more: {answer.reason}", "scan the images again")
+        rows += [{"path": path, **asdict(box)} for box in answer.boxes]
     return pd.DataFrame(rows, columns=["path", "label", "prob", *SIDES])
 
 
@@ -259,16 +298,12 @@ def sentence(estimates: Mapping[str, Estimate], n_images: int, part: str = "vali
     )
 
 
-def _by_label(found: Detections, truth: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    counts = truth["label"].value_counts().to_dict()
-    return {
-        label: {
-            "n": n,
-            "ap50": float(found.average_precision(label)[0]),
-            "ap": float(found.average_precision(label).mean()),
-        }
-        for label, n in counts.items()
-    }
+def _by_label(found: Detections, truth: pd.DataFrame, vocab: Sequence[str]) -> dict[str, dict[str, Any]]:
+    counts, per_label = truth["label"].value_counts().to_dict(), {}
+    for label in vocab:
+        ap = found.average_precision(label) if label in counts else np.array([np.nan])
+        per_label[label] = {"n": counts.get(label, 0), "ap50": float(ap[0]), "ap": float(ap.mean())}
+    return per_label
 
 
 def hottest(
@@ -277,21 +312,20 @@ def hottest(
     """How often the hottest box of the classifier's Grad-CAM lies on a finding: one box an image and label.
 
     Returns:
-        hit_rate and iou_hit_rate, to be compared with the detector's first_hit_rate; and the labels that were left out
-        since the classifier does not know them.
+        hit_rate and iou_hit_rate, to be compared with the detector's first_hit_rate; and a note that names the labels
+        that the classifier does not know.
     """
     known = given[given["label"].isin(classifier.vocab)]
+    strange = sorted(set(given["label"]) - set(classifier.vocab))
+    note = {"note": f"The classifier does not know {', '.join(strange)}: not looked for."} if strange else {}
+    if known.empty:
+        return note
     rows = []
     for path, label in known[["path", "label"]].drop_duplicates().itertuples(index=False):
-        try:
-            image = classifier.preprocessing.read(root / path)
-        except ReadError:
-            continue
+        image = classifier.preprocessing.read(root / path)
         heat = on_original(classifier.saliency(root / path, label), image.shape, classifier.preprocessing)
         if (box := hottest_box(heat)) is not None:
             rows.append({"path": path, "label": label, "prob": 1.0, **dict(zip(SIDES, box, strict=True))})
-    if known.empty:
-        return {"note": f"the classifier knows none of the labels {', '.join(sorted(set(given['label'])))}"}
     shown = pd.DataFrame(rows, columns=["path", "label", "prob", *SIDES])
     found = Detections(list(paths), known, shown, patients).estimates(0.5)
-    return {name: found[name] for name in ("hit_rate", "iou_hit_rate", "first_hit_rate")}
+    return {name: found[name] for name in ("hit_rate", "iou_hit_rate", "first_hit_rate")} | note

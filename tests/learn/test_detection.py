@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 from medclf.dataset.boxes import read_boxes, with_boxes
 from medclf.dataset.scan import scan
-from medclf.errors import DataError
+from medclf.errors import DataError, MedclfWarning
 from medclf.images.preprocessing import Preprocessing
 from medclf.learn.checkpoint import seeded
 from medclf.learn.detection import BoxedImages, box_learner, box_loaders, box_tfms, fit
@@ -110,3 +110,11 @@ def test_a_split_without_a_box_in_train_is_refused(drawn) -> None:
     table, boxes, spec = drawn
     with pytest.raises(DataError, match="no training image has a box"):
         box_loaders(table.assign(partition=["valid"] * 4 + ["train"] * 2), boxes, spec, progress=False)
+
+
+def test_boxes_too_small_to_learn_are_counted(drawn) -> None:
+    table, boxes, spec = drawn
+    boxes.table.loc[0, ["x_max", "y_max"]] = [11.0, 21.0]  # one pixel of 96, two thirds of one at 64
+    with pytest.warns(MedclfWarning, match="1 boxes of training images are smaller than a pixel"):
+        dls = box_loaders(table, boxes, spec, progress=False)
+    assert len(dls.notes) == 1 and sum(map(len, dls.train_ds.given)) == 2

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,6 +57,8 @@ def test_a_run_has_numbers_boxes_a_page_and_a_bundle(run):
     history = results["training"]["history"]
     assert len(history) == 6 and history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
     page = (out / "report.html").read_text()
+    for told in ("6 images that the file does not list", "No patient IDs were given", "Near-duplicates in both sets"):
+        assert told in page
     assert boxes["sentence"].split(",")[0] in page and "data:image/jpeg" in page
 
 
@@ -160,7 +163,14 @@ def test_the_backbone_of_a_classifier_stays_what_it_was(drawn, tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "name"),
-    [({"keep_accuracy": 0.9}, "keep_accuracy"), ({"split": "kfold"}, "kfold"), ({"card": "x"}, "card")],
+    [
+        ({"keep_accuracy": 0.9}, "keep_accuracy"),
+        ({"split": "kfold"}, "kfold"),
+        ({"card": "x"}, "card"),
+        ({"folds": 9}, "folds"),
+        ({"cache": True}, "cache"),
+        ({"from_run": ".", "size": 320}, "size does not go with from_run"),
+    ],
 )
 def test_settings_that_a_detector_has_no_use_for_are_refused(drawn, tmp_path, settings, name):
     if "card" in settings:
@@ -169,6 +179,38 @@ def test_settings_that_a_detector_has_no_use_for_are_refused(drawn, tmp_path, se
     with pytest.raises(DataError, match=name):
         train_boxes(TrainConfig(str(drawn), str(tmp_path / "RUN"), **settings), drawn / "boxes.csv")
     assert not (tmp_path / "RUN").exists()
+
+
+def test_choices_that_do_not_exist_are_refused_before_anything_is_read(drawn, tmp_path):
+    config = TrainConfig(str(drawn), str(tmp_path / "RUN"))
+    with pytest.raises(DataError, match="neck must be pyramid or light, not 'lite'"):
+        train_boxes(config, drawn / "boxes.csv", neck="lite")
+    with pytest.raises(DataError, match="unlisted must be negative or skip, not 'negativ'"):
+        train_boxes(config, drawn / "boxes.csv", unlisted="negativ")
+
+
+def test_hidden_names_are_the_rows_of_the_table_and_absent_labels_are_said(drawn, tmp_path):
+    """Boxes name an image that is not there; no validation image has a box of the label of one training image."""
+    rows = pd.read_csv(drawn / "boxes.csv")
+    paths = [*rows["path"], "plain/16.png", "plain/17.png"]
+    parts = ["train" if number < 12 else "valid" for number in range(len(paths))]
+    pd.DataFrame({"path": paths, "label": "x", "part": parts}).to_csv(drawn / "hidden.csv", index=False)
+    rows.loc[0, "label"] = "rare"
+    strange = rows.iloc[[1]].assign(path="Doe^John")
+    pd.concat([rows, strange]).to_csv(tmp_path / "boxes.csv", index=False)
+    settings = {"arch": "resnet18", "weights": None, "size": 32, "epochs": 0, "partition_col": "part"}
+    config = TrainConfig(str(drawn / "hidden.csv"), str(tmp_path / "RUN"), hide_names=True, **settings)
+    with pytest.warns(UserWarning, match="does not list"):
+        out = train_boxes(config, tmp_path / "boxes.csv", lambda line: None)
+    page, content = (out / "report.html").read_text(), (out / "results.json").read_text()
+    assert "Doe" not in page + content and ".png" not in page + content
+    table, boxes = pd.read_csv(out / "table.csv"), pd.read_csv(out / "boxes.csv")
+    seen = set(boxes["path"][boxes["outcome"].isin(["missed", "false alarm", "hit"])])
+    wanted = {f"row {number}" for number, path in enumerate(table["path"], 1) if path in seen}
+    assert seen and set(re.findall(r"row \d+", page)) == wanted
+    told = "No validation image has a box of rare, so it is not measured."
+    assert told in page and told in content
+    assert json.loads(content)["boxes"]["per_class"]["rare"] == {"n": 0, "ap50": None, "ap": None}
 
 
 def test_outcomes_by_hand():
@@ -201,4 +243,7 @@ def test_the_hottest_box_is_measured_as_the_detectors_are(drawn):
     assert on["hit_rate"].value == 1 and on["first_hit_rate"].value == 1 and on["iou_hit_rate"].value == 0
     far = slice(0, 5) if x > 60 else slice(110, 120)
     assert hottest(LooksAt(slice(0, 5), far), drawn, paths, given)["hit_rate"].value == 0
-    assert "knows none" in hottest(LooksAt(far, far), drawn, paths, given.assign(label="ulcer"))["note"]
+    assert "not know ulcer" in hottest(LooksAt(far, far), drawn, paths, given.assign(label="ulcer"))["note"]
+    both = pd.concat([given, given.assign(label="ulcer")])
+    half = hottest(LooksAt(slice(0, 5), far), drawn, paths, both)
+    assert half["hit_rate"].n == 1 and "not know ulcer" in half["note"]
