@@ -45,6 +45,7 @@ from medclf.metrics.thresholds import OperatingPoint
 from medclf.metrics.weighted import bin_gaps
 from medclf.results.calibration import OUT_OF_DISTRIBUTION, UNSURE, Calibration
 from medclf.results.predictions import Predictions, losses_of
+from medclf.results.wording import counted_as
 
 _BARS = 10  # of a reliability diagram
 CURVE = ("coverage", "accuracy", "low", "high")
@@ -113,7 +114,7 @@ def calibrate(
 
 def _why_not(calibration_set: CalibrationSet) -> str:
     n = len(calibration_set)
-    return f"{n} images are too few (at least {FEWEST} are needed)" if n < FEWEST else ""
+    return f"{n} {counted_as(calibration_set.unit, n)} are too few (at least {FEWEST} are needed)" if n < FEWEST else ""
 
 
 def _shares(y: np.ndarray, n_labels: int) -> np.ndarray:
@@ -125,12 +126,12 @@ def _shares(y: np.ndarray, n_labels: int) -> np.ndarray:
 
 _RULES = {
     "accuracy": "The most probable label is predicted",
-    "balanced": "The label is predicted whose probability is highest beside its share of the training images",
+    "balanced": "The label is predicted whose probability is highest beside its share of the training {images}",
     "threshold": "Labels are predicted from their operating point on",
 }
 _RULES_OF_MANY = {
     "accuracy": "Each label is predicted from a probability of 50 % on",
-    "balanced": "Each label is predicted from its share of the training images on",
+    "balanced": "Each label is predicted from its share of the training {images} on",
 }
 
 
@@ -149,7 +150,7 @@ def _decide(result: Calibrated, policy: DecisionPolicy, shares: np.ndarray, thre
     calibrations = {way: Calibration(multi_label=shown.multi_label, **fields) for way, fields in ways.items()}
     scores = decision_scores(shown, calibrations) if (np.asarray(shown.y) >= 0).any() else {}
     told = [f"{way} {row['accuracy']:.3f} and {row['balanced_accuracy']:.3f}" for way, row in scores.items()]
-    sentence = f"{rules[used]}."
+    sentence = f"{rules[used].format(images=shown.counted())}."
     if told:
         sentence += f" Accuracy and balanced accuracy by each rule: {'; '.join(told)}."
     result.sections["decision"] = {"rule": used, "sentence": sentence, "scores": scores}
@@ -174,7 +175,7 @@ def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tu
         logits = to_logits(before.probs, multi_label=multi)
         probs, temperature = calibrate_out_of_fold(logits, before.y, groups=before.groups, multi_label=multi)
         after, fitted_on = _with_probs(before, probs), replace(fitted_on, probs=probs)
-        how = f"Each image here was judged by one fitted on {fitted_on.described}"
+        how = f"Each {before.counted(1)} here was judged by one fitted on {fitted_on.described}"
     else:
         logits = to_logits(fitted_on.probs, multi_label=multi)
         temperature = fit_calibration(logits, fitted_on.y, multi_label=multi)
@@ -184,9 +185,10 @@ def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tu
     was = "too high" if value > 1.05 else "too low" if value < 0.95 else "about right"
     unfit = too_few(fitted_on.y, len(before.vocab), multi_label=multi)
     few = [label for label, one in zip(before.vocab, unfit, strict=True) if one]
-    sentence = f"The model's confidence was {was} (temperature {value:.2f}). {how} ({temperature.n} images)."
+    images = counted_as(fitted_on.unit)
+    sentence = f"The model's confidence was {was} (temperature {value:.2f}). {how} ({temperature.n} {images})."
     if few:
-        sentence += f" Uncalibrated, with fewer than {FEWEST_OF_A_LABEL} images: {', '.join(few)}."
+        sentence += f" Uncalibrated, with fewer than {FEWEST_OF_A_LABEL} {images}: {', '.join(few)}."
     section = {
         "sentence": sentence,
         "temperature": value,
@@ -383,7 +385,8 @@ def evaluate_limits(
     section["by_label"] = by_label(predictions)
     if calibration.temperature is not None:
         value = float(np.exp(np.mean(np.log(calibration.temperature.values))))
-        sentence = f"The bundle's temperature ({value:.2f}) was fitted during training, on other images."
+        others = f"other {predictions.counted()}"
+        sentence = f"The bundle's temperature ({value:.2f}) was fitted during training, on {others}."
         section = {"sentence": sentence, **section}
     found: Sections = {"calibration": section}
     if calibration.abstain_below is not None:
@@ -407,7 +410,7 @@ def _evaluate_abstention(predictions: Predictions, abstain_below: float) -> Sect
     y, probs = answers(predictions.y, predictions.probs, predictions.multi_label, predictions.decided)
     found, curve = evaluate_abstain(y, probs, abstain_below, groups=predictions.groups), abstain_curve(y, probs)
     unsure = _confidence(probs) < abstain_below
-    sentence = f"Training's limit flags {unsure.sum()} of {len(unsure)} images unsure."
+    sentence = f"Training's limit flags {unsure.sum()} of {len(unsure)} {predictions.counted()} unsure."
     return {
         "threshold": found.pop("threshold"),
         "sentence": sentence + _too_often(unsure),
@@ -422,10 +425,12 @@ def ood_section(predictions: Predictions, calibration: Calibration) -> Sections:
     if detector is None or "flags" not in predictions.table:
         return {}
     outside = np.array([OUT_OF_DISTRIBUTION in flags for flags in predictions.table["flags"]], bool)
+    images = predictions.counted()
     share = proportion(outside, np.ones(len(outside), bool), Sampling.of(predictions.groups, len(outside)))
     sentence = (
-        f"{outside.sum()} of {len(outside)} images are out of distribution: unlike the {detector.n} training images. "
-        f"About {1 - detector.quantile:.0%} of ordinary images are flagged too."
+        f"{outside.sum()} of {len(outside)} {images} are out of distribution: "
+        f"unlike the {detector.n} training {images}. "
+        f"About {1 - detector.quantile:.0%} of ordinary {images} are flagged too."
     )
     return {"ood": {"sentence": sentence, "flagged": as_plain(share), "n_train": detector.n}}
 

@@ -24,6 +24,7 @@ class CalibrationSet:
         groups: (n,) which images belong together, or None.
         described: what these images are, for the report.
         reported: they are the reported images themselves; each is then judged by what the other folds fitted.
+        unit: what each is the answer for, such as "patient"; None for an image.
     """
 
     y: np.ndarray
@@ -31,11 +32,12 @@ class CalibrationSet:
     groups: np.ndarray | None
     described: str
     reported: bool = False
+    unit: str | None = None
 
     @classmethod
     def of(cls, predictions: Predictions, described: str) -> CalibrationSet:
         """The reported images themselves."""
-        return cls(predictions.y, predictions.probs, predictions.groups, described, reported=True)
+        return cls(predictions.y, predictions.probs, predictions.groups, described, True, predictions.unit)
 
     def __len__(self) -> int:
         return len(self.probs)

@@ -149,17 +149,14 @@ def _attended(first: ByUnit, training: Predictions, fit: Fit, finding: int | Non
     groups = units.groups
     fold_of[known] = folds(units.y[known], None if groups is None else groups[known])
     logits = np.zeros((len(units), len(units.vocab)))
-    for fold in np.unique(fold_of[known]):
+    for fold in np.unique(fold_of):  # -1: those without a label, by what was fitted on all others
         rest, own = np.flatnonzero((fold_of != fold) & (fold_of >= 0)), np.flatnonzero(fold_of == fold)
         attention = _fit_on(rest, units, index, training.features, partial(fit, finding=finding))
         rows, renumbered = _rows_of(own, index)
         logits[own] = attention.logits(training.features[rows], renumbered, len(own))
     probs = sigmoid(logits) if units.multi_label else softmax(logits)
-    made = Predictions(
-        units.vocab, units.multi_label, units.y, probs, losses_of(units.y, probs, units.multi_label), units.table
-    )
-    made.features = units.features
-    return ByUnit(made, first.images, index, first.conflicts)
+    made = replace(units, probs=probs, losses=losses_of(units.y, probs, units.multi_label), decided=None)
+    return replace(first, units=made)
 
 
 def _rows_of(units: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -312,7 +312,9 @@ class Predictor(Shown):
         whole = rule.probs(probs, features, index, 1)
         calibrated = to_logits(whole, multi_label=self.multi_label), features.mean(0, keepdims=True)
         (answer,) = self._calibrated(*calibrated, np.zeros(1, bool))
-        parts = iter(rule.contributions(probs, features, index, decided(whole, self.vocab, self.multi_label)))
+        predicted = np.zeros((1, len(self.vocab)), bool)
+        predicted[0, [answer.pred] if isinstance(answer.pred, int) else list(answer.pred)] = True
+        parts = iter(rule.contributions(probs, features, index, predicted))
         counted = [None if isinstance(one, ReadError) else float(next(parts)) for one in outputs]
         return UnitPrediction(answer, counted, problems)
 

@@ -31,6 +31,7 @@ from medclf.dataset.labels import objects
 from medclf.dataset.matching import left_out, match_labels
 from medclf.dataset.scan import with_problems
 from medclf.dataset.splits import no_partition, unplaced
+from medclf.dataset.units import UNIT
 from medclf.errors import MedclfWarning
 from medclf.learn import augmentation_picture, maps
 from medclf.learn.balance import label_shares
@@ -120,6 +121,9 @@ class Assessment:
         rule = self.calibration.unit
         units = None if rule is None else by_unit(predictions, rule)
         found = apply_calibration(predictions if units is None else units.units, self.calibration)
+        if rule is not None and units is not None:
+            units = units.decided_by(rule, found)
+            found = units.units
         results = _summary(learn, found, self.table, partition) | evaluate_limits(found, self.calibration)
         if self.table is not None and partition != "train":
             seen = seen_in_training(found if units is None else units.images, self.table, self.audit)
@@ -206,6 +210,9 @@ def assess(
     if not outputs.cross_validated:  # each fold has features of its own
         reported = flag_out_of_distribution(reported, calibration)
     held_out = [apply_calibration(part, replace(calibration, abstain_below=None)) for part in held_out]
+    if units is not None:
+        units = units.decided_by([reported, *held_out])
+        reported, *held_out = [part.units for part in units.parts]
     results = _summary(learn, reported, table) | fitted.sections
     results |= {"tabular": beside.section} if beside.section else {}
     results |= {"units": units.section | unit_rows(reported, units.parts[0])} if units else {}
@@ -303,8 +310,12 @@ def predict_held_out(learn: Any) -> list[Predictions]:
     found = predict_loader(learn, dls.test_dl(paths, problems=dls.problems), "test", features=ours)
     row_of = {path: row for row, path in enumerate(table["path"])}
     y = match_labels(table, vocab, found.multi_label).y[[row_of[path] for path in found.table["path"]]]
-    found = replace(found, y=y, losses=losses_of(y, found.probs, found.multi_label))
     known = (y.reshape(len(y), -1) >= 0).any(axis=1)
+    if is_by_unit(table):  # a unit is in one part; images of labels that differ, one of them not learned, leave it none
+        units = table[UNIT].iloc[[row_of[path] for path in found.table["path"]]].to_numpy()
+        known = np.isin(units, units[known]) if found.multi_label else ~np.isin(units, units[~known])
+        y = y if found.multi_label else np.where(known, y, -1)
+    found = replace(found, y=y, losses=losses_of(y, found.probs, found.multi_label))
     return [found.subset(part) for part in (known, ~known) if part.any()]
 
 

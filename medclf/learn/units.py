@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from medclf.metrics.units import UnitRule, mean_by
 from medclf.results.predictions import Predictions
 from medclf.results.results import short_metrics, summarize
 from medclf.results.units import CONTRIBUTION, SHOWN, ByUnit, by_unit, sentence_of
+from medclf.results.wording import counted_as
 
 _NAMED = 20  # units that results.json names
 
@@ -46,13 +47,19 @@ class AnswersByUnit:
     def calibration_set(self, *, cross_validated: bool, tuned: bool) -> CalibrationSet:
         """What to fit on: never the reported units, or each of them without its own fold."""
         if cross_validated or tuned or self.out_of_fold is None:
-            what = "the other units' predictions" if cross_validated else "the other validation units"
+            others = counted_as(self.rule.unit)
+            what = f"the predictions of the other {others}" if cross_validated else f"the other validation {others}"
             return CalibrationSet.of(self.parts[0].units, f"{what}, in five parts")
         found = self.out_of_fold.units
         known = np.asarray(found.y).reshape(len(found), -1).max(axis=1) >= 0
         found = found.subset(known)
         described = f"the training {units_word(self.rule.unit)}, each predicted by a head that was fitted without it"
-        return CalibrationSet(found.y, found.probs, found.groups, described)
+        return CalibrationSet(found.y, found.probs, found.groups, described, unit=found.unit)
+
+    def decided_by(self, parts: Sequence[Predictions]) -> AnswersByUnit:
+        """The same with what is predicted of the units now: see `ByUnit.decided_by`."""
+        made = [one.decided_by(self.rule, part) for one, part in zip(self.parts, parts, strict=True)]
+        return replace(self, parts=made)
 
     @property
     def images(self) -> Predictions:
@@ -142,18 +149,21 @@ def units_section(
     """
     first = parts[0]
     n_images = first.units.table["n_images"]
-    conflicts = sorted({name for part in parts for name in part.conflicts})
+    conflicts = [] if first.units.multi_label else _conflicts(table)
     lost = table[(table["problem"] != "").to_numpy()]
     broken = lost[UNIT].nunique()
     gone = sorted(set(map(str, lost[UNIT])) - set(map(str, table.loc[~table.index.isin(lost.index), UNIT])))
     sentence = f"{sentence_of(rule, len(first.units), len(first.images))} {chosen}".rstrip()
     if conflicts:
         what = units_word(rule.unit, len(conflicts))
-        sentence += f" {len(conflicts)} {what} with images of different labels count as unlabelled."
+        has, counts = ("has", "counts") if len(conflicts) == 1 else ("have", "count")
+        sentence += f" {len(conflicts)} {what} {has} images of different labels and {counts} as unlabelled."
     if broken:
-        sentence += f" {len(lost)} images of {broken} {units_word(rule.unit, broken)} could not be used."
+        images = "image" if len(lost) == 1 else "images"
+        sentence += f" {len(lost)} {images} of {broken} {units_word(rule.unit, broken)} could not be used."
     if gone:
-        sentence += f" {len(gone)} {units_word(rule.unit, len(gone))} have no usable image."
+        has = "has" if len(gone) == 1 else "have"
+        sentence += f" {len(gone)} {units_word(rule.unit, len(gone))} {has} no usable image."
     by_image = summarize(first.images, n_boot=200)
     return {
         "sentence": sentence,
@@ -171,6 +181,12 @@ def units_section(
         "conflicts": {"n": len(conflicts), "some_paths": conflicts[:_NAMED]},
         "unreadable": {"n_images": len(lost), "n_units_without_image": len(gone), "some_paths": gone[:_NAMED]},
     }
+
+
+def _conflicts(table: pd.DataFrame) -> list[str]:
+    """The units whose images are labelled differently, in whatever partition."""
+    n_labels = table[table["problem"] == ""].groupby(UNIT)["label"].nunique()
+    return sorted(map(str, n_labels.index[n_labels > 1]))
 
 
 def unit_rows(units: Predictions, made: ByUnit, limit: int = 12) -> dict[str, Any]:

@@ -207,17 +207,18 @@ class UnitRule:
     ) -> np.ndarray:
         """(n,) in [0, 1], how much each image speaks for its unit's answer; the greatest of a unit decided it.
 
-        It is attention's weight, else the image's own probability of what was predicted.
+        It is attention's weight; of "max" and "noisy-or" the image's own probability of the finding, which their
+        answer rests on either way; else that of what was predicted.
 
         Args:
             probs, features, unit: see `probs`.
             predicted: (n_units, n_labels) bool; of several labels the most probable is meant.
         """
-        theirs = predicted[unit]
+        theirs, rests_on_finding = predicted[unit], self.answer in ("attention", "max", "noisy-or")
         if self.attention is not None:
             probs = self.attention.weights(_needed(features), unit, len(predicted))
-            if self.finding is not None:  # the other label has no weights of its own
-                return np.asarray(probs[:, self.finding])
+        if self.finding is not None and rests_on_finding:
+            return np.asarray(probs[:, self.finding])
         if self.multi_label:
             given = np.where(theirs, probs, 0.0).max(axis=1)
             return np.asarray(np.where(theirs.any(axis=1), given, probs.max(axis=1)))

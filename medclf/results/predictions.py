@@ -15,6 +15,7 @@ from medclf.dataset.groups import groups_of
 from medclf.dataset.labels import NO_FINDING
 from medclf.errors import DataError
 from medclf.results.calibration import decided
+from medclf.results.wording import counted_as
 
 _KEPT = ("path", "partition", "patient")
 
@@ -34,6 +35,7 @@ class Predictions:
         decided: (n, n_labels) bool, which labels are predicted, where it is not the most probable one (multi-label: all
             of at least 0.5).
         ordinal: the labels have an order, and `vocab` is it, lowest grade first.
+        unit: what a row is the answer for, such as "patient"; None for an image.
     """
 
     vocab: list[str]
@@ -45,9 +47,14 @@ class Predictions:
     features: np.ndarray | None = None
     decided: np.ndarray | None = None
     ordinal: bool = False
+    unit: str | None = None
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def counted(self, n: int = 2) -> str:
+        """What the rows are called in sentences: images, or patients, studies ... where these have one answer each."""
+        return counted_as(self.unit, n)
 
     @property
     def labels(self) -> list[str]:
@@ -136,7 +143,7 @@ class Predictions:
         known = [part.features for part in parts if part.features is not None]
         features = np.concatenate(known) if len(known) == len(parts) else None
         chosen = np.concatenate([part.predicted for part in parts])
-        return cls(first.vocab, first.multi_label, y, probs, losses, table, features, chosen, first.ordinal)
+        return cls(first.vocab, first.multi_label, y, probs, losses, table, features, chosen, first.ordinal, first.unit)
 
     def subset(self, rows: Any) -> Predictions:
         """The predictions of some rows, by a boolean mask or positions."""

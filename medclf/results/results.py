@@ -167,11 +167,10 @@ def summarize(
         results["ordinal"] = near_misses(results["confusion_matrix"], known.vocab)
     if len(known):
         results["baseline"] = baseline(known)
-        results["baseline"]["sentence"] = beside_guessing(results)
+        results["baseline"]["sentence"] = beside_guessing(results, known.counted())
     if len(known) > LARGE:
-        results["resampling"] = (
-            f"There are {len(known):,} images: intervals are resampled from a part that stands for all of them."
-        )
+        there = f"There are {len(known):,} {known.counted()}"
+        results["resampling"] = f"{there}: intervals are resampled from a part that stands for all of them."
     results["most_confused"] = [list(row) for row in most_confused(results["confusion_matrix"], known.vocab)]
     results["roc"] = roc_curves(known)
     results["training"] = {"history": list(history), "linear_probe": linear_probe}
@@ -254,6 +253,12 @@ def short_metrics(found: Mapping[str, Any]) -> dict[str, Any]:
     return {row.key: found[row.key] for row in overall_metrics(short=True) if row.key in found}
 
 
+_TWINS = (
+    ("is a near-duplicate of a training image", "are near-duplicates of training images"),
+    ("has a near-duplicate of a training image", "have near-duplicates of training images"),
+)
+
+
 def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results: Mapping[str, Any]) -> LeakFree | None:
     """The numbers on all images, and on those that do not leak.
 
@@ -272,15 +277,15 @@ def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results
         return None
     partition = partition_name(results.get("partition"))
     reasons = (
-        (twin, "is a near-duplicate of a training image", "are near-duplicates of training images"),
+        (twin, *_TWINS[shown.unit is not None]),
         (patient, "comes from a patient with training images", "come from patients with training images"),
     )
     counted = [(int(np.sum(one)), words) for one, *words in reasons]
-    images = f"of the {n} {partition} images".replace("  ", " ")
+    images = f"of the {n} {partition} {shown.counted()}".replace("  ", " ")
     sentence = " ".join(f"{k} {images} {words[k > 1]}." for k, words in counted if k)
     found = LeakFree(sentence=sentence, n=n, n_leaking=int(leaking.sum()))
     if len(left) < 2:
-        found["sentence"] += " No images are left without them: split by patient, or grouped."
+        found["sentence"] += f" No {shown.counted()} are left without them: split by patient, or grouped."
         return found
     metrics = as_plain(
         classification_metrics(
@@ -298,7 +303,7 @@ def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results
         value = metrics[best]["value"]
         score = f"mean AUROC is {value:.3f}" if left.multi_label else f"accuracy is {percent(value)}"
         found["sentence"] += f" Without them {score}."
-    rows = {f"all {n} images": results, f"the {len(left)} images without leaks": metrics}
+    rows = {f"all {n} {shown.counted()}": results, f"the {len(left)} {shown.counted()} without leaks": metrics}
     found["numbers"] = {name: {"n": m["n"], **short_metrics(m)} for name, m in rows.items()}
     return found
 

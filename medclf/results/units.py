@@ -29,19 +29,35 @@ class ByUnit:
             of those that decided most, "|" between them) are columns of its table.
         images: the images', with a column contribution.
         index: (n_images,) the row of each image's unit.
-        conflicts: the units whose images are labelled differently; their label counts as unknown.
     """
 
     units: Predictions
     images: Predictions
     index: np.ndarray
-    conflicts: list[str]
 
     def any_of(self, marked: np.ndarray) -> np.ndarray:
         """(n_units,) bool, whether any of a unit's images is marked, (n_images,)."""
         found = np.zeros(len(self.units), bool)
         np.logical_or.at(found, self.index, np.asarray(marked, bool))
         return found
+
+    def decided_by(self, rule: UnitRule, units: Predictions) -> ByUnit:
+        """The same with what is predicted of the units now: which images speak for it is told anew.
+
+        Args:
+            rule: how they were answered.
+            units: in the order of `self.units`, calibrated, with decisions.
+        """
+        parts = rule.contributions(self.images.probs, self.images.features, self.index, units.predicted)
+        ranked: list[list[str]] = [[] for _ in range(len(units))]
+        paths = list(self.images.table["path"])
+        for row in np.argsort(-parts, kind="stable"):
+            ranked[self.index[row]].append(paths[row])
+        deciding = {"path": [own[0] for own in ranked], IMAGES: ["|".join(own[:SHOWN]) for own in ranked]}
+        images = self.images.table.assign(**{CONTRIBUTION: np.round(parts, 6)})
+        return ByUnit(
+            replace(units, table=units.table.assign(**deciding)), replace(self.images, table=images), self.index
+        )
 
 
 def by_unit(images: Predictions, rule: UnitRule) -> ByUnit:
@@ -59,46 +75,38 @@ def by_unit(images: Predictions, rule: UnitRule) -> ByUnit:
     """
     index, names = index_of(list(images.table[UNIT]))
     n = len(names)
-    y, conflicts = _labels(images, index, n)
-    probs = rule.probs(images.probs, images.features, index, n)
+    y, probs = _labels(images, index, n), rule.probs(images.probs, images.features, index, n)
     features = None if images.features is None else mean_by(images.features, index, n).astype(np.float32)
-    units = Predictions(images.vocab, images.multi_label, y, probs, losses_of(y, probs, images.multi_label), _blank(n))
-    parts = rule.contributions(images.probs, images.features, index, units.predicted)
-    table = _table(images.table, index, parts, names)
-    units = replace(units, table=table, features=features)
-    shown = replace(images, table=images.table.assign(**{CONTRIBUTION: np.round(parts, 6)}))
-    return ByUnit(units, shown, index, [str(names[k]) for k in conflicts])
+    losses, table = losses_of(y, probs, images.multi_label), _table(images.table, index, names)
+    units = replace(
+        images, y=y, probs=probs, losses=losses, table=table, features=features, decided=None, unit=rule.unit
+    )
+    return ByUnit(units, images, index).decided_by(rule, units)
 
 
-def _blank(n: int) -> pd.DataFrame:
-    return pd.DataFrame({"path": [""] * n})
-
-
-def _labels(images: Predictions, index: np.ndarray, n: int) -> tuple[np.ndarray, list[int]]:
-    """The labels of the units, and which units' images contradict each other."""
+def _labels(images: Predictions, index: np.ndarray, n: int) -> np.ndarray:
+    """The labels of the units; -1 of those whose images contradict each other."""
     y = np.asarray(images.y)
     if images.multi_label:
         found = np.full((n, y.shape[1]), -1)
         np.maximum.at(found, index, y)
-        return found, []
+        return found
     most, least = np.full(n, -1), np.full(n, len(images.vocab))
     np.maximum.at(most, index, y)
     np.minimum.at(least, index[y >= 0], y[y >= 0])
-    differ = (most >= 0) & (least != most)
-    return np.where(differ, -1, most), np.flatnonzero(differ).tolist()
+    return np.where(least != most, -1, most)
 
 
-def _table(images: pd.DataFrame, index: np.ndarray, parts: np.ndarray, names: list[Any]) -> pd.DataFrame:
-    """One row a unit: what all its images agree on, and the image that decided in place of the path."""
+def _table(images: pd.DataFrame, index: np.ndarray, names: list[Any]) -> pd.DataFrame:
+    """One row a unit: what all its images agree on; which of them decided is still to be told."""
     members: list[list[int]] = [[] for _ in names]
-    for row in np.argsort(-parts, kind="stable"):
-        members[index[row]].append(int(row))
-    paths = list(images["path"])
+    for row, unit in enumerate(index):
+        members[unit].append(row)
     columns: dict[str, list[Any]] = {
-        "path": [paths[rows[0]] for rows in members],
+        "path": [""] * len(names),
         UNIT: names,
         N_IMAGES: [len(rows) for rows in members],
-        IMAGES: ["|".join(paths[row] for row in rows[:SHOWN]) for rows in members],
+        IMAGES: [""] * len(names),
     }
     for name in images:
         if name not in columns and name not in _OF_IMAGES:
@@ -133,10 +141,11 @@ def sentence_of(rule: UnitRule, n_units: int, n_images: int) -> str:
         >>> sentence_of(UnitRule("patient", "mean"), 2, 9)
         "One answer for each of 2 patients (9 images): the mean of its images' probabilities."
     """
+    finding = " of the finding" if rule.multi_label or rule.finding is not None else ""
     how = {
         "mean": "the mean of its images' probabilities",
         "noisy-or": "the probability that at least one of its images has the finding",
-        "max": "the answer of its most certain image",
+        "max": f"the answer of its image that is most certain{finding}",
         "attention": "a mean of its images' scores, learned so that images with the finding count most (attention)",
     }[rule.answer]
     return f"One answer for each of {n_units} {units_word(rule.unit, n_units)} ({n_images} images): {how}."

@@ -29,7 +29,16 @@ def counted(results: Mapping[str, Any], n: int = 2) -> str:
         >>> counted({}), counted({"units": {"by": "study"}}, 1), counted({"units": {"by": "exam"}})
         ('images', 'study', 'units')
     """
-    unit = (results.get("units") or {}).get("by")
+    return counted_as((results.get("units") or {}).get("by"), n)
+
+
+def counted_as(unit: str | None, n: int = 2) -> str:
+    """What answers are for: images, where `unit` is None; or patients, studies, series, folders, units.
+
+    Example:
+        >>> counted_as(None), counted_as("study", 1), counted_as("exam")
+        ('images', 'study', 'units')
+    """
     known = {"patient": "patients", "study": "studies", "series": "series", "folder": "folders"}
     one, many = ("image", "images") if unit is None else (unit, known[unit]) if unit in known else ("unit", "units")
     return one if n == 1 else many
@@ -93,7 +102,7 @@ def rests_on_few(results: Mapping[str, Any]) -> str:
     label = min(counts, key=lambda one: counts[one], default="")
     if counts.get(label, FEW_IMAGES) >= FEW_IMAGES:
         return ""
-    images, them = ("images", "them") if counts[label] > 1 else ("image", "it")
+    images, them = counted(results, counts[label]), "them" if counts[label] > 1 else "it"
     return (
         f"'{label}' has only {counts[label]} {images} here: balanced accuracy and the other means over the labels "
         f"rest on {them}, and their intervals are wide."
@@ -212,8 +221,12 @@ def summary(results: Mapping[str, Any]) -> str:
     return f"{number(right)} of {images} {verb} classified correctly: accuracy {measured(accuracy)}."
 
 
-def beside_guessing(results: Mapping[str, Any]) -> str:
+def beside_guessing(results: Mapping[str, Any], images: str = "images") -> str:
     """Sentences that hold a model against one that sees no image: accuracy, Brier score and log loss.
+
+    Args:
+        results: with accuracy and baseline.
+        images: what is counted.
 
     Example:
         >>> accuracy = {"value": 0.563, "low": 0.52, "high": 0.60, "n": 500}
@@ -226,7 +239,7 @@ def beside_guessing(results: Mapping[str, Any]) -> str:
     if is_number(guessed.get("accuracy")) and is_number(accuracy.get("value")):
         share = percent(guessed["accuracy"])
         always = f"Always predicting '{guessed['label']}'" if guessed.get("label") else "Always predicting the majority"
-        text = f"{always} would be right in {share} of these images"
+        text = f"{always} would be right in {share} of these {images}"
         low, value = accuracy.get("low"), accuracy["value"]
         if value <= guessed["accuracy"]:
             text += ": the model's accuracy is no better"

@@ -87,7 +87,9 @@ def evaluate(
     table = table if calibration.unit is None else with_units(table, calibration.unit.unit)
     predictions, table, missing = predict_table(bundle, table)
     units = None if calibration.unit is None else by_unit(predictions, calibration.unit)
-    predictions = predictions if units is None else apply_calibration(units.units, calibration)
+    if units is not None and calibration.unit is not None:
+        units = units.decided_by(calibration.unit, apply_calibration(units.units, calibration))
+        predictions = units.units
     shown_as, spec = table.assign(partition="test"), bundle.spec.as_dict()
     results: dict[str, Any] = {**summarize(predictions, partition="test", table=shown_as, recipe=spec)}
     results |= {"subgroups": as_plain(subgroups(predictions, subgroup))} if subgroup else {}

@@ -58,7 +58,8 @@ def show_results(path: str | os.PathLike[str]) -> None:
     for actual, predicted, n in results["most_confused"][:3]:
         console.tell(f"  {actual} {'' if results['task'] == 'multi-label' else 'predicted as '}{predicted}: {n}")
     split = results.get("data", {}).get("split", {}).get("sentence")
-    for line in filter(None, [split, *_worth(results)]):
+    units = (results.get("units") or {}).get("sentence")
+    for line in filter(None, [units, split, *_worth(results)]):
         console.tell(f"  {line}")
     if results.get("test"):
         _show_metrics(console, results["test"])

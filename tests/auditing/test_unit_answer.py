@@ -56,6 +56,18 @@ def test_attention_is_judged_on_units_that_it_was_not_fitted_on() -> None:
     assert found.rule.attention is not None
 
 
+def test_a_unit_without_a_label_is_answered_by_the_attention_of_the_others() -> None:
+    rng, y = np.random.default_rng(0), np.arange(60) % 2
+    features = (rng.normal(size=(240, 6)) + 3 * np.repeat(y, 4)[:, None]).astype(np.float32)
+    fit = lambda *given, **how: Attention(**fit_attention(*given, **how))  # noqa: E731
+    training = _training(rng.uniform(0.4, 0.6, 240), y, 4, features)
+    training.y[:4] = -1
+    found = choose_answer("patient", "attention", training, VOCAB, fit=partial(fit, n_labels=2)).out_of_fold
+    assert found is not None
+    assert found.units.y[0] == -1
+    assert found.units.probs[0, 0] > 0.8
+
+
 def test_few_units_choose_nothing() -> None:
     y = np.arange(8) % 2
     found = choose_answer("patient", "auto", _training(np.full(16, 0.5), y, 2), VOCAB)

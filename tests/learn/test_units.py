@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,14 @@ from PIL import Image
 
 from medclf.config import TrainConfig
 from medclf.errors import BundleError, DataError, ReadError
+from medclf.learn.units import units_section
+from medclf.metrics.units import UnitRule
+from medclf.results.predictions import Predictions
+from medclf.results.units import by_unit
 from medclf.run.compare import compare
 from medclf.run.evaluate import evaluate
 from medclf.run.run import Run
+from medclf.run.terminal import show_results
 from medclf.run.train import train
 
 ARCH = {"arch": "efficientnet_lite0", "size": 64, "saliency": 0, "labels": "labels.csv", "audit": False}
@@ -88,6 +94,60 @@ def test_the_bundle_answers_a_unit_as_the_training_did(run: Run, data: Path) -> 
         assert list(found.answer.probs.values()) == pytest.approx(units.probs[row], abs=1e-4)
         assert found.answer.label == units.preds[row]
         assert list(names)[found.decided_by] == units.table["path"].iloc[row]
+
+
+def test_the_image_that_decided_speaks_for_what_the_threshold_decides(run: Run, data: Path) -> None:
+    if run.results["units"]["answer"] != "mean":
+        return
+    bundle, names = run.bundle, ["02_0.png", "02_1.png", "02_2.png"]  # normal
+    each = [bundle.predict(data / name).probs["polyp"] for name in names]
+    for threshold, label, decides in ((0.999, "normal", int(np.argmin(each))), (0.001, "polyp", int(np.argmax(each)))):
+        bundle.calibration["operating_point"] = {"label": "polyp", "threshold": threshold}
+        found = bundle.predict_unit([data / name for name in names])
+        assert (found.answer.label, found.decided_by) == (label, decides)
+
+
+def test_conflicts_and_losses_of_any_partition_are_counted_in_the_section() -> None:
+    table = pd.DataFrame(
+        {
+            "path": ["0", "1", "2", "3"],
+            "label": ["a", "b", "a", "a"],
+            "unit_id": ["u", "u", "v", "w"],
+            "problem": ["", "", "", "broken"],
+        }
+    )
+    probs, y = np.array([[0.9, 0.1]]), np.array([0])
+    own = table.iloc[[2]].drop(columns="label").reset_index(drop=True)
+    reported = Predictions(["a", "b"], False, y, probs, np.zeros(1), own)
+    rule = UnitRule("patient", "mean")
+    found = units_section([by_unit(reported, rule)], rule, table)
+    assert found["conflicts"] == {"n": 1, "some_paths": ["u"]}
+    assert "1 patient has images of different labels and counts as unlabelled." in found["sentence"]
+    assert "1 image of 1 patient could not be used. 1 patient has no usable image." in found["sentence"]
+
+
+def test_what_is_said_counts_patients(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    told = json.dumps({name: run.results[name] for name in ("calibration", "abstain", "ood", "baseline", "decision")})
+    assert "images" not in told.replace("frequencies", "")
+    show_results(run.path)
+    assert run.results["units"]["sentence"] in capsys.readouterr().out
+
+
+def test_a_test_patient_with_an_image_of_a_label_not_learned_is_one_without_label(data: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(data / "labels.csv", dtype=str)
+    number = rows["patient"].str[1:].astype(int)
+    rows["partition"] = np.where(number < 20, "train", np.where(number < 30, "valid", "test"))
+    rows.loc[rows["path"] == "32_1.png", "label"] = "ulcer"
+    rows.to_csv(tmp_path / "labels.csv", index=False)
+    more = {"labels": str(tmp_path / "labels.csv"), "unit_answer": "mean"}
+    with warnings.catch_warnings(action="ignore"):
+        run = _train(data, tmp_path / "RUN", **more)
+    tested = run.predictions.table.query("partition == 'test'")
+    assert tested["unit_id"].is_unique
+    own = tested["path"].str.startswith("32")
+    assert tested.loc[own, "n_images"].tolist() == [3]
+    assert run.predictions.y[tested.index[own]].tolist() == [-1]
+    assert run.results["units"]["conflicts"]["n"] == 1
 
 
 def test_a_broken_image_of_a_unit_is_named_and_survived(run: Run, data: Path) -> None:

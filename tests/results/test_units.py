@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +42,33 @@ def test_the_image_that_speaks_most_for_the_answer_stands_for_its_unit() -> None
     assert table.loc[0, "n_images"] == 3
 
 
+def test_the_images_that_decided_are_those_that_speak_for_the_decision() -> None:
+    made = by_unit(_images([1, 1, 1], ["a"] * 3, [0.1, 0.4, 0.3]), RULE)
+    assert made.units.table.loc[0, "unit_images"] == "0.png|2.png|1.png"  # normal, the most probable
+    called = replace(made.units, decided=np.array([[False, True]]))  # a polyp, from a lower threshold on
+    again = made.decided_by(RULE, called)
+    assert again.units.table.loc[0, "path"] == "1.png"
+    assert again.units.table.loc[0, "unit_images"] == "1.png|2.png|0.png"
+    assert again.images.table["contribution"].tolist() == [0.1, 0.4, 0.3]
+
+
+@pytest.mark.parametrize("answer", ["max", "noisy-or"])
+def test_what_speaks_most_for_the_finding_decides_where_the_answer_rests_on_it(answer: str) -> None:
+    rule = UnitRule("patient", answer, finding=1)  # type: ignore[arg-type]
+    table = by_unit(_images([0, 0], ["a", "a"], [0.1, 0.3]), rule).units.table
+    assert table.loc[0, "path"] == "1.png"
+
+
+def test_rows_are_called_what_they_answer_for() -> None:
+    images = _images([0, 0, 1], ["a", "a", "b"], [0.1, 0.3, 0.8])
+    units = by_unit(images, RULE).units
+    assert (images.counted(), units.counted(), units.counted(1)) == ("images", "patients", "patient")
+    assert Predictions.concat([units, units]).counted() == "patients"
+
+
 def test_images_of_different_labels_leave_their_unit_without_one_and_are_named() -> None:
     made = by_unit(_images([1, 0, 0, -1], ["a", "a", "b", "b"], [0.9, 0.2, 0.2, 0.4]), RULE)
     assert made.units.y.tolist() == [-1, 0]
-    assert made.conflicts == ["a"]
 
 
 def test_a_unit_with_several_labels_has_those_of_any_image() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from medclf.metrics.intervals import plan_size
 from medclf.metrics.table import class_metrics, overall_metrics
 from medclf.reporting.formatting import cautions, unit_of
-from medclf.results.wording import interval, is_metric, is_number, number, summary
+from medclf.results.wording import counted, interval, is_metric, is_number, number, summary
 
 _FEW = 8  # labels that are still named
 
@@ -192,9 +192,10 @@ def sample_size(have: Known) -> str:
     expected = min(max(float(metric["value"]), 0.5), 0.99)
     width = 100 * (metric["high"] - metric["low"])
     needed = plan_size(0.05, expected=expected)
+    images = counted(have.results)
     return (
-        f"None was planned with medclf. The {number(metric['n'])} images here give the accuracy an interval of "
-        f"{width:.1f} points; one of 5 points would take about {number(needed)} independent images."
+        f"None was planned with medclf. The {number(metric['n'])} {images} here give the accuracy an interval of "
+        f"{width:.1f} points; one of 5 points would take about {number(needed)} independent {images}."
     )
 
 
