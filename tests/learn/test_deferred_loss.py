@@ -62,7 +62,7 @@ def test_the_device_is_not_asked_in_between(monkeypatch):
 def test_a_rate_search_sees_every_loss():
     learn, _ = fit(True, epochs=1)
     with learn.no_bar(), learn.no_logging():
-        found = learn.lr_find(num_it=12, show_plot=False)
+        found = learn.lr_find(num_it=12, show_plot=False, stop_div=False)
     assert found.valley > 0
     assert len(set(map(float, learn.recorder.losses))) == len(learn.recorder.losses) > 6
 

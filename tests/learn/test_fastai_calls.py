@@ -42,6 +42,12 @@ def groups():
 GROUPS = groups()
 
 
+@pytest.fixture(autouse=True)
+def images_are_read_here(monkeypatch):
+    """Starting processes for each loader took most of the time."""
+    monkeypatch.setattr(everything.defaults, "cpus", 0)
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     """Photos named by their label, a folder a label in train and valid, and tables of both kinds."""
