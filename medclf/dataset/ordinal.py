@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 
-from medclf.errors import DataError, argument, did_you_mean
+from medclf.errors import DataError, MedclfWarning, argument, did_you_mean
 
 AUTO = "auto"
 _NUMBER = re.compile(r"(\D*?)(\d+(?:\.\d+)?)(\D*)")
@@ -25,10 +27,13 @@ def ordered_labels(labels: Collection[str], order: str | Sequence[str]) -> list[
     Raises:
         DataError: a label is not in the order, or "auto" finds no number to sort by; the message names it.
 
+    Warns:
+        MedclfWarning: grades that no image has.
+
     Example:
-        >>> ordered_labels(["grade 10", "grade 2", "grade 0"], "auto")
-        ['grade 0', 'grade 2', 'grade 10']
-        >>> ordered_labels(["severe", "mild"], "mild,moderate,severe")
+        >>> ordered_labels(["grade 2", "grade 1", "grade 0"], "auto")
+        ['grade 0', 'grade 1', 'grade 2']
+        >>> ordered_labels(["severe", "mild"], "mild,severe")
         ['mild', 'severe']
         >>> ordered_labels(["mild", "severe"], "auto")
         Traceback (most recent call last):
@@ -49,6 +54,9 @@ def ordered_labels(labels: Collection[str], order: str | Sequence[str]) -> list[
                 f"{argument('ordinal', ','.join(names))} does not say where the label {label!r} belongs",
                 near or f"add it, or leave its images out with {argument('drop', label)}",
             )
+    absent = [name for name in names if name not in labels]
+    if absent:
+        _warn(f"no image has the grade {', '.join(map(repr, absent))}")
     return [name for name in names if name in labels]
 
 
@@ -63,4 +71,11 @@ def _by_number(labels: Sequence[str]) -> list[str]:
         raise DataError(f"the labels {names} have no numbers to sort them by", remedy)
     if len(set(numbers.values())) < len(labels):
         raise DataError(f"two of the labels {', '.join(labels)} have the same number", remedy)
-    return sorted(labels, key=numbers.__getitem__)
+    grades = sorted(labels, key=numbers.__getitem__)
+    if any(numbers[above] - numbers[below] > 1 for below, above in pairwise(grades)):
+        _warn(f"the numbers of the labels {', '.join(grades)} have a gap")
+    return grades
+
+
+def _warn(text: str) -> None:
+    warnings.warn(MedclfWarning(f"{text}: a distance counts the grades that occur"), stacklevel=4)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from medclf.metrics.ood import OodDetector
 
 
+_FIELDS_REMEDY = "give a dict for one image, such as {'age': 60}; for a list of images one dict each"
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The answer for one image.
@@ -186,9 +189,12 @@ class Predictor(Shown):
 
         Raises:
             ReadError: an image cannot be read (`predict_stream` goes on instead).
-            DataError: the model takes no such field, or a number is none.
+            DataError: the model takes no such field, a number is none, or there are not as many fields as images.
         """
-        if not isinstance(item, (list, tuple)):
+        single = not isinstance(item, (list, tuple))
+        if fields is not None and (isinstance(fields, Mapping) != single or not (single or len(fields) == len(item))):
+            raise DataError("the fields do not fit the images", _FIELDS_REMEDY)
+        if single:
             return self.predict_pixels(self.prepare(item)[None], None if fields is None else [fields])[0]
         answers = []
         for answer in self.predict_stream(item, fields=fields):
@@ -235,11 +241,17 @@ class Predictor(Shown):
 
         Yields:
             for each image, in order, its `Prediction`, or the `ReadError` that says why there is none.
+
+        Raises:
+            DataError: a field is wrong, see `predict`, or there are fewer fields than images.
         """
         images = map_ahead(self._prepared, items, threads=threads, ahead=bs)
         known = None if fields is None else iter(fields)
         while batch := list(islice(images, bs)):  # while it is predicted, the next one is decoded
-            yield from self._answers(batch, None if known is None else list(islice(known, len(batch))))
+            beside = None if known is None else list(islice(known, len(batch)))
+            if beside is not None and len(beside) < len(batch):
+                raise DataError("there are fields of fewer images than there are images", _FIELDS_REMEDY)
+            yield from self._answers(batch, beside)
 
     def embed_stream(
         self, items: Iterable[Item], bs: int = 32, *, threads: int | None = None
@@ -348,7 +360,7 @@ class Predictor(Shown):
         self, prepared: np.ndarray, fields: Sequence[Fields] | None = None
     ) -> tuple[list[Prediction], np.ndarray]:
         """As `predict_pixels`, with the (B, n_features) pooled features that the answers were made from."""
-        known = list(fields) if fields is not None else [{}] * len(prepared)
+        known = [{}] * len(prepared) if fields is None else [row or {} for row in fields]
         for row in known:
             self.check_fields(row)
         logits, features = self._forward(prepared)

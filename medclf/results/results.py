@@ -353,7 +353,7 @@ def near_misses(matrix: Sequence[Sequence[int]], vocab: Sequence[str]) -> dict[s
 
     Example:
         >>> near_misses([[5, 2, 0], [1, 4, 0], [1, 0, 3]], ["mild", "moderate", "severe"])["sentence"]
-        '3 of the 4 errors are one grade off; the furthest is 2 grades off (severe predicted as mild, 1 image).'
+        '3 of the 4 errors are one grade off; the furthest is 2 grades off (severe predicted as mild: 1).'
     """
     counts = np.asarray(matrix)
     apart = np.abs(np.subtract.outer(np.arange(len(counts)), np.arange(len(counts))))
@@ -361,14 +361,15 @@ def near_misses(matrix: Sequence[Sequence[int]], vocab: Sequence[str]) -> dict[s
     wrong = sum(off_by.values()) - off_by["0"]
     sentence = "No image is predicted as a wrong grade."
     if wrong:
+        near = off_by["1"]
+        sentence = f"{near} of the {wrong} error{'s' * (wrong > 1)} {'is' if near == 1 else 'are'} one grade off"
         far = max(k for k in range(1, len(counts)) if off_by[str(k)])
-        n = off_by[str(far)]
-        sentence = f"{off_by['1']} of the {wrong} error{'s' * (wrong > 1)} {'are' if wrong > 1 else 'is'} one grade off"
         if far > 1:
-            i, j = np.argwhere((apart == far) & (counts > 0))[0]
-            sentence += (
-                f"; the furthest is {far} grades off ({vocab[i]} predicted as {vocab[j]}, {n} image{'s' * (n > 1)})"
+            cells = ", ".join(
+                f"{vocab[i]} predicted as {vocab[j]}: {counts[i, j]}"
+                for i, j in np.argwhere((apart == far) & (counts > 0))
             )
+            sentence += f"; the furthest {'is' if off_by[str(far)] == 1 else 'are'} {far} grades off ({cells})"
         sentence += "."
     return {"sentence": sentence, "order": list(vocab), "off_by": off_by}
 

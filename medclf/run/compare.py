@@ -163,6 +163,9 @@ def _reader(runs: tuple[Run, Run], show_burned_in: bool) -> Reader | None:
 
 def _paired(first: Predictions, second: Predictions, name_a: str, name_b: str) -> tuple[Predictions, Predictions]:
     """The predictions of both for the images that both have, in one order."""
+    if first.vocab != second.vocab and sorted(first.vocab) == sorted(second.vocab):
+        text = f"{name_a} and {name_b} have their labels in another order"
+        raise DataError(text, f"train both with the same {argument('ordinal')}")
     if first.vocab != second.vocab or first.multi_label != second.multi_label:
         raise DataError(f"{name_a} and {name_b} do not have the same labels", "compare runs on the same data")
     by = _key(first, second, name_a, name_b)

@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,8 @@ def fields_for(
         field: of all images; the CSV wins where it says something.
 
     Raises:
-        DataError: a field that the model does not take, a number that is none, or a CSV that names none of the images.
+        DataError: a field that the model does not take, a number that is none, or a CSV that cannot be read, names
+            none of the images, or names one twice with different fields.
 
     Warns:
         MedclfWarning: images that the CSV does not name, and categories that training did not have.
@@ -164,7 +166,8 @@ def fields_for(
     rows = [dict(shared) for _ in names]
     if fields is not None:
         said = _read_fields(model, Path(fields))
-        found = [_row_of(name, Path(fields), said) for name in names]
+        files = Counter(path.name for path in {name.resolve() for name in names})
+        found = [_row_of(name, Path(fields), said, alone=files[name.resolve().name] == 1) for name in names]
         lacking = [str(name) for name, row in zip(names, found, strict=True) if row is None]
         if len(lacking) == len(names):
             raise DataError(f"{fields} names none of the {len(names)} images", "its column path has to name them")
@@ -189,26 +192,31 @@ def _named(text: str) -> tuple[str, str]:
 
 def _read_fields(model: Any, path: Path) -> dict[str, dict[str, str]]:
     """What a CSV says of each image, by its path; blank cells say nothing."""
+    from medclf.dataset.columns import read_csv  # with pandas, which a prediction without a table does not need
+
     names = [one["name"] for one in model.fields]
     if not names:
         raise DataError(f"the model {model.name} takes no fields beside the image", f"leave out {argument('fields')}")
-    if not path.is_file():
-        raise DataError(f"{path} does not exist", "check the path for typing mistakes")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        used = [name for name in names if name in columns]
-        if "path" not in columns or not used:
-            text = f"{path} has the columns {', '.join(columns)}"
-            raise DataError(text, f"it needs a column path, and some of {', '.join(names)}")
-        return {row["path"]: {name: row[name] for name in used if row[name]} for row in reader}
+    rows = read_csv(path)
+    used = [name for name in names if name in rows]
+    if "path" not in rows or not used:
+        text = f"{path} has the columns {', '.join(map(str, rows))}"
+        raise DataError(text, f"it needs a column path, and some of {', '.join(names)}")
+    said: dict[str, dict[str, str]] = {}
+    for image, *cells in rows[["path", *used]].itertuples(index=False):
+        row = {name: cell for name, cell in zip(used, cells, strict=True) if cell}
+        if said.setdefault(image, row) != row:
+            raise DataError(f"{path} names {image!r} twice, with different fields", "leave one row for each image")
+    return said
 
 
-def _row_of(name: Path, table: Path, said: Mapping[str, dict[str, str]]) -> dict[str, str] | None:
+def _row_of(name: Path, table: Path, said: Mapping[str, dict[str, str]], *, alone: bool) -> dict[str, str] | None:
+    """What the CSV says of an image; by the file's name only where it is `alone`, with no other image of that name."""
     beside = name.resolve()
     folder = table.resolve().parent
     inside = beside.relative_to(folder).as_posix() if beside.is_relative_to(folder) else ""
-    return next((said[key] for key in (str(name), name.as_posix(), inside, name.name) if key in said), None)
+    keys = (str(name), name.as_posix(), inside, *([name.name] if alone else []))
+    return next((said[key] for key in keys if key in said), None)
 
 
 def _answers(

@@ -1,23 +1,38 @@
+import warnings
+
 import pandas as pd
 import pytest
 
 from medclf.dataset.ordinal import ordered_labels
 from medclf.dataset.scan import scan
-from medclf.errors import DataError
+from medclf.errors import DataError, MedclfWarning
 
 
 @pytest.mark.parametrize(
     ("labels", "order", "wanted"),
     [
-        (["2", "10", "0"], "auto", ["0", "2", "10"]),
-        (["Mayo-3", "mayo-1"], "auto", ["mayo-1", "Mayo-3"]),
+        (["10", "9", "11"], "auto", ["9", "10", "11"]),
+        (["Mayo-3", "mayo-2"], "auto", ["mayo-2", "Mayo-3"]),
         (["0.5", "0.25"], "auto", ["0.25", "0.5"]),
         (["b", "a"], "b, a", ["b", "a"]),
-        (["b", "a"], ["b", "none", "a"], ["b", "a"]),
     ],
 )
 def test_order(labels, order, wanted):
-    assert ordered_labels(labels, order) == wanted
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ordered_labels(labels, order) == wanted
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "wanted", "said"),
+    [
+        (["2", "10", "0"], "auto", ["0", "2", "10"], "0, 2, 10 have a gap"),
+        (["b", "a"], ["b", "none", "a"], ["b", "a"], "no image has the grade 'none'"),
+    ],
+)
+def test_grades_that_no_image_has_are_named(labels, order, wanted, said):
+    with pytest.warns(MedclfWarning, match=said):
+        assert ordered_labels(labels, order) == wanted
 
 
 @pytest.mark.parametrize(

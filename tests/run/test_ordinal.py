@@ -1,6 +1,7 @@
 """Labels with an order, from the option to the page, the bundle and an evaluation."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from medclf.errors import DataError
 from medclf.inference.bundle import load_bundle
 from medclf.reporting.view import matrix_rows
 from medclf.results.results import near_misses
-from medclf.run.compare import compare
+from medclf.run.compare import _paired, compare
 from medclf.run.evaluate import evaluate
+from medclf.run.run import Run
 from medclf.run.terminal import show_results
 from medclf.run.train import train
 
@@ -63,6 +65,12 @@ def test_bundle_evaluation_and_comparison_keep_it(run, data, tmp_path):
     assert compare(run, run, n_boot=50).metrics["quadratic_kappa"].value == 0
 
 
+def test_runs_of_another_order_are_told_so(run):
+    ordered = Run(run).predictions
+    with pytest.raises(DataError, match="labels in another order"):
+        _paired(ordered, replace(ordered, vocab=sorted(GRADES)), "A", "B")
+
+
 def test_an_order_that_misses_a_label_is_refused_before_training(data, tmp_path):
     with pytest.raises(DataError, match="'mid'"):
         train(data, out=tmp_path / "RUN", say=lambda _: None, ordinal="low,high", arch="efficientnet_lite0")
@@ -73,4 +81,8 @@ def test_near_misses_are_told_from_other_errors():
     assert near_misses(matrix, GRADES)["off_by"] == {"0": 12, "1": 3, "2": 1}
     rows = matrix_rows({"vocab": GRADES, "confusion_matrix": matrix, "ordinal": {"order": GRADES}})
     assert [cell["css"][:4] for cell in rows[0]["cells"]] == ["good", "near", "bad1"]
+    both_ways = near_misses([[5, 1, 2], [0, 4, 0], [1, 0, 3]], GRADES)["sentence"]
+    low, _, high = GRADES
+    cells = f"{low} predicted as {high}: 2, {high} predicted as {low}: 1"
+    assert both_ways == f"1 of the 4 errors is one grade off; the furthest are 2 grades off ({cells})."
     assert near_misses([[3, 0], [0, 2]], ["0", "1"])["sentence"] == "No image is predicted as a wrong grade."

@@ -12,7 +12,7 @@ from medclf.errors import BundleError, DataError, MedclfWarning
 from medclf.inference.bundle import load_bundle
 from medclf.inference.onnx import export_onnx
 from medclf.run.evaluate import evaluate
-from medclf.run.predict import predict
+from medclf.run.predict import fields_for, predict
 from medclf.run.terminal import show_results
 from medclf.run.train import train
 
@@ -90,6 +90,41 @@ def test_predict_takes_fields(run, data):
             predict(run, files, field=given)
     with pytest.warns(MedclfWarning, match="site=toe"):
         predict(run, files[:1], field=["site=toe"])
+
+
+def test_fields_that_do_not_fit_the_images_are_refused(run, data):
+    bundle, files = load_bundle(run / "bundle"), [data.parent / f"{index}.png" for index in range(2)]
+    for images, fields in ((files, {"age": 60}), (files, [{"age": 60}]), (files[0], [{"age": 60}])):
+        with pytest.raises(DataError, match="do not fit"):
+            bundle.predict(images, fields)
+    with pytest.raises(DataError, match="fewer images"):
+        list(bundle.predict_stream(files, fields=[{"age": 60}]))
+
+
+class Aged:
+    """A model that takes one number."""
+
+    name, fields = "aged", ({"name": "age", "kind": "number"},)
+
+    def check_fields(self, fields):
+        return []
+
+
+def test_a_csv_says_fields_of_the_image_that_it_names_and_of_no_other(tmp_path):
+    first, second = tmp_path / "a" / "1.png", tmp_path / "b" / "1.png"
+    said = tmp_path / "said.csv"
+    said.write_text("path;age\n1.png;60\n")  # semicolons, as Excel writes them
+    assert fields_for(Aged(), [first], said, ()) == [{"age": "60"}]
+    with pytest.raises(DataError, match="names none of the 2 images"):
+        fields_for(Aged(), [first, second], said, ())
+    said.write_text("path,age\na/1.png,60\nb/1.png,\n")
+    assert fields_for(Aged(), [first, second], said, ()) == [{"age": "60"}, {}]
+    said.write_text("path,age\na/1.png,60\na/1.png,20\n")
+    with pytest.raises(DataError, match=r"names 'a/1\.png' twice"):
+        fields_for(Aged(), [first], said, ())
+    said.write_bytes(b"path,age\na/1.png,\xe9\n")
+    with pytest.raises(DataError, match="UTF-8"):
+        fields_for(Aged(), [first], said, ())
 
 
 @pytest.mark.parametrize(
