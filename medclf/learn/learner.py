@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,6 @@ from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.schedule import Learner
 from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders
-from fastai.data.transforms import Normalize
 from fastai.metrics import accuracy, accuracy_multi
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import apply_init, get_model
@@ -37,11 +35,12 @@ from medclf.learn.callbacks import SaveBest
 from medclf.learn.checkpoint import seeded
 from medclf.learn.deferred_loss import DeferredSmoothLoss, FetchLosses
 from medclf.learn.growing_sizes import Sizes, growing
+from medclf.learn.labels import class_names, is_multi_label
 from medclf.learn.linear_probe import LinearProbe, fit_head
+from medclf.learn.normalization import normalized, stats_for
 from medclf.learn.partial import training_from
 from medclf.learn.precision import TrainInBf16, has_bf16
 from medclf.learn.preprocessing import preprocessing_of, reading_of, settings_of, spec_of
-from medclf.learn.presets import QuickNormalize
 from medclf.models.backbones import build_network, describe, fitted_to, origin, stages
 from medclf.models.heads import is_plain
 from medclf.models.own_networks import is_own, register_network
@@ -614,26 +613,6 @@ def param_groups(network: torch.nn.Module) -> L:
     return L([list(stage.parameters()) for stage in stages(network)]).map(L)
 
 
-def is_ordinal(dls: Any) -> bool:
-    """Whether the labels have an order, which the vocab of `dls` then is: see `scan`."""
-    table = getattr(dls, "table", None)
-    return table is not None and bool(table.attrs.get("ordinal"))
-
-
-def class_names(dls: DataLoaders) -> list[str]:
-    """The vocab of `dls`, as a list of strings.
-
-    Raises:
-        DataError: there is none.
-    """
-    vocab = getattr(dls, "vocab", None)
-    if vocab is None:
-        raise DataError("the loaders have no vocab", "make them with MedDataLoaders or with a CategoryBlock")
-    if len(vocab) and not isinstance(vocab[-1], str) and hasattr(vocab[-1], "__len__"):
-        vocab = vocab[-1]
-    return [str(label) for label in vocab]
-
-
 def _input_size(dls: DataLoaders) -> tuple[int, int] | None:
     """Height and width of what the network will see; None where the loaders do not tell."""
     try:
@@ -648,59 +627,3 @@ def _channels(dls: DataLoaders) -> int:
         return reading_of(dls).channels
     except PreprocessingError:
         return 3
-
-
-def stats_for(mean: Sequence[float], std: Sequence[float], n_in: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The backbone's mean and standard deviation for `n_in` channels: their average for another number.
-
-    Example:
-        >>> stats_for((0.4, 0.5, 0.6), (0.2, 0.2, 0.2), 1)
-        ((0.5,), (0.2,))
-    """
-    if n_in == len(mean):
-        return tuple(mean), tuple(std)
-    return (float(np.mean(mean).round(6)),) * n_in, (float(np.mean(std).round(6)),) * n_in
-
-
-def normalized(dls: DataLoaders, mean: Sequence[float], std: Sequence[float]) -> DataLoaders:
-    """Loaders that normalise exactly once, with these numbers.
-
-    Returns:
-        `dls` itself; or a copy, where another network's learner let `dls` normalise with that one's numbers.
-
-    Raises:
-        DataError: a loader was made with other numbers.
-    """
-    others = [tfm for loader in dls.loaders for tfm in _normalizers(loader) if not _is_close(tfm, mean, std)]
-    if others and all(isinstance(tfm, QuickNormalize) for tfm in others):  # which no one but a learner puts there
-        dls = copy.copy(dls)
-        dls.loaders = [
-            loader.new(after_batch=[tfm for tfm in loader.after_batch.fs if tfm not in _normalizers(loader)])
-            for loader in dls.loaders
-        ]
-    elif others:
-        have = [[float(v) for v in values.flatten()] for values in (others[0].mean, others[0].std)]
-        raise DataError(
-            f"the loaders normalise with mean {have[0]} and std {have[1]}, the network wants {list(mean)} and "
-            f"{list(std)}",
-            "leave Normalize out of batch_tfms, or pass normalize=False",
-        )
-    for loader in dls.loaders:
-        if not _normalizers(loader):
-            on_gpu = torch.device(loader.device).type == "cuda"
-            loader.after_batch.add(QuickNormalize.from_stats(mean, std, cuda=on_gpu))
-    return dls
-
-
-def _normalizers(loader: Any) -> list[Normalize]:
-    return [tfm for tfm in loader.after_batch.fs if isinstance(tfm, Normalize)]
-
-
-def _is_close(tfm: Normalize, *wanted: Sequence[float]) -> bool:
-    have = [np.asarray(values.flatten().cpu(), float) for values in (tfm.mean, tfm.std)]
-    return all(len(a) == len(b) and np.allclose(a, b, atol=1e-3) for a, b in zip(have, wanted, strict=True))
-
-
-def is_multi_label(dls: DataLoaders) -> bool:
-    """Whether an image of these loaders can carry several labels."""
-    return "BCE" in type(getattr(dls.train_ds, "loss_func", None)).__name__

@@ -17,7 +17,7 @@ from medclf.learn import distributed
 from medclf.learn.batches import unread
 from medclf.learn.features import exact, parted
 from medclf.learn.image_block import ReadMedImage
-from medclf.learn.learner import class_names, is_multi_label, is_ordinal
+from medclf.learn.labels import class_names, is_multi_label, is_ordinal
 from medclf.models.features import pooled_features
 from medclf.progress import has_screen
 from medclf.results.predictions import Predictions

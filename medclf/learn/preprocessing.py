@@ -18,6 +18,7 @@ from PIL import Image
 from medclf.errors import BundleError, DataError, PreprocessingError, argument
 from medclf.images.preprocessing import Preprocessing, Resample, Sampling, Size, Step
 from medclf.learn.image_block import MedImage, ReadMedImage
+from medclf.learn.labels import class_names, is_multi_label, is_ordinal
 from medclf.learn.presets import MedResize, QuickNormalize, scaled
 from medclf.models.head_layers import Layer
 from medclf.models.heads import describe_head, is_plain
@@ -130,8 +131,6 @@ def spec_of(learn: Any) -> ModelSpec:
         PreprocessingError: see `preprocessing_of`; or the description gives other pixels than the loaders do.
         BundleError: the network was not made by `med_learner`, or has no such labels.
     """
-    from medclf.learn.learner import class_names, is_multi_label, is_ordinal
-
     if not isinstance(vars(learn).get("arch"), str):
         raise BundleError(
             "this learner's network was not built by med_learner, so a bundle could not build it again",
@@ -175,8 +174,6 @@ def described(learn: Any) -> dict[str, Any]:
 
     A learner that `med_learner` did not make is described by its loaders alone.
     """
-    from medclf.learn.learner import class_names, is_multi_label
-
     found: dict[str, Any] = {key: vars(learn)[key] for key in ("arch", "weights", "dropout") if key in vars(learn)}
     if callable(found.get("arch")):  # fastai's vision_learner keeps the function
         found["arch"] = getattr(found["arch"], "__name__", str(found["arch"]))

@@ -17,7 +17,7 @@ from medclf.images.reading import prepare
 from medclf.learn.batches import MedDL, even_batch_size
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.image_block import MedImageBlock
-from medclf.learn.learner import is_multi_label
+from medclf.learn.labels import is_multi_label
 from medclf.learn.presets import show_augmentations, tfms_for
 
 

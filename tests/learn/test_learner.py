@@ -15,7 +15,8 @@ from medclf.errors import DataError
 from medclf.learn.callbacks import SaveBest
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.interpretation import MedInterpretation
-from medclf.learn.learner import med_learner, stats_for
+from medclf.learn.learner import med_learner
+from medclf.learn.normalization import stats_for
 from medclf.learn.prediction import predict_loader
 from medclf.learn.presets import QuickNormalize
 

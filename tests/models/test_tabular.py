@@ -66,16 +66,6 @@ def test_numbers_as_categories_are_one_however_written():
     assert is_unknown("n/a") and not is_unknown("none")
 
 
-@pytest.fixture(scope="module")
-def drawn():
-    """A label of which the image knows half, and a column the other half."""
-    rng = np.random.default_rng(1)
-    y = rng.integers(0, 2, 400)
-    seen = 0.8 * rng.normal(size=400) + y
-    rows = {"hint": (0.8 * rng.normal(size=400) + y).tolist(), "noise": rng.normal(size=400).tolist()}
-    return y, np.stack([-seen / 2, seen / 2], axis=1), rows
-
-
 def test_a_fusion_comes_back_from_json_and_a_damaged_one_is_refused(drawn):
     y, logits, rows = drawn
     encoder, _ = TableEncoder.fit(rows)

@@ -7,16 +7,6 @@ from medclf.models.tabular import TableEncoder, settled
 from medclf.models.tabular_fit import STRENGTHS, fit_fusion
 
 
-@pytest.fixture(scope="module")
-def drawn():
-    """A label of which the image knows half, and a column the other half."""
-    rng = np.random.default_rng(1)
-    y = rng.integers(0, 2, 400)
-    seen = 0.8 * rng.normal(size=400) + y
-    rows = {"hint": (0.8 * rng.normal(size=400) + y).tolist(), "noise": rng.normal(size=400).tolist()}
-    return y, np.stack([-seen / 2, seen / 2], axis=1), rows
-
-
 def test_fusion_is_a_logistic_regression_of_both(drawn):
     """Of two classes: the log odds of the image, scaled, are one more column, and only the columns are penalised."""
     y, logits, rows = drawn
