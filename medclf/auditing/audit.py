@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.auditing.confounders import Clue, find_clues
+from medclf.auditing.kinds import KINDS, PAIR_KINDS
 from medclf.auditing.near_duplicates.fingerprint import take_fingerprints
 from medclf.auditing.near_duplicates.search import SIMILAR, find_twins
 from medclf.dataset.groups import Link, cluster, equal_images, with_clusters
@@ -26,36 +27,6 @@ from medclf.results.wording import partition_name
 Embed = np.ndarray | Callable[[pd.DataFrame], np.ndarray] | None
 
 COLUMNS = ("kind", "path_a", "path_b", "similarity", "detail")
-PAIR_KINDS = ("same-file", "same-pixels", "near-duplicate")
-KINDS = {  # kind: one, several
-    "corrupt": ("file cannot be read", "files cannot be read"),
-    "same-file": ("pair of identical files", "pairs of identical files"),
-    "same-pixels": ("pair of files with identical pixels", "pairs of files with identical pixels"),
-    "near-duplicate": ("pair of near-duplicates", "pairs of near-duplicates"),
-    "label-conflict": (
-        "pair of near-duplicates has different labels",
-        "pairs of near-duplicates have different labels",
-    ),
-    "twin-across-split": (
-        "pair of near-duplicates is split across training, validation or test set",
-        "pairs of near-duplicates are split across training, validation or test set",
-    ),
-    "twin-of-two-patients": (
-        "pair of near-duplicates is from two patients",
-        "pairs of near-duplicates are from two patients each",
-    ),
-    "patient-across-split": (
-        "patient is in more than one of training, validation and test set",
-        "patients are in more than one of training, validation and test set",
-    ),
-    "size-tells-class": ("link between image size and class", "links between image size and class"),
-    "depth-tells-class": ("link between file format and class", "links between file format and class"),
-    "overlay-tells-class": ("border or overlay tied to the class", "borders or overlays tied to the class"),
-    "colour-tells-class": (
-        "colour of the whole picture tied to the class",
-        "colours of the whole picture tied to classes",
-    ),
-}
 _SHOWN = 60  # pairs in the report's section; audit.csv has all
 
 

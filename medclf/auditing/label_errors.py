@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from medclf.auditing.audit import Audit
 from medclf.models.linear_probe import fit_linear, one_thread_if_small
 from medclf.results.predictions import Predictions
+
+if TYPE_CHECKING:
+    from medclf.auditing.audit import Audit
 
 _NEARBY = 10  # images that say what a similar one shows
 _SHARE = 0.95  # of the thresholds: with it 12 wrong labels of 250 come first, and where none is wrong few are named

@@ -33,18 +33,20 @@ from medclf.dataset.scan import with_problems
 from medclf.dataset.splits import no_partition, unplaced
 from medclf.dataset.units import UNIT
 from medclf.errors import MedclfWarning
-from medclf.learn import augmentation_picture, maps
+from medclf.learn import augmentation_picture
 from medclf.learn.balance import label_shares
 from medclf.learn.batches import unread
 from medclf.learn.columns_beside import ColumnsBeside, columns_beside, with_columns
 from medclf.learn.features import image_features
 from medclf.learn.learner import MedLearner
+from medclf.learn.maps import of_learner
 from medclf.learn.neighbours import similar_training_images
 from medclf.learn.prediction import predict_loader
 from medclf.learn.preprocessing import described, reading_of
 from medclf.learn.units import AnswersByUnit, answer_by_unit, is_by_unit, unit_rows
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.ood import FEWEST, OodDetector, ood_fit
+from medclf.results import maps
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import by_fold, leak_free, summarize
@@ -287,7 +289,7 @@ def outputs_of(
     if features is None and ours:
         features = train_features(learn)
     held_out = predict_held_out(learn) if _table_of(learn) is not None else []
-    pictures = maps.of_learner(learn, valid, saliency) if saliency else {}
+    pictures = of_learner(learn, valid, saliency) if saliency else {}
     return Outputs(valid, features, held_out, saliency=pictures)
 
 

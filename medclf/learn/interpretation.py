@@ -19,12 +19,13 @@ from medclf.images.heatmap import on_original, on_prepared, overlay
 from medclf.images.phi import read_picture
 from medclf.images.preprocessing import Preprocessing
 from medclf.learn.learner import MedLearner
-from medclf.learn.maps import LIMIT, of_learner
+from medclf.learn.maps import of_learner
 from medclf.learn.prediction import paths_of, predict_loader
 from medclf.learn.preprocessing import described, preprocessing_of, reading_of
 from medclf.metrics.classification import Metrics, classification_metrics
 from medclf.metrics.intervals import as_plain
 from medclf.models.saliency import learner_maps
+from medclf.results.maps import LIMIT
 from medclf.results.predictions import Predictions
 from medclf.results.results import Results, most_confused, roc_curves, summarize
 from medclf.results.subgroups import subgroups

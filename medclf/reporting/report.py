@@ -12,19 +12,18 @@ from typing import Any
 
 import pandas as pd
 
-from medclf.auditing.audit import PAIR_KINDS
+from medclf.auditing.kinds import PAIR_KINDS
 from medclf.dataset.groups import cluster
 from medclf.dataset.labels import label_set
 from medclf.display import Page
 from medclf.files import finite, write_json, write_text
 from medclf.images.phi import Reader
-from medclf.learn import maps
-from medclf.learn.assess import assessment_of
 from medclf.reporting.cases import read_cases
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.page_data import doubtful, label_data, link, page_data, picture_data, script_json
 from medclf.reporting.thumbnails import Album, choose, fill_album, fill_folder
 from medclf.reporting.view import TOP_LOSSES, check_facts, context
+from medclf.results import maps
 from medclf.results.names import Names
 from medclf.results.predictions import Predictions
 from medclf.results.run_folder import PAGE, RESULTS, TABLE, RunFolder
@@ -208,6 +207,8 @@ class Reported:
             interp: the interpretation.
             show_burned_in: see `report`.
         """
+        from medclf.learn.assess import assessment_of  # with fastai, which the page of a RUN folder does without
+
         learn, predictions = interp.learn, interp.predictions
         assessment = assessment_of(learn, predictions if interp.partition == "valid" else None)
         if interp.partition == "valid":

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.auditing.audit import KINDS, PAIR_KINDS, Audit, audit, with_groups, with_partition
+from medclf.auditing.audit import Audit, audit, with_groups, with_partition
+from medclf.auditing.kinds import KINDS, PAIR_KINDS
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
 from medclf.errors import MissingDependency, OutputError, WeightsError, argument

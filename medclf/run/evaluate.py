@@ -20,13 +20,13 @@ from medclf.dataset.scan import scan, with_problems
 from medclf.dataset.units import with_units
 from medclf.errors import DataError, MedclfWarning, OutputError, ReadError, argument
 from medclf.inference.bundle import Bundle
-from medclf.learn import maps
 from medclf.learn.units import unit_rows, units_section
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.logits import sigmoid, softmax
 from medclf.metrics.thresholds import OperatingPoint
 from medclf.progress import watch
 from medclf.reporting.report import report
+from medclf.results import maps
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import leak_free, short_metrics, summarize

@@ -25,18 +25,20 @@ from medclf.dataset.units import split_for_units, with_units
 from medclf.errors import argument
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
-from medclf.learn import distributed, maps
+from medclf.learn import distributed
 from medclf.learn.assess import Assessment, Outputs, assess, outputs_of, predict_held_out, train_features
 from medclf.learn.callbacks import Resumable, told_in_lines
 from medclf.learn.checkpoint import load_checkpoint, save_checkpoint, seeded
 from medclf.learn.dataloaders import MedDataLoaders, decoding
 from medclf.learn.learner import MedLearner, med_learner
+from medclf.learn.maps import of_learner
 from medclf.learn.partial import training_from
 from medclf.learn.precision import precision
 from medclf.learn.prediction import predict_loader
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.report import report
 from medclf.reporting.view import withheld_note
+from medclf.results import maps
 from medclf.results.predictions import Predictions
 from medclf.results.results import versions
 from medclf.results.run_folder import AUDIT, EVALUATIONS, IMAGES, LABEL_ERRORS, NEIGHBOURS, OUT_OF_FOLD
@@ -454,7 +456,7 @@ def _cross_validate(
         problems |= learn.dls.problems
         valid.table["fold"] = fold
         parts.append(replace(valid, features=None))  # of another network each
-        pictures |= maps.of_learner(learn, valid, -(-config.saliency // config.folds))
+        pictures |= of_learner(learn, valid, -(-config.saliency // config.folds))
     pooled = Predictions.concat(parts)
     say("all images, for the bundle")
     final, _, features, _ = _fit(config, table, say, outline, split="all")

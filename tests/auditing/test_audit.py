@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from scipy import ndimage
 
-from medclf.auditing.audit import KINDS, audit, with_groups
+from medclf.auditing.audit import audit, with_groups
 from medclf.auditing.confounders import find_clues
+from medclf.auditing.kinds import KINDS
 from medclf.auditing.near_duplicates.align import Features, align
 from medclf.auditing.near_duplicates.candidates import candidates, perceptual_hashes
 from medclf.auditing.near_duplicates.compare import compare, fine_detail, mean_detail

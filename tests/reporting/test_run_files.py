@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,12 @@ def run(factory: Any, tmp_path: Path) -> Path:
 def page_data(made: Path) -> dict[str, Any]:
     text = made.read_text(encoding="utf-8")
     return json.loads(text.partition('id="data">')[2].partition("</script>")[0])
+
+
+def test_the_page_of_a_run_needs_no_torch(run: Path) -> None:
+    code = "import sys, medclf; medclf.report(sys.argv[1], progress=False); print({'torch', 'fastai'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_neighbours_of_the_run_are_shown_with_their_labels(run: Path) -> None:

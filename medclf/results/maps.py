@@ -1,0 +1,107 @@
+"""Where the model looked, for the images that a report shows first: small pictures to lay over theirs."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medclf.errors import DataError, MedclfError, MedclfWarning
+from medclf.files import write_json
+from medclf.images.heatmap import coloured, on_original, png_uri
+from medclf.images.preprocessing import Preprocessing
+from medclf.results.predictions import Predictions
+
+FILE = "saliency.json"  # in a RUN folder
+LIMIT = 40  # images that get a map
+_SIDE = 96  # longer side of a map in pixels: it is as coarse as the network's last feature map anyway
+
+Maps = Callable[[Sequence[Path], Sequence[str]], Sequence[np.ndarray]]
+
+
+def map_pictures(predictions: Predictions, root: Path, maps: Maps, how: Preprocessing, limit: int) -> dict[str, str]:
+    """Maps of the errors with the highest loss, then of the right ones with the highest.
+
+    Args:
+        predictions: whose images.
+        root: the folder that their paths are relative to.
+        maps: files and a label for each -> their maps, each in [0, 1] over the prepared pixels.
+        how: the images were prepared.
+        limit: how many.
+
+    Returns:
+        {path: data URI of a PNG that lies over the whole image}; empty where the network has no map to give.
+    """
+    rows = worst(predictions, limit)
+    table = predictions.table.iloc[rows]
+    labels = [predictions.vocab[k] for k in predictions.probs[rows].argmax(1)]
+    try:
+        found = maps([root / path for path in table["path"]], labels) if rows else []
+    except MedclfError as error:
+        warn_of(error)
+        return {}
+    known = {"height", "width"} <= set(table)
+    shapes = table[["height", "width"]].to_numpy(float) if known else np.zeros((len(rows), 2))
+    pictures = {}
+    for path, heat, (height, width) in zip(table["path"], found, shapes, strict=True):
+        shape = (int(height), int(width)) if height > 0 and width > 0 else how.size  # NaN where unknown
+        pictures[str(path)] = png_uri(coloured(on_original(heat, shape, how, _small(shape))))
+    return pictures
+
+
+def worst(predictions: Predictions, limit: int) -> list[int]:
+    """The rows of the errors, then of the rest, each by falling loss; at most `limit`."""
+    wrong = np.array([a != b for a, b in zip(predictions.labels, predictions.preds, strict=True)], bool)
+    losses = np.nan_to_num(predictions.losses, nan=-1.0)
+    known = np.isfinite(predictions.losses)
+    return [int(row) for row in np.lexsort((-losses, ~(wrong & known)))][:limit]
+
+
+def _small(shape: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the map for an image of this shape."""
+    scale = _SIDE / max(shape)
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def warn_of(error: MedclfError) -> None:
+    """Say why there are no maps."""
+    warnings.warn(f"the report does not show where the model looked: {error.message}", MedclfWarning, stacklevel=3)
+
+
+def save_maps(folder: Path, pictures: Mapping[str, str]) -> None:
+    """Write them into a RUN folder, for its report; no file where there are none."""
+    if pictures:
+        write_json(folder / FILE, pictures)
+    else:
+        (folder / FILE).unlink(missing_ok=True)  # of an earlier run
+
+
+def described(pictures: Mapping[str, str]) -> dict[str, Any]:
+    """For `results.json`: that there are maps, how they were made, and how many; {} where there are none."""
+    return {"saliency": {"method": "Grad-CAM", "n_images": len(pictures)}} if pictures else {}
+
+
+def with_maps(rows: pd.DataFrame, pictures: Mapping[str, str]) -> pd.DataFrame:
+    """The rows with a column `saliency`, where there are maps."""
+    return rows.assign(saliency=[pictures.get(str(path), "") for path in rows["path"]]) if pictures else rows
+
+
+def load_maps(folder: Path) -> dict[str, str]:
+    """What `save_maps` wrote; empty where it wrote nothing.
+
+    Raises:
+        DataError: the file is no such JSON.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return {}
+    try:
+        pictures = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): str(uri) for name, uri in pictures.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is not a JSON object: {error}", "remove it, or train again") from error
