@@ -6,7 +6,7 @@ there are no others, each reported image is judged by what was fitted on the fol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -124,6 +124,7 @@ def _shares(y: np.ndarray, n_labels: int) -> np.ndarray:
     return np.asarray(np.bincount(y[y >= 0].astype(int), minlength=n_labels) / max((y >= 0).sum(), 1))
 
 
+_FIELDS = ("thresholds", "weights")  # of `Calibration`, that choose labels
 _RULES = {
     "accuracy": "The most probable label is predicted",
     "balanced": "The label is predicted whose probability is highest beside its share of the training {images}",
@@ -146,14 +147,33 @@ def _decide(result: Calibrated, policy: DecisionPolicy, shares: np.ndarray, thre
     if chosen is not None or shown.decided is not None:
         result.predictions = replace(shown, decided=chosen)
     used = policy.decision if policy.decision in ways else "accuracy"
-    rules = _RULES | (_RULES_OF_MANY if shown.multi_label else {})
-    calibrations = {way: Calibration(multi_label=shown.multi_label, **fields) for way, fields in ways.items()}
-    scores = decision_scores(shown, calibrations) if (np.asarray(shown.y) >= 0).any() else {}
+    result.sections["decision"] = _decision(shown, used, ways) | {"ways": ways}
+
+
+def _decision(shown: Predictions, used: str, ways: Mapping[str, Mapping[str, Any]]) -> Sections:
+    """Which rule chooses the labels, and how each way to choose scores.
+
+    Args:
+        shown: calibrated.
+        used: the way that is taken.
+        ways: by name, what each asks of a `Calibration`: thresholds or weights.
+    """
+    multi, known = shown.multi_label, np.asarray(shown.y) >= 0
+    rules = _RULES | (_RULES_OF_MANY if multi else {})
+    calibrations = {way: Calibration(multi_label=multi, **fields) for way, fields in ways.items()}
+    scores = decision_scores(shown, calibrations) if known.any() else {}
     told = [f"{way} {row['accuracy']:.3f} and {row['balanced_accuracy']:.3f}" for way, row in scores.items()]
     sentence = f"{rules[used].format(images=shown.counted())}."
     if told:
         sentence += f" Accuracy and balanced accuracy by each rule: {'; '.join(told)}."
-    result.sections["decision"] = {"rule": used, "sentence": sentence, "scores": scores}
+    if unknown := int((~known).sum()):
+        of = (
+            f"{unknown} of {known.size} labels"
+            if multi
+            else f"The labels of {unknown} of {known.size} {shown.counted()}"
+        )
+        sentence += f" {of} are unknown and do not count."
+    return {"rule": used, "sentence": sentence, "scores": scores, "unknown": unknown}
 
 
 def at_temperature(predictions: Predictions, temperature: Temperature | None) -> Predictions:
@@ -368,17 +388,20 @@ def evaluate_limits(
     calibration: Calibration,
     points: Mapping[str, OperatingPoint] | None = None,
     prevalence: float | None = None,
+    ways: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Sections:
     """How the limits that were chosen elsewhere do on these images.
 
     Args:
         predictions: calibrated, with flags: see `apply_calibration`.
         calibration: whose limits.
-        points: decision thresholds by label; those of the calibration where None.
+        points: decision thresholds by label, and how each was chosen; those that decide are the calibration's.
         prevalence: to restate PPV and NPV for; None leaves that out.
+        ways: to choose labels that training knew, as `calibrate` has them in the section decision; those that the
+            calibration itself shows where None.
 
     Returns:
-        Sections of results.json: calibration, abstain, ood, operating_point, as far as there are any.
+        Sections of results.json: calibration, decision, abstain, ood, operating_point, as far as there are any.
     """
     errors = calibration_errors(predictions)
     section: Sections = {**errors, "reliability": {"here": reliability_bars(predictions)}}
@@ -388,12 +411,18 @@ def evaluate_limits(
         others = f"other {predictions.counted()}"
         sentence = f"The bundle's temperature ({value:.2f}) was fitted during training, on {others}."
         section = {"sentence": sentence, **section}
-    found: Sections = {"calibration": section}
+    used, known = _ways(calibration, ways or {}, predictions.vocab)
+    decision = _decision(predictions, used, known)
+    decision["sentence"] += " Nothing was chosen on these images: rules and thresholds are those of training."
+    found: Sections = {"calibration": section, "decision": decision}
     if calibration.abstain_below is not None:
         found["abstain"] = _evaluate_abstention(predictions, calibration.abstain_below)
     found |= ood_section(predictions, calibration)
-    if points is None:
-        points = {label: OperatingPoint(threshold) for label, threshold in calibration.thresholds.items()}
+    points = dict(points or {})
+    if used == "threshold":  # those that decide, whatever is known of them
+        cuts = calibration.thresholds
+        same = {label: point for label, point in points.items() if point.threshold == cuts.get(label)}
+        points = {label: OperatingPoint(cut) for label, cut in cuts.items()} | same
     decided = {}
     for label, point in points.items():
         if label in predictions.vocab:
@@ -401,9 +430,44 @@ def evaluate_limits(
             decided[label] = decision_section(
                 *column, label, point, predictions.groups, prevalence, unit=unit_of(predictions.table)
             )
+            decided[label]["decides"] = used == "threshold"
+            decided[label]["sentence"] += " It was chosen in training."
     if decided:
         found["operating_point"] = decided if predictions.multi_label else next(iter(decided.values()))
     return found
+
+
+def chosen_in_training(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What the results of a training say of decisions, as arguments of `evaluate_limits`.
+
+    Example:
+        >>> chosen_in_training({"operating_point": {"label": "polyp", "threshold": 0.3}})["points"]["polyp"].threshold
+        0.3
+    """
+    found = results.get("operating_point") or {}
+    rows = [found] if "label" in found else [row for row in found.values() if isinstance(row, Mapping)]
+    rows = [row for row in rows if row.get("threshold") is not None and "label" in row]
+    return {
+        "points": {
+            row["label"]: OperatingPoint(row["threshold"], row.get("by", "given"), row.get("wish")) for row in rows
+        },
+        "ways": (results.get("decision") or {}).get("ways"),
+        "prevalence": next((row["prevalence"] for row in rows if row.get("prevalence")), None),
+    }
+
+
+def _ways(
+    calibration: Calibration, told: Mapping[str, Mapping[str, Any]], vocab: Sequence[str]
+) -> tuple[str, dict[str, Mapping[str, Any]]]:
+    """The way by which a calibration chooses labels, and all that are known, by name."""
+    own = {name: dict(values) for name in _FIELDS if (values := getattr(calibration, name))}
+    known: dict[str, Mapping[str, Any]] = {"accuracy": {}}
+    for way in set(told) & set(_RULES):
+        fields = {name: told[way][name] for name in _FIELDS if name in told[way]}
+        known |= {way: fields} if all(set(values) <= set(vocab) for values in fields.values()) else {}
+    named = "balanced" if "weights" in own else "threshold" if own else "accuracy"
+    used = next((way for way, fields in known.items() if fields == own), named)
+    return used, {way: fields for way in _RULES if (fields := ({**known, used: own}).get(way)) is not None}
 
 
 def _evaluate_abstention(predictions: Predictions, abstain_below: float) -> Sections:

@@ -15,6 +15,7 @@ from medclf.auditing.assess import (
     Sections,
     apply_calibration,
     calibrate,
+    chosen_in_training,
     evaluate_limits,
     flag_out_of_distribution,
     ood_section,
@@ -126,7 +127,8 @@ class Assessment:
         if rule is not None and units is not None:
             units = units.decided_by(rule, found)
             found = units.units
-        results = _summary(learn, found, self.table, partition) | evaluate_limits(found, self.calibration)
+        limits = evaluate_limits(found, self.calibration, **chosen_in_training(self.results))
+        results = _summary(learn, found, self.table, partition) | limits
         if self.table is not None and partition != "train":
             seen = seen_in_training(found if units is None else units.images, self.table, self.audit)
             seen = seen if units is None else (units.any_of(seen[0]), units.any_of(seen[1]))

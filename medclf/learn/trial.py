@@ -20,9 +20,9 @@ from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.learner import MedLearner
 from medclf.learn.prediction import predict_loader
 from medclf.learn.preprocessing import reading_of
-from medclf.metrics.calibration import calibrate_out_of_fold
+from medclf.metrics.calibration import calibrate_out_of_fold, to_logits
 from medclf.metrics.intervals import Sampling, critical
-from medclf.results.predictions import Predictions, losses_of
+from medclf.results.predictions import losses_of
 
 HELD_OUT = 0.25  # of the images that a trial is made on
 MOST = 4_000  # images that a trial is made on: what helps there helps with more
@@ -63,11 +63,16 @@ class Trial:
             kept: the first one.
 
         Example:
-            >>> Trial(80, 0.3, 0.5, 0.96, 0.92, 0.1, 0.3).sentence("fine-tuning", "the probe")[:59]
-            'fine-tuning did not help: 96 % before, 92 % after (80 train'
+            >>> print(Trial(80, 0.3, 0.5, 0.96, 0.92, 0.1, 0.3).sentence("fine-tuning", "the probe"))
+            fine-tuning did not help: 96 % before, 92 % after (log loss 0.300 before, 0.500 after: +0.200, 90 % CI
+            +0.100 to +0.300, on 80 training images held out); kept the probe
         """
         verdict = "helped" if self.helps else "did not help" if self.after > self.before else "did not surely help"
-        losses = f"{self.n} training images held out, log loss {self.before:.3f} before, {self.after:.3f} after"
+        change = self.after - self.before
+        ends = f"{self.low:+.3f} to {self.high:+.3f}"
+        interval = f"{100 * _LEVEL:.0f} % CI {ends}" if math.isfinite(self.low) else "no interval"
+        losses = f"log loss {self.before:.3f} before, {self.after:.3f} after: {change:+.3f}, {interval}"
+        losses += f", on {self.n} training images held out"
         numbers = f"{100 * self.right_before:.0f} % before, {100 * self.right_after:.0f} % after ({losses})"
         return f"{what} {verdict}: {numbers}" + ("" if self.helps else f"; kept {kept}")
 
@@ -144,7 +149,9 @@ def try_tuning(
     before = predict_loader(inner, inner.dls.valid, "valid")
     tune(inner)
     after = predict_loader(inner, inner.dls.valid, "valid")
-    found = compared(before.y, _calibrated(before), _calibrated(after), before.multi_label, before.groups)
+    many, groups = before.multi_label, before.groups
+    probs = [calibrated(before.y, one.probs, many, groups) for one in (before, after)]
+    found = compared(before.y, *probs, many, groups)
     return replace(found, seconds=time.perf_counter() - start)
 
 
@@ -178,8 +185,14 @@ def _part(table: pd.DataFrame) -> pd.DataFrame:
     return part
 
 
-def _calibrated(found: Predictions) -> np.ndarray:
-    """The probabilities after calibration on the other images, as both ways are calibrated before they are used."""
-    p = found.probs.astype(np.float64).clip(1e-7, 1 - 1e-7)
-    logits = np.log(p) - np.log1p(-p) if found.multi_label else np.log(p)
-    return calibrate_out_of_fold(logits, found.y, groups=found.groups, multi_label=found.multi_label)[0]
+def calibrated(y: np.ndarray, probs: np.ndarray, multi_label: bool, groups: np.ndarray | None) -> np.ndarray:
+    """The probabilities after calibration on the other images, as every way is calibrated before it is used.
+
+    Args:
+        y, probs, multi_label, groups: as in `compared`.
+
+    Raises:
+        DataError: all images are one patient's.
+    """
+    logits = to_logits(probs.astype(np.float64).clip(1e-7, 1 - 1e-7), multi_label=multi_label)
+    return calibrate_out_of_fold(logits, y, groups=groups, multi_label=multi_label)[0]

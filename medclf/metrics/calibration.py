@@ -132,6 +132,8 @@ def fit_calibration(logits: Any, y: Any, *, multi_label: bool = False) -> Temper
     A bias corrects a label that is called too likely or too unlikely throughout, which no temperature can. Both are
     drawn towards doing nothing, the more so the fewer images of the label there are; see `too_few`.
 
+    A label that none of the images has says nothing of itself: the others are fitted among themselves.
+
     Args:
         logits: (n, L) of the network, or `to_logits(probs)`, of images that it was not trained on.
         y: (n,) indices; multi-label: (n, L) of 0 and 1. -1 is unknown and left out.
@@ -159,12 +161,16 @@ def fit_calibration(logits: Any, y: Any, *, multi_label: bool = False) -> Temper
     if not multi_label:
         kept = truth >= 0
         scores, truth = scores[kept], truth[kept].astype(int)
-        temperature, bias = _fit_bias(scores, np.eye(scores.shape[1])[truth], ~few, False)
-        return Temperature((temperature,), False, len(truth), tuple(bias.tolist()))
+        met, bias, temperature = np.unique(truth), np.zeros(len(few)), 1.0
+        if len(met) != 1:
+            temperature, bias[met] = _fit_bias(scores[:, met], truth[:, None] == met, ~few[met], False)
+            bias += scores.mean(axis=0) * (1 - 1 / temperature)
+        return Temperature((temperature,), False, len(truth), tuple((bias - bias.mean()).tolist()))
     values, biases, known = np.ones(len(few)), np.zeros(len(few)), truth >= 0
     for k in np.flatnonzero(~few):
         column, hits = (each[known[:, k], k : k + 1] for each in (scores, truth.astype(float)))
         values[k], (biases[k],) = _fit_bias(column, hits, np.ones(1, bool), True)
+        biases[k] += column.mean() * (1 - 1 / values[k])
     return Temperature(tuple(values.tolist()), True, int(known.any(axis=1).sum()), tuple(biases.tolist()))
 
 
@@ -184,7 +190,7 @@ def too_few(y: Any, n_labels: int, *, multi_label: bool = False) -> np.ndarray:
 
 
 def _fit_bias(logits: np.ndarray, hits: np.ndarray, free: np.ndarray, multi_label: bool) -> tuple[float, np.ndarray]:
-    """A temperature and (L,) biases, those of labels that are not `free` being 0.
+    """A temperature, about the mean of the logits, and (L,) biases, those of labels that are not `free` being 0.
 
     Args:
         logits: (n, L).
@@ -213,9 +219,7 @@ def _fit_bias(logits: np.ndarray, hits: np.ndarray, free: np.ndarray, multi_labe
     start = np.zeros(1 + logits.shape[1])
     bounds = [LOG_TEMPERATURES, *[(None, None)] * logits.shape[1]]
     found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    temperature = math.exp(found[0])
-    bias = np.where(free, found[1:], 0) + middle * (1 - 1 / temperature)
-    return temperature, bias if multi_label else bias - bias.mean()
+    return math.exp(found[0]), np.where(free, found[1:], 0)
 
 
 def _fit(logits: np.ndarray, truth: np.ndarray, multi_label: bool) -> float:

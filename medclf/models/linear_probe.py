@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
 from medclf.config import Balance
 from medclf.dataset.folds import folds
@@ -13,14 +15,18 @@ from medclf.errors import MedclfWarning
 from medclf.models.balance import WEIGHTED, class_weights, focal_weights, taken_back
 from medclf.models.logistic import Logistic, fit_path, principal_axes
 
-_CERTAIN = 8.0  # the logit of a label that every training image has, or none
 _FALLBACK = 0.01
 _LEAST_SPREAD = 0.1  # of the features' mean standard deviation
 _SMALL = 5_000_000  # values of the features, such as 4,000 images' 1,280
 _EXACT = 1e-9  # of the objective, relative, in the last fit
 _QUICK = 500_000  # values of the features; below it every strength is tried, as a fold of few images may mislead
+_FOLDS = 5
 _PATIENCE = 2  # strengths in a row that are worse, before no further one is tried
 STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # scikit-learn's C, on standardised features
+_TOO_FEW = (
+    "too few images of a class for cross-validation to judge it: there is one, or all are one patient's. The other "
+    f"classes choose the head's regularisation; where fewer than two are left, it is C={_FALLBACK}"
+)
 
 
 class LinearFit(NamedTuple):
@@ -73,9 +79,9 @@ def fit_linear(
     x = (features - mean) / scale
     axes = principal_axes(x)  # a rotation, which only saves time
     x = x @ axes.T
-    weight, bias = np.zeros((n_out, x.shape[1])), np.full(n_out, -_CERTAIN)
+    weight, bias = np.zeros((n_out, x.shape[1])), np.full(n_out, -_certain(len(x)))
     held_out = np.full((len(x), n_out), np.nan)
-    chosen, folds = [], 0
+    chosen, n_folds = [], 0
     one_a_label = targets.ndim == 2
     weights = class_weights(targets, n_out) if balance in WEIGHTED else weights
     for label, y in enumerate(targets.T) if one_a_label else [(slice(None), targets)]:
@@ -83,19 +89,22 @@ def fit_linear(
         present = np.unique(y)
         if len(present) < 2:
             if one_a_label:
-                bias[label] = _CERTAIN if present[0] else -_CERTAIN
+                bias[label] = _certain(len(x)) * (1 if present[0] else -1)
+                held_out[:, label] = expit(bias[label])
             else:
-                bias[present] = _CERTAIN
+                bias[present] = _certain(len(x))
             continue
         own = None if weights is None else np.where(y == 1, weights[label], 1.0) if one_a_label else weights[y]
         fitted = _fit_logistic(x, y, groups, seed, own)
         if balance == "focal":
             fitted = _fit_logistic(x, y, groups, seed, focal_weights(_probs_of(fitted, x), np.searchsorted(present, y)))
-        model, strength, folds, probs = fitted
+        model, strength, tried, probs = fitted
         chosen.append(strength)
+        n_folds = max(n_folds, tried)
         if one_a_label:
             weight[label], bias[label] = model.weight[0], model.bias[0]
-            held_out[:, label] = probs[:, 1]
+            unjudged = np.isnan(probs[:, 1]) & (y == (y.mean() > 0.5))  # not the few, of which nothing is known
+            held_out[:, label] = np.where(unjudged, np.average(y, weights=own), probs[:, 1])
             continue
         held_out[~np.isnan(probs[:, 0])] = 0.0
         held_out[:, present] = probs
@@ -108,7 +117,12 @@ def fit_linear(
     weight = weight @ axes / scale
     bias = bias - weight @ mean
     strength = float(np.mean(chosen or [0.0]))
-    return LinearFit(weight.astype(np.float32), bias.astype(np.float32), strength, folds, held_out)
+    return LinearFit(weight.astype(np.float32), bias.astype(np.float32), strength, n_folds, held_out)
+
+
+def _certain(n: int) -> float:
+    """The logit of a label that all of n images have: that of half an image against it."""
+    return math.log(2 * n + 1)
 
 
 def _two_outputs(model: Logistic) -> tuple[np.ndarray, np.ndarray]:
@@ -126,44 +140,54 @@ def _fit_logistic(
 ) -> tuple[Logistic, float, int, np.ndarray]:
     """The fitted model, its C, the number of folds that chose it, and their held-out probabilities.
 
+    A class that a fold's training part lacks has its share there, and its images in that fold are judged by none.
+
     `weights` are (n,), what each image counts; all alike where None.
     """
     weights = np.ones(len(y)) if weights is None else weights
     classes = np.unique(y, return_inverse=True)[1]
-    n_classes = int(classes.max()) + 1
-    pairs = _folds(y, groups, seed)
-    probs = np.full((len(STRENGTHS), len(y), n_classes), np.nan)
-    if not pairs:
-        message = f"too few images of a class to choose the head's regularisation by cross-validation: C={_FALLBACK}"
-        warnings.warn(MedclfWarning(message), stacklevel=4)
+    shares = np.bincount(classes, weights) / weights.sum()
+    n_classes = len(shares)
+    pairs, judged = _folds(classes, groups, seed)
+    if len(np.unique(classes[judged])) < n_classes:
+        warnings.warn(MedclfWarning(_TOO_FEW), stacklevel=4)
+    if len(np.unique(classes[judged])) < 2:
         (model,) = fit_path(x, classes, n_classes, [_FALLBACK], weights=weights, tolerance=_EXACT)
-        return model, _FALLBACK, 0, probs[0]
-    losses, tried = np.zeros(len(STRENGTHS)), len(STRENGTHS)
-    for number, (train, valid) in enumerate(pairs):
+        return model, _FALLBACK, 0, np.full((len(y), n_classes), np.nan)
+    probs = np.tile(shares, (len(STRENGTHS), len(y), 1))
+    losses, tried, first = np.zeros(len(STRENGTHS)), len(STRENGTHS), True
+    for train, valid in pairs:
+        seen, inner = np.unique(classes[train], return_inverse=True)
+        known = valid[judged[valid]]
+        if len(seen) < 2 or not len(known):
+            continue
         least, worse = np.inf, 0
-        path = fit_path(x[train], classes[train], n_classes, STRENGTHS[:tried], weights=weights[train])
+        path = fit_path(x[train], inner, len(seen), STRENGTHS[:tried], weights=weights[train])
         for i, model in enumerate(path):
-            probs[i, valid] = model.probs(x[valid])
-            loss = _log_loss(probs[i, valid], classes[valid], weights[valid])
+            probs[i, valid[:, None], seen] = model.probs(x[valid]) * shares[seen].sum()
+            loss = _log_loss(probs[i, known], classes[known], weights[known])
             losses[i] += loss
             least, worse = (loss, 0) if loss < least else (least, worse + 1)
-            if not number and worse == _PATIENCE and x.size > _QUICK:  # the others go as far, so that all can be summed
+            if first and worse == _PATIENCE and x.size > _QUICK:  # the others go as far, so that all can be summed
                 tried = i + 1
                 break
+        first = False
     best = int(losses[:tried].argmin())
     *_, model = fit_path(x, classes, n_classes, STRENGTHS[: best + 1], weights=weights, tolerance=_EXACT)
+    probs[best, ~judged] = np.nan
     return model, STRENGTHS[best], len(pairs), probs[best]
 
 
-def _folds(y: np.ndarray, groups: np.ndarray | None, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """At most five, each class on both sides of each; none where there are too few images or patients of a class."""
-    units = np.arange(len(y)) if groups is None else groups
-    n_folds = min(5, *(len(np.unique(units[y == label])) for label in np.unique(y)))
-    if n_folds < 2:
-        return []
-    fold_of = folds(y, groups, n_folds, seed=seed)
+def _folds(
+    classes: np.ndarray, groups: np.ndarray | None, seed: int
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    """At most five, and (n,) which images have others of their class in the part that their fold is fitted on."""
+    fold_of = folds(classes, groups, _FOLDS, seed=seed)
     pairs = [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in np.unique(fold_of)]
-    return [(train, valid) for train, valid in pairs if len(np.unique(y[train])) == len(np.unique(y))]
+    judged = np.zeros(len(classes), bool)
+    for train, valid in pairs:
+        judged[valid] = np.isin(classes[valid], classes[train])
+    return pairs, judged
 
 
 def _log_loss(probs: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:

@@ -212,7 +212,7 @@ def _point(value: Mapping[str, Any]) -> list[Block]:
             Block(
                 "text",
                 text=(
-                    "The bundle does not use this threshold: it predicts the most probable class. "
+                    "The bundle does not use this threshold: see “How labels are chosen”. "
                     "To use one, train with --operating-point youden (or sensitivity=0.95)."
                 ),
             )
@@ -222,6 +222,22 @@ def _point(value: Mapping[str, Any]) -> list[Block]:
 
 def _ood(value: Any, picture: Picture) -> list[Block]:
     return _text(value) + _rest(value)
+
+
+def _plan(value: Any, picture: Picture) -> list[Block]:
+    """What was compared before the training, how it came out, and what was taken."""
+    heads = {
+        "name": "candidate",
+        "chosen": "chosen",
+        "n": "images",
+        "before": "log loss before",
+        "after": "log loss after",
+    }
+    rows = [{head: row[key] for key, head in heads.items() if key in row} for row in value.get("candidates") or []]
+    for row, one in zip(rows, value.get("candidates") or [], strict=True):
+        if is_number(one.get("low")) and is_number(one.get("high")):
+            row["90 % CI of the difference"] = f"{one['low']:+.3f} to {one['high']:+.3f}"
+    return [*_text(value), *([table(rows)] if rows else []), *_rest(value, "candidates")]
 
 
 def _augmentation(value: Any, picture: Picture) -> list[Block]:
@@ -336,7 +352,7 @@ SECTIONS: dict[str, Section] = {  # in the page's order
     "fold_spread": Section("Spread over the folds"),
     "linear_probe_metrics": Section("After the linear probe"),
     "comparison": Section("Comparison"),
-    "plan": Section("Plan"),
+    "plan": Section("Plan", _plan),
     "augmentation": Section("Augmentation", _augmentation),
     "card": Section("Model card"),
     "checklist": Section("Checklist"),

@@ -37,7 +37,19 @@ _SENTENCE = {"sentence": maybe(TEXT)}
 _MATRIX = list_of(list_of(COUNT))
 _BARS = list_of(fields({"low": NUMBER, "high": NUMBER, "confidence": maybe(NUMBER), "frequency": _METRIC}))
 _CURVE = dict.fromkeys(("coverage", "accuracy", "low", "high"), list_of(NUMBER))
-_POINT = fields({}, {**_SENTENCE, "label": TEXT, "threshold": maybe(NUMBER), "table": by_name(COUNT)})
+_POINT = fields(
+    {},
+    {
+        **_SENTENCE,
+        "label": TEXT,
+        "threshold": maybe(NUMBER),
+        "table": by_name(COUNT),
+        "by": TEXT,
+        "wish": maybe(by_name(NUMBER)),
+        "prevalence": NUMBER,
+    },
+)
+_WAY = fields({}, {"thresholds": by_name(NUMBER), "weights": by_name(NUMBER)})
 _DATA = fields(
     {},
     {
@@ -63,6 +75,7 @@ _SECTIONS: dict[str, Shape] = {
     "leak_free": fields({}, {**_SENTENCE, "numbers": by_name(fields({}, _METRICS))}),
     "calibration": fields({}, {**_SENTENCE, "reliability": by_name(_BARS)}),
     "abstain": fields({}, {**_SENTENCE, "numbers": OBJECT, "curve": fields({}, _CURVE)}),
+    "decision": fields({}, {**_SENTENCE, "ways": by_name(_WAY)}),
     "operating_point": either(by_name(_POINT), _POINT),
     "ood": fields({}, _SENTENCE),
     "ordinal": fields({}, {**_SENTENCE, "order": list_of(TEXT), "off_by": by_name(COUNT)}),

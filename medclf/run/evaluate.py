@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.auditing.assess import apply_calibration, evaluate_limits
+from medclf.auditing.assess import apply_calibration, chosen_in_training, evaluate_limits
 from medclf.dataset.csv_files import read_rows
 from medclf.dataset.labels import objects
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
@@ -23,7 +23,6 @@ from medclf.inference.bundle import Bundle
 from medclf.learn.units import unit_rows, units_section
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.logits import sigmoid, softmax
-from medclf.metrics.thresholds import OperatingPoint
 from medclf.progress import watch
 from medclf.reporting.report import report
 from medclf.results import maps
@@ -81,7 +80,8 @@ def evaluate(
     settings = {"hide_names": hide_names, "show_burned_in": show_burned_in}
     shown = {name: _asked(origin, name) if given is None else given for name, given in settings.items()}
     calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
-    points, trained_on = _points(calibration, origin), _training_images(origin)
+    trained_on = _training_images(origin)
+    chosen = chosen_in_training(origin.results) if (origin / RESULTS).is_file() else {}
     table = scan(data, **scan_kwargs)
     check_columns(table, subgroup)
     table = table if calibration.unit is None else with_units(table, calibration.unit.unit)
@@ -94,7 +94,7 @@ def evaluate(
     results: dict[str, Any] = {**summarize(predictions, partition="test", table=shown_as, recipe=spec)}
     results |= {"subgroups": as_plain(subgroups(predictions, subgroup))} if subgroup else {}
     results |= {"left_out": missing} if missing else {}
-    results |= evaluate_limits(predictions, calibration, points)
+    results |= evaluate_limits(predictions, calibration, **chosen)
     images = predictions if units is None else units.images
     copies = np.array([digest in trained_on for digest in objects(images.table, "sha256")], bool)
     if units is not None and calibration.unit is not None:
@@ -225,17 +225,6 @@ def external_facts(evaluation: Run, run: Path) -> list[dict[str, Any]]:
     page = (folder / PAGE).relative_to(run).as_posix() if folder.is_relative_to(run) else folder.name
     missing = {"left_out": facts["left_out"]["sentence"]} if facts.get("left_out") else {}
     return [{"images": folder.name, "n": facts["n"], **missing, **short_metrics(facts), "page": page}]
-
-
-def _points(calibration: Calibration, origin: Run) -> dict[str, OperatingPoint] | None:
-    """The thresholds that the run's report shows, where the bundle decides by none."""
-    if calibration.thresholds or not (origin / RESULTS).is_file():
-        return None
-    found = origin.results.get("operating_point") or {}
-    rows = [found] if "label" in found else found.values()
-    return {
-        row["label"]: OperatingPoint(row["threshold"], row["by"], row["wish"]) for row in rows if "threshold" in row
-    }
 
 
 def _training_images(origin: Run) -> set[str]:

@@ -24,7 +24,7 @@ from medclf.files import finite, write_json
 from medclf.learn import distributed
 from medclf.learn.augment import Augment
 from medclf.learn.learner import MedLearner
-from medclf.learn.trial import MOST, Trial, compared, try_tuning
+from medclf.learn.trial import MOST, Trial, calibrated, compared, try_tuning
 from medclf.parallel import n_cores
 from medclf.run.budget import Way, choose, job_of, measured, way_of
 
@@ -80,11 +80,13 @@ class Outline:
         size: of the images.
         tune: the way to fine-tune that is tried after the linear probe; None for none.
         budget: minutes; None without one.
+        why_not: why nothing is fine-tuned; "" where it is tried.
     """
 
     size: int
     tune: Way | None
     budget: float | None = None
+    why_not: str = ""
 
 
 def outline_of(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> Outline:
@@ -98,14 +100,15 @@ def outline_of(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say)
     """
     facts = distributed.from_first(lambda: _outlined(config, table, spent, say))
     tune = facts["tune"] and Way(**facts["tune"] | {"sizes": tuple(facts["tune"]["sizes"])})
-    return Outline(facts["size"], tune, config.budget)
+    return Outline(facts["size"], tune, config.budget, facts.get("why_not", ""))
 
 
 def _outlined(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> dict[str, Any]:
     n = job_of(config, table, spent, False, MOST).n_train
     if n < FEWEST and not config.budget:
-        say(f"plan: the linear probe alone; {n} training images are too few to tell whether fine-tuning helps")
-        return {"size": config.size, "tune": None}
+        why_not = _too_few(n)
+        say(f"plan: the linear probe alone; {why_not}")
+        return {"size": config.size, "tune": None, "why_not": why_not}
     costs, last_stage, chain = measured(config, smaller=bool(config.budget), repeats=3 if config.budget else 1)
     job = job_of(config, table, spent, chain, MOST)
     if config.budget:
@@ -119,13 +122,18 @@ def _outlined(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) 
     else:
         way = way_of((costs[0],), None, TUNED_EPOCHS, job)
     if not way.epochs or n < FEWEST:
-        say(f"plan: the linear probe alone at {way.sizes[-1]} px, about {_minutes(way.seconds)}")
-        return {"size": way.sizes[-1], "tune": None}
+        why_not = _too_few(n) if n < FEWEST else f"no fine-tuning fits a budget of {config.budget:g} minutes"
+        say(f"plan: the linear probe alone at {way.sizes[-1]} px, about {_minutes(way.seconds)}; {why_not}")
+        return {"size": way.sizes[-1], "tune": None, "why_not": why_not}
     say(
         f"plan: the linear probe; then {way}, tried on a part of the training set, and made on all of it "
         f"where that helps; at most about {_minutes(way.seconds)}"
     )
     return {"size": way.sizes[-1], "tune": asdict(way)}
+
+
+def _too_few(n: int) -> str:
+    return f"{n} training images are too few to tell whether fine-tuning helps ({FEWEST} are needed)"
 
 
 def _minutes(seconds: float) -> str:
@@ -155,14 +163,17 @@ def decide(
     candidates: list[dict[str, Any]] = [{"name": "linear probe", "chosen": True}]
     chosen = Chosen(views=config.views, size=outline.size)
     if not config.views and any(isinstance(tfm, Augment) for tfm in learn.dls.train.after_batch.fs):
-        trial = _with_views(learn)
-        if trial is not None:
-            say(trial.sentence("a linear probe with augmented views", "the plain one"))
-            candidates.append(_row(f"linear probe with {_VIEWS} augmented views", trial, candidates))
+        name, trial = f"linear probe with {_VIEWS} augmented views", _with_views(learn)
+        if isinstance(trial, str):
+            candidates.append({"name": name, "chosen": False, "problem": trial})
+        else:
+            candidates.append(
+                _row(name, trial, candidates, "a linear probe with augmented views", "the plain one", say)
+            )
             chosen = replace(chosen, views=_VIEWS if trial.helps else 0)
     way = outline.tune
     if way is None:
-        return chosen, candidates
+        return chosen, [*candidates, {"name": "fine-tuning", "chosen": False, "problem": outline.why_not}]
     tuned = replace(chosen, epochs=way.epochs, train_from=way.train_from, first_sizes=way.sizes[:-1])
     sizes = way.sizes if len(way.sizes) > 1 else None
 
@@ -176,33 +187,56 @@ def decide(
         say(f"fine-tuning was not tried: {error.message}")
         return chosen, [*candidates, {"name": f"fine-tuning: {way}", "chosen": False, "problem": error.message}]
     helps = bool(distributed.from_first(lambda: {"helps": trial.helps})["helps"])
-    say(trial.sentence("fine-tuning", "the linear probe"))
-    candidates.append(_row(f"fine-tuning: {way}", trial, candidates))
+    candidates.append(_row(f"fine-tuning: {way}", trial, candidates, "fine-tuning", "the linear probe", say))
     return tuned if helps else chosen, candidates
 
 
-def _row(name: str, trial: Trial, others: list[dict[str, Any]]) -> dict[str, Any]:
-    """A candidate that was tried; where it helps, those before it are not chosen."""
+def _row(name: str, trial: Trial, others: list[dict[str, Any]], what: str, kept: str, say: Say) -> dict[str, Any]:
+    """A candidate that was tried, which is said; where it helps, those before it are not chosen."""
     for other in others:
         other["chosen"] = other["chosen"] and not trial.helps
-    return {"name": name, "chosen": trial.helps, **trial.as_dict()}
+    sentence = trial.sentence(what, kept)
+    say(sentence)
+    return {"name": name, "chosen": trial.helps, "sentence": _as_sentence(sentence), **trial.as_dict()}
 
 
-def _with_views(learn: MedLearner) -> Trial | None:
-    """Fit the head on augmented views as well, and keep that where it surely helps."""
+def _as_sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def sentence_of(candidates: list[dict[str, Any]]) -> str:
+    """What was chosen, and what each of the others came to.
+
+    Example:
+        >>> rows = [{"name": "linear probe", "chosen": True}]
+        >>> sentence_of([*rows, {"name": "fine-tuning", "chosen": False, "problem": "too few"}])
+        'Chosen inside the training set: linear probe. Not tried: fine-tuning (too few).'
+    """
+    told = [f"Chosen inside the training set: {candidates[_chosen_row(candidates)]['name']}."]
+    told += [row["sentence"] for row in candidates if "sentence" in row]
+    told += [f"Not tried: {row['name']} ({row['problem']})." for row in candidates if row.get("problem")]
+    return " ".join(told)
+
+
+def _with_views(learn: MedLearner) -> Trial | str:
+    """Fit the head on augmented views as well, and keep that where it surely helps; or why that was not tried."""
     plain, start = learn.head, learn.start
-    if plain is None or plain.held_out is None or start is None or distributed.n_ranks() > 1:
-        return None
+    if distributed.n_ranks() > 1:
+        return "it is not tried by several processes"
+    if plain is None or start is None or plain.held_out is None or np.isnan(plain.held_out).all():
+        return "a class has too few images for a cross-validation"
     views = learn.fit_head(views=_VIEWS)
     assert plain.targets is not None and views.held_out is not None
     known = ~np.isnan(plain.held_out).any(axis=1) & ~np.isnan(views.held_out).any(axis=1)
     multi_label = plain.targets.ndim == 2
     groups = learn.groups()
-    trial = None
-    if known.sum() > 1:
-        y = plain.targets.astype(int)
-        trial = compared(y[known], plain.held_out[known], views.held_out[known], multi_label, _of(groups, known))
-    if trial is None or not trial.helps:
+    y, groups = plain.targets.astype(int)[known], _of(groups, known)
+    try:
+        probs = [calibrated(y, one.held_out[known], multi_label, groups) for one in (plain, views)]
+        trial: Trial | str = compared(y, *probs, multi_label, groups)
+    except DataError as error:
+        trial = error.message
+    if isinstance(trial, str) or not trial.helps:
         learn.head, learn.start = plain, start
         learn.model.load_state_dict(start)
     return trial
@@ -259,7 +293,7 @@ def write_plan(
         plan = {
             **before,
             "format": FORMAT,
-            "sentence": f"Chosen inside the training set: {candidates[_chosen_row(candidates)]['name']}.",
+            "sentence": sentence_of(candidates),
             **mine,
             "data": fingerprint_of(table, config),
             "machine": {"cores": n_cores(), "device": str(device)},

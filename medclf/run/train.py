@@ -202,6 +202,8 @@ def _write(
     if (run / PLAN).is_file():
         plan = read_plan(run / PLAN)
         results["plan"] = {name: plan[name] for name in ("sentence", "candidates") if name in plan}
+    elif frozen := _on_frozen_features(config):
+        results["plan"] = {"sentence": f"{frozen[:1].upper()}{frozen[1:]}."}
     results["seconds"] = round(time.perf_counter() - start, 1)
     results |= with_card(results, config.card, config.as_dict())
     run.write_results(results)
@@ -293,13 +295,20 @@ def policy_of(config: TrainConfig, table: pd.DataFrame | None = None) -> Decisio
 
 def _outlined(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> tuple[TrainConfig, Outline | None]:
     """The settings, at the size that fits, and what will be tried; None where nothing is left open."""
-    if config.way == "probe" and config.recipe is None and config.epochs is None:
-        name = argument("unit") if config.unit else argument("tabular")
-        say(f"{name} stands on frozen features: the linear probe is fitted, and nothing is fine-tuned")
+    if frozen := _on_frozen_features(config):
+        say(frozen)
     if config.way != "auto" or not config.linear_probe:
         return config, None
     outline = outline_of(config, table, spent, say)
     return replace(config, size=outline.size), outline
+
+
+def _on_frozen_features(config: TrainConfig) -> str:
+    """Why nothing but the linear probe was tried, where another setting than the recipe decides that; else ""."""
+    if config.way != "probe" or config.recipe or config.epochs is not None:
+        return ""
+    name = argument("unit") if config.unit else argument("tabular")
+    return f"{name} stands on frozen features: the linear probe is fitted, and nothing is fine-tuned"
 
 
 def _train_once(

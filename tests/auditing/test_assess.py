@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import special
 
-from medclf.auditing.assess import answers, calibrate, evaluate_limits
+from medclf.auditing.assess import answers, apply_calibration, calibrate, chosen_in_training, evaluate_limits
 from medclf.auditing.calibration_set import CalibrationSet
 from medclf.auditing.decisions import DecisionPolicy, decision_section
 from medclf.errors import DataError
@@ -256,3 +256,33 @@ def test_cuts_of_each_image_decide():
         cuts=np.array([0.5, 0.7, 0.7, 0.5]),
     )
     assert facts["table"] == {"tp": 1, "fp": 1, "fn": 1, "tn": 1}
+
+
+@pytest.mark.parametrize("way", ["accuracy", "balanced", "threshold"])
+def test_other_images_are_decided_as_in_training_and_nothing_is_chosen_on_them(way):
+    first, _ = population(600, vocab=("normal", "polyp"))
+    found = calibrate(first, CalibrationSet.of(first, "the others"), DecisionPolicy(decide=way, prevalence=0.1))
+    other, _ = population(300, seed=9, vocab=("normal", "polyp"))
+    shown = apply_calibration(other, found.calibration)
+    facts = evaluate_limits(shown, found.calibration, **chosen_in_training(found.sections))
+    point, chosen = facts["operating_point"], found.sections["operating_point"]
+    assert (point["threshold"], point["by"]) == (chosen["threshold"], "youden") and "restated" in point
+    assert point["decides"] == (way == "threshold") == chosen["decides"]
+    assert facts["decision"]["rule"] == way
+    assert set(facts["decision"]["scores"]) == {
+        "accuracy",
+        "balanced",
+        "threshold",
+    }
+    right = (shown.predicted.argmax(1) == shown.y).mean()
+    assert facts["decision"]["scores"][way]["accuracy"] == pytest.approx(right)
+    alone = evaluate_limits(shown, found.calibration)["decision"]  # a bundle without its run
+    assert alone["rule"] == way and alone["scores"][way] == facts["decision"]["scores"][way]
+
+
+def test_unknown_labels_are_counted_in_the_decision():
+    y, probs = np.array([[1, -1], [0, 1]]), np.array([[0.9, 0.4], [0.2, 0.8]])
+    shown = Predictions(["a", "b"], True, y, probs, np.zeros(2), pd.DataFrame({"path": ["x", "y"]}))
+    found = evaluate_limits(shown, Calibration(multi_label=True, thresholds={"a": 0.5, "b": 0.3}))
+    assert found["decision"]["unknown"] == 1 and "1 of 4 labels are unknown" in found["decision"]["sentence"]
+    assert found["operating_point"]["b"]["table"] == {"tp": 1, "fp": 0, "fn": 0, "tn": 0}

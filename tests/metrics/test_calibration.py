@@ -254,3 +254,17 @@ def test_brier_agrees_with_scikit_learn():
     assert brier([-1], [0.5]).n == ece([-1], [0.5]).n == 0
     perfect = brier([0, 1] * 10, [0.0, 1.0] * 10)
     assert perfect.value == perfect.low == 0 < perfect.high < 0.2
+
+
+def test_a_label_that_no_image_has_is_left_out_of_the_fit():
+    """The others are fitted among themselves: the same temperature and odds as without its column."""
+    rng = np.random.default_rng(4)
+    logits = rng.normal(size=(500, 3)) * 2
+    y = np.array([rng.choice(2, p=row) for row in special.softmax(logits[:, :2] / 2, axis=1)])
+    found, without = fit_calibration(logits, y), fit_calibration(logits[:, :2], y)
+    assert found.values == pytest.approx(without.values, rel=1e-4)
+    assert found.bias[1] - found.bias[0] == pytest.approx(without.bias[1] - without.bias[0], abs=1e-4)
+    before, after = special.softmax(logits, axis=1)[:, 2].mean(), found.apply(logits)[:, 2].mean()
+    assert after == pytest.approx(before, abs=0.1)
+    same = fit_calibration(logits, np.zeros(500, int))  # one label alone
+    assert same.values == (1.0,) and np.allclose(same.bias, 0)

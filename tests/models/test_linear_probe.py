@@ -118,3 +118,30 @@ def test_repeats_exactly():
     x, y = clouds()
     first, second = fit_linear(x, y, 3), fit_linear(x, y, 3)
     assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
+
+
+def test_one_image_of_a_class_leaves_the_others_their_cross_validation():
+    """Its own image is judged by nobody; elsewhere it has its share, and the rest is scikit-learn's on the others."""
+    x, y = clouds(2, n=61)
+    y[60] = 2
+    with pytest.warns(MedclfWarning, match="too few images of a class"):
+        fit = fit_linear(x, y, 3)
+    with_others = fit_linear(x[:60], y[:60], 2)
+    assert fit.folds == 5 and np.isnan(fit.held_out[60]).all()
+    judged = fit.held_out[:60]
+    assert np.isfinite(judged).all() and np.allclose(judged.sum(1), 1)
+    assert (judged.argmax(1) == y[:60]).mean() == (with_others.held_out.argmax(1) == y[:60]).mean()
+
+
+def test_a_label_of_few_images_leaves_the_other_labels_their_cross_validation():
+    x, y = clouds(2, n=60)
+    one = (np.arange(60) == 7).astype(int)
+    with pytest.warns(MedclfWarning, match="too few images of a class"):
+        fit = fit_linear(x, np.stack([y, one, np.ones(60)], 1), 3)
+    others = np.arange(60) != 7
+    assert (
+        np.isnan(fit.held_out[7, 1])
+        and np.allclose(fit.held_out[others, 1], 1 / 60)
+        and (fit.held_out[:, 2] > 0.98).all()
+    )
+    assert ((fit.held_out[:, 0] > 0.5) == y).mean() > 0.9

@@ -123,3 +123,13 @@ def test_one_more_row_is_one_more_section(monkeypatch):
 def test_sections_stand_in_the_tables_order():
     results = {key: {"sentence": "Yes."} for key in reversed([*SECTIONS, "of_my_own"])}
     assert [key for key, _, _ in sections_of(results)] == [*SECTIONS, "of_my_own"]
+
+
+def test_a_plan_says_what_was_compared_and_how_surely():
+    tried = {"name": "fine-tuning: 5 epochs", "chosen": False, "n": 80, "before": 0.3, "after": 0.5, "low": 0.1}
+    rows = [{"name": "linear probe", "chosen": True}, {**tried, "high": 0.3, "seconds": 9.0}]
+    text, table = section_blocks("plan", {"sentence": "Chosen: linear probe.", "candidates": rows})
+    assert text.text == "Chosen: linear probe."
+    cells = [[cell.text for cell in row] for row in table.rows]
+    assert cells[1] == ["fine-tuning: 5 epochs", "no", "80", "0.3", "0.5", "+0.100 to +0.300"]
+    assert [block.kind for block in section_blocks("plan", {"sentence": "Nothing is fine-tuned."})] == ["text"]
