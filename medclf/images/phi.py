@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from medclf.errors import ReadError, UnsupportedFormat
 from medclf.images.dicom import origin, safe_header
 from medclf.images.preprocessing import Preprocessing
+from medclf.images.reading import probe, read_pixels
+from medclf.images.windowing import STRETCH
 
 Reader = Callable[[Mapping[str, Any]], "np.ndarray | None"]
 
@@ -78,10 +81,49 @@ def read_picture(root: Path, how: Preprocessing, show_burned_in: bool, row: Mapp
         Withheld: the image often carries the patient's name.
         ReadError: it cannot be read, or lies outside `root`.
     """
-    relative = Path(str(row["path"]))
-    if relative.is_absolute() or ".." in relative.parts:
-        raise ReadError(relative, "it is outside the data's folder")
-    reason = "" if show_burned_in else why_withheld(root / relative)
-    if reason:
-        raise Withheld(relative, reason)
-    return how.read(root / relative)
+    return Pictures(root, how, show_burned_in)(row)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The `Reader` of a table's images.
+
+    Args:
+        root: as in `read_picture`, like the next two.
+        how: see there.
+        show_burned_in: see there.
+        elsewhere: absolute paths that are read although they lie outside `root`.
+    """
+
+    root: Path
+    how: Preprocessing
+    show_burned_in: bool
+    elsewhere: frozenset[str] = frozenset()
+
+    def __call__(self, row: Mapping[str, Any]) -> np.ndarray:
+        """See `read_picture`."""
+        return self.how.read(self._file(row))
+
+    def all_bits(self, row: Mapping[str, Any]) -> np.ndarray | None:
+        """All that a grey file of more than 8 bits holds, whatever the window; None of other files.
+
+        Returns:
+            (H, W) uint16, spread so that the smallest value is 0 and the largest 65535.
+
+        Raises:
+            Withheld, ReadError: as `read_picture`.
+        """
+        path = self._file(row)
+        if probe(path).bits <= 8:
+            return None
+        pixels = read_pixels(path, window=STRETCH, frame=self.how.frame)
+        return pixels if pixels.ndim == 2 and pixels.dtype == np.uint16 else None
+
+    def _file(self, row: Mapping[str, Any]) -> Path:
+        relative = Path(str(row["path"]))
+        if str(relative) not in self.elsewhere and (relative.is_absolute() or ".." in relative.parts):
+            raise ReadError(relative, "it is outside the data's folder")
+        reason = "" if self.show_burned_in else why_withheld(self.root / relative)
+        if reason:
+            raise Withheld(relative, reason)
+        return self.root / relative

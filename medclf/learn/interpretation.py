@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from medclf.dataset.scan import with_problems
 from medclf.display import Shown, listed
 from medclf.errors import PreprocessingError
 from medclf.images.heatmap import on_original, on_prepared, overlay
-from medclf.images.phi import read_picture
+from medclf.images.phi import Pictures
 from medclf.images.preprocessing import Preprocessing
 from medclf.learn.learner import MedLearner
 from medclf.learn.maps import of_learner
@@ -167,21 +167,14 @@ class MedInterpretation(Shown, ClassificationInterpretation):
         """The pixels of an image of the table, (height, width[, 3]) uint8, as a reader would see it."""
         return self.reader(show_burned_in=True)({"path": path})
 
-    def reader(self, show_burned_in: bool = False) -> Callable[[Mapping[str, Any]], np.ndarray]:
+    def reader(self, show_burned_in: bool = False) -> Pictures:
         """A function from a row of the table to its pixels, for a page; it may withhold some, see `why_withheld`."""
         try:
             how = reading_of(self.learn.dls)
         except PreprocessingError:  # fastai's own images: shown as medclf reads them
             how = Preprocessing()
-        root, outside = Path(self.learn.dls.path), {str(path) for path in paths_of(self.dl)}
-
-        def read(row: Mapping[str, Any]) -> np.ndarray:
-            path = Path(row["path"])
-            if path.is_absolute() and str(path) in outside:  # loaders without a path= read files from anywhere
-                return read_picture(path.parent, how, show_burned_in, {**row, "path": path.name})
-            return read_picture(root, how, show_burned_in, row)
-
-        return read
+        anywhere = frozenset(str(path) for path in paths_of(self.dl))  # loaders without a path= read files from there
+        return Pictures(Path(self.learn.dls.path), how, show_burned_in, anywhere)
 
     def similar(self, k: int = 5) -> list[list[str]]:
         """The `k` training images most similar to each image in the network's features, the nearest first."""
@@ -226,7 +219,7 @@ class MedInterpretation(Shown, ClassificationInterpretation):
             limit: how many images get a map: the errors first, by falling loss.
 
         Returns:
-            {path: data URI of a PNG to lay over the image}.
+            {path: data URI of a PNG to lay over the image}; see `medclf.learn.maps.map_pictures`.
         """
         return of_learner(self.learn, self.predictions, limit)
 

@@ -82,7 +82,7 @@ def render_boxes(
     data = [Block("text", text=line) for line in boxes.get("data", [])]
     sections.append(Section("Boxes that were given", data))
     cautions = ["The threshold was chosen on these images. Confirm the numbers on others.", *boxes.get("cautions", [])]
-    return write_page(folder / PAGE, "Boxes", boxes["sentence"], sections, cautions)
+    return write_page(folder / PAGE, "Boxes", boxes["sentence"], sections, cautions, leaf=True)
 
 
 def _numbers(boxes: Mapping[str, Any]) -> Iterator[Block]:

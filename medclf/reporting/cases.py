@@ -16,9 +16,10 @@ from medclf.errors import DataError
 DELIMITER = "|"  # between the labels of one image, where a CSV holds several
 OWN = {
     *("path", "partition", "label", "pred", "loss", "patient", "problem", "width", "height", "sha256"),
-    *("saliency", "neighbours", "twins", "conflicts", "judge"),
+    *("saliency", "saliency_actual", "neighbours", "twins", "conflicts", "judge", "unit_images"),
 }
 MAX_COLUMNS, MAX_VALUES = 12, 20
+LINKS = ("neighbours", "twins", "conflicts", "unit_images")  # columns of paths
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Cases:
         columns: subgroup columns, {name: (values, codes (n,), -1 where blank)}.
         patient: (n,) names, "" where unknown.
         saliency: {row: data URI of a PNG}.
-        links: {"neighbours" | "twins" | "conflicts": {row: paths}}.
+        saliency_actual: the same for the actual label, where another was predicted.
+        links: {"neighbours" | "twins" | "conflicts" | "unit_images": {row: paths}}.
         judge: (n,) what the probabilities come from where it is not the model, else "".
     """
 
@@ -56,6 +58,7 @@ class Cases:
     columns: dict[str, tuple[list[str], np.ndarray]]
     patient: list[str]
     saliency: dict[int, str]
+    saliency_actual: dict[int, str]
     links: dict[str, dict[int, list[str]]]
     judge: list[str]
 
@@ -140,8 +143,9 @@ def read_cases(rows: pd.DataFrame, vocab: Sequence[str], *, multi_label: bool, p
         loss=pd.to_numeric(rows["loss"]).to_numpy(dtype=float) if "loss" in rows else np.full(n, np.nan),
         columns=subgroup_columns(rows),
         patient=[_text(p) for p in rows["patient"]] if "patient" in rows else [""] * n,
-        saliency=_saliency(rows),
-        links={key: _links(rows[key]) for key in ("neighbours", "twins", "conflicts") if key in rows},
+        saliency=_saliency(rows, "saliency"),
+        saliency_actual=_saliency(rows, "saliency_actual"),
+        links={key: _links(rows[key]) for key in LINKS if key in rows},
         judge=[_text(one) for one in rows["judge"]] if "judge" in rows else [""] * n,
     )
 
@@ -210,10 +214,10 @@ def _quarters(values: pd.Series) -> pd.Series:
     return bins.map(names)
 
 
-def _saliency(rows: pd.DataFrame) -> dict[int, str]:
-    if "saliency" not in rows:
+def _saliency(rows: pd.DataFrame, column: str) -> dict[int, str]:
+    if column not in rows:
         return {}
-    pictures = {i: _text(uri) for i, uri in enumerate(rows["saliency"]) if _text(uri)}
+    pictures = {i: _text(uri) for i, uri in enumerate(rows[column]) if _text(uri)}
     for row, uri in pictures.items():
         if not uri.startswith("data:image/png;base64,"):
             raise DataError(

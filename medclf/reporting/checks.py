@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from medclf.results.wording import FEW_IMAGES, is_metric, is_number, number, partition_name, percent
+from medclf.results.wording import FEW_IMAGES, counted, is_metric, is_number, number, partition_name, percent
 
 State = Literal["pass", "warn", "fail"]
 LEAKING = 0.05  # share of leaking images from which on the score is not to be believed
@@ -56,8 +56,8 @@ def _leaks(results: Mapping[str, Any]) -> Check:
     if leak.get("n_leaking"):
         n, total = leak["n_leaking"], leak["n"]
         text = (
-            f"{number(n)} of {number(total)} {partition} images ({percent(n / total)}) were also seen in training: "
-            "as a near-duplicate or by patient."
+            f"{number(n)} of {number(total)} {partition} {counted(results)} ({percent(n / total)}) were also seen in "
+            "training: as a near-duplicate or by patient."
         )
         return Check("Leaks", "fail" if n / total > LEAKING else "warn", text, "section-leak_free")
     data = (results.get("data") or {}).get("split") or {}
@@ -80,7 +80,7 @@ def _size(results: Mapping[str, Any]) -> Check:
     wide = score["high"] - score["low"] if is_number(score.get("low")) and is_number(score.get("high")) else 0.0
     state = _graded(wide, WIDE)
     state = "fail" if few < VERY_FEW else "warn" if few < FEW_IMAGES and state == "pass" else state
-    text = f"{number(results.get('n', 0))} images"
+    text = f"{number(results.get('n', 0))} {counted(results, results.get('n', 0))}"
     text += f", {number(few)} of the rarest class '{label}'" if label else ""
     text += f"; the score's interval is {100 * wide:.0f} points wide" if wide else ""
     return Check("Sample size", state, f"{text}.", "numbers-section")

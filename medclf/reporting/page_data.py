@@ -15,7 +15,7 @@ from medclf.auditing.label_errors import DoubtfulLabel, doubtful_labels
 from medclf.reporting.cases import DELIMITER, Cases, split_labels
 from medclf.reporting.thumbnails import Album
 from medclf.results.names import Names
-from medclf.results.wording import is_metric
+from medclf.results.wording import counted, is_metric
 
 CHUNK = 100  # pictures in one script element: the page reads an element when it shows the first of them
 
@@ -57,6 +57,7 @@ def page_data(results: Mapping[str, Any], cases: Cases, names: Names, partition:
         "thresholds": thresholds(results),
         "grouped": grouped(results),
         "ordinal": bool(results.get("ordinal")),
+        "counted": [counted(results, n) for n in (1, 2)],
         "reported": reported(results),
     }
 
@@ -164,11 +165,13 @@ class Links:
     Args:
         near: {row: its neighbours}; a row's number, or -1 - k for the k-th of `outside`.
         twins: {row: its twins}, likewise.
+        members: {row: the images of its patient, study or series, the one that decided first}, likewise.
         outside: paths of the images that are in no row, those beside errors first.
     """
 
     near: dict[int, list[int]]
     twins: dict[int, list[int]]
+    members: dict[int, list[int]]
     outside: list[str]
 
     def shown(self, cases: Cases) -> np.ndarray:
@@ -179,7 +182,7 @@ class Links:
     def as_data(self, names: Names, labels: Mapping[str, str]) -> dict[str, Any]:
         """For the page's script."""
         others = [[names.of_path(path), str(labels.get(path) or "").replace(DELIMITER, ", ")] for path in self.outside]
-        return {"near": self.near, "twins": self.twins, "outside": others}
+        return {"near": self.near, "twins": self.twins, "members": self.members, "outside": others}
 
 
 def link(cases: Cases, names: Names, extra: Sequence[str] = ()) -> Links:
@@ -198,24 +201,24 @@ def link(cases: Cases, names: Names, extra: Sequence[str] = ()) -> Links:
     def number_of(path: str) -> int:
         return names.place[path] if path in names.place else -1 - outside.setdefault(path, len(outside))
 
-    found: dict[str, dict[int, list[int]]] = {"neighbours": {}, "twins": {}}
+    found: dict[str, dict[int, list[int]]] = {"unit_images": {}, "neighbours": {}, "twins": {}}
     for row in map(int, np.argsort(~cases.wrong, kind="stable")):
         for key, linked in found.items():
             paths = cases.links.get(key, {}).get(row)
             if paths:
                 linked[row] = [number_of(path) for path in paths]
-    return Links(found["neighbours"], found["twins"], list(outside))
+    return Links(found["neighbours"], found["twins"], found["unit_images"], list(outside))
 
 
 def picture_data(
     cases: Cases, links: Links, album: Album, order: Sequence[int]
-) -> tuple[dict[str, Any], list[list[list[str]]]]:
+) -> tuple[dict[str, Any], list[list[list[Any]]]]:
     """Where each row's picture is, and the pictures in chunks that the page reads when it needs them.
 
     Returns:
         {"place": [its number, or -1 less the number of its reason in "absence"], "absence", "chunk", "beside" (the
         pictures of `links.outside`, or why there is none, by path), "saliency"}, and the chunks: lists of [thumbnail,
-        larger, saliency]. A map is nothing without its picture, and is left out with it.
+        larger, map of the predicted label, of the actual one, see `Album.deep`]. A map is left out with its picture.
     """
     shown = [row for row in order if row in album.small]
     words = {row: album.absence(row) for row in range(len(cases)) if row not in album.small}
@@ -223,7 +226,8 @@ def picture_data(
     place = [0 if row in album.small else -1 - absence.index(words[row]) for row in range(len(cases))]
     for index, row in enumerate(shown):
         place[row] = index
-    entries = [[album.small.get(row, ""), album.large.get(row, ""), cases.saliency.get(row, "")] for row in shown]
+    maps = cases.saliency, cases.saliency_actual
+    entries = [[one.get(row, "") for one in (album.small, album.large, *maps, album.deep)] for row in shown]
     beside = [album.outside.get(path, "") for path in links.outside]
     missing = [album.outside_missing.get(path, "") for path in links.outside]
     n_maps = sum(row in cases.saliency for row in shown)

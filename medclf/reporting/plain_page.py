@@ -1,4 +1,4 @@
-"""Pages without a script, in the report's style: sections of facts, tables, charts and pictures side by side."""
+"""Plain pages in the report's style: sections of facts, tables, charts and pictures side by side."""
 
 from __future__ import annotations
 
@@ -39,9 +39,15 @@ class Section:
 
 
 def write_page(
-    path: str | Path, title: str, summary: str, sections: Sequence[Section], cautions: Sequence[str] = ()
+    path: str | Path,
+    title: str,
+    summary: str,
+    sections: Sequence[Section],
+    cautions: Sequence[str] = (),
+    *,
+    leaf: bool = False,
 ) -> Path:
-    """Write a page that opens from disk, asks the network for nothing and runs no script.
+    """Write a page that opens from disk and asks the network for nothing.
 
     Args:
         path: of the page.
@@ -49,6 +55,7 @@ def write_page(
         summary: what it comes to, in a sentence.
         sections: what it shows; those that hold nothing are left out.
         cautions: what to know before believing it.
+        leaf: let a reader enlarge the exhibits one after the other, and show those of one section; else no script runs.
 
     Returns:
         The path.
@@ -64,5 +71,5 @@ def write_page(
     """
     shown = [section for section in sections if section.blocks or section.exhibits or section.note]
     view = {"title": title, "summary": summary, "cautions": cautions, "sections": shown}
-    write_text(path, fill("page.html", view))
+    write_text(path, fill("page.html", view, scripts=("leaf.js",) if leaf else ()))
     return Path(path)

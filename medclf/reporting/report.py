@@ -118,7 +118,8 @@ def render(
             spent = len(script_json(data)) + sum(map(len, cases.saliency.values())) + RESERVE
             first = cases.worst(TOP_LOSSES, partition)
             order = choose(cases, max_thumbnails, first, links.shown(cases))
-            album = fill_album(cases, order, first, max(0, int(max_megabytes * 1e6) - spent), **source)
+            room = max(0, int(max_megabytes * 1e6) - spent)
+            album = fill_album(cases, order, first, room, **source)
     placed, chunks = picture_data(cases, links, album, order)
     told = [(name, value) for name, value in (about or {}).items() if value and not (names.hide and name == "Data set")]
     data_set = "" if names.hide else (about or {}).get("Data set", "")

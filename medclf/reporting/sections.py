@@ -286,8 +286,11 @@ def _units(value: Any, picture: Picture) -> list[Block]:
 
 def _strip(row: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
     sides = [
-        {"name": f"{number(one['contribution'])} {one['path']}", "picture": picture(str(one["path"]))}
-        for one in row["images"]
+        {
+            "name": f"{'' if place else 'decided: '}{number(one['contribution'])} {one['path']}",
+            "picture": picture(str(one["path"])),
+        }
+        for place, one in enumerate(row["images"])
     ]
     kind = f"{row['actual'] or 'unknown'}, predicted as {row['predicted'] or '(no finding)'}"
     return {"kind": kind, "detail": f"{row['unit_path']}: {row['n_images']} images", "similarity": "", "sides": sides}

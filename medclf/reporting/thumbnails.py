@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from medclf.errors import DataError, OutputError, ReadError
-from medclf.images.phi import Reader, Withheld
+from medclf.images.heatmap import png_uri
+from medclf.images.phi import Pictures, Reader, Withheld
 from medclf.parallel import map_ahead, n_cores
 from medclf.progress import watch
 from medclf.reporting.cases import Cases
@@ -23,6 +24,7 @@ from medclf.reporting.cases import Cases
 SMALL, LARGE_BESIDE = 128, 768  # longer side in pixels
 LARGE = ((768, 140_000), (512, 70_000), (384, 40_000))  # and the bytes that one takes in the page, about
 SMALL_BYTES = 6_000
+DEEP, MOST_DEEP = 512, 40  # longer side of the pictures of 16 bits, and how many images have one
 ALL_LARGE = 300  # up to so many images are all kept large; above, errors and top losses are
 
 
@@ -33,6 +35,7 @@ class Album:
     Args:
         small: {row: source of the thumbnail}, a data URI or an address relative to the page.
         large: the same for the larger picture.
+        deep: {row: (source of a 16-bit picture as `encode_deep` makes it, the value shown black, the one shown white)}.
         outside: {path: thumbnail} of images that are in no row (twins, neighbours).
         outside_missing: {path: words} of those that have no thumbnail.
         unreadable: {row: why it could not be read}.
@@ -43,6 +46,7 @@ class Album:
 
     small: dict[int, str] = field(default_factory=dict)
     large: dict[int, str] = field(default_factory=dict)
+    deep: dict[int, tuple[str, int, int]] = field(default_factory=dict)
     outside: dict[str, str] = field(default_factory=dict)
     outside_missing: dict[str, str] = field(default_factory=dict)
     unreadable: dict[int, str] = field(default_factory=dict)
@@ -150,6 +154,35 @@ def encode(pixels: np.ndarray, size: int, quality: int = 80) -> bytes:
     return buffer.getvalue()
 
 
+def encode_deep(deep: np.ndarray, shown: np.ndarray, size: int) -> tuple[str, int, int]:
+    """Grey of 16 bits as a picture that any browser decodes whole: red is the high byte of a value, green the low one.
+
+    Args:
+        deep: (H, W) uint16.
+        shown: (H, W) or (H, W, 1) uint8, the same image through the window that it is usually seen in.
+        size: of the longer side.
+
+    Returns:
+        The data URI of a PNG, and the values that are black and white in `shown`.
+
+    Example:
+        >>> deep = np.arange(256, dtype=np.uint16).reshape(16, 16) * 256
+        >>> encode_deep(deep, (deep >> 8).astype(np.uint8), 16)[1:]
+        (0, 65280)
+    """
+    image = Image.fromarray(deep.astype(np.float32))
+    image.thumbnail((size, size), Image.Resampling.BILINEAR)
+    values = np.asarray(image).round().clip(0, 65535).astype(np.uint16)
+    split = np.stack([values >> 8, values & 255, np.zeros_like(values)], axis=-1).astype(np.uint8)
+    step = 1 + max(deep.shape) // 500
+    grey, bits = shown.reshape(deep.shape)[::step, ::step], deep[::step, ::step]
+    inside = (grey > 0) & (grey < 255)
+    slope, black = np.polyfit(grey[inside], bits[inside], 1) if len(np.unique(grey[inside])) > 1 else (0.0, 0.0)
+    if slope <= 0:  # a picture of one grey, or one that a table of the file turned round
+        return png_uri(split), int(deep.min()), int(deep.max())
+    return png_uri(split), round(black), round(black + 255 * slope)
+
+
 def data_uri(jpeg: bytes) -> str:
     """A JPEG as a data URI."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
@@ -159,6 +192,7 @@ def data_uri(jpeg: bytes) -> str:
 class _Shot:
     small: bytes = b""
     large: bytes = b""
+    deep: tuple[str, int, int] | None = None
     problem: str = ""
     withheld: str = ""
 
@@ -167,20 +201,23 @@ class _Shot:
         return _absence(not (self.small or self.problem), self.withheld, bool(self.problem))
 
 
-def _shoot(read: Reader, row: Mapping[str, Any], large: int) -> _Shot:
+def _shoot(read: Reader, row: Mapping[str, Any], large: int, deep: bool = False) -> _Shot:
     """One image read and made small; a file that cannot be read becomes its reason."""
     try:
         pixels = read(row)
         if pixels is None:
             return _Shot()
-        return _Shot(encode(pixels, SMALL, 78), encode(pixels, large, 82) if large else b"")
+        bits = read.all_bits(row) if deep and isinstance(read, Pictures) else None
+        kept = None if bits is None or pixels.size != bits.size else encode_deep(bits, pixels, DEEP)
+        return _Shot(encode(pixels, SMALL, 78), encode(pixels, large, 82) if large else b"", kept)
     except Withheld as error:
         return _Shot(withheld=error.reason)
     except ReadError as error:
         return _Shot(problem=error.reason)
 
 
-def _shots(read: Reader, jobs: Sequence[tuple[Mapping[str, Any], int]], text: str, progress: bool) -> Iterator[_Shot]:
+def _shots(read: Reader, jobs: Sequence[tuple[Any, ...]], text: str, progress: bool) -> Iterator[_Shot]:
+    """`jobs` are a row, the longer side of its larger picture (0: none), and whether to keep more than 8 bits of it."""
     shots = map_ahead(lambda job: _shoot(read, *job), jobs, threads=n_cores(4))
     yield from watch(shots, len(jobs), text, progress=progress)
 
@@ -198,8 +235,8 @@ def fill_album(
 ) -> Album:
     """Read the images of `order` and keep them as data URIs within `budget` bytes.
 
-    Room goes first to the thumbnails of errors, then to `first` in large, to the other thumbnails, and
-    last to the errors in large.
+    Room goes first to the thumbnails of errors, then to `first` in large, to the other thumbnails, to the errors in
+    large, and last to the 16 bits of those.
 
     Args:
         cases: the rows.
@@ -217,7 +254,8 @@ def fill_album(
     side, cost = large_size(len(worth), budget)
     room = max(0, budget - len(order) * SMALL_BYTES) // cost
     big = {*first, *worth[:room]}
-    jobs = [(records[row], side if row in big else 0) for row in order]
+    deep = {row for row in telling[:MOST_DEEP] if row in big}
+    jobs = [(records[row], side if row in big else 0, row in deep) for row in order]
     shots = dict(zip(order, _shots(read, jobs, "Pictures", progress), strict=True))
     _note_missing(album, shots)
     others = [row for row in order if row not in set(telling)]
@@ -230,6 +268,11 @@ def fill_album(
         if jpeg and (cost := _cost(jpeg)) <= budget:
             place[row] = data_uri(jpeg)
             budget -= cost
+    for row in telling:
+        kept = shots[row].deep
+        if kept and row in album.large and len(kept[0]) <= budget:
+            album.deep[row] = kept
+            budget -= len(kept[0])
     near = _shots(read, [({"path": path}, 0) for path in extra], "Neighbours", progress)
     for path, shot in zip(extra, near, strict=True):
         if shot.small and (cost := _cost(shot.small)) <= budget:

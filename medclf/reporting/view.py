@@ -25,7 +25,7 @@ from medclf.reporting.sections import SECTIONS, sections_of
 from medclf.reporting.tables import Block, Picture, blocks, cell
 from medclf.reporting.thumbnails import Album
 from medclf.results.names import Names
-from medclf.results.wording import is_number, number, percent, summary
+from medclf.results.wording import counted, is_number, number, partition_name, percent, summary
 
 TOP_LOSSES, PAIRS, EXAMPLES = 12, 6, 4
 MAX_PROBLEMS = 200
@@ -70,7 +70,8 @@ def context(
         "cautions": cautions(results),
         "labels_sentence": (results.get("label_errors") or {}).get("sentence") or _NOT_CHECKED,
         "headlines": [{**item, "bar": interval_bar(item["metric"])} for item in headlines(results)],
-        "partition": partition,
+        "partition_name": partition_name(partition),
+        "counted": counted(results),
         "grouped": grouped(results),
         "multi_label": cases.multi_label,
         "ordinal": bool(results.get("ordinal")),

@@ -19,6 +19,7 @@ from medclf.results.predictions import Predictions
 
 FILE = "saliency.json"  # in a RUN folder
 LIMIT = 40  # images that get a map
+ACTUAL = "actual label of "  # before the path of a map that is of the actual label, where another was predicted
 _SIDE = 96  # longer side of a map in pixels: it is as coarse as the network's last feature map anyway
 
 Maps = Callable[[Sequence[Path], Sequence[str]], Sequence[np.ndarray]]
@@ -26,6 +27,8 @@ Maps = Callable[[Sequence[Path], Sequence[str]], Sequence[np.ndarray]]
 
 def map_pictures(predictions: Predictions, root: Path, maps: Maps, how: Preprocessing, limit: int) -> dict[str, str]:
     """Maps of the errors with the highest loss, then of the right ones with the highest.
+
+    Each is of the predicted label; an error of a single label has a second one, of its actual label.
 
     Args:
         predictions: whose images.
@@ -35,11 +38,17 @@ def map_pictures(predictions: Predictions, root: Path, maps: Maps, how: Preproce
         limit: how many.
 
     Returns:
-        {path: data URI of a PNG that lies over the whole image}; empty where the network has no map to give.
+        {path: data URI of a PNG that lies over the whole image}, and with `ACTUAL` before the path those of the actual
+        label; empty where the network has no map to give.
     """
-    rows = worst(predictions, limit)
+    first = worst(predictions, limit)
+    said = predictions.probs.argmax(1)
+    y = said if predictions.multi_label else np.asarray(predictions.y)
+    missed = [row for row in first if y[row] not in (-1, said[row])]
+    rows = [*first, *missed]
     table = predictions.table.iloc[rows]
-    labels = [predictions.vocab[k] for k in predictions.probs[rows].argmax(1)]
+    labels = [predictions.vocab[k] for k in (*said[first], *y[missed])]
+    names = [f"{ACTUAL if place >= len(first) else ''}{path}" for place, path in enumerate(table["path"])]
     try:
         found = maps([root / path for path in table["path"]], labels) if rows else []
     except MedclfError as error:
@@ -48,9 +57,9 @@ def map_pictures(predictions: Predictions, root: Path, maps: Maps, how: Preproce
     known = {"height", "width"} <= set(table)
     shapes = table[["height", "width"]].to_numpy(float) if known else np.zeros((len(rows), 2))
     pictures = {}
-    for path, heat, (height, width) in zip(table["path"], found, shapes, strict=True):
+    for name, heat, (height, width) in zip(names, found, shapes, strict=True):
         shape = (int(height), int(width)) if height > 0 and width > 0 else how.size  # NaN where unknown
-        pictures[str(path)] = png_uri(coloured(on_original(heat, shape, how, _small(shape))))
+        pictures[name] = png_uri(coloured(on_original(heat, shape, how, _small(shape))))
     return pictures
 
 
@@ -82,13 +91,18 @@ def save_maps(folder: Path, pictures: Mapping[str, str]) -> None:
 
 
 def described(pictures: Mapping[str, str]) -> dict[str, Any]:
-    """For `results.json`: that there are maps, how they were made, and how many; {} where there are none."""
-    return {"saliency": {"method": "Grad-CAM", "n_images": len(pictures)}} if pictures else {}
+    """For `results.json`: that there are maps, how they were made, and of how many images; {} where there are none."""
+    n = sum(not name.startswith(ACTUAL) for name in pictures)
+    return {"saliency": {"method": "Grad-CAM", "n_images": n}} if pictures else {}
 
 
 def with_maps(rows: pd.DataFrame, pictures: Mapping[str, str]) -> pd.DataFrame:
-    """The rows with a column `saliency`, where there are maps."""
-    return rows.assign(saliency=[pictures.get(str(path), "") for path in rows["path"]]) if pictures else rows
+    """The rows with the columns `saliency` and `saliency_actual`, where there are maps."""
+    if not pictures:
+        return rows
+    columns = {"saliency": "", "saliency_actual": ACTUAL}
+    found = {name: [pictures.get(f"{prefix}{path}", "") for path in rows["path"]] for name, prefix in columns.items()}
+    return rows.assign(**found)
 
 
 def load_maps(folder: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ import base64
 import os
 import warnings
 from collections.abc import Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from medclf.dataset.matching import UNKNOWN
 from medclf.display import Shown
 from medclf.errors import DataError, MedclfWarning, PreprocessingError, by_road
 from medclf.files import finite, replacing, write_json
-from medclf.images.phi import Reader, read_picture
+from medclf.images.phi import Pictures, Reader
 from medclf.images.preprocessing import Preprocessing
 from medclf.results.names import Names
 from medclf.results.predictions import Predictions
@@ -234,7 +234,7 @@ class RunFolder(Shown, os.PathLike[str]):
             warnings.warn(f"{error.message}; the page shows none", MedclfWarning, stacklevel=3)
             return None
         shown = self.show_burned_in if show_burned_in is None else show_burned_in
-        return partial(read_picture, root, self.preprocessing, shown)
+        return Pictures(root, self.preprocessing, shown)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import medclf
-from medclf.errors import MedclfError, argument, require
+from medclf.errors import DataError, MedclfError, argument, require
 from medclf.inference.bundle_format import is_detector
 from medclf.inference.runtimes import load_model
 from medclf.inference.sketches import SketchBook
 from medclf.parallel import n_cores
+from medclf.results.schema import RECORD, read_record
 from medclf.serving.limits import Limits
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def create_app(
     limits: Limits | None = None,
     hosts: Collection[str] | None = None,
     watch: str | Path | None = None,
+    trained: str = "",
 ) -> FastAPI:
     """The service as an ASGI application, for uvicorn or any other server.
 
@@ -54,6 +56,7 @@ def create_app(
         hosts: the host names that requests may carry; without a token those of this machine alone, so
             that no web page can read answers through a name of its own. With a token, any.
         watch: folder to keep sketches of the images in, for `medclf watch`; none are kept where None.
+        trained: the day on which the model was trained, for the page's "About this model".
 
     Raises:
         MedclfError: the token is too short, or a detector was given with `watch`.
@@ -90,7 +93,7 @@ def create_app(
         redoc_url=None,
         telemetry=dict.fromkeys(("tracing", "metrics", "logs", "auto_configure"), False),  # it quotes exceptions
     )
-    app.include_router(routes.api(service, token))
+    app.include_router(routes.api(service, token, trained))
     app.include_router(routes.health(service))
     app.include_router(routes.pages(app))
     routes.add_error_handlers(app)
@@ -144,11 +147,20 @@ def serve(
     else:
         bundle = load_model(bundle_path, runtime, threads=max(1, n_cores() // min(2, n_cores())), device=device)
     with _listening(host, port) as listener:
-        app = create_app(bundle, token=token, max_bytes=max_bytes, max_queue=max_queue, workers=workers, watch=watch)
+        limits: dict[str, Any] = {"max_bytes": max_bytes, "max_queue": max_queue, "workers": workers}
+        app = create_app(bundle, token=token, watch=watch, trained=_trained(Path(bundle_path)), **limits)
         name = f"[{host}]" if ":" in host else host
         ready = f"medclf serves {bundle_path} on http://{name}:{listener.getsockname()[1]}/ (Ctrl-C stops it)"
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped gracefully
             _uvicorn_server(app, log_level, lambda: print(ready, flush=True)).run([listener])
+
+
+def _trained(bundle: Path) -> str:
+    """The day on which the RUN that holds the bundle was trained; "" where none says."""
+    with contextlib.suppress(DataError):
+        record = read_record(bundle.parent / RECORD)
+        return str(record.get("finished") or record.get("started") or "")[:10]
+    return ""
 
 
 @contextlib.contextmanager

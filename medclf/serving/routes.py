@@ -105,7 +105,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "description": _REASONS[status]} for status in statuses}
 
 
-def api(service: Service, token: str | None) -> APIRouter:
+def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
     """The routes under /v1 and /metrics, which ask for the token where there is one."""
     router = APIRouter(dependencies=[Depends(_guard(token))] if token else [])
     model = Model(name=service.bundle.name, hash=service.bundle.hash)
@@ -195,6 +195,7 @@ def api(service: Service, token: str | None) -> APIRouter:
             "hash": model.hash,
             "vocab": list(service.bundle.vocab),
             "card": service.bundle.card,
+            "trained": trained,
             "accepts": TYPES,
             "max_bytes": service.limits.max_bytes,
             "saliency": service.saliency is not None,

@@ -15,6 +15,7 @@ from medclf.learn.interpretation import MedInterpretation
 from medclf.learn.learner import med_learner
 from medclf.models.saliency import grad_cam, occlusion
 from medclf.reporting.report import report
+from medclf.results.maps import ACTUAL
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,8 @@ def test_saliency_of_the_worst_is_drawn_and_kept_for_the_report(learn, interp):
     looked = interp.maps(limit=4)
     frame = interp.to_frame().sort_values("loss", ascending=False, kind="stable")
     wrong = frame[frame["label"] != frame["pred"]]
-    assert list(looked) == wrong["path"].tolist()[:4]
+    worst = wrong["path"].tolist()[:4]
+    assert list(looked) == [*worst, *(f"{ACTUAL}{path}" for path in worst)]
     assert all(uri.startswith("data:image/png;base64,") for uri in looked.values())
 
 

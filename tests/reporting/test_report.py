@@ -178,9 +178,9 @@ def test_sampling_keeps_every_error_and_says_so(factory: Any, tmp_path: Path, li
     assert f"the pictures of {kept.sum()} of 400 images: all errors and a sample" in parsed.text
     if "max_megabytes" in limit:
         assert len(text) < limit["max_megabytes"] * 1e6
-    small, large, saliency = parsed.json("pictures-0")[0]
+    small, large, saliency, *others = parsed.json("pictures-0")[0]
     assert small.startswith("data:image/jpeg;base64,") and large.startswith("data:image/jpeg;base64,")
-    assert saliency == ""
+    assert saliency == "" and others == ["", ""]
 
 
 def test_all_pictures_are_kept_when_they_fit(made_up: Any, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_an_assets_folder_holds_every_picture(made_up: Any, tmp_path: Path) -> N
     parsed, text = page(made_up.facts, made_up.rows, tmp_path, **options)
     sources = [source for chunk in (0, 1) for source in parsed.json(f"pictures-{chunk}")]
     assert len(sources) == len(made_up.rows) and "data:image/jpeg" not in text
-    for small, large, _ in sources:
+    for small, large, *_ in sources:
         for address in (small, large):
             assert (tmp_path / "page" / address).resolve().is_file()
     with Image.open(tmp_path / "page" / sources[0][1]) as image:

@@ -43,7 +43,7 @@ function drawMatrix() {
         type: 'button', title: `${names[i]} predicted as ${names[j]}`, 'aria-pressed': String(chosen), 'data-cell': `${i},${j}`,
         onclick: () => chooseCell(i, j),
       }, el('b', {}, count(n)), el('small', {}, of && state.cells !== 'count' ? percent(share) : ''),
-      el('span', { class: 'hide' }, ` images: actual ${names[i]}, predicted ${names[j]}`))));
+      el('span', { class: 'hide' }, ` ${MANY}: actual ${names[i]}, predicted ${names[j]}`))));
     }
     line.append(el('td', { class: 'total' }, count(total)));
     body.append(line);
@@ -114,7 +114,7 @@ function drawNumbers() {
     if (state.prevalence !== null && tp + fn >= 10 && tn + fp >= 10) { // a rate of fewer is no count of thousands
       const missed = Math.round(1000 * prevalence * fn / (tp + fn));
       const called = Math.round(1000 * (1 - prevalence) * fp / (tn + fp));
-      sentence = `Of 1\u202f000 images, ${Math.round(1000 * prevalence)} with ${sides()[1]}: ${missed} missed, ${called} false alarms.`;
+      sentence = `Of 1\u202f000 ${MANY}, ${Math.round(1000 * prevalence)} with ${sides()[1]}: ${missed} missed, ${called} false alarms.`;
     }
   }
   $('numbers').replaceChildren(...rows);
@@ -137,11 +137,11 @@ function bars(row) {
   return list;
 }
 
-function picture(row, source, css) {
+function picture(row, source, css, saliency = pictures(row)[2]) {
   const names = sides();
   const alt = `${fileOf(row)}: actual ${names[seen.actual[row]] ?? 'unknown'}, predicted ${names[seen.pred[row]]}`;
   if (!source) return el('span', { class: `${css} nothing` }, absence(row));
-  const saliency = pictures(row)[2], fit = el('span', { class: 'fit' });
+  const fit = el('span', { class: 'fit' });
   const shape = (event) => fit.style.setProperty('--ratio', event.target.naturalWidth / event.target.naturalHeight);
   fit.append(el('img', { src: source, alt, loading: 'lazy', decoding: 'async', onload: shape }));
   if (saliency) fit.append(el('img', { src: saliency, alt: '', class: 'saliency', loading: 'lazy' }));
@@ -166,7 +166,7 @@ function makeCard(row, open = () => openDialog(row, current.list)) {
 function galleryTitle() {
   const { names, list } = current, n = count(list.length);
   if (state.cell) return `${names[state.cell[0]]} predicted as ${names[state.cell[1]]}: ${n}`;
-  return { wrong: `Errors: ${n}`, suspect: `Doubtful labels: ${n}`, right: `Correct: ${n}`, all: `All images: ${n}`, marked: `Marked: ${n}` }[state.group];
+  return { wrong: `Errors: ${n}`, suspect: `Doubtful labels: ${n}`, right: `Correct: ${n}`, all: `All ${MANY}: ${n}`, marked: `Marked: ${n}` }[state.group];
 }
 
 function drawGallery() {

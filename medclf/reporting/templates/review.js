@@ -37,6 +37,7 @@ function facts(row) {
   ];
   for (const [name, [values, codes]] of Object.entries(DATA.columns)) list.push(...fact(name, values[codes[row]]));
   if (DATA.saliency && pictures(row)[0] && !pictures(row)[2]) list.push(...fact('Where it looked', 'no map was made of this image'));
+  if (pictures(row)[4]) list.push(...fact('Depth', 'more than 8 bits: level and window use them all'));
   return list;
 }
 
@@ -49,19 +50,20 @@ function allBars(row) {
   });
 }
 
-function linked(title, links) {
+function linked(title, links, firstIs = '') {
   if (!links?.length) return null;
-  const cards = links.map((link) => {
+  const cards = links.map((link, place) => {
     const [name, label] = link >= 0 ? [nameOf(link), labelText(DATA.actual[link])] : DATA.outside[-1 - link];
     const source = link >= 0 ? pictures(link)[0] : DATA.beside[-1 - link];
     const missing = link >= 0 ? absence(link) : DATA.missing[-1 - link] || 'No picture';
     const inside = [source ? el('img', { src: source, alt: '' }) : el('span', { class: 'nothing' }, missing),
-      el('span', { class: 'name', title: name }, name.split('/').pop()), label ? el('span', {}, label) : null];
+      el('span', { class: 'name', title: name }, name.split('/').pop()), label ? el('span', {}, label) : null,
+      firstIs && !place ? el('b', { class: 'decided' }, firstIs) : null];
     const larger = link >= 0 ? pictures(link)[1] || source : source;
     const compare = larger ? el('button', {
       type: 'button', class: 'compare', onclick: () => { drawPicture(open.row, { source: larger, name, label }); $('dialog-picture').scrollIntoView({ block: 'nearest' }); },
     }, 'Compare') : null;
-    if (link < 0) return el('li', {}, el('span', { class: 'near' }, ...inside), compare);
+    if (link < 0 || link === open.row) return el('li', {}, el('span', { class: 'near' }, ...inside), compare);
     return el('li', {}, el('button', {
       type: 'button', class: 'near', onclick: () => openDialog(link, open.list, { back: [...open.back, open.row] }),
     }, ...inside), compare);
@@ -77,6 +79,7 @@ function drawDialog() {
   $('dialog-facts').replaceChildren(...facts(row));
   $('dialog-probs').replaceChildren(...allBars(row));
   $('dialog-linked').replaceChildren(...[
+    linked(`Images of this ${ONE}`, DATA.members[row], 'decided'),
     linked('Near-duplicates found by the audit', DATA.twins[row]), linked('Most similar training images', DATA.near[row]),
   ].filter(Boolean));
   $('place').textContent = place < 0 ? '' : `${count(place + 1)} of ${count(list.length)}`;
@@ -96,7 +99,7 @@ function drawMarks() {
 }
 
 function drawCount() {
-  $('marked-count').textContent = marks.size > 1 ? `${count(marks.size)} images marked` : marks.size ? '1 image marked' : '';
+  $('marked-count').textContent = marks.size > 1 ? `${count(marks.size)} ${MANY} marked` : marks.size ? `1 ${ONE} marked` : '';
   $('download').hidden = !marks.size;
 }
 

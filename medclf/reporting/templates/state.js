@@ -2,6 +2,7 @@
 const $ = (id) => document.getElementById(id);
 const DATA = JSON.parse($('data').textContent);
 const K = DATA.vocab.length;
+const [ONE, MANY] = DATA.counted; // what a row is: an image, or a patient, study or series
 const PAGE = 60; // images shown at once
 const MARKS = ['label wrong', 'unsure', 'poor image', 'new label'];
 const NONE = '(none)'; // of an image that may have several labels, and has none
@@ -130,10 +131,10 @@ function look() {
 // Pictures lie in chunks, each in a script element of its own that is read when its first picture is shown.
 const chunks = new Map();
 
-/** [thumbnail, larger picture, saliency] of a row; empty where the page has none. */
+/** [thumbnail, larger picture, maps of the predicted and the actual label, 16 bits] of a row; empty where there is none. */
 function pictures(row) {
   const place = DATA.place[row];
-  if (place < 0) return ['', '', ''];
+  if (place < 0) return ['', '', '', '', ''];
   const index = Math.floor(place / DATA.chunk);
   if (!chunks.has(index)) chunks.set(index, JSON.parse($(`pictures-${index}`).textContent));
   return chunks.get(index)[place % DATA.chunk];

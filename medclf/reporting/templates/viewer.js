@@ -11,6 +11,7 @@ function drawShot() {
     stage.style.setProperty('--y', `${shot.y * stage.clientHeight}px`);
     for (const name of ['brightness', 'contrast', 'invert', 'map']) stage.style.setProperty(`--${name}`, shot[name]);
   }
+  for (const stage of stages) stage.redraw?.();
   $('zoom').textContent = `${Math.round(100 * shot.zoom)} %`;
   $('brightness').value = shot.brightness;
   $('contrast').value = shot.contrast;
@@ -64,27 +65,63 @@ function makeStage(stage) {
   return stage;
 }
 
-function stageOf(row, source) {
-  return makeStage(el('div', { class: 'stage' }, picture(row, source, 'full')));
+function stageOf(row, source, saliency) {
+  const stage = makeStage(el('div', { class: 'stage' }, picture(row, source, 'full', saliency))), deep = pictures(row)[4];
+  if (deep) deepen(stage, deep);
+  return stage;
 }
 
-/** The opened image, and where another is compared with it, both side by side. */
+/**
+ * Lay all 16 bits of a grey image over its picture: high bytes are the red of a PNG, low bytes its green. Level and window
+ * then work on them, also on what the picture's own window does not show.
+ */
+function deepen(stage, [source, black, white]) {
+  const image = new Image();
+  image.addEventListener('load', () => {
+    const { naturalWidth: width, naturalHeight: height } = image, canvas = el('canvas', { width, height, 'aria-hidden': 'true' });
+    const pen = canvas.getContext('2d', { willReadFrequently: true });
+    pen.drawImage(image, 0, 0);
+    const pixels = pen.getImageData(0, 0, width, height), { data } = pixels;
+    const values = Float32Array.from({ length: width * height }, (_, i) => (256 * data[4 * i] + data[4 * i + 1] - black) / (white - black || 1));
+    let drawn = '';
+    stage.redraw = () => {
+      const { brightness, contrast } = shot, wanted = `${brightness} ${contrast}`;
+      if (wanted === drawn) return;
+      drawn = wanted;
+      values.forEach((value, i) => data.fill(255 * ((value * brightness - 0.5) * contrast + 0.5), 4 * i, 4 * i + 3));
+      pen.putImageData(pixels, 0, 0);
+    };
+    stage.querySelector('.fit img').after(canvas);
+    stage.classList.add('deep');
+    stage.redraw();
+  });
+  image.src = source;
+}
+
+/** The opened image; beside it another one, or the same with the maps of both classes. */
 function drawPicture(row, beside = null) {
-  const [small, large] = pictures(row), stage = stageOf(row, large || small);
+  const [small, large, said, actual] = pictures(row), source = large || small, stage = stageOf(row, source, said);
   dialog.classList.toggle('comparing', Boolean(beside));
-  if (!beside) $('dialog-picture').replaceChildren(stage);
-  else {
-    const other = makeStage(el('div', { class: 'stage' }, el('span', { class: 'full' }, el('span', { class: 'fit' },
-      el('img', { src: beside.source, alt: beside.name, onload: (event) => {
-        event.target.parentElement.style.setProperty('--ratio', event.target.naturalWidth / event.target.naturalHeight);
-      } })))));
-    $('dialog-picture').replaceChildren(el('div', { class: 'beside' },
-      el('figure', {}, stage, el('figcaption', {}, labelText(DATA.actual[row]))),
-      el('figure', {}, other, el('figcaption', {}, beside.label || beside.name))),
+  if (beside) {
+    const other = beside.maps ? stageOf(row, source, actual) : otherStage(beside);
+    const likeliest = DATA.vocab.map((_, i) => i).reduce((a, b) => (prob(row, b) > prob(row, a) ? b : a)); // a threshold may predict another
+    const captions = beside.maps ? [`What speaks for ${DATA.vocab[likeliest]} (most probable)`, `What speaks for ${labelText(DATA.actual[row])} (actual)`]
+      : [labelText(DATA.actual[row]), beside.label || beside.name];
+    $('dialog-picture').replaceChildren(el('div', { class: beside.maps ? 'beside overlay' : 'beside' },
+      ...[stage, other].map((one, i) => el('figure', {}, one, el('figcaption', {}, captions[i])))),
     el('button', { type: 'button', onclick: () => drawPicture(row) }, 'Close the comparison'));
+  } else {
+    const maps = actual ? [el('button', { type: 'button', id: 'both-maps', onclick: () => drawPicture(row, { maps: true }) }, 'Maps of both classes')] : [];
+    $('dialog-picture').replaceChildren(stage, ...maps);
   }
-  $('opacity').hidden = !pictures(row)[2];
+  $('opacity').hidden = !said;
   drawShot();
+}
+
+function otherStage({ source, name }) {
+  const shape = ({ target }) => target.parentElement.style.setProperty('--ratio', target.naturalWidth / target.naturalHeight);
+  return makeStage(el('div', { class: 'stage' }, el('span', { class: 'full' }, el('span', { class: 'fit' },
+    el('img', { src: source, alt: name, onload: shape })))));
 }
 
 const PRESETS = { 'as it is': [1, 1], brighter: [1.6, 1], darker: [0.6, 1], 'more contrast': [1.1, 1.8], 'less contrast': [1, 0.6] };

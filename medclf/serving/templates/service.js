@@ -340,7 +340,8 @@ async function describe() {
   const sensitivity = told && typeof told === "object" ? told : {}; // a card of one's own may say it in words
   if (typeof told === "string") others.sensitivity = told;
   find("classes").tBodies[0].replaceChildren(...model.vocab.map((label) => classRow(label, sensitivity[label] ?? "not stated")));
-  find("facts").replaceChildren(...Object.entries(others).flatMap((pair) => fact(...pair)), ...fact("hash", model.hash));
+  if (!("intended use" in others)) others.intended_use ??= "not stated";
+  find("facts").replaceChildren(...fact("trained", model.trained || "not stated"), ...Object.entries(others).flatMap((pair) => fact(...pair)), ...fact("hash", model.hash));
   find("card").hidden = false;
   for (let lane = 0; lane < AT_ONCE; lane++) next();
 }

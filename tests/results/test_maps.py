@@ -1,0 +1,30 @@
+"""Which maps of where the model looked a report gets."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medclf.images.preprocessing import Preprocessing
+from medclf.results.maps import ACTUAL, described, map_pictures, with_maps
+from medclf.results.predictions import Predictions, losses_of
+
+
+def test_an_error_has_a_map_of_each_class_and_a_correct_answer_one() -> None:
+    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    y = np.array([0, 0, -1])  # correct, wrong, unknown
+    table = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "height": 30, "width": 40})
+    predictions = Predictions(["dark", "light"], False, y, probs, losses_of(y, probs, False), table)
+    asked: list[tuple[str, str]] = []
+
+    def maps(files, labels):
+        asked.extend((file.name, label) for file, label in zip(files, labels, strict=True))
+        return [np.ones((4, 4), np.float32) for _ in files]
+
+    found = map_pictures(predictions, Path("data"), maps, Preprocessing((8, 8)), limit=3)
+    assert sorted(asked) == [("a.png", "dark"), ("b.png", "dark"), ("b.png", "light"), ("c.png", "dark")]
+    assert set(found) == {"a.png", "b.png", "c.png", f"{ACTUAL}b.png"}
+    assert described(found)["saliency"]["n_images"] == 3
+    rows = with_maps(table, found)
+    assert (rows["saliency"] != "").all() and (rows["saliency_actual"] != "").tolist() == [False, True, False]
+    assert with_maps(table, {}) is table
