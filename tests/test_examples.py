@@ -32,11 +32,14 @@ def test_hello_world(shared_data, tmp_path):
 def test_kvasir(tmp_path):
     data = draw_endoscopy(tmp_path / "drawn", n_per_class=10, size=(96, 96))
     lite = ("--arch", "efficientnet_lite0", "--arch2", "efficientnet_lite0")
-    small = ("--size", 48, "--size2", 64, "--epochs", 0, "--epochs2", 1)
-    out = run("kvasir.py", data, *lite, *small, cwd=tmp_path)
-    assert out.count("accuracy") == 2
-    made = {p.name for p in (tmp_path / "kvasir-run").iterdir()}
-    assert {"augmentations.png", "confusion-matrix.png", "top-losses.png", "report.html", "bundle"} <= made
+    small = ("--size", 48, "--size2", 64, "--epochs", 0, "--epochs2", 1, "--box-epochs", 1)
+    boxes = ("--boxed", data, "--boxes", data / "boxes.csv")
+    out = run("kvasir.py", data, *lite, *small, *boxes, cwd=tmp_path)
+    assert out.count("pixels: accuracy") == 2
+    made = {p.relative_to(tmp_path / "kvasir-run").as_posix() for p in (tmp_path / "kvasir-run").rglob("*.*")}
+    assert {"augmentations.png", "confusion-matrix.png", "top-losses.png", "report.html"} <= made
+    assert "several labels: dye, inflammation, polyp" in out and "position-box: present in" in out
+    assert {"several/report.html", "boxes/report.html", "boxes/boxes.csv"} <= made
 
 
 def test_dicom(shared_data, tmp_path):

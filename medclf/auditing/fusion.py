@@ -16,6 +16,7 @@ import pandas as pd
 from medclf.auditing.calibration_set import FEWEST, CalibrationSet
 from medclf.dataset.groups import unit_of
 from medclf.dataset.labels import objects
+from medclf.dataset.scan import usable
 from medclf.errors import DataError, argument, did_you_mean
 from medclf.images.image_columns import columns_of as image_columns_of
 from medclf.images.image_columns import is_image_column, source_of
@@ -23,7 +24,7 @@ from medclf.metrics.calibration import to_logits
 from medclf.metrics.classification import classification_metrics
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import Estimate, Sampling, as_plain, critical
-from medclf.models.tabular import Columns, Fusion, TableEncoder, is_unknown
+from medclf.models.tabular import Columns, Fusion, TableEncoder, is_unknown, says_nothing, unclear
 from medclf.models.tabular_fit import ThreeModels, fit_fusion
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import labelled, short_metrics
@@ -61,11 +62,13 @@ class WithTable:
     Args:
         section: of results.json: `tabular`.
         fusion: what the bundle adds to the image; None where the table does not surely help.
-        calibration_set: the training images as both predict them; None likewise.
+        reported: the reported images as both predict them; None likewise.
+        calibration_set: images to calibrate on, as both predict them; None likewise.
     """
 
     section: dict[str, Any] = field(default_factory=dict)
     fusion: Fusion | None = None
+    reported: Predictions | None = None
     calibration_set: CalibrationSet | None = None
 
 
@@ -85,8 +88,10 @@ def check_fields(table: pd.DataFrame, names: Sequence[str]) -> None:
     """See that columns of the data's table can stand beside the pixels.
 
     Raises:
-        DataError: there is no such column, or it is the label itself, or of the file; the message names it.
+        DataError: there is no such column, it is the label itself, or of the file, or cannot be told to hold numbers or
+            categories; or none of the columns says anything. The message names them.
     """
+    empty: dict[str, str] = {}
     offered = [str(name) for name in table if name not in _NOT_FIELDS]
     for name in names:
         if is_image_column(name):
@@ -99,6 +104,17 @@ def check_fields(table: pd.DataFrame, names: Sequence[str]) -> None:
         if _is_the_label(objects(table, name), objects(table, "label")):
             text = f"{argument('tabular', name)}: the column {name!r} says the label itself in other words"
             raise DataError(text, "leave it out: a new image has no label to give")
+        known = [value for value in objects(usable(table), name) if not is_unknown(value)]
+        if why := unclear(known):
+            text = f"{argument('tabular', name)}: it cannot be told whether {name!r} holds numbers or categories: {why}"
+            raise DataError(
+                text, "write numbers such as 1.5 (of dates, the years between), or text alone for categories"
+            )
+        empty |= {name: why} if (why := says_nothing(known)) else {}
+    if empty and len(empty) == len(names):
+        told = "; ".join(f"{name!r}: {why}" for name, why in empty.items())
+        told = told.replace("training image", "image")
+        raise DataError(f"no column of {argument('tabular')} can be used ({told})", _offer(offered))
 
 
 def _offer(names: Sequence[str]) -> str:
@@ -144,18 +160,28 @@ def _with_logits(predictions: Predictions, logits: np.ndarray) -> Predictions:
     else:
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         probs = powers / powers.sum(axis=1, keepdims=True)
+    return _with_probs(predictions, probs)
+
+
+def _with_probs(predictions: Predictions, probs: np.ndarray) -> Predictions:
     losses = losses_of(predictions.y, probs, predictions.multi_label)
     return replace(predictions, probs=probs, losses=losses, decided=None)
 
 
 def with_table(
-    reported: Predictions, training: TrainingRows, names: Sequence[str], *, notes: Sequence[str] = (), seed: int = 42
+    reported: Predictions,
+    training: TrainingRows | None,
+    names: Sequence[str],
+    *,
+    notes: Sequence[str] = (),
+    seed: int = 42,
 ) -> WithTable:
     """Fit table and both beside the image, judge them, and keep both only where it surely helps.
 
     Args:
         reported: predictions of the network, whose table has the columns.
-        training: what to fit on.
+        training: what to fit on; None where a cross-validation reports every image, each predicted by a network that
+            was trained without it: then folds of these are fitted on, and report those that they held out.
         names: of the columns; none are told apart from a table that does not help.
         notes: what else is to be said of them.
         seed: of the folds.
@@ -166,6 +192,9 @@ def with_table(
     if not names:
         sentence = "The model uses the image alone: nothing could be read besides."
         return WithTable({"sentence": sentence, "used": False, "columns": [], "notes": list(notes)})
+    alone = training is None
+    if training is None:
+        training = TrainingRows(reported.y, reported.probs, reported.table, reported.groups)
     known = (np.asarray(training.y).reshape(len(training.y), -1) >= 0).all(axis=1)
     known &= np.isfinite(training.probs).all(axis=1)
     if known.sum() < FEWEST:
@@ -182,6 +211,9 @@ def with_table(
         TABLE: _with_logits(reported, found.table_logits(columns_of(reported.table, encoder.names))),
         BOTH: fused(reported, found.fusion),
     }
+    if alone:
+        held = {TABLE: found.held_out.table, BOTH: found.held_out.both}
+        shown |= {name: _where(shown[name], known, probs) for name, probs in held.items()}
     used = gain.low > 0
     beside = _side_by_side({name: labelled(one) for name, one in shown.items()})
     section: dict[str, Any] = {
@@ -195,8 +227,22 @@ def with_table(
     }
     if not used:
         return WithTable(section)
+    if alone:
+        section["notes"].append(
+            "Whether the table is used was decided on the reported images, which flatters a little."
+        )
+        others = CalibrationSet.of(shown[BOTH], "the predictions of the other images, in five parts")
+        return WithTable(section, found.fusion, shown[BOTH], others)
     described = "the training images, each predicted by models that were fitted without it"
-    return WithTable(section, found.fusion, CalibrationSet(y, found.held_out.both, groups, described))
+    return WithTable(section, found.fusion, shown[BOTH], CalibrationSet(y, found.held_out.both, groups, described))
+
+
+def _where(predictions: Predictions, known: np.ndarray, probs: np.ndarray) -> Predictions:
+    """The predictions with other probabilities, in [0, 1], of the images that are known, where these are finite."""
+    result = predictions.probs.copy()
+    finite = np.isfinite(probs).all(axis=1)
+    result[np.flatnonzero(known)[finite]] = probs[finite]
+    return _with_probs(predictions, result)
 
 
 def _gain(y: np.ndarray, found: ThreeModels, groups: np.ndarray | None, many: bool) -> Estimate:

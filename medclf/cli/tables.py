@@ -61,7 +61,7 @@ def audit(
         say(line)
 
 
-@with_options(*OF_SCAN, "window", "frame", "device", "seed")
+@with_options(*OF_SCAN, "window", "device", "seed")
 def encoders(
     data: Data,
     names: Annotated[

@@ -17,7 +17,7 @@ from medclf.images.reading import IMAGE_SUFFIXES
 
 _PICTURES = (
     "gif heic heif avif jp2 j2k jpx jls jxl ppm pgm pnm psd svg ico tga exr hdr pdf "
-    "nii nii.gz nrrd mha mhd mgz npy npz h5 hdf5 svs ndpi mrxs scn vsi czi mat"
+    "nrrd mha mhd mgz npy npz h5 hdf5 svs ndpi mrxs scn vsi czi mat"
 )
 # What may hold images and is not read, by its ending, and what to do with it
 NOT_READ = {
@@ -172,7 +172,6 @@ def _list_folder(
         elif not is_image_name(root / path):
             tree.ignored += 1
             if (suffix := PurePosixPath(path).suffix.lower()) in NOT_READ:
-                suffix = ".nii.gz" if path.lower().endswith(".nii.gz") else suffix
                 tree.others.setdefault(suffix, []).append(path)
         elif (
             entry.is_symlink()
@@ -215,7 +214,7 @@ def is_within(path: str, folder: str) -> bool:
 def is_image_name(path: Path) -> bool:
     """Whether scan looks at this file: by its suffix, or by its first bytes where the suffix says nothing."""
     suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES and suffix:
+    if (suffix in IMAGE_SUFFIXES and suffix) or path.name.lower().endswith(".nii.gz"):
         return True
     if path.name == "DICOMDIR" or not re.fullmatch(r"(\.\d+)?", suffix):
         return False
@@ -304,6 +303,10 @@ class Finder:
         """
         if not cell or "\0" in cell:
             raise BadPath("holds a NUL byte" if cell else "is blank")
+        whole, mark, number = cell.rpartition("#")  # a frame's name
+        if mark and number.isdecimal() and not os.path.lexists(Path(self.root, cell)):
+            path, there = self.find(whole)
+            return (f"{path}#{number}", True) if there else (cell, False)
         for spelling in _spellings(cell):
             path = self._relative(spelling)
             file = Path(self.root, path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from medclf.errors import DataError, OutputError, ReadError
 from medclf.images.decoding_guard import reading
 from medclf.images.dicom_layout import read_layout
+from medclf.images.frame_names import file_of
 
 KEY_VARIABLE = "MEDCLF_PATIENT_KEY"
 KEY_BYTES = 32
@@ -105,7 +106,7 @@ def patient_id(path: Path) -> str | None:
 
 def _element(path: Path, tag: int) -> str | None:
     try:
-        with reading(path, "its header cannot be read"), path.open("rb") as file:
+        with reading(path, "its header cannot be read"), file_of(path).open("rb") as file:
             header = read_layout(file, path, frozenset({tag})).header
     except ReadError:
         return None

@@ -8,14 +8,16 @@ import stat
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from medclf.config import Policy
+from medclf.config import Frame, Policy
 from medclf.dataset.choice import Merges, choose
 from medclf.dataset.columns import NOTHING, Columns, conditions
+from medclf.dataset.frames import take_frames
 from medclf.dataset.identity import project_key, pseudonym
 from medclf.dataset.kinds import kind_warnings, level_warnings, mask_warnings, origin_columns, why_no_picture
 from medclf.dataset.labels import Label, label_set
@@ -25,6 +27,7 @@ from medclf.dataset.ordinal import ordered_labels
 from medclf.dataset.sources import MISSING, Asked, LabelFrom, Rows, read_source
 from medclf.errors import DataError, MedclfWarning, ReadError, argument, by_road
 from medclf.images import dicom, reading
+from medclf.images.frame_names import file_and_frame, file_of
 from medclf.parallel import map_ahead
 from medclf.progress import watch
 
@@ -63,6 +66,7 @@ def scan(
     drop: Sequence[str] | str | None = None,
     limit: int | None = None,
     ordinal: str | Sequence[str] | None = None,
+    frame: Frame = "middle",
 ) -> pd.DataFrame:
     """Make a table of images, one row each, sorted by path; every file is opened and checked.
 
@@ -101,6 +105,8 @@ def scan(
         drop: labels that are not used. Their images are left out; of several labels, only the label is.
         limit: use about so many images: whole patients, classes and partitions in proportion.
         ordinal: the labels have an order: their names, lowest grade first; "auto" sorts them by the number in each.
+        frame: which frame of a file of several is looked at, as `read_pixels` takes it; "all" makes a row of each
+            frame, page or slice, whose path is FILE#NUMBER: see `with_units`. Its number is in `frame_number`.
 
     Returns:
         A DataFrame with the columns path (relative to `df.attrs["root"]`, forward slashes), label (str; multi-label:
@@ -145,8 +151,10 @@ def scan(
             f"{rows.root} holds no image ({rows.ignored} other files){told}", f"images end in one of {known}"
         )
     choose(rows, merge or (), drop or (), limit)
+    if frame == "all":
+        take_frames(rows)
     order = _order(rows, ordinal) if ordinal else None
-    table = _open_all(rows, check_pixels, progress)
+    table = _open_all(rows, check_pixels, progress, frame)
     if order:
         table.attrs["ordinal"] = order
     _tell(table, rows, strict)
@@ -177,13 +185,13 @@ class Facts(NamedTuple):
     origin: dicom.Origin | None = None
 
 
-def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool) -> pd.DataFrame:
+def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Frame) -> pd.DataFrame:
     def facts_of(row: int) -> Facts:
         if rows.problem[row].startswith(MISSING):
             return Facts(problem=rows.problem[row])
         path = rows.root / rows.path[row]
         elsewhere = callable(check_pixels) and not rows.problem[row]  # those with a problem nobody else decodes
-        facts = inspect(path, "file") if elsewhere else inspect(path, "pixels" if check_pixels else "header")
+        facts = inspect(path, "file" if elsewhere else "pixels" if check_pixels else "header", frame)
         return facts if facts.problem else facts._replace(problem=rows.problem[row])
 
     n = len(rows.path)
@@ -251,11 +259,12 @@ def _hide_patients(rows: Rows, dicom_rows: list[int]) -> bytes:
     return key
 
 
-def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels") -> Facts:
+def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels", frame: Frame = "middle") -> Facts:
     """Open one file: its size in pixels, its hash, and what is wrong with it.
 
     Args:
-        path: the file.
+        path: the file, or a frame's name.
+        frame: which frame of several is decoded.
         look_at: "pixels" decodes it, "header" reads no further than its size, "file" only tells its hash and format.
 
     Returns:
@@ -263,7 +272,7 @@ def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels")
     """
     sha256 = ""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
+        if not stat.S_ISREG(file_of(path).stat().st_mode):  # a pipe would never end
             return Facts(problem="not a regular file")
         sha256 = file_hash(path)
         found = Facts(sha256=sha256, format=reading.format_of(path))
@@ -273,7 +282,7 @@ def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels")
         if look_at == "file" or found.problem:
             return found
         if look_at == "pixels":
-            seen = reading.check(path)
+            seen = reading.check(path, frame=frame)
             return found._replace(width=seen.width, height=seen.height, levels=seen.levels)
         probe = reading.probe(path)
         return found._replace(width=probe.width, height=probe.height)
@@ -284,7 +293,21 @@ def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels")
 
 
 def file_hash(path: Path) -> str:
-    """The file's SHA-256 in hex, read in pieces."""
+    """The file's SHA-256 in hex, read in pieces; that of a frame is made of its file's and its number."""
+    file, number = file_and_frame(path)
+    if number is None:
+        return _hash_of(file)
+    facts = file.stat()
+    whole = _kept_hash(file, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+    return hashlib.sha256(f"{whole}#{number}".encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _kept_hash(path: Path, *_unchanged: int) -> str:
+    return _hash_of(path)
+
+
+def _hash_of(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from medclf.config import TrainConfig
 from medclf.dataset.folders import partition_of
 from medclf.dataset.folds import apportion, balance, deal, fill, linked, nearest, shuffled
+from medclf.dataset.frames import FRAME, file_names
 from medclf.dataset.labels import (
     Values,
     count_by_group,
@@ -312,11 +313,24 @@ def split_table(
         train, valid = _splitter_for(rest, split, valid_pct, seed, fold, n_folds)(rest)
         result[rest.index[train]] = "train"
         result[rest.index[valid]] = "valid"
+    _check_files(good.assign(partition=result[good.index]))
     placed = result.notna().to_numpy()
     lost = no_partition(table.assign(partition=result))
     for sentence in [*([lost] if lost else []), *partition_warnings(objects(table[placed], "label"), result[placed])]:
         warnings.warn(sentence, MedclfWarning, stacklevel=2)
     return result
+
+
+def _check_files(table: pd.DataFrame) -> None:
+    """Raise SplitError where frames of one file are in several partitions."""
+    if FRAME not in table:
+        return
+    placed = table[table["partition"].notna()]
+    n_parts = placed.groupby(np.array(file_names(placed), dtype=object))["partition"].nunique()
+    parted = list(n_parts.index[n_parts > 1])
+    if parted:
+        text = f"frames of {len(parted)} files are in more than one of training, validation and test set: {parted[0]}"
+        raise SplitError(text, f"keep them together with {argument('unit', 'file')} (with_units in Python)")
 
 
 def unplaced(table: pd.DataFrame) -> pd.DataFrame:

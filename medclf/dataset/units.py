@@ -11,11 +11,12 @@ import pandas as pd
 
 from medclf.config import Split
 from medclf.dataset.folds import linked
+from medclf.dataset.frames import file_names
 from medclf.dataset.labels import is_missing, objects
 from medclf.errors import DataError, SplitError, argument, did_you_mean
 
 UNIT = "unit_id"  # the column that says which unit an image is of
-_PLURALS = {"patient": "patients", "study": "studies", "series": "series", "folder": "folders"}
+_PLURALS = {"patient": "patients", "study": "studies", "series": "series", "folder": "folders", "file": "files"}
 _SOURCES = {
     "patient": f"name the column of patients with {argument('patient_col', 'NAME')}, or give DICOM files",
     "study": "give DICOM files, or a table with a column 'study'",
@@ -40,7 +41,7 @@ def with_units(table: pd.DataFrame, unit: str) -> pd.DataFrame:
     Args:
         table: as `scan` returns it.
         unit: "patient", "study" or "series" (of DICOM headers or a column of that name), "folder" (the one that holds
-            the image), or the name of a column. An image that names none is a unit of its own.
+            the image), "file" (of its frames), or the name of a column. An image that names none is a unit of its own.
 
     Returns:
         A copy; `attrs["unit"]` says the kind. Where units are not parts of patients, a column `group` links the images
@@ -68,6 +69,8 @@ def with_units(table: pd.DataFrame, unit: str) -> pd.DataFrame:
 def _names(table: pd.DataFrame, unit: str) -> list[str | None]:
     if unit == "folder":
         return [PurePosixPath(path).parent.as_posix() for path in table["path"]]
+    if unit == "file":
+        return list(file_names(table))
     if unit not in table:
         columns = [str(column) for column in table]
         remedy = did_you_mean(unit, columns) or _SOURCES.get(unit) or f"it has {', '.join(columns)}"

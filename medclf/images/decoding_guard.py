@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from medclf.errors import MedclfError, ReadError, TooLarge, by_road
+from medclf.images.frame_names import file_of
 
 MAX_MEGAPIXELS = 300.0
 Source = str | Path | bytes
@@ -134,7 +135,7 @@ def named(source: Source) -> str | Path:
 
 
 def opened(source: Source) -> BinaryIO:
-    """A path, or bytes that are in memory already, as a file to read.
+    """A path, a frame's name, or bytes that are in memory already, as a file to read.
 
     Raises:
         ReadError: the path cannot be opened.
@@ -142,7 +143,7 @@ def opened(source: Source) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     with reading(source, "cannot be opened"):
-        return Path(source).open("rb")
+        return file_of(source).open("rb")
 
 
 def exactly(file: BinaryIO, size: int) -> bytes:

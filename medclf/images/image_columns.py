@@ -6,6 +6,7 @@ Whether it is there says which machine was used, so only its course is measured:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 from medclf.errors import DataError, argument
 
 POSITION_BOX, OVERLAY = "position-box", "overlay:"
-PRESENT, PAINTED, ABSENT = "present", "painted over", "absent"
+PRESENT, PAINTED, ABSENT, UNREADABLE = "present", "painted over", "absent", "unreadable"
 _SIDE = (0.12, 0.45)  # of the image: least and greatest width and height of a position box
 _DARK = 24  # of 255: painted over
 _GREEN = 12  # by which green exceeds red and blue in the box
@@ -28,7 +29,7 @@ class Measured(NamedTuple):
     """What was measured in one image.
 
     Args:
-        state: present, painted over or absent.
+        state: present, painted over, absent, or unreadable where the file could not be read.
         values: by the column's name; None where it is unknown.
     """
 
@@ -214,8 +215,9 @@ def counted(states: Sequence[str], name: str) -> str:
         >>> counted(["present", "absent", "present"], "position-box")
         'position-box: present in 2 of 3 images, painted over in 0, absent in 1.'
     """
-    counts = {state: sum(one == state for one in states) for state in (PRESENT, PAINTED, ABSENT)}
+    counts = Counter(states)
+    lost = f" {counts[UNREADABLE]} could not be read." if counts[UNREADABLE] else ""
     return (
         f"{name}: present in {counts[PRESENT]} of {len(states)} images, painted over in {counts[PAINTED]}, "
-        f"absent in {counts[ABSENT]}."
+        f"absent in {counts[ABSENT]}.{lost}"
     )

@@ -203,8 +203,8 @@ class Preprocessing:
             resolve_window(self.window)
         except MedclfError as error:
             raise PreprocessingError(error.message, error.remedy) from None
-        if type(self.frame) is not int and self.frame not in ("first", "middle", "last"):
-            _refuse(f"frame={self.frame!r} is unknown", 'choose a number, "first", "middle" or "last"')
+        if type(self.frame) is not int and self.frame not in ("first", "middle", "last", "all"):
+            _refuse(f"frame={self.frame!r} is unknown", 'choose a number, "first", "middle", "last" or "all"')
         self._check_sampling()
 
     def _check_sampling(self) -> None:

@@ -14,13 +14,15 @@ from medclf.config import Frame, Resize, Window
 from medclf.errors import MedclfError, ReadError, UnsupportedFormat, argument
 from medclf.images import raster
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, reading
+from medclf.images.frame_names import file_and_frame
 from medclf.images.resample import resample
 from medclf.images.windowing import is_hounsfield, resolve_window
 
 IMAGE_SUFFIXES = frozenset(
-    f".{name}" for name in "png jpg jpeg jpe jfif jif tif tiff bmp dib webp dcm dicom dic ima".split()
+    f".{name}" for name in "png jpg jpeg jpe jfif jif tif tiff bmp dib webp dcm dicom dic ima nii".split()
 )
 _HEAD = 132  # a DICOM file's preamble and magic
+_NIFTI_HEAD = 4096  # enough of a compressed one to tell
 
 
 class Probe(NamedTuple):
@@ -37,19 +39,20 @@ class Probe(NamedTuple):
 def read_pixels(
     path: Source, *, window: Window = None, frame: Frame = "middle", max_megapixels: float = MAX_MEGAPIXELS
 ) -> np.ndarray:
-    """Read a PNG, JPEG, TIFF, BMP, WebP or DICOM file into pixels that mean what a reader would see.
+    """Read a PNG, JPEG, TIFF, BMP, WebP, DICOM or NIfTI file into pixels that mean what a reader would see.
 
     DICOM goes through the modality LUT or rescale, the VOI LUT or window, then the inversion of
     MONOCHROME1; YBR and palette become RGB. Of raster files the EXIF orientation is applied, palettes
     and CMYK become RGB, and transparent pixels lie on black. The first bytes tell the format, not the name.
 
     Args:
-        path: the file, or its bytes.
+        path: the file, its bytes, or FILE#NUMBER for one frame of it.
         window: None for the file's own; for grey DICOM (center, width) in the units of the modality transform's
             output, or the name of a window for CT ("lung", "bone", "brain", ...); for other grey files of more than
             8 bits (center, width) in the file's own values; for any grey file "stretch", which spreads the smallest
             to the largest value of the image.
-        frame: which frame or TIFF page: a number from 0, "first", "middle" or "last".
+        frame: which frame, TIFF page or slice: a number from 0, "first", "middle" or "last"; with "all" a file of
+            several is refused, unless `path` says which.
         max_megapixels: rows x columns x frames x samples that the file may declare, in millions.
 
     Returns:
@@ -69,9 +72,10 @@ def read_pixels(
     chosen = resolve_window(window)
     hounsfield = is_hounsfield(window)
     name = named(path)
+    number = _number_of(path)
     with opened(path) as file:
         kind = _format(file, name)
-        choose = functools.partial(_index, frame, name)
+        choose = functools.partial(_index, frame if number is None else number, name)
         if kind == "DICOM":
             from medclf.images import dicom
 
@@ -81,7 +85,15 @@ def read_pixels(
             raise ReadError(
                 name, reason, f"give {argument('window')} as center and width in the file's own values, or none"
             )
+        if kind == "NIfTI":
+            from medclf.images import nifti
+
+            return nifti.read_nifti(file, name, chosen, choose, max_megapixels)
         return raster.read_raster(file, name, kind, choose, max_megapixels, chosen)
+
+
+def _number_of(path: Source) -> int | None:
+    return None if isinstance(path, bytes) else file_and_frame(path)[1]
 
 
 def probe(path: Source, *, max_megapixels: float = MAX_MEGAPIXELS) -> Probe:
@@ -104,13 +116,18 @@ def probe(path: Source, *, max_megapixels: float = MAX_MEGAPIXELS) -> Probe:
             from medclf.images import dicom
 
             found = dicom.dicom_info(file, name, max_megapixels)
+        elif kind == "NIfTI":
+            from medclf.images import nifti
+
+            found = nifti.nifti_info(file, name, max_megapixels)
         else:
             found = raster.raster_info(file, name, kind, max_megapixels)
-        return Probe(kind, found.width, found.height, found.bits, found.n_frames, found.channels)
+        n_frames = found.n_frames if _number_of(path) is None else 1
+        return Probe(kind, found.width, found.height, found.bits, n_frames, found.channels)
 
 
 def format_of(path: Source) -> str:
-    """PNG, JPEG, TIFF, BMP, WebP or DICOM, by the first bytes.
+    """PNG, JPEG, TIFF, BMP, WebP, DICOM or NIfTI, by the first bytes.
 
     Raises:
         ReadError: the file cannot be opened; UnsupportedFormat where it is none of them.
@@ -339,29 +356,34 @@ def with_channels(array: np.ndarray, channels: int) -> np.ndarray:
 
 def _format(file: BinaryIO, name: str | Path) -> str:
     with reading(name, "cannot be read"):
-        head = file.read(_HEAD)
+        head = file.read(_NIFTI_HEAD)
         file.seek(0)
     if head[128:132] == b"DICM":
         return "DICOM"
     kind = raster.raster_format(head)
     if kind:
         return kind
-    from medclf.images import dicom
+    from medclf.images import dicom, nifti
 
-    if dicom.looks_like_dicom(head):
+    if nifti.looks_like_nifti(head):
+        return "NIfTI"
+    if dicom.looks_like_dicom(head[:_HEAD]):
         return "DICOM"
     raise UnsupportedFormat(
         name,
-        "not an image; supported: PNG, JPEG, TIFF, BMP, WebP, DICOM" if head else "the file is empty",
+        "not an image; supported: PNG, JPEG, TIFF, BMP, WebP, DICOM, NIfTI" if head else "the file is empty",
         "leave it out, or convert it to one of these",
     )
 
 
 def _index(frame: Frame, name: str | Path, n_frames: int) -> int:
-    named = {"first": 0, "middle": n_frames // 2, "last": n_frames - 1}
+    named = {"first": 0, "middle": n_frames // 2, "last": n_frames - 1} | ({"all": 0} if n_frames == 1 else {})
+    if frame == "all" and n_frames > 1:
+        text = f"holds {n_frames} frames, of which each is an image"
+        raise ReadError(name, text, f"name one of them ({Path(name).name}#0), or ask for one answer for all: --unit")
     if isinstance(frame, str):
         if frame not in named:
-            raise MedclfError(f"{argument('frame')} must be a number, first, middle or last, not {frame!r}")
+            raise MedclfError(f"{argument('frame')} must be a number, first, middle, last or all, not {frame!r}")
         return named[frame]
     if not 0 <= frame < n_frames:
         raise ReadError(name, f"has no frame {frame}: it has {n_frames}, counted from 0")

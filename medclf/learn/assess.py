@@ -24,7 +24,7 @@ from medclf.auditing.assess import (
 from medclf.auditing.audit import Audit, with_groups, with_partition
 from medclf.auditing.calibration_set import CalibrationSet
 from medclf.auditing.decisions import DecisionPolicy
-from medclf.auditing.fusion import TrainingRows, WithTable, column_names, fused, with_table
+from medclf.auditing.fusion import TrainingRows, WithTable, column_names, with_table
 from medclf.auditing.label_errors import CheckedLabels, check_labels
 from medclf.auditing.short_audit import short_audit
 from medclf.config import UnitChoice
@@ -200,11 +200,11 @@ def assess(
     )
     beside = WithTable()
     if tabular:
-        asked = columns_beside(learn, table, column_names(tabular))
+        asked = columns_beside(learn, table, column_names(tabular), cross_validated=outputs.cross_validated)
         table, (reported, *held_out) = asked.table, [with_columns(part, asked) for part in (reported, *held_out)]
-        beside = _with_table(learn, table, reported, asked)
-    if beside.fusion is not None and beside.calibration_set is not None:
-        reported, fitted_on = fused(reported, beside.fusion), beside.calibration_set
+        beside = _with_table(learn, table, reported, asked, outputs.cross_validated)
+    if beside.reported is not None and beside.calibration_set is not None:
+        reported, fitted_on = beside.reported, beside.calibration_set
     shares = None if units else label_shares(learn.dls.train, len(reported.vocab))
     fitted = calibrate(reported, fitted_on, policy, shares)
     detector = _detector(learn, table, features, units)
@@ -453,8 +453,12 @@ def _calibration_set(
     return CalibrationSet(y[known], head.held_out[known], None if groups is None else groups[known], described)
 
 
-def _with_table(learn: Any, table: pd.DataFrame, reported: Predictions, asked: ColumnsBeside) -> WithTable:
-    """What columns of the table add to a linear probe."""
+def _with_table(
+    learn: Any, table: pd.DataFrame, reported: Predictions, asked: ColumnsBeside, cross_validated: bool
+) -> WithTable:
+    """What columns of the table add to a linear probe, or to the networks of a cross-validation."""
+    if cross_validated:
+        return with_table(reported, None, asked.names, notes=asked.notes, seed=learn.seed)
     head = learn.head
     place = {path: row for row, path in enumerate(table["path"])}
     rows = table.iloc[[place[path] for path in _train_paths(learn.dls)]]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from medclf.auditing.fusion import check_fields
 from medclf.errors import DataError, ReadError, argument
-from medclf.images.image_columns import ABSENT, PRESENT, Measured, columns_of, counted, is_image_column, measure
+from medclf.images.image_columns import PRESENT, UNREADABLE, Measured, columns_of, counted, is_image_column, measure
 from medclf.images.preprocessing import Preprocessing
 from medclf.learn.preprocessing import preprocessing_of
 from medclf.learn.units import is_by_unit
@@ -41,17 +41,21 @@ class ColumnsBeside:
     notes: list[str]
 
 
-def columns_beside(learn: Any, table: pd.DataFrame | None, names: Sequence[str]) -> ColumnsBeside:
+def columns_beside(
+    learn: Any, table: pd.DataFrame | None, names: Sequence[str], *, cross_validated: bool = False
+) -> ColumnsBeside:
     """Check what `tabular` names, and measure what stands in the images.
 
     Raises:
-        DataError: the network is no linear probe; a column is not there, or is the label itself; or images are cropped,
-            so that a standing overlay is cut off.
+        DataError: the network is no linear probe, so that no fold says what it makes of images that it was not trained
+            on, and the run is not `cross_validated` either; a column is not there, or is the label itself; images are
+            cropped, so that a standing overlay is cut off.
     """
     head = getattr(learn, "head", None)
-    if table is None or head is None or not learn.is_probe or head.held_out is None or head.targets is None:
+    probed = head is not None and learn.is_probe and head.held_out is not None and head.targets is not None
+    if table is None or not (probed or cross_validated):
         text = f"{argument('tabular')} stands beside a linear probe, and this network has other weights"
-        raise DataError(text, f"train with {argument('recipe', 'probe')}, or fit_head() alone")
+        raise DataError(text, f"train with {argument('recipe', 'probe')}, or with {argument('split', 'kfold')}")
     if is_by_unit(table):
         text = f"{argument('tabular')} stands beside single images, and here {argument('unit')} answers for several"
         raise DataError(text, "leave out one of the two")
@@ -94,7 +98,7 @@ def _of_file(preprocessing: Preprocessing, name: str, path: Path) -> Measured:
     try:
         return measure(preprocessing.prepare(path), name)
     except ReadError:
-        return Measured(ABSENT, dict.fromkeys(columns_of(name)))
+        return Measured(UNREADABLE, dict.fromkeys(columns_of(name)))
 
 
 def with_columns(part: Predictions, beside: ColumnsBeside) -> Predictions:

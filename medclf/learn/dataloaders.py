@@ -466,7 +466,7 @@ class MedDataLoaders(Shown, DataLoaders):
             given: other arguments of `scan`.
         """
         kwargs = loader_arguments(kwargs, [*_SCAN, *_LOADERS])
-        rest = {name: value for name, value in kwargs.items() if name not in _SCAN}
+        rest = {name: value for name, value in kwargs.items() if name not in _SCAN or name in _LOADERS}
         given |= {name: value for name, value in kwargs.items() if name in _SCAN}
         given = {"check_pixels": decoding(**rest), "progress": rest.get("progress", True)} | given
         table = scan(source, **given)

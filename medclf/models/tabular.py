@@ -7,6 +7,7 @@ and a prediction needs no scikit-learn.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -160,7 +161,7 @@ class TableEncoder:
         left_out: dict[str, str] = {}
         for name, values in rows.items():
             known = [value for value in values if not is_unknown(value)]
-            why = _says_nothing(known)
+            why = says_nothing(known)
             if why:
                 left_out[name] = why
             elif _are_numbers(known):
@@ -285,7 +286,7 @@ def _are_numbers(known: Sequence[Any]) -> bool:
         return False
 
 
-def _says_nothing(known: Sequence[Any]) -> str:
+def says_nothing(known: Sequence[Any]) -> str:
     """Why a column tells nothing of a row that was not in training; "" where it may."""
     different = {_category(value) for value in known}
     if not known:
@@ -302,6 +303,35 @@ def _says_nothing(known: Sequence[Any]) -> str:
     dense = max(whole) - min(whole) < 2 * len(known)
     if len(different) == len(known) and dense and all(one.is_integer() for one in whole):
         return f"it looks like a running number: {len(known)} training images, all different"
+    return ""
+
+
+_DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ].*)?|(19|20)\d{6}")
+_MOSTLY = 0.8  # of the known values: numbers, or dates, so that the others are slips
+
+
+def unclear(known: Sequence[Any]) -> str:
+    """Why it cannot be told whether a column holds numbers or categories; "" where it can.
+
+    Args:
+        known: its values, without the unknown ones.
+
+    Example:
+        >>> unclear(["40", "55", "61", "38", "90+"])
+        "4 of 5 values are numbers, and '90+' is none"
+        >>> unclear(["1,5", "2"]), unclear(["f", "m"])
+        ("it has decimal commas, such as '1,5'", '')
+    """
+    texts = [one.strip() for one in known if isinstance(one, str)]
+    dates = [one for one in texts if _DATE.fullmatch(one)] + [one for one in known if hasattr(one, "isoformat")]
+    if len(dates) > _MOSTLY * len(known):
+        return f"it holds dates, such as {str(dates[0])!r}"
+    others = [one for one in known if not _are_numbers([one])]
+    commas = [one for one in others if isinstance(one, str) and _are_numbers([one.replace(",", ".", 1)])]
+    if commas and len(commas) == len(others):
+        return f"it has decimal commas, such as {commas[0]!r}"
+    if others and len(known) - len(others) >= _MOSTLY * len(known):
+        return f"{len(known) - len(others)} of {len(known)} values are numbers, and {others[0]!r} is none"
     return ""
 
 

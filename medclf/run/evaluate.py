@@ -82,7 +82,7 @@ def evaluate(
     calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
     trained_on = _training_images(origin)
     chosen = chosen_in_training(origin.results) if (origin / RESULTS).is_file() else {}
-    table = scan(data, **scan_kwargs)
+    table = scan(data, **{"frame": bundle.preprocessing.frame, **scan_kwargs})
     check_columns(table, subgroup)
     table = table if calibration.unit is None else with_units(table, calibration.unit.unit)
     predictions, table, missing = predict_table(bundle, table)

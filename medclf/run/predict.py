@@ -7,14 +7,16 @@ import json
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medclf.dataset.folders import walk
-from medclf.errors import DataError, MedclfWarning, argument
+from medclf.errors import DataError, MedclfWarning, ReadError, argument
 from medclf.escaping import csv_value, printable
+from medclf.images.frame_names import file_of, frame_name
+from medclf.images.reading import probe
 from medclf.inference.runtimes import bundle_in, load_model
 from medclf.progress import watch
 
@@ -31,7 +33,7 @@ def images_in(files: Sequence[Path]) -> Iterator[Path]:
         MedclfWarning: what was left out.
     """
     for path in files:
-        if not path.exists():
+        if not file_of(path).exists():
             raise DataError(f"{path} does not exist", "check the path for typing mistakes")
         if not path.is_dir():
             yield path
@@ -42,6 +44,21 @@ def images_in(files: Sequence[Path]) -> Iterator[Path]:
         if not tree.paths:
             raise DataError(f"{path} holds no image", "give files, or another folder")
         yield from (path / name for name in tree.paths)
+
+
+def frames_in(files: Iterable[Path]) -> Iterator[Path]:
+    """Each frame of the files by its name; a file of one, or one that cannot be read, as it is."""
+    for path in files:
+        n = n_frames(path)
+        yield from ((Path(frame_name(str(path), number, n)) for number in range(n)) if n > 1 else [path])
+
+
+def n_frames(item: Path | bytes) -> int:
+    """How many frames an image has; 1 where it cannot be read, so that the prediction says why."""
+    try:
+        return probe(item).n_frames
+    except ReadError:
+        return 1
 
 
 @dataclass(frozen=True)
@@ -230,6 +247,8 @@ def _answers(
 ) -> Iterator[FilePrediction]:
     """One answer a file; `between` says whether a bar may be drawn between them."""
     names = list(images_in([Path(file) for file in files]))
+    if model.preprocessing.frame == "all":
+        names = list(frames_in(names))
     given = {"fields": fields_for(model, names, fields, field)} if fields is not None or field else {}
     if len(names) > _FEW:
         import torch  # noqa: F401 - resizes ten times as fast as NumPy, which ONNX Runtime's user may have alone

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medclf.errors import ReadError
 from medclf.escaping import csv_value, printable
-from medclf.images.reading import probe
+from medclf.images.frame_names import frame_name
 from medclf.inference.predictor import FrameOf
 from medclf.inference.runtimes import bundle_in, load_model
 from medclf.inference.zipped import open_zip, read_members
-from medclf.run.predict import images_in
+from medclf.run.predict import images_in, n_frames
 
 if TYPE_CHECKING:
     from medclf.images.preprocessing import Item
@@ -141,11 +140,8 @@ def _items(files: Sequence[Path]) -> Iterator[tuple[str, Item | FrameOf]]:
 
 
 def _frames(name: str, item: Path | bytes) -> Iterator[tuple[str, Item | FrameOf]]:
-    try:
-        n = probe(item).n_frames
-    except ReadError:  # the prediction says why
-        n = 1
+    n = n_frames(item)
     if n <= 1:
         yield name, item
         return
-    yield from ((f"{name}#{number}", FrameOf(item, number)) for number in range(n))
+    yield from ((frame_name(name, number, n), FrameOf(item, number)) for number in range(n))

@@ -659,10 +659,10 @@ def test_labels_that_hold_several_in_one_are_told(make_images):
 
 def test_pictures_videos_and_archives_that_are_not_read_are_named(make_images):
     root = make_images(*PAIRS)
-    for name in ("a/5.gif", "a/6.nii.gz", "b/7.MP4", "set.zip", "notes.txt"):
+    for name in ("a/5.gif", "a/6.nrrd", "b/7.MP4", "set.zip", "notes.txt"):
         (root / name).write_bytes(b"x")
     _, said = scan_noting(root)
-    for words in (".gif,.*convert", r".nii.gz,.*convert", ".mp4,.*frames", ".zip,.*unpack"):
+    for words in (".gif,.*convert", ".nrrd,.*convert", ".mp4,.*frames", ".zip,.*unpack"):
         assert re.search(f"1 files end in {words}", said), words
     assert "notes" not in said
 

@@ -133,7 +133,6 @@ def test_a_csv_says_fields_of_the_image_that_it_names_and_of_no_other(tmp_path):
         ({"epochs": 3}, "asks for another network"),
         ({"recipe": "auto"}, "asks for another network"),
         ({"linear_probe": False}, "asks for another network"),
-        ({"split": "kfold"}, "cross-validated"),
         ({"split": "patient", "unit": "patient"}, "stands beside single images"),
     ],
 )
@@ -182,3 +181,19 @@ def test_the_position_box_is_read_fused_and_bundled(scoped, tmp_path):
     assert [one.probs["left"] for one in answers] == pytest.approx(table["prob_left"].tolist(), abs=1e-4)
     with pytest.raises(DataError, match="cuts its rim off"):
         train(scoped, out=tmp_path / "CROP", say=lambda _: None, tabular="position-box", resize="crop", **settings)
+
+
+@pytest.mark.slow
+def test_with_folds_a_table_stands_beside_fine_tuned_networks_too(data, tmp_path):
+    settings = {**SMALL, "split": "kfold", "folds": 2, "epochs": 1}
+    run = train(data, out=tmp_path / "RUN", say=lambda _: None, tabular="site,age", **settings)
+    facts = json.loads((run / "results.json").read_text())
+    section, rows = facts["tabular"], pd.read_csv(run / "predictions.csv")
+    assert section["used"] and section["notes"][-1].endswith("which flatters a little.")
+    assert facts["n"] == 120 and section["numbers"]["both"]["n"] == 120
+    assert facts["auroc"]["value"] == pytest.approx(section["numbers"]["both"]["auroc"]["value"], abs=0.03)
+    assert section["numbers"]["both"]["auroc"]["value"] > section["numbers"]["image alone"]["auroc"]["value"]
+    bundle = load_bundle(run / "bundle")
+    told = pd.read_csv(data).set_index("path").loc[rows["path"][:20]]
+    found = [bundle.predict(data.parent / path, {"site": one.site, "age": one.age}) for path, one in told.iterrows()]
+    assert np.mean([one.label == label for one, label in zip(found, told["label"], strict=True)]) > 0.7

@@ -129,7 +129,7 @@ def subsets(have: Known) -> str:
     if not reading:
         return ""
     frame = reading.get("frame", "middle")
-    which = f"frame {frame}" if isinstance(frame, int) else f"the {frame} frame"
+    which = "each frame" if frame == "all" else f"frame {frame}" if isinstance(frame, int) else f"the {frame} frame"
     return f"Whole images, no region of interest; {which} of files that hold several."
 
 
