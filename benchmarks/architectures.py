@@ -2,15 +2,17 @@
 
     python benchmarks/architectures.py --write docs/encoders.md
     python benchmarks/architectures.py --only resnet18,vit_tiny_patch16_224
+    python benchmarks/architectures.py --write docs/encoders.md --steps ONNX
 
-Each network gets random weights and small drawn images of two kinds. A step that fails is named in the table by its
-error; what a network cannot do by its nature (a map of a network without feature map) is a dash.
+Each network gets random weights and small drawn images of two kinds, and a process of its own. A step that fails is
+named in the table by its error; what a network cannot do by its nature (a map of a network without feature map) is a
+dash. With --write, only what the page's table has no cell for is tried, and the page is written after each network.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import tempfile
 import time
 import warnings
@@ -56,7 +58,7 @@ def drawn(folder: Path) -> Path:
     return folder
 
 
-def tried(arch: str, images: Path, folder: Path, without: list[str]) -> dict[str, str]:
+def tried(arch: str, images: Path, folder: Path, wanted: list[str]) -> dict[str, str]:
     """What works of one network: a step -> "yes", "-" or why not."""
     from medclf.errors import MedclfError
     from medclf.learn.dataloaders import MedDataLoaders
@@ -77,7 +79,7 @@ def tried(arch: str, images: Path, folder: Path, without: list[str]) -> dict[str
     learn = med_learner(dls, arch, weights=None, linear_probe=True, mixed_precision=False)
     with learn.no_bar(), learn.no_logging():
         for step, work in steps(learn, folder):
-            if step in without:
+            if step not in wanted:
                 continue
             try:
                 found[step] = work()
@@ -128,6 +130,7 @@ def steps(learn, folder: Path):
         return f"{time.perf_counter() - start:.1f} s"
 
     def exported() -> str:
+        save_bundle(learn, place, calibration={}, overwrite=True)
         path = export_onnx(place, folder / "network.onnx", overwrite=True)
         gap = np.abs(probs(OnnxModel(path), image) - probs(load_bundle(place), image)).max()
         return "yes" if gap < 1e-4 else f"differs by {gap:.1g}"
@@ -148,6 +151,33 @@ def steps(learn, folder: Path):
         yield "ONNX", exported
 
 
+def in_own_process(arch: str, wanted: list[str], seconds: float) -> dict[str, str]:
+    """As `tried`; a network that ends the process, or lasts too long, ends no more than that."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as temporary:
+            try:
+                found = tried(arch, drawn(Path(temporary) / "images"), Path(temporary), wanted)
+            except Exception as error:  # noqa: BLE001 - the table says which network fails, and how
+                found = {"size": f"{type(error).__name__}: {str(error).partition(chr(10))[0][:60]}"}
+            sender.send(found)
+
+    process = context.Process(target=work)
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(seconds):
+            return dict.fromkeys(wanted, f"not within {seconds:.0f} s")
+        return dict(receiver.recv())
+    except EOFError:
+        return dict.fromkeys(wanted, "the process ends")
+    finally:
+        process.kill()
+        process.join()
+
+
 def table(rows: dict[str, dict[str, str]]) -> str:
     """As Markdown."""
     head = f"| architecture | {' | '.join(STEPS)} |\n|{'---|' * (len(STEPS) + 1)}"
@@ -155,35 +185,42 @@ def table(rows: dict[str, dict[str, str]]) -> str:
     return "\n".join([head, *lines])
 
 
+def rows_of(page: str) -> dict[str, dict[str, str]]:
+    """What `table` wrote into a page."""
+    lines = page.partition(BEGIN)[2].partition(END)[0].strip().splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {name: {step: cell for step, cell in zip(STEPS, row, strict=True) if cell} for name, *row in cells}
+
+
 def main() -> None:
     """Try them, print the table, write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="these, between commas")
-    parser.add_argument("--without", default="", help="steps that are left out, between commas")
-    parser.add_argument("--rows", type=Path, help="JSON file that keeps what is done, to go on from")
-    parser.add_argument("--write", type=Path, help="put the table into this page")
+    parser.add_argument("--steps", default=",".join(STEPS), help="steps that are tried, between commas")
+    parser.add_argument("--write", type=Path, help="go on from the table in this page, and write it there")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no further network after these")
+    parser.add_argument("--seconds", type=float, default=300, help="for one network, at most")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    rows = json.loads(given.rows.read_text()) if given.rows and given.rows.is_file() else {}
+    import torch
+
+    import medclf.all  # once, for all processes
+    import medclf.inference.onnx  # noqa: F401
+
+    torch.set_num_threads(1)
+    rows = rows_of(given.write.read_text(encoding="utf-8")) if given.write else {}
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as temporary:
-        images = drawn(Path(temporary) / "images")
-        for name in given.only.split(",") if given.only else NAMES:
-            if name in rows or time.monotonic() - start > given.minutes * 60:
-                continue
-            try:
-                rows[name] = tried(name, images, Path(temporary), given.without.split(","))
-            except Exception as error:  # noqa: BLE001 - the table says which network fails, and how
-                rows[name] = {"size": f"{type(error).__name__}: {str(error).partition(chr(10))[0][:60]}"}
-            print(name, rows[name], flush=True)
-            if given.rows:
-                given.rows.write_text(json.dumps(rows, indent=1))
+    for name in given.only.split(",") if given.only else NAMES:
+        wanted = [step for step in given.steps.split(",") if step not in rows.get(name, {})]
+        if not wanted or time.monotonic() - start > given.minutes * 60:
+            continue
+        rows[name] = rows.get(name, {}) | in_own_process(name, wanted, given.seconds)
+        print(name, rows[name], flush=True)
+        if given.write:
+            before, _, rest = given.write.read_text(encoding="utf-8").partition(BEGIN)
+            text = f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{rest.partition(END)[2]}"
+            given.write.write_text(text, encoding="utf-8")
     print(table(rows))
-    if given.write:
-        text = given.write.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        given.write.write_text(f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

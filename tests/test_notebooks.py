@@ -9,6 +9,7 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
+from medclf.demo_dicom import draw_ct
 from medclf.demo_images import draw_endoscopy
 
 FOLDER = Path(__file__).parents[1] / "examples" / "notebooks"
@@ -38,8 +39,9 @@ def data(request, tmp_path, monkeypatch):
         hello = request.getfixturevalue("shared_data") / "hello-world"
     except pytest.skip.Exception:
         hello = draw_radiographs(tmp_path / "radiographs")
-    kvasir = draw_endoscopy(tmp_path / "endoscopy", n_per_class=8, size=(72, 64))
-    settings = {"HELLO_WORLD": hello, "KVASIR": kvasir, "ARCH": "efficientnet_lite0", "EPOCHS": 1, "SIZE": 48}
+    drawn = draw_endoscopy(tmp_path / "endoscopy", n_per_class=8, size=(72, 64))
+    settings = {"HELLO_WORLD": hello, "KVASIR": drawn, "ENDOSCOPY": drawn, "DICOM": draw_ct(tmp_path / "ct")}
+    settings |= {"ARCH": "efficientnet_lite0", "EPOCHS": 1, "SIZE": 48}
     for name, value in settings.items():
         monkeypatch.setenv(f"MEDCLF_{name}", str(value))
 

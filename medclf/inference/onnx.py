@@ -26,7 +26,7 @@ from medclf.inference.predictor import Predictor
 
 if TYPE_CHECKING:
     from medclf.images.preprocessing import Item
-    from medclf.inference.bundle import Bundle
+    from medclf.inference.bundle import Bundle, Trained
 
 __all__ = ["Int8Cost", "OnnxModel", "export_onnx", "quantize_onnx"]
 
@@ -205,8 +205,8 @@ def _patience(options: Any) -> Iterator[Any]:
         timer.cancel()
 
 
-def export_onnx(bundle: Bundle | str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a bundle as one ONNX file, and check that ONNX Runtime gives the same logits.
+def export_onnx(bundle: Bundle | Trained | str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a bundle, or a learner, as one ONNX file, and check that ONNX Runtime gives the same logits.
 
     The file's input `pixels` is uint8 of (batch, height, width, channels), as `Bundle.prepare` gives them:
     the normalisation is part of the graph. Its outputs are `logits` and the pooled `features`. Its metadata
@@ -215,7 +215,7 @@ def export_onnx(bundle: Bundle | str | Path, out: str | Path, *, overwrite: bool
     negative part is cut off.
 
     Args:
-        bundle: a loaded bundle, or the folder of one.
+        bundle: a loaded bundle, or the folder of one; or a learner, which is assessed as `save_bundle` does it.
         out: the file to write.
         overwrite: replace a file that is there.
 
@@ -224,7 +224,8 @@ def export_onnx(bundle: Bundle | str | Path, out: str | Path, *, overwrite: bool
 
     Raises:
         OutputError: `out` exists already, or cannot be written.
-        BundleError: the bundle is damaged, or ONNX Runtime's logits differ by more than 1e-4.
+        BundleError: the bundle is damaged, the learner is none that `save_bundle` takes, or ONNX Runtime's logits
+            differ by more than 1e-4.
         MedclfError: torch cannot express this network in ONNX.
         MissingDependency: onnx, onnxscript or onnxruntime is not installed.
 
@@ -233,20 +234,28 @@ def export_onnx(bundle: Bundle | str | Path, out: str | Path, *, overwrite: bool
     """
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, "onnx")
-    from medclf.inference.bundle import load_bundle
-
     out = _free(out, overwrite)
-    loaded = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
-    if not hasattr(loaded, "runnable"):
-        raise BundleError(
-            f"a {type(loaded).__name__} is not a bundle", "write one with save_bundle(learn, path), and give its path"
-        )
+    loaded = _loaded(bundle)
     if loaded.calibration.get("tabular"):
         names = ", ".join(field["name"] for field in loaded.fields) or "what stands in the image's overlay"
         text = f"{loaded.name} uses columns beside the image ({names}), which an ONNX file does not hold"
         raise BundleError(text, f"predict with the bundle, or train without {argument('tabular')}")
     _save(_exported(loaded), loaded.content | {"fold": [], "exported_from": loaded.hash}, out)
     return out
+
+
+def _loaded(source: Any) -> Bundle:
+    """The bundle of a folder or of a learner; a bundle is given back."""
+    from medclf.inference.bundle import load_bundle, save_bundle
+
+    if hasattr(source, "runnable"):
+        return cast("Bundle", source)
+    if isinstance(source, (str, Path)):
+        return load_bundle(source)
+    if not hasattr(source, "model"):
+        raise BundleError(f"a {type(source).__name__} is no bundle and no learner", "give one of them")
+    with tempfile.TemporaryDirectory() as folder:
+        return load_bundle(save_bundle(source, Path(folder) / "learner.bundle"))
 
 
 def _free(out: str | Path, overwrite: bool) -> Path:

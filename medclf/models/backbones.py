@@ -23,7 +23,7 @@ from medclf.models.hub_folders import is_repository, published
 from medclf.models.pooling import GlobalPool, pooling_of
 from medclf.models.registry import ARCHITECTURES, Cut, cut, resolve
 from medclf.models.stages import stages
-from medclf.models.timm_nets import CANNOT_RUN, with_option
+from medclf.models.timm_nets import CANNOT_RUN, covered, with_options
 from medclf.models.weight_files import read_state
 from medclf.models.weights import is_at_hand, load_default, origin_of
 
@@ -148,7 +148,7 @@ def _patches_fit(body: nn.Module, size: tuple[int, int]) -> bool:
     first = next((module for module in body.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or first.stride != first.kernel_size or int(first.stride[0]) < 8:
         return True
-    return all(side % int(step) == 0 for side, step in zip(size, first.stride, strict=True))
+    return all(side % int(step) == 0 for side, step in zip(covered(body, size), first.stride, strict=True))
 
 
 def fitted_to(arch: Arch, size: tuple[int, int]) -> Arch:
@@ -171,12 +171,12 @@ def fitted_to(arch: Arch, size: tuple[int, int]) -> Arch:
     if _takes(source, name, size):
         return arch
     height, width = size
-    if source == "timm" and height == width:
-        sized = with_option(name, "img_size", height)
-        if _takes(source, sized, size):
-            if isinstance(arch, str) and is_repository(arch):
-                return with_option(arch, "img_size", height)
-            return f"timm/{sized}"
+    if source == "timm":
+        ways: list[dict[str, Any]] = [{"img_size": height}] if height == width else []
+        for asked in [*ways, {"dynamic_img_size": "true", "dynamic_img_pad": "true"}]:
+            if _takes(source, with_options(name, **asked), size):
+                kept = isinstance(arch, str) and is_repository(arch)
+                return with_options(str(arch) if kept else f"timm/{name}", **asked)
     side = describe(arch).size
     raise MedclfError(
         f"{name} takes no images of {height} x {width} pixels",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from medclf.models.bn_folding import folded
 from medclf.models.stages import stages
+from medclf.models.timm_nets import CANNOT_RUN
 
 
 class FrozenPrefix(nn.Sequential):
@@ -68,6 +71,8 @@ def folded_below(network: nn.Module, cut: int) -> nn.Module:
     modes = [(module, module.training) for module in below.modules()]
     try:
         return folded(below.eval(), noise.to(first))
+    except CANNOT_RUN:  # it takes images of another size
+        return copy.deepcopy(below)
     finally:
         for module, training in modes:
             module.training = training

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medclf.errors import DataError, MedclfError, position
 from medclf.images.heatmap import at_size
+from medclf.models.timm_nets import covered
 
 METHODS = ("grad-cam", "occlusion")
 _OTHERWISE = "the occlusion map (method='occlusion') works with any network"
@@ -118,7 +119,8 @@ def heat_maps(
         stride: see `occlusion`.
 
     Returns:
-        float32 (B, h, w) in [0, 1], of the feature map's size; of the images' for "occlusion".
+        float32 (B, h, w) in [0, 1], of the feature map's size; of the images' for "occlusion", and where a vision
+        transformer pads them.
 
     Raises:
         DataError: there is no such method, or the patch does not fit.
@@ -145,7 +147,9 @@ def _twin(network: nn.Module) -> nn.Module:
     """Other modules over the same parameters and buffers: what is done to them stays away from the network, and from
     threads that predict with it meanwhile.
     """
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    tensors = (*network.parameters(), *network.buffers())
+    # A buffer that was computed in inference mode has no gradients: the copy gets one of its own.
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in tensors if not tensor.is_inference()}
     for module in network.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             shared[id(hooks)] = copy.copy(hooks)  # they may belong to objects that hold half the program
@@ -170,7 +174,12 @@ def _grad_cam(network: nn.Module, x: Tensor, targets: Sequence[int] | None) -> T
         tokens, gradients = _gradients(network, x, chosen, _before_attention(body))
     else:
         tokens, gradients = _gradients(head, features, chosen)
-    return _of_tokens(tokens, gradients, _n_prefix(body), x.shape[2:])
+    seen, size = covered(body, x.shape[2:]), tuple(x.shape[2:])
+    heat = _of_tokens(tokens, gradients, _n_prefix(body), seen)
+    if seen == size:
+        return heat
+    over_all = nn.functional.interpolate(heat.clamp(min=0)[:, None], seen, mode="bilinear")
+    return over_all[:, 0, : size[0], : size[1]]  # without the padding
 
 
 def _gradients(

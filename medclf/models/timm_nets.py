@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -36,12 +37,27 @@ _WHOLE = {
     "window_size": (1, 128),
 }
 _NUMBERS = {"init_values": (0.0, 10.0), "mlp_ratio": (0.1, 16.0)}
-_SWITCHES = ("class_token", "qkv_bias", "no_embed_class", "pre_norm", "qk_norm", "fc_norm", "dynamic_img_size")
+_SWITCHES = (
+    "class_token",
+    "qkv_bias",
+    "no_embed_class",
+    "pre_norm",
+    "qk_norm",
+    "fc_norm",
+    "dynamic_img_size",
+    "dynamic_img_pad",
+)
 _WORDS = {
     "global_pool": ("token", "avg", "max", "avgmax", "map", _BOTH),
     "act_layer": ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu"),
     "mlp_layer": _MLPS,
 }
+# What transformers are asked for, to take other sizes than their own: the first that they know.
+_OF_ANY_SIZE: tuple[Options, ...] = (
+    {"dynamic_img_size": True, "dynamic_img_pad": True},
+    {"dynamic_img_size": True},
+    {},
+)
 OPTIONS = (*_WHOLE, *_NUMBERS, *_SWITCHES, *_WORDS)
 
 
@@ -59,16 +75,16 @@ def parted_name(name: str) -> tuple[str, Options]:
     return plain, dict(_option(plain, *part.partition("=")[::2]) for part in asked.split("&") if part)
 
 
-def with_option(name: str, option: str, value: Any) -> str:
-    """The name that asks for an option too; what it asked for before is replaced.
+def with_options(name: str, **options: Any) -> str:
+    """The name that asks for these too; what it asked for before is replaced.
 
     Example:
-        >>> with_option("vit_base_patch16_224?img_size=96&depth=2", "img_size", 64)
+        >>> with_options("vit_base_patch16_224?img_size=96&depth=2", img_size=64)
         'vit_base_patch16_224?depth=2&img_size=64'
     """
     plain, _, asked = name.partition("?")
-    kept = [part for part in asked.split("&") if part and not part.startswith(f"{option}=")]
-    return f"{plain}?{'&'.join([*kept, f'{option}={value}'])}"
+    kept = [part for part in asked.split("&") if part and part.partition("=")[0] not in options]
+    return f"{plain}?{'&'.join([*kept, *(f'{option}={value}' for option, value in options.items())])}"
 
 
 def _option(name: str, option: str, text: str) -> tuple[str, Any]:
@@ -105,8 +121,10 @@ class TimmBody(nn.Module):
         self.nhwc = getattr(net, "output_fmt", "NCHW") == "NHWC"
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised NCHW images -> feature map (B, C, H, W) or tokens (B, N, C)."""
-        found: Tensor = self.net.forward_features(x)
+        """Normalised NCHW images -> feature map (B, C, H, W), tokens (B, N, C) or, of several branches, (B, C)."""
+        found: Tensor | list[Tensor] = self.net.forward_features(x)
+        if not isinstance(found, Tensor):
+            return cast(Tensor, self.net.forward_head(found, pre_logits=True))
         return found.permute(0, 3, 1, 2) if self.nhwc and found.ndim == 4 else found
 
     def make_pooling(self) -> nn.Module:
@@ -135,7 +153,9 @@ class TimmPool(nn.Module):
         self.class_token = getattr(body.net, "global_pool", "") == "token" and not body.with_token
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) or (B, N, C) -> (B, features)."""
+        """(B, C, H, W), (B, N, C) or (B, features) -> (B, features)."""
+        if x.ndim == 2:
+            return x
         body = self._body[0]
         net = cast(Any, body.net)
         if body.with_token:
@@ -180,22 +200,32 @@ def create(plain: str, options: Options) -> Any:
     chosen = dict(options)
     if "mlp_layer" in chosen:
         chosen["mlp_layer"] = getattr(timm.layers, chosen["mlp_layer"])
-    more: Options = {} if "img_size" in options else {"dynamic_img_size": True}
-    try:  # transformers that can then take other sizes than their own
-        return timm.create_model(plain, num_classes=0, **{**more, **chosen})
-    except TypeError as error:
-        if not more:
-            raise _not_taken(plain, options) from error
-    try:
-        return timm.create_model(plain, num_classes=0, **chosen)
-    except TypeError as error:
-        raise _not_taken(plain, options) from error
-
-
-def _not_taken(plain: str, options: Options) -> MedclfError:
-    return MedclfError(
+    for more in ({},) if "img_size" in options else _OF_ANY_SIZE:
+        try:
+            return timm.create_model(plain, num_classes=0, **{**more, **chosen})
+        except TypeError as error:
+            refusal = error
+    raise MedclfError(
         f"{plain} does not take {', '.join(options) or 'no classifier'}", "ask for less behind the question mark"
-    )
+    ) from refusal
+
+
+def covered(net: nn.Module, size: Sequence[int]) -> tuple[int, int]:
+    """Height and width in pixels of what a network sees of an image of a size: a vision transformer may pad it with
+    zeros at the bottom and the right, to whole patches.
+
+    Example:
+        >>> net = create("vit_tiny_patch16_224", {})
+        >>> covered(net, (64, 40)), covered(nn.Conv2d(3, 8, 3), (64, 40))
+        ((64, 48), (64, 40))
+    """
+    height, width = size
+    for module in net.modules():
+        steps: Any = getattr(module, "feat_ratio", None)
+        if steps is not None and getattr(module, "dynamic_img_pad", False) is True:
+            tall, wide = steps(as_scalar=False)
+            return -(-height // tall) * tall, -(-width // wide) * wide
+    return height, width
 
 
 def _as_in_0_1(model: Any) -> Cut:

@@ -23,11 +23,9 @@ from fastai.vision.all import (
     get_image_files,
     imagenet_stats,
     parent_label,
-    vision_learner,
 )
 from fasttransform import Transform
 from PIL import Image
-from torchvision.models import resnet18
 
 from medclf.errors import BundleError, MedclfWarning, PreprocessingError
 from medclf.images.preprocessing import Preprocessing, Sampling, Step
@@ -39,6 +37,9 @@ from medclf.learn.interpretation import MedInterpretation
 from medclf.learn.learner import med_learner
 from medclf.learn.preprocessing import preprocessing_of
 from medclf.learn.presets import MedResize
+from medclf.models.saliency import grad_cam
+
+SMALL_DINOV2 = "timm/vit_small_patch14_dinov2?depth=2&embed_dim=192&num_heads=3&init_values=1"  # patches of 14 pixels
 
 
 @pytest.fixture(scope="module")
@@ -210,16 +211,34 @@ def test_a_transform_of_training_alone_is_welcome(folder, tmp_path):
     assert max(gaps(learn, load_bundle(save_bundle(learn, tmp_path / "a")), sorted(folder.rglob("*.*"))[::4])) < 1e-4
 
 
-def test_fastais_own_reading_is_refused_with_true_advice_and_a_learner_is_no_bundle(folder, tmp_path):
+def test_fastais_own_reading_is_refused_with_true_advice(folder, tmp_path):
     from fastai.vision.data import ImageDataLoaders
 
     dls = ImageDataLoaders.from_folder(folder, valid_pct=0.25, item_tfms=Resize(48), bs=4, device=torch.device("cpu"))
     with pytest.raises(PreprocessingError, match="PILImage") as refused:
         save_bundle(untrained(dls), tmp_path / "a.bundle")
     assert "MedImageBlock" in refused.value.remedy
-    learn = vision_learner(loaders(folder, size=32), resnet18, pretrained=False)
-    with pytest.raises(BundleError, match="is not a bundle"):
-        export_onnx(learn, tmp_path / "a.onnx")
+    with pytest.raises(PreprocessingError, match="PILImage"):
+        export_onnx(untrained(dls), tmp_path / "a.onnx")
+    with pytest.raises(BundleError, match="a DataLoaders is no bundle and no learner"):
+        export_onnx(dls, tmp_path / "a.onnx")
+
+
+@pytest.mark.slow
+def test_images_that_no_whole_patches_cover_are_kept_as_they_are(folder, tmp_path):
+    torch.manual_seed(0)
+    learn = med_learner(loaders(folder, size=32), SMALL_DINOV2, weights=None, mixed_precision=False)
+    learn.model[1][-1].weight.data.mul_(5)
+    bundle = load_bundle(save_bundle(learn, tmp_path / "a.bundle"))
+    assert (bundle.spec.arch, bundle.preprocessing.size) == (SMALL_DINOV2, (32, 32))
+    files = sorted(folder.rglob("*.*"))[:4]
+    wanted = learn.get_preds(dl=learn.dls.test_dl(files))[0].numpy()
+    assert np.ptp(wanted[:, 0]) > 1e-3 and np.allclose(bundle.predict_probs(files), wanted, atol=1e-5)
+    heat = grad_cam(learn, files[0])
+    assert heat.shape == (32, 32) and np.allclose(heat, bundle.saliency(files[0]), atol=1e-3)
+    exported = OnnxModel(export_onnx(learn, tmp_path / "a.onnx"))  # of the learner itself
+    assert np.allclose(exported.predict_probs(files), bundle.predict_probs(files), atol=1e-4)
+    assert exported.calibration == bundle.calibration
 
 
 def test_a_report_says_that_it_has_no_maps(folder):

@@ -16,7 +16,16 @@ from skimage import data as photographs
 from torch import nn
 
 from medclf.errors import MedclfError, MissingDependency, WeightsError
-from medclf.models.backbones import GlobalPool, build_body, build_head, build_network, describe, pooling_of, stages
+from medclf.models.backbones import (
+    GlobalPool,
+    build_body,
+    build_head,
+    build_network,
+    describe,
+    fitted_to,
+    pooling_of,
+    stages,
+)
 from medclf.models.plain_nets import RESNETS, lite_body, resnet_body
 from medclf.models.weights import package_weights, read_state
 
@@ -142,6 +151,26 @@ def test_timms_networks_give_the_features_timm_gives(name, tmp_path):
         pooled = pooling_of(ours)(ours(picture(224)))
     assert pooled.shape == (1, facts.n_features)
     torch.testing.assert_close(pooled, wanted.flatten(1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("vit_small_patch14_dinov2", (32, 32)),
+        ("vit_small_patch14_reg4_dinov2", (32, 45)),
+        ("vit_small_patch16_dinov3", (40, 40)),
+        ("deit3_small_patch16_224", (40, 24)),
+    ],
+)
+def test_images_that_whole_patches_do_not_cover_give_the_features_timm_gives(name, size, tmp_path):
+    small = {"depth": 2, "embed_dim": 192, "num_heads": 3}
+    theirs = lively(timm.create_model(name, **small, num_classes=0, dynamic_img_size=True, dynamic_img_pad=True))
+    save_file(theirs.state_dict(), tmp_path / "whole.safetensors")
+    arch = fitted_to(f"timm/{name}?depth=2&embed_dim=192&num_heads=3", size)
+    ours = build_body(arch, weights=tmp_path / "whole.safetensors").eval()
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(pooling_of(ours)(ours(x)), theirs(x), rtol=0, atol=1e-4)
 
 
 def test_what_describe_says():

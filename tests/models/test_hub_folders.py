@@ -132,6 +132,12 @@ def test_an_unreachable_repository_is_said_at_once(monkeypatch, tmp_path):
         ("resnet34", (50, 70), "resnet34"),
         ("vit_b_16", (64, 64), "vit_b_16"),
         ("timm/vit_tiny_patch16_224", (96, 96), "timm/vit_tiny_patch16_224"),
+        ("timm/vit_small_patch14_dinov2", (32, 45), "timm/vit_small_patch14_dinov2"),
+        (
+            "timm/vit_small_patch14_dinov2?img_size=224",
+            (32, 45),
+            "timm/vit_small_patch14_dinov2?img_size=224&dynamic_img_size=true&dynamic_img_pad=true",
+        ),
         ("timm/crossvit_tiny_240", (240, 240), "timm/crossvit_tiny_240"),
     ],
 )
@@ -141,7 +147,7 @@ def test_the_network_that_takes_the_size(arch, size, wanted):
 
 def test_a_size_that_does_not_fit_is_refused_in_one_line():
     with pytest.raises(MedclfError, match="takes no images of 65 x 65 pixels") as error:
-        fitted_to("timm/vit_tiny_patch16_224", (65, 65))
+        fitted_to("vit_b_16", (65, 65))
     assert "size=224" in error.value.remedy and "\n" not in error.value.message
 
 

@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from medclf.errors import DataError, MedclfError
-from medclf.images.heatmap import hottest_box
+from medclf.images.heatmap import at_size, hottest_box
 from medclf.models.backbones import build_network
 from medclf.models.saliency import heat_maps
 
@@ -96,6 +96,17 @@ def test_every_kind_of_backbone_has_a_map_and_is_left_as_it_was(arch, size, grid
     found = heat_maps(network, torch.randn(2, 3, size, size), [0, 2])
     assert found.shape == (2, *grid) and found.min() >= 0 and found.max() <= 1 and found.any()
     assert state_of(network) == before
+
+
+def test_a_map_leaves_out_what_completed_the_patches():
+    torch.manual_seed(0)
+    network = build_network("timm/vit_small_patch14_dinov2?depth=2&embed_dim=192&num_heads=3", 2, weights=None)
+    x = torch.randn(1, 3, 32, 40)
+    padded = nn.functional.pad(x, (0, 2, 0, 10))  # to 42 x 42, which 3 x 3 patches of 14 pixels cover
+    whole, found = heat_maps(network, padded, [1])[0], heat_maps(network, x, [1])[0]
+    part = at_size(whole, (42, 42))[:32, :40]
+    assert whole.shape == (3, 3) and found.shape == (32, 40)
+    assert np.allclose(found, part / part.max(), atol=0.02)  # Pillow's own bilinear, in single precision
 
 
 def state_of(network):
