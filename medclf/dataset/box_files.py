@@ -41,11 +41,13 @@ class GivenBox:
         label: what it shows.
         corners: in pixels, or in shares of the image (see `GivenImage`); x_max and y_max are the first that are not in.
         problem: what its file says against it; "" where nothing.
+        where: it stands in its file, such as "row 3".
     """
 
     label: str
     corners: Corners
     problem: str = ""
+    where: str = ""
 
 
 @dataclass
@@ -167,7 +169,10 @@ def _of_hyperkvasir(name: str, entry: Mapping[str, Any], path: Path) -> GivenIma
     if not isinstance(boxes, list) or not all(isinstance(box, Mapping) for box in boxes):
         raise DataError(f"{path}: {name[:60]!r} has no list 'bbox'", f"give {_KINDS}")
     sides = ("xmin", "ymin", "xmax", "ymax")
-    found = [GivenBox(_label(box.get("label"), path, name), _corners(map(box.get, sides))) for box in boxes]
+    found = [
+        _box(_label(box.get("label"), path, name), [box.get(side) for side in sides], f"box {place}")
+        for place, box in enumerate(boxes, 1)
+    ]
     return GivenImage(name, _size(entry.get("width"), entry.get("height")), found)
 
 
@@ -177,34 +182,57 @@ def _label(value: Any, path: Path, where: str) -> str:
     return str(value).strip()
 
 
-def _corners(values: Iterable[Any]) -> Corners:
+def _box(label: str, values: Sequence[Any], where: str) -> GivenBox:
+    """A box of its corners as the file has them."""
     x_min, y_min, x_max, y_max = map(number, values)
-    return x_min, y_min, x_max, y_max
+    return GivenBox(label, (x_min, y_min, x_max, y_max), _no_number(values), where)
+
+
+def _no_number(values: Iterable[Any]) -> str:
+    """Which value is no number; "" where all are."""
+    for value in values:
+        if not math.isnan(number(value)):
+            continue
+        text = "" if value is None else str(value).strip()
+        point = text.replace(",", ".", 1)
+        comma = "," in text and not math.isnan(number(point))
+        return (
+            f"no number: {text[:30]!r}" + (f" (write {point})" if comma else "")
+            if text
+            else "no number: one is missing"
+        )
+    return ""
 
 
 def _of_coco(content: Mapping[str, Any], path: Path) -> list[GivenImage]:
-    names = {_key(one, "id", path): _key(one, "name", path) for one in _listed(content, "categories", path)}
+    names: dict[str, str] = {}
+    for one in _listed(content, "categories", path):
+        name = _key(one, "name", path)
+        if names.setdefault(_key(one, "id", path), name) != name:
+            raise DataError(f"{path}: two categories have the id {one['id']!r}", "give each its own")
     images = {}
     for one in _listed(content, "images", path):
         identity = _key(one, "id", path)
         if identity in images:
             raise DataError(f"{path}: two images have the id {identity!r}", "give each its own")
         images[identity] = GivenImage(_key(one, "file_name", path), _size(one.get("width"), one.get("height")))
-    for one in _listed(content, "annotations", path):
+    for place, one in enumerate(_listed(content, "annotations", path), 1):
         identity, label = _key(one, "image_id", path), names.get(_key(one, "category_id", path))
         if identity not in images:
             raise DataError(f"{path}: a box is of the image {identity!r}, which 'images' does not list", "list it")
         if label is None:
             raise DataError(f"{path}: the category {one['category_id']!r} is not among 'categories'", "name it there")
-        images[identity].boxes.append(_coco_box(one, label))
+        images[identity].boxes.append(_coco_box(one, label, f"annotation {one.get('id', place)}"))
     return list(images.values())
 
 
-def _coco_box(entry: Mapping[str, Any], label: str) -> GivenBox:
+def _coco_box(entry: Mapping[str, Any], label: str, where: str) -> GivenBox:
     bbox = entry.get("bbox")
-    x, y, width, height = map(number, bbox if isinstance(bbox, list) and len(bbox) == 4 else [math.nan] * 4)
-    crowd = "it stands for a crowd (iscrowd), not for one finding" if entry.get("iscrowd") else ""
-    return GivenBox(label, (x, y, x + width, y + height), crowd)
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return GivenBox(label, (math.nan,) * 4, "no number: it has no 'bbox' of x, y, width and height", where)
+    x, y, width, height = map(number, bbox)
+    crowd = "crowd: it stands for several findings (iscrowd), not for one" if entry.get("iscrowd") else ""
+    return GivenBox(label, (x, y, x + width, y + height), crowd or _no_number(bbox), where)
 
 
 def _listed(content: Mapping[str, Any], name: str, path: Path) -> list[Mapping[str, Any]]:
@@ -217,8 +245,8 @@ def _listed(content: Mapping[str, Any], name: str, path: Path) -> list[Mapping[s
 def _key(entry: Mapping[str, Any], name: str, path: Path) -> str:
     value = entry.get(name)
     if not isinstance(value, (str, int)) or isinstance(value, bool):
-        raise DataError(f"{path}: an entry has no {name!r}", "save it again")
-    return str(value)
+        raise DataError(f"{path}: an entry has no {name!r} of text or a whole number", "save it again")
+    return str(value).strip()
 
 
 def _of_voc(path: Path) -> GivenImage:
@@ -226,9 +254,12 @@ def _of_voc(path: Path) -> GivenImage:
     if root.tag != "annotation":
         raise DataError(f"{path} is no Pascal VOC file: it holds <{root.tag[:40]}>", f"give {_KINDS}")
     boxes = []
-    for one in root.iter("object"):
-        x_min, y_min, x_max, y_max = _corners(one.findtext(f"bndbox/{side}") for side in _SIDES)
-        boxes.append(GivenBox(_label(one.findtext("name"), path, path.name), (x_min - 1, y_min - 1, x_max, y_max)))
+    for place, one in enumerate(root.iter("object"), 1):
+        found = [one.findtext(f"bndbox/{side}") for side in _SIDES]
+        x_min, y_min, x_max, y_max = map(number, found)
+        label = _label(one.findtext("name"), path, path.name)
+        corners = (x_min - 1, y_min - 1, x_max, y_max)
+        boxes.append(GivenBox(label, corners, _no_number(found), f"object {place} of {path.name}"))
     size = _size(root.findtext("size/width"), root.findtext("size/height"))
     return GivenImage((root.findtext("filename") or "").strip() or path.stem, size, boxes)
 
@@ -307,7 +338,7 @@ def _of_yolo(file: Path, folder: Path, names: Sequence[str]) -> GivenImage:
             raise DataError(f"{file}, line {line}: class {cells[0]}, of {len(names)} names", "add its name")
         x, y, width, height = map(number, cells[1:])
         corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        found.boxes.append(GivenBox(names[int(cells[0])], corners))
+        found.boxes.append(GivenBox(names[int(cells[0])], corners, _no_number(cells[1:]), f"{file.name}, line {line}"))
     return found
 
 
@@ -333,7 +364,7 @@ def _of_csv(path: Path) -> list[GivenImage]:
         if size not in (None, image.size):
             raise DataError(f"{path}, row {line}: {name.strip()} has another width or height than before", "give one")
         if any(cell.strip() for cell in corners):
-            image.boxes.append(GivenBox(_label(label, path, name), _corners(corners)))
+            image.boxes.append(_box(_label(label, path, f"{name}, row {line}"), corners, f"row {line}"))
     return list(images.values())
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from medclf.dataset.box_files import Corners, GivenBox, GivenImage, count_kinds, read_box_file
 from medclf.dataset.labels import label_set
+from medclf.dataset.matching import spelling
 from medclf.dataset.scan import listing, usable
 from medclf.errors import DataError, MedclfWarning, argument
 
@@ -70,6 +71,8 @@ class Boxes:
         images = self.table["path"].nunique()
         without = len(self.listed) - images - len(self.left_out) - len(self.unusable)
         yield f"{len(self.table)} boxes on {images} images: {labels}; {without} listed images without a finding"
+        for same in _spelt_alike(self.vocab):
+            yield f"labels {', '.join(map(repr, same))} differ only in spelling, and are learned as different findings"
         if self.clipped:
             yield f"{self.clipped} boxes reached beyond the image and were cut at its edge"
         if self.duplicates:
@@ -83,6 +86,13 @@ class Boxes:
             kinds = ", ".join(f"{kind} {n}" for kind, n in count_kinds(self.left_out.values()).most_common())
             bad = pd.DataFrame({"path": list(self.left_out), "problem": list(self.left_out.values())})
             yield f"{len(bad)} images are left out for their boxes ({kinds}): {listing(bad, 3)}"
+
+
+def _spelt_alike(labels: Sequence[str]) -> list[list[str]]:
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in labels:
+        alike[spelling(label)].append(label)
+    return [same for same in alike.values() if len(same) > 1]
 
 
 def _few(names: Sequence[str]) -> str:
@@ -105,7 +115,9 @@ def read_boxes(file: str | Path, table: pd.DataFrame) -> Boxes:
     Raises:
         DataError: the file cannot be read, no image of it is in the table, or no box can be used.
     """
-    found = boxes_of(read_box_file(file), table)
+    given = read_box_file(file)
+    _check_pixels(given, file)
+    found = boxes_of(given, table)
     if not found.listed:
         raise DataError(
             f"{file}: none of its {len(found.strange)} images is among the {len(table)} images",
@@ -117,6 +129,14 @@ def read_boxes(file: str | Path, table: pd.DataFrame) -> Boxes:
         why = next(iter(found.left_out.values()), "its images cannot be used" if found.unusable else "it holds none")
         raise DataError(f"{file}: no box can be used: {why}", "correct the boxes")
     return found
+
+
+def _check_pixels(given: list[GivenImage], file: str | Path) -> None:
+    """Raise DataError where numbers that should be pixels are shares of the image."""
+    corners = [side for image in given if not image.in_shares for box in image.boxes for side in box.corners]
+    if corners and max(map(abs, corners)) <= 1:
+        text = f"{file}: no box reaches beyond the first pixel, so its numbers look like shares of the image"
+        raise DataError(text, "multiply them by width and height, or save them as YOLO, which counts in shares")
 
 
 def boxes_of(given: list[GivenImage], table: pd.DataFrame) -> Boxes:
@@ -160,8 +180,9 @@ def _checked(box: GivenBox, image: GivenImage, size: tuple[int, int]) -> tuple[C
         DataError: the box cannot be used.
     """
     width, height = size
+    place = f" ({box.where})" if box.where else ""
     if box.problem:
-        raise DataError(f"unusable: {box.problem}")
+        raise DataError(f"{box.problem}{place}")
     if image.size is not None and image.size != (width, height):
         drawn = f"{image.size[0]:g} x {image.size[1]:g}"
         raise DataError(f"other size: boxes drawn at {drawn} pixels, and the file has {width} x {height}")
@@ -169,13 +190,14 @@ def _checked(box: GivenBox, image: GivenImage, size: tuple[int, int]) -> tuple[C
     x_min, y_min, x_max, y_max = (float(side * by) for side, by in zip(box.corners, scale, strict=True))
     shown = f"({x_min:g}, {y_min:g}) to ({x_max:g}, {y_max:g})"
     if any(map(math.isnan, (x_min, y_min, x_max, y_max))):
-        raise DataError(f"no number: a corner of {shown}")
+        raise DataError(f"no number: a corner of {shown}{place}")
     if x_min > x_max or y_min > y_max:
-        raise DataError(f"swapped: {shown} ends before it begins")
+        raise DataError(f"swapped: {shown} ends before it begins{place}")
     if x_max - x_min <= 0 or y_max - y_min <= 0:
-        raise DataError(f"empty: {shown} holds no pixel")
+        raise DataError(f"empty: {shown} holds no pixel{place}")
     if not (0 <= (x_min + x_max) / 2 <= width and 0 <= (y_min + y_max) / 2 <= height):
-        raise DataError(f"outside: the middle of {shown} is not in {width} x {height} pixels")
+        counted = "; YOLO counts in shares of the image, from 0 to 1" if image.in_shares else ""
+        raise DataError(f"outside: the middle of {shown} is not in {width} x {height} pixels{counted}{place}")
     cut = (max(x_min, 0.0), max(y_min, 0.0), min(x_max, float(width)), min(y_max, float(height)))
     beyond = max(abs(a - b) for a, b in zip(cut, (x_min, y_min, x_max, y_max), strict=True))
     return cut, beyond > 1  # formats differ by one pixel in where they begin to count

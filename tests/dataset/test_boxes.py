@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -219,3 +220,44 @@ def test_hyperkvasirs_own_boxes(shared_data: Path) -> None:
     boxes = read_boxes(shared_data / "hyperkvasir-boxes" / "bounding-boxes.json", table)
     assert boxes.table["path"].nunique() == 150 and boxes.vocab == ("polyp",)
     assert not boxes.left_out and not boxes.strange
+
+
+ROWS = "path,label,x_min,y_min,x_max,y_max\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('a.png,polyp,"1,5",2,30,20', r"no number: '1,5' \(write 1.5\) \(row 3\)"),
+        ("a.png,polyp,30,2,5,20", r"swapped: .* \(row 3\)"),
+        ("a.png,polyp,5,2,5,20", r"empty: .* \(row 3\)"),
+        ("a.png,polyp,5,,15,20", r"no number: one is missing \(row 3\)"),
+    ],
+)
+def test_a_box_that_cannot_be_used_is_named_with_its_row(tmp_path, row, said):
+    (tmp_path / "boxes.csv").write_text(f"{ROWS}b.png,polyp,1,1,20,20\n{row}\n")
+    images = pd.DataFrame({"path": ["a.png", "b.png"], "width": 40, "height": 30, "problem": ""})
+    found = read_boxes(tmp_path / "boxes.csv", images)
+    assert list(found.table["path"]) == ["b.png"] and re.fullmatch(said, found.left_out["a.png"])
+
+
+def test_shares_where_pixels_are_meant_are_refused(tmp_path):
+    (tmp_path / "boxes.csv").write_text(f"{ROWS}a.png,polyp,0.1,0.1,0.5,0.5\n")
+    images = pd.DataFrame({"path": ["a.png"], "width": [40], "height": [30], "problem": [""]})
+    with pytest.raises(DataError, match="look like shares of the image"):
+        read_boxes(tmp_path / "boxes.csv", images)
+
+
+def test_two_categories_of_one_id_are_refused_and_labels_spelt_alike_are_said(tmp_path):
+    images = pd.DataFrame({"path": ["a.png"], "width": [40], "height": [30], "problem": [""]})
+    boxes = [{"image_id": 1, "category_id": key, "bbox": [2, 2, 10, 10 + key]} for key in (1, 2)]
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": boxes}
+    content["categories"] = [{"id": 1, "name": "polyp"}, {"id": 2, "name": "Polyp "}]
+    file = tmp_path / "boxes.json"
+    file.write_text(json.dumps(content))
+    told = list(read_boxes(file, images).sentences())
+    assert "labels 'Polyp', 'polyp' differ only in spelling, and are learned as different findings" in told
+    content["categories"].append({"id": 1, "name": "other"})
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="two categories have the id 1"):
+        read_boxes(file, images)
