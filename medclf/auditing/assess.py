@@ -45,7 +45,7 @@ from medclf.metrics.thresholds import OperatingPoint
 from medclf.metrics.weighted import bin_gaps
 from medclf.results.calibration import OUT_OF_DISTRIBUTION, UNSURE, Calibration
 from medclf.results.predictions import Predictions, losses_of
-from medclf.results.wording import counted_as
+from medclf.results.wording import RULES, counted_as, percent
 
 _BARS = 10  # of a reliability diagram
 CURVE = ("coverage", "accuracy", "low", "high")
@@ -162,10 +162,11 @@ def _decision(shown: Predictions, used: str, ways: Mapping[str, Mapping[str, Any
     rules = _RULES | (_RULES_OF_MANY if multi else {})
     calibrations = {way: Calibration(multi_label=multi, **fields) for way, fields in ways.items()}
     scores = decision_scores(shown, calibrations) if known.any() else {}
-    told = [f"{way} {row['accuracy']:.3f} and {row['balanced_accuracy']:.3f}" for way, row in scores.items()]
+    pairs = {way: (row["accuracy"], row["balanced_accuracy"]) for way, row in scores.items()}
+    told = [f"{RULES[way]}: {' and '.join(map(percent, pair))}" for way, pair in pairs.items()]
     sentence = f"{rules[used].format(images=shown.counted())}."
     if told:
-        sentence += f" Accuracy and balanced accuracy by each rule: {'; '.join(told)}."
+        sentence += f" Accuracy and balanced accuracy {'; '.join(told)}."
     if unknown := int((~known).sum()):
         of = (
             f"{unknown} of {known.size} labels"

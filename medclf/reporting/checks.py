@@ -116,7 +116,10 @@ def _shortcuts(results: Mapping[str, Any]) -> Check:
 
 
 def _calibration(results: Mapping[str, Any]) -> Check:
-    gaps = (results.get("calibration") or {}).get("ece") or {}
+    section = results.get("calibration") or {}
+    gaps, told = section.get("ece") or {}, str(section.get("sentence") or "")
+    if not gaps and told.startswith("Not calibrated"):
+        return Check("Calibration", "warn", f"{told.partition('. ')[0].removesuffix('.')}.", "section-calibration")
     found = next((gaps[when] for when in ("after", "here") if is_metric(gaps.get(when))), None)
     found = found or next((one for one in (gaps, results.get("ece")) if is_metric(one)), None)
     if found is None or not is_number(found["value"]):

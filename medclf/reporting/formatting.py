@@ -17,7 +17,7 @@ from medclf.results.wording import (
     without_leaks,
 )
 
-_SHARES = {"coverage", "prevalence", "moved"}  # that are no metrics
+_SHARES = {"coverage", "prevalence", "moved", "flagged"}  # that are no metrics
 _NAMES = {  # keys of results.json whose words do not say what they are
     "valid_pct": "Share for validation",
     "patients_on_both_sides": "Patients in training and validation set",

@@ -11,7 +11,7 @@ from medclf.metrics.table import METRICS
 from medclf.reporting.charts import Chart, Line, line_chart
 from medclf.reporting.formatting import words
 from medclf.reporting.tables import Block, Cell, Picture, blocks, cell, no_picture, table
-from medclf.results.wording import is_number, number, percent, summary
+from medclf.results.wording import RULES, is_number, number, percent, summary
 
 _KINDS = {
     "same-file": "the same file",
@@ -116,7 +116,7 @@ def _tabular(value: Any, picture: Picture) -> list[Block]:
 
 
 def _decision(value: Any, picture: Picture) -> list[Block]:
-    scores = value.get("scores") or {}
+    scores = {RULES.get(way, way): row for way, row in (value.get("scores") or {}).items()}
     return [*_text(value), *([_named(scores)] if scores else [])]
 
 

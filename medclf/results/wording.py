@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 _PARTITIONS = {"train": "training", "valid": "validation"}
 
 
+RULES = {  # the ways to choose labels, in tables
+    "accuracy": "by highest probability",
+    "balanced": "by share in training",
+    "threshold": "by operating point",
+}
+
+
 def partition_name(partition: str | None) -> str:
     """A partition's name in sentences.
 
@@ -246,10 +253,12 @@ def beside_guessing(results: Mapping[str, Any], images: str = "images") -> str:
         elif is_number(low) and low <= guessed["accuracy"]:
             text += ": the model is not shown to be better"
         found.append(f"{text}.")
-    for key, name in (("brier", "Brier score"), ("log_loss", "log loss")):
+    for key, name in (("brier", "Brier score"), ("log_loss", "Log loss")):
         row = guessed.get(key) or {}
         if is_number(row.get("model")) and is_number(row.get("frequencies")):
-            text = f"{name} {row['model']:.3f}; always saying the frequencies: {row['frequencies']:.3f}."
+            text = (
+                f"{name} {row['model']:.3f} (lower is better; the classes' frequencies have {row['frequencies']:.3f})."
+            )
             text += " The probabilities are no better." if row["model"] >= row["frequencies"] else ""
-            found.append(text[0].upper() + text[1:])
+            found.append(text)
     return " ".join(found)
