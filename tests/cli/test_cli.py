@@ -23,6 +23,9 @@ from medclf.run.config import TrainConfig
 pytestmark = pytest.mark.slow
 
 
+SETTINGS = "--modality endoscopy --arch efficientnet_lite0 --epochs 1 --size 64 --split stratified".split()
+
+
 @pytest.fixture(scope="module")
 def room(tmp_path_factory):
     return tmp_path_factory.mktemp("cli")
@@ -52,22 +55,7 @@ def run(medclf, drawn, room):
     (drawn / "polyp" / "broken.jpg").write_bytes(whole[: len(whole) // 2])
     (drawn / "normal" / "text.png").write_text("no picture")
     shutil.copy(get_testdata_file("rtplan.dcm"), drawn / "inflamed" / "plan.dcm")  # a DICOM file without pixels
-    status, out, error = medclf(
-        "train",
-        drawn,
-        "--out",
-        room / "RUN",
-        "--modality",
-        "endoscopy",
-        "--arch",
-        "efficientnet_lite0",
-        "--epochs",
-        1,
-        "--size",
-        64,
-        "--split",
-        "stratified",
-    )
+    status, out, error = medclf("train", drawn, "--out", room / "RUN", *SETTINGS)
     assert status == 0, error
     return room / "RUN", out, error
 
@@ -160,22 +148,7 @@ def test_corrections_that_are_not_there_are_seen_before_anything_is_loaded(medcl
 
 def test_two_fresh_processes_agree_to_the_bit(run, medclf, drawn, room):
     folder, *_ = run
-    status, _, error = medclf(
-        "train",
-        drawn,
-        "--out",
-        room / "RUN2",
-        "--modality",
-        "endoscopy",
-        "--arch",
-        "efficientnet_lite0",
-        "--epochs",
-        1,
-        "--size",
-        64,
-        "--split",
-        "stratified",
-    )
+    status, _, error = medclf("train", drawn, "--out", room / "RUN2", *SETTINGS)
     assert status == 0, error
     assert (folder / "predictions.csv").read_bytes() == (room / "RUN2" / "predictions.csv").read_bytes()
     weights = [(f / "bundle" / "weights.safetensors").read_bytes() for f in (folder, room / "RUN2")]
