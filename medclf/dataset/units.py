@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,7 +14,7 @@ from medclf.config import Split
 from medclf.dataset.folds import linked
 from medclf.dataset.frames import file_names
 from medclf.dataset.labels import is_missing, objects
-from medclf.errors import DataError, SplitError, argument, did_you_mean
+from medclf.errors import DataError, MedclfWarning, SplitError, argument, did_you_mean
 
 UNIT = "unit_id"  # the column that says which unit an image is of
 _PLURALS = {"patient": "patients", "study": "studies", "series": "series", "folder": "folders", "file": "files"}
@@ -50,6 +51,9 @@ def with_units(table: pd.DataFrame, unit: str) -> pd.DataFrame:
     Raises:
         DataError: no image says its unit, or there is no such column.
 
+    Warns:
+        MedclfWarning: how many images name no unit.
+
     Example:
         >>> table = pd.DataFrame({"path": ["a/1.png", "a/2.png", "b/1.png"]})
         >>> with_units(table, "folder")["unit_id"].tolist()
@@ -59,11 +63,28 @@ def with_units(table: pd.DataFrame, unit: str) -> pd.DataFrame:
     if all(name is None for name in named):
         remedy = _SOURCES.get(unit, "fill its cells, or name another column")
         raise DataError(f"{argument('unit', unit)}: no image says its {units_word(unit, 1)}", remedy)
+    if unit not in ("folder", "file") and (n := sum(name is None for name in named)):
+        text = f"{n} of {len(named)} images name no {units_word(unit, 1)}: each counts as one of its own"
+        warnings.warn(MedclfWarning(text), stacklevel=2)
     result = table.copy()
     result.attrs = dict(table.attrs) | {"unit": unit}
     names = [path if name is None else name for name, path in zip(named, table["path"], strict=True)]
     result[UNIT] = pd.Series(names, index=table.index, dtype=object)
     return result if _within_patients(result) else _grouped(result)
+
+
+def check_labels(table: pd.DataFrame) -> None:
+    """Raise DataError where no unit has one label, since the images of each differ."""
+    if "label" not in table or table.attrs.get("multi_label"):
+        return
+    labelled = table[table["label"].notna()]
+    n_labels = labelled.groupby(UNIT, sort=False)["label"].nunique()
+    if len(n_labels) and (n_labels > 1).all():
+        what = units_word(table.attrs["unit"], 1)
+        text = (
+            f"{argument('unit', table.attrs['unit'])}: each {what} has images of different labels: {n_labels.index[0]}"
+        )
+        raise DataError(text, "give each one label, or answer for single images")
 
 
 def _names(table: pd.DataFrame, unit: str) -> list[str | None]:

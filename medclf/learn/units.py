@@ -14,6 +14,7 @@ from medclf.auditing.calibration_set import CalibrationSet
 from medclf.auditing.unit_answer import choose_answer
 from medclf.config import UnitChoice
 from medclf.dataset.units import UNIT, check_whole, index_of, units_word
+from medclf.errors import DataError, argument
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.units import UnitRule, mean_by
 from medclf.results.predictions import Predictions
@@ -104,6 +105,9 @@ def answer_by_unit(
     unit = table.attrs["unit"]
     chosen = choose_answer(unit, asked, training, list(first.vocab), multi_label=several, positive=positive, fit=fit)
     made = [by_unit(part, chosen.rule) for part in parts]
+    if not (np.asarray(made[0].units.y) >= 0).any():
+        text = f"none of the {len(made[0].units)} {units_word(unit)} to validate on has one label: their images differ"
+        raise DataError(text, f"give each one label, or raise {argument('valid_pct')}")
     found, groups = None, None
     if features is not None:
         paths, values = features

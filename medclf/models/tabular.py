@@ -307,6 +307,8 @@ def says_nothing(known: Sequence[Any]) -> str:
 
 
 _DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ].*)?|(19|20)\d{6}")
+_COUNTED = re.compile(r"\d+([.,]\d+)?\s*(years?|yrs?|y|months?|mon|m|weeks?|w|days?|d|kg|cm|mm|%)\.?", re.I)
+_UNITS_OF = 10  # different values, up to which they may be categories, such as "0 mm" and "2 mm"
 _MOSTLY = 0.8  # of the known values: numbers, or dates, so that the others are slips
 
 
@@ -326,6 +328,9 @@ def unclear(known: Sequence[Any]) -> str:
     dates = [one for one in texts if _DATE.fullmatch(one)] + [one for one in known if hasattr(one, "isoformat")]
     if len(dates) > _MOSTLY * len(known):
         return f"it holds dates, such as {str(dates[0])!r}"
+    counted = [one for one in texts if _COUNTED.fullmatch(one)]
+    if len(counted) > _MOSTLY * len(known) and len(set(counted)) > _UNITS_OF:
+        return f"it holds numbers with a unit, such as {counted[0]!r}"
     others = [one for one in known if not _are_numbers([one])]
     commas = [one for one in others if isinstance(one, str) and _are_numbers([one.replace(",", ".", 1)])]
     if commas and len(commas) == len(others):

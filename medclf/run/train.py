@@ -21,7 +21,7 @@ from medclf.auditing.fusion import check_fields, column_names
 from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.csv_files import save_rows
 from medclf.dataset.scan import count_labels, scan, with_problems
-from medclf.dataset.units import split_for_units, with_units
+from medclf.dataset.units import check_labels, split_for_units, with_units
 from medclf.errors import argument
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
@@ -178,6 +178,7 @@ def _scanned(config: TrainConfig, say: Say) -> tuple[pd.DataFrame, dict[str, Any
     policy_of(config, table)
     if config.unit:
         table = with_units(table, config.unit)
+        check_labels(table)
     say(f"{(table['problem'] == '').sum()} images, {(table['problem'] != '').sum()} left out")
     return table, corrected
 

@@ -92,6 +92,32 @@ def test_bad_columns_are_refused_by_name():
     assert column_names(("a,b", "a")) == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["2020-01-03", "2020-02-11"], "holds dates, such as '2020-01-03'"),
+        (["03.01.1950", "unknown"], "holds dates"),
+        (["41,5", "38"], r"decimal commas, such as '41,5'"),
+        ([*map(str, range(40, 59)), "90+"], "57 of 60 values are numbers, and '90\\+' is none"),
+        ([f"{age:03}Y" for age in range(40, 60)], "numbers with a unit, such as '040Y'"),
+        ([""], "unknown in every image"),
+        (["x"], "is 'x' in every image"),
+        ([f"c{k}" for k in range(60)], "looks like an ID"),
+    ],
+)
+def test_a_column_that_is_neither_numbers_nor_categories_is_refused_before_the_training(cells, said):
+    *_, table = drawn(60, 1)
+    table["odd"] = [cells[k % len(cells)] for k in range(60)]
+    with pytest.raises(DataError, match=said):
+        check_fields(table, ["odd"])
+
+
+def test_categories_that_look_a_little_like_numbers_stay_categories():
+    *_, table = drawn(60, 1)
+    for cells in (["3a", "3b", "4"], ["True", "False"], ["0 mm", "2 mm"], ["1-2", "3-5"]):
+        check_fields(table.assign(odd=[cells[k % len(cells)] for k in range(60)]), ["odd"])
+
+
 def test_too_few_training_images_are_refused():
     y, probs, table = drawn(15, 1)
     predictions = Predictions(["normal", "polyp"], False, y, probs, np.zeros(15), table)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
-from medclf.dataset.units import check_whole, split_for_units, with_units
+from medclf.dataset.units import check_labels, check_whole, split_for_units, with_units
 from medclf.errors import DataError, MedclfWarning, SplitError
 
 
@@ -39,8 +39,14 @@ def test_studies_without_patients_are_linked_so_that_a_split_keeps_them() -> Non
 
 
 def test_an_image_without_a_unit_is_one_of_its_own() -> None:
-    table = with_units(_table(exam=["x", None, " ", *["y"] * 9]), "exam")
+    with pytest.warns(MedclfWarning, match=r"2 of 12 images name no unit of 'exam'"):
+        table = with_units(_table(exam=["x", None, " ", *["y"] * 9]), "exam")
     assert table["unit_id"].tolist()[:3] == ["x", "b/1.png", "a/2.png"]
+
+
+def test_units_of_two_labels_each_are_refused() -> None:
+    with pytest.raises(DataError, match="each patient has images of different labels: p0"):
+        check_labels(with_units(_table(patient=[f"p{k // 4}" for k in range(12)]), "patient"))
 
 
 def test_units_that_cross_patients_keep_both_together() -> None:
