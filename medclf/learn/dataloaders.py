@@ -328,7 +328,9 @@ class MedDataLoaders(Shown, DataLoaders):
         else:
             columns = {"path_col": fn_col, "label_col": label_col}
             columns |= {} if valid_col is None else {"partition_col": valid_col}
-        return cls._scanned(df, kwargs | given | columns, root=where)
+        dls = cls._scanned(df, kwargs | given | columns, root=where)
+        dls.path_col, dls.suff = columns["path_col"], suff
+        return dls
 
     @classmethod
     def from_lists(
@@ -471,6 +473,16 @@ class MedDataLoaders(Shown, DataLoaders):
         given = {"check_pixels": decoding(**rest), "progress": rest.get("progress", True)} | given
         table = scan(source, **given)
         return cls.from_table(table if chosen is None else chosen(table), **rest)
+
+    def test_dl(
+        self, test_items: Any, rm_type_tfms: int | None = None, with_labels: bool = False, **kwargs: Any
+    ) -> Any:
+        """fastai's; a DataFrame's files are those of the column that the loaders were made of, else of its first."""
+        if isinstance(test_items, pd.DataFrame):
+            known = getattr(self, "path_col", "path")
+            names = test_items[known if known in test_items else test_items.columns[0]]
+            test_items = [Path(self.path) / f"{name}{getattr(self, 'suff', '')}" for name in names]
+        return super().test_dl(test_items, rm_type_tfms, with_labels, **kwargs)
 
     def _shown(self) -> tuple[str, dict[str, Any], pd.DataFrame | None]:
         facts = {

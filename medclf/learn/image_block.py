@@ -9,11 +9,12 @@ import numpy as np
 from fastai.data.block import TransformBlock
 from fastai.data.transforms import IntToFloatTensor
 from fastai.torch_core import TensorImageBW
-from fastai.vision.core import PILImage
+from fastai.vision.core import PILImage, PILImageBW
 from fasttransform import Transform
 from PIL import Image
 
 from medclf.config import Frame, Window
+from medclf.errors import MedclfError
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
 from medclf.images.raster import pixels_of
 from medclf.images.reading import eight_bit, read_pixels, with_channels
@@ -108,22 +109,53 @@ def read_image(
     return MedImage.create(path, window, frame, channels, max_megapixels)
 
 
-def MedImageBlock(window: Window = None, frame: Frame = "middle", channels: int = 3) -> TransformBlock:
+def MedImageBlock(
+    window: Window | type = None, frame: Frame = "middle", channels: int = 3, *, cls: type | None = None
+) -> TransformBlock:
     """A fastai block that reads medical images.
 
     Args:
-        window: as read_pixels.
+        window: as read_pixels; or, as the first argument of fastai's `ImageBlock`, what `cls` is.
         frame: as read_pixels.
         channels: 3 for RGB, 1 for grey.
+        cls: fastai's name for the channels: PILImage or PILImageBW.
 
     Returns:
         A TransformBlock for `DataBlock(blocks=(MedImageBlock(), CategoryBlock), ...)`.
+
+    Raises:
+        MedclfError: another class of images.
 
     Example:
         >>> MedImageBlock().type_tfms[0](np.zeros((4, 4), np.uint8)).mode
         'RGB'
     """
+    if isinstance(window, type):
+        window, cls = None, window
+    channels = channels if cls is None else channels_of(cls)
     return TransformBlock(type_tfms=ReadMedImage(window, frame, channels), batch_tfms=IntToFloatTensor)
+
+
+_CHANNELS = {PILImage: 3, MedImage: 3, PILImageBW: 1, MedImageBW: 1}
+
+
+def channels_of(kind: type) -> int:
+    """How many channels images of one of fastai's classes have.
+
+    Raises:
+        MedclfError: no class of images that medclf reads.
+
+    Example:
+        >>> channels_of(PILImage), channels_of(PILImageBW)
+        (3, 1)
+    """
+    if kind not in _CHANNELS:
+        name = getattr(kind, "__name__", kind)
+        raise MedclfError(
+            f"images of the class {name} are not read: medclf reads each as a MedImage",
+            "give channels=3 or 1; or make the loaders with fastai's DataBlock and ImageBlock",
+        )
+    return _CHANNELS[kind]
 
 
 class ReadMedImage(Transform):

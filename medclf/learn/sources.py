@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from fastai.data.block import CategoryBlock, MultiCategoryBlock
-from fastai.vision.core import PILImage, PILImageBW
+from fastai.data.block import CategoryBlock, MultiCategoryBlock, TransformBlock
+from fastai.data.transforms import EncodedMultiCategorize
 
 from medclf.dataset.columns import read_csv
 from medclf.errors import DataError, MedclfError, did_you_mean
-from medclf.learn.image_block import MedImage, MedImageBW
+from medclf.learn.image_block import channels_of
 
 _ELSEWHERE = "or make the loaders with fastai's ImageDataLoaders or DataBlock, with MedImageBlock() for the images"
 _OF_FASTAI = {"valid_pct", "seed", "img_cls", "y_block", "shuffle"}  # None stands for the default
-_CHANNELS = {PILImage: 3, MedImage: 3, PILImageBW: 1, MedImageBW: 1}
 
 
 def loader_arguments(given: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
@@ -32,6 +31,7 @@ def loader_arguments(given: Mapping[str, Any], known: Iterable[str]) -> dict[str
         MedclfError: an argument that medclf has not, or a value that it cannot obey.
 
     Example:
+        >>> from fastai.vision.core import PILImageBW
         >>> loader_arguments({"seed": None, "img_cls": PILImageBW, "bs": 8, "shuffle": True}, ["seed", "bs"])
         {'bs': 8, 'channels': 1}
     """
@@ -40,7 +40,7 @@ def loader_arguments(given: Mapping[str, Any], known: Iterable[str]) -> dict[str
     found = {name: value for name, value in given.items() if name in known}
     for name, value in ((name, value) for name, value in given.items() if name not in known):
         if name == "img_cls":
-            found["channels"] = _channels(value)
+            found["channels"] = channels_of(value)
         elif name == "y_block":
             _check_block(value, given)
         elif name != "shuffle":
@@ -51,23 +51,22 @@ def loader_arguments(given: Mapping[str, Any], known: Iterable[str]) -> dict[str
     return found
 
 
-def _channels(kind: Any) -> int:
-    if kind not in _CHANNELS:
-        name = getattr(kind, "__name__", kind)
-        raise MedclfError(
-            f"img_cls={name}: MedDataLoaders reads images as MedImage", f"give channels=3 or 1; {_ELSEWHERE}"
-        )
-    return _CHANNELS[kind]
-
-
 def _check_block(block: Any, given: Mapping[str, Any]) -> None:
-    several = given.get("label_delim") is not None or isinstance(given.get("label_col"), list)
-    if block is not (MultiCategoryBlock if several else CategoryBlock):
+    columns = given.get("label_col")
+    several = given.get("label_delim") is not None or isinstance(columns, list)
+    if block is not (MultiCategoryBlock if several else CategoryBlock) and not _is_of(block, columns):
         name = getattr(block, "__name__", block)
         raise MedclfError(
             f"y_block={name}: MedDataLoaders classifies, by one label an image or by several",
             f"leave y_block out, and for several labels give label_delim, or a list as label_col; {_ELSEWHERE}",
         )
+
+
+def _is_of(block: Any, columns: Any) -> bool:
+    """Whether it is a `MultiCategoryBlock(encoded=True)` of these columns."""
+    kinds = list(block.type_tfms) if isinstance(block, TransformBlock) else []
+    encoded = len(kinds) == 1 and isinstance(kinds[0], EncodedMultiCategorize)
+    return encoded and isinstance(columns, list) and set(map(str, kinds[0].vocab)) == set(map(str, columns))
 
 
 def table_of(
