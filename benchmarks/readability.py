@@ -1,6 +1,6 @@
 """How the texts of report pages read: Flesch reading ease, words a sentence, and which terms of the glossary remain.
 
-    pip install textstat
+    pip install textstat==0.7.3 "setuptools<80"    # later ones count syllables by a dictionary that they download
     python benchmarks/readability.py NAME=RUN/report.html [NAME=OTHER/report.html ...]
 
 Counted are the sentences of a page: what stands in paragraphs, lists and captions and ends as a sentence does. Flesch
@@ -19,8 +19,8 @@ from side_by_side import print_table
 
 from medclf.metrics.table import METRICS
 
-_TEXTS = {"p", "li", "figcaption", "dd", "summary"}
-_SKIPPED = {"script", "style", "svg", "noscript"}
+_TEXTS = {"p", "li", "figcaption", "dd"}
+_SKIPPED = {"script", "style", "svg", "noscript", "kbd", "button"}
 GLOSSARY = Path(__file__).parents[1] / "docs" / "glossary.md"
 
 
@@ -42,8 +42,8 @@ class _Sentences(HTMLParser):
         self._skipped -= tag in _SKIPPED
         if tag in _TEXTS and self._held:
             text = " ".join("".join(self._held.pop()).split())
-            if len(text.split()) > 3 and text[-1] in ".?!":
-                self.texts.append(text)
+            sentences = re.split(r"(?<=[.?!]) (?=[A-Z0-9'])", text)
+            self.texts += [one for one in sentences if len(one.split()) > 3 and one[-1] in ".?!"]
 
     def handle_data(self, data: str) -> None:
         if self._held and not self._skipped:

@@ -273,11 +273,12 @@ def _conflicts(audit: Audit | None, place: dict[str, int]) -> list[tuple[int, in
 
 
 def _sentence(section: dict[str, int], by: str) -> str:
-    n, total = section["n_doubtful"], section["n_judged"]
-    text = f"{n or 'None'} of {total} labels {'is' if n < 2 else 'are'} doubtful."
-    if section["n_conflicts"]:
-        text += f" Pairs of near-duplicates with different labels: {section['n_conflicts']}."
-    text += by
+    own, conflicts, total = section["n_doubtful"], section["n_conflicts"], section["n_judged"]
+    n = own + conflicts
+    text = f"{n or 'None'} of {total} labels {'is' if n < 2 else 'are'} doubtful"
+    if conflicts:
+        text += f": {own} by what the image shows, {conflicts} because a near-duplicate has another label"
+    text += f".{by}"
     if section["n_unjudged"]:
         text += f" {section['n_unjudged']} labelled images were not judged."
     return text

@@ -47,7 +47,7 @@ def augmentation_picture(dls: Any) -> str:
 
 
 def described(dls: Any) -> dict[str, Any]:
-    """For results.json: how training images are changed and why so; {} where they are not."""
+    """For results.json: its part `augmentation`, how training images are changed and why so; {} where they are not."""
     augments = [tfm for tfm in dls.train.after_batch.fs if isinstance(tfm, RandTransform)]
     if not augments:
         return {}
@@ -55,7 +55,8 @@ def described(dls: Any) -> dict[str, Any]:
     reason = f" {preset.reason}" if preset else ""
     found: dict[str, Any] = {"sentence": f"Training images are changed at random.{reason}"}
     own = [tfm.settings() for tfm in augments if isinstance(tfm, Augment)]
-    return found | ({"settings": {name: value for name, value in own[0].items() if value}} if own else {})
+    settings = {"settings": {name: value for name, value in own[0].items() if value}} if own else {}
+    return {"augmentation": found | settings}
 
 
 def _first_shown(dls: Any) -> int | None:

@@ -37,6 +37,15 @@ _NAMES = {  # keys of results.json whose words do not say what they are
     "views": "Augmented views",
     "abstain_below": "Flagged unsure below",
     "log_loss": "Log loss",
+    "size-tells-class": "Image size predicts the class",
+    "depth-tells-class": "File format predicts the class",
+    "overlay-tells-class": "Borders or overlays that predict the class",
+    "colour-tells-class": "Colour predicts the class",
+    "near-duplicate": "Pairs of near-duplicates",
+    "label-conflict": "Pairs with different labels",
+    "twin-across-split": "Pairs split across training, validation or test set",
+    "twin-of-two-patients": "Pairs from two patients",
+    "patient-across-split": "Patients in more than one set",
     "donor_carries": "Taken from images that carry it",
 }
 _CAPITALS = {"id", "url", "csv", *(key for key, metric in METRICS.items() if metric.title.isupper())}

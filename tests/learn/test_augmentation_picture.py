@@ -9,8 +9,10 @@ from PIL import Image
 
 from medclf.demo_images import draw_endoscopy
 from medclf.images.reading import resize_pixels
+from medclf.learn.assess import assess
 from medclf.learn.augmentation_picture import augmentation_picture, described
 from medclf.learn.dataloaders import MedDataLoaders
+from medclf.learn.learner import med_learner
 
 
 @pytest.fixture(scope="module")
@@ -51,4 +53,14 @@ def test_an_image_that_may_not_be_shown_is_not(folder, monkeypatch):
     monkeypatch.setattr("medclf.learn.augmentation_picture.why_withheld", lambda path: "its burned-in flag is YES")
     dls = MedDataLoaders.from_folder(folder, modality="ct", size=64, bs=8, seed=1)
     assert augmentation_picture(dls) == ""
-    assert "Hounsfield" in described(dls)["sentence"] and described(dls)["settings"]["min_zoom"] == 0.9
+    told = described(dls)["augmentation"]
+    assert "Hounsfield" in told["sentence"] and told["settings"]["min_zoom"] == 0.9
+
+
+def test_the_results_keep_the_learner_s_own_settings_beside_those_of_the_augmentation(folder):
+    dls = MedDataLoaders.from_folder(folder, modality="endoscopy", size=64, bs=8, seed=1, valid_pct=0.5)
+    learn = med_learner(dls, "efficientnet_lite0")
+    learn.fit_head()
+    results = assess(learn, audit=False, saliency=0).results
+    assert results["settings"]["arch"] == "efficientnet_lite0" and "preprocessing" in results["settings"]
+    assert "polyp's outline" in results["augmentation"]["sentence"] and "sentence" not in results
