@@ -30,7 +30,7 @@ def test_hello_world(shared_data, tmp_path):
 
 
 def test_kvasir(tmp_path):
-    data = draw_endoscopy(tmp_path / "drawn", n_per_class=10, size=(96, 96))
+    data = draw_endoscopy(tmp_path / "drawn", n_per_class=8, size=(72, 64))
     lite = ("--arch", "efficientnet_lite0", "--arch2", "efficientnet_lite0")
     small = ("--size", 48, "--size2", 64, "--epochs", 0, "--epochs2", 1, "--box-epochs", 1)
     boxes = ("--boxed", data, "--boxes", data / "boxes.csv")
