@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _NEARBY = 10  # images that say what a similar one shows
 _SHARE = 0.95  # of the thresholds: with it 12 wrong labels of 250 come first, and where none is wrong few are named
 _BELIEVED = 0.5  # margin from which on a label stands although a near-duplicate has another
+_TELLS = 0.2  # mean probability of a label where it is, less that where it is not: with less, nothing judges the label
 _MOST = 5000  # images that are judged by their features: the probe's second fit would take minutes
 _BY_PROBE = " Each image was judged by a linear probe that was fitted without it."
 _BY_BOTH = " Training images were judged by a linear probe that was fitted without them, the others by the model."
@@ -31,7 +32,8 @@ def label_suspects(
 
     A class's threshold is the mean probability of that class over the images that carry its label. An image is counted
     to the most probable of the classes whose threshold it reaches; where that is not its label, it is a suspect. So a
-    class that the model is never sure of does not make all its images suspects.
+    class that the model is never sure of does not make all its images suspects. Of several labels, one is a suspect
+    only where its probability is on the other side of 50 %, and none is that the model hardly tells (`tells_labels`).
 
     Args:
         y: (n,) classes, -1 where unknown; multi-label (n, n_labels) of 0 and 1, where each label is judged by itself.
@@ -54,9 +56,33 @@ def label_suspects(
     y, p = np.asarray(y), np.asarray(probs, float)
     if not multi_label:
         return _suspects(y.astype(int), p, share)
-    each = [_suspects(y[:, k].astype(int), np.stack([1 - p[:, k], p[:, k]], 1), share) for k in range(p.shape[1])]
+    judged = np.where(tells_labels(y, p), y, -1)
+    each = [_suspects(judged[:, k].astype(int), np.stack([1 - p[:, k], p[:, k]], 1), share) for k in range(p.shape[1])]
     suspect, margin = (np.stack(column, 1) for column in zip(*each, strict=True))
-    return np.asarray(suspect.any(1)), np.asarray(margin.min(1))
+    worst = np.where(np.isnan(margin), np.inf, margin).min(1)
+    return np.asarray((suspect & (np.abs(y - p) > 0.5)).any(1)), np.where(np.isfinite(worst), worst, np.nan)
+
+
+def tells_labels(y: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """(n_labels,) bool: the labels whose mean probability is clearly higher where they are than where they are not.
+
+    Args:
+        y: (n, n_labels) of 0 and 1, -1 where unknown.
+        probs: (n, n_labels) in [0, 1].
+
+    Source: Tjur 2009, Am Stat 63: 366, the coefficient of discrimination.
+
+    Example:
+        >>> y = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+        >>> tells_labels(y, np.array([[0.1, 0.5], [0.2, 0.5], [0.9, 0.5], [0.8, 0.6]])).tolist()
+        [True, False]
+    """
+    means = [
+        [p[c == side].mean() if (c == side).any() else np.nan for side in (0, 1)]
+        for c, p in zip(y.T, probs.T, strict=True)
+    ]
+    absent, present = np.array(means).T
+    return np.asarray(present - absent >= _TELLS)  # False where one of them is not known
 
 
 class DoubtfulLabel(NamedTuple):
@@ -253,12 +279,15 @@ def check_labels(
         for one in found
     ]
     judgeable = (table["problem"] == "") & table["label"].notna()
-    section = {
+    section: dict[str, Any] = {
         "n_judged": len(both),
         "n_doubtful": len(found) - n_conflicts,
         "n_conflicts": n_conflicts,
         "n_unjudged": int((judgeable & ~table["path"].isin(place)).sum()),
     }
+    if both.multi_label and len(both):
+        told = np.any([tells_labels(both.y[judges == k], probs[judges == k]) for k in np.unique(judges)], axis=0)
+        section["labels_not_judged"] = [label for label, yes in zip(both.vocab, told, strict=True) if not yes]
     columns = ["path", "label", "suggested", "margin", "near_duplicate"]
     return CheckedLabels(pd.DataFrame(rows, columns=columns), {"sentence": _sentence(section, by), **section})
 
@@ -272,7 +301,7 @@ def _conflicts(audit: Audit | None, place: dict[str, int]) -> list[tuple[int, in
     return [(place[a], place[b]) for a, b in named if a in place and b in place]
 
 
-def _sentence(section: dict[str, int], by: str) -> str:
+def _sentence(section: Mapping[str, Any], by: str) -> str:
     own, conflicts, total = section["n_doubtful"], section["n_conflicts"], section["n_judged"]
     n = own + conflicts
     text = f"{n or 'None'} of {total} labels {'is' if n < 2 else 'are'} doubtful"
@@ -281,4 +310,6 @@ def _sentence(section: dict[str, int], by: str) -> str:
     text += f".{by}"
     if section["n_unjudged"]:
         text += f" {section['n_unjudged']} labelled images were not judged."
+    if section.get("labels_not_judged"):
+        text += f" Not judged, since the model hardly tells them: {', '.join(section['labels_not_judged'])}."
     return text

@@ -19,6 +19,7 @@ from medclf.metrics.units import Attention, UnitRule
 from medclf.metrics.weighted import read_task
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.units import ByUnit, by_unit
+from medclf.results.wording import counted_as
 
 FEWEST_UNITS = 20  # with a label, below which no answer is chosen and no attention is fitted
 _SHOWN = ("accuracy", "balanced_accuracy", "auroc")
@@ -85,7 +86,7 @@ def choose_answer(
             raise DataError(f"attention needs {FEWEST_UNITS} training units with a label: {few}", "give more units")
         rule = mean if asked == "auto" else UnitRule(unit, asked, finding, multi_label)
         again = first if training is None or asked in ("auto", "mean") else by_unit(training, rule)
-        return ChosenAnswer(rule, again, {}, f"Nothing was chosen among the training units: {few}.")
+        return ChosenAnswer(rule, again, {}, f"Nothing was chosen among the training {counted_as(unit)}: {few}.")
     assert training is not None
     answers: list[UnitAnswer] = ["mean", "max"]
     answers += ["noisy-or"] if multi_label or finding is not None else []
@@ -98,7 +99,9 @@ def choose_answer(
     rule = _fitted(first, mean, fit, training) if chosen == "attention" else replace(mean, answer=chosen)
     told = ", ".join(f"{answer} {row['log_loss']:.3f}" for answer, row in candidates.items())
     how = f"{chosen} was asked for" if asked != "auto" else f"{chosen} was chosen"
-    sentence = f"{how[0].upper()}{how[1:]}. Log loss of {n} training units, each predicted without it: {told}."
+    sentence = (
+        f"{how[0].upper()}{how[1:]}. Log loss of {n} training {counted_as(unit, n)}, each predicted without it: {told}."
+    )
     return ChosenAnswer(rule, found[chosen], candidates, sentence)
 
 

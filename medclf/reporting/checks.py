@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from medclf.results.wording import FEW_IMAGES, counted, is_metric, is_number, number, partition_name, percent
+from medclf.results.wording import FEW_IMAGES, counted, interval, is_metric, is_number, number, partition_name, percent
 
 State = Literal["pass", "warn", "fail"]
 LEAKING = 0.05  # share of leaking images from which on the score is not to be believed
@@ -127,5 +127,9 @@ def _calibration(results: Mapping[str, Any]) -> Check:
             "Calibration", "warn", "Whether probabilities mean what they say was not measured.", "numbers-section"
         )
     place = "section-calibration" if results.get("calibration") else "numbers-section"
-    text = f"Confidence and accuracy differ by {percent(found['value'])} on average."
-    return Check("Calibration", _graded(found["value"], GAPS), text, place)
+    text = f"Confidence and accuracy differ by {percent(found['value'])} on average"
+    state, low = _graded(found["value"], GAPS), found.get("low")
+    if is_number(low):
+        text += f" (95 % CI {interval(found, '%', 0)})"
+        state = "warn" if state == "fail" and low <= GAPS[0] else state  # too few images to say so
+    return Check("Calibration", state, f"{text}.", place)

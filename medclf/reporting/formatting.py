@@ -31,7 +31,7 @@ _NAMES = {  # keys of results.json whose words do not say what they are
     "n_conflicts": "Differing from a near-duplicate",
     "n_unjudged": "Labels not judged",
     "cv_folds": "Folds of the cross-validation",
-    "n_train": "Training images",
+    "n_train": "In training",
     "n_features": "Features of an image",
     "strength": "Strength of the regularisation (C)",
     "views": "Augmented views",

@@ -11,7 +11,7 @@ from medclf.metrics.table import METRICS
 from medclf.reporting.charts import Chart, Line, line_chart
 from medclf.reporting.formatting import words
 from medclf.reporting.tables import Block, Cell, Picture, blocks, cell, no_picture, table
-from medclf.results.wording import RULES, is_number, number, percent, summary
+from medclf.results.wording import RULES, counted_as, is_number, number, percent, summary
 
 _KINDS = {
     "same-file": "the same file",
@@ -137,7 +137,7 @@ def _reliability(bars: Sequence[Mapping[str, Any]]) -> Chart:
     return line_chart(
         [line],
         title="Reliability: how often predictions of each confidence are correct",
-        x_label="Confidence (bars: share of the images)",
+        x_label="Confidence (bars: share of all answers)",
         y_label="Share that is correct",
         diagonal=True,
         bars=[(one["low"] + 0.005, one["high"] - 0.005, one["frequency"]["n"] / total) for one in bars],
@@ -166,12 +166,12 @@ def _abstain(value: Any, picture: Picture) -> list[Block]:
         chart = line_chart(
             lines,
             title="Accuracy by coverage",
-            x_label="Share of images answered, most certain first",
+            x_label="Share answered, most certain first",
             y_label="Accuracy",
             y_range=(min(curve["low"]), 1),
         )
         result.append(
-            Block("charts", items=[(chart, "Further left, more of the least certain images are referred to a reader.")])
+            Block("charts", items=[(chart, "Further left, more of the least certain answers are left to a reader.")])
         )
     return result
 
@@ -293,7 +293,8 @@ def _strip(row: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
         for place, one in enumerate(row["images"])
     ]
     kind = f"{row['actual'] or 'unknown'}, predicted as {row['predicted'] or '(no finding)'}"
-    return {"kind": kind, "detail": f"{row['unit_path']}: {row['n_images']} images", "similarity": "", "sides": sides}
+    n = row["n_images"]
+    return {"kind": kind, "detail": f"{row['unit_path']}: {n} {counted_as(None, n)}", "similarity": "", "sides": sides}
 
 
 def _label_errors(value: Any, picture: Picture) -> list[Block]:

@@ -112,3 +112,15 @@ def test_what_could_not_be_judged_is_counted():
     assert found.doubtful[["path", "label", "suggested"]].to_numpy().tolist() == [["3", "b", "a"]]
     assert (found.section["n_judged"], found.section["n_doubtful"], found.section["n_unjudged"]) == (3, 1, 1)
     assert "1 labelled images were not judged" in found.section["sentence"]
+
+
+def test_of_several_labels_only_those_that_the_model_tells_are_judged() -> None:
+    rng = np.random.default_rng(0)
+    y = (rng.random((300, 2)) < 0.2).astype(int)
+    probs = np.stack([np.where(y[:, 0] == 1, 0.9, 0.1), 0.2 + rng.normal(0, 0.02, 300)], axis=1)
+    y[[3, 4], 0], probs[[3, 4], 0] = 1, 0.05
+    suspect, margin = label_suspects(y, probs, multi_label=True)
+    assert np.flatnonzero(suspect).tolist() == [3, 4]
+    assert [one.row for one in doubtful_labels(y, probs, multi_label=True)] == [3, 4]
+    assert np.isclose(margin[3], -0.9) and np.isfinite(margin).all()
+    assert not label_suspects(y[:, 1:], probs[:, 1:], multi_label=True)[0].any()

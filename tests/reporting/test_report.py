@@ -354,7 +354,7 @@ def test_an_interpretation_gives_page_and_results(made_up: Any, tmp_path: Path, 
     known = SimpleNamespace(predictions=table, results=made_up.facts, saliency=looked)
     known.table = known.neighbours = known.audit = known.out_of_fold = known.labels = None
     known.augmentation = ""
-    monkeypatch.setattr("medclf.reporting.report.assessment_of", lambda learn, valid: known)
+    monkeypatch.setattr("medclf.learn.assess.assessment_of", lambda learn, valid: known)
     interp = SimpleNamespace(learn=None, predictions=table, partition="valid", reader=lambda show: made_up.read)
     made = report(interp, tmp_path / "report.html", progress=False)
     results = json.loads((tmp_path / "results.json").read_text())
