@@ -87,7 +87,7 @@ def test_two_workers_of_ray_data_give_the_same(made):
     import ray
 
     bundle, table = made
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
     try:
         parts = ray.data.from_pandas([table[:4], table[4:]])
         kwargs = {"bundle": str(bundle), "threads": 1}
