@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import expit
 
 from medclf.config import Balance
-from medclf.dataset.folds import folds
+from medclf.dataset.folds import folds, group_codes
 from medclf.errors import MedclfWarning
 from medclf.models.balance import WEIGHTED, class_weights, focal_weights, taken_back
 from medclf.models.logistic import Logistic, fit_path, principal_axes
@@ -19,10 +19,11 @@ _FALLBACK = 0.01
 _LEAST_SPREAD = 0.1  # of the features' mean standard deviation
 _SMALL = 5_000_000  # values of the features, such as 4,000 images' 1,280
 _EXACT = 1e-9  # of the objective, relative, in the last fit
+_ROUGH = 1e-5  # and in those that choose the strength
 _QUICK = 500_000  # values of the features; below it every strength is tried, as a fold of few images may mislead
 _FOLDS = 5
 _PATIENCE = 2  # strengths in a row that are worse, before no further one is tried
-STRENGTHS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # scikit-learn's C, on standardised features
+STRENGTHS = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)  # scikit-learn's C, on standardised features
 _TOO_FEW = (
     "too few images of a class for cross-validation to judge it: there is one, or all are one patient's. The other "
     f"classes choose the head's regularisation; where fewer than two are left, it is C={_FALLBACK}"
@@ -162,7 +163,7 @@ def _fit_logistic(
         if len(seen) < 2 or not len(known):
             continue
         least, worse = np.inf, 0
-        path = fit_path(x[train], inner, len(seen), STRENGTHS[:tried], weights=weights[train])
+        path = fit_path(x[train], inner, len(seen), STRENGTHS[:tried], weights=weights[train], tolerance=_ROUGH)
         for i, model in enumerate(path):
             probs[i, valid[:, None], seen] = model.probs(x[valid]) * shares[seen].sum()
             loss = _log_loss(probs[i, known], classes[known], weights[known])
@@ -173,7 +174,9 @@ def _fit_logistic(
                 break
         first = False
     best = int(losses[:tried].argmin())
-    *_, model = fit_path(x, classes, n_classes, STRENGTHS[: best + 1], weights=weights, tolerance=_EXACT)
+    if not _helps(probs[[0, best]], classes, weights * judged, groups):
+        best = 0
+    (model,) = fit_path(x, classes, n_classes, [STRENGTHS[best]], weights=weights, tolerance=_EXACT)
     probs[best, ~judged] = np.nan
     return model, STRENGTHS[best], len(pairs), probs[best]
 
@@ -188,6 +191,17 @@ def _folds(
     for train, valid in pairs:
         judged[valid] = np.isin(classes[valid], classes[train])
     return pairs, judged
+
+
+def _helps(probs: np.ndarray, y: np.ndarray, weights: np.ndarray, groups: np.ndarray | None) -> bool:
+    """Whether the second of two probabilities has a lower log loss than the first, by more than a standard error.
+
+    The weakest fit says little but the frequencies. Features that tell nothing let one of ten beat it by chance.
+    """
+    before, after = -np.log(probs[:, np.arange(len(y)), y].clip(1e-15))
+    gain = float(np.average(before - after, weights=weights))
+    sums = np.bincount(group_codes(groups, len(y)), weights * (before - after - gain))
+    return gain > math.sqrt((sums**2).sum()) / weights.sum()
 
 
 def _log_loss(probs: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:

@@ -48,7 +48,7 @@ def principal_axes(x: np.ndarray) -> np.ndarray:
     """
     basis = qr(x.T, mode="economic", check_finite=False)[0].T if len(x) < x.shape[1] else None
     inside = x if basis is None else x @ basis.T
-    axes = eigh(inside.T @ inside, check_finite=False)[1].T
+    axes = eigh(inside.T @ inside, driver="evd", check_finite=False)[1].T
     return np.asarray(axes if basis is None else axes @ basis)
 
 

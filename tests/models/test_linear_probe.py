@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from medclf.errors import MedclfWarning
-from medclf.models.linear_probe import fit_linear
+from medclf.models.linear_probe import STRENGTHS, fit_linear
 
 
 def clouds(n_classes=3, n=120, f=20, seed=0):
@@ -145,3 +145,12 @@ def test_a_label_of_few_images_leaves_the_other_labels_their_cross_validation():
         and (fit.held_out[:, 2] > 0.98).all()
     )
     assert ((fit.held_out[:, 0] > 0.5) == y).mean() > 0.9
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_features_that_tell_nothing_leave_the_frequencies(seed):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(100, 200)).astype(np.float32), (np.arange(100) % 5 == 0).astype(int)
+    fit = fit_linear(x, y, 2)
+    probs = 1 / (1 + np.exp(x @ (fit.weight[0] - fit.weight[1]) + fit.bias[0] - fit.bias[1]))
+    assert fit.strength == min(STRENGTHS) and np.abs(probs - 0.2).max() < 0.02
