@@ -109,13 +109,15 @@ def main() -> None:
         return [plain[row] for row in rng.choice(rows, n)]
 
     alarms = [bool(find_drift(reference, stream_of(drawn(others, 2000), vocab))) for _ in range(options.streams)]
-    print(f"unchanged: {sum(alarms)} of {len(alarms)} streams of 2,000 images raised an alarm", flush=True)
+    if alarms:
+        print(f"unchanged: {sum(alarms)} of {len(alarms)} streams of 2,000 images raised an alarm", flush=True)
 
     chosen = rng.permutation(others)[: options.images]
     found: dict[str, list[dict]] = {}
     for name, change in CHANGES.items():
         features, after = changed_features([paths[row] for row in chosen], change)
-        found[name] = [rows_of(features, after)[place] for place in rng.integers(0, len(chosen), 200)]
+        kept = rows_of(features, after)
+        found[name] = [kept[place] for place in rng.integers(0, len(chosen), 200)]
     rare = others[data.y[others] == np.bincount(data.y[others]).argmin()]
     rest = np.setdiff1d(others, rare)
     n_rare = round(200 * min(1, 3 * len(rare) / len(others)))

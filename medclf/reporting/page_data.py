@@ -13,8 +13,10 @@ from markupsafe import Markup
 
 from medclf.auditing.label_errors import DoubtfulLabel, doubtful_labels
 from medclf.reporting.cases import DELIMITER, Cases, split_labels
+from medclf.reporting.formatting import words
 from medclf.reporting.thumbnails import Album
 from medclf.results.names import Names
+from medclf.results.units import N_IMAGES
 from medclf.results.wording import counted, is_metric
 
 CHUNK = 100  # pictures in one script element: the page reads an element when it shows the first of them
@@ -52,7 +54,10 @@ def page_data(results: Mapping[str, Any], cases: Cases, names: Names, partition:
         "pred": code(cases.predicted, np.ones(len(cases), bool)),
         "probs": [float(f"{p:.7g}") if np.isfinite(p) else 0 for p in cases.probs.ravel()],
         "loss": [float(f"{x:.5g}") if np.isfinite(x) else None for x in cases.loss],
-        "columns": {name: [values, codes.tolist()] for name, (values, codes) in cases.columns.items()},
+        "columns": {
+            words(name) if name == N_IMAGES else name: [values, codes.tolist()]
+            for name, (values, codes) in cases.columns.items()
+        },
         "patient": [] if names.hide or not any(cases.patient) else cases.patient,
         "thresholds": thresholds(results),
         "grouped": grouped(results),
