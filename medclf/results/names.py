@@ -8,7 +8,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 HIDDEN = "(hidden)"
-_FILE_NAME = re.compile(r"[^\s'\"(),;]+\.(?:png|jpe?g?|jf?if|tiff?|bmp|dib|webp|dcm|dic(?:om)?|ima)\b", re.IGNORECASE)
+_ENDINGS = r"png|jpe?g?|jf?if|tiff?|bmp|dib|webp|dcm|dic(?:om)?|ima|nii(?:\.gz)?"
+_FILE_NAME = re.compile(rf"[^\s'\"(),;]+\.(?:{_ENDINGS})\b(?:#\d+)?", re.IGNORECASE)
 
 
 class Names:

@@ -15,19 +15,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medclf.errors import MedclfError, MissingDecoder, ReadError, TooLarge, UnsupportedFormat
-from medclf.serving.decoder_worker import ANSWER, REQUEST
+from medclf.serving.decoder_worker import ANSWER, MOST_PIXEL_BYTES, REQUEST
 from medclf.serving.limits import Refused
 
 # The parent's own module path, without the current folder: a file there must not stand in for a module.
 _BOOT = "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from {module} import main; main()"
-_MAX_PIXEL_BYTES = 2**28
 _START_SECONDS = 120.0
 _TRIES = 2
 _ERRORS = {kind.__name__: kind for kind in (ReadError, UnsupportedFormat, TooLarge, MissingDecoder)}
 
 
 class Decoded(NamedTuple):
-    """A file's pixels (H, W, C), uint8, and what else its decoder says: width, height and, of DICOM, some tags."""
+    """A file's pixels (H, W, C), uint8, and what else its decoder says: width, height and, of DICOM, some tags.
+
+    Where each frame is an image, those of a file of several are (n, H, W, C).
+    """
 
     pixels: np.ndarray
     facts: dict[str, Any]
@@ -228,7 +230,7 @@ class _Worker:
 
     async def _receive(self) -> tuple[dict[str, Any], bytes]:
         n_header, n_pixels = ANSWER.unpack(await self._stdout.readexactly(ANSWER.size))
-        if n_header > 2**16 or n_pixels > _MAX_PIXEL_BYTES:
+        if n_header > 2**16 or n_pixels > MOST_PIXEL_BYTES:
             raise ValueError("the decoder's answer is none")
         header = json.loads(await self._stdout.readexactly(n_header))
         if not isinstance(header, dict):

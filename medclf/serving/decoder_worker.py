@@ -15,6 +15,8 @@ import signal
 import struct
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +26,7 @@ from medclf.errors import MedclfError, ReadError
 
 REQUEST = struct.Struct("!Q")
 ANSWER = struct.Struct("!II")
+MOST_PIXEL_BYTES = 2**28  # of an answer
 
 
 def main() -> None:
@@ -36,7 +39,25 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     settings = given["prepare"]
     preprocessing = Preprocessing.from_dict(settings["preprocessing"])
-    serve_stdin(lambda file: preprocessing.prepare(file, settings["max_megapixels"]), facts_of, **given["limits"])
+    serve_stdin(partial(prepared, preprocessing, settings["max_megapixels"]), facts_of, **given["limits"])
+
+
+def prepared(preprocessing: Any, max_megapixels: float, file: bytes) -> np.ndarray:
+    """The pixels (H, W, C) of a file; (n, H, W, C) of one of several frames, where each frame is an image.
+
+    Raises:
+        ReadError: it cannot be read, or has too many frames.
+    """
+    from medclf.images import reading
+
+    n = reading.probe(file, max_megapixels=max_megapixels).n_frames if preprocessing.frame == "all" else 1
+    if n == 1:
+        return np.asarray(preprocessing.prepare(file, max_megapixels))
+    height, width = preprocessing.size
+    most = MOST_PIXEL_BYTES // (height * width * preprocessing.channels)
+    if n > most:
+        raise ReadError("upload", f"holds {n:,} frames, more than {most:,}", "send fewer of them")
+    return np.stack([replace(preprocessing, frame=k).prepare(file, max_megapixels) for k in range(n)])
 
 
 def facts_of(file: bytes | Path) -> dict[str, Any]:
@@ -63,7 +84,7 @@ def serve_stdin(
     """Answer every file of stdin with what `decode` makes of it, within the limits.
 
     Args:
-        decode: the bytes of a file -> uint8 pixels (H, W, C).
+        decode: the bytes of a file -> uint8 pixels (H, W, C), or (n, H, W, C) of n frames.
         describe: the bytes of a file that could be decoded -> what else to say of it.
         seconds: of the processor that a file may cost; the kernel ends the process beyond them.
         memory_mb: address space above what the loaded modules take, in MiB.

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from medclf.errors import DataError, MedclfError, ReadError
+from medclf.images.frame_names import frame_name
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.predictor import UnitPrediction
 from medclf.inference.sketches import SketchBook, measures_of, sketch
@@ -211,11 +212,16 @@ class Service:
         most = {"most_bytes": self.limits.max_held_bytes, "most_files": MOST_OF_A_UNIT}
         with open_zip(bytes(body)) as archive, self.meters.decode_seconds.time():
             for name, content in read_members(archive, "the upload", **most):
-                names.append(name)
+                found: Sequence[np.ndarray | ReadError]
                 try:
-                    images.append((await self._pool.decode(content)).pixels)
+                    pixels = (await self._pool.decode(content)).pixels
+                    found = list(pixels) if pixels.ndim == 4 else [pixels]
                 except ReadError as error:
-                    images.append(error)
+                    found = [error]
+                n, images = len(found), [*images, *found]
+                names += [frame_name(name, k, n) if n > 1 else name for k in range(n)]
+                if len(images) > MOST_OF_A_UNIT:
+                    raise DataError(f"the upload holds more than {MOST_OF_A_UNIT:,} images", "send fewer of them")
         whole: Callable[[Sequence[np.ndarray | ReadError]], UnitPrediction] = self.bundle.predict_unit_pixels  # type: ignore[attr-defined]
         with self.meters.predict_seconds.time():
             async with self._one_unit:
@@ -244,6 +250,9 @@ class Service:
     async def _predict(self, body: bytearray, saliency: bool, fields: Mapping[str, Any] | None) -> Answer:
         with self.meters.decode_seconds.time():
             pixels, file = await self._pool.decode(body)
+        if pixels.ndim == 4:
+            text = f"holds {len(pixels)} frames, of which each is an image"
+            raise ReadError("upload", text, "send one of them, or all in a zip file to /v1/predict_unit")
         with self.meters.predict_seconds.time():
             prediction, measures = await self._batcher.predict(pixels, *self._beside(fields))
         place = getattr(self.bundle, "on_file", None)

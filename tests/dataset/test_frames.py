@@ -102,22 +102,9 @@ def test_a_training_by_file_answers_for_all_frames(tmp_path):
         greys = [60] * 5
         greys[rng.integers(5)] = (60, 220)[k % 2]
         stack(tmp_path / "data" / ("none", "light")[k % 2] / f"{k:02}.tif", greys)
-    settings = {
-        "arch": "efficientnet_lite0",
-        "size": 32,
-        "epochs": 0,
-        "saliency": 0,
-        "audit": False,
-    }
-    run = train(
-        tmp_path / "data",
-        out=tmp_path / "RUN",
-        say=lambda _: None,
-        frame="all",
-        unit="file",
-        positive="light",
-        **settings,
-    )
+    settings = {"arch": "efficientnet_lite0", "size": 32, "epochs": 0, "saliency": 0, "audit": False}
+    settings |= {"frame": "all", "unit": "file", "positive": "light"}
+    run = train(tmp_path / "data", out=tmp_path / "RUN", say=lambda _: None, **settings)
     results = json.loads((run / "results.json").read_text())
     assert results["units"]["by"] == "file" and results["units"]["n_images"] == 5 * results["units"]["n"]
     assert results["accuracy"]["value"] > 0.8

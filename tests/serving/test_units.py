@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -10,8 +11,10 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from medclf.errors import ReadError
+from medclf.images.preprocessing import Preprocessing
 from medclf.inference.predictor import Prediction, UnitPrediction
 from medclf.serving.app import create_app, running
 from medclf.serving.limits import Limits
@@ -79,3 +82,20 @@ def test_a_model_without_units_says_so(url: str, picture: Callable[..., bytes]) 
     answer = httpx.post(f"{url}/v1/predict_unit", content=_zip(a=picture(51)), headers=ZIP, timeout=60)
     assert answer.status_code == 422
     assert "each image alone" in answer.json()["error"]
+
+
+def test_each_frame_of_a_file_in_the_zip_is_an_image(picture: Callable[..., bytes]) -> None:
+    model, body = Brightest(), io.BytesIO()
+    model.preprocessing = Preprocessing(32, frame="all")
+    pages = [Image.new("L", (40, 40), grey) for grey in (51, 204, 51)]
+    stack = io.BytesIO()
+    pages[0].save(stack, "TIFF", save_all=True, append_images=pages[1:])
+    with zipfile.ZipFile(body, "w") as archive:
+        archive.writestr("stack.tif", stack.getvalue())
+        archive.writestr("z.png", picture(102))
+    with running(create_app(model, limits=Limits(max_bytes=2**20, decode_seconds=60))) as address:
+        post = functools.partial(httpx.post, timeout=60)
+        said = post(f"{address}/v1/predict_unit", content=body.getvalue(), headers=ZIP).json()
+        alone = post(f"{address}/v1/predict", content=stack.getvalue(), headers={"content-type": "image/tiff"})
+    assert said["decided_by"] == "stack.tif#1" and len(said["images"]) == 4
+    assert alone.status_code == 422 and "holds 3 frames" in alone.text
