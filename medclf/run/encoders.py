@@ -99,7 +99,8 @@ class EncoderRanking:
             found.append(f"No clear difference from it: {', '.join(close)}. Choose by cost and licence among these.")
         if worse:
             found.append(f"Clearly behind it: {', '.join(worse)}.")
-        return [*found, f"Images of one of the {self.unit} were never on both sides of a fold."]
+        whole = [] if self.unit == "images" else [f"None of the {self.unit} was on both sides of a fold."]
+        return [*found, *whole]
 
 
 def encoders(

@@ -153,6 +153,15 @@ def test_timms_networks_give_the_features_timm_gives(name, tmp_path):
     torch.testing.assert_close(pooled, wanted.flatten(1), rtol=1e-4, atol=1e-4)
 
 
+def test_a_network_of_several_branches_gives_the_features_timm_gives(tmp_path):
+    theirs = lively(timm.create_model("crossvit_tiny_240", num_classes=0))
+    save_file(theirs.state_dict(), tmp_path / "whole.safetensors")
+    ours = build_body("timm/crossvit_tiny_240", weights=tmp_path / "whole.safetensors").eval()
+    x = torch.randn(1, 3, 240, 240, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(pooling_of(ours)(ours(x)), theirs(x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "size"),
     [

@@ -98,6 +98,14 @@ def test_every_kind_of_backbone_has_a_map_and_is_left_as_it_was(arch, size, grid
     assert state_of(network) == before
 
 
+def test_a_network_that_keeps_what_it_computed_while_it_predicted_has_a_map_too():
+    network = build_network("timm/convit_tiny?img_size=64", 2, weights=None).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        network(x)  # keeps the distances of its patches
+    assert heat_maps(network, x, [1]).shape == (1, 4, 4)
+
+
 def test_a_map_leaves_out_what_completed_the_patches():
     torch.manual_seed(0)
     network = build_network("timm/vit_small_patch14_dinov2?depth=2&embed_dim=192&num_heads=3", 2, weights=None)
