@@ -128,8 +128,8 @@ def _calibration(results: Mapping[str, Any]) -> Check:
         )
     place = "section-calibration" if results.get("calibration") else "numbers-section"
     text = f"Confidence and accuracy differ by {percent(found['value'])} on average"
-    state, low = _graded(found["value"], GAPS), found.get("low")
-    if is_number(low):
-        text += f" (95 % CI {interval(found, '%', 0)})"
-        state = "warn" if state == "fail" and low <= GAPS[0] else state  # too few images to say so
+    state = _graded(found["value"], GAPS)
+    if ends := interval(found, "%", 0):
+        text += f" (95 % CI {ends})"
+        state = "warn" if state == "fail" and found["low"] <= GAPS[0] else state  # too few images to say so
     return Check("Calibration", state, f"{text}.", place)
