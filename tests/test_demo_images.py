@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medclf.dataset.boxes import read_boxes
 from medclf.dataset.scan import scan
 from medclf.demo_images import CLASSES, draw_endoscopy, draw_frame
 from medclf.errors import OutputError
@@ -38,6 +39,21 @@ def test_a_seed_draws_the_same_and_another_does_not(drawn, tmp_path):
     assert len(again) == 8 and again.items() <= hashes(drawn).items()
     other = hashes(draw_endoscopy(tmp_path / "other", n_per_class=2, size=SIZE, seed=1))
     assert not set(other.values()) & set(hashes(drawn).values())
+
+
+def test_the_boxes_lie_on_the_growths(drawn):
+    """A dyed growth is bluer than what is around its box."""
+    boxes = read_boxes(drawn / "boxes.csv", scan(drawn, progress=False))
+    counts = boxes.table["path"].str.split("/").str[0].value_counts().to_dict()
+    assert counts == {"dyed": 12, "polyp": 12} and len(boxes.listed) == 48 and not boxes.left_out
+    apart = []
+    for row in boxes.table[boxes.table["path"].str.startswith("dyed")].itertuples():
+        pixels = np.asarray(Image.open(drawn / row.path), dtype=float)
+        blue = pixels[..., 2] - pixels[..., 0]
+        inside = np.zeros(blue.shape, bool)
+        inside[int(row.y_min) : int(row.y_max), int(row.x_min) : int(row.x_max)] = True
+        apart.append(blue[inside].mean() - blue[~inside].mean())
+    assert np.mean(apart) > 15 and sum(one > 0 for one in apart) >= 10
 
 
 def test_drawing_leaves_the_global_random_state_alone():

@@ -105,7 +105,8 @@ def label_next(
     Example:
         >>> # label_next(learn, "unlabelled", n=50).images[["path", "suggestion"]]
     """
-    table = usable(scan(items, **{"label_col": None, "label_from": None, "check_pixels": False, **scan_kwargs}))
+    plain_scan = {"label_col": None, "label_from": None, "check_pixels": False, "frame": frame}
+    table = usable(scan(items, **{**plain_scan, **scan_kwargs}))
     table = table.reset_index(drop=True)
     pool = _Pool(Path(table.attrs["root"]), [str(path) for path in table["path"]])
     run = Run(model) if isinstance(model, (str, Path)) else model

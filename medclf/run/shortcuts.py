@@ -63,7 +63,7 @@ def shortcuts(
         results = _whole(source)
         table = _held_out(source.table, bundle.vocab)
     else:
-        table = scan(data, **scan_kwargs)
+        table = scan(data, **{"frame": bundle.preprocessing.frame, **scan_kwargs})
     test = shortcut_test(bundle, table, boxes=boxes, n_per_label=n_per_label)
     trained = "partition" in table and (table["partition"] == "train").any() and data is None
     cautions = ["Some of these images were used for training; effects may be underestimated."] if trained else []

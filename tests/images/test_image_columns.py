@@ -3,7 +3,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from medclf.errors import DataError
-from medclf.images.image_columns import find_position_box, measure
+from medclf.images.image_columns import counted, find_position_box, measure
+from medclf.images.preprocessing import Preprocessing
+from medclf.learn.columns_beside import _of_file
 
 GREEN, LINE = (18, 112, 62), (196, 214, 120)
 
@@ -81,3 +83,11 @@ def test_an_overlay_is_its_grey_values():
 def test_an_overlay_without_a_box_is_refused(name):
     with pytest.raises(DataError, match="LEFT:TOP:RIGHT:BOTTOM"):
         measure(np.zeros((64, 64, 3), np.uint8), name)
+
+
+def test_a_file_that_cannot_be_read_is_no_image_without_a_box(tmp_path):
+    (tmp_path / "lost.png").write_bytes(b"nothing")
+    found = _of_file(Preprocessing(64), "position-box", tmp_path / "lost.png")
+    assert found.state == "unreadable" and set(found.values.values()) == {None}
+    told = counted(["present", found.state, "absent"], "position-box")
+    assert told.endswith("present in 1 of 3 images, painted over in 0, absent in 1. 1 could not be read.")
