@@ -164,7 +164,10 @@ def fit_calibration(logits: Any, y: Any, *, multi_label: bool = False) -> Temper
         met, bias, temperature = np.unique(truth), np.zeros(len(few)), 1.0
         if len(met) != 1:
             temperature, bias[met] = _fit_bias(scores[:, met], truth[:, None] == met, ~few[met], False)
-            bias += scores.mean(axis=0) * (1 - 1 / temperature)
+            middle, unmet = scores.mean(axis=0), np.setdiff1d(np.arange(len(few)), met)
+            # A label that nobody was trained on may have a logit of -27, which is no fact: half an image of n is.
+            middle[unmet] = np.maximum(middle[unmet], middle.max() - math.log(2 * len(truth) + 1))
+            bias += middle * (1 - 1 / temperature)
         return Temperature((temperature,), False, len(truth), tuple((bias - bias.mean()).tolist()))
     values, biases, known = np.ones(len(few)), np.zeros(len(few)), truth >= 0
     for k in np.flatnonzero(~few):

@@ -133,7 +133,7 @@ def _outlined(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) 
 
 
 def _too_few(n: int) -> str:
-    return f"{n} training images are too few to tell whether fine-tuning helps ({FEWEST} are needed)"
+    return f"{n} training images are too few to tell whether fine-tuning helps: {FEWEST} are needed"
 
 
 def _minutes(seconds: float) -> str:

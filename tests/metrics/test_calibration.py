@@ -268,3 +268,14 @@ def test_a_label_that_no_image_has_is_left_out_of_the_fit():
     assert after == pytest.approx(before, abs=0.1)
     same = fit_calibration(logits, np.zeros(500, int))  # one label alone
     assert same.values == (1.0,) and np.allclose(same.bias, 0)
+
+
+def test_a_label_that_training_never_saw_is_not_called_likely():
+    """Its held-out probability is 0, its own logit low: sharpening the others must not lift it above them."""
+    rng = np.random.default_rng(6)
+    logits = rng.normal(size=(40, 2))
+    y = (logits[:, 1] > logits[:, 0]).astype(int)  # surer than the logits say
+    held_out = np.column_stack([special.softmax(logits, axis=1), np.zeros(40)])
+    fitted = fit_calibration(to_logits(held_out), y)
+    probs = fitted.apply(np.column_stack([logits, np.full(40, -math.log(81))]))
+    assert fitted.values[0] < 0.9 and probs[:, 2].max() < 0.1
