@@ -468,7 +468,7 @@ def _ways(
         known |= {way: fields} if all(set(values) <= set(vocab) for values in fields.values()) else {}
     named = "balanced" if "weights" in own else "threshold" if own else "accuracy"
     used = next((way for way, fields in known.items() if fields == own), named)
-    return used, {way: fields for way in _RULES if (fields := ({**known, used: own}).get(way)) is not None}
+    return used, {way: found for way in _RULES if (found := ({**known, used: own}).get(way)) is not None}
 
 
 def _evaluate_abstention(predictions: Predictions, abstain_below: float) -> Sections:

@@ -151,7 +151,7 @@ def try_tuning(
     after = predict_loader(inner, inner.dls.valid, "valid")
     many, groups = before.multi_label, before.groups
     probs = [calibrated(before.y, one.probs, many, groups) for one in (before, after)]
-    found = compared(before.y, *probs, many, groups)
+    found = compared(before.y, probs[0], probs[1], many, groups)
     return replace(found, seconds=time.perf_counter() - start)
 
 

@@ -201,7 +201,7 @@ def _helps(probs: np.ndarray, y: np.ndarray, weights: np.ndarray, groups: np.nda
     before, after = -np.log(probs[:, np.arange(len(y)), y].clip(1e-15))
     gain = float(np.average(before - after, weights=weights))
     sums = np.bincount(group_codes(groups, len(y)), weights * (before - after - gain))
-    return gain > math.sqrt((sums**2).sum()) / weights.sum()
+    return bool(gain > math.sqrt((sums**2).sum()) / weights.sum())
 
 
 def _log_loss(probs: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:

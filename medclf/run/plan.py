@@ -232,8 +232,9 @@ def _with_views(learn: MedLearner) -> Trial | str:
     groups = learn.groups()
     y, groups = plain.targets.astype(int)[known], _of(groups, known)
     try:
-        probs = [calibrated(y, one.held_out[known], multi_label, groups) for one in (plain, views)]
-        trial: Trial | str = compared(y, *probs, multi_label, groups)
+        held_out = (plain.held_out, views.held_out)
+        probs = [calibrated(y, one[known], multi_label, groups) for one in held_out]
+        trial: Trial | str = compared(y, probs[0], probs[1], multi_label, groups)
     except DataError as error:
         trial = error.message
     if isinstance(trial, str) or not trial.helps:
