@@ -262,8 +262,8 @@ def _gain(y: np.ndarray, found: ThreeModels, groups: np.ndarray | None, many: bo
 def _sentence(gain: Estimate) -> str:
     if not np.isfinite(gain.value):
         return f"The model uses the image alone: {gain.n} training images are too few to tell whether the table helps."
-    ends = f"{gain.value:+.3f} (95 % CI {gain.low:+.3f} to {gain.high:+.3f})"
-    how = f"on {number(gain.n)} training images, each predicted without it, the log loss falls by {ends}"
+    ends = f"{-gain.value:+.3f} (95 % CI {-gain.high:+.3f} to {-gain.low:+.3f})"
+    how = f"on {number(gain.n)} training images, each predicted without it, the log loss changes by {ends}"
     if gain.low > 0:
         return f"The model uses image and table: {how}."
     return f"The model uses the image alone, since the table does not surely help: {how}."

@@ -16,6 +16,7 @@ from medclf.auditing.kinds import PAIR_KINDS
 from medclf.dataset.groups import cluster
 from medclf.dataset.labels import label_set
 from medclf.display import Page
+from medclf.errors import DataError
 from medclf.files import finite, write_json, write_text
 from medclf.images.phi import Reader
 from medclf.reporting.cases import read_cases
@@ -207,7 +208,13 @@ class Reported:
         Args:
             interp: the interpretation.
             show_burned_in: see `report`.
+
+        Raises:
+            DataError: it is no `MedInterpretation`.
         """
+        if not all(hasattr(interp, name) for name in ("learn", "predictions", "partition")):
+            text = f"a report is made of a MedInterpretation or of a run's folder, not of a {type(interp).__name__}"
+            raise DataError(text, "make one with MedInterpretation.from_learner(learn)")
         from medclf.learn.assess import assessment_of  # with fastai, which the page of a RUN folder does without
 
         learn, predictions = interp.learn, interp.predictions
@@ -317,7 +324,7 @@ def report(
         The path of the page.
 
     Raises:
-        DataError: a file of the folder is missing or damaged.
+        DataError: a file of the folder is missing or damaged, or `source` is something else.
         OutputError: the page cannot be written.
     """
     run = RunFolder(source) if isinstance(source, (str, os.PathLike)) else None

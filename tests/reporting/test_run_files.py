@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from pydicom.data import get_testdata_file
 
@@ -50,6 +51,11 @@ def test_the_page_of_a_run_needs_no_torch(run: Path) -> None:
     code = "import sys, medclf; medclf.report(sys.argv[1], progress=False); print({'torch', 'fastai'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_what_is_no_interpretation_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match="not of a Linear"):
+        report(torch.nn.Linear(1, 1))
 
 
 def test_neighbours_of_the_run_are_shown_with_their_labels(run: Path) -> None:
