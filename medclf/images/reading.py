@@ -380,7 +380,9 @@ def _index(frame: Frame, name: str | Path, n_frames: int) -> int:
     named = {"first": 0, "middle": n_frames // 2, "last": n_frames - 1} | ({"all": 0} if n_frames == 1 else {})
     if frame == "all" and n_frames > 1:
         text = f"holds {n_frames} frames, of which each is an image"
-        raise ReadError(name, text, "name one of them, as FILE#0, or ask for one answer for all with --unit")
+        raise ReadError(
+            name, text, f"name one of them, as FILE#0, or ask for one answer for all with {argument('unit')}"
+        )
     if isinstance(frame, str):
         if frame not in named:
             raise MedclfError(f"{argument('frame')} must be a number, first, middle, last or all, not {frame!r}")

@@ -46,10 +46,10 @@ def test_radiographs_in_png(shared_data, tmp_path):
 
 def test_endoscopy_in_jpeg(shared_data, tmp_path):
     root = shared_data / "hyperkvasir-lower-gi"
-    paths = [path for name in ("polyp", "normal-cecum") for path in sorted((root / name).glob("*.jpg"))[:6]]
+    paths = [path for name in ("polyp", "normal-cecum") for path in sorted((root / name).glob("*.jpg"))[:12]]
     table = pd.DataFrame({"path": [str(p.relative_to(root)) for p in paths], "label": [p.parent.name for p in paths]})
     ours, _ = compare(trained(df=table, root=root, size=(96, 112), modality="endoscopy"), paths, tmp_path)
-    assert len(ours) == 12
+    assert len(ours) == 24
 
 
 def test_dicom_in_grey(shared_data, tmp_path):

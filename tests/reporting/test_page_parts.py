@@ -62,6 +62,7 @@ def test_a_link_shows_the_same_again(opened: Any, visit: Any, made: Path) -> Non
     again = visit(made)
     again.page.goto(page.url)
     again.page.reload()
+    again.page.wait_for_selector("#dialog-title:not(:empty)")
     assert again.page.inner_text("#dialog-title") == name
     assert (again.names(), again.matrix()) == (names, matrix)
     assert again.page.inner_text("#threshold-out") == "0.30"
