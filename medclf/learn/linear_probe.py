@@ -33,6 +33,8 @@ class LinearProbe:
         cv_folds: folds of that cross-validation; 0 where there were too few images.
         seconds: time taken, features included.
         views: augmented views of each image that it was fitted on besides.
+        n_untold: fits whose probabilities stay close to the frequencies, since by that cross-validation the features
+            do not surely tell more: 0 or 1, or of several labels how many.
         features: (n_train, n_features) of the training images, in the loader's order; not kept in files.
         targets: (n_train,) their classes, or (n_train, n_labels) 0/1; not kept in files.
         held_out: (n_train, n_labels) probability of each training image from the folds that did not hold it, NaN
@@ -45,6 +47,7 @@ class LinearProbe:
     cv_folds: int
     seconds: float
     views: int = 0
+    n_untold: int = 0
     features: np.ndarray | None = field(default=None, repr=False, compare=False)
     targets: np.ndarray | None = field(default=None, repr=False, compare=False)
     held_out: np.ndarray | None = field(default=None, repr=False, compare=False)
@@ -82,6 +85,9 @@ def fit_head(
 
     Returns:
         What was done.
+
+    Warns:
+        MedclfWarning: the features do not surely tell the labels apart.
 
     Raises:
         DataError: views are asked for, and the loader augments nothing.
@@ -125,10 +131,15 @@ def fit_head(
             linear.bias.copy_(torch.from_numpy(found.bias))
         fitted.append(found)
         seconds = time.perf_counter() - start
-        return LinearProbe(found.strength, n, features.shape[1], found.folds, seconds, views).as_dict()
+        numbers = (found.strength, n, features.shape[1], found.folds, seconds, views, found.n_untold)
+        return LinearProbe(*numbers).as_dict()
 
     done = LinearProbe(**distributed.from_first(fit))
     distributed.copy_first([linear.weight.data, linear.bias.data])
+    if done.n_untold:
+        of = f"{done.n_untold} of the {targets.shape[1]} labels" if targets.ndim == 2 else "the labels"
+        text = f"by folds of the {n} training images, what the network sees does not surely tell {of}: there the "
+        warnings.warn(MedclfWarning(f"{text}probabilities stay close to how frequent each is"), stacklevel=2)
     held_out = fitted[0].held_out[:n] if fitted else None
     return replace(done, features=features[:n], targets=targets[:n], held_out=held_out)
 

@@ -38,6 +38,7 @@ class LinearFit(NamedTuple):
     strength: float  # the chosen C
     folds: int
     held_out: np.ndarray  # (n, n_out) probabilities, NaN where no fold held the image out
+    n_untold: int  # fits that stay at the frequencies, since nothing else surely helps: one, or one a label of several
 
 
 def one_thread_if_small(n_values: int) -> Any:
@@ -118,7 +119,8 @@ def fit_linear(
     weight = weight @ axes / scale
     bias = bias - weight @ mean
     strength = float(np.mean(chosen or [0.0]))
-    return LinearFit(weight.astype(np.float32), bias.astype(np.float32), strength, n_folds, held_out)
+    untold = chosen.count(STRENGTHS[0])
+    return LinearFit(weight.astype(np.float32), bias.astype(np.float32), strength, n_folds, held_out, untold)
 
 
 def _certain(n: int) -> float:

@@ -35,6 +35,7 @@ _NAMES = {  # keys of results.json whose words do not say what they are
     "n_features": "Features of an image",
     "strength": "Strength of the regularisation (C)",
     "views": "Augmented views",
+    "n_untold": "Fits that stay close to the frequencies",
     "abstain_below": "Flagged unsure below",
     "log_loss": "Log loss",
     "size-tells-class": "Image size predicts the class",

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from medclf.errors import DataError
+from medclf.errors import DataError, MedclfWarning
 from medclf.learn.features import image_features
 
 
@@ -30,6 +30,19 @@ def learner(folder, **kwargs):
     dls = MedDataLoaders.from_folder(folder, **(settings | kwargs))
     torch.manual_seed(0)
     return med_learner(dls, "resnet18", weights=None, linear_probe=True)
+
+
+def test_images_that_tell_nothing_are_said_to(make_images):
+    from PIL import Image
+
+    rng, names = np.random.default_rng(0), [f"{label}/{i}.png" for label in "ab" for i in range(12)]
+    root = make_images(*names)
+    for name in names:
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(root / name)
+    learn = learner(root, modality=None)
+    with pytest.warns(MedclfWarning, match="does not surely tell the labels"):
+        found = learn.fit_head(progress=False)
+    assert found.n_untold == 1 and found.as_dict()["n_untold"] == 1
 
 
 @pytest.mark.filterwarnings("ignore::medclf.errors.MedclfWarning")

@@ -22,11 +22,11 @@ def clouds(n_classes=3, n=120, f=20, seed=0):
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_equals_logistic_regression_on_standardised_features(f, n_classes):
     x, y = clouds(n_classes, f=f)
-    weight, bias, strength, folds, held_out = fit_linear(x, y, n_classes)
+    weight, bias, strength, folds, held_out, n_untold = fit_linear(x, y, n_classes)
     peer = LogisticRegression(C=strength, max_iter=2000, tol=1e-8)
     wanted = peer.fit(StandardScaler().fit_transform(x), y).predict_proba(StandardScaler().fit_transform(x))
     logits = torch.from_numpy(x) @ torch.from_numpy(weight).T + torch.from_numpy(bias)
-    assert folds == 5
+    assert folds == 5 and n_untold == 0
     assert np.abs(logits.softmax(1).numpy() - wanted).max() < 0.01
     assert held_out.shape == (len(y), n_classes) and np.allclose(held_out.sum(1), 1)
 
@@ -153,4 +153,4 @@ def test_features_that_tell_nothing_leave_the_frequencies(seed):
     x, y = rng.normal(size=(100, 200)).astype(np.float32), (np.arange(100) % 5 == 0).astype(int)
     fit = fit_linear(x, y, 2)
     probs = 1 / (1 + np.exp(x @ (fit.weight[0] - fit.weight[1]) + fit.bias[0] - fit.bias[1]))
-    assert fit.strength == min(STRENGTHS) and np.abs(probs - 0.2).max() < 0.02
+    assert fit.strength == min(STRENGTHS) and fit.n_untold == 1 and np.abs(probs - 0.2).max() < 0.02
