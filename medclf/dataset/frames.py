@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
 from medclf.dataset.labels import is_missing
 from medclf.dataset.sources import Rows
-from medclf.errors import ReadError
 from medclf.images.frame_names import file_and_frame, frame_name
-from medclf.images.reading import probe
+from medclf.images.reading import n_frames
 from medclf.parallel import map_ahead
 
 FRAME = "frame_number"  # the column that says which frame of its file an image is
@@ -18,20 +15,13 @@ FRAME = "frame_number"  # the column that says which frame of its file an image 
 
 def take_frames(rows: Rows) -> None:
     """Make a row of each frame; files of one image keep theirs, and broken ones too, so that the scan says why."""
-    counts = list(map_ahead(lambda path: _frames_of(rows.root / path), rows.path))
+    counts = list(map_ahead(lambda path: n_frames(rows.root / path), rows.path))
     files = zip(rows.path, counts, strict=True)
     names = [frame_name(path, k, n) if n > 1 else path for path, n in files for k in range(n)]
     rows.keep([row for row, n in enumerate(counts) for _ in range(n)])
     rows.path = names
     numbers = [file_and_frame(rows.root / path)[1] for path in names]
     rows.extra[FRAME] = pd.Series(numbers, index=rows.extra.index, dtype=object)
-
-
-def _frames_of(path: Path) -> int:
-    try:
-        return probe(path).n_frames
-    except (ReadError, OSError):
-        return 1
 
 
 def file_names(table: pd.DataFrame) -> list[str]:

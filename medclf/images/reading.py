@@ -126,6 +126,19 @@ def probe(path: Source, *, max_megapixels: float = MAX_MEGAPIXELS) -> Probe:
         return Probe(kind, found.width, found.height, found.bits, n_frames, found.channels)
 
 
+def n_frames(path: Source) -> int:
+    """How many frames, pages or slices a file has; 1 where it cannot be read, so that its reading says why.
+
+    Example:
+        >>> n_frames(b"no image")
+        1
+    """
+    try:
+        return probe(path).n_frames
+    except (ReadError, OSError):
+        return 1
+
+
 def format_of(path: Source) -> str:
     """PNG, JPEG, TIFF, BMP, WebP, DICOM or NIfTI, by the first bytes.
 

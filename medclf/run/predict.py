@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from medclf.dataset.folders import walk
-from medclf.errors import DataError, MedclfWarning, ReadError, argument
+from medclf.errors import DataError, MedclfWarning, argument
 from medclf.escaping import csv_value, printable
 from medclf.images.frame_names import file_of, frame_name
-from medclf.images.reading import probe
+from medclf.images.reading import n_frames
 from medclf.inference.runtimes import bundle_in, load_model
 from medclf.progress import watch
 
@@ -51,14 +51,6 @@ def frames_in(files: Iterable[Path]) -> Iterator[Path]:
     for path in files:
         n = n_frames(path)
         yield from ((Path(frame_name(str(path), number, n)) for number in range(n)) if n > 1 else [path])
-
-
-def n_frames(item: Path | bytes) -> int:
-    """How many frames an image has; 1 where it cannot be read, so that the prediction says why."""
-    try:
-        return probe(item).n_frames
-    except ReadError:
-        return 1
 
 
 @dataclass(frozen=True)

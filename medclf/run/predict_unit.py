@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from medclf.escaping import csv_value, printable
 from medclf.images.frame_names import frame_name
+from medclf.images.reading import n_frames
 from medclf.inference.predictor import FrameOf
 from medclf.inference.runtimes import bundle_in, load_model
 from medclf.inference.zipped import open_zip, read_members
-from medclf.run.predict import images_in, n_frames
+from medclf.run.predict import images_in
 
 if TYPE_CHECKING:
     from medclf.images.preprocessing import Item
