@@ -72,8 +72,8 @@ NAMES = {
     "data.split.RandomSplitter": "dataset.splits.SeededSplitter",
     "evaluation.basis.Basis": "auditing.calibration_set.CalibrationSet",
     "evaluation.decisions.Wishes": "auditing.decisions.DecisionPolicy",
-    "evaluation.worth.Worth": "auditing.assess.Calibrated",
-    "evaluation.worth.judge": "auditing.assess.calibrate",
+    "evaluation.worth.Worth": "auditing.calibrate.Calibrated",
+    "evaluation.worth.judge": "auditing.calibrate.calibrate",
     "training.head_start.HeadStart": "learn.linear_probe.LinearProbe",
     "training.learner.cnn_learner": "learn.learner.med_learner",
 }

@@ -22,6 +22,7 @@ Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 Decide = Literal["accuracy", "balanced", "threshold"]
 UnitAnswer = Literal["mean", "noisy-or", "max", "attention"]
 UnitChoice = Literal["auto", "mean", "noisy-or", "max", "attention"]
+UNIT_PLURALS = {"patient": "patients", "study": "studies", "series": "series", "folder": "folders", "file": "files"}
 Frame = int | Literal["first", "middle", "last", "all"]
 Window = tuple[float, float] | str | None
 TUNED_EPOCHS = 5

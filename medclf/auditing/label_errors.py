@@ -249,7 +249,7 @@ def check_labels(
     """
     parts = [predictions] if out_of_fold is None else [predictions, out_of_fold]
     both = Predictions.concat(parts)
-    known = (np.asarray(both.y).reshape(len(both), -1) >= 0).any(axis=1)
+    known = both.known
     both, judges = both.subset(known), np.repeat(np.arange(len(parts)), [len(part) for part in parts])[known]
     paths, probs, share = list(both.table["path"]), np.array(both.probs, float), 1.0
     by = "" if out_of_fold is None else _BY_BOTH

@@ -80,7 +80,7 @@ def choose_answer(
         raise DataError(text, remedy)
     mean = UnitRule(unit, "mean", finding, multi_label)
     first = None if training is None else by_unit(training, mean)
-    if first is None or (n := int(_known(first.units).sum())) < FEWEST_UNITS:
+    if first is None or (n := int(first.units.known.sum())) < FEWEST_UNITS:
         few = "no training unit was predicted by a fold without it" if first is None else f"there are only {n} of them"
         if asked == "attention":
             raise DataError(f"attention needs {FEWEST_UNITS} training units with a label: {few}", "give more units")
@@ -110,13 +110,9 @@ def _finding(vocab: list[str], positive: str | None, training: Predictions | Non
     return vocab.index(positive or positive_label(vocab, counts).label)
 
 
-def _known(units: Predictions) -> np.ndarray:
-    return np.asarray((np.asarray(units.y).reshape(len(units), -1) >= 0).any(axis=1))
-
-
 def _calibrated_losses(units: Predictions) -> np.ndarray:
     """(n,) log loss of each unit whose label is known, of probabilities calibrated on the others."""
-    known = units.subset(_known(units))
+    known = units.subset(units.known)
     logits = to_logits(known.probs, multi_label=known.multi_label)
     try:
         probs, _ = calibrate_out_of_fold(logits, known.y, groups=known.groups, multi_label=known.multi_label)
@@ -136,7 +132,7 @@ def _best(losses: Mapping[UnitAnswer, np.ndarray]) -> UnitAnswer:
 
 
 def _scores(units: Predictions, losses: np.ndarray) -> dict[str, float]:
-    known = units.subset(_known(units))
+    known = units.subset(units.known)
     task = read_task(known.y, known.probs, known.vocab, None, known.multi_label, predicted=known.predicted)
     found = statistics(task, np.ones((1, task.n)))
     shown = {name: float(found[name][0]) for name in _SHOWN if name in found}
@@ -147,7 +143,7 @@ def _attended(first: ByUnit, training: Predictions, fit: Fit, finding: int | Non
     """The training units, each answered by an attention that was fitted on the other folds' units."""
     units, index = first.units, first.index
     assert training.features is not None
-    known = np.flatnonzero(_known(units))
+    known = np.flatnonzero(units.known)
     fold_of = np.full(len(units), -1)
     groups = units.groups
     fold_of[known] = folds(units.y[known], None if groups is None else groups[known])
@@ -177,6 +173,6 @@ def _fit_on(units: np.ndarray, made: Predictions, index: np.ndarray, features: n
 
 def _fitted(first: ByUnit, mean: UnitRule, fit: Fit | None, training: Predictions) -> UnitRule:
     assert fit is not None and training.features is not None
-    known = np.flatnonzero(_known(first.units))
+    known = np.flatnonzero(first.units.known)
     attention = _fit_on(known, first.units, first.index, training.features, partial(fit, finding=mean.finding))
     return UnitRule(mean.unit, "attention", mean.finding, mean.multi_label, attention)

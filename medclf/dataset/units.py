@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.config import Split
+from medclf.config import UNIT_PLURALS, Split
 from medclf.dataset.folds import linked
 from medclf.dataset.frames import file_names
 from medclf.dataset.labels import is_missing, objects
 from medclf.errors import DataError, MedclfWarning, SplitError, argument, did_you_mean
 
 UNIT = "unit_id"  # the column that says which unit an image is of
-_PLURALS = {"patient": "patients", "study": "studies", "series": "series", "folder": "folders", "file": "files"}
 _SOURCES = {
     "patient": f"name the column of patients with {argument('patient_col', 'NAME')}, or give DICOM files",
     "study": "give DICOM files, or a table with a column 'study'",
@@ -32,7 +31,7 @@ def units_word(unit: str, n: int = 2) -> str:
         >>> units_word("patient"), units_word("study", 1), units_word("exam_id")
         ('patients', 'study', "units of 'exam_id'")
     """
-    one, many = (unit, _PLURALS[unit]) if unit in _PLURALS else (f"unit of '{unit}'", f"units of '{unit}'")
+    one, many = (unit, UNIT_PLURALS[unit]) if unit in UNIT_PLURALS else (f"unit of '{unit}'", f"units of '{unit}'")
     return one if n == 1 else many
 
 

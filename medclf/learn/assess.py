@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ import pandas as pd
 from medclf.auditing.assess import (
     Sections,
     apply_calibration,
-    calibrate,
     chosen_in_training,
     evaluate_limits,
     flag_out_of_distribution,
@@ -22,6 +20,7 @@ from medclf.auditing.assess import (
     seen_in_training,
 )
 from medclf.auditing.audit import Audit, with_groups, with_partition
+from medclf.auditing.calibrate import calibrate
 from medclf.auditing.calibration_set import CalibrationSet
 from medclf.auditing.decisions import DecisionPolicy
 from medclf.auditing.fusion import TrainingRows, WithTable, column_names, with_table
@@ -30,51 +29,36 @@ from medclf.auditing.short_audit import short_audit
 from medclf.config import UnitChoice
 from medclf.dataset.labels import objects
 from medclf.dataset.matching import left_out, match_labels
-from medclf.dataset.scan import with_problems
 from medclf.dataset.splits import no_partition, unplaced
-from medclf.dataset.units import UNIT
 from medclf.errors import MedclfWarning
 from medclf.learn import augmentation_picture
 from medclf.learn.balance import label_shares
 from medclf.learn.batches import unread
 from medclf.learn.columns_beside import ColumnsBeside, columns_beside, with_columns
-from medclf.learn.features import image_features
 from medclf.learn.learner import MedLearner
-from medclf.learn.maps import of_learner
 from medclf.learn.neighbours import similar_training_images
-from medclf.learn.prediction import predict_loader
+from medclf.learn.outputs import (
+    Outputs,
+    features_by_row,
+    is_held_out,
+    out_of_fold,
+    outputs_of,
+    table_of_data,
+    train_paths,
+)
 from medclf.learn.preprocessing import described, reading_of
 from medclf.learn.units import AnswersByUnit, answer_by_unit, is_by_unit, unit_rows
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.ood import FEWEST, OodDetector, ood_fit
 from medclf.results import maps
 from medclf.results.calibration import Calibration
-from medclf.results.predictions import Predictions, losses_of
+from medclf.results.predictions import Predictions
 from medclf.results.results import by_fold, leak_free, summarize
 from medclf.results.subgroups import subgroups as metrics_by_group
 from medclf.results.units import by_unit
 from medclf.results.wording import sensitivities, summary
 
 _PAIRS = 12  # of near-duplicates, in results.json
-
-
-@dataclass
-class Outputs:
-    """What a trained network gives: all that `assess` needs besides the learner.
-
-    Args:
-        reported: the predictions to report: of the validation images, or of every image by the fold that held it out.
-        features: (n, f) pooled features of the training images that can be read; None where they are not known.
-        held_out: predictions of the test images of the data's own table, those with labels and those without.
-        cross_validated: whether `reported` comes from a cross-validation.
-        saliency: where the network looked, a picture by path.
-    """
-
-    reported: Predictions
-    features: np.ndarray | None = None
-    held_out: list[Predictions] = field(default_factory=list)
-    cross_validated: bool = False
-    saliency: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -173,20 +157,19 @@ def assess(
         >>> # learn.fine_tune(5); assess(learn, policy=DecisionPolicy(rule="sensitivity=0.95")).results["abstain"]
     """
     outputs = outputs or outputs_of(learn, saliency=saliency)
-    table = _table_of(learn)
+    table = table_of_data(learn)
     if policy is not None:
         policy.check(outputs.reported.vocab, outputs.reported.multi_label)
     features = outputs.features if len(learn.dls.train_ds) >= FEWEST else None
-    parts, found = [outputs.reported, *outputs.held_out], None
-    by_row = None if table is None or features is None else _features_by_row(learn.dls, table, features, parts)
-    if table is not None and audit:
-        found = _audited(learn, table, by_row) if audit is True else with_partition(audit, table["partition"])
-        table = with_groups(table, found) if audit is True else table
-        parts = [_with_groups(part, table) for part in parts]
-    elif audit:
+    parts = [outputs.reported, *outputs.held_out]
+    by_row = None if table is None or features is None else features_by_row(learn.dls, table, features, parts)
+    if table is None and audit:
         text = "the images were not checked for near-duplicates and leaks: make the loaders with MedDataLoaders"
         warnings.warn(MedclfWarning(text), stacklevel=2)
-    probed = None if table is None else _out_of_fold(learn, table, parts[0])
+    table, found = _audited(learn, table, by_row, audit)
+    if table is not None and found is not None:
+        parts = [_with_groups(part, table) for part in parts]
+    probed = None if table is None else out_of_fold(learn, table, parts[0])
     units = None
     if table is not None and is_by_unit(table):
         units = _by_unit(learn, table, parts, probed, features, policy, outputs.cross_validated, unit_answer)
@@ -226,15 +209,13 @@ def assess(
         results |= {} if outputs.cross_validated else _leak_free(reported, table, found, results, units)
         results |= _test_results(held_out, table, found, units) | not_measured(table, reported.vocab)
     results |= {"subgroups": as_plain(metrics_by_group(reported, subgroups))} if subgroups else {}
-    known = {} if by_row is None or table is None else _known_features(table, by_row)
+    known = {}
+    if by_row is not None and table is not None:
+        known = {path: row for path, row in zip(table["path"], by_row, strict=True) if np.isfinite(row).all()}
     predictions = Predictions.concat([reported, *held_out])
     probed = None if outputs.cross_validated else probed
-    checked = None
-    if table is not None:
-        tuned = getattr(learn, "history", True) or getattr(learn, "head", None) is None or units
-        judged = _one_a_unit(table, predictions, probed) if units else table
-        checked = check_labels(predictions, probed, judged, found, None if tuned else known)
-        results["label_errors"] = checked.section
+    checked = None if table is None else _checked_labels(learn, table, predictions, probed, found, units, known)
+    results |= {"label_errors": checked.section} if checked else {}
     near = similar_training_images(learn, predictions.table["path"], known=known) if known else None
     results |= maps.described(outputs.saliency) | augmentation_picture.described(learn.dls)
     picture = augmentation_picture.augmentation_picture(learn.dls)
@@ -275,118 +256,25 @@ def _state(learn: Any) -> tuple[Any, ...]:
     return id(learn.dls), *((tensor.data_ptr(), tensor._version) for tensor in tensors)
 
 
-def outputs_of(
-    learn: Any, valid: Predictions | None = None, features: np.ndarray | None = None, *, saliency: int = maps.LIMIT
-) -> Outputs:
-    """Run the network over the validation, test and training images, as far as that was not done.
-
-    Args:
-        learn: a learner, trained.
-        valid: its predictions of the validation images, with features.
-        features: see `Outputs`.
-        saliency: how many images get a map.
-    """
-    ours = isinstance(learn, MedLearner)
-    valid = valid or predict_loader(learn, learn.dls.valid, "valid", features=ours)
-    if features is None and ours:
-        features = train_features(learn)
-    held_out = predict_held_out(learn) if _table_of(learn) is not None else []
-    pictures = of_learner(learn, valid, saliency) if saliency else {}
-    return Outputs(valid, features, held_out, saliency=pictures)
-
-
-def train_features(learn: MedLearner) -> np.ndarray:
-    """(n, f) pooled features of the training images that can be read: the probe's own where nothing was tuned."""
-    read = ~unread(learn.dls.train)
-    known = learn.head.features if learn.head is not None and learn.is_probe else None
-    if known is not None and len(known) == read.sum():
-        return known
-    return np.asarray(image_features(learn.model, learn.dls.train)[0][read])
-
-
-def predict_held_out(learn: Any) -> list[Predictions]:
-    """Predictions of the images that the data's own table holds back for test: those with labels, and those without."""
-    table, vocab, dls = learn.dls.table, list(learn.dls.vocab), learn.dls
-    paths = [dls.path / path for path in table.loc[_is_held_out(table), "path"]]
-    if not paths:
-        return []
-    ours = isinstance(learn, MedLearner)
-    found = predict_loader(learn, dls.test_dl(paths, problems=dls.problems), "test", features=ours)
-    row_of = {path: row for row, path in enumerate(table["path"])}
-    y = match_labels(table, vocab, found.multi_label).y[[row_of[path] for path in found.table["path"]]]
-    known = (y.reshape(len(y), -1) >= 0).any(axis=1)
-    if is_by_unit(table):  # a unit is in one part; images of labels that differ, one of them not learned, leave it none
-        units = table[UNIT].iloc[[row_of[path] for path in found.table["path"]]].to_numpy()
-        known = np.isin(units, units[known]) if found.multi_label else ~np.isin(units, units[~known])
-        y = y if found.multi_label else np.where(known, y, -1)
-    found = replace(found, y=y, losses=losses_of(y, found.probs, found.multi_label))
-    return [found.subset(part) for part in (known, ~known) if part.any()]
-
-
 def not_measured(table: pd.DataFrame, vocab: list[str]) -> Sections:
     """What of the data no number of the run is about, for results.json and the page; {} where there is nothing."""
     several = bool(table.attrs.get("multi_label"))
-    lost = left_out(match_labels(table, vocab, several), _is_held_out(table), vocab)
+    lost = left_out(match_labels(table, vocab, several), is_held_out(table), vocab)
     sentences = [no_partition(table), f"Test set: {lost['sentence']}" if lost else ""]
     found = {"sentence": " ".join(filter(None, sentences)), "no_partition": len(unplaced(table)), "test": lost}
     return {"left_out": found} if found["sentence"] else {}
 
 
-def _is_held_out(table: pd.DataFrame) -> np.ndarray:
-    """(n,) which rows are of the test set."""
-    return np.asarray(((table["partition"] == "test") & (table["problem"] == "")).to_numpy(bool))
-
-
-def _table_of(learn: Any) -> pd.DataFrame | None:
-    table, problems = (getattr(learn.dls, name, None) for name in ("table", "problems"))
-    return with_problems(table, problems) if problems else table
-
-
-def _audited(learn: Any, table: pd.DataFrame, by_row: np.ndarray | None) -> Audit:
-    """A short audit, of what the training has computed anyway."""
-    stores = learn.dls.valid.stores or {}
-    return short_audit(table, by_row, stores.get(1), preprocessing=reading_of(learn.dls))
-
-
-def _features_by_row(dls: Any, table: pd.DataFrame, features: np.ndarray, parts: Sequence[Predictions]) -> np.ndarray:
-    """(rows of the table, f) features, NaN where none are known."""
-    place = {path: row for row, path in enumerate(table["path"])}
-    result = np.full((len(place), features.shape[1]), np.nan, np.float32)
-    for paths, values in [(_train_paths(dls), features), *((part.table["path"], part.features) for part in parts)]:
-        if values is not None:
-            result[[place[path] for path in paths]] = values
-    return result
-
-
-def _train_paths(dls: Any) -> list[str]:
-    """The training images that can be read, as the table names them, in the loader's order."""
-    items = [item for item, lost in zip(dls.train.dataset.items, unread(dls.train), strict=True) if not lost]
-    return [Path(item).relative_to(dls.path).as_posix() for item in items]
-
-
-def _out_of_fold(learn: Any, table: pd.DataFrame, predictions: Predictions) -> Predictions | None:
-    """What the linear probe's folds say of the training images that they held out; None where no probe was fitted."""
-    head = getattr(learn, "head", None)
-    held_out = getattr(head, "held_out", None)
-    if held_out is None:
-        return None
-    known = ~np.isnan(held_out).any(axis=1)
-    if not known.any():  # too few images of a class for folds
-        return None
-    place = {path: row for row, path in enumerate(table["path"])}
-    rows = np.array([place[path] for path in _train_paths(learn.dls)], int)[known]
-    vocab, several = predictions.vocab, predictions.multi_label
-    y, probs = match_labels(table, vocab, several).y[rows], held_out[known]
-    columns = [column for column in predictions.table if column in table]
-    return Predictions(
-        vocab,
-        several,
-        y,
-        probs,
-        losses_of(y, probs, several),
-        table.iloc[rows][columns].reset_index(drop=True),
-        ordinal=predictions.ordinal,
-    )
+def _audited(
+    learn: Any, table: pd.DataFrame | None, by_row: np.ndarray | None, audit: bool | Audit
+) -> tuple[pd.DataFrame | None, Audit | None]:
+    """The table, with the groups that a short audit finds in what the training has computed anyway; and the audit."""
+    if table is None or not audit:
+        return table, None
+    if audit is not True:
+        return table, with_partition(audit, table["partition"])
+    found = short_audit(table, by_row, (learn.dls.valid.stores or {}).get(1), preprocessing=reading_of(learn.dls))
+    return with_groups(table, found), found
 
 
 def _by_unit(
@@ -401,9 +289,9 @@ def _by_unit(
 ) -> AnswersByUnit:
     frozen = getattr(learn, "is_probe", False) and not cross_validated
     if training is not None and frozen and features is not None:
-        place = {path: row for row, path in enumerate(_train_paths(learn.dls))}
+        place = {path: row for row, path in enumerate(train_paths(learn.dls))}
         training = replace(training, features=features[[place[path] for path in training.table["path"]]])
-    known = None if features is None else (_train_paths(learn.dls), features)
+    known = None if features is None else (train_paths(learn.dls), features)
     positive = policy.positive if policy else None
     return answer_by_unit(table, parts, training, known, asked=asked, positive=positive, attention=frozen)
 
@@ -421,14 +309,21 @@ def _detector(
     return ood_fit(units.features, groups=units.groups)
 
 
-def _one_a_unit(table: pd.DataFrame, *parts: Predictions | None) -> pd.DataFrame:
-    """The table's rows of the images that stand for their units."""
-    paths = {path for part in parts if part is not None for path in part.table["path"]}
-    return table[table["path"].isin(paths)]
-
-
-def _known_features(table: pd.DataFrame, by_row: np.ndarray) -> dict[str, np.ndarray]:
-    return {path: row for path, row in zip(table["path"], by_row, strict=True) if np.isfinite(row).all()}
+def _checked_labels(
+    learn: Any,
+    table: pd.DataFrame,
+    predictions: Predictions,
+    probed: Predictions | None,
+    audit: Audit | None,
+    units: AnswersByUnit | None,
+    features: dict[str, np.ndarray],
+) -> CheckedLabels:
+    """Which labels are doubtful; where units have one answer each, those of the images that stand for their units."""
+    tuned = getattr(learn, "history", True) or getattr(learn, "head", None) is None
+    if units:
+        paths = {path for part in (predictions, probed) if part is not None for path in part.table["path"]}
+        table = table[table["path"].isin(paths)]
+    return check_labels(predictions, probed, table, audit, None if tuned or units else features)
 
 
 def _with_groups(part: Predictions, table: pd.DataFrame) -> Predictions:
@@ -461,7 +356,7 @@ def _with_table(
         return with_table(reported, None, asked.names, notes=asked.notes, seed=learn.seed)
     head = learn.head
     place = {path: row for row, path in enumerate(table["path"])}
-    rows = table.iloc[[place[path] for path in _train_paths(learn.dls)]]
+    rows = table.iloc[[place[path] for path in train_paths(learn.dls)]]
     training = TrainingRows(head.targets.astype(int), head.held_out, rows, _read_groups(learn, table))
     return with_table(reported, training, asked.names, notes=asked.notes, seed=learn.seed)
 

@@ -52,8 +52,7 @@ class AnswersByUnit:
             what = f"the predictions of the other {others}" if cross_validated else f"the other validation {others}"
             return CalibrationSet.of(self.parts[0].units, f"{what}, in five parts")
         found = self.out_of_fold.units
-        known = np.asarray(found.y).reshape(len(found), -1).max(axis=1) >= 0
-        found = found.subset(known)
+        found = found.subset(found.known)
         described = f"the training {units_word(self.rule.unit)}, each predicted by a head that was fitted without it"
         return CalibrationSet(found.y, found.probs, found.groups, described, unit=found.unit)
 
@@ -105,7 +104,7 @@ def answer_by_unit(
     unit = table.attrs["unit"]
     chosen = choose_answer(unit, asked, training, list(first.vocab), multi_label=several, positive=positive, fit=fit)
     made = [by_unit(part, chosen.rule) for part in parts]
-    if not (np.asarray(made[0].units.y) >= 0).any():
+    if not made[0].units.known.any():
         text = f"none of the {len(made[0].units)} {units_word(unit)} to validate on has one label: their images differ"
         raise DataError(text, f"give each one label, or raise {argument('valid_pct')}")
     found, groups = None, None
@@ -201,9 +200,8 @@ def unit_rows(units: Predictions, made: ByUnit, limit: int = 12) -> dict[str, An
         made: what they were made of.
         limit: units to show.
     """
-    known = np.asarray(units.y).reshape(len(units), -1).max(axis=1) >= 0
     actual, predicted = units.labels, units.preds
-    wrong = np.array([one != other for one, other in zip(actual, predicted, strict=True)]) & known
+    wrong = np.array([one != other for one, other in zip(actual, predicted, strict=True)]) & units.known
     order = np.lexsort((units.probs.max(axis=1), ~wrong))
     counted, paths = made.images.table[CONTRIBUTION], made.images.table["path"]
     rows = []

@@ -158,7 +158,7 @@ def _with_predicted(task: Task, predicted: np.ndarray, truth: np.ndarray) -> Tas
         raise DataError(f"predicted has the shape {predicted.shape}", "give True or False, one row an image")
     if not task.multi_label and len(truth) and (predicted.sum(axis=1) != 1).any():
         raise DataError("predicted names several labels of an image, or none", "one an image")
-    known = (truth.reshape(len(truth), -1) >= 0).any(axis=1)
+    known = truth >= 0 if truth.ndim == 1 else (truth >= 0).any(axis=1)
     return replace(task, predicted=predicted[known])
 
 

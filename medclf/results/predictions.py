@@ -75,6 +75,20 @@ class Predictions:
             return self.decided
         return decided(self.probs, self.vocab, self.multi_label)
 
+    @property
+    def known(self) -> np.ndarray:
+        """(n,) bool: of which images a label is known."""
+        return np.asarray(self._by_label.any(axis=1))
+
+    @property
+    def fully_known(self) -> np.ndarray:
+        """(n,) bool: of which images all labels are known."""
+        return np.asarray(self._by_label.all(axis=1))
+
+    @property
+    def _by_label(self) -> np.ndarray:
+        return np.asarray(self.y).reshape(len(self), -1 if len(self) else 1) >= 0
+
     def _join(self, chosen: np.ndarray) -> str:
         return "|".join(label for label, is_chosen in zip(self.vocab, chosen, strict=True) if is_chosen)
 
@@ -88,8 +102,7 @@ class Predictions:
         frame = self.table[[c for c in _KEPT if c in self.table]].reset_index(drop=True)
         labels, preds = self.labels, self.preds
         if self.multi_label:  # an image without a finding is told from one that nobody judged
-            known = np.asarray((np.asarray(self.y) >= 0).any(axis=1))
-            labels = [label or (NO_FINDING if here else "") for label, here in zip(labels, known, strict=True)]
+            labels = [label or (NO_FINDING if here else "") for label, here in zip(labels, self.known, strict=True)]
             preds = [pred or NO_FINDING for pred in preds]
         frame = frame.assign(label=labels, pred=preds, loss=self.losses)
         if self.multi_label and (np.asarray(self.y) < 0).any():

@@ -310,7 +310,7 @@ def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results
 
 def labelled(predictions: Predictions) -> Predictions:
     """Those with a known label; of several labels, with any known: the others count for the labels that are known."""
-    return predictions.subset((np.asarray(predictions.y).reshape(len(predictions), -1) >= 0).any(axis=1))
+    return predictions.subset(predictions.known)
 
 
 def n_patients(table: pd.DataFrame) -> int | None:

@@ -122,7 +122,7 @@ class RunFolder(Shown, os.PathLike[str]):
         found = Predictions.load(
             self / PREDICTIONS, results["vocab"], results["task"] == "multi-label", bool(results.get("ordinal"))
         )
-        known = (found.y.reshape(len(found), -1) >= 0).any(axis=1)
+        known = found.known
         inside = (found.table.get("partition", "") == results.get("partition")).to_numpy() if len(found) else known
         n = int(known.sum())
         if results["n"] not in (n, int((known & inside).sum())):

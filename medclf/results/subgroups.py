@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from medclf.errors import DataError
@@ -58,7 +57,7 @@ def subgroups(
         DataError: a column is not there, or empty.
     """
     check_columns(predictions.table, columns)
-    known = predictions.subset(np.asarray(predictions.y).reshape(len(predictions), -1).min(1) >= 0)
+    known = predictions.subset(predictions.fully_known)
     result = {}
     for column in columns:
         found = subgroup_metrics(

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from medclf.config import UNIT_PLURALS
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -40,15 +42,16 @@ def counted(results: Mapping[str, Any], n: int = 2) -> str:
 
 
 def counted_as(unit: str | None, n: int = 2) -> str:
-    """What answers are for: images, where `unit` is None; or patients, studies, series, folders, units.
+    """What answers are for: images, where `unit` is None; or patients, studies, series, folders, files, units.
 
     Example:
-        >>> counted_as(None), counted_as("study", 1), counted_as("exam")
-        ('images', 'study', 'units')
+        >>> counted_as(None), counted_as("study", 1), counted_as("file"), counted_as("exam")
+        ('images', 'study', 'files', 'units')
     """
-    known = {"patient": "patients", "study": "studies", "series": "series", "folder": "folders"}
-    one, many = ("image", "images") if unit is None else (unit, known[unit]) if unit in known else ("unit", "units")
-    return one if n == 1 else many
+    if unit is None:
+        return "image" if n == 1 else "images"
+    unit = unit if unit in UNIT_PLURALS else "unit"
+    return unit if n == 1 else UNIT_PLURALS.get(unit, "units")
 
 
 def is_metric(value: Any) -> bool:

@@ -55,7 +55,7 @@ def choose_images(
             f"images must be 1 or more and controls from 0 to below 1, not {n} and {controls}", "give other numbers"
         )
     labels, preds = np.array(predictions.labels, object), np.array(predictions.preds, object)
-    known = np.asarray(predictions.y).reshape(len(predictions), -1).min(1, initial=1) >= 0
+    known = predictions.fully_known
     if not known.any():
         raise DataError("no image has a known label", "there is nothing to compare a second read with")
     suspect, margin = label_suspects(predictions.y, predictions.probs, multi_label=predictions.multi_label)

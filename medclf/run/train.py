@@ -26,12 +26,13 @@ from medclf.errors import argument
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed
-from medclf.learn.assess import Assessment, Outputs, assess, outputs_of, predict_held_out, train_features
+from medclf.learn.assess import Assessment, assess
 from medclf.learn.callbacks import Resumable, told_in_lines
 from medclf.learn.checkpoint import load_checkpoint, save_checkpoint, seeded
 from medclf.learn.dataloaders import MedDataLoaders, decoding
 from medclf.learn.learner import MedLearner, med_learner
 from medclf.learn.maps import of_learner
+from medclf.learn.outputs import Outputs, outputs_of, predict_held_out, train_features
 from medclf.learn.partial import training_from
 from medclf.learn.precision import precision
 from medclf.learn.prediction import predict_loader

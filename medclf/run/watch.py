@@ -98,8 +98,7 @@ def _reference(run: Run, progress: bool) -> tuple[list[dict[str, Any]], np.ndarr
         if held.get("model") == bundle.hash:
             return held["rows"], np.array(held["right"], float)
     predictions, root = run.predictions, run.images
-    sure = np.asarray(predictions.y).reshape(len(predictions), -1).min(1) >= 0
-    chosen = np.flatnonzero(sure)
+    chosen = np.flatnonzero(predictions.fully_known)
     chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:_MOST_REFERENCE])
     paths = [root / str(path) for path in predictions.table["path"].iloc[chosen]]
 

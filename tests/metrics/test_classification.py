@@ -247,6 +247,7 @@ def test_unknown_labels_of_an_image_are_left_out_of_that_label():
 def test_no_images():
     for result in (
         classification_metrics([], np.zeros((0, 2)), ["a", "b"]),
+        classification_metrics([], np.zeros((0, 2)), ["a", "b"], predicted=np.zeros((0, 2), bool)),
         classification_metrics([-1, -1], [[0.5, 0.5]] * 2, ["a", "b"], groups=["p", "q"]),
         classification_metrics(np.zeros((0, 2)), np.zeros((0, 2)), ["a", "b"], multi_label=True),
     ):

@@ -58,3 +58,18 @@ def test_a_users_own_column_unknown_of_an_older_run_is_the_users(tmp_path):
     rows = ["1.png,valid,A,A,0.1,0.9,0.1,A", "2.png,valid,,,0.1,0.1,0.1,B"]
     (tmp_path / "predictions.csv").write_text("\n".join([header, *rows, ""]))
     assert Predictions.load(tmp_path / "predictions.csv", ["A", "B"], True).y.tolist() == [[1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("y", "some", "all_of_them"),
+    [
+        (np.array([0, -1, 1]), [True, False, True], [True, False, True]),
+        (np.array([[0, -1], [-1, -1], [1, 0]]), [True, False, True], [False, False, True]),
+        (np.zeros(0, int), [], []),
+        (np.zeros((0, 2), int), [], []),
+    ],
+)
+def test_which_labels_are_known(y, some, all_of_them):
+    table = pd.DataFrame({"path": [f"{row}.png" for row in range(len(y))]})
+    found = Predictions(["a", "b"], y.ndim == 2, y, np.full((len(y), 2), 0.5), np.zeros(len(y)), table)
+    assert found.known.tolist() == some and found.fully_known.tolist() == all_of_them
