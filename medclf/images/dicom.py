@@ -50,6 +50,7 @@ _PIXEL_TAGS = {
     0x00281056,  # VOI LUT Function
     0x00283000,  # Modality LUT Sequence
     0x00283010,  # VOI LUT Sequence
+    0x20500020,  # Presentation LUT Shape
     0x52009229,  # Shared Functional Groups Sequence
 }
 _SOP_CLASS, _MODALITY, _SERIES, _STUDY = 0x00080016, 0x00080060, 0x0020000E, 0x0020000D
@@ -288,7 +289,7 @@ def _grey_rules(layout: Layout, header: Dataset, form: Form, index: int, path: s
     rules = GreyRules(
         bits_stored=form.stored,
         signed=form.signed,
-        inverted=form.photometric == "MONOCHROME1",
+        inverted=_inverted(header, form),
         slope=1.0 if slope is None else slope,
         intercept=0.0 if intercept is None else intercept,
         modality_lut=_lut(modality, form.signed, layout.little, path) if modality else None,
@@ -300,6 +301,15 @@ def _grey_rules(layout: Layout, header: Dataset, form: Form, index: int, path: s
     # The VOI LUT's input is what the modality transform puts out, so that decides its first value's sign.
     voi_item = _lut_item(header, "VOILUTSequence")
     return rules.with_voi_lut(_lut(voi_item, rules.gives_negatives, layout.little, path) if voi_item else None)
+
+
+def _inverted(header: Dataset, form: Form) -> bool:
+    """Whether small values are white: by the Presentation LUT Shape where there is one (PS3.3 C.11.6), as dcmtk has it.
+
+    A file of a consistent kind has IDENTITY with MONOCHROME2 and INVERSE with MONOCHROME1 (PS3.3 C.8.11.3).
+    """
+    shape = code(header, "PresentationLUTShape")
+    return shape == "INVERSE" if shape in ("IDENTITY", "INVERSE") else form.photometric == "MONOCHROME1"
 
 
 def _voi_function(voi: Dataset, path: str | Path) -> str:

@@ -246,3 +246,10 @@ def test_a_windows_function_counts_in_any_case_and_an_unknown_one_is_named():
         read_pixels(of("CUBIC"))
     bare = image(RAMP[None], bits=12, extra=[element(0x00281056, "CS", "CUBIC")])
     np.testing.assert_allclose(levels(bare), spread(RAMP), atol=1)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(("shape", "sign"), [("IDENTITY", 1), ("INVERSE", -1)])
+def test_the_presentation_lut_shape_says_which_end_is_white(photometric, shape, sign):
+    file = image(RAMP[None], bits=12, photometric=photometric, extra=[element(0x20500020, "CS", shape)])
+    np.testing.assert_allclose(levels(file), spread(sign * RAMP), atol=1)

@@ -42,6 +42,23 @@ from medclf.metrics.positive_label import positive_label
         ("ill", "well"),
         ("AD", "CN"),
         ("melanoma", "seborrheic keratosis"),
+        ("1.0", "0.0"),
+        ("1", "-1"),
+        ("stage-2", "stage-1"),
+        ("HER2+", "HER2-"),
+        ("0_tumor", "1_normal"),
+        ("Y", "N"),
+        ("M", "B"),
+        ("dead", "alive"),
+        ("high_risk", "low_risk"),
+        ("severe", "mild"),
+        ("mild", "healthy"),
+        ("Befund", "kein Befund"),
+        ("con_tumor", "sin_tumor"),
+        ("mutant", "wildtype"),
+        ("RG", "NRG"),
+        ("microcephalic", "normocephalic"),
+        ("cancer", "inconclusive"),
     ],
 )
 def test_the_finding_is_the_positive_whatever_is_more_frequent(finding, plain):
@@ -51,7 +68,9 @@ def test_the_finding_is_the_positive_whatever_is_more_frequent(finding, plain):
             assert (found.label, found.by) == (finding, "name"), vocab
 
 
-@pytest.mark.parametrize("vocab", [["adenoma", "hyperplastic"], ["chest", "hand"], ["normal tissue", "healthy tissue"]])
+@pytest.mark.parametrize(
+    "vocab", [["adenoma", "hyperplastic"], ["chest", "hand"], ["normal tissue", "healthy tissue"], ["F", "M"]]
+)
 def test_where_no_name_tells_it_is_the_rarer(vocab):
     first, second = vocab
     assert positive_label(vocab, {first: 9, second: 8}) == (second, "rarer")
