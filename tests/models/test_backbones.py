@@ -220,7 +220,7 @@ def test_grey_images_give_what_three_equal_channels_give(name, tmp_path):
     with torch.inference_mode():
         wanted = colour(x.expand(-1, 3, -1, -1))
         for found in (grey(x), again(x)):
-            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
 
 
 def test_two_channels_are_refused():

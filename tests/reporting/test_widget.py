@@ -2,10 +2,8 @@
 
 import base64
 import json
-import shutil
 import sys
 from importlib import resources
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +12,6 @@ from medclf.errors import DataError, MissingDependency
 from medclf.reporting.widget import Review, ReviewItem
 
 VOCAB = ["normal", "polyp", "ulcer"]
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 
 
 def made(**options):
@@ -93,17 +90,6 @@ _PAGE = """async ([code, traits]) => {
   };
   module.default.render({ model: window.model, el: document.body });
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"needs Debian's Chromium at {CHROMIUM}")
-    with playwright.sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 def shown(browser, review):

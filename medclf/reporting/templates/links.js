@@ -117,8 +117,8 @@ function makeLinks() {
     copy(event.target, location.href);
   });
   $('copy-name').addEventListener('click', (event) => copy(event.target, nameOf(open.row)));
-  for (const link of document.querySelectorAll('.check a')) {
-    link.addEventListener('click', () => reveal(link.hash.slice(1))); // also where the address has it already
+  for (const link of document.querySelectorAll('.check a, a[data-tab]')) {
+    link.addEventListener('click', () => reveal(link.hash.slice(1))); // at once, and where the address has it already
   }
   let closed = [];
   addEventListener('beforeprint', () => {
