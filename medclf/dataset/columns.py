@@ -25,7 +25,7 @@ BLANK = "blank label"
 TRUE, FALSE = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false"})
 UNCERTAIN = frozenset({"-1", "-1.0", "u", "uncertain"})  # CheXpert writes -1
 NOTHING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat"})
-NO_PATIENT = NOTHING | set("unknown missing - ? #n/a n.a. anonymous anonymized anonymised anon".split())
+NO_PATIENT = NOTHING | set("unknown unk missing - -1 ? #n/a n.a. anonymous anonymized anonymised anon".split())
 NO_PATIENT |= {"not available", "not known"}
 MEANT = ("path", "label", "patient", "partition")
 MEASURED = ("width", "height", "sha256", "problem")  # scan finds these out by itself
@@ -91,7 +91,7 @@ def read_csv(path: Path) -> pd.DataFrame:
                 (reader.line_num, row)
                 for reader in [csv.reader(file, delimiter=delimiter, strict=True)]
                 for row in reader
-                if row
+                if any(cell.strip() for cell in row)  # spreadsheets leave rows of separators
             ]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}", "look for a typing mistake in its name") from error
@@ -181,6 +181,10 @@ class Sheet:
         read = [_list_in(cell) for cell in cells]
         if any(isinstance(cell, list) and isinstance(was, str) for cell, was in zip(read, cells, strict=True)):
             self.notes.append(f"column '{column}' of {self.name} holds lists written as text: read as several labels")
+            for row, cell in enumerate(read):
+                if isinstance(cell, str) and cell.strip().startswith("["):
+                    text = f"{self.place(row, column)}: {cell!r} is a list that cannot be read"
+                    raise DataError(text, "write it as ['a', 'b'], or leave the cell blank where no label is known")
         return read
 
     def _labels_from_flags(

@@ -33,7 +33,7 @@ _PARTS = {"train": "train", "valid": "valid", "dev": "valid", "test": "test"}
 _PART = re.compile(
     r"(?:(?:images?|imgs?|data|set)[ _-]?)?"
     r"(?:(?P<train>train(?:ing|val)?|trn)|(?P<valid>val(?:id(?:ation)?)?)|(?P<dev>dev)|(?P<test>test(?:ing)?|tst))"
-    r"(?:[ _-]?(?:set|data|images?|imgs?|split|part|folder|\d{1,4}))*"
+    r"(?:[ _-]?(?:set|data|images?|imgs?|split|part|folder|\d{1,4}|\(\d{1,4}\)))*"
 )
 
 
@@ -332,14 +332,24 @@ class Finder:
         found = [self._by_name.get(name) or self._by_any_case.get(name.casefold()) for name in names]
         return next(filter(None, found), [])
 
+    @functools.cached_property
+    def _by_number(self) -> dict[str, list[str]]:
+        """The files whose names are numbers, by them without the zeros in front, which spreadsheets drop."""
+        fits: dict[str, list[str]] = {}
+        for name, paths in self._by_name.items():
+            if name.isdecimal():
+                fits.setdefault(name.lstrip("0"), []).extend(paths)
+        return fits
+
     def like(self, path: str) -> str:
-        """A file that differs from a missing one in its ending alone; "" where there is none."""
-        fits = self._by_name.get(plain_name(str(PurePosixPath(path).with_suffix(""))), [])
+        """A file that differs from a missing one in its ending or leading zeros alone; "" where there is none."""
+        name = plain_name(str(PurePosixPath(path).with_suffix("")))
+        fits = self._by_name.get(name) or self._by_number.get(name.lstrip("0"), [])
         return fits[0] if len(fits) == 1 else ""
 
     def _relative(self, cell: str) -> str:
         if PureWindowsPath(cell).drive and os.name != "nt":
-            raise BadPath("is a path on a Windows drive")
+            raise BadPath("is a path on a Windows drive", f"write its part below {self.root}")
         absolute = os.path.normpath(Path(self.root, cell))
         for root in (self.root, self._real_root):
             if is_within(absolute, root):

@@ -14,8 +14,12 @@ NO_CLASS_FOLDER = "no class folder above it"
 _SHOWN = 5
 _ROLE = re.compile(r"(images?|imgs?|pictures?|photos?|frames?|raw|originals?|pngs?|jpe?gs?|tiffs?|dicoms?|dcm)", re.I)
 _MASK_WORD = r"(?:masks?|segm?|segmentations?|annotations?|annotated|labels?|gt|ground[ _-]?truths?)"
-_MASK = re.compile(rf"(?P<base>.+?)[ _.-]+{_MASK_WORD}(?:[ _-]?\d+)?", re.I)
+_DRAWN = r"(?:overlays?|contours?|superpixels?|heatmaps?|lesions?|rois?|bbox(?:es)?|thumb(?:nail)?s?)"
+_MASK = re.compile(
+    rf"(?P<base>.+?)(?:[ _.-]+(?:{_MASK_WORD}|{_DRAWN})|masks?)(?:[ _-]?\d+)?|{_MASK_WORD}[ _-]+(?P<after>.+)", re.I
+)
 _MASK_FOLDER = re.compile(rf"(?:.*[ _-])?{_MASK_WORD}", re.I)
+_AUGMENTED = re.compile(r"(?:^|[/ _.-])aug(?:mented|mentation)?s?(?:[ _-]?\d+)?(?=[/ _.-])", re.I)
 _PART_WORDS = set("train training trn tr trainval val valid validation eval evaluation test testing tst ts".split())
 _PART_WORDS |= {"holdout"}
 
@@ -57,10 +61,16 @@ def labels_of_folders(paths: Sequence[str], parent: int | None = None) -> tuple[
         if len(further) < 2:
             found = [label if label and label == parts[-1] else "" for label, parts in zip(found, folders, strict=True)]
         notes = [*_levels(found, folders), *_within_classes(found, folders)]
-    notes += _parts_not_read(folders)
+    notes += [*_parts_not_read(folders), *_copies(paths)]
     labels = [plain_name(label).strip() or None for label in found]
-    parts_of = map(partition_of, paths)
+    parts_of = [partition_of(path) for path in paths]
     problems = ["" if label or part == "test" else missing for label, part in zip(labels, parts_of, strict=True)]
+    bare = [path for path, label, part in zip(paths, labels, parts_of, strict=True) if part == "test" and not label]
+    if bare and set(parts_of) == {"test", None}:
+        notes.append(
+            f"{len(bare)} images are taken for a test set without labels by their folder's name, first '{min(bare)}', "
+            "and no folder says train. If it is a class, rename the folder"
+        )
     return labels, problems, notes
 
 
@@ -109,7 +119,8 @@ def _within_classes(labels: Sequence[str], folders: Sequence[Sequence[str]]) -> 
 def _parts_not_read(folders: Sequence[Sequence[str]]) -> list[str]:
     """A note where folders' names speak of a partition in words that are not understood, such as 1_train_final."""
     names = {name: None for parts in folders for name in parts if part_named(name) is None}
-    words = {name: {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)} for name in names}
+    found = {name: re.findall("[A-Z]?[a-z]+|[A-Z]+", name) for name in names}
+    words = {name: {re.sub("(set|data)$", "", word.lower()) for word in parts} for name, parts in found.items()}
     alike = [name for name in names if _PART_WORDS & words[name]]
     if not alike:
         return []
@@ -119,13 +130,25 @@ def _parts_not_read(folders: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def _copies(paths: Sequence[str]) -> list[str]:
+    """A note where names say that images are altered copies of others, which a random split puts on both sides."""
+    copies = [path for path in paths if _AUGMENTED.search(path)]
+    if not 0 < len(copies) < len(paths):
+        return []
+    return [
+        f"{len(copies)} of {len(paths)} images are augmented copies by their names, first '{min(copies)}'. Leave them "
+        "out: medclf augments by itself, and a copy in the validation set is no new image "
+        f"({argument('split', 'grouped')} keeps those together that it finds)"
+    ]
+
+
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(sorted(names)[:_SHOWN]) + more
 
 
 def masks_among(paths: Sequence[str]) -> list[str]:
-    """The files that are another image's mask by their name or folder: `1_mask.png` beside `1.png`, `masks/1.png`.
+    """The files drawn on another image, by their name or folder: `1_mask.png` beside `1.png`, `masks/1.png`.
 
     Example:
         >>> masks_among(["a/1.png", "a/1_mask.png", "a/no_mask.png", "masks/2.png", "images/2.png"])
@@ -133,14 +156,15 @@ def masks_among(paths: Sequence[str]) -> list[str]:
     """
     spelt = [(path, PurePosixPath(path)) for path in paths]
     in_folder = {path for path, pure in spelt if any(_MASK_FOLDER.fullmatch(name) for name in pure.parts[:-1])}
-    by_name = {path: found["base"] for path, pure in spelt if (found := _MASK.fullmatch(pure.stem))}
+    named = ((path, _MASK.fullmatch(pure.stem)) for path, pure in spelt)
+    by_name = {path: found["base"] or found["after"] for path, found in named if found}
     images = {pure.stem for path, pure in spelt if path not in in_folder and path not in by_name}
     beside = {str(pure.with_suffix("")) for _, pure in spelt}
     masks = []
     for path, pure in spelt:
         base = by_name.get(path, pure.stem)
-        named = path in by_name and (str(pure.with_name(base)) in beside or base in images)
-        if named or (path in in_folder and (base in images or pure.stem in images)):
+        of_other = path in by_name and (str(pure.with_name(base)) in beside or base in images)
+        if of_other or (path in in_folder and (base in images or pure.stem in images)):
             masks.append(path)
     return masks
 

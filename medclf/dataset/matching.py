@@ -32,7 +32,7 @@ def spelling(label: str) -> str:
     seen = "".join(one for one in label if unicodedata.category(one) != "Cf")
     letters = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFD", seen))
     plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", letters)).strip().casefold()
-    return re.sub(r"^(\d+)\.0+$", r"\1", plain)
+    return re.sub(r"^(\d+)[.,]0+$", r"\1", plain)
 
 
 @dataclass

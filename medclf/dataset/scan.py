@@ -17,6 +17,7 @@ import pandas as pd
 from medclf.config import Frame, Policy
 from medclf.dataset.choice import Merges, choose
 from medclf.dataset.columns import NOTHING, Columns, conditions
+from medclf.dataset.folders import walk
 from medclf.dataset.frames import take_frames
 from medclf.dataset.identity import project_key, pseudonym
 from medclf.dataset.kinds import kind_warnings, level_warnings, mask_warnings, origin_columns, why_no_picture
@@ -347,6 +348,11 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
     bad = table[table["problem"] != ""]
     if len(bad) == len(table):
         remedy = "repair them"
+        if bad["problem"].str.startswith(MISSING).all():
+            there = walk(rows.root).paths[:1]
+            remedy = f"correct the paths, or name their column with {argument('path_col')}" + "".join(
+                f": the folder holds '{path}'" for path in there
+            )
         if bad["problem"].str.startswith(NO_CLASS_FOLDER).all():
             remedy = _where_labels_are(rows.root) or (
                 f"put each class into a folder, or give {argument('labels', 'labels.csv')}"

@@ -170,8 +170,8 @@ def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:
     labels, problems, notes = _labels_from_paths(root, paths, asked)
     if masks:
         notes.append(
-            f"{len(masks)} files are masks of other images by their name, and are left out, first '{min(masks)}': "
-            "a CSV can list them as images"
+            f"{len(masks)} files are masks or drawings of other images by their name, and are left out, first "
+            f"'{min(masks)}': a CSV can list them as images"
         )
     empty = [f"folder '{folder}' holds no image" for folder in tree.empty if asked.label_from == "folder"]
     return Rows(

@@ -323,7 +323,7 @@ def _bits(image: ImageFile, rawmode: str) -> int:
 
 
 def _channels(image: ImageFile, rawmode: str) -> int:
-    return 1 if image.mode in _GREY_MODES or image.mode.startswith("I;16") or rawmode.startswith("LA") else 3
+    return 1 if image.mode in _GREY_MODES or image.mode.startswith("I;16") or rawmode in ("LA", "LA;16B") else 3
 
 
 def _pixels(opened: _Opened, path: str | Path, window: SampleWindow) -> np.ndarray:

@@ -15,6 +15,7 @@ from medclf.errors import MedclfError, ReadError, UnsupportedFormat, argument
 from medclf.images import raster
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, reading
 from medclf.images.frame_names import file_and_frame
+from medclf.images.other_formats import what_else
 from medclf.images.resample import resample
 from medclf.images.windowing import is_hounsfield, resolve_window
 
@@ -382,11 +383,11 @@ def _format(file: BinaryIO, name: str | Path) -> str:
         return "NIfTI"
     if dicom.looks_like_dicom(head[:_HEAD]):
         return "DICOM"
-    raise UnsupportedFormat(
-        name,
-        "not an image; supported: PNG, JPEG, TIFF, BMP, WebP, DICOM, NIfTI" if head else "the file is empty",
-        "leave it out, or convert it to one of these",
-    )
+    if not head:
+        raise UnsupportedFormat(name, "the file is empty", "leave it out, or get it again")
+    what, remedy = what_else(head) or ("", "leave it out, or convert it to one of these")
+    reason = f"not an image that is read, but {what}" if what else "not an image"
+    raise UnsupportedFormat(name, f"{reason}; supported: PNG, JPEG, TIFF, BMP, WebP, DICOM, NIfTI", remedy)
 
 
 def _index(frame: Frame, name: str | Path, n_frames: int) -> int:

@@ -25,6 +25,10 @@ def sheet(*, is_text=True, columns=None, **cells) -> Sheet:
 # ---- reading a CSV
 
 
+def test_rows_of_separators_alone_are_no_rows(csv_of):
+    assert read_csv(csv_of("path,label\n1.png,a\n,\n , \n2.png,b\n,\n"))["path"].tolist() == ["1.png", "2.png"]
+
+
 @pytest.mark.parametrize("ends", ["", ",", ",,"], ids=["none", "one", "two"])
 @pytest.mark.parametrize("header", ["", ","], ids=["", "header too"])
 def test_a_separator_at_the_end_of_rows_shifts_nothing(csv_of, ends, header):
@@ -278,3 +282,8 @@ def test_lists_are_no_texts_and_flags_of_a_partition_are_told_though_unasked():
     table = sheet(path=["1", "2"], label=["a", "b"], is_test=["0", "1"])
     assert table.partitions([None, None]) == [None, None]
     assert "partition_col" in table.notes[0] and "'is_test'" in table.notes[0]
+
+
+def test_a_cell_that_cannot_be_read_among_lists_is_named():
+    with pytest.raises(DataError, match=r"row 2, column 'label': .* is a list that cannot be read"):
+        sheet(label=["['a', 'b']", "['a', nan]"]).labels()

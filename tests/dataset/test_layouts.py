@@ -50,7 +50,8 @@ def test_too_few_folders_and_no_such_level():
 @pytest.mark.parametrize(
     "mask",
     ["a/1_mask.png", "a/1_mask_1.png", "a/1-segmentation.tif", "a/1_seg.png", "a/1_GT.bmp", "masks/1.png",
-     "a/ground truth/1.png", "masks/1_mask.png"],
+     "a/ground truth/1.png", "masks/1_mask.png", "a/mask_1.png", "a/1Mask.png", "a/1_superpixels.png", "a/1_roi.png",
+     "b/1_overlay.png", "a/1_thumbnail.jpg"],
 )  # fmt: skip
 def test_a_mask_is_told_by_its_name_and_its_image(mask):
     assert masks_among(["a/1.png", "a/2.png", mask]) == [mask]
@@ -71,6 +72,7 @@ def test_a_name_alone_makes_no_mask():
         "eval",
         "imagesTr",
         "trainA",
+        "evalset",
     ],
 )
 def test_a_name_that_speaks_of_a_partition_and_is_not_read_so_is_told(folder):
@@ -78,9 +80,24 @@ def test_a_name_that_speaks_of_a_partition_and_is_not_read_so_is_told(folder):
     assert any(f"not taken for one: {folder}" in note and "partition_col" in note for note in notes)
 
 
-@pytest.mark.parametrize("folder", ["train", "Testing", "val2017", "trainval", "testis", "contrast", "devices"])
+@pytest.mark.parametrize(
+    "folder", ["train", "Testing", "val2017", "train (1)", "trainval", "testis", "contrast", "devices"]
+)
 def test_other_names_are_not(folder):
     assert not any("partition" in note for note in labels_of_folders([f"{folder}/a/1.png", "b/2.png"])[2])
+
+
+@pytest.mark.parametrize("copy", ["augmented/a/1.png", "a/1_aug_3.png", "Augmented Images/a/1.png", "a/aug-1.png"])
+def test_copies_that_were_augmented_before_are_told(copy):
+    notes = labels_of_folders(["a/1.png", "b/2.png", copy])[2]
+    assert any("1 of 3 images are augmented copies" in note and copy in note for note in notes)
+    assert not labels_of_folders(["august/1.png", "b/laugh_2.png"])[2]
+
+
+def test_a_class_that_is_called_test_is_told():
+    labels, _, notes = labels_of_folders(["test/1.png", "control/2.png"])
+    assert labels == [None, "control"]
+    assert any("taken for a test set" in note and "rename the folder" in note for note in notes)
 
 
 def test_folders_within_a_class_are_told():

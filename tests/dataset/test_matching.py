@@ -26,6 +26,7 @@ def test_another_spelling_of_a_label_is_that_label(written):
 
 def test_numbers_as_labels_match_however_they_are_written():
     assert match_labels(table_of("1.0", "0", "2.00"), ["0", "1", "2"], False).y.tolist() == [1, 0, 2]
+    assert match_labels(table_of("1,0", "2"), ["0", "1", "2"], False).y.tolist() == [1, 2]
     assert match_labels(table_of("001"), ["1"], False).y.tolist() == [-1]  # a code, not a number
 
 

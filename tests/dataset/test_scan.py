@@ -623,6 +623,14 @@ def test_a_file_of_another_ending_is_named_and_not_taken(make_images):
     assert table.set_index("path")["problem"]["a/2.jpg"].startswith("file is missing")
 
 
+def test_where_every_file_is_missing_the_folders_own_names_are_told(make_images, tmp_path):
+    folder = make_images("pictures/007.png", "pictures/012.png")
+    (folder / "labels.csv").write_text("path,label\n7,a\n12,b\n")
+    with pytest.raises(DataError, match=r"7 \(file is missing \(there is 'pictures/007.png'") as error:
+        scan(folder, labels="labels.csv")
+    assert "path_col" in error.value.remedy and "pictures/007.png" in error.value.remedy
+
+
 def test_a_folder_without_classes_names_the_table_beside(make_images):
     root = make_images("images/1.png", "images/2.png")
     write_csv(root, "image_id,dx\n1,a\n2,b\n", name="meta.csv")

@@ -1,5 +1,6 @@
 """PNG, JPEG and TIFF files that are whole but unusual, written byte by byte."""
 
+import io
 import struct
 import sys
 import zlib
@@ -152,3 +153,11 @@ def test_pil_images_are_read_as_their_files_are():
             pixels_of(Image.fromarray(values))
     hidden = Image.fromarray(np.array([[[9, 8, 7, 0], [9, 8, 7, 255]]], np.uint8), "RGBA")
     assert pixels_of(hidden).tolist() == [[[0, 0, 0], [9, 8, 7]]]
+
+
+def test_lab_is_a_kind_of_colour():
+    file = io.BytesIO()
+    lab = Image.merge("LAB", Image.fromarray(PHOTO).split())
+    lab.save(file, "TIFF")
+    assert probe(file.getvalue()).channels == 3
+    np.testing.assert_array_equal(read_pixels(file.getvalue()), lab.convert("RGB"))

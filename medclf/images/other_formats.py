@@ -1,0 +1,36 @@
+"""What a file is that medclf does not read, by its first bytes."""
+
+from __future__ import annotations
+
+_GIT_ANNEX = ("a pointer of git-annex", "fetch the images with: git annex get")
+_JPEG_2000 = ("a JPEG 2000 file", "save it as PNG")
+_KINDS = {
+    b"GIF8": ("a GIF", "save it as PNG"),
+    b"\0\0\0\x0cjP  ": _JPEG_2000,
+    b"\xff\x4f\xff\x51": _JPEG_2000,
+    b"8BPS": ("a Photoshop file", "save it as PNG"),
+    b"%PDF": ("a PDF", "save its pictures as PNG"),
+    b"PK\3\4": ("a ZIP archive", "unpack it"),
+    b"\x1f\x8b": ("a gzip archive", "unpack it"),
+    b"NRRD": ("an NRRD volume", "save it as NIfTI"),
+    b"\x89HDF": ("an HDF5 file", "save its images as PNG"),
+    b"\x93NUMPY": ("a NumPy array", "save it as PNG"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the images with: git lfs pull"),
+    b"outs:": ("a pointer of DVC", "fetch the images with: dvc pull"),
+    b"/annex/objects/": _GIT_ANNEX,
+    b"../.git/annex/": _GIT_ANNEX,
+    b"<": ("a web page or XML", "get the image again: a server's error may have come in its place"),
+}
+
+
+def what_else(head: bytes) -> tuple[str, str] | None:
+    """What a file is, and what to do; None where its first bytes are those of nothing known.
+
+    Example:
+        >>> what_else(b"GIF89a"), what_else(b"hello")
+        (('a GIF', 'save it as PNG'), None)
+    """
+    if head[4:8] == b"ftyp":
+        return "a HEIC, an AVIF or a video", "save it as PNG"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return next((kind for start, kind in _KINDS.items() if head.startswith(start) or text.startswith(start)), None)

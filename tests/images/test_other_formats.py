@@ -1,0 +1,34 @@
+"""Files that are sound and of a kind that is not read: called what they are, not broken."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from medclf.errors import UnsupportedFormat
+from medclf.images.reading import read_pixels
+
+
+def saved(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (8, 6)).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "what", "remedy"),
+    [
+        (saved("GIF"), "a GIF", "PNG"),
+        (saved("JPEG2000"), "JPEG 2000", "PNG"),
+        (saved("PDF"), "a PDF", "PNG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS", "git lfs pull"),
+        (b"/annex/objects/SHA256E-s1--0.png\n", "git-annex", "git annex get"),
+        (b"\n<!DOCTYPE html><title>404</title>", "a web page", "get the image again"),
+        (b"\0\0\0\x20ftypheic" + bytes(40), "HEIC", "PNG"),
+    ],
+    ids=["gif", "jp2", "pdf", "lfs", "annex", "html", "heic"],
+)
+def test_it_is_called_what_it_is(data, what, remedy):
+    with pytest.raises(UnsupportedFormat, match=what) as error:
+        read_pixels(data)
+    assert remedy in error.value.remedy
