@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet runs, or hides, and what was escaped already
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # what a spreadsheet runs, or hides, and what was escaped already
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _CODED = "'\\"  # begins a cell whose control characters are written as \xNN
 
@@ -27,8 +27,8 @@ def printable(text: object) -> str:
 def csv_cell(text: str) -> str:
     r"""A cell that a spreadsheet takes for text; `from_csv_cell` gives the text back.
 
-    A cell that begins with =, +, -, @, a tab or a carriage return gets a ' before it, as OWASP's page on CSV injection
-    has it; numbers stay. Control characters are written as \xNN.
+    A cell that begins with =, +, -, @ (their wide forms too), a tab or a line break gets a ' before it, as OWASP's page
+    on CSV injection has it; numbers stay. Control characters are written as \xNN.
 
     Example:
         >>> csv_cell("=1+1"), csv_cell("-0.5"), csv_cell("polyp"), csv_cell("a\x1bb")
