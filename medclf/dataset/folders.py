@@ -303,8 +303,8 @@ class Finder:
         """
         if not cell or "\0" in cell:
             raise BadPath("holds a NUL byte" if cell else "is blank")
-        whole, mark, number = cell.rpartition("#")  # a frame's name
-        if mark and number.isdecimal() and not os.path.lexists(Path(self.root, cell)):
+        whole, mark, number = cell.rpartition("#")
+        if mark and number.isdecimal() and self._names_a_frame(cell, whole):
             path, there = self.find(whole)
             return (f"{path}#{number}", True) if there else (cell, False)
         for spelling in _spellings(cell):
@@ -323,6 +323,12 @@ class Finder:
         path = self._relative(cell)
         _refuse_circle(Path(self.root, path))
         return path, False
+
+    def _names_a_frame(self, cell: str, whole: str) -> bool:
+        """Whether a cell FILE#NUMBER means a frame: a file that is called so, a suffix aside, comes first."""
+        if os.path.lexists(Path(self.root, cell)):
+            return False
+        return Path(self.root, whole).is_file() or not self._fitting(plain_name(cell))
 
     def _fitting(self, cell: str) -> list[str]:
         first, _, rest = cell.partition("/")

@@ -8,13 +8,14 @@ import os
 import secrets
 from pathlib import Path
 
-from medclf.errors import DataError, OutputError, ReadError
+from medclf.errors import DataError, OutputError, ReadError, argument
 from medclf.images.decoding_guard import reading
 from medclf.images.dicom_layout import read_layout
 from medclf.images.frame_names import file_of
 
 KEY_VARIABLE = "MEDCLF_PATIENT_KEY"
 KEY_BYTES = 32
+_MANY_FILES = 10  # of one patient, at the least, that are worth a word
 _SOP_INSTANCE_UID, _PATIENT_ID = 0x00080018, 0x00100020
 
 
@@ -89,6 +90,17 @@ def _make_key(path: Path) -> None:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def doubtful_ids(without: int, patients: set[str | None], n: int) -> list[str]:
+    """What is said of DICOM files whose Patient ID tells nobody from another."""
+    if without:
+        text = "have a word such as 'anonymous' for a Patient ID: they count as without a patient"
+        return [f"{without} of {n} DICOM files {text}"]
+    if len(patients) == 1 and n >= _MANY_FILES:
+        text = "have the same Patient ID. If that was put in for several patients, name those"
+        return [f"all {n} DICOM files {text} in a table with {argument('patient_col')}"]
+    return []
 
 
 def instance_uid(path: Path) -> str | None:

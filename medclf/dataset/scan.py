@@ -16,10 +16,10 @@ import pandas as pd
 
 from medclf.config import Frame, Policy
 from medclf.dataset.choice import Merges, choose
-from medclf.dataset.columns import NOTHING, Columns, conditions
+from medclf.dataset.columns import NO_PATIENT, NOTHING, Columns, conditions
 from medclf.dataset.folders import walk
 from medclf.dataset.frames import take_frames
-from medclf.dataset.identity import project_key, pseudonym
+from medclf.dataset.identity import doubtful_ids, project_key, pseudonym
 from medclf.dataset.kinds import kind_warnings, level_warnings, mask_warnings, origin_columns, why_no_picture
 from medclf.dataset.labels import Label, label_set
 from medclf.dataset.layouts import NO_CLASS_FOLDER, tables_beside
@@ -255,8 +255,13 @@ def _hide_patients(rows: Rows, dicom_rows: list[int]) -> bytes:
     key = project_key(rows.root)
     rows.patient = [patient and pseudonym(patient, key) for patient in rows.patient]
     if not known:
+        nobody = {pseudonym(spelt, key) for word in NO_PATIENT for spelt in (word, word.upper(), word.title())}
         for row in dicom_rows:
             rows.patient[row] = dicom.patient_key(rows.root / rows.path[row], key)
+        without = [row for row in dicom_rows if rows.patient[row] in nobody]
+        for row in without:
+            rows.patient[row] = None
+        rows.notes += doubtful_ids(len(without), {rows.patient[row] for row in dicom_rows} - {None}, len(dicom_rows))
     return key
 
 

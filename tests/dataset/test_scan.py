@@ -1,6 +1,7 @@
 import hashlib
 import os
 import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -514,6 +515,26 @@ def test_dicom_without_pixels(dicom_tree):
     assert "two/b.DCM (a DICOM file without pixels" in said
 
 
+def test_a_word_for_no_patient_in_dicom_files_is_no_patient(dicom_tree):
+    pydicom = pytest.importorskip("pydicom")
+    for name, word in [("one/a.dcm", "ANONYMOUS"), ("two/b.DCM", "Unknown")]:
+        data = pydicom.dcmread(dicom_tree / name)
+        data.PatientID = word
+        data.save_as(dicom_tree / name)
+    table, said = scan_noting(dicom_tree)
+    assert table["patient"].isna().tolist() == [False, True, False, True]
+    assert "2 of 4 DICOM files have a word" in said and "ANONYMOUS" not in said
+
+
+def test_many_dicom_files_of_one_patient_id_are_told(dicom_tree):
+    for n in range(8):
+        shutil.copy(dicom_tree / "one/a.dcm", dicom_tree / f"two/c{n}.dcm")
+    for name in ("two/1.2.3.4", "two/b.DCM"):
+        shutil.copy(dicom_tree / "one/a.dcm", dicom_tree / name)
+    _, said = scan_noting(dicom_tree)
+    assert "all 12 DICOM files have the same Patient ID" in said and "patient_col" in said
+
+
 def test_dicom_labels_by_uid(dicom_tree):
     csv = write_csv(dicom_tree, "SOPInstanceUID,label\n1.2.3.3,y\n1.2.3.0,x\n1.2.3.1,x\n1.2.3.2,y\n1.2.3.77,y\n")
     for source, labels in [(dicom_tree, csv), (csv, None)]:
@@ -614,6 +635,12 @@ def test_paths_of_a_csv_that_differ_from_the_files_are_found(make_images, tmp_pa
     rows = "".join(f"{written.format(f'u{i}')},{'aabb'[i - 1]}\n" for i in (1, 2, 3, 4))
     table, _ = scan_noting(write_csv(root, f"path,label\n{rows}"))
     assert list(table["path"]) == [f"deep/u{i}.png" for i in (1, 2, 3, 4)] and set(table["problem"]) == {""}
+
+
+def test_a_number_sign_in_a_name_is_no_frame_where_a_file_is_called_so(make_images):
+    root = make_images("a.png", "a#1.png", "b#2.png")
+    table = scan(pd.DataFrame({"path": ["a#1", "b#2", "a"], "label": ["x", "y", "x"]}), root=root)
+    assert table["path"].tolist() == ["a#1.png", "a.png", "b#2.png"] and not table["problem"].any()
 
 
 def test_a_file_of_another_ending_is_named_and_not_taken(make_images):
