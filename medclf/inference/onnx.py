@@ -226,7 +226,7 @@ def export_onnx(bundle: Bundle | Trained | str | Path, out: str | Path, *, overw
         OutputError: `out` exists already, or cannot be written.
         BundleError: the bundle is damaged, the learner is none that `save_bundle` takes, or ONNX Runtime's logits
             differ by more than 1e-4.
-        MedclfError: torch cannot express this network in ONNX.
+        MedclfError: torch cannot express this network in ONNX, or only for a fixed number of images.
         MissingDependency: onnx, onnxscript or onnxruntime is not installed.
 
     Example:
@@ -275,7 +275,23 @@ def _save(model: Any, content: Mapping[str, Any], out: Path) -> None:
     onnx.helper.set_model_props(model, {_KEY: json.dumps(described)})
     with replacing(out) as temporary:
         onnx.save_model(model, temporary)
-        OnnxModel(temporary)
+        _check_alone(OnnxModel(temporary))
+
+
+def _check_alone(model: OnnxModel) -> None:
+    """See that one image gets the logits that it got beside another: a graph may be fixed to the images it was traced
+    with, as where a network calls `len` of a batch."""
+    pixels = golden_pixels(model.preprocessing)
+    together, _ = model._run(pixels)
+    try:
+        alone, _ = model._run(pixels[:1])
+    except BundleError:
+        alone = np.full_like(together[:1], np.nan)
+    if not np.abs(alone - together[:1]).max() <= _DRIFT * max(1.0, np.abs(together).max()):
+        raise MedclfError(
+            f"{model.spec.arch} cannot be exported to ONNX: its graph takes {len(pixels)} images at a time, no fewer",
+            "let the network read the batch's size from x.shape[0], or use the bundle",
+        )
 
 
 def _exported(bundle: Bundle) -> Any:

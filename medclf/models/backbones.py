@@ -122,10 +122,21 @@ def _stats_of(file: str) -> Stats | None:
 def _measured(source: str, name: str) -> Backbone:
     try:
         found, features = _on_meta(source, name)
-    except (NotImplementedError, RuntimeError):  # a few networks read values while they are built
-        found, features = _features(source, name)
+    except CANNOT_RUN:  # a few networks read values while they are built
+        found, features = _run_once(source, name)
     known = f"timm/{name}" if source == "timm" and ("?" in name or resolve(name)[0] != "timm") else name
     return Backbone(known, source, found.mean, found.std, features.shape[1], found.size, found.class_token)
+
+
+def _run_once(source: str, name: str) -> tuple[Cut, Tensor]:
+    try:
+        return _features(source, name)
+    except CANNOT_RUN as error:
+        if source != "timm":
+            raise
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        remedy = "ask for less behind the question mark" if "?" in name else f"choose another {argument('arch')}"
+        raise MedclfError(f"{name} cannot be built: {reason}", remedy) from error
 
 
 def _on_meta(source: str, name: str, size: tuple[int, int] | None = None) -> tuple[Cut, Tensor]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from medclf.models.checkpoint_layouts import IMAGENET_MEAN, IMAGENET_STD
 
@@ -29,3 +30,24 @@ class Cut:
     heads: tuple[str, ...] = ()
     renames: dict[str, str] = field(default_factory=dict)
     class_token: bool = False
+
+
+class SubsampledConv2d(nn.Conv2d):
+    """A strided convolution of single pixels: the pixels that it keeps, convolved with stride 1, which is the same.
+
+    The backward pass of torch 2.14's own writes beyond its memory on processors without AVX-512, where it has fewer
+    than 8 channels that lie last in memory: RepVGG, which has one at its input, ended the process.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        rows, columns = self.stride
+        return functional.conv2d(x[..., ::rows, ::columns], self.weight, self.bias)
+
+
+def subsample_first(body: nn.Module) -> None:
+    """Make the convolutions of a network that need it a `SubsampledConv2d`; their weights and names stay."""
+    for module in body.modules():
+        if type(module) is nn.Conv2d and module.in_channels < 8 and module.groups == 1:
+            strided = module.kernel_size == (1, 1) and max(module.stride) > 1 and module.padding == (0, 0)
+            module.__class__ = SubsampledConv2d if strided else nn.Conv2d

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from medclf.errors import MedclfError
 from medclf.models.checkpoint_layouts import HALF, IMAGENET_MEAN, IMAGENET_STD
-from medclf.models.cut import Cut
+from medclf.models.cut import Cut, subsample_first
 from medclf.models.hub_folders import OPEN_CLIP, is_repository, published
 from medclf.models.plain_nets import LITE_FEATURES, LITE_NETS, RESNETS, lite_body, resnet_body
 from medclf.models.timm_nets import cut_of_0_1, parted_name, timm_cut
@@ -198,10 +198,13 @@ def cut(source: str, name: str, *, as_in_0_1: bool = False) -> Cut:
     """
     entry = ARCHITECTURES.get(name)
     if entry is not None and entry.source == source:
-        return entry.cut()
-    if source == "torchvision":
-        return _torchvision_cut(name)
-    return cut_of_0_1(name) if as_in_0_1 else timm_cut(name)
+        found = entry.cut()
+    elif source == "torchvision":
+        found = _torchvision_cut(name)
+    else:
+        found = cut_of_0_1(name) if as_in_0_1 else timm_cut(name)
+    subsample_first(found.body)
+    return found
 
 
 def _torchvision_cut(name: str) -> Cut:
@@ -239,7 +242,9 @@ class ClassTokenBody(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """NCHW images whose sides are multiples of a patch -> (B, 1 + N, C)."""
         patches = self.conv_proj(x)
-        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+        tokens = torch.cat(
+            [self.class_token.expand(patches.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)], dim=1
+        )
         tokens = tokens + self._positions(*patches.shape[2:])
         result: Tensor = self.encoder.ln(self.encoder.layers(self.encoder.dropout(tokens)))
         return result

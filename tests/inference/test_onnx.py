@@ -12,10 +12,12 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
+from torch import nn
 
-from medclf.errors import BundleError, DataError, MissingDependency, OutputError, ReadError
+from medclf.errors import BundleError, DataError, MedclfError, MissingDependency, OutputError, ReadError
 from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.inference.onnx import OnnxModel, export_onnx, quantize_onnx
+from medclf.models.registry import ARCHITECTURES, register_arch
 
 from .conftest import fake_learn
 
@@ -112,9 +114,8 @@ def test_it_is_one_file(exported):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["resnet18", "vit_tiny_patch16_224"])
-def test_other_networks(arch, tmp_path):
-    size = (64, 64) if arch == "resnet18" else (224, 224)
+@pytest.mark.parametrize(("arch", "size"), [("resnet18", (64, 64)), ("timm/vit_tiny_patch16_224?depth=3", (96, 80))])
+def test_other_networks(arch, size, tmp_path):
     saved = save_bundle(fake_learn(arch, size=size, multi_label=True), tmp_path / "a.bundle")
     ours, theirs = OnnxModel(export_onnx(saved, tmp_path / "a.onnx")), load_bundle(saved)
     images = list(pictures(4))
@@ -197,6 +198,30 @@ def test_a_bundle_that_takes_more_than_the_image_is_refused(fields, named, tmp_p
     loaded = SimpleNamespace(name="a.bundle", runnable=None, fields=fields, calibration={"tabular": {"columns": []}})
     with pytest.raises(BundleError, match=rf"a\.bundle uses columns beside the image \(.*{named}"):
         export_onnx(loaded, tmp_path / "a.onnx")
+
+
+class Counting(nn.Module):
+    """A network whose graph is fixed to the images that it was traced with."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x).reshape(len(x), 4, 6, 6)
+
+
+def test_a_graph_for_one_number_of_images_is_refused(tmp_path):
+    register_arch("counting", Counting, size=8)
+    try:
+        learn = fake_learn("counting", size=(8, 8))
+        with pytest.raises(
+            MedclfError, match="counting cannot be exported to ONNX: its graph takes 2 images at a time"
+        ):
+            export_onnx(save_bundle(learn, tmp_path / "a.bundle", calibration={}), tmp_path / "a.onnx")
+    finally:
+        ARCHITECTURES.pop("counting")
+    assert not (tmp_path / "a.onnx").exists()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not onnx", b"\x08\x07" * 99])

@@ -156,3 +156,10 @@ def test_what_a_network_cannot_be_asked_for(asked):
     with pytest.raises(MedclfError) as error:
         resolve(f"timm/vit_tiny_patch16_224?{asked}")
     assert error.value.remedy
+
+
+@pytest.mark.parametrize("asked", ["crossvit_tiny_240?img_size=96", "vit_tiny_patch16_224?num_heads=5"])
+def test_what_timm_cannot_build_is_refused_by_name(asked):
+    with pytest.raises(MedclfError, match=r"\?.* cannot be built: ") as error:
+        describe(f"timm/{asked}")
+    assert "question mark" in error.value.remedy and "\n" not in error.value.message

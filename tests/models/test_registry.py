@@ -5,13 +5,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from medclf.errors import MedclfError, WeightsError
 from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.learner import med_learner
 from medclf.models.backbones import build_body, build_network, describe
-from medclf.models.registry import ARCHITECTURES, register_arch, resolve
+from medclf.models.registry import ARCHITECTURES, ClassTokenBody, register_arch, resolve
 
 
 def small():
@@ -77,3 +78,10 @@ def test_a_bundle_of_it_predicts_as_the_learner(registered, tmp_path):
     ARCHITECTURES.pop(registered)
     with pytest.raises(MedclfError, match="register_arch"):
         load_bundle(tmp_path / "bundle")
+
+
+def test_the_graph_of_a_vision_transformer_of_torchvision_takes_any_number_of_images():
+    vit = VisionTransformer(image_size=32, patch_size=16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8)
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(ClassTokenBody(vit).eval(), (torch.rand(2, 3, 48, 32),), dynamic_shapes=batch)
+    assert program.module()(torch.rand(5, 3, 48, 32)).shape == (5, 7, 8)
