@@ -107,7 +107,7 @@ class Room:
                     spoil()
                 return build_stores(*arguments, **options)
 
-            with mock.patch("medclf.learn.dataloaders.build_stores", spoil_and_build):
+            with mock.patch("medclf.learn.stores.build_stores", spoil_and_build):
                 train(config, lambda line: spoil() if when in line else None)
         return self.faults(out, path, every_image=config.split == "kfold")
 

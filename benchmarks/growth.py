@@ -24,7 +24,7 @@ def measure(data: Path, n: int, size: int, arch: str) -> None:
 
     from medclf import MedDataLoaders, MedInterpretation, med_learner, report, save_bundle
     from medclf.dataset.scan import scan
-    from medclf.learn.dataloaders import decoding
+    from medclf.learn.stores import decoding
     from medclf.results.results import summarize
 
     warnings.simplefilter("ignore")

@@ -12,9 +12,10 @@ from medclf.config import TrainConfig
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
 from medclf.errors import DataError, in_shell
-from medclf.learn.dataloaders import MedDataLoaders, decoding
+from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.learner import med_learner
 from medclf.learn.presets import tfms_for
+from medclf.learn.stores import decoding
 from medclf.options import options
 from medclf.run.audit import audit_run
 

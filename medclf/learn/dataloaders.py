@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import inspect
 import re
-import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,23 +14,17 @@ import pandas as pd
 from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
-from fasttransform import Transform
 
 from medclf.config import Resize, TrainConfig
-from medclf.dataset.image_cache import ImageStore, build_stores
-from medclf.dataset.labels import label_set, objects
-from medclf.dataset.matching import UNKNOWN
-from medclf.dataset.scan import Check, listing, scan, usable
-from medclf.dataset.splits import split_table
+from medclf.dataset.labels import label_set
+from medclf.dataset.scan import scan
 from medclf.display import Shown, listed
-from medclf.errors import DataError, MedclfWarning, PreprocessingError, ReadError, argument
-from medclf.images import reading
+from medclf.errors import DataError
 from medclf.images.preprocessing import Preprocessing
-from medclf.images.reading import Look, levels_of
 from medclf.learn import distributed
 from medclf.learn.batches import MedDL, default_batch_size, even_batch_size, hold_on_device
 from medclf.learn.image_block import MedImageBlock
-from medclf.learn.preprocessing import stored_as
+from medclf.learn.partitions import LabelOf, PartitionSplitter, partitioned, refuse_unknown, vocab_of
 from medclf.learn.presets import tfms_for
 from medclf.learn.sources import (
     Named,
@@ -43,45 +35,10 @@ from medclf.learn.sources import (
     read_table,
     table_of,
 )
+from medclf.learn.stores import decoding, stores_of, stores_wanted
 from medclf.modalities import changes_of
 from medclf.models.spec import LoaderSettings, SplitSettings
-from medclf.parallel import map_ahead, usable_device
-from medclf.progress import watch
-
-
-class LabelOf(Transform):
-    """The label of a path, looked up in the table; a Transform so that `learn.export()` can pickle it."""
-
-    def __init__(self, labels: dict[str, Any]) -> None:
-        super().__init__()
-        self.labels = labels
-
-    def encodes(self, path: Any) -> Any:
-        """The label, or the labels as a list.
-
-        Raises:
-            DataError: the path has no row in the table.
-        """
-        try:
-            label = self.labels[str(path)]
-        except KeyError:
-            label = None
-        if label is None:
-            raise DataError(f"{path} has no label in the table", "use test_dl without with_labels=True")
-        return list(label) if isinstance(label, tuple) else label
-
-
-class PartitionSplitter:
-    """fastai's splitter protocol over the table's partition column."""
-
-    def __init__(self, partition: dict[str, str]) -> None:
-        self.partition = partition
-
-    def __call__(self, items: Sequence[Any]) -> tuple[list[int], list[int]]:
-        """Indices of the train items and of the valid items; where none is valid, the train items are both."""
-        sides = [self.partition[str(item)] for item in items]
-        train, valid = ([i for i, s in enumerate(sides) if s == side] for side in ("train", "valid"))
-        return train, valid or train
+from medclf.parallel import usable_device
 
 
 class MedDataLoaders(Shown, DataLoaders):
@@ -163,14 +120,14 @@ class MedDataLoaders(Shown, DataLoaders):
             preset = tfms_for(modality, size, resize, **changes_of(aug))
             item_tfms = preset[0] if item_tfms is None else item_tfms
             batch_tfms = preset[1] if batch_tfms is None else batch_tfms
-        table, kind = _partitioned(table, split, valid_pct=valid_pct, seed=seed, fold=fold, n_folds=n_folds)
+        table, kind = partitioned(table, split, valid_pct=valid_pct, seed=seed, fold=fold, n_folds=n_folds)
         root = Path(table.attrs["root"])
-        wanted = _wanted(item_tfms, reading, cache)
-        stores = distributed.in_turn(lambda: _stores(table, wanted, progress)) if wanted else None
+        wanted = stores_wanted(item_tfms, reading, cache)
+        stores = distributed.in_turn(lambda: stores_of(table, wanted, progress)) if wanted else None
         if stores is not None:
             hold_on_device(stores.values(), on, device_store)
         used = table[table["partition"].isin(["train", "valid"])]
-        _refuse_unknown(used)
+        refuse_unknown(used)
         multi_label = bool(table.attrs.get("multi_label"))
         vocab = vocab_of(used, multi_label, table.attrs.get("ordinal"))
         paths = [root / path for path in used["path"]]
@@ -507,139 +464,3 @@ def _several(labels: Sequence[Any]) -> bool:
 
 _SCAN = {*inspect.signature(scan).parameters} - {"source", "labels", "root", "progress"}
 _LOADERS = {*inspect.signature(MedDataLoaders.from_table).parameters} - {"table"}
-
-
-def decoding(
-    *,
-    cache: bool | None = TrainConfig.cache,
-    modality: str | None = TrainConfig.modality,
-    size: int | tuple[int, int] = TrainConfig.size,
-    item_tfms: Any = None,
-    resize: Resize = TrainConfig.resize,
-    window: Any = TrainConfig.window,
-    frame: Any = TrainConfig.frame,
-    channels: int = 3,
-    progress: bool = True,
-    **others: Any,
-) -> Check:
-    """What `scan` takes as `check_pixels` where `from_table` makes loaders of its table.
-
-    With a cache the images are decoded into the store, which finds those that are broken, so that none is decoded
-    twice. Without one they are decoded as the loaders will, with the window and the frame that those are given.
-
-    Args:
-        cache, modality, size, item_tfms, resize, window, frame, channels, progress: as `from_table` will get them.
-        others: of `from_table`; they change no pixel.
-
-    Returns:
-        A function of paths and hashes that returns what is seen, or the problem, by path.
-
-    Example:
-        >>> # settings = {"modality": "endoscopy", "size": 224, "cache": True}
-        >>> # dls = MedDataLoaders.from_table(scan("images", check_pixels=decoding(**settings)), **settings)
-    """
-
-    def look(path: str) -> Look | str:
-        try:
-            return reading.check(path, window=window, frame=frame)
-        except ReadError as error:
-            return error.problem
-
-    def check_alone(paths: Sequence[str], digests: Sequence[str]) -> dict[str, Look | str]:
-        looks = watch(map_ahead(look, paths), len(paths), "Decoding images", progress=progress)
-        return dict(zip(paths, looks, strict=True))
-
-    item_tfms = tfms_for(modality, size, resize)[0] if item_tfms is None else item_tfms
-    wanted = _wanted(item_tfms, Preprocessing(channels=channels, window=window, frame=frame), cache)
-    if not wanted:
-        return check_alone
-    distinct = sorted(set(wanted.values()), key=lambda one: one.size)
-
-    def check(paths: Sequence[str], digests: Sequence[str]) -> dict[str, Look | str]:
-        store = distributed.in_turn(lambda: build_stores(paths, digests, distinct, progress=progress))[0]
-        levels = {path: levels_of(store.pixels[row, ::2, ::2]) for path, row in store.row_of.items()}
-        return {path: Look(*store.full_sizes[path], levels[path]) for path in levels} | store.problems
-
-    return check
-
-
-def _wanted(item_tfms: Any, reading: Preprocessing, cache: bool | None) -> dict[int, Preprocessing]:
-    """What a store has to hold for training (0) and for everything else (1); {} where there is to be none."""
-    if cache is False:
-        return {}
-    try:
-        return stored_as(item_tfms, reading)
-    except PreprocessingError:
-        if cache:
-            raise
-        return {}
-
-
-def _refuse_unknown(used: pd.DataFrame) -> None:
-    """Raise for images to learn from of which a label is unknown: a network needs an answer for each."""
-    unknown = Counter(label for cell in objects(used, UNKNOWN) for label in label_set(cell))
-    none = sum(label is None for label in objects(used, "label"))
-    if unknown:
-        named = ", ".join(f"'{label}' of {n} images" for label, n in unknown.most_common(5))
-        raise DataError(
-            f"it is unknown whether there is {named}, and a network needs an answer to learn from",
-            f"choose {argument('uncertain')} or {argument('blank')}: negative, positive or exclude",
-        )
-    if none:
-        raise DataError(f"{none} of {len(used)} images have no label to learn from", "label them, or leave them out")
-
-
-def _partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tuple[pd.DataFrame, str]:
-    """A copy of the table with its partitions filled in, and the kind of split."""
-    table = table.copy()
-    if split is None or split == "none":
-        split = "folders" if {"train", "valid"} <= set(table["partition"].dropna()) else "random"
-    if split == "all":
-        held_out = (table["problem"] != "") | table["label"].isna() | (table["partition"] == "test")
-        table["partition"] = table["partition"].where(held_out, "train")
-    else:
-        sides = distributed.from_first(
-            lambda: list(split_table(table, split, **settings))
-        )  # near-duplicates take a while
-        table["partition"] = pd.Series(sides, table.index, dtype=object)
-    return table, split
-
-
-def _stores(table: pd.DataFrame, wanted: dict[int, Preprocessing], progress: bool) -> dict[int, ImageStore]:
-    """The stores of all usable images of `table`, in which those that broke since the scan are left out.
-
-    The other images keep their partitions, so that these do not depend on what was in the cache.
-    """
-    good = usable(table)
-    paths = [str(Path(table.attrs["root"]) / path) for path in good["path"]]
-    distinct = sorted(set(wanted.values()), key=lambda one: one.size)
-    built = build_stores(paths, list(good["sha256"]), distinct, progress=progress)
-    reasons = pd.Series(paths, good.index).map(built[0].problems).dropna()
-    if len(reasons):
-        table.loc[reasons.index, "problem"] = reasons
-        table.loc[reasons.index, "partition"] = None
-        bad = table.loc[reasons.index]
-        text = f"{len(bad)} images cannot be read any more and are left out: {listing(bad)}"
-        warnings.warn(MedclfWarning(text), stacklevel=3)
-    return {side: built[distinct.index(one)] for side, one in wanted.items()}
-
-
-def vocab_of(used: pd.DataFrame, multi_label: bool, order: Sequence[str] | None = None) -> list[str]:
-    """The sorted labels of the images in use; in their own order, where they have one.
-
-    Raises:
-        DataError: no image, nothing to train on, or fewer than two labels.
-    """
-    if used.empty:
-        raise DataError("no images to train on", "run `medclf scan` on the data to see why")
-    by_side = {side: _labels_in(rows["label"], multi_label) for side, rows in used.groupby("partition")}
-    if "train" not in by_side:
-        raise DataError("the split leaves no image to train on", "change valid_pct or the split")
-    vocab = sorted(set().union(*by_side.values()), key=None if order is None else list(order).index)
-    if len(vocab) < (1 if multi_label else 2):
-        raise DataError(f"only the label {vocab} occurs", "a classifier needs at least two classes")
-    return vocab
-
-
-def _labels_in(column: pd.Series, multi_label: bool) -> set[str]:
-    return {label for labels in column for label in labels} if multi_label else set(column)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -38,7 +38,7 @@ from medclf.results.results import describe_split, versions
 from medclf.results.run_folder import RESULTS, TABLE, save_table
 from medclf.results.schema import RECORD, RECORD_FORMAT, SCHEMA
 from medclf.results.wording import percent
-from medclf.run.config import check_early
+from medclf.run.config import Say, check_early
 from medclf.run.resume import check_free, claimed, located
 
 BOXES = "boxes.csv"
@@ -49,8 +49,6 @@ _KNOWN = {
     *("from_run", "epochs", "bs", "lr", "split", "valid_pct", "seed", "hide_names", "show_burned_in", "device"),
 }
 _KEPT = ("path", "kind", "label", "prob", *SIDES, "outcome")
-
-Say = Callable[[str], None]
 
 
 def train_boxes(

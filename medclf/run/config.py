@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from medclf.config import TrainConfig
@@ -12,7 +13,9 @@ from medclf.options import options
 from medclf.parallel import usable_device
 from medclf.reporting.card import read_card
 
-__all__ = ["TrainConfig", "check_early", "check_machine"]
+__all__ = ["Say", "TrainConfig", "check_early", "check_machine"]
+
+Say = Callable[[str], None]  # called with a line for the user
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 

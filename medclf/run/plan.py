@@ -27,14 +27,13 @@ from medclf.learn.learner import MedLearner
 from medclf.learn.trial import MOST, Trial, calibrated, compared, try_tuning
 from medclf.parallel import n_cores
 from medclf.run.budget import Way, choose, job_of, measured, way_of
+from medclf.run.config import Say
 
 PLAN = "plan.json"
 FORMAT = 1
 FEWEST = 120  # training images; with fewer nobody could tell whether fine-tuning helps
 _VIEWS = 2
 _KEYS = {"format", "sentence", "chosen", "candidates", "data", "machine", "budget", "folds"}
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -77,33 +76,35 @@ class Outline:
     """What will be tried, known before anything is trained.
 
     Args:
-        size: of the images.
         tune: the way to fine-tune that is tried after the linear probe; None for none.
         budget: minutes; None without one.
         why_not: why nothing is fine-tuned; "" where it is tried.
     """
 
-    size: int
     tune: Way | None
     budget: float | None = None
     why_not: str = ""
 
 
-def outline_of(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> Outline:
-    """Look at data and machine, and say what will be tried and how long that takes.
+def outlined(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> tuple[TrainConfig, Outline | None]:
+    """The settings, at the size that fits data and machine, and what will be tried; None where nothing is left open.
 
     Args:
-        config: whose recipe is auto.
+        config: of the run.
         table: of `scan`, its images decoded.
         spent: seconds that this took.
-        say: called with a line for the user.
+        say: called with a line for the user: what will be tried, and how long that takes.
     """
-    facts = distributed.from_first(lambda: _outlined(config, table, spent, say))
+    if frozen := on_frozen_features(config):
+        say(frozen)
+    if config.way != "auto" or not config.linear_probe:
+        return config, None
+    facts = distributed.from_first(lambda: _tried(config, table, spent, say))
     tune = facts["tune"] and Way(**facts["tune"] | {"sizes": tuple(facts["tune"]["sizes"])})
-    return Outline(facts["size"], tune, config.budget, facts.get("why_not", ""))
+    return replace(config, size=facts["size"]), Outline(tune, config.budget, facts.get("why_not", ""))
 
 
-def _outlined(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> dict[str, Any]:
+def _tried(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> dict[str, Any]:
     n = job_of(config, table, spent, False, MOST).n_train
     if n < FEWEST and not config.budget:
         why_not = _too_few(n)
@@ -161,7 +162,7 @@ def decide(
         What was chosen, and the candidates, for `plan.json`.
     """
     candidates: list[dict[str, Any]] = [{"name": "linear probe", "chosen": True}]
-    chosen = Chosen(views=config.views, size=outline.size)
+    chosen = Chosen(views=config.views, size=config.size)
     if not config.views and any(isinstance(tfm, Augment) for tfm in learn.dls.train.after_batch.fs):
         name, trial = f"linear probe with {_VIEWS} augmented views", _with_views(learn)
         if isinstance(trial, str):
@@ -364,3 +365,11 @@ def _check_known(values: Mapping[str, Any], known: Any, origin: str) -> None:
         if name not in known:
             remedy = did_you_mean(name, known) or f"there are {', '.join(sorted(known))}"
             raise DataError(f"{origin}: {name!r} is not known", remedy)
+
+
+def on_frozen_features(config: TrainConfig) -> str:
+    """Why nothing but the linear probe was tried, where another setting than the recipe decides that; else ""."""
+    if config.way != "probe" or config.recipe or config.epochs is not None:
+        return ""
+    name = argument("unit") if config.unit else argument("tabular")
+    return f"{name} stands on frozen features: the linear probe is fitted, and nothing is fine-tuned"

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -20,22 +17,15 @@ from medclf.auditing.decisions import DecisionPolicy
 from medclf.auditing.fusion import check_fields, column_names
 from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.csv_files import save_rows
-from medclf.dataset.scan import count_labels, scan, with_problems
+from medclf.dataset.scan import count_labels, scan
 from medclf.dataset.units import check_labels, split_for_units, with_units
-from medclf.errors import argument
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed
 from medclf.learn.assess import Assessment, assess
-from medclf.learn.callbacks import Resumable, told_in_lines
-from medclf.learn.checkpoint import load_checkpoint, save_checkpoint, seeded
-from medclf.learn.dataloaders import MedDataLoaders, decoding
-from medclf.learn.learner import MedLearner, med_learner
-from medclf.learn.maps import of_learner
-from medclf.learn.outputs import Outputs, outputs_of, predict_held_out, train_features
-from medclf.learn.partial import training_from
+from medclf.learn.learner import MedLearner
 from medclf.learn.precision import precision
-from medclf.learn.prediction import predict_loader
+from medclf.learn.stores import decoding
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.report import report
 from medclf.reporting.view import withheld_note
@@ -45,13 +35,12 @@ from medclf.results.results import versions
 from medclf.results.run_folder import AUDIT, EVALUATIONS, IMAGES, LABEL_ERRORS, NEIGHBOURS, OUT_OF_FOLD
 from medclf.results.schema import RECORD_FORMAT
 from medclf.results.subgroups import check_columns
-from medclf.results.wording import percent
 from medclf.run.audit import audit_table
-from medclf.run.config import TrainConfig, check_early, check_machine
+from medclf.run.config import Say, TrainConfig, check_early, check_machine
 from medclf.run.evaluate import evaluate, external_facts
-from medclf.run.plan import PLAN, Outline, chosen_in, decide, outline_of, planned, read_plan, write_plan
+from medclf.run.fit import fit_network, follow, loader_options
+from medclf.run.plan import PLAN, on_frozen_features, outlined, planned, read_plan
 from medclf.run.resume import (
-    CHECKPOINTS,
     check_free,
     check_resumable,
     check_same,
@@ -66,11 +55,9 @@ from medclf.run.resume import (
 )
 from medclf.run.run import Run
 from medclf.run.tables import as_table, for_followers, table_hash
-from medclf.run.tracking import epochs_tracked, tracked
+from medclf.run.tracking import tracked
 
 LINKING = ("grouped", "kfold")  # splits that keep near-duplicates on one side
-
-Say = Callable[[str], None]
 
 
 def train(
@@ -137,9 +124,8 @@ def train(
         table, found = link_first(config, table, say)
         with distributed.group(config.device):
             distributed.from_first(lambda: {"table": for_followers(table), "settings": config.as_dict()})
-            config, outline = _outlined(config, table, time.perf_counter() - start, say)
-        job = _cross_validate if config.split == "kfold" else _train_once
-        learn, outputs, config = job(config, table, say, outline)
+            config, outline = outlined(config, table, time.perf_counter() - start, say)
+        learn, outputs, config = fit_network(config, table, say, outline)
         record |= {"settings": config.as_dict()}
         assessment = assess(
             learn,
@@ -204,7 +190,7 @@ def _write(
     if (run / PLAN).is_file():
         plan = read_plan(run / PLAN)
         results["plan"] = {name: plan[name] for name in ("sentence", "candidates") if name in plan}
-    elif frozen := _on_frozen_features(config):
+    elif frozen := on_frozen_features(config):
         results["plan"] = {"sentence": f"{frozen[:1].upper()}{frozen[1:]}."}
     results["seconds"] = round(time.perf_counter() - start, 1)
     results |= with_card(results, config.card, config.as_dict())
@@ -295,204 +281,14 @@ def policy_of(config: TrainConfig, table: pd.DataFrame | None = None) -> Decisio
     return policy
 
 
-def _outlined(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> tuple[TrainConfig, Outline | None]:
-    """The settings, at the size that fits, and what will be tried; None where nothing is left open."""
-    if frozen := _on_frozen_features(config):
-        say(frozen)
-    if config.way != "auto" or not config.linear_probe:
-        return config, None
-    outline = outline_of(config, table, spent, say)
-    return replace(config, size=outline.size), outline
-
-
-def _on_frozen_features(config: TrainConfig) -> str:
-    """Why nothing but the linear probe was tried, where another setting than the recipe decides that; else ""."""
-    if config.way != "probe" or config.recipe or config.epochs is not None:
-        return ""
-    name = argument("unit") if config.unit else argument("tabular")
-    return f"{name} stands on frozen features: the linear probe is fitted, and nothing is fine-tuned"
-
-
-def _train_once(
-    config: TrainConfig, table: pd.DataFrame, say: Say, outline: Outline | None
-) -> tuple[MedLearner, Outputs, TrainConfig]:
-    learn, valid, features, config = _fit(config, table, say, outline)
-    return learn, outputs_of(learn, valid, features, saliency=config.saliency), config
-
-
-class Fitted(NamedTuple):
-    """A learner, trained, and what it predicts.
-
-    Args:
-        learn: the learner.
-        valid: of the validation images.
-        features: (n, f) of its training images; None of those of a fold.
-        config: the settings, with what a plan decided.
-    """
-
-    learn: MedLearner
-    valid: Predictions
-    features: np.ndarray | None
-    config: TrainConfig
-
-
-def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, outline: Outline | None, **changes: Any) -> Fitted:
-    """One learner, trained, or brought to where a killed run left it and trained from there.
-
-    All processes of a launch do this together, and what they find they have in common.
-    """
-    with distributed.group(config.device):
-        return _fit_together(config, table, say, outline, **changes)
-
-
-def _learner(dls: Any, config: TrainConfig) -> MedLearner:
-    return med_learner(
-        dls,
-        config.arch,
-        weights=config.weights,
-        linear_probe=None if config.linear_probe else False,
-        balance=config.balance,
-        mixed_precision=config.mixed_precision,
-    )
-
-
-def _decided(
-    config: TrainConfig, learn: MedLearner, say: Say, outline: Outline, changes: dict[str, Any]
-) -> TrainConfig:
-    """The settings, with what the plan decides for this training; as a killed run had decided already, if one has."""
-    out, fold = Path(config.out), changes.get("fold")
-    kept = distributed.from_first(lambda: read_plan(out) if (out / PLAN).is_file() else {})
-    chosen = chosen_in(kept, str(out / PLAN), fold)
-    if chosen is not None:
-        return chosen.applied(config)
-    learn.fit_head(views=config.views)
-    loaders = loader_options(config) | changes
-    chosen, candidates = decide(config, outline, learn, loaders, lambda dls: _learner(dls, config), say)
-    if distributed.is_first():
-        write_plan(out, chosen, candidates, table=learn.dls.table, config=config, device=learn.dls.device, fold=fold)
-    return chosen.applied(config)
-
-
-def _fit_together(
-    config: TrainConfig, table: pd.DataFrame, say: Say, outline: Outline | None, **changes: Any
-) -> Fitted:
-    dls = MedDataLoaders.from_table(table, **(loader_options(config) | changes))
-    say(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate on; labels: {', '.join(dls.vocab)}")
-    learn = _learner(dls, config)
-    if outline is not None and learn.linear_probe:
-        config = _decided(config, learn, say, outline, changes)
-    tunes = bool(config.n_epochs) or not learn.linear_probe
-    part = f"fold-{changes['fold']}" if "fold" in changes else "model"
-    kept = Path(config.out) / CHECKPOINTS / f"{part}.safetensors"
-    sizes = (*config.first_sizes, config.size) if config.first_sizes else None
-    valid = features = probe = None
-    with ExitStack() as scope:
-        if config.train_from and tunes:  # now, since the linear probe and the last pass use what is kept
-            scope.enter_context(training_from(learn, config.train_from, False if sizes else None))
-        if tunes and distributed.from_first(kept.is_file):
-            load_checkpoint(learn, kept)
-            say(f"what {kept} holds is not done again")
-        else:
-            if learn.linear_probe:
-                head = learn.head or learn.fit_head(views=config.views)
-                valid = probe = predict_loader(learn, learn.dls.valid, "valid", features=True)
-                say(f"linear probe: {head.seconds:.1f} s, {share_right(valid):.1%} of the validation images right")
-            if tunes and distributed.is_first():  # the linear probe alone is as soon done again
-                with seeded(learn.seed):
-                    save_checkpoint(learn, kept)
-            distributed.wait()
-        if tunes:
-            with learn.distrib_ctx(), told_in_lines(learn, say):
-                cbs = [Resumable(kept), *epochs_tracked(part if "fold" in changes else "")]
-                learn.fine_tune(config.n_epochs, config.lr, size=sizes, cbs=cbs)
-            learn.tuning = {
-                **(learn.tuning or {}),
-                "train_from": config.train_from,
-            }  # which began with the linear probe
-            valid = None
-        if "fold" not in changes:
-            features = train_features(learn)
-    valid = valid or predict_loader(learn, dls.valid, "valid", features=True)
-    if tunes and probe is not None and (told := without_gain(probe, valid)):
-        say(told)
-    return Fitted(learn, valid, features, config)
-
-
-def loader_options(config: TrainConfig) -> dict[str, Any]:
-    """What `MedDataLoaders.from_table` is called with."""
-    return {
-        "modality": config.modality,
-        "aug": config.aug,
-        "size": config.size,
-        "resize": config.resize,
-        "window": config.window,
-        "frame": config.frame,
-        "bs": config.bs,
-        "split": config.split,
-        "valid_pct": config.valid_pct,
-        "seed": config.seed,
-        "n_folds": config.folds,
-        "cache": config.cache,
-        "device": config.device,
-    }
-
-
 def _follow(config: TrainConfig) -> Path:
     """What a process does that is not the first: its part of each fit, and nothing besides."""
     with distributed.group(config.device):
         told: dict[str, Any] = distributed.from_first(dict)
         config, table = settings_in(told, out=config.out), as_table(told["table"])
-        config, outline = _outlined(config, table, 0.0, lambda _: None)
-    fits: list[dict[str, Any]] = [{}]
-    if config.split == "kfold":
-        fits = [*({"fold": fold} for fold in range(config.folds)), {"split": "all"}]
-    for changes in fits:
-        _fit(config, table, lambda _: None, outline, **changes)
+        config, outline = outlined(config, table, 0.0, lambda _: None)
+    follow(config, table, outline)
     return Path(config.out)
-
-
-def _cross_validate(
-    config: TrainConfig, table: pd.DataFrame, say: Say, outline: Outline | None
-) -> tuple[MedLearner, Outputs, TrainConfig]:
-    """Every image predicted by the fold that did not train on it; then a network trained on all of them.
-
-    Each fold has a plan of its own, made without the images that it reports.
-    """
-    parts: list[Predictions] = []
-    pictures: dict[str, str] = {}
-    problems: dict[str, str] = {}
-    for fold in range(config.folds):
-        say(f"fold {fold + 1} of {config.folds}")
-        learn, valid, *_ = _fit(config, table, say, outline, fold=fold)
-        problems |= learn.dls.problems
-        valid.table["fold"] = fold
-        parts.append(replace(valid, features=None))  # of another network each
-        pictures |= of_learner(learn, valid, -(-config.saliency // config.folds))
-    pooled = Predictions.concat(parts)
-    say("all images, for the bundle")
-    final, _, features, _ = _fit(config, table, say, outline, split="all")
-    split = replace(learn.dls.settings.split, fold=None)
-    folds = dict(zip(pooled.table["path"], pooled.table["fold"], strict=True))
-    final.dls.settings = replace(final.dls.settings, split=split)
-    held_out = predict_held_out(final)
-    final.dls.table = with_problems(final.dls.table, problems | final.dls.problems)
-    final.dls.table["fold"] = final.dls.table["path"].map(folds)
-    return final, Outputs(pooled, features, held_out, cross_validated=True, saliency=pictures), config
-
-
-def share_right(predictions: Predictions) -> float:
-    """Share of the images whose predicted label, or labels, are the actual ones."""
-    return float(np.mean([a == b for a, b in zip(predictions.labels, predictions.preds, strict=True)]))
-
-
-def without_gain(before: Predictions, after: Predictions) -> str:
-    """What to say where fine-tuning made the linear probe's predictions no better; "" where it did."""
-    shares = [share_right(one) for one in (before, after)]
-    losses = [float(np.nanmean(one.losses)) for one in (before, after)]
-    if shares[1] > shares[0] or (shares[1] == shares[0] and losses[1] <= losses[0]):
-        return ""
-    found = [f"{percent(share)} (log loss {loss:.3f})" for share, loss in zip(shares, losses, strict=True)]
-    return f"Fine-tuning did not help: {found[0]} of the validation images right before it, {found[1]} after."
 
 
 def start_record(table: pd.DataFrame) -> dict[str, Any]:

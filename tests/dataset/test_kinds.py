@@ -12,7 +12,7 @@ from medclf.dataset.kinds import why_no_picture
 from medclf.dataset.scan import scan
 from medclf.errors import MedclfWarning
 from medclf.images.dicom import Origin
-from medclf.learn.dataloaders import decoding
+from medclf.learn.stores import decoding
 
 CT, MR, CAPTURE = (f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("2", "4", "7"))
 

@@ -13,7 +13,8 @@ import medclf.dataset.image_cache as cache
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, MedclfWarning, MissingDecoder
 from medclf.images import preprocessing
-from medclf.learn.dataloaders import MedDataLoaders, decoding
+from medclf.learn.dataloaders import MedDataLoaders
+from medclf.learn.stores import decoding
 
 SETTINGS = {"size": 32, "cache": True, "progress": False}
 

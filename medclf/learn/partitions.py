@@ -1,0 +1,100 @@
+"""A TABLE -> which image is in which part, and what its label is, as fastai's DataBlock asks for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from fasttransform import Transform
+
+from medclf.dataset.labels import label_set, objects
+from medclf.dataset.matching import UNKNOWN
+from medclf.dataset.splits import split_table
+from medclf.errors import DataError, argument
+from medclf.learn import distributed
+
+
+class LabelOf(Transform):
+    """The label of a path, looked up in the table; a Transform so that `learn.export()` can pickle it."""
+
+    def __init__(self, labels: dict[str, Any]) -> None:
+        super().__init__()
+        self.labels = labels
+
+    def encodes(self, path: Any) -> Any:
+        """The label, or the labels as a list.
+
+        Raises:
+            DataError: the path has no row in the table.
+        """
+        try:
+            label = self.labels[str(path)]
+        except KeyError:
+            label = None
+        if label is None:
+            raise DataError(f"{path} has no label in the table", "use test_dl without with_labels=True")
+        return list(label) if isinstance(label, tuple) else label
+
+
+class PartitionSplitter:
+    """fastai's splitter protocol over the table's partition column."""
+
+    def __init__(self, partition: dict[str, str]) -> None:
+        self.partition = partition
+
+    def __call__(self, items: Sequence[Any]) -> tuple[list[int], list[int]]:
+        """Indices of the train items and of the valid items; where none is valid, the train items are both."""
+        sides = [self.partition[str(item)] for item in items]
+        train, valid = ([i for i, s in enumerate(sides) if s == side] for side in ("train", "valid"))
+        return train, valid or train
+
+
+def partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tuple[pd.DataFrame, str]:
+    """A copy of the table with its partitions filled in, and the kind of split."""
+    table = table.copy()
+    if split is None or split == "none":
+        split = "folders" if {"train", "valid"} <= set(table["partition"].dropna()) else "random"
+    if split == "all":
+        held_out = (table["problem"] != "") | table["label"].isna() | (table["partition"] == "test")
+        table["partition"] = table["partition"].where(held_out, "train")
+    else:
+        sides = distributed.from_first(lambda: list(split_table(table, split, **settings)))  # may look for duplicates
+        table["partition"] = pd.Series(sides, table.index, dtype=object)
+    return table, split
+
+
+def refuse_unknown(used: pd.DataFrame) -> None:
+    """Raise for images to learn from of which a label is unknown: a network needs an answer for each."""
+    unknown = Counter(label for cell in objects(used, UNKNOWN) for label in label_set(cell))
+    none = sum(label is None for label in objects(used, "label"))
+    if unknown:
+        named = ", ".join(f"'{label}' of {n} images" for label, n in unknown.most_common(5))
+        raise DataError(
+            f"it is unknown whether there is {named}, and a network needs an answer to learn from",
+            f"choose {argument('uncertain')} or {argument('blank')}: negative, positive or exclude",
+        )
+    if none:
+        raise DataError(f"{none} of {len(used)} images have no label to learn from", "label them, or leave them out")
+
+
+def vocab_of(used: pd.DataFrame, multi_label: bool, order: Sequence[str] | None = None) -> list[str]:
+    """The sorted labels of the images in use; in their own order, where they have one.
+
+    Raises:
+        DataError: no image, nothing to train on, or fewer than two labels.
+    """
+    if used.empty:
+        raise DataError("no images to train on", "run `medclf scan` on the data to see why")
+    by_side = {side: _labels_in(rows["label"], multi_label) for side, rows in used.groupby("partition")}
+    if "train" not in by_side:
+        raise DataError("the split leaves no image to train on", "change valid_pct or the split")
+    vocab = sorted(set().union(*by_side.values()), key=None if order is None else list(order).index)
+    if len(vocab) < (1 if multi_label else 2):
+        raise DataError(f"only the label {vocab} occurs", "a classifier needs at least two classes")
+    return vocab
+
+
+def _labels_in(column: pd.Series, multi_label: bool) -> set[str]:
+    return {label for labels in column for label in labels} if multi_label else set(column)
