@@ -11,8 +11,8 @@ from fastai.torch_core import get_model
 from torch import nn
 
 from medclf.errors import BundleError, MedclfError
-from medclf.learn.learner import MedLearner
 from medclf.learn.preprocessing import preprocessing_of
+from medclf.learn.training import MedLearner
 from medclf.models.backbones import describe, fitted_to
 from medclf.models.fitting import fit_state
 from medclf.models.own_networks import is_own, register_network

@@ -35,7 +35,6 @@ from medclf.learn import augmentation_picture
 from medclf.learn.balance import label_shares
 from medclf.learn.batches import unread
 from medclf.learn.columns_beside import ColumnsBeside, columns_beside, with_columns
-from medclf.learn.learner import MedLearner
 from medclf.learn.neighbours import similar_training_images
 from medclf.learn.outputs import (
     Outputs,
@@ -47,6 +46,7 @@ from medclf.learn.outputs import (
     train_paths,
 )
 from medclf.learn.preprocessing import described, reading_of
+from medclf.learn.training import MedLearner
 from medclf.learn.units import AnswersByUnit, answer_by_unit, is_by_unit, unit_rows
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.ood import FEWEST, OodDetector, ood_fit

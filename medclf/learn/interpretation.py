@@ -18,10 +18,10 @@ from medclf.errors import PreprocessingError
 from medclf.images.heatmap import on_original, on_prepared, overlay
 from medclf.images.phi import Pictures
 from medclf.images.preprocessing import Preprocessing
-from medclf.learn.learner import MedLearner
 from medclf.learn.maps import of_learner
 from medclf.learn.prediction import paths_of, predict_loader
 from medclf.learn.preprocessing import described, preprocessing_of, reading_of
+from medclf.learn.training import MedLearner
 from medclf.metrics.classification import Metrics, classification_metrics
 from medclf.metrics.intervals import as_plain
 from medclf.models.saliency import learner_maps

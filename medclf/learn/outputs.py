@@ -15,9 +15,9 @@ from medclf.dataset.scan import with_problems
 from medclf.dataset.units import UNIT
 from medclf.learn.batches import unread
 from medclf.learn.features import image_features
-from medclf.learn.learner import MedLearner
 from medclf.learn.maps import of_learner
 from medclf.learn.prediction import predict_loader
+from medclf.learn.training import MedLearner
 from medclf.learn.units import is_by_unit
 from medclf.results import maps
 from medclf.results.predictions import Predictions, losses_of

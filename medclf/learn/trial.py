@@ -17,9 +17,9 @@ from medclf.dataset.folds import shuffled
 from medclf.dataset.groups import groups_of
 from medclf.learn.batches import unread
 from medclf.learn.dataloaders import MedDataLoaders
-from medclf.learn.learner import MedLearner
 from medclf.learn.prediction import predict_loader
 from medclf.learn.preprocessing import reading_of
+from medclf.learn.training import MedLearner
 from medclf.metrics.calibration import calibrate_out_of_fold, to_logits
 from medclf.metrics.intervals import Sampling, critical
 from medclf.results.predictions import losses_of

@@ -15,11 +15,12 @@ from medclf.learn import distributed
 from medclf.learn.callbacks import Resumable, told_in_lines
 from medclf.learn.checkpoint import load_checkpoint, save_checkpoint, seeded
 from medclf.learn.dataloaders import MedDataLoaders
-from medclf.learn.learner import MedLearner, med_learner
+from medclf.learn.learner import med_learner
 from medclf.learn.maps import of_learner
 from medclf.learn.outputs import Outputs, outputs_of, predict_held_out, train_features
 from medclf.learn.partial import training_from
 from medclf.learn.prediction import predict_loader
+from medclf.learn.training import MedLearner
 from medclf.results.predictions import Predictions
 from medclf.results.wording import percent
 from medclf.run.config import Say, TrainConfig

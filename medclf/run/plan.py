@@ -23,7 +23,7 @@ from medclf.errors import DataError, MedclfError, SplitError, argument, did_you_
 from medclf.files import finite, write_json
 from medclf.learn import distributed
 from medclf.learn.augment import Augment
-from medclf.learn.learner import MedLearner
+from medclf.learn.training import MedLearner
 from medclf.learn.trial import MOST, Trial, calibrated, compared, try_tuning
 from medclf.parallel import n_cores
 from medclf.run.budget import Way, choose, job_of, measured, way_of

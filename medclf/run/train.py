@@ -23,9 +23,9 @@ from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed
 from medclf.learn.assess import Assessment, assess
-from medclf.learn.learner import MedLearner
 from medclf.learn.precision import precision
 from medclf.learn.stores import decoding
+from medclf.learn.training import MedLearner
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.report import report
 from medclf.reporting.view import withheld_note

@@ -9,8 +9,9 @@ import pytest
 import medclf
 import medclf.all as everything
 from medclf.learn.batches import MedDL
-from medclf.learn.learner import MedLearner, cnn_learner
+from medclf.learn.learner import cnn_learner
 from medclf.learn.presets import MedResize, QuickNormalize
+from medclf.learn.training import MedLearner
 
 IN_PLACE_OF = {  # ours: fastai's
     medclf.MedDataLoaders: fastai.ImageDataLoaders,

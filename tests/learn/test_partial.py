@@ -17,10 +17,11 @@ from medclf.learn.callbacks import Resumable
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.features import image_features
 from medclf.learn.growing_sizes import check_sizes
-from medclf.learn.learner import MedLearner, med_learner
+from medclf.learn.learner import med_learner
 from medclf.learn.linear_probe import LinearProbe
 from medclf.learn.partial import KeptFeatures, training_from
 from medclf.learn.prediction import predict_loader
+from medclf.learn.training import MedLearner
 from medclf.models.backbones import build_network
 from medclf.models.frozen_prefix import FrozenPrefix
 from medclf.models.stages import is_chain, stage_index, stage_names, stages

@@ -1,0 +1,414 @@
+"""How a network is trained: fastai's Learner, with a linear probe and the backbone's own normalisation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from fastai.callback.core import Callback, TrainEvalCallback
+from fastai.callback.schedule import Learner
+from fastai.callback.tracker import SaveModelCallback
+from fastai.data.core import DataLoaders
+from fastai.torch_core import get_model
+from fastcore.foundation import L
+
+from medclf.config import Balance
+from medclf.dataset.groups import groups_of
+from medclf.display import Shown, listed
+from medclf.errors import MedclfError
+from medclf.learn import distributed
+from medclf.learn.arguments import rates_by_group
+from medclf.learn.balance import draw_evenly
+from medclf.learn.callbacks import SaveBest
+from medclf.learn.checkpoint import seeded
+from medclf.learn.growing_sizes import Sizes, growing
+from medclf.learn.labels import class_names
+from medclf.learn.linear_probe import LinearProbe, fit_head
+from medclf.learn.normalization import normalized
+from medclf.learn.partial import training_from
+from medclf.learn.preprocessing import settings_of, spec_of
+from medclf.models.heads import is_plain
+from medclf.models.spec import ModelSpec, Normalization
+
+if TYPE_CHECKING:
+    from medclf.learn.assess import Assessment
+
+BASE_LR = 1e-4
+
+
+class MedLearner(Shown, Learner):
+    """fastai's `Learner`; `fine_tune` begins with the linear probe instead of frozen epochs.
+
+    Attributes:
+        arch, weights, dropout: what the network was built from.
+        stats: mean and standard deviation that every loader normalises with; None for as the loaders are.
+        balance: how rare classes are made to count; see `medclf.models.balance`.
+        head: what the linear probe did, or None before it.
+        start: the weights after the linear probe, or those that a `fine_tune` with `blend` began with.
+        history: one dict an epoch of the last fit: epoch, train_loss, valid_loss and each metric.
+        returned_epoch: which of them the network is of; not the last where `SaveBest` brought back a better one.
+        tuning: what `fine_tune` was last asked for: epochs, lr, train_from and sizes.
+    """
+
+    arch: str
+    weights: str | None
+    dropout: float
+    stats: Normalization | None = None
+    balance: Balance = "none"
+    head: LinearProbe | None = None
+    history: Sequence[dict[str, Any]] = ()
+    returned_epoch: int | None = None
+    start: dict[str, torch.Tensor] | None = None
+    _frozen_to: int | None = None
+    tuning: Mapping[str, Any] | None = None
+    _tuned: int = 0
+    _first_head: torch.Tensor | None = None
+    _wants_probe: bool = True
+
+    def _shown(self) -> tuple[str, dict[str, Any], pd.DataFrame | None]:
+        vocab = getattr(self.dls, "vocab", None)
+        facts = {
+            "weights": getattr(self, "weights", None) or "random",
+            "labels": "unknown" if vocab is None else listed(class_names(self.dls)),
+            "images": f"{len(self.dls.train_ds)} training, {len(self.dls.valid_ds)} validation",
+            "device": str(self.dls.device),
+            "linear probe": "fitted" if self.head is not None else "not yet fitted" if self.linear_probe else "none",
+            "epochs trained": len(self.history),
+        }
+        history = pd.DataFrame(list(self.history)).set_index("epoch") if self.history else None
+        return f"{type(self).__name__} {getattr(self, 'arch', '')}".strip(), facts, history
+
+    @property
+    def linear_probe(self) -> bool:
+        """Whether `fine_tune` fits the head first: only one linear layer can be fitted so."""
+        parts = list(get_model(self.model).children())
+        return self._wants_probe and len(parts) == 2 and is_plain(parts[1])
+
+    @linear_probe.setter
+    def linear_probe(self, wanted: bool) -> None:
+        self._wants_probe = wanted
+
+    @property
+    def seed(self) -> int | None:
+        """That the loaders were made with; None for fastai's own, which have none."""
+        return getattr(self.dls.train, "seed", None)
+
+    @property
+    def dls(self) -> DataLoaders:
+        """The loaders; other ones that are put here get the network's normalisation too."""
+        return self._dls
+
+    @dls.setter
+    def dls(self, dls: DataLoaders) -> None:
+        dls = dls if self.stats is None else normalized(dls, self.stats.mean, self.stats.std)
+        if self.balance == "sampling":
+            draw_evenly(dls, len(class_names(dls)))
+        self._dls = dls
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What a bundle says of the network, looked up in the loaders now.
+
+        Raises:
+            PreprocessingError: the loaders do to validation images what a bundle cannot carry over.
+        """
+        return spec_of(self)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The name that `spec` had in 0.1, as a dict."""
+        warnings.warn("learn.recipe is now learn.spec, or learn.spec.as_dict()", DeprecationWarning, stacklevel=2)
+        return self.spec.as_dict()
+
+    def fit(self, n_epoch: int, lr: Any = None, *args: Any, **kwargs: Any) -> None:
+        """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
+        super().fit(n_epoch, self._rates(lr), *args, **kwargs)
+        names = [name for name in self.recorder.metric_names if name not in {"epoch", "time"}]
+        rows = [values for values in self.recorder.values if len(values) == len(names)]  # lr_find's are cut short
+        if rows:
+            self.history = [
+                {"epoch": epoch, **dict(zip(names, map(float, values), strict=True))}
+                for epoch, values in enumerate(rows, 1)
+            ]
+            self.returned_epoch = _returned([*self.cbs, *L(kwargs.get("cbs"))], self.history)
+
+    def freeze_to(self, n: int) -> None:
+        """fastai's, put off until there is an optimiser: the linear probe alone needs none."""
+        if self.opt is None:
+            self._frozen_to = n
+        else:
+            super().freeze_to(n)
+
+    def create_opt(self) -> None:
+        """fastai's, then frozen as was asked before."""
+        super().create_opt()
+        if self._frozen_to is not None:
+            frozen_to, self._frozen_to = self._frozen_to, None
+            super().freeze_to(frozen_to)
+
+    def summary(self) -> Any:
+        """fastai's; what is frozen is shown as such before the first fit too."""
+        from fastai.callback import hook  # noqa: F401 - gives Learner its summary
+
+        if self.opt is None:
+            self.create_opt()
+        return super().summary()
+
+    def fit_one_cycle(self, n_epoch: int, lr_max: Any = None, *args: Any, **kwargs: Any) -> None:
+        """fastai's; for `lr_max` as a list see `rates_by_group`."""
+        super().fit_one_cycle(n_epoch, self._rates(lr_max), *args, **kwargs)
+
+    def fit_flat_cos(self, n_epoch: int, lr: Any = None, *args: Any, **kwargs: Any) -> None:
+        """fastai's; for `lr` as a list see `rates_by_group`."""
+        super().fit_flat_cos(n_epoch, self._rates(lr), *args, **kwargs)
+
+    def fit_sgdr(self, n_cycles: int, cycle_len: int, lr_max: Any = None, *args: Any, **kwargs: Any) -> None:
+        """fastai's; for `lr_max` as a list see `rates_by_group`."""
+        super().fit_sgdr(n_cycles, cycle_len, self._rates(lr_max), *args, **kwargs)
+
+    def _rates(self, given: Any) -> Any:
+        if not isinstance(given, (list, tuple, L, np.ndarray)):
+            return given
+        if self.opt is None:
+            self.create_opt()
+        return rates_by_group([float(rate) for rate in given], len(self.opt.hypers))
+
+    @contextmanager
+    def distrib_ctx(self, sync_bn: bool | None = None, **kwargs: Any) -> Iterator[MedLearner]:
+        """fastai's, for a script that `torchrun` or `accelerate launch` starts; see `medclf.learn.distributed_trainer`.
+
+        Args:
+            sync_bn: whether BatchNorm layers share their statistics; None for yes on GPUs where they are trained.
+            kwargs: of `accelerate.Accelerator`.
+
+        Example:
+            >>> # with learn.distrib_ctx(): learn.fine_tune(5)
+        """
+        if distributed.launched() == 1:
+            yield self
+            return
+        from medclf.learn.distributed_trainer import together
+
+        with together(self, sync_bn, **kwargs):
+            yield self
+
+    def fit_head(self, progress: bool = True, *, views: int = 0) -> LinearProbe:
+        """Fit the head on the frozen body's features of the training images; see `medclf.learn.linear_probe`.
+
+        Args:
+            progress: show a progress bar when it lasts.
+            views: augmented views of each image to fit on besides the image itself.
+        """
+        self.head = fit_head(
+            self.model,
+            self.dls.train,
+            groups=self.groups(),
+            seed=42 if (seed := settings_of(self.dls).seed) is None else seed,
+            views=views,
+            progress=progress,
+            balance=self.balance,
+            loss_func=self.loss_func,
+        )
+        self.start = weights_of(self.model)
+        return self.head
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the network is as the linear probe left it: neither trained since nor loaded."""
+        if self.head is None or self.start is None:
+            return False
+        now = self.model.state_dict()
+        return now.keys() == self.start.keys() and all(torch.equal(now[name], self.start[name]) for name in now)
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether the head is still as it was made, so that the linear probe has something to do."""
+        if not self.linear_probe or self.head is not None:
+            return False
+        head = last_weight(self.model)
+        return self._first_head is None or (
+            head.shape == self._first_head.shape and torch.equal(head.cpu(), self._first_head)
+        )
+
+    def assessed(self) -> Assessment:
+        """What is known of the network as it is now; see `medclf.assess`, which this does where it was not done."""
+        from medclf.learn.assess import assessment_of
+
+        return assessment_of(self)
+
+    def groups(self, table: pd.DataFrame | None = None) -> np.ndarray | None:
+        """Of the training images: those of one patient, and near-duplicates, belong together; None where none do.
+
+        Args:
+            table: instead of the loaders' own.
+        """
+        table = getattr(self.dls, "table", None) if table is None else table
+        found = None if table is None else groups_of(table)
+        if table is None or found is None:
+            return None
+        group = dict(zip(table["path"], found, strict=True))
+        root = self.dls.path
+        return np.asarray([group[p.relative_to(root).as_posix()] for p in self.dls.train.dataset.items])
+
+    @contextmanager
+    def training_from(self, stage: str, keep: bool | None = None) -> Iterator[None]:
+        """A context within which fits and `lr_find` train the network from `stage` on, after the linear probe.
+
+        The stages below get no gradient, keep their BatchNorm statistics and drop nothing out. Where nothing augments
+        and the loaders have a cache, what they give is computed once for each image, kept beside the cache as float16,
+        and the batches are gathered from it; else they are run without gradients.
+
+        Args:
+            stage: "layer4", say; `medclf.models.stages.stage_names(learn.model)` names them.
+            keep: False never keeps anything; True insists on it.
+
+        Raises:
+            MedclfError: the network has no such stage (the message names those it has), or `keep` is asked for where
+                it cannot be.
+
+        Example:
+            >>> # with learn.training_from("layer4"): learn.lr_find()
+        """
+        with training_from(self, stage, keep):  # first, since the head is fitted on what is kept
+            if self.needs_probe:
+                self.fit_head()
+            yield
+
+    def fine_tune(
+        self,
+        epochs: int,
+        base_lr: float | slice | None = None,
+        freeze_epochs: int = 1,
+        lr_mult: float | None = None,
+        pct_start: float = 0.3,
+        div: float = 5.0,
+        *,
+        train_from: str | None = None,
+        keep: bool | None = None,
+        size: Sizes | None = None,
+        freeze_bn: bool = True,
+        blend: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        """Fit the head first, then train the whole network for `epochs` with one cycle.
+
+        With `linear_probe` off this is fastai's own `fine_tune`. With it, `fine_tune(0)` is the probe alone. The head
+        is fitted once: never again in a second call, nor where weights were trained or loaded before, from which the
+        training then goes on.
+
+        The loaders' `seed` decides all that is drawn, such as dropout, so that the same call gives the same weights;
+        the global random state is left alone.
+
+        Args:
+            epochs: passes over the training images with the whole network.
+            base_lr: of the head; or a slice, as `fit_one_cycle` takes it.
+            freeze_epochs: only without the linear probe.
+            train_from: the first stage that is trained, such as "layer4"; all where None. See `training_from`.
+            keep: whether what the stages below give is kept; see `training_from`.
+            size: sides in pixels of the training images, such as (128, 224): the epochs are shared evenly among them,
+                the smaller first; the last is the loaders' own, which all validation is done at.
+            blend: the share of the trained weights in the finished ones; the rest are those that this call began with.
+                Below 1 it keeps more of what pretraining knew (Wortsman et al. 2022, "WiSE-FT"). The average is made
+                before the last epoch is validated. `freeze_bn=False` turns it off: an average then means nothing.
+            freeze_bn: the body's BatchNorm layers keep their statistics, which the head's features were made with.
+            lr_mult: the first stage's learning rate is `base_lr / lr_mult`; where None 10, or fastai's 100 without the
+                linear probe.
+            pct_start, div: of the cycle, as fastai's.
+            kwargs: of `fit_one_cycle` (`cbs`, `wd`, `div_final`, `moms`, ...).
+
+        Raises:
+            MedclfError: without the linear probe, rates by group, which fastai's `fine_tune` does not take.
+        """
+        with ExitStack() as scope:
+            if train_from is not None and epochs:
+                scope.enter_context(self.training_from(train_from, keep if size is None else False))
+            if self.needs_probe:
+                self.fit_head()
+            if self.linear_probe and not epochs:
+                return
+            scope.enter_context(seeded(None if self.seed is None else self.seed + self._tuned))
+            self._tuned += 1  # another call draws other numbers
+            sizes = list(size) if isinstance(size, Sequence) else size
+            top = base_lr.stop if isinstance(base_lr, slice) else base_lr
+            self.tuning = {"epochs": epochs, "lr": top, "train_from": train_from, "sizes": sizes}
+            if size is not None:
+                scope.enter_context(growing(self, size))
+            cycle = {"pct_start": pct_start, "div": div}
+            if not self.linear_probe:
+                if isinstance(base_lr, (slice, list, tuple)):
+                    raise MedclfError(
+                        f"without a linear probe, fine_tune takes one number as base_lr, not {base_lr}",
+                        "give one number, or call fit_one_cycle(epochs, lr_max=slice(lowest, highest))",
+                    )
+                base_lr = 2e-3 if base_lr is None else base_lr
+                lr_mult = 100 if lr_mult is None else lr_mult
+                Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult, **cycle, **kwargs)
+                return
+            base_lr = BASE_LR if base_lr is None else base_lr
+            rates = base_lr if isinstance(base_lr, slice) else slice(base_lr / (lr_mult or 10), base_lr)
+            cbs = [*L(kwargs.pop("cbs", None)), *([KeepStatistics()] if freeze_bn else [])]
+            if freeze_bn and blend < 1:
+                self.start = weights_of(self.model)
+                cbs.append(BlendWeights(blend))
+            self.unfreeze()
+            self.fit_one_cycle(epochs, rates, cbs=cbs, **cycle, **kwargs)
+
+
+def _returned(cbs: Sequence[Any], history: Sequence[Mapping[str, float]]) -> int:
+    """The epoch that the network is of: the last, or the best where a callback has brought that back."""
+    for cb in cbs:
+        if isinstance(cb, SaveBest) or (isinstance(cb, SaveModelCallback) and not cb.every_epoch and not cb.at_end):
+            values = [row.get(cb.monitor) for row in history]
+            if cb.best in values:
+                return values.index(float(cb.best)) + 1
+    return len(history)
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of all weights and buffers."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def last_weight(model: torch.nn.Module) -> torch.Tensor:
+    """The weights of the last layer that has any."""
+    return [*model.parameters()][-2 if len([*model.parameters()]) > 1 else -1].detach()
+
+
+class BlendWeights(Callback):
+    """Before the last epoch is validated, make each trained weight `share` of what it is, the rest of `learn.start`.
+
+    So the last row of the epochs, and whatever is saved with it, are of the network that comes back.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def after_train(self) -> None:
+        """After the last batch of an epoch."""
+        if self.learn.epoch == self.learn.n_epoch - 1:
+            blend_weights(get_model(self.learn.model), self.learn.start, self.share)
+
+
+def blend_weights(model: torch.nn.Module, start: Mapping[str, torch.Tensor], share: float) -> None:
+    """Make each weight that was trained `share` of what it is and the rest of what it was in `start`."""
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if value.requires_grad:
+                value.lerp_(start[name].to(value), 1 - share)
+
+
+class KeepStatistics(Callback):
+    """While training, BatchNorm layers normalise with the statistics they have and do not update them."""
+
+    order = TrainEvalCallback.order + 1
+
+    def before_train(self) -> None:
+        """After fastai has put the network into training mode."""
+        for module in self.learn.model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
