@@ -26,6 +26,7 @@ UNIT_PLURALS = {"patient": "patients", "study": "studies", "series": "series", "
 Frame = int | Literal["first", "middle", "last", "all"]
 Window = tuple[float, float] | str | None
 TUNED_EPOCHS = 5
+MAX_SIDE = 4096  # of what a network sees, in pixels
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,12 @@ class TrainConfig:
         None, "Images", "change the modality's augmentation: NAME=VALUE, such as max_rotate=20; repeatable"
     )
     size: int = option(
-        224, "Images", "side in pixels; 128,224 trains the first half of the epochs at 128", at_least=32, listed=True
+        224,
+        "Images",
+        "side in pixels; 128,224 trains the first half of the epochs at 128",
+        at_least=32,
+        at_most=MAX_SIDE,
+        listed=True,
     )
     resize: Resize = option(
         "squish", "Images", "squish keeps all of the image, crop its centre, pad adds black borders"

@@ -6,7 +6,7 @@ import functools
 import math
 import numbers
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -26,7 +26,7 @@ class Option:
         unset: what happens where it is None, for the help.
         of_scan: `scan` takes it too, and so does each command that reads a table.
         flags: its names in the shell, where the field's own does not do.
-        at_least, above: limits of a number.
+        at_least, above, at_most: limits of a number.
         share: a number between 0 and 1.
         or_none: the word "none" means None.
         listed: several numbers may be given, "128,224".
@@ -40,6 +40,7 @@ class Option:
     flags: tuple[str, ...] = ()
     at_least: float | None = None
     above: float | None = None
+    at_most: float | None = None
     share: bool = False
     or_none: bool = False
     listed: bool = False
@@ -65,6 +66,7 @@ class Option:
             and (not self.share or 0 < number < 1)
             and (self.above is None or number > self.above)
             and (self.at_least is None or number >= self.at_least)
+            and (self.at_most is None or number <= self.at_most)
         )
 
 
@@ -123,7 +125,7 @@ class Known(NamedTuple):
 
     def _of_one(self) -> Known:
         """The same for one of a list."""
-        return self._replace(option=Option(self.option.group, self.option.help, at_least=self.option.at_least))
+        return self._replace(option=replace(self.option, listed=False))
 
     def _check_limits(self, value: Any) -> None:
         if not isinstance(value, numbers.Real) or isinstance(value, bool) or self.option.allows(float(value)):
@@ -131,7 +133,9 @@ class Known(NamedTuple):
         given = float(value)
         percent = self.option.share and 1 < given <= 100
         remedy = f"for {given:g} % write {argument(self.name, given / 100)}" if percent else ""
-        raise _refused(self.name, self.option.limits(), value, remedy=remedy)
+        limit = self.option.at_most
+        limits = f"{limit:g} or less" if limit is not None and given > limit else self.option.limits()
+        raise _refused(self.name, limits, value, remedy=remedy)
 
 
 def options(config: type) -> dict[str, Known]:

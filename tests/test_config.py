@@ -27,6 +27,8 @@ from medclf.run.audit import audit_run
         ({"epochs": 2.5}, "epochs must be a whole number, not 2.5"),
         ({"size": 8}, "size must be 32 or more, not 8"),
         ({"size": (16, 64)}, "size must be 32 or more, not 16"),
+        ({"size": 100_000}, "size must be 4096 or less, not 100000"),
+        ({"size": (64, 5000)}, "size must be 4096 or less, not 5000"),
         ({"size": (224, 128)}, "size must end with the largest, not be 224,128"),
         ({"valid_pct": 1.0}, "valid_pct must be between 0 and 1, not 1"),
         ({"valid_pct": 20}, "for 20 % write valid_pct=0.2"),

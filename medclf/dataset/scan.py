@@ -353,6 +353,8 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
     bad = table[table["problem"] != ""]
     if len(bad) == len(table):
         remedy = "repair them"
+        if bad["problem"].str.startswith("has no frame").all():
+            remedy = f"choose another {argument('frame')}"
         if bad["problem"].str.startswith(MISSING).all():
             there = walk(rows.root).paths[:1]
             remedy = f"correct the paths, or name their column with {argument('path_col')}" + "".join(

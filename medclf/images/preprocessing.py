@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from medclf.config import Frame, Resize, Window
+from medclf.config import MAX_SIDE, Frame, Resize, Window
 from medclf.errors import MedclfError, PreprocessingError, ReadError
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
 from medclf.images.raster import pixels_of
@@ -25,7 +25,6 @@ PadMode = Literal["zeros", "border", "reflection"]
 Method = Literal["squish", "crop", "pad", "center"]
 Resample = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 
-_MAX_SIDE = 4096
 _MAX_STEPS = 8
 _NUMPY_PADS = {"zeros": "constant", "border": "edge", "reflection": "reflect"}
 
@@ -38,9 +37,9 @@ def _pair(size: Any, name: str) -> Size:
     """`size` as (height, width), each a whole number of pixels."""
     pair = (size, size) if isinstance(size, int) else size
     fits = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(side) is int for side in pair)
-    if not fits or not all(0 < side <= _MAX_SIDE for side in pair):
+    if not fits or not all(0 < side <= MAX_SIDE for side in pair):
         _refuse(
-            f"{name}={size!r} is not a size in pixels", f"give a side or (height, width), each from 1 to {_MAX_SIDE}"
+            f"{name}={size!r} is not a size in pixels", f"give a side or (height, width), each from 1 to {MAX_SIDE}"
         )
     return pair[0], pair[1]
 
@@ -138,7 +137,7 @@ class Sampling:
         object.__setattr__(self, "size", _pair(self.size, "size"))
         if self.crop is not None:
             crop = tuple(self.crop) if isinstance(self.crop, (list, tuple)) else ()
-            if len(crop) != 4 or not all(type(one) is int and 0 <= one <= _MAX_SIDE for one in crop):
+            if len(crop) != 4 or not all(type(one) is int and 0 <= one <= MAX_SIDE for one in crop):
                 _refuse(f"crop={self.crop!r}", "give (top, left, height, width) in pixels")
             object.__setattr__(self, "crop", crop)
         if self.mode not in ("bilinear", "nearest"):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.dataset.scan import with_problems
+from medclf.errors import DataError, argument
 from medclf.learn import distributed
 from medclf.learn.callbacks import Resumable, told_in_lines
 from medclf.learn.checkpoint import load_checkpoint, save_checkpoint, seeded
@@ -106,12 +107,26 @@ def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, outline: Outline | 
         return _fit_together(config, table, say, outline, **changes)
 
 
+def _check_probe(config: TrainConfig, learn: MedLearner, say: Say) -> None:
+    """Say what comes in place of a linear probe that was asked for and has no pretrained body to stand on."""
+    if learn.linear_probe:
+        return
+    if config.views:
+        text = f"{argument('views', config.views)} is for the linear probe, and there is none"
+        raise DataError(text, f"give pretrained {argument('weights')}, or leave it out")
+    if config.way == "probe":
+        say("no linear probe, since the network is not pretrained: its head is trained for one epoch")
+
+
 def _fit_together(
     config: TrainConfig, table: pd.DataFrame, say: Say, outline: Outline | None, **changes: Any
 ) -> Fitted:
     dls = MedDataLoaders.from_table(table, **(loader_options(config) | changes))
     say(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate on; labels: {', '.join(dls.vocab)}")
+    if len(dls.train_ds) < 2:
+        raise DataError("one image is too few to train on", f"add images, or raise {argument('limit')} if it is given")
     learn = _learner(dls, config)
+    _check_probe(config, learn, say)
     if outline is not None and learn.linear_probe:
         config = _decided(config, learn, say, outline, changes)
     tunes = bool(config.n_epochs) or not learn.linear_probe

@@ -138,3 +138,14 @@ def test_a_wish_that_cannot_be_is_said_before_the_training(data, tmp_path):
         with pytest.raises(DataError):
             train(TrainConfig(str(data), str(tmp_path / "RUN"), epochs=0, **SMALL, **wrong), quiet)
         assert not (tmp_path / "RUN").exists()
+
+
+def test_what_cannot_be_trained_is_refused_and_what_stands_in_for_the_probe_is_said(data, tmp_path):
+    plain = {**SMALL, "size": 32, "weights": None, "epochs": 0, "audit": False}
+    with pytest.raises(DataError, match="one image is too few to train on"):
+        train(TrainConfig(str(data), str(tmp_path / "few"), limit=3, valid_pct=0.5, **plain), quiet)
+    with pytest.raises(DataError, match="views=2 is for the linear probe, and there is none"):
+        train(TrainConfig(str(data), str(tmp_path / "views"), views=2, modality="endoscopy", **plain), quiet)
+    said = []
+    train(TrainConfig(str(data), str(tmp_path / "RUN"), limit=12, **plain), said.append)
+    assert any("no linear probe" in line and "not pretrained" in line for line in said)
