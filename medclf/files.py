@@ -11,12 +11,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from medclf.errors import OutputError
+from medclf.errors import OutputError, argument
 
 _PART = ".part"
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 """What a JSON file can hold."""
+
+
+def refuse_to_replace(path: Path, overwrite: bool) -> None:
+    """See that nothing is at `path`, or that it may be replaced.
+
+    Raises:
+        OutputError: something is there.
+    """
+    if path.exists() and not overwrite:
+        remedy = f"choose another path, or replace it with {argument('overwrite', True)}"
+        raise OutputError(f"{path} exists already", remedy)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import math
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,31 @@ Result = TypeVar("Result")
 
 _GROUPS = Path("/sys/fs/cgroup")
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # of mallopt(3)
+
+
+class ForkSafeLock:
+    """A lock that is free in a forked process, where the thread that held it is not there to release it.
+
+    Example:
+        >>> with ForkSafeLock() as lock:
+        ...     lock.locked()
+        True
+    """
+
+    def __init__(self) -> None:
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> threading.Lock:
+        self._lock.acquire()
+        return self._lock
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def n_cores(at_most: int | None = None, *, groups: Path | None = None) -> int:

@@ -57,7 +57,6 @@ class Forecast:
 
 def forecast(
     probe: Probe,
-    features: np.ndarray,
     y: np.ndarray,
     more: int = 50,
     *,
@@ -68,11 +67,10 @@ def forecast(
     """Carry on the learning curve of the labels that there are.
 
     Each fold is predicted by fits on a growing share of the others; the errors follow a power law of the number of
-    labels, whose parameters are fitted again for each bootstrap sample of the images (or patients). XX
+    labels, whose parameters are fitted again for each bootstrap sample of the images (or patients).
 
     Args:
         probe: of all images.
-        features: (n, f) of all images.
         y: (n,) classes, -1 where unknown.
         more: labels to come.
         groups: (n,) patient of each image.

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from medclf.cli.options import OF_SCAN, importing, numbers, say, with_options
-from medclf.errors import OutputError
+from medclf.files import refuse_to_replace
 
 PRIVACY = ("hide_names", "show_burned_in")
 
@@ -71,8 +71,7 @@ def card(
     """Write a model card to fill in, for train --card and report --card."""
     from medclf.reporting.card import write_card
 
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists already", "choose another file, or replace it with --overwrite")
+    refuse_to_replace(out, overwrite)
     say(f"card: {write_card(out)}")
 
 

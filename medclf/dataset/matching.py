@@ -127,20 +127,19 @@ def _meanings(labels: Sequence[str], vocab: Sequence[str]) -> dict[str, str]:
     return {label: by_spelling[spelling(label)] for label in labels if spelling(label) in by_spelling} | exact
 
 
-def left_out(matched: Matched, meant: np.ndarray, vocab: Sequence[str]) -> dict[str, Any]:
+def left_out(matched: Matched, meant: np.ndarray) -> dict[str, Any]:
     """What of a set of images is not measured, for results.json, the terminal and the page.
 
     Args:
         matched: the table's labels.
         meant: (n,) which images would be measured if their labels were known.
-        vocab: the model's labels.
 
     Returns:
         {"sentence", "n", "of", "reasons", "further_labels", "unread_labels", "renamed"}; {} where nothing is missing.
 
     Example:
         >>> found = match_labels(pd.DataFrame({"label": ["Polyp", "mass", "mass"]}), ["normal", "polyp"], False)
-        >>> left_out(found, np.array([True] * 3), ["normal", "polyp"])["reasons"]
+        >>> left_out(found, np.array([True] * 3))["reasons"]
         {"the model has no label 'mass'": 2}
     """
     rows, of = np.flatnonzero(meant), int(meant.sum())

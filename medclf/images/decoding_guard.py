@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
-import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,20 +12,12 @@ from typing import BinaryIO
 
 from medclf.errors import MedclfError, ReadError, TooLarge, by_road
 from medclf.images.frame_names import file_of
+from medclf.parallel import ForkSafeLock
 
 MAX_MEGAPIXELS = 300.0
 Source = str | Path | bytes
 
-_FILTERS = threading.Lock()
-
-
-def _renew_lock() -> None:
-    global _FILTERS
-    _FILTERS = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # a loader's worker forked while a thread held it would wait for ever
-    os.register_at_fork(after_in_child=_renew_lock)
+_FILTERS = ForkSafeLock()
 
 
 @contextlib.contextmanager

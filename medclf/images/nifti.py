@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import io
 import os
-import threading
 import zlib
 from collections import OrderedDict
 from pathlib import Path
@@ -22,23 +21,11 @@ from medclf.errors import MissingDecoder, ReadError, UnsupportedFormat
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, check_size, exactly, quietly, reading
 from medclf.images.raster import RasterInfo
 from medclf.images.windowing import STRETCH, SampleWindow, voi_window
+from medclf.parallel import ForkSafeLock
 
 _FIRST, _SECOND = 348, 540  # bytes of the header of NIfTI-1 and -2
 _MAX_OFFSET = 1 << 24  # bytes before the voxels
-_KEPT_VOLUMES = 2
 _AXIAL = 2
-
-_kept: OrderedDict[Any, _Volume] = OrderedDict()
-_lock = threading.Lock()
-
-
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # a loader's worker forked while a thread held it would wait for ever
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class _Header(NamedTuple):
@@ -66,6 +53,31 @@ class _Volume(NamedTuple):
     values: np.ndarray  # (right, anterior, superior) as stored
     low: float
     high: float
+
+
+class _LastVolumes:
+    """The volumes that were read last, kept since their slices are asked for one by one."""
+
+    def __init__(self, at_most: int) -> None:
+        self._at_most = at_most
+        self._kept: OrderedDict[Any, _Volume] = OrderedDict()
+        self._lock = ForkSafeLock()
+
+    def read(self, file: BinaryIO, path: str | Path, max_megapixels: float) -> _Volume:
+        """The volume; its file is read where none is kept of it."""
+        key = _key(file)
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = _load(file, path, max_megapixels)
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._at_most:
+                self._kept.popitem(last=False)
+            found = self._kept[key]
+        check_size(path, found.header.shape, max_megapixels)
+        return found
+
+
+_VOLUMES = _LastVolumes(2)
 
 
 def looks_like_nifti(head: bytes) -> bool:
@@ -115,7 +127,7 @@ def read_nifti(
     Raises:
         ReadError: broken; UnsupportedFormat, TooLarge and MissingDecoder as their names say.
     """
-    volume = _volume(file, path, max_megapixels)
+    volume = _VOLUMES.read(file, path, max_megapixels)
     header = volume.header
     number = frame(header.n_slices)
     plane = np.take(volume.values, number, axis=header.axis)[::-1, ::-1].T
@@ -183,21 +195,6 @@ def _across(sides: list[int], spacing: list[float]) -> int:
         return single[-1]
     thickest = int(np.argmax(spacing))
     return thickest if spacing[thickest] > 1.01 * spacing[_AXIAL] else _AXIAL
-
-
-def _volume(file: BinaryIO, path: str | Path, max_megapixels: float) -> _Volume:
-    """The volume, read once for all its slices: the last two are kept."""
-    key = _key(file)
-    with _lock:
-        if key in _kept:
-            _kept.move_to_end(key)
-        else:
-            _kept[key] = _load(file, path, max_megapixels)
-            while len(_kept) > _KEPT_VOLUMES:
-                _kept.popitem(last=False)
-        found = _kept[key]
-    check_size(path, found.header.shape, max_megapixels)
-    return found
 
 
 def _key(file: BinaryIO) -> Any:

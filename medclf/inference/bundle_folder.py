@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medclf.errors import OutputError, argument
+from medclf.errors import OutputError
+from medclf.files import refuse_to_replace
 from medclf.inference.bundle_format import DETECTOR, WEIGHTS
 
 
@@ -20,10 +21,7 @@ def may_write(path: Path, overwrite: bool) -> None:
     """
     if not path.exists() and not path.is_symlink():
         return
-    if not overwrite:
-        raise OutputError(
-            f"{path} exists already", f"choose another path, or replace it with {argument('overwrite', True)}"
-        )
+    refuse_to_replace(path, overwrite)
     if (
         path.is_symlink()
         or not path.is_dir()

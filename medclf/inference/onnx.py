@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from medclf.errors import BundleError, DataError, MedclfError, OutputError, argument, require
-from medclf.files import finite, replacing
+from medclf.errors import BundleError, DataError, MedclfError, argument, require
+from medclf.files import finite, refuse_to_replace, replacing
 from medclf.images.heatmap import on_prepared
 from medclf.inference import bundle_format
 from medclf.inference.bundle_format import golden_pixels
@@ -260,10 +260,7 @@ def _loaded(source: Any) -> Bundle:
 
 def _free(out: str | Path, overwrite: bool) -> Path:
     out = Path(out)
-    if out.exists() and not (overwrite and out.is_file()):
-        raise OutputError(
-            f"{out} exists already", f"choose another path, or replace it with {argument('overwrite', True)}"
-        )
+    refuse_to_replace(out, overwrite and out.is_file())
     return out
 
 

@@ -259,7 +259,7 @@ def _state(learn: Any) -> tuple[Any, ...]:
 def not_measured(table: pd.DataFrame, vocab: list[str]) -> Sections:
     """What of the data no number of the run is about, for results.json and the page; {} where there is nothing."""
     several = bool(table.attrs.get("multi_label"))
-    lost = left_out(match_labels(table, vocab, several), is_held_out(table), vocab)
+    lost = left_out(match_labels(table, vocab, several), is_held_out(table))
     sentences = [no_partition(table), f"Test set: {lost['sentence']}" if lost else ""]
     found = {"sentence": " ".join(filter(None, sentences)), "no_partition": len(unplaced(table)), "test": lost}
     return {"left_out": found} if found["sentence"] else {}

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict, cast
 import numpy as np
 import pandas as pd
 
-from medclf.metrics.classification import classification_metrics
+from medclf.metrics.classification import Metrics, classification_metrics
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.table import overall_metrics, statistics
 from medclf.metrics.thinning import LARGE
@@ -143,16 +143,7 @@ def summarize(
         A dict of plain numbers, lists and dicts; a metric is {"value", "low", "high", "n"}.
     """
     known = labelled(predictions)
-    metrics = classification_metrics(
-        known.y,
-        known.probs,
-        known.vocab,
-        groups=known.groups,
-        multi_label=known.multi_label,
-        predicted=known.predicted,
-        ordinal=known.ordinal,
-        n_boot=n_boot,
-    )
+    metrics = metrics_of(known, n_boot)
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "task": "multi-label" if predictions.multi_label else "single-label",
@@ -287,17 +278,7 @@ def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results
     if len(left) < 2:
         found["sentence"] += f" No {shown.counted()} are left without them: split by patient, or grouped."
         return found
-    metrics = as_plain(
-        classification_metrics(
-            left.y,
-            left.probs,
-            left.vocab,
-            groups=left.groups,
-            multi_label=left.multi_label,
-            predicted=left.predicted,
-            ordinal=left.ordinal,
-        )
-    )
+    metrics = as_plain(metrics_of(left))
     best = "auroc" if left.multi_label else "accuracy"
     if metrics[best]["value"] is not None:
         value = metrics[best]["value"]
@@ -306,6 +287,20 @@ def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results
     rows = {f"all {n} {shown.counted()}": results, f"the {len(left)} {shown.counted()} without leaks": metrics}
     found["numbers"] = {name: {"n": m["n"], **short_metrics(m)} for name, m in rows.items()}
     return found
+
+
+def metrics_of(predictions: Predictions, n_boot: int = 2000) -> Metrics:
+    """`classification_metrics` of the labels that are predicted, by whatever rule chose them."""
+    return classification_metrics(
+        predictions.y,
+        predictions.probs,
+        predictions.vocab,
+        groups=predictions.groups,
+        multi_label=predictions.multi_label,
+        predicted=predictions.predicted,
+        ordinal=predictions.ordinal,
+        n_boot=n_boot,
+    )
 
 
 def labelled(predictions: Predictions) -> Predictions:

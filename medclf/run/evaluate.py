@@ -18,7 +18,8 @@ from medclf.dataset.labels import objects
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
 from medclf.dataset.scan import scan, with_problems
 from medclf.dataset.units import with_units
-from medclf.errors import DataError, MedclfWarning, OutputError, ReadError, argument
+from medclf.errors import DataError, MedclfWarning, ReadError, argument
+from medclf.files import refuse_to_replace
 from medclf.inference.bundle import Bundle
 from medclf.learn.units import unit_rows, units_section
 from medclf.metrics.intervals import as_plain
@@ -72,11 +73,7 @@ def evaluate(
     origin = Run(run)
     bundle = origin.bundle
     out = Path(out) if out else origin / EVALUATIONS / (Path(data).stem if isinstance(data, (str, Path)) else "data")
-    if out.exists() and any(out.iterdir()) and not overwrite:
-        raise OutputError(
-            f"{out} exists already",
-            f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
-        )
+    refuse_to_replace(out, overwrite or (out.is_dir() and not any(out.iterdir())))
     settings = {"hide_names": hide_names, "show_burned_in": show_burned_in}
     shown = {name: _asked(origin, name) if given is None else given for name, given in settings.items()}
     calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
@@ -140,7 +137,7 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
     """
     matched = match_labels(table, bundle.vocab, bundle.multi_label)
     usable = (table["problem"] == "").to_numpy()
-    missing = left_out(matched, usable, bundle.vocab)
+    missing = left_out(matched, usable)
     rows = np.flatnonzero(usable & matched.known)
     if not len(rows):
         said = missing.get("sentence", "No image can be read.")

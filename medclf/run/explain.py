@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from medclf.errors import DataError, OutputError, ReadError, argument, position
+from medclf.errors import DataError, ReadError, position
 from medclf.escaping import csv_value
-from medclf.files import replacing
+from medclf.files import refuse_to_replace, replacing
 from medclf.images.heatmap import Box, hottest_box, on_original, overlay
 from medclf.inference.bundle import Bundle, load_bundle
 from medclf.inference.runtimes import bundle_in
@@ -100,11 +100,7 @@ def explain(
     out = Path(out)
     if not 0 < share <= 1:
         raise DataError(f"share={share:g} is not above 0 and at most 1", "0.5 is half as hot as the hottest pixel")
-    if (out / _BOXES).exists() and not overwrite:
-        raise OutputError(
-            f"{out / _BOXES} exists already",
-            f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
-        )
+    refuse_to_replace(out / _BOXES, overwrite)
     loaded = load_bundle(bundle_in(bundle), device)
     if label is not None:
         position(loaded.vocab, label)

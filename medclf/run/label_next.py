@@ -20,6 +20,7 @@ from medclf.dataset.csv_files import save_rows
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.scan import scan, usable
 from medclf.errors import DataError, OutputError, ReadError, argument
+from medclf.files import refuse_to_replace
 from medclf.images.phi import read_picture
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle import Bundle
@@ -370,7 +371,7 @@ class _Fitted:
         if self.multi_label or not self.strength:
             return None
         probe = Probe(self.features, self.strength, self.n_classes)
-        return forecast(probe, self.features, self.y, more, groups=self.owners, seed=self.seed)
+        return forecast(probe, self.y, more, groups=self.owners, seed=self.seed)
 
 
 def _units(owners: np.ndarray) -> np.ndarray:
@@ -424,11 +425,7 @@ def write_next(
     out = Path(out)
     if out.suffix.lower() != ".html":
         raise OutputError(f"{out} does not end in .html", f"it is a page: give {argument('out', 'next.html')}")
-    if out.exists() and not overwrite:
-        raise OutputError(
-            f"{out} exists already",
-            f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
-        )
+    refuse_to_replace(out, overwrite)
     source = Run(run) if run else None
     found = label_next(source, pool, n, **options)
     how = source.bundle.preprocessing if source else Preprocessing((224, 224), window=options.get("window"))

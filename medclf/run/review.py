@@ -14,7 +14,7 @@ import pandas as pd
 from medclf.auditing.label_errors import label_suspects
 from medclf.dataset.csv_files import save_rows
 from medclf.errors import DataError, OutputError, ReadError, argument
-from medclf.files import replacing
+from medclf.files import refuse_to_replace, replacing
 from medclf.images.phi import read_picture
 from medclf.results.predictions import Predictions
 from medclf.run.run import Run
@@ -143,11 +143,7 @@ def export_review(
         raise DataError(f"{argument('pictures')} must be page, folder or none, not {pictures!r}", "")
     if out.suffix.lower() != ".csv":
         raise OutputError(f"{out} does not end in .csv", f"the sheet is a CSV: give {argument('out', 'sheet.csv')}")
-    if out.exists() and not overwrite:
-        raise OutputError(
-            f"{out} exists already",
-            f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
-        )
+    refuse_to_replace(out, overwrite)
     if pictures == "none" and (source.hide_names if hide_names is None else hide_names):
         problem = f"{source.path} hides file names, and a sheet without pictures names the files"
         raise DataError(

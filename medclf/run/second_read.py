@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ from medclf.dataset.csv_files import read_rows, save_rows
 from medclf.errors import DataError
 from medclf.files import write_json
 from medclf.metrics.agreement import cohen_kappa
-from medclf.metrics.classification import classification_metrics
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.table import METRICS
 from medclf.results.predictions import Predictions
-from medclf.results.results import short_metrics
+from medclf.results.results import metrics_of, short_metrics
 from medclf.run.review import CONFUSED, CONTROL, FOLDER, SUSPECT
 from medclf.run.run import Run
 from medclf.run.terminal import written
@@ -207,17 +207,7 @@ def _rescored(predictions: Predictions, corrections: pd.DataFrame, partition: st
         known &= (predictions.table["partition"] == partition).to_numpy()
 
     def scores(labels: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-        part = predictions.subset(rows)
-        found = classification_metrics(
-            labels[rows],
-            part.probs,
-            part.vocab,
-            groups=part.groups,
-            multi_label=part.multi_label,
-            predicted=part.predicted,
-            ordinal=part.ordinal,
-            n_boot=n_boot,
-        )
+        found = metrics_of(replace(predictions, y=labels).subset(rows), n_boot)
         return {"n": int(rows.sum())} | short_metrics(found)
 
     return {"before": scores(np.array(predictions.y), known), "after": scores(y, known & ~left_out)}

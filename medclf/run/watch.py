@@ -78,7 +78,7 @@ def watch(
     accuracy = estimate_accuracy(reference, right, recent)
     told = [*_said(alarms, len(rows), false_alarms, source.bundle.vocab), _accuracy_said(accuracy)]
     page = Path(out) if out else source / FOLDER / PAGE
-    sections = [*_drawn(rows, source.bundle.vocab), _next(rows, recent, n)]
+    sections = [*_drawn(rows), _next(rows, recent, n)]
     measured = (
         f"After every 25 images, the last 50, 100 and 200 are compared with {len(known)} images that the model was "
         f"not trained on. If nothing changes and images do not depend on each other, the chance of a false alarm is at "
@@ -183,7 +183,7 @@ def _facts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _drawn(rows: Sequence[dict[str, Any]], vocab: Sequence[str]) -> list[Section]:
+def _drawn(rows: Sequence[dict[str, Any]]) -> list[Section]:
     weeks: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         weeks.setdefault(_week(row["when"]), []).append(row)

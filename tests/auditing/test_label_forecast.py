@@ -29,7 +29,7 @@ def test_most_intervals_hold_what_more_labels_brought():
         probe = Probe(features, 0.01, 3)
         known = np.full(400, -1)
         known[:60] = y[:60]
-        said = forecast(probe, features, known, 50, seed=seed)
+        said = forecast(probe, known, 50, seed=seed)
         test = np.arange(110, 400)
         right = probe.probs(np.arange(110), y[:110], test).argmax(1) == y[test]
         truth = right.mean()
@@ -42,11 +42,11 @@ def test_a_task_that_is_learned_says_stop_and_one_that_is_not_says_go_on():
     easy, y = draw(300, 0, gap=8.0)
     known = np.full(300, -1)
     known[:100] = y[:100]
-    assert forecast(Probe(easy, 0.01, 3), easy, known).stop
+    assert forecast(Probe(easy, 0.01, 3), known).stop
     hard, y = draw(300, 0, gap=1.5)
     known = np.full(300, -1)
     known[:30] = y[:30]
-    found = forecast(Probe(hard, 0.01, 3), hard, known)
+    found = forecast(Probe(hard, 0.01, 3), known)
     assert not found.stop and "Go on" in found.sentences()[-1]
 
 
@@ -54,7 +54,7 @@ def test_nothing_is_said_of_too_few_labels():
     features, y = draw(100, 0)
     known = np.full(100, -1)
     known[:15] = y[:15]
-    assert forecast(Probe(features, 0.01, 3), features, known) is None
+    assert forecast(Probe(features, 0.01, 3), known) is None
     known[:] = 0
     known[:5] = -1
-    assert forecast(Probe(features, 0.01, 3), features, known) is None
+    assert forecast(Probe(features, 0.01, 3), known) is None

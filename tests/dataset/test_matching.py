@@ -45,7 +45,7 @@ def test_an_image_without_a_finding_is_a_negative_and_one_without_a_label_is_unk
 def test_a_label_without_a_column_is_unknown_on_every_image():
     found = match_labels(table_of(("mass",), (), columns=["mass"]), ["edema", "mass"], True)
     assert found.y.tolist() == [[-1, 1], [-1, 0]] and found.unread == ["edema"]
-    assert "'edema'" in left_out(found, np.array([True, True]), ["edema", "mass"])["sentence"]
+    assert "'edema'" in left_out(found, np.array([True, True]))["sentence"]
 
 
 def test_a_column_of_zeros_was_read():
@@ -61,7 +61,7 @@ def test_a_label_that_one_image_was_not_read_for_is_unknown_there():
 def test_a_further_label_is_passed_over_and_its_image_stays():
     found = match_labels(table_of(("mass", "scar"), ("scar",), ("edema",)), ["edema", "mass"], True)
     assert found.y.tolist() == [[0, 1], [0, 0], [1, 0]]
-    said = left_out(found, np.array([True] * 3), ["edema", "mass"])
+    said = left_out(found, np.array([True] * 3))
     assert said["n"] == 0 and said["further_labels"] == {"scar": 2} and "scar (2 images)" in said["sentence"]
 
 
@@ -73,10 +73,10 @@ def test_several_labels_are_no_answer_to_a_question_of_one():
 def test_what_is_not_measured_is_counted_and_half_of_it_is_said_first():
     found = match_labels(table_of("a", "b", "serrated", "serrated", None), ["a", "b"], False)
     meant = np.array([True, True, True, True, False])  # the last cannot be read anyway
-    said = left_out(found, meant, ["a", "b"])
+    said = left_out(found, meant)
     assert (said["n"], said["of"]) == (2, 4) and said["reasons"] == {"the model has no label 'serrated'": 2}
     assert said["sentence"].startswith("These numbers are about the smaller part")
-    assert left_out(found, np.array([True, True, False, False, False]), ["a", "b"]) == {}
+    assert left_out(found, np.array([True, True, False, False, False])) == {}
 
 
 def test_a_typing_mistake_comes_with_its_remedy():
@@ -91,5 +91,5 @@ def test_accents_and_what_cannot_be_seen_make_no_other_label(written):
 
 def test_no_number_is_spoken_of_where_nothing_is_measured():
     found = match_labels(table_of(None, None), ["a", "b"], False)
-    sentence = left_out(found, np.array([True, True]), ["a", "b"])["sentence"]
+    sentence = left_out(found, np.array([True, True]))["sentence"]
     assert sentence == "None of the 2 images is measured: it has no label (2 images)."
