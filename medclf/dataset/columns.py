@@ -151,6 +151,9 @@ class Sheet:
     def require_columns(self) -> None:
         """Raise a DataError that names the columns there are, unless all those asked for are, and once each."""
         label = self.columns.label
+        if not isinstance(label, (str, list, tuple, type(None))):
+            text = f"{argument('label_col')} must be the name of a column, or several names, not {label!r}"
+            raise DataError(text, "rename the columns to words")
         wanted = {"path_col": self.columns.path, "patient_col": self.columns.patient}
         wanted |= {"partition_col": self.columns.partition}
         asked = [(name, column) for name, column in wanted.items() if column is not None]

@@ -31,7 +31,8 @@ def spelling(label: str) -> str:
     """
     seen = "".join(one for one in label if unicodedata.category(one) != "Cf")
     letters = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFD", seen))
-    plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", letters)).strip().casefold()
+    composed = unicodedata.normalize("NFC", letters).strip().strip("_")
+    plain = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", composed).casefold()  # the sign of -1 and HER2- says something
     return re.sub(r"^(\d+)[.,]0+$", r"\1", plain)
 
 

@@ -287,3 +287,9 @@ def test_lists_are_no_texts_and_flags_of_a_partition_are_told_though_unasked():
 def test_a_cell_that_cannot_be_read_among_lists_is_named():
     with pytest.raises(DataError, match=r"row 2, column 'label': .* is a list that cannot be read"):
         sheet(label=["['a', 'b']", "['a', nan]"]).labels()
+
+
+def test_a_label_column_that_is_no_name_is_refused():
+    frame = pd.DataFrame({"path": ["1.png"], 1: ["a"]})
+    with pytest.raises(DataError, match="label_col must be the name of a column"):
+        Sheet(frame, "t", Columns("path", 1)).require_columns()

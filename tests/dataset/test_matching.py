@@ -24,6 +24,11 @@ def test_another_spelling_of_a_label_is_that_label(written):
     assert found.renamed == {written: "réticulé"}
 
 
+@pytest.mark.parametrize(("label", "vocab"), [("-1", ["0", "1"]), ("HER2", ["HER2+", "HER2-"]), ("+", ["-", "x"])])
+def test_a_sign_is_no_spelling(label, vocab):
+    assert match_labels(table_of(label), vocab, False).y.tolist() == [-1]
+
+
 def test_numbers_as_labels_match_however_they_are_written():
     assert match_labels(table_of("1.0", "0", "2.00"), ["0", "1", "2"], False).y.tolist() == [1, 0, 2]
     assert match_labels(table_of("1,0", "2"), ["0", "1", "2"], False).y.tolist() == [1, 2]
