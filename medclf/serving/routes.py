@@ -27,6 +27,7 @@ from medclf.serving.service import Service
 
 TYPES = ("image/png", "image/jpeg", "image/tiff", "image/bmp", "image/webp", "application/dicom")
 ZIP = "application/zip"
+_DIGITS = 30  # of a Content-Length; with as many it is too large in any case
 _SEND = "send the file itself as the body, with Content-Type one of: " + ", ".join(TYPES)
 _STATUS: tuple[tuple[type[MedclfError], int], ...] = (
     (TooLarge, 413),
@@ -133,11 +134,9 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in TYPES:
             raise Refused(415, "the Content-Type is not that of an image", _SEND)
-        length = request.headers.get("content-length", "")
-        declared = int(length) if length.isdecimal() and len(length) < 20 else None
         gone, fields = partial(_gone, request), dict(map(_named, field))
         try:
-            answer = await service.answer(request.stream(), declared, gone, saliency=saliency, fields=fields)
+            answer = await service.answer(request.stream(), _declared(request), gone, saliency=saliency, fields=fields)
         except DataError as error:
             raise Refused(422, error.message, error.remedy) from error
         prediction = answer.prediction
@@ -169,10 +168,8 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
             raise Refused(415, "the Content-Type is not that of a zip file", f"send it with Content-Type {ZIP}")
         if getattr(service.bundle, "unit_rule", None) is None:
             raise Refused(422, "this model answers each image alone", "send images to /v1/predict")
-        length = request.headers.get("content-length", "")
-        declared = int(length) if length.isdecimal() and len(length) < 20 else None
         try:
-            found = await service.answer_unit(request.stream(), declared, partial(_gone, request))
+            found = await service.answer_unit(request.stream(), _declared(request), partial(_gone, request))
         except DataError as error:
             raise Refused(422, error.message, error.remedy or "see /docs") from error
         answer, names = found.prediction.answer, found.names
@@ -262,7 +259,8 @@ def add_error_handlers(app: FastAPI) -> None:
         if isinstance(error, Refused):
             return _problem(error.status, error.message, error.remedy, error.headers)
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
-        return _problem(status, error.reason if isinstance(error, ReadError) else error.message, error.remedy)
+        text = error.reason if isinstance(error, ReadError) else error.message
+        return _problem(status, text, error.remedy or "send another copy of the file, or save it again as PNG")
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -288,6 +286,12 @@ def _named(text: str) -> tuple[str, str]:
     if not sign or not name or len(text) > 500:
         raise Refused(422, f"field must be NAME=VALUE, not {text[:80]!r}", "for example field=age=60")
     return name, value
+
+
+def _declared(request: Request) -> int | None:
+    """The bytes that the body is said to have; None where nothing is said."""
+    length = request.headers.get("content-length", "")
+    return int(length[:_DIGITS]) if length.isascii() and length.isdecimal() else None
 
 
 async def _gone(request: Request) -> None:

@@ -194,7 +194,7 @@ def test_a_refusal_says_why_and_what_to_do(
     response = CLIENT.post(f"{url}/v1/predict", content=body, headers=headers)
     assert response.status_code == status, response.text
     assert set(response.json()) == {"error", "remedy"}
-    assert says in response.json()["error"]
+    assert says in response.json()["error"] and all(response.json().values())
     assert "/proc" not in response.text and "upload:" not in response.text
 
 
@@ -228,13 +228,14 @@ def test_a_gigabyte_without_a_length_is_refused_in_flat_memory(url: str) -> None
     assert sent > 2**20
 
 
-def test_a_declared_length_is_refused_before_the_body_is_sent(url: str) -> None:
+@pytest.mark.parametrize("length", ["1073741824", "9" * 20, "9" * 90])
+def test_a_declared_length_is_refused_before_the_body_is_sent(url: str, length: str) -> None:
     with socket.create_connection(_address(url)) as client:
         client.sendall(
             b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
-            b"Content-Length: 1073741824\r\nExpect: 100-continue\r\n\r\n"
+            b"Content-Length: " + length.encode() + b"\r\nExpect: 100-continue\r\n\r\n"
         )
-        assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
+        assert client.recv(4096).split()[1] in (b"413", b"400")  # or no HTTP, as some parsers have it
 
 
 def _address(url: str) -> tuple[str, int]:
