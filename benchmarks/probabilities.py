@@ -28,8 +28,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from medclf.images.reading import prepare
 from medclf.metrics.abstention import abstain_curve
-from medclf.metrics.calibration import brier, calibrate_out_of_fold, ece, split_parts
+from medclf.metrics.calibration import calibrate_out_of_fold, split_parts
 from medclf.metrics.ood import ood_fit
+from medclf.metrics.reliability import brier, ece
 from medclf.models.backbones import build_body, describe
 
 PHOTOS = ("astronaut", "coffee", "chelsea", "camera", "coins", "page", "text", "brick", "grass", "gravel", "moon")

@@ -18,9 +18,10 @@ from medclf.auditing.fusion import fused
 from medclf.dataset.groups import unit_of
 from medclf.dataset.labels import objects
 from medclf.metrics.abstention import abstain_curve, evaluate_abstain
-from medclf.metrics.calibration import Temperature, brier, ece, reliability
+from medclf.metrics.calibration import Temperature
 from medclf.metrics.classification import classification_metrics, proportion
 from medclf.metrics.intervals import Sampling, as_plain
+from medclf.metrics.reliability import brier, ece, reliability
 from medclf.metrics.thresholds import OperatingPoint
 from medclf.metrics.weighted import bin_gaps
 from medclf.results.calibration import OUT_OF_DISTRIBUTION, UNSURE, Calibration

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
@@ -16,6 +14,7 @@ from medclf.metrics.table import overall_metrics, statistics
 from medclf.metrics.thinning import LARGE
 from medclf.metrics.weighted import read_task
 from medclf.results.predictions import Predictions, losses_of
+from medclf.results.provenance import DataSummary, describe_data, versions
 from medclf.results.schema import SCHEMA
 from medclf.results.wording import beside_guessing, partition_name, percent
 
@@ -37,28 +36,6 @@ class LeakFree(TypedDict, total=False):
     n: int
     n_leaking: int
     numbers: dict[str, dict[str, Any]]
-
-
-class SplitSummary(TypedDict, total=False):
-    """How the data were split."""
-
-    kind: str
-    valid_pct: float
-    seed: int
-    fold: int | None
-    n_folds: int
-    patients_on_both_sides: int | None
-    sentence: str
-
-
-class DataSummary(TypedDict, total=False):
-    """What the data hold."""
-
-    n_images: int
-    counts: dict[str, dict[str, int]]
-    images: dict[str, int]
-    problems: list[dict[str, str]]
-    split: SplitSummary
 
 
 class Results(TypedDict, total=False):
@@ -383,94 +360,3 @@ def roc_curves(predictions: Predictions, n_points: int = 200) -> dict[str, dict[
             keep = np.unique(np.linspace(0, len(fpr) - 1, n_points).round().astype(int))
             curves[label] = {"fpr": fpr[keep].round(5).tolist(), "tpr": tpr[keep].round(5).tolist()}
     return curves
-
-
-def describe_data(table: pd.DataFrame, recipe: dict[str, Any]) -> DataSummary:
-    """Counts by partition and label, what could not be used, and how the data were split."""
-    used = table[table["problem"] == ""]
-    counts: dict[str, dict[str, int]] = {}
-    for partition, rows in used.groupby("partition"):
-        labels = rows["label"].explode() if table.attrs.get("multi_label") else rows["label"]
-        counts[str(partition)] = {str(k): int(v) for k, v in labels.value_counts().sort_index().items()}
-    problems = table.loc[table["problem"] != "", ["path", "problem"]].to_dict("records")
-    return {
-        "n_images": len(used),
-        "counts": counts,
-        "images": {str(k): int(v) for k, v in used["partition"].value_counts().sort_index().items()},
-        "problems": problems,
-        "split": describe_split(used, recipe.get("split") or {}),
-    }
-
-
-_SPLITS = {
-    "random": "Images were split at random",
-    "stratified": "Images were split at random within each label",
-    "finding": "Images with and without a finding were split at random",
-    "patient": "Patients, with all their images, were split at random",
-    "grouped": "Patients and groups of near-duplicates were kept together",
-    "kfold": "Cross-validation: each image was predicted by a model that was not trained on it",
-    "folders": "The folders or the table gave the split",
-}
-
-
-def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> SplitSummary:
-    """The split's settings, how many patients are in several parts of it, and both in sentences."""
-    both: int | None = None
-    sentence = _SPLITS.get(split.get("kind", ""), "The caller made the split")
-    if split.get("kind") in {"random", "stratified", "finding", "patient", "grouped", "kfold"}:
-        sentence += f" (seed {split.get('seed')})"
-    sentence += "."
-    several = "several folds" if "fold" in used else "both training and validation set"
-    if "patient" in used and used["patient"].notna().any():
-        side = "fold" if "fold" in used else "partition"
-        sides = used[used["partition"].isin(["train", "valid"]) & used["patient"].notna()]
-        partitions = sides.groupby("patient")[side].nunique()
-        both = int((partitions > 1).sum())
-        if both:
-            verb = "is" if both == 1 else "are"
-            sentence += f" {both} of {len(partitions)} patients {verb} in {several}, so scores are too high."
-            sentence += " Split by patient."
-        else:
-            sentence += f" No patient is in {several} ({len(partitions)} patients)."
-        known = used.dropna(subset=["patient", "partition"])
-        tested = sum("test" in parts and len(parts) > 1 for parts in known.groupby("patient")["partition"].agg(set))
-        if tested:
-            has = "patient of the test set also has" if tested == 1 else "patients of the test set also have"
-            sentence += f" {tested} {has} images outside it, so test scores are too high."
-    else:
-        sentence += f" No patient IDs were given, so one patient may be in {several}."
-    if "group" in used and used["group"].notna().any():
-        sides = used[used["partition"].isin(["train", "valid"]) & used["group"].notna()]
-        apart = int((sides.groupby("group")["fold" if "fold" in used else "partition"].nunique() > 1).sum())
-        n = sides["group"].nunique()
-        if n > 1:
-            sentence += f" {n} groups of linked images were found; {apart or 'none'} of them "
-            sentence += f"{'is' if apart < 2 else 'are'} in {several}."
-        elif n:
-            sentence += f" 1 group of linked images was found; it is {'' if apart else 'not '}in {several}."
-        else:
-            sentence += " No linked images were found there."
-    return cast(SplitSummary, {**split, "patients_on_both_sides": both, "sentence": sentence})
-
-
-def versions() -> dict[str, str]:
-    """Of Python, the system and the packages that a result depends on."""
-    packages = (
-        "medclf",
-        "fastai",
-        "torch",
-        "torchvision",
-        "timm",
-        "pydicom",
-        "pillow",
-        "opencv-python-headless",
-        "numpy",
-        "scikit-learn",
-    )
-    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -34,7 +34,7 @@ from medclf.models.detector import Detector, DetectorSpec, Neck, build_detector,
 from medclf.models.spec import Normalization
 from medclf.reporting.boxes_page import render_boxes
 from medclf.results.names import Names
-from medclf.results.results import describe_split, versions
+from medclf.results.provenance import describe_split, versions
 from medclf.results.run_folder import RESULTS, TABLE, save_table
 from medclf.results.schema import RECORD, RECORD_FORMAT, SCHEMA
 from medclf.results.wording import percent

@@ -31,7 +31,7 @@ from medclf.reporting.report import report
 from medclf.reporting.view import withheld_note
 from medclf.results import maps
 from medclf.results.predictions import Predictions
-from medclf.results.results import versions
+from medclf.results.provenance import versions
 from medclf.results.run_folder import AUDIT, EVALUATIONS, IMAGES, LABEL_ERRORS, NEIGHBOURS, OUT_OF_FOLD
 from medclf.results.schema import RECORD_FORMAT
 from medclf.results.subgroups import check_columns

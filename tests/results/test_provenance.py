@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from medclf.results.results import describe_split
+from medclf.results.provenance import describe_split
 
 
 def said(*rows: tuple[str | None, str | None]) -> str:
