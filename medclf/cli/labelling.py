@@ -43,7 +43,7 @@ def label_next(
     settle_machine()
 
     with importing():
-        from medclf.run.label_next import write_next
+        from medclf.run.label_page import write_next
 
     if not (run or labels or vocab):
         raise MedclfError("the classes are not known", "name each with --vocab NAME, or give --run or --labels")

@@ -1,8 +1,7 @@
-"""Which unlabelled images to label next: encoder, labels so far, choice, forecast, and the page to label them in."""
+"""Which unlabelled images to label next: encoder, labels so far, choice and forecast."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,26 +13,19 @@ import pandas as pd
 
 from medclf.auditing.label_forecast import Forecast, forecast
 from medclf.auditing.labelling import Probe, choose_next, self_trained
-from medclf.dataset.columns import read_csv
-from medclf.dataset.corrections import POOR, labels_in, plain
-from medclf.dataset.csv_files import save_rows
-from medclf.dataset.labels import label_set, objects
+from medclf.dataset.labels import objects
 from medclf.dataset.scan import scan, usable
-from medclf.errors import DataError, OutputError, ReadError, argument
-from medclf.files import refuse_to_replace
-from medclf.images.phi import read_picture
-from medclf.images.preprocessing import Preprocessing
+from medclf.errors import ReadError
 from medclf.inference.bundle import Bundle
 from medclf.inference.runnable import Runnable
-from medclf.metrics.agreement import cohen_kappa
 from medclf.metrics.logits import to_probs
 from medclf.models.features import embed_table
 from medclf.models.features_kept import kept_features
 from medclf.models.linear_probe import fit_linear, one_thread_if_small
 from medclf.parallel import map_ahead
 from medclf.progress import watch
+from medclf.run.labels_so_far import Pool, codes_of, known_labels, labels_said, second_reader, vocab_of
 from medclf.run.run import Run
-from medclf.run.terminal import written
 
 ARCH = "efficientnet_lite0"  # its weights come with a package, so no hub is needed
 DISAGREE = "the readers disagree"
@@ -109,20 +101,20 @@ def label_next(
     plain_scan = {"label_col": None, "label_from": None, "check_pixels": False, "frame": frame}
     table = usable(scan(items, **{**plain_scan, **scan_kwargs}))
     table = table.reset_index(drop=True)
-    pool = _Pool(Path(table.attrs["root"]), [str(path) for path in table["path"]])
+    pool = Pool(Path(table.attrs["root"]), [str(path) for path in table["path"]])
     run = Run(model) if isinstance(model, (str, Path)) else model
     model = run.bundle if isinstance(run, Run) else run
-    said, poor = _said(labels)
-    theirs, kappa = _second_reader(said, second)
-    known, extra = _known(run, pool, said, theirs)
-    names = _vocab(vocab, model, known)
+    said, poor = labels_said(labels)
+    theirs, kappa = second_reader(said, second)
+    known, extra = known_labels(run, pool, said, theirs)
+    names = vocab_of(vocab, model, known)
     multi_label = bool(getattr(model, "multi_label", False) or (model is not None and model.spec.multi_label))
     # Images of the run that lie outside the pool teach as well; they stand behind it.
     paths = [pool.root / path for path in pool.paths] + [path for path, _ in extra]
     digests = [*table["sha256"], *[""] * len(extra)]
     encode = _encoder(model, arch, weights, window, frame, progress)
     features, model_probs = encode(paths, digests)
-    codes = _codes([known.get(path) for path in pool.paths] + [label for _, label in extra], names, multi_label)
+    codes = codes_of([known.get(path) for path in pool.paths] + [label for _, label in extra], names, multi_label)
     readable = np.isfinite(features).all(1)
     out = ~readable | np.isin([*pool.paths, *[""] * len(extra)], list(poor))
     kept = np.flatnonzero(~out)
@@ -152,100 +144,6 @@ def label_next(
         pool.root,
         notes,
     )
-
-
-@dataclass(frozen=True)
-class _Pool:
-    root: Path
-    paths: list[str]
-
-
-def _said(labels: str | Path | Mapping[str, str] | None) -> tuple[dict[str, str], set[str]]:
-    """Label by path of a sheet, and the images that it calls poor."""
-    if labels is None:
-        return {}, set()
-    if isinstance(labels, Mapping):
-        return {str(path): str(label) for path, label in labels.items()}, set()
-    frame = read_csv(Path(labels))
-    missing = [column for column in ("path", "label") if column not in frame]
-    if missing:
-        raise DataError(
-            f"{labels} has no column '{missing[0]}'", "give a sheet of medclf label-next: path, label, mark"
-        )
-    paths, said, marks = plain(frame, "path"), plain(frame, "label"), plain(frame, "mark")
-    poor = {path for path, mark in zip(paths, marks, strict=True) if mark == POOR}
-    found: dict[str, str] = {}
-    for path, label in zip(paths, said, strict=True):
-        if label and path not in poor and found.setdefault(path, label) != label:
-            raise DataError(
-                f"{labels}: {path} is there twice, as '{found[path]}' and '{label}'", "keep one row an image"
-            )
-    return found, poor
-
-
-def _second_reader(said: Mapping[str, str], second: str | Path | None) -> tuple[list[str], str]:
-    """The images on which two readers differ, and a sentence on how far they agree."""
-    if second is None:
-        return [], ""
-    other, _ = _said(second)
-    both = [path for path in said if path in other]
-    if not both:
-        raise DataError(f"{second} and the labels have no image in common", "give two readers' sheets of one page")
-    differ = [path for path in both if said[path] != other[path]]
-    kappa = cohen_kappa([said[path] for path in both], [other[path] for path in both])
-    agree = written(kappa.as_dict())
-    return differ, f"Two readers labelled {len(both)} images and differ on {len(differ)}: Cohen's kappa {agree}."
-
-
-def _known(
-    run: Any, pool: _Pool, said: Mapping[str, str], differ: Sequence[str]
-) -> tuple[dict[str, str], list[tuple[Path, str]]]:
-    """Label by path of the pool's images, and (file, label) of a run's other images; what a sheet says wins."""
-    theirs = _labelled_of(run)
-    place = {(pool.root / path).resolve(): path for path in pool.paths}
-    known = {place[file]: label for file, label in theirs.items() if file in place}
-    extra = [(file, label) for file, label in theirs.items() if file not in place and file.is_file()]
-    strange = [path for path in said if path not in set(pool.paths)]
-    if strange:
-        raise DataError(f"the pool has no image {strange[0]}, which the labels name", "are they of another folder?")
-    known |= said
-    return {path: label for path, label in known.items() if path not in set(differ)}, extra
-
-
-def _labelled_of(run: Any) -> dict[Path, str]:
-    """File -> label of the images that a run or a learner was made with."""
-    table = run.table if isinstance(run, Run) else getattr(getattr(run, "dls", None), "table", None)
-    if table is None:
-        return {}
-    root = run.images if isinstance(run, Run) else Path(run.dls.path)
-    sound = usable(table)
-    labels = ("|".join(label_set(label)) for label in sound["label"])
-    return {(root / path).resolve(): label for path, label in zip(sound["path"], labels, strict=True) if label}
-
-
-def _vocab(vocab: Sequence[str] | None, model: Any, known: Mapping[str, str]) -> list[str]:
-    names = list(vocab) if vocab else list(model.spec.vocab) if model is not None else sorted(set(known.values()))
-    if len(names) < 2:
-        raise DataError(
-            "there are no two classes to choose from",
-            f"name them with {argument('vocab', 'polyp')}, once for each class, or give {argument('run', 'RUN')}",
-        )
-    return names
-
-
-def _codes(labels: Sequence[str | None], names: Sequence[str], multi_label: bool) -> np.ndarray:
-    """(n,) classes, or (n, n_labels) of 0 and 1; -1 where the label is unknown."""
-    place = {name: code for code, name in enumerate(names)}
-    found = np.full((len(labels), len(names)) if multi_label else len(labels), -1)
-    for row, label in enumerate(labels):
-        if label is None:
-            continue
-        parts = labels_in(label, multi_label)
-        strange = [one for one in parts if one not in place]
-        if strange:
-            raise DataError(f"the label '{strange[0]}' is none of the classes", f"they are {', '.join(names)}")
-        found[row] = [name in parts for name in names] if multi_label else place[parts[0]]
-    return found
 
 
 Encode = Callable[[Sequence[Path], Sequence[str]], tuple[np.ndarray, "np.ndarray | None"]]
@@ -387,95 +285,3 @@ def _suggestions(probs: np.ndarray | None, names: Sequence[str], multi_label: bo
         called = ["|".join(name for name, p in zip(names, row, strict=True) if p >= 0.5) for row in probs]
         return {"suggestion": called, "prob": np.maximum(probs, 1 - probs).min(1)}
     return {"suggestion": [names[code] for code in probs.argmax(1)], "prob": probs.max(1)}
-
-
-def write_next(
-    pool: Any,
-    out: str | Path,
-    *,
-    run: str | Path | None = None,
-    n: int = 50,
-    suggest: bool = False,
-    overwrite: bool = False,
-    show_burned_in: bool = False,
-    **options: Any,
-) -> list[str]:
-    """Choose what to label next and write the page to label it in, with a sheet beside it.
-
-    Args:
-        pool: see `label_next`.
-        out: the page, NEXT.html; NEXT.csv beside it has the labels so far and a row for each image to label.
-        run: a RUN folder.
-        n: how many images.
-        suggest: show what the model suggests from the start; a key shows and hides it anyway.
-        overwrite: replace a page that is there.
-        show_burned_in: show pictures that often carry the patient's name.
-        options: of `label_next`.
-
-    Returns:
-        Lines to print.
-
-    Raises:
-        OutputError: the page exists, or cannot be written.
-        DataError: see `label_next`; or no image can be shown.
-    """
-    from medclf.reporting.reading_sheet import write_sheet_page
-    from medclf.reporting.thumbnails import LARGE_BESIDE, data_uri, encode
-
-    out = Path(out)
-    if out.suffix.lower() != ".html":
-        raise OutputError(f"{out} does not end in .html", f"it is a page: give {argument('out', 'next.html')}")
-    refuse_to_replace(out, overwrite)
-    source = Run(run) if run else None
-    found = label_next(source, pool, n, **options)
-    how = source.bundle.preprocessing if source else Preprocessing((224, 224), window=options.get("window"))
-    shown: list[tuple[str, str]] = []
-    missing: list[str] = []
-    for path in watch(list(found.images["path"]), len(found.images), "Pictures"):
-        try:
-            shown.append(
-                (
-                    path,
-                    data_uri(encode(read_picture(found.root, how, show_burned_in, {"path": path}), LARGE_BESIDE, 88)),
-                )
-            )
-        except ReadError as error:
-            missing.append(f"{path}: {error.reason}")
-    if not shown:
-        raise DataError(
-            f"none of the {len(missing)} images can be shown: {missing[0]}", f"see {argument('show_burned_in')}"
-        )
-    sheet = out.with_suffix(".csv")
-    earlier = [(path, label, "") for path, label in found.labelled.items()] + [(path, "", POOR) for path in found.poor]
-    images = found.images.set_index("path")
-    items = [(f"image-{place:03}", uri) for place, (_, uri) in enumerate(shown, 1)]
-    names = [path for path, _ in shown]
-    write_sheet_page(
-        out,
-        items,
-        found.vocab,
-        sheet=hashlib.sha256("\n".join(names).encode()).hexdigest()[:8],
-        file=sheet.name,
-        multi_label=bool(source and source.bundle.multi_label),
-        title="Label next",
-        paths=names,
-        suggestions=[_suggested(images.loc[path]) for path in names],
-        suggest=suggest,
-        earlier=earlier,
-    )
-    rows = [*earlier, *((path, "", "") for path in names)]
-    save_rows(sheet, pd.DataFrame(rows, columns=["path", "label", "mark"]).assign(note=""))
-    told = found.forecast.sentences() if found.forecast else ["Too few labels to say what more would bring."]
-    return [
-        *found.notes,
-        *told,
-        *[f"left out: {reason}" for reason in missing],
-        f"page: {out} ({len(shown)} images; classes: {', '.join(found.vocab)})",
-        f"label them there, download {sheet.name}, then go on with one of",
-        f"  medclf label-next {pool} --labels {sheet.name} --out NEXT.html" + (f" --run {run}" if run else ""),
-        f"  medclf train {pool} --labels {sheet.name} --out RUN",
-    ]
-
-
-def _suggested(row: pd.Series) -> str:
-    return f"{row['suggestion']} ({row['prob']:.0%})" if row["suggestion"] else ""

@@ -9,7 +9,8 @@ from PIL import Image
 
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, OutputError
-from medclf.run.label_next import label_next, write_next
+from medclf.run.label_next import label_next
+from medclf.run.label_page import write_next
 
 VOCAB = ["bright", "dark"]
 QUICK = {"arch": "resnet18", "weights": None, "progress": False}
