@@ -56,6 +56,7 @@ def test_a_notebook_runs_and_shows_what_it_promises(name, data, tmp_path):
     assert not any(one["output_type"] == "error" for one in outputs)
     assert sum("image/png" in one for one in shown) >= 4
     assert any("srcdoc=" in one.get("text/html", "") for one in shown)  # the report
+    assert not any("application/vnd.jupyter.widget-view+json" in one for one in shown)  # a page cannot show widgets
     texts = "\n".join(one.get("text/plain", "") for one in shown)
     assert "array(" not in texts and not re.search(r"<Axes|<medclf\S+ object", texts)
 

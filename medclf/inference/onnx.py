@@ -298,6 +298,11 @@ def _exported(bundle: Bundle) -> Any:
     from medclf.inference.runnable import WithMaps
 
     network = copy.deepcopy(bundle.runnable).cpu()
+    for (
+        module
+    ) in network.modules():  # timm's switch: fused attention with a bias, as BEiT's, is beyond torch's exporter
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
     pixels = torch.from_numpy(golden_pixels(bundle.preprocessing))
     mapped = WithMaps.of(network, pixels)
     try:

@@ -114,7 +114,14 @@ def test_it_is_one_file(exported):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arch", "size"), [("resnet18", (64, 64)), ("timm/vit_tiny_patch16_224?depth=3", (96, 80))])
+@pytest.mark.parametrize(
+    ("arch", "size"),
+    [
+        ("resnet18", (64, 64)),
+        ("timm/vit_tiny_patch16_224?depth=3", (96, 80)),
+        ("timm/beit_base_patch16_224?depth=1&img_size=64&embed_dim=64&num_heads=2", (64, 64)),
+    ],
+)
 def test_other_networks(arch, size, tmp_path):
     saved = save_bundle(fake_learn(arch, size=size, multi_label=True), tmp_path / "a.bundle")
     ours, theirs = OnnxModel(export_onnx(saved, tmp_path / "a.onnx")), load_bundle(saved)

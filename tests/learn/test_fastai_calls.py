@@ -1,9 +1,9 @@
 """What a fastai user knows works: the calls of fastai_calls.txt, run with fastai's objects and with medclf's."""
 
 import contextlib
-import functools
 import io
 import warnings
+from functools import partial, wraps
 from pathlib import Path
 
 import matplotlib
@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import medclf.all as everything
 from medclf.errors import MedclfError
+from medclf.models.plain_nets import RESNETS
 
 matplotlib.use("Agg")
 LIST = Path(__file__).with_name("fastai_calls.txt")
@@ -46,6 +48,19 @@ GROUPS = groups()
 def images_are_read_here(monkeypatch):
     """Starting processes for each loader took most of the time."""
     monkeypatch.setattr(everything.defaults, "cpus", 0)
+
+
+@pytest.fixture(autouse=True)
+def networks_are_shallow(monkeypatch):
+    """One block a layer: making and training the others took most of the time."""
+    shallow = (1, 1, 1, 1)
+    for name, (bottleneck, _) in RESNETS.items():
+        monkeypatch.setitem(RESNETS, name, (bottleneck, shallow))
+    make = torchvision.models.resnet._resnet
+    monkeypatch.setattr(
+        torchvision.models.resnet, "_resnet", lambda block, _, *args, **kw: make(block, shallow, *args, **kw)
+    )
+    monkeypatch.setattr(everything, "xresnet18", partial(everything.XResNet, everything.ResBlock, 1, shallow))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +110,7 @@ def namespace(places, ours):
         known |= {theirs: known[own] for theirs, own in OURS.items()}
     learner = known["vision_learner"]
 
-    @functools.wraps(learner)
+    @wraps(learner)
     def vision_learner(*args, **kwargs):
         if len(args) < 5:
             kwargs.setdefault("pretrained", False)
