@@ -375,6 +375,20 @@ def test_different_discs_are_no_near_duplicates(tmp_path):
     assert pairs == {(f"{number:02}",) * 2 for number in range(4)}
 
 
+def test_small_things_on_black_are_content_and_the_black_no_surround(tmp_path):
+    rng = np.random.default_rng(4)
+    for number in range(22):
+        cells = Image.new("L", (192, 192), 4)
+        for x, y, radius in rng.uniform((0, 0, 3), (192, 192, 8), (25, 3)):
+            ImageDraw.Draw(cells).ellipse((x - radius, y - radius, x + radius, y + radius), fill=150)
+        cells.save(tmp_path / f"{number}.png")
+    jpeg(Image.open(tmp_path / "3.png"), 60).save(tmp_path / "again.jpg")
+    found = find_twins(take_fingerprints(sorted(tmp_path.iterdir()), progress=False), np.arange(23), progress=False)
+    names = [path.name for path in sorted(tmp_path.iterdir())]
+    pairs = zip(found.first, found.second, strict=True)
+    assert [{names[a], names[b]} for a, b in pairs] == [{"3.png", "again.jpg"}]
+
+
 def test_hashes_are_imagehash_s_own(frame):
     grey = frame.convert("L").resize((96, 96))
     hashes = perceptual_hashes(np.asarray(grey))

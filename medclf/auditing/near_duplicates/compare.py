@@ -25,6 +25,7 @@ _COVERED = 0.6  # share of a block that must lie in both images
 _BLACK, _WHITE = 18, 238  # grey levels of a surround
 _SURROUND = 0.004  # share of the image from which an even area at the rim is one
 _MARGIN = 6  # pixels inside the surround's edge that its step still reaches
+_LEFT = 0.25  # share of what is no surround that the margin must leave
 
 
 class Agreement(NamedTuple):
@@ -52,14 +53,18 @@ def fine_detail(grey: np.ndarray) -> np.ndarray:
 
 
 def _surround(grey: np.ndarray) -> np.ndarray:
-    """Black and white areas that reach the rim, with a margin."""
+    """Black and white areas that reach the rim, with a margin; none where they lie between thin structures.
+
+    Fingers, vessels or cells on black have the shape that tells them apart at the edge of the black.
+    """
     found = np.zeros(grey.shape, bool)
     for even in (grey <= _BLACK, grey >= _WHITE):
         areas, _ = ndimage.label(even)
         sizes = np.bincount(areas.ravel())
         at_rim = np.unique(np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]]))
         found |= np.isin(areas, [area for area in at_rim if area and sizes[area] >= _SURROUND * grey.size])
-    return ndimage.binary_dilation(found, iterations=_MARGIN) if found.any() else found
+    wide = ndimage.binary_dilation(found, iterations=_MARGIN) if found.any() else found
+    return wide if (~wide).sum() >= _LEFT * (~found).sum() else np.zeros_like(found)
 
 
 def mean_detail(detail: np.ndarray, weights: np.ndarray) -> Tensor:
