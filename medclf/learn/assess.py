@@ -15,15 +15,11 @@ from medclf.auditing.assess import (
     apply_calibration,
     chosen_in_training,
     evaluate_limits,
-    flag_out_of_distribution,
     ood_section,
     seen_in_training,
 )
 from medclf.auditing.audit import Audit, with_groups, with_partition
-from medclf.auditing.calibrate import calibrate
-from medclf.auditing.calibration_set import CalibrationSet
 from medclf.auditing.decisions import DecisionPolicy
-from medclf.auditing.fusion import TrainingRows, WithTable, column_names, with_table
 from medclf.auditing.label_errors import CheckedLabels, check_labels
 from medclf.auditing.short_audit import short_audit
 from medclf.config import UnitChoice
@@ -32,9 +28,7 @@ from medclf.dataset.matching import left_out, match_labels
 from medclf.dataset.splits import no_partition, unplaced
 from medclf.errors import MedclfWarning
 from medclf.learn import augmentation_picture
-from medclf.learn.balance import label_shares
-from medclf.learn.batches import unread
-from medclf.learn.columns_beside import ColumnsBeside, columns_beside, with_columns
+from medclf.learn.judge import judge
 from medclf.learn.neighbours import similar_training_images
 from medclf.learn.outputs import (
     Outputs,
@@ -46,10 +40,9 @@ from medclf.learn.outputs import (
     train_paths,
 )
 from medclf.learn.preprocessing import described, reading_of
-from medclf.learn.training import MedLearner
 from medclf.learn.units import AnswersByUnit, answer_by_unit, is_by_unit, unit_rows
 from medclf.metrics.intervals import as_plain
-from medclf.metrics.ood import FEWEST, OodDetector, ood_fit
+from medclf.metrics.ood import FEWEST
 from medclf.results import maps
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions
@@ -175,36 +168,12 @@ def assess(
         units = _by_unit(learn, table, parts, probed, features, policy, outputs.cross_validated, unit_answer)
         parts = [part.units for part in units.parts]
         probed = None if units.out_of_fold is None else units.out_of_fold.units
-    reported, *held_out = parts
-    fitted_on = (
-        units.calibration_set(cross_validated=outputs.cross_validated, tuned=not getattr(learn, "is_probe", False))
-        if units
-        else _calibration_set(learn, reported, outputs.cross_validated, table)
-    )
-    beside = WithTable()
-    if tabular:
-        asked = columns_beside(learn, table, column_names(tabular), cross_validated=outputs.cross_validated)
-        table, (reported, *held_out) = asked.table, [with_columns(part, asked) for part in (reported, *held_out)]
-        beside = _with_table(learn, table, reported, asked, outputs.cross_validated)
-    if beside.reported is not None and beside.calibration_set is not None:
-        reported, fitted_on = beside.reported, beside.calibration_set
-    shares = None if units else label_shares(learn.dls.train, len(reported.vocab))
-    fitted = calibrate(reported, fitted_on, policy, shares)
-    detector = _detector(learn, table, features, units)
-    rule = None if units is None else units.rule
-    calibration = replace(fitted.calibration, ood=detector, fusion=beside.fusion, unit=rule)
-    reported = fitted.predictions
-    if not outputs.cross_validated:  # each fold has features of its own
-        reported = flag_out_of_distribution(reported, calibration)
-    held_out = [apply_calibration(part, replace(calibration, abstain_below=None)) for part in held_out]
-    if units is not None:
-        units = units.decided_by([reported, *held_out])
-        reported, *held_out = [part.units for part in units.parts]
-    results = _summary(learn, reported, table) | fitted.sections
-    results |= {"tabular": beside.section} if beside.section else {}
+    judged = judge(learn, parts, table, features, units, policy, tabular, outputs.cross_validated)
+    reported, held_out, units, table = judged.reported, judged.held_out, judged.units, judged.table
+    results = _summary(learn, reported, table) | judged.sections
     results |= {"units": units.section | unit_rows(reported, units.parts[0])} if units else {}
     results |= {} if found is None else {"audit": found.facts(_PAIRS)}
-    results |= _folds(reported) if outputs.cross_validated else ood_section(reported, calibration)
+    results |= _folds(reported) if outputs.cross_validated else ood_section(reported, judged.calibration)
     if table is not None:
         results |= {} if outputs.cross_validated else _leak_free(reported, table, found, results, units)
         results |= _test_results(held_out, table, found, units) | not_measured(table, reported.vocab)
@@ -222,7 +191,7 @@ def assess(
     assessment = Assessment(
         predictions,
         results,
-        calibration,
+        judged.calibration,
         found,
         table,
         near,
@@ -296,19 +265,6 @@ def _by_unit(
     return answer_by_unit(table, parts, training, known, asked=asked, positive=positive, attention=frozen)
 
 
-def _detector(
-    learn: Any, table: pd.DataFrame | None, features: np.ndarray | None, units: AnswersByUnit | None
-) -> OodDetector | None:
-    """Knows the training images, or, of units, the mean of each one's."""
-    if features is None:
-        return None
-    if units is None:
-        return ood_fit(features, groups=_read_groups(learn, table))
-    if units.features is None or len(units.features) < FEWEST:
-        return None
-    return ood_fit(units.features, groups=units.groups)
-
-
 def _checked_labels(
     learn: Any,
     table: pd.DataFrame,
@@ -331,40 +287,6 @@ def _with_groups(part: Predictions, table: pd.DataFrame) -> Predictions:
     groups = dict(zip(table["path"], objects(table, "group"), strict=True))
     found = [groups[path] for path in part.table["path"]]
     return part if all(one is None for one in found) else replace(part, table=part.table.assign(group=found))
-
-
-def _calibration_set(
-    learn: Any, reported: Predictions, cross_validated: bool, table: pd.DataFrame | None
-) -> CalibrationSet:
-    """Never what is reported; or, where there is nothing else, each image without its own fold."""
-    if cross_validated:
-        return CalibrationSet.of(reported, "the predictions of the other images, in five parts")
-    head = getattr(learn, "head", None)
-    if head is None or not learn.is_probe or head.held_out is None or head.targets is None:
-        return CalibrationSet.of(reported, "the other validation images, in five parts")
-    y, groups = head.targets.astype(int), _read_groups(learn, table)
-    known = ~np.isnan(head.held_out).any(axis=1)
-    described = "the training images, each predicted by a head that was fitted without it"
-    return CalibrationSet(y[known], head.held_out[known], None if groups is None else groups[known], described)
-
-
-def _with_table(
-    learn: Any, table: pd.DataFrame, reported: Predictions, asked: ColumnsBeside, cross_validated: bool
-) -> WithTable:
-    """What columns of the table add to a linear probe, or to the networks of a cross-validation."""
-    if cross_validated:
-        return with_table(reported, None, asked.names, notes=asked.notes, seed=learn.seed)
-    head = learn.head
-    place = {path: row for row, path in enumerate(table["path"])}
-    rows = table.iloc[[place[path] for path in train_paths(learn.dls)]]
-    training = TrainingRows(head.targets.astype(int), head.held_out, rows, _read_groups(learn, table))
-    return with_table(reported, training, asked.names, notes=asked.notes, seed=learn.seed)
-
-
-def _read_groups(learn: MedLearner, table: pd.DataFrame | None) -> np.ndarray | None:
-    """(n,) groups of the training images that can be read."""
-    groups = learn.groups(table)
-    return None if groups is None else groups[~unread(learn.dls.train)]
 
 
 def _summary(learn: Any, predictions: Predictions, table: pd.DataFrame | None, partition: str = "valid") -> Sections:

@@ -136,7 +136,6 @@ def med_learner(
     if isinstance(dls.device, str):
         dls.to(usable_device(dls.device))
     n_in = n_in or _channels(dls)
-    size = _input_size(dls)
     options: dict[str, Any] = {"concat_pool": concat_pool, "pool": pool, "lin_ftrs": lin_ftrs, "ps": ps}
     options |= {"first_bn": first_bn, "bn_final": bn_final, "lin_first": lin_first, "y_range": y_range}
     options = {name: value for name, value in options.items() if value is not None}
@@ -145,11 +144,7 @@ def med_learner(
     if linear_probe and (custom_head is not None or options):
         raise MedclfError("a linear probe fits one linear layer, and this head has others", "leave linear_probe out")
     with seeded(getattr(dls.train, "seed", None)):
-        if is_own(arch):
-            arch = register_network(arch, cut)  # type: ignore[arg-type]
-        elif cut is not None:
-            raise MedclfError("cut= is for networks of one's own; where to cut this one is known", "leave cut out")
-        arch = arch if size is None else fitted_to(arch, size)
+        arch = _known_arch(arch, cut, dls)
         backbone = describe(arch, weights)
         network = build_network(arch, len(vocab), weights=weights, n_in=n_in, dropout=dropout)
         if options or custom_head is not None:
@@ -196,6 +191,16 @@ def med_learner(
     _fit_for_device(learn, mixed_precision)
     learn.freeze()
     return learn
+
+
+def _known_arch(arch: Any, cut: Any, dls: DataLoaders) -> Any:
+    """The architecture, by a name if it is one of the user's own, and as the images' size wants it."""
+    if is_own(arch):
+        arch = register_network(arch, cut)
+    elif cut is not None:
+        raise MedclfError("cut= is for networks of one's own; where to cut this one is known", "leave cut out")
+    size = _input_size(dls)
+    return arch if size is None else fitted_to(arch, size)
 
 
 def _fit_for_device(learn: MedLearner, mixed_precision: bool | None) -> None:
