@@ -298,11 +298,9 @@ def _exported(bundle: Bundle) -> Any:
     from medclf.inference.runnable import WithMaps
 
     network = copy.deepcopy(bundle.runnable).cpu()
-    for (
-        module
-    ) in network.modules():  # timm's switch: fused attention with a bias, as BEiT's, is beyond torch's exporter
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = False
+    for module in network.modules():
+        if "fused_attn" in vars(module):  # timm's: with a bias, as BEiT has it, it is beyond torch's exporter
+            vars(module)["fused_attn"] = False
     pixels = torch.from_numpy(golden_pixels(bundle.preprocessing))
     mapped = WithMaps.of(network, pixels)
     try:
