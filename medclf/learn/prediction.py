@@ -73,7 +73,7 @@ def predict_loader(
     table = rows_of(learn.dls, paths_of(loader), partition)
     pooled = collect(torch.cat(kept).numpy()) if kept else None
     ordinal = is_ordinal(learn.dls)
-    found = Predictions(list(_vocab(learn)), multi_label, y, probs, losses, table, pooled, ordinal=ordinal)
+    found = Predictions(class_names(learn.dls), multi_label, y, probs, losses, table, pooled, ordinal=ordinal)
     lost = unread(loader)
     return found.subset(~lost) if lost.any() else found
 
@@ -122,10 +122,6 @@ def _path(item: Any, getters: Sequence[Any]) -> Any:
             break
         value = getter(value)
     return value if isinstance(value, (str, Path)) else item
-
-
-def _vocab(learn: Any) -> list[str]:
-    return class_names(learn.dls)
 
 
 def rows_of(dls: Any, items: Sequence[Any], partition: str = "") -> pd.DataFrame:

@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from medclf.errors import DataError, MedclfError, MissingDecoder, ReadError, TooLarge, UnsupportedFormat
 from medclf.images.heatmap import coloured, png_uri
 from medclf.serving.limits import Refused
-from medclf.serving.service import Service
+from medclf.serving.service import Prediction, Service
 
 TYPES = ("image/png", "image/jpeg", "image/tiff", "image/bmp", "image/webp", "application/dicom")
 ZIP = "application/zip"
@@ -65,26 +65,25 @@ class Located(BaseModel):
     y_max: float
 
 
-class Predicted(BaseModel):
-    """The answer for one image."""
-
+class _Answer(BaseModel):
     label: str | list[str] = Field(description="the chosen name; of a multi-label model, all that are present")
     probs: dict[str, float] = Field(description="by label, each in [0, 1]")
     flags: list[str] = Field(description='"unsure", "not like the training images", or none')
     model: Model
+
+
+class Predicted(_Answer):
+    """The answer for one image."""
+
     boxes: list[Located] | None = Field(None, description="of a detector: the boxes from its threshold on")
     preview: str | None = Field(None, description="what the model saw, as a data: URL of a PNG; where asked for")
     saliency: str | None = Field(None, description="where it looked, likewise; where asked for and offered")
     sketch: str | None = Field(None, description="the id under which `medclf watch` speaks of this image; where kept")
 
 
-class PredictedUnit(BaseModel):
+class PredictedUnit(_Answer):
     """The answer for the images of one patient, study or series."""
 
-    label: str | list[str] = Field(description="the chosen name; of a multi-label model, all that are present")
-    probs: dict[str, float] = Field(description="by label, each in [0, 1]")
-    flags: list[str] = Field(description='"unsure", "not like the training images", or none')
-    model: Model
     images: dict[str, float] = Field(description="by name in the zip file: what each image contributed, in [0, 1]")
     decided_by: str = Field(description="the image that contributed most")
     problems: dict[str, str] = Field(description="images that could not be read, and why")
@@ -106,6 +105,21 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "description": _REASONS[status]} for status in statuses}
 
 
+def _body(*kinds: str) -> dict[str, Any]:
+    """That a route takes a file of one of these kinds, for the interface's description."""
+    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _said(found: Prediction) -> dict[str, Any]:
+    label = found.label if isinstance(found.label, str) else list(found.label)
+    return {"label": label, "probs": dict(found.probs), "flags": list(found.flags)}
+
+
 def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
     """The routes under /v1 and /metrics, which ask for the token where there is one."""
     router = APIRouter(dependencies=[Depends(_guard(token))] if token else [])
@@ -116,12 +130,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
         response_description="the answer",
         response_model_exclude_none=True,
         responses=_problems(400, 401, 408, 413, 415, 422, 429, 503),
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in TYPES},
-            }
-        },
+        openapi_extra=_body(*TYPES),
     )
     async def predict(
         request: Request, preview: bool = False, saliency: bool = False, field: FieldValues = ()
@@ -131,8 +140,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
         What is known of the image besides, where the model takes fields (see /v1/model), comes as `field=NAME=VALUE`;
         what is left out, or `unknown`, is unknown.
         """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in TYPES:
+        if _kind(request) not in TYPES:
             raise Refused(415, "the Content-Type is not that of an image", _SEND)
         gone, fields = partial(_gone, request), dict(map(_named, field))
         try:
@@ -141,9 +149,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
             raise Refused(422, error.message, error.remedy) from error
         prediction = answer.prediction
         return Predicted(
-            label=prediction.label if isinstance(prediction.label, str) else list(prediction.label),
-            probs=dict(prediction.probs),
-            flags=list(prediction.flags),
+            **_said(prediction),
             model=model,
             boxes=_boxes(prediction),
             preview=await asyncio.to_thread(png_uri, answer.pixels) if preview else None,
@@ -155,16 +161,11 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
         "/v1/predict_unit",
         response_description="the answer",
         responses=_problems(400, 401, 408, 413, 415, 422, 429, 503),
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {ZIP: {"schema": {"type": "string", "format": "binary"}}},
-            }
-        },
+        openapi_extra=_body(ZIP),
     )
     async def predict_unit(request: Request) -> PredictedUnit:
         """Classify a patient, study or series: the body is a zip file of its images. Of a model trained with a unit."""
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != ZIP:
+        if _kind(request) != ZIP:
             raise Refused(415, "the Content-Type is not that of a zip file", f"send it with Content-Type {ZIP}")
         if getattr(service.bundle, "unit_rule", None) is None:
             raise Refused(422, "this model answers each image alone", "send images to /v1/predict")
@@ -175,9 +176,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
         answer, names = found.prediction.answer, found.names
         counted = zip(names, found.prediction.contributions, strict=True)
         return PredictedUnit(
-            label=answer.label if isinstance(answer.label, str) else list(answer.label),
-            probs=dict(answer.probs),
-            flags=list(answer.flags),
+            **_said(answer),
             model=model,
             images={name: value for name, value in counted if value is not None},
             decided_by=names[found.prediction.decided_by],
