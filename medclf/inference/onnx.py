@@ -304,7 +304,7 @@ def _exported(bundle: Bundle) -> Any:
     pixels = torch.from_numpy(golden_pixels(bundle.preprocessing))
     mapped = WithMaps.of(network, pixels)
     try:
-        with _quietly("torch.onnx"):  # about its own deprecations
+        with _quietly("torch.onnx", "onnxscript"):  # about deprecations and steps that they skip
             program = torch.onnx.export(
                 mapped or network,
                 (pixels,),
@@ -324,17 +324,19 @@ def _exported(bundle: Bundle) -> Any:
 
 
 @contextmanager
-def _quietly(logger: str | None = None) -> Iterator[None]:
-    """Without warnings, and without what a library logs below an error."""
-    log = logging.getLogger(logger)
-    level = log.level
-    log.setLevel(logging.ERROR)
+def _quietly(*loggers: str) -> Iterator[None]:
+    """Without warnings, and without what libraries log below an error; where none is named, all of them."""
+    logs = [logging.getLogger(name) for name in loggers] or [logging.getLogger()]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 @dataclass(frozen=True)
