@@ -161,12 +161,18 @@ class Sheet:
         for name, column in asked:
             if column not in self.frame:
                 present = ", ".join(f"'{one}'" for one in self.frame)
-                raise DataError(
-                    f"{self.name} has no column '{column}'; it has {present}",
-                    f"name the right one with {argument(name, 'NAME')}",
-                )
+                raise DataError(f"{self.name} has no column '{column}'; it has {present}", self._header_remedy(name))
             if f"{column}.1" in self.frame or (self.frame.columns == column).sum() > 1:
                 raise DataError(f"{self.name} has several columns '{column}'", "give each column a name of its own")
+
+    def _header_remedy(self, name: str) -> str:
+        """What to do where a column is not there: headers are missing too, or their names run together."""
+        names = [str(column) for column in self.frame]
+        if any(re.search(r"\.(png|jpe?g|tiff?|bmp|dcm)$", one, re.I) for one in names):
+            return "its first line looks like an image's: write a header line above it, such as path,label"
+        if len(names) == 1 and re.search(r"[|: ]", names[0]):
+            return "separate its columns with commas, semicolons or tabs"
+        return f"name the right one with {argument(name, 'NAME')}"
 
     def labels(self) -> tuple[list[Label | None], list[str], list[tuple[str, ...]], bool]:
         """Labels, problems ("" where there is none), unknown labels, and whether an image can have several."""

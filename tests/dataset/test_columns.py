@@ -293,3 +293,18 @@ def test_a_label_column_that_is_no_name_is_refused():
     frame = pd.DataFrame({"path": ["1.png"], 1: ["a"]})
     with pytest.raises(DataError, match="label_col must be the name of a column"):
         Sheet(frame, "t", Columns("path", 1)).require_columns()
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("img/1.png,a\nimg/2.png,b\n", "write a header line"),
+        ("path label\n1.png a\n", "separate its columns"),
+        ("path|label\n1.png|a\n", "separate its columns"),
+        ("file,label\n1.png,a\n", "path_col"),
+    ],
+)
+def test_a_missing_column_is_explained(csv_of, text, remedy):
+    with pytest.raises(DataError, match="has no column 'path'") as error:
+        Sheet(read_csv(csv_of(text)), "t.csv", Columns()).require_columns()
+    assert remedy in error.value.remedy
