@@ -229,12 +229,11 @@ def evaluate_limits(
     section["by_label"] = by_label(predictions)
     if calibration.temperature is not None:
         value = float(np.exp(np.mean(np.log(calibration.temperature.values))))
-        others = f"other {predictions.counted()}"
-        sentence = f"The bundle's temperature ({value:.2f}) was fitted during training, on {others}."
+        sentence = f"The bundle's temperature ({value:.2f}) was fitted during training."
         section = {"sentence": sentence, **section}
     used, known = _ways(calibration, ways or {}, predictions.vocab)
     decision = rules_section(predictions, used, known)
-    decision["sentence"] += " Nothing was chosen on these images: rules and thresholds are those of training."
+    decision["sentence"] += " Nothing was chosen here: rules and thresholds are those of training."
     found: Sections = {"calibration": section, "decision": decision}
     if calibration.abstain_below is not None:
         found["abstain"] = _evaluate_abstention(predictions, calibration.abstain_below)

@@ -157,13 +157,14 @@ def baseline(known: Predictions) -> dict[str, Any]:
 
     Returns:
         label (the most frequent; None for several labels an image) and accuracy (of always predicting it; of several
-        labels, of predicting each where it is on more than half of the images; mean over the labels), brier and
-        log_loss ({"model", "frequencies"}; of several labels means over them).
+        labels, of predicting each where it is on more than half of the images; mean over those that were read),
+        brier and log_loss ({"model", "frequencies"}; of several labels means over those that were read).
     """
     y, probs = np.asarray(known.y), np.asarray(known.probs, np.float64)
     many = known.multi_label
     positive = y == 1 if many else np.equal.outer(y, np.arange(len(known.vocab)))
     judged = y >= 0 if many else np.ones(positive.shape, bool)
+    read = judged.any(axis=0)  # a label that no image was read for has no frequency
     n = np.maximum(judged.sum(axis=0), 1)
     shares = (positive & judged).sum(axis=0) / n
     said = np.broadcast_to(shares, positive.shape)
@@ -171,10 +172,10 @@ def baseline(known: Predictions) -> dict[str, Any]:
 
     def brier(p: np.ndarray) -> float:
         each = (((p - positive) ** 2) * judged).sum(axis=0) / n
-        return float(each.sum() if sums else each.mean())
+        return float(each.sum() if sums else each[read].mean())
 
     losses = {"model": probs, "frequencies": said}
-    right = float(np.maximum(shares, 1 - shares).mean() if many else shares.max())
+    right = float(np.maximum(shares, 1 - shares)[read].mean() if many else shares.max())
     label = None if many else known.vocab[int(shares.argmax())]
     return {
         "label": label,

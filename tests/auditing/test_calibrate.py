@@ -146,6 +146,15 @@ def test_a_model_is_held_against_one_that_sees_no_image():
     assert "Always predicting 'b' would be right in 80.0 %" in facts["sentence"]
 
 
+def test_a_label_that_no_image_was_read_for_has_no_part_in_guessing():
+    """Hand-worked: of a, 2 of 4 images have it; of b nothing is known."""
+    y = np.array([[1, -1], [1, -1], [0, -1], [0, -1]])
+    probs = np.array([[0.8, 0.3]] * 2 + [[0.2, 0.3]] * 2)
+    shown = Predictions(["a", "b"], True, y, probs, np.zeros(4), pd.DataFrame({"path": list("abcd")}))
+    facts = summarize(shown, n_boot=10)["baseline"]
+    assert facts["accuracy"] == 0.5 and facts["brier"] == pytest.approx({"model": 0.04, "frequencies": 0.25})
+
+
 def test_each_labels_probabilities_are_judged():
     shown, _ = population(3000, sharpness=1.0)
     found = calibrate(shown, CalibrationSet.of(shown, "the others")).sections["calibration"]
