@@ -53,13 +53,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     part = path.parent / f".{path.name[:200]}.{secrets.token_hex(4)}{_PART}"
     temporary = part / path.name
     try:
-        with _told(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             part.mkdir()
             temporary.touch()
-        with _told(path, part):
+        with writing(path, part):
             yield temporary
-        with _told(path):
+        with writing(path):
             _sync(temporary)
             # A library may have made the file with a mode of its own: the user's umask decides.
             temporary.chmod(part.stat().st_mode & 0o666)
@@ -71,8 +71,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _told(path: Path, part: Path | None = None) -> Iterator[None]:
-    """Say which file could not be written; with `part`, only of errors about what lies in it."""
+def writing(path: Path, part: Path | None = None) -> Iterator[None]:
+    """Say which file or folder could not be written; with `part`, only of errors about what lies in it.
+
+    Raises:
+        OutputError: instead of an OSError.
+    """
     try:
         yield
     except OSError as error:

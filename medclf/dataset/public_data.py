@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from medclf.errors import DataError, OutputError
+from medclf.errors import DataError
+from medclf.files import writing
 
 TIMEOUT_S = (10, 60)  # to connect, between two pieces
 MAX_FILES = 500_000
@@ -127,13 +128,10 @@ def fetch_into(data_set: DataSet, folder: Path, progress: bool = True) -> Path:
 @contextmanager
 def _part_of(folder: Path) -> Iterator[Path]:
     """A folder for what is not whole yet, beside where it will lie."""
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
             yield Path(part)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"{folder} cannot be written: {reason}", "free some space or choose a folder") from error
 
 
 def _download(data_set: DataSet, folder: Path, progress: bool) -> Path:

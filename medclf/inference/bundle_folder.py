@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medclf.errors import OutputError
-from medclf.files import refuse_to_replace
+from medclf.files import refuse_to_replace, writing
 from medclf.inference.bundle_format import DETECTOR, WEIGHTS
 
 
@@ -33,7 +33,7 @@ def may_write(path: Path, overwrite: bool) -> None:
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `path` on success; on an error nothing has changed."""
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
             new, old = Path(temporary) / "new", Path(temporary) / "old"
@@ -43,6 +43,3 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 path.rename(old)
             new.rename(path)
             shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"{path} cannot be written: {reason}", "free some space or choose another folder") from error

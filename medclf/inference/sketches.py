@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medclf.errors import OutputError
+from medclf.files import writing
 from medclf.metrics.ood import OodDetector
 
 FOLDER, FILE, OLDER = "watch", "sketches.jsonl", "sketches-older.jsonl"
@@ -105,12 +105,10 @@ class SketchBook:
 
     def __init__(self, folder: str | Path, max_bytes: int = MAX_BYTES) -> None:
         self.folder, self._half = Path(folder), max_bytes // 2
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = self._open()
             self._mend()
-        except OSError as error:
-            raise OutputError(f"{self.folder} cannot be written: {error.strerror}", "name another folder") from error
 
     def _open(self) -> int:
         return os.open(self.folder / FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)

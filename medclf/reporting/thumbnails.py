@@ -14,7 +14,8 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from medclf.errors import DataError, OutputError, ReadError
+from medclf.errors import DataError, ReadError
+from medclf.files import writing
 from medclf.images.heatmap import png_uri
 from medclf.images.phi import Pictures, Reader, Withheld
 from medclf.parallel import map_ahead, n_cores
@@ -316,7 +317,7 @@ def fill_folder(
     """
     album = Album()
     base = quote(Path(os.path.relpath(folder.resolve(), page.resolve().parent)).as_posix())
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         jobs = [(record, LARGE_BESIDE) for record in records]
         for row, shot in enumerate(_shots(read, jobs, "Pictures", progress)):
@@ -332,10 +333,6 @@ def fill_folder(
                 album.outside[path] = f"{base}/other-{number + 1:06}.jpg"
             else:
                 album.outside_missing[path] = shot.absence
-    except OSError as error:
-        raise OutputError(
-            f"{folder} cannot be written: {error.strerror or error}", "free some space or choose another folder"
-        ) from error
     _count_left_out(album, cases)
     return album
 

@@ -15,7 +15,7 @@ from medclf.files import refuse_to_replace
 from medclf.images.phi import read_picture
 from medclf.images.preprocessing import Preprocessing
 from medclf.progress import watch
-from medclf.run.label_next import label_next
+from medclf.run.label_next import NextLabels, label_next
 from medclf.run.run import Run
 
 
@@ -50,7 +50,6 @@ def write_next(
         DataError: see `label_next`; or no image can be shown.
     """
     from medclf.reporting.reading_sheet import write_sheet_page
-    from medclf.reporting.thumbnails import LARGE_BESIDE, data_uri, encode
 
     out = Path(out)
     if out.suffix.lower() != ".html":
@@ -59,27 +58,12 @@ def write_next(
     source = Run(run) if run else None
     found = label_next(source, pool, n, **options)
     how = source.bundle.preprocessing if source else Preprocessing((224, 224), window=options.get("window"))
-    shown: list[tuple[str, str]] = []
-    missing: list[str] = []
-    for path in watch(list(found.images["path"]), len(found.images), "Pictures"):
-        try:
-            shown.append(
-                (
-                    path,
-                    data_uri(encode(read_picture(found.root, how, show_burned_in, {"path": path}), LARGE_BESIDE, 88)),
-                )
-            )
-        except ReadError as error:
-            missing.append(f"{path}: {error.reason}")
-    if not shown:
-        raise DataError(
-            f"none of the {len(missing)} images can be shown: {missing[0]}", f"see {argument('show_burned_in')}"
-        )
+    shown, missing = _pictures(found, how, show_burned_in)
     sheet = out.with_suffix(".csv")
     earlier = [(path, label, "") for path, label in found.labelled.items()] + [(path, "", POOR) for path in found.poor]
     images = found.images.set_index("path")
-    items = [(f"image-{place:03}", uri) for place, (_, uri) in enumerate(shown, 1)]
-    names = [path for path, _ in shown]
+    items = [(f"image-{place:03}", uri) for place, uri in enumerate(shown.values(), 1)]
+    names = list(shown)
     write_sheet_page(
         out,
         items,
@@ -105,6 +89,24 @@ def write_next(
         f"  medclf label-next {pool} --labels {sheet.name} --out NEXT.html" + (f" --run {run}" if run else ""),
         f"  medclf train {pool} --labels {sheet.name} --out RUN",
     ]
+
+
+def _pictures(found: NextLabels, how: Preprocessing, show_burned_in: bool) -> tuple[dict[str, str], list[str]]:
+    """A data URI by path of the images that can be shown, and why the others cannot."""
+    from medclf.reporting.thumbnails import LARGE_BESIDE, data_uri, encode
+
+    shown: dict[str, str] = {}
+    missing: list[str] = []
+    for path in watch(list(found.images["path"]), len(found.images), "Pictures"):
+        try:
+            picture = read_picture(found.root, how, show_burned_in, {"path": path})
+            shown[path] = data_uri(encode(picture, LARGE_BESIDE, 88))
+        except ReadError as error:
+            missing.append(f"{path}: {error.reason}")
+    if not shown:
+        text = f"none of the {len(missing)} images can be shown: {missing[0]}"
+        raise DataError(text, f"see {argument('show_burned_in')}")
+    return shown, missing
 
 
 def _suggested(row: pd.Series) -> str:
