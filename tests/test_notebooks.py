@@ -1,6 +1,7 @@
 """The notebooks of examples/ run as they stand, on real or drawn images, and are kept without pictures."""
 
 import re
+import runpy
 from pathlib import Path
 
 import nbformat
@@ -73,3 +74,11 @@ def test_a_notebook_is_kept_without_outputs_and_says_how_to_install(name):
 def test_the_drawn_radiographs_have_the_folders_of_the_set(tmp_path):
     made = draw_radiographs(tmp_path)
     assert {file.relative_to(made).parts[0] for file in made.rglob("*.png")} == {"TRAIN", "VAL", "TEST"}
+
+
+def test_the_cells_that_the_docs_picture_are_there():
+    found = runpy.run_path(str(FOLDER / "pictures.py"))
+    sources = [cell.source for cell in nbformat.read(found["NOTEBOOK"], as_version=4).cells]
+    for file, beginning in found["CELLS"].items():
+        assert sum(source.startswith(beginning) for source in sources) == 1
+        assert f"images/{file})" in (FOLDER.parents[1] / "docs" / "notebooks.md").read_text(encoding="utf-8")

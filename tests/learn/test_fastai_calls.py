@@ -3,7 +3,7 @@
 import contextlib
 import io
 import warnings
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
+from fastai.vision.models import xresnet
 from PIL import Image
 
 import medclf.all as everything
@@ -56,11 +57,10 @@ def networks_are_shallow(monkeypatch):
     shallow = (1, 1, 1, 1)
     for name, (bottleneck, _) in RESNETS.items():
         monkeypatch.setitem(RESNETS, name, (bottleneck, shallow))
-    make = torchvision.models.resnet._resnet
-    monkeypatch.setattr(
-        torchvision.models.resnet, "_resnet", lambda block, _, *args, **kw: make(block, shallow, *args, **kw)
-    )
-    monkeypatch.setattr(everything, "xresnet18", partial(everything.XResNet, everything.ResBlock, 1, shallow))
+    resnet = torchvision.models.resnet
+    make, make_x = resnet._resnet, xresnet._xresnet
+    monkeypatch.setattr(resnet, "_resnet", lambda block, _, *args, **kw: make(block, shallow, *args, **kw))
+    monkeypatch.setattr(xresnet, "_xresnet", lambda pretrained, by, _, **kw: make_x(pretrained, by, shallow, **kw))
 
 
 @pytest.fixture(scope="module")
