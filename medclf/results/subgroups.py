@@ -43,7 +43,7 @@ def subgroups(
     """The metrics of each group of images: sex, view, scanner, age in quarters.
 
     Args:
-        predictions: of the images that are reported on; images without a known label are left out.
+        predictions: of the images that are reported on; of several labels, each counts where it is known.
         columns: of `predictions.table`; numbers of more than ten kinds are cut into quarters.
         n_boot: bootstrap resamples; whole patients where they are known.
         level: of the intervals.
@@ -57,7 +57,7 @@ def subgroups(
         DataError: a column is not there, or empty.
     """
     check_columns(predictions.table, columns)
-    known = predictions.subset(predictions.fully_known)
+    known = predictions.subset(predictions.known)
     result = {}
     for column in columns:
         found = subgroup_metrics(

@@ -57,7 +57,7 @@ def choose_images(
     labels, preds = np.array(predictions.labels, object), np.array(predictions.preds, object)
     known = predictions.fully_known
     if not known.any():
-        raise DataError("no image has a known label", "there is nothing to compare a second read with")
+        raise DataError("of no image all labels are known", "there is nothing to compare a second read with")
     suspect, margin = label_suspects(predictions.y, predictions.probs, multi_label=predictions.multi_label)
     wrong = known & (labels != preds)
     suspects = [int(row) for row in np.argsort(margin, kind="stable") if suspect[row]]

@@ -202,7 +202,7 @@ def _rescored(predictions: Predictions, corrections: pd.DataFrame, partition: st
             names = labels_in(new_label, predictions.multi_label)
             now = [label in names for label in predictions.vocab] if predictions.multi_label else codes[names[0]]
             y[place[path]] = now
-    known = predictions.fully_known
+    known = predictions.known
     if "partition" in predictions.table and (predictions.table["partition"] == partition).any():
         known &= (predictions.table["partition"] == partition).to_numpy()
 

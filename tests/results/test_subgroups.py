@@ -41,6 +41,19 @@ def test_each_group_has_the_metrics_of_its_images():
         assert row["remark"] == ""
 
 
+def test_an_image_counts_for_the_labels_that_are_known_of_it():
+    random = np.random.default_rng(1)
+    y, view = random.integers(0, 2, (120, 3)), np.repeat(["ap", "pa"], 60)
+    y[:, 2], y[::3, 0] = -1, -1  # the last label was read on no image
+    probs = np.where(random.random((120, 3)) < 0.8, y == 1, y != 1) * 0.8 + 0.1
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(120)], "partition": "valid", "view": view})
+    shown = Predictions(["a", "b", "c"], True, y, probs, np.zeros(120), table)
+    for row in subgroups(shown, ["view"], n_boot=50)["view"]["groups"]:
+        own = view == row["group"]
+        right = [((probs[:, k] >= 0.5) == (y[:, k] == 1))[own & (y[:, k] >= 0)].mean() for k in (0, 1)]
+        assert row["n"] == 60 and row["accuracy"].value == pytest.approx(np.mean(right))
+
+
 def test_a_gap_is_told_where_the_intervals_lie_apart():
     right = np.r_[np.arange(100) < 95, np.arange(100) < 50]
     sentence = subgroups(predictions(right, ["ap"] * 100 + ["pa"] * 100), ["view"], n_boot=50)["view"]["finding"]
