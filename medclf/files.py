@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -154,6 +155,16 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mappin
             save_file(plain, temporary, dict(metadata) if metadata else None)
     except SafetensorError as error:  # how safetensors says that the disk is full
         raise OutputError(f"{path} cannot be written: {error}", "free some space or choose another folder") from error
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON file holds a finite number there.
+
+    Example:
+        >>> is_number(3), is_number(float("nan")), is_number(True), is_number("3")
+        (True, False, False, False)
+    """
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def finite(value: Any) -> Any:

@@ -25,7 +25,7 @@ from medclf.metrics.reliability import brier, ece, reliability
 from medclf.metrics.thresholds import OperatingPoint
 from medclf.metrics.weighted import bin_gaps
 from medclf.results.calibration import OUT_OF_DISTRIBUTION, UNSURE, Calibration
-from medclf.results.predictions import Predictions, losses_of
+from medclf.results.predictions import Predictions
 from medclf.results.wording import RULES, percent
 
 _BARS = 10  # of a reliability diagram
@@ -74,15 +74,9 @@ def rules_section(shown: Predictions, used: str, ways: Mapping[str, Mapping[str,
 
 def at_temperature(predictions: Predictions, temperature: Temperature | None) -> Predictions:
     """The predictions with their logits divided by a temperature; as they are where it is None."""
-    return (
-        predictions if temperature is None else with_probs(predictions, temperature.apply_to_probs(predictions.probs))
-    )
-
-
-def with_probs(predictions: Predictions, probs: np.ndarray) -> Predictions:
-    """The predictions with other probabilities, (n, n_labels), and the losses and labels that follow from them."""
-    losses = losses_of(predictions.y, probs, predictions.multi_label)
-    return replace(predictions, probs=probs, losses=losses, decided=None)
+    if temperature is None:
+        return predictions
+    return predictions.with_probs(temperature.apply_to_probs(predictions.probs))
 
 
 def calibration_errors(predictions: Predictions) -> Sections:

@@ -23,7 +23,6 @@ from medclf.auditing.assess import (
     reliability_bars,
     rules_section,
     with_flag,
-    with_probs,
 )
 from medclf.auditing.calibration_set import FEWEST, CalibrationSet
 from medclf.auditing.decisions import DecisionPolicy, balanced, decide
@@ -128,7 +127,7 @@ def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tu
     if fitted_on.reported:
         logits = to_logits(before.probs, multi_label=multi)
         probs, temperature = calibrate_out_of_fold(logits, before.y, groups=before.groups, multi_label=multi)
-        after, fitted_on = with_probs(before, probs), replace(fitted_on, probs=probs)
+        after, fitted_on = before.with_probs(probs), replace(fitted_on, probs=probs)
         how = f"Each {before.counted(1)} here was judged by one fitted on {fitted_on.described}"
     else:
         logits = to_logits(fitted_on.probs, multi_label=multi)

@@ -7,7 +7,7 @@ measure what was chosen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from medclf.dataset.groups import unit_of
 from medclf.dataset.labels import objects
 from medclf.dataset.scan import usable
 from medclf.errors import DataError, argument, did_you_mean
+from medclf.files import is_number
 from medclf.images.image_columns import columns_of as image_columns_of
 from medclf.images.image_columns import is_image_column, source_of
 from medclf.metrics.calibration import to_logits
@@ -28,7 +29,7 @@ from medclf.models.tabular import Columns, Fusion, TableEncoder, is_unknown, say
 from medclf.models.tabular_fit import ThreeModels, fit_fusion
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import labelled, short_metrics
-from medclf.results.wording import is_metric, is_number, number, percent
+from medclf.results.wording import is_metric, number, percent
 
 NEARLY = 0.8  # of what the image's AUROC gains over 0.5: a column that gains as much alone may be a shortcut
 _BOOT = 1000
@@ -160,12 +161,7 @@ def _with_logits(predictions: Predictions, logits: np.ndarray) -> Predictions:
     else:
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         probs = powers / powers.sum(axis=1, keepdims=True)
-    return _with_probs(predictions, probs)
-
-
-def _with_probs(predictions: Predictions, probs: np.ndarray) -> Predictions:
-    losses = losses_of(predictions.y, probs, predictions.multi_label)
-    return replace(predictions, probs=probs, losses=losses, decided=None)
+    return predictions.with_probs(probs)
 
 
 def with_table(
@@ -242,7 +238,7 @@ def _where(predictions: Predictions, known: np.ndarray, probs: np.ndarray) -> Pr
     result = predictions.probs.copy()
     finite = np.isfinite(probs).all(axis=1)
     result[np.flatnonzero(known)[finite]] = probs[finite]
-    return _with_probs(predictions, result)
+    return predictions.with_probs(result)
 
 
 def _gain(y: np.ndarray, found: ThreeModels, groups: np.ndarray | None, many: bool) -> Estimate:

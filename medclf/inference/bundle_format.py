@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from medclf.errors import BundleError, MedclfError, by_road
-from medclf.files import finite
+from medclf.files import finite, is_number
 from medclf.images.preprocessing import Preprocessing
 from medclf.metrics.units import UnitRule
 from medclf.models.spec import ModelSpec
@@ -125,18 +125,14 @@ def _expect(holds: bool, what: str) -> None:
         raise ValueError(what)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_limit(value: Any) -> bool:
     """Of a probability: above 1 nothing is called, or all is unsure; below 0 no flag would ever be raised."""
-    return _is_number(value) and value >= 0
+    return is_number(value) and value >= 0
 
 
 def _is_weight(value: Any) -> bool:
     """Of a label in a decision: at 0, or without end, no image would decide anything."""
-    return _is_number(value) and 0 < value <= 1e12
+    return is_number(value) and 0 < value <= 1e12
 
 
 def _whole(text: str) -> int:
@@ -155,10 +151,10 @@ def _finite(text: str) -> float:
 def check_calibration(calibration: Mapping[str, Any], spec: ModelSpec) -> None:
     """Raise KeyError, TypeError or ValueError where `calibration` is not of the form that docs/bundle.md gives."""
     warmth = temperatures(calibration)
-    _expect(all(_is_number(value) and 1e-3 <= value <= 1e3 for value in warmth), "temperature")
+    _expect(all(is_number(value) and 1e-3 <= value <= 1e3 for value in warmth), "temperature")
     _expect(len(warmth) in (1, spec.n_out), "temperature")
     added = biases(calibration)
-    _expect(all(_is_number(value) and abs(value) <= 1e3 for value in added), "bias")
+    _expect(all(is_number(value) and abs(value) <= 1e3 for value in added), "bias")
     _expect(len(added) == spec.n_out or added == [0.0], "bias")
     point = calibration.get("operating_point", {})
     if spec.multi_label:
@@ -177,7 +173,7 @@ def check_calibration(calibration: Mapping[str, Any], spec: ModelSpec) -> None:
         _expect(rule.attention is None or len(rule.attention.out) == spec.n_out, "unit")
     if calibration.get("ood"):
         facts, arrays = ood_state(calibration["ood"])
-        _expect(all(_is_number(facts[key]) for key in ("rest", "threshold", "quantile", "n")), "ood")
+        _expect(all(is_number(facts[key]) for key in ("rest", "threshold", "quantile", "n")), "ood")
         _expect(facts["rest"] >= _LEAST and facts["threshold"] >= 0 and facts["n"] >= 1, "ood")
         _expect(0 < facts["quantile"] < 1, "ood")
         mean, axes, spread = (arrays[name] for name in ("mean", "axes", "spread"))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from medclf.errors import BundleError
+from medclf.files import is_number
 
 Layer = dict[str, Any]
 Check = Callable[[Any], bool]
@@ -17,16 +17,12 @@ def _flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 2**20
 
 
 def _share(value: Any) -> bool:
-    return _number(value) and 0 <= value <= 1
+    return is_number(value) and 0 <= value <= 1
 
 
 def _side(value: Any) -> bool:
@@ -41,7 +37,7 @@ OPTIONS: dict[str, dict[str, Check]] = {
     "BodyPool": {},
     "GlobalPool": {"class_token": _flag},
     "ConcatPool": {"class_token": _flag},
-    "SigmoidRange": {"low": _number, "high": _number},
+    "SigmoidRange": {"low": is_number, "high": is_number},
     "AdaptiveAvgPool2d": {"output_size": _side},
     "AdaptiveMaxPool2d": {"output_size": _side},
     "Flatten": {},
@@ -50,7 +46,7 @@ OPTIONS: dict[str, dict[str, Check]] = {
     "BatchNorm1d": {"num_features": _count, "eps": _share, "momentum": _share},
     "LayerNorm": {"normalized_shape": _shape, "eps": _share},
     "Dropout": {"p": _share},
-    "LeakyReLU": {"negative_slope": _number},
+    "LeakyReLU": {"negative_slope": is_number},
     **{name: {} for name in ("ReLU", "GELU", "SiLU", "Mish", "Tanh", "Sigmoid", "Hardswish")},
 }
 

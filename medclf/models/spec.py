@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any
 
 from medclf.errors import BundleError, MedclfError
+from medclf.files import is_number
 from medclf.images.preprocessing import Preprocessing
 from medclf.models.head_layers import Layer, check_head
 
@@ -19,10 +19,6 @@ _REMEDY = "save the bundle again"
 def _expect(holds: bool, what: str) -> None:
     if not holds:
         raise BundleError(f"the model's description lacks or misstates: {what}", _REMEDY)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def weights_name(weights: str | None) -> str | None:
@@ -50,7 +46,7 @@ class Normalization:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             values = getattr(self, name)
-            _expect(isinstance(values, (list, tuple)) and all(map(_is_number, values)), name)
+            _expect(isinstance(values, (list, tuple)) and all(map(is_number, values)), name)
             object.__setattr__(self, name, tuple(values))
         _expect(all(value > 0 for value in self.std), "std")
 
@@ -140,7 +136,7 @@ class ModelSpec:
         object.__setattr__(self, "vocab", tuple(vocab))
         _expect(isinstance(self.multi_label, bool), "multi_label")
         _expect(isinstance(self.ordinal, bool) and not (self.ordinal and self.multi_label), "ordinal")
-        _expect(_is_number(self.dropout) and 0 <= self.dropout < 1, "dropout")
+        _expect(is_number(self.dropout) and 0 <= self.dropout < 1, "dropout")
         for name in ("mean", "std"):
             _expect(len(getattr(self.normalization, name)) == self.n_in, name)
         if self.head is not None:

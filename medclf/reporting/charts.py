@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
+from medclf.files import is_number
 from medclf.results.history import LOSSES, history_metrics
-from medclf.results.wording import is_number
 
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 44

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from medclf.results.wording import FEW_IMAGES, counted, interval, is_metric, is_number, number, partition_name, percent
+from medclf.files import is_number
+from medclf.results.wording import FEW_IMAGES, counted, interval, is_metric, number, partition_name, percent
 
 State = Literal["pass", "warn", "fail"]
 LEAKING = 0.05  # share of leaking images from which on the score is not to be believed

@@ -11,13 +11,14 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from medclf.errors import ReadError
+from medclf.files import is_number
 from medclf.metrics.table import overall_metrics
 from medclf.reporting.charts import Chart, heat, ticks
 from medclf.reporting.plain_page import Exhibit, Section, Shot, write_page
 from medclf.reporting.tables import Block, Cell
 from medclf.reporting.thumbnails import data_uri, encode
 from medclf.results.names import Names
-from medclf.results.wording import is_number, number, percent
+from medclf.results.wording import number, percent
 
 SHOWN = 12  # images of each kind
 _MOST_CLASSES = 30  # whose matrices are shown

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from medclf.files import is_number
 from medclf.metrics.table import METRICS
 from medclf.reporting.charts import Chart, Line, line_chart
 from medclf.reporting.formatting import words
 from medclf.reporting.tables import Block, Cell, Picture, blocks, cell, no_picture, table
-from medclf.results.wording import RULES, counted_as, is_number, number, percent, summary
+from medclf.results.wording import RULES, counted_as, number, percent, summary
 
 _KINDS = {
     "same-file": "the same file",

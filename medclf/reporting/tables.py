@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from medclf.files import is_number
 from medclf.reporting.charts import Chart, Line, line_chart
 from medclf.reporting.formatting import unit_of, words
-from medclf.results.wording import interval, is_metric, is_number, number, percent
+from medclf.results.wording import interval, is_metric, number, percent
 
 MAX_ROWS = 200
 LONG = 12  # longer lists of numbers are curves, or too long to read

@@ -9,15 +9,10 @@ from typing import Any
 import numpy as np
 
 from medclf.errors import DataError
+from medclf.files import is_number
 from medclf.metrics.table import class_metrics
 from medclf.reporting.cases import Cases, by_label
-from medclf.reporting.charts import (
-    heat,
-    interval_bar,
-    roc_chart,
-    share_bar,
-    training_charts,
-)
+from medclf.reporting.charts import heat, interval_bar, roc_chart, share_bar, training_charts
 from medclf.reporting.checks import checks
 from medclf.reporting.formatting import cautions, headlines, scores
 from medclf.reporting.page_data import grouped
@@ -25,7 +20,7 @@ from medclf.reporting.sections import SECTIONS, sections_of
 from medclf.reporting.tables import Block, Picture, blocks, cell
 from medclf.reporting.thumbnails import Album
 from medclf.results.names import Names
-from medclf.results.wording import counted, is_number, number, partition_name, percent, summary
+from medclf.results.wording import counted, number, partition_name, percent, summary
 
 TOP_LOSSES, PAIRS, EXAMPLES = 12, 6, 4
 MAX_PROBLEMS = 200

@@ -97,6 +97,10 @@ class Predictions:
         """(n,) which images belong together, by patient or as near-duplicates; None where none is known to."""
         return groups_of(self.table)
 
+    def with_probs(self, probs: np.ndarray) -> Predictions:
+        """These with other probabilities, (n, n_labels), and the losses and labels that follow from them."""
+        return replace(self, probs=probs, losses=losses_of(self.y, probs, self.multi_label), decided=None)
+
     def to_frame(self) -> pd.DataFrame:
         """path, partition, patient, label, pred, loss, prob_NAME for each label, and the table's other columns."""
         frame = self.table[[c for c in _KEPT if c in self.table]].reset_index(drop=True)

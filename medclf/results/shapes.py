@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
+
+from medclf.files import is_number
 
 Shape = Callable[[Any, str], str]
 """A value and the place it stands at -> what is wrong there, "" where nothing is."""
@@ -14,14 +15,10 @@ def _kind(words: str, holds: Callable[[Any], bool]) -> Shape:
     return lambda value, at: "" if holds(value) else f"{at} is not {words}"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 TEXT = _kind("text", lambda value: isinstance(value, str))
 FLAG = _kind("true or false", lambda value: isinstance(value, bool))
-NUMBER = _kind("a number", _is_number)
-COUNT = _kind("a count", lambda value: _is_number(value) and value >= 0 and int(value) == value)
+NUMBER = _kind("a number", is_number)
+COUNT = _kind("a count", lambda value: is_number(value) and value >= 0 and int(value) == value)
 OBJECT = _kind("an object", lambda value: isinstance(value, dict))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from medclf.config import UNIT_PLURALS
+from medclf.files import is_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,11 +138,6 @@ def percent(share: Any, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def is_number(value: Any) -> bool:
-    """Whether `value` is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def number(value: Any, unit: str = "") -> str:
     """A number as a reader wants it: counts whole with thin spaces, the rest with three decimals.
 
@@ -152,7 +147,7 @@ def number(value: Any, unit: str = "") -> str:
     """
     if unit == "%":
         return percent(value)
-    if isinstance(value, bool) or not is_number(value):
+    if not is_number(value):
         return "–"
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u202f")

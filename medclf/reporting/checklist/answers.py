@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from medclf.files import is_number
 from medclf.metrics.intervals import plan_size
 from medclf.metrics.table import class_metrics, overall_metrics
 from medclf.reporting.formatting import cautions, unit_of
-from medclf.results.wording import counted, interval, is_metric, is_number, number, summary
+from medclf.results.wording import counted, interval, is_metric, number, summary
 
 _FEW = 8  # labels that are still named
 
