@@ -14,6 +14,7 @@ from medclf.errors import DataError
 from medclf.files import Json
 from medclf.metrics.classification import proportion
 from medclf.metrics.intervals import Estimate, Sampling, wilson
+from medclf.metrics.reliability import confidence_and_right
 
 
 def abstain_curve(y: Any, probs: Any, *, n_points: int = 101, level: float = 0.95) -> dict[str, np.ndarray]:
@@ -59,14 +60,10 @@ def _answered(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np
 
 def _sureness(y: Any, probs: Any) -> tuple[np.ndarray, np.ndarray]:
     """Probability of the predicted label, and whether it is the actual one."""
-    truth, scores = np.asarray(y), np.asarray(probs, dtype=np.float64)
-    if truth.ndim != 1 or scores.shape[:1] != truth.shape or scores.ndim > 2:
-        raise DataError(f"y has the shape {truth.shape} and probs {scores.shape}", "one row an image in both")
-    kept = truth >= 0
-    truth, scores = truth[kept], scores[kept]
-    if scores.ndim == 1:
-        return np.maximum(scores, 1 - scores), (scores >= 0.5) == (truth == 1)
-    return scores.max(axis=1, initial=0), scores.argmax(axis=1) == truth
+    confidence, right = confidence_and_right(y, probs)
+    if np.ndim(probs) == 1:  # of the one label, present or not
+        return np.maximum(confidence, 1 - confidence), (confidence >= 0.5) == right
+    return confidence, right
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def reliability(y: Any, probs: Any, n_bins: int = N_BINS, *, adaptive: bool = Fa
         >>> low.frequency.value, high.frequency.value, round(high.confidence, 2)
         (0.0, 1.0, 0.8)
     """
-    confidence, right = _confidence(y, probs)
+    confidence, right = confidence_and_right(y, probs)
     edges = _edges(confidence, n_bins, adaptive)
     places = np.searchsorted(edges[1:-1], confidence, side="right")
     bars = []
@@ -108,7 +108,7 @@ def ece(
 
     Source: Naeini et al. 2015; Guo et al. 2017.
     """
-    confidence, right = _confidence(y, probs)
+    confidence, right = confidence_and_right(y, probs)
     edges = _edges(confidence, n_bins, adaptive)
 
     if not len(confidence):
@@ -140,7 +140,7 @@ def brier(
         >>> round(brier([0, 1], [0.1, 0.8]).value, 3)
         0.025
     """
-    _confidence(y, probs)  # checks the shapes
+    confidence_and_right(y, probs)  # checks the shapes
     truth, scores = np.asarray(y), np.asarray(probs, dtype=np.float64)
     kept = truth >= 0
     if not kept.any():
@@ -157,8 +157,12 @@ def brier(
     return bounded(float(squares.mean()), variance, sampling, everything, level=level, span=span)
 
 
-def _confidence(y: Any, probs: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Probability and whether it came true: of the predicted label, or of the one label for (n,) probs."""
+def confidence_and_right(y: Any, probs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Probability and whether it came true: of the predicted label, or of the one label for (n,) probs.
+
+    Raises:
+        DataError: shapes that do not fit.
+    """
     truth, scores = np.asarray(y), np.asarray(probs, dtype=np.float64)
     if truth.ndim != 1 or len(scores) != len(truth) or scores.ndim > 2:
         raise DataError(
