@@ -293,7 +293,15 @@ class Sheet:
                     f"{self.place(row, column)}: '{text}' is not a partition",
                     "write train, valid or test, or leave it blank",
                 )
-        return [part_named(text) for text in texts]
+        parts = [part_named(text) for text in texts]
+        both = zip(parts, by_folder, strict=True)
+        moved = sum(None not in (part, folder) and part != folder for part, folder in both)
+        if moved:
+            self.notes.append(
+                f"column '{column}' of {self.name} puts {moved} images into another partition than their folders' "
+                "names say: the column counts"
+            )
+        return parts
 
     def _partitions_by_flag(self, column: str, texts: Sequence[str]) -> list[str | None]:
         """The partitions that 0 and 1 stand for, by the column's name: fastai's is_valid, is_test, is_train."""

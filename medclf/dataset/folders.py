@@ -250,7 +250,7 @@ class Finder:
 
     A path is looked for as written, then with Windows' separators, then with its accents composed or
     decomposed; then in any case, by its file name alone, without its suffix, and without a first folder that is the
-    root's own name, as long as just one file fits.
+    root's own name, or is not there before further ones, as long as just one file fits.
 
     Args:
         root: the folder that relative paths start from.
@@ -333,7 +333,8 @@ class Finder:
     def _fitting(self, cell: str) -> list[str]:
         first, _, rest = cell.partition("/")
         names = [cell]
-        if rest and first == PurePosixPath(self.root).name:  # as sets are published: Set-v1/1.png lies in Set-v1
+        renamed = "/" in rest and not os.path.lexists(Path(self.root, first))
+        if rest and (renamed or first == PurePosixPath(self.root).name):  # as sets are published, with their own name
             names.append(rest)
         found = [self._by_name.get(name) or self._by_any_case.get(name.casefold()) for name in names]
         return next(filter(None, found), [])

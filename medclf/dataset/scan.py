@@ -279,7 +279,7 @@ def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels",
     sha256 = ""
     try:
         if not stat.S_ISREG(file_of(path).stat().st_mode):  # a pipe would never end
-            return Facts(problem="not a regular file")
+            return Facts(problem="a folder, not an image" if file_of(path).is_dir() else "not a regular file")
         sha256 = file_hash(path)
         found = Facts(sha256=sha256, format=reading.format_of(path))
         if found.format == "DICOM":

@@ -308,3 +308,9 @@ def test_a_missing_column_is_explained(csv_of, text, remedy):
     with pytest.raises(DataError, match="has no column 'path'") as error:
         Sheet(read_csv(csv_of(text)), "t.csv", Columns()).require_columns()
     assert remedy in error.value.remedy
+
+
+def test_a_partition_that_contradicts_the_folder_is_told():
+    said = sheet(path=["1.png", "2.png", "3.png"], partition=["test", "train", ""])
+    assert said.partitions(["train", "train", "test"]) == ["test", "train", None]
+    assert any("puts 1 images into another partition" in note for note in said.notes)

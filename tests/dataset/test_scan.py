@@ -627,14 +627,20 @@ def test_links_to_outside_are_counted_and_followed_on_request(make_images, tmp_p
 
 @pytest.mark.parametrize(
     "written",
-    ["Set-v1/deep/{}.png", "deep/{}.PNG", "DEEP/{}.png", "{}", "Set-v1\\deep\\{}.png"],
-    ids=["the set's own folder first", "ending", "case", "no ending", "backslashes"],
+    ["Set-v1/deep/{}.png", "Set-v1-small/deep/{}.png", "deep/{}.PNG", "DEEP/{}.png", "{}", "Set-v1\\deep\\{}.png"],
+    ids=["the set's own folder first", "another name of it", "ending", "case", "no ending", "backslashes"],
 )
 def test_paths_of_a_csv_that_differ_from_the_files_are_found(make_images, tmp_path, written):
     root = make_images("deep/u1.png", "deep/u2.png", "deep/u3.png", "deep/u4.png", root=tmp_path / "Set-v1")
     rows = "".join(f"{written.format(f'u{i}')},{'aabb'[i - 1]}\n" for i in (1, 2, 3, 4))
     table, _ = scan_noting(write_csv(root, f"path,label\n{rows}"))
     assert list(table["path"]) == [f"deep/u{i}.png" for i in (1, 2, 3, 4)] and set(table["problem"]) == {""}
+
+
+def test_a_folder_that_is_not_there_is_no_reason_to_take_a_file_of_that_name_elsewhere(make_images):
+    root = make_images("ann/1.png", "ann/2.png")
+    table, said = scan_noting(pd.DataFrame({"path": ["ann/1.png", "bob/2.png"], "label": ["x", "y"]}), root=root)
+    assert table["path"].tolist() == ["ann/1.png", "bob/2.png"] and "bob/2.png (file is missing" in said
 
 
 def test_a_number_sign_in_a_name_is_no_frame_where_a_file_is_called_so(make_images):
