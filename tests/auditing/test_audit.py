@@ -389,6 +389,14 @@ def test_small_things_on_black_are_content_and_the_black_no_surround(tmp_path):
     assert [{names[a], names[b]} for a, b in pairs] == [{"3.png", "again.jpg"}]
 
 
+def test_a_small_disc_is_no_thin_structure():
+    y, x = np.mgrid[:96, :96]
+    disc = np.where(np.hypot(x - 50, y - 45) < 11, 150, 3).astype(np.uint8)
+    assert (fine_detail(disc) == -128).mean() > 0.95  # its rim is the device's
+    lines = np.where((x + y) % 16 < 2, 150, 3).astype(np.uint8)
+    assert (fine_detail(lines) != -128).all()
+
+
 def test_hashes_are_imagehash_s_own(frame):
     grey = frame.convert("L").resize((96, 96))
     hashes = perceptual_hashes(np.asarray(grey))

@@ -25,7 +25,8 @@ _COVERED = 0.6  # share of a block that must lie in both images
 _BLACK, _WHITE = 18, 238  # grey levels of a surround
 _SURROUND = 0.004  # share of the image from which an even area at the rim is one
 _MARGIN = 6  # pixels inside the surround's edge that its step still reaches
-_LEFT = 0.25  # share of what is no surround that the margin must leave
+_LEFT = 0.25  # share of what is no surround that the margin leaves, at least, unless that is thin
+_SPREAD = 20  # blocks that thin structures reach, at least; a small disc reaches fewer
 
 
 class Agreement(NamedTuple):
@@ -55,7 +56,7 @@ def fine_detail(grey: np.ndarray) -> np.ndarray:
 def _surround(grey: np.ndarray) -> np.ndarray:
     """Black and white areas that reach the rim, with a margin; none where they lie between thin structures.
 
-    Fingers, vessels or cells on black have the shape that tells them apart at the edge of the black.
+    Fingers, vessels or cells all over the image have at the edge of the black the shape that tells them apart.
     """
     found = np.zeros(grey.shape, bool)
     for even in (grey <= _BLACK, grey >= _WHITE):
@@ -64,7 +65,9 @@ def _surround(grey: np.ndarray) -> np.ndarray:
         at_rim = np.unique(np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]]))
         found |= np.isin(areas, [area for area in at_rim if area and sizes[area] >= _SURROUND * grey.size])
     wide = ndimage.binary_dilation(found, iterations=_MARGIN) if found.any() else found
-    return wide if (~wide).sum() >= _LEFT * (~found).sum() else np.zeros_like(found)
+    reached = (~found).reshape(_BLOCKS, _SIDE, _BLOCKS, _SIDE).any((1, 3)).sum()
+    thin = (~wide).sum() < _LEFT * (~found).sum() and reached >= _SPREAD
+    return np.zeros_like(found) if thin else wide
 
 
 def mean_detail(detail: np.ndarray, weights: np.ndarray) -> Tensor:
