@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -162,6 +163,29 @@ def mask_warnings(sizes: Mapping[str, tuple[int, int]], levels: Mapping[str, int
         f"{len(masks)} of {len(levels)} images {have} the few grey levels of a mask{_named(masks)}, and the size of "
         "other images. Look whether they are masks: a table can list the images alone"
     ]
+
+
+def window_warnings(files: Sequence[Path], window: Any) -> list[str]:
+    """A window that changes nothing: the files looked at, twenty at most, are pictures of 8 bits.
+
+    Args:
+        files: the images.
+        window: (center, width) or a name; None and "stretch" are no window.
+    """
+    if window in (None, "none", STRETCH):
+        return []
+    for file in files[:_SAMPLE]:
+        with contextlib.suppress(ReadError):
+            found = probe(file)
+            if found.format in ("DICOM", "NIfTI") or found.bits > 8:
+                return []
+    pair = (
+        ""
+        if isinstance(window, str)
+        else by_road(f"window={window}", f"--window {','.join(f'{one:g}' for one in window)}")
+    )
+    given = pair or argument("window", window)
+    return [f"{given} changes nothing: the images have 8 bits, and a window is for deeper ones"] if files else []
 
 
 def _is_deep(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,11 @@ from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 
 from medclf.config import Resize, TrainConfig
+from medclf.dataset.kinds import window_warnings
 from medclf.dataset.labels import label_set
 from medclf.dataset.scan import scan
 from medclf.display import Shown, listed
-from medclf.errors import DataError
+from medclf.errors import DataError, MedclfWarning
 from medclf.images.preprocessing import Preprocessing
 from medclf.learn import distributed
 from medclf.learn.batches import MedDL, default_batch_size, even_batch_size, hold_on_device
@@ -131,6 +133,8 @@ class MedDataLoaders(Shown, DataLoaders):
         multi_label = bool(table.attrs.get("multi_label"))
         vocab = vocab_of(used, multi_label, table.attrs.get("ordinal"))
         paths = [root / path for path in used["path"]]
+        for text in window_warnings(paths, window):
+            warnings.warn(MedclfWarning(text), stacklevel=2)
         problems: dict[str, str] = {}
         block = DataBlock(
             blocks=(

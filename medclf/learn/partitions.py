@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import pandas as pd
 from fasttransform import Transform
 
+from medclf.config import TrainConfig
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.splits import split_table
-from medclf.errors import DataError, argument
+from medclf.errors import DataError, MedclfWarning, argument
 from medclf.learn import distributed
 
 
@@ -56,6 +58,10 @@ def partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tupl
     table = table.copy()
     if split is None or split == "none":
         split = "folders" if {"train", "valid"} <= set(table["partition"].dropna()) else "random"
+    share = settings.get("valid_pct", TrainConfig.valid_pct)
+    if split == "folders" and share != TrainConfig.valid_pct:
+        text = f"{argument('valid_pct', share)} changes nothing: the folders or the table say which images validate"
+        warnings.warn(MedclfWarning(f"{text}. {argument('split', 'random')} divides anew"), stacklevel=3)
     if split == "all":
         held_out = (table["problem"] != "") | table["label"].isna() | (table["partition"] == "test")
         table["partition"] = table["partition"].where(held_out, "train")

@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from medclf.dataset.kinds import why_no_picture
+from medclf.dataset.kinds import why_no_picture, window_warnings
 from medclf.dataset.scan import scan
 from medclf.errors import MedclfWarning
 from medclf.images.dicom import Origin
@@ -126,3 +126,16 @@ def test_sixteen_bits_that_use_little_of_their_range_are_told(tmp_path, monkeypa
     for chosen in (window, "stretch"):
         check = decoding(cache=cache, size=64, window=chosen, progress=False)
         assert noted(tmp_path / "set", check_pixels=check)[1] == ""
+
+
+@pytest.mark.parametrize(("window", "said"), [((40, 400), "window=(40, 400)"), ("lung", 'window="lung"')])
+def test_a_window_for_pictures_of_8_bits_is_said_to_change_nothing(tmp_path, window, said):
+    Image.new("L", (8, 8), 90).save(tmp_path / "a.png")
+    assert window_warnings([tmp_path / "a.png"], window)[0].startswith(f"{said} changes nothing")
+
+
+def test_a_window_for_deep_images_is_not_spoken_of(tmp_path):
+    Image.new("L", (8, 8), 90).save(tmp_path / "a.png")
+    Image.fromarray(np.full((8, 8), 900, np.uint16)).save(tmp_path / "b.png")
+    both = [tmp_path / "a.png", tmp_path / "b.png"]
+    assert window_warnings(both, (40, 400)) == [] == window_warnings(both[:1], "stretch") == window_warnings([], (1, 2))

@@ -1,0 +1,22 @@
+import pandas as pd
+import pytest
+
+from medclf.errors import MedclfWarning
+from medclf.learn.partitions import partitioned
+
+
+def table():
+    rows = [(f"{n}.png", "ab"[n % 2], "valid" if n > 5 else "train", "") for n in range(8)]
+    return pd.DataFrame(rows, columns=["path", "label", "partition", "problem"])
+
+
+def test_a_share_that_the_folders_overrule_is_said():
+    with pytest.warns(MedclfWarning, match=r"valid_pct=0\.4 changes nothing"):
+        found, kind = partitioned(table(), None, valid_pct=0.4, seed=0)
+    assert kind == "folders" and list(found["partition"]) == list(table()["partition"])
+
+
+@pytest.mark.filterwarnings("error::medclf.errors.MedclfWarning")
+@pytest.mark.parametrize(("split", "share"), [(None, 0.2), ("random", 0.4)])
+def test_a_share_that_nobody_gave_or_that_holds_is_not_spoken_of(split, share):
+    partitioned(table(), split, valid_pct=share, seed=0)
