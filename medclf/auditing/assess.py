@@ -72,6 +72,12 @@ def rules_section(shown: Predictions, used: str, ways: Mapping[str, Mapping[str,
     return {"rule": used, "sentence": sentence, "scores": scores, "unknown": unknown}
 
 
+def temperature_text(temperature: Temperature) -> str:
+    """In words; of several labels the mean, which leaves out those that were not fitted."""
+    value, n = temperature.overall
+    return f"temperature {value:.2f}" + (f", the mean of {n} labels" if n > 1 else "")
+
+
 def at_temperature(predictions: Predictions, temperature: Temperature | None) -> Predictions:
     """The predictions with their logits divided by a temperature; as they are where it is None."""
     if temperature is None:
@@ -222,8 +228,7 @@ def evaluate_limits(
     section: Sections = {**errors, "reliability": {"here": reliability_bars(predictions)}}
     section["by_label"] = by_label(predictions)
     if calibration.temperature is not None:
-        value = float(np.exp(np.mean(np.log(calibration.temperature.values))))
-        sentence = f"The bundle's temperature ({value:.2f}) was fitted during training."
+        sentence = f"The bundle's calibration ({temperature_text(calibration.temperature)}) was fitted during training."
         section = {"sentence": sentence, **section}
     used, known = _ways(calibration, ways or {}, predictions.vocab)
     decision = rules_section(predictions, used, known)

@@ -22,6 +22,7 @@ from medclf.auditing.assess import (
     if_too_often,
     reliability_bars,
     rules_section,
+    temperature_text,
     with_flag,
 )
 from medclf.auditing.calibration_set import FEWEST, CalibrationSet
@@ -134,12 +135,12 @@ def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tu
         temperature = fit_calibration(logits, fitted_on.y, multi_label=multi)
         after, fitted_on = at_temperature(before, temperature), replace(fitted_on, probs=temperature.apply(logits))
         how = f"It was fitted on {fitted_on.described}"
-    value = float(np.exp(np.mean(np.log(temperature.values))))
+    value, _ = temperature.overall
     was = "too high" if value > 1.05 else "too low" if value < 0.95 else "about right"
     unfit = too_few(fitted_on.y, len(before.vocab), multi_label=multi)
     few = [label for label, one in zip(before.vocab, unfit, strict=True) if one]
     images = counted_as(fitted_on.unit)
-    sentence = f"The model's confidence was {was} (temperature {value:.2f}). {how} ({temperature.n} {images})."
+    sentence = f"The model's confidence was {was} ({temperature_text(temperature)}). {how} ({temperature.n} {images})."
     if few:
         sentence += f" Uncalibrated, with fewer than {FEWEST_OF_A_LABEL} {images}: {', '.join(few)}."
     section = {

@@ -179,12 +179,10 @@ def window_warnings(files: Sequence[Path], window: Any) -> list[str]:
             found = probe(file)
             if found.format in ("DICOM", "NIfTI") or found.bits > 8:
                 return []
-    pair = (
-        ""
-        if isinstance(window, str)
-        else by_road(f"window={window}", f"--window {','.join(f'{one:g}' for one in window)}")
-    )
-    given = pair or argument("window", window)
+    if isinstance(window, str):
+        given = argument("window", window)
+    else:
+        given = by_road(f"window={window}", f"--window {','.join(f'{one:g}' for one in window)}")
     return [f"{given} changes nothing: the images have 8 bits, and a window is for deeper ones"] if files else []
 
 

@@ -55,6 +55,18 @@ class Temperature:
         """The same for probabilities; equal to `apply` on the logits they came from."""
         return self.apply(to_logits(probs, multi_label=self.multi_label))
 
+    @property
+    def overall(self) -> tuple[float, int]:
+        """One number for all, and of how many labels: the geometric mean of those that were fitted; 1.0 where none was.
+
+        Example:
+            >>> Temperature((4.0, 1.0, 1.0), True, 100, (0.0, 0.5, 0.0)).overall  # the third label was left as it is
+            (2.0, 2)
+        """
+        bias = self.bias if len(self.bias) == len(self.values) else (np.nan,) * len(self.values)
+        fitted = [value for value, added in zip(self.values, bias, strict=True) if (value, added) != (1.0, 0.0)]
+        return float(np.exp(np.mean(np.log(fitted or [1.0])))), len(fitted)
+
     def as_dict(self) -> dict[str, Json]:
         """For JSON; `Temperature.from_dict` reads it back."""
         bias: dict[str, Json] = {"bias": list(self.bias)} if self.bias else {}
