@@ -1,6 +1,6 @@
 // Where the reader is, in the address: the parts of the page, and links that show the same again.
 const tabs = [...document.querySelectorAll('.tab')];
-let tab = 'overview';
+let tab = 'overview', shown = location.hash; // what of the address is shown
 
 function showTab(name) {
   tab = name;
@@ -47,10 +47,12 @@ function address() {
 }
 
 function writeAddress() {
+  if (location.hash !== shown) return; // a link was followed: restore is about to read it
   const usual = address() === '', text = `#${address() || tab}`;
   if (location.hash === text || (usual && !location.hash)) return; // a page that was just opened keeps its place
   try {
     history.replaceState(null, '', text);
+    shown = location.hash;
   } catch {
     // a page shown inside another may have no address of its own
   }
@@ -58,6 +60,7 @@ function writeAddress() {
 
 /** Show what the address names; what it does not name is as the page opens. */
 function restore() {
+  shown = location.hash;
   const text = location.hash.slice(1);
   if (!text.includes('=')) {
     const id = decodeURIComponent(text);
