@@ -83,6 +83,7 @@ def main() -> None:
         typer.echo("medclf: stopped", err=True)
         sys.exit(130)
     finally:
+        _let_go_of_output()
         gc.freeze()  # nor need they be gone through when the process ends
 
 
@@ -100,8 +101,19 @@ def _words(error: MedclfError | OSError | typer.TyperException) -> list[str]:
     return [said, f"did you mean {' or '.join(like)}?" if like else how]
 
 
+def _let_go_of_output() -> None:
+    """What could not be written stays unwritten: Python tries again as it ends, and says so in its own way."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _run(arguments: list[str]) -> None:
-    status = app(arguments, prog_name="medclf", standalone_mode=False)
+    try:
+        status = app(arguments, prog_name="medclf", standalone_mode=False)
+    except SystemExit as end:
+        status = end.code
     with contextlib.suppress(BrokenPipeError):  # the reader of a pipe has gone
         sys.stdout.flush()
     if status == _STOPPED:

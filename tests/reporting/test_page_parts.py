@@ -61,6 +61,7 @@ def test_a_link_shows_the_same_again(opened: Any, visit: Any, made: Path) -> Non
     name, names, matrix = page.inner_text("#dialog-title"), shown.names(), shown.matrix()
     again = visit(made)
     again.page.goto(page.evaluate("location.href"))  # page.url follows a moment later
+    again.page.wait_for_selector("#dialog-title:not(:empty)")
     again.page.reload()
     again.page.wait_for_selector("#dialog-title:not(:empty)")
     assert again.page.inner_text("#dialog-title") == name

@@ -58,10 +58,16 @@ function writeAddress() {
   }
 }
 
-/** Show what the address names; what it does not name is as the page opens. */
+/** Show what the address names; it is written once, when all is shown. */
 function restore() {
+  shown = null;
+  follow(location.hash.slice(1));
   shown = location.hash;
-  const text = location.hash.slice(1);
+  writeAddress();
+}
+
+/** Show what the text behind `#` names; what it does not name is as the page opens. */
+function follow(text) {
   if (!text.includes('=')) {
     const id = decodeURIComponent(text);
     if (!reveal(id) && !$(id)) showTab('overview'); // an anchor outside the parts, such as the skip link's, leaves them
