@@ -370,12 +370,18 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
         raise DataError(f"{len(bad)} of {len(table)} images cannot be used: {listing(bad)}", "repair or remove them")
     if len(bad):
         _warn(f"{len(bad)} of {len(table)} images cannot be used and are left out: {listing(bad)}")
-    if bad["problem"].str.startswith(NO_CLASS_FOLDER).any() and (beside := _where_labels_are(rows.root)):
-        _warn(beside)
-    for note in rows.notes:
-        _warn(note)
-    for sentence in label_warnings(table):
+    beside = bad["problem"].str.startswith(NO_CLASS_FOLDER).any() and _where_labels_are(rows.root)
+    notes = [*([beside] if beside else []), *rows.notes, *label_warnings(table)]
+    good = usable(table)
+    for sentence in [*notes, *partition_warnings(good["label"], good["partition"])]:  # a new split may mend the latter
         _warn(sentence)
+    note(table, *notes)
+
+
+def note(table: pd.DataFrame, *sentences: str) -> None:
+    """Keep what was warned of with the table, in `attrs["notes"]`, for results.json and the page."""
+    if sentences:
+        table.attrs["notes"] = [*table.attrs.get("notes", ()), *sentences]
 
 
 def _where_labels_are(root: Path) -> str:
@@ -399,7 +405,7 @@ def _warn(text: str) -> None:
 
 
 def label_warnings(table: pd.DataFrame) -> list[str]:
-    """What is odd about the labels: classes of one image, lost, alone, outside train, or spelt in two ways.
+    """What is odd about the labels: classes of one image, lost, alone, or spelt in two ways.
 
     Args:
         table: as `scan` returns it.
@@ -424,8 +430,7 @@ def label_warnings(table: pd.DataFrame) -> list[str]:
         if len(same) > 1
     ]
     several = bool(table.attrs.get("multi_label"))
-    sentences += _no_findings(good["label"]) if several else [*_joined_labels(counts), *_placeholders(counts)]
-    return sentences + partition_warnings(good["label"], good["partition"])
+    return sentences + (_no_findings(good["label"]) if several else [*_joined_labels(counts), *_placeholders(counts)])
 
 
 def _placeholders(counts: Mapping[str, int]) -> list[str]:

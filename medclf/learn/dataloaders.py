@@ -19,7 +19,7 @@ from fastai.torch_core import default_device
 from medclf.config import Resize, TrainConfig
 from medclf.dataset.kinds import window_warnings
 from medclf.dataset.labels import label_set
-from medclf.dataset.scan import scan
+from medclf.dataset.scan import note, scan
 from medclf.display import Shown, listed
 from medclf.errors import DataError, MedclfWarning
 from medclf.images.preprocessing import Preprocessing
@@ -135,6 +135,7 @@ class MedDataLoaders(Shown, DataLoaders):
         paths = [root / path for path in used["path"]]
         for text in window_warnings(paths, window):
             warnings.warn(MedclfWarning(text), stacklevel=2)
+            note(table, text)
         problems: dict[str, str] = {}
         block = DataBlock(
             blocks=(

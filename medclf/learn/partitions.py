@@ -13,6 +13,7 @@ from fasttransform import Transform
 from medclf.config import TrainConfig
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.matching import UNKNOWN
+from medclf.dataset.scan import note
 from medclf.dataset.splits import split_table
 from medclf.errors import DataError, MedclfWarning, argument
 from medclf.learn import distributed
@@ -61,7 +62,9 @@ def partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tupl
     share = settings.get("valid_pct", TrainConfig.valid_pct)
     if split == "folders" and share != TrainConfig.valid_pct:
         text = f"{argument('valid_pct', share)} changes nothing: the folders or the table say which images validate"
-        warnings.warn(MedclfWarning(f"{text}. {argument('split', 'random')} divides anew"), stacklevel=3)
+        text += f". {argument('split', 'random')} divides anew"
+        warnings.warn(MedclfWarning(text), stacklevel=3)
+        note(table, text)
     if split == "all":
         held_out = (table["problem"] != "") | table["label"].isna() | (table["partition"] == "test")
         table["partition"] = table["partition"].where(held_out, "train")

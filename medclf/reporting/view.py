@@ -84,6 +84,7 @@ def context(
         "n_images": number(data["n_images"]) if "n_images" in data else "",
         "problems": (data.get("problems") or [])[:MAX_PROBLEMS],
         "n_problems": len(data.get("problems") or []),
+        "notes": data.get("notes") or [],
         "split": _split(data.get("split") or {}),
         "sections": _by_tab(results, picture),
         "settings": blocks(results["settings"], raw=True) if results.get("settings") else [],

@@ -9,6 +9,7 @@ from typing import Any
 
 HIDDEN = "(hidden)"
 _ENDINGS = r"png|jpe?g?|jf?if|tiff?|bmp|dib|webp|dcm|dic(?:om)?|ima|nii(?:\.gz)?"
+_WITHHELD = "What the scan noticed names files and folders: the terminal showed it, and it is withheld here."
 _FILE_NAME = re.compile(rf"[^\s'\"(),;]+\.(?:{_ENDINGS})\b(?:#\d+)?", re.IGNORECASE)
 
 
@@ -45,6 +46,8 @@ class Names:
             return value
         if isinstance(value, Mapping):
             return {self._scrub_text(k, "", ""): self.scrub(v, str(k), section or str(k)) for k, v in value.items()}
+        if value and (section, key) == ("data", "notes"):  # a folder's name cannot be told from other words
+            return [_WITHHELD]
         if isinstance(value, (list, tuple)):
             return [self.scrub(item, key, section) for item in value]
         return self._scrub_text(value, key, section) if isinstance(value, str) else value

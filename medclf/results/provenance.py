@@ -28,11 +28,12 @@ class DataSummary(TypedDict, total=False):
     counts: dict[str, dict[str, int]]
     images: dict[str, int]
     problems: list[dict[str, str]]
+    notes: list[str]
     split: SplitSummary
 
 
 def describe_data(table: pd.DataFrame, recipe: dict[str, Any]) -> DataSummary:
-    """Counts by partition and label, what could not be used, and how the data were split."""
+    """Counts by partition and label, what could not be used or was warned of, and how the data were split."""
     used = table[table["problem"] == ""]
     counts: dict[str, dict[str, int]] = {}
     for partition, rows in used.groupby("partition"):
@@ -44,6 +45,7 @@ def describe_data(table: pd.DataFrame, recipe: dict[str, Any]) -> DataSummary:
         "counts": counts,
         "images": {str(k): int(v) for k, v in used["partition"].value_counts().sort_index().items()},
         "problems": problems,
+        "notes": list(table.attrs.get("notes", ())),
         "split": describe_split(used, recipe.get("split") or {}),
     }
 

@@ -57,6 +57,7 @@ _DATA = fields(
         "counts": by_name(by_name(COUNT)),
         "images": by_name(COUNT),
         "problems": list_of(fields({"path": TEXT, "problem": TEXT})),
+        "notes": list_of(TEXT),
         "split": fields({}, _SENTENCE),
     },
 )

@@ -752,3 +752,13 @@ def test_no_finding_among_several_labels_is_told(make_images):
     assert "1 of them have another label" in said
     table, said = scan_noting(frame, root=root, label_delim="|", drop=["No Finding"])
     assert list(table["label"]) == [("mass",), (), ("mass", "edema"), ("edema",)] and "says that" not in said
+
+
+def test_what_is_warned_of_stays_with_the_table_but_what_a_new_split_may_mend(make_images):
+    root = make_images("train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/1_mask.png", "valid/a/3.png")
+    with pytest.warns(MedclfWarning) as told:
+        table = scan(root)
+    said = [str(one.message) for one in told]
+    assert any("1 files are masks" in text for text in table.attrs["notes"])
+    assert set(said) - set(table.attrs["notes"]) == {text for text in said if "is in train and not in valid" in text}
+    assert table.copy().attrs["notes"] == table.attrs["notes"]

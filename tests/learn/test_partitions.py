@@ -13,6 +13,7 @@ def table():
 def test_a_share_that_the_folders_overrule_is_said():
     with pytest.warns(MedclfWarning, match=r"valid_pct=0\.4 changes nothing"):
         found, kind = partitioned(table(), None, valid_pct=0.4, seed=0)
+    assert "changes nothing" in found.attrs["notes"][0]
     assert kind == "folders" and list(found["partition"]) == list(table()["partition"])
 
 

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from medclf.results.provenance import describe_split
+from medclf.results.provenance import describe_data, describe_split
 
 
 def said(*rows: tuple[str | None, str | None]) -> str:
@@ -50,3 +50,10 @@ def test_linked_images_are_counted(groups, says):
     if groups[3] == 1 and groups[2] == 1:
         table["partition"] = ["train", "valid", "train", "valid"]
     assert says in describe_split(table, {"kind": "random", "seed": 42})["sentence"]
+
+
+def test_what_the_scan_noticed_goes_along():
+    table = pd.DataFrame({"path": ["1.png"], "label": ["a"], "partition": ["train"], "problem": [""]})
+    assert describe_data(table, {})["notes"] == []
+    table.attrs["notes"] = ["2 files are masks"]
+    assert describe_data(table, {})["notes"] == ["2 files are masks"]
