@@ -4,67 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from medclf.dataset.columns import read_csv
+from medclf.dataset.box_csv import boxes_in_csv
+from medclf.dataset.given_boxes import GivenBox, GivenImage, box_of, box_of_size, label_of, no_number, number, size_of
 from medclf.errors import DataError
-
-Corners = tuple[float, float, float, float]
-"""x_min, y_min, x_max, y_max; NaN where the file holds no number."""
 
 _MAX_BYTES = 512 << 20  # of a JSON or CSV file
 _MAX_SMALL = 4 << 20  # of the file of one image
 _MAX_DEPTH = 32
 _KINDS = "COCO or HyperKvasir JSON, CSV, a folder of Pascal VOC XML, or a folder of YOLO txt"
-_PLAIN_TEXT = {"classes.txt", "readme.txt", "license.txt", "train.txt", "val.txt", "test.txt"}
-_COLUMNS = {  # names that CSVs have for one thing, the first found counts
-    "image": ("path", "image", "image_id", "image_path", "filename", "file", "file_name"),
-    "label": ("label", "class", "class_name", "category", "name", "finding"),
-    "x_min": ("x_min", "xmin", "x1", "left", "bbox_x_min"),
-    "y_min": ("y_min", "ymin", "y1", "top", "bbox_y_min"),
-    "x_max": ("x_max", "xmax", "x2", "right", "bbox_x_max"),
-    "y_max": ("y_max", "ymax", "y2", "bottom", "bbox_y_max"),
-}
-
-
-@dataclass(frozen=True)
-class GivenBox:
-    """A box as its file has it.
-
-    Args:
-        label: what it shows.
-        corners: in pixels, or in shares of the image (see `GivenImage`); x_max and y_max are the first that are not in.
-        problem: what its file says against it; "" where nothing.
-        where: it stands in its file, such as "row 3".
-    """
-
-    label: str
-    corners: Corners
-    problem: str = ""
-    where: str = ""
-
-
-@dataclass
-class GivenImage:
-    """What a file of boxes says about an image.
-
-    Args:
-        name: of the image, as the file has it: a path, a name, or a name without its ending.
-        size: (width, height) in pixels that the boxes were drawn at; None where it is not said.
-        boxes: none where the file says that the image shows no finding.
-        in_shares: whether corners are shares of the image, from 0 to 1, instead of pixels.
-    """
-
-    name: str
-    size: tuple[float, float] | None = None
-    boxes: list[GivenBox] = field(default_factory=list)
-    in_shares: bool = False
+_PLAIN_TEXT = {"classes.txt", "train.txt", "val.txt", "test.txt"}
 
 
 def read_box_file(path: str | Path) -> list[GivenImage]:
@@ -101,9 +56,9 @@ def read_box_file(path: str | Path) -> list[GivenImage]:
 
 
 def _of_folder(folder: Path) -> list[GivenImage]:
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not _is_beside(file.relative_to(folder))]
     xml = [file for file in files if file.suffix.lower() == ".xml"]
-    text = [file for file in files if file.suffix.lower() == ".txt" and file.name.lower() not in _PLAIN_TEXT]
+    text = [file for file in files if file.suffix.lower() == ".txt"]
     if xml and text:
         raise DataError(f"{folder} holds both XML and txt files: Pascal VOC or YOLO?", "leave one kind in it")
     if not xml and not text:
@@ -112,6 +67,13 @@ def _of_folder(folder: Path) -> list[GivenImage]:
         return [_of_voc(file) for file in xml]
     names = _yolo_names(folder)
     return [_of_yolo(file, folder, names) for file in text]
+
+
+def _is_beside(file: Path) -> bool:
+    """Whether a file holds no boxes: a hidden one, as macOS leaves, a list of names, or something to read."""
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in file.parts)
+    name = file.name.lower()
+    return hidden or name in _PLAIN_TEXT or name.partition(".")[0] in ("readme", "license")
 
 
 def _bytes_of(path: Path, at_most: int) -> bytes:
@@ -129,27 +91,6 @@ def _text_of(path: Path) -> str:
         return _bytes_of(path, _MAX_SMALL).decode("utf-8-sig")
     except UnicodeError as error:
         raise DataError(f"{path} is no UTF-8 text", "save it as UTF-8") from error
-
-
-def number(value: Any) -> float:
-    """`value` as a finite number; NaN where it is none.
-
-    Example:
-        >>> number("3.5"), number(True), number("wide")
-        (3.5, nan, nan)
-    """
-    if isinstance(value, bool):
-        return math.nan
-    try:
-        found = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
-    return found if math.isfinite(found) else math.nan
-
-
-def _size(width: Any, height: Any) -> tuple[float, float] | None:
-    size = (number(width), number(height))
-    return size if min(size) > 0 else None  # some writers leave zeros
 
 
 def _of_json(path: Path) -> list[GivenImage]:
@@ -170,38 +111,10 @@ def _of_hyperkvasir(name: str, entry: Mapping[str, Any], path: Path) -> GivenIma
         raise DataError(f"{path}: {name[:60]!r} has no list 'bbox'", f"give {_KINDS}")
     sides = ("xmin", "ymin", "xmax", "ymax")
     found = [
-        _box(_label(box.get("label"), path, name), [box.get(side) for side in sides], f"box {place}")
+        box_of(label_of(box.get("label"), path, name), [box.get(side) for side in sides], f"box {place}")
         for place, box in enumerate(boxes, 1)
     ]
-    return GivenImage(name, _size(entry.get("width"), entry.get("height")), found)
-
-
-def _label(value: Any, path: Path, where: str) -> str:
-    if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value).strip():
-        raise DataError(f"{path}: a box of {where[:60]!r} has no label", "give each box one")
-    return str(value).strip()
-
-
-def _box(label: str, values: Sequence[Any], where: str) -> GivenBox:
-    """A box of its corners as the file has them."""
-    x_min, y_min, x_max, y_max = map(number, values)
-    return GivenBox(label, (x_min, y_min, x_max, y_max), _no_number(values), where)
-
-
-def _no_number(values: Iterable[Any]) -> str:
-    """Which value is no number; "" where all are."""
-    for value in values:
-        if not math.isnan(number(value)):
-            continue
-        text = "" if value is None else str(value).strip()
-        point = text.replace(",", ".", 1)
-        comma = "," in text and not math.isnan(number(point))
-        return (
-            f"no number: {text[:30]!r}" + (f" (write {point})" if comma else "")
-            if text
-            else "no number: one is missing"
-        )
-    return ""
+    return GivenImage(name, size_of(entry.get("width"), entry.get("height")), found)
 
 
 def _of_coco(content: Mapping[str, Any], path: Path) -> list[GivenImage]:
@@ -215,7 +128,7 @@ def _of_coco(content: Mapping[str, Any], path: Path) -> list[GivenImage]:
         identity = _key(one, "id", path)
         if identity in images:
             raise DataError(f"{path}: two images have the id {identity!r}", "give each its own")
-        images[identity] = GivenImage(_key(one, "file_name", path), _size(one.get("width"), one.get("height")))
+        images[identity] = GivenImage(_key(one, "file_name", path), size_of(one.get("width"), one.get("height")))
     for place, one in enumerate(_listed(content, "annotations", path), 1):
         identity, label = _key(one, "image_id", path), names.get(_key(one, "category_id", path))
         if identity not in images:
@@ -230,9 +143,9 @@ def _coco_box(entry: Mapping[str, Any], label: str, where: str) -> GivenBox:
     bbox = entry.get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4:
         return GivenBox(label, (math.nan,) * 4, "no number: it has no 'bbox' of x, y, width and height", where)
-    x, y, width, height = map(number, bbox)
-    crowd = "crowd: it stands for several findings (iscrowd), not for one" if entry.get("iscrowd") else ""
-    return GivenBox(label, (x, y, x + width, y + height), crowd or _no_number(bbox), where)
+    box = box_of_size(label, bbox, where, bool(entry.get("ignore")))
+    crowd = "crowd: it stands for several findings (iscrowd), not for one"
+    return replace(box, problem=crowd) if entry.get("iscrowd") else box
 
 
 def _listed(content: Mapping[str, Any], name: str, path: Path) -> list[Mapping[str, Any]]:
@@ -244,6 +157,8 @@ def _listed(content: Mapping[str, Any], name: str, path: Path) -> list[Mapping[s
 
 def _key(entry: Mapping[str, Any], name: str, path: Path) -> str:
     value = entry.get(name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # as pandas writes numbers of a column with gaps
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         raise DataError(f"{path}: an entry has no {name!r} of text or a whole number", "save it again")
     return str(value).strip()
@@ -257,11 +172,13 @@ def _of_voc(path: Path) -> GivenImage:
     for place, one in enumerate(root.iter("object"), 1):
         found = [one.findtext(f"bndbox/{side}") for side in _SIDES]
         x_min, y_min, x_max, y_max = map(number, found)
-        label = _label(one.findtext("name"), path, path.name)
+        label = label_of(one.findtext("name"), path, path.name)
         corners = (x_min - 1, y_min - 1, x_max, y_max)
-        boxes.append(GivenBox(label, corners, _no_number(found), f"object {place} of {path.name}"))
-    size = _size(root.findtext("size/width"), root.findtext("size/height"))
-    return GivenImage((root.findtext("filename") or "").strip() or path.stem, size, boxes)
+        doubtful = (one.findtext("difficult") or "").strip() == "1"
+        boxes.append(GivenBox(label, corners, no_number(found), f"object {place} of {path.name}", doubtful))
+    size = size_of(root.findtext("size/width"), root.findtext("size/height"))
+    name = (root.findtext("filename") or "").strip() or path.stem
+    return GivenImage(name, size, boxes, or_name=path.stem)  # images are renamed with their XML, not in it
 
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -296,20 +213,30 @@ def _xml(path: Path) -> Element:
     return builder.close()
 
 
-def _yolo_names(folder: Path) -> Sequence[str]:
+def _yolo_names(folder: Path) -> dict[int, str]:
+    """The names of the classes by their number, of the first file that has some."""
+    found: dict[Path, dict[int, str]] = {}
     for place in (folder, folder.parent):
-        for file in (place / "classes.txt", *sorted(place.glob("*.names"))):
-            if file.is_file():
-                return [line.strip() for line in _text_of(file).splitlines() if line.strip()]
-        for file in sorted([*place.glob("*.yaml"), *place.glob("*.yml")]):
-            if names := _names_in(file):
-                return names
-    raise DataError(
-        f"{folder}: the names of the classes are missing", "put classes.txt beside the files, a name a line"
-    )
+        plain = [file for file in (place / "classes.txt", *sorted(place.glob("*.names"))) if file.is_file()]
+        found |= {file: _names_by_line(file) for file in plain}
+        found |= {file: _names_in(file) for file in sorted([*place.glob("*.yaml"), *place.glob("*.yml")])}
+    found = {file: names for file, names in found.items() if names}
+    if not found:
+        remedy = "put classes.txt beside the files, a name a line"
+        raise DataError(f"{folder}: the names of the classes are missing", remedy)
+    (first, names), *others = found.items()
+    for file, other in others:
+        if any(names.get(number, name) != name for number, name in other.items()):
+            raise DataError(f"{first} and {file} name the classes differently", "leave the right one alone there")
+    return names
 
 
-def _names_in(file: Path) -> list[str]:
+def _names_by_line(file: Path) -> dict[int, str]:
+    lines = _text_of(file).rstrip().splitlines()
+    return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
+
+
+def _names_in(file: Path) -> dict[int, str]:
     import yaml
 
     try:
@@ -317,13 +244,14 @@ def _names_in(file: Path) -> list[str]:
     except (yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{file} is no YAML: {str(error)[:100]}", "save it again") from error
     names = content.get("names") if isinstance(content, Mapping) else None
-    if isinstance(names, Mapping):
-        names = [names.get(place) for place in range(len(names))]
-    fits = isinstance(names, list) and all(isinstance(name, (str, int)) for name in names)
-    return [str(name) for name in names] if fits and names else []
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, Mapping):
+        return {}
+    return {int(key): str(name) for key, name in names.items() if str(key).isdecimal() and isinstance(name, (str, int))}
 
 
-def _of_yolo(file: Path, folder: Path, names: Sequence[str]) -> GivenImage:
+def _of_yolo(file: Path, folder: Path, names: Mapping[int, str]) -> GivenImage:
     found = GivenImage(file.relative_to(folder).with_suffix("").as_posix(), in_shares=True)
     for line, text in enumerate(_text_of(file).splitlines(), 1):
         cells = text.split()
@@ -334,40 +262,16 @@ def _of_yolo(file: Path, folder: Path, names: Sequence[str]) -> GivenImage:
                 f"{file}, line {line}: {text[:60]!r} is no YOLO box",
                 "a line is: class, x and y of the centre, width and height, from 0 to 1 (no polygons, no confidences)",
             )
-        if int(cells[0]) >= len(names):
-            raise DataError(f"{file}, line {line}: class {cells[0]}, of {len(names)} names", "add its name")
+        if int(cells[0]) not in names:
+            known = ", ".join(f"{number} {name}" for number, name in sorted(names.items())[:5])
+            raise DataError(f"{file}, line {line}: class {cells[0]} has no name; there are {known}", "add its name")
         x, y, width, height = map(number, cells[1:])
         corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        found.boxes.append(GivenBox(names[int(cells[0])], corners, _no_number(cells[1:]), f"{file.name}, line {line}"))
+        found.boxes.append(GivenBox(names[int(cells[0])], corners, no_number(cells[1:]), f"{file.name}, line {line}"))
     return found
 
 
 def _of_csv(path: Path) -> list[GivenImage]:
     if path.is_file() and path.stat().st_size > _MAX_BYTES:
         raise DataError(f"{path} is larger than {_MAX_BYTES} bytes", "split it into several files")
-    rows = read_csv(path)
-    by_name = {str(name).lower(): name for name in rows.columns}
-    columns = {key: next((by_name[one] for one in known if one in by_name), None) for key, known in _COLUMNS.items()}
-    missing = [key for key, name in columns.items() if name is None]
-    if missing:
-        known = ", ".join(_COLUMNS[missing[0]])
-        raise DataError(f"{path} has no column for {missing[0]}", f"name it one of: {known}")
-    sizes = [rows[by_name[name]] if name in by_name else [""] * len(rows) for name in ("width", "height")]
-    images: dict[str, GivenImage] = {}
-    cells = zip(*(rows[columns[key]] for key in _COLUMNS), *sizes, strict=True)
-    for line, (name, label, *corners, width, height) in enumerate(cells, 2):
-        if not name.strip():
-            raise DataError(f"{path}, row {line}: no image is named", "give its path")
-        size = _size(width, height)
-        image = images.setdefault(name.strip(), GivenImage(name.strip(), size))
-        image.size = image.size or size
-        if size not in (None, image.size):
-            raise DataError(f"{path}, row {line}: {name.strip()} has another width or height than before", "give one")
-        if any(cell.strip() for cell in corners):
-            image.boxes.append(_box(_label(label, path, f"{name}, row {line}"), corners, f"row {line}"))
-    return list(images.values())
-
-
-def count_kinds(problems: Iterable[str]) -> Counter[str]:
-    """How often each kind of problem occurs: the words before the first colon."""
-    return Counter(problem.partition(":")[0] for problem in problems)
+    return boxes_in_csv(path)

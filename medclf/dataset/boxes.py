@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
-from medclf.dataset.box_files import Corners, GivenBox, GivenImage, count_kinds, read_box_file
+from medclf.dataset.box_files import read_box_file
+from medclf.dataset.given_boxes import Corners, GivenBox, GivenImage
 from medclf.dataset.labels import label_set
 from medclf.dataset.matching import spelling
 from medclf.dataset.scan import listing, usable
 from medclf.errors import DataError, MedclfWarning, argument
+from medclf.images.box_places import iou
+from medclf.images.reading import probe
 
 SIDES = ("x_min", "y_min", "x_max", "y_max")
 COLUMNS = ("path", "label", *SIDES)
@@ -24,6 +28,8 @@ N_BOXES = "n_boxes"
 Unlisted = Literal["negative", "skip"]
 _NO_BOX, _SKIPPED = " without a box", "not listed by the file of boxes"
 _NEGATIVE = "count as images without a finding"
+_OFTEN = 0.1  # of the images with boxes: a label that so many of them have tells of findings
+_SAME = 0.5  # of two boxes of one label: an IoU from which they may be two readers' of one finding
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Boxes:
         duplicates: boxes that stood there twice and count once.
         strange: names of images that the file speaks of and that are not among the images.
         unusable: listed images that the scan could not use; their boxes are in no table.
+        notes: what else is to be known of them, in sentences.
 
     Example:
         >>> images = pd.DataFrame({"path": ["a.png"], "width": [40], "height": [30], "problem": [""]})
@@ -55,6 +62,7 @@ class Boxes:
     duplicates: int = 0
     strange: tuple[str, ...] = ()
     unusable: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def vocab(self) -> tuple[str, ...]:
@@ -77,13 +85,15 @@ class Boxes:
             yield f"{self.clipped} boxes reached beyond the image and were cut at its edge"
         if self.duplicates:
             yield f"{self.duplicates} boxes stood there twice and count once"
+        yield from self.notes
         if self.unusable:
             yield f"{len(self.unusable)} listed images cannot be used, nor can their boxes: {_few(self.unusable)}"
         if self.strange:
             shown = "" if hide_names else f": {_few(self.strange)}"
             yield f"{len(self.strange)} images that the boxes name are not among the images{shown}"
         if self.left_out:
-            kinds = ", ".join(f"{kind} {n}" for kind, n in count_kinds(self.left_out.values()).most_common())
+            counts = Counter(why.partition(":")[0] for why in self.left_out.values())
+            kinds = ", ".join(f"{kind} {n}" for kind, n in counts.most_common())
             bad = pd.DataFrame({"path": list(self.left_out), "problem": list(self.left_out.values())})
             yield f"{len(bad)} images are left out for their boxes ({kinds}): {listing(bad, 3)}"
 
@@ -145,23 +155,24 @@ def boxes_of(given: list[GivenImage], table: pd.DataFrame) -> Boxes:
     sizes = {row.path: (row.width, row.height) for row in usable(table).itertuples()}
     rows: list[tuple[Any, ...]] = []
     left_out: dict[str, str] = {}
-    named: dict[str, str] = {}
+    found: dict[str, GivenImage] = {}
     strange: list[str] = []
     unusable: list[str] = []
     clipped = duplicates = 0
     for image in given:
-        path = paths.find(image.name)
+        path = paths.find(image.name) or (paths.find(image.or_name) if image.or_name else None)
         if path is None:
             strange.append(image.name)
             continue
-        if path in named:
-            raise DataError(f"{named[path]!r} and {image.name!r} are both {path}", "name the images by their paths")
-        named[path] = image.name
+        if path in found:
+            text = f"{found[path].name!r} and {image.name!r} are both {path}"
+            raise DataError(text, "name the images by their paths")
+        found[path] = image
         if path not in sizes:  # the scan has said why
             unusable.append(path)
             continue
         try:
-            own = [(box.label, *_checked(box, image, sizes[path])) for box in image.boxes]
+            own = [(box.label, *_checked(box, image, sizes[path])) for box in image.boxes if not box.is_none]
         except DataError as error:
             left_out[path] = error.message
             continue
@@ -170,7 +181,29 @@ def boxes_of(given: list[GivenImage], table: pd.DataFrame) -> Boxes:
         duplicates += len(own) - len(distinct)
         rows += distinct
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return Boxes(frame, frozenset(named), left_out, clipped, duplicates, tuple(strange), tuple(unusable))
+    kept = set(frame["path"])
+    used = {path: image for path, image in found.items() if path in kept}
+    notes = (*_of_readers(used.values(), frame), *_turned(used, table))
+    return Boxes(frame, frozenset(found), left_out, clipped, duplicates, tuple(strange), tuple(unusable), notes)
+
+
+def _of_readers(used: Iterable[GivenImage], boxes: pd.DataFrame) -> Iterator[str]:
+    """What the boxes' readers left open: findings drawn twice, called doubtful, or denied by another."""
+    if n := sum(any(box.is_none for box in image.boxes) for image in used):
+        yield f"{n} images have boxes and are called without a finding as well: the boxes count"
+    if n := sum(box.doubtful for image in used for box in image.boxes):
+        yield f"{n} boxes are marked as difficult or to be ignored, and count as the others do"
+    groups = [own[list(SIDES)].to_numpy(float) for _, own in boxes.groupby(["path", "label"])]
+    if n := sum(int((np.triu(iou(own, own), 1) >= _SAME).any(0).sum()) for own in groups):
+        told = f"{n} boxes cover half or more of another of their label, as several readers' boxes of one finding do"
+        yield f"{told}: each counts as a finding of its own"
+
+
+def _turned(used: Mapping[str, GivenImage], table: pd.DataFrame) -> Iterator[str]:
+    """How many images are stored turned, where no size says whether their boxes were drawn on them upright."""
+    unsure = [path for path, image in used.items() if image.size is None or image.size[0] == image.size[1]]
+    if "root" in table.attrs and (n := sum(probe(Path(table.attrs["root"]) / path).turned for path in unsure)):
+        yield f"{n} images with boxes are stored turned (EXIF): their boxes are taken as drawn on the upright image"
 
 
 def _checked(box: GivenBox, image: GivenImage, size: tuple[int, int]) -> tuple[Corners, bool]:
@@ -185,7 +218,8 @@ def _checked(box: GivenBox, image: GivenImage, size: tuple[int, int]) -> tuple[C
         raise DataError(f"{box.problem}{place}")
     if image.size is not None and image.size != (width, height):
         drawn = f"{image.size[0]:g} x {image.size[1]:g}"
-        raise DataError(f"other size: boxes drawn at {drawn} pixels, and the file has {width} x {height}")
+        turned = ", read upright" if image.size == (height, width) else ""
+        raise DataError(f"other size: boxes drawn at {drawn} pixels, and the file has {width} x {height}{turned}")
     scale = (width, height, width, height) if image.in_shares else (1, 1, 1, 1)
     x_min, y_min, x_max, y_max = (float(side * by) for side, by in zip(box.corners, scale, strict=True))
     shown = f"({x_min:g}, {y_min:g}) to ({x_max:g}, {y_max:g})"
@@ -210,10 +244,12 @@ class _Paths:
         self.known = set(paths)
         self.by_name: dict[str, list[str]] = defaultdict(list)
         self.by_stem: dict[str, list[str]] = defaultdict(list)
+        self.in_any_case: dict[str, list[str]] = defaultdict(list)
         for path in paths:
             pure = PurePosixPath(path)
             self.by_name[pure.name].append(path)
             self.by_stem[pure.stem].append(path)
+            self.in_any_case[pure.stem.casefold()].append(path)
 
     def find(self, name: str) -> str | None:
         """The path of the image; None where there is none.
@@ -225,7 +261,8 @@ class _Paths:
         if name in self.known:
             return name
         pure = PurePosixPath(name)
-        found = self.by_name.get(pure.name) or self.by_stem.get(pure.name) or self.by_stem.get(pure.stem) or []
+        found = self.by_name.get(pure.name) or self.by_stem.get(pure.name) or self.by_stem.get(pure.stem)
+        found = found or self.in_any_case.get(pure.stem.casefold()) or []
         if len(found) > 1:
             found = [one for one in found if PurePosixPath(one).parent.name == pure.parent.name] or found
         if len(found) > 1:
@@ -237,7 +274,7 @@ def with_boxes(table: pd.DataFrame, boxes: Boxes, unlisted: Unlisted = "negative
     """The images' table, with the number of boxes of each, and with what cannot be trained on.
 
     An image that the file does not list shows no finding ("negative"), unless it carries the label of a box: then it
-    is left out, since its finding would be learned as background.
+    is left out, listed or not, since its finding would be learned as background.
 
     Args:
         table: as `scan` returns it.
@@ -251,30 +288,50 @@ def with_boxes(table: pd.DataFrame, boxes: Boxes, unlisted: Unlisted = "negative
         MedclfWarning: how many images that are not listed count as negative, or are left out.
     """
     counts = Counter(boxes.table["path"])
-    vocab = set(boxes.vocab)
+    own = boxes.table.groupby("path")["label"].agg(set).to_dict()
+    vocab = {spelling(label) for label in boxes.vocab}
     found = table.copy()
     found[N_BOXES] = [counts[path] for path in table["path"]]
     reasons = [boxes.left_out.get(path, "") for path in table["path"]]
     for row, (path, label, problem) in enumerate(zip(table["path"], table["label"], table["problem"], strict=True)):
-        if path in boxes.listed or problem:
+        if reasons[row] or problem:
             continue
-        if vocab.intersection(label_set(label)):
+        boxed = {spelling(one) for one in own.get(path, ())}
+        if any(_singular(spelling(one), vocab) in vocab - boxed for one in label_set(label)):
             reasons[row] = f"labelled {label}{_NO_BOX}"
-        elif unlisted == "skip":
+        elif unlisted == "skip" and path not in boxes.listed:
             reasons[row] = _SKIPPED
     found["problem"] = [was or new for was, new in zip(table["problem"], reasons, strict=True)]
     for text in unlisted_sentences(found, boxes):
-        remedy = f"; {argument('unlisted', 'skip')} leaves them out" if text.endswith(_NEGATIVE) else ""
+        remedy = f"; {argument('unlisted', 'skip')} leaves them out" if _NEGATIVE in text else ""
         warnings.warn(MedclfWarning(text + remedy), stacklevel=2)
     return found
 
 
+def _singular(label: str, vocab: Container[str]) -> str:
+    """A folder "polyps" holds what boxes call "polyp"."""
+    return label if label in vocab else label.removesuffix("s") if label.removesuffix("s") in vocab else label + "s"
+
+
 def unlisted_sentences(table: pd.DataFrame, boxes: Boxes) -> Iterator[str]:
-    """What became of the images that the file does not list, in a table that `with_boxes` returned."""
-    problems = table["problem"][~table["path"].isin(boxes.listed)]
-    if n := int(problems.str.endswith(_NO_BOX).sum()):
-        yield f"{n} images carry a box's label and have no box: they are left out"
-    if n := int((problems == _SKIPPED).sum()):
+    """What became of the images without a box, in a table that `with_boxes` returned."""
+    if n := int(table["problem"].str.endswith(_NO_BOX).sum()):
+        yield f"{n} images carry a box's label and have no box of it: they are left out"
+    rest = table[~table["path"].isin(boxes.listed)]
+    if n := int((rest["problem"] == _SKIPPED).sum()):
         yield f"{n} images that the file does not list are left out"
-    if n := int((problems == "").sum()):
-        yield f"{n} images that the file does not list {_NEGATIVE}"
+    unlisted = rest[rest["problem"] == ""]
+    if not len(unlisted):
+        return
+    yield f"{len(unlisted)} images that the file does not list {_NEGATIVE}{_as_boxed(table, unlisted)}"
+
+
+def _as_boxed(table: pd.DataFrame, unlisted: pd.DataFrame) -> str:
+    """How many of the unlisted images are labelled as many of those with boxes are; "" where labels tell nothing."""
+    usable_ones = table[table["problem"] == ""]
+    boxed = Counter(label for label in usable_ones["label"][usable_ones[N_BOXES] > 0] if isinstance(label, str))
+    often = {label for label, n in boxed.items() if n >= _OFTEN * boxed.total()}
+    n = int(unlisted["label"].isin(often).sum())
+    if not n or usable_ones["label"].nunique() < 2:
+        return ""
+    return f", though {n} of them are labelled {' or '.join(sorted(often))}, as images with boxes are"

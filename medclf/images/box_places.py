@@ -1,4 +1,4 @@
-"""Boxes between a file's pixels and the prepared pixels that a network sees."""
+"""Boxes between a file's pixels and the prepared pixels that a network sees, and how far they overlap."""
 
 from __future__ import annotations
 
@@ -55,3 +55,24 @@ def to_file(boxes: np.ndarray, preprocessing: Preprocessing, shape: tuple[int, .
     height, width = shape[:2]
     moved = (np.asarray(boxes, float).reshape(-1, 4) - offset) / scale
     return np.asarray(moved.clip(0, [width, height, width, height]))
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes.
+
+    Args:
+        a: (n, 4) of x_min, y_min, x_max, y_max.
+        b: (m, 4).
+
+    Returns:
+        (n, m) in [0, 1].
+
+    Example:
+        >>> iou(np.array([[0, 0, 2, 2]]), np.array([[1, 0, 3, 2], [5, 5, 6, 6]])).round(3).tolist()
+        [[0.333, 0.0]]
+    """
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    both = np.clip(high - low, 0, None).prod(2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (a, b)]
+    return np.asarray(both / np.maximum(areas[0][:, None] + areas[1][None] - both, 1e-12))

@@ -62,13 +62,14 @@ class _Tiff(TiffImageFile):
 
 
 class RasterInfo(NamedTuple):
-    """What a file's header says about its image, upright."""
+    """What a file's header says about its image, upright; and whether it is stored turned or mirrored (EXIF)."""
 
     width: int
     height: int
     bits: int
     channels: int
     n_frames: int
+    turned: bool = False
 
 
 class _Opened(NamedTuple):
@@ -121,7 +122,8 @@ def raster_info(file: BinaryIO, path: str | Path, kind: str, max_megapixels: flo
             orientation = image.tag_v2.get(_ORIENTATION, 1)
     if orientation in (5, 6, 7, 8):
         width, height = height, width
-    return RasterInfo(width, height, _bits(image, rawmode), _channels(image, rawmode), pages)
+    turned = orientation in range(2, 9)
+    return RasterInfo(width, height, _bits(image, rawmode), _channels(image, rawmode), pages, turned)
 
 
 def read_raster(

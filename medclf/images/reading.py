@@ -27,7 +27,7 @@ _NIFTI_HEAD = 4096  # enough of a compressed one to tell
 
 
 class Probe(NamedTuple):
-    """What a file's header says, upright: nothing was decoded."""
+    """What a file's header says, upright: nothing was decoded. `turned`: it is stored turned or mirrored (EXIF)."""
 
     format: str
     width: int
@@ -35,6 +35,7 @@ class Probe(NamedTuple):
     bits: int
     n_frames: int
     channels: int
+    turned: bool = False
 
 
 def read_pixels(
@@ -108,7 +109,7 @@ def probe(path: Source, *, max_megapixels: float = MAX_MEGAPIXELS) -> Probe:
         >>> file = io.BytesIO()
         >>> PIL.Image.new("RGB", (40, 30)).save(file, "JPEG")
         >>> probe(file.getvalue())
-        Probe(format='JPEG', width=40, height=30, bits=8, n_frames=1, channels=3)
+        Probe(format='JPEG', width=40, height=30, bits=8, n_frames=1, channels=3, turned=False)
     """
     name = named(path)
     with opened(path) as file:
@@ -124,7 +125,7 @@ def probe(path: Source, *, max_megapixels: float = MAX_MEGAPIXELS) -> Probe:
         else:
             found = raster.raster_info(file, name, kind, max_megapixels)
         n_frames = found.n_frames if _number_of(path) is None else 1
-        return Probe(kind, found.width, found.height, found.bits, n_frames, found.channels)
+        return Probe(kind, found.width, found.height, found.bits, n_frames, found.channels, found.turned)
 
 
 def n_frames(path: Source) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.errors import DataError
+from medclf.images.box_places import iou
 from medclf.metrics.intervals import Estimate, Sampling, bounded_interval, critical, undefined
 
 IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -20,27 +21,6 @@ FALSE_ALARMS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _MOST = 100  # predictions of a label an image, the surest; COCO's maxDets
 _SIDES = ["x_min", "y_min", "x_max", "y_max"]
 _RECALLS = np.linspace(0, 1, 101)
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes.
-
-    Args:
-        a: (n, 4) of x_min, y_min, x_max, y_max.
-        b: (m, 4).
-
-    Returns:
-        (n, m) in [0, 1].
-
-    Example:
-        >>> iou(np.array([[0, 0, 2, 2]]), np.array([[1, 0, 3, 2], [5, 5, 6, 6]])).round(3).tolist()
-        [[0.333, 0.0]]
-    """
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    both = np.clip(high - low, 0, None).prod(2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (a, b)]
-    return np.asarray(both / np.maximum(areas[0][:, None] + areas[1][None] - both, 1e-12))
 
 
 def centres_in(predicted: np.ndarray, given: np.ndarray) -> np.ndarray:

@@ -119,6 +119,7 @@ def _data(
     notes = [*given.sentences(config.hide_names), *unlisted_sentences(table, given), *broken, *lacking]
     kind = "finding" if split == "stratified" else split
     told = describe_split(usable(table), {"kind": kind, "seed": config.seed})["sentence"]
+    say(told)
     return table, given, notes, [told, "Near-duplicates in both sets were not looked for; medclf audit does."]
 
 

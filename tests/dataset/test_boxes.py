@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
-from medclf.dataset.box_files import GivenBox, GivenImage, read_box_file
+from medclf.dataset.box_files import read_box_file
 from medclf.dataset.boxes import SIDES, boxes_of, read_boxes, unlisted_sentences, with_boxes
+from medclf.dataset.given_boxes import GivenBox, GivenImage
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, MedclfWarning
 
@@ -166,7 +168,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY x "yyyy"><!ENTITY z "&x;&x;">]><annotation><filena
         ("a.json", json.dumps(COCO | {"categories": []}), "not among 'categories'"),
         ("a.json", json.dumps(COCO | {"images": []}), "does not list"),
         ("a.json", json.dumps(COCO | {"images": COCO["images"][:1] * 2}), "two images have the id"),
-        ("a.csv", "path,label\na,b\n", "no column for x_min"),
+        ("a.csv", "path,label\na,b\n", "no four columns for a box"),
         ("a.csv", "path,label,x1,y1,x2,y2\n,polyp,1,2,3,4\n", "row 2: no image is named"),
         ("a.csv", "", "it is empty"),
         (
@@ -198,7 +200,7 @@ def test_what_is_no_file_of_boxes_is_refused_by_name(tmp_path: Path, name: str, 
         ("² 0.5 0.5 0.1 0.1", "no YOLO box"),
         ("9" * 5000 + " 0.5 0.5 0.1 0.1", "no YOLO box"),
         ("nine 0.5 0.5 0.1 0.1", "no YOLO box"),
-        ("9 0.5 0.5 0.1 0.1", "class 9, of 2 names"),
+        ("9 0.5 0.5 0.1 0.1", "class 9 has no name; there are 0 ulcer, 1 polyp"),
     ],
 )
 def test_lines_that_are_no_yolo_are_named(tmp_path: Path, line: str, message: str) -> None:
@@ -261,3 +263,96 @@ def test_two_categories_of_one_id_are_refused_and_labels_spelt_alike_are_said(tm
     file.write_text(json.dumps(content))
     with pytest.raises(DataError, match="two categories have the id 1"):
         read_boxes(file, images)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "patientId,x,y,width,height,Target",  # RSNA's pneumonia
+        "Image Index,Bbox [x,y,w,h],Finding Label",  # NIH's ChestX-ray14
+        "image_id,x_min,y_min,bbox_width,bbox_height,class_name",
+    ],
+)
+def test_a_corner_with_width_and_height_is_a_box(tmp_path: Path, header: str) -> None:
+    (tmp_path / "boxes.csv").write_text(f"{header}\na,2,3,10,12,1\nb,,,,,0\n")
+    boxes = read_boxes(tmp_path / "boxes.csv", images("a.png", "b.png"))
+    assert boxes.table[["label", *SIDES]].to_numpy().tolist() == [["1", 2, 3, 12, 15]] and len(boxes.listed) == 2
+
+
+def test_width_and_height_of_the_boxes_are_not_the_images(tmp_path: Path) -> None:
+    rows = "path,label,xmin,ymin,xmax,ymax,width,height\na.png,polyp,2,3,12,15,10,12\na.png,polyp,9,9,19,29,10,20\n"
+    (tmp_path / "boxes.csv").write_text(rows)
+    assert len(read_boxes(tmp_path / "boxes.csv", images("a.png")).table) == 2
+
+
+def test_a_column_that_is_missing_is_named(tmp_path: Path) -> None:
+    for header, said in (("path,label,bbox", "four columns for a box"), ("x,y,w,h,label", "no column for the image")):
+        (tmp_path / "boxes.csv").write_text(f"{header}\n")
+        with pytest.raises(DataError, match=said):
+            read_box_file(tmp_path / "boxes.csv")
+
+
+def test_what_several_readers_drew_or_denied_is_said(tmp_path: Path) -> None:
+    rows = "image_id,class_name,x_min,y_min,x_max,y_max\na,mass,2,3,12,15\na,mass,3,3,12,15\na,No finding,,,,\n"
+    (tmp_path / "boxes.csv").write_text(rows + "a,mass,20,3,30,15\nb,No finding,0,0,1,1\n")
+    boxes = read_boxes(tmp_path / "boxes.csv", images("a.png", "b.png"))
+    assert boxes.vocab == ("mass",) and len(boxes.table) == 3 and boxes.listed == {"a.png", "b.png"}
+    told = " ".join(boxes.sentences())
+    assert "1 images have boxes and are called without a finding as well" in told
+    assert "1 boxes cover half or more of another of their label" in told
+
+
+def test_boxes_marked_as_difficult_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "a.xml"
+    file.write_text(VOC.replace("<bndbox>", "<difficult>1</difficult><bndbox>"))
+    assert "1 boxes are marked as difficult" in " ".join(read_boxes(file, images("a.png")).sentences())
+
+
+def test_an_image_may_have_been_renamed_with_its_xml_or_in_another_case(tmp_path: Path) -> None:
+    (tmp_path / "c.xml").write_text(VOC)  # says a.png
+    (tmp_path / "._c.xml").write_bytes(b"\0\5")  # as macOS leaves
+    assert list(read_boxes(tmp_path, images("C.PNG", "d.png")).table["path"]) == ["C.PNG"]
+
+
+@pytest.mark.parametrize(
+    ("plain", "yaml", "said"),
+    [
+        ("ulcer\n\npolyp\n", "", "class 1 has no name; there are 0 ulcer, 2 polyp"),
+        ("ulcer\npolyp\n", "names: [polyp, ulcer]", "name the classes differently"),
+        ("", "names: {0: ulcer, 2: polyp}", "class 1 has no name"),
+    ],
+)
+def test_names_of_yolo_keep_their_numbers(tmp_path: Path, plain: str, yaml: str, said: str) -> None:
+    folder = written(tmp_path, "yolo")
+    (folder / "classes.txt").write_text(plain)
+    (folder / "README.dataset.txt").write_text("from somewhere")
+    (tmp_path / "data.yaml").write_text(yaml)
+    with pytest.raises(DataError, match=said):
+        read_box_file(folder)
+
+
+def test_images_stored_turned_are_counted_where_no_size_tells(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
+    table = scan(tmp_path, label_from=None, progress=False)
+    file = tmp_path / "boxes.csv"
+    file.write_text(f"{ROWS}a.jpg,polyp,2,3,12,15\n")
+    assert "1 images with boxes are stored turned (EXIF)" in " ".join(read_boxes(file, table).sentences())
+    file.write_text("path,label,xmin,ymin,xmax,ymax,width,height\na.jpg,polyp,2,3,12,15,30,40\n")
+    assert "turned" not in " ".join(read_boxes(file, table).sentences())
+
+
+def test_an_image_with_the_label_of_a_box_and_without_one_is_left_out_listed_or_not() -> None:
+    boxes = boxes_of([*given(2, 3, 12, 15), GivenImage("b.png")], images("a.png", "b.png"))
+    table = images("a.png", "b.png", "c.png", label="Polyps")
+    with pytest.warns(MedclfWarning, match="2 images carry a box's label"):
+        found = with_boxes(table, boxes)
+    assert list(found["problem"] != "") == [False, True, True]
+
+
+def test_unlisted_images_labelled_as_those_with_boxes_are_told() -> None:
+    boxes = boxes_of(given(2, 3, 12, 15), images("a.png"))
+    table = images("a.png", "b.png", "c.png").assign(label=["ill", "ill", "well"])
+    with pytest.warns(MedclfWarning, match="though 1 of them are labelled ill, as images with boxes are"):
+        with_boxes(table, boxes)

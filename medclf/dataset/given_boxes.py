@@ -1,0 +1,127 @@
+"""What a file of boxes says of an image, before anything of it is checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medclf.dataset.labels import NO_FINDING
+from medclf.dataset.matching import spelling
+from medclf.errors import DataError
+
+Corners = tuple[float, float, float, float]
+"""x_min, y_min, x_max, y_max; NaN where the file holds no number."""
+
+_NONE = {spelling(one) for one in ("no finding", "no findings", "no-finding", "nofinding", NO_FINDING)}
+
+
+@dataclass(frozen=True)
+class GivenBox:
+    """A box as its file has it.
+
+    Args:
+        label: what it shows; one that says "no finding" makes it no box.
+        corners: in pixels, or in shares of the image (see `GivenImage`); x_max and y_max are the first that are not in.
+        problem: what its file says against it; "" where nothing.
+        where: it stands in its file, such as "row 3".
+        doubtful: whether its file marks it as difficult or to be ignored.
+    """
+
+    label: str
+    corners: Corners
+    problem: str = ""
+    where: str = ""
+    doubtful: bool = False
+
+    @property
+    def is_none(self) -> bool:
+        """Whether it says that there is no finding.
+
+        Example:
+            >>> GivenBox("No finding", (0, 0, 1, 1)).is_none, GivenBox("finding", (0, 0, 9, 9)).is_none
+            (True, False)
+        """
+        return spelling(self.label) in _NONE
+
+
+@dataclass
+class GivenImage:
+    """What a file of boxes says about an image.
+
+    Args:
+        name: of the image, as the file has it: a path, a name, or a name without its ending.
+        size: (width, height) in pixels that the boxes were drawn at; None where it is not said.
+        boxes: none where the file says that the image shows no finding.
+        in_shares: whether corners are shares of the image, from 0 to 1, instead of pixels.
+        or_name: a second name, where no image has the first.
+    """
+
+    name: str
+    size: tuple[float, float] | None = None
+    boxes: list[GivenBox] = field(default_factory=list)
+    in_shares: bool = False
+    or_name: str = ""
+
+
+def number(value: Any) -> float:
+    """`value` as a finite number; NaN where it is none.
+
+    Example:
+        >>> number("3.5"), number(True), number("wide")
+        (3.5, nan, nan)
+    """
+    if isinstance(value, bool):
+        return math.nan
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+    return found if math.isfinite(found) else math.nan
+
+
+def size_of(width: Any, height: Any) -> tuple[float, float] | None:
+    """An image's size; None where it is not said."""
+    size = (number(width), number(height))
+    return size if min(size) > 0 else None  # some writers leave zeros
+
+
+def label_of(value: Any, path: Path, where: str) -> str:
+    """A box's label.
+
+    Raises:
+        DataError: it has none.
+    """
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value).strip():
+        raise DataError(f"{path}: a box of {where[:60]!r} has no label", "give each box one")
+    return str(value).strip()
+
+
+def box_of(label: str, values: Sequence[Any], where: str) -> GivenBox:
+    """A box of its corners as the file has them."""
+    x_min, y_min, x_max, y_max = map(number, values)
+    return GivenBox(label, (x_min, y_min, x_max, y_max), no_number(values), where)
+
+
+def box_of_size(label: str, values: Sequence[Any], where: str, doubtful: bool = False) -> GivenBox:
+    """A box of its left and upper edge, its width and its height, as the file has them."""
+    x, y, width, height = map(number, values)
+    return GivenBox(label, (x, y, x + width, y + height), no_number(values), where, doubtful)
+
+
+def no_number(values: Iterable[Any]) -> str:
+    """Which value is no number; "" where all are."""
+    for value in values:
+        if not math.isnan(number(value)):
+            continue
+        text = "" if value is None else str(value).strip()
+        point = text.replace(",", ".", 1)
+        comma = "," in text and not math.isnan(number(point))
+        return (
+            f"no number: {text[:30]!r}" + (f" (write {point})" if comma else "")
+            if text
+            else "no number: one is missing"
+        )
+    return ""
