@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from medclf.dataset.columns import NOTHING, read_csv
+from medclf.dataset.columns import read_csv
 from medclf.dataset.given_boxes import GivenBox, GivenImage, box_of, box_of_size, label_of, number, size_of
+from medclf.dataset.spelt_names import NOTHING
 from medclf.errors import DataError
 
 _COLUMNS = {  # names that CSVs have for one thing, without signs; the first found counts

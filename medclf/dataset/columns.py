@@ -7,7 +7,7 @@ import csv
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -18,15 +18,13 @@ import pandas as pd
 from medclf.config import Policy
 from medclf.dataset.folders import part_named
 from medclf.dataset.labels import FLOATS, NO_FINDING, Label, is_missing
+from medclf.dataset.spelt_names import NOTHING, SHOWN, one_name_each
 from medclf.errors import DataError, argument
 from medclf.escaping import from_csv_cell
 
 BLANK = "blank label"
 TRUE, FALSE = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false"})
 UNCERTAIN = frozenset({"-1", "-1.0", "u", "uncertain"})  # CheXpert writes -1
-NOTHING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat"})
-NO_PATIENT = NOTHING | set("unknown unk missing - -1 ? #n/a n.a. anonymous anonymized anonymised anon".split())
-NO_PATIENT |= {"not available", "not known"}
 MEANT = ("path", "label", "patient", "partition")
 MEASURED = ("width", "height", "sha256", "problem")  # scan finds these out by itself
 WRITTEN = frozenset({*MEANT, "pred", "loss", "unknown", "flags", "fold", "twins", "correction", "label_before"})
@@ -34,7 +32,6 @@ WRITTEN |= {"unit_id", "n_images", "unit_images", "contribution"}
 NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)?(\.\d+)?([eE][-+]?\d+)?")
 SPLIT_COLUMN = re.compile(r"(data)?_?(split|set|subset|partition|part|fold|is_(valid|test|train)|phase|usage)", re.I)
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -263,20 +260,10 @@ class Sheet:
         column = self.columns.patient or ("patient" if "patient" in self.frame else None)
         if column is None:
             return [None] * len(self.frame)
-        texts = [unicodedata.normalize("NFC", text) for text in self.texts(column)]
-        none = Counter(text for text in texts if text.lower() in NO_PATIENT)
-        words = ", ".join(f"'{text}' ({n} images)" for text, n in none.items() if text)
-        if words:
-            self.notes.append(f"column '{column}' of {self.name} says {words}: they count as without a patient")
-        spelt: dict[str, set[str]] = {}
-        for text in texts:
-            spelt.setdefault(_number_key(text), set()).add(text)
-        shown = {key: min(found, key=lambda text: (len(text), text)) for key, found in spelt.items()}
-        joined = [" and ".join(map(repr, sorted(found))) for found in spelt.values() if len(found) > 1]
-        if joined:
-            self.notes.append(f"column '{column}' of {self.name} writes one patient in several ways: {_some(joined)}")
-        self.notes.extend(_doubtful_patients(f"column '{column}' of {self.name}", set(texts) - set(none)))
-        return [None if text in none else shown[_number_key(text)] for text in texts]
+        where = f"column '{column}' of {self.name}"
+        names, notes = one_name_each(self.texts(column), where, "patient", "patients")
+        self.notes.extend(notes)
+        return names
 
     def partitions(self, by_folder: list[str | None]) -> list[str | None]:
         """The partition of each row; `by_folder` without such a column ("partition" need not be asked for)."""
@@ -326,7 +313,7 @@ class Sheet:
             if any(by_folder) and list(map(part_named, texts)) == by_folder:
                 continue
             if _parts_in(texts) or (texts and set(texts) <= TRUE | FALSE):
-                counts = ", ".join(f"{text} {n}" for text, n in Counter(texts).most_common(_SHOWN))
+                counts = ", ".join(f"{text} {n}" for text, n in Counter(texts).most_common(SHOWN))
                 self.notes.append(
                     f"column '{column}' of {self.name} looks like the set's own partition ({counts}) and is not used: "
                     f"take it with {argument('partition_col', column)}"
@@ -433,28 +420,6 @@ def _label_of(cell: Any, delimiter: str | None, multi_label: bool) -> Label | No
             return ()
     labels = tuple(dict.fromkeys(label_text(part) for part in parts))
     return labels if all(labels) else None
-
-
-def _doubtful_patients(where: str, names: Iterable[str]) -> Iterator[str]:
-    """What is said of names that may be one patient's, or several patients'."""
-    alike: dict[str, set[str]] = {}
-    for name in names:
-        alike.setdefault(re.sub(r"[\s_-]", "", name.casefold()), set()).add(name)
-    same = [" and ".join(map(repr, sorted(found))) for found in alike.values() if len({*map(_number_key, found)}) > 1]
-    if same:
-        yield f"{where} has patients whose names differ in case or signs alone, and count as several: {_some(same)}"
-    if rounded := sorted(name for name in names if re.fullmatch(r"\d([.,]\d+)?E\+\d+", name, re.I)):
-        yield f"{where} has numbers that a spreadsheet rounded, which can make several patients one: {_some(rounded)}"
-
-
-def _some(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
-    return ", ".join(texts[:_SHOWN]) + more
-
-
-def _number_key(text: str) -> str:
-    """What 7, 7.0 and 007 have in common; any other text as it is."""
-    return re.sub(r"^0*(\d+?)(\.0+)?$", r"\1", text)
 
 
 def typed(texts: list[str]) -> pd.Series:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from medclf.config import Frame, Policy
 from medclf.dataset.choice import Merges, choose
-from medclf.dataset.columns import NO_PATIENT, NOTHING, Columns, conditions
+from medclf.dataset.columns import Columns, conditions
 from medclf.dataset.folders import walk
 from medclf.dataset.frames import take_frames
 from medclf.dataset.identity import doubtful_ids, project_key, pseudonym
@@ -26,6 +26,7 @@ from medclf.dataset.layouts import NO_CLASS_FOLDER, tables_beside
 from medclf.dataset.matching import UNKNOWN, spelling
 from medclf.dataset.ordinal import ordered_labels
 from medclf.dataset.sources import MISSING, Asked, LabelFrom, Rows, read_source
+from medclf.dataset.spelt_names import NO_PATIENT, NOTHING
 from medclf.errors import DataError, MedclfWarning, ReadError, argument, by_road
 from medclf.images import dicom, reading
 from medclf.images.frame_names import file_and_frame, file_of

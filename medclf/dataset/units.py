@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 
 from medclf.config import UNIT_PLURALS, Split
+from medclf.dataset.columns import text_of
 from medclf.dataset.folds import linked
 from medclf.dataset.frames import file_names
 from medclf.dataset.labels import is_missing, objects
+from medclf.dataset.spelt_names import one_name_each
 from medclf.errors import DataError, MedclfWarning, SplitError, argument, did_you_mean
 
 UNIT = "unit_id"  # the column that says which unit an image is of
@@ -95,7 +97,11 @@ def _names(table: pd.DataFrame, unit: str) -> list[str | None]:
         columns = [str(column) for column in table]
         remedy = did_you_mean(unit, columns) or _SOURCES.get(unit) or f"it has {', '.join(columns)}"
         raise DataError(f"{argument('unit', unit)}: the table has no column '{unit}'", remedy)
-    return [None if is_missing(cell) or str(cell).strip() == "" else str(cell).strip() for cell in table[unit]]
+    texts = ["" if is_missing(cell) else text_of(cell) for cell in table[unit]]
+    names, notes = one_name_each(texts, f"column '{unit}'", units_word(unit, 1), units_word(unit))
+    for note in notes:
+        warnings.warn(MedclfWarning(note), stacklevel=3)
+    return names
 
 
 def _within_patients(table: pd.DataFrame) -> bool:
@@ -118,7 +124,7 @@ def split_for_units(table: pd.DataFrame, split: Split | None) -> Split:
     """The split to make, where units have to stay together.
 
     Raises:
-        SplitError: the one that is wished for does not keep them together.
+        SplitError: the one that is wished for does not keep them together, or the data's own partitions part them.
 
     Example:
         >>> table = with_units(pd.DataFrame({"path": ["a/1.png", "b/1.png"]}), "folder")
@@ -128,12 +134,11 @@ def split_for_units(table: pd.DataFrame, split: Split | None) -> Split:
     if split in ("random", "stratified"):
         text = f"{argument('split', split)} takes images one by one, and may part those of one unit"
         raise SplitError(text, f"use {argument('split', 'patient')} or {argument('split', 'grouped')}")
-    if split:
-        return split
-    parts = {part for part in objects(table, "partition") if part is not None}
-    if {"train", "valid"} <= parts:
-        return "folders"
-    return "grouped" if "group" in table else "patient"
+    placed = table["partition"] if "partition" in table else pd.Series(None, table.index, dtype=object)
+    if split is None and {"train", "valid"} <= set(placed.dropna()):
+        split = "folders"
+    check_whole(table.assign(partition=placed if split == "folders" else placed.where(placed == "test", "the rest")))
+    return split or ("grouped" if "group" in table else "patient")
 
 
 def check_whole(table: pd.DataFrame) -> None:
@@ -142,9 +147,10 @@ def check_whole(table: pd.DataFrame) -> None:
     n_parts = placed.groupby(UNIT, sort=False)["partition"].nunique()
     parted = list(n_parts.index[n_parts > 1])
     if parted:
-        what, some = units_word(table.attrs["unit"]), ", ".join(map(str, parted[:5]))
+        what, some = units_word(table.attrs["unit"], len(parted)), ", ".join(map(str, parted[:5]))
         more = f" and {len(parted) - 5} more" if len(parted) > 5 else ""
-        text = f"{len(parted)} {what} have images in more than one of training, validation and test set: {some}{more}"
+        have = "has" if len(parted) == 1 else "have"
+        text = f"{len(parted)} {what} {have} images in more than one of training, validation and test set: {some}{more}"
         raise SplitError(text, f"put each into one, or use {argument('split', 'grouped')}")
 
 

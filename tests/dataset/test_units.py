@@ -57,7 +57,7 @@ def test_units_that_cross_patients_keep_both_together() -> None:
 
 def test_a_unit_on_two_sides_is_named() -> None:
     table = with_units(_table(patient=["p"] * 12), "patient").assign(partition=["train", "valid"] * 6)
-    with pytest.raises(SplitError, match=r"1 patients have images in more than one .*: p"):
+    with pytest.raises(SplitError, match=r"1 patient has images in more than one .*: p"):
         check_whole(table)
 
 
@@ -71,6 +71,19 @@ def test_a_split_by_image_is_refused(split: str) -> None:
 def test_partitions_of_the_data_are_kept() -> None:
     table = with_units(_table(patient=["p", "q"] * 6), "patient").assign(partition=["train", "valid"] * 6)
     assert split_for_units(table, None) == "folders"
+
+
+@pytest.mark.parametrize(("parts", "split"), [(["train", "valid"], None), (["test", None], "patient")])
+def test_partitions_of_the_data_that_part_a_unit_are_refused_before_the_training(parts: list, split: str) -> None:
+    table = with_units(_table(patient=["p", "p", "q"] * 4), "patient").assign(partition=parts * 6)
+    with pytest.raises(SplitError, match="2 patients have images in more than one"):
+        split_for_units(table, split)  # type: ignore[arg-type]
+
+
+def test_a_column_of_units_is_spelt_as_one_of_patients_may_be() -> None:
+    with pytest.warns(MedclfWarning, match="writes one unit of 'exam' in several ways: '007' and '7' and '7.0'"):
+        table = with_units(_table(exam=["7", "7.0", "007", "NA", "unknown", *["8"] * 7]), "exam")
+    assert table["unit_id"].tolist() == ["7"] * 3 + ["b/3.png", "a/4.png"] + ["8"] * 7
 
 
 @pytest.mark.parametrize(("unit", "words"), [("pateint", "no column 'pateint'"), ("study", "no column 'study'")])

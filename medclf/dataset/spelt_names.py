@@ -1,0 +1,67 @@
+"""Names of patients and other units as tables spell them: one for each, none for a word such as "unknown"."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+NOTHING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat"})
+NO_PATIENT = NOTHING | set("unknown unk missing - -1 ? #n/a n.a. anonymous anonymized anonymised anon".split())
+NO_PATIENT |= {"not available", "not known"}
+SHOWN = 5
+
+
+def one_name_each(texts: Sequence[str], where: str, what: str, many: str) -> tuple[list[str | None], list[str]]:
+    """The name of each row's patient or other unit; 7, 7.0 and 007 are one, and words that name nobody are none.
+
+    Args:
+        texts: as the table has them.
+        where: what holds them, for the sentences.
+        what: one of those that they name: "patient".
+        many: several of them.
+
+    Returns:
+        The names, None where there is none; and what is to be said of them.
+
+    Example:
+        >>> one_name_each(["7", "07", "unknown"], "column 'id'", "patient", "patients")[0]
+        ['7', '7', None]
+    """
+    texts = [unicodedata.normalize("NFC", text) for text in texts]
+    none = Counter(text for text in texts if text.lower() in NO_PATIENT)
+    notes = []
+    if words := ", ".join(f"'{text}' ({n} images)" for text, n in none.items() if text):
+        notes.append(f"{where} says {words}: they count as without a {what}")
+    spelt: dict[str, set[str]] = {}
+    for text in texts:
+        spelt.setdefault(_number_key(text), set()).add(text)
+    shown = {key: min(found, key=lambda text: (len(text), text)) for key, found in spelt.items()}
+    if joined := [" and ".join(map(repr, sorted(found))) for found in spelt.values() if len(found) > 1]:
+        notes.append(f"{where} writes one {what} in several ways: {some(joined)}")
+    notes.extend(_doubtful(where, set(texts) - set(none), many))
+    return [None if text in none else shown[_number_key(text)] for text in texts], notes
+
+
+def _doubtful(where: str, names: Iterable[str], many: str) -> Iterator[str]:
+    """What is said of names that may be one patient's, or several patients'."""
+    alike: dict[str, set[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"[\s_-]", "", name.casefold()), set()).add(name)
+    same = [" and ".join(map(repr, sorted(found))) for found in alike.values() if len({*map(_number_key, found)}) > 1]
+    if same:
+        yield f"{where} has {many} whose names differ in case or signs alone, and count as several: {some(same)}"
+    if rounded := sorted(name for name in names if re.fullmatch(r"\d([.,]\d+)?E\+\d+", name, re.I)):
+        yield f"{where} has numbers that a spreadsheet rounded, which can make several {many} one: {some(rounded)}"
+
+
+def some(texts: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more
+
+
+def _number_key(text: str) -> str:
+    """What 7, 7.0 and 007 have in common; any other text as it is."""
+    return re.sub(r"^0*(\d+?)(\.0+)?$", r"\1", text)
