@@ -25,7 +25,7 @@ from medclf.metrics.calibration import to_logits
 from medclf.metrics.classification import classification_metrics
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import Estimate, Sampling, as_plain, critical
-from medclf.models.tabular import Columns, Fusion, TableEncoder, is_unknown, says_nothing, unclear
+from medclf.models.tabular import NEW_FIELDS, Columns, Fusion, TableEncoder, is_unknown, says_nothing, unclear
 from medclf.models.tabular_fit import ThreeModels, fit_fusion
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import labelled, short_metrics
@@ -219,7 +219,10 @@ def with_table(
         "gain": gain.as_dict(),
         **beside,
         **_shortcuts(y, found, reported.vocab, groups, many, beside.get("numbers") or {}),
-        "notes": [*notes, *_notes(left_out), *_unseen(encoder, reported.table), *_unknown(encoder, reported.table)],
+        "notes": [
+            *(*notes, *_telling(encoder, rows, y), *_notes(left_out)),
+            *(*_unseen(encoder, reported.table), *_unknown(encoder, reported.table)),
+        ],
     }
     if not used:
         return WithTable(section)
@@ -346,6 +349,19 @@ def _shortcut(name: str, one: Mapping[str, Any], image: Mapping[str, Any]) -> st
     )
 
 
+def _telling(encoder: TableEncoder, rows: Columns, y: np.ndarray) -> list[str]:
+    """Columns of categories each of which goes with one label alone, as patients and the label's own words do."""
+    found = []
+    for name in (one["name"] for one in encoder.described() if one["kind"] == "category"):
+        labelled_values = zip(rows[name], y.tolist(), strict=True)
+        known = [(str(value), str(label)) for value, label in labelled_values if not is_unknown(value)]
+        values, pairs = ({pair[0] for pair in known}, set(known))
+        if len(values) == len(pairs) > len(np.unique(y, axis=0)) and 2 * len(values) <= len(known):
+            text = f"Each of the {len(values)} values of {name!r} has training images of one label alone"
+            found.append(f"{text}: it may name patients, or say the label. A new patient has none of them.")
+    return found
+
+
 def _notes(left_out: Mapping[str, str]) -> list[str]:
     return [f"Column {name!r} is not used: {why}." for name, why in left_out.items() if not source_of(name)]
 
@@ -363,10 +379,10 @@ def _unknown(encoder: TableEncoder, table: pd.DataFrame) -> list[str]:
 
 
 def _unseen(encoder: TableEncoder, table: pd.DataFrame) -> list[str]:
-    """Categories of the reported images that no training image has."""
+    """Categories of the reported images that no training image has, and numbers beyond theirs."""
     seen: dict[str, int] = {}
     names = [one["name"] for one in encoder.described()]
     for row in zip(*(objects(table, name) for name in names), strict=True):
         for text in encoder.check(dict(zip(names, row, strict=True))):
             seen[text] = seen.get(text, 0) + 1
-    return [f"No training image has {text}: it counts as none of the known ({n} images)." for text, n in seen.items()]
+    return [f"No training image has {text} ({n} images): {NEW_FIELDS}." for text, n in seen.items()]

@@ -15,6 +15,7 @@ from medclf.dataset.columns import text_of
 from medclf.dataset.folds import linked
 from medclf.dataset.frames import file_names
 from medclf.dataset.labels import is_missing, objects
+from medclf.dataset.scan import note
 from medclf.dataset.spelt_names import one_name_each
 from medclf.errors import DataError, MedclfWarning, SplitError, argument, did_you_mean
 
@@ -60,15 +61,17 @@ def with_units(table: pd.DataFrame, unit: str) -> pd.DataFrame:
         >>> with_units(table, "folder")["unit_id"].tolist()
         ['a', 'a', 'b']
     """
-    named = _names(table, unit)
+    named, notes = _names(table, unit)
     if all(name is None for name in named):
         remedy = _SOURCES.get(unit, "fill its cells, or name another column")
         raise DataError(f"{argument('unit', unit)}: no image says its {units_word(unit, 1)}", remedy)
     if unit not in ("folder", "file") and (n := sum(name is None for name in named)):
-        text = f"{n} of {len(named)} images name no {units_word(unit, 1)}: each counts as one of its own"
-        warnings.warn(MedclfWarning(text), stacklevel=2)
+        notes.append(f"{n} of {len(named)} images name no {units_word(unit, 1)}: each counts as one of its own")
     result = table.copy()
     result.attrs = dict(table.attrs) | {"unit": unit}
+    for text in notes:
+        warnings.warn(MedclfWarning(text), stacklevel=2)
+    note(result, *notes)
     names = [path if name is None else name for name, path in zip(named, table["path"], strict=True)]
     result[UNIT] = pd.Series(names, index=table.index, dtype=object)
     return result if _within_patients(result) else _grouped(result)
@@ -88,20 +91,19 @@ def check_labels(table: pd.DataFrame) -> None:
         raise DataError(text, "give each one label, or answer for single images")
 
 
-def _names(table: pd.DataFrame, unit: str) -> list[str | None]:
+def _names(table: pd.DataFrame, unit: str) -> tuple[list[str | None], list[str]]:
+    """The unit of each image, None where it names none; and what is to be said of them."""
     if unit == "folder":
-        return [PurePosixPath(path).parent.as_posix() for path in table["path"]]
+        return [PurePosixPath(path).parent.as_posix() for path in table["path"]], []
     if unit == "file":
-        return list(file_names(table))
+        return list(file_names(table)), []
     if unit not in table:
         columns = [str(column) for column in table]
         remedy = did_you_mean(unit, columns) or _SOURCES.get(unit) or f"it has {', '.join(columns)}"
         raise DataError(f"{argument('unit', unit)}: the table has no column '{unit}'", remedy)
     texts = ["" if is_missing(cell) else text_of(cell) for cell in table[unit]]
     names, notes = one_name_each(texts, f"column '{unit}'", units_word(unit, 1), units_word(unit))
-    for note in notes:
-        warnings.warn(MedclfWarning(note), stacklevel=3)
-    return names
+    return names, notes
 
 
 def _within_patients(table: pd.DataFrame) -> bool:

@@ -19,7 +19,7 @@ from medclf.metrics.units import UnitRule
 from medclf.models.spec import ModelSpec
 from medclf.models.tabular import Fields, fusion_in
 from medclf.parallel import map_ahead
-from medclf.results.calibration import FIELDS_UNKNOWN, OUT_OF_DISTRIBUTION, UNSURE, decided
+from medclf.results.calibration import FIELDS_NEW, FIELDS_UNKNOWN, OUT_OF_DISTRIBUTION, UNSURE, decided
 
 if TYPE_CHECKING:
     from medclf.images.preprocessing import Item
@@ -131,7 +131,7 @@ class Predictor(Shown):
             fields: by name; what is left out, or "unknown", is unknown.
 
         Returns:
-            The fields whose category no training image had, each as NAME=VALUE.
+            The fields whose category no training image had, each as NAME=VALUE, or whose number lies beyond theirs.
 
         Raises:
             DataError: the model takes no such field, or a number is none.
@@ -323,7 +323,7 @@ class Predictor(Shown):
         probs, index = sigmoid(logits) if self.multi_label else softmax(logits), np.zeros(len(read), int)
         whole = rule.probs(probs, features, index, 1)
         calibrated = to_logits(whole, multi_label=self.multi_label), features.mean(0, keepdims=True)
-        (answer,) = self._calibrated(*calibrated, np.zeros(1, bool))
+        (answer,) = self._calibrated(*calibrated)
         predicted = np.zeros((1, len(self.vocab)), bool)
         predicted[0, [answer.pred] if isinstance(answer.pred, int) else list(answer.pred)] = True
         parts = iter(rule.contributions(probs, features, index, predicted))
@@ -361,8 +361,7 @@ class Predictor(Shown):
     ) -> tuple[list[Prediction], np.ndarray]:
         """As `predict_pixels`, with the (B, n_features) pooled features that the answers were made from."""
         known = [{}] * len(prepared) if fields is None else [row or {} for row in fields]
-        for row in known:
-            self.check_fields(row)
+        new = np.array([bool(self.check_fields(row)) for row in known], bool)
         logits, features = self._forward(prepared)
         blind = np.zeros(len(logits), bool)
         if self._fusion is not None:
@@ -370,16 +369,19 @@ class Predictor(Shown):
             logits, blind = self._fusion.of_fields(logits, known)
         if self.unit_rule is not None and self.unit_rule.attention is not None:  # each image is a unit of its own
             logits = self.unit_rule.attention.logits(features, np.arange(len(features)), len(features))
-        return self._calibrated(logits, features, blind), features
+        return self._calibrated(logits, features, {FIELDS_UNKNOWN: blind, FIELDS_NEW: new}), features
 
-    def _calibrated(self, logits: np.ndarray, features: np.ndarray, blind: np.ndarray) -> list[Prediction]:
+    def _calibrated(
+        self, logits: np.ndarray, features: np.ndarray, of_fields: Mapping[str, np.ndarray] | None = None
+    ) -> list[Prediction]:
         scaled = logits.astype(np.float64) / temperatures(self.calibration) + biases(self.calibration)
         probs = sigmoid(scaled) if self.multi_label else softmax(scaled)
         if not (np.isfinite(probs).all() and np.isfinite(features).all()):
             raise BundleError(f"{self.name} gives no finite numbers for this image", "save the bundle again")
         outside = self._detector.unlike(features) if self._detector else np.zeros(len(features), bool)
-        rows = zip(probs, outside, blind, strict=True)
-        return [self._prediction(row, odd, unknown) for row, odd, unknown in rows]
+        raised = {OUT_OF_DISTRIBUTION: outside, **(of_fields or {})}
+        flags = [tuple(flag for flag, where in raised.items() if where[row]) for row in range(len(probs))]
+        return [self._prediction(row, raised_here) for row, raised_here in zip(probs, flags, strict=True)]
 
     def _target(self, prepared: np.ndarray, label: str | None) -> int:
         """Position of the label that a saliency map is about: the predicted one, of several the most probable."""
@@ -388,12 +390,11 @@ class Predictor(Shown):
         answer = self.predict_pixels(prepared)[0]
         return answer.pred if isinstance(answer.pred, int) else int(np.argmax(list(answer.probs.values())))
 
-    def _prediction(self, probs: np.ndarray, outside: bool, blind: bool = False) -> Prediction:
+    def _prediction(self, probs: np.ndarray, flags: tuple[str, ...]) -> Prediction:
         pred = self._chosen(probs)
         sure = np.maximum(probs, 1 - probs).min() if self.multi_label else probs.max()
         limit = self.calibration.get("abstain", {}).get("threshold", 0.0)
-        flags = (*([] if sure >= limit else [UNSURE]), *([OUT_OF_DISTRIBUTION] if outside else []))
-        flags += (FIELDS_UNKNOWN,) if blind else ()
+        flags = flags if sure >= limit else (UNSURE, *flags)
         named = dict(zip(self.vocab, probs.tolist(), strict=True))
         label = self.vocab[pred] if isinstance(pred, int) else tuple(self.vocab[index] for index in pred)
         return Prediction(label, named, pred, flags)

@@ -154,16 +154,20 @@ def units_section(
     n_images = first.units.table["n_images"]
     conflicts = [] if first.units.multi_label else _conflicts(table)
     lost = table[(table["problem"] != "").to_numpy()]
-    broken = lost[UNIT].nunique()
-    gone = sorted(set(map(str, lost[UNIT])) - set(map(str, table.loc[~table.index.isin(lost.index), UNIT])))
+    nameless = (lost[UNIT] == lost["path"]).to_numpy() & (rule.unit not in ("folder", "file"))
+    broken = lost[~nameless]
+    gone = sorted(set(map(str, broken[UNIT])) - set(map(str, table.loc[~table.index.isin(lost.index), UNIT])))
     sentence = f"{sentence_of(rule, len(first.units), len(first.images))} {chosen}".rstrip()
     if conflicts:
         what = units_word(rule.unit, len(conflicts))
         has, counts = ("has", "counts") if len(conflicts) == 1 else ("have", "count")
         sentence += f" {len(conflicts)} {what} {has} images of different labels and {counts} as unlabelled."
-    if broken:
-        images = "image" if len(lost) == 1 else "images"
-        sentence += f" {len(lost)} {images} of {broken} {units_word(rule.unit, broken)} could not be used."
+    if len(broken):
+        images, n = "image" if len(broken) == 1 else "images", broken[UNIT].nunique()
+        sentence += f" {len(broken)} {images} of {n} {units_word(rule.unit, n)} could not be used."
+    if n := int(nameless.sum()):
+        images = "image that names" if n == 1 else "images that name"
+        sentence += f" {n} {images} no {units_word(rule.unit, 1)} could not be used."
     if gone:
         has = "has" if len(gone) == 1 else "have"
         sentence += f" {len(gone)} {units_word(rule.unit, len(gone))} {has} no usable image."

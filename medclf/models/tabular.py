@@ -23,6 +23,7 @@ _FEW = 0.5  # of the rows: a column of text with more different values names row
 _ENOUGH = 20  # rows, below which nothing is said of how many values differ
 _LARGEST = 30.0  # of a logit that goes into the fusion
 MOST_CATEGORIES = 200
+NEW_FIELDS = "a category that is new counts as none of the known, a number as the nearest known"
 Columns = Mapping[str, Sequence[Any]]  # by name, one value a row
 Fields = Mapping[str, Any]  # of one image, by name
 
@@ -67,12 +68,13 @@ def _category(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Number:
-    """A column of numbers: median where unknown, then less the mean, over the standard deviation.
+    """A column of numbers: median where unknown, cut at the training rows' ends, less the mean, over the spread.
 
     Args:
         name: of the column.
-        median, mean, spread: of the training rows.
+        median, mean, spread: of the training rows; the spread is their standard deviation.
         indicator: whether a column of 0 and 1 says where it was unknown.
+        low, high: ends of the training rows; older bundles have none.
     """
 
     name: str
@@ -80,6 +82,8 @@ class Number:
     mean: float
     spread: float
     indicator: bool = False
+    low: float = -math.inf
+    high: float = math.inf
 
     @property
     def width(self) -> int:
@@ -90,13 +94,24 @@ class Number:
         """(n, width)."""
         found = np.array([_number(value, self.name) for value in values], np.float64)
         unknown = np.isnan(found)
-        scaled = (np.where(unknown, self.median, found) - self.mean) / self.spread
+        scaled = (np.where(unknown, self.median, found).clip(self.low, self.high) - self.mean) / self.spread
         return np.stack([scaled, unknown], axis=1)[:, : self.width]
+
+    def strange(self, value: Any) -> str:
+        """What of a value training did not have; "" where nothing.
+
+        Raises:
+            DataError: it is no number.
+        """
+        found = _number(value, self.name)
+        beyond = found < self.low or found > self.high
+        return f"{self.name} outside {self.low:g} to {self.high:g}" if beyond else ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         numbers = {"median": self.median, "mean": self.mean, "spread": self.spread}
-        return {"name": self.name, "kind": "number", **numbers, "indicator": self.indicator}
+        ends = {"low": self.low, "high": self.high} if math.isfinite(self.low) else {}
+        return {"name": self.name, "kind": "number", **numbers, "indicator": self.indicator, **ends}
 
 
 @dataclass(frozen=True)
@@ -122,6 +137,10 @@ class Category:
         return np.array([[one == name for name in self.categories] for one in found], np.float64).reshape(
             -1, self.width
         )
+
+    def strange(self, value: Any) -> str:
+        """What of a value training did not have; "" where nothing."""
+        return "" if is_unknown(value) or _category(value) in self.categories else f"{self.name}={value}"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -218,7 +237,7 @@ class TableEncoder:
         """See that fields of one image can be used.
 
         Returns:
-            The names of the categories that training did not have, each with its value.
+            What training did not have: categories as NAME=VALUE, and numbers beyond its own, as `NEW_FIELDS` ends.
 
         Raises:
             DataError: a field that the model does not know, or a number that is none.
@@ -228,14 +247,7 @@ class TableEncoder:
             if name not in by_name:
                 known = f"the model's fields are {', '.join(by_name)}" if by_name else "the model takes none"
                 raise DataError(f"there is no field {name!r}", did_you_mean(name, by_name) or known)
-        unseen = []
-        for name, value in fields.items():
-            column = by_name[name]
-            if isinstance(column, Number):
-                _number(value, name)
-            elif not is_unknown(value) and _category(value) not in column.categories:
-                unseen.append(f"{name}={value}")
-        return unseen
+        return [text for name, value in fields.items() if (text := by_name[name].strange(value))]
 
     def described(self) -> list[dict[str, Any]]:
         """Name and kind of each field, and the categories of those that have some: for who fills them in."""
@@ -271,7 +283,9 @@ def _column(value: Mapping[str, Any]) -> Number | Category:
     _expect(value["kind"] == "number", name)
     numbers = [float(value[key]) for key in ("median", "mean", "spread")]
     _expect(all(map(math.isfinite, numbers)) and numbers[2] > 0 and isinstance(value["indicator"], bool), name)
-    return Number(name, numbers[0], numbers[1], numbers[2], value["indicator"])
+    low, high = float(value.get("low", -math.inf)), float(value.get("high", math.inf))
+    _expect(low <= numbers[0] <= high, name)
+    return Number(name, numbers[0], numbers[1], numbers[2], value["indicator"], low, high)
 
 
 def _expect(holds: bool, what: str) -> None:
@@ -350,7 +364,7 @@ def _fitted_number(name: str, values: Sequence[Any]) -> Number:
     median, mean, spread = (float(one[0]) for one in (imputer.statistics_, scaler.mean_, scaler.scale_))
     # whether a box could be measured tells the machine apart, not the finding
     indicator = bool(len(imputer.indicator_.features_)) and not source_of(name)
-    return Number(name, median, mean, spread, indicator)
+    return Number(name, median, mean, spread, indicator, float(np.nanmin(column)), float(np.nanmax(column)))
 
 
 def _fitted_category(name: str, values: Sequence[Any]) -> Category:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # a prediction needs neither scipy nor scikit-learn
     from medclf.models.tabular import Fusion
 
 UNSURE, OUT_OF_DISTRIBUTION = "unsure", "not like the training images"  # as predictions.csv and answers have them
-FIELDS_UNKNOWN = "fields unknown"
+FIELDS_UNKNOWN, FIELDS_NEW = "fields unknown", "fields unlike training"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from medclf.auditing.assess import apply_calibration, chosen_in_training, evalua
 from medclf.dataset.csv_files import read_rows
 from medclf.dataset.labels import objects
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
-from medclf.dataset.scan import scan, with_problems
+from medclf.dataset.scan import note, scan, with_problems
 from medclf.dataset.units import with_units
 from medclf.errors import DataError, MedclfWarning, ReadError, argument
 from medclf.files import refuse_to_replace
@@ -24,6 +24,7 @@ from medclf.inference.bundle import Bundle
 from medclf.learn.units import unit_rows, units_section
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.logits import sigmoid, softmax
+from medclf.models.tabular import NEW_FIELDS
 from medclf.progress import watch
 from medclf.reporting.report import report
 from medclf.results import maps
@@ -154,7 +155,10 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
         {str(root / path): reason for path, reason in zip(table["path"], matched.reasons, strict=True) if reason},
     )
     paths = [root / path for path in table["path"].iloc[rows]]
-    fields = fields_of(bundle, table.iloc[rows])
+    fields, said = fields_of(bundle, table.iloc[rows])
+    for text in said:
+        warnings.warn(MedclfWarning(text), stacklevel=2)
+    note(table, *said)
     raw = getattr(bundle, "unit_rule", None) is not None
     stream = bundle.outputs_stream(paths) if raw else bundle.predict_stream(paths, fields=fields)
     answers = list(watch(stream, len(paths), "Predicting"))
@@ -186,26 +190,26 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
     return found, table, missing
 
 
-def fields_of(bundle: Any, table: pd.DataFrame) -> list[dict[str, Any]] | None:
+def fields_of(bundle: Any, table: pd.DataFrame) -> tuple[list[dict[str, Any]] | None, list[str]]:
     """The fields that a bundle takes beside each image, from the table's columns; None where it takes none.
 
-    Warns:
-        MedclfWarning: the table lacks a column, which is then unknown; or a category that training did not have.
+    Returns:
+        The fields; and what is to be said: the table lacks a column, which is then unknown, or training did not have
+        a category, or a number so small or great.
     """
     names = [field["name"] for field in bundle.fields]
     if not names:
-        return None
-    lacking = [name for name in names if name not in table]
-    if lacking:
-        text = f"the data have no column {', '.join(map(repr, lacking))}, which the model uses: it counts as unknown"
-        warnings.warn(MedclfWarning(text), stacklevel=3)
+        return None, []
+    said = []
+    if lacking := [name for name in names if name not in table]:
+        said = [f"the data have no column {', '.join(map(repr, lacking))}, which the model uses: it counts as unknown"]
     columns = {name: objects(table, name) for name in names}
     fields = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     unseen = Counter(text for row in fields for text in bundle.check_fields(row))
     if unseen:
         told = ", ".join(f"{text} ({n} images)" for text, n in unseen.most_common(5))
-        warnings.warn(MedclfWarning(f"no training image has {told}: it counts as none of the known"), stacklevel=3)
-    return fields
+        said.append(f"no training image has {told}: {NEW_FIELDS}")
+    return fields, said
 
 
 def external_facts(evaluation: Run, run: Path) -> list[dict[str, Any]]:

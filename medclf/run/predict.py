@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from medclf.dataset.folders import walk
-from medclf.errors import DataError, MedclfWarning, argument
+from medclf.errors import DataError, MedclfWarning, argument, did_you_mean
 from medclf.escaping import csv_value, printable
 from medclf.images.frame_names import file_of, frame_name
 from medclf.images.reading import n_frames
 from medclf.inference.runtimes import bundle_in, load_model
+from medclf.models.tabular import NEW_FIELDS
 from medclf.progress import watch
 
 _FEW = 50  # images that do not repay the import of torch
@@ -170,7 +171,7 @@ def fields_for(
     Warns:
         MedclfWarning: images that the CSV does not name, and categories that training did not have.
     """
-    shared = dict(field) if isinstance(field, Mapping) else dict(_named(one) for one in field)
+    shared = dict(field) if isinstance(field, Mapping) else named_fields(field)
     model.check_fields(shared)
     rows = [dict(shared) for _ in names]
     if fields is not None:
@@ -187,16 +188,24 @@ def fields_for(
             row.update(more or {})
     unseen = dict.fromkeys(text for row in rows for text in model.check_fields(row))
     if unseen:
-        told = ", ".join(list(unseen)[:5])
-        warnings.warn(MedclfWarning(f"no training image has {told}: it counts as none of the known"), stacklevel=3)
+        warnings.warn(MedclfWarning(f"no training image has {', '.join(list(unseen)[:5])}: {NEW_FIELDS}"), stacklevel=3)
     return rows
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not sign or not name:
-        raise DataError(f"{argument('field')} must be NAME=VALUE, not {text!r}", "for example age=60")
-    return name.strip(), value.strip()
+def named_fields(texts: Sequence[str]) -> dict[str, str]:
+    """Fields as `--field NAME=VALUE` gives them, each once.
+
+    Raises:
+        DataError: a text has another form, or a name stands there twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = (part.strip() for part in text.partition("="))
+        if not sign or not name:
+            raise DataError(f"{argument('field')} must be NAME=VALUE, not {text!r}", "for example age=60")
+        if found.setdefault(name, value) != value:
+            raise DataError(f"{argument('field')} gives {name!r} twice: {found[name]} and {value}", "give it once")
+    return found
 
 
 def _read_fields(model: Any, path: Path) -> dict[str, dict[str, str]]:
@@ -211,6 +220,10 @@ def _read_fields(model: Any, path: Path) -> dict[str, dict[str, str]]:
     if "path" not in rows or not used:
         text = f"{path} has the columns {', '.join(map(str, rows))}"
         raise DataError(text, f"it needs a column path, and some of {', '.join(names)}")
+    if lacking := [name for name in names if name not in used]:
+        meant = next(filter(None, (did_you_mean(name, list(map(str, rows))) for name in lacking)), "")
+        text = f"{path} has no column {', '.join(map(repr, lacking))}: it counts as unknown"
+        warnings.warn(MedclfWarning(f"{text} ({meant})" if meant else text), stacklevel=4)
     said: dict[str, dict[str, str]] = {}
     for image, *cells in rows[["path", *used]].itertuples(index=False):
         row = {name: cell for name, cell in zip(used, cells, strict=True) if cell}

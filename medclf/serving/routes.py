@@ -142,7 +142,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
         """
         if _kind(request) not in TYPES:
             raise Refused(415, "the Content-Type is not that of an image", _SEND)
-        gone, fields = partial(_gone, request), dict(map(_named, field))
+        gone, fields = partial(_gone, request), _fields(field)
         try:
             answer = await service.answer(request.stream(), _declared(request), gone, saliency=saliency, fields=fields)
         except DataError as error:
@@ -280,11 +280,15 @@ def add_error_handlers(app: FastAPI) -> None:
         return _problem(500, "the service failed", "its log says where", closing)
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not sign or not name or len(text) > 500:
-        raise Refused(422, f"field must be NAME=VALUE, not {text[:80]!r}", "for example field=age=60")
-    return name, value
+def _fields(texts: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name or len(text) > 500:
+            raise Refused(422, f"field must be NAME=VALUE, not {text[:80]!r}", "for example field=age=60")
+        if found.setdefault(name, value) != value:
+            raise Refused(422, f"field gives {name!r} twice, with different values", "give it once")
+    return found
 
 
 def _declared(request: Request) -> int | None:

@@ -76,9 +76,18 @@ def test_unknown_and_unseen_values_are_counted():
     reported[2].loc[0, "sex"] = "x"
     predictions = Predictions(["normal", "polyp"], False, reported[0], reported[1], np.zeros(50), reported[2])
     notes = with_table(predictions, TrainingRows(y, probs, table), ["hint", "sex"]).section["notes"]
-    assert notes == [
-        "No training image has sex=x: it counts as none of the known (1 images).",
-        "'hint' is unknown in 10 of 50 images (20 %).",
+    unseen, unknown = (text for text in notes if "hint outside" not in text)
+    assert unseen.startswith("No training image has sex=x (1 images): a category that is new counts as none")
+    assert unknown == "'hint' is unknown in 10 of 50 images (20 %)."
+
+
+def test_categories_that_each_go_with_one_label_may_be_patients():
+    y, probs, table = drawn(100, 1)
+    table["subject"] = [f"s{k % 10}{label}" for k, label in enumerate(y)]
+    predictions = Predictions(["normal", "polyp"], False, y, probs, np.zeros(100), table)
+    notes = with_table(predictions, TrainingRows(y, probs, table), ["subject", "sex"]).section["notes"]
+    assert [text[:46] for text in notes if "one label alone" in text] == [
+        "Each of the 20 values of 'subject' has trainin"
     ]
 
 

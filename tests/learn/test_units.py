@@ -110,10 +110,10 @@ def test_the_image_that_decided_speaks_for_what_the_threshold_decides(run: Run, 
 def test_conflicts_and_losses_of_any_partition_are_counted_in_the_section() -> None:
     table = pd.DataFrame(
         {
-            "path": ["0", "1", "2", "3"],
-            "label": ["a", "b", "a", "a"],
-            "unit_id": ["u", "u", "v", "w"],
-            "problem": ["", "", "", "broken"],
+            "path": ["0", "1", "2", "3", "4"],
+            "label": ["a", "b", "a", "a", "a"],
+            "unit_id": ["u", "u", "v", "w", "4"],
+            "problem": ["", "", "", "broken", "broken"],
         }
     )
     probs, y = np.array([[0.9, 0.1]]), np.array([0])
@@ -123,7 +123,8 @@ def test_conflicts_and_losses_of_any_partition_are_counted_in_the_section() -> N
     found = units_section([by_unit(reported, rule)], rule, table)
     assert found["conflicts"] == {"n": 1, "some_paths": ["u"]}
     assert "1 patient has images of different labels and counts as unlabelled." in found["sentence"]
-    assert "1 image of 1 patient could not be used. 1 patient has no usable image." in found["sentence"]
+    assert "1 image of 1 patient could not be used. 1 image that names no patient could not" in found["sentence"]
+    assert found["sentence"].endswith("1 patient has no usable image.")
 
 
 def test_what_is_said_counts_patients(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

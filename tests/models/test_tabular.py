@@ -60,6 +60,16 @@ def test_fields_of_one_image_are_checked():
         encoder.encode({"age": [float("inf")], "sex": ["f"]})
 
 
+def test_a_number_beyond_the_training_images_counts_as_the_nearest_of_theirs_and_is_told():
+    encoder, _ = TableEncoder.fit(ROWS)
+    wide, ends = ({"age": ages, "sex": ["f", "f"]} for ages in ([1e9, -5], [80, 40]))
+    assert encoder.encode(wide).tolist() == encoder.encode(ends).tolist()
+    assert encoder.check({"age": "1e9"}) == ["age outside 40 to 80"] and encoder.check({"age": 80}) == []
+    (age, *_) = encoder.as_dict()
+    older = TableEncoder.from_dict([{key: value for key, value in age.items() if key not in ("low", "high")}])
+    assert older.check({"age": 1e9}) == [] and older.encode({"age": [1e9]})[0, 0] > 1e6
+
+
 def test_numbers_as_categories_are_one_however_written():
     encoder, _ = TableEncoder.fit({"code": ["1", "2", "b", "b"]})
     assert encoder.encode({"code": [1, 1.0, "1 ", "B"]}).argmax(axis=1).tolist() == [0, 0, 0, 2]

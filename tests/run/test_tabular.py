@@ -72,7 +72,9 @@ def test_the_bundle_gives_what_the_run_says(run, data, tmp_path):
     again = found.predictions.to_frame().set_index("path").loc[table["path"], "prob_sick"]
     assert again.tolist() == pytest.approx(table["prob_sick"].tolist(), abs=1e-4)
     with pytest.warns(MedclfWarning, match="no column 'age'"):
-        evaluate(run, pd.read_csv(data).drop(columns="age").head(8), tmp_path / "less", saliency=0, root=data.parent)
+        less = pd.read_csv(data).drop(columns="age").head(8).assign(site="toe")
+        kept = evaluate(run, less, tmp_path / "less", saliency=0, root=data.parent).results["data"]["notes"]
+    assert any("no column 'age'" in text for text in kept) and any("site=toe (8 images)" in text for text in kept)
     with pytest.raises(BundleError, match="site, age"):
         export_onnx(bundle, tmp_path / "a.onnx")
 
@@ -85,11 +87,17 @@ def test_predict_takes_fields(run, data):
     assert [one.probs["sick"] for one in found] == pytest.approx([one.probs["sick"] for one in answers])
     (one,) = predict(run, files[:1], field=["age=60", "site=unknown"])
     assert one.probs["sick"] == pytest.approx(bundle.predict(files[0], {"age": 60}).probs["sick"])
-    for given, said in ((["age=old"], "must be a number"), (["agee=3"], "no field 'agee'"), (["age"], "NAME=VALUE")):
+    for given, said in (
+        (["age=old"], "must be a number"),
+        (["agee=3"], "no field 'agee'"),
+        (["age"], "NAME=VALUE"),
+        (["age=1", "age=2"], "twice"),
+    ):
         with pytest.raises(DataError, match=said):
             predict(run, files, field=given)
-    with pytest.warns(MedclfWarning, match="site=toe"):
-        predict(run, files[:1], field=["site=toe"])
+    with pytest.warns(MedclfWarning, match="site=toe, age outside"):
+        (one,) = predict(run, files[:1], field=["site=toe", "age=1e9"])
+    assert "fields unlike training" in one.flags
 
 
 def test_fields_that_do_not_fit_the_images_are_refused(run, data):
@@ -110,6 +118,12 @@ class Aged:
         return []
 
 
+class AgedSomewhere(Aged):
+    """A model that takes a place as well."""
+
+    fields = (*Aged.fields, {"name": "site", "kind": "category"})
+
+
 def test_a_csv_says_fields_of_the_image_that_it_names_and_of_no_other(tmp_path):
     first, second = tmp_path / "a" / "1.png", tmp_path / "b" / "1.png"
     said = tmp_path / "said.csv"
@@ -122,6 +136,9 @@ def test_a_csv_says_fields_of_the_image_that_it_names_and_of_no_other(tmp_path):
     said.write_text("path,age\na/1.png,60\na/1.png,20\n")
     with pytest.raises(DataError, match=r"names 'a/1\.png' twice"):
         fields_for(Aged(), [first], said, ())
+    with pytest.warns(MedclfWarning, match=r"no column 'site': it counts as unknown \(did you mean 'Site'\?\)"):
+        said.write_text("path,age,Site\na/1.png,60,arm\n")
+        assert fields_for(AgedSomewhere(), [first], said, ()) == [{"age": "60"}]
     said.write_bytes(b"path,age\na/1.png,\xe9\n")
     with pytest.raises(DataError, match="UTF-8"):
         fields_for(Aged(), [first], said, ())

@@ -45,6 +45,7 @@ def test_fields_are_listed_and_used(served: str, picture: Any) -> None:
     ("fields", "said"),
     [
         (["age=old"], "must be a number"),
+        (["age=3", "age=4"], "twice"),
         (["agee=3"], "no field 'agee'"),
         (["age"], "NAME=VALUE"),
         (["=3"], "NAME=VALUE"),
