@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from medclf.files import writing
+from medclf.files import is_number, writing
 from medclf.metrics.ood import OodDetector
 
 FOLDER, FILE, OLDER = "watch", "sketches.jsonl", "sketches-older.jsonl"
 MAX_BYTES = 16 * 2**20
 TAGS = ("modality", "view_position", "photometric_interpretation", "scanner")  # of DICOM; no other is kept
 _AXES = 8
+WHEN = "%Y-%m-%dT%H:%MZ"
 
 
 def measures_of(detector: OodDetector | None, features: np.ndarray, pixels: np.ndarray) -> list[dict[str, float]]:
@@ -75,7 +76,7 @@ def sketch(
     same = hash((*measures.values(), *probs.values())) & 0xFFFFFFFF
     return {
         "id": secrets.token_hex(4),
-        "when": when or datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
+        "when": when or datetime.now(timezone.utc).strftime(WHEN),
         "model": model[:16],
         "probs": probs,
         "flags": list(prediction.flags),
@@ -151,3 +152,19 @@ def read_sketches(folder: str | Path) -> list[dict[str, Any]]:
             if isinstance(row, dict) and "id" in row:
                 found.append(row)
     return found
+
+
+def is_whole(row: Mapping[str, Any], vocab: Sequence[str]) -> bool:
+    """Whether a line has all that a sketch has, as `sketch` writes it.
+
+    Example:
+        >>> is_whole({"id": "0a"}, ["normal", "polyp"])
+        False
+    """
+    try:
+        datetime.strptime(row["when"], WHEN)
+        numbers = [*(row["probs"][label] for label in vocab), *row["measures"].values()]
+        texts = [row["image"], *row["kinds"].values(), *row["flags"]]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+    return all(map(is_number, numbers)) and all(isinstance(text, str) for text in texts)

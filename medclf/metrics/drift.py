@@ -32,6 +32,7 @@ class Stream:
         kinds: name -> n texts: scanner, size, ...; "" where unknown.
         images: n texts, equal for equal images.
         per_unit: images of one patient, on average: what depends on each other counts for less.
+        multi_label: whether an image may have several labels, each with a probability of its own.
     """
 
     measures: dict[str, np.ndarray]
@@ -40,6 +41,7 @@ class Stream:
     kinds: dict[str, Sequence[str]] = field(default_factory=dict)
     images: Sequence[str] = ()
     per_unit: float = 1.0
+    multi_label: bool = False
 
     def __len__(self) -> int:
         return len(self.pred)
@@ -47,7 +49,9 @@ class Stream:
     @property
     def confidence(self) -> np.ndarray:
         """(n,) probability of the likeliest class; of several labels, how sure the least sure one is."""
-        return np.asarray(self.probs.max(1)) if len(self.probs) else np.zeros(0)
+        if not len(self.probs):
+            return np.zeros(0)
+        return np.maximum(self.probs, 1 - self.probs).min(1) if self.multi_label else np.asarray(self.probs.max(1))
 
     def part(self, rows: slice) -> Stream:
         """Some of it."""
@@ -58,6 +62,7 @@ class Stream:
             {name: list(values)[rows] for name, values in self.kinds.items()},
             list(self.images)[rows],
             self.per_unit,
+            self.multi_label,
         )
 
 
@@ -245,7 +250,7 @@ def estimate_accuracy(
     return Estimate(value, max(0.0, value - float(reach)), min(1.0, value + float(reach)), n)
 
 
-def stream_of(rows: Sequence[dict[str, Any]], vocab: Sequence[str]) -> Stream:
+def stream_of(rows: Sequence[dict[str, Any]], vocab: Sequence[str], multi_label: bool = False) -> Stream:
     """Sketches, as `medclf.inference.sketches` keeps them, as one stream."""
     probs = np.array([[row["probs"][label] for label in vocab] for row in rows], float).reshape(len(rows), len(vocab))
     names = list(dict.fromkeys(name for row in rows for name in row["measures"]))
@@ -256,4 +261,5 @@ def stream_of(rows: Sequence[dict[str, Any]], vocab: Sequence[str]) -> Stream:
         probs.argmax(1) if len(rows) else np.zeros(0, int),
         {name: [row["kinds"].get(name, "") for row in rows] for name in kinds},
         [row["image"] for row in rows],
+        multi_label=multi_label,
     )

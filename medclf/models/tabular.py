@@ -53,7 +53,7 @@ def _number(value: Any, name: str) -> float:
     except (TypeError, ValueError):
         found = math.inf
     if not math.isfinite(found):
-        raise DataError(f"the field {name!r} must be a number, not {value!r}", f"give a number, or {UNKNOWN}")
+        raise DataError(f"the field {name!r} must be a number, not {str(value)[:60]!r}", f"give a number, or {UNKNOWN}")
     return found
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from medclf.auditing.labelling import choose_next
 from medclf.errors import DataError, ReadError
 from medclf.files import write_json
-from medclf.inference.sketches import FOLDER, measures_of, read_sketches, sketch
+from medclf.inference.sketches import FOLDER, WHEN, is_whole, measures_of, read_sketches, sketch
 from medclf.metrics.drift import FALSE_ALARMS, HORIZON, Alarm, Stream, estimate_accuracy, find_drift, stream_of
 from medclf.metrics.intervals import Estimate
 from medclf.parallel import map_ahead
@@ -25,7 +24,10 @@ from medclf.reporting.charts import Line, line_chart
 from medclf.reporting.plain_page import Section, write_page
 from medclf.reporting.tables import Block, table
 from medclf.results.calibration import OUT_OF_DISTRIBUTION, UNSURE
+from medclf.results.predictions import Predictions
+from medclf.results.run_folder import IMAGES
 from medclf.results.wording import percent
+from medclf.run.evaluate import fields_of
 from medclf.run.run import Run
 from medclf.serving.decoder_worker import facts_of
 
@@ -33,6 +35,7 @@ REFERENCE, PAGE = "reference.json", "watch.html"
 RECENT = 200
 _MOST_REFERENCE = 1000
 _BS = 32
+_MADE = 2  # raised where what the reference holds changes: an older one is made again
 
 
 def watch(
@@ -67,18 +70,21 @@ def watch(
     place = Path(folder) if folder else source / FOLDER
     model = source.bundle.hash[:16]
     everything = read_sketches(place)
-    rows = [row for row in everything if row.get("model") == model]
+    ours = [row for row in everything if row.get("model") == model]
+    rows = [row for row in ours if is_whole(row, source.bundle.vocab)]
     if not rows:
         others = f"; it has {len(everything)} of other models" if everything else ""
         raise DataError(f"{place} has no sketch of this model{others}", "serve the run first: medclf serve RUN")
     known, right = _reference(source, progress)
-    reference, stream = stream_of(known, source.bundle.vocab), stream_of(rows, source.bundle.vocab)
+    reference, stream = (stream_of(part, source.bundle.vocab, source.bundle.multi_label) for part in (known, rows))
     alarms = find_drift(reference, stream, false_alarms=false_alarms)
     recent = stream.part(slice(max(0, len(stream) - RECENT), len(stream)))
     accuracy = estimate_accuracy(reference, right, recent)
     told = [*_said(alarms, len(rows), false_alarms, source.bundle.vocab), _accuracy_said(accuracy)]
+    if lost := len(ours) - len(rows):
+        told.append(f"{lost} sketches are damaged and are left out.")
     page = Path(out) if out else source / FOLDER / PAGE
-    sections = [*_drawn(rows), _next(rows, recent, n)]
+    sections = [*_drawn(rows, source.bundle.multi_label), _next(rows, recent, n)]
     measured = (
         f"After every 25 images, the last 50, 100 and 200 are compared with {len(known)} images that the model was "
         f"not trained on. If nothing changes and images do not depend on each other, the chance of a false alarm is at "
@@ -95,12 +101,14 @@ def _reference(run: Run, progress: bool) -> tuple[list[dict[str, Any]], np.ndarr
     bundle = run.bundle
     if kept.is_file():
         held = json.loads(kept.read_text(encoding="utf-8"))
-        if held.get("model") == bundle.hash:
+        if held.get("model") == bundle.hash and held.get("made") == _MADE:
             return held["rows"], np.array(held["right"], float)
-    predictions, root = run.predictions, run.images
+    predictions, root = _of_images(run), run.images
     chosen = np.flatnonzero(predictions.fully_known)
     chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:_MOST_REFERENCE])
     paths = [root / str(path) for path in predictions.table["path"].iloc[chosen]]
+    fields, _ = fields_of(bundle, predictions.table.iloc[chosen])
+    beside = dict(zip(chosen.tolist(), fields or [], strict=False))
 
     def read(path: Path) -> Any:
         try:
@@ -118,15 +126,22 @@ def _reference(run: Run, progress: bool) -> tuple[list[dict[str, Any]], np.ndarr
         if not sound:
             continue
         pixels = np.stack([image for _, image, _ in sound])
-        answers, features = bundle.predict_with_features(pixels)
+        given = [[beside[row] for row, *_ in sound]] if fields else []
+        answers, features = bundle.predict_with_features(pixels, *given)
         numbers = measures_of(bundle.detector, features, pixels)
         for (row, _, facts), answer, measures in zip(sound, answers, numbers, strict=True):
             rows.append(sketch(answer, measures, facts, bundle.hash))
             right.append(_is_right(answer.pred, np.asarray(predictions.y)[row]))
     if not rows:
         raise DataError(f"{run.path}: none of its images can be read", "bring them back")
-    write_json(kept, {"model": bundle.hash, "rows": rows, "right": right})
+    write_json(kept, {"model": bundle.hash, "made": _MADE, "rows": rows, "right": right})
     return rows, np.array(right)
+
+
+def _of_images(run: Run) -> Predictions:
+    """The predictions of single images, which the service answers; where a patient has one answer, of its images."""
+    file, bundle = run / IMAGES, run.bundle
+    return Predictions.load(file, bundle.vocab, bundle.multi_label) if file.is_file() else run.predictions
 
 
 def _is_right(pred: Any, y: Any) -> float:
@@ -161,13 +176,18 @@ def _accuracy_said(found: Estimate) -> str:
     return f"Accuracy on the last {found.n} images, estimated without labels: {value} (95 % interval {low} to {high})."
 
 
-def _week(when: str) -> str:
-    year, week, _ = datetime.strptime(when, "%Y-%m-%dT%H:%MZ").isocalendar()
+def _monday(when: str) -> date:
+    """The first day of a sketch's week."""
+    day = datetime.strptime(when, WHEN).date()
+    return day - timedelta(days=day.weekday())
+
+
+def _week(monday: date) -> str:
+    year, week, _ = monday.isocalendar()
     return f"{year}-W{week:02}"
 
 
-def _facts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    confidence = [max(row["probs"].values()) for row in rows]
+def _facts(rows: Sequence[dict[str, Any]], multi_label: bool) -> dict[str, Any]:
     shares = {
         name: sum(flag in row["flags"] for row in rows) / len(rows)
         for name, flag in (("unsure", UNSURE), ("unlike", OUT_OF_DISTRIBUTION))
@@ -176,18 +196,24 @@ def _facts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     most = ", ".join(f"{label} {percent(count / len(rows), 0)}" for label, count in called.most_common(4))
     return {
         "images": len(rows),
-        "mean confidence": percent(float(np.mean(confidence)), 0),
+        "mean confidence": percent(_confidence(rows, multi_label), 0),
         "unsure": percent(shares["unsure"], 0),
         "not like the training images": percent(shares["unlike"], 0),
-        "predicted": most,
+        "likeliest label" if multi_label else "predicted": most,
     }
 
 
-def _drawn(rows: Sequence[dict[str, Any]]) -> list[Section]:
-    weeks: dict[str, list[dict[str, Any]]] = {}
+def _confidence(rows: Sequence[dict[str, Any]], multi_label: bool) -> float:
+    return float(stream_of(rows, list(rows[0]["probs"]), multi_label).confidence.mean())
+
+
+def _drawn(rows: Sequence[dict[str, Any]], multi_label: bool) -> list[Section]:
+    by_week: dict[date, list[dict[str, Any]]] = {}
     for row in rows:
-        weeks.setdefault(_week(row["when"]), []).append(row)
-    found = [Section("By week", [*_chart(weeks), table([{"week": w, **_facts(part)} for w, part in weeks.items()])])]
+        by_week.setdefault(_monday(row["when"]), []).append(row)
+    weeks = {monday: by_week[monday] for monday in sorted(by_week)}
+    told = [{"week": _week(monday), **_facts(part, multi_label)} for monday, part in weeks.items()]
+    found = [Section("By week", [*_chart(weeks, multi_label), table(told)])]
     for name, heading in (("scanner", "By scanner"), ("size", "By image size")):
         groups: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
@@ -195,26 +221,30 @@ def _drawn(rows: Sequence[dict[str, Any]]) -> list[Section]:
         if set(groups) - {""}:
             largest = sorted(groups, key=lambda one: -len(groups[one]))[:12]
             found.append(
-                Section(heading, [table([{name: one or "unknown", **_facts(groups[one])} for one in largest])])
+                Section(
+                    heading, [table([{name: one or "unknown", **_facts(groups[one], multi_label)} for one in largest])]
+                )
             )
     return found
 
 
-def _chart(weeks: dict[str, list[dict[str, Any]]]) -> list[Block]:
+def _chart(weeks: dict[date, list[dict[str, Any]]], multi_label: bool) -> list[Block]:
     if len(weeks) < 2:
         return []
     measures: dict[str, Callable[[list[dict[str, Any]]], float]] = {
-        "mean confidence": lambda part: statistics.fmean(max(row["probs"].values()) for row in part),
+        "mean confidence": lambda part: _confidence(part, multi_label),
         "unsure": lambda part: sum(UNSURE in row["flags"] for row in part) / len(part),
         "not like the training images": lambda part: sum(OUT_OF_DISTRIBUTION in r["flags"] for r in part) / len(part),
     }
+    first, *_, last = weeks
+    place = {monday: (monday - first).days // 7 + 1 for monday in weeks}  # a week in which nothing came leaves a gap
     lines = [
-        Line(name, [(float(at), value(part)) for at, part in enumerate(weeks.values(), 1)], marks=True)
+        Line(name, [(float(place[monday]), value(part)) for monday, part in weeks.items()], marks=True)
         for name, value in measures.items()
     ]
-    title = f"by week, {next(iter(weeks))} to {list(weeks)[-1]}"
+    title = f"by week, {_week(first)} to {_week(last)}"
     drawn = line_chart(
-        lines, title=title, x_label="week", y_label="share", x_range=(1, float(len(weeks))), whole_x=True
+        lines, title=title, x_label="week", y_label="share", x_range=(1, float(place[last])), whole_x=True
     )
     return [Block("chart", text=title, chart=drawn)]
 

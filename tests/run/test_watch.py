@@ -1,5 +1,6 @@
 """`watch` as a whole: sketches of a served bundle, the page, drift that is found, and what is refused."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from medclf.errors import DataError
 from medclf.inference.sketches import FOLDER, SketchBook, measures_of, sketch
+from medclf.metrics.drift import stream_of
 from medclf.results.predictions import Predictions
 from medclf.run.watch import watch
 
@@ -18,7 +20,7 @@ VOCAB = ["dark", "light"]
 class Brightness:
     """A bundle by hand: its probability of "light" is the mean of the pixels."""
 
-    hash, vocab, detector = "a" * 64, VOCAB, None
+    hash, vocab, detector, multi_label, fields = "a" * 64, VOCAB, None, False, ()
 
     def prepare(self, path):
         return np.asarray(Image.open(path).convert("RGB").resize((16, 16)))
@@ -87,3 +89,40 @@ def test_darker_images_are_found(run):
 def test_without_sketches_it_says_how_to_get_them(run):
     with pytest.raises(DataError, match="no sketch of this model"):
         watch(run, progress=False)
+
+
+def test_weeks_stand_in_order_whatever_the_clock_did_and_damaged_lines_are_counted(run):
+    serve(run, levels(30, 1), 20)
+    serve(run, levels(30, 2), 2)  # the clock went back
+    with (run / FOLDER / "sketches.jsonl").open("a") as file:
+        file.write(f'{{"id":"0a","model":"{"a" * 16}","probs":null}}\n')
+    assert "1 sketches are damaged and are left out." in watch(run, progress=False)
+    text = (run / FOLDER / "watch.html").read_text()
+    assert text.index("2026-W10</") < text.index("2026-W12</") and "2026-W10 to 2026-W12" in text
+
+
+def test_the_reference_is_answered_with_what_is_known_beside_the_images(run):
+    given = []
+
+    class Aged(Brightness):
+        fields = ({"name": "age", "kind": "number"},)
+
+        def check_fields(self, row):
+            return []
+
+        def predict_with_features(self, pixels, fields=None):
+            given.extend(fields or [])
+            return super().predict_with_features(pixels)
+
+    made = sys.modules["medclf.run.watch"].Run("")
+    made.bundle = Aged()
+    made.predictions.table["age"] = range(80)
+    serve(run, levels(60, 1), 2)
+    watch(run, progress=False)
+    assert sorted(row["age"] for row in given) == list(range(80))
+
+
+def test_of_several_labels_the_least_sure_says_how_sure_an_answer_is():
+    rows = [{"probs": {"dark": 0.1, "light": 0.2}, "measures": {}, "kinds": {}, "image": "a"}]
+    assert stream_of(rows, VOCAB, multi_label=True).confidence == pytest.approx([0.8])
+    assert stream_of(rows, VOCAB).confidence == pytest.approx([0.2])
