@@ -19,8 +19,8 @@ from medclf.dataset.labels import objects
 from medclf.dataset.scan import usable
 from medclf.errors import DataError, argument, did_you_mean
 from medclf.files import is_number
+from medclf.images.image_columns import POSITION_BOX, is_image_column, source_of
 from medclf.images.image_columns import columns_of as image_columns_of
-from medclf.images.image_columns import is_image_column, source_of
 from medclf.metrics.calibration import to_logits
 from medclf.metrics.classification import classification_metrics
 from medclf.metrics.comparison import compare_predictions
@@ -101,7 +101,9 @@ def check_fields(table: pd.DataFrame, names: Sequence[str]) -> None:
         if name in _NOT_FIELDS:
             raise DataError(f"{argument('tabular', name)} is not a field of a patient or an image", _offer(offered))
         if name not in table:
-            raise DataError(f"the table has no column {name!r}", did_you_mean(name, offered) or _offer(offered))
+            raise DataError(
+                f"the table has no column {name!r}", did_you_mean(name, [*offered, POSITION_BOX]) or _offer(offered)
+            )
         if _is_the_label(objects(table, name), objects(table, "label")):
             text = f"{argument('tabular', name)}: the column {name!r} says the label itself in other words"
             raise DataError(text, "leave it out: a new image has no label to give")

@@ -16,7 +16,7 @@ import pandas as pd
 from medclf.dataset.box_files import read_box_file
 from medclf.dataset.given_boxes import Corners, GivenBox, GivenImage
 from medclf.dataset.labels import label_set
-from medclf.dataset.matching import spelling
+from medclf.dataset.matching import spelling, spelt_alike
 from medclf.dataset.scan import listing, usable
 from medclf.errors import DataError, MedclfWarning, argument
 from medclf.images.box_places import iou
@@ -79,7 +79,7 @@ class Boxes:
         images = self.table["path"].nunique()
         without = len(self.listed) - images - len(self.left_out) - len(self.unusable)
         yield f"{len(self.table)} boxes on {images} images: {labels}; {without} listed images without a finding"
-        for same in _spelt_alike(self.vocab):
+        for same in spelt_alike(self.vocab):
             yield f"labels {', '.join(map(repr, same))} differ only in spelling, and are learned as different findings"
         if self.clipped:
             yield f"{self.clipped} boxes reached beyond the image and were cut at its edge"
@@ -96,13 +96,6 @@ class Boxes:
             kinds = ", ".join(f"{kind} {n}" for kind, n in counts.most_common())
             bad = pd.DataFrame({"path": list(self.left_out), "problem": list(self.left_out.values())})
             yield f"{len(bad)} images are left out for their boxes ({kinds}): {listing(bad, 3)}"
-
-
-def _spelt_alike(labels: Sequence[str]) -> list[list[str]]:
-    alike: dict[str, list[str]] = defaultdict(list)
-    for label in labels:
-        alike[spelling(label)].append(label)
-    return [same for same in alike.values() if len(same) > 1]
 
 
 def _few(names: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import difflib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,19 @@ def spelling(label: str) -> str:
     composed = unicodedata.normalize("NFC", letters).strip().strip("_")
     plain = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", composed).casefold()  # the sign of -1 and HER2- says something
     return re.sub(r"^(\d+)[.,]0+$", r"\1", plain)
+
+
+def spelt_alike(labels: Iterable[str]) -> list[list[str]]:
+    """The labels that `spelling` makes one, several each.
+
+    Example:
+        >>> spelt_alike(["Polyp", "ulcer", "polyp"])
+        [['Polyp', 'polyp']]
+    """
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault(spelling(label), []).append(label)
+    return [same for same in alike.values() if len(same) > 1]
 
 
 @dataclass

@@ -16,6 +16,7 @@ from medclf.errors import DataError, argument
 
 POSITION_BOX, OVERLAY = "position-box", "overlay:"
 PRESENT, PAINTED, ABSENT, UNREADABLE = "present", "painted over", "absent", "unreadable"
+EMPTY, MEASURED = "without a course", "measured"
 _SIDE = (0.12, 0.45)  # of the image: least and greatest width and height of a position box
 _DARK = 24  # of 255: painted over
 _GREEN = 12  # by which green exceeds red and blue in the box
@@ -29,7 +30,8 @@ class Measured(NamedTuple):
     """What was measured in one image.
 
     Args:
-        state: present, painted over, absent, or unreadable where the file could not be read.
+        state: of a position box present, without a course, painted over or absent; of an overlay measured, since
+            nothing tells whether it is there; unreadable where the file could not be read.
         values: by the column's name; None where it is unknown.
     """
 
@@ -74,7 +76,7 @@ def measure(pixels: np.ndarray, name: str) -> Measured:
     height, width = pixels.shape[:2]
     part = pixels[round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
     cells = _cells(part.mean(axis=2) / 255, _OVERLAY_GRID)
-    return Measured(PRESENT, {f"{name}/{place}": value for place, value in cells.items()})
+    return Measured(MEASURED, {f"{name}/{place}": value for place, value in cells.items()})
 
 
 def columns_of(name: str) -> list[str]:
@@ -109,6 +111,7 @@ def _position_box(pixels: np.ndarray) -> Measured:
     names = ["length", "turns", "area", "left", "top", "right", "bottom"]
     names += [f"cell-{row}-{column}" for row in range(_GRID) for column in range(_GRID)]
     values = dict.fromkeys(names) if course is None else _shape(course)
+    state = EMPTY if state == PRESENT and course is None else state
     return Measured(state, {f"{POSITION_BOX}/{name}": values[name] for name in names})
 
 
@@ -217,7 +220,12 @@ def counted(states: Sequence[str], name: str) -> str:
     """
     counts = Counter(states)
     lost = f" {counts[UNREADABLE]} could not be read." if counts[UNREADABLE] else ""
+    if name != POSITION_BOX:
+        return (
+            f"{name}: its place was measured in {counts[MEASURED]} of {len(states)} images, drawn there or not.{lost}"
+        )
+    empty = f"without a course in {counts[EMPTY]}, " if counts[EMPTY] else ""
     return (
-        f"{name}: present in {counts[PRESENT]} of {len(states)} images, painted over in {counts[PAINTED]}, "
-        f"absent in {counts[ABSENT]}.{lost}"
+        f"{name}: present in {counts[PRESENT]} of {len(states)} images, {empty}"
+        f"painted over in {counts[PAINTED]}, absent in {counts[ABSENT]}.{lost}"
     )

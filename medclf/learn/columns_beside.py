@@ -13,7 +13,16 @@ import pandas as pd
 
 from medclf.auditing.fusion import check_fields
 from medclf.errors import DataError, ReadError, argument
-from medclf.images.image_columns import PRESENT, UNREADABLE, Measured, columns_of, counted, is_image_column, measure
+from medclf.images.image_columns import (
+    MEASURED,
+    PRESENT,
+    UNREADABLE,
+    Measured,
+    columns_of,
+    counted,
+    is_image_column,
+    measure,
+)
 from medclf.images.preprocessing import Preprocessing
 from medclf.learn.preprocessing import preprocessing_of
 from medclf.learn.units import is_by_unit
@@ -83,11 +92,11 @@ def _measured(learn: Any, before: ColumnsBeside, name: str) -> ColumnsBeside:
     states = pd.Series(None, index=table.index, dtype=object, name=name)
     states.iloc[used] = [row.state for row in rows]
     in_train = (table["partition"] == "train").to_numpy()[used]
-    n = int(sum(row.state == PRESENT for row, train in zip(rows, in_train, strict=True) if train))
+    n = int(sum(row.state in (PRESENT, MEASURED) for row, train in zip(rows, in_train, strict=True) if train))
     notes = [*before.notes, counted([row.state for row in rows], name)]
     measured = [name, *columns]
     if n < _FEWEST:
-        notes.append(f"{name} is not used: it is present in {n} training images, and {_FEWEST} are needed.")
+        notes.append(f"{name} is not used: it was read in {n} training images, and {_FEWEST} are needed.")
         columns = []
     whole = pd.concat([table, states, values], axis=1)
     whole.attrs.update(table.attrs)

@@ -79,7 +79,9 @@ def write_next(
     )
     rows = [*earlier, *((path, "", "") for path in names)]
     save_rows(sheet, pd.DataFrame(rows, columns=["path", "label", "mark"]).assign(note=""))
-    told = found.forecast.sentences() if found.forecast else ["Too few labels to say what more would bring."]
+    why = "What more labels bring is not forecast where an image may have several labels."
+    why = why if source and source.bundle.multi_label else "Too few labels to say what more would bring."
+    told = found.forecast.sentences() if found.forecast else [why]
     return [
         *found.notes,
         *told,

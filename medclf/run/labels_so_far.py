@@ -12,7 +12,9 @@ import numpy as np
 from medclf.dataset.columns import read_csv
 from medclf.dataset.corrections import POOR, labels_in, plain
 from medclf.dataset.labels import label_set
+from medclf.dataset.matching import spelt_alike
 from medclf.dataset.scan import usable
+from medclf.dataset.units import units_word
 from medclf.errors import DataError, argument
 from medclf.metrics.agreement import cohen_kappa
 from medclf.run.run import Run
@@ -93,12 +95,26 @@ def _labelled_of(run: Any) -> dict[Path, str]:
 def vocab_of(vocab: Sequence[str] | None, model: Any, known: Mapping[str, str]) -> list[str]:
     """What an image may be called: what was asked for, else what the model or the labels know."""
     names = list(vocab) if vocab else list(model.spec.vocab) if model is not None else sorted(set(known.values()))
+    if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1 or not name.strip()]:
+        raise DataError(f"{argument('vocab', repeated[0])} is blank, or is there twice", "name each class once")
     if len(names) < 2:
         raise DataError(
             "there are no two classes to choose from",
             f"name them with {argument('vocab', 'polyp')}, once for each class, or give {argument('run', 'RUN')}",
         )
     return names
+
+
+def notes_of(model: Any, names: Sequence[str]) -> list[str]:
+    """What a reader should know of the classes, and of a model that looks at more than single images."""
+    alike = (" and ".join(map(repr, same)) for same in spelt_alike(names))
+    found = [f"The labels {same} differ only in spelling: are they one?" for same in alike]
+    if getattr(model, "fields", None):
+        found.append("The model's columns beside the image have no part in this: images are looked at alone.")
+    if getattr(model, "unit_rule", None) is not None:
+        what = units_word(model.unit_rule.unit, 1)
+        found.append(f"The model answers for each {what}; here single images are chosen and counted.")
+    return found
 
 
 def codes_of(labels: Sequence[str | None], names: Sequence[str], multi_label: bool) -> np.ndarray:

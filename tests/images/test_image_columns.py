@@ -91,3 +91,12 @@ def test_a_file_that_cannot_be_read_is_no_image_without_a_box(tmp_path):
     assert found.state == "unreadable" and set(found.values.values()) == {None}
     told = counted(["present", found.state, "absent"], "position-box")
     assert told.endswith("present in 1 of 3 images, painted over in 0, absent in 1. 1 could not be read.")
+
+
+def test_what_is_counted_is_what_was_looked_for():
+    assert measure(frame(), "position-box").state == "without a course"
+    told = counted(["present", "without a course", "absent"], "position-box")
+    assert told == "position-box: present in 1 of 3 images, without a course in 1, painted over in 0, absent in 1."
+    overlay = "overlay:scale=0:0.9:0.2:1"
+    assert measure(frame(box=False), overlay).state == "measured"
+    assert counted(["measured"] * 2, overlay).endswith("its place was measured in 2 of 2 images, drawn there or not.")

@@ -1,6 +1,7 @@
 """`label-next` as a whole: a page and a sheet out, labels back in, on from there, and a training with them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from medclf.dataset.scan import scan
 from medclf.errors import DataError, OutputError
 from medclf.run.label_next import label_next
 from medclf.run.label_page import write_next
+from medclf.run.labels_so_far import notes_of
 
 VOCAB = ["bright", "dark"]
 QUICK = {"arch": "resnet18", "weights": None, "progress": False}
@@ -83,6 +85,8 @@ def test_two_readers_agree_so_far_and_where_they_differ_comes_first(pool, tmp_pa
 def test_what_cannot_be_is_refused_with_a_remedy(pool, tmp_path):
     with pytest.raises(DataError, match="no two classes"):
         label_next(None, pool, **QUICK)
+    with pytest.raises(DataError, match="is there twice"):
+        label_next(None, pool, vocab=["dark", "dark"], **QUICK)
     with pytest.raises(DataError, match="'grey' is none of the classes"):
         label_next(None, pool, labels={"00.png": "grey"}, vocab=VOCAB, **QUICK)
     with pytest.raises(DataError, match=r"no image gone\.png"):
@@ -92,3 +96,14 @@ def test_what_cannot_be_is_refused_with_a_remedy(pool, tmp_path):
     (tmp_path / "next.html").write_text(json.dumps("mine"))
     with pytest.raises(OutputError, match="exists already"):
         write_next(pool, tmp_path / "next.html", vocab=VOCAB, **QUICK)
+
+
+def test_what_has_no_part_in_the_choice_is_told():
+    model = SimpleNamespace(fields=[{"name": "age"}], unit_rule=SimpleNamespace(unit="patient"))
+    told = notes_of(model, ["Dark", "bright", "dark"])
+    assert [text.split(":")[0].split(";")[0] for text in told] == [
+        "The labels 'Dark' and 'dark' differ only in spelling",
+        "The model's columns beside the image have no part in this",
+        "The model answers for each patient",
+    ]
+    assert notes_of(None, VOCAB) == []
