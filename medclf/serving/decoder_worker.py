@@ -39,7 +39,8 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     settings = given["prepare"]
     preprocessing = Preprocessing.from_dict(settings["preprocessing"])
-    serve_stdin(partial(prepared, preprocessing, settings["max_megapixels"]), facts_of, **given["limits"])
+    describe = (facts_of,) if settings["describe"] else ()
+    serve_stdin(partial(prepared, preprocessing, settings["max_megapixels"]), *describe, **given["limits"])
 
 
 def prepared(preprocessing: Any, max_megapixels: float, file: bytes) -> np.ndarray:

@@ -100,7 +100,11 @@ class Service:
         self.bundle, self.limits, self._book = bundle, limits, book
         self.meters, self.gate = Meters(), Gate(limits)
         self._pool = DecoderPool(
-            {"preprocessing": bundle.preprocessing.as_dict(), "max_megapixels": limits.max_megapixels},
+            {
+                "preprocessing": bundle.preprocessing.as_dict(),
+                "max_megapixels": limits.max_megapixels,
+                "describe": book is not None or hasattr(bundle, "on_file"),
+            },
             workers=workers,
             seconds=limits.decode_seconds,
             memory_mb=limits.decode_memory_mb,

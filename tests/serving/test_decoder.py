@@ -187,7 +187,9 @@ def test_the_worker_knows_no_token_and_no_current_folder(
     monkeypatch.setenv("MEDCLF_TOKEN", "secret")
 
     async def environment() -> str:
-        pool = DecoderPool({"preprocessing": Preprocessing(64).as_dict(), "max_megapixels": 150.0}, memory_mb=512)
+        pool = DecoderPool(
+            {"preprocessing": Preprocessing(64).as_dict(), "max_megapixels": 150.0, "describe": True}, memory_mb=512
+        )
         await pool.start()
         (worker,) = pool._workers
         found = Path(f"/proc/{worker._process.pid}/environ").read_text()
