@@ -72,7 +72,7 @@ def test_an_overlay_is_its_grey_values():
     pixels = np.zeros((100, 100, 3), np.uint8)
     pixels[90:, :10] = 255
     found = measure(pixels, "overlay:scale=0:0.9:0.2:1")
-    assert found.state == "present" and len(found.values) == 36
+    assert found.state == "measured" and len(found.values) == 36
     assert found.values["overlay:scale=0:0.9:0.2:1/cell-0-0"] == 1.0
     assert found.values["overlay:scale=0:0.9:0.2:1/cell-0-5"] == 0.0
 
