@@ -61,10 +61,20 @@ class Chosen:
         """Back from `plan.json`.
 
         Raises:
-            DataError: a name that is not known.
+            DataError: a name that is not known, or values that cannot be together.
         """
-        _check_known(values, [field.name for field in fields(cls)], f"{origin}, chosen")
-        return cls(**{**values, "first_sizes": tuple(values.get("first_sizes", ()))})
+        origin = f"{origin}, chosen"
+        _check_known(values, [field.name for field in fields(cls)], origin)
+        sizes, epochs = values.get("first_sizes", ()), values.get("epochs", 0)
+        if not isinstance(sizes, (list, tuple)):
+            raise DataError(f"{origin}: first_sizes must be a list, not {sizes!r}", "for example [128]")
+        if epochs is None:
+            raise DataError(f"{origin}: epochs must be a whole number, not {epochs}", "0 is the linear probe alone")
+        idle = [name for name in ("lr", "train_from", "first_sizes") if values.get(name)]
+        if not epochs and idle:
+            text = f"{origin}: {idle[0]} is for fine-tuning, and there are no epochs of it"
+            raise DataError(text, f"leave out {idle[0]}, or say how many epochs")
+        return cls(**{**values, "first_sizes": tuple(sizes)})
 
     def applied(self, config: TrainConfig) -> TrainConfig:
         """The settings, with what the plan decided; a repeat of them needs no plan."""
@@ -337,23 +347,33 @@ def chosen_in(plan: Mapping[str, Any], origin: str, fold: int | None = None) -> 
     Raises:
         DataError: a name that is not known.
     """
-    part = plan if fold is None else plan.get("folds", {}).get(str(fold), {})
-    if not isinstance(part.get("chosen"), dict):
+    part: Any = plan
+    for name in () if fold is None else ("folds", str(fold)):
+        part = part.get(name) if isinstance(part, Mapping) else None
+    if not isinstance(part, Mapping) or not isinstance(part.get("chosen"), dict):
         return None
     return Chosen.from_dict(part["chosen"], origin)
 
 
 def planned(config: TrainConfig) -> TrainConfig:
-    """The settings, as the file that `plan` names has them.
+    """The settings, as the file that `plan` names has them; what it leaves open is as `config` says.
 
     Raises:
-        DataError: the file cannot be read, decides nothing, or has something that cannot be.
+        DataError: the file cannot be read, decides nothing, or has what cannot be or goes against `config`.
     """
     if not config.plan:
         return config
-    chosen = chosen_in(read_plan(config.plan), str(config.plan))
+    plan = read_plan(config.plan)
+    chosen = chosen_in(plan, str(config.plan))
     if chosen is None:
         raise DataError(f"{config.plan} does not say what was chosen", 'it needs "chosen": {"epochs": 5}')
+    for name in ("size", "first_sizes", "views"):
+        given, there = getattr(config, name), getattr(chosen, name)
+        if name not in plan["chosen"]:
+            chosen = replace(chosen, **{name: given})
+        elif given not in (getattr(TrainConfig, name), there):
+            text = f"{argument(name, given)} does not go with {config.plan}, which has {there}"
+            raise DataError(text, "leave out one of the two")
     try:
         return chosen.applied(config)
     except (MedclfError, TypeError) as error:

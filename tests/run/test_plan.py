@@ -11,7 +11,7 @@ from medclf.demo_images import draw_endoscopy
 from medclf.errors import DataError
 from medclf.learn.trial import MOST, Trial, _part, compared
 from medclf.run import plan as plans
-from medclf.run.plan import Chosen, fingerprint_of, planned, read_plan
+from medclf.run.plan import Chosen, chosen_in, fingerprint_of, planned, read_plan
 from medclf.run.resume import read_record, settings_in
 from medclf.run.train import train
 
@@ -114,6 +114,9 @@ def test_a_plan_file_is_read_and_what_it_does_not_know_refused(tmp_path):
         ({"format": 1, "chosn": {}}, "did you mean 'chosen'?"),
         ({"format": 1, "chosen": {"epoch": 3}}, "did you mean 'epochs'?"),
         ({"format": 1, "chosen": {"epochs": -3}}, "epochs must be 0 or more"),
+        ({"format": 1, "chosen": {"epochs": None}}, "epochs must be a whole number"),
+        ({"format": 1, "chosen": {"epochs": 2, "first_sizes": 64}}, "first_sizes must be a list, not 64"),
+        ({"format": 1, "chosen": {"epochs": 0, "train_from": "layer4"}}, "there are no epochs of it"),
         ({"format": 2}, "format 2"),
         ({"format": 1}, "does not say what was chosen"),
     ]:
@@ -123,6 +126,22 @@ def test_a_plan_file_is_read_and_what_it_does_not_know_refused(tmp_path):
         assert said in str(error.value)
     with pytest.raises(DataError, match="decides about epochs"):
         TrainConfig("d", "o", plan=str(file), epochs=3)
+
+
+def test_what_a_plan_leaves_open_is_as_given_and_what_it_has_is_not_overruled_silently(tmp_path):
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"format": 1, "chosen": {"epochs": 3}}))
+    config = planned(TrainConfig("d", "o", plan=str(file), size=96, views=1))
+    assert (config.epochs, config.size, config.views) == (3, 96, 1)
+    file.write_text(json.dumps({"format": 1, "chosen": {"epochs": 3, "size": 64}}))
+    assert planned(TrainConfig("d", "o", plan=str(file))).size == 64
+    with pytest.raises(DataError, match="which has 64"):
+        planned(TrainConfig("d", "o", plan=str(file), size=96))
+
+
+@pytest.mark.parametrize("folds", [5, {"0": 5}, {"0": {"chosen": 3}}, None])
+def test_folds_that_say_nothing_decide_nothing(folds):
+    assert chosen_in({"format": 1, "folds": folds}, "plan.json", 0) is None
 
 
 def test_the_fingerprint_counts_what_is_there():
