@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from medclf.errors import MedclfWarning
-from medclf.models.linear_probe import STRENGTHS, fit_linear
+from medclf.models.linear_probe import STRENGTHS, _sure_part, fit_linear
 
 
 def clouds(n_classes=3, n=120, f=20, seed=0):
@@ -154,3 +154,33 @@ def test_features_that_tell_nothing_leave_the_frequencies(seed):
     fit = fit_linear(x, y, 2)
     probs = 1 / (1 + np.exp(x @ (fit.weight[0] - fit.weight[1]) + fit.bias[0] - fit.bias[1]))
     assert fit.strength == min(STRENGTHS) and fit.n_untold == 1 and np.abs(probs - 0.2).max() < 0.02
+
+
+def test_a_gain_that_is_hardly_sure_is_kept_in_part():
+    """Gains of 1 and 3 nats: 2 on average, standard error 1 / sqrt(2), so 1 - (1 / sqrt(8)) ** 2 = 7/8 is kept."""
+    first = np.array([[np.exp(-2), 1 - np.exp(-2)], [np.exp(-4), 1 - np.exp(-4)]])
+    second = np.array([[np.exp(-1), 1 - np.exp(-1)]] * 2)
+    y, weights = np.zeros(2, int), np.ones(2)
+    assert _sure_part(np.stack([first, second]), y, weights, None) == pytest.approx(7 / 8)
+    assert _sure_part(np.stack([second, first]), y, weights, None) == 0  # a loss
+    assert _sure_part(np.stack([first, first]), y, weights, None) == 0
+    assert _sure_part(np.stack([first, second]).repeat(100, axis=1), y.repeat(100), weights.repeat(100), None) > 0.99
+
+
+def held_out_brier(signal, seed, n=400):
+    """Brier score of new patients, relative to that of the frequency; five images a patient, one in five with it."""
+    rng = np.random.default_rng(seed)
+    patients = np.repeat(np.arange(2 * n // 5), 5)
+    y = (rng.random(2 * n // 5) < 0.2).astype(int)[patients]
+    x = rng.normal(size=(2 * n // 5, 60))[patients] + rng.normal(size=(2 * n, 60)) * 0.5
+    x[:, 0] += signal * y
+    fit = fit_linear(x[:n].astype(np.float32), y[:n], 2, patients[:n])
+    logits = x[n:] @ (fit.weight[1] - fit.weight[0]) + fit.bias[1] - fit.bias[0]
+    probs, share = 1 / (1 + np.exp(-logits)), y[:n].mean()
+    return ((probs - y[n:]) ** 2).mean() / ((share - y[n:]) ** 2).mean()
+
+
+def test_labels_without_signal_get_their_frequency_and_others_keep_what_is_learnt():
+    assert max(held_out_brier(0, seed) for seed in range(3, 6)) < 1.01
+    assert max(held_out_brier(1, seed) for seed in range(5, 8)) < 1.015  # what little is learnt is not told too boldly
+    assert max(held_out_brier(6, seed) for seed in range(3)) < 0.25
