@@ -309,6 +309,10 @@ class TrainConfig:
         if self.tabular and self.unit:
             text = f"{argument('tabular')} stands beside single images, and {argument('unit')} answers for several"
             raise DataError(text, "leave out one of the two")
+        if self.budget and self.first_sizes:
+            given = ",".join(map(str, (*self.first_sizes, self.size)))
+            both = f"{argument('budget', '...')} and {argument('size', given)}"
+            raise DataError(f"{both} both say whether smaller images come first", "leave out one of the two")
         if self.plan and (self.recipe or self.budget):
             other = argument("recipe" if self.recipe else "budget")
             raise DataError(f"{argument('plan')} and {other} both decide how to train", "leave out one of the two")

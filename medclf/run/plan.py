@@ -132,6 +132,7 @@ def _tried(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> 
             say("  it is the least there is, and will take longer than the budget")
     else:
         way = way_of((costs[0],), None, TUNED_EPOCHS, job)
+        way = replace(way, sizes=(*config.first_sizes, *way.sizes))  # smaller ones take less, so it is at most that
     if not way.epochs or n < FEWEST:
         why_not = _too_few(n) if n < FEWEST else f"no fine-tuning fits a budget of {config.budget:g} minutes"
         say(f"plan: the linear probe alone at {way.sizes[-1]} px, about {_minutes(way.seconds)}; {why_not}")

@@ -9,8 +9,10 @@ import pytest
 from medclf.config import TrainConfig
 from medclf.demo_images import draw_endoscopy
 from medclf.errors import DataError
+from medclf.learn.step_costs import Costs
 from medclf.learn.trial import MOST, Trial, _part, compared
 from medclf.run import plan as plans
+from medclf.run.budget import Job
 from medclf.run.plan import Chosen, chosen_in, fingerprint_of, planned, read_plan
 from medclf.run.resume import read_record, settings_in
 from medclf.run.train import train
@@ -45,6 +47,7 @@ def test_the_recipe_is_what_the_settings_say(given, way, epochs):
         ({"recipe": "auto", "epochs": 3}, 'recipe="auto" decides about epochs'),
         ({"recipe": "auto", "lr": 0.1}, 'recipe="auto" decides about lr'),
         ({"budget": 5, "epochs": 3}, "decides about epochs"),
+        ({"budget": 5, "size": (64, 96)}, "both say whether smaller images come first"),
         ({"recipe": "probe", "epochs": 3}, "has no epochs"),
         ({"recipe": "tune", "epochs": 0}, "one epoch or more"),
         ({"recipe": "prob"}, "did you mean 'probe'?"),
@@ -54,6 +57,15 @@ def test_settings_that_contradict_each_other_are_refused(given, said):
     with pytest.raises(DataError) as error:
         TrainConfig("d", "o", **given)
     assert said in str(error.value)
+
+
+def test_smaller_images_first_are_tried_as_asked(monkeypatch):
+    costs = Costs(96, forward=0.01, load=0.0, whole=0.1, last=0.1, kept=0.1)
+    monkeypatch.setattr(plans, "measured", lambda *_, **__: ([costs], "layer4", True))
+    monkeypatch.setattr(plans, "job_of", lambda *_: Job(n_train=200, n_valid=50, n_images=250))
+    said = []
+    config, outline = plans.outlined(TrainConfig("d", "o", size=(64, 96)), pd.DataFrame(), 0.0, said.append)
+    assert outline.tune.sizes == (64, 96) and config.size == 96 and "64 then 96 px" in said[0]
 
 
 def test_a_way_is_taken_where_it_is_surely_better():
