@@ -23,10 +23,11 @@ def scan(
 ) -> None:
     """Make a table of the images: labels, patients, partitions, sizes, and what is wrong with which file."""
     from medclf.dataset.scan import scan as scan_data
+    from medclf.dataset.sources import FOLDER_OR_NONE
     from medclf.results.run_folder import save_table
     from medclf.run.tables import describe_table
 
-    table = scan_data(data, **columns)
+    table = scan_data(data, label_from=FOLDER_OR_NONE if boxes else "folder", **columns)
     for line in describe_table(table):
         say(line)
     if boxes:

@@ -91,7 +91,8 @@ def scan(
         progress: show a progress bar when it lasts.
         label_from: where there is no column of labels: "folder" (the folder that holds the image), a
             compiled pattern searched in the file's name (its first group is the label), a function of
-            the path, or None for images without labels.
+            the path, "folder or none" (none, where folders do not tell all images apart), or None for images without
+            labels.
         label_from_parent: take the label from this folder above the image: 1 holds it, 2 lies above that one. By
             default the folder that holds it, where its name tells no part or role (train, images).
         root: the folder that paths start from, where it is not the source.

@@ -18,6 +18,7 @@ from medclf.dataset.labels import Label
 from medclf.dataset.layouts import labels_of_folders, masks_among
 from medclf.errors import DataError, argument, by_road
 
+FOLDER_OR_NONE = "folder or none"  # labels of the folders where these tell images apart, as beside boxes they need not
 LabelFrom = str | re.Pattern[str] | Callable[[Path], object] | None
 
 MISSING = "file is missing"
@@ -194,8 +195,10 @@ def _labels_from_paths(
     label_from = asked.label_from
     if label_from is None:
         return [None] * len(paths), [""] * len(paths), []
-    if label_from == "folder":
+    if label_from in ("folder", FOLDER_OR_NONE):
         labels, problems, notes = labels_of_folders(paths, asked.label_from_parent)
+        if label_from == FOLDER_OR_NONE and (any(problems) or len(set(labels) - {None}) < 2):
+            return [None] * len(paths), [""] * len(paths), []
         return list(labels), problems, notes
     if isinstance(label_from, str):
         raise DataError(

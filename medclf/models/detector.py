@@ -222,13 +222,19 @@ class Detector(nn.Module):
     def detections(self, outputs: Outputs) -> list[dict[str, Tensor]]:
         """What is found in each image: boxes (n, 4) in pixels of the input, scores (n,) and labels (n,).
 
-        The most probable first, `MOST_BOXES` at most and none below `LEAST_PROB`; of boxes that show the same, one.
+        The most probable first, `MOST_BOXES` at most, none below `LEAST_PROB` and none smaller than a pixel; of boxes
+        that show the same, one.
         """
         shapes = [self.spec.preprocessing.size] * len(outputs[0])
         by_level = {name: list(torch.split(one, self.per_level, dim=1)) for name, one in _named(outputs).items()}
         anchors = [list(torch.split(self.anchors, self.per_level))] * len(shapes)
         found: list[dict[str, Tensor]] = self.net.postprocess_detections(by_level, anchors, shapes)
-        return found
+        return [{name: values[_is_wide(one["boxes"])] for name, values in one.items()} for one in found]
+
+
+def _is_wide(boxes: Tensor) -> Tensor:
+    """Which of (n, 4) boxes hold a pixel of the input at least: a network can give a box of no width."""
+    return ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1)
 
 
 def _named(outputs: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -61,8 +61,15 @@ _SPLITS = {
 }
 
 
+_ONLY_TESTED = (
+    "These images were only tested on. Whether other images of their patients were trained on was not looked at."
+)
+
+
 def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> SplitSummary:
     """The split's settings, how many patients are in several parts of it, and both in sentences."""
+    if "fold" not in used and set(used["partition"].dropna()) == {"test"}:
+        return {"patients_on_both_sides": None, "sentence": _ONLY_TESTED}
     both: int | None = None
     sentence = _SPLITS.get(split.get("kind", ""), "The caller made the split")
     if split.get("kind") in {"random", "stratified", "finding", "patient", "grouped", "kfold"}:

@@ -15,6 +15,7 @@ from medclf.config import TrainConfig
 from medclf.dataset.boxes import N_BOXES, SIDES, Boxes, Unlisted, read_boxes, unlisted_sentences, with_boxes
 from medclf.dataset.csv_files import save_rows
 from medclf.dataset.scan import scan, usable
+from medclf.dataset.sources import FOLDER_OR_NONE
 from medclf.dataset.splits import split_table
 from medclf.errors import DataError, ReadError, argument
 from medclf.files import finite, write_json
@@ -106,7 +107,7 @@ def _data(
     config: TrainConfig, boxes: str | Path, unlisted: Unlisted, say: Say
 ) -> tuple[pd.DataFrame, Boxes, list[str], list[str]]:
     """The split table, its boxes, what was found in them, and what to know before believing the numbers."""
-    scanned = scan(config.data, **_scan_options(config))
+    scanned = scan(config.data, label_from=FOLDER_OR_NONE, **config.scan_kwargs())
     given = read_boxes(boxes, scanned)
     for line in given.sentences():
         say(line)
@@ -167,15 +168,6 @@ def _check(config: TrainConfig, unlisted: str, neck: str) -> None:
         if getattr(config, name) != getattr(TrainConfig, name):
             text = f"{argument(name)} does not go with {argument('from_run')}, whose classifier decides it"
             raise DataError(text, "leave one of them out")
-
-
-def _scan_options(config: TrainConfig) -> dict[str, Any]:
-    """As the classifier's, but images need no label."""
-    options = config.scan_kwargs()
-    root = Path(config.data)
-    if root.is_dir() and not config.labels and not any(one.is_dir() for one in root.iterdir()):
-        options["label_from"] = None
-    return options
 
 
 def _split(table: pd.DataFrame, config: TrainConfig) -> tuple[pd.DataFrame, str]:

@@ -10,6 +10,7 @@ from medclf.dataset.box_files import read_box_file
 from medclf.dataset.boxes import SIDES, boxes_of, read_boxes, unlisted_sentences, with_boxes
 from medclf.dataset.given_boxes import GivenBox, GivenImage
 from medclf.dataset.scan import scan
+from medclf.dataset.sources import FOLDER_OR_NONE
 from medclf.errors import DataError, MedclfWarning
 
 
@@ -356,3 +357,20 @@ def test_unlisted_images_labelled_as_those_with_boxes_are_told() -> None:
     table = images("a.png", "b.png", "c.png").assign(label=["ill", "ill", "well"])
     with pytest.warns(MedclfWarning, match="though 1 of them are labelled ill, as images with boxes are"):
         with_boxes(table, boxes)
+
+
+@pytest.mark.parametrize(
+    ("folders", "labels", "parts"),
+    [
+        (["images/train", "images/val"], {None}, {"train", "valid"}),  # YOLO's
+        (["train/images", "valid/images"], {None}, {"train", "valid"}),
+        (["JPEGImages"], {None}, {None}),
+        (["polyp", "normal"], {"polyp", "normal"}, {None}),
+    ],
+)
+def test_beside_boxes_images_need_no_label(tmp_path: Path, folders: list, labels: set, parts: set) -> None:
+    for number, folder in enumerate(folders):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.effect_noise((40, 30), 30).save(tmp_path / folder / f"{number}.png")
+    table = scan(tmp_path, label_from=FOLDER_OR_NONE, progress=False)
+    assert set(table["label"]) == labels and set(table["partition"]) == parts and (table["problem"] == "").all()

@@ -23,6 +23,10 @@ def test_a_test_folder_that_shares_patients_is_told(other):
     assert sentence.endswith(" 1 patient of the test set also has images outside it, so test scores are too high.")
 
 
+def test_images_that_were_only_tested_on_were_not_split():
+    assert said(("a", "test"), ("b", "test")).startswith("These images were only tested on.")
+
+
 def test_several_shared_patients_are_counted_and_unplaced_images_are_not():
     sentence = said(
         ("a", "train"), ("a", "test"), ("b", "valid"), ("b", "test"), ("c", "test"), ("c", None), (None, "test")
