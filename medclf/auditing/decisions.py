@@ -74,10 +74,12 @@ class DecisionPolicy:
             raise DataError(
                 f"{argument('positive')} must be a label, not {self.positive!r}", f"choose one of {', '.join(known)}"
             )
-        asked = ("operating_point", self.rule) if self.rule else ("decide", self.decide)
-        if (self.rule or self.decide == "threshold") and self.positive is None and not multi_label and len(known) > 2:
+        by_threshold = self.decide if self.decide == "threshold" else None
+        wishes = {"operating_point": self.rule, "decide": by_threshold, "prevalence": self.prevalence}
+        asked = [argument(name, wish) for name, wish in wishes.items() if wish]
+        if asked and self.positive is None and not multi_label and len(known) > 2:
             raise DataError(
-                f"{argument(*asked)} needs one of the {len(known)} labels",
+                f"{asked[0]} needs one of the {len(known)} labels",
                 f"name it with {argument('positive', 'LABEL')}",
             )
 

@@ -217,6 +217,9 @@ def test_a_policy_is_held_against_the_labels():
         DecisionPolicy(positive="cancer").check(["a", "b"], False)
     with pytest.raises(DataError, match="positive="):
         DecisionPolicy(rule="youden").check(["a", "b", "c"], False)
+    with pytest.raises(DataError, match=r"prevalence=0\.1 needs one of the 3 labels"):
+        DecisionPolicy(prevalence=0.1).check(["a", "b", "c"], False)
+    DecisionPolicy(prevalence=0.1, positive="c").check(["a", "b", "c"], False)
     DecisionPolicy(rule="youden").check(["a", "b", "c"], True)
 
 
