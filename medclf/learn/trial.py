@@ -147,11 +147,11 @@ def try_tuning(
     inner = make(MedDataLoaders.from_table(table, **{**loaders, **changes}))
     inner.fit_head(progress=False)
     before = predict_loader(inner, inner.dls.valid, "valid")
+    y, many, groups = before.y, before.multi_label, before.groups
+    plain = calibrated(y, before.probs, many, groups)  # before the training, which is for nothing where this fails
     tune(inner)
     after = predict_loader(inner, inner.dls.valid, "valid")
-    many, groups = before.multi_label, before.groups
-    probs = [calibrated(before.y, one.probs, many, groups) for one in (before, after)]
-    found = compared(before.y, probs[0], probs[1], many, groups)
+    found = compared(y, plain, calibrated(y, after.probs, many, groups), many, groups)
     return replace(found, seconds=time.perf_counter() - start)
 
 

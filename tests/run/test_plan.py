@@ -7,10 +7,13 @@ import pandas as pd
 import pytest
 
 from medclf.config import TrainConfig
+from medclf.dataset.scan import scan
 from medclf.demo_images import draw_endoscopy
 from medclf.errors import DataError
+from medclf.learn.dataloaders import MedDataLoaders
+from medclf.learn.learner import med_learner
 from medclf.learn.step_costs import Costs
-from medclf.learn.trial import MOST, Trial, _part, compared
+from medclf.learn.trial import MOST, Trial, _part, compared, try_tuning
 from medclf.run import plan as plans
 from medclf.run.budget import Job
 from medclf.run.plan import Chosen, chosen_in, fingerprint_of, planned, read_plan
@@ -235,3 +238,20 @@ def test_a_run_begins_with_the_network_of_an_earlier_one(data, tmp_path):
     assert load_bundle(second / "bundle").preprocessing.size == (64, 64)
     with pytest.raises(DataError, match="which has 64"):
         train(TrainConfig(str(data), str(tmp_path / "c"), epochs=0, from_run=str(first), size=96), lambda _: None)
+
+
+def test_what_cannot_be_compared_is_not_trained(tmp_path):
+    """Each patient has one label, so the images held out are one patient's."""
+    folder = draw_endoscopy(tmp_path / "drawn", n_per_class=4, size=(72, 64))
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg"))
+    names = [name for name in names if name.startswith(("normal", "polyp"))]
+    table = pd.DataFrame({"path": names, "label": [name.split("/")[0] for name in names]})
+    table.assign(patient=table["label"]).to_csv(folder / "labels.csv", index=False)
+    options = {"size": 64, "bs": 8, "split": "random", "cache": False}
+    dls = MedDataLoaders.from_table(scan(folder, labels=str(folder / "labels.csv"), patient_col="patient"), **options)
+    learn = med_learner(dls, "efficientnet_lite0")
+    learn.fit_head()
+    trained = []
+    with pytest.raises(DataError, match="one patient"):
+        try_tuning(learn, options, lambda inner: med_learner(inner, "efficientnet_lite0"), trained.append)
+    assert not trained
