@@ -145,7 +145,7 @@ def curve(
             inside[known] = data.y[known]
             groups = None if data.groups is None else data.groups[pool]
             part = Probe(data.features[pool], STRENGTH, data.n_classes)
-            said = forecast(part, data.features[pool], inside[pool], MORE, groups=groups, seed=seed)
+            said = forecast(part, inside[pool], MORE, groups=groups, seed=seed)
             asked.append((len(known), said))
     return scores, [(said, plain[n], plain[n + MORE]) for n, said in asked if said and n + MORE in plain]
 

@@ -95,6 +95,8 @@ def _results(results: Mapping[str, Any], card: dict[str, Any]) -> Iterator[str]:
         sets.append(("without leaked images", leak_free))
     if results.get("test"):
         sets.append((f"test {counted(results)}", results["test"]))
+    if leak_free := without_leaks(results.get("test") or {}):
+        sets.append((f"test {counted(results)} without leaks", leak_free))
     rows = [
         [METRICS[key].title, *(_written((found or {}).get(key)) for _, found in sets)] for key in short_metrics(results)
     ]
@@ -108,8 +110,9 @@ def _results(results: Mapping[str, Any], card: dict[str, Any]) -> Iterator[str]:
     yield from _table(["label", "n", *(metric.title for metric in columns)], rows)
     if results.get("partition") == "valid":
         yield from ("", "The validation set was used during training, so these scores are optimistic.")
-    if sentence := (results.get("leak_free") or {}).get("sentence"):
-        yield from ("", _plain(sentence))
+    for part in (results, results.get("test") or {}):
+        if sentence := (part.get("leak_free") or {}).get("sentence"):
+            yield from ("", _plain(sentence))
 
 
 def _limits(results: Mapping[str, Any]) -> Iterator[str]:

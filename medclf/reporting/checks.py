@@ -52,15 +52,20 @@ def _graded(value: float, limits: tuple[float, float]) -> State:
 
 
 def _leaks(results: Mapping[str, Any]) -> Check:
-    leak, audit = results.get("leak_free") or {}, results.get("audit")
-    partition = partition_name(results.get("partition")) or "reported"
-    if leak.get("n_leaking"):
-        n, total = leak["n_leaking"], leak["n"]
-        text = (
-            f"{number(n)} of {number(total)} {partition} {counted(results)} ({percent(n / total)}) were also seen in "
-            "training: as a near-duplicate or by patient."
+    audit, partition = results.get("audit"), partition_name(results.get("partition")) or "reported"
+    found = []
+    for part, name, link in ((results, partition, "leak_free"), (results.get("test") or {}, "test", "test")):
+        leak = part.get("leak_free") or {}
+        if leak.get("n_leaking"):
+            found.append((leak["n_leaking"], leak["n"], name, f"section-{link}"))
+    if found:
+        text = " and ".join(
+            f"{number(n)} of {number(total)} {name} {counted(results)} ({percent(n / total)})"
+            for n, total, name, _ in found
         )
-        return Check("Leaks", "fail" if n / total > LEAKING else "warn", text, "section-leak_free")
+        state: State = "fail" if any(n / total > LEAKING for n, total, *_ in found) else "warn"
+        text += " were also seen in training: as a near-duplicate or by patient."
+        return Check("Leaks", state, text, found[0][-1])
     data = (results.get("data") or {}).get("split") or {}
     if data.get("patients_on_both_sides"):
         n = data["patients_on_both_sides"]

@@ -63,6 +63,8 @@ def show_results(path: str | os.PathLike[str]) -> None:
         console.tell(f"  {line}")
     if results.get("test"):
         _show_metrics(console, results["test"])
+        for line in _leak_free(results["test"]):
+            console.tell(f"  {line}")
     for name in ("bundle", "predictions.csv", "results.json"):
         if (run / name).exists():
             console.tell(f"  {name.partition('.')[0]}: {run / name}")
@@ -138,18 +140,11 @@ def _worth(results: dict[str, Any]) -> Iterator[str]:
     """What the numbers are worth: both of them where images leak, what the audit found, what predict will say."""
     if results.get("left_out"):
         yield results["left_out"]["sentence"]
-    leak = results.get("leak_free") or {}
-    if leak:
-        yield leak["sentence"]
-    for which, row in (leak.get("numbers") or {}).items():
-        numbers = ", ".join(f"{METRICS[key].name} {written(found)}" for key, found in short_metrics(row).items())
-        yield f"- {which}: {numbers}"
+    yield from _leak_free(results)
     beside = results.get("tabular") or {}
     if beside:
         yield f"image and table: {beside['sentence']}"
-    for which, row in (beside.get("numbers") or {}).items():
-        numbers = ", ".join(f"{METRICS[key].name} {written(found)}" for key, found in short_metrics(row).items())
-        yield f"- {which}: {numbers}"
+    yield from _by_name(beside)
     for sentence in (*beside.get("shortcuts", ()), *beside.get("notes", ())):
         yield f"- {sentence}"
     if results.get("audit"):
@@ -168,6 +163,19 @@ def _worth(results: dict[str, Any]) -> Iterator[str]:
         yield restated["sentence"]
     for row in results.get("external") or []:
         yield f"external, {row['images']}: accuracy {written(row['accuracy'])}, n = {row['n']}"
+
+
+def _leak_free(results: dict[str, Any]) -> Iterator[str]:
+    leak = results.get("leak_free") or {}
+    if leak:
+        yield leak["sentence"]
+    yield from _by_name(leak)
+
+
+def _by_name(section: dict[str, Any]) -> Iterator[str]:
+    for which, row in (section.get("numbers") or {}).items():
+        numbers = ", ".join(f"{METRICS[key].name} {written(found)}" for key, found in short_metrics(row).items())
+        yield f"- {which}: {numbers}"
 
 
 def written(metric: dict[str, Any]) -> str:

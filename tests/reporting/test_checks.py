@@ -41,6 +41,7 @@ def test_all_is_well_only_where_all_was_measured() -> None:
     [
         ({"leak_free": {"n": 500, "n_leaking": 10}}, "Leaks", "warn", "10 of 500 validation images (2.0 %)"),
         ({"leak_free": {"n": 500, "n_leaking": 100}}, "Leaks", "fail", "100 of 500"),
+        ({"test": {"leak_free": {"n": 120, "n_leaking": 14}}}, "Leaks", "fail", "14 of 120 test images"),
         ({"n_patients": None}, "Leaks", "warn", "Without patient IDs"),
         ({"data": {"split": {"patients_on_both_sides": 7}}}, "Leaks", "fail", "7 patients"),
         ({"accuracy": metric(0.9, 0.8, 0.95)}, "Sample size", "warn", "15 points wide"),

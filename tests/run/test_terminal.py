@@ -10,6 +10,7 @@ from rich.console import Console
 
 from medclf.files import finite
 from medclf.metrics.intervals import as_plain
+from medclf.reporting.checks import checks
 from medclf.reporting.formatting import cautions
 from medclf.results.predictions import Predictions
 from medclf.results.results import summarize
@@ -86,6 +87,26 @@ def test_a_run_ends_in_eight_lines_with_the_score_to_believe_first(tmp_path, cap
     assert lines[1].startswith("Accuracy without leaked images: 75 %") and "test set: 100 %" in lines[3]
     assert any(line.startswith("checks: leaks FAIL, ") for line in lines)
     assert any((tmp_path / "report.html").as_uri() in line for line in lines)
+
+
+def test_a_test_set_that_leaks_is_scored_without_what_leaks(tmp_path, capsys):
+    vocab = ["plain", "other"]
+    facts = summarize(predictions(10, "valid", vocab), n_boot=2)
+    test = facts["test"] = summarize(predictions(14, "test", vocab), partition="test", n_boot=2)
+    left = {"n": 12, "accuracy": {"value": 0.75, "low": 0.4, "high": 0.9, "n": 12}}
+    test["leak_free"] = {
+        "sentence": "2 of the 14 test images leak.",
+        "n": 14,
+        "n_leaking": 2,
+        "numbers": {"all": {"n": 14, "accuracy": test["accuracy"]}, "left": left},
+    }
+    (tmp_path / "results.json").write_text(json.dumps(finite(as_plain(facts))))
+    show_results(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert "  2 of the 14 test images leak." in lines
+    (score,) = [line for line in lines if line.startswith("Accuracy on the test set")]
+    assert "without leaked images: 75 %" in score and score.endswith("12 of 14 test images")
+    assert any("2 of 14 test images (14.3 %) were also seen" in check.sentence for check in checks(facts))
 
 
 def test_intervals_from_a_part_of_the_images_are_called_so(tmp_path, capsys, monkeypatch):
