@@ -294,6 +294,9 @@ class TrainConfig:
             raise DataError(f"{by} decides about {argument(name)}", "leave out one of the two")
         if self.recipe == "probe" and tuned:
             raise DataError(f"{argument('recipe', 'probe')} has no {argument(tuned[0])}", "leave out one of the two")
+        if self.epochs == 0 and tuned:
+            text = f"{argument('epochs', 0)} fine-tunes nothing, so {argument(tuned[0])} has no use"
+            raise DataError(text, "leave out one of the two")
         if self.recipe == "tune" and self.epochs == 0:
             text = f"{argument('recipe', 'tune')} needs one epoch or more, not {argument('epochs', 0)}"
             raise DataError(text, f"fine-tuning nothing is {argument('recipe', 'probe')}")

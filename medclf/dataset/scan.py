@@ -375,7 +375,8 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
     beside = bad["problem"].str.startswith(NO_CLASS_FOLDER).any() and _where_labels_are(rows.root)
     notes = [*([beside] if beside else []), *rows.notes, *label_warnings(table)]
     good = usable(table)
-    for sentence in [*notes, *partition_warnings(good["label"], good["partition"])]:  # a new split may mend the latter
+    parted = partition_warnings(good["label"], good["partition"])
+    for sentence in [*notes, *(f"{one} with the partitions that the data has" for one in parted)]:
         _warn(sentence)
     note(table, *notes)
 

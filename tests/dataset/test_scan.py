@@ -209,8 +209,8 @@ def test_a_label_only_in_valid_is_named(make_images):
     names = ["train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png", "valid/a/3.png", "valid/a/4.png"]
     _, said = scan_noting(make_images(*names, "valid/c/5.png", "valid/c/6.png"))
     assert said.splitlines() == [
-        "label 'c' is only in valid, never in train: it cannot be learned",
-        "label 'b' is in train and not in valid: it cannot be measured",
+        "label 'c' is only in valid, never in train: it cannot be learned with the partitions that the data has",
+        "label 'b' is in train and not in valid: it cannot be measured with the partitions that the data has",
     ]
 
 

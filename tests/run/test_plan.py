@@ -50,6 +50,7 @@ def test_the_recipe_is_what_the_settings_say(given, way, epochs):
         ({"recipe": "auto", "epochs": 3}, 'recipe="auto" decides about epochs'),
         ({"recipe": "auto", "lr": 0.1}, 'recipe="auto" decides about lr'),
         ({"budget": 5, "epochs": 3}, "decides about epochs"),
+        ({"epochs": 0, "lr": 0.1}, "epochs=0 fine-tunes nothing, so lr has no use"),
         ({"budget": 5, "size": (64, 96)}, "both say whether smaller images come first"),
         ({"recipe": "probe", "epochs": 3}, "has no epochs"),
         ({"recipe": "tune", "epochs": 0}, "one epoch or more"),
