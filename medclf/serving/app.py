@@ -59,7 +59,7 @@ def create_app(
         trained: the day on which the model was trained, for the page's "About this model".
 
     Raises:
-        MedclfError: the token is too short, or a detector was given with `watch`.
+        MedclfError: a path was given, the token is too short, or a detector was given with `watch`.
         MissingDependency: the extra `serve` is not installed.
     """
     fastapi = require("fastapi", "serve")
@@ -67,6 +67,8 @@ def create_app(
     from medclf.serving import routes, telemetry
     from medclf.serving.service import Service
 
+    if isinstance(bundle, (str, Path)):
+        raise MedclfError(f"the service takes a bundle, not its path {bundle}", "load it first: load_bundle(PATH)")
     if token is not None:
         _check_token(token)
     cores = n_cores()

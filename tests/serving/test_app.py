@@ -636,3 +636,8 @@ def test_the_service_loads_no_fastai() -> None:
     program += "print([name for name in ('fastai', 'fastcore', 'matplotlib', 'pandas') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_path_is_no_bundle() -> None:
+    with pytest.raises(MedclfError, match="takes a bundle, not its path RUN"):
+        create_app("RUN")  # type: ignore[arg-type]
