@@ -33,6 +33,7 @@ from medclf.results.wording import is_metric, number, percent
 
 NEARLY = 0.8  # of what the image's AUROC gains over 0.5: a column that gains as much alone may be a shortcut
 _BOOT = 1000
+_MOST_CODES = 6  # whole numbers of a column, which may be codes: ages and counts have more
 _NOT_FIELDS = frozenset(
     ("path", "label", "patient", "partition", "unknown", "width", "height", "sha256", "problem", "group", "fold")
 )
@@ -222,7 +223,7 @@ def with_table(
         **beside,
         **_shortcuts(y, found, reported.vocab, groups, many, beside.get("numbers") or {}),
         "notes": [
-            *(*notes, *_telling(encoder, rows, y), *_notes(left_out)),
+            *(*notes, *_telling(encoder, rows, y), *_codes(encoder, rows), *_notes(left_out)),
             *(*_unseen(encoder, reported.table), *_unknown(encoder, reported.table)),
         ],
     }
@@ -361,6 +362,17 @@ def _telling(encoder: TableEncoder, rows: Columns, y: np.ndarray) -> list[str]:
         if len(values) == len(pairs) > len(np.unique(y, axis=0)) and 2 * len(values) <= len(known):
             text = f"Each of the {len(values)} values of {name!r} has training images of one label alone"
             found.append(f"{text}: it may name patients, or say the label. A new patient has none of them.")
+    return found
+
+
+def _codes(encoder: TableEncoder, rows: Columns) -> list[str]:
+    """Columns of few whole numbers, which may be codes without an order."""
+    found = []
+    for name in (one["name"] for one in encoder.described() if one["kind"] == "number"):
+        values = {float(value) for value in rows[name] if not is_unknown(value)} if not source_of(name) else set()
+        if 2 < len(values) <= _MOST_CODES and all(value.is_integer() for value in values):
+            codes = ", ".join(f"{value:g}" for value in sorted(values))
+            found.append(f"{name!r} is read as a number, of {codes}. If these are codes, write them as words.")
     return found
 
 

@@ -19,6 +19,7 @@ from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.csv_files import save_rows
 from medclf.dataset.scan import count_labels, scan
 from medclf.dataset.units import check_labels, split_for_units, with_units
+from medclf.errors import DataError, argument
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
 from medclf.learn import distributed
@@ -94,6 +95,8 @@ def train(
     if boxes is not None:
         from medclf.run.boxes import train_boxes
 
+        if settings.get("frame") == "all":
+            raise DataError(f"{argument('frame', 'all')} does not go with {argument('boxes')}", "leave one of them out")
         own = {name: settings.pop(name) for name in ("unlisted", "neck") if name in settings}
         return train_boxes(_config_of(data, settings, say), boxes, say, **own)
     config = _config_of(data, settings, say)

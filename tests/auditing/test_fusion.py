@@ -91,6 +91,16 @@ def test_categories_that_each_go_with_one_label_may_be_patients():
     ]
 
 
+def test_numbers_that_may_be_codes_are_named():
+    y, probs, table = drawn(100, 1)
+    table["site"], table["age"], table["male"] = np.arange(100) % 4 + 1, np.arange(100) + 20, np.arange(100) % 2
+    predictions = Predictions(["normal", "polyp"], False, y, probs, np.zeros(100), table)
+    notes = with_table(predictions, TrainingRows(y, probs, table), ["site", "age", "male"]).section["notes"]
+    assert [text for text in notes if "codes" in text] == [
+        "'site' is read as a number, of 1, 2, 3, 4. If these are codes, write them as words."
+    ]
+
+
 def test_bad_columns_are_refused_by_name():
     *_, table = drawn(30, 1)
     table["dx"] = table["label"].str.upper()

@@ -22,6 +22,7 @@ from medclf.results.schema import read_record
 from medclf.run.boxes import hottest, outcomes, train_boxes
 from medclf.run.predict_boxes import predict_boxes, print_boxes
 from medclf.run.resume import settings_in, started_from
+from medclf.run.train import train
 
 _SPEC = importlib.util.spec_from_file_location("discs", Path(__file__).parents[1] / "fixtures" / "discs.py")
 discs = importlib.util.module_from_spec(_SPEC)
@@ -179,6 +180,11 @@ def test_settings_that_a_detector_has_no_use_for_are_refused(drawn, tmp_path, se
     with pytest.raises(DataError, match=name):
         train_boxes(TrainConfig(str(drawn), str(tmp_path / "RUN"), **settings), drawn / "boxes.csv")
     assert not (tmp_path / "RUN").exists()
+
+
+def test_frames_as_images_are_refused_without_advice_that_boxes_refuse_too(drawn, tmp_path):
+    with pytest.raises(DataError, match='frame="all" does not go with boxes'):
+        train(str(drawn), boxes=drawn / "boxes.csv", out=str(tmp_path / "RUN"), frame="all")
 
 
 def test_choices_that_do_not_exist_are_refused_before_anything_is_read(drawn, tmp_path):
