@@ -85,7 +85,7 @@ def test_thumbnails_and_masks_are_no_pages(tags):
     mask = np.packbits(GREY > 90, axis=1).tobytes(), {256: 16, 257: 12, 258: 1, 262: 4, 278: 12, 254: 4}
     for pages in ((small, full), (full, small), (small, full, mask), (mask, full)):
         np.testing.assert_array_equal(read_pixels(tiff(*pages)), GREY)
-        assert probe(tiff(*pages)) == ("TIFF", 16, 12, 8, 1, 1)
+        assert probe(tiff(*pages))[:6] == ("TIFF", 16, 12, 8, 1, 1)
     other = page(255 - GREY)
     np.testing.assert_array_equal(read_pixels(tiff(small, full, other), frame="last"), 255 - GREY)
 

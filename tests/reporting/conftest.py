@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,13 @@ class Watched:
     def settle(self) -> None:
         """Wait until the page has drawn what was asked."""
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def until(self, condition: str) -> None:
+        """Wait for a condition in JavaScript; playwright waits by `eval`, which the page's CSP forbids."""
+        ends = time.monotonic() + 60
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < ends, condition
+            self.page.wait_for_timeout(50)
 
     def names(self) -> list[str]:
         return self.page.eval_on_selector_all("#gallery .name", "nodes => nodes.map(n => n.title)")

@@ -56,7 +56,7 @@ def test_a_click_opens_the_image_with_its_facts(opened: Any, made_up: Any) -> No
         assert text in facts
     probs = shown.page.inner_text("#dialog-probs")
     assert all(f"{100 * row[f'prob_{v}']:.1f} %" in probs for v in made_up.vocab)
-    shown.page.wait_for_function("document.querySelector('#dialog-picture img').naturalWidth >= 120")
+    shown.until("document.querySelector('#dialog-picture img').naturalWidth >= 120")
     shown.is_clean()
 
 
@@ -404,7 +404,7 @@ def test_saliency_neighbours_and_twins(opened: Any, made_up: Any) -> None:
 
 def test_pictures_beside_the_page_are_shown(opened: Any, made_up: Any, tmp_path: Path) -> None:
     shown = opened(made_up.facts, made_up.rows, read=made_up.read, assets=tmp_path / "pic tures")
-    shown.page.wait_for_function("document.querySelector('#gallery img')?.naturalWidth > 0")
+    shown.until("document.querySelector('#gallery img')?.naturalWidth > 0")
     assert shown.complaints == []
     assert all(url.startswith(tmp_path.as_uri()) for url in shown.requests)
     assert len(list((tmp_path / "pic tures").glob("*-small.jpg"))) == len(made_up.rows)
@@ -459,7 +459,7 @@ def test_a_page_of_real_images(visit: Any, factory: Any, shared_data: Path, tmp_
         shown.page.evaluate("document.querySelector('#explore').scrollIntoView({behavior: 'instant'})")
         shown.keep(f"{name}-images")
         shown.page.click("#gallery li:first-child button")
-        shown.page.wait_for_function("document.querySelector('#dialog-picture img').naturalWidth > 384")
+        shown.until("document.querySelector('#dialog-picture img').naturalWidth > 384")
         shown.keep(f"{name}-image")
         cells = shown.page.locator("#matrix td b").all_inner_texts()
         assert sum(map(int, cells)) == (data.rows["partition"] == "valid").sum() > 0
@@ -487,7 +487,7 @@ def test_ten_thousand_rows_open_within_three_seconds(visit: Any, factory: Any, t
     path = render(data.facts, data.rows, tmp_path / "report.html", read=lambda row: pictures[hash(row["path"]) % 20])
     begun = time.perf_counter()
     shown = visit(path)
-    shown.page.wait_for_function("document.querySelectorAll('#gallery img').length > 50")
+    shown.until("document.querySelectorAll('#gallery img').length > 50")
     clock = time.perf_counter() - begun
     assert sum(shown.matrix()) == data.facts["n"]
     shown.is_clean()

@@ -80,7 +80,7 @@ def test_an_analyst_goes_through_a_real_report(
     marked = shown.names()[:3]
     for place, mark in enumerate(("label wrong", "poor image", "new label")):
         page.click(f"#gallery li:nth-child({place + 1}) button")
-        page.wait_for_function("document.querySelector('#dialog-picture img').naturalWidth >= 64")
+        shown.until("document.querySelector('#dialog-picture img').naturalWidth >= 64")
         near = page.locator("#dialog-linked section", has_text="Most similar training images")
         assert near.locator("img").count() == 5 and near.locator(".name").count() == 5
         assert set(near.locator(".near > span:last-child").all_inner_texts()) <= set(vocab)
@@ -124,7 +124,7 @@ def test_a_second_reader_needs_no_mouse(visit: Any, run: Path, rows: pd.DataFram
         page.keyboard.press(str(vocab.index(key.loc[item, "label"]) + 1) if place else "p")
         page.keyboard.press("n")
     assert page.inner_text("#progress") == f"{len(items)} of {len(items)} read"
-    page.wait_for_function("document.querySelector('.reading img').naturalWidth > 63")
+    shown.until("document.querySelector('.reading img').naturalWidth > 63")
     shown.keep("sheet")
     with page.expect_download() as download:
         page.click("#download")
