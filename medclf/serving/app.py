@@ -72,12 +72,15 @@ def create_app(
     if token is not None:
         _check_token(token)
     cores = n_cores()
-    streams = streams or _streams_for(bundle, cores)
+    on_cpu = _is_on_cpu(bundle)
+    streams = streams or (min(2, cores) if on_cpu else 1)  # two keep the cores busy while one waits for its pixels
+    most = 4 if on_cpu else 16  # larger ones leave a core's cache, and take longer an image
     limits = limits or Limits(max_bytes=max_bytes, max_queue=max_queue)
     if watch is not None and hasattr(bundle, "on_file"):
         raise MedclfError(f"a detector keeps no sketches of its images for {argument('watch')}", "leave it out")
     book = None if watch is None else SketchBook(watch)
-    service = Service(bundle, limits, workers=workers, streams=streams, threads=max(1, cores // streams), book=book)
+    how = {"workers": workers, "streams": streams, "threads": max(1, cores // streams), "max_batch": most}
+    service = Service(bundle, limits, **how, book=book)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
@@ -250,10 +253,9 @@ def _check_token(token: str) -> None:
         )
 
 
-def _streams_for(bundle: Servable, cores: int) -> int:
-    """Two batches at once keep the cores busy while one waits for its pixels; a GPU takes one after the other."""
+def _is_on_cpu(bundle: Servable) -> bool:
     device = getattr(bundle, "device", None)
-    return min(2, cores) if device is None or device.type == "cpu" else 1
+    return device is None or device.type == "cpu"
 
 
 def _is_loopback(host: str) -> bool:

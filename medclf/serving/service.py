@@ -84,6 +84,7 @@ class Service:
         workers: processes that decode.
         streams: batches predicted at once.
         threads: of each stream, for the model's arithmetic.
+        max_batch: images predicted at once.
         book: where sketches of the images are kept; none are where None.
     """
 
@@ -95,6 +96,7 @@ class Service:
         workers: int,
         streams: int,
         threads: int,
+        max_batch: int = 16,
         book: SketchBook | None = None,
     ) -> None:
         self.bundle, self.limits, self._book = bundle, limits, book
@@ -111,6 +113,7 @@ class Service:
         )
         self._batcher = MicroBatcher(
             self._predicted,
+            max_batch=max_batch,
             streams=streams,
             set_up=lambda: _set_threads(threads),
             on_batch=self.meters.batch_size.observe,
