@@ -157,7 +157,7 @@ def serve(
         name = f"[{host}]" if ":" in host else host
         ready = f"medclf serves {bundle_path} on http://{name}:{listener.getsockname()[1]}/ (Ctrl-C stops it)"
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped gracefully
-            _uvicorn_server(app, log_level, "auto", lambda: print(ready, flush=True)).run([listener])
+            _uvicorn_server(app, log_level, lambda: print(ready, flush=True)).run([listener])
 
 
 def _trained(bundle: Path) -> str:
@@ -182,8 +182,7 @@ def running(app: FastAPI, host: str = "127.0.0.1", port: int = 0, *, log_level: 
         The service's URL.
     """
     with _listening(host, port) as listener:
-        # in a thread beside others, uvloop misses a decoder's end once a DataLoader handles SIGCHLD
-        server = _uvicorn_server(app, log_level, "asyncio")
+        server = _uvicorn_server(app, log_level)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         while not server.started and thread.is_alive():
@@ -197,13 +196,13 @@ def running(app: FastAPI, host: str = "127.0.0.1", port: int = 0, *, log_level: 
             thread.join()
 
 
-def _uvicorn_server(app: FastAPI, log_level: str, loop: str, on_ready: Callable[[], None] = lambda: None) -> Any:
+def _uvicorn_server(app: FastAPI, log_level: str, on_ready: Callable[[], None] = lambda: None) -> Any:
     uvicorn = require("uvicorn", "serve")
     from medclf.serving.http_timeouts import ImpatientProtocol, log_config
 
     config = uvicorn.Config(
         app,
-        loop=loop,
+        loop="asyncio",  # uvloop misses a decoder's end where something else, such as a DataLoader, handles SIGCHLD
         http=ImpatientProtocol,
         ws="none",
         access_log=False,
