@@ -96,7 +96,7 @@ class Service:
         workers: int,
         streams: int,
         threads: int,
-        max_batch: int = 16,
+        max_batch: int,
         book: SketchBook | None = None,
     ) -> None:
         self.bundle, self.limits, self._book = bundle, limits, book

@@ -161,6 +161,29 @@ def test_metrics_count_answers_labels_and_batches(bundle: Any, quick_decoder: ty
     assert found["medclf_waiting_uploads",] == 0
 
 
+def test_on_a_cpu_a_batch_holds_four_images(bundle: Any, quick_decoder: type, picture: Any) -> None:
+    predict = bundle.predict_pixels
+
+    def slowly(pixels: np.ndarray) -> Any:  # so that the others wait
+        time.sleep(0.3)
+        return predict(pixels)
+
+    bundle.predict_pixels = slowly
+    with running(create_app(bundle)) as address, ThreadPoolExecutor(16) as clients:
+        asked = [
+            clients.submit(CLIENT.post, f"{address}/v1/predict", content=picture(), headers=PNG) for _ in range(16)
+        ]
+        assert [one.result().status_code for one in asked] == [200] * 16
+        text = CLIENT.get(f"{address}/metrics").text
+    sizes = {
+        sample.labels["le"]: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "medclf_batch_size_bucket"
+    }
+    assert sizes["4.0"] == sizes["+Inf"] > 0
+
+
 # --- refusals ---
 
 
