@@ -67,17 +67,21 @@ def test_the_test_set_is_shown_beside_the_validation_set(tmp_path, capsys):
     assert "[red]plain" in text
 
 
-def test_a_run_ends_in_eight_lines_with_the_score_to_believe_first(tmp_path, capsys):
+def with_leaks(partition):
+    """Results of 10 validation and 14 test images, two of one of them seen in training."""
     vocab = ["plain", "other"]
     facts = summarize(predictions(10, "valid", vocab), n_boot=2)
     facts["test"] = summarize(predictions(14, "test", vocab), partition="test", n_boot=2)
-    left = {"n": 8, "accuracy": {"value": 0.75, "low": 0.4, "high": 0.9, "n": 8}}
-    facts["leak_free"] = {
-        "sentence": "2 leak.",
-        "n": 10,
-        "n_leaking": 2,
-        "numbers": {"all": {"n": 10, "accuracy": facts["accuracy"]}, "left": left},
-    }
+    part = facts["test"] if partition == "test" else facts
+    n = part["n"]
+    left = {"n": n - 2, "accuracy": {"value": 0.75, "low": 0.4, "high": 0.9, "n": n - 2}}
+    numbers = {"all": {"n": n, "accuracy": part["accuracy"]}, "left": left}
+    part["leak_free"] = {"sentence": f"2 of {n} images leak.", "n": n, "n_leaking": 2, "numbers": numbers}
+    return facts
+
+
+def test_a_run_ends_in_eight_lines_with_the_score_to_believe_first(tmp_path, capsys):
+    facts = with_leaks("valid")
     (tmp_path / "results.json").write_text(json.dumps(finite(as_plain(facts))))
     (tmp_path / "report.html").touch()
     (tmp_path / "bundle").mkdir()
@@ -90,20 +94,11 @@ def test_a_run_ends_in_eight_lines_with_the_score_to_believe_first(tmp_path, cap
 
 
 def test_a_test_set_that_leaks_is_scored_without_what_leaks(tmp_path, capsys):
-    vocab = ["plain", "other"]
-    facts = summarize(predictions(10, "valid", vocab), n_boot=2)
-    test = facts["test"] = summarize(predictions(14, "test", vocab), partition="test", n_boot=2)
-    left = {"n": 12, "accuracy": {"value": 0.75, "low": 0.4, "high": 0.9, "n": 12}}
-    test["leak_free"] = {
-        "sentence": "2 of the 14 test images leak.",
-        "n": 14,
-        "n_leaking": 2,
-        "numbers": {"all": {"n": 14, "accuracy": test["accuracy"]}, "left": left},
-    }
+    facts = with_leaks("test")
     (tmp_path / "results.json").write_text(json.dumps(finite(as_plain(facts))))
     show_results(tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    assert "  2 of the 14 test images leak." in lines
+    assert "  2 of 14 images leak." in lines
     (score,) = [line for line in lines if line.startswith("Accuracy on the test set")]
     assert "without leaked images: 75 %" in score and score.endswith("12 of 14 test images")
     assert any("2 of 14 test images (14.3 %) were also seen" in check.sentence for check in checks(facts))
