@@ -369,8 +369,9 @@ def _codes(encoder: TableEncoder, rows: Columns) -> list[str]:
     """Columns of few whole numbers, which may be codes without an order."""
     found = []
     for name in (one["name"] for one in encoder.described() if one["kind"] == "number"):
-        values = {float(value) for value in rows[name] if not is_unknown(value)} if not source_of(name) else set()
-        if 2 < len(values) <= _MOST_CODES and all(value.is_integer() for value in values):
+        values = {float(value) for value in rows[name] if not is_unknown(value)}
+        few = 2 < len(values) <= _MOST_CODES and not source_of(name)
+        if few and all(value.is_integer() for value in values):
             codes = ", ".join(f"{value:g}" for value in sorted(values))
             found.append(f"{name!r} is read as a number, of {codes}. If these are codes, write them as words.")
     return found
