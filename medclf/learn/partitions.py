@@ -13,7 +13,7 @@ from fasttransform import Transform
 from medclf.config import TrainConfig
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.matching import UNKNOWN
-from medclf.dataset.scan import note
+from medclf.dataset.scan import note, partition_warnings
 from medclf.dataset.splits import split_table
 from medclf.errors import DataError, MedclfWarning, argument
 from medclf.learn import distributed
@@ -71,6 +71,8 @@ def partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tupl
     else:
         sides = distributed.from_first(lambda: list(split_table(table, split, **settings)))  # may look for duplicates
         table["partition"] = pd.Series(sides, table.index, dtype=object)
+        placed = table[table["partition"].notna()]
+        note(table, *partition_warnings(objects(placed, "label"), placed["partition"]))
     return table, split
 
 

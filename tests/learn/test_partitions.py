@@ -17,6 +17,14 @@ def test_a_share_that_the_folders_overrule_is_said():
     assert kind == "folders" and list(found["partition"]) == list(table()["partition"])
 
 
+def test_labels_that_one_side_lacks_are_kept_with_the_table():
+    one_sided = table()
+    one_sided.loc[one_sided["partition"] == "valid", "label"] = "b"
+    with pytest.warns(MedclfWarning, match="not in valid"):
+        found, _ = partitioned(one_sided, "folders", seed=0)
+    assert found.attrs["notes"] == ["label 'a' is in train and not in valid: it cannot be measured"]
+
+
 @pytest.mark.filterwarnings("error::medclf.errors.MedclfWarning")
 @pytest.mark.parametrize(("split", "share"), [(None, 0.2), ("random", 0.4)])
 def test_a_share_that_nobody_gave_or_that_holds_is_not_spoken_of(split, share):
