@@ -13,8 +13,8 @@ from fasttransform import Transform
 from medclf.config import TrainConfig
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.matching import UNKNOWN
-from medclf.dataset.scan import note, partition_warnings
-from medclf.dataset.splits import split_table
+from medclf.dataset.scan import note
+from medclf.dataset.splits import no_partition, split_table
 from medclf.errors import DataError, MedclfWarning, argument
 from medclf.learn import distributed
 
@@ -69,10 +69,14 @@ def partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tupl
         held_out = (table["problem"] != "") | table["label"].isna() | (table["partition"] == "test")
         table["partition"] = table["partition"].where(held_out, "train")
     else:
-        sides = distributed.from_first(lambda: list(split_table(table, split, **settings)))  # may look for duplicates
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", MedclfWarning)
+            sides = distributed.from_first(lambda: list(split_table(table, split, **settings)))
         table["partition"] = pd.Series(sides, table.index, dtype=object)
-        placed = table[table["partition"].notna()]
-        note(table, *partition_warnings(objects(placed, "label"), placed["partition"]))
+        for warning in caught:
+            warnings.warn(warning.message, warning.category, stacklevel=3)
+        said = [str(warning.message) for warning in caught if issubclass(warning.category, MedclfWarning)]
+        note(table, *(text for text in said if text != no_partition(table)))  # `assess` counts those
     return table, split
 
 

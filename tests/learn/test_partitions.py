@@ -25,6 +25,21 @@ def test_labels_that_one_side_lacks_are_kept_with_the_table():
     assert found.attrs["notes"] == ["label 'a' is in train and not in valid: it cannot be measured"]
 
 
+def test_a_share_that_whole_patients_do_not_allow_is_kept_with_the_table():
+    of_one = table().assign(patient=["p"] * (len(table()) - 1) + ["q"], partition=None)
+    with pytest.warns(MedclfWarning, match="stay together"):
+        found, _ = partitioned(of_one, "patient", valid_pct=0.5, seed=0)
+    assert sum("of the images were asked for validation" in text for text in found.attrs["notes"]) == 1
+
+
+def test_images_of_no_partition_are_warned_of_and_left_to_the_assessment():
+    parted = table()
+    parted.loc[0, "partition"] = None
+    with pytest.warns(MedclfWarning, match="in no partition"):
+        found, _ = partitioned(parted, "folders", seed=0)
+    assert not any("no partition" in text for text in found.attrs.get("notes", ()))
+
+
 @pytest.mark.filterwarnings("error::medclf.errors.MedclfWarning")
 @pytest.mark.parametrize(("split", "share"), [(None, 0.2), ("random", 0.4)])
 def test_a_share_that_nobody_gave_or_that_holds_is_not_spoken_of(split, share):
