@@ -138,10 +138,10 @@ def print_predictions(
     loaded = load_model(bundle_in(bundle), runtime, device=device)
     columns = ["path", "label", *(f"prob_{label}" for label in loaded.vocab), "flags", "problem"]
     writer = csv.writer(sys.stdout) if form == "csv" else None
-    if writer:
-        writer.writerow(map(csv_value, columns))
     n, readable = 0, 0
     for answer in _answers(loaded, files, bs, between=not sys.stdout.isatty(), fields=fields, field=field):
+        if writer and not n:
+            writer.writerow(map(csv_value, columns))
         n, readable = n + 1, readable + (not answer.problem)
         if writer:
             writer.writerow([csv_value(answer.as_dict().get(name, "")) for name in columns])

@@ -12,7 +12,7 @@ from medclf.errors import BundleError, DataError, MedclfWarning
 from medclf.inference.bundle import load_bundle
 from medclf.inference.onnx import export_onnx
 from medclf.run.evaluate import evaluate
-from medclf.run.predict import fields_for, predict
+from medclf.run.predict import fields_for, predict, print_predictions
 from medclf.run.terminal import show_results
 from medclf.run.train import train
 
@@ -98,6 +98,15 @@ def test_predict_takes_fields(run, data):
     with pytest.warns(MedclfWarning, match="site=toe, age outside"):
         (one,) = predict(run, files[:1], field=["site=toe", "age=1e9"])
     assert "fields unlike training" in one.flags
+
+
+def test_a_csv_has_no_header_where_the_fields_are_refused(run, data, capsys):
+    with pytest.raises(DataError, match="must be a number"):
+        print_predictions(run, [data.parent / "0.png"], "csv", field=["age=old"])
+    assert capsys.readouterr().out == ""
+    print_predictions(run, [data.parent / "0.png"], "csv", field=["age=60"])
+    header, answer = capsys.readouterr().out.splitlines()
+    assert header.startswith("path,label,prob_") and answer.startswith(str(data.parent / "0.png"))
 
 
 def test_fields_that_do_not_fit_the_images_are_refused(run, data):
