@@ -129,12 +129,12 @@ def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tu
         logits = to_logits(before.probs, multi_label=multi)
         probs, temperature = calibrate_out_of_fold(logits, before.y, groups=before.groups, multi_label=multi)
         after, fitted_on = before.with_probs(probs), replace(fitted_on, probs=probs)
-        how = f"Each {before.counted(1)} here was judged by one fitted on {fitted_on.described}"
+        how = f"Each {before.counted(1)} here was calibrated by {fitted_on.described}"
     else:
         logits = to_logits(fitted_on.probs, multi_label=multi)
         temperature = fit_calibration(logits, fitted_on.y, multi_label=multi)
         after, fitted_on = at_temperature(before, temperature), replace(fitted_on, probs=temperature.apply(logits))
-        how = f"It was fitted on {fitted_on.described}"
+        how = f"That was found on {fitted_on.described}"
     value, _ = temperature.overall
     was = "too high" if value > 1.05 else "too low" if value < 0.95 else "about right"
     unfit = too_few(fitted_on.y, len(before.vocab), multi_label=multi)

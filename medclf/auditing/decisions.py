@@ -240,7 +240,7 @@ def decision_section(
         label, threshold, by, wish, table, the rates with intervals, a sentence; with a prevalence, that and restated.
     """
     called = probs >= (point.threshold if cuts is None else cuts)
-    rates = evaluate_threshold(y, called.astype(float), 0.5, groups=groups)
+    rates = evaluate_threshold(y, called.astype(float), 0.5, groups=groups, label=label)
     rates.pop("threshold")
     rules = {
         "youden": "sensitivity + specificity are highest there (Youden)",

@@ -31,9 +31,10 @@ def label_suspects(
     """Find labels that a classifier confidently disagrees with, by confident learning.
 
     A class's threshold is the mean probability of that class over the images that carry its label. An image is counted
-    to the most probable of the classes whose threshold it reaches; where that is not its label, it is a suspect. So a
-    class that the model is never sure of does not make all its images suspects. Of several labels, one is a suspect
-    only where its probability is on the other side of 50 %, and none is that the model hardly tells (`tells_labels`).
+    to the most probable of the classes whose threshold it reaches; where that is not its label, and its label is not
+    the most probable class, it is a suspect. So a class that the model is never sure of does not make all its images
+    suspects. Of several labels, one is a suspect only where its probability is on the other side of 50 %, and none is
+    that the model hardly tells (`tells_labels`).
 
     Args:
         y: (n,) classes, -1 where unknown; multi-label (n, n_labels) of 0 and 1, where each label is judged by itself.
@@ -164,7 +165,7 @@ def _suspects(y: np.ndarray, p: np.ndarray, share: float) -> tuple[np.ndarray, n
     others = p[rows].copy()
     others[np.arange(len(rows)), y[rows]] = -np.inf
     margin[rows] = p[rows, y[rows]] - others.max(1)
-    return np.logical_and(known, counted != y), margin
+    return np.logical_and.reduce([known, counted != y, p.argmax(1) != y]), margin
 
 
 def judge_labels(features: Any, y: Any, n_labels: int, groups: Any = None) -> np.ndarray:

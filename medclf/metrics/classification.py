@@ -217,7 +217,7 @@ def bounded(
     """
     n = int(mask.sum())
     if _one_patient(sampling, mask) or math.isnan(variance):
-        return Estimate(value, math.nan, math.nan, n, _joined(note, "all from one patient: no interval"))
+        return Estimate(value, math.nan, math.nan, n, _joined(note, no_interval(n)))
     if parts:
         freedom, units = sampling.freedom(*parts), sampling.units(*parts)
     if not parts or not units:  # every label of the parts is on no image, or on all
@@ -270,7 +270,7 @@ def calibration_error(
     """
     n, value = len(sampling.codes), float(np.abs(gaps).sum())
     if _one_patient(sampling, np.ones(n, dtype=bool)):
-        return Estimate(value, math.nan, math.nan, n, _joined(note, "all from one patient: no interval"))
+        return Estimate(value, math.nan, math.nan, n, _joined(note, no_interval(n)))
     freedom = math.inf if sampling.independent else sampling.groups() - 1
     draws = draws[np.isfinite(draws).all(axis=1)]
     occupied = int((np.abs(draws).max(axis=0) > 0).sum())
@@ -280,6 +280,11 @@ def calibration_error(
     if variance * units**2 < PHANTOM:  # all right, or nearly: the resamples cannot show what could go wrong
         high = max(high, bounded_interval(value, variance, units=units, level=level, freedom=freedom)[1])
     return Estimate(value, low, min(high, 1.0), n, note)
+
+
+def no_interval(n: int) -> str:
+    """Why `n` images that belong together have no interval."""
+    return "1 image: no interval" if n == 1 else "all of one patient or of near-duplicates: no interval"
 
 
 def _joined(*notes: str) -> str:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from medclf.errors import DataError
 from medclf.files import Json
-from medclf.metrics.classification import Metrics, balanced_parts, classification_metrics, left_out
+from medclf.metrics.classification import Metrics, balanced_parts, classification_metrics, left_out, no_interval
 from medclf.metrics.intervals import BLOCK, Sampling, difference_interval
 from medclf.metrics.table import METRICS, mean_of, overall_metrics, statistics
 from medclf.metrics.thinning import part_of
@@ -265,7 +265,7 @@ def _difference(task: Task, name: str, a: float, b: float, variance: float, leve
     sampling, n = task.sampling, int(mask.sum())
     one_patient = not sampling.independent and sampling.patients(mask) < 2
     if math.isnan(b - a) or one_patient or math.isnan(variance):
-        reason = "all from one patient: no interval" if one_patient else "undefined for these images"
+        reason = no_interval(n) if one_patient else "undefined for these images"
         return Difference(a, b, b - a, math.nan, math.nan, n, reason)
     parts = [] if label else balanced_parts(task, metric)
     if parts:

@@ -186,6 +186,7 @@ def evaluate_threshold(
     threshold: float | OperatingPoint,
     *,
     groups: Any = None,
+    label: str = "label",
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -197,6 +198,7 @@ def evaluate_threshold(
         probs: (n,) probability of the label.
         threshold: the label is called where the probability is at least this.
         groups: (n,) patient of each image.
+        label: its name, for notes.
         n_boot: bootstrap resamples.
         seed: of the resamples.
         level: of the intervals.
@@ -215,7 +217,7 @@ def evaluate_threshold(
     cut = threshold.threshold if isinstance(threshold, OperatingPoint) else float(threshold)
     _one_label(y, probs)
     columns = np.asarray(y)[:, None], np.asarray(probs, dtype=np.float64)[:, None]
-    task = read_task(*columns, ["label"], groups, True, cut)
+    task = read_task(*columns, [label], groups, True, cut)
     estimates = estimate_all(task, n_boot=n_boot, seed=seed, level=level)
     actual, called = task.positive[:, 0], task.predicted[:, 0]
     pairs = {"tp": actual & called, "fp": ~actual & called, "fn": actual & ~called, "tn": ~actual & ~called}
@@ -223,11 +225,11 @@ def evaluate_threshold(
         threshold=cut,
         n=task.n,
         table={name: int(cells.sum()) for name, cells in pairs.items()},
-        sensitivity=estimates["label/sensitivity"],
-        specificity=estimates["label/specificity"],
-        ppv=estimates["label/ppv"],
-        npv=estimates["label/npv"],
-        f1=estimates["label/f1"],
+        sensitivity=estimates[f"{label}/sensitivity"],
+        specificity=estimates[f"{label}/specificity"],
+        ppv=estimates[f"{label}/ppv"],
+        npv=estimates[f"{label}/npv"],
+        f1=estimates[f"{label}/f1"],
         accuracy=estimates["accuracy"],
         balanced_accuracy=estimates["balanced_accuracy"],
         mcc=estimates["mcc"],

@@ -15,7 +15,7 @@ from medclf.errors import DataError
 
 DELIMITER = "|"  # between the labels of one image, where a CSV holds several
 OWN = {
-    *("path", "partition", "label", "pred", "loss", "patient", "problem", "width", "height", "sha256"),
+    *("path", "partition", "label", "pred", "loss", "patient", "problem", "width", "height", "sha256", "group"),
     *("saliency", "saliency_actual", "neighbours", "twins", "conflicts", "judge", "unit_images"),
 }
 MAX_COLUMNS, MAX_VALUES = 12, 20

@@ -133,9 +133,9 @@ def _calibration(results: Mapping[str, Any]) -> Check:
             "Calibration", "warn", "Whether probabilities mean what they say was not measured.", "numbers-section"
         )
     place = "section-calibration" if results.get("calibration") else "numbers-section"
-    text = f"Confidence and accuracy differ by {percent(found['value'])} on average"
+    text = f"Confidence and accuracy differ by {100 * found['value']:.0f} points on average"
     state = _graded(found["value"], GAPS)
     if ends := interval(found, "%", 0):
-        text += f" (95 % CI {ends})"
+        text += f" (95 % CI {ends.removesuffix(' %')})"
         state = "warn" if state == "fail" and found["low"] <= GAPS[0] else state  # too few images to say so
     return Check("Calibration", state, f"{text}.", place)

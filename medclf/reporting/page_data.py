@@ -17,7 +17,7 @@ from medclf.reporting.formatting import words
 from medclf.reporting.thumbnails import Album
 from medclf.results.names import Names
 from medclf.results.units import N_IMAGES
-from medclf.results.wording import counted, is_metric
+from medclf.results.wording import counted, is_metric, partition_name
 
 CHUNK = 100  # pictures in one script element: the page reads an element when it shows the first of them
 
@@ -45,6 +45,7 @@ def page_data(results: Mapping[str, Any], cases: Cases, names: Names, partition:
         "names": [] if names.hide else cases.paths,
         "n": len(cases),
         "parts": parts,
+        "part_names": [partition_name(part) for part in parts],
         "part": [part_code[str(p)] for p in cases.partition],
         "actual": code(cases.actual, cases.known),
         "unjudged": {

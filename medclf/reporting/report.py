@@ -118,7 +118,7 @@ def render(
         else:
             spent = len(script_json(data)) + sum(map(len, cases.saliency.values())) + RESERVE
             first = cases.worst(TOP_LOSSES, partition)
-            order = choose(cases, max_thumbnails, first, links.shown(cases))
+            order = choose(cases, max_thumbnails, [*first, *(one.row for one in suspects)], links.shown(cases))
             room = max(0, int(max_megabytes * 1e6) - spent)
             album = fill_album(cases, order, first, room, **source)
     placed, chunks = picture_data(cases, links, album, order)

@@ -38,25 +38,29 @@ def _rest(value: Mapping[str, Any], *shown: str) -> list[Block]:
     return blocks(left) if left else []
 
 
+def _measured(value: Mapping[str, Any], *shown: str) -> list[Block]:
+    """What no builder has shown, folded: most readers do without."""
+    left = _rest(value, *shown)
+    return [Block("folded", text="How this was measured", items=left)] if left else []
+
+
 def _named(rows: Mapping[str, Mapping[str, Any]]) -> Block:
     """Rows by name; a name that is a key of results.json is put into words."""
     return table([{"": words(name) if name in METRICS or "_" in name else name, **row} for name, row in rows.items()])
 
 
 def _audit(value: Any, picture: Picture) -> list[Block]:
-    result = [Block("list", items=[row["finding"] for row in value.get("sentences") or []])]
+    sentences = [row["finding"] for row in value.get("sentences") or []]
+    result = [Block("list", items=sentences)] if sentences else []
     pairs = [_pair(pair, picture) for pair in value.get("pairs") or []]
     if pairs:
         n = (value.get("found") or {}).get("near-duplicate", 0)
         result += [Block("heading", text="Pairs to look at"), Block("pairs", items=pairs)]
         if n > len(pairs):
             result.append(Block("text", text=f"The {len(pairs)} most serious pairs; all are in audit.csv."))
-    for key, heading in (("classes", "Classes"), ("sizes", "Most frequent sizes")):
-        if value.get(key):
-            rows = value[key] if isinstance(value[key], list) else [{"": k, **v} for k, v in value[key].items()]
-            result += [Block("heading", text=heading), table(rows)]
-    result.append(Block("heading", text="How this was measured"))
-    return result + _rest(value, "sentences", "pairs", "classes", "sizes", "clues", "leaks")
+    if value.get("sizes"):
+        result.append(Block("folded", text="Most frequent image sizes", items=[table(value["sizes"])]))
+    return result + _measured(value, "sentences", "pairs", "classes", "sizes", "clues", "leaks")
 
 
 def _pair(pair: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
@@ -67,7 +71,7 @@ def _pair(pair: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
             str(v) for k, v in pair.items() if v and k not in {"path_a", "path_b", "kind", "similarity"}
         ),
         "similarity": percent(pair.get("similarity")),
-        "sides": [{"name": name, "picture": picture(name)} for name in (a, b)],
+        "sides": [{"name": name, "caption": name.split("/")[-1], "picture": picture(name)} for name in (a, b)],
     }
 
 
@@ -93,7 +97,7 @@ def _calibration(value: Any, picture: Picture) -> list[Block]:
         result.append(Block("charts", items=charts))
     if numbers:
         result += [Block("heading", text="Each label's probabilities"), _named(numbers)]
-    return result + _rest(value, "ece", "brier", "reliability", "by_label", "uncalibrated")
+    return result + _measured(value, "ece", "brier", "reliability", "by_label", "uncalibrated")
 
 
 def _ordinal(value: Any, picture: Picture) -> list[Block]:
@@ -108,7 +112,11 @@ def _tabular(value: Any, picture: Picture) -> list[Block]:
     found = _text(value)
     if value.get("shortcuts") or value.get("notes"):
         found.append(Block("list", items=[*(value.get("shortcuts") or []), *(value.get("notes") or [])]))
-    headings = {"numbers": "Side by side", "differences": "Paired differences", "alone": "AUROC alone, in training"}
+    headings = {
+        "numbers": "Side by side, before calibration",
+        "differences": "Paired differences",
+        "alone": "AUROC alone, in training",
+    }
     for key, heading in headings.items():
         if value.get(key):
             rows = value[key] if key != "alone" else {name: {"auroc": one} for name, one in value[key].items()}
@@ -222,7 +230,7 @@ def _point(value: Mapping[str, Any]) -> list[Block]:
 
 
 def _ood(value: Any, picture: Picture) -> list[Block]:
-    return _text(value) + _rest(value)
+    return _text(value) + _measured(value)
 
 
 def _plan(value: Any, picture: Picture) -> list[Block]:
@@ -282,13 +290,14 @@ def _units(value: Any, picture: Picture) -> list[Block]:
     strips = [_strip(row, picture) for row in value.get("rows") or []]
     if strips:
         found += [Block("heading", text="The images that decided, errors first"), Block("pairs", items=strips)]
-    return found + _rest(value, "by_image", "candidates", "rows", "by", "answer", "conflicts", "unreadable")
+    return found + _measured(value, "by_image", "candidates", "rows", "by", "answer", "conflicts", "unreadable")
 
 
 def _strip(row: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
     sides = [
         {
-            "name": f"{'' if place else 'decided: '}{number(one['contribution'])} {one['path']}",
+            "name": str(one["path"]),
+            "caption": f"{'' if place else 'decided: '}{number(one['contribution'])} {str(one['path']).split('/')[-1]}",
             "picture": picture(str(one["path"])),
         }
         for place, one in enumerate(row["images"])
@@ -299,7 +308,7 @@ def _strip(row: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
 
 
 def _label_errors(value: Any, picture: Picture) -> list[Block]:
-    return _text(value) + _rest(value)
+    return _rest(value)  # the head of the part Labels has the sentence
 
 
 def _corrections(value: Any, picture: Picture) -> list[Block]:
@@ -341,7 +350,7 @@ SECTIONS: dict[str, Section] = {  # in the page's order
     "ordinal": Section("Near misses", _ordinal, tab="trust"),
     "tabular": Section("Image and table", _tabular, tab="trust"),
     "units": Section("One answer a patient, study or series", _units, tab="trust"),
-    "baseline": Section("Beside a model that sees no image", _baseline, tab="trust"),
+    "baseline": Section("Compared with guessing", _baseline, tab="trust"),
     "external": Section("External test", _external, tab="trust"),
     "calibration": Section("Calibration", _calibration, tab="trust"),
     "decision": Section("How labels are chosen", _decision, tab="trust"),

@@ -129,7 +129,7 @@ def matrix_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         cells = [
             {
                 "n": number(n),
-                "share": percent(n / total) if total else "",
+                "share": percent(n / total, 0) if n else "",
                 "css": heat(n / total if total else 0.0, column == index, near=abs(column - index) == 1 and ordinal)
                 if n
                 else "zero",
@@ -164,7 +164,7 @@ def counts(data: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(images, Mapping) and images:
         found = [int(images.get(partition, 0)) for partition in table]
         rows.append(("Images", [number(n) for n in found], number(sum(found))))
-    return {"partitions": list(table), "rows": rows}
+    return {"partitions": [partition_name(partition) for partition in table], "rows": rows}
 
 
 def card(cases: Cases, names: Names, album: Album, row: int) -> dict[str, Any]:
@@ -200,9 +200,9 @@ def _telling(cases: Cases, row: int) -> list[tuple[str, float, str, str]]:
         ]
     shown = [(int(i), "predicted") for i in np.flatnonzero(said)]
     shown += [(int(i), "actual") for i in np.flatnonzero(actual & ~said)]
-    wrong = bool(cases.wrong[row])
+    wrong = bool(cases.wrong[row])  # the verdict says which is the actual label and which the predicted one
     return [
-        (cases.vocab[i], float(probs[i]), "wrong" if wrong and role == "predicted" else "", role) for i, role in shown
+        (cases.vocab[i], float(probs[i]), "wrong" if wrong and role == "predicted" else "", "") for i, role in shown
     ]
 
 

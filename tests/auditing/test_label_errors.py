@@ -43,6 +43,16 @@ def test_a_class_that_is_never_sure_is_no_suspect():
     assert not label_suspects(y, np.stack([probs, 1 - probs], 1))[0][100:].any()
 
 
+def test_no_label_is_doubtful_that_is_the_most_probable():
+    # thresholds: class 0 (0.9 + 0.9 + 0.55) / 3 = 0.78, class 1 0.4; the third reaches that of class 1 alone
+    probs = np.array([[0.9, 0.1], [0.9, 0.1], [0.55, 0.45], [0.6, 0.4]])
+    assert not label_suspects([0, 0, 0, 1], probs)[0][2]
+    rng = np.random.default_rng(3)
+    y = (rng.random(400) < 0.06).astype(int)  # one class is rare, and hardly known
+    p = np.clip(0.1 + 0.1 * y + 0.2 * rng.normal(size=400), 0.01, 0.99)
+    assert all(one.suggested != (y[one.row],) for one in doubtful_labels(y, np.stack([1 - p, p], 1)))
+
+
 def test_several_labels_are_judged_one_by_one():
     given, true, probs = drawn(k=2)
     y = np.stack([given, true], 1)

@@ -195,7 +195,7 @@ def test_every_interval_holds_its_value(seed, n, n_labels, images_a_patient, ski
         if math.isnan(estimate.value):
             assert estimate.note and math.isnan(estimate.low), name
         elif math.isnan(estimate.low):
-            assert "patient" in estimate.note and groups is not None, name
+            assert "no interval" in estimate.note and groups is not None, name
         else:
             least, most = spans.get(name, (0, 1))
             assert least <= estimate.low <= estimate.value <= estimate.high <= most, name
@@ -286,7 +286,7 @@ def test_images_of_one_patient_have_no_interval():
     assert result["n_groups"] == 1
     for name in ("accuracy", "auroc", "ece", "brier"):
         assert not math.isnan(result[name].value) and math.isnan(result[name].low)
-        assert result[name].note == "all from one patient: no interval"
+        assert result[name].note == "all of one patient or of near-duplicates: no interval"
 
 
 def test_copies_of_an_image_in_one_patient_are_no_evidence():

@@ -152,7 +152,7 @@ def test_nothing_to_compare():
     absent = compare_predictions([0, 0], [[0.9, 0.1]] * 2, [[0.8, 0.2]] * 2, ["a", "b"], n_boot=10)
     assert math.isnan(absent["auroc"].value) and absent["auroc"].note
     one = compare_predictions([0, 1], [[0.9, 0.1]] * 2, [[0.8, 0.2]] * 2, ["a", "b"], groups=["p", "p"], n_boot=10)
-    assert one["accuracy"].note == "all from one patient: no interval"
+    assert one["accuracy"].note == "all of one patient or of near-duplicates: no interval"
     for result in (found, absent, one):
         json.dumps(as_plain(result), allow_nan=False)
     with pytest.raises(DataError, match="shape"):

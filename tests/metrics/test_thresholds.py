@@ -132,6 +132,10 @@ def test_a_chosen_threshold_is_judged_on_another_part():
     json.dumps(as_plain(result), allow_nan=False)
 
 
+def test_a_rate_that_is_not_there_names_the_label():
+    assert "'polyp'" in evaluate_threshold([0, 1], [0.6, 0.9], 0.1, label="polyp", n_boot=10)["npv"].note
+
+
 def test_evaluating_counts_patients():
     y, probs, patients = np.tile([0, 1], 50), np.tile([0.2, 0.9, 0.6, 0.4], 25), np.arange(100) // 20
     by_patient = evaluate_threshold(y, probs, 0.5, groups=patients, n_boot=50)["accuracy"]

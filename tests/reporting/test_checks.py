@@ -60,8 +60,8 @@ def test_all_is_well_only_where_all_was_measured() -> None:
         ({"label_errors": {"n_judged": 100, "n_doubtful": 20, "n_unjudged": 5}}, "Labels", "fail", "5 were not judged"),
         ({"shortcuts": None, "audit": {"clues": [{}]}}, "Shortcuts", "warn", "medclf shortcuts RUN"),
         ({"shortcuts": {"sentences": [{"finding": "Overlay 1 changes 40 %."}]}}, "Shortcuts", "fail", "40 %"),
-        ({"calibration": {"ece": metric(0.08, 0.05, 0.1)}}, "Calibration", "warn", "8.0 %"),
-        ({"calibration": {"ece": metric(0.2, 0.1, 0.3)}}, "Calibration", "fail", "20.0 %"),
+        ({"calibration": {"ece": metric(0.08, 0.05, 0.1)}}, "Calibration", "warn", "8 points"),
+        ({"calibration": {"ece": metric(0.2, 0.1, 0.3)}}, "Calibration", "fail", "20 points"),
     ],
 )
 def test_what_is_amiss_is_said(change: dict[str, Any], name: str, state: str, words: str) -> None:

@@ -71,7 +71,7 @@ def test_the_filters_move_matrix_and_images(opened: Any, made_up: Any) -> None:
     counts = pd.crosstab(kept["label"], kept["pred"]).reindex(index=made_up.vocab, columns=made_up.vocab, fill_value=0)
     assert shown.matrix() == counts.to_numpy().ravel().tolist()
     assert sorted(shown.names()) == sorted(kept["path"])
-    shown.page.select_option("#filters label:has-text('Partition') select", label="train")
+    shown.page.select_option("#filters label:has-text('Partition') select", label="training")
     shown.settle()
     kept = made_up.rows[(made_up.rows["partition"] == "train") & (made_up.rows["sex"] == "f") & (best >= 0.6)]
     assert sorted(shown.names()) == sorted(kept["path"])

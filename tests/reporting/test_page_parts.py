@@ -99,7 +99,7 @@ def test_the_matrix_and_tables_are_files(opened: Any, made_up: Any, tmp_path: Pa
     with page.expect_download() as download:
         page.click("#data-section .saves button >> nth=0")
     counts = pd.read_csv(download.value.path(), index_col=0)
-    assert counts.loc["polyp", "valid"] == made_up.facts["data"]["counts"]["valid"]["polyp"]
+    assert counts.loc["polyp", "validation"] == made_up.facts["data"]["counts"]["valid"]["polyp"]
 
 
 def test_the_matrix_can_show_columns_and_put_confused_classes_together(opened: Any, made_up: Any) -> None:
@@ -108,7 +108,7 @@ def test_the_matrix_can_show_columns_and_put_confused_classes_together(opened: A
     shown.page.select_option("#cells", "column")
     shown.settle()
     share = 100 * matrix[1][0] / sum(row[0] for row in matrix)
-    assert shown.page.inner_text("[data-cell='1,0'] small") == f"{share:.1f} %"
+    assert abs(int(shown.page.inner_text("[data-cell='1,0'] small").removesuffix(" %")) - share) <= 0.5
     shown.page.select_option("#classes", "confused")
     shown.settle()
     assert sorted(shown.matrix()) == sorted(n for row in matrix for n in row)

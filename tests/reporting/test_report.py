@@ -96,7 +96,7 @@ def test_the_page_shows_the_facts(made_up: Any, tmp_path: Path) -> None:
         assert f"{label} predicted as {pred}: {n}" in text
     worst = made_up.valid.sort_values("loss", ascending=False).head(12)
     for row in worst.itertuples():
-        assert row.path in text and f"loss {row.loss:.3f}" in text
+        assert row.path.rpartition("/")[2] in text and f"loss {row.loss:.3f}" in text
     for label in made_up.vocab:
         counted = [facts["data"]["counts"][p][label] for p in ("train", "valid")]
         assert f"{label}{counted[0]}{counted[1]}{sum(counted)}" in text.replace(" ", "")
@@ -105,9 +105,10 @@ def test_the_page_shows_the_facts(made_up: Any, tmp_path: Path) -> None:
 def test_both_probabilities_stand_beside_a_loss(made_up: Any, tmp_path: Path) -> None:
     parsed, _ = page(made_up.facts, made_up.rows, tmp_path)
     worst = made_up.valid.sort_values("loss", ascending=False).iloc[0]
-    card = parsed.text[parsed.text.index(f"{worst['path']} ") :][:200]
-    assert f"{worst['pred']} predicted{100 * worst['prob_' + worst['pred']]:.1f} %" in card
-    assert f"{worst['label']} actual{100 * worst['prob_' + worst['label']]:.1f} %" in card
+    card = parsed.text[parsed.text.index(f"{worst['path'].rpartition('/')[2]} ") :][:200]
+    assert f"{worst['label']} → {worst['pred']}" in card
+    assert f"{worst['pred']}{100 * worst['prob_' + worst['pred']]:.1f} %" in card
+    assert f"{worst['label']}{100 * worst['prob_' + worst['label']]:.1f} %" in card
 
 
 def test_nothing_reaches_out(made_up: Any, tmp_path: Path) -> None:

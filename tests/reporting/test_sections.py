@@ -89,6 +89,12 @@ def test_the_page_tells_what_the_numbers_are_worth(tmp_path):
     assert pair[: pair.index("</li>")].count("<img") == 2
 
 
+def test_what_most_readers_do_without_is_folded():
+    (fold,) = section_blocks("audit", {"n_images": 3, "classes": {"a": {"n": 3}}})
+    assert (fold.kind, fold.text) == ("folded", "How this was measured")
+    assert [row[0].text for row in fold.items[0].rows] == ["Images"]
+
+
 def test_a_reliability_curve_has_a_point_a_bar():
     bars = [{**BARS[0], "confidence": at} for at in (0.15, 0.45, 0.75, 0.95)]
     (charts,) = section_blocks("calibration", {"reliability": {"here": bars}})

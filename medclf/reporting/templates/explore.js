@@ -1,5 +1,5 @@
 // The matrix, its numbers, the filters and the images.
-const DENSE = 8; // above so many labels the matrix takes the page's width, with smaller cells
+const DENSE = 8, CLOSE = 5; // above so many labels the matrix takes the page's width, with smaller cells; has smaller cells
 let current = look0(); // what look() gave last
 
 function look0() {
@@ -42,7 +42,7 @@ function drawMatrix() {
       line.append(el('td', { class: heat }, el('button', {
         type: 'button', title: `${names[i]} predicted as ${names[j]}`, 'aria-pressed': String(chosen), 'data-cell': `${i},${j}`,
         onclick: () => chooseCell(i, j),
-      }, el('b', {}, count(n)), el('small', {}, of && state.cells !== 'count' ? percent(share) : ''),
+      }, el('b', {}, count(n)), el('small', {}, n && state.cells !== 'count' ? percent(share, 0) : ''),
       el('span', { class: 'hide' }, ` ${MANY}: actual ${names[i]}, predicted ${names[j]}`))));
     }
     line.append(el('td', { class: 'total' }, count(total)));
@@ -50,7 +50,7 @@ function drawMatrix() {
   }
   body.append(el('tr', {}, el('th', { scope: 'row', class: 'total-head' }, 'all'),
     ...order.map((j) => el('td', { class: 'total' }, count(column(j)))), el('td', { class: 'total' }, count(sum(matrix.flat())))));
-  const table = el('table', { class: `matrix${names.length > 4 ? ' many' : ''}${names.length > DENSE ? ' dense' : ''}` },
+  const table = el('table', { class: `matrix${names.length > 4 ? ' many' : ''}${names.length > DENSE ? ' dense' : names.length > CLOSE ? ' close' : ''}` },
     el('thead', {}, el('tr', {}, el('td', { class: 'corner' }, 'actual \\ predicted'),
       ...order.map((j) => el('th', { scope: 'col' }, el('span', { class: 'label', title: names[j] }, names[j]))),
       el('th', { scope: 'col', class: 'total-head' }, 'all'))),
@@ -220,7 +220,7 @@ function makeFilters() {
   const select = (options, change) => el('select', { onchange: (event) => { change(Number(event.target.value)); state.cell = null; update(); } }, ...options);
   const box = $('filters');
   if (DATA.parts.length > 1) {
-    controls.part = select([...DATA.parts.map((name, i) => option(i, name, i === 0)), option(-1, 'all')], (v) => { state.part = v; });
+    controls.part = select([...DATA.part_names.map((name, i) => option(i, name, i === 0)), option(-1, 'all')], (v) => { state.part = v; });
     box.append(field('Partition', controls.part));
   }
   controls.label = select([option(-1, 'any'), ...DATA.vocab.map((name, i) => option(i, name))], (v) => { state.label = v; });
@@ -283,8 +283,8 @@ function setView(view) {
 
 function makeControls() {
   const first = DATA.multi ? 0 : -1;
-  const options = DATA.vocab.map((name, i) => option(i, DATA.multi ? name : `${name} against the rest, by threshold`, i === first));
-  if (!DATA.multi) options.unshift(option(-1, 'All classes, the most probable', true));
+  const options = DATA.vocab.map((name, i) => option(i, DATA.multi ? name : `${name} against the rest`, i === first));
+  if (!DATA.multi) options.unshift(option(-1, 'All classes', true));
   $('view').append(...options);
   $('view').addEventListener('change', (event) => setView(Number(event.target.value)));
   $('threshold').addEventListener('input', (event) => setThreshold(Number(event.target.value)));

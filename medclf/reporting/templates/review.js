@@ -31,7 +31,7 @@ function facts(row) {
     ...fact('Not judged', (DATA.unjudged[row] || []).map((label) => DATA.vocab[label]).join(', ')),
     ...fact('Predicted', labelText(DATA.pred[row])),
     ...fact('Loss', loss === null ? '' : loss.toPrecision(3)),
-    ...fact('Partition', DATA.parts[DATA.part[row]]),
+    ...fact('Partition', DATA.part_names[DATA.part[row]]),
     ...fact('Judged by', DATA.judges[row]),
     ...fact('Patient', DATA.patient[row]),
   ];

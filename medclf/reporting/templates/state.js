@@ -39,11 +39,12 @@ function el(tag, attributes = {}, ...children) {
 }
 
 /** A share as a percentage; nothing short of all reads as 100 %, nothing above none as 0 %. */
-function percent(share) {
+function percent(share, digits = 1) {
   if (share === null || share === undefined) return '–';
   if (share === 0 || share === 1) return `${100 * share} %`;
-  if (share < 0.0005) return '<0.1 %';
-  return share >= 0.9995 ? '>99.9 %' : `${(100 * share).toFixed(1)} %`;
+  const step = 10 ** -digits; // in percent
+  if (share < step / 200) return `<${step} %`;
+  return share >= 1 - step / 200 ? `>${100 - step} %` : `${(100 * share).toFixed(digits)} %`;
 }
 
 const count = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, '\u202f');
