@@ -290,7 +290,8 @@ def check_labels(
         told = np.any([tells_labels(both.y[judges == k], probs[judges == k]) for k in np.unique(judges)], axis=0)
         section["labels_not_judged"] = [label for label, yes in zip(both.vocab, told, strict=True) if not yes]
     columns = ["path", "label", "suggested", "margin", "near_duplicate"]
-    return CheckedLabels(pd.DataFrame(rows, columns=columns), {"sentence": _sentence(section, by), **section})
+    sentence = _sentence(section, by, both)
+    return CheckedLabels(pd.DataFrame(rows, columns=columns), {"sentence": sentence, **section})
 
 
 def _conflicts(audit: Audit | None, place: dict[str, int]) -> list[tuple[int, int]]:
@@ -302,7 +303,7 @@ def _conflicts(audit: Audit | None, place: dict[str, int]) -> list[tuple[int, in
     return [(place[a], place[b]) for a, b in named if a in place and b in place]
 
 
-def _sentence(section: Mapping[str, Any], by: str) -> str:
+def _sentence(section: Mapping[str, Any], by: str, judged: Predictions) -> str:
     own, conflicts, total = section["n_doubtful"], section["n_conflicts"], section["n_judged"]
     n = own + conflicts
     text = f"{n or 'None'} of {total} labels {'is' if n < 2 else 'are'} doubtful"
@@ -310,7 +311,8 @@ def _sentence(section: Mapping[str, Any], by: str) -> str:
         text += f": {own} by what the image shows, {conflicts} because a near-duplicate has another label"
     text += f".{by}"
     if section["n_unjudged"]:
-        text += f" {section['n_unjudged']} labelled images were not judged."
+        left = section["n_unjudged"]
+        text += f" {left} labelled {judged.counted(left)} {'was' if left == 1 else 'were'} not judged."
     if section.get("labels_not_judged"):
         text += f" Not judged, since the model hardly tells them: {', '.join(section['labels_not_judged'])}."
     return text

@@ -21,6 +21,7 @@ from medclf.reporting.tables import Block, table
 from medclf.reporting.thumbnails import data_uri, encode
 from medclf.results.names import Names
 from medclf.results.run_folder import PAGE
+from medclf.results.wording import counted_as
 
 _SIDE, _MOST = 512, 100  # longer side in pixels; images of a section
 _COLOURS = {"given": "#00e676", "predicted": "#ff40c8"}
@@ -77,7 +78,8 @@ def render_boxes(
         paths = list(dict.fromkeys(chosen["path"]))
         if paths:
             more = f" The first {_MOST} are shown." if len(paths) > _MOST else ""
-            note = f"{len(chosen)} on {len(paths)} images. Green: given. Pink: predicted, with its probability.{more}"
+            where = f"{len(chosen)} on {len(paths)} {counted_as(None, len(paths))}."
+            note = f"{where} Green: given. Pink: predicted, with its probability.{more}"
             sections.append(Section(heading, [], exhibits(paths), note))
     data = [Block("text", text=line) for line in boxes.get("data", [])]
     sections.append(Section("Boxes that were given", data))

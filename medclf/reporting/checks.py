@@ -133,7 +133,8 @@ def _calibration(results: Mapping[str, Any]) -> Check:
             "Calibration", "warn", "Whether probabilities mean what they say was not measured.", "numbers-section"
         )
     place = "section-calibration" if results.get("calibration") else "numbers-section"
-    text = f"Confidence and accuracy differ by {100 * found['value']:.0f} points on average"
+    gap = round(100 * found["value"])
+    text = f"Confidence and accuracy differ by {gap} point{'' if gap == 1 else 's'} on average"
     state = _graded(found["value"], GAPS)
     if ends := interval(found, "%", 0):
         text += f" (95 % CI {ends.removesuffix(' %')})"

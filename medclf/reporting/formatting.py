@@ -17,7 +17,7 @@ from medclf.results.wording import (
     without_leaks,
 )
 
-_SHARES = {"coverage", "prevalence", "moved", "flagged"}  # that are no metrics
+_SHARES = {"coverage", "prevalence", "moved", "flagged", "share", "mean_probability"}  # that are no metrics
 _NAMES = {  # keys of results.json whose words do not say what they are
     "valid_pct": "Share for validation",
     "patients_on_both_sides": "Patients in training and validation set",
@@ -47,6 +47,9 @@ _NAMES = {  # keys of results.json whose words do not say what they are
     "twin-across-split": "Pairs split across training, validation or test set",
     "twin-of-two-patients": "Pairs from two patients",
     "patient-across-split": "Patients in more than one set",
+    "brier_of_share": "Brier score of guessing",
+    "ap": "AP",
+    "ap50": "AP50",
     "donor_carries": "Taken from images that carry it",
 }
 _CAPITALS = {"id", "url", "csv", *(key for key, metric in METRICS.items() if metric.title.isupper())}

@@ -11,7 +11,7 @@ from medclf.files import is_number
 from medclf.metrics.table import METRICS
 from medclf.reporting.charts import Chart, Line, line_chart
 from medclf.reporting.formatting import words
-from medclf.reporting.tables import Block, Cell, Picture, blocks, cell, no_picture, table
+from medclf.reporting.tables import Block, Cell, Picture, blocks, cell, difference, no_picture, table
 from medclf.results.wording import RULES, counted_as, number, percent, summary
 
 _KINDS = {
@@ -92,11 +92,11 @@ def _calibration(value: Any, picture: Picture) -> list[Block]:
     charts = [(_reliability(bars[when]), caption + _DOTTED) for when, caption in captions.items() if bars.get(when)]
     labels = value.get("by_label") or {}
     numbers = {name: {key: one for key, one in row.items() if key != "reliability"} for name, row in labels.items()}
-    charts += [(_reliability(row["reliability"]), f"{name}. {_DOTTED}") for name, row in labels.items()]
     if charts:
         result.append(Block("charts", items=charts))
     if numbers:
-        result += [Block("heading", text="Each label's probabilities"), _named(numbers)]
+        each = [(_reliability(row["reliability"]), f"{name}. {_DOTTED}") for name, row in labels.items()]
+        result.append(Block("folded", text="Class by class", items=[_named(numbers), Block("charts", items=each)]))
     return result + _measured(value, "ece", "brier", "reliability", "by_label", "uncalibrated")
 
 
@@ -120,8 +120,18 @@ def _tabular(value: Any, picture: Picture) -> list[Block]:
     for key, heading in headings.items():
         if value.get(key):
             rows = value[key] if key != "alone" else {name: {"auroc": one} for name, one in value[key].items()}
-            found += [Block("heading", text=heading), _named(rows)]
+            found += [Block("heading", text=heading), _gaps(rows) if key == "differences" else _named(rows)]
     return found
+
+
+def _gaps(rows: Mapping[str, Mapping[str, Any]]) -> Block:
+    """Differences of metrics, in points where the metric is a share."""
+    keys = list(dict.fromkeys(key for row in rows.values() for key in row))
+    cells = [
+        [Cell(name), *(difference(row[key], key) if key in row else Cell("") for key in keys)]
+        for name, row in rows.items()
+    ]
+    return Block("table", columns=["", *map(words, keys)], rows=cells)
 
 
 def _decision(value: Any, picture: Picture) -> list[Block]:
@@ -130,8 +140,12 @@ def _decision(value: Any, picture: Picture) -> list[Block]:
 
 
 def _baseline(value: Any, picture: Picture) -> list[Block]:
-    rows = {key: value[key] for key in ("brier", "log_loss") if isinstance(value.get(key), Mapping)}
-    return [*_text(value), *([_named(rows)] if rows else [])]
+    rows = [
+        [Cell(words(key)), *(Cell(number(value[key].get(by)), css="number") for by in ("model", "frequencies"))]
+        for key in ("brier", "log_loss")
+        if isinstance(value.get(key), Mapping)
+    ]
+    return [*_text(value), *([Block("table", columns=["", "Model", "Guessing"], rows=rows)] if rows else [])]
 
 
 def _reliability(bars: Sequence[Mapping[str, Any]]) -> Chart:
@@ -289,7 +303,9 @@ def _units(value: Any, picture: Picture) -> list[Block]:
         found += [Block("heading", text="Answers compared on the training set"), _named(value["candidates"])]
     strips = [_strip(row, picture) for row in value.get("rows") or []]
     if strips:
-        found += [Block("heading", text="The images that decided, errors first"), Block("pairs", items=strips)]
+        found.append(Block("heading", text="The images that decided, errors first"))
+        found.append(Block("text", text="Below each image: how much it speaks for the answer."))
+        found.append(Block("pairs", items=strips))
     return found + _measured(value, "by_image", "candidates", "rows", "by", "answer", "conflicts", "unreadable")
 
 
@@ -297,12 +313,13 @@ def _strip(row: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
     sides = [
         {
             "name": str(one["path"]),
-            "caption": f"{'' if place else 'decided: '}{number(one['contribution'])} {str(one['path']).split('/')[-1]}",
+            "caption": f"{'' if place else 'decided: '}{percent(one['contribution'], 0)}",
             "picture": picture(str(one["path"])),
         }
         for place, one in enumerate(row["images"])
     ]
-    kind = f"{row['actual'] or 'unknown'}, predicted as {row['predicted'] or '(no finding)'}"
+    actual, said = row["actual"] or "unknown", row["predicted"] or "(no finding)"
+    kind = f"✓ {actual}" if actual == said else f"{actual}, predicted as {said}"
     n = row["n_images"]
     return {"kind": kind, "detail": f"{row['unit_path']}: {n} {counted_as(None, n)}", "similarity": "", "sides": sides}
 
@@ -349,7 +366,7 @@ SECTIONS: dict[str, Section] = {  # in the page's order
     "test": Section("Test set", _test, tab="trust"),
     "ordinal": Section("Near misses", _ordinal, tab="trust"),
     "tabular": Section("Image and table", _tabular, tab="trust"),
-    "units": Section("One answer a patient, study or series", _units, tab="trust"),
+    "units": Section("One answer per patient, study or series", _units, tab="trust"),
     "baseline": Section("Compared with guessing", _baseline, tab="trust"),
     "external": Section("External test", _external, tab="trust"),
     "calibration": Section("Calibration", _calibration, tab="trust"),
@@ -414,7 +431,7 @@ def section_blocks(key: str, value: Any, picture: Picture = no_picture) -> list[
 
     Example:
         >>> [block.kind for block in section_blocks("ood", {"sentence": "All are alike.", "n_train": 65})]
-        ['text', 'facts']
+        ['text', 'folded']
     """
     build = SECTIONS[key].build if key in SECTIONS else None
     if build is None or not isinstance(value, (Mapping, list)):

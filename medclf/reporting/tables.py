@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medclf.files import is_number
+from medclf.metrics.table import METRICS
 from medclf.reporting.charts import Chart, Line, line_chart
 from medclf.reporting.formatting import unit_of, words
 from medclf.results.wording import interval, is_metric, number, percent
@@ -67,13 +68,13 @@ def blocks(value: Any, picture: Picture = no_picture, key: str = "", *, raw: boo
     return [Block("text", text=cell(value, picture, key).text)]
 
 
-def cell(value: Any, picture: Picture = no_picture, key: str = "") -> Cell:
-    """A value as the text of one cell."""
+def cell(value: Any, picture: Picture = no_picture, key: str = "", told: Any = None) -> Cell:
+    """A value as the text of one cell; of a metric with its n, unless that is what was `told` in the same row."""
     if is_metric(value):
         unit = unit_of(key)
         ends = interval(value, unit)
         n = value.get("n")
-        note = value.get("note") or (f"n = {number(n)}" if is_number(n) else "")
+        note = value.get("note") or (f"n = {number(n)}" if is_number(n) and n != told else "")
         return Cell(number(value["value"], unit), "; ".join(part for part in (ends, note) if part), css="number")
     if isinstance(value, bool):
         return Cell("yes" if value else "no")
@@ -92,10 +93,29 @@ def cell(value: Any, picture: Picture = no_picture, key: str = "") -> Cell:
     return Cell(text, picture=picture(text), css="missing" if text.strip().upper() == "MISSING" else "")
 
 
+def difference(value: Mapping[str, Any], key: str) -> Cell:
+    """A difference of two metrics with its interval: in points where they are shares.
+
+    Example:
+        >>> found = difference({"value": 0.05, "low": -0.01, "high": 0.11, "n": 40}, "accuracy")
+        >>> found.text, found.small
+        ('+5.0 points', '-1.0 to +11.0; n = 40')
+    """
+    share = unit_of(key) == "%"
+    text, *ends = [
+        (f"{100 * one:+.1f}" if share else f"{one:+.3f}") if is_number(one) else "–"
+        for one in (value["value"], value["low"], value["high"])
+    ]
+    small = [" to ".join(ends) if "–" not in ends else "", f"n = {number(value['n'])}" if "n" in value else ""]
+    return Cell(f"{text} points" if share else text, "; ".join(part for part in small if part), css="number")
+
+
 def _plain(value: float, key: str) -> str:
     """A number that is no metric: a setting keeps the digits it was given."""
     if isinstance(value, float) and unit_of(key):
         return percent(value)
+    if isinstance(value, float) and key in METRICS:
+        return number(value)
     return f"{value:.4g}" if isinstance(value, float) else number(value)
 
 
@@ -149,7 +169,8 @@ def table(items: Sequence[Mapping[Any, Any]], picture: Picture = no_picture, *, 
     """Dicts as a table: a row each, a column for every key that any of them has."""
     keys = list(dict.fromkeys(key for item in items for key in item))
     rows = [
-        [cell(item[key], picture, str(key)) if key in item else Cell("") for key in keys] for item in items[:MAX_ROWS]
+        [cell(item[key], picture, str(key), item.get("n")) if key in item else Cell("") for key in keys]
+        for item in items[:MAX_ROWS]
     ]
     more = f"{len(items) - MAX_ROWS} more in results.json" if len(items) > MAX_ROWS else ""
     return Block("table", text=more, columns=[words(str(key)) for key in keys] if headed else [], rows=rows)

@@ -254,7 +254,7 @@ def withheld_note(withheld: Mapping[int, str]) -> str:
 
     Example:
         >>> withheld_note({3: "ultrasound", 5: "ultrasound"})
-        "2 pictures are withheld (ultrasound 2), since their pixels often carry the patient's name; ..."
+        "2 pictures are withheld (ultrasound), since their pixels often carry the patient's name; ..."
         >>> withheld_note({3: ""})
         '1 picture is withheld.'
     """
@@ -263,7 +263,7 @@ def withheld_note(withheld: Mapping[int, str]) -> str:
     counts = Counter(reason for reason in withheld.values() if reason)
     if not counts:
         return f"{text}."
-    reasons = ", ".join(f"{reason} {number(k)}" for reason, k in sorted(counts.items()))
+    reasons = ", ".join(f"{reason}: {number(k)}" if k < n else reason for reason, k in sorted(counts.items()))
     return (
         f"{text} ({reasons}), since their pixels often carry the patient's name; "
         "medclf report --show-burned-in shows them."

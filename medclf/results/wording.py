@@ -254,9 +254,7 @@ def beside_guessing(results: Mapping[str, Any], images: str = "images") -> str:
     for key, name in (("brier", "Brier score"), ("log_loss", "Log loss")):
         row = guessed.get(key) or {}
         if is_number(row.get("model")) and is_number(row.get("frequencies")):
-            text = (
-                f"{name} {row['model']:.3f} (lower is better; the classes' frequencies have {row['frequencies']:.3f})."
-            )
-            text += " The probabilities are no better." if row["model"] >= row["frequencies"] else ""
+            text = f"{name} {number(row['model'])}, of guessing by class frequency {number(row['frequencies'])}"
+            text += ": no better." if row["model"] >= row["frequencies"] else " (lower is better)."
             found.append(text)
     return " ".join(found)

@@ -121,7 +121,7 @@ def test_what_could_not_be_judged_is_counted():
     found = check_labels(Predictions(vocab, False, y, probs, np.zeros(3), table.iloc[:3]), None, table, None)
     assert found.doubtful[["path", "label", "suggested"]].to_numpy().tolist() == [["3", "b", "a"]]
     assert (found.section["n_judged"], found.section["n_doubtful"], found.section["n_unjudged"]) == (3, 1, 1)
-    assert "1 labelled images were not judged" in found.section["sentence"]
+    assert "1 labelled image was not judged" in found.section["sentence"]
 
 
 def test_of_several_labels_only_those_that_the_model_tells_are_judged() -> None:

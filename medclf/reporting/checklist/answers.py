@@ -11,7 +11,7 @@ from medclf.files import is_number
 from medclf.metrics.intervals import plan_size
 from medclf.metrics.table import class_metrics, overall_metrics
 from medclf.reporting.formatting import cautions, unit_of
-from medclf.results.wording import counted, interval, is_metric, number, summary
+from medclf.results.wording import counted, interval, is_metric, number, partition_name, summary
 
 _FEW = 8  # labels that are still named
 
@@ -95,9 +95,8 @@ def goal(have: Known) -> str:
     if not have.recipe.get("arch"):
         return ""
     more = " and on external data" if external(have) else ""
-    return (
-        f"Making a model and evaluating it on {have.results.get('partition') or 'held-out'} images of its data{more}."
-    )
+    images = f"{partition_name(have.results.get('partition')) or 'held-out'} images"
+    return f"Making a model and evaluating it on {images} of its data{more}."
 
 
 def preprocessing(have: Known) -> str:
@@ -181,7 +180,7 @@ def level(have: Known) -> str:
     )
     leaks = ((have.results.get("audit") or {}).get("leaks") or {}).get(have.results.get("partition") or "") or {}
     twins = leaks.get("with_twin_in_train", leaks.get("twins"))
-    more = f"; {number(twins)} images with a near-duplicate in train" if is_number(twins) else ""
+    more = f"; {number(twins)} images with a near-duplicate in the training set" if is_number(twins) else ""
     return f"{named} ({seen}{more})."
 
 
@@ -325,7 +324,7 @@ def robustness(have: Known) -> str:
     shortcuts = (have.results.get("shortcuts") or {}).get("sentences") or []
     parts = ["Shortcuts: " + " ".join(str(row.get("finding", "")) for row in shortcuts)] if shortcuts else []
     if have.results.get("leak_free"):
-        parts.append("The figures are given again without images that have a near-duplicate in train.")
+        parts.append("The figures are given again without images that have a near-duplicate in the training set.")
     if have.results.get("subgroups"):
         parts.append(f"Metrics by {', '.join(have.results['subgroups'])}, with intervals.")
     if have.results.get("folds"):
@@ -349,7 +348,7 @@ def internal(have: Known) -> str:
     if have.results.get("folds"):
         return f"Cross-validation: all {number(n)} images, each predicted by a network that was not trained on it."
     more = "; they also guided choices made while training" if partition == "valid" else ""
-    return f"{number(n)} {partition or ''} images of the same data, not trained on{more}.".replace("  ", " ")
+    return f"{number(n)} {partition_name(partition)} images of the same data, not trained on{more}.".replace("  ", " ")
 
 
 def external(have: Known) -> str:
@@ -377,7 +376,7 @@ def characteristics(have: Known) -> str:
     if not counts:
         return ""
     parts = [
-        f"{partition}: {', '.join(f'{label} {number(n)}' for label, n in found.items())}"
+        f"{partition_name(partition)}: {', '.join(f'{label} {number(n)}' for label, n in found.items())}"
         for partition, found in counts.items()
     ]
     groups = have.results.get("subgroups") or {}
@@ -413,7 +412,8 @@ def failures(have: Known) -> str:
     if "most_confused" not in have.results:
         return ""
     rows = [
-        f"{a} {b}: {n}" if have.multi_label else f"{a} read as {b}: {n}" for a, b, n in have.results["most_confused"]
+        f"{a} {b}: {n}" if have.multi_label else f"{a} predicted as {b}: {n}"
+        for a, b, n in have.results["most_confused"]
     ]
     said = f"Most often: {'; '.join(rows[:3])}" if rows else "No image was read wrong"
     return f"{said}. The images with the highest losses and all errors are in the report."
