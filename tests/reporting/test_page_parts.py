@@ -154,6 +154,23 @@ def test_doubtful_labels_are_gone_through_by_keyboard(opened: Any, made_up: Any)
     assert table.loc[second["path"], ["mark", "new_label"]].tolist() == ["", ""] and len(table) == 2
 
 
+def test_one_undo_takes_a_chosen_label_back(opened: Any) -> None:
+    page = opened(viewport=LAPTOP).page
+    page.click("[data-tab=labels]")
+    page.click("#review")
+    name = page.inner_text("#dialog-title")
+    page.keyboard.press("4")
+    page.locator("#label-wanted").wait_for()
+    page.keyboard.press("Escape")
+    page.locator("#queue-progress", has_text="0 of ").wait_for()  # a mark that lacks its label is no answer
+    page.click("#review")
+    assert page.inner_text("#dialog-title") == name
+    page.select_option("#new-label", index=1)
+    page.locator("#marked-count", has_text="1 image marked").wait_for()
+    page.keyboard.press("z")
+    page.locator("#download").wait_for(state="hidden")  # nothing is marked any more
+
+
 def test_on_a_phone_a_cell_leads_to_its_images(opened: Any) -> None:
     shown = opened(viewport=PHONE, is_mobile=True, has_touch=True)
     page = shown.page

@@ -104,8 +104,9 @@ function drawCount() {
 }
 
 function mark(row, change) {
-  past.push([row, markOf(row)]);
-  put(row, { ...markOf(row), kept: false, ...change });
+  const before = markOf(row);
+  if (!lacksLabel(before) || past.at(-1)?.[0] !== row) past.push([row, before]); // to choose the label ends the step that asked for it
+  put(row, { ...before, kept: false, ...change });
 }
 
 function put(row, entry) {
@@ -227,7 +228,7 @@ function dialogKey(event) {
 }
 
 // Doubtful labels one after the other, the most doubtful first.
-const isDone = (row) => marks.has(row);
+const isDone = (row) => marks.has(row) && !lacksLabel(markOf(row));
 
 function drawSuggestion(row) {
   const wanted = DATA.suggested[row];
