@@ -171,6 +171,15 @@ def test_one_undo_takes_a_chosen_label_back(opened: Any) -> None:
     page.locator("#download").wait_for(state="hidden")  # nothing is marked any more
 
 
+def test_on_paper_nothing_is_cut_at_the_side(opened: Any) -> None:
+    page = opened(viewport={"width": 718, "height": 1000}).page  # A4 less its margins
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+    cut = """nodes => nodes.filter((n) => n.scrollWidth > n.clientWidth + 1).map((n) => n.innerText)"""
+    assert page.eval_on_selector_all(".scroll, .check, .score", cut) == []
+
+
 def test_on_a_phone_a_cell_leads_to_its_images(opened: Any) -> None:
     shown = opened(viewport=PHONE, is_mobile=True, has_touch=True)
     page = shown.page

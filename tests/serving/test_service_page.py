@@ -131,7 +131,7 @@ def test_a_batch_is_a_table_that_sorts_with_the_flagged_first(
         _drop(page, name, picture(level))
     _drop(page, "text.png", b"no picture")
     page.expected_problems = ["415"]
-    playwright.expect(page.get_by_text("4 of 4 answered.")).to_be_visible(timeout=60_000)
+    playwright.expect(page.get_by_text("3 of 4 answered. 1 file has no answer.")).to_be_visible(timeout=60_000)
     page.locator(".answer", has_text="b9.png").get_by_label("Correct class").select_option("light")
     page.get_by_label("As a table").check()
     rows = page.locator("#table tbody tr")
@@ -162,7 +162,7 @@ def test_two_drawn_images_are_there_to_try_and_the_classes_are_told(page: Any, u
     told = [row.split("\t") for row in page.locator("#classes tbody tr").all_inner_texts()]
     assert told == [["dark", "90 % of 10 images"], ["light", "not stated"]]
     facts = page.locator("#facts").inner_text()
-    assert "intended use" in facts and "trained\nnot stated" in facts
+    assert "Intended use" in facts and "Trained\nnot stated" in facts
 
 
 def test_an_image_dropped_before_the_model_is_known_has_its_map_too(
@@ -206,7 +206,7 @@ def test_a_file_that_is_no_image_is_refused_in_words(page: Any, url: str) -> Non
     page.expected_problems.append("415")  # Chromium reports each refused request
     page.goto(url)
     _drop(page, "<img src=x onerror=alert(1)>.png", b"not an image at all")
-    playwright.expect(page.locator(".failed h3")).to_contain_text("not an image", timeout=60_000)
+    playwright.expect(page.locator(".failed h3")).to_contain_text("Not an image", timeout=60_000)
     assert page.locator(".file").inner_text().startswith("<img src=x onerror=alert(1)>.png")
 
 
@@ -240,6 +240,7 @@ def test_labels_with_markup_are_text_and_many_labels_fold(page: Any, bundle: Any
         playwright.expect(page.locator(".answer h3")).to_have_text(bundle.vocab[0], timeout=60_000)
         page.get_by_text("About this model").click()
         assert "<script>alert(1)</script>" in page.locator("#facts").inner_text()
+        assert "Data\nn images: 3" in page.locator("#facts").inner_text()
         assert not page.locator(".label", has_text="label 21").is_visible()
         page.get_by_text("18 more labels").click()
         assert page.locator(".label", has_text="label 21").is_visible()

@@ -59,6 +59,8 @@ async function told(response) {
   return { ok: false, error: `${meaning[0]} (status ${response.status})`, remedy: meaning[1] };
 }
 
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
 function percent(value) {
   if (value > 0.999 && value < 1) return "> 99.9 %";
   if (value < 0.001 && value > 0) return "< 0.1 %";
@@ -89,8 +91,8 @@ function show(item, answer) {
   const part = (selector) => item.querySelector(selector);
   if (!answer.ok) {
     item.classList.add("failed");
-    part("h3").textContent = answer.error;
-    part(".file").textContent += answer.remedy ? ` (${answer.remedy})` : "";
+    part("h3").textContent = capital(answer.error);
+    part(".remedy").textContent = answer.remedy ? `${capital(answer.remedy)}.` : "";
     part(".picture").hidden = true;
     return;
   }
@@ -167,6 +169,8 @@ function order() {
   find("answers").append(...shown.map(({ item }) => item));
 }
 
+const without = (n) => `${n} ${n === 1 ? "file has" : "files have"} no answer`;
+
 // The batch as a table: name of the column, what a row sorts by there, what it shows.
 const COLUMNS = [
   ["Flag", ({ answer }) => answer.flags.length, ({ answer }) => answer.flags.join(", ")],
@@ -184,7 +188,7 @@ function drawTable() {
   find("table").querySelector("thead tr").replaceChildren(...COLUMNS.map(heading));
   find("table").querySelector("tbody").replaceChildren(...rows.map(tableRow));
   const failed = find("answers").querySelectorAll(".failed").length;
-  find("unanswered").textContent = failed ? `${failed} ${failed === 1 ? "file has" : "files have"} no answer: see the list.` : "";
+  find("unanswered").textContent = failed ? `${without(failed)}: see the list.` : "";
 }
 
 function heading([name], index) {
@@ -258,7 +262,8 @@ async function samples() {
 }
 
 function tell() {
-  find("progress").textContent = asked ? `${answered} of ${asked} answered.` : "None yet.";
+  const failed = find("answers").querySelectorAll(".failed").length, lacking = failed ? ` ${without(failed)}.` : "";
+  find("progress").textContent = asked ? `${answered - failed} of ${asked} answered.${lacking}` : "None yet.";
   find("clear").hidden = !asked || answered < asked;
   find("batch").hidden = !results.length || answered < asked;
   view();
@@ -308,10 +313,16 @@ function askForToken(problem) {
 
 function fact(name, value) {
   const term = document.createElement("dt"), text = document.createElement("dd");
-  term.textContent = name.replaceAll("_", " ");
-  const plain = Array.isArray(value) ? value.join(", ") : value;
-  text.textContent = typeof plain === "object" ? JSON.stringify(plain) : String(plain);
+  term.textContent = capital(name.replaceAll("_", " "));
+  text.textContent = inWords(value);
   return [term, text];
+}
+
+// A list or a record of the card as a reader writes it: a, b; or name: a; other: b.
+function inWords(value) {
+  if (Array.isArray(value)) return value.map(inWords).join(", ");
+  if (value === null || typeof value !== "object") return String(value);
+  return Object.entries(value).map(([name, one]) => `${name.replaceAll("_", " ")}: ${inWords(one)}`).join("; ");
 }
 
 function classRow(label, sensitivity) {
