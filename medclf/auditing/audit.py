@@ -16,8 +16,8 @@ from medclf.auditing.kinds import KINDS, PAIR_KINDS
 from medclf.auditing.near_duplicates.fingerprint import take_fingerprints
 from medclf.auditing.near_duplicates.search import SIMILAR, find_twins
 from medclf.dataset.groups import Link, cluster, equal_images, with_clusters
-from medclf.dataset.labels import label_set, objects
-from medclf.dataset.scan import count_labels, scan
+from medclf.dataset.labels import count_labels, label_set, objects
+from medclf.dataset.scan import scan
 from medclf.display import Shown
 from medclf.errors import DataError, argument
 from medclf.escaping import for_csv

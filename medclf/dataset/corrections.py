@@ -11,8 +11,7 @@ from typing import Any
 import pandas as pd
 
 from medclf.dataset.columns import read_csv, text_of
-from medclf.dataset.labels import NO_FINDING, label_set
-from medclf.dataset.scan import count_labels
+from medclf.dataset.labels import NO_FINDING, count_labels, label_set
 from medclf.errors import DataError
 
 WRONG, UNSURE, POOR, NEW = MARKS = ("label wrong", "unsure", "poor image", "new label")

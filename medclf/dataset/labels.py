@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -52,6 +52,24 @@ def label_set(label: object) -> tuple[str, ...]:
     if isinstance(label, (tuple, list, set, frozenset)):
         return tuple(str(one) for one in label)
     return () if is_missing(label) else (str(label),)
+
+
+def count_labels(labels: Iterable[Label | None]) -> Counter[str]:
+    """How many images carry each label.
+
+    Example:
+        >>> sorted(count_labels(["a", ("a", "b"), None]).items())
+        [('a', 2), ('b', 1)]
+    """
+    counts: Counter[str] = Counter()
+    for label in labels:
+        counts.update(label_set(label))
+    return counts
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows without a problem, index kept."""
+    return table[table["problem"] == ""] if "problem" in table else table
 
 
 def item_names(items: Any) -> list[str]:

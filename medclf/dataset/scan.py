@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import stat
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,25 +19,22 @@ from medclf.dataset.folders import walk
 from medclf.dataset.frames import take_frames
 from medclf.dataset.identity import doubtful_ids, project_key, pseudonym
 from medclf.dataset.kinds import kind_warnings, level_warnings, mask_warnings, origin_columns, why_no_picture
-from medclf.dataset.labels import Label, label_set
+from medclf.dataset.label_warnings import label_warnings, partition_warnings
+from medclf.dataset.labels import label_set, usable
 from medclf.dataset.layouts import NO_CLASS_FOLDER, tables_beside
-from medclf.dataset.matching import UNKNOWN, spelling
+from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.ordinal import ordered_labels
 from medclf.dataset.sources import MISSING, Asked, LabelFrom, Rows, read_source
-from medclf.dataset.spelt_names import NO_PATIENT, NOTHING
+from medclf.dataset.spelt_names import NO_PATIENT
 from medclf.errors import DataError, MedclfWarning, ReadError, argument, by_road
 from medclf.images import dicom, reading
 from medclf.images.frame_names import file_and_frame, file_of
 from medclf.parallel import map_ahead
 from medclf.progress import watch
 
-__all__ = ["COLUMNS", "count_labels", "inspect", "label_set", "scan", "usable", "with_problems"]
+__all__ = ["COLUMNS", "inspect", "label_set", "scan", "usable", "with_problems"]
 
 Check = Callable[[Sequence[str], Sequence[str]], Mapping[str, reading.Look | str]]
-_MAY_BE_MISSING = {*NOTHING, "unknown", "missing", "unlabeled", "unlabelled", "?", "-", "tbd"} - {"none"}
-_SAYS_NONE = re.compile(
-    r"(no[ _-]?(\w+[ _-])?(findings?|abnormalit(y|ies)|disease|pathology)|none|normal|healthy)", re.I
-)
 COLUMNS = ("path", "label", "patient", "partition", "width", "height", "sha256", "problem")
 
 
@@ -323,11 +318,6 @@ def _hash_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def usable(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows without a problem, index kept."""
-    return table[table["problem"] == ""] if "problem" in table else table
-
-
 def with_problems(table: pd.DataFrame, problems: Mapping[str, str]) -> pd.DataFrame:
     """The table with what was found out about files after the scan.
 
@@ -405,99 +395,3 @@ def listing(bad: pd.DataFrame, at_most: int = 5) -> str:
 
 def _warn(text: str) -> None:
     warnings.warn(text, MedclfWarning, stacklevel=4)
-
-
-def label_warnings(table: pd.DataFrame) -> list[str]:
-    """What is odd about the labels: classes of one image, lost, alone, or spelt in two ways.
-
-    Args:
-        table: as `scan` returns it.
-
-    Returns:
-        One sentence for each oddity, naming the label.
-    """
-    good = usable(table)
-    counts = count_labels(good["label"])
-    sentences = [f"label '{label}' has one image only" for label, n in sorted(counts.items()) if n == 1]
-    lost = sorted(set(count_labels(table["label"])) - set(counts))
-    sentences += [f"label '{label}' has no usable image" for label in lost]
-    if len(counts) == 1 and not table.attrs.get("multi_label"):
-        sentences.append(f"all images have one label, '{next(iter(counts))}': there is nothing to tell apart")
-    spellings: dict[str, list[str]] = {}
-    for label in sorted(counts):
-        spellings.setdefault(spelling(label), []).append(label)
-    sentences += [
-        f"labels {', '.join(map(repr, same))} differ only in spelling: "
-        f"{argument('merge', same[0] + '=' + '+'.join(same))} makes them one"
-        for same in spellings.values()
-        if len(same) > 1
-    ]
-    several = bool(table.attrs.get("multi_label"))
-    return sentences + (_no_findings(good["label"]) if several else [*_joined_labels(counts), *_placeholders(counts)])
-
-
-def _placeholders(counts: Mapping[str, int]) -> list[str]:
-    """Labels that may stand for a missing one."""
-    return [
-        f"label '{label}' ({n} images) may stand for a missing label: {argument('drop', label)} leaves its images out"
-        for label, n in sorted(counts.items())
-        if label.lower() in _MAY_BE_MISSING
-    ]
-
-
-def _no_findings(labels: Iterable[Label | None]) -> list[str]:
-    """A label that says that there is none, among several that an image can have."""
-    sets = [label_set(label) for label in labels]
-    sentences = []
-    for label in sorted({one for cell in sets for one in cell if _SAYS_NONE.fullmatch(one)}):
-        n, beside = sum(label in cell for cell in sets), sum(label in cell and len(cell) > 1 for cell in sets)
-        sentences.append(
-            f"label '{label}' ({n} images) says that an image has no other label, and is learned like the others: "
-            f"{argument('drop', label)} makes its images negatives of all"
-            + (f". {beside} of them have another label as well: look at these" if beside else "")
-        )
-    return sentences
-
-
-def _joined_labels(counts: Counter[str]) -> list[str]:
-    """Labels that look like several in one: their parts stand alone elsewhere, or they keep their brackets."""
-    sentences = []
-    for mark in "|;,/+":
-        joined = [one for one in counts if mark in one and any(part.strip() in counts for part in one.split(mark))]
-        if joined:
-            sentences.append(
-                f"label '{joined[0]}' looks like several labels in one ({len(joined)} such): "
-                f"{argument('label_delim', mark)} takes them apart"
-            )
-    brackets = [one for one in counts if one.startswith(("[", "(", "{")) and one.endswith(("]", ")", "}"))]
-    return sentences + [f"label {one!r} has brackets: is it a list that cannot be read?" for one in brackets[:1]]
-
-
-def partition_warnings(labels: Iterable[Label | None], partition: Iterable[str | None]) -> list[str]:
-    """Labels that stand in one partition and not in the other, one sentence each."""
-    found: dict[str | None, Counter[str]] = {"train": Counter(), "valid": Counter(), "test": Counter()}
-    for label, part in zip(labels, partition, strict=True):
-        found.setdefault(part if isinstance(part, str) else None, Counter()).update(label_set(label))
-    if not found["train"] or None in found:  # not split yet
-        return []
-    sentences = []
-    for part in ("valid", "test"):
-        unseen = sorted(found[part].keys() - found["train"].keys())
-        sentences += [f"label '{label}' is only in {part}, never in train: it cannot be learned" for label in unseen]
-    if found["valid"]:
-        unmeasured = sorted(found["train"].keys() - found["valid"].keys())
-        sentences += [f"label '{label}' is in train and not in valid: it cannot be measured" for label in unmeasured]
-    return sentences
-
-
-def count_labels(labels: Iterable[Label | None]) -> Counter[str]:
-    """How many images carry each label.
-
-    Example:
-        >>> sorted(count_labels(["a", ("a", "b"), None]).items())
-        [('a', 2), ('b', 1)]
-    """
-    counts: Counter[str] = Counter()
-    for label in labels:
-        counts.update(label_set(label))
-    return counts

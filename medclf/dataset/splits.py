@@ -19,6 +19,7 @@ from medclf.config import TrainConfig
 from medclf.dataset.folders import partition_of
 from medclf.dataset.folds import apportion, balance, deal, fill, linked, nearest, shuffled
 from medclf.dataset.frames import FRAME, file_names
+from medclf.dataset.label_warnings import partition_warnings
 from medclf.dataset.labels import (
     Values,
     count_by_group,
@@ -26,9 +27,9 @@ from medclf.dataset.labels import (
     item_names,
     named_groups,
     objects,
+    usable,
     values_of,
 )
-from medclf.dataset.scan import partition_warnings, usable
 from medclf.errors import MedclfWarning, SplitError, argument, did_you_mean
 
 Splits = tuple[list[int], list[int]]

@@ -16,8 +16,8 @@ import torch
 from medclf.auditing.audit import with_groups
 from medclf.dataset.folds import folds
 from medclf.dataset.groups import groups_of, unit_of
-from medclf.dataset.labels import label_set, objects
-from medclf.dataset.scan import count_labels, scan, usable
+from medclf.dataset.labels import count_labels, label_set, objects, usable
+from medclf.dataset.scan import scan
 from medclf.errors import DataError, MissingDependency
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import wilson

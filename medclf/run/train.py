@@ -17,7 +17,8 @@ from medclf.auditing.decisions import DecisionPolicy
 from medclf.auditing.fusion import check_fields, column_names
 from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.csv_files import save_rows
-from medclf.dataset.scan import count_labels, scan
+from medclf.dataset.labels import count_labels
+from medclf.dataset.scan import scan
 from medclf.dataset.units import check_labels, split_for_units, with_units
 from medclf.errors import DataError, argument
 from medclf.images.phi import withheld_among
