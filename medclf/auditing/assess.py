@@ -313,7 +313,7 @@ def ood_section(predictions: Predictions, calibration: Calibration) -> Sections:
     sentence = (
         f"{outside.sum()} of {len(outside)} {images} are out of distribution: "
         f"unlike the {detector.n} training {images}. "
-        f"About {1 - detector.quantile:.0%} of ordinary {images} are flagged too."
+        f"About {percent(1 - detector.quantile, 0)} of ordinary {images} are flagged too."
     )
     return {"ood": {"sentence": sentence, "flagged": as_plain(share), "n_train": detector.n}}
 

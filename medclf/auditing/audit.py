@@ -22,7 +22,7 @@ from medclf.display import Shown
 from medclf.errors import DataError, argument
 from medclf.escaping import for_csv
 from medclf.files import replacing, write_json
-from medclf.results.wording import partition_name
+from medclf.results.wording import partition_name, percent
 
 Embed = np.ndarray | Callable[[pd.DataFrame], np.ndarray] | None
 
@@ -353,8 +353,8 @@ def _sentences(
         if n:
             least = "At least " if partial else ""
             yield (
-                f"{least}{n} of {total} {partition_name(part)} images ({n / total:.0%}) have a near-duplicate in the "
-                f"training set. Scores on them measure memory, not skill. {_remedy(part)}"
+                f"{least}{n} of {total} {partition_name(part)} images ({percent(n / total, 0)}) have a near-duplicate "
+                f"in the training set. Scores on them measure memory, not skill. {_remedy(part)}"
             )
         else:
             yield f"No near-duplicate of a training image was found among the {partition_name(part)} images."

@@ -33,7 +33,7 @@ from medclf.metrics.calibration import FEWEST_OF_A_LABEL, calibrate_out_of_fold,
 from medclf.metrics.intervals import as_plain
 from medclf.results.calibration import UNSURE, Calibration
 from medclf.results.predictions import Predictions
-from medclf.results.wording import counted_as
+from medclf.results.wording import counted_as, percent
 
 
 @dataclass
@@ -189,8 +189,9 @@ def _abstain(result: Calibrated, calibration_set: CalibrationSet, keep_accuracy:
     found.pop("threshold")
     unsure = confidence_of(probs) < limit
     sentence = (
-        f"Answers below {threshold:.0%} confidence are flagged unsure; about {keep_accuracy:.0%} of the rest should be "
-        f"correct. The limit was chosen on {calibration_set.described}; it flags {unsure.sum()} of {len(unsure)} here."
+        f"Answers below {100 * threshold:.0f} % confidence are flagged unsure: {unsure.sum()} of {len(unsure)} here. "
+        f"About {percent(keep_accuracy, 0)} of the rest should be correct. "
+        f"The limit was chosen on {calibration_set.described}."
     )
     sentence += if_too_often(unsure)
     section |= {"threshold": threshold, "sentence": sentence, "numbers": as_plain(found)}

@@ -15,6 +15,7 @@ from scipy import stats
 from medclf.dataset.folds import folds, group_codes
 from medclf.dataset.labels import Label, label_set
 from medclf.images.rim_marks import MOST_EDGES, MOST_PLACES, Mark, mark_flags
+from medclf.results.wording import percent
 
 _FOLDS = 5
 _MARGIN = 0.1  # balanced accuracy above chance that is worth a word
@@ -124,7 +125,8 @@ def _told(
     accuracy, majority = float((said == y).mean()), float(sizes.max() / sizes.sum())
     whom = f"whether an image shows '{label}'" if label else "the class"
     sentence = (
-        f"{what.capitalize()} alone predicts {whom} in {accuracy:.0%} of images (guessing: {majority:.0%}). "
+        f"{what.capitalize()} alone predicts {whom} in {percent(accuracy, 0)} of images "
+        f"(guessing: {percent(majority, 0)}). "
         f"The balanced accuracy is {strength:.2f} (guessing: {chance:.2f}). "
         f"The model may use {what} instead of content."
     )
@@ -208,8 +210,8 @@ def _mark_clue(whole: bool, group: Sequence[_Tie], label: str, classes: np.ndarr
         kind, mark = "overlay-tells-class", f"{first.mark.what} at {' and '.join(tie.mark.place for tie in group)}"
         advice = "Check whether it belongs to the picture or was laid over it."
     sentence = (
-        f"{mark[0].upper()}{mark[1:]} occurs in {first.share[first.most]:.0%} of '{classes[first.most]}' and "
-        f"{first.share[first.least]:.0%} of '{classes[first.least]}' images (Cramér's V {first.strength:.2f}). "
+        f"{mark[0].upper()}{mark[1:]} occurs in {percent(first.share[first.most], 0)} of '{classes[first.most]}' and "
+        f"{percent(first.share[first.least], 0)} of '{classes[first.least]}' images (Cramér's V {first.strength:.2f}). "
         f"{advice} A shortcut test shows whether a model relies on it."
     )
     by_class = {str(one): float(part) for one, part in zip(classes, first.share, strict=True)}

@@ -26,6 +26,7 @@ from medclf.metrics.thresholds import (
 from medclf.metrics.weighted import read_task
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions
+from medclf.results.wording import percent
 
 _WHY = {"rarer": " It is the rarer of the two labels.", "order": " Neither name says which label is the finding."}
 
@@ -244,8 +245,8 @@ def decision_section(
     rates.pop("threshold")
     rules = {
         "youden": "sensitivity + specificity are highest there (Youden)",
-        "sensitivity": f"a sensitivity of {(point.wish or {}).get('at_least', 0):.0%} was asked for",
-        "specificity": f"a specificity of {(point.wish or {}).get('at_least', 0):.0%} was asked for",
+        "sensitivity": f"a sensitivity of {percent((point.wish or {}).get('at_least', 0), 0)} was asked for",
+        "specificity": f"a specificity of {percent((point.wish or {}).get('at_least', 0), 0)} was asked for",
         "cost": f"a miss was said to cost {(point.wish or {}).get('miss_cost', 1):g} false alarms",
     }
     by = rules.get(point.by, "it was given")

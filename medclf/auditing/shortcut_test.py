@@ -22,6 +22,7 @@ from medclf.errors import DataError, ReadError
 from medclf.images.overlays import Overlay, covered, find_overlays, inpainted, pasted
 from medclf.metrics.classification import proportion
 from medclf.metrics.intervals import Estimate, Sampling, as_plain, difference_interval, undefined
+from medclf.results.wording import percent
 
 EDITS = {
     "masked": "painted over with the mean colour of all images",
@@ -359,8 +360,8 @@ def _sentences(overlays: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
         known = {label: share for label, share in shares.items() if share == share}
         most, least = max(known, key=lambda label: known[label]), min(known, key=lambda label: known[label])
         start = (
-            f"Overlay {row['overlay']} ({row['kind']}, {row['place']}) is on {known[most]:.0%} of '{most}' and "
-            f"{known[least]:.0%} of '{least}'"
+            f"Overlay {row['overlay']} ({row['kind']}, {row['place']}) is on {percent(known[most], 0)} of '{most}' and "
+            f"{percent(known[least], 0)} of '{least}'"
         )
         found = _leaning(effects[effects["overlay"] == row["overlay"]])
         texts.append(
@@ -377,8 +378,9 @@ def _leaning(effects: pd.DataFrame) -> list[str]:
         if edit in ("masked", "inpainted"):
             moved, other = row["moved"], by_edit.get(("inpainted elsewhere", label), {}).get("moved")
             if moved.low > _at_most(other):
-                beside = f", against {other.value:.0%} elsewhere" if other is not None else ""
-                changed = f"{moved.value:.0%} ({moved.low:.0%} to {moved.high:.0%}) of the predictions of '{label}'"
+                beside = f", against {percent(other.value, 0)} elsewhere" if other is not None else ""
+                ends = f"{100 * moved.low:.0f} to {percent(moved.high, 0)}"
+                changed = f"{percent(moved.value, 0)} ({ends}) of the predictions of '{label}'"
                 texts.append(f"{edit}, it changes {changed}{beside}")
         if edit == "swapped":
             gain, other = row["towards"], by_edit.get(("swapped elsewhere", label), {}).get("towards")

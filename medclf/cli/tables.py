@@ -34,7 +34,7 @@ def scan(
         from medclf.dataset.boxes import read_boxes, with_boxes
 
         given = read_boxes(boxes, table)
-        for line in given.sentences():
+        for line in given.sentences(limited=columns.get("limit") is not None):
             say(line)
         table = with_boxes(table, given)
     if out:

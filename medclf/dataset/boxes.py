@@ -73,8 +73,13 @@ class Boxes:
         """The boxes of one image."""
         return self.table[self.table["path"] == path]
 
-    def sentences(self, hide_names: bool = False) -> Iterator[str]:
-        """What was found, for the terminal and the page; `hide_names` leaves out those that are not in the table."""
+    def sentences(self, hide_names: bool = False, limited: bool = False) -> Iterator[str]:
+        """What was found, for the terminal and the page.
+
+        Args:
+            hide_names: leave out the names of images that are not in the table.
+            limited: the table holds some of the images alone.
+        """
         labels = ", ".join(f"{label} {n}" for label, n in sorted(Counter(self.table["label"]).items()))
         images = self.table["path"].nunique()
         without = len(self.listed) - images - len(self.left_out) - len(self.unusable)
@@ -90,7 +95,8 @@ class Boxes:
             yield f"{len(self.unusable)} listed images cannot be used, nor can their boxes: {_few(self.unusable)}"
         if self.strange:
             shown = "" if hide_names else f": {_few(self.strange)}"
-            yield f"{len(self.strange)} images that the boxes name are not among the images{shown}"
+            kept = f" that {argument('limit')} kept" if limited else ""
+            yield f"{len(self.strange)} images that the boxes name are not among the images{kept}{shown}"
         if self.left_out:
             counts = Counter(why.partition(":")[0] for why in self.left_out.values())
             kinds = ", ".join(f"{kind} {n}" for kind, n in counts.most_common())

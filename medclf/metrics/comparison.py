@@ -291,10 +291,11 @@ def _sentence(names: tuple[str, str], accuracy: Difference, test: McNemar, unit:
     a, b = names
     if math.isnan(accuracy.value):
         return f"{a} and {b} were not compared: {accuracy.note}."
-    facts = f"accuracy {accuracy.a:.1%} for {a}, {accuracy.b:.1%} for {b}, on the same {accuracy.n:,} images"
+    scores = f"{100 * accuracy.a:.1f} % for {a}, {100 * accuracy.b:.1f} % for {b}"
+    facts = f"accuracy {scores}, on the same {accuracy.n:,} images"
     if math.isnan(accuracy.low):
         return f"{facts[0].upper()}{facts[1:]}. {accuracy.note[0].upper()}{accuracy.note[1:]}."
-    ends = f"{level:.0%} CI {100 * accuracy.low:+.1f} to {100 * accuracy.high:+.1f}"
+    ends = f"{100 * level:.0f} % CI {100 * accuracy.low:+.1f} to {100 * accuracy.high:+.1f}"
     name = "McNemar mid-p" if test.p_groups is None else f"p by {unit}"
     chance = f"{name} {'< 0.001' if test.p < 0.001 else f'= {test.p:.3f}'}"
     difference = f"{100 * accuracy.value:+.1f} points ({ends}; {chance})"

@@ -21,7 +21,7 @@ from medclf.reporting.tables import Block, table
 from medclf.reporting.thumbnails import data_uri, encode
 from medclf.results.names import Names
 from medclf.results.run_folder import PAGE
-from medclf.results.wording import counted_as
+from medclf.results.wording import counted_as, number
 
 _SIDE, _MOST = 512, 100  # longer side in pixels; images of a section
 _COLOURS = {"given": "#00e676", "predicted": "#ff40c8"}
@@ -84,7 +84,14 @@ def render_boxes(
     data = [Block("text", text=line) for line in boxes.get("data", [])]
     sections.append(Section("Boxes that were given", data))
     cautions = ["The threshold was chosen on these images. Confirm the numbers on others.", *boxes.get("cautions", [])]
-    return write_page(folder / PAGE, "Boxes", boxes["sentence"], sections, cautions, leaf=True)
+    return write_page(
+        folder / PAGE,
+        "Boxes" if names.hide else f"Boxes: {root.name}",
+        boxes["sentence"],
+        sections,
+        cautions,
+        leaf=True,
+    )
 
 
 def _numbers(boxes: Mapping[str, Any]) -> Iterator[Block]:
@@ -99,7 +106,11 @@ def _numbers(boxes: Mapping[str, Any]) -> Iterator[Block]:
         yield table(rates)
     if boxes.get("per_class"):
         yield Block("heading", text="By label")
-        yield table([{"label": label, **numbers} for label, numbers in boxes["per_class"].items()])
+        rows = [
+            (label, {k: v if k == "n" else number(v) for k, v in one.items()})
+            for label, one in boxes["per_class"].items()
+        ]
+        yield table([{"label": label, **numbers} for label, numbers in rows])
     if boxes.get("test"):
         yield Block("heading", text="On the test images, at the same threshold")
         yield from _tables(boxes["test"])

@@ -27,7 +27,7 @@ _MATRICES = (
     "cells are better, orange ones worse."
 )
 _SIDE = 256
-_WIDTH, _LEFT, _RIGHT, _ROW = 620, 190, 20, 28
+_WIDTH, _LEFT, _RIGHT, _ROW = 680, 250, 20, 28
 
 
 def render_comparison(
@@ -245,7 +245,7 @@ def _drawable(value: Any) -> bool:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 28 else f"{name[:27]}…"
+    return name if len(name) <= 38 else f"{name[:37]}…"
 
 
 def _alone(rows: pd.DataFrame, right: str, wrong: str, read: Any, names: Names) -> Sequence[Exhibit]:

@@ -109,7 +109,8 @@ def _data(
     """The split table, its boxes, what was found in them, and what to know before believing the numbers."""
     scanned = scan(config.data, label_from=FOLDER_OR_NONE, **config.scan_kwargs())
     given = read_boxes(boxes, scanned)
-    for line in given.sentences():
+    limited = config.limit is not None
+    for line in given.sentences(limited=limited):
         say(line)
     table = with_boxes(scanned, given, unlisted)
     table, split = _split(table, config)
@@ -117,7 +118,7 @@ def _data(
     for line in lacking:
         say(line)
     broken = [f"{bad} of {len(table)} images cannot be used and are left out"] if bad else []
-    notes = [*given.sentences(config.hide_names), *unlisted_sentences(table, given), *broken, *lacking]
+    notes = [*given.sentences(config.hide_names, limited), *unlisted_sentences(table, given), *broken, *lacking]
     kind = "finding" if split == "stratified" else split
     told = describe_split(usable(table), {"kind": kind, "seed": config.seed})["sentence"]
     say(told)

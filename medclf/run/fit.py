@@ -144,7 +144,7 @@ def _fit_together(
             if learn.linear_probe:
                 head = learn.head or learn.fit_head(views=config.views)
                 valid = probe = predict_loader(learn, learn.dls.valid, "valid", features=True)
-                right = f"{share_right(valid):.1%} of the validation images right before calibration"
+                right = f"{percent(share_right(valid), 0)} of the validation images correct before calibration"
                 say(f"linear probe: {head.seconds:.1f} s, {right}")
             if tunes and distributed.is_first():  # the linear probe alone is as soon done again
                 with seeded(learn.seed):

@@ -194,7 +194,7 @@ def written(metric: dict[str, Any]) -> str:
 
 def _per_class(results: dict[str, Any]) -> Table:
     columns = class_metrics(short=True)
-    table = Table(_labels("label"), "n", *(metric.name for metric in columns), box=None)
+    table = Table(_labels("label"), "n", *(metric.name for metric in columns), box=None, pad_edge=False)
     for label, row in results["per_class"].items():
         found = [row.get(metric.key, {}).get("value") for metric in columns]
         cells = ["-" if value is None else f"{value:.3f}" for value in found]

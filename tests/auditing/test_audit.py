@@ -464,7 +464,7 @@ def test_an_overlay_tied_to_the_class_is_told_and_a_chance_one_is_not():
     marks[:50, tied] = 1
     clues = find_clues(labels, np.full((120, 2), 300), [("JPEG", 8, 3)] * 120, marks)
     assert [clue.facts["mark"] for clue in clues] == ["a green area at the bottom left corner"]
-    assert "occurs in 83% of 'polyp' and 0% of 'normal' images" in clues[0].sentence
+    assert "occurs in 83 % of 'polyp' and 0 % of 'normal' images" in clues[0].sentence
     squares = 120 * (50 * 60) ** 2 / (60 * 60 * 50 * 70)  # chi squared of a 2 x 2 table: n (ad - bc)^2 / margins
     assert clues[0].strength == pytest.approx(math.sqrt(squares / 120))
 

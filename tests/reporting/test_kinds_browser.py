@@ -59,7 +59,7 @@ def test_missed_findings_and_false_alarms_are_clicked_through(
     shown = visit(boxes_page, **options)
     page = shown.page
     buttons = page.locator("#leaf-filter button")
-    assert buttons.all_inner_texts() == ["All", "Missed findings: 2", "False alarms: 3", "Hits: 1"]
+    assert buttons.all_inner_texts() == ["All", "Missed findings: 2 images", "False alarms: 3 images", "Hits: 1 image"]
     buttons.nth(1).click()
     headings = page.locator("main h2:visible").all_inner_texts()
     assert "Missed findings" in headings and "False alarms" not in headings and "Numbers" in headings

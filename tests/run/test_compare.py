@@ -105,7 +105,7 @@ def test_names_of_runs_stay_as_they_are(runs, tmp_path):
     runs[1].rename(odd)
     compare(runs[0], odd, tmp_path / "page.html", n_boot=50)
     text = (tmp_path / "page.html").read_text()
-    assert '<th scope="col">res_net_34</th>' in text and "sensitivity, res_net_34" in text
+    assert '<th scope="col" class="number">res_net_34</th>' in text and "sensitivity, res_net_34" in text
 
 
 def test_from_the_shell(runs, tmp_path):

@@ -52,7 +52,8 @@ function start() {
     button.append(shown);
     button.addEventListener('click', () => enlarge(item));
   }
-  const named = sections.map((one) => filterButton(one, `${one.querySelector('h2').textContent}: ${exhibitsOf(one).length}`));
+  const images = (n) => `${n} image${n === 1 ? '' : 's'}`;
+  const named = sections.map((one) => filterButton(one, `${one.querySelector('h2').textContent}: ${images(exhibitsOf(one).length)}`));
   $('leaf-filter').append(filterButton(null, 'All'), ...named);
   $('leaf-filter').hidden = sections.length < 2;
   choose(null);
