@@ -16,6 +16,7 @@ _REPEATS = 3
 _DRAWS = 400
 _SAMPLE = 400  # unlabelled images that stand for all
 _WIDER, _FLOOR = 1.3, 0.02  # of the bootstrap's interval: no power law holds exactly; see benchmarks/label_next.py
+_TESTED = 100  # images of the test set whose score the intervals are for: a score is never known without its own error
 FEWEST = 20  # labels, and two classes of five or more, before a curve says anything
 _WORTH = 0.01
 
@@ -23,6 +24,8 @@ _WORTH = 0.01
 @dataclass(frozen=True)
 class Forecast:
     """Accuracy on images like all those given, now and after more labels.
+
+    The intervals of `now` and `later` are those of the score that a test set of 100 such images would show.
 
     Args:
         n: labels now.
@@ -46,7 +49,8 @@ class Forecast:
         level = "90 % interval"
         now, later, gain = ([100 * v for v in (e.value, e.low, e.high)] for e in (self.now, self.later, self.gain))
         return [
-            f"{self.n} labels: expected accuracy {now[0]:.0f} % ({level} {now[1]:.0f} to {now[2]:.0f} %).",
+            f"{self.n} labels: expected accuracy {now[0]:.0f} % ({level} {now[1]:.0f} to {now[2]:.0f} % on a test set of "
+            f"{_TESTED} images).",
             f"{self.more} more labels should bring it to {later[0]:.0f} % ({later[1]:.0f} to {later[2]:.0f} %): "
             f"{gain[0]:+.1f} points ({gain[1]:+.1f} to {gain[2]:+.1f}).",
             "You can stop: less than 1 point is expected of them."
@@ -99,15 +103,27 @@ def forecast(
     now, later = _carried_on(np.array([one.size for one in curve]), errors, len(known), len(known) + more)
     ends = [100 * (1 - level) / 2, 100 * (1 + level) / 2]
 
-    def estimate(values: np.ndarray, least: float, most: float) -> Estimate:
+    def estimate(values: np.ndarray) -> Estimate:
         low, high = np.percentile(values[1:], ends)
         value = float(np.clip(values[0], low, high))
         low, high = value - _WIDER * (value - low) - _FLOOR, value + _WIDER * (high - value) + _FLOOR
-        return Estimate(value, float(max(low, least)), float(min(high, most)), len(known))
+        return Estimate(value, max(float(low), -1.0), min(float(high), 1.0), len(known))
 
-    gain = estimate(later - now, -1, 1)
+    gain = estimate(later - now)
     gain = replace(gain, low=min(gain.low, -_FLOOR))  # chosen labels saturate sooner than random ones
-    return Forecast(len(known), more, estimate(now, 0, 1), estimate(later, 0, 1), gain, gain.value < _WORTH)
+    scores = [_as_tested(estimate(values), level) for values in (now, later)]
+    return Forecast(len(known), more, scores[0], scores[1], gain, gain.value < _WORTH)
+
+
+def _as_tested(accuracy: Estimate, level: float) -> Estimate:
+    """With the interval of the score that a test set shows: either end moved by what such a sample adds there."""
+    from scipy.special import ndtri
+
+    ends = np.clip([accuracy.low, accuracy.high], 0, 1)
+    sampled = ndtri((1 + level) / 2) * np.sqrt(ends * (1 - ends) / _TESTED)
+    low, high = accuracy.value + [-1, 1] * np.hypot(ends - accuracy.value, sampled)
+    return replace(accuracy, low=max(float(low), 0.0), high=min(float(high), 1.0))
+
 
 
 _Fit = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows left out, whether each was right, log odds of all

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from medclf.auditing.label_forecast import _carried_on, forecast
+from medclf.auditing.label_forecast import _as_tested, _carried_on, forecast
 from medclf.auditing.labelling import Probe
+from medclf.metrics.intervals import Estimate
 
 
 def draw(n, seed, gap=1.2, f=20):
@@ -19,6 +20,16 @@ def test_a_power_law_is_carried_on_exactly():
     now, later = _carried_on(sizes, errors, 120, 400)
     np.testing.assert_allclose(now, [1 - 2 * 120**-0.5, 0.8])
     np.testing.assert_allclose(later, [1 - 2 * 400**-0.5, 0.8])
+
+
+def test_the_interval_is_that_of_a_test_set_of_100_images():
+    sure, unsure = Estimate(0.9, 0.9, 0.9, 50), Estimate(0.9, 0.8, 0.95, 50)
+    told = _as_tested(sure, 0.9)
+    half = 1.644854 * (0.9 * 0.1 / 100) ** 0.5  # of the normal approximation
+    np.testing.assert_allclose([told.low, told.value, told.high], [0.9 - half, 0.9, 0.9 + half], rtol=1e-5)
+    wider = _as_tested(unsure, 0.9)
+    assert wider.low < told.low and wider.low < unsure.low and wider.high > unsure.high
+    assert _as_tested(Estimate(1.0, 0.9, 1.0, 50), 0.9).high == 1.0
 
 
 @pytest.mark.slow
