@@ -6,7 +6,7 @@ Each draw holds a quarter of the images (whole patients or lesions) out and star
 ten images at a time from the rest; after each round the same logistic regression is fitted on the frozen backbone's
 features and scored on the images held out, by balanced accuracy. `labels needed` is the first number of labels whose
 score is within a point of that of all labels; beside it that number divided by what random draws needed, median over
-the draws. The column of scikit-activeml (its `UncertaintySampling` by margin) appears where that package can be imported.
+the draws. The column of scikit-activeml (its `UncertaintySampling` by margin) appears where the package is installed.
 
 The forecast is asked for at 50, 100 and 150 labels what 50 more bring: the share of cases where its interval holds the
 score that was then measured, and where it holds the measured gain; how far off it is, and how wide.
@@ -186,7 +186,7 @@ def measure(name: str, n_draws: int, most: int, only: list[str] | None) -> None:
     print_table(["", *(f"{n} labels" for n in (10, 30, 50, 80, 120, 180)), "labels needed", "of random's"], rows)
     if holds:
         print(f"forecast: holds the score in {np.mean(holds):.0%}, the gain in {np.mean(gains):.0%} of {len(holds)}")
-        print(f"its error: {100 * np.mean(off):+.1f} points on average; its interval: {100 * np.mean(widths):.0f} points wide")
+        print(f"its error: {100 * np.mean(off):+.1f} points; its interval: {100 * np.mean(widths):.0f} points wide")
 
 
 def main() -> None:

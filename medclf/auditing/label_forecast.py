@@ -49,8 +49,8 @@ class Forecast:
         level = "90 % interval"
         now, later, gain = ([100 * v for v in (e.value, e.low, e.high)] for e in (self.now, self.later, self.gain))
         return [
-            f"{self.n} labels: expected accuracy {now[0]:.0f} % ({level} {now[1]:.0f} to {now[2]:.0f} % on a test set of "
-            f"{_TESTED} images).",
+            f"{self.n} labels: expected accuracy {now[0]:.0f} % ({level} {now[1]:.0f} to {now[2]:.0f} % on a test set "
+            f"of {_TESTED} images).",
             f"{self.more} more labels should bring it to {later[0]:.0f} % ({later[1]:.0f} to {later[2]:.0f} %): "
             f"{gain[0]:+.1f} points ({gain[1]:+.1f} to {gain[2]:+.1f}).",
             "You can stop: less than 1 point is expected of them."
@@ -123,7 +123,6 @@ def _as_tested(accuracy: Estimate, level: float) -> Estimate:
     sampled = ndtri((1 + level) / 2) * np.sqrt(ends * (1 - ends) / _TESTED)
     low, high = accuracy.value + [-1, 1] * np.hypot(ends - accuracy.value, sampled)
     return replace(accuracy, low=max(float(low), 0.0), high=min(float(high), 1.0))
-
 
 
 _Fit = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows left out, whether each was right, log odds of all
