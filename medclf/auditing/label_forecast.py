@@ -121,8 +121,9 @@ def _as_tested(accuracy: Estimate, level: float) -> Estimate:
 
     ends = np.clip([accuracy.low, accuracy.high], 0, 1)
     sampled = ndtri((1 + level) / 2) * np.sqrt(ends * (1 - ends) / _TESTED)
-    low, high = accuracy.value + [-1, 1] * np.hypot(ends - accuracy.value, sampled)
-    return replace(accuracy, low=max(float(low), 0.0), high=min(float(high), 1.0))
+    below, above = np.hypot(ends - accuracy.value, sampled)
+    low, high = float(accuracy.value - below), float(accuracy.value + above)
+    return replace(accuracy, low=max(low, 0.0), high=min(high, 1.0))
 
 
 _Fit = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows left out, whether each was right, log odds of all
