@@ -1,3 +1,4 @@
+import itertools
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: a thread ea
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+_NUMBERS = itertools.count()
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
     "--no-sandbox",
@@ -52,17 +54,45 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the tests' caches and keys lie, also those of what is made for a whole module."""
+    room = tmp_path_factory.mktemp("places")
+    with pytest.MonkeyPatch.context() as patch:
+        _settle(patch, room / "modules")
+        yield room
+
+
 @pytest.fixture(autouse=True)
-def own_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Caches and keys of the test's own, so that no test reads or writes the user's folders."""
-    monkeypatch.setenv("MEDCLF_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setenv("MEDCLF_PATIENT_KEY", str(tmp_path_factory.mktemp("key") / "patients.key"))
+def own_places(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches and keys of the test's own, so that no test reads or writes another's or the user's."""
+    _settle(monkeypatch, places / str(next(_NUMBERS)))  # nothing is made: `mktemp` counts all that there is each time
+
+
+def _settle(patch: pytest.MonkeyPatch, place: Path) -> None:
+    patch.setenv("MEDCLF_CACHE", str(place / "cache"))
+    patch.setenv("MEDCLF_PATIENT_KEY", str(place / "patients.key"))
+
+
+@pytest.fixture(scope="module")
+def shallow_networks() -> Iterator[None]:
+    """A block or two a stage, where a test is not about the network: half of it to train, export and hash."""
+    from medclf.models.plain_nets import LITE_NETS, RESNETS
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, (bottleneck, _) in RESNETS.items():
+            patch.setitem(RESNETS, name, (bottleneck, (1, 1, 1, 1)))
+        for name, (width, _, size) in LITE_NETS.items():
+            patch.setitem(LITE_NETS, name, (width, 0.3, size))
+        yield
 
 
 @pytest.fixture
 def patient_key(own_places: None) -> Path:
     """Where the test's own key of pseudonyms lies."""
-    return Path(os.environ["MEDCLF_PATIENT_KEY"])
+    key = Path(os.environ["MEDCLF_PATIENT_KEY"])
+    key.parent.mkdir()
+    return key
 
 
 @pytest.fixture

@@ -33,25 +33,32 @@ def draw_radiographs(folder):
     return folder
 
 
-@pytest.fixture
-def data(request, tmp_path, monkeypatch):
-    """The environment that the notebooks take their settings from."""
+@pytest.fixture(scope="module")
+def client(request, tmp_path_factory):
+    """One kernel for all notebooks, since each would import torch again; their settings come from its environment."""
+    room = tmp_path_factory.mktemp("notebooks")
     try:
         hello = request.getfixturevalue("shared_data") / "hello-world"
     except pytest.skip.Exception:
-        hello = draw_radiographs(tmp_path / "radiographs")
-    drawn = draw_endoscopy(tmp_path / "endoscopy", n_per_class=8, size=(72, 64))
-    settings = {"HELLO_WORLD": hello, "KVASIR": drawn, "ENDOSCOPY": drawn, "DICOM": draw_ct(tmp_path / "ct")}
-    settings |= {"ARCH": "efficientnet_lite0", "EPOCHS": 1, "SIZE": 48}
-    for name, value in settings.items():
-        monkeypatch.setenv(f"MEDCLF_{name}", str(value))
+        hello = draw_radiographs(room / "radiographs")
+    drawn = draw_endoscopy(room / "endoscopy", n_per_class=8, size=(72, 64))
+    settings = {"HELLO_WORLD": hello, "KVASIR": drawn, "ENDOSCOPY": drawn, "DICOM": draw_ct(room / "ct")}
+    settings |= {"BOXED": drawn, "BOXES": drawn / "boxes.csv", "ARCH": "efficientnet_lite0", "EPOCHS": 1, "SIZE": 48}
+    settings |= {"CACHE": room / "cache", "PATIENT_KEY": room / "patients.key"}
+    client = NotebookClient(nbformat.v4.new_notebook(), timeout=300)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(f"MEDCLF_{name}", str(value))
+        with client.setup_kernel():
+            yield client
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs_and_shows_what_it_promises(name, data, tmp_path):
-    notebook = nbformat.read(FOLDER / name, as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+def test_a_notebook_runs_and_shows_what_it_promises(name, client, tmp_path):
+    client.nb = notebook = nbformat.read(FOLDER / name, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {tmp_path}"))
+    client.execute(cleanup_kc=False)
     outputs = [one for cell in notebook.cells for one in cell.get("outputs", ())]
     shown = [one["data"] for one in outputs if "data" in one]
     assert not any(one["output_type"] == "error" for one in outputs)

@@ -27,6 +27,7 @@ from medclf.reporting.report import render
 from medclf.results.predictions import Predictions
 from medclf.results.run_folder import save_table
 
+pytestmark = pytest.mark.usefixtures("shallow_networks")
 SIZE = 32
 SPEC = ModelSpec("efficientnet_lite0", ("blue", "red"), Preprocessing(SIZE), Normalization((0.5,) * 3, (0.5,) * 3))
 
@@ -147,7 +148,7 @@ def test_a_cache_that_is_closed_to_writing_still_serves(images, room, monkeypatc
         folder.chmod(0o555)
     with locked(stores):
         dls = MedDataLoaders.from_folder(images, **settings)
-        head = med_learner(dls, "efficientnet_lite0").fit_head(progress=False)
+        head = med_learner(dls, "efficientnet_lite0", weights=None).fit_head(progress=False)
     assert head.n_train == len(dls.train_ds)
     for folder in stores.iterdir():
         folder.chmod(0o755)

@@ -26,6 +26,7 @@ from medclf.models.backbones import build_network
 from medclf.models.frozen_prefix import FrozenPrefix
 from medclf.models.stages import is_chain, stage_index, stage_names, stages
 
+pytestmark = pytest.mark.usefixtures("shallow_networks")
 PLAIN_SGD = partial(SGD, mom=0.9)
 
 

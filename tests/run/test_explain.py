@@ -24,6 +24,7 @@ from medclf.models.backbones import build_network
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.run.explain import explain
 
+pytestmark = pytest.mark.usefixtures("shallow_networks")
 _EDGES = ["left", "top", "right", "bottom"]
 
 
