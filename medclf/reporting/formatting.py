@@ -114,7 +114,7 @@ def cautions(results: Mapping[str, Any]) -> list[str]:
         )
     leak = results.get("leak_free") or {}
     if leak.get("sentence"):
-        texts.append(f"{leak['sentence']} The leak-free numbers are below.")
+        texts.append(str(leak["sentence"]))
     if not results.get("n_patients"):
         but = ", except near-duplicates" if results.get("n_groups") else ""
         texts.append(

@@ -254,7 +254,7 @@ def beside_guessing(results: Mapping[str, Any], images: str = "images") -> str:
     for key, name in (("brier", "Brier score"), ("log_loss", "Log loss")):
         row = guessed.get(key) or {}
         if is_number(row.get("model")) and is_number(row.get("frequencies")):
-            text = f"{name} {number(row['model'])}, of guessing by class frequency {number(row['frequencies'])}"
-            text += ": no better." if row["model"] >= row["frequencies"] else " (lower is better)."
+            text = f"{name} {number(row['model'])}; guessing by class frequency gives {number(row['frequencies'])}"
+            text += ". The model is no better." if row["model"] >= row["frequencies"] else " (lower is better)."
             found.append(text)
     return " ".join(found)

@@ -188,6 +188,8 @@ def test_on_a_phone_a_cell_leads_to_its_images(opened: Any) -> None:
     page.wait_for_timeout(100)
     box = page.locator("#gallery-title").bounding_box()
     assert 0 <= box["y"] < PHONE["height"] / 2 and "predicted as" in page.inner_text("#gallery-title")
+    bar = page.locator("nav").bounding_box()
+    assert box["y"] >= bar["y"] + bar["height"] - 1  # the bar that stays at the top does not cover it
     page.tap("#to-matrix")
     assert page.locator("#matrix").bounding_box()["y"] < PHONE["height"]
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
