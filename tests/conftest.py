@@ -55,18 +55,21 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def rooms_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the tests' caches and keys lie, also those of what is made for a whole module."""
-    room = tmp_path_factory.mktemp("places")
+    room = tmp_path_factory.mktemp("rooms")
     with pytest.MonkeyPatch.context() as patch:
         _settle(patch, room / "modules")
         yield room
 
 
 @pytest.fixture(autouse=True)
-def own_places(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Caches and keys of the test's own, so that no test reads or writes another's or the user's."""
-    _settle(monkeypatch, places / str(next(_NUMBERS)))  # nothing is made: `mktemp` counts all that there is each time
+def own_places(rooms_of_tests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches and keys of the test's own, so that no test reads or writes another's or the user's.
+
+    They are not made by `mktemp`, which goes through all folders each time.
+    """
+    _settle(monkeypatch, rooms_of_tests / str(next(_NUMBERS)))
 
 
 def _settle(patch: pytest.MonkeyPatch, place: Path) -> None:

@@ -208,7 +208,6 @@ def run(*arguments: object) -> None:
     """One call of the command line, twice where it fails: as users see it, and with the traceback."""
     from medclf import cli
 
-    cli._leave = lambda: None  # predict would end this process at once
     for more in ([], ["--debug"]):
         sys.argv = ["medclf", *map(str, arguments), *more]
         print("$", *sys.argv, flush=True)

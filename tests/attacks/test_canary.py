@@ -79,7 +79,7 @@ def layers(data, depth=3):
     for start in re.finditer(rb"\x1f\x8b\x08|\x78[\x01\x5e\x9c\xda]", data):
         stream = zlib.decompressobj(47)
         try:
-            inside = stream.decompress(data[start.start() :], 1 << 24)
+            inside = stream.decompress(memoryview(data)[start.start() :], 1 << 24)
         except zlib.error:
             continue
         if len(inside) > 3:

@@ -17,7 +17,6 @@ from PIL import Image
 
 import medclf.all as everything
 from medclf.errors import MedclfError
-from medclf.models.plain_nets import RESNETS
 
 matplotlib.use("Agg")
 LIST = Path(__file__).with_name("fastai_calls.txt")
@@ -52,11 +51,9 @@ def images_are_read_here(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def networks_are_shallow(monkeypatch):
-    """One block a layer: making and training the others took most of the time."""
+def networks_are_shallow(shallow_networks, monkeypatch):
+    """One block a layer, in torchvision's and fastai's too."""
     shallow = (1, 1, 1, 1)
-    for name, (bottleneck, _) in RESNETS.items():
-        monkeypatch.setitem(RESNETS, name, (bottleneck, shallow))
     resnet = torchvision.models.resnet
     make, make_x = resnet._resnet, xresnet._xresnet
     monkeypatch.setattr(resnet, "_resnet", lambda block, _, *args, **kw: make(block, shallow, *args, **kw))

@@ -95,7 +95,8 @@ def test_a_bundle_answers_as_in_python_without_fastai_and_stops_whole_at_ctrl_c(
         assert process.stdout and process.stdout.read() == "stopped; heavy modules: ['torch']\n"
 
 
-def test_an_exported_file_answers_alike_without_torch(saved: Path, tmp_path: Path) -> None:
+def test_an_exported_file_answers_alike_without_torch(tmp_path: Path) -> None:
+    saved = save_bundle(fake_learn("timm/test_efficientnet"), tmp_path / "small.bundle")
     exported = export_onnx(saved, tmp_path / "polyps.onnx")
     with _served(exported) as process:
         address = _address(process)
