@@ -16,7 +16,7 @@ _REPEATS = 3
 _DRAWS = 400
 _SAMPLE = 400  # unlabelled images that stand for all
 _WIDER, _FLOOR = 1.3, 0.02  # of the bootstrap's interval: no power law holds exactly; see benchmarks/label_next.py
-_TESTED = 100  # images of the test set whose score the intervals are for: a score is never known without its own error
+_TESTED = 100  # images of the test set whose score is told: a score is never measured without an error of its own
 FEWEST = 20  # labels, and two classes of five or more, before a curve says anything
 _WORTH = 0.01
 
@@ -25,7 +25,8 @@ _WORTH = 0.01
 class Forecast:
     """Accuracy on images like all those given, now and after more labels.
 
-    The intervals of `now` and `later` are those of the score that a test set of 100 such images would show.
+    Of `now` and `later` only `low` is to be relied on, as the least that a test set of 100 such images should show. The
+    images chosen for labelling are harder than the rest, so `value` is too low, and `high` is 1.
 
     Args:
         n: labels now.
@@ -46,13 +47,13 @@ class Forecast:
 
     def sentences(self) -> list[str]:
         """For the terminal and the page."""
-        level = "90 % interval"
-        now, later, gain = ([100 * v for v in (e.value, e.low, e.high)] for e in (self.now, self.later, self.gain))
+        now, later = 100 * self.now.low, 100 * self.later.low
+        gain = [100 * value for value in (self.gain.value, self.gain.low, self.gain.high)]
         return [
-            f"{self.n} labels: expected accuracy {now[0]:.0f} % ({level} {now[1]:.0f} to {now[2]:.0f} % on a test set "
-            f"of {_TESTED} images).",
-            f"{self.more} more labels should bring it to {later[0]:.0f} % ({later[1]:.0f} to {later[2]:.0f} %): "
-            f"{gain[0]:+.1f} points ({gain[1]:+.1f} to {gain[2]:+.1f}).",
+            f"{self.n} labels: at least {now:.0f} % accuracy is expected on a test set of {_TESTED} images. "
+            "It may be much higher, as the images chosen for labelling are the harder ones.",
+            f"{self.more} more labels should bring {gain[0]:+.1f} points (90 % interval {gain[1]:+.1f} to "
+            f"{gain[2]:+.1f}), and at least {later:.0f} %.",
             "You can stop: less than 1 point is expected of them."
             if self.stop
             else "Go on: 1 point or more is expected of them.",
@@ -111,19 +112,17 @@ def forecast(
 
     gain = estimate(later - now)
     gain = replace(gain, low=min(gain.low, -_FLOOR))  # chosen labels saturate sooner than random ones
-    scores = [_as_tested(estimate(values), level) for values in (now, later)]
+    scores = [_at_least(estimate(values), level) for values in (now, later)]
     return Forecast(len(known), more, scores[0], scores[1], gain, gain.value < _WORTH)
 
 
-def _as_tested(accuracy: Estimate, level: float) -> Estimate:
-    """With the interval of the score that a test set shows: either end moved by what such a sample adds there."""
+def _at_least(accuracy: Estimate, level: float) -> Estimate:
+    """With the least that a test set is expected to show, and no upper end: chosen labels are of the hard images."""
     from scipy.special import ndtri
 
-    ends = np.clip([accuracy.low, accuracy.high], 0, 1)
-    sampled = ndtri((1 + level) / 2) * np.sqrt(ends * (1 - ends) / _TESTED)
-    below, above = np.hypot(ends - accuracy.value, sampled)
-    low, high = float(accuracy.value - below), float(accuracy.value + above)
-    return replace(accuracy, low=max(low, 0.0), high=min(high, 1.0))
+    end = min(max(accuracy.low, 0.0), 1.0)
+    sampled = ndtri((1 + level) / 2) * np.sqrt(end * (1 - end) / _TESTED)
+    return replace(accuracy, low=max(float(accuracy.value - np.hypot(accuracy.value - end, sampled)), 0.0), high=1.0)
 
 
 _Fit = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows left out, whether each was right, log odds of all

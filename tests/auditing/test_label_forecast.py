@@ -1,9 +1,11 @@
 """The forecast: the truth within its interval where the law is known, and nothing said where there is too little."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from medclf.auditing.label_forecast import _as_tested, _carried_on, forecast
+from medclf.auditing.label_forecast import Forecast, _at_least, _carried_on, forecast
 from medclf.auditing.labelling import Probe
 from medclf.metrics.intervals import Estimate
 
@@ -22,14 +24,16 @@ def test_a_power_law_is_carried_on_exactly():
     np.testing.assert_allclose(later, [1 - 2 * 400**-0.5, 0.8])
 
 
-def test_the_interval_is_that_of_a_test_set_of_100_images():
-    sure, unsure = Estimate(0.9, 0.9, 0.9, 50), Estimate(0.9, 0.8, 0.95, 50)
-    told = _as_tested(sure, 0.9)
+def test_the_score_is_told_as_the_least_that_a_test_set_of_100_images_shows():
+    told = _at_least(Estimate(0.9, 0.9, 0.9, 50), 0.9)
     half = 1.644854 * (0.9 * 0.1 / 100) ** 0.5  # of the normal approximation
-    np.testing.assert_allclose([told.low, told.value, told.high], [0.9 - half, 0.9, 0.9 + half], rtol=1e-5)
-    wider = _as_tested(unsure, 0.9)
-    assert wider.low < told.low and wider.low < unsure.low and wider.high > unsure.high
-    assert _as_tested(Estimate(1.0, 0.9, 1.0, 50), 0.9).high == 1.0
+    np.testing.assert_allclose([told.low, told.value, told.high], [0.9 - half, 0.9, 1.0], rtol=1e-5)
+    wider = _at_least(Estimate(0.9, 0.8, 0.95, 50), 0.9)
+    assert wider.low < told.low and wider.low < 0.8
+    sure = Estimate(0.9, 0.82, 1.0, 50)
+    said = Forecast(60, 40, sure, replace(sure, low=0.86), Estimate(0.03, -0.02, 0.06, 60), False).sentences()
+    assert "60 labels: at least 82 % accuracy" in said[0] and "100 images" in said[0]
+    assert said[1] == "40 more labels should bring +3.0 points (90 % interval -2.0 to +6.0), and at least 86 %."
 
 
 @pytest.mark.slow
