@@ -51,8 +51,7 @@ def render_shortcuts(
     """
     names = Names(list(dict.fromkeys(example.path for example in test.examples)), hide_names)
     sentences = list(test.sentences)
-    findings = [Block("text", text=sentence) for sentence in sentences[1:]]
-    sections = [Section("Findings", findings)] if findings else []
+    sections = [Section("Findings", [Block("list", items=sentences)])] if len(sentences) > 1 else []
     for number, overlay in enumerate(test.overlays.to_dict("records"), 1):
         sections.append(_section(test, number, overlay, names, pictures))
     told = [
@@ -61,7 +60,22 @@ def render_shortcuts(
         "Only effects clearly larger than the control suggest a shortcut.",
         "A model may also rely on what this test cannot find: colour, sharpness, compression.",
     ]
-    return write_page(path, title, sentences[0], sections, [*cautions, *told])
+    return write_page(path, title, _summary(sentences), sections, [*cautions, *told])
+
+
+def _summary(sentences: Sequence[str]) -> str:
+    """What the findings come to; one stands for itself.
+
+    Example:
+        >>> _summary(["Overlay 1: no evidence that predictions depend on it.", "Overlay 2 changes 40 %."])
+        'Predictions depend on 1 of 2 boxes, texts or borders.'
+    """
+    if len(sentences) == 1:
+        return sentences[0]
+    leaning = sum("no evidence" not in sentence for sentence in sentences)
+    if leaning:
+        return f"Predictions depend on {leaning} of {len(sentences)} boxes, texts or borders."
+    return f"No evidence that predictions depend on any of {len(sentences)} boxes, texts or borders."
 
 
 def _section(test: Any, number: int, overlay: Mapping[str, Any], names: Names, pictures: bool) -> Section:
@@ -76,7 +90,10 @@ def _section(test: Any, number: int, overlay: Mapping[str, Any], names: Names, p
         (("masked", "inpainted", "inpainted elsewhere"), "Taken away", ("edit", "label", "n", "moved", "change")),
         (("swapped", "swapped elsewhere"), "Exchanged", ("edit", "label", "n", "moved", "from", "towards")),
     ):
-        chosen = [_effect(row, columns) for row in rows if row["edit"] in edits and row["n"]]
+        told = [row for row in rows if row["edit"] in edits and row["n"]]
+        chosen = [
+            _effect(row, columns) for row in sorted(told, key=lambda row: row["label"])
+        ]  # each beside its control
         if chosen:
             blocks += [Block("heading", text=heading), table(chosen)]
     examples = [example for example in test.examples if example.overlay == overlay["overlay"]]
