@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,7 +97,27 @@ def _train(given: dict[str, Any], resume: Path | None, config: Path | None) -> P
     run = go_on(resume, say) if resume else train_run(plan, say, before=before)
     if is_first():
         show_results(run)
+        if "show_burned_in" not in given and sys.stdin.isatty() and sys.stdout.isatty():
+            _ask_of_captures(run)
     return run
+
+
+def _ask_of_captures(run: Path) -> None:
+    """Ask once whether the page shows its pictures, where being secondary captures is all that speaks against them."""
+    from medclf.images.phi import CAPTURE, withheld_among
+    from medclf.run.run import Run
+
+    made = Run(run)
+    if made.hide_names or made.show_burned_in:
+        return
+    paths = list(made.predictions.table["path"])
+    withheld = withheld_among(made.images, paths)
+    if len(withheld) < len(paths) or set(withheld.values()) != {CAPTURE}:
+        return
+    question = f"All {len(paths)} pictures are secondary captures, into which names are sometimes written. Show them?"
+    if typer.confirm(question):
+        made.write_record(made.record | {"settings": made.settings | {"show_burned_in": True}})
+        say(f"report: {made.report()}")
 
 
 def _train_boxes(given: dict[str, Any], boxes: Path, unlisted: Any, neck: Any) -> Path:

@@ -19,6 +19,7 @@ Reader = Callable[[Mapping[str, Any]], "np.ndarray | None"]
 
 _ULTRASOUND = {"US", "IVUS", "BDUS"}
 _ULTRASOUND_CLASSES = ("1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.6")
+CAPTURE = "a secondary capture"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
@@ -32,7 +33,7 @@ def why_withheld(path: str | Path) -> str:
         path: an image file.
 
     Returns:
-        "ultrasound", "a secondary capture", "its burned-in flag is YES", or "".
+        "ultrasound", "its burned-in flag is YES", "a secondary capture" (CAPTURE), or "".
 
     Raises:
         ReadError: a DICOM file whose header cannot be read.
@@ -49,9 +50,9 @@ def why_withheld(path: str | Path) -> str:
     kind = origin(path).sop_class
     if header["modality"] in _ULTRASOUND or kind.startswith(_ULTRASOUND_CLASSES):
         return "ultrasound"
-    if kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}."):
-        return "a secondary capture"
-    return "its burned-in flag is YES" if header["burned_in_annotation"] == "YES" else ""
+    if header["burned_in_annotation"] == "YES":
+        return "its burned-in flag is YES"
+    return CAPTURE if kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}.") else ""
 
 
 def withheld_among(root: Path, paths: Iterable[str]) -> dict[int, str]:

@@ -1,0 +1,90 @@
+"""What `medclf train` asks of who sits at the terminal."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+
+from medclf.cli.training import _ask_of_captures
+from medclf.results.run_folder import RunFolder
+
+CAPTURE = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A function from the DICOM attributes of two images to a RUN folder of them."""
+
+    def make(*changes, **settings):
+        run = tmp_path / "RUN"
+        for folder in (tmp_path / "images", run):
+            folder.mkdir()
+        for number, values in enumerate(changes):
+            dataset = dcmread(get_testdata_file("CT_small.dcm"))
+            for keyword, value in values.items():
+                setattr(dataset, keyword, value)
+            dataset.save_as(tmp_path / "images" / f"{number}.dcm")
+        paths = [f"{number}.dcm" for number in range(len(changes))]
+        rows = {
+            "path": paths,
+            "partition": "valid",
+            "label": "a",
+            "pred": "a",
+            "loss": 0.1,
+            "prob_a": 0.9,
+            "prob_b": 0.1,
+        }
+        pd.DataFrame(rows).to_csv(run / "predictions.csv", index=False)
+        facts = {"task": "single-label", "partition": "valid", "n": len(paths), "vocab": ["a", "b"]}
+        matrix = np.diag([len(paths), 0]).tolist()
+        (run / "results.json").write_text(json.dumps(facts | {"confusion_matrix": matrix}))
+        (run / "run.json").write_text(json.dumps({"root": str(tmp_path / "images"), "settings": settings}))
+        return run
+
+    return make
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The questions that were asked; each is answered with yes."""
+    questions = []
+    monkeypatch.setattr(typer, "confirm", lambda text: questions.append(text) or True)
+    return questions
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_set_of_secondary_captures_is_asked_for_once(made, asked):
+    run = made(CAPTURE, CAPTURE)
+    _ask_of_captures(run)
+    assert len(asked) == 1 and "All 2 pictures are secondary captures" in asked[0]
+    assert RunFolder(run).show_burned_in
+    assert "Picture withheld" not in (run / "report.html").read_text(encoding="utf-8")
+    _ask_of_captures(run)
+    assert len(asked) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_who_says_no_sees_none(made, monkeypatch):
+    run = made(CAPTURE, CAPTURE)
+    monkeypatch.setattr(typer, "confirm", lambda text: False)
+    _ask_of_captures(run)
+    assert not RunFolder(run).show_burned_in and not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [[CAPTURE, {}], [CAPTURE, {"Modality": "US"}], [CAPTURE, CAPTURE | {"BurnedInAnnotation": "YES"}], [{}, {}]],
+    ids=["mixed", "ultrasound", "flagged", "plain"],
+)
+def test_other_sets_are_not_asked_for(made, asked, changes):
+    _ask_of_captures(made(*changes))
+    assert asked == []
+
+
+def test_a_run_that_hides_names_is_not_asked_for(made, asked):
+    _ask_of_captures(made(CAPTURE, CAPTURE, hide_names=True))
+    assert asked == []
