@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -111,14 +110,17 @@ def warn(old: str, new: str) -> None:
     warnings.warn(f"{old} is now {new}, and goes with medclf 0.3", DeprecationWarning, stacklevel=level)
 
 
-class _OldPaths(MetaPathFinder, Loader):
+class _OldPaths:  # importlib.abc would make `import medclf` load tempfile and more
     """Finds the modules of 0.1: each gives what the module that took its place has."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         top, _, old = name.partition(".")
         if top != "medclf" or (old not in MODULES and old not in FOLDERS):
             return None
-        return ModuleSpec(name, self, is_package=old in FOLDERS)
+        return ModuleSpec(name, self, is_package=old in FOLDERS)  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """The module is made as usual."""
 
     def exec_module(self, module: ModuleType) -> None:
         old = module.__name__
