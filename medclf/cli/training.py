@@ -103,18 +103,22 @@ def _train(given: dict[str, Any], resume: Path | None, config: Path | None) -> P
 
 
 def _ask_of_captures(run: Path) -> None:
-    """Ask once whether the page shows its pictures, where being secondary captures is all that speaks against them."""
+    """Ask once whether the page shows its pictures, where being secondary captures is all that speaks against them.
+
+    All images count, since the page shows training images too.
+    """
+    from medclf.dataset.labels import usable
     from medclf.images.phi import CAPTURE, withheld_among
     from medclf.run.run import Run
 
     made = Run(run)
     if made.hide_names or made.show_burned_in:
         return
-    paths = list(made.predictions.table["path"])
+    paths = list(usable(made.table)["path"])
     withheld = withheld_among(made.images, paths)
     if len(withheld) < len(paths) or set(withheld.values()) != {CAPTURE}:
         return
-    question = f"All {len(paths)} pictures are secondary captures, into which names are sometimes written. Show them?"
+    question = f"All {len(paths)} images are secondary captures, into which names are sometimes written. Show them?"
     if typer.confirm(question):
         made.write_record(made.record | {"settings": made.settings | {"show_burned_in": True}})
         say(f"report: {made.report()}")

@@ -19,7 +19,8 @@ CAPTURE = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}
 def made(tmp_path):
     """A function from the DICOM attributes of two images to a RUN folder of them."""
 
-    def make(*changes, **settings):
+    def make(*changes, train=0, **settings):
+        """The last `train` of the images are training images: in the table, not among the predictions."""
         run = tmp_path / "RUN"
         for folder in (tmp_path / "images", run):
             folder.mkdir()
@@ -29,6 +30,8 @@ def made(tmp_path):
                 setattr(dataset, keyword, value)
             dataset.save_as(tmp_path / "images" / f"{number}.dcm")
         paths = [f"{number}.dcm" for number in range(len(changes))]
+        pd.DataFrame({"path": paths, "label": "a", "problem": ""}).to_csv(run / "table.csv", index=False)
+        paths = paths[: len(paths) - train]
         rows = {
             "path": paths,
             "partition": "valid",
@@ -60,7 +63,7 @@ def asked(monkeypatch):
 def test_a_set_of_secondary_captures_is_asked_for_once(made, asked):
     run = made(CAPTURE, CAPTURE)
     _ask_of_captures(run)
-    assert len(asked) == 1 and "All 2 pictures are secondary captures" in asked[0]
+    assert len(asked) == 1 and "All 2 images are secondary captures" in asked[0]
     assert RunFolder(run).show_burned_in
     assert "Picture withheld" not in (run / "report.html").read_text(encoding="utf-8")
     _ask_of_captures(run)
@@ -82,6 +85,11 @@ def test_who_says_no_sees_none(made, monkeypatch):
 )
 def test_other_sets_are_not_asked_for(made, asked, changes):
     _ask_of_captures(made(*changes))
+    assert asked == []
+
+
+def test_training_images_count_too(made, asked):
+    _ask_of_captures(made(CAPTURE, CAPTURE, {"Modality": "US"}, train=1))
     assert asked == []
 
 
