@@ -20,10 +20,11 @@ from medclf.dataset.folds import shuffled
 from medclf.dataset.labels import label_set, objects
 from medclf.errors import DataError, ReadError
 from medclf.images.overlays import Overlay, covered, find_overlays, inpainted, pasted
-from medclf.metrics.classification import proportion
+from medclf.metrics.classification import no_interval, proportion
 from medclf.metrics.intervals import Estimate, Sampling, as_plain, difference_interval, undefined
 from medclf.results.wording import percent
 
+NO_EVIDENCE = "no evidence that predictions depend on it"
 EDITS = {
     "masked": "painted over with the mean colour of all images",
     "inpainted": "filled in from around it",
@@ -335,7 +336,7 @@ class _Trial:
         surplus = np.bincount(codes, weights=gain[mask] - value)
         patients = len(np.unique(codes))
         if patients < 2:
-            return undefined(n, "all from one patient")
+            return undefined(n, no_interval(n))
         variance = float((surplus**2).sum()) / n**2 * patients / (patients - 1)
         ends = difference_interval(
             value, variance, units=self.sampling.units(mask), level=self.level, freedom=float(patients - 1)
@@ -364,9 +365,7 @@ def _sentences(overlays: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
             f"{percent(known[least], 0)} of '{least}'"
         )
         found = _leaning(effects[effects["overlay"] == row["overlay"]])
-        texts.append(
-            f"{start}. {'; '.join(found)}." if found else f"{start}; no evidence that predictions depend on it."
-        )
+        texts.append(f"{start}. {'; '.join(found)}." if found else f"{start}; {NO_EVIDENCE}.")
     return texts
 
 

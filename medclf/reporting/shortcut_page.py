@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from medclf.auditing.shortcut_test import NO_EVIDENCE
 from medclf.reporting.plain_page import Exhibit, Section, Shot, write_page
 from medclf.reporting.tables import Block, table
 from medclf.reporting.thumbnails import data_uri, encode
@@ -72,7 +73,7 @@ def _summary(sentences: Sequence[str]) -> str:
     """
     if len(sentences) == 1:
         return sentences[0]
-    leaning = sum("no evidence" not in sentence for sentence in sentences)
+    leaning = sum(NO_EVIDENCE not in sentence for sentence in sentences)
     if leaning:
         return f"Predictions depend on {leaning} of {len(sentences)} boxes, texts or borders."
     return f"No evidence that predictions depend on any of {len(sentences)} boxes, texts or borders."
