@@ -261,6 +261,9 @@ def test_help_and_import_are_quick(process):
     loaded = f"import sys, medclf, medclf.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+    light = "import sys; had = {*sys.modules}; import medclf; print({'tempfile', 'lzma'} & {*sys.modules} - had)"
+    done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"  # importlib.abc would load them
     assert min(times) < 2  # 0.5 s on a quiet machine: benchmarks/startup.py prints it
 
 
