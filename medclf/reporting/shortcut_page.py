@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medclf.auditing.shortcut_test import NO_EVIDENCE
+from medclf.auditing.shortcut_test import EDITS, NO_EVIDENCE
 from medclf.reporting.plain_page import Exhibit, Section, Shot, write_page
 from medclf.reporting.tables import Block, table
 from medclf.reporting.thumbnails import data_uri, encode
@@ -18,11 +18,6 @@ from medclf.results.wording import percent
 
 _SIDE = 256
 _OUTLINE = (255, 64, 200)
-_NOTES = {
-    "masked": "painted over with the mean colour of all images",
-    "inpainted": "filled in from around it",
-    "swapped": "replaced by what images of another label show there",
-}
 
 
 def render_shortcuts(
@@ -133,7 +128,7 @@ def _exhibit(example: Any, mask: np.ndarray, names: Names) -> Exhibit:
         else f"{before or 'none'} → {after or 'none'}"
     )
     watched = f"probability of {example.watched}: {percent(example.probs[0])} → {percent(example.probs[1])}"
-    place = f"actual {example.label}; {_NOTES[example.edit]}"
+    place = f"actual {example.label}; {EDITS[example.edit]}"
     return Exhibit(names.of_path(example.path), shots, [said, watched, place])
 
 
