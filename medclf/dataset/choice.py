@@ -64,6 +64,7 @@ def _merge(rows: Rows, new: str, old: Sequence[str]) -> None:
     for label in old:
         _check_present(rows, label)
     n = sum(bool(set(old) & set(label_set(cell))) for cell in rows.label)
+    had = 0 if new in old else sum(new in label_set(cell) for cell in rows.label)
     rows.label = [_renamed(cell, new, old) for cell in rows.label]
     rows.read_for = list(_renamed(tuple(rows.read_for), new, old) or ())
     if rows.unknown:  # known where one of the merged labels is there; else as unknown as any of them
@@ -72,7 +73,8 @@ def _merge(rows: Rows, new: str, old: Sequence[str]) -> None:
             tuple(label for label in cell if label not in label_set(has))
             for cell, has in zip(joined, rows.label, strict=True)
         ]
-    rows.notes.append(f"{', '.join(map(repr, old))} became '{new}': {n} images")
+    beside = f", beside the {had} that had it" if had else ""
+    rows.notes.append(f"{', '.join(map(repr, old))} became '{new}': {n} images{beside}")
 
 
 def _renamed(cell: Label | None, new: str, old: Sequence[str]) -> Label | None:

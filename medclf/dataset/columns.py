@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import csv
 import re
 import unicodedata
@@ -30,7 +31,12 @@ MEASURED = ("width", "height", "sha256", "problem")  # scan finds these out by i
 WRITTEN = frozenset({*MEANT, "pred", "loss", "unknown", "flags", "fold", "twins", "correction", "label_before"})
 WRITTEN |= {"unit_id", "n_images", "unit_images", "contribution"}
 NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)?(\.\d+)?([eE][-+]?\d+)?")
-SPLIT_COLUMN = re.compile(r"(data)?_?(split|set|subset|partition|part|fold|is_(valid|test|train)|phase|usage)", re.I)
+SPLIT_COLUMN = re.compile(
+    r"(data)?_?(split|set|subset|partition|part|is_(valid|test|train)|phase|usage)"
+    r"|(k|cv)?[ _-]?folds?[ _-]?(id|no|\d+)?",
+    re.I,
+)
+_NO_TEXT = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x89HDF", b"ARROW1")  # xlsx and ods, xls, parquet, ...
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -70,15 +76,15 @@ def label_text(cell: object) -> str:
 def read_csv(path: Path) -> pd.DataFrame:
     """Read a CSV with every cell as text: a label "NA", "None" or "001" stays what it is.
 
-    Commas, semicolons and tabs are told apart by the header, outside its quotes. Cells go by the header's names: a
-    separator at the end of rows adds nothing, and a row with more or fewer cells is an error, never a shifted row. What
-    medclf escaped for spreadsheets (see `medclf.escaping`) comes back as it was.
+    UTF-16 is known by its first bytes. Commas, semicolons and tabs are told apart by the header, outside its quotes.
+    Cells go by the header's names: a separator at the end of rows adds nothing, and a row with more or fewer cells is
+    an error, never a shifted row. What medclf escaped for spreadsheets (see `medclf.escaping`) comes back as it was.
 
     Raises:
         DataError: it is missing, empty, not UTF-8 text, or a row does not fit the header.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding=_encoding(path), newline="") as file:
             header = _QUOTED.sub("", file.readline())
             file.seek(0)
             delimiter = max(",;\t", key=header.count)
@@ -102,6 +108,21 @@ def read_csv(path: Path) -> pd.DataFrame:
         names = names[:-1]
     cells = [_fitting(row, names, path, line) for line, row in rows[1:]]
     return pd.DataFrame(cells, columns=_distinct(names), dtype=object)
+
+
+def _encoding(path: Path) -> str:
+    """How a file's text is written: UTF-8, or UTF-16 where it says so, as Excel's "Unicode text" does.
+
+    Raises:
+        DataError: it is a spreadsheet or another file that is no text.
+    """
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith(_NO_TEXT):
+        raise DataError(
+            f"{path} is a spreadsheet or a binary table, not text", "save it as CSV, in UTF-8, and name that"
+        )
+    return "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def _fitting(row: list[str], names: list[str], path: Path, line: int) -> list[str]:
@@ -151,6 +172,9 @@ class Sheet:
         if not isinstance(label, (str, list, tuple, type(None))):
             text = f"{argument('label_col')} must be the name of a column, or several names, not {label!r}"
             raise DataError(text, "rename the columns to words")
+        twice = [name for name, n in Counter(label if isinstance(label, (list, tuple)) else ()).items() if n > 1]
+        if twice:
+            raise DataError(f"{argument('label_col')} names '{twice[0]}' twice", "name each column once")
         wanted = {"path_col": self.columns.path, "patient_col": self.columns.patient}
         wanted |= {"partition_col": self.columns.partition}
         asked = [(name, column) for name, column in wanted.items() if column is not None]
@@ -178,6 +202,9 @@ class Sheet:
             return self._labels_from_flags(columns.label)
         cells = self._cells(str(columns.label))
         multi_label = columns.label_delim is not None or any(isinstance(cell, _SEVERAL) for cell in cells)
+        if cells and all(map(_is_vector, cells)) and len({len(cell) for cell in cells}) == 1:
+            text = f"column '{columns.label}' of {self.name} holds vectors of 0 and 1, which name no labels"
+            raise DataError(text, f"give a column for each label ({argument('label_col')}), or lists of names")
         labels = [_label_of(cell, columns.label_delim, multi_label) for cell in cells]
         return labels, [BLANK if label is None else "" for label in labels], [()] * len(cells), multi_label
 
@@ -207,6 +234,11 @@ class Sheet:
             f"column '{column}' of {self.name} has no 1: no image has that label"
             for column in columns
             if "positive" not in said[column]
+        )
+        self.notes.extend(
+            f"column '{column}' of {self.name} has no 0: there is nothing to tell that label from"
+            for column in columns
+            if "negative" not in said[column] and not self.columns.exclusive
         )
         if self.columns.exclusive:
             wrong = [f"{len(found)} classes are 1 ({', '.join(found)})" if found else "no class is 1" for found in has]
@@ -397,6 +429,12 @@ def conditions(where: Mapping[str, Any] | Sequence[str] | str) -> list[str]:
 _SEVERAL = (tuple, list, set, frozenset, np.ndarray)
 
 
+def _is_vector(cell: Any) -> bool:
+    """Whether a cell is several numbers that are all 0 or 1."""
+    several = isinstance(cell, (tuple, list, np.ndarray)) and len(cell) > 1
+    return several and all(not isinstance(one, str) and np.ndim(one) == 0 and one in (0, 1) for one in cell)
+
+
 def _list_in(cell: Any) -> Any:
     """The list that a text such as "['a', 'b']" writes; any other cell as it is."""
     if not (isinstance(cell, str) and cell.strip().startswith("[") and cell.strip().endswith("]")):
@@ -416,7 +454,7 @@ def _label_of(cell: Any, delimiter: str | None, multi_label: bool) -> Label | No
         parts = sorted(cell) if isinstance(cell, (set, frozenset)) else list(cell)
     else:
         parts = text_of(cell).split(delimiter) if delimiter else [cell]
-        if parts == [NO_FINDING]:
+        if len(parts) == 1 and text_of(parts[0]).lower() == NO_FINDING:
             return ()
     labels = tuple(dict.fromkeys(label_text(part) for part in parts))
     return labels if all(labels) else None

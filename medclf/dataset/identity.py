@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from pathlib import Path
+
+import pandas as pd
 
 from medclf.errors import DataError, OutputError, ReadError, argument
 from medclf.images.decoding_guard import reading
@@ -16,6 +19,11 @@ from medclf.images.frame_names import file_of
 KEY_VARIABLE = "MEDCLF_PATIENT_KEY"
 KEY_BYTES = 32
 _MANY_FILES = 10  # of one patient, at the least, that are worth a word
+_PATIENTS = re.compile(
+    r"(patients?|subjects?|persons?|participants?|individuals?|donors?|animals?|lesions?|case(?=.)|mrn|pid)"
+    r"[ _-]?(ids?|names?|no|nr|num(ber)?|keys?|uid|codes?)?",
+    re.I,
+)
 _SOP_INSTANCE_UID, _PATIENT_ID = 0x00080018, 0x00100020
 
 
@@ -101,6 +109,25 @@ def doubtful_ids(without: int, patients: set[str | None], n: int) -> list[str]:
         text = "have the same Patient ID. If that was put in for several patients, name those"
         return [f"all {n} DICOM files {text} in a table with {argument('patient_col')}"]
     return []
+
+
+def unnamed_patients(columns: pd.DataFrame) -> list[str]:
+    """What is said of a column that looks like the patients' where nobody named one: the one of fewest patients.
+
+    Example:
+        >>> unnamed_patients(pd.DataFrame({"patient_id": ["a", "a", "b"]}))[0][:69]
+        "column 'patient_id' looks like patients (2 for 3 images), and no colu"
+    """
+    found = {name: columns[name].dropna() for name in columns if _PATIENTS.fullmatch(str(name).strip())}
+    several = {name: cells.nunique() for name, cells in found.items() if 1 < cells.nunique() < len(cells)}
+    if not several:
+        return []
+    name = min(several, key=lambda one: several[one])
+    return [
+        f"column '{name}' looks like patients ({several[name]} for {len(found[name])} images), and no column of them "
+        f"is named: images of one may be in both training and validation set. Name it with "
+        f"{argument('patient_col', str(name))}"
+    ]
 
 
 def instance_uid(path: Path) -> str | None:

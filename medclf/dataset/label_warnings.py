@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 
 import pandas as pd
 
-from medclf.dataset.labels import Label, count_labels, label_set, usable
+from medclf.dataset.labels import Label, count_labels, is_missing, label_set, usable
 from medclf.dataset.matching import spelling
 from medclf.dataset.spelt_names import NOTHING
 from medclf.errors import argument
 
-_MAY_BE_MISSING = {*NOTHING, "unknown", "missing", "unlabeled", "unlabelled", "?", "-", "tbd"} - {"none"}
+_MAY_BE_MISSING = {*NOTHING} - {"none"}
+_MAY_BE_MISSING |= set("unknown missing unlabeled unlabelled undefined ? - -- tbd n.a. () []".split())
+_MAY_BE_MISSING |= set("#n/a #ref! #value! #name? #div/0! #null! #num!".split())  # a spreadsheet's errors
+_YES_AND_NO = ({"1", "true", "yes", "y", "t", "positive", "pos"}, {"0", "false", "no", "n", "f", "negative", "neg"})
+_MANY_LABELS = 200
+_LONG_WORD = 4  # letters that agree
 _SAYS_NONE = re.compile(
     r"(no[ _-]?(\w+[ _-])?(findings?|abnormalit(y|ies)|disease|pathology)|none|normal|healthy)", re.I
 )
@@ -44,8 +50,79 @@ def label_warnings(table: pd.DataFrame) -> list[str]:
         for same in spellings.values()
         if len(same) > 1
     ]
-    several = bool(table.attrs.get("multi_label"))
-    return sentences + (_no_findings(good["label"]) if several else [*_joined_labels(counts), *_placeholders(counts)])
+    sentences += [*_misspelt(counts), *_joined_labels(counts), *_placeholders(counts), *_copies_that_differ(good)]
+    if table.attrs.get("multi_label"):
+        everywhere = [label for label, n in sorted(counts.items()) if n == len(good) > 1]
+        sentences += [f"all images have the label '{label}': there is nothing to tell it from" for label in everywhere]
+        return sentences + _no_findings(good["label"])
+    return sentences + _yes_and_no(counts)
+
+
+def _yes_and_no(counts: Mapping[str, int]) -> list[str]:
+    """Labels that say yes, or no, in several words, as columns joined from several sources do."""
+    if not {spelling(label) for label in counts} <= set().union(*_YES_AND_NO):
+        return []
+    same = [[label for label in sorted(counts) if spelling(label) in words] for words in _YES_AND_NO]
+    return [
+        f"labels {', '.join(map(repr, found))} may say the same: {argument('merge', found[0] + '=' + '+'.join(found))} "
+        "makes them one"
+        for found in same
+        if len({spelling(label) for label in found}) > 1
+    ]
+
+
+def _misspelt(counts: Mapping[str, int]) -> list[str]:
+    """Pairs of labels of which one may be the other with a typing mistake, as pnuemonia and cases and case."""
+    if len(counts) > _MANY_LABELS:
+        return []
+    pairs = [
+        (label, other) if counts[label] < counts[other] else (other, label)
+        for label, other in combinations(sorted(counts), 2)
+        if _one_letter_apart(spelling(label), spelling(other))
+    ]
+    return [
+        f"labels '{rare}' ({counts[rare]} images) and '{other}' ({counts[other]}) differ in a letter: if they are one, "
+        f"{argument('merge', f'{other}={rare}+{other}')} makes them so"
+        for rare, other in pairs
+    ]
+
+
+def _one_letter_apart(one: str, other: str) -> bool:
+    """Whether a letter of a long word was added, replaced or swapped; atypical and type b are no slips."""
+    short, long = sorted((one, other), key=len)
+    start = _shared(short, long)
+    end = _shared(short[start:][::-1], long[start:][::-1])
+    left, right = short[start : len(short) - end], long[start : len(long) - end]
+    before, after = re.search(r"[^\W\d_]*$", short[:start]), re.match(r"[^\W\d_]*", short[len(short) - end :])
+    head, tail = before[0] if before else "", after[0] if after else ""
+    if not head or len(head + tail) < _LONG_WORD or re.search(r"[\d\s+-]", left + right):
+        return False
+    added = not left and len(right) == 1 and bool(tail or right not in "ivx")  # grades in Roman numbers are no slips
+    swapped = len(left) == 2 and left == right[::-1]
+    return added or swapped or (len(left) == len(right) == 1 and bool(tail))
+
+
+def _shared(one: str, other: str) -> int:
+    """How many letters two texts begin with alike."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _copies_that_differ(table: pd.DataFrame) -> list[str]:
+    """Files of the same bytes under different labels: at least one of the labels is wrong."""
+    if "sha256" not in table:
+        return []
+    first: dict[str, tuple[str, frozenset[str]]] = {}
+    clashes = []
+    for path, digest, label in zip(table["path"], table["sha256"], table["label"], strict=True):
+        if not digest or is_missing(label):
+            continue
+        other, labels = first.setdefault(digest, (path, frozenset(label_set(label))))
+        if labels != frozenset(label_set(label)):
+            clashes.append((other, path))
+    if not clashes:
+        return []
+    one, other = clashes[0]
+    return [f"{len(clashes)} files are exact copies of files with another label, first '{one}' and '{other}'"]
 
 
 def _placeholders(counts: Mapping[str, int]) -> list[str]:
@@ -74,7 +151,7 @@ def _no_findings(labels: Iterable[Label | None]) -> list[str]:
 def _joined_labels(counts: Counter[str]) -> list[str]:
     """Labels that look like several in one: their parts stand alone elsewhere, or they keep their brackets."""
     sentences = []
-    for mark in "|;,/+":
+    for mark in ("|", ";", ",", "/", "+", "&", " and "):
         joined = [one for one in counts if mark in one and any(part.strip() in counts for part in one.split(mark))]
         if joined:
             sentences.append(

@@ -12,14 +12,22 @@ from medclf.errors import DataError, argument
 
 NO_CLASS_FOLDER = "no class folder above it"
 _SHOWN = 5
-_ROLE = re.compile(r"(images?|imgs?|pictures?|photos?|frames?|raw|originals?|pngs?|jpe?gs?|tiffs?|dicoms?|dcm)", re.I)
+_ROLE = re.compile(
+    r"(images?|imgs?|pictures?|photos?|frames?|raw|originals?|pngs?|jpe?gs?|tiffs?|dicoms?|dcm)([ _-]?\d+)?", re.I
+)
+_PIECE = re.compile(r"(.*[ _-])?(images?|imgs?|parts?|batch(es)?|folds?|chunks?|shards?|folders?)[ _-]?\d+", re.I)
 _MASK_WORD = r"(?:masks?|segm?|segmentations?|annotations?|annotated|labels?|gt|ground[ _-]?truths?)"
 _DRAWN = r"(?:overlays?|contours?|superpixels?|heatmaps?|lesions?|rois?|bbox(?:es)?|thumb(?:nail)?s?)"
 _MASK = re.compile(
     rf"(?P<base>.+?)(?:[ _.-]+(?:{_MASK_WORD}|{_DRAWN})|masks?)(?:[ _-]?\d+)?|{_MASK_WORD}[ _-]+(?P<after>.+)", re.I
 )
-_MASK_FOLDER = re.compile(rf"(?:.*[ _-])?{_MASK_WORD}", re.I)
+_MASK_FOLDER = re.compile(rf"(?:.*[ _-])?{_MASK_WORD}|(?:thumb(?:nail)?|overlay|heatmap|superpixel|contour)s?", re.I)
 _AUGMENTED = re.compile(r"(?:^|[/ _.-])aug(?:mented|mentation)?s?(?:[ _-]?\d+)?(?=[/ _.-])", re.I)
+_ALTERED = re.compile(
+    r"(.+)[ _.-](?:[hv]?flip(?:ped)?(?:lr|ud|[ _-]?[hvxy])?|rot(?:ated?)?[ _-]?\d*|mirror(?:ed)?|[hv]mirror"
+    r"|rf\.[0-9a-f]{16,})",
+    re.I,
+)
 _PART_WORDS = set("train training trn tr trainval val valid validation eval evaluation test testing tst ts".split())
 _PART_WORDS |= {"holdout"}
 
@@ -61,7 +69,7 @@ def labels_of_folders(paths: Sequence[str], parent: int | None = None) -> tuple[
         if len(further) < 2:
             found = [label if label and label == parts[-1] else "" for label, parts in zip(found, folders, strict=True)]
         notes = [*_levels(found, folders), *_within_classes(found, folders)]
-    notes += [*_parts_not_read(folders), *_copies(paths)]
+    notes += [*_pieces(found), *_parts_not_read(folders), *_copies(paths)]
     labels = [plain_name(label).strip() or None for label in found]
     parts_of = [partition_of(path) for path in paths]
     problems = ["" if label or part == "test" else missing for label, part in zip(labels, parts_of, strict=True)]
@@ -116,6 +124,17 @@ def _within_classes(labels: Sequence[str], folders: Sequence[Sequence[str]]) -> 
     ]
 
 
+def _pieces(labels: Sequence[str]) -> list[str]:
+    """A note where the folders taken for classes are called like pieces of one set, such as images_part_1."""
+    names = sorted(set(filter(None, labels)))
+    if not names or not all(_PIECE.fullmatch(name) for name in names):
+        return []
+    return [
+        f"the labels {_some(names)} are called like pieces of one set, not like classes: give a table with the images' "
+        f"labels with {argument('labels')}"
+    ]
+
+
 def _parts_not_read(folders: Sequence[Sequence[str]]) -> list[str]:
     """A note where folders' names speak of a partition in words that are not understood, such as 1_train_final."""
     names = {name: None for parts in folders for name in parts if part_named(name) is None}
@@ -132,7 +151,8 @@ def _parts_not_read(folders: Sequence[Sequence[str]]) -> list[str]:
 
 def _copies(paths: Sequence[str]) -> list[str]:
     """A note where names say that images are altered copies of others, which a random split puts on both sides."""
-    copies = [path for path in paths if _AUGMENTED.search(path)]
+    altered = set(_altered(paths))
+    copies = [path for path in paths if path in altered or _AUGMENTED.search(path)]
     if not 0 < len(copies) < len(paths):
         return []
     return [
@@ -140,6 +160,14 @@ def _copies(paths: Sequence[str]) -> list[str]:
         "out: medclf augments by itself, and a copy in the validation set is no new image "
         f"({argument('split', 'grouped')} keeps those together that it finds)"
     ]
+
+
+def _altered(paths: Sequence[str]) -> list[str]:
+    """Those called like turned or mirrored copies of an image that is there, or of one that has several copies."""
+    stems = {path: str(PurePosixPath(path).with_suffix("")) for path in paths}
+    found = {path: match[1] for path, stem in stems.items() if (match := _ALTERED.fullmatch(stem))}
+    there, times = set(stems.values()), Counter(found.values())
+    return [path for path, base in found.items() if base in there or times[base] > 1]
 
 
 def _some(names: list[str]) -> str:

@@ -18,19 +18,22 @@ from medclf.errors import argument
 
 UNKNOWN = "unknown"  # the column of a table that names the labels of an image that nobody judged
 _SHOWN = 5
+_CYRILLIC = "АВЕЅІЈКМНОРСТУХаеѕіјорсух"
+_LOOKS_LATIN = str.maketrans(_CYRILLIC, "ABESIJKMHOPCTYXaesijopcyx")
 
 
 def spelling(label: str) -> str:
     """What labels have in common that differ only in case, accents, spaces, hyphens, or a final ".0".
 
-    Characters that are not seen, such as zero-width spaces, count for nothing.
+    Characters that are not seen, such as zero-width spaces, count for nothing. Characters that look the same are the
+    same: full-width letters, ligatures, and Cyrillic letters among Latin ones.
 
     Example:
         >>> spelling("Normal_Cecum ") == spelling("normal-cecum"), spelling("1.0") == spelling("1")
         (True, True)
     """
     seen = "".join(one for one in label if unicodedata.category(one) != "Cf")
-    letters = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFD", seen))
+    letters = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", seen)).translate(_LOOKS_LATIN)
     composed = unicodedata.normalize("NFC", letters).strip().strip("_")
     plain = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", composed).casefold()  # the sign of -1 and HER2- says something
     return re.sub(r"^(\d+)[.,]0+$", r"\1", plain)

@@ -17,7 +17,7 @@ from medclf.dataset.choice import Merges, choose
 from medclf.dataset.columns import Columns, conditions
 from medclf.dataset.folders import walk
 from medclf.dataset.frames import take_frames
-from medclf.dataset.identity import doubtful_ids, project_key, pseudonym
+from medclf.dataset.identity import doubtful_ids, project_key, pseudonym, unnamed_patients
 from medclf.dataset.kinds import kind_warnings, level_warnings, mask_warnings, origin_columns, why_no_picture
 from medclf.dataset.label_warnings import label_warnings, partition_warnings
 from medclf.dataset.labels import label_set, usable
@@ -197,6 +197,8 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Fra
     if callable(check_pixels):
         facts = _checked(rows, facts, check_pixels)
     key = _hide_patients(rows, [row for row in range(n) if facts[row].format == "DICOM"])
+    if not any(rows.patient):
+        rows.notes.extend(unnamed_patients(rows.extra))
     data: dict[str, Any] = {
         column: pd.Series(getattr(rows, column), dtype=object) for column in ("path", "label", "patient", "partition")
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pandas as pd
 from medclf.dataset.columns import BLANK, Columns, Sheet, label_text, read_csv
 from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, partition_of, walk
 from medclf.dataset.identity import instance_uid, patient_id
-from medclf.dataset.labels import Label
+from medclf.dataset.labels import Label, is_missing
 from medclf.dataset.layouts import labels_of_folders, masks_among
 from medclf.errors import DataError, argument, by_road
 
@@ -82,7 +82,8 @@ def read_source(source: Any, labels: Any, asked: Asked) -> Rows:
         )
     if isinstance(source, pd.DataFrame):
         return _from_sheet(Sheet(source, "the DataFrame", asked.columns), None, asked)
-    return _from_sheet(_sheet_of_list(list(source), asked.columns), None, asked)
+    items = source.items() if isinstance(source, Mapping) else source
+    return _from_sheet(_sheet_of_list(list(items), asked.columns), None, asked)
 
 
 def _from_path(path: Path, labels: Any, asked: Asked) -> Rows:
@@ -212,7 +213,13 @@ def _labels_from_paths(
 def _label_of(root: Path, path: str, label_from: re.Pattern[str] | Callable[[Path], object]) -> tuple[str, str]:
     """The label and the problem of one image, of which one is empty."""
     if callable(label_from):
-        label = label_text(label_from(root / path))
+        found = label_from(root / path)
+        if isinstance(found, (tuple, list, set, frozenset, dict)):
+            raise DataError(
+                f"label_from gave {found!r} for '{path}', and a label is one text",
+                "give pairs of a path and its labels instead, or a column of them",
+            )
+        label = label_text(found)
         return label, "" if label else BLANK
     match = label_from.search(path.rpartition("/")[2])
     label = label_text(match.group(1 if label_from.groups else 0)) if match else ""
@@ -242,6 +249,8 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
     if sheet.columns.label == "label" and "label" not in sheet.frame and asked.label_from != "folder":
         sheet = replace(sheet, columns=replace(sheet.columns, label=None))
     sheet.require_columns()
+    if sheet.frame.empty:
+        raise DataError(f"{sheet.name} has no rows", "give a row for each image")
     if asked.where:
         sheet = sheet.where(asked.where)
     cells = sheet.texts(sheet.columns.path)
@@ -318,7 +327,7 @@ def _find_paths(sheet: Sheet, cells: list[str], finder: Finder) -> tuple[list[st
 
 def _one_row_a_path(rows: Rows, sheet: Sheet) -> Rows:
     first: dict[str, int] = {}
-    keep = []
+    keep, differ = [], set[str]()
     for row, path in enumerate(rows.path):
         other = first.setdefault(path, row)
         if other == row:
@@ -329,11 +338,20 @@ def _one_row_a_path(rows: Rows, sheet: Sheet) -> Rows:
                 f"{rows.label[other]!r} and {rows.label[row]!r}",
                 f"keep one row an image; for several labels use {argument('label_delim')} or several label columns",
             )
+        else:
+            further = (str(name) for name, cells in rows.extra.items() if not _same(cells.iloc[row], cells.iloc[other]))
+            differ.update(further)
     if len(keep) < len(rows.path):
         repeats = len(rows.path) - len(keep)
-        rows.notes.append(f"{sheet.name} names {repeats} images again in further rows: each is used once")
+        named = ", ".join(map(repr, sorted(differ)[:5]))
+        chosen = f", with the first row's {named}, which differ" if differ else ""
+        rows.notes.append(f"{sheet.name} names {repeats} images again in further rows: each is used once{chosen}")
         rows.keep(keep)
     return rows
+
+
+def _same(one: object, other: object) -> bool:
+    return (is_missing(one) and is_missing(other)) or str(one) == str(other)
 
 
 def _note_unlisted(rows: Rows, on_disk: Sequence[str], name: str) -> None:

@@ -9,17 +9,23 @@ from typing import NamedTuple
 _WELL = set(
     "normal healthy negative neg no non not none nil absent without control controls clean clear unremarkable wnl "
     "unaffected uninfected uninvolved undiseased noninfected false blank empty "
-    "physiologic physiological intact good wt wild wildtype hc cn nc td gesund sain sano normale "
-    "kein keine ohne nein sans pas sin senza alive survived survivor survivors off mss".split()
+    "physiologic physiological intact good wt wild wildtype hc cn nc td gesund sain sano normale norm nml absence pass "
+    "kein keine ohne nein sans pas sin senza alive living survived survivor survivors off mss improbable "
+    "negativ negativo negativa negatif négatif négative 正常 阴性 陰性 无 無 否 норма нет".split()
 )
-_SOUND = set("healthy stable typical symmetric symmetrical complete adequate sufficient even".split())
+_SOUND = set(
+    "healthy stable typical symmetric symmetrical complete adequate sufficient even regular clear clean ok".split()
+)
 _WELL |= _SOUND
-_HARMLESS = set("benign nevus nevi naevus naevi nv noncancerous nonmalignant seborrheic seborrhoeic".split())
+_HARMLESS = set(
+    "benign bénin bénigne benigno benigna gutartig 良性 доброкачественная доброкачественный "
+    "nevus nevi naevus naevi nv noncancerous nonmalignant seborrheic seborrhoeic".split()
+)
 _REST = set(
     "background other others rest remaining remainder else miscellaneous misc various unspecified unknown "
     "inconclusive indeterminate uncertain".split()
 )
-_LESS = set("low lower mild minor moderate early".split())
+_LESS = set("low lower mild minor moderate early lgd lsil".split())
 _LETTERS = {("n", "y"), ("n", "p"), ("n", "t"), ("f", "t"), ("b", "m")}  # no and yes, normal and tumor, benign ...
 _NUMBER = re.compile(r"(?:(?<!\w)-)?\d+(?:\.\d+)?")
 _AFTER_NO = (

@@ -70,6 +70,9 @@ def _leaks(results: Mapping[str, Any]) -> Check:
     if data.get("patients_on_both_sides"):
         n = data["patients_on_both_sides"]
         return Check("Leaks", "fail", f"{number(n)} patients are in both training and {partition} set.", "data-section")
+    if data.get("test_patients_elsewhere"):
+        text = f"{number(data['test_patients_elsewhere'])} patients of the test set also have images outside it."
+        return Check("Leaks", "warn", text, "data-section")
     if not audit:
         return Check("Leaks", "warn", "Near-duplicates across the split were not looked for.", "data-section")
     if not results.get("n_patients"):

@@ -21,6 +21,7 @@ _SHARES = {"coverage", "prevalence", "moved", "flagged", "share", "mean_probabil
 _NAMES = {  # keys of results.json whose words do not say what they are
     "valid_pct": "Share for validation",
     "patients_on_both_sides": "Patients in training and validation set",
+    "test_patients_elsewhere": "Patients of the test set with images outside it",
     "clusters_of_twins": "Groups of near-duplicates",
     "images_with_a_twin": "Images with a near-duplicate",
     "with_twin_in_train": "With a near-duplicate in the training set",

@@ -18,6 +18,7 @@ class SplitSummary(TypedDict, total=False):
     fold: int | None
     n_folds: int
     patients_on_both_sides: int | None
+    test_patients_elsewhere: int
     sentence: str
 
 
@@ -71,6 +72,7 @@ def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> SplitSummary:
     if "fold" not in used and set(used["partition"].dropna()) == {"test"}:
         return {"patients_on_both_sides": None, "sentence": _ONLY_TESTED}
     both: int | None = None
+    tested = 0
     sentence = _SPLITS.get(split.get("kind", ""), "The caller made the split")
     if split.get("kind") in {"random", "stratified", "finding", "patient", "grouped", "kfold"}:
         sentence += f" (seed {split.get('seed')})"
@@ -100,7 +102,8 @@ def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> SplitSummary:
             sentence += f" 1 group of linked images was found; it is {'' if apart else 'not '}in {several}."
         else:
             sentence += " No linked images were found there."
-    return cast(SplitSummary, {**split, "patients_on_both_sides": both, "sentence": sentence})
+    elsewhere = {"test_patients_elsewhere": tested} if tested else {}
+    return cast(SplitSummary, {**split, "patients_on_both_sides": both, **elsewhere, "sentence": sentence})
 
 
 def _in_several(used: pd.DataFrame, column: str) -> tuple[int, int]:

@@ -92,3 +92,9 @@ def test_a_limit_above_all_images_leaves_them_and_one_below_1_is_refused():
     assert len(rows.path) == 2 and not rows.notes
     with pytest.raises(DataError, match="limit must be 1 or more"):
         choose(rows, limit=0)
+
+
+def test_labels_merged_into_one_that_is_there_say_so():
+    rows = rows_of(["a", "b", "c", "c"])
+    choose(rows, merge="c=a+b")
+    assert "2 images, beside the 2 that had it" in rows.notes[0]

@@ -314,3 +314,35 @@ def test_a_partition_that_contradicts_the_folder_is_told():
     said = sheet(path=["1.png", "2.png", "3.png"], partition=["test", "train", ""])
     assert said.partitions(["train", "train", "test"]) == ["test", "train", None]
     assert any("puts 1 images into another partition" in note for note in said.notes)
+
+
+def test_text_in_utf_16_is_read_and_a_spreadsheet_is_named(csv_of, tmp_path):
+    assert read_csv(csv_of("path\tlabel\n1.png\tbénin\n", "utf-16"))["label"].tolist() == ["bénin"]
+    (tmp_path / "t.xlsx").write_bytes(b"PK\x03\x04" + bytes(60))
+    with pytest.raises(DataError, match=r"spreadsheet.*\n.*save it as CSV"):
+        read_csv(tmp_path / "t.xlsx")
+
+
+def test_vectors_of_0_and_1_are_no_names():
+    with pytest.raises(DataError, match=r"vectors of 0 and 1.*\n.*label_col"):
+        sheet(label=[[0, 1, 0], np.array([1, 0, 0])]).labels()
+    assert sheet(label=[[0], [1, 2]]).labels()[0] == [("0",), ("1", "2")]
+
+
+def test_no_finding_is_read_in_any_case():
+    assert sheet(label=["(None)", "a"], columns={"label_delim": "|"}).labels()[0] == [(), ("a",)]
+
+
+def test_a_column_without_a_0_or_named_twice_is_told():
+    table = sheet(a=list("101"), b=list("111"), columns={"label": ["a", "b"]})
+    table.labels()
+    assert any("'b'" in note and "no 0" in note for note in table.notes)
+    with pytest.raises(DataError, match="names 'a' twice"):
+        sheet(path=["1"], a=["1"], columns={"label": ["a", "a"]}).require_columns()
+
+
+@pytest.mark.parametrize("column", ["kfold", "cv_fold", "fold_id", "fold 1"])
+def test_folds_by_other_names_are_told(column):
+    table = sheet(path=["1", "2"], label=["a", "b"], **{column: ["0", "3"]})
+    table.partitions([None, None])
+    assert any(f"'{column}'" in note and "folds" in note for note in table.notes)

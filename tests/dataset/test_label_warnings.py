@@ -1,7 +1,11 @@
 """What a scan says of odd labels, each by a table that has them."""
 
+import shutil
+
 import pandas as pd
 import pytest
+
+from medclf.dataset.label_warnings import label_warnings
 
 from .test_scan import PAIRS, scan_noting
 
@@ -60,3 +64,53 @@ def test_no_finding_among_several_labels_is_told(make_images):
     assert "1 of them have another label" in said
     table, said = scan_noting(frame, root=root, label_delim="|", drop=["No Finding"])
     assert list(table["label"]) == [("mass",), (), ("mass", "edema"), ("edema",)] and "says that" not in said
+
+
+def noted(counts, **attrs):
+    table = pd.DataFrame({"label": [label for label, n in counts.items() for _ in range(n)], "problem": ""})
+    table.attrs |= attrs
+    return "\n".join(label_warnings(table))
+
+
+@pytest.mark.parametrize(
+    "label, other",
+    [("pneumonia", "pnuemonia"), ("polyp", "Polyps"), ("tumor", "tumour"), ("cecum", "caecum"), ("edema", "edema.")],
+)
+def test_a_label_that_may_be_misspelt_is_told(label, other):
+    assert f"'{other}' (2 images) and '{label}' (9) differ in a letter" in noted({label: 9, other: 2})
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        "typical atypical",
+        "grade1 grade2",
+        "type-a type-b",
+        "groupA groupB",
+        "basal nasal",
+        "stageI stageII",
+        "her2+ her2-",
+    ],
+)
+def test_labels_of_one_letter_that_tells_are_not(labels):
+    assert not noted(dict.fromkeys(labels.split(), 5))
+
+
+def test_yes_and_no_in_several_words_are_told():
+    said = noted({"1": 3, "True": 3, "0": 4})
+    assert "labels '1', 'True' may say the same" in said and 'merge="1=1+True"' in said
+    assert not noted({"yes": 3, "no": 3})
+
+
+def test_several_labels_are_looked_at_as_single_ones_are():
+    said = noted({("a", "nan"): 2, ("a", "b,c"): 2, ("a", "b"): 2}, multi_label=True)
+    assert "'nan' (2 images) may stand for a missing label" in said
+    assert "'b,c' looks like several labels in one" in said
+    assert "all images have the label 'a'" in said
+
+
+def test_copies_of_a_file_under_another_label_are_told(make_images):
+    root = make_images(*PAIRS)
+    shutil.copy(root / PAIRS[0], root / "b/copy.png")
+    _, said = scan_noting(root)
+    assert "1 files are exact copies of files with another label, first 'a/1.png' and 'b/copy.png'" in said

@@ -104,3 +104,30 @@ def test_folders_within_a_class_are_told():
     notes = labels_of_folders(["ill/1.png", "ill/p1/2.png", "well/3.png", "well/p2/4.png"])[2]
     assert any("2 class folders lie within" in note and "'p1' within 'ill'" in note for note in notes)
     assert not labels_of_folders(["ill/1.png", "ill/images/2.png", "well/3.png"])[2]
+
+
+def test_thumbnails_of_images_are_left_out():
+    assert masks_among(["a/1.png", "b/2.png", "thumbnails/1.png", "a/thumbs/1.png"]) == [
+        "thumbnails/1.png",
+        "a/thumbs/1.png",
+    ]
+    assert masks_among(["healthy/1.png", "lesions/1.png"]) == []
+
+
+def test_numbered_folders_of_images_are_no_classes():
+    assert labels_of_folders(["images_001/1.png", "images_002/images/2.png"])[0] == [None, None]
+    notes = labels_of_folders(["HAM10000_images_part_1/1.png", "HAM10000_images_part_2/2.png"])[2]
+    assert any("pieces of one set" in note and "labels" in note for note in notes)
+    assert not labels_of_folders(["grade_1/1.png", "grade_2/2.png"])[2]
+
+
+@pytest.mark.parametrize("copy", ["a/1_flip.png", "a/1-rot90.png", "a/1_hflip.png", "a/1_mirrored.png"])
+def test_turned_copies_are_told_where_their_image_is_there(copy):
+    assert "augmented copies" in str(labels_of_folders(["a/1.png", "b/2.png", copy])[2])
+    assert not labels_of_folders(["b/2.png", copy])[2]
+
+
+def test_several_copies_of_one_image_from_roboflow_are_told():
+    names = [f"a/1_jpg.rf.{digit * 32}.jpg" for digit in "0a"]
+    assert "2 of 3 images are augmented copies" in str(labels_of_folders([*names, "b/2.png"])[2])
+    assert not labels_of_folders([names[0], "b/2.png"])[2]

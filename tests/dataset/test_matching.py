@@ -98,3 +98,8 @@ def test_no_number_is_spoken_of_where_nothing_is_measured():
     found = match_labels(table_of(None, None), ["a", "b"], False)
     sentence = left_out(found, np.array([True, True]))["sentence"]
     assert sentence == "None of the 2 images is measured: it has no label (2 images)."
+
+
+@pytest.mark.parametrize("written", ["ｐolyp", "рolyp", "\ufb01brosis"], ids=["full-width", "Cyrillic", "ligature"])
+def test_letters_that_look_the_same_make_no_other_label(written):
+    assert match_labels(table_of(written), ["fibrosis", "polyp"], False).known.all()

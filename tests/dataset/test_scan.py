@@ -703,3 +703,29 @@ def test_what_is_warned_of_stays_with_the_table_but_what_a_new_split_may_mend(ma
     assert any("1 files are masks" in text for text in table.attrs["notes"])
     assert set(said) - set(table.attrs["notes"]) == {text for text in said if "is in train and not in valid" in text}
     assert table.copy().attrs["notes"] == table.attrs["notes"]
+
+
+def test_a_mapping_is_pairs_and_a_label_is_one_text(make_images):
+    root = make_images("1.png", "2.png")
+    assert list(scan_noting({"1.png": "a", "2.png": "b"}, root=root)[0]["label"]) == ["a", "b"]
+    with pytest.raises(DataError, match=r"label_from gave \['a'\] for '1.png'"):
+        scan(root, label_from=lambda path: ["a"])
+
+
+def test_a_table_without_rows_says_so(make_images):
+    with pytest.raises(DataError, match=r"labels\.csv has no rows"):
+        scan(write_csv(make_images("1.png"), "path,label\n"))
+
+
+def test_rows_of_one_image_that_differ_elsewhere_are_told(make_images):
+    csv = write_csv(make_images("1.png", "2.png"), "path,label,age\n1.png,a,50\n2.png,b,60\n1.png,a,51\n")
+    table, said = scan_noting(csv)
+    assert "with the first row's 'age', which differ" in said and list(table["age"]) == [50, 60]
+
+
+def test_a_column_that_looks_like_patients_is_named_where_none_is(make_images, patient_key):
+    csv = write_csv(make_images(*PAIRS), "path,label,Patient ID\n" + "".join(f"{p},{p[0]},{p[0]}\n" for p in PAIRS))
+    _, said = scan_noting(csv)
+    assert "column 'Patient ID' looks like patients (2 for 4 images)" in said and 'patient_col="Patient ID"' in said
+    _, said = scan_noting(csv, patient_col="Patient ID")
+    assert "looks like" not in said

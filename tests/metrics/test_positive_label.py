@@ -59,6 +59,18 @@ from medclf.metrics.positive_label import positive_label
         ("RG", "NRG"),
         ("microcephalic", "normocephalic"),
         ("cancer", "inconclusive"),
+        ("nok", "ok"),
+        ("irregular", "regular"),
+        ("unclear", "clear"),
+        ("present", "absence"),
+        ("fail", "pass"),
+        ("deceased", "living"),
+        ("positivo", "negativo"),
+        ("malin", "bénin"),
+        ("bösartig", "gutartig"),
+        ("阳性", "阴性"),
+        ("патология", "норма"),
+        ("HGD", "LGD"),
     ],
 )
 def test_the_finding_is_the_positive_whatever_is_more_frequent(finding, plain):

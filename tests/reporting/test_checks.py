@@ -44,6 +44,7 @@ def test_all_is_well_only_where_all_was_measured() -> None:
         ({"test": {"leak_free": {"n": 120, "n_leaking": 14}}}, "Leaks", "fail", "14 of 120 test images"),
         ({"n_patients": None}, "Leaks", "warn", "Without patient IDs"),
         ({"data": {"split": {"patients_on_both_sides": 7}}}, "Leaks", "fail", "7 patients"),
+        ({"data": {"split": {"test_patients_elsewhere": 3}}}, "Leaks", "warn", "3 patients of the test set"),
         ({"accuracy": metric(0.9, 0.8, 0.95)}, "Sample size", "warn", "15 points wide"),
         (
             {"per_class": {"polyp": {"n": 490}, "ulcer": {"n": 4}}},

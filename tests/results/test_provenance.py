@@ -61,3 +61,8 @@ def test_what_the_scan_noticed_goes_along():
     assert describe_data(table, {})["notes"] == []
     table.attrs["notes"] = ["2 files are masks"]
     assert describe_data(table, {})["notes"] == ["2 files are masks"]
+
+
+def test_patients_of_the_test_set_that_are_elsewhere_are_a_number_too():
+    rows = pd.DataFrame([["p", "valid"], ["p", "test"], ["q", "train"]], columns=["patient", "partition"])
+    assert describe_split(rows, {"kind": "folders"})["test_patients_elsewhere"] == 1
