@@ -96,6 +96,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # FastAPI's own pages load scripts from another host
         redoc_url=None,
+        redirect_slashes=False,  # behind a proxy it would send the image to another address, without TLS
         telemetry=dict.fromkeys(("tracing", "metrics", "logs", "auto_configure"), False),  # it quotes exceptions
     )
     app.include_router(routes.api(service, token, trained))

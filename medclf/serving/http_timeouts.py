@@ -61,9 +61,18 @@ class ImpatientProtocol(H11Protocol):
         if self.transport.is_closing():
             self._reading.start()
 
+    def eof_received(self) -> None:
+        """The peer sends no more: in the middle of a body, it is told so, as it may still read."""
+        if self.cycle is not None and self.cycle.more_body and not self.cycle.response_started:
+            self.cycle.disconnected = True  # what the application answers goes nowhere
+            self._refuse("the upload broke off", "send it again")
+
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP is refused as everything is."""
-        body = _problem("the request is not valid HTTP", "see /docs")
+        self._refuse("the request is not valid HTTP", "see /docs")
+
+    def _refuse(self, error: str, remedy: str) -> None:
+        body = _problem(error, remedy)
         headers = [*_HEADERS, (b"content-length", str(len(body)).encode())]
         for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
             with contextlib.suppress(h11.LocalProtocolError):  # an answer was under way

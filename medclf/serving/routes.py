@@ -20,13 +20,14 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from medclf.errors import DataError, MedclfError, MissingDecoder, ReadError, TooLarge, UnsupportedFormat
+from medclf.errors import DataError, MedclfError, MissingDecoder, ReadError, TooLarge, UnsupportedFormat, did_you_mean
 from medclf.images.heatmap import coloured, png_uri
 from medclf.serving.limits import Refused
 from medclf.serving.service import Prediction, Service
 
 TYPES = ("image/png", "image/jpeg", "image/tiff", "image/bmp", "image/webp", "application/dicom")
 ZIP = "application/zip"
+PARAMETERS = ("field", "preview", "saliency")
 _DIGITS = 30  # of a Content-Length; with as many it is too large in any case
 _SEND = "send the file itself as the body, with Content-Type one of: " + ", ".join(TYPES)
 _STATUS: tuple[tuple[type[MedclfError], int], ...] = (
@@ -112,6 +113,9 @@ def _body(*kinds: str) -> dict[str, Any]:
 
 
 def _kind(request: Request) -> str:
+    packed = request.headers.get("content-encoding", "identity").strip().lower()
+    if packed not in ("", "identity"):
+        raise Refused(415, f"the body is packed (Content-Encoding: {packed[:40]})", "send the file as it is")
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -140,6 +144,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
         What is known of the image besides, where the model takes fields (see /v1/model), comes as `field=NAME=VALUE`;
         what is left out, or `unknown`, is unknown.
         """
+        _check_query(request, service.fields)
         if _kind(request) not in TYPES:
             raise Refused(415, "the Content-Type is not that of an image", _SEND)
         gone, fields = partial(_gone, request), _fields(field)
@@ -278,6 +283,16 @@ def add_error_handlers(app: FastAPI) -> None:
     async def unknown(request: Request, error: Exception) -> Response:
         closing = {"Connection": "close"}  # the exception goes on to the server, which closes
         return _problem(500, "the service failed", "its log says where", closing)
+
+
+def _check_query(request: Request, fields: Sequence[Mapping[str, Any]]) -> None:
+    """A misspelt parameter that is passed over gives the answer to another question."""
+    for name in set(request.query_params) - set(PARAMETERS):
+        remedy = did_you_mean(name, PARAMETERS)
+        if any(name == field["name"] for field in fields):
+            remedy = f"give it as field={name}=VALUE"
+        if remedy:
+            raise Refused(422, f"there is no query parameter {name[:80]!r}", remedy)
 
 
 def _fields(texts: Sequence[str]) -> dict[str, str]:

@@ -121,6 +121,7 @@ class Service:
         self.meters.waiting.set_function(lambda: self.gate.waiting)
         self.meters.restarts.set_function(lambda: self._pool.restarts)
         self._one_heat, self._one_unit = asyncio.Semaphore(1), asyncio.Semaphore(1)
+        self._units = asyncio.Semaphore(workers)  # in hand at once: a small zip file may hold much
         self._running = False
 
     @property
@@ -214,25 +215,36 @@ class Service:
                         task.cancel()
 
     async def _predict_unit(self, body: bytearray) -> UnitAnswer:
+        async with self._units:
+            with self.meters.decode_seconds.time():
+                names, images = await self._unit_images(bytes(body))
+            whole: Callable[[Sequence[np.ndarray | ReadError]], UnitPrediction] = self.bundle.predict_unit_pixels  # type: ignore[attr-defined]
+            with self.meters.predict_seconds.time():
+                async with self._one_unit:
+                    return UnitAnswer(await asyncio.to_thread(whole, images), names)
+
+    async def _unit_images(self, body: bytes) -> tuple[list[str], list[np.ndarray | ReadError]]:
+        """The name of each image in a zip file, and its pixels or why there are none."""
         names: list[str] = []
         images: list[np.ndarray | ReadError] = []
         most = {"most_bytes": self.limits.max_held_bytes, "most_files": MOST_OF_A_UNIT}
-        with open_zip(bytes(body)) as archive, self.meters.decode_seconds.time():
-            for name, content in read_members(archive, "the upload", **most):
+        with open_zip(body) as archive:
+            members = read_members(archive, "the upload", **most)
+            while True:  # in a thread: a member may take seconds to unpack, and other clients wait
+                name, content = await asyncio.to_thread(next, members, ("", None))
+                if content is None:
+                    return names, images
                 found: Sequence[np.ndarray | ReadError]
                 try:
                     pixels = (await self._pool.decode(content)).pixels
                     found = list(pixels) if pixels.ndim == 4 else [pixels]
                 except ReadError as error:
                     found = [error]
-                n, images = len(found), [*images, *found]
+                n = len(found)
+                images += found
                 names += [frame_name(name, k, n) if n > 1 else name for k in range(n)]
                 if len(images) > MOST_OF_A_UNIT:
                     raise DataError(f"the upload holds more than {MOST_OF_A_UNIT:,} images", "send fewer of them")
-        whole: Callable[[Sequence[np.ndarray | ReadError]], UnitPrediction] = self.bundle.predict_unit_pixels  # type: ignore[attr-defined]
-        with self.meters.predict_seconds.time():
-            async with self._one_unit:
-                return UnitAnswer(await asyncio.to_thread(whole, images), names)
 
     @property
     def fields(self) -> Sequence[Mapping[str, Any]]:

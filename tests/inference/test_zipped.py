@@ -42,3 +42,39 @@ def test_a_damaged_member_is_named() -> None:
 def test_what_is_no_zip_file_is_refused() -> None:
     with pytest.raises(DataError, match="the upload is no zip file"):
         open_zip(b"PK but no more")
+
+
+def _changed(at: bytes, offset: int, value: bytes, packing: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip file of one member, with these bytes behind the last place where `at` stands."""
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w", packing) as archive:
+        archive.writestr("axx.png", bytes(range(256)))
+    changed = bytearray(body.getvalue())
+    start = changed.rindex(at) + offset
+    changed[start : start + len(value)] = value
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _changed(b"PK\x05\x06", 16, b"\xff" * 4),  # says that the true offset is elsewhere
+        _changed(b"PK\x01\x02", 46, b"\xff\xfe").replace(b"\x14\x03\x14\x00\x00\x00", b"\x14\x03\x14\x00\x00\x08"),
+        _changed(b"PK\x03\x04", 50, b"\xff" * 15, zipfile.ZIP_LZMA),
+        _changed(b"PK\x01\x02", 24, b"\xff\0\0\0"),
+        _changed(b"PK\x01\x02", 8, b"\1"),
+    ],
+    ids=["offset", "name that is no text", "lzma", "size", "encrypted"],
+)
+def test_whatever_is_odd_in_an_archive_is_one_kind_of_error(body: bytes) -> None:
+    with pytest.raises(DataError), open_zip(body) as archive:
+        list(read_members(archive, "x.zip"))
+
+
+def test_two_files_of_one_name_are_refused() -> None:
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        for content in (b"1", b"2"):
+            archive.writestr("a.png", content)
+    with open_zip(body.getvalue()) as archive, pytest.raises(DataError, match=r"2 files of the name a\.png"):
+        list(read_members(archive, "x.zip"))

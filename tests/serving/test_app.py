@@ -227,9 +227,25 @@ def test_unknown_paths_methods_and_parameters_are_refused_alike(url: str) -> Non
         (CLIENT.get(f"{url}/v1/predict"), 405),
         (CLIENT.get(f"{url}/service.html/../../server.py"), 404),
         (CLIENT.post(f"{url}/v1/predict?preview=perhaps", content=b"x", headers=PNG), 422),
+        (CLIENT.post(f"{url}/v1/predict?salience=true", content=b"x", headers=PNG), 422),
+        (CLIENT.post(f"{url}/v1/predict/", content=b"x", headers=PNG), 404),
+        (CLIENT.post(f"{url}/v1/predict", content=b"x", headers={**PNG, "Content-Encoding": "gzip"}), 415),
     ):
         assert response.status_code == status
         assert set(response.json()) == {"error", "remedy"}
+
+
+@pytest.mark.parametrize("body", [b"Content-Length: 9\r\n\r\nhalf", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhalf"])
+def test_a_body_that_breaks_off_is_refused_where_its_sender_still_reads(url: str, body: bytes) -> None:
+    with socket.create_connection(_address(url)) as client:
+        client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n" + body)
+        client.shutdown(socket.SHUT_WR)
+        client.settimeout(30)
+        received = b""
+        while chunk := client.recv(4096):
+            received += chunk
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(received.partition(b"\r\n\r\n")[2])["error"] == "the upload broke off"
 
 
 def test_a_gigabyte_without_a_length_is_refused_in_flat_memory(url: str) -> None:

@@ -56,6 +56,12 @@ def test_wrong_fields_are_refused_by_name(served: str, picture: Any, fields: lis
     assert answer.status_code == 422 and said in answer.json()["error"] and answer.json()["remedy"]
 
 
+@pytest.mark.parametrize("query", ["fields=age=3", "Field=age=3", "age=3"])
+def test_a_field_given_by_another_parameter_is_refused(served: str, picture: Any, query: str) -> None:
+    answer = httpx.post(f"{served}/v1/predict?{query}", content=picture(), headers=PNG)
+    assert answer.status_code == 422 and "field" in answer.json()["remedy"]
+
+
 def test_a_model_without_fields_refuses_them(quick_decoder: type, picture: Any) -> None:
     with running(create_app(Brightness())) as url:
         assert httpx.get(f"{url}/v1/model").json()["fields"] == []

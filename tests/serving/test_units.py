@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import io
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import httpx
@@ -21,6 +24,7 @@ from medclf.serving.limits import Limits
 
 from .conftest import Brightness
 
+PNG = {"content-type": "image/png"}
 ZIP = {"content-type": "application/zip"}
 
 
@@ -99,3 +103,26 @@ def test_each_frame_of_a_file_in_the_zip_is_an_image(picture: Callable[..., byte
         alone = post(f"{address}/v1/predict", content=stack.getvalue(), headers={"content-type": "image/tiff"})
     assert said["decided_by"] == "stack.tif#1" and len(said["images"]) == 4
     assert alone.status_code == 422 and "holds 3 frames" in alone.text
+
+
+def test_a_unit_that_is_long_in_unpacking_keeps_no_one_waiting(
+    monkeypatch: pytest.MonkeyPatch, picture: Callable[..., bytes], quick_decoder: type
+) -> None:
+    released, unpacking = threading.Event(), []
+
+    def slow(*given: object, **limits: int) -> Iterator[tuple[str, bytes]]:
+        unpacking.append(1)
+        assert released.wait(30)
+        yield "a.png", b"x"
+
+    monkeypatch.setattr("medclf.serving.service.read_members", slow)
+    with running(create_app(Brightest())) as found, ThreadPoolExecutor(2) as pool:
+        place = f"{found}/v1/predict_unit"
+        answers = [pool.submit(httpx.post, place, content=_zip(a=b"x"), headers=ZIP, timeout=60) for _ in range(2)]
+        while not unpacking:
+            time.sleep(0.01)
+        assert httpx.get(f"{found}/healthz", timeout=5).status_code == 200
+        assert httpx.post(f"{found}/v1/predict", content=picture(), headers=PNG, timeout=5).status_code == 200
+        assert len(unpacking) == 1  # one unit at a time, however much its file unpacks to
+        released.set()
+        assert [answer.result().status_code for answer in answers] == [200, 200]
