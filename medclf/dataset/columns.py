@@ -73,12 +73,16 @@ def label_text(cell: object) -> str:
     return unicodedata.normalize("NFC", text_of(cell))
 
 
-def read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path, delimiter: str | None = None) -> pd.DataFrame:
     """Read a CSV with every cell as text: a label "NA", "None" or "001" stays what it is.
 
     UTF-16 is known by its first bytes. Commas, semicolons and tabs are told apart by the header, outside its quotes.
     Cells go by the header's names: a separator at the end of rows adds nothing, and a row with more or fewer cells is
     an error, never a shifted row. What medclf escaped for spreadsheets (see `medclf.escaping`) comes back as it was.
+
+    Args:
+        path: the file.
+        delimiter: what separates the cells; where None, told by the header.
 
     Raises:
         DataError: it is missing, empty, not UTF-8 text, or a row does not fit the header.
@@ -87,7 +91,7 @@ def read_csv(path: Path) -> pd.DataFrame:
         with path.open(encoding=_encoding(path), newline="") as file:
             header = _QUOTED.sub("", file.readline())
             file.seek(0)
-            delimiter = max(",;\t", key=header.count)
+            delimiter = delimiter or max(",;\t", key=header.count)
             if found := re.fullmatch(r"sep=([,;\t])\s*", header):  # a line that Excel writes for itself
                 delimiter, _ = found[1], file.readline()
             rows = [
@@ -206,6 +210,12 @@ class Sheet:
             text = f"column '{columns.label}' of {self.name} holds vectors of 0 and 1, which name no labels"
             raise DataError(text, f"give a column for each label ({argument('label_col')}), or lists of names")
         labels = [_label_of(cell, columns.label_delim, multi_label) for cell in cells]
+        blank = sum(label is None for label in labels)
+        if multi_label and blank:
+            self.notes.append(
+                f"{blank} cells of column '{columns.label}' of {self.name} are blank or hold a blank, so their "
+                f"labels are unknown: write {NO_FINDING} where an image has no finding"
+            )
         return labels, [BLANK if label is None else "" for label in labels], [()] * len(cells), multi_label
 
     def _cells(self, column: str) -> list[Any]:

@@ -62,6 +62,7 @@ class Matched:
         renamed: labels of the table that stand for one of the vocabulary in another spelling.
         further: (n,) labels that the vocabulary has not, of images that it gives several labels.
         unread: labels of the vocabulary that the table says nothing about.
+        by_one: the table gives one label an image, and the vocabulary several: the others count as absent.
     """
 
     y: np.ndarray
@@ -69,6 +70,7 @@ class Matched:
     renamed: dict[str, str] = field(default_factory=dict)
     further: list[tuple[str, ...]] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    by_one: bool = False
 
     @property
     def known(self) -> np.ndarray:
@@ -120,7 +122,7 @@ def match_labels(table: pd.DataFrame, vocab: Sequence[str], multi_label: bool) -
         y[row, [place[label] for label in opened]] = -1
     reasons = ["" if (row >= 0).any() else "none of its labels is known" for row in y]
     further = [tuple(label for label in label_set(cell) if label not in meant) for cell in cells]
-    return Matched(y, reasons, renamed, further, unread)
+    return Matched(y, reasons, renamed, further, unread, any(isinstance(cell, str) for cell in cells))
 
 
 def _single(cell: Any, meant: dict[str, str], spelt: dict[str, str]) -> tuple[str, str]:
@@ -172,6 +174,8 @@ def left_out(matched: Matched, meant: np.ndarray) -> dict[str, Any]:
         sentences.append(f"The model does not know the label {_counted(further)}; the images' other labels count.")
     if matched.unread:
         sentences.append(f"The data say nothing about {', '.join(map(repr, matched.unread))}: not measured.")
+    if matched.by_one:
+        sentences.append("The data give one label an image, and the model several: all others count as absent.")
     if matched.renamed:
         named = [f"'{label}' as '{one}'" for label, one in list(matched.renamed.items())[:_SHOWN]]
         sentences.append(f"Labels were read in the model's spelling: {', '.join(named)}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,14 +110,18 @@ def read_table(path: Path, header: Any, delimiter: str | None, quoting: int) -> 
     Raises:
         DataError: pandas cannot read it so.
     """
-    if header == "infer" and delimiter is None and quoting == csv.QUOTE_MINIMAL:
-        return read_csv(path)
+    if header in ("infer", 0) and len(delimiter or ",") == 1 and quoting == csv.QUOTE_MINIMAL:
+        return read_csv(path, delimiter)
+    told = {"header": header, "delimiter": delimiter, "quoting": quoting}
     try:
-        return pd.read_csv(
-            path, header=header, delimiter=delimiter, quoting=quoting, dtype=str, keep_default_na=False
-        ).rename(columns=str)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}", "look at header= and delimiter=") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # cells beyond the header, which would get lost
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, **told)
+        return table.rename(columns=str)
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:
+        raise DataError(
+            f"{path} cannot be read as a table: {str(error).strip()}", "look at header= and delimiter="
+        ) from error
 
 
 def labels_by(label_func: Callable[[Path], Any], fnames: Iterable[Any]) -> tuple[list[str], list[Any]]:

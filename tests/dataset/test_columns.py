@@ -346,3 +346,9 @@ def test_folds_by_other_names_are_told(column):
     table = sheet(path=["1", "2"], label=["a", "b"], **{column: ["0", "3"]})
     table.partitions([None, None])
     assert any(f"'{column}'" in note and "folds" in note for note in table.notes)
+
+
+def test_blank_cells_among_several_labels_come_with_their_remedy():
+    table = sheet(label=["a|b", "", "a|"], columns={"label_delim": "|"})
+    assert table.labels()[0] == [("a", "b"), None, None]
+    assert any("2 cells" in note and "write (none)" in note for note in table.notes)

@@ -103,3 +103,10 @@ def test_no_number_is_spoken_of_where_nothing_is_measured():
 @pytest.mark.parametrize("written", ["ｐolyp", "рolyp", "\ufb01brosis"], ids=["full-width", "Cyrillic", "ligature"])
 def test_letters_that_look_the_same_make_no_other_label(written):
     assert match_labels(table_of(written), ["fibrosis", "polyp"], False).known.all()
+
+
+def test_one_label_an_image_for_a_model_of_several_is_told():
+    found = match_labels(table_of("a", "b"), ["a", "b"], True)
+    assert "all others count as absent" in left_out(found, np.array([True, True]))["sentence"]
+    found = match_labels(table_of(("a",), ("b",)), ["a", "b"], True)
+    assert left_out(found, np.array([True, True])) == {}
