@@ -316,6 +316,9 @@ class Sheet:
         texts = [text.lower() for text in self.texts(column)]
         if set(texts) <= TRUE | FALSE:
             return self._partitions_by_flag(column, texts)
+        blank = next((row for row, text in enumerate(texts) if text in NOTHING), None)
+        if blank is not None and set(texts) - NOTHING and set(texts) - NOTHING <= TRUE | FALSE:
+            raise DataError(f"{self.place(blank, column)} is blank, neither 0 nor 1", "write 0 or 1 into each row")
         for row, text in enumerate(texts):
             if text not in NOTHING and part_named(text) is None:
                 raise DataError(

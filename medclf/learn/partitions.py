@@ -11,7 +11,7 @@ import pandas as pd
 from fasttransform import Transform
 
 from medclf.config import TrainConfig
-from medclf.dataset.labels import label_set, objects
+from medclf.dataset.labels import label_set, objects, usable
 from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.scan import note
 from medclf.dataset.splits import no_partition, split_table
@@ -65,6 +65,9 @@ def partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tupl
         text += f". {argument('split', 'random')} divides anew"
         warnings.warn(MedclfWarning(text), stacklevel=3)
         note(table, text)
+    if (text := _mixed(table, split)) and not settings.get("fold"):
+        warnings.warn(MedclfWarning(text), stacklevel=3)
+        note(table, text)
     if split == "all":
         held_out = (table["problem"] != "") | table["label"].isna() | (table["partition"] == "test")
         table["partition"] = table["partition"].where(held_out, "train")
@@ -78,6 +81,18 @@ def partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tupl
         said = [str(warning.message) for warning in caught if issubclass(warning.category, MedclfWarning)]
         note(table, *(text for text in said if text != no_partition(table)))  # `assess` counts those
     return table, split
+
+
+def _mixed(table: pd.DataFrame, split: str) -> str:
+    """What is said where a split mixes the training and validation images that folders or a column name."""
+    counts = Counter(usable(table)["partition"].dropna())
+    if split == "folders" or not counts["valid"]:
+        return ""
+    text = f"the data name {counts['train']} training and {counts['valid']} validation images of their own, and "
+    text += f"{argument('split', split)} mixes them. "
+    if counts["train"]:
+        return f"{text}{argument('split', 'folders')} keeps them apart"
+    return f"{text}Name the others train, in their folder or column, to keep them apart"
 
 
 def refuse_unknown(used: pd.DataFrame) -> None:

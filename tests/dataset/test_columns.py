@@ -352,3 +352,8 @@ def test_blank_cells_among_several_labels_come_with_their_remedy():
     table = sheet(label=["a|b", "", "a|"], columns={"label_delim": "|"})
     assert table.labels()[0] == [("a", "b"), None, None]
     assert any("2 cells" in note and "write (none)" in note for note in table.notes)
+
+
+def test_a_blank_among_flags_of_a_partition_is_named():
+    with pytest.raises(DataError, match=r"row 2, column 'is_valid' is blank"):
+        sheet(is_valid=["1", "", "0"], columns={"partition": "is_valid"}).partitions([None] * 3)

@@ -43,4 +43,17 @@ def test_images_of_no_partition_are_warned_of_and_left_to_the_assessment():
 @pytest.mark.filterwarnings("error::medclf.errors.MedclfWarning")
 @pytest.mark.parametrize(("split", "share"), [(None, 0.2), ("random", 0.4)])
 def test_a_share_that_nobody_gave_or_that_holds_is_not_spoken_of(split, share):
-    partitioned(table(), split, valid_pct=share, seed=0)
+    own = table() if split is None else table().assign(partition=None)
+    partitioned(own, split, valid_pct=share, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "split", "remedy"),
+    [(["train", "valid"], "random", "folders"), ([None, "valid"], None, "Name the others train")],
+)
+def test_partitions_of_the_data_that_a_split_mixes_are_told(parts, split, remedy):
+    own = table()
+    own["partition"] = own["partition"].map({"train": parts[0], "valid": parts[1]})
+    with pytest.warns(MedclfWarning, match=r"training and 2 validation images of their own.*mixes them"):
+        found, _ = partitioned(own, split, seed=0)
+    assert remedy in found.attrs["notes"][0]
