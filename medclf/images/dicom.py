@@ -376,6 +376,8 @@ def _lut(item: Dataset, signed: bool, little: bool, path: str | Path) -> Lut:
 
 def _table(descriptor: tuple[int, ...], data: Any, signed: bool, little: bool, keyword: str, path: str | Path) -> Lut:
     """A lookup table from its descriptor (entries, first input, bits) and data (PS3.3 C.11.1.1.1)."""
+    if data is None:
+        raise malformed(keyword, path, "missing")
     count, first, bits = descriptor
     count = count or 65536
     first = first - 65536 if signed and first > 32767 else first

@@ -46,6 +46,8 @@ _RLE_EXPANSION = 64  # two bytes stand for at most 128 (PS3.5 G.3)
 # JPEG-LS and JPEG 2000 say "all black" in a few bytes: let a blank frame pass, but not a blank gigabyte
 _FLAT_EXPANSION, _FLAT_FREE = 4096, 1 << 24
 _ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # version 100, no flags, transform 0
+_JPEG_END = b"\xff\xd9"
+_STARTS = {b"\xff\xd8\xff": "JPEG", b"\xff\x4f\xff\x51": "JPEG 2000", b"\0\0\0\x0cjP": "JPEG 2000"}
 _MAX_TILES = 65_535  # as a tile-part's 16-bit index allows
 
 
@@ -199,14 +201,19 @@ def _compressed_frame(
 
     assert layout.pixels is not None
     with reading(path, f"its {syntax.name} frames cannot be told apart"):
-        count_fragments(layout, path)
+        there = count_fragments(layout, path) - 1  # the first is the table of offsets
+        if there <= index:
+            raise ReadError(path, f"truncated: it holds {there} of its {form.frames} frames")
+        offsets = layout.frame_offsets  # moves the file's position
         layout.file.seek(layout.pixels.value)
-        encoded = get_frame(layout.file, index, number_of_frames=form.frames, extended_offsets=layout.frame_offsets)
+        encoded = get_frame(layout.file, index, number_of_frames=form.frames, extended_offsets=offsets)
         options = _options(form, layout.pixels.vr) | {"number_of_frames": 1}
         encoded, precision, colours = _checked(encoded, form, syntax, path)
         if colours and precision == 8 and syntax in _DCT:
             return _colour_jpeg(encoded, colours)
         options["photometric_interpretation"] = colours or form.photometric
+        if syntax in _JPEG and precision <= 8:  # the decoder gives bytes, whatever is allocated
+            options |= {"bits_allocated": 8, "bits_stored": min(form.stored, 8)}
     failure: ReadError | None = None
     for plugin in _plugins(syntax, decoder):
         try:
@@ -240,8 +247,15 @@ def _checked(encoded: bytes, form: Form, syntax: UID, path: str | Path) -> tuple
     """
     precision, colours = form.allocated, ""
     own = form.rows, form.columns, form.samples
+    own_kind = next((kind for start, kind in _STARTS.items() if encoded.startswith(start)), None)
+    if own_kind and (own_kind == "JPEG 2000") != (syntax in _JPEG_2000):
+        raise ReadError(path, f"its pixels are {own_kind}, its header says {syntax.name}")
     if syntax in _JPEG:
         header = jpeg_header(encoded, path)
+        if _JPEG_END not in encoded[header.scan :]:  # which coded data cannot hold (T.81 B.1.1.5, T.87 A.1)
+            raise ReadError(path, "a truncated JPEG: its end is missing")
+        if syntax in _DCT and header.bits == 8 < form.stored:
+            raise ReadError(path, f"its JPEG holds 8 bits a sample, its header says {form.stored}")
         own, precision = (header.rows, header.columns, header.samples), header.bits
         colours = _jpeg_colours(header, form, syntax) if form.samples == 3 else ""
         if header.process in (0xC0, 0xC1):

@@ -71,8 +71,10 @@ def numbers(header: Dataset, keyword: str, path: str | Path, n: int) -> tuple[in
     """The `n` whole numbers of an element, such as a LUT Descriptor.
 
     Raises:
-        ReadError: there are not as many, or they are none.
+        ReadError: it is missing, there are not as many, or they are none.
     """
+    if keyword not in header:
+        raise malformed(keyword, path, "missing")
     try:
         found = tuple(int(value) for value in header.get(keyword))
     except Exception:  # noqa: BLE001 - as in `number`
@@ -89,7 +91,7 @@ def code(header: Dataset, keyword: str) -> str | None:
     return text if _CODE.fullmatch(text) else None
 
 
-def malformed(element: str | int, path: str | Path) -> ReadError:
+def malformed(element: str | int, path: str | Path, how: str = "malformed") -> ReadError:
     """The error that names an element, given by its keyword or tag.
 
     Example:
@@ -101,7 +103,7 @@ def malformed(element: str | int, path: str | Path) -> ReadError:
 
     tag = (tag_for_keyword(element) or 0) if isinstance(element, str) else element
     name = f"{dictionary_description(tag)} " if dictionary_has_tag(tag) else ""
-    reason = f"its header element {name}({tag >> 16:04x},{tag & 0xFFFF:04x}) is malformed"
+    reason = f"its header element {name}({tag >> 16:04x},{tag & 0xFFFF:04x}) is {how}"
     return ReadError(path, reason, "correct the element, or export the file again")
 
 

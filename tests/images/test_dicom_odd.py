@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, encapsulate_extended, get_frame
 
 from medclf.errors import ReadError
 from medclf.images.reading import eight_bit, read_pixels
@@ -211,6 +211,72 @@ def j2k(plain: bytes) -> bytes:
     file = io.BytesIO()
     header.save_as(file, enforce_file_format=True)
     return file.getvalue()
+
+
+# ---- frames of compressed pixels
+
+BASELINE, LOSSLESS_JPEG, JPEG_2000 = (f"1.2.840.10008.1.2.4.{number}" for number in (50, 70, 90))
+NOISE = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
+GREY = dict(Rows=32, Columns=32, PhotometricInterpretation="MONOCHROME2", SamplesPerPixel=1)
+
+
+def coded(pixels: np.ndarray, kind: str = "JPEG", **how) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **how)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("extended", [True, False])
+def test_frames_are_found_by_either_table_of_offsets(extended):
+    frames = [coded(NOISE // part, "JPEG2000", no_jp2=True) for part in (1, 2, 3)]
+    pixels, *tables = encapsulate_extended(frames) if extended else [encapsulate(frames)]
+    header = pydicom.dcmread(io.BytesIO(dataset(frames[0], JPEG_2000, NumberOfFrames=3, **GREY)))
+    header.PixelData = pixels
+    if extended:
+        header.ExtendedOffsetTable, header.ExtendedOffsetTableLengths = tables
+    file = io.BytesIO()
+    header.save_as(file)
+    for number in range(3):
+        np.testing.assert_array_equal(read_pixels(file.getvalue(), frame=number), NOISE // (number + 1))
+
+
+def test_frames_that_are_not_there_are_counted():
+    file = dataset(coded(NOISE), BASELINE, NumberOfFrames=3, **GREY)
+    assert read_pixels(file, frame=0).shape == (32, 32)
+    with pytest.raises(ReadError, match="it holds 1 of its 3 frames"):
+        read_pixels(file, frame=2)
+
+
+def test_a_jpeg_without_its_end_is_refused():
+    lossless = get_frame(pydicom.dcmread(get_testdata_file("JPEG-LL.dcm")).PixelData, 0, number_of_frames=1)
+    sizes = dict(Rows=1024, Columns=256, PixelRepresentation=1, BitsAllocated=16, BitsStored=16, HighBit=15)
+    for frame, syntax, form in ((coded(NOISE), BASELINE, {}), (lossless, LOSSLESS_JPEG, sizes)):
+        assert read_pixels(dataset(frame, syntax, **(GREY | form))).any()
+        with pytest.raises(ReadError, match="truncated"):
+            read_pixels(dataset(frame[: len(frame) * 9 // 10], syntax, **(GREY | form)))
+
+
+def test_pixels_of_another_kind_than_the_header_says_are_called_so():
+    with pytest.raises(ReadError, match="its pixels are JPEG, its header says JPEG 2000"):
+        read_pixels(dataset(coded(NOISE), JPEG_2000, **GREY))
+    with pytest.raises(ReadError, match="its pixels are JPEG 2000, its header says JPEG Baseline"):
+        read_pixels(dataset(coded(NOISE, "JPEG2000", no_jp2=True), BASELINE, **GREY))
+
+
+def test_a_jpeg_of_eight_bits_lies_in_words_of_sixteen_but_is_not_of_twelve_bits():
+    words = GREY | dict(BitsAllocated=16)
+    expected = np.asarray(Image.open(io.BytesIO(coded(NOISE))))
+    np.testing.assert_array_equal(levels(dataset(coded(NOISE), BASELINE, **words)), expected)
+    with pytest.raises(ReadError, match="holds 8 bits a sample, its header says 12"):
+        read_pixels(dataset(coded(NOISE), BASELINE, **(words | dict(BitsStored=12, HighBit=11))))
+
+
+def test_a_palette_without_one_of_its_tables_is_named():
+    extra = [element(0x00281101 + one, "US", 256, 0, 8) for one in range(3)]
+    extra += [element(0x00281201 + one, "OW", bytes(range(256))) for one in (0, 2)]
+    file = image(np.arange(256).reshape(1, 16, 16), bits=8, photometric="PALETTE COLOR", extra=extra)
+    with pytest.raises(ReadError, match=r"Green Palette Color Lookup Table Data \(0028,1202\) is missing"):
+        read_pixels(file)
 
 
 REAL = [
