@@ -145,7 +145,8 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
         known = ", ".join(bundle.vocab)
         raise DataError(
             f"no image carries a label of the bundle ({known}). {said}",
-            f"give their labels with {argument('labels', 'labels.csv')}",
+            f"give their labels with {argument('labels', 'labels.csv')}, or say which is which: "
+            f"{argument('merge', f'{bundle.vocab[0]}=THEIRS')}",
         )
     if missing:
         warnings.warn(MedclfWarning(missing["sentence"]), stacklevel=2)

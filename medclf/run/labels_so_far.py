@@ -11,8 +11,8 @@ import numpy as np
 
 from medclf.dataset.columns import read_csv
 from medclf.dataset.corrections import POOR, labels_in, plain
-from medclf.dataset.labels import label_set
-from medclf.dataset.matching import spelt_alike
+from medclf.dataset.labels import NO_FINDING, label_set, objects
+from medclf.dataset.matching import UNKNOWN, spelt_alike
 from medclf.dataset.scan import usable
 from medclf.dataset.units import units_word
 from medclf.errors import DataError, argument
@@ -82,14 +82,21 @@ def known_labels(
 
 
 def _labelled_of(run: Any) -> dict[Path, str]:
-    """File -> label of the images that a run or a learner was made with."""
+    """File -> label of the images that a run or a learner was made with, "(none)" for no finding.
+
+    Images of which a label is unknown are not among them.
+    """
     table = run.table if isinstance(run, Run) else getattr(getattr(run, "dls", None), "table", None)
     if table is None:
         return {}
     root = run.images if isinstance(run, Run) else Path(run.dls.path)
     sound = usable(table)
-    labels = ("|".join(label_set(label)) for label in sound["label"])
-    return {(root / path).resolve(): label for path, label in zip(sound["path"], labels, strict=True) if label}
+    rows = zip(sound["path"], objects(sound, "label"), objects(sound, UNKNOWN), strict=True)
+    return {
+        (root / path).resolve(): "|".join(label_set(label)) or NO_FINDING
+        for path, label, open_labels in rows
+        if label not in (None, "") and not label_set(open_labels)
+    }
 
 
 def vocab_of(vocab: Sequence[str] | None, model: Any, known: Mapping[str, str]) -> list[str]:
