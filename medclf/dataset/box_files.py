@@ -267,7 +267,8 @@ def _of_yolo(file: Path, folder: Path, names: Mapping[int, str]) -> GivenImage:
             raise DataError(f"{file}, line {line}: class {cells[0]} has no name; there are {known}", "add its name")
         x, y, width, height = map(number, cells[1:])
         corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        found.boxes.append(GivenBox(names[int(cells[0])], corners, no_number(cells[1:]), f"{file.name}, line {line}"))
+        box = GivenBox(names[int(cells[0])], corners, no_number(cells[1:]), f"{file.name}, line {line}")
+        found.boxes.append(replace(box, writing="centre"))
     return found
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.dataset.box_files import read_box_file
+from medclf.dataset.box_writing import check_writing
 from medclf.dataset.given_boxes import Corners, GivenBox, GivenImage
 from medclf.dataset.labels import label_set
 from medclf.dataset.matching import spelling, spelt_alike
@@ -179,6 +180,7 @@ def boxes_of(given: list[GivenImage], table: pd.DataFrame) -> Boxes:
         distinct = dict.fromkeys((path, label, *corners) for label, corners, _ in own)
         duplicates += len(own) - len(distinct)
         rows += distinct
+    check_writing([(image, sizes[path]) for path, image in found.items() if path in sizes])
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     kept = set(frame["path"])
     used = {path: image for path, image in found.items() if path in kept}

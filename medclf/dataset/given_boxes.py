@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medclf.dataset.labels import NO_FINDING
 from medclf.dataset.matching import spelling
@@ -14,6 +14,8 @@ from medclf.errors import DataError
 
 Corners = tuple[float, float, float, float]
 """x_min, y_min, x_max, y_max; NaN where the file holds no number."""
+Writing = Literal["corners", "size", "centre"]
+"""How a file writes a box: two corners, the upper left one with width and height, or the centre with these."""
 
 _NONE = {spelling(one) for one in ("no finding", "no findings", "no-finding", "nofinding", NO_FINDING)}
 
@@ -28,6 +30,7 @@ class GivenBox:
         problem: what its file says against it; "" where nothing.
         where: it stands in its file, such as "row 3".
         doubtful: whether its file marks it as difficult or to be ignored.
+        writing: how its file has it.
     """
 
     label: str
@@ -35,6 +38,7 @@ class GivenBox:
     problem: str = ""
     where: str = ""
     doubtful: bool = False
+    writing: Writing = "corners"
 
     @property
     def is_none(self) -> bool:
@@ -108,7 +112,7 @@ def box_of(label: str, values: Sequence[Any], where: str) -> GivenBox:
 def box_of_size(label: str, values: Sequence[Any], where: str, doubtful: bool = False) -> GivenBox:
     """A box of its left and upper edge, its width and its height, as the file has them."""
     x, y, width, height = map(number, values)
-    return GivenBox(label, (x, y, x + width, y + height), no_number(values), where, doubtful)
+    return GivenBox(label, (x, y, x + width, y + height), no_number(values), where, doubtful, "size")
 
 
 def no_number(values: Iterable[Any]) -> str:
