@@ -223,7 +223,8 @@ def with_table(
         **beside,
         **_shortcuts(y, found, reported.vocab, groups, many, beside.get("numbers") or {}),
         "notes": [
-            *(*notes, *_telling(encoder, rows, y), *_codes(encoder, rows), *_notes(left_out)),
+            *(*notes, *_telling(encoder, rows, y), *_codes(encoder, rows), *_stand_ins(encoder, rows)),
+            *_notes(left_out),
             *(*_unseen(encoder, reported.table), *_unknown(encoder, reported.table)),
         ],
     }
@@ -374,6 +375,21 @@ def _codes(encoder: TableEncoder, rows: Columns) -> list[str]:
         if few and all(value.is_integer() for value in values):
             codes = ", ".join(f"{value:g}" for value in sorted(values))
             found.append(f"{name!r} is read as a number, of {codes}. If these are codes, write them as words.")
+    return found
+
+
+def _stand_ins(encoder: TableEncoder, rows: Columns) -> list[str]:
+    """Columns with a number that stands apart from all others and recurs, as -1 or 999 for an unknown age do."""
+    found = []
+    for name in (one["name"] for one in encoder.described() if one["kind"] == "number"):
+        values = np.array([float(value) for value in rows[name] if not is_unknown(value)])
+        for end in (values.min(), values.max()):
+            rest = values[values != end]
+            n, apart = len(values) - len(rest), abs(rest - end).min(initial=np.inf)
+            alone = apart > np.ptp(rest) or end < 0 <= rest.min()
+            if n > 1 and len(np.unique(rest)) > 2 and alone:
+                text = f"{name!r} is {end:g} in {n} training images, apart from all other values"
+                found.append(f"{text}. If it stands for unknown, leave these cells empty.")
     return found
 
 

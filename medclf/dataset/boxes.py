@@ -144,8 +144,8 @@ def read_boxes(file: str | Path, table: pd.DataFrame) -> Boxes:
 def _check_pixels(given: list[GivenImage], file: str | Path) -> None:
     """Raise DataError where numbers that should be pixels are shares of the image."""
     corners = [side for image in given if not image.in_shares for box in image.boxes for side in box.corners]
-    if corners and max(map(abs, corners)) <= 1:
-        text = f"{file}: no box reaches beyond the first pixel, so its numbers look like shares of the image"
+    if corners and max(map(abs, corners)) < 2:  # shares may be a little above 1
+        text = f"{file}: no box reaches beyond the second pixel, so its numbers look like shares of the image"
         raise DataError(text, "multiply them by width and height, or save them as YOLO, which counts in shares")
 
 
@@ -160,7 +160,7 @@ def boxes_of(given: list[GivenImage], table: pd.DataFrame) -> Boxes:
     unusable: list[str] = []
     clipped = duplicates = 0
     for image in given:
-        path = paths.find(image.name) or (paths.find(image.or_name) if image.or_name else None)
+        path = paths.of(image)
         if path is None:
             strange.append(image.name)
             continue
@@ -251,6 +251,21 @@ class _Paths:
             self.by_name[pure.name].append(path)
             self.by_stem[pure.stem].append(path)
             self.in_any_case[pure.stem.casefold()].append(path)
+
+    def of(self, image: GivenImage) -> str | None:
+        """The path of the image that a file of boxes speaks of; None where there is none.
+
+        Raises:
+            DataError: its name could be that of several, or its two names are those of two images.
+        """
+        path = self.find(image.name)
+        if not image.or_name or (path and PurePosixPath(path).stem.casefold() == image.or_name.casefold()):
+            return path
+        other = self.find(image.or_name)
+        if path and other and path != other:
+            text = f"{image.or_name}.xml names the image {image.name!r}, and there is {other} as well"
+            raise DataError(text, "correct its <filename>, or give the file the name of its image")
+        return path or other
 
     def find(self, name: str) -> str | None:
         """The path of the image; None where there is none.

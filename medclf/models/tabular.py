@@ -294,6 +294,8 @@ def _expect(holds: bool, what: str) -> None:
 
 
 def _are_numbers(known: Sequence[Any]) -> bool:
+    if any(isinstance(value, (bool, np.bool_)) for value in known):
+        return False  # true and false are categories, as they are in a CSV
     try:
         return all(math.isfinite(float(value)) for value in known)
     except (TypeError, ValueError):

@@ -91,13 +91,21 @@ def test_categories_that_each_go_with_one_label_may_be_patients():
     ]
 
 
-def test_numbers_that_may_be_codes_are_named():
+def test_numbers_that_may_be_codes_or_stand_for_unknown_are_named():
     y, probs, table = drawn(100, 1)
     table["site"], table["age"], table["male"] = np.arange(100) % 4 + 1, np.arange(100) + 20, np.arange(100) % 2
+    for value in (-1, 999, 20, 130):
+        table[f"age {value}"] = np.where(np.arange(100) % 10, np.arange(100) % 60 + 20, value)
     predictions = Predictions(["normal", "polyp"], False, y, probs, np.zeros(100), table)
-    notes = with_table(predictions, TrainingRows(y, probs, table), ["site", "age", "male"]).section["notes"]
+    names = ["site", "age", "male", *(name for name in table if str(name).startswith("age "))]
+    notes = with_table(predictions, TrainingRows(y, probs, table), names).section["notes"]
     assert [text for text in notes if "codes" in text] == [
         "'site' is read as a number, of 1, 2, 3, 4. If these are codes, write them as words."
+    ]
+    assert [text for text in notes if "stands for unknown" in text] == [
+        f"'age {value}' is {value} in 10 training images, apart from all other values. "
+        "If it stands for unknown, leave these cells empty."
+        for value in (-1, 999)
     ]
 
 

@@ -7,24 +7,29 @@ from medclf.dataset.boxes import read_boxes
 from medclf.errors import DataError
 
 IMAGES = pd.DataFrame({"path": [f"{k}.png" for k in range(4)], "width": 40, "height": 30, "problem": ""})
-INSIDE = [(2, 3, 12, 15), (20, 15, 38, 28), (25, 10, 39, 20), (25, 14, 39, 28)]  # corners, in 40 x 30 pixels
+INSIDE: list[tuple[float, ...]] = [
+    (2, 3, 12, 15),
+    (20, 15, 38, 28),
+    (25, 10, 39, 20),
+    (25, 14, 39, 28),
+]  # corners, in 40 x 30 pixels
 
 
-def in_csv(folder: Path, header: str, rows: list) -> Path:
+def in_csv(folder: Path, header: str, rows: list[tuple[float, ...]]) -> Path:
     file = folder / "boxes.csv"
     lines = [f"{k}.png,polyp," + ",".join(map(str, row)) for k, row in enumerate(rows)]
     file.write_text("\n".join([f"path,label,{header}", *lines]))
     return file
 
 
-def in_yolo(folder: Path, rows: list) -> Path:
+def in_yolo(folder: Path, rows: list[tuple[float, ...]]) -> Path:
     (folder / "classes.txt").write_text("polyp")
     for k, row in enumerate(rows):
         (folder / f"{k}.txt").write_text("0 " + " ".join(map(str, row)))
     return folder
 
 
-def centred(box: tuple) -> tuple:
+def centred(box: tuple[float, ...]) -> tuple[float, ...]:
     left, top, right, bottom = box
     return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
 

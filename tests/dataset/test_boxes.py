@@ -245,7 +245,7 @@ def test_a_box_that_cannot_be_used_is_named_with_its_row(tmp_path, row, said):
 
 
 def test_shares_where_pixels_are_meant_are_refused(tmp_path):
-    (tmp_path / "boxes.csv").write_text(f"{ROWS}a.png,polyp,0.1,0.1,0.5,0.5\n")
+    (tmp_path / "boxes.csv").write_text(f"{ROWS}a.png,polyp,0.1,0.1,0.5,1.001\n")
     images = pd.DataFrame({"path": ["a.png"], "width": [40], "height": [30], "problem": [""]})
     with pytest.raises(DataError, match="look like shares of the image"):
         read_boxes(tmp_path / "boxes.csv", images)
@@ -313,6 +313,13 @@ def test_an_image_may_have_been_renamed_with_its_xml_or_in_another_case(tmp_path
     (tmp_path / "c.xml").write_text(VOC)  # says a.png
     (tmp_path / "._c.xml").write_bytes(b"\0\5")  # as macOS leaves
     assert list(read_boxes(tmp_path, images("C.PNG", "d.png")).table["path"]) == ["C.PNG"]
+
+
+def test_an_xml_file_that_names_the_image_of_another_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "b.xml").write_text(VOC)  # says a.png, as a copy of a.xml does
+    with pytest.raises(DataError, match=r"b\.xml names the image 'a\.png', and there is b\.png as well"):
+        read_boxes(tmp_path, images("a.png", "b.png"))
+    assert list(read_boxes(tmp_path, images("a.png", "c.png")).table["path"]) == ["a.png"]
 
 
 @pytest.mark.parametrize(

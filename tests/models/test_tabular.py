@@ -76,6 +76,12 @@ def test_numbers_as_categories_are_one_however_written():
     assert is_unknown("n/a") and not is_unknown("none")
 
 
+def test_true_and_false_are_categories_in_a_data_frame_as_they_are_in_a_csv():
+    encoder, _ = TableEncoder.fit({"smoker": [True, False, np.True_, None]})
+    assert encoder.described() == [{"name": "smoker", "kind": "category", "categories": ["false", "true", "unknown"]}]
+    assert encoder.encode({"smoker": [True, "True", "unknown"]}).argmax(axis=1).tolist() == [1, 1, 2]
+
+
 def test_a_fusion_comes_back_from_json_and_a_damaged_one_is_refused(drawn):
     y, logits, rows = drawn
     encoder, _ = TableEncoder.fit(rows)
