@@ -77,6 +77,7 @@ NAMES = {
     "evaluation.decisions.Wishes": "auditing.decisions.DecisionPolicy",
     "evaluation.worth.Worth": "auditing.calibrate.Calibrated",
     "evaluation.worth.judge": "auditing.calibrate.calibrate",
+    "runs.compare.compare_page": "run.compare.compare",
     "training.head_start.HeadStart": "learn.linear_probe.LinearProbe",
     "training.learner.cnn_learner": "learn.learner.med_learner",
 }
@@ -97,7 +98,7 @@ def look_up(module: str, name: str) -> Any:
         warn(f"medclf.{old}", f"medclf.{NAMES[old]}")
     else:
         home, new = MODULES.get(module.removeprefix("medclf."), ""), name
-    if not home:
+    if not home or new.startswith("__"):  # inspect asks all modules for __file__, also while torch is being imported
         raise AttributeError(f"module '{module}' has no attribute '{name}'", name=name)
     return getattr(importlib.import_module(f"medclf.{home}"), new)
 

@@ -44,6 +44,7 @@ medclf.images.burned_in: why_withheld
 medclf.images.heat: hottest_box overlay
 medclf.images.pixels: prepare probe read_pixels check
 medclf.reporting.claim: checklist
+medclf.runs.compare: compare compare_page
 medclf.runs.review: export_review
 medclf.runs.second_read: import_review
 medclf.runs.train: train
@@ -127,6 +128,12 @@ def test_the_names_of_0_1_warn_and_work(line):
         with pytest.warns(DeprecationWarning, match="is now medclf") as warned:
             exec(f"from {module} import {name}", {"__name__": "notebook"})
         assert warned[0].filename == "<string>"  # the user's line, not one of ours
+
+
+def test_an_old_module_that_is_asked_what_it_is_imports_nothing():
+    """`inspect` asks every module for `__file__`, which came while torch was half imported."""
+    asked = "import sys, medclf.data.loaders as old; print(hasattr(old, '__file__'), 'medclf.learn' in sys.modules)"
+    assert python(asked, "-W", "ignore") == "False False"
 
 
 def test_the_old_name_of_the_linear_probe_is_taken():
