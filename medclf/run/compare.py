@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medclf._deprecated import warn
 from medclf.dataset.groups import unit_of
 from medclf.dataset.labels import objects
 from medclf.dataset.units import UNIT
@@ -52,6 +53,11 @@ class Comparison:
     metrics: Mapping[str, Difference]
     per_class: Mapping[str, ClassComparison]
     mcnemar: McNemar
+
+    def __getitem__(self, name: str) -> Any:
+        """What 0.1 gave as a dict."""
+        warn(f"medclf.compare(...)[{name!r}]", "an attribute, or medclf.compare(...).as_dict()")
+        return self.as_dict()[name]
 
     @property
     def left_out(self) -> str:

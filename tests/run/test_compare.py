@@ -57,6 +57,14 @@ def test_the_page_says_what_compare_says(runs, tmp_path):
     assert re.search(r"predicted as .{1,40}probability of polyp: 90.0 % against 10.0 %", text, re.S)
 
 
+def test_the_dict_that_0_1_gave_still_answers(runs):
+    found = compare(*runs, n_boot=20)
+    with pytest.warns(DeprecationWarning, match="as_dict"):
+        assert found["sentence"] == found.sentence
+    with pytest.warns(DeprecationWarning):
+        assert found["accuracy"] == found.as_dict()["accuracy"]
+
+
 def test_the_page_asks_the_network_for_nothing_and_runs_nothing(runs, tmp_path):
     page = tmp_path / "page.html"
     compare(*runs, page, n_boot=50)
