@@ -43,7 +43,7 @@ def label_warnings(table: pd.DataFrame) -> list[str]:
         sentences.append(f"all images have one label, '{next(iter(counts))}': there is nothing to tell apart")
     spellings: dict[str, list[str]] = {}
     for label in sorted(counts):
-        spellings.setdefault(spelling(label), []).append(label)
+        spellings.setdefault(_run_together(label), []).append(label)
     sentences += [
         f"labels {', '.join(map(repr, same))} differ only in spelling: "
         f"{argument('merge', same[0] + '=' + '+'.join(same))} makes them one"
@@ -56,6 +56,11 @@ def label_warnings(table: pd.DataFrame) -> list[str]:
         sentences += [f"all images have the label '{label}': there is nothing to tell it from" for label in everywhere]
         return sentences + _no_findings(good["label"])
     return sentences + _yes_and_no(counts)
+
+
+def _run_together(label: str) -> str:
+    """Its spelling without blanks, but between digits: no_tumor, noTumor and notumor are one."""
+    return re.sub(r"(?<!\d) | (?!\d)", "", spelling(label))
 
 
 def _yes_and_no(counts: Mapping[str, int]) -> list[str]:

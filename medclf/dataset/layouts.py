@@ -17,14 +17,16 @@ _ROLE = re.compile(
 )
 _PIECE = re.compile(r"(.*[ _-])?(images?|imgs?|parts?|batch(es)?|folds?|chunks?|shards?|folders?)[ _-]?\d+", re.I)
 _MASK_WORD = r"(?:masks?|segm?|segmentations?|annotations?|annotated|labels?|gt|ground[ _-]?truths?)"
-_DRAWN = r"(?:overlays?|contours?|superpixels?|heatmaps?|lesions?|rois?|bbox(?:es)?|thumb(?:nail)?s?)"
+_DRAWN = r"(?:overlays?|contours?|superpixels?|heatmaps?|lesions?|rois?|bbox(?:es)?|thumb(?:nail)?s?|(?:grad-?)?cam"
+_DRAWN += r"|pred(?:iction)?s?)"
 _MASK = re.compile(
     rf"(?P<base>.+?)(?:[ _.-]+(?:{_MASK_WORD}|{_DRAWN})|masks?)(?:[ _-]?\d+)?|{_MASK_WORD}[ _-]+(?P<after>.+)", re.I
 )
 _MASK_FOLDER = re.compile(rf"(?:.*[ _-])?{_MASK_WORD}|(?:thumb(?:nail)?|overlay|heatmap|superpixel|contour)s?", re.I)
 _AUGMENTED = re.compile(r"(?:^|[/ _.-])aug(?:mented|mentation)?s?(?:[ _-]?\d+)?(?=[/ _.-])", re.I)
 _ALTERED = re.compile(
-    r"(.+)[ _.-](?:[hv]?flip(?:ped)?(?:lr|ud|[ _-]?[hvxy])?|rot(?:ated?)?[ _-]?\d*|mirror(?:ed)?|[hv]mirror"
+    r"(.+?)[ _.-]+(?:[hv]?flip(?:ped)?(?:lr|ud|[ _-]?[hvxy])?|rot(?:ated?)?[ _-]?\d*|mirror(?:ed)?|[hv]mirror"
+    r"|copy|crop(?:ped)?|resized?|small|noisy?|noise|blur(?:red)?|clahe|enhanced|bright(?:ness)?|contrast"
     r"|rf\.[0-9a-f]{16,})",
     re.I,
 )
@@ -68,12 +70,18 @@ def labels_of_folders(paths: Sequence[str], parent: int | None = None) -> tuple[
         further = {label for label, parts in zip(found, folders, strict=True) if label and label != parts[-1]}
         if len(further) < 2:
             found = [label if label and label == parts[-1] else "" for label, parts in zip(found, folders, strict=True)]
-        notes = [*_levels(found, folders), *_within_classes(found, folders)]
+        notes = [*_levels(found, folders), *(_within_classes(found, folders) or _depths(found, folders))]
     notes += [*_pieces(found), *_parts_not_read(folders), *_copies(paths)]
     labels = [plain_name(label).strip() or None for label in found]
     parts_of = [partition_of(path) for path in paths]
     problems = ["" if label or part == "test" else missing for label, part in zip(labels, parts_of, strict=True)]
     bare = [path for path, label, part in zip(paths, labels, parts_of, strict=True) if part == "test" and not label]
+    tested = sum(part == "test" for part in parts_of)
+    if 0 < len(bare) < tested:
+        notes.append(
+            f"{len(bare)} of {tested} images of the test set lie in no class folder and have no label: they are not "
+            f"measured, first '{min(bare)}'"
+        )
     if bare and set(parts_of) == {"test", None}:
         notes.append(
             f"{len(bare)} images are taken for a test set without labels by their folder's name, first '{min(bare)}', "
@@ -121,6 +129,26 @@ def _within_classes(labels: Sequence[str], folders: Sequence[Sequence[str]]) -> 
     return [
         f"{len(within)} class folders lie within the folder of another class, first '{inner}' within '{outer}': "
         f"{argument('label_from_parent')} says how far above its image a class's folder is"
+    ]
+
+
+def _depths(labels: Sequence[str], folders: Sequence[Sequence[str]]) -> list[str]:
+    """A note where some class folders lie within a folder that is no class, and others do not: ill/grade1 and well."""
+    above: dict[str, set[str]] = {}
+    for label, parts in zip(labels, folders, strict=True):
+        if label:
+            over = parts[: len(parts) - 1 - list(reversed(parts)).index(label)]
+            named = [name for name in over if not (part_named(name) or _ROLE.fullmatch(name))]
+            above.setdefault(label, set()).add(named[-1] if named else "")
+    deep = sorted(label for label, found in above.items() if "" not in found)
+    flat = [label for label, found in above.items() if found == {""}]
+    if not deep or not flat:
+        return []
+    upper = sorted(set().union(*(above[label] for label in deep)))
+    return [
+        f"class folders lie at different depths: {_some(flat)} at the top, {_some(deep)} within {_some(upper)}. "
+        "Each folder that holds images was taken for a class. If the upper folders are the classes, "
+        f"{argument('merge')} joins the lower"
     ]
 
 

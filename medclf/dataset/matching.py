@@ -19,14 +19,14 @@ from medclf.errors import argument
 UNKNOWN = "unknown"  # the column of a table that names the labels of an image that nobody judged
 _SHOWN = 5
 _CYRILLIC = "АВЕЅІЈКМНОРСТУХаеѕіјорсух"
-_LOOKS_LATIN = str.maketrans(_CYRILLIC, "ABESIJKMHOPCTYXaesijopcyx")
+_LOOKS_LATIN = str.maketrans(_CYRILLIC, "ABESIJKMHOPCTYXaesijopcyx") | str.maketrans("‐‑‒–—−‘’“”", "------''\"\"")
 
 
 def spelling(label: str) -> str:
     """What labels have in common that differ only in case, accents, spaces, hyphens, or a final ".0".
 
     Characters that are not seen, such as zero-width spaces, count for nothing. Characters that look the same are the
-    same: full-width letters, ligatures, and Cyrillic letters among Latin ones.
+    same: full-width letters, ligatures, dashes, quotes, and Cyrillic letters among Latin ones.
 
     Example:
         >>> spelling("Normal_Cecum ") == spelling("normal-cecum"), spelling("1.0") == spelling("1")

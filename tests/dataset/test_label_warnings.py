@@ -114,3 +114,11 @@ def test_copies_of_a_file_under_another_label_are_told(make_images):
     shutil.copy(root / PAIRS[0], root / "b/copy.png")
     _, said = scan_noting(root)
     assert "1 files are exact copies of files with another label, first 'a/1.png' and 'b/copy.png'" in said
+
+
+@pytest.mark.parametrize(
+    "labels", ["no_tumor notumor", "MildDemented mild_demented", "COVID-19 covid19", "grade-1 grade–1", "o'n o’n"]
+)
+def test_labels_of_the_same_letters_are_told(labels):
+    assert "differ only in spelling" in noted(dict.fromkeys(labels.split(), 5))
+    assert not noted({"0-1": 5, "01": 5, "2 3": 5, "23": 5})

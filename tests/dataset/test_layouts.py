@@ -121,7 +121,9 @@ def test_numbered_folders_of_images_are_no_classes():
     assert not labels_of_folders(["grade_1/1.png", "grade_2/2.png"])[2]
 
 
-@pytest.mark.parametrize("copy", ["a/1_flip.png", "a/1-rot90.png", "a/1_hflip.png", "a/1_mirrored.png"])
+@pytest.mark.parametrize(
+    "copy", ["a/1_flip.png", "a/1-rot90.png", "a/1_hflip.png", "a/1_mirrored.png", "a/1 - Copy.png"]
+)
 def test_turned_copies_are_told_where_their_image_is_there(copy):
     assert "augmented copies" in str(labels_of_folders(["a/1.png", "b/2.png", copy])[2])
     assert not labels_of_folders(["b/2.png", copy])[2]
@@ -131,3 +133,15 @@ def test_several_copies_of_one_image_from_roboflow_are_told():
     names = [f"a/1_jpg.rf.{digit * 32}.jpg" for digit in "0a"]
     assert "2 of 3 images are augmented copies" in str(labels_of_folders([*names, "b/2.png"])[2])
     assert not labels_of_folders([names[0], "b/2.png"])[2]
+
+
+def test_class_folders_at_different_depths_are_told():
+    notes = labels_of_folders(["benign/1.png", "malignant/ductal/2.png", "malignant/lobular/3.png"])[2]
+    assert any("benign at the top, ductal, lobular within malignant" in note and "merge" in note for note in notes)
+    assert not labels_of_folders(["train/a/1.png", "train/b/2.png", "extra/a/3.png", "extra/b/4.png"])[2]
+
+
+def test_images_of_a_labelled_test_set_without_a_label_are_told():
+    paths = ["train/a/1.png", "train/b/2.png", "test/a/3.png", "test/4.png"]
+    assert "1 of 2 images of the test set lie in no class folder" in str(labels_of_folders(paths)[2])
+    assert not labels_of_folders(["train/a/1.png", "train/b/2.png", "test/4.png"])[2]
