@@ -47,7 +47,8 @@ def _cause(error: BaseException) -> str:
         return "out of memory"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return "truncated" if "truncated" in str(error) else type(error).__name__
+    short = isinstance(error, EOFError) or "truncated" in str(error)
+    return "truncated" if short else type(error).__name__
 
 
 @contextlib.contextmanager

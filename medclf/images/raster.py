@@ -292,12 +292,16 @@ def _orientation(image: ImageFile, path: str | Path) -> int:
 
 
 def _choices(pages: list[raster_layout.Page], path: str | Path, max_megapixels: float) -> list[int]:
-    """The pages to choose from: those that are images of their own, up to one of another size, as in a pyramid."""
+    """The pages to choose from: those that are images of their own, up to one of another size, as in a pyramid.
+
+    A single page before a larger one is its thumbnail, whether it says so or not.
+    """
     own = [number for number, page in enumerate(pages) if not page.part] or [*range(len(pages))]
     if not own:
         raise ReadError(path, "a TIFF without a page")
-    size = pages[own[0]][:2]
-    numbers = list(itertools.takewhile(lambda number: pages[number][:2] == size, own))
+    runs = [list(run) for _, run in itertools.groupby(own, lambda number: pages[number][:2])]
+    largest = max(runs, key=lambda run: pages[run[0]].width * pages[run[0]].height)
+    numbers = largest if len(runs[0]) == 1 else runs[0]
     for page in (pages[number] for number in numbers):
         if page.tile_height and page.tile_width:
             check_size(path, (page.tile_height, page.tile_width), max_megapixels)

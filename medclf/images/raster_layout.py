@@ -250,6 +250,7 @@ def tiff_pages(file: BinaryIO, path: str | Path) -> list[Page]:
 
     Raises:
         TooLarge: more pages, entries or values than any encoder writes.
+        UnsupportedFormat: a big-endian BigTIFF, which Pillow takes for a small one.
         ReadError: truncated.
 
     Example:
@@ -264,6 +265,8 @@ def tiff_pages(file: BinaryIO, path: str | Path) -> list[Page]:
     head = exactly(file, 8)
     order = "<" if head[:2] == b"II" else ">"
     big = 43 in (head[2], head[3])
+    if big and order == ">":
+        raise UnsupportedFormat(path, "a big-endian BigTIFF", "save it as PNG or as a small TIFF")
     offset = struct.unpack(order + "Q", exactly(file, 8))[0] if big else struct.unpack(order + "I", head[4:])[0]
     pages: list[Page] = []
     seen: set[int] = set()

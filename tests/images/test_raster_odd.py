@@ -90,6 +90,28 @@ def test_thumbnails_and_masks_are_no_pages(tags):
     np.testing.assert_array_equal(read_pixels(tiff(small, full, other), frame="last"), 255 - GREY)
 
 
+def test_a_single_small_page_before_a_larger_one_is_a_thumbnail_though_it_does_not_say_so():
+    full, small = page(GREY), page(np.ascontiguousarray(GREY[::4, ::4]))
+    np.testing.assert_array_equal(read_pixels(tiff(small, full)), GREY)
+    np.testing.assert_array_equal(read_pixels(tiff(full, small)), GREY)
+    assert (probe(tiff(small, full)).width, probe(tiff(small, full, full)).n_frames) == (16, 2)
+    assert probe(tiff(small, small, full)).n_frames == 2  # a stack, and something else
+
+
+def test_a_big_endian_bigtiff_is_called_unsupported():
+    head = b"MM\0+" + struct.pack(">HHQ", 8, 0, 16) + struct.pack(">QQ", 0, 0)
+    with pytest.raises(UnsupportedFormat, match="big-endian BigTIFF"):
+        read_pixels(head)
+
+
+def test_files_cut_within_their_header_are_called_truncated():
+    bmp = io.BytesIO()
+    Image.fromarray(GREY).save(bmp, "BMP")
+    for file in (bmp.getvalue()[:100], tiff(page(GREY))[:7]):
+        with pytest.raises(ReadError, match="truncated"):
+            read_pixels(file)
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_the_transparent_grey_has_the_files_own_bits(bits):
     samples = np.tile(np.arange(16) % (1 << bits), (3, 1))
