@@ -209,10 +209,11 @@ def _given(boxes: Sequence[tuple[float, float, float, float]], images: np.ndarra
     result = []
     for left, top, right, bottom in boxes:
         mask = np.zeros((height, width), bool)
-        mask[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = True
+        if all(0 <= side <= 1 for side in (left, top, right, bottom)):
+            mask[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = True
         if not mask.any() or mask.all():
             raise DataError(
-                f"the box {(left, top, right, bottom)} covers nothing, or everything",
+                f"the box {(left, top, right, bottom)} covers nothing, or everything, or leaves the image",
                 "give left, top, right, bottom as shares of the width and height",
             )
         result.append(Overlay("box", mask, np.ones(len(images), bool)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,6 +49,8 @@ def predict(
     from medclf.inference.bundle_format import is_detector
     from medclf.inference.runtimes import bundle_in
 
+    if as_csv and as_json:
+        raise MedclfError("--csv and --json are two forms of the answer", "give one of them")
     form = "csv" if as_csv else "json" if as_json else "text"
     if unit:
         from medclf.run.predict_unit import print_unit
@@ -118,6 +121,10 @@ def serve(
     from medclf.inference.sketches import FOLDER
     from medclf.serving.app import serve as serve_bundle
 
+    if not 1 <= max_mb * 2**20 < math.inf:
+        raise MedclfError(f"--max-mb must be above 0, not {max_mb:g}", "for example --max-mb 64")
+    if watch is not None and no_watch:
+        raise MedclfError("--watch and --no-watch contradict each other", "give one of them")
     if watch is None and (bundle / "run.json").is_file() and not is_detector(bundle_in(bundle)):
         watch = bundle / FOLDER
 
@@ -125,7 +132,7 @@ def serve(
         bundle_in(bundle),
         host,
         port,
-        token or None,
+        token,
         max_bytes=round(max_mb * 2**20),
         max_queue=max_queue,
         workers=workers,

@@ -6,8 +6,10 @@ import contextlib
 import functools
 import gc
 import inspect
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -87,7 +89,21 @@ def _unset(known: Known) -> Known:
 def checked(command: Command) -> Command:
     """A command whose options of a few words are checked by `medclf.options.read`, which names a likely mistyping."""
     given = inspect.signature(command, eval_str=True).parameters.values()
-    return _with_parameters(functools.wraps(command)(lambda **values: command(**values)), map(_checking, given))
+
+    def called(**values: Any) -> Any:
+        _check_paths(values)
+        return command(**values)
+
+    return _with_parameters(functools.wraps(command)(called), map(_checking, given))
+
+
+def _check_paths(values: Mapping[str, Any]) -> None:
+    """Refuse an empty path, which a shell makes of a variable that is not set: it would mean the current folder."""
+    if "" not in sys.argv:
+        return
+    for name, value in values.items():
+        if Path() in (value if isinstance(value, list) else [value]):
+            raise MedclfError(f"{name.upper()} is an empty path", "give a path; the current folder is .")
 
 
 def as_parameter(known: Known) -> inspect.Parameter:
@@ -161,7 +177,7 @@ def numbers(name: str, text: str, example: str) -> tuple[float, ...]:
     except ValueError:
         values = ()
     count = example.count(",") + 1
-    if len(values) != count:
+    if len(values) != count or not all(map(math.isfinite, values)):
         raise MedclfError(f"--{name} must be {count} numbers, not {text!r}", f"for example --{name} {example}")
     return values
 

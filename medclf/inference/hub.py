@@ -90,9 +90,9 @@ def push(
         there = set(target.sizes())
     if others := sorted(there - {DESCRIBED, WEIGHTS} - _OTHERS):
         raise OutputError(f"{place} holds more than a bundle: {others[0]}", "choose another place")
-    if DESCRIBED in there and not overwrite:
+    if there & {DESCRIBED, CARD} and not overwrite:
         remedy = f"choose another place, or replace it with {argument('overwrite', True)}"
-        raise OutputError(f"{place} holds a bundle already", remedy)
+        raise OutputError(f"{place} holds a {'bundle' if DESCRIBED in there else CARD} already", remedy)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
@@ -253,6 +253,8 @@ class _Folder:
         self.folder = folder
 
     def sizes(self) -> dict[str, int]:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise MedclfError(f"{self.folder} is a file, not a folder", "choose another place")
         files = self.folder.iterdir() if self.folder.is_dir() else ()
         return {file.name: file.lstat().st_size for file in files}
 
@@ -273,6 +275,10 @@ class _Remote:
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
+        if "://" not in self.address:  # what is left would be a folder of this machine
+            raise MedclfError(
+                f"{address} names no bucket and no folder", f"write {address.partition(':')[0]}://NAME/FOLDER"
+            )
         fsspec = require("fsspec", "hub")
         try:
             self.system, self.path = fsspec.core.url_to_fs(self.address)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from medclf.escaping import printable
 from medclf.metrics.table import METRICS, class_metrics
 from medclf.models.spec import ModelSpec
 from medclf.results.results import short_metrics
@@ -148,10 +149,10 @@ def _table(head: list[str], rows: list[list[Any]]) -> Iterator[str]:
 
 
 def _plain(text: Any) -> str:
-    r"""Text that Markdown takes for nothing else.
+    r"""Text that Markdown takes for nothing else, and that steers no terminal.
 
     Example:
-        >>> print(_plain("a|b <script>"))
-        a\|b \<script\>
+        >>> print(_plain("a|b <script>"), _plain("c\x1b[2J"))
+        a\|b \<script\> c\\x1b\[2J
     """
-    return _MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))
+    return _MARKDOWN.sub(r"\\\1", printable(" ".join(str(text).split())))

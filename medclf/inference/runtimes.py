@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medclf.errors import BundleError, MedclfError, argument, by_road, did_you_mean
+from medclf.errors import BundleError, DataError, MedclfError, argument, by_road, did_you_mean
 from medclf.inference import bundle_format
+from medclf.results.schema import RECORD, read_record
 
 if TYPE_CHECKING:
     from medclf.inference.bundle import Bundle
@@ -19,10 +22,31 @@ RUNTIMES = ("torch", "onnx")
 
 
 def bundle_in(path: str | Path) -> Path:
-    """The bundle of a RUN folder; any other path is a bundle, or an exported file, itself."""
+    """The bundle of a RUN folder; any other path is a bundle, or an exported file, itself.
+
+    Raises:
+        BundleError: the RUN says that its bundle was another one.
+    """
     path = Path(path)
-    is_run = (path / "bundle").is_dir() or (path / "run.json").is_file()
-    return path / "bundle" if is_run else path
+    if not ((path / "bundle").is_dir() or (path / RECORD).is_file()):
+        return path
+    wanted = None
+    with contextlib.suppress(DataError):  # a damaged run.json is no reason not to predict
+        wanted = read_record(path / RECORD).get("bundle_hash")
+    if wanted is not None and hash_in(path / "bundle") not in (None, wanted):
+        raise BundleError(
+            f"{path / 'bundle'} is not the bundle that the training of {path} wrote: the run's numbers are of another",
+            "restore it from a copy; or give the bundle's folder itself, outside of the run",
+        )
+    return path / "bundle"
+
+
+def hash_in(bundle: Path) -> str | None:
+    """What a bundle says its hash is; None where there is none that can be read."""
+    try:
+        return str(json.loads((bundle / "bundle.json").read_bytes())["hash"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def load_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from medclf.auditing.kinds import PAIR_KINDS
 from medclf.dataset.groups import cluster
 from medclf.dataset.labels import label_set
 from medclf.display import Page
-from medclf.errors import DataError
+from medclf.errors import DataError, MedclfError, argument
 from medclf.files import finite, write_json, write_text
 from medclf.images.phi import Reader
 from medclf.reporting.cases import read_cases
@@ -119,6 +120,9 @@ def render(
             spent = len(script_json(data)) + sum(map(len, cases.saliency.values())) + RESERVE
             first = cases.worst(TOP_LOSSES, partition)
             order = choose(cases, max_thumbnails, [*first, *(one.row for one in suspects)], links.shown(cases))
+            if not 0 <= max_megabytes < math.inf:
+                text = f"{argument('max_megabytes')} must be a number of at least 0, not {max_megabytes}"
+                raise MedclfError(text, f"for pictures in files of their own give {argument('assets', 'FOLDER')}")
             room = max(0, int(max_megabytes * 1e6) - spent)
             album = fill_album(cases, order, first, room, **source)
     placed, chunks = picture_data(cases, links, album, order)

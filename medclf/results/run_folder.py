@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from medclf.dataset.csv_files import read_rows, save_rows, with_types
@@ -32,6 +33,7 @@ IMAGES = "images.csv"
 OUT_OF_FOLD, LABEL_ERRORS = "out_of_fold.csv", "label_errors.csv"
 PAGE, EVALUATIONS = "report.html", "evaluations"
 _JPEG = "data:image/jpeg;base64,"
+_BOTH = "restore both from one copy, or make the run again"
 _FOLDER = "give the folder that a training or an evaluation made"
 
 
@@ -127,7 +129,10 @@ class RunFolder(Shown, os.PathLike[str]):
         n = int(known.sum())
         if results["n"] not in (n, int((known & inside).sum())):
             text = f"{self / PREDICTIONS} has {n} images with a known label; {RESULTS} speaks of {results['n']}"
-            raise DataError(text, "restore both from one copy, or make the run again")
+            raise DataError(text, _BOTH)
+        counted = _matrix(found, known if results["n"] == n else known & inside)
+        if counted is not None and results.get("confusion_matrix", counted) != counted:
+            raise DataError(f"{self / PREDICTIONS} and {RESULTS} are of two runs: they count other errors", _BOTH)
         return found
 
     @cached_property
@@ -279,6 +284,15 @@ class RunFolder(Shown, os.PathLike[str]):
         """Write table.csv, whole or not at all."""
         save_table(self / TABLE, table)
         self.table = table
+
+
+def _matrix(predictions: Predictions, rows: np.ndarray) -> list[list[int]] | None:
+    """The confusion matrix of these rows; None where an image may have several labels."""
+    if predictions.multi_label:
+        return None
+    actual = np.eye(len(predictions.vocab), dtype=int)[predictions.y[rows]]
+    found: list[list[int]] = (actual.T @ predictions.predicted[rows].astype(int)).tolist()
+    return found
 
 
 def save_table(path: str | Path, table: pd.DataFrame) -> None:

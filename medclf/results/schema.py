@@ -141,6 +141,9 @@ def read_results(path: str | Path) -> dict[str, Any]:
             "its page is report.html; medclf predict RUN FILES prints its boxes",
         )
     _rename(results.get("training"), "head_start", "linear_probe")  # as 0.1 called it
+    matrix, n = results.get("confusion_matrix"), len(results["vocab"])
+    if isinstance(matrix, list) and {len(matrix), *map(len, matrix)} != {n}:
+        raise DataError(f"{path} is damaged: its confusion_matrix is not of its {n} labels", _REMEDY)
     return results
 
 

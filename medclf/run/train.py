@@ -23,6 +23,7 @@ from medclf.dataset.units import check_labels, split_for_units, with_units
 from medclf.errors import DataError, argument
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
+from medclf.inference.runtimes import hash_in
 from medclf.learn import distributed
 from medclf.learn.assess import Assessment, assess
 from medclf.learn.precision import precision
@@ -147,6 +148,7 @@ def train(
         _say_withheld(config, Path(table.attrs["root"]), assessment.predictions, say)
         seconds = round(time.perf_counter() - start, 1)
         took = {"finished": _now(), "device": str(learn.dls.device), "seconds": seconds}
+        took["bundle_hash"] = hash_in(out / "bundle")
         run.write_record(record | took | {"precision": precision(learn)})
         tidy(out)
     return out
@@ -241,6 +243,7 @@ def resume(run: str | Path, say: Say = print) -> Path:
     """
     record = read_record(run)
     if is_finished(record):
+        _ = Run(run).predictions  # what is shown of it must be its own
         say(f"{run} was finished on {record['finished']}: there is nothing to go on with")
         tidy(Path(run))
         return Path(run)

@@ -9,7 +9,8 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
-from medclf.errors import MedclfError
+from medclf.errors import MedclfError, argument
+from medclf.files import is_number
 
 
 class Refused(MedclfError):
@@ -55,6 +56,11 @@ class Limits:
     min_rate: float = 16 * 2**10
     upload_seconds: float = 300.0
     answer_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():  # beyond NaN and infinity nothing is too large, or too slow
+            if not (is_number(value) and value > 0):
+                raise MedclfError(f"{argument(name)} must be a number above 0, not {value!r}", "see docs/serving.md")
 
 
 class Gate:

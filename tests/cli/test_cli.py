@@ -238,6 +238,15 @@ def test_cross_validation_predicts_every_image_once(medclf, drawn, room):
         (("predict", "drawn", "drawn"), "drawn"),
         (("evaluate", "nowhere", "--data", "drawn"), "nowhere"),
         (("scan", "drawn", "--labels", "none.csv"), "none.csv"),
+        (("predict", "RUN", ""), "FILES is an empty path"),
+        (("report", "RUN", "--out", ""), "OUT is an empty path"),
+        (("report", "RUN", "--out", "x.html", "--max-megabytes", "inf"), "max-megabytes"),
+        (("predict", "RUN", "drawn", "--csv", "--json"), "--json"),
+        (("serve", "RUN", "--max-mb", "nan"), "--max-mb must be above 0"),
+        (("serve", "RUN", "--max-mb", "-1"), "--max-mb must be above 0"),
+        (("serve", "RUN", "--port", "0", "--token", ""), "token"),
+        (("serve", "RUN", "--watch", "x", "--no-watch"), "--no-watch"),
+        (("shortcuts", "RUN", "--box", "nan,0,1,1"), "--box must be 4 numbers"),
     ],
 )
 def test_a_mistake_is_a_line_or_two_and_status_2(run, medclf, arguments, says):

@@ -198,6 +198,24 @@ def test_a_folder_is_kept_by_a_name_of_its_own(bundle, tmp_path, monkeypatch):
     assert from_hub(".").name == "place" and hub._name_of("s3://models/..") == "bundle"
 
 
+def test_what_lies_at_a_place_is_not_lost(bundle, tmp_path):
+    (tmp_path / "file.csv").write_text("kept")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "README.md").write_text("kept")
+    for place, says in (("file.csv", "is a file"), ("notes", "holds a README.md already")):
+        with pytest.raises(MedclfError, match=says):
+            push(bundle, tmp_path / place)
+    assert (tmp_path / "file.csv").read_text() == (tmp_path / "notes" / "README.md").read_text() == "kept"
+
+
+@pytest.mark.parametrize("place", ["s3://", "file:///", "s3:///"])
+def test_an_address_without_a_name_is_no_folder_of_this_machine(bundle, monkeypatch, tmp_path, place):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MedclfError, match="names no bucket"):
+        push(bundle, place)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_kind_of_place_says_what_is_missing(bundle, monkeypatch):
     with pytest.raises(MedclfError, match="ftq"):
         push(bundle, "ftq://somewhere/x")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gc
+import io
 import json
 import shutil
 import sys
@@ -13,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from medclf.cli import main
+from medclf.errors import DataError
+from medclf.run.train import resume
 
 WRITTEN = Path(__file__).parents[1] / "fixtures" / "run_0_1"
 OF_PAGE = "results.json run.json predictions.csv table.csv neighbours.csv audit.csv".split()
@@ -122,6 +126,48 @@ def test_a_missing_file_is_named(folder, medclf, command, file):
     finally:
         kept.rename(path)
     assert status == 2 and file in said.splitlines()[0] and "Traceback" not in said, said
+
+
+def _other_answer(whole: str) -> str:
+    """One image is predicted as another label."""
+    rows = list(csv.DictReader(whole.splitlines()))
+    rows[0]["pred"] = next(row["pred"] for row in rows if row["pred"] != rows[0]["pred"])
+    made = io.StringIO()
+    writer = csv.DictWriter(made, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return made.getvalue()
+
+
+def _fewer_labels(whole: str) -> str:
+    results = json.loads(whole)
+    return json.dumps(results | {"vocab": results["vocab"][:1]})
+
+
+@pytest.mark.parametrize("command", ["report RUN", "compare RUN RUN"])
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [("predictions.csv", _other_answer, "are of two runs"), ("results.json", _fewer_labels, "confusion_matrix")],
+)
+def test_files_of_two_runs_are_not_told_as_one(folder, medclf, command, file, change, says):
+    path = folder / "RUN" / file
+    whole = path.read_text()
+    path.write_text(change(whole))
+    try:
+        status, said = medclf(command)
+    finally:
+        path.write_text(whole)
+    assert status == 2 and file in said and says in said, said
+
+
+def test_a_finished_run_with_predictions_of_another_is_not_shown_as_whole(folder, tmp_path):
+    run = Path(shutil.copytree(folder / "RUN", tmp_path / "RUN"))
+    record = json.loads((run / "run.json").read_text()) | {"finished": "2026-01-01"}
+    (run / "run.json").write_text(json.dumps(record))
+    assert resume(run, str) == run
+    (run / "predictions.csv").write_text(_other_answer((run / "predictions.csv").read_text()))
+    with pytest.raises(DataError, match="are of two runs"):
+        resume(run, str)
 
 
 @pytest.mark.filterwarnings("ignore:the report does not show where the model looked")

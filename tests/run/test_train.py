@@ -72,6 +72,7 @@ def test_both_numbers_where_twins_leak(run):
 
 def test_the_bundle_gives_the_calibrated_probabilities_of_the_report(run, data):
     bundle, facts = load_bundle(run / "bundle"), results(run)
+    assert json.loads((run / "run.json").read_text())["bundle_hash"] == bundle.hash
     assert bundle.calibration["temperature"]["n"] == facts["data"]["images"]["train"]
     rows = pd.read_csv(run / "predictions.csv")
     said = bundle.predict([data / path for path in rows["path"]])

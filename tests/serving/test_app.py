@@ -346,6 +346,13 @@ def test_a_port_that_is_taken_is_named(bundle: Any) -> None:
 # --- back-pressure, slow clients, stopping ---
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, 0, None, True])
+@pytest.mark.parametrize("name", ["max_bytes", "max_queue", "answer_seconds"])
+def test_a_limit_that_would_let_everything_pass_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(MedclfError, match=f"{name} must be a number above 0"):
+        Limits(**{name: value})
+
+
 def test_a_full_queue_is_answered_429_at_once_and_empties(bundle: Any, quick_decoder: Any, picture: Any) -> None:
     quick_decoder.seconds = 0.3
     with running(create_app(bundle, max_queue=4)) as address:

@@ -1,0 +1,39 @@
+"""Which bundle a RUN folder stands for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medclf.errors import BundleError
+from medclf.inference.runtimes import bundle_in
+
+
+def _run(folder: Path, record: str, bundle: str) -> Path:
+    (folder / "bundle").mkdir()
+    (folder / "run.json").write_text(record)
+    (folder / "bundle" / "bundle.json").write_text(bundle)
+    return folder
+
+
+def test_a_bundle_of_another_run_is_refused(tmp_path: Path) -> None:
+    run = _run(tmp_path, json.dumps({"bundle_hash": "a"}), json.dumps({"hash": "b"}))
+    with pytest.raises(BundleError, match="is not the bundle that the training"):
+        bundle_in(run)
+    assert bundle_in(run / "bundle") == run / "bundle"  # by itself it may be used
+
+
+@pytest.mark.parametrize(
+    ("record", "bundle"),
+    [
+        ('{"bundle_hash": "a"}', '{"hash": "a"}'),
+        ("{}", '{"hash": "b"}'),
+        ("{", '{"hash": "b"}'),
+        ('{"bundle_hash": "a"}', "["),
+    ],
+    ids=["its own", "of 0.1", "damaged record", "damaged bundle"],
+)
+def test_else_it_is_the_run_s_bundle(tmp_path: Path, record: str, bundle: str) -> None:
+    assert bundle_in(_run(tmp_path, record, bundle)) == tmp_path / "bundle"
