@@ -214,7 +214,7 @@ class Sheet:
         if multi_label and blank:
             self.notes.append(
                 f"{blank} cells of column '{columns.label}' of {self.name} are blank or hold a blank, so their "
-                f"labels are unknown: write {NO_FINDING} where an image has no finding"
+                f"labels are unknown: write {NO_FINDING}, or an empty list, where an image has no finding"
             )
         return labels, [BLANK if label is None else "" for label in labels], [()] * len(cells), multi_label
 
@@ -449,7 +449,9 @@ def _is_vector(cell: Any) -> bool:
 
 
 def _list_in(cell: Any) -> Any:
-    """The list that a text such as "['a', 'b']" writes; any other cell as it is."""
+    """The list that a text such as "['a', 'b']" writes, the number in a tensor of one; any other cell as it is."""
+    if getattr(cell, "ndim", None) == 0 and not isinstance(cell, np.generic):
+        return cell.item()
     if not (isinstance(cell, str) and cell.strip().startswith("[") and cell.strip().endswith("]")):
         return cell
     try:

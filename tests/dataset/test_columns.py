@@ -357,3 +357,8 @@ def test_blank_cells_among_several_labels_come_with_their_remedy():
 def test_a_blank_among_flags_of_a_partition_is_named():
     with pytest.raises(DataError, match=r"row 2, column 'is_valid' is blank"):
         sheet(is_valid=["1", "", "0"], columns={"partition": "is_valid"}).partitions([None] * 3)
+
+
+def test_arrays_and_tensors_of_one_number_are_that_number():
+    torch = pytest.importorskip("torch")
+    assert sheet(label=[torch.tensor(1), np.array(1.0), np.float32(0.1)]).labels()[0] == ["1", "1", "0.1"]
