@@ -180,8 +180,10 @@ def _abstain(result: Calibrated, calibration_set: CalibrationSet, keep_accuracy:
 
     try:
         threshold = choose(slice(None))
-    except DataError as error:
-        section["sentence"] = f"{error.message[0].upper()}{error.message[1:]}: no answer is flagged unsure."
+    except DataError:
+        n = int((chosen_y >= 0).sum())
+        told = f"No threshold keeps an accuracy of {keep_accuracy} on {n} {counted_as(calibration_set.unit, n)}"
+        section["sentence"] = f"{told}: no answer is flagged unsure."
         return
     held_out = calibration_set.held_out_thresholds(choose)
     limit = threshold if held_out is None else held_out

@@ -77,12 +77,10 @@ def test_the_wished_accuracy_is_kept_on_other_images():
 
 def test_a_wish_that_nothing_keeps_is_said():
     shown, _ = population(300)
-    shown.y = (shown.probs.argmax(1) + 1) % 3  # always wrong
+    shown.y, shown.unit = (shown.probs.argmax(1) + 1) % 3, "patient"  # always wrong
     found = calibrate(shown, CalibrationSet.of(shown, "the others"), DecisionPolicy(keep_accuracy=0.999))
-    assert (
-        "no threshold keeps" in found.sections["abstain"]["sentence"].lower()
-        and found.calibration.abstain_below is None
-    )
+    said = "No threshold keeps an accuracy of 0.999 on 300 patients: no answer is flagged unsure."
+    assert found.sections["abstain"]["sentence"] == said and found.calibration.abstain_below is None
 
 
 def test_a_threshold_is_chosen_on_one_part_and_judged_on_the_other():
