@@ -389,6 +389,12 @@ def test_small_things_on_black_are_content_and_the_black_no_surround(tmp_path):
     assert [{names[a], names[b]} for a, b in pairs] == [{"3.png", "again.jpg"}]
 
 
+def test_the_step_at_a_surrounds_edge_is_no_detail_on_the_diagonal_either():
+    y, x = np.mgrid[:96, :96]
+    even = fine_detail(np.where(np.hypot(x - 48, y - 48) < 44, 150, 0).astype(np.uint8))
+    assert (even != -128).mean() > 0.3 and not even[even != -128].any()
+
+
 def test_a_small_disc_is_no_thin_structure():
     y, x = np.mgrid[:96, :96]
     disc = np.where(np.hypot(x - 50, y - 45) < 11, 150, 3).astype(np.uint8)

@@ -64,7 +64,8 @@ def _surround(grey: np.ndarray) -> np.ndarray:
         sizes = np.bincount(areas.ravel())
         at_rim = np.unique(np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]]))
         found |= np.isin(areas, [area for area in at_rim if area and sizes[area] >= _SURROUND * grey.size])
-    wide = ndimage.binary_dilation(found, iterations=_MARGIN) if found.any() else found
+    square = np.ones((3, 3))  # as the window is: its corners reach farther than its sides
+    wide = ndimage.binary_dilation(found, square, iterations=_MARGIN) if found.any() else found
     reached = (~found).reshape(_BLOCKS, _SIDE, _BLOCKS, _SIDE).any((1, 3)).sum()
     thin = (~wide).sum() < _LEFT * (~found).sum() and reached >= _SPREAD
     return np.zeros_like(found) if thin else wide
