@@ -146,9 +146,9 @@ def differences(reference: Stream, part: Stream) -> dict[str, float]:
         theirs = part.kinds.get(name) or [""] * len(part)
         for kind in _frequent(values):
             found[f"{name} {kind}"] = _fisher(_is(values, kind), _is(theirs, kind), units)
-        known = set(values)
-        new = np.array([kind not in known for kind in theirs])
-        found[f"new {name}"] = _fisher(np.zeros(len(reference), bool), new, units)
+        counts = Counter(values)
+        single = np.array([counts[kind] == 1 for kind in values])  # to the rest of the reference, these are new too
+        found[f"new {name}"] = _fisher(single, np.array([kind not in counts for kind in theirs]), units)
     found["one image again and again"] = _repeated(part.images)
     return found
 

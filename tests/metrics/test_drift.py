@@ -1,5 +1,7 @@
 """Drift: silent where nothing changes, soon heard where something does; accuracy within its interval, or not said."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import ks_2samp
@@ -39,6 +41,17 @@ def test_the_p_value_is_scipys():
 def test_images_like_the_reference_raise_no_alarm():
     reference, _ = draw(200, 0)
     assert not [seed for seed in range(1, 6) if find_drift(reference, draw(600, seed)[0])]
+
+
+def test_sizes_that_are_all_different_are_no_drift():
+    def cropped(n, seed):  # sizes as of images cropped by hand: most of a stream's are not in the reference
+        images, _ = draw(n, seed)
+        sizes = np.random.default_rng(seed).integers(500, 700, (n, 2))
+        return replace(images, kinds={"size": [f"{width}x{height}" for width, height in sizes]})
+
+    assert find_drift(cropped(60, 0), cropped(400, 1)) == []
+    fixed = joined(draw(100, 2, kind="512x512")[0], draw(100, 3, kind="512x512")[0])
+    assert "new size" in {alarm.what for alarm in find_drift(draw(60, 4)[0], fixed)}
 
 
 @pytest.mark.parametrize(
