@@ -14,6 +14,7 @@ from medclf.metrics.intervals import Estimate, critical, undefined
 WINDOWS = (50, 100, 200)
 STEP = 25
 HORIZON = 2000
+CLASS_SHARE = "share of class "  # then its code
 FALSE_ALARMS = 0.02
 FEWEST = 50  # images of the reference, and of a window, before an accuracy is estimated
 _CATEGORIES = 8
@@ -141,7 +142,7 @@ def differences(reference: Stream, part: Stream) -> dict[str, float]:
     found = {name: _ks(values, part.measures[name], units) for name, values in reference.measures.items()}
     found["confidence"] = _ks(reference.confidence, part.confidence, units)
     for code in range(reference.probs.shape[1]):
-        found[f"share of class {code}"] = _fisher(reference.pred == code, part.pred == code, units)
+        found[f"{CLASS_SHARE}{code}"] = _fisher(reference.pred == code, part.pred == code, units)
     for name, values in reference.kinds.items():
         theirs = part.kinds.get(name) or [""] * len(part)
         for kind in _frequent(values):
@@ -224,7 +225,7 @@ def estimate_accuracy(
     if n < FEWEST:
         return undefined(n, f"fewer than {FEWEST} images came")
     tests = differences(reference, stream)
-    shares = [name for name in tests if name.startswith("share of class")]
+    shares = [name for name in tests if name.startswith(CLASS_SHARE)]
     odd = [
         name for name, p in tests.items() if name not in shares and name != "confidence" and p < suspect / len(tests)
     ]

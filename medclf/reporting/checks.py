@@ -14,6 +14,7 @@ LEAKING = 0.05  # share of leaking images from which on the score is not to be b
 VERY_FEW = 5  # images of a class
 WIDE = 0.1, 0.25  # widths of the score's interval: warn, fail
 DOUBTFUL = 0.02, 0.1  # shares of doubtful labels
+_TWINS = " are near-duplicates of training images."
 GAPS = 0.05, 0.1  # average gaps between confidence and accuracy
 
 
@@ -40,7 +41,7 @@ def checks(results: Mapping[str, Any]) -> list[Check]:
     Example:
         >>> found = checks({"n": 40, "partition": "valid", "leak_free": {"n": 40, "n_leaking": 4}})
         >>> found[0].state, found[0].sentence
-        ('fail', '4 of 40 validation images (10.0 %) were also seen in training: as a near-duplicate or by patient.')
+        ('fail', '4 of 40 validation images (10.0 %) are near-duplicates of training images.')
         >>> [check.state for check in found[2:]]
         ['warn', 'warn', 'warn']
     """
@@ -64,7 +65,8 @@ def _leaks(results: Mapping[str, Any]) -> Check:
             for n, total, name, _ in found
         )
         state: State = "fail" if any(n / total > LEAKING for n, total, *_ in found) else "warn"
-        text += " were also seen in training: as a near-duplicate or by patient."
+        by_patient = any(part.get("n_patients") for part in (results, results.get("test") or {}))
+        text += " were also seen in training: as a near-duplicate or by patient." if by_patient else _TWINS
         return Check("Leaks", state, text, found[0][-1])
     data = (results.get("data") or {}).get("split") or {}
     if data.get("patients_on_both_sides"):

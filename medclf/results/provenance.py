@@ -96,12 +96,12 @@ def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> SplitSummary:
     if "group" in used and used["group"].notna().any():
         apart, n = _in_several(used, "group")
         if n > 1:
-            sentence += f" {n} groups of linked images were found; {apart or 'none'} of them "
+            sentence += f" {n} groups of near-duplicates were found; {apart or 'none'} of them "
             sentence += f"{'is' if apart < 2 else 'are'} in {several}."
         elif n:
-            sentence += f" 1 group of linked images was found; it is {'' if apart else 'not '}in {several}."
+            sentence += f" 1 group of near-duplicates was found; it is {'' if apart else 'not '}in {several}."
         else:
-            sentence += " No linked images were found there."
+            sentence += " No near-duplicates were found."
     elsewhere = {"test_patients_elsewhere": tested} if tested else {}
     return cast(SplitSummary, {**split, "patients_on_both_sides": both, **elsewhere, "sentence": sentence})
 

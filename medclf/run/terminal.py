@@ -17,11 +17,8 @@ from medclf.reporting.checks import checks
 from medclf.reporting.formatting import scores
 from medclf.results.results import short_metrics
 from medclf.results.run_folder import PAGE, RunFolder
-from medclf.results.wording import counted, number, partition_name, rests_on_few
+from medclf.results.wording import beside_guessing, counted, number, partition_name, rests_on_few
 from medclf.run.runs import RunRow, cautions, differences
-
-_SENTENCES = 5  # of the audit; the page has all
-
 
 _MARKS = {"pass": "pass", "warn": "WARN", "fail": "FAIL"}
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "red"}
@@ -47,27 +44,37 @@ class _Console(Console):
 
 
 def show_results(path: str | os.PathLike[str]) -> None:
-    """Print metrics with intervals, the matrix, the most confused pairs, and where the files are."""
+    """Print metrics with intervals, the matrix, what speaks against them, and where the files are: about one screen.
+
+    The page has the rest: every finding of the audit, calibration, and how labels and limits were chosen.
+    """
     run = RunFolder(path)
     results = run.results
     console = _Console(highlight=False, markup=False, soft_wrap=True)
     _show_metrics(console, results)
     console.show(_per_class(results))
-    if isinstance(results["confusion_matrix"], list):
-        console.show(matrix_table(results["confusion_matrix"], results["vocab"], console))
-    for actual, predicted, n in results["most_confused"][:3]:
-        console.tell(f"  {actual} {'' if results['task'] == 'multi-label' else 'predicted as '}{predicted}: {n}")
+    matrix = results["confusion_matrix"]
+    shown = matrix_table(matrix, results["vocab"], console) if isinstance(matrix, list) else ""
+    if shown:
+        console.show(shown)
+    if isinstance(shown, str):
+        for actual, predicted, n in results["most_confused"][:3]:
+            console.tell(f"  {actual} {'' if results['task'] == 'multi-label' else 'predicted as '}{predicted}: {n}")
     split = results.get("data", {}).get("split", {}).get("sentence")
     units = (results.get("units") or {}).get("sentence")
-    for line in filter(None, [units, split, *_worth(results)]):
+    for line in filter(None, [units, split, *_told(results)]):
         console.tell(f"  {line}")
-    if results.get("test"):
-        _show_metrics(console, results["test"])
-        for line in _leak_free(results["test"]):
+    if test := results.get("test"):
+        _show_metrics(console, test)
+        for line in filter(None, [rests_on_few(test), (test.get("leak_free") or {}).get("sentence")]):
             console.tell(f"  {line}")
-    for name in ("bundle", "predictions.csv", "results.json"):
-        if (run / name).exists():
-            console.tell(f"  {name.partition('.')[0]}: {run / name}")
+    for check in checks(results):
+        if check.state != "pass":
+            console.tell(f"  {check.name.lower()} {_MARKS[check.state]}: {check.sentence}", style=_STYLES[check.state])
+    if n := len((results.get("audit") or {}).get("sentences") or []):
+        console.tell(f"  The audit has {n} finding{'' if n == 1 else 's'}: see Data in the report, or results.json.")
+    files = [name for name in ("bundle", "predictions.csv", "results.json") if (run / name).exists()]
+    console.tell(f"  in {run.path}: {', '.join(files)}")
     console.print()
     for line, style in ending(run, results):
         console.tell(line, style=style)
@@ -118,10 +125,9 @@ def _show_metrics(console: _Console, results: dict[str, Any]) -> None:
         console.tell(f"  {resampled}")
     if ordinal := (results.get("ordinal") or {}).get("sentence"):
         console.tell(f"  {ordinal}")
-    if guessed := (results.get("baseline") or {}).get("sentence"):
+    baseline = {key: one for key, one in (results.get("baseline") or {}).items() if key in ("label", "accuracy")}
+    if guessed := beside_guessing({"accuracy": results.get("accuracy"), "baseline": baseline}, counted(results)):
         console.tell(f"  {guessed}")
-    if few := rests_on_few(results):
-        console.tell(f"  {few}")
 
 
 def _images(results: dict[str, Any]) -> str:
@@ -136,40 +142,29 @@ def _images(results: dict[str, Any]) -> str:
     return f"{results['n']}{of} {partition_name(results['partition'])} {counted(results, results['n'])}"
 
 
-def _worth(results: dict[str, Any]) -> Iterator[str]:
-    """What the numbers are worth: both of them where images leak, what the audit found, what predict will say."""
+def _told(results: dict[str, Any]) -> Iterator[str]:
+    """What was left out, what a table adds, how far folds differ, and what predict will say."""
     if results.get("left_out"):
         yield results["left_out"]["sentence"]
-    yield from _leak_free(results)
     beside = results.get("tabular") or {}
     if beside:
         yield f"image and table: {beside['sentence']}"
     yield from _by_name(beside)
     for sentence in (*beside.get("shortcuts", ()), *beside.get("notes", ())):
         yield f"- {sentence}"
-    if results.get("audit"):
-        yield "audit:"
-    for row in ((results.get("audit") or {}).get("sentences") or [])[:_SENTENCES]:
-        yield f"- {row['finding']}"
     for name, spread in (results.get("fold_spread") or {}).items():
         if name in ("accuracy", "auroc"):
             yield f"{METRICS[name].name} by fold: {spread['lowest']:.3f} to {spread['highest']:.3f}"
-    for section in ("calibration", "decision", "abstain", "operating_point"):
+    for section in ("abstain", "operating_point"):
         sentence = (results.get(section) or {}).get("sentence")
         if sentence:
-            yield f"{section.replace('_', ' ')}: {sentence}"
+            first, dot, _ = sentence.partition(". ")
+            yield first + dot.strip()
     restated = (results.get("operating_point") or {}).get("restated")
     if restated and restated["sentence"]:
         yield restated["sentence"]
     for row in results.get("external") or []:
         yield f"external, {row['images']}: accuracy {written(row['accuracy'])}, n = {row['n']}"
-
-
-def _leak_free(results: dict[str, Any]) -> Iterator[str]:
-    leak = results.get("leak_free") or {}
-    if leak:
-        yield leak["sentence"]
-    yield from _by_name(leak)
 
 
 def _by_name(section: dict[str, Any]) -> Iterator[str]:

@@ -16,7 +16,18 @@ from medclf.auditing.labelling import choose_next
 from medclf.errors import DataError, ReadError
 from medclf.files import write_json
 from medclf.inference.sketches import FOLDER, WHEN, is_whole, measures_of, read_sketches, sketch
-from medclf.metrics.drift import FALSE_ALARMS, HORIZON, Alarm, Stream, estimate_accuracy, find_drift, stream_of
+from medclf.metrics.drift import (
+    CLASS_SHARE,
+    FALSE_ALARMS,
+    HORIZON,
+    STEP,
+    WINDOWS,
+    Alarm,
+    Stream,
+    estimate_accuracy,
+    find_drift,
+    stream_of,
+)
 from medclf.metrics.intervals import Estimate
 from medclf.parallel import map_ahead
 from medclf.progress import watch as bar
@@ -26,7 +37,7 @@ from medclf.reporting.tables import Block, table
 from medclf.results.calibration import OUT_OF_DISTRIBUTION, UNSURE
 from medclf.results.predictions import Predictions
 from medclf.results.run_folder import IMAGES
-from medclf.results.wording import percent
+from medclf.results.wording import number, percent
 from medclf.run.evaluate import fields_of
 from medclf.run.run import Run
 from medclf.serving.decoder_worker import facts_of
@@ -35,6 +46,7 @@ REFERENCE, PAGE = "reference.json", "watch.html"
 RECENT = 200
 _MOST_REFERENCE = 1000
 _BS = 32
+_MOST_GROUPS = 8
 _MADE = 2  # raised where what the reference holds changes: an older one is made again
 
 
@@ -80,18 +92,26 @@ def watch(
     alarms = find_drift(reference, stream, false_alarms=false_alarms)
     recent = stream.part(slice(max(0, len(stream) - RECENT), len(stream)))
     accuracy = estimate_accuracy(reference, right, recent)
-    told = [*_said(alarms, len(rows), false_alarms, source.bundle.vocab), _accuracy_said(accuracy)]
+    multi_label, vocab = source.bundle.multi_label, source.bundle.vocab
+    still = bool(find_drift(reference, recent, false_alarms=false_alarms))
+    told = [*_said(alarms, rows, still, vocab), _accuracy_said(accuracy)]
     if lost := len(ours) - len(rows):
-        told.append(f"{lost} sketches are damaged and are left out.")
+        verb = "sketch is damaged and is" if lost == 1 else "sketches are damaged and are"
+        told.append(f"{lost} {verb} left out.")
     page = Path(out) if out else source / FOLDER / PAGE
-    sections = [*_drawn(rows, source.bundle.multi_label), _next(rows, recent, n)]
     measured = (
-        f"After every 25 images, the last 50, 100 and 200 are compared with {len(known)} images that the model was "
-        f"not trained on. If nothing changes and images do not depend on each other, the chance of a false alarm is at "
-        f"most {percent(false_alarms, 0)} within {HORIZON} images. Several images of one patient in a row raise it."
+        f"After every {STEP} images, the last 50, 100 and 200 are compared with {number(len(known))} images that the "
+        f"model was not trained on. If nothing changes and images do not depend on each other, the chance of a false "
+        f"alarm is at most {percent(false_alarms, 0)} within {number(HORIZON)} images. Several images of one patient "
+        f"in a row raise it."
     )
-    sections.append(Section("How this was measured", [Block("text", text=measured)]))
-    write_page(page, "Watch", told[0], sections, told[1:])
+    sections = [
+        *([_differing(alarms, rows, reference, stream, vocab)] if alarms else []),
+        _next(rows, recent, n),
+        *_drawn(rows, multi_label),
+        Section("How this was measured", [Block("text", text=measured)]),
+    ]
+    write_page(page, f"Watch: {source.path.name}", told[0], sections, told[1:])
     return [*told, f"page: {page}"]
 
 
@@ -151,29 +171,82 @@ def _is_right(pred: Any, y: Any) -> float:
 
 
 def _named(what: str, vocab: Sequence[str]) -> str:
-    kind, _, code = what.rpartition("class ")
-    return f"share of {vocab[int(code)]}" if kind == "share of " else what
+    if what.startswith(CLASS_SHARE):
+        return f"share of {vocab[int(what.removeprefix(CLASS_SHARE))]}"
+    if what.startswith("feature axis"):
+        return f"what the network sees ({what})"
+    return (f"{what}, not in the run's images" if what.startswith("new ") else what).replace("_", " ")
 
 
-def _said(alarms: Sequence[Alarm], n: int, false_alarms: float, vocab: Sequence[str]) -> list[str]:
+def _said(alarms: Sequence[Alarm], rows: Sequence[dict[str, Any]], still: bool, vocab: Sequence[str]) -> list[str]:
+    n = len(rows)
+    if n < min(WINDOWS):
+        came = "1 image came" if n == 1 else f"{n} images came"
+        return [f"{came}: too few to look for drift, which needs {min(WINDOWS)}."]
     if not alarms:
-        rate = f"false-alarm rate {percent(false_alarms, 0)} in {HORIZON} images"
-        return [f"{n} images came. No drift was found ({rate})."]
-    first = alarms[0]
-    names = [_named(alarm.what, vocab) for alarm in alarms]
-    names.sort(key=lambda name: name.startswith("feature axis"))  # which say least to a reader
+        return [f"No drift was found: the {number(n)} incoming images are like those that the model was tested on."]
+    at, now = alarms[0].at, "still differ" if still else "no longer differ"
+    first = f"first seen after {number(at)} of {number(n)} images, on {_day(rows[at - 1]['when'])}"
+    names = [_named(alarm.what, vocab) for alarm in _by_meaning(alarms)]
+    more = f", and {len(names) - 6} more" if len(names) > 6 else ""
     return [
-        f"The incoming images have drifted: first seen after {first.at} of {n} images.",
-        f"What differs from the images that the model was tested on: {', '.join(names[:6])}.",
+        f"The incoming images have drifted: {first}.",
+        f"They differ from the images that the model was tested on in: {'; '.join(names[:6])}{more}.",
+        f"The last {min(n, RECENT)} images {now}. Label some of the images under Read next, and measure the "
+        "accuracy on them: medclf evaluate RUN --data FOLDER.",
     ]
+
+
+def _by_meaning(alarms: Sequence[Alarm]) -> list[Alarm]:
+    return sorted(alarms, key=lambda alarm: alarm.what.startswith("feature axis"))  # which say least to a reader
+
+
+def _day(when: str) -> str:
+    return when.partition("T")[0]
+
+
+def _differing(
+    alarms: Sequence[Alarm], rows: Sequence[dict[str, Any]], reference: Stream, stream: Stream, vocab: Sequence[str]
+) -> Section:
+    """What differs, and by how much."""
+    shown = []
+    for alarm in _by_meaning(alarms):
+        then = stream.part(slice(alarm.at - alarm.window, alarm.at))
+        shown.append(
+            {
+                "what": _named(alarm.what, vocab),
+                "tested images": _level(alarm.what, reference, reference),
+                "incoming images": _level(alarm.what, then, reference),
+                "first seen": f"{_day(rows[alarm.at - 1]['when'])}, in images {alarm.at - alarm.window + 1} to {alarm.at}",
+            }
+        )
+    return Section("What differs", [table(shown)], note="Means, or shares of the images, when each was first seen.")
+
+
+def _level(what: str, part: Stream, reference: Stream) -> str:
+    """How much of something some images have: the mean of a number, the share of a kind."""
+    if what in part.measures:
+        return number(float(part.measures[what].mean()))
+    if what == "confidence":
+        return percent(float(part.confidence.mean()), 0)
+    if what.startswith(CLASS_SHARE):
+        return percent(float((part.pred == int(what.removeprefix(CLASS_SHARE))).mean()), 0)
+    for name, known in reference.kinds.items():
+        theirs = part.kinds.get(name) or [""] * len(part)
+        if what == f"new {name}":
+            return percent(sum(kind not in set(known) for kind in theirs) / len(part), 0)
+        if what.startswith(f"{name} "):
+            return percent(sum(kind == what.removeprefix(f"{name} ") for kind in theirs) / len(part), 0)
+    return percent(Counter(part.images).most_common(1)[0][1] / len(part), 0)  # one image again and again
 
 
 def _accuracy_said(found: Estimate) -> str:
     if np.isnan(found.value):
-        return f"Accuracy on the last {found.n} images: cannot say ({found.note})."
+        last = "the last image" if found.n == 1 else f"the last {found.n} images"
+        return f"Accuracy on {last}: cannot say ({found.note.replace('_', ' ')})."
     low, high = percent(found.low, 0), percent(found.high, 0)
     value = percent(found.value, 0)
-    return f"Accuracy on the last {found.n} images, estimated without labels: {value} (95 % interval {low} to {high})."
+    return f"Accuracy on the last {found.n} images, estimated without labels: {value} (95 % CI {low} to {high})."
 
 
 def _monday(when: str) -> date:
@@ -219,12 +292,10 @@ def _drawn(rows: Sequence[dict[str, Any]], multi_label: bool) -> list[Section]:
         for row in rows:
             groups.setdefault(row["kinds"].get(name, ""), []).append(row)
         if set(groups) - {""}:
-            largest = sorted(groups, key=lambda one: -len(groups[one]))[:12]
-            found.append(
-                Section(
-                    heading, [table([{name: one or "unknown", **_facts(groups[one], multi_label)} for one in largest])]
-                )
-            )
+            largest = sorted(groups, key=lambda one: -len(groups[one]))[:_MOST_GROUPS]
+            shown = table([{name: one or "unknown", **_facts(groups[one], multi_label)} for one in largest])
+            left = f"The {_MOST_GROUPS} most frequent of {len(groups)}." if len(groups) > _MOST_GROUPS else ""
+            found.append(Section(heading, [shown], note=left))
     return found
 
 
@@ -244,7 +315,7 @@ def _chart(weeks: dict[date, list[dict[str, Any]]], multi_label: bool) -> list[B
     ]
     title = f"by week, {_week(first)} to {_week(last)}"
     drawn = line_chart(
-        lines, title=title, x_label="week", y_label="share", x_range=(1, float(place[last])), whole_x=True
+        lines, title=title, x_label=f"week (1 is {_week(first)})", y_label="share", x_range=(1, float(place[last])), whole_x=True
     )
     return [Block("chart", text=title, chart=drawn)]
 
@@ -257,9 +328,12 @@ def _next(rows: Sequence[dict[str, Any]], recent: Stream, n: int) -> Section:
     chosen = choose_next(scaled, np.zeros(len(scaled), bool), min(n, len(scaled)), probs=recent.probs)
     tail = rows[len(rows) - len(recent) :]
     shown = [
-        {"sketch": row["id"], "when": row["when"], "predicted": max(row["probs"], key=row["probs"].__getitem__)}
+        {"sketch": row["id"], "when": row["when"].replace("T", " ").replace("Z", " UTC"), "predicted": max(row["probs"], key=row["probs"].__getitem__)}
         | {"probability": percent(max(row["probs"].values()), 0), "flags": ", ".join(row["flags"])}
         for row in (tail[place] for place in chosen["row"])
     ]
-    note = "The service's answer carried the sketch's id: whoever sent the image can find it. No name is kept here."
+    note = (
+        "Labels of these images would tell most. The service keeps no images and no names, only sketches. Its answer "
+        "to each image carried the sketch's id: whoever sent the image can find it by that."
+    )
     return Section("Read next", [table(shown)], note=note)

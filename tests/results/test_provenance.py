@@ -43,10 +43,10 @@ def test_patients_on_both_sides_come_first():
 @pytest.mark.parametrize(
     ("groups", "says"),
     [
-        ([0, 0, 1, 1], "2 groups of linked images were found; 2 of them are in both"),
-        ([0, 0, None, None], "1 group of linked images was found; it is not in both training and validation set."),
-        ([None, 1, 1, None], "1 group of linked images was found; it is in both"),
-        ([None, None, None, 1], "No linked images were found there."),
+        ([0, 0, 1, 1], "2 groups of near-duplicates were found; 2 of them are in both"),
+        ([0, 0, None, None], "1 group of near-duplicates was found; it is not in both training and validation set."),
+        ([None, 1, 1, None], "1 group of near-duplicates was found; it is in both"),
+        ([None, None, None, 1], "No near-duplicates were found."),
     ],
 )
 def test_linked_images_are_counted(groups, says):

@@ -101,7 +101,7 @@ def test_a_test_set_that_leaks_is_scored_without_what_leaks(tmp_path, capsys):
     assert "  2 of 14 images leak." in lines
     (score,) = [line for line in lines if line.startswith("Accuracy on the test set")]
     assert "without leaked images: 75 %" in score and score.endswith("12 of 14 test images")
-    assert any("2 of 14 test images (14.3 %) were also seen" in check.sentence for check in checks(facts))
+    assert any("2 of 14 test images (14.3 %) are near-duplicates of training images." in check.sentence for check in checks(facts))
 
 
 def test_intervals_from_a_part_of_the_images_are_called_so(tmp_path, capsys, monkeypatch):
@@ -114,3 +114,19 @@ def test_intervals_from_a_part_of_the_images_are_called_so(tmp_path, capsys, mon
         show_results(tmp_path)
         assert (said in capsys.readouterr().out) == (large == 13)
         assert any(said in text for text in cautions(facts)) == (large == 13)
+
+
+def test_before_the_end_stands_what_speaks_against_the_score_and_the_page_has_the_rest(tmp_path, capsys):
+    facts = with_leaks("valid")
+    findings = [{"finding": f"finding {number}"} for number in range(7)]
+    facts |= {"audit": {"sentences": findings, "clues": []}, "calibration": {"sentence": "Of the temperature."}}
+    facts["baseline"] = {"label": "plain", "accuracy": 0.5, "brier": {"model": 0.1, "frequencies": 0.2}}
+    (tmp_path / "results.json").write_text(json.dumps(finite(as_plain(facts))))
+    show_results(tmp_path)
+    text = capsys.readouterr().out
+    against = {check.name: check.sentence for check in checks(facts) if check.state != "pass"}
+    assert "Leaks" in against and all(f"{name.lower()} " in text and said in text for name, said in against.items())
+    assert "The audit has 7 findings" in text and "results.json" in text
+    assert "right in 50.0 % of these images" in text
+    assert not any(word in text for word in ("finding 1", "temperature", "Brier"))
+    assert max(map(len, text.splitlines())) < 160

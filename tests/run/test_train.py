@@ -105,7 +105,7 @@ def test_grouped_needs_no_patients_and_keeps_twins_together(data, tmp_path, monk
     assert table["group"].nunique() == 12
     assert (table.dropna(subset="group").groupby("group")["partition"].nunique() == 1).all()
     assert facts["audit"]["leaks"]["valid"]["with_twin_in_train"] == 0 and "leak_free" not in facts
-    assert "12 groups of linked images were found; none of them is in" in facts["data"]["split"]["sentence"]
+    assert "12 groups of near-duplicates were found; none of them is in" in facts["data"]["split"]["sentence"]
 
 
 def test_folds_keep_twins_together_and_are_told_apart(data, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """`watch` as a whole: sketches of a served bundle, the page, drift that is found, and what is refused."""
 
+import re
 import sys
 from types import SimpleNamespace
 
@@ -83,7 +84,23 @@ def test_darker_images_are_found(run):
     serve(run, levels(200, 2) // 3, 12)
     lines = watch(run, progress=False)
     assert "have drifted" in lines[0] and "brightness" in lines[1]
+    assert lines[0].endswith("on 2026-03-12.") and lines[2].startswith("The last 200 images still differ.")
     assert "cannot say" in " ".join(lines)
+    page = (run / FOLDER / "watch.html").read_text()
+    row = re.search(r"<td[^>]*>brightness</td>(.*?)</tr>", page, re.S)[1]
+    tested, came = (float(text) for text in re.findall(r">([\d.]+)<", row)[:2])
+    assert 100 < tested < 150 and came < 100
+
+
+def test_what_has_passed_is_told_as_past(run):
+    serve(run, levels(60, 2) // 3, 2)
+    serve(run, levels(220, 1), 12)
+    assert "The last 200 images no longer differ." in " ".join(watch(run, progress=False))
+
+
+def test_few_images_are_not_called_free_of_drift(run):
+    serve(run, levels(30, 1), 2)
+    assert watch(run, progress=False)[0] == "30 images came: too few to look for drift, which needs 50."
 
 
 def test_without_sketches_it_says_how_to_get_them(run):
@@ -96,7 +113,7 @@ def test_weeks_stand_in_order_whatever_the_clock_did_and_damaged_lines_are_count
     serve(run, levels(30, 2), 2)  # the clock went back
     with (run / FOLDER / "sketches.jsonl").open("a") as file:
         file.write(f'{{"id":"0a","model":"{"a" * 16}","probs":null}}\n')
-    assert "1 sketches are damaged and are left out." in watch(run, progress=False)
+    assert "1 sketch is damaged and is left out." in watch(run, progress=False)
     text = (run / FOLDER / "watch.html").read_text()
     assert text.index("2026-W10</") < text.index("2026-W12</") and "2026-W10 to 2026-W12" in text
 
