@@ -7,7 +7,7 @@ that reads the anatomy says the same as before.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,6 +106,7 @@ def shortcut_test(
     thin: bool = True,
     seed: int = 42,
     level: float = 0.95,
+    say: Callable[[str], object] = lambda line: None,
 ) -> ShortcutTest:
     """Test whether a model's predictions move when overlays are taken away, put on, or exchanged.
 
@@ -118,6 +119,7 @@ def shortcut_test(
             repeated frames stand still as overlays do.
         seed: of the draw.
         level: of the intervals; they are widened for several images of a patient.
+        say: told how far it is, a line at a time.
 
     Returns:
         A `ShortcutTest`.
@@ -127,6 +129,7 @@ def shortcut_test(
     """
     network = Model.of(model)
     images, members, patients, names = _sample(network, _as_table(data), n_per_label, seed, thin)
+    say(f"{len(images)} images are searched for boxes, text and borders")
     found = [*find_overlays(images, members, _MOST), *_given(boxes, images)]
     overlays = pd.DataFrame([_row(number, overlay, members, network.vocab) for number, overlay in enumerate(found, 1)])
     sampling = Sampling.of(patients, len(images))
@@ -135,7 +138,10 @@ def shortcut_test(
     everything = (
         np.logical_or.reduce([overlay.mask for overlay in found]) if found else np.zeros(images.shape[1:3], bool)
     )
-    rows = [row for number, overlay in enumerate(found, 1) for row in trial.of(number, overlay, everything)]
+    rows: list[dict[str, Any]] = []
+    for number, overlay in enumerate(found, 1):
+        say(f"testing overlay {number} of {len(found)}: {overlay.kind}, {overlay.place}")
+        rows += trial.of(number, overlay, everything)
     effects = pd.DataFrame(rows, columns=list(_COLUMNS))
     masks = np.stack([overlay.mask for overlay in found]) if found else np.zeros((0, *images.shape[1:3]), bool)
     return ShortcutTest(overlays, effects, _sentences(overlays, effects), len(images), masks, trial.examples)

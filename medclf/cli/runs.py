@@ -128,6 +128,7 @@ def shortcuts(
         data=data,
         boxes=[(left, top, right, bottom) for left, top, right, bottom in places],
         n_per_label=n_per_label,
+        say=say,
         **more,
     )
     for sentence in found.sentences:

@@ -26,7 +26,7 @@ from medclf.reporting.page_data import doubtful, label_data, link, page_data, pi
 from medclf.reporting.thumbnails import Album, choose, fill_album, fill_folder
 from medclf.reporting.view import TOP_LOSSES, check_facts, context
 from medclf.results import maps
-from medclf.results.names import Names
+from medclf.results.names import Names, data_set_name
 from medclf.results.predictions import Predictions
 from medclf.results.run_folder import PAGE, RESULTS, TABLE, RunFolder
 from medclf.results.schema import RECORD
@@ -201,7 +201,7 @@ class Reported:
         rows = _linked(rows, run.neighbours, run.findings)
         record = run.record if (run / RECORD).exists() else {}
         day = str(record.get("finished") or record.get("started") or "")[:10]
-        about = _about(run.results, Path(record.get("root") or "").name, day)
+        about = _about(run.results, data_set_name(record.get("root") or ""), day)
         pictured = maps.with_maps(rows, maps.load_maps(run.path))
         return cls(run.results, pictured, labels, run.reader(show_burned_in), run.augmentation, about, run.label_errors)
 
@@ -240,7 +240,7 @@ class Reported:
         rows = _linked(maps.with_maps(rows, pictures), links, findings)
         errors = None if assessment.labels is None else assessment.labels.doubtful
         folder = getattr(getattr(learn, "dls", None), "path", "")
-        about = _about(results, Path(str(folder)).name, date.today().isoformat())
+        about = _about(results, data_set_name(str(folder)), date.today().isoformat())
         return cls(dict(results), rows, labels, interp.reader(show_burned_in), assessment.augmentation, about, errors)
 
 

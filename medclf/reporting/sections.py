@@ -25,6 +25,7 @@ _KINDS = {
 _DOTTED = (
     "How often predictions of each confidence are correct (95 % CI). On the dotted line confidence equals accuracy."
 )
+_SHOWN_UNITS = 4  # a row of them; the others are folded
 _RATES = ("sensitivity", "specificity", "ppv", "npv")
 
 
@@ -305,7 +306,9 @@ def _units(value: Any, picture: Picture) -> list[Block]:
     if strips:
         found.append(Block("heading", text="The images that decided, errors first"))
         found.append(Block("text", text="Below each image: how much it speaks for the answer."))
-        found.append(Block("pairs", items=strips))
+        found.append(Block("pairs", items=strips[:_SHOWN_UNITS]))
+        if more := strips[_SHOWN_UNITS:]:
+            found.append(Block("folded", text=f"{len(more)} more", items=[Block("pairs", items=more)]))
     return found + _measured(value, "by_image", "candidates", "rows", "by", "answer", "conflicts", "unreadable")
 
 

@@ -75,13 +75,15 @@ def _summary(sentences: Sequence[str]) -> str:
 
 
 def _section(test: Any, number: int, overlay: Mapping[str, Any], names: Names, pictures: bool) -> Section:
-    shares = [
-        {"label": key.removeprefix("share_"), "images that carry it": percent(value)}
+    shares = {
+        key.removeprefix("share_"): value
         for key, value in overlay.items()
         if key.startswith("share_") and value == value
-    ]
+    }
+    ranked = sorted(shares, key=lambda label: -shares[label])
+    carried = "; ".join(f"{label} {percent(shares[label], 0)}" for label in ranked)
     rows = test.effects[test.effects["overlay"] == overlay["overlay"]].to_dict("records")
-    blocks = [Block("heading", text="How many carry it"), table(shares)]
+    blocks = [Block("text", text=f"Share of the images that carry it: {carried}.")]
     for edits, heading, columns in (
         (("masked", "inpainted", "inpainted elsewhere"), "Taken away", ("edit", "label", "n", "moved", "change")),
         (("swapped", "swapped elsewhere"), "Exchanged", ("edit", "label", "n", "moved", "from", "towards")),
@@ -106,7 +108,7 @@ def _effect(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     return {key: plain[key] for key in columns if key in plain and plain[key] is not None}
 
 
-def _telling(examples: Sequence[Any], most: int = 12) -> list[Any]:
+def _telling(examples: Sequence[Any], most: int = 8) -> list[Any]:
     """Those that move furthest, one of each edit and label first."""
     ranked = sorted(examples, key=lambda example: -abs(example.probs[1] - example.probs[0]))
     first: dict[tuple[str, str], Any] = {}

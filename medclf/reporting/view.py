@@ -98,7 +98,7 @@ def context(
 def _split(split: Mapping[str, Any]) -> list[Block]:
     """How the data were split: the sentence, and the settings that mattered."""
     kind = split.get("kind")
-    folds = () if kind == "kfold" else ("fold", "n_folds")
+    folds: tuple[str, ...] = () if kind == "kfold" else ("fold", "n_folds")
     folds += ("valid_pct", "seed") if kind == "folders" else ()  # nothing was drawn
     told = {k: v for k, v in split.items() if k not in ("sentence", *folds) and v is not None}
     text = [Block("text", text=str(split["sentence"]))] if split.get("sentence") else []

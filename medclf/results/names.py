@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 HIDDEN = "(hidden)"
@@ -68,3 +68,31 @@ class Names:
             if path and path in text and ("." in path or "/" in path):
                 text = text.replace(path, self.of(self.place[path]))
         return _FILE_NAME.sub(HIDDEN, text)
+
+
+_NAMELESS = {
+    "images",
+    "image",
+    "img",
+    "imgs",
+    "pictures",
+    "data",
+    "dataset",
+    "files",
+    "train",
+    "png",
+    "jpg",
+    "dicom",
+    "dcm",
+}
+
+
+def data_set_name(folder: str) -> str:
+    """What a folder of images is called: with the folder above it where its own name says nothing.
+
+    Example:
+        >>> data_set_name("/data/kvasir-v2"), data_set_name("/data/ham10000/images")
+        ('kvasir-v2', 'ham10000/images')
+    """
+    place = Path(folder)
+    return f"{place.parent.name}/{place.name}" if place.name.lower() in _NAMELESS and place.parent.name else place.name

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from medclf.errors import DataError, MedclfError, by_road
 from medclf.metrics.comparison import Difference
+from medclf.results.names import data_set_name
 from medclf.results.run_folder import RESULTS
 from medclf.results.schema import RECORD
 from medclf.results.wording import interval, is_metric, measured, number, without_leaks
@@ -93,7 +94,7 @@ def list_runs(folder: str | Path = ".") -> list[RunRow]:
 def _row(run: Run, name: str) -> RunRow:
     try:
         settings, record = run.settings, run.record
-        data, model = Path(settings.get("data", "")).name, settings.get("arch", "")
+        data, model = data_set_name(settings.get("data", "")), settings.get("arch", "")
         data = "(hidden)" if run.hide_names else data
         if record.get("task") == "boxes":
             return RunRow(run, name, data, model, "", 0, "", "", problem="gives boxes: see its page")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def shortcuts(
     n_per_label: int = 60,
     hide_names: bool | None = None,
     show_burned_in: bool | None = None,
+    say: Callable[[str], object] = lambda line: None,
     **scan_kwargs: Any,
 ) -> tuple[ShortcutTest, Path]:
     """Test a run's model for shortcuts: overlays found, masked, filled in and exchanged between the labels.
@@ -44,6 +45,7 @@ def shortcuts(
         hide_names: name no files; as the run was made where None.
         show_burned_in: show pictures even where some images often carry the patient's name in their pixels; as the run
             was made where None.
+        say: told how far it is, a line at a time.
         scan_kwargs: of `scan`.
 
     Returns:
@@ -64,7 +66,7 @@ def shortcuts(
         table = _held_out(source.table, bundle.vocab)
     else:
         table = scan(data, **{"frame": bundle.preprocessing.frame, **scan_kwargs})
-    test = shortcut_test(bundle, table, boxes=boxes, n_per_label=n_per_label)
+    test = shortcut_test(bundle, table, boxes=boxes, n_per_label=n_per_label, say=say)
     trained = "partition" in table and (table["partition"] == "train").any() and data is None
     cautions = ["Some of these images were used for training; effects may be underestimated."] if trained else []
     reason = "" if shown else _why_withheld(table)

@@ -148,7 +148,7 @@ def _told(results: dict[str, Any]) -> Iterator[str]:
         yield results["left_out"]["sentence"]
     beside = results.get("tabular") or {}
     if beside:
-        yield f"image and table: {beside['sentence']}"
+        yield f"image and table: {beside['sentence']} Before calibration:"
     yield from _by_name(beside)
     for sentence in (*beside.get("shortcuts", ()), *beside.get("notes", ())):
         yield f"- {sentence}"

@@ -175,7 +175,7 @@ def _named(what: str, vocab: Sequence[str]) -> str:
         return f"share of {vocab[int(what.removeprefix(CLASS_SHARE))]}"
     if what.startswith("feature axis"):
         return f"what the network sees ({what})"
-    return (f"{what}, not in the run's images" if what.startswith("new ") else what).replace("_", " ")
+    return (f"{what} (not in the run's images)" if what.startswith("new ") else what).replace("_", " ")
 
 
 def _said(alarms: Sequence[Alarm], rows: Sequence[dict[str, Any]], still: bool, vocab: Sequence[str]) -> list[str]:
@@ -185,15 +185,15 @@ def _said(alarms: Sequence[Alarm], rows: Sequence[dict[str, Any]], still: bool, 
         return [f"{came}: too few to look for drift, which needs {min(WINDOWS)}."]
     if not alarms:
         return [f"No drift was found: the {number(n)} incoming images are like those that the model was tested on."]
-    at, now = alarms[0].at, "still differ" if still else "no longer differ"
+    at, last = alarms[0].at, f"The last {min(n, RECENT)} images"
     first = f"first seen after {number(at)} of {number(n)} images, on {_day(rows[at - 1]['when'])}"
     names = [_named(alarm.what, vocab) for alarm in _by_meaning(alarms)]
     more = f", and {len(names) - 6} more" if len(names) > 6 else ""
+    advice = "Label some of those under Read next, and measure the accuracy: medclf evaluate RUN --data FOLDER."
     return [
         f"The incoming images have drifted: {first}.",
         f"They differ from the images that the model was tested on in: {'; '.join(names[:6])}{more}.",
-        f"The last {min(n, RECENT)} images {now}. Label some of the images under Read next, and measure the "
-        "accuracy on them: medclf evaluate RUN --data FOLDER.",
+        f"{last} still differ. {advice}" if still else f"{last} no longer differ.",
     ]
 
 
@@ -211,13 +211,14 @@ def _differing(
     """What differs, and by how much."""
     shown = []
     for alarm in _by_meaning(alarms):
-        then = stream.part(slice(alarm.at - alarm.window, alarm.at))
+        begin = alarm.at - alarm.window
+        then = stream.part(slice(begin, alarm.at))
         shown.append(
             {
                 "what": _named(alarm.what, vocab),
                 "tested images": _level(alarm.what, reference, reference),
                 "incoming images": _level(alarm.what, then, reference),
-                "first seen": f"{_day(rows[alarm.at - 1]['when'])}, in images {alarm.at - alarm.window + 1} to {alarm.at}",
+                "first seen": f"{_day(rows[alarm.at - 1]['when'])}, in images {begin + 1} to {alarm.at}",
             }
         )
     return Section("What differs", [table(shown)], note="Means, or shares of the images, when each was first seen.")
@@ -226,7 +227,7 @@ def _differing(
 def _level(what: str, part: Stream, reference: Stream) -> str:
     """How much of something some images have: the mean of a number, the share of a kind."""
     if what in part.measures:
-        return number(float(part.measures[what].mean()))
+        return f"{part.measures[what].mean():.3g}"
     if what == "confidence":
         return percent(float(part.confidence.mean()), 0)
     if what.startswith(CLASS_SHARE):
@@ -313,9 +314,14 @@ def _chart(weeks: dict[date, list[dict[str, Any]]], multi_label: bool) -> list[B
         Line(name, [(float(place[monday]), value(part)) for monday, part in weeks.items()], marks=True)
         for name, value in measures.items()
     ]
-    title = f"by week, {_week(first)} to {_week(last)}"
+    title, x_label = f"by week, {_week(first)} to {_week(last)}", f"week (1 is {_week(first)})"
     drawn = line_chart(
-        lines, title=title, x_label=f"week (1 is {_week(first)})", y_label="share", x_range=(1, float(place[last])), whole_x=True
+        lines,
+        title=title,
+        x_label=x_label,
+        y_label="share",
+        x_range=(1, float(place[last])),
+        whole_x=True,
     )
     return [Block("chart", text=title, chart=drawn)]
 
@@ -328,7 +334,11 @@ def _next(rows: Sequence[dict[str, Any]], recent: Stream, n: int) -> Section:
     chosen = choose_next(scaled, np.zeros(len(scaled), bool), min(n, len(scaled)), probs=recent.probs)
     tail = rows[len(rows) - len(recent) :]
     shown = [
-        {"sketch": row["id"], "when": row["when"].replace("T", " ").replace("Z", " UTC"), "predicted": max(row["probs"], key=row["probs"].__getitem__)}
+        {
+            "sketch": row["id"],
+            "when": row["when"].replace("T", " ").replace("Z", " UTC"),
+            "predicted": max(row["probs"], key=row["probs"].__getitem__),
+        }
         | {"probability": percent(max(row["probs"].values()), 0), "flags": ", ".join(row["flags"])}
         for row in (tail[place] for place in chosen["row"])
     ]

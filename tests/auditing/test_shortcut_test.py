@@ -134,7 +134,10 @@ def test_it_is_said_in_words(leaning):
 
 
 def test_a_model_that_reads_the_tissue_is_cleared(confounded):
-    test = shortcut_test(FakeBundle(reads_the_tissue), confounded, thin=False)
+    told = []
+    test = shortcut_test(FakeBundle(reads_the_tissue), confounded, thin=False, say=told.append)
+    assert told[0] == "80 images are searched for boxes, text and borders"
+    assert told[1].startswith(f"testing overlay 1 of {len(test.overlays)}: ")
     assert len(test.overlays) == 1
     assert test.sentences[0].endswith("no evidence that predictions depend on it.")
     assert effect(test, "masked", "red")["moved"].value == 0

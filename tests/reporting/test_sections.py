@@ -5,7 +5,7 @@ import pandas as pd
 
 from medclf.reporting.report import render
 from medclf.reporting.sections import SECTIONS, Section, section_blocks, sections_of
-from medclf.reporting.tables import Block
+from medclf.reporting.tables import Block, no_picture
 
 METRIC = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}
 BARS = [{"low": 0.8, "high": 0.9, "confidence": 0.85, "frequency": METRIC}]
@@ -139,3 +139,12 @@ def test_a_plan_says_what_was_compared_and_how_surely():
     cells = [[cell.text for cell in row] for row in table.rows]
     assert cells[1] == ["fine-tuning: 5 epochs", "no", "80", "0.3", "0.5", "+0.100 to +0.300"]
     assert [block.kind for block in section_blocks("plan", {"sentence": "Nothing is fine-tuned."})] == ["text"]
+
+
+def test_of_units_a_row_is_shown_and_the_others_are_folded():
+    images = [{"path": "1.png", "contribution": 0.5}]
+    row = {"unit_path": "p", "n_images": 1, "actual": "a", "predicted": "b", "images": images}
+    shown = SECTIONS["units"].build({"sentence": "One answer for each patient.", "rows": [row] * 9}, no_picture)
+    (first,) = [block for block in shown if block.kind == "pairs"]
+    (folded,) = [block for block in shown if block.kind == "folded"]
+    assert len(first.items) == 4 and folded.text == "5 more" and len(folded.items[0].items) == 5
