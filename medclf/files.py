@@ -161,10 +161,15 @@ def is_number(value: Any) -> bool:
     """Whether a JSON file holds a finite number there.
 
     Example:
-        >>> is_number(3), is_number(float("nan")), is_number(True), is_number("3")
-        (True, False, False, False)
+        >>> is_number(3), is_number(float("nan")), is_number(10**400), is_number(True), is_number("3")
+        (True, False, False, False, False)
     """
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def finite(value: Any) -> Any:

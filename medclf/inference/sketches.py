@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from medclf.errors import MedclfWarning
 from medclf.files import is_number, writing
 from medclf.metrics.ood import OodDetector
 
@@ -139,18 +141,24 @@ class SketchBook:
 
 
 def read_sketches(folder: str | Path) -> list[dict[str, Any]]:
-    """The sketches of a folder, in the order in which they came; a line that is no sketch is passed over."""
+    """The sketches of a folder, in the order in which they came; a damaged line is left out, with a warning."""
     found: list[dict[str, Any]] = []
+    damaged = 0
     for name in (OLDER, FILE):
         file = Path(folder) / name
         lines: Sequence[str] = file.read_text(encoding="ascii", errors="replace").splitlines() if file.is_file() else ()
         for line in lines:
             try:
                 row = json.loads(line)
-            except ValueError:
-                continue
+            except (ValueError, RecursionError):
+                row = None
             if isinstance(row, dict) and "id" in row:
                 found.append(row)
+            else:
+                damaged += 1
+    if damaged:
+        which = "1 line is" if damaged == 1 else f"{damaged} lines are"
+        warnings.warn(f"{folder}: {which} damaged, and left out", MedclfWarning, stacklevel=2)
     return found
 
 
@@ -163,8 +171,9 @@ def is_whole(row: Mapping[str, Any], vocab: Sequence[str]) -> bool:
     """
     try:
         datetime.strptime(row["when"], WHEN)
-        numbers = [*(row["probs"][label] for label in vocab), *row["measures"].values()]
+        probs, measures = [row["probs"][label] for label in vocab], [*row["measures"].values()]
         texts = [row["image"], *row["kinds"].values(), *row["flags"]]
     except (KeyError, TypeError, ValueError, AttributeError):
         return False
-    return all(map(is_number, numbers)) and all(isinstance(text, str) for text in texts)
+    numbers = bool(measures) and all(map(is_number, [*probs, *measures]))
+    return numbers and all(0 <= p <= 1 for p in probs) and all(isinstance(text, str) for text in texts)

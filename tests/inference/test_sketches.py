@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from medclf.errors import OutputError
-from medclf.inference.sketches import FILE, SketchBook, measures_of, read_sketches, sketch
+from medclf.errors import MedclfWarning, OutputError
+from medclf.inference.sketches import FILE, SketchBook, is_whole, measures_of, read_sketches, sketch
 from medclf.metrics.ood import ood_fit
 
 ANSWER = SimpleNamespace(probs={"a": 0.25, "b": 0.75}, flags=("unsure",))
@@ -41,8 +41,34 @@ def test_a_line_that_a_kill_cut_short_costs_that_line_alone(tmp_path):
         file.write(b'{"id":"cut')
     book = SketchBook(tmp_path)
     book.add({"id": "last"})
-    assert [row["id"] for row in read_sketches(tmp_path)] == ["first", "last"]
+    with pytest.warns(MedclfWarning, match="1 line is damaged"):
+        assert [row["id"] for row in read_sketches(tmp_path)] == ["first", "last"]
     assert oct((tmp_path / FILE).stat().st_mode)[-3:] == "600"
+
+
+@pytest.mark.parametrize(
+    "line", [b"[" * 200_000, b"\xff\x00", b"[]", b'"id"'], ids=["nested", "binary", "list", "text"]
+)
+def test_a_line_that_is_no_sketch_is_counted(tmp_path, line):
+    (tmp_path / FILE).write_bytes(b'{"id": "a"}\n' + line + b"\n")
+    with pytest.warns(MedclfWarning, match="1 line is damaged"):
+        assert read_sketches(tmp_path) == [{"id": "a"}]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"measures": {}}, {"measures": {"x": 10**400}}, {"probs": {"polyp": -5}}, {"probs": {"polyp": 1e300}}],
+)
+def test_a_sketch_of_numbers_that_cannot_be_is_damaged(changed):
+    row = {
+        "when": "2026-01-01T00:00Z",
+        "probs": {"polyp": 0.5},
+        "measures": {"x": 1.0},
+        "image": "",
+        "kinds": {},
+        "flags": [],
+    }
+    assert is_whole(row, ["polyp"]) and not is_whole(row | changed, ["polyp"])
 
 
 def test_the_files_stay_within_their_bounds_and_the_latest_are_kept(tmp_path):
