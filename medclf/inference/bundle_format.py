@@ -26,7 +26,7 @@ DETECTOR = "detector.json"  # of a bundle that gives boxes: see `medclf.inferenc
 MAX_JSON = 64 * 2**20
 _N_GOLDEN = 2
 _MAX_DIGITS = 20  # of an integer: seeds have up to 2**64
-_MAX_PIXELS = 2**23  # of the network's input: loading a bundle runs two such images
+MAX_PIXELS = 2**23  # of the network's input: loading a bundle runs two such images
 _LEAST = 1e-30  # of a variance: less cannot be divided by in float32
 
 
@@ -115,7 +115,7 @@ def _check(content: Mapping[str, Any]) -> None:
     logits = np.array(content["golden"]["logits"], np.float64)
     _expect(logits.shape == (_N_GOLDEN, spec.n_out) and bool(np.isfinite(logits).all()), "golden")
     height, width = spec.preprocessing.size
-    _expect(height * width <= _MAX_PIXELS, f"size: at most {_MAX_PIXELS:,} pixels")
+    _expect(height * width <= MAX_PIXELS, f"size: at most {MAX_PIXELS:,} pixels")
     for pair in content["fold"]:
         _expect(len(pair) == 2 and all(isinstance(name, str) for name in pair), "fold")
 

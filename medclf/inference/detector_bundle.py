@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -255,15 +256,19 @@ def load_detector(path: str | Path, device: str = "cpu") -> DetectorBundle:
     folder = Path(path)
     content = _read(folder)
     try:
-        detector = build_detector(DetectorSpec.from_dict(content["detector"]), weights=None)
+        spec = DetectorSpec.from_dict(content["detector"])
+        if math.prod(spec.preprocessing.size) > bundle_format.MAX_PIXELS:
+            raise BundleError(f"{folder}: its size is above {bundle_format.MAX_PIXELS:,} pixels", "save it smaller")
+        detector = build_detector(spec, weights=None)
+        _fill(detector, folder)
+        golden = np.asarray(_golden(detector.eval()))
     except BundleError:
         raise
-    except (MedclfError, RuntimeError, ValueError) as error:
+    except (MedclfError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
         raise BundleError(
-            f"{folder}: the detector cannot be built: {error}", "copy it again from its source"
+            f"{folder}: the detector cannot run as described: {reason}", "copy it again from its source"
         ) from error
-    _fill(detector, folder)
-    golden = np.asarray(_golden(detector.eval()))
     if golden.shape != content["golden"].shape or not np.allclose(golden, content["golden"], rtol=_DRIFT, atol=_DRIFT):
         raise BundleError(f"{folder} gives other outputs here than where it was saved", "compare the versions in it")
     target = usable_device(device)

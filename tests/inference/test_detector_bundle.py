@@ -94,6 +94,24 @@ def test_nothing_is_overwritten_unasked(detector, saved) -> None:
     assert load_detector(save_detector(detector, saved, threshold=0.5, overwrite=True)).threshold == 0.5
 
 
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("normalization", {"mean": []}, "cannot run as described"),
+        ("normalization", {"std": [0.5, 0.5]}, "cannot run as described"),
+        ("preprocessing", {"size": [4096, 4096]}, "above .* pixels"),
+    ],
+)
+def test_a_description_that_cannot_be_run_is_refused(saved, part, change, message) -> None:
+    """Though somebody wrote a fitting hash."""
+    file = saved / "detector.json"
+    content = json.loads(file.read_text())
+    content["detector"][part] |= change
+    file.write_text(json.dumps(content | {"hash": _hash(content)}))
+    with pytest.raises(BundleError, match=message):
+        load_detector(saved)
+
+
 @pytest.mark.parametrize("resize", ["squish", "crop", "pad"])
 def test_boxes_go_to_the_prepared_pixels_and_back(resize) -> None:
     """Where a white rectangle lies after preparation is where its box says."""
