@@ -44,7 +44,8 @@ def with_units(table: pd.DataFrame, unit: str) -> pd.DataFrame:
     Args:
         table: as `scan` returns it.
         unit: "patient", "study" or "series" (of DICOM headers or a column of that name), "folder" (the one that holds
-            the image), "file" (of its frames), or the name of a column. An image that names none is a unit of its own.
+            the image), "file" (of its frames), or the name of a column. An image that names none is a unit of its own,
+            with the other frames of its file.
 
     Returns:
         A copy; `attrs["unit"]` says the kind. Where units are not parts of patients, a column `group` links the images
@@ -66,13 +67,13 @@ def with_units(table: pd.DataFrame, unit: str) -> pd.DataFrame:
         remedy = _SOURCES.get(unit, "fill its cells, or name another column")
         raise DataError(f"{argument('unit', unit)}: no image says its {units_word(unit, 1)}", remedy)
     if unit not in ("folder", "file") and (n := sum(name is None for name in named)):
-        notes.append(f"{n} of {len(named)} images name no {units_word(unit, 1)}: each counts as one of its own")
+        notes.append(f"{n} of {len(named)} images name no {units_word(unit, 1)}: each file counts as one of its own")
     result = table.copy()
     result.attrs = dict(table.attrs) | {"unit": unit}
     for text in notes:
         warnings.warn(MedclfWarning(text), stacklevel=2)
     note(result, *notes)
-    names = [path if name is None else name for name, path in zip(named, table["path"], strict=True)]
+    names = [file if name is None else name for name, file in zip(named, file_names(table), strict=True)]
     result[UNIT] = pd.Series(names, index=table.index, dtype=object)
     return result if _within_patients(result) else _grouped(result)
 
@@ -109,8 +110,9 @@ def _names(table: pd.DataFrame, unit: str) -> tuple[list[str | None], list[str]]
 def _within_patients(table: pd.DataFrame) -> bool:
     """Whether each unit is of one known patient."""
     patients = objects(table, "patient")
-    if any(patient is None for patient in patients):
-        return bool(table.attrs["unit"] == "patient")
+    unknown = [patient is None for patient in patients]
+    if any(unknown):
+        return bool(table.attrs["unit"] == "patient" and table[UNIT][unknown].is_unique)
     n_patients: pd.Series = table.assign(patient=patients).groupby(UNIT)["patient"].nunique()
     return bool(n_patients.max() <= 1)
 

@@ -44,6 +44,16 @@ def test_an_image_without_a_unit_is_one_of_its_own() -> None:
     assert table["unit_id"].tolist()[:3] == ["x", "b/1.png", "a/2.png"]
 
 
+def test_frames_of_a_file_without_a_unit_are_one_unit_and_stay_together() -> None:
+    paths = [f"{file}.tif#{frame}" for file in "abcdef" for frame in (0, 1)]
+    table = _table(patient=["p", "p"] + [None] * 10, path=paths, frame_number=[0, 1] * 6)
+    with pytest.warns(MedclfWarning, match="10 of 12 images name no patient: each file counts as one"):
+        found = with_units(table, "patient")
+    assert found["unit_id"].tolist() == ["p", "p"] + [f"{file}.tif" for file in "bcdef" for _ in (0, 1)]
+    assert split_for_units(found, None) == "grouped"
+    check_whole(found.assign(partition=split_table(found, "grouped", valid_pct=0.3)))
+
+
 def test_units_of_two_labels_each_are_refused() -> None:
     with pytest.raises(DataError, match="each patient has images of different labels: p0"):
         check_labels(with_units(_table(patient=[f"p{k // 4}" for k in range(12)]), "patient"))
