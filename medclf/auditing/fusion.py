@@ -118,7 +118,10 @@ def check_fields(table: pd.DataFrame, names: Sequence[str]) -> None:
     if empty and len(empty) == len(names):
         told = "; ".join(f"{name!r}: {why}" for name, why in empty.items())
         told = told.replace("training image", "image")
-        raise DataError(f"no column of {argument('tabular')} can be used ({told})", _offer(offered))
+        raise DataError(
+            f"no column of {argument('tabular')} can be used ({told})",
+            _offer([one for one in offered if one not in empty]),
+        )
 
 
 def _offer(names: Sequence[str]) -> str:

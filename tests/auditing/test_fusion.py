@@ -115,6 +115,8 @@ def test_bad_columns_are_refused_by_name():
     for name, said in (("dx", "the label itself"), ("sexx", "no column 'sexx'"), ("path", "not a field")):
         with pytest.raises(DataError, match=said):
             check_fields(table, [name])
+    with pytest.raises(DataError, match=r"in every image.*\n(?!.*odd)"):
+        check_fields(table.assign(odd=1), ["odd"])
     check_fields(table, ["hint", "sex"])
     assert column_names(("a,b", "a")) == ["a", "b"]
 
@@ -126,6 +128,7 @@ def test_bad_columns_are_refused_by_name():
         (["03.01.1950", "unknown"], "holds dates"),
         (["41,5", "38"], r"decimal commas, such as '41,5'"),
         ([*map(str, range(40, 59)), "90+"], "57 of 60 values are numbers, and '90\\+' is none"),
+        ([*map(str, range(40, 55)), *["<40"] * 15], "30 of 60 values are numbers, and '<40' is none"),
         ([f"{age:03}Y" for age in range(40, 60)], "numbers with a unit, such as '040Y'"),
         ([""], "unknown in every image"),
         (["x"], "is 'x' in every image"),
@@ -141,7 +144,7 @@ def test_a_column_that_is_neither_numbers_nor_categories_is_refused_before_the_t
 
 def test_categories_that_look_a_little_like_numbers_stay_categories():
     *_, table = drawn(60, 1)
-    for cells in (["3a", "3b", "4"], ["True", "False"], ["0 mm", "2 mm"], ["1-2", "3-5"]):
+    for cells in (["3a", "3b", "4"], ["True", "False"], ["0 mm", "2 mm"], ["1-2", "3-5"], ["1", "2", "3", "4a"]):
         check_fields(table.assign(odd=[cells[k % len(cells)] for k in range(60)]), ["odd"])
 
 

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
@@ -15,7 +16,6 @@ ROWS = {"age": [40, 60, None, 50, 80], "sex": ["f", "m", "f", "unknown", "M"]}
 
 
 def test_encoding_is_scikit_learns():
-    import pandas as pd
 
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"age": rng.normal(50, 20, 60), "site": rng.choice(["arm", "back", "leg"], 60)})
@@ -73,7 +73,7 @@ def test_a_number_beyond_the_training_images_counts_as_the_nearest_of_theirs_and
 def test_numbers_as_categories_are_one_however_written():
     encoder, _ = TableEncoder.fit({"code": ["1", "2", "b", "b"]})
     assert encoder.encode({"code": [1, 1.0, "1 ", "B"]}).argmax(axis=1).tolist() == [0, 0, 0, 2]
-    assert is_unknown("n/a") and not is_unknown("none")
+    assert is_unknown("n/a") and is_unknown(pd.NA) and not is_unknown("none")
 
 
 def test_true_and_false_are_categories_in_a_data_frame_as_they_are_in_a_csv():
