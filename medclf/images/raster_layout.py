@@ -115,6 +115,7 @@ def tidy_png(file: BinaryIO, path: str | Path) -> BinaryIO:
 
     Raises:
         TooLarge: more chunks than any encoder writes, or more pixels than its compressed data can hold.
+        UnsupportedFormat: an animation.
     """
     most = max(_FEW_CHUNKS, file.seek(0, os.SEEK_END) // _SMALL_CHUNK)
     size = file.tell()
@@ -130,6 +131,8 @@ def tidy_png(file: BinaryIO, path: str | Path) -> BinaryIO:
         if name == b"IHDR":
             width, height, depth, colours = struct.unpack(">IIBB", exactly(file, 10))
             declared = height * (width * depth * _PNG_SAMPLES.get(colours, 4) // 8)
+        elif name == b"acTL" and struct.unpack(">I", exactly(file, 4))[0] > 1:
+            raise UnsupportedFormat(path, "a PNG animation", "save its frames as PNG")
         elif name == b"IDAT":
             stored += length
             pixels_start = pixels_start or start

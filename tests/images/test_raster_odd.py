@@ -183,3 +183,14 @@ def test_lab_is_a_kind_of_colour():
     lab.save(file, "TIFF")
     assert probe(file.getvalue()).channels == 3
     np.testing.assert_array_equal(read_pixels(file.getvalue()), lab.convert("RGB"))
+
+
+def test_a_png_animation_is_refused():
+    first, second = Image.fromarray(GREY), Image.fromarray(255 - GREY)
+    file = io.BytesIO()
+    first.save(file, "PNG", save_all=True, append_images=[second])
+    with pytest.raises(UnsupportedFormat, match="PNG animation"):
+        read_pixels(file.getvalue())
+    file = io.BytesIO()
+    first.save(file, "PNG", save_all=True)  # of one frame
+    assert np.array_equal(read_pixels(file.getvalue()), GREY)
