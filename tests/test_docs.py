@@ -38,6 +38,18 @@ def test_every_page_is_in_the_contents():
     assert {p.stem for p in (ROOT / "docs").glob("*.md")} - {"index"} == listed
 
 
+def test_every_public_name_is_in_the_api_page():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^\.\. automodule:: (\S+)\n   :members:((?:.*\n)(?:    .*\n)*)", page, re.MULTILINE))
+    shown |= dict(re.findall(r"^\.\. autoclass:: (\S+)\.(\w+)$", page, re.MULTILINE))
+    stub = (ROOT / "medclf" / "__init__.pyi").read_text(encoding="utf-8")
+    public = re.findall(r"^from \.(\S+) import (\w+) as", stub, re.MULTILINE)
+    assert len(public) > 50
+    for module, name in public:
+        names = re.findall(r"\w+", shown.get(f"medclf.{module}", "nothing"))
+        assert name in names or not names, f"{name} of {module}"  # where none is listed, all are shown
+
+
 def test_the_versions_agree():
     import medclf
 
