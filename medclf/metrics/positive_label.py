@@ -27,6 +27,7 @@ _REST = set(
 )
 _LESS = set("low lower mild minor moderate early lgd lsil".split())
 _LETTERS = {("n", "y"), ("n", "p"), ("n", "t"), ("f", "t"), ("b", "m")}  # no and yes, normal and tumor, benign ...
+_ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6}
 _NUMBER = re.compile(r"(?:(?<!\w)-)?\d+(?:\.\d+)?")
 _AFTER_NO = (
     "abnormalit anomal cancer cardiomegal dement disease effusion fibros find fractur hemorrhag haemorrhag infect "
@@ -60,14 +61,19 @@ def positive_label(vocab: Sequence[str], counts: Mapping[str, int] | None = None
         >>> positive_label(["chest", "hand"], {"chest": 5, "hand": 90})
         Positive(label='chest', by='rarer')
     """
-    first, second = vocab
+    first, second = map(_in_digits, vocab)
     ranks = _plainness(first, second), _plainness(second, first)
     if ranks[0] != ranks[1]:
         return Positive(vocab[int(ranks[0] > ranks[1])], "name")
     n = [(counts or {}).get(label, 0) for label in vocab]
     if n[0] != n[1]:
         return Positive(vocab[int(n[1] < n[0])], "rarer")
-    return Positive(second, "order")
+    return Positive(vocab[1], "order")
+
+
+def _in_digits(label: str) -> str:
+    """The label with a Roman number at its end in digits: grade II is grade 2."""
+    return re.sub(r"(?<=[a-z][ _-])(i{1,3}|iv|vi?)$", lambda found: str(_ROMAN[found[1].lower()]), label, flags=re.I)
 
 
 def _plainness(label: str, other: str) -> int:

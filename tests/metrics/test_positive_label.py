@@ -60,6 +60,8 @@ from medclf.metrics.positive_label import positive_label
         ("microcephalic", "normocephalic"),
         ("cancer", "inconclusive"),
         ("nok", "ok"),
+        ("grade III", "grade II"),
+        ("Type_IV", "Type_I"),
         ("irregular", "regular"),
         ("unclear", "clear"),
         ("present", "absence"),
