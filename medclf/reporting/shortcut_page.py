@@ -96,7 +96,9 @@ def _section(test: Any, number: int, overlay: Mapping[str, Any], names: Names, p
             blocks += [Block("heading", text=heading), table(chosen)]
     examples = [example for example in test.examples if example.overlay == overlay["overlay"]]
     mask = test.masks[number - 1]
-    shown = [_exhibit(example, mask, names) for example in _telling(examples)] if pictures else []
+    harmless = any(said.startswith(f"Overlay {overlay['overlay']} ") and NO_EVIDENCE in said for said in test.sentences)
+    telling = _telling(examples, 3 if harmless else 8) if pictures else []
+    shown = [_exhibit(example, mask, names) for example in telling]
     return Section(f"Overlay {overlay['overlay']}: {overlay['kind']}, {overlay['place']}", blocks, shown)
 
 
@@ -108,7 +110,7 @@ def _effect(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     return {key: plain[key] for key in columns if key in plain and plain[key] is not None}
 
 
-def _telling(examples: Sequence[Any], most: int = 8) -> list[Any]:
+def _telling(examples: Sequence[Any], most: int) -> list[Any]:
     """Those that move furthest, one of each edit and label first."""
     ranked = sorted(examples, key=lambda example: -abs(example.probs[1] - example.probs[0]))
     first: dict[tuple[str, str], Any] = {}

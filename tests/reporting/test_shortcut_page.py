@@ -1,11 +1,12 @@
 """The page of a shortcut test says what the test found, with pictures before and after."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from medclf.auditing.shortcut_test import Example, ShortcutTest
+from medclf.auditing.shortcut_test import NO_EVIDENCE, Example, ShortcutTest
 from medclf.metrics.intervals import Estimate
 from medclf.reporting.shortcut_page import render_shortcuts
 
@@ -79,3 +80,12 @@ def test_nothing_found(tmp_path):
     )
     text = render_shortcuts(none, tmp_path / "page.html").read_text()
     assert "Nothing that stands still was found." in text and "<section" not in text
+
+
+def test_of_an_overlay_that_moves_nothing_few_images_are_shown(tmp_path):
+    test = a_test()
+    examples = [test.examples[0]._replace() for _ in range(12)]
+    said = f"Overlay 1 (box, bottom left) is on 90 % of 'red'; {NO_EVIDENCE} that predictions depend on it."
+    for sentences, shown in ((test.sentences, 8), ([said, "Another."], 3)):
+        page = render_shortcuts(replace(test, examples=examples, sentences=sentences), tmp_path / "page.html")
+        assert page.read_text().count("data:image/jpeg") == 2 * shown
