@@ -13,7 +13,7 @@ import pandas as pd
 from fastai.data.block import CategoryBlock, MultiCategoryBlock, TransformBlock
 from fastai.data.transforms import EncodedMultiCategorize
 
-from medclf.dataset.columns import read_csv
+from medclf.dataset.columns import SPLIT_COLUMN, read_csv
 from medclf.errors import DataError, MedclfError, did_you_mean
 from medclf.learn.image_block import channels_of
 
@@ -98,7 +98,9 @@ def table_of(
     if isinstance(columns["label_col"], list) and len(columns["label_col"]) == 1:
         columns["label_col"] = columns["label_col"][0]
     if valid_col is not None:
-        columns["partition_col"] = named(valid_col, "", 0)
+        column = columns["partition_col"] = named(valid_col, "", 0)
+        if column in df and df[column].dtype == bool and not SPLIT_COLUMN.fullmatch(str(column)):
+            df = df.assign(**{column: df[column].map({True: "valid", False: "train"})})  # as fastai, whatever its name
     if suff and columns["path_col"] in df:
         df = df.assign(**{columns["path_col"]: df[columns["path_col"]].astype(str) + suff})
     return df, columns

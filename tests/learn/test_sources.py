@@ -2,10 +2,11 @@
 
 import csv
 
+import pandas as pd
 import pytest
 
 from medclf.errors import DataError
-from medclf.learn.sources import read_table
+from medclf.learn.sources import read_table, table_of
 
 
 def test_a_separator_at_the_end_of_rows_shifts_no_column_where_it_is_named(tmp_path):
@@ -21,3 +22,12 @@ def test_cells_beyond_the_header_are_refused(tmp_path, told):
     file.write_text("path;label\n1.png;a;c\n2.png;b;d\n")
     with pytest.raises(DataError):
         read_table(file, *told)
+
+
+def test_true_in_a_valid_col_is_validation_whatever_its_name():
+    df = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "label": ["x", "y", "x"], "held": [True, False, False]})
+    told, columns = table_of(df, "path", "label", "held", "", by_position=False)
+    assert columns["partition_col"] == "held"
+    assert list(told["held"]) == ["valid", "train", "train"]
+    kept, _ = table_of(df.rename(columns={"held": "is_test"}), "path", "label", "is_test", "", by_position=False)
+    assert list(kept["is_test"]) == [True, False, False]
