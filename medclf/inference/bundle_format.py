@@ -249,7 +249,9 @@ def read(folder: Path) -> dict[str, Any]:
     for name in ("bundle.json", WEIGHTS):
         path = folder / name
         if not path.is_file():
-            raise BundleError(f"{folder} is not a bundle: it has no {name}", "give a folder that save_bundle made")
+            inside = folder / "bundle"
+            remedy = f"give {inside}" if (inside / name).is_file() else "give a folder that save_bundle made"
+            raise BundleError(f"{folder} is not a bundle: it has no {name}", remedy)
         if path.resolve().parent != folder.resolve():
             raise BundleError(f"{path} leads out of the bundle", "copy the bundle again, its links followed")
     described = folder / "bundle.json"

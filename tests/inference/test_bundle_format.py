@@ -90,3 +90,10 @@ def test_a_size_is_refused_before_it_costs_anything(tmp_path):
     with pytest.raises(BundleError, match="pixels"):
         load_bundle(folder)
     assert time.process_time() - started < 5
+
+
+def test_the_run_around_a_bundle_is_told_from_the_bundle(tmp_path):
+    save_bundle(fake_learn(), tmp_path / "run" / "bundle")
+    with pytest.raises(BundleError, match="it has no bundle") as error:
+        load_bundle(tmp_path / "run")
+    assert error.value.remedy == f"give {tmp_path / 'run' / 'bundle'}"
