@@ -36,6 +36,7 @@ def check_writing(given: Sequence[tuple[GivenImage, tuple[int, int]]]) -> None:
         Traceback (most recent call last):
         medclf.errors.DataError: 3 of 3 boxes do not lie in their images as x and y of the upper left corner, width, \
 height, and all do as x_min, y_min, x_max, y_max
+        write them as their format has them
     """
     placed = [
         (box, (*size, *size), image.in_shares)

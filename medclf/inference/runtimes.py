@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from medclf.errors import BundleError, DataError, MedclfError, argument, by_road, did_you_mean
 from medclf.inference import bundle_format
-from medclf.results.schema import RECORD, read_record
+from medclf.results.record import RECORD, read_record
 
 if TYPE_CHECKING:
     from medclf.inference.bundle import Bundle

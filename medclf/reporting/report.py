@@ -28,8 +28,8 @@ from medclf.reporting.view import TOP_LOSSES, check_facts, context
 from medclf.results import maps
 from medclf.results.names import Names, data_set_name
 from medclf.results.predictions import Predictions
+from medclf.results.record import RECORD
 from medclf.results.run_folder import PAGE, RESULTS, TABLE, RunFolder
-from medclf.results.schema import RECORD
 from medclf.web.templates import fill
 
 SCRIPTS = ("stats.js", "state.js", "explore.js", "viewer.js", "save.js", "links.js", "review.js")

@@ -23,7 +23,8 @@ from medclf.images.phi import Pictures, Reader
 from medclf.images.preprocessing import Preprocessing
 from medclf.results.names import Names
 from medclf.results.predictions import Predictions
-from medclf.results.schema import RECORD, read_record, read_results
+from medclf.results.record import RECORD, read_record
+from medclf.results.schema import read_results
 from medclf.results.wording import metrics_frame, summary
 
 RESULTS, PREDICTIONS, TABLE = "results.json", "predictions.csv", "table.csv"

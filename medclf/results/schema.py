@@ -1,16 +1,15 @@
-"""What stands in a run's results.json and run.json: their versions, their shapes, and what 0.1 called otherwise."""
+"""What stands in a run's results.json: its version, its shape, and what 0.1 called otherwise."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from medclf.errors import DataError
 from medclf.metrics.table import overall_metrics
+from medclf.results.record import REMEDY, read_json, rename
 from medclf.results.shapes import (
     COUNT,
-    FLAG,
     NUMBER,
     OBJECT,
     TEXT,
@@ -25,9 +24,6 @@ from medclf.results.shapes import (
 )
 
 SCHEMA = 2  # of results.json
-RECORD_FORMAT = 2  # of run.json
-RECORD = "run.json"  # what a RUN was made with, in its folder
-_REMEDY = "restore it from a copy, or make the run again"
 
 _METRIC = fields(
     {"value": maybe(NUMBER), "low": maybe(NUMBER), "high": maybe(NUMBER)}, {"n": maybe(COUNT), "note": maybe(TEXT)}
@@ -115,17 +111,6 @@ RESULTS = fields(
     },
 )
 _BOXES = fields({"task": one_of("boxes"), "boxes": OBJECT})
-RECORD_SHAPE = fields(
-    {},
-    {
-        "root": TEXT,
-        "multi_label": FLAG,
-        "hide_names": FLAG,
-        "show_burned_in": FLAG,
-        "bundle": TEXT,
-        "settings": fields({}, {"hide_names": FLAG, "show_burned_in": FLAG}),
-    },
-)
 
 
 def read_results(path: str | Path) -> dict[str, Any]:
@@ -140,55 +125,8 @@ def read_results(path: str | Path) -> dict[str, Any]:
             f"{path} is of a detector, which gives boxes and no labels",
             "its page is report.html; medclf predict RUN FILES prints its boxes",
         )
-    _rename(results.get("training"), "head_start", "linear_probe")  # as 0.1 called it
+    rename(results.get("training"), "head_start", "linear_probe")  # as 0.1 called it
     matrix, n = results.get("confusion_matrix"), len(results["vocab"])
     if isinstance(matrix, list) and {len(matrix), *map(len, matrix)} != {n}:
-        raise DataError(f"{path} is damaged: its confusion_matrix is not of its {n} labels", _REMEDY)
+        raise DataError(f"{path} is damaged: its confusion_matrix is not of its {n} labels", REMEDY)
     return results
-
-
-def read_record(path: str | Path) -> dict[str, Any]:
-    """run.json, checked, with the names of today.
-
-    Raises:
-        DataError: the file is missing or damaged, or of a later medclf.
-    """
-    record = read_json(path, RECORD_SHAPE, version="format", newest=RECORD_FORMAT)
-    _rename(record.get("settings"), "head_start", "linear_probe")
-    return record
-
-
-def read_json(path: str | Path, shape: Shape, *, version: str, newest: int) -> dict[str, Any]:
-    """A JSON file of a run.
-
-    Args:
-        path: the file.
-        shape: what it must hold.
-        version: the name of the field with its version; a file without one is as old as can be.
-        newest: the highest version that is understood.
-
-    Raises:
-        DataError: the file is missing or damaged, or its version is higher.
-    """
-    path = Path(path)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist", _REMEDY) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}", _REMEDY) from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} is damaged: it holds no JSON object", _REMEDY)
-    found = value.get(version, 1)
-    if COUNT(found, version):
-        raise DataError(f"{path} is damaged: its {version} is not a number", _REMEDY)
-    if found > newest:
-        raise DataError(f"{path} has {version} {found}; this medclf reads up to {newest}", "update medclf")
-    if wrong := shape(value, path.stem):
-        raise DataError(f"{path} is damaged: {wrong}", _REMEDY)
-    return value
-
-
-def _rename(values: Any, old: str, new: str) -> None:
-    if isinstance(values, dict) and old in values:
-        values[new] = values.pop(old)

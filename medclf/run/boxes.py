@@ -36,8 +36,9 @@ from medclf.models.spec import Normalization
 from medclf.reporting.boxes_page import render_boxes
 from medclf.results.names import Names
 from medclf.results.provenance import describe_split, versions
+from medclf.results.record import RECORD, RECORD_FORMAT
 from medclf.results.run_folder import RESULTS, TABLE, save_table
-from medclf.results.schema import RECORD, RECORD_FORMAT, SCHEMA
+from medclf.results.schema import SCHEMA
 from medclf.results.wording import percent
 from medclf.run.config import Say, check_early
 from medclf.run.resume import check_free, claimed, located

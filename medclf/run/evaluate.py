@@ -30,9 +30,9 @@ from medclf.reporting.report import report
 from medclf.results import maps
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions, losses_of
+from medclf.results.record import RECORD, RECORD_FORMAT
 from medclf.results.results import leak_free, short_metrics, summarize
 from medclf.results.run_folder import EVALUATIONS, IMAGES, PAGE, RESULTS, TABLE
-from medclf.results.schema import RECORD, RECORD_FORMAT
 from medclf.results.subgroups import check_columns, subgroups
 from medclf.results.units import by_unit
 from medclf.run.run import Run

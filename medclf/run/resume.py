@@ -16,8 +16,8 @@ from medclf.errors import DataError, MedclfWarning, OutputError, argument, by_ro
 from medclf.files import sweep
 from medclf.inference.bundle_format import WEIGHTS, is_detector
 from medclf.inference.runtimes import bundle_in
-from medclf.results import schema
-from medclf.results.schema import RECORD
+from medclf.results import record as run_record
+from medclf.results.record import RECORD, RECORD_FORMAT
 from medclf.run.config import TrainConfig
 
 CHECKPOINTS = "checkpoint"
@@ -83,7 +83,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
             f"{path} holds no {RECORD}: no training began there",
             f"begin with: {by_road('train(data, out=RUN)', 'medclf train DATA --out RUN')}",
         )
-    record = schema.read_record(file)
+    record = run_record.read_record(file)
     if "settings" not in record:
         raise DataError(f"{file} has no settings of a training", f"give the {RECORD} that medclf train wrote")
     return record
@@ -114,7 +114,7 @@ def is_finished(record: Mapping[str, Any]) -> bool:
 
 def check_resumable(record: Mapping[str, Any], run: str | Path) -> None:
     """Raise DataError where an earlier medclf began the run: its checkpoints are not understood."""
-    if record.get("format", 1) < schema.RECORD_FORMAT:
+    if record.get("format", 1) < RECORD_FORMAT:
         began = (record.get("versions") or {}).get("medclf", "0.1")
         text = f"{run} was begun by medclf {began}; this version cannot go on with it"
         again = f"medclf train --config {run} --out NEW"

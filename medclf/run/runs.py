@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from medclf.errors import DataError, MedclfError, by_road
 from medclf.metrics.comparison import Difference
 from medclf.results.names import data_set_name
+from medclf.results.record import RECORD
 from medclf.results.run_folder import RESULTS
-from medclf.results.schema import RECORD
 from medclf.results.wording import interval, is_metric, measured, number, without_leaks
 from medclf.run.compare import compare
 from medclf.run.resume import is_finished

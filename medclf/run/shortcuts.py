@@ -15,7 +15,7 @@ from medclf.images.phi import withheld_among
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.report import Reported, report
 from medclf.reporting.shortcut_page import render_shortcuts
-from medclf.results.schema import RECORD
+from medclf.results.record import RECORD
 from medclf.run.run import Run
 
 _ENOUGH = 10  # held-out images of each label, below which training images are looked at too

@@ -35,8 +35,8 @@ from medclf.reporting.view import withheld_note
 from medclf.results import maps
 from medclf.results.predictions import Predictions
 from medclf.results.provenance import versions
+from medclf.results.record import RECORD_FORMAT
 from medclf.results.run_folder import AUDIT, EVALUATIONS, IMAGES, LABEL_ERRORS, NEIGHBOURS, OUT_OF_FOLD
-from medclf.results.schema import RECORD_FORMAT
 from medclf.results.subgroups import check_columns
 from medclf.run.audit import audit_table
 from medclf.run.config import Say, TrainConfig, check_early, check_machine

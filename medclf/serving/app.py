@@ -17,7 +17,7 @@ from medclf.inference.bundle_format import is_detector
 from medclf.inference.runtimes import load_model
 from medclf.inference.sketches import SketchBook
 from medclf.parallel import n_cores
-from medclf.results.schema import RECORD, read_record
+from medclf.results.record import RECORD, read_record
 from medclf.serving.limits import Limits
 
 if TYPE_CHECKING:

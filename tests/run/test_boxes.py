@@ -17,8 +17,8 @@ from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.inference.detector_bundle import load_detector
 from medclf.models.backbones import build_network
 from medclf.models.spec import ModelSpec, Normalization
+from medclf.results.record import read_record
 from medclf.results.run_folder import RunFolder
-from medclf.results.schema import read_record
 from medclf.run.boxes import hottest, outcomes, train_boxes
 from medclf.run.predict_boxes import predict_boxes, print_boxes
 from medclf.run.resume import settings_in, started_from
