@@ -192,6 +192,7 @@ class Reported:
         Warns:
             MedclfWarning: the images are no longer where they were.
         """
+        run.check_counts()
         rows = _with_probe(run.predictions, run.out_of_fold)
         labels = dict(zip(rows["path"], rows["label"], strict=True))
         if (run / TABLE).is_file():

@@ -131,10 +131,21 @@ class RunFolder(Shown, os.PathLike[str]):
         if results["n"] not in (n, int((known & inside).sum())):
             text = f"{self / PREDICTIONS} has {n} images with a known label; {RESULTS} speaks of {results['n']}"
             raise DataError(text, _BOTH)
-        counted = _matrix(found, known if results["n"] == n else known & inside)
+        return found
+
+    def check_counts(self) -> None:
+        """See that predictions.csv holds the errors that results.json counts, before a page shows both.
+
+        Raises:
+            DataError: it holds others.
+        """
+        found, results = self.predictions, self.results
+        rows = found.known
+        if results["n"] != rows.sum():
+            rows = rows & (found.table["partition"] == results["partition"]).to_numpy()
+        counted = _matrix(found, rows)
         if counted is not None and results.get("confusion_matrix", counted) != counted:
             raise DataError(f"{self / PREDICTIONS} and {RESULTS} are of two runs: they count other errors", _BOTH)
-        return found
 
     @cached_property
     def by_image(self) -> Predictions | None:

@@ -243,7 +243,7 @@ def resume(run: str | Path, say: Say = print) -> Path:
     """
     record = read_record(run)
     if is_finished(record):
-        _ = Run(run).predictions  # what is shown of it must be its own
+        Run(run).check_counts()  # what is shown of it must be its own
         say(f"{run} was finished on {record['finished']}: there is nothing to go on with")
         tidy(Path(run))
         return Path(run)

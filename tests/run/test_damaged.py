@@ -144,10 +144,13 @@ def _fewer_labels(whole: str) -> str:
     return json.dumps(results | {"vocab": results["vocab"][:1]})
 
 
-@pytest.mark.parametrize("command", ["report RUN", "compare RUN RUN"])
 @pytest.mark.parametrize(
-    ("file", "change", "says"),
-    [("predictions.csv", _other_answer, "are of two runs"), ("results.json", _fewer_labels, "confusion_matrix")],
+    ("command", "file", "change", "says"),
+    [
+        ("report RUN", "predictions.csv", _other_answer, "are of two runs"),
+        ("report RUN", "results.json", _fewer_labels, "confusion_matrix"),
+        ("compare RUN RUN", "results.json", _fewer_labels, "confusion_matrix"),
+    ],
 )
 def test_files_of_two_runs_are_not_told_as_one(folder, medclf, command, file, change, says):
     path = folder / "RUN" / file
