@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medclf.dataset.columns import read_csv
+from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.given_boxes import GivenBox, GivenImage, box_of, box_of_size, label_of, number, size_of
 from medclf.dataset.spelt_names import NOTHING
 from medclf.errors import DataError

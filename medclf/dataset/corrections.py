@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from medclf.dataset.columns import read_csv, text_of
+from medclf.dataset.columns import text_of
+from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.labels import NO_FINDING, count_labels, label_set
 from medclf.errors import DataError
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from medclf.dataset.columns import read_csv, typed
+from medclf.dataset.columns import typed
+from medclf.dataset.csv_reading import read_csv
 from medclf.errors import DataError
 from medclf.escaping import for_csv
 from medclf.files import replacing

@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from medclf.dataset.columns import BLANK, Columns, Sheet, label_text, read_csv
+from medclf.dataset.columns import BLANK, Columns, Sheet, label_text
+from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, partition_of, walk
 from medclf.dataset.identity import instance_uid, patient_id
 from medclf.dataset.labels import Label, is_missing

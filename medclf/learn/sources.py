@@ -13,7 +13,8 @@ import pandas as pd
 from fastai.data.block import CategoryBlock, MultiCategoryBlock, TransformBlock
 from fastai.data.transforms import EncodedMultiCategorize
 
-from medclf.dataset.columns import SPLIT_COLUMN, read_csv
+from medclf.dataset.columns import SPLIT_COLUMN
+from medclf.dataset.csv_reading import read_csv
 from medclf.errors import DataError, MedclfError, did_you_mean
 from medclf.learn.image_block import channels_of
 

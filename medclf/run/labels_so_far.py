@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from medclf.dataset.columns import read_csv
 from medclf.dataset.corrections import POOR, labels_in, plain
+from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.labels import NO_FINDING, label_set, objects
 from medclf.dataset.matching import UNKNOWN, spelt_alike
 from medclf.dataset.scan import usable

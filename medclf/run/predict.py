@@ -210,7 +210,7 @@ def named_fields(texts: Sequence[str]) -> dict[str, str]:
 
 def _read_fields(model: Any, path: Path) -> dict[str, dict[str, str]]:
     """What a CSV says of each image, by its path; blank cells say nothing."""
-    from medclf.dataset.columns import read_csv  # with pandas, which a prediction without a table does not need
+    from medclf.dataset.csv_reading import read_csv  # with pandas, which a prediction without a table does not need
 
     names = [one["name"] for one in model.fields]
     if not names:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.dataset.columns import read_csv
 from medclf.dataset.corrections import LEFT_OUT, MARKS, NEW, NONE, POOR, UNSURE, check_marks, joined, labels_in, plain
 from medclf.dataset.csv_files import read_rows, save_rows
+from medclf.dataset.csv_reading import read_csv
 from medclf.errors import DataError
 from medclf.files import write_json
 from medclf.metrics.agreement import cohen_kappa

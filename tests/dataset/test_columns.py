@@ -4,76 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medclf.dataset.columns import Columns, Sheet, read_csv
+from medclf.dataset.columns import Columns, Sheet
+from medclf.dataset.csv_reading import read_csv
 from medclf.errors import DataError
-
-
-@pytest.fixture
-def csv_of(tmp_path):
-    def write(text: str, encoding: str = "utf-8"):
-        file = tmp_path / "t.csv"
-        file.write_bytes(text.encode(encoding))
-        return file
-
-    return write
 
 
 def sheet(*, is_text=True, columns=None, **cells) -> Sheet:
     return Sheet(pd.DataFrame(cells, dtype=object), "t.csv", Columns(**(columns or {})), is_text)
-
-
-# ---- reading a CSV
-
-
-def test_rows_of_separators_alone_are_no_rows(csv_of):
-    assert read_csv(csv_of("path,label\n1.png,a\n,\n , \n2.png,b\n,\n"))["path"].tolist() == ["1.png", "2.png"]
-
-
-@pytest.mark.parametrize("ends", ["", ",", ",,"], ids=["none", "one", "two"])
-@pytest.mark.parametrize("header", ["", ","], ids=["", "header too"])
-def test_a_separator_at_the_end_of_rows_shifts_nothing(csv_of, ends, header):
-    frame = read_csv(csv_of(f"front,side,label{header}\na.png,b.png,ill{ends}\nc.png,d.png,well\n"))
-    assert list(frame) == ["front", "side", "label"]
-    assert frame.to_numpy().tolist() == [["a.png", "b.png", "ill"], ["c.png", "d.png", "well"]]
-
-
-def test_a_row_that_does_not_fit_is_named(csv_of):
-    with pytest.raises(DataError, match="line 3: 4 cells, and the header names 3"):
-        read_csv(csv_of("path,label,note\n1.png,a,x\n2.png,b,small, flat\n"))
-    with pytest.raises(DataError, match="line 2: 1 cells"):
-        read_csv(csv_of("path;label\n1.png\n"))
-
-
-@pytest.mark.parametrize("mark", [",", ";", "\t"])
-def test_separators_within_quotes_do_not_count(csv_of, mark):
-    quoted = mark.join(["path", '"label, of; all, kinds"'])
-    frame = read_csv(csv_of(f'{quoted}\n1.png{mark}"a{mark}b"\n'))
-    assert frame.to_numpy().tolist() == [["1.png", f"a{mark}b"]] and list(frame) == ["path", "label, of; all, kinds"]
-
-
-def test_texts_that_pandas_takes_for_missing_stay(csv_of):
-    words = ["None", "NA", "N/A", "n/a", "null", "NULL", "nan", "NaN", "", "001", "1e3"]
-    assert list(read_csv(csv_of("label,x\n" + "".join(f"{word},1\n" for word in words)))["label"]) == words
-
-
-def test_a_line_break_in_a_cell_and_a_byte_order_mark(csv_of):
-    frame = read_csv(csv_of('path,note\n1.png,"two\nlines"\n\n2.png,\n', "utf-8-sig"))
-    assert frame.to_numpy().tolist() == [["1.png", "two\nlines"], ["2.png", ""]]
-
-
-@pytest.mark.parametrize(
-    "content, said", [(b"", "empty"), (b"a,b\n\xff\xfe,1\n", "UTF-8"), (b'a,b\n"x' + b"y" * 200_000, "field")]
-)
-def test_what_is_no_csv_is_refused(tmp_path, content, said):
-    (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(DataError, match=said):
-        read_csv(tmp_path / "t.csv")
-
-
-def test_a_missing_file_is_called_missing(tmp_path):
-    with pytest.raises(DataError) as error:
-        read_csv(tmp_path / "lables.csv")
-    assert "No such file" in str(error.value) and "UTF-8" not in str(error.value)
 
 
 def test_columns_of_one_name(csv_of):
@@ -224,15 +161,6 @@ def test_rows_are_chosen_by_a_column():
 # ---- cells of other kinds
 
 
-def test_the_line_that_excel_writes_before_the_header_is_no_header(csv_of):
-    frame = read_csv(csv_of("sep=;\npath;label\n1.png;a,b\n"))
-    assert list(frame) == ["path", "label"] and frame.to_numpy().tolist() == [["1.png", "a,b"]]
-
-
-def test_spaces_around_a_columns_name_are_none_of_it(csv_of):
-    assert list(read_csv(csv_of("path , label\n1.png,a\n"))) == ["path", "label"]
-
-
 @pytest.mark.parametrize(
     "cells",
     [np.array([1, np.nan, 0], np.float32), pd.array([1, None, 0], dtype="Int64"), [b"1", None, b"0"], ["1", "", "0 "]],
@@ -268,12 +196,6 @@ def test_patients_that_may_be_one_or_several_are_told():
     assert table.patients() == ["P1", "p-1", "P2", "1.23457E+15", None, None]
     said = "\n".join(table.notes)
     assert "'P1' and 'p-1'" in said and "P2" not in said and "1.23457E+15" in said and "'Anonymous' (1 images)" in said
-
-
-@pytest.mark.parametrize("rows", ['1.png,a,"x\n2.png,b,y\n', '1.png,a,"x\n2.png,b,"y\n3.png,b,z\n'])
-def test_a_quote_that_swallows_rows_is_refused(csv_of, rows):
-    with pytest.raises(DataError, match="cannot be read as CSV"):
-        read_csv(csv_of("path,label,note\n" + rows))
 
 
 def test_lists_are_no_texts_and_flags_of_a_partition_are_told_though_unasked():
@@ -314,13 +236,6 @@ def test_a_partition_that_contradicts_the_folder_is_told():
     said = sheet(path=["1.png", "2.png", "3.png"], partition=["test", "train", ""])
     assert said.partitions(["train", "train", "test"]) == ["test", "train", None]
     assert any("puts 1 images into another partition" in note for note in said.notes)
-
-
-def test_text_in_utf_16_is_read_and_a_spreadsheet_is_named(csv_of, tmp_path):
-    assert read_csv(csv_of("path\tlabel\n1.png\tbénin\n", "utf-16"))["label"].tolist() == ["bénin"]
-    (tmp_path / "t.xlsx").write_bytes(b"PK\x03\x04" + bytes(60))
-    with pytest.raises(DataError, match=r"spreadsheet.*\n.*save it as CSV"):
-        read_csv(tmp_path / "t.xlsx")
 
 
 def test_vectors_of_0_and_1_are_no_names():

@@ -1,0 +1,95 @@
+"""A CSV as it is: every cell the text that stands there, or a named error."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medclf.errors import DataError
+from medclf.escaping import from_csv_cell
+
+_NO_TEXT = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x89HDF", b"ARROW1")  # xlsx and ods, xls, parquet, ...
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
+def read_csv(path: Path, delimiter: str | None = None) -> pd.DataFrame:
+    """Read a CSV with every cell as text: a label "NA", "None" or "001" stays what it is.
+
+    UTF-16 is known by its first bytes. Commas, semicolons and tabs are told apart by the header, outside its quotes.
+    Cells go by the header's names: a separator at the end of rows adds nothing, and a row with more or fewer cells is
+    an error, never a shifted row. What medclf escaped for spreadsheets (see `medclf.escaping`) comes back as it was.
+
+    Args:
+        path: the file.
+        delimiter: what separates the cells; where None, told by the header.
+
+    Raises:
+        DataError: it is missing, empty, not UTF-8 text, or a row does not fit the header.
+    """
+    try:
+        with path.open(encoding=_encoding(path), newline="") as file:
+            header = _QUOTED.sub("", file.readline())
+            file.seek(0)
+            delimiter = delimiter or max(",;\t", key=header.count)
+            if found := re.fullmatch(r"sep=([,;\t])\s*", header):  # a line that Excel writes for itself
+                delimiter, _ = found[1], file.readline()
+            rows = [
+                (reader.line_num, row)
+                for reader in [csv.reader(file, delimiter=delimiter, strict=True)]
+                for row in reader
+                if any(cell.strip() for cell in row)  # spreadsheets leave rows of separators
+            ]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", "look for a typing mistake in its name") from error
+    except (UnicodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}", "save it as UTF-8 CSV with a header line") from error
+    if not rows:
+        raise DataError(f"{path} cannot be read as CSV: it is empty", "save it as UTF-8 CSV with a header line")
+    rows = [(line, [from_csv_cell(cell) for cell in row]) for line, row in rows]
+    names = [name.strip() for name in rows[0][1]]
+    while len(names) > 1 and not names[-1]:
+        names = names[:-1]
+    cells = [_fitting(row, names, path, line) for line, row in rows[1:]]
+    return pd.DataFrame(cells, columns=_distinct(names), dtype=object)
+
+
+def _encoding(path: Path) -> str:
+    """How a file's text is written: UTF-8, or UTF-16 where it says so, as Excel's "Unicode text" does.
+
+    Raises:
+        DataError: it is a spreadsheet or another file that is no text.
+    """
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith(_NO_TEXT):
+        raise DataError(
+            f"{path} is a spreadsheet or a binary table, not text", "save it as CSV, in UTF-8, and name that"
+        )
+    return "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def _fitting(row: list[str], names: list[str], path: Path, line: int) -> list[str]:
+    further = row[len(names) :]
+    if len(row) < len(names) or any(cell.strip() for cell in further):
+        raise DataError(
+            f"{path.name}, line {line}: {len(row)} cells, and the header names {len(names)} columns",
+            "put text that holds a separator into quotes, or correct the row",
+        )
+    return row[: len(names)]
+
+
+def _distinct(names: Sequence[Any]) -> list[Any]:
+    """The names of columns, with ".1", ".2" after those that are there again."""
+    seen: Counter[Any] = Counter()
+    result = []
+    for name in names:
+        result.append(f"{name}.{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return result
