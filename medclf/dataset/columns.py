@@ -67,6 +67,16 @@ def label_text(cell: object) -> str:
     return unicodedata.normalize("NFC", text_of(cell))
 
 
+def part_of_flags(column: str) -> str | None:
+    """The partition that 1 stands for in a column of 0 and 1, by its name; None where that says nothing.
+
+    Example:
+        >>> part_of_flags("is_test"), part_of_flags("held out")
+        ('test', None)
+    """
+    return part_named(re.sub(r"^is[ _-]?", "", column.lower()))
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A frame, what errors call it, which columns mean what, and whether its cells are a CSV's text.
@@ -255,7 +265,7 @@ class Sheet:
 
     def _partitions_by_flag(self, column: str, texts: Sequence[str]) -> list[str | None]:
         """The partitions that 0 and 1 stand for, by the column's name: fastai's is_valid, is_test, is_train."""
-        part = part_named(re.sub(r"^is[ _-]?", "", column.lower()))
+        part = part_of_flags(column)
         if part is None:
             raise DataError(
                 f"column '{column}' of {self.name} holds 0 and 1, and its name does not say what they mean",

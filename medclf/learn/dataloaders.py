@@ -236,7 +236,7 @@ class MedDataLoaders(Shown, DataLoaders):
         read = {"header": header, "delimiter": delimiter, "quoting": quoting}
         if path.is_dir():
             return cls.from_df(read_table(path / csv_fname, **read), path=root or path, **kwargs)
-        told = header != "infer" or delimiter is not None or quoting != csv.QUOTE_MINIMAL
+        told = header != "infer" or delimiter is not None or quoting != csv.QUOTE_MINIMAL or "valid_col" in kwargs
         return cls.from_df(read_table(path, **read) if told else path, root=root or path.parent, **kwargs)
 
     @classmethod

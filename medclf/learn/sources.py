@@ -13,7 +13,7 @@ import pandas as pd
 from fastai.data.block import CategoryBlock, MultiCategoryBlock, TransformBlock
 from fastai.data.transforms import EncodedMultiCategorize
 
-from medclf.dataset.columns import SPLIT_COLUMN
+from medclf.dataset.columns import FALSE, TRUE, part_of_flags, text_of
 from medclf.dataset.csv_reading import read_csv
 from medclf.errors import DataError, MedclfError, did_you_mean
 from medclf.learn.image_block import channels_of
@@ -100,8 +100,9 @@ def table_of(
         columns["label_col"] = columns["label_col"][0]
     if valid_col is not None:
         column = columns["partition_col"] = named(valid_col, "", 0)
-        if column in df and df[column].dtype == bool and not SPLIT_COLUMN.fullmatch(str(column)):
-            df = df.assign(**{column: df[column].map({True: "valid", False: "train"})})  # as fastai, whatever its name
+        flags = [text_of(cell).lower() for cell in df[column]] if column in df else []
+        if set(flags) <= TRUE | FALSE and part_of_flags(str(column)) is None:  # as in fastai, whatever its name
+            df = df.assign(**{column: ["valid" if flag in TRUE else "train" for flag in flags]})
     if suff and columns["path_col"] in df:
         df = df.assign(**{columns["path_col"]: df[columns["path_col"]].astype(str) + suff})
     return df, columns

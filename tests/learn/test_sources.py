@@ -24,10 +24,12 @@ def test_cells_beyond_the_header_are_refused(tmp_path, told):
         read_table(file, *told)
 
 
-def test_true_in_a_valid_col_is_validation_whatever_its_name():
-    df = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "label": ["x", "y", "x"], "held": [True, False, False]})
-    told, columns = table_of(df, "path", "label", "held", "", by_position=False)
-    assert columns["partition_col"] == "held"
-    assert list(told["held"]) == ["valid", "train", "train"]
-    kept, _ = table_of(df.rename(columns={"held": "is_test"}), "path", "label", "is_test", "", by_position=False)
-    assert list(kept["is_test"]) == [True, False, False]
+@pytest.mark.parametrize("flags", [[True, False, False], [1, 0, 0], ["True", "False", "False"]])
+@pytest.mark.parametrize("name", ["held", "split"])
+def test_true_in_a_valid_col_is_validation_whatever_its_name(flags, name):
+    df = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "label": ["x", "y", "x"], name: flags})
+    told, columns = table_of(df, "path", "label", name, "", by_position=False)
+    assert columns["partition_col"] == name
+    assert list(told[name]) == ["valid", "train", "train"]
+    kept, _ = table_of(df.rename(columns={name: "is_test"}), "path", "label", "is_test", "", by_position=False)
+    assert list(kept["is_test"]) == flags
