@@ -19,7 +19,7 @@ from medclf.dataset.folders import walk
 from medclf.dataset.frames import take_frames
 from medclf.dataset.identity import doubtful_ids, project_key, pseudonym, unnamed_patients
 from medclf.dataset.kinds import kind_warnings, level_warnings, mask_warnings, origin_columns, why_no_picture
-from medclf.dataset.label_warnings import label_warnings, partition_warnings
+from medclf.dataset.label_warnings import label_warnings
 from medclf.dataset.labels import label_set, usable
 from medclf.dataset.layouts import NO_CLASS_FOLDER, tables_beside
 from medclf.dataset.matching import UNKNOWN
@@ -366,9 +366,7 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
         _warn(f"{len(bad)} of {len(table)} images cannot be used and are left out: {listing(bad)}")
     beside = bad["problem"].str.startswith(NO_CLASS_FOLDER).any() and _where_labels_are(rows.root)
     notes = [*([beside] if beside else []), *rows.notes, *label_warnings(table)]
-    good = usable(table)
-    parted = partition_warnings(good["label"], good["partition"])
-    for sentence in [*notes, *(f"{one} with the partitions that the data has" for one in parted)]:
+    for sentence in notes:
         _warn(sentence)
     note(table, *notes)
 

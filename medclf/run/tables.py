@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from medclf.dataset.label_warnings import partition_warnings
 from medclf.dataset.labels import NO_FINDING, label_set
 from medclf.dataset.scan import COLUMNS
 
@@ -63,6 +64,8 @@ def describe_table(table: pd.DataFrame) -> Iterator[str]:
         places = good.dropna(subset=["patient", "partition"]).groupby("patient")["partition"].nunique()
         if (places > 1).any():
             yield f"  {(places > 1).sum()} patients in more than one partition: `medclf audit` names them"
+    for sentence in partition_warnings(good["label"], good["partition"]):
+        yield f"  {sentence} with these partitions"
     if len(good):
         yield f"  {good['width'].min()}x{good['height'].min()} to {good['width'].max()}x{good['height'].max()} pixels"
     bad = table[table["problem"] != ""]

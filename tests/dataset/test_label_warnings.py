@@ -5,7 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from medclf.dataset.label_warnings import label_warnings
+from medclf.dataset.label_warnings import label_warnings, partition_warnings
 
 from .test_scan import PAIRS, scan_noting
 
@@ -22,13 +22,13 @@ def test_odd_labels_are_named(make_images):
     assert "labels 'A', 'a' differ only in spelling" in said
 
 
-def test_a_label_only_in_valid_is_named(make_images):
-    names = ["train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png", "valid/a/3.png", "valid/a/4.png"]
-    _, said = scan_noting(make_images(*names, "valid/c/5.png", "valid/c/6.png"))
-    assert said.splitlines() == [
-        "label 'c' is only in valid, never in train: it cannot be learned with the partitions that the data has",
-        "label 'b' is in train and not in valid: it cannot be measured with the partitions that the data has",
+def test_labels_of_one_partition_alone_are_named():
+    parts = ["train"] * 4 + ["valid"] * 4
+    assert partition_warnings(["a", "a", "b", "b", "a", "a", "c", "c"], parts) == [
+        "label 'c' is only in valid, never in train: it cannot be learned",
+        "label 'b' is in train and not in valid: it cannot be measured",
     ]
+    assert partition_warnings(["a", "b"], ["train", None]) == []  # not split yet
 
 
 def test_one_class_is_named(make_images):

@@ -194,7 +194,7 @@ def test_linked_agrees_with_scipy(pairs):
 @given(names, pcts, seeds)
 def test_one_image_more_moves_at_most_one_other(items, pct, seed):
     fewer, more = items[:-1], items
-    if len(fewer) < 2:
+    if len(fewer) < 2 or any(item.startswith("/") for item in items):  # which go by the folder that all share
         return
     one, other = named(SeededSplitter(pct, seed)(fewer), fewer), named(SeededSplitter(pct, seed)(more), more)
     assert len((one[1] ^ other[1]) - {items[-1]}) <= 1

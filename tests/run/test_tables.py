@@ -19,3 +19,10 @@ def test_patients_in_several_partitions_are_counted():
     assert any("3 patients; 1 images without a patient" in line for line in said)
     assert any(line.startswith("  1 patients in more than one partition") for line in said)
     assert not any("more than one" in line for line in describe_table(table[table["partition"] == "train"]))
+
+
+def test_labels_of_one_partition_alone_are_told():
+    parts = ["train", "train", "test"]
+    table = pd.DataFrame({"path": ["1", "2", "3"], "label": ["a", "b", "c"], "partition": parts, "problem": ""})
+    said = list(describe_table(table.assign(patient=None, width=8, height=8)))
+    assert "  label 'c' is only in test, never in train: it cannot be learned with these partitions" in said
