@@ -70,21 +70,7 @@ class Names:
         return _FILE_NAME.sub(HIDDEN, text)
 
 
-_NAMELESS = {
-    "images",
-    "image",
-    "img",
-    "imgs",
-    "pictures",
-    "data",
-    "dataset",
-    "files",
-    "train",
-    "png",
-    "jpg",
-    "dicom",
-    "dcm",
-}
+_NAMELESS = set("images image img imgs pictures data dataset files train png jpg dicom dcm".split())
 
 
 def data_set_name(folder: str) -> str:
