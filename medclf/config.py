@@ -18,6 +18,7 @@ Split = Literal["random", "stratified", "patient", "grouped", "folders", "kfold"
 Resize = Literal["squish", "crop", "pad"]
 Policy = Literal["negative", "positive", "unknown", "exclude"]
 Balance = Literal["none", "loss", "sampling", "focal", "logits"]
+Pooling = Literal["mean", "gem"]
 Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 Decide = Literal["accuracy", "balanced", "threshold"]
 UnitAnswer = Literal["mean", "noisy-or", "max", "attention"]
@@ -146,6 +147,13 @@ class TrainConfig:
         "default", "Model", "default (pretrained), none, or a file (.pth .bin .ckpt .safetensors ...)", or_none=True
     )
 
+    pooling: Pooling | None = option(
+        None,
+        "Model",
+        "how a feature map becomes one vector: its mean, or gem, the generalised mean, in which high values weigh more",
+        unset="the mean, or gem where the plan finds it better",
+    )
+
     from_run: str | None = option(
         None, "Model", "start from the network of this earlier RUN", flags=("--from",), exists=True
     )
@@ -182,6 +190,13 @@ class TrainConfig:
     views: int = option(0, "Training", "augmented views of each image for the linear probe, besides itself", at_least=0)
     bs: int | None = option(None, "Training", "largest batch size", unset="64 on a GPU, 16 on a CPU", at_least=1)
     lr: float | None = option(None, "Training", "base learning rate", above=0)
+    blend: float = option(
+        1.0,
+        "Training",
+        "share of the fine-tuned weights in the finished ones; the rest are those of the linear probe",
+        above=0,
+        at_most=1,
+    )
     budget: float | None = option(
         None, "Training", "minutes: measure this machine, then plan with the size, depth and epochs that fit", above=0
     )
@@ -287,6 +302,7 @@ class TrainConfig:
         """See that the recipe and what it leaves open agree."""
         tuned = [name for name in ("lr", "train_from") if getattr(self, name) is not None]
         tuned = ["epochs", *tuned] if self.epochs else tuned
+        tuned = [*tuned, "blend"] if self.blend != 1 else tuned
         chosen = "plan" if self.plan else "recipe" if self.recipe == "auto" else "budget" if self.budget else ""
         if chosen and (tuned or self.epochs == 0):
             name = tuned[0] if tuned else "epochs"
@@ -328,7 +344,7 @@ class TrainConfig:
         if self.epochs == 0 and self.linear_probe:
             return "probe"
         asked = self.epochs is not None or self.lr is not None or self.train_from is not None
-        if asked or not self.linear_probe or self.weights is None:
+        if asked or self.blend != 1 or not self.linear_probe or self.weights is None:
             return "tune"
         beside = (self.unit or self.tabular) and not (self.plan or self.budget)
         return "probe" if beside else "auto"  # answers by unit and fusion stand on features that stay

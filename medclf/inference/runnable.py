@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from medclf.models.backbones import GlobalPool
 from medclf.models.heads import is_plain, pooling
 from medclf.models.inputs import Inputs
+from medclf.models.pooling import GeMPool
 from medclf.models.spec import ModelSpec
 
 
@@ -60,6 +61,7 @@ class WithMaps(nn.Module):
 
     Behind a mean over the feature map and one linear layer, the gradient of a logit with respect to a channel is that
     layer's weight over the map's size, everywhere (Selvaraju et al. 2017, section 3.1): no backward pass is needed.
+    Behind a generalised mean that weight is multiplied by `GeMPool.slopes`.
     """
 
     def __init__(self, runnable: Runnable, linear: nn.Linear) -> None:
@@ -75,12 +77,14 @@ class WithMaps(nn.Module):
         with torch.inference_mode():
             features = runnable.body(runnable.inputs(pixels[:1]))
         simple = all(isinstance(module, (nn.Flatten, nn.Dropout)) for module in before)
-        averaged = isinstance(runnable.pool, GlobalPool) and features.ndim == 4 and features.shape[2:].numel() > 1
+        averaged = isinstance(runnable.pool, (GlobalPool, GeMPool))
+        averaged = averaged and features.ndim == 4 and features.shape[2:].numel() > 1
         return cls(runnable, linear) if simple and averaged and isinstance(linear, nn.Linear) else None
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
         maps = self.runnable.body(self.runnable.inputs(pixels))
         features = self.runnable.pool(maps)
-        weighted = nn.functional.conv2d(maps, self.linear.weight[:, :, None, None])
+        slopes = self.runnable.pool.slopes(maps) if isinstance(self.runnable.pool, GeMPool) else 1
+        weighted = nn.functional.conv2d(maps * slopes, self.linear.weight[:, :, None, None])
         return self.runnable.rest(features), features, weighted

@@ -17,7 +17,7 @@ from fastcore.basics import defaults
 from fastcore.foundation import L
 
 from medclf._deprecated import warn
-from medclf.config import Balance, TrainConfig
+from medclf.config import Balance, Pooling, TrainConfig
 from medclf.errors import DataError, MedclfError, PreprocessingError, argument
 from medclf.learn.arguments import check_known, fastai_head, weights_asked
 from medclf.learn.balance import balanced_loss
@@ -29,6 +29,7 @@ from medclf.learn.precision import TrainInBf16, has_bf16
 from medclf.learn.preprocessing import preprocessing_of, reading_of
 from medclf.learn.training import MedLearner, last_weight
 from medclf.models.backbones import build_network, describe, fitted_to, origin, stages
+from medclf.models.heads import pool_by
 from medclf.models.own_networks import is_own, register_network
 from medclf.models.spec import Normalization
 from medclf.parallel import usable_device
@@ -73,6 +74,7 @@ def med_learner(
     balance: Balance = TrainConfig.balance,
     mixed_precision: bool | None = None,
     compile: bool = False,
+    pooling: Pooling | None = None,
     **kwargs: Any,
 ) -> MedLearner:
     """A fastai `Learner` that fine-tunes a pretrained network on `dls`: fastai's `vision_learner`, and more.
@@ -110,6 +112,8 @@ def med_learner(
         mixed_precision: None for yes on CUDA (bfloat16 where the card has it) and on processors with bfloat16
             instructions, never on others. On a processor, training alone makes use of it.
         compile: let torch compile the network when it is first run, which takes a minute or more.
+        pooling: how the feature map becomes one vector: "mean", or "gem", the generalised mean; the network's own way
+            where None.
         kwargs: of fastai's `Learner` (`default_cbs`).
 
     Returns:
@@ -155,6 +159,8 @@ def med_learner(
             init = torch.nn.init.kaiming_normal_ if init is None else init
         if init is not None:
             apply_init(network[1], init)
+    if pooling is not None:
+        pool_by(network[1], pooling)
     network.to(memory_format=torch.channels_last)  # depthwise networks train 1.8 times as fast with it on a CPU
     if metrics is None:
         metrics = [accuracy_multi if is_multi_label(dls) else accuracy]

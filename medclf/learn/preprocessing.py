@@ -23,6 +23,7 @@ from medclf.learn.presets import MedResize, QuickNormalize, scaled
 from medclf.models.head_layers import Layer
 from medclf.models.heads import describe_head, is_plain
 from medclf.models.inputs import Inputs
+from medclf.models.pooling import GeMPool
 from medclf.models.spec import LoaderSettings, ModelSpec, Normalization
 
 _WAYS = (
@@ -161,7 +162,8 @@ def head_of(model: Any) -> list[Layer] | None:
     parts = list(getattr(model, "module", model).children())  # out of DistributedDataParallel
     if len(parts) != 2:
         raise BundleError("this network is not a body followed by a head", "make it with med_learner")
-    return None if is_plain(parts[1]) else describe_head(parts[1])
+    usual = is_plain(parts[1]) and not isinstance(parts[1][0], GeMPool)
+    return None if usual else describe_head(parts[1])
 
 
 def settings_of(dls: Any) -> LoaderSettings:

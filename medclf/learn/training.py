@@ -17,7 +17,7 @@ from fastai.data.core import DataLoaders
 from fastai.torch_core import get_model
 from fastcore.foundation import L
 
-from medclf.config import Balance
+from medclf.config import Balance, Pooling
 from medclf.dataset.groups import groups_of
 from medclf.display import Shown, listed
 from medclf.errors import MedclfError
@@ -32,7 +32,8 @@ from medclf.learn.linear_probe import LinearProbe, fit_head
 from medclf.learn.normalization import normalized
 from medclf.learn.partial import training_from
 from medclf.learn.preprocessing import settings_of, spec_of
-from medclf.models.heads import is_plain
+from medclf.models.heads import is_plain, pool_by
+from medclf.models.pooling import GeMPool
 from medclf.models.spec import ModelSpec, Normalization
 
 if TYPE_CHECKING:
@@ -92,6 +93,15 @@ class MedLearner(Shown, Learner):
     @linear_probe.setter
     def linear_probe(self, wanted: bool) -> None:
         self._wants_probe = wanted
+
+    @property
+    def pooling(self) -> Pooling:
+        """How the head makes one vector of a feature map; what comes after it is to be fitted anew where it changes."""
+        return "gem" if isinstance(next(get_model(self.model)[1].children(), None), GeMPool) else "mean"
+
+    @pooling.setter
+    def pooling(self, kind: Pooling) -> None:
+        pool_by(get_model(self.model)[1], kind)
 
     @property
     def seed(self) -> int | None:

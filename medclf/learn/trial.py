@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from fastai.torch_core import get_model
 
 from medclf.auditing.audit import with_groups
 from medclf.auditing.short_audit import short_audit
@@ -19,13 +20,16 @@ from medclf.learn.batches import unread
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.prediction import predict_loader
 from medclf.learn.preprocessing import reading_of
-from medclf.learn.training import MedLearner
+from medclf.learn.training import BASE_LR, MedLearner, blend_weights, weights_of
 from medclf.metrics.calibration import calibrate_out_of_fold, to_logits
 from medclf.metrics.intervals import Sampling, critical
+from medclf.models.pooling import GlobalPool
 from medclf.results.predictions import losses_of
 
 HELD_OUT = 0.25  # of the images that a trial is made on
 MOST = 4_000  # images that a trial is made on: what helps there helps with more
+RATES = (BASE_LR, 3 * BASE_LR)  # learning rates that a trial compares
+BLENDS = (1.0, 0.5, 0.25)  # shares of the trained weights that a trial compares
 _LEVEL = 0.9  # two-sided: the new way must be better with 95 % certainty
 
 
@@ -122,20 +126,24 @@ def try_tuning(
     learn: MedLearner,
     loaders: Mapping[str, Any],
     make: Callable[[Any], MedLearner],
-    tune: Callable[[MedLearner], None],
+    tunes: Sequence[Callable[[MedLearner], None]],
     *,
     near_duplicates: bool = True,
-) -> Trial:
-    """Fine-tune on three quarters of the training set, and compare with the linear probe on the fourth.
+) -> list[tuple[float, Trial]]:
+    """Fine-tune on three quarters of the training set in some ways, and compare with the linear probe on the fourth.
 
-    Patients and near-duplicates stay together. Nothing but training images is looked at.
+    Patients and near-duplicates stay together. Nothing but training images is looked at. Of each way, the trained
+    weights are compared, and averages of them with those that the training began with (see `fine_tune`, `blend`).
 
     Args:
         learn: with the linear probe fitted, whose features tell near-duplicates.
         loaders: what `MedDataLoaders.from_table` was called with.
         make: loaders -> a learner as `learn` was made.
-        tune: trains it.
+        tunes: each trains it in a way of its own.
         near_duplicates: look for them first.
+
+    Returns:
+        Of each way, the share of the trained weights that is best, and how that did.
 
     Raises:
         SplitError, DataError: the training set cannot be divided.
@@ -145,14 +153,48 @@ def try_tuning(
     grouped = groups_of(table) is not None
     changes = {"split": "grouped" if grouped else "stratified", "valid_pct": HELD_OUT, "progress": False}
     inner = make(MedDataLoaders.from_table(table, **{**loaders, **changes}))
-    inner.fit_head(progress=False)
+    inner.pooling = learn.pooling
+    inner.fit_head(progress=False, views=0 if learn.head is None else learn.head.views)
     before = predict_loader(inner, inner.dls.valid, "valid")
     y, many, groups = before.y, before.multi_label, before.groups
     plain = calibrated(y, before.probs, many, groups)  # before the training, which is for nothing where this fails
-    tune(inner)
-    after = predict_loader(inner, inner.dls.valid, "valid")
-    found = compared(y, plain, calibrated(y, after.probs, many, groups), many, groups)
-    return replace(found, seconds=time.perf_counter() - start)
+    first, found = weights_of(inner.model), []
+    for tune in tunes:
+        inner.model.load_state_dict(first)
+        inner.opt = None
+        tune(inner)
+        last, trials = weights_of(inner.model), {}
+        for share in BLENDS:
+            inner.model.load_state_dict(last)
+            blend_weights(inner.model, first, share)
+            after = predict_loader(inner, inner.dls.valid, "valid")
+            trials[share] = compared(y, plain, calibrated(y, after.probs, many, groups), many, groups)
+        share = best_of(trials)
+        found.append((share, replace(trials[share], seconds=time.perf_counter() - start)))
+        start = time.perf_counter()
+    return found
+
+
+def has_map(learn: MedLearner) -> bool:
+    """Whether the head pools a feature map that is nowhere below zero, which a generalised mean is made for.
+
+    Args:
+        learn: with the linear probe fitted.
+    """
+    pool = next(get_model(learn.model)[1].children(), None)
+    features = None if learn.head is None else learn.head.features
+    return type(pool) is GlobalPool and not pool.class_token and features is not None and bool((features >= 0).all())
+
+
+def best_of(trials: Mapping[Any, Trial]) -> Any:
+    """The key of the lowest log loss among those that surely help; where none does, among all.
+
+    Example:
+        >>> sure, low = Trial(80, 0.5, 0.45, 0.9, 0.9, -0.09, -0.01), Trial(80, 0.5, 0.4, 0.9, 0.9, -0.3, 0.1)
+        >>> best_of({"sure": sure, "low": low})
+        'sure'
+    """
+    return min(trials, key=lambda key: (not trials[key].helps, trials[key].after))
 
 
 def _inner(learn: MedLearner, near_duplicates: bool) -> pd.DataFrame:

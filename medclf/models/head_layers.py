@@ -25,6 +25,10 @@ def _share(value: Any) -> bool:
     return is_number(value) and 0 <= value <= 1
 
 
+def _power(value: Any) -> bool:
+    return is_number(value) and 1 <= value <= 100
+
+
 def _side(value: Any) -> bool:
     return _count(value) and value <= 32
 
@@ -37,6 +41,7 @@ OPTIONS: dict[str, dict[str, Check]] = {
     "BodyPool": {},
     "GlobalPool": {"class_token": _flag},
     "ConcatPool": {"class_token": _flag},
+    "GeMPool": {"p": _power},
     "SigmoidRange": {"low": is_number, "high": is_number},
     "AdaptiveAvgPool2d": {"output_size": _side},
     "AdaptiveMaxPool2d": {"output_size": _side},

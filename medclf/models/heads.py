@@ -8,9 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from medclf.errors import BundleError
+from medclf.config import Pooling
+from medclf.errors import BundleError, MedclfError, argument
 from medclf.models.head_layers import OPTIONS, Layer, check_head
-from medclf.models.pooling import GlobalPool
+from medclf.models.pooling import GeMPool, GlobalPool
 
 
 class ConcatPool(nn.Module):
@@ -52,7 +53,7 @@ class SigmoidRange(nn.Module):
 
 
 _OWN: dict[str, Callable[..., nn.Module]] = {"BodyPool": GlobalPool} | {
-    kind.__name__: kind for kind in (GlobalPool, ConcatPool, SigmoidRange)
+    kind.__name__: kind for kind in (GlobalPool, GeMPool, ConcatPool, SigmoidRange)
 }
 
 
@@ -67,6 +68,30 @@ def is_plain(head: nn.Module) -> bool:
     first, *rest = [type(layer) for layer in head.children()] or [nn.Module]
     told = first is ConcatPool or first.__name__.startswith("Adaptive")  # another's way to pool
     return not told and rest == [nn.Flatten, nn.Dropout, nn.Linear]
+
+
+def pool_by(head: nn.Module, kind: Pooling) -> None:
+    """Make a vector of the feature map in another way, in place.
+
+    Args:
+        head: `build_head`'s, over a feature map; whatever comes after the pooling is to be fitted anew.
+        kind: "mean", or "gem" for the generalised mean.
+
+    Raises:
+        MedclfError: the head is another, or the network brings a pooling of its own.
+
+    Example:
+        >>> from medclf.models.backbones import build_head
+        >>> head = build_head(8, 2)
+        >>> pool_by(head, "gem")
+        >>> head[0]
+        GeMPool(p=3)
+    """
+    pool = next(head.children(), None)
+    if not is_plain(head) or not isinstance(pool, (GlobalPool, GeMPool)) or getattr(pool, "class_token", False):
+        text = f"{argument('pooling', kind)} is for a feature map and one linear layer, and this network ends otherwise"
+        raise MedclfError(text, f"leave out {argument('pooling')}")
+    cast(nn.Sequential, head)[0] = GeMPool() if kind == "gem" else GlobalPool()
 
 
 def pooling(head: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from medclf.learn.step_costs import Costs
-from medclf.learn.trial import HELD_OUT
+from medclf.learn.trial import HELD_OUT, RATES
 from medclf.modalities import changes_of
 from medclf.run.config import TrainConfig
 
@@ -29,7 +29,7 @@ class Job:
         trainings: 1, or those of a cross-validation and the last one.
         decode_s: what it took to decode all images.
         kept: what frozen stages give can be kept.
-        trial: the share of the training images on which fine-tuning is tried first, to see whether it helps.
+        trial: what trying fine-tuning first takes, as a share of fine-tuning on all training images.
     """
 
     n_train: int
@@ -158,5 +158,5 @@ def job_of(config: TrainConfig, table: pd.DataFrame, spent: float, chain: bool, 
         config.folds + 1 if config.split == "kfold" else 1,
         spent,
         config.cache is not False and config.modality is None and chain,
-        (1 - HELD_OUT) * min(1.0, most_tried / max(n_train, 1)),
+        len(RATES) * (1 - HELD_OUT) * min(1.0, most_tried / max(n_train, 1)),
     )

@@ -111,9 +111,11 @@ def _check_probe(config: TrainConfig, learn: MedLearner, say: Say) -> None:
     """Say what comes in place of a linear probe that was asked for and has no pretrained body to stand on."""
     if learn.linear_probe:
         return
-    if config.views:
-        text = f"{argument('views', config.views)} is for the linear probe, and there is none"
-        raise DataError(text, f"give pretrained {argument('weights')}, or leave it out")
+    for name in ("views", "blend"):
+        value = getattr(config, name)
+        if value != getattr(TrainConfig, name):
+            text = f"{argument(name, value)} is for the linear probe, and there is none"
+            raise DataError(text, f"give pretrained {argument('weights')}, or leave it out")
     if config.way == "probe":
         say("no linear probe, since the network is not pretrained: its head is trained for one epoch")
 
@@ -129,6 +131,8 @@ def _fit_together(
     _check_probe(config, learn, say)
     if outline is not None and learn.linear_probe:
         config = _decided(config, learn, say, outline, changes)
+        if config.pooling is not None:
+            learn.pooling = config.pooling
     tunes = bool(config.n_epochs) or not learn.linear_probe
     part = f"fold-{changes['fold']}" if "fold" in changes else "model"
     kept = Path(config.out) / CHECKPOINTS / f"{part}.safetensors"
@@ -153,7 +157,7 @@ def _fit_together(
         if tunes:
             with learn.distrib_ctx(), told_in_lines(learn, say):
                 cbs = [Resumable(kept), *epochs_tracked(part if "fold" in changes else "")]
-                learn.fine_tune(config.n_epochs, config.lr, size=sizes, cbs=cbs)
+                learn.fine_tune(config.n_epochs, config.lr, size=sizes, blend=config.blend, cbs=cbs)
             learn.tuning = {
                 **(learn.tuning or {}),
                 "train_from": config.train_from,
@@ -174,6 +178,7 @@ def _learner(dls: Any, config: TrainConfig) -> MedLearner:
         weights=config.weights,
         linear_probe=None if config.linear_probe else False,
         balance=config.balance,
+        pooling=config.pooling,
         mixed_precision=config.mixed_precision,
     )
 

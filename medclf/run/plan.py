@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from medclf.config import TUNED_EPOCHS, TrainConfig
+from medclf.config import TUNED_EPOCHS, Pooling, TrainConfig
 from medclf.dataset.groups import groups_of, unit_of
 from medclf.dataset.labels import label_set
 from medclf.errors import DataError, MedclfError, SplitError, argument, did_you_mean
@@ -24,8 +25,9 @@ from medclf.files import finite, write_json
 from medclf.learn import distributed
 from medclf.learn.augment import Augment
 from medclf.learn.training import MedLearner
-from medclf.learn.trial import MOST, Trial, calibrated, compared, try_tuning
+from medclf.learn.trial import MOST, RATES, Trial, best_of, calibrated, compared, has_map, try_tuning
 from medclf.parallel import n_cores
+from medclf.results.wording import percent
 from medclf.run.budget import Way, choose, job_of, measured, way_of
 from medclf.run.config import Say
 
@@ -44,6 +46,8 @@ class Chosen:
         epochs: 0 is the linear probe alone.
         lr: base learning rate; None for the usual one.
         train_from: the first stage that is trained; None for the whole network.
+        blend: the share of the fine-tuned weights in the finished ones.
+        pooling: how a feature map becomes one vector; None for the network's own way.
         views: augmented views of each image for the linear probe.
         size: of the images, in pixels.
         first_sizes: smaller ones, which the first epochs are trained at.
@@ -52,6 +56,8 @@ class Chosen:
     epochs: int = 0
     lr: float | None = None
     train_from: str | None = None
+    blend: float = 1.0
+    pooling: Pooling | None = None
     views: int = 0
     size: int = 224
     first_sizes: tuple[int, ...] = ()
@@ -71,6 +77,7 @@ class Chosen:
         if epochs is None:
             raise DataError(f"{origin}: epochs must be a whole number, not {epochs}", "0 is the linear probe alone")
         idle = [name for name in ("lr", "train_from", "first_sizes") if values.get(name)]
+        idle = [*idle, "blend"] if values.get("blend", 1) != 1 else idle
         if not epochs and idle:
             text = f"{origin}: {idle[0]} is for fine-tuning, and there are no epochs of it"
             raise DataError(text, f"leave out {idle[0]}, or say how many epochs")
@@ -173,43 +180,57 @@ def decide(
         What was chosen, and the candidates, for `plan.json`.
     """
     candidates: list[dict[str, Any]] = [{"name": "linear probe", "chosen": True}]
-    chosen = Chosen(views=config.views, size=config.size)
+    chosen = Chosen(pooling=config.pooling, views=config.views, size=config.size)
+    if config.pooling is None and has_map(learn):
+        helps = _probed(learn, "linear probe on a generalised mean", "the plain mean", candidates, say, pooling="gem")
+        chosen = replace(chosen, pooling="gem" if helps else None)
     if not config.views and any(isinstance(tfm, Augment) for tfm in learn.dls.train.after_batch.fs):
-        name, trial = f"linear probe with {_VIEWS} augmented views", _with_views(learn)
-        if isinstance(trial, str):
-            candidates.append({"name": name, "chosen": False, "problem": trial})
-        else:
-            candidates.append(
-                _row(name, trial, candidates, "a linear probe with augmented views", "the plain one", say)
-            )
-            chosen = replace(chosen, views=_VIEWS if trial.helps else 0)
+        name = f"linear probe with {_VIEWS} augmented views"
+        helps = _probed(learn, name, "the one without", candidates, say, views=_VIEWS)
+        chosen = replace(chosen, views=_VIEWS if helps else 0)
     way = outline.tune
     if way is None:
         return chosen, [*candidates, {"name": "fine-tuning", "chosen": False, "problem": outline.why_not}]
-    tuned = replace(chosen, epochs=way.epochs, train_from=way.train_from, first_sizes=way.sizes[:-1])
-    sizes = way.sizes if len(way.sizes) > 1 else None
-
-    def tune(inner: MedLearner) -> None:
-        with inner.distrib_ctx(), inner.no_bar(), inner.no_logging():
-            inner.fine_tune(way.epochs, config.lr, train_from=way.train_from, size=sizes)
-
     try:
-        trial = try_tuning(learn, loaders, make, tune, near_duplicates=config.audit)
+        tried = _tuned(config, way, learn, loaders, make)
     except (SplitError, DataError) as error:
         say(f"fine-tuning was not tried: {error.message}")
         return chosen, [*candidates, {"name": f"fine-tuning: {way}", "chosen": False, "problem": error.message}]
-    helps = bool(distributed.from_first(lambda: {"helps": trial.helps})["helps"])
-    candidates.append(_row(f"fine-tuning: {way}", trial, candidates, "fine-tuning", "the linear probe", say))
-    return tuned if helps else chosen, candidates
+    best = best_of({rate: trial for rate, (_, trial) in tried.items()})
+    for rate, (share, trial) in tried.items():
+        how = f"at a rate of {rate:g}" + ("" if share == 1 else f", {percent(share, 0)} of the way,")
+        sentence = trial.sentence(f"fine-tuning {how}", "the linear probe")
+        candidates.append(_row(f"fine-tuning {how.rstrip(',')}: {way}", trial, sentence, rate == best, candidates, say))
+    if not tried[best][1].helps:
+        return chosen, candidates
+    rate, share = best, tried[best][0]
+    tuned = replace(chosen, epochs=way.epochs, lr=rate, blend=share, train_from=way.train_from)
+    return replace(tuned, first_sizes=way.sizes[:-1]), candidates
 
 
-def _row(name: str, trial: Trial, others: list[dict[str, Any]], what: str, kept: str, say: Say) -> dict[str, Any]:
-    """A candidate that was tried, which is said; where it helps, those before it are not chosen."""
+def _tuned(
+    config: TrainConfig, way: Way, learn: MedLearner, loaders: Mapping[str, Any], make: Callable[[Any], MedLearner]
+) -> dict[float, tuple[float, Trial]]:
+    """What the first process finds of fine-tuning at each rate: the share of the trained weights, and how it did."""
+    sizes = way.sizes if len(way.sizes) > 1 else None
+
+    def tune(inner: MedLearner, rate: float) -> None:
+        with inner.distrib_ctx(), inner.no_bar(), inner.no_logging():
+            inner.fine_tune(way.epochs, rate, train_from=way.train_from, size=sizes)
+
+    ways = [partial(tune, rate=rate) for rate in RATES]
+    tried = try_tuning(learn, loaders, make, ways, near_duplicates=config.audit)
+    told: Any = distributed.from_first(lambda: [[share, asdict(trial)] for share, trial in tried])
+    return {rate: (share, Trial(**trial)) for rate, (share, trial) in zip(RATES, told, strict=True)}
+
+
+def _row(name: str, trial: Trial, sentence: str, best: bool, others: list[dict[str, Any]], say: Say) -> dict[str, Any]:
+    """A candidate that was tried, which is said; where it is chosen, those before it are not."""
+    chosen = best and trial.helps
     for other in others:
-        other["chosen"] = other["chosen"] and not trial.helps
-    sentence = trial.sentence(what, kept)
+        other["chosen"] = other["chosen"] and not chosen
     say(sentence)
-    return {"name": name, "chosen": trial.helps, "sentence": _as_sentence(sentence), **trial.as_dict()}
+    return {"name": name, "chosen": chosen, "sentence": _as_sentence(sentence), **trial.as_dict()}
 
 
 def _as_sentence(text: str) -> str:
@@ -230,27 +251,41 @@ def sentence_of(candidates: list[dict[str, Any]]) -> str:
     return " ".join(told)
 
 
-def _with_views(learn: MedLearner) -> Trial | str:
-    """Fit the head on augmented views as well, and keep that where it surely helps; or why that was not tried."""
-    plain, start = learn.head, learn.start
+def _probed(learn: MedLearner, name: str, kept: str, candidates: list[dict[str, Any]], say: Say, **how: Any) -> bool:
+    """Try another linear probe, and tell of it; whether it is kept."""
+    trial = _otherwise(learn, **how)
+    if isinstance(trial, str):
+        candidates.append({"name": name, "chosen": False, "problem": trial})
+        return False
+    candidates.append(_row(name, trial, trial.sentence(f"a {name}", kept), True, candidates, say))
+    return trial.helps
+
+
+def _otherwise(learn: MedLearner, pooling: Pooling | None = None, views: int = 0) -> Trial | str:
+    """Fit the head in another way, and keep that where it surely helps; or why that was not tried."""
+    plain, start, before = learn.head, learn.start, learn.pooling
     if distributed.n_ranks() > 1:
         return "it is not tried by several processes"
     if plain is None or start is None or plain.held_out is None or np.isnan(plain.held_out).all():
         return "a class has too few images for a cross-validation"
-    views = learn.fit_head(views=_VIEWS)
-    assert plain.targets is not None and views.held_out is not None
-    known = ~np.isnan(plain.held_out).any(axis=1) & ~np.isnan(views.held_out).any(axis=1)
+    if pooling is not None:
+        learn.pooling = pooling
+    other = learn.fit_head(views=views or plain.views)
+    assert plain.targets is not None and other.held_out is not None
+    known = ~np.isnan(plain.held_out).any(axis=1) & ~np.isnan(other.held_out).any(axis=1)
     multi_label = plain.targets.ndim == 2
     groups = learn.groups()
     y, groups = plain.targets.astype(int)[known], _of(groups, known)
     try:
-        held_out = (plain.held_out, views.held_out)
+        held_out = (plain.held_out, other.held_out)
         probs = [calibrated(y, one[known], multi_label, groups) for one in held_out]
         trial: Trial | str = compared(y, probs[0], probs[1], multi_label, groups)
     except DataError as error:
         trial = error.message
     if isinstance(trial, str) or not trial.helps:
         learn.head, learn.start = plain, start
+        if pooling is not None:
+            learn.pooling = before
         learn.model.load_state_dict(start)
     return trial
 
@@ -368,7 +403,7 @@ def planned(config: TrainConfig) -> TrainConfig:
     chosen = chosen_in(plan, str(config.plan))
     if chosen is None:
         raise DataError(f"{config.plan} does not say what was chosen", 'it needs "chosen": {"epochs": 5}')
-    for name in ("size", "first_sizes", "views"):
+    for name in ("size", "first_sizes", "views", "pooling", "blend"):
         given, there = getattr(config, name), getattr(chosen, name)
         if name not in plan["chosen"]:
             chosen = replace(chosen, **{name: given})

@@ -58,8 +58,8 @@ def started_from(config: TrainConfig) -> TrainConfig:
         raise DataError(f"{argument('from_run')}: {config.from_run} holds no bundle", "give the RUN of a training")
     earlier = read_record(config.from_run)["settings"]
     changes = {}
-    for name in ("arch", "size"):
-        given, usual, there = getattr(config, name), getattr(TrainConfig, name), earlier[name]
+    for name in ("arch", "size", "pooling"):
+        given, usual, there = getattr(config, name), getattr(TrainConfig, name), earlier.get(name)
         if given not in (usual, there):
             text = f"{argument(name, given)} does not go with {config.from_run}, which has {there}"
             raise DataError(text, f"leave out {argument(name)}")

@@ -254,5 +254,5 @@ def test_what_cannot_be_compared_is_not_trained(tmp_path):
     learn.fit_head()
     trained = []
     with pytest.raises(DataError, match="one patient"):
-        try_tuning(learn, options, lambda inner: med_learner(inner, "efficientnet_lite0"), trained.append)
+        try_tuning(learn, options, lambda inner: med_learner(inner, "efficientnet_lite0"), [trained.append])
     assert not trained
