@@ -28,6 +28,7 @@ from medclf.results.predictions import losses_of
 
 HELD_OUT = 0.25  # of the images that a trial is made on
 MOST = 4_000  # images that a trial is made on: what helps there helps with more
+VIEWS = 2  # augmented views of an image that a linear probe is tried with
 RATES = (BASE_LR, 3 * BASE_LR)  # learning rates that a trial compares
 BLENDS = (1.0, 0.5, 0.25)  # shares of the trained weights that a trial compares
 _LEVEL = 0.9  # two-sided: the new way must be better with 95 % certainty

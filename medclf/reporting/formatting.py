@@ -36,6 +36,7 @@ _NAMES = {  # keys of results.json whose words do not say what they are
     "n_features": "Features of an image",
     "strength": "Strength of the regularisation (C)",
     "views": "Augmented views",
+    "blend": "Share of the fine-tuned weights",
     "n_untold": "Fits that stay close to the frequencies",
     "abstain_below": "Flagged unsure below",
     "log_loss": "Log loss",

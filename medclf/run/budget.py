@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from medclf.learn.step_costs import Costs
-from medclf.learn.trial import HELD_OUT, RATES
+from medclf.learn.trial import HELD_OUT, RATES, VIEWS
 from medclf.modalities import changes_of
 from medclf.run.config import TrainConfig
 
@@ -29,6 +29,7 @@ class Job:
         trainings: 1, or those of a cross-validation and the last one.
         decode_s: what it took to decode all images.
         kept: what frozen stages give can be kept.
+        passes: over the training images' features, which other linear probes that are tried take.
         trial: what trying fine-tuning first takes, as a share of fine-tuning on all training images.
     """
 
@@ -38,6 +39,7 @@ class Job:
     trainings: int = 1
     decode_s: float = 0.0
     kept: bool = False
+    passes: int = 0
     trial: float = 0.0
 
 
@@ -107,7 +109,7 @@ def way_of(sizes: tuple[Costs, ...], train_from: str | None, epochs: int, job: J
     tuning = 0.0
     kept = train_from is not None and job.kept and len(sizes) == 1
     forward = min(last.kept, last.forward) if kept else last.forward
-    head = (job.n_train + job.n_valid) * forward
+    head = (job.n_train * (1 + job.passes) + job.n_valid) * forward
     for epoch in range(epochs):
         at = sizes[len(sizes) * epoch // epochs]
         step = at.whole if train_from is None else last.kept if kept else at.last
@@ -158,5 +160,6 @@ def job_of(config: TrainConfig, table: pd.DataFrame, spent: float, chain: bool, 
         config.folds + 1 if config.split == "kfold" else 1,
         spent,
         config.cache is not False and config.modality is None and chain,
+        (config.pooling is None) + (VIEWS if config.modality and not config.views else 0),
         len(RATES) * (1 - HELD_OUT) * min(1.0, most_tried / max(n_train, 1)),
     )

@@ -25,7 +25,7 @@ from medclf.files import finite, write_json
 from medclf.learn import distributed
 from medclf.learn.augment import Augment
 from medclf.learn.training import MedLearner
-from medclf.learn.trial import MOST, RATES, Trial, best_of, calibrated, compared, has_map, try_tuning
+from medclf.learn.trial import MOST, RATES, VIEWS, Trial, best_of, calibrated, compared, has_map, try_tuning
 from medclf.parallel import n_cores
 from medclf.results.wording import percent
 from medclf.run.budget import Way, choose, job_of, measured, way_of
@@ -34,7 +34,6 @@ from medclf.run.config import Say
 PLAN = "plan.json"
 FORMAT = 1
 FEWEST = 120  # training images; with fewer nobody could tell whether fine-tuning helps
-_VIEWS = 2
 _KEYS = {"format", "sentence", "chosen", "candidates", "data", "machine", "budget", "folds"}
 
 
@@ -185,9 +184,9 @@ def decide(
         helps = _probed(learn, "linear probe on a generalised mean", "the plain mean", candidates, say, pooling="gem")
         chosen = replace(chosen, pooling="gem" if helps else None)
     if not config.views and any(isinstance(tfm, Augment) for tfm in learn.dls.train.after_batch.fs):
-        name = f"linear probe with {_VIEWS} augmented views"
-        helps = _probed(learn, name, "the one without", candidates, say, views=_VIEWS)
-        chosen = replace(chosen, views=_VIEWS if helps else 0)
+        name = f"linear probe with {VIEWS} augmented views"
+        helps = _probed(learn, name, "the one without", candidates, say, views=VIEWS)
+        chosen = replace(chosen, views=VIEWS if helps else 0)
     way = outline.tune
     if way is None:
         return chosen, [*candidates, {"name": "fine-tuning", "chosen": False, "problem": outline.why_not}]

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,9 @@ from torch import nn
 from medclf.errors import BundleError, DataError, MedclfError, MissingDependency, OutputError, ReadError
 from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.inference.onnx import OnnxModel, export_onnx, quantize_onnx
+from medclf.learn.preprocessing import head_of
+from medclf.models.heads import pool_by
+from medclf.models.pooling import GeMPool
 from medclf.models.registry import ARCHITECTURES, register_arch
 
 from .conftest import fake_learn
@@ -65,6 +69,22 @@ def test_five_hundred_images_get_torchs_probabilities(bundle, model):
     )
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
     assert theirs.std(axis=0).max() > 0.05  # they do differ from image to image
+
+
+def test_a_generalised_mean_and_its_maps_come_along(tmp_path):
+    learn = fake_learn()
+    pool_by(learn.model[1], "gem")
+    learn.spec = replace(learn.spec, head=head_of(learn.model))
+    bundle = load_bundle(save_bundle(learn, tmp_path / "gem.bundle"))
+    assert isinstance(bundle.runnable.pool, GeMPool)
+    model, plain = (
+        OnnxModel(export_onnx(bundle, tmp_path / "gem.onnx")),
+        load_bundle(save_bundle(fake_learn(), tmp_path / "b")),
+    )
+    for image in pictures(8):
+        ours, theirs, other = (one.predict(image).probs for one in (model, bundle, plain))
+        assert ours == pytest.approx(theirs, abs=1e-4) and ours != pytest.approx(other, abs=1e-2)
+        np.testing.assert_allclose(model.saliency(image, "hand"), bundle.saliency(image, "hand"), atol=1e-3)
 
 
 def test_files_of_every_kind_get_the_same_answer(bundle, model, images):

@@ -54,6 +54,12 @@ def test_a_cross_validation_trains_several_times():
     assert several.seconds == pytest.approx(6 * (once.seconds - 8) + 8)  # the features are the last one's alone
 
 
+def test_other_linear_probes_take_passes_of_their_own():
+    plain, _ = choose([LARGE], JOB, 266)
+    tried, _ = choose([LARGE], Job(80, 20, 100, passes=3), 266 + 3 * 8)  # 80 * 0.1 s each
+    assert tried.epochs == plain.epochs == 3 and tried.seconds == pytest.approx(plain.seconds + 24)
+
+
 def test_a_trial_takes_its_share_of_the_epochs():
     plain, _ = choose([LARGE], JOB, 266)
     tried, _ = choose([LARGE], Job(80, 20, 100, trial=0.5), 266 + 0.5 * 3 * 82)

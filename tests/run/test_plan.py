@@ -1,6 +1,7 @@
 """The plan: what is tried inside the training set, what is taken, and the file that says so."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from medclf.errors import DataError
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.learner import med_learner
 from medclf.learn.step_costs import Costs
-from medclf.learn.trial import MOST, Trial, _part, compared, try_tuning
+from medclf.learn.trial import BLENDS, MOST, RATES, Trial, _part, best_of, compared, try_tuning
 from medclf.run import plan as plans
 from medclf.run.budget import Job
 from medclf.run.plan import Chosen, chosen_in, fingerprint_of, planned, read_plan
@@ -36,6 +37,8 @@ SMALL = {"arch": "efficientnet_lite0", "size": 64, "bs": 8, "saliency": 0, "audi
         ({"recipe": "tune", "epochs": 7}, "tune", 7),
         ({"budget": 5}, "auto", 5),
         ({"weights": None}, "tune", 5),
+        ({"blend": 0.5}, "tune", 5),
+        ({"pooling": "gem"}, "auto", 5),
     ],
 )
 def test_the_recipe_is_what_the_settings_say(given, way, epochs):
@@ -53,6 +56,8 @@ def test_the_recipe_is_what_the_settings_say(given, way, epochs):
         ({"epochs": 0, "lr": 0.1}, "epochs=0 fine-tunes nothing, so lr has no use"),
         ({"budget": 5, "size": (64, 96)}, "both say whether smaller images come first"),
         ({"recipe": "probe", "epochs": 3}, "has no epochs"),
+        ({"recipe": "probe", "blend": 0.5}, "has no blend"),
+        ({"recipe": "auto", "blend": 0.5}, 'recipe="auto" decides about blend'),
         ({"recipe": "tune", "epochs": 0}, "one epoch or more"),
         ({"recipe": "prob"}, "did you mean 'probe'?"),
     ],
@@ -81,6 +86,36 @@ def test_a_way_is_taken_where_it_is_surely_better():
     assert not compared(y, right, right, False).helps
     mixed = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7]])  # better on two of three, much worse on one
     assert not compared(np.zeros(3, int), np.tile([[0.6, 0.4]], (3, 1)), mixed, False).helps
+
+
+def test_the_best_is_the_lowest_of_those_that_surely_help():
+    sure, surer, vague, worse = (
+        Trial(80, 0.5, after, 0.9, 0.9, after - 0.5 - half, after - 0.5 + half)
+        for after, half in ((0.4, 0.05), (0.45, 0.01), (0.3, 0.3), (0.6, 0.3))
+    )
+    assert best_of({1: surer, 2: sure, 3: vague}) == 2
+    assert best_of({1: worse, 2: vague}) == 2
+
+
+def test_a_trial_leaves_out_what_an_average_of_weights_makes_better(data):
+    """A training that ruins the network is worst whole, and least bad where least of it is taken."""
+    dls = MedDataLoaders.from_table(scan(data), size=64, bs=8, split="stratified", cache=False)
+    learn = med_learner(dls, "efficientnet_lite0", pooling="gem")
+    learn.fit_head(progress=False)
+
+    def ruin(inner):
+        assert inner.pooling == "gem" and inner.is_probe
+        for value in inner.model.parameters():
+            value.data.mul_(1.3)
+
+    def leave(inner):
+        assert inner.is_probe
+
+    options = {"size": 64, "bs": 8, "cache": False}
+    make = partial(med_learner, arch="efficientnet_lite0")
+    (ruined, worse), (whole, same) = try_tuning(learn, options, make, [ruin, leave], near_duplicates=False)
+    assert ruined == min(BLENDS) and worse.after > worse.before and not worse.helps
+    assert whole == 1 and same.after == pytest.approx(same.before) and not same.helps
 
 
 def test_an_unknown_label_is_neither_right_nor_wrong():
@@ -133,6 +168,9 @@ def test_a_plan_file_is_read_and_what_it_does_not_know_refused(tmp_path):
         ({"format": 1, "chosen": {"epochs": None}}, "epochs must be a whole number"),
         ({"format": 1, "chosen": {"epochs": 2, "first_sizes": 64}}, "first_sizes must be a list, not 64"),
         ({"format": 1, "chosen": {"epochs": 0, "train_from": "layer4"}}, "there are no epochs of it"),
+        ({"format": 1, "chosen": {"epochs": 0, "blend": 0.5}}, "blend is for fine-tuning"),
+        ({"format": 1, "chosen": {"epochs": 2, "blend": 1.5}}, "blend must be 1 or less"),
+        ({"format": 1, "chosen": {"epochs": 2, "pooling": "max"}}, "pooling must be mean or gem"),
         ({"format": 2}, "format 2"),
         ({"format": 1}, "does not say what was chosen"),
     ]:
@@ -221,6 +259,10 @@ def test_fine_tuning_is_tried_on_training_images_alone_and_the_record_repeats_it
     assert names[0] == "linear probe" and any("augmented" in name for name in names) and "fine-tuning" in names[-1]
     assert sum(one["chosen"] for one in plan["candidates"]) == 1
     assert record["settings"]["epochs"] == plan["chosen"]["epochs"] and record["settings"]["budget"] is None
+    rates = [name for name in names if name.startswith("fine-tuning at a rate of")]
+    assert [name.split()[5].rstrip(",:") for name in rates] == [f"{rate:g}" for rate in RATES]
+    for name in ("lr", "blend", "pooling"):
+        assert record["settings"][name] == plan["chosen"][name]
     again = settings_in(record, out=str(tmp_path / "b"))
     assert again.way == ("tune" if plan["chosen"]["epochs"] else "probe")
     assert Chosen.from_dict(plan["chosen"], "").applied(again) == again
@@ -239,6 +281,24 @@ def test_a_run_begins_with_the_network_of_an_earlier_one(data, tmp_path):
     assert load_bundle(second / "bundle").preprocessing.size == (64, 64)
     with pytest.raises(DataError, match="which has 64"):
         train(TrainConfig(str(data), str(tmp_path / "c"), epochs=0, from_run=str(first), size=96), lambda _: None)
+
+
+@pytest.mark.slow
+def test_pooling_and_blend_reach_the_network_and_the_record_and_are_refused_where_they_mean_nothing(data, tmp_path):
+    from medclf.inference.bundle import load_bundle
+
+    how = {"pooling": "gem", "blend": 0.5, "epochs": 1, **SMALL}
+    run = train(TrainConfig(str(data), str(tmp_path / "a"), **how), lambda _: None)
+    bundle = load_bundle(run / "bundle")
+    assert str(bundle.runnable.pool) == "GeMPool(p=3)" and read_record(run)["settings"]["blend"] == 0.5
+    rows = pd.read_csv(run / "predictions.csv")
+    answers = bundle.predict([data / path for path in rows["path"]])
+    probs = np.array([list(answer.probs.values()) for answer in answers])
+    assert np.abs(probs - rows[[f"prob_{name}" for name in bundle.vocab]].to_numpy()).max() < 1e-3
+    after = train(TrainConfig(str(data), str(tmp_path / "b"), epochs=0, from_run=str(run)), lambda _: None)
+    assert read_record(after)["settings"]["pooling"] == "gem"
+    with pytest.raises(DataError, match="blend"):
+        train(TrainConfig(str(data), str(tmp_path / "c"), weights=None, blend=0.5, **SMALL), lambda _: None)
 
 
 def test_what_cannot_be_compared_is_not_trained(tmp_path):
