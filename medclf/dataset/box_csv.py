@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from medclf.dataset.csv_reading import read_csv
-from medclf.dataset.given_boxes import GivenBox, GivenImage, box_of, box_of_size, label_of, number, size_of
+from medclf.dataset.given_boxes import GivenBox, GivenImage, box_of, box_of_size, check_score, label_of, number, size_of
 from medclf.dataset.spelt_names import NOTHING
 from medclf.errors import DataError
 
@@ -28,6 +28,7 @@ _SIZED = {  # instead of x_max and y_max
     "height": ("height", "h", "bboxheight", "bboxh"),
 }
 _SIZE = {"width": ("imagewidth", "imgwidth", "width"), "height": ("imageheight", "imgheight", "height")}
+_SCORE = ("score", "confidence", "conf", "probability", "prob")
 _SHOWN = {"image": "path, image_id, filename", "label": "label, class_name, finding"}
 _SIDES = "x_min, y_min, x_max and y_max, or x, y, width and height (x and y of the upper left corner)"
 
@@ -48,6 +49,9 @@ def boxes_in_csv(path: Path) -> list[GivenImage]:
     if not all(corners) and not all(sized):
         raise DataError(f"{path} has no four columns for a box", f"name them {_SIDES}")
     box = sized or corners
+    for column in (by_name[name] for name in _SCORE if name in by_name):
+        for line, cell in enumerate(rows[column], 2):
+            check_score(cell, path, f"row {line}, column {column},")
     cells = rows[[*image_label, *box]].itertuples(index=False, name=None)
     sizes = [None] * len(rows) if sized else _sizes(rows, by_name, box)
     images: dict[str, GivenImage] = {}

@@ -12,7 +12,17 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from medclf.dataset.box_csv import boxes_in_csv
-from medclf.dataset.given_boxes import GivenBox, GivenImage, box_of, box_of_size, label_of, no_number, number, size_of
+from medclf.dataset.given_boxes import (
+    GivenBox,
+    GivenImage,
+    box_of,
+    box_of_size,
+    check_score,
+    label_of,
+    no_number,
+    number,
+    size_of,
+)
 from medclf.errors import DataError
 
 _MAX_BYTES = 512 << 20  # of a JSON or CSV file
@@ -107,6 +117,8 @@ def _of_json(path: Path) -> list[GivenImage]:
 
 def _of_hyperkvasir(name: str, entry: Mapping[str, Any], path: Path) -> GivenImage:
     boxes = entry.get("bbox")
+    for place, box in enumerate(boxes if isinstance(boxes, list) else (), 1):
+        check_score(box.get("score") if isinstance(box, Mapping) else None, path, f"{name}, box {place},")
     if not isinstance(boxes, list) or not all(isinstance(box, Mapping) for box in boxes):
         raise DataError(f"{path}: {name[:60]!r} has no list 'bbox'", f"give {_KINDS}")
     sides = ("xmin", "ymin", "xmax", "ymax")
@@ -130,6 +142,7 @@ def _of_coco(content: Mapping[str, Any], path: Path) -> list[GivenImage]:
             raise DataError(f"{path}: two images have the id {identity!r}", "give each its own")
         images[identity] = GivenImage(_key(one, "file_name", path), size_of(one.get("width"), one.get("height")))
     for place, one in enumerate(_listed(content, "annotations", path), 1):
+        check_score(one.get("score"), path, f"annotation {one.get('id', place)}")
         identity, label = _key(one, "image_id", path), names.get(_key(one, "category_id", path))
         if identity not in images:
             raise DataError(f"{path}: a box is of the image {identity!r}, which 'images' does not list", "list it")

@@ -42,7 +42,7 @@ height, and all do as x_min, y_min, x_max, y_max
         (box, (*size, *size), image.in_shares)
         for image, size in given
         for box in image.boxes
-        if not (box.is_none or box.problem) and image.size in (None, size)
+        if box.is_finding and not box.problem and image.size in (None, size)
     ]
     writings = {box.writing for box, *_ in placed}
     if len(writings) != 1 or len(placed) < _FEWEST:

@@ -172,7 +172,7 @@ def boxes_of(given: list[GivenImage], table: pd.DataFrame) -> Boxes:
             unusable.append(path)
             continue
         try:
-            own = [(box.label, *_checked(box, image, sizes[path])) for box in image.boxes if not box.is_none]
+            own = [(box.label, *_checked(box, image, sizes[path])) for box in image.boxes if box.is_finding]
         except DataError as error:
             left_out[path] = error.message
             continue
@@ -185,6 +185,8 @@ def boxes_of(given: list[GivenImage], table: pd.DataFrame) -> Boxes:
     kept = set(frame["path"])
     used = {path: image for path, image in found.items() if path in kept}
     notes = (*_of_readers(used.values(), frame), *_turned(used, table))
+    if n := sum(box.is_background for image in found.values() for box in image.boxes):
+        notes += (f"{n} boxes are called background, which is no finding: they are left out",)
     return Boxes(frame, frozenset(found), left_out, clipped, duplicates, tuple(strange), tuple(unusable), notes)
 
 

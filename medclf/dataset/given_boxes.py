@@ -17,6 +17,7 @@ Corners = tuple[float, float, float, float]
 Writing = Literal["corners", "size", "centre"]
 """How a file writes a box: two corners, the upper left one with width and height, or the centre with these."""
 
+_BACKGROUND = "background"  # as detectors call what is no finding
 _NONE = {spelling(one) for one in ("no finding", "no findings", "no-finding", "nofinding", NO_FINDING)}
 
 
@@ -49,6 +50,21 @@ class GivenBox:
             (True, False)
         """
         return spelling(self.label) in _NONE
+
+    @property
+    def is_background(self) -> bool:
+        """Whether it is of the class that detectors have for what is no finding.
+
+        Example:
+            >>> GivenBox("__background__", (0, 0, 1, 1)).is_background
+            True
+        """
+        return spelling(self.label) == _BACKGROUND
+
+    @property
+    def is_finding(self) -> bool:
+        """Whether its label is that of a finding."""
+        return not (self.is_none or self.is_background)
 
 
 @dataclass
@@ -84,6 +100,17 @@ def number(value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         return math.nan
     return found if math.isfinite(found) else math.nan
+
+
+def check_score(value: Any, path: Path, where: str) -> None:
+    """See that a box has no score, as what a detector predicts has; 1, or one in another unit, says nothing.
+
+    Raises:
+        DataError: it has one.
+    """
+    if 0 < number(value) < 1:
+        text = f"{path}: {where[:60]} has the score {number(value):g}: that is a detector's answer, not what is there"
+        raise DataError(text, "give the boxes that people drew; if these are, take their scores out")
 
 
 def size_of(width: Any, height: Any) -> tuple[float, float] | None:

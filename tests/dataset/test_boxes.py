@@ -67,6 +67,30 @@ def test_every_format_gives_the_same_table(tmp_path: Path, kind: str) -> None:
     assert "1 boxes on 1 images: polyp 1; 1 listed images without a finding" in list(boxes.sentences())
 
 
+@pytest.mark.parametrize("kind", ["coco", "hyperkvasir", "csv"])
+def test_what_a_detector_predicted_is_not_taken_for_what_is_there(tmp_path: Path, kind: str) -> None:
+    file = written(tmp_path, kind)
+    if kind == "csv":
+        whole = "filename,class,Confidence,xmin,ymin,xmax,ymax\na.png,polyp,SCORE,2,3,12,15\n"
+    else:
+        before = '"category_id": 7' if kind == "coco" else '"xmin": 2'
+        whole = file.read_text().replace(before, f'{before}, "score": SCORE')
+    for says_nothing in ("1", "87", "" if kind == "csv" else "null"):
+        file.write_text(whole.replace("SCORE", says_nothing))
+        assert len(read_box_file(file)[0].boxes) == 1
+    file.write_text(whole.replace("SCORE", "0.87"))
+    with pytest.raises(DataError, match=r"has the score 0\.87"):
+        read_box_file(file)
+
+
+def test_a_box_of_the_background_is_no_finding_and_is_counted() -> None:
+    boxes = [GivenBox("polyp", (2, 3, 12, 15)), GivenBox("__background__", (0, 0, 40, 30))]
+    given = [GivenImage("a.png", boxes=boxes), GivenImage("b.png", boxes=boxes[1:])]
+    found = boxes_of(given, images("a.png", "b.png"))
+    assert found.table["label"].tolist() == ["polyp"] and found.listed == {"a.png", "b.png"}
+    assert "2 boxes are called background, which is no finding: they are left out" in list(found.sentences())
+
+
 def test_names_of_yolo_may_stand_in_a_yaml_file(tmp_path: Path) -> None:
     folder = written(tmp_path, "yolo")
     (folder / "classes.txt").unlink()
