@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from medclf.auditing.audit import with_groups
 from medclf.auditing.short_audit import short_audit
 from medclf.dataset.folds import shuffled
 from medclf.dataset.groups import groups_of
+from medclf.learn import distributed
 from medclf.learn.batches import unread
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.prediction import predict_loader
@@ -26,7 +28,7 @@ from medclf.metrics.intervals import Sampling, critical
 from medclf.models.pooling import GlobalPool
 from medclf.results.predictions import losses_of
 
-HELD_OUT = 0.25  # of the images that a trial is made on
+FOLDS = 3  # parts of the images that a trial is made on; one or two of them are held out in turn
 MOST = 4_000  # images that a trial is made on: what helps there helps with more
 VIEWS = 2  # augmented views of an image that a linear probe is tried with
 RATES = (BASE_LR, 3 * BASE_LR)  # learning rates that a trial compares
@@ -123,6 +125,20 @@ def _right(y: np.ndarray, probs: np.ndarray, multi_label: bool) -> np.ndarray:
     return np.asarray(((probs >= 0.5) == (y == 1)).sum(axis=1, where=known) / np.maximum(known.sum(axis=1), 1), float)
 
 
+class Tried(NamedTuple):
+    """How a way to fine-tune did.
+
+    Args:
+        blend: the share of the trained weights that is best.
+        trial: how that did.
+        best: whether it is the best of the ways that were tried.
+    """
+
+    blend: float
+    trial: Trial
+    best: bool
+
+
 def try_tuning(
     learn: MedLearner,
     loaders: Mapping[str, Any],
@@ -130,11 +146,12 @@ def try_tuning(
     tunes: Sequence[Callable[[MedLearner], None]],
     *,
     near_duplicates: bool = True,
-) -> list[tuple[float, Trial]]:
-    """Fine-tune on three quarters of the training set in some ways, and compare with the linear probe on the fourth.
+) -> list[Tried]:
+    """Fine-tune on two thirds of the training set in some ways, and compare with the linear probe on the other third.
 
-    Patients and near-duplicates stay together. Nothing but training images is looked at. Of each way, the trained
-    weights are compared, and averages of them with those that the training began with (see `fine_tune`, `blend`).
+    Of each way, the trained weights are compared, and averages of them with those that the training began with (see
+    `fine_tune`, `blend`). Where the best is better, but not surely, it is trained once more, on another two thirds, and
+    judged by the images of both. Patients and near-duplicates stay together. Nothing but training images is looked at.
 
     Args:
         learn: with the linear probe fitted, whose features tell near-duplicates.
@@ -144,36 +161,71 @@ def try_tuning(
         near_duplicates: look for them first.
 
     Returns:
-        Of each way, the share of the trained weights that is best, and how that did.
+        One entry a way.
 
     Raises:
         SplitError, DataError: the training set cannot be divided.
     """
     start = time.perf_counter()
     table = _inner(learn, near_duplicates)
-    grouped = groups_of(table) is not None
-    changes = {"split": "grouped" if grouped else "stratified", "valid_pct": HELD_OUT, "progress": False}
-    inner = make(MedDataLoaders.from_table(table, **{**loaders, **changes}))
-    inner.pooling = learn.pooling
-    inner.fit_head(progress=False, views=0 if learn.head is None else learn.head.views)
-    before = predict_loader(inner, inner.dls.valid, "valid")
-    y, many, groups = before.y, before.multi_label, before.groups
-    plain = calibrated(y, before.probs, many, groups)  # before the training, which is for nothing where this fails
-    first, found = weights_of(inner.model), []
+    loaders = {**loaders, "split": "kfold", "n_folds": FOLDS, "progress": False}
+
+    def fold(part: int) -> _Fold:
+        return _Fold(make(MedDataLoaders.from_table(table, **{**loaders, "fold": part})), learn)
+
+    first, found = fold(0), []
     for tune in tunes:
-        inner.model.load_state_dict(first)
-        inner.opt = None
-        tune(inner)
-        last, trials = weights_of(inner.model), {}
-        for share in BLENDS:
-            inner.model.load_state_dict(last)
-            blend_weights(inner.model, first, share)
-            after = predict_loader(inner, inner.dls.valid, "valid")
-            trials[share] = compared(y, plain, calibrated(y, after.probs, many, groups), many, groups)
+        probs = first.tuned(tune, BLENDS)
+        trials = {share: first.compared(one) for share, one in probs.items()}
         share = best_of(trials)
-        found.append((share, replace(trials[share], seconds=time.perf_counter() - start)))
-        start = time.perf_counter()
-    return found
+        seconds, start = time.perf_counter() - start, time.perf_counter()
+        found.append((share, replace(trials[share], seconds=seconds), probs[share]))
+    order: list[int] = [best_of({way: trial for way, (_, trial, _) in enumerate(found)})]
+    (best,) = distributed.from_first(lambda: order)
+    share, trial, probs_of_best = found[best]
+    if trial.before > trial.after and not trial.helps:
+        second = fold(1)
+        more = second.tuned(tunes[best], [share])[share]
+        both = first.with_other(second).compared(np.concatenate([probs_of_best, more]))
+        found[best] = (share, replace(both, seconds=trial.seconds + time.perf_counter() - start), more)
+    return [Tried(share, trial, way == best) for way, (share, trial, _) in enumerate(found)]
+
+
+class _Fold:
+    """A part of the training set that is held out: what is there, and what the linear probe says of it."""
+
+    def __init__(self, inner: MedLearner, like: MedLearner) -> None:
+        inner.pooling = like.pooling
+        inner.fit_head(progress=False, views=0 if like.head is None else like.head.views)
+        found = predict_loader(inner, inner.dls.valid, "valid")
+        self.inner, self.start = inner, weights_of(inner.model)
+        self.y, self.multi_label = found.y, found.multi_label
+        self.groups = np.arange(len(found.y)) if found.groups is None else found.groups
+        self.before = calibrated(self.y, found.probs, self.multi_label, self.groups)
+
+    def tuned(self, tune: Callable[[MedLearner], None], blends: Sequence[float]) -> dict[float, np.ndarray]:
+        """The probabilities after a training, with these shares of the trained weights."""
+        self.inner.model.load_state_dict(self.start)
+        self.inner.opt = None
+        tune(self.inner)
+        last, found = weights_of(self.inner.model), {}
+        for share in blends:
+            self.inner.model.load_state_dict(last)
+            blend_weights(self.inner.model, self.start, share)
+            after = predict_loader(self.inner, self.inner.dls.valid, "valid")
+            found[share] = calibrated(self.y, after.probs, self.multi_label, self.groups)
+        return found
+
+    def with_other(self, other: _Fold) -> _Fold:
+        """The images of both."""
+        both = copy(self)
+        both.y, both.before = np.concatenate([self.y, other.y]), np.concatenate([self.before, other.before])
+        both.groups = np.concatenate([self.groups, other.groups + self.groups.max() + 1])
+        return both
+
+    def compared(self, after: np.ndarray) -> Trial:
+        """These probabilities beside the linear probe's."""
+        return compared(self.y, self.before, after, self.multi_label, self.groups)
 
 
 def has_map(learn: MedLearner) -> bool:

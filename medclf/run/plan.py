@@ -25,7 +25,7 @@ from medclf.files import finite, write_json
 from medclf.learn import distributed
 from medclf.learn.augment import Augment
 from medclf.learn.training import MedLearner
-from medclf.learn.trial import MOST, RATES, VIEWS, Trial, best_of, calibrated, compared, has_map, try_tuning
+from medclf.learn.trial import MOST, RATES, VIEWS, Trial, Tried, calibrated, compared, has_map, try_tuning
 from medclf.parallel import n_cores
 from medclf.results.wording import percent
 from medclf.run.budget import Way, choose, job_of, measured, way_of
@@ -195,22 +195,20 @@ def decide(
     except (SplitError, DataError) as error:
         say(f"fine-tuning was not tried: {error.message}")
         return chosen, [*candidates, {"name": f"fine-tuning: {way}", "chosen": False, "problem": error.message}]
-    best = best_of({rate: trial for rate, (_, trial) in tried.items()})
-    for rate, (share, trial) in tried.items():
+    for rate, (share, trial, best) in tried.items():
         how = f"at a rate of {rate:g}" + ("" if share == 1 else f", {percent(share, 0)} of the way,")
         sentence = trial.sentence(f"fine-tuning {how}", "the linear probe")
-        candidates.append(_row(f"fine-tuning {how.rstrip(',')}: {way}", trial, sentence, rate == best, candidates, say))
-    if not tried[best][1].helps:
-        return chosen, candidates
-    rate, share = best, tried[best][0]
-    tuned = replace(chosen, epochs=way.epochs, lr=rate, blend=share, train_from=way.train_from)
-    return replace(tuned, first_sizes=way.sizes[:-1]), candidates
+        candidates.append(_row(f"fine-tuning {how.rstrip(',')}: {way}", trial, sentence, best, candidates, say))
+        if best and trial.helps:
+            tuned = replace(chosen, epochs=way.epochs, lr=rate, blend=share, train_from=way.train_from)
+            chosen = replace(tuned, first_sizes=way.sizes[:-1])
+    return chosen, candidates
 
 
 def _tuned(
     config: TrainConfig, way: Way, learn: MedLearner, loaders: Mapping[str, Any], make: Callable[[Any], MedLearner]
-) -> dict[float, tuple[float, Trial]]:
-    """What the first process finds of fine-tuning at each rate: the share of the trained weights, and how it did."""
+) -> dict[float, Tried]:
+    """What the first process finds of fine-tuning at each rate."""
     sizes = way.sizes if len(way.sizes) > 1 else None
 
     def tune(inner: MedLearner, rate: float) -> None:
@@ -219,8 +217,8 @@ def _tuned(
 
     ways = [partial(tune, rate=rate) for rate in RATES]
     tried = try_tuning(learn, loaders, make, ways, near_duplicates=config.audit)
-    told: Any = distributed.from_first(lambda: [[share, asdict(trial)] for share, trial in tried])
-    return {rate: (share, Trial(**trial)) for rate, (share, trial) in zip(RATES, told, strict=True)}
+    told: Any = distributed.from_first(lambda: [[share, asdict(trial), best] for share, trial, best in tried])
+    return {rate: Tried(share, Trial(**trial), best) for rate, (share, trial, best) in zip(RATES, told, strict=True)}
 
 
 def _row(name: str, trial: Trial, sentence: str, best: bool, others: list[dict[str, Any]], say: Say) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from medclf.config import TrainConfig
 from medclf.dataset.scan import scan
 from medclf.demo_images import draw_endoscopy
 from medclf.errors import DataError
+from medclf.learn import trial as trials
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.learner import med_learner
 from medclf.learn.step_costs import Costs
@@ -113,9 +114,27 @@ def test_a_trial_leaves_out_what_an_average_of_weights_makes_better(data):
 
     options = {"size": 64, "bs": 8, "cache": False}
     make = partial(med_learner, arch="efficientnet_lite0")
-    (ruined, worse), (whole, same) = try_tuning(learn, options, make, [ruin, leave], near_duplicates=False)
-    assert ruined == min(BLENDS) and worse.after > worse.before and not worse.helps
+    (ruined, worse, best), (whole, same, other) = try_tuning(learn, options, make, [ruin, leave], near_duplicates=False)
+    assert ruined == min(BLENDS) and worse.after > worse.before and not (worse.helps or best) and other
     assert whole == 1 and same.after == pytest.approx(same.before) and not same.helps
+
+
+@pytest.mark.parametrize(("after", "high", "times"), [(0.4, 0.1, 2), (0.4, -0.01, 1), (0.6, 0.3, 1)])
+def test_what_is_better_but_not_surely_is_tried_again_on_other_images(data, monkeypatch, after, high, times):
+    dls = MedDataLoaders.from_table(scan(data), size=32, bs=8, split="stratified", cache=False)
+    learn = med_learner(dls, "efficientnet_lite0")
+    learn.fit_head(progress=False)
+    monkeypatch.setattr(trials, "compared", lambda y, *_: Trial(len(y), 0.5, after, 0.9, 0.9, -0.3, high))
+    seen = []
+
+    def look(inner):
+        seen.append({*inner.dls.valid.dataset.items})
+        assert not seen[-1] & {*learn.dls.valid.dataset.items}
+
+    make = partial(med_learner, arch="efficientnet_lite0")
+    (tried,) = try_tuning(learn, {"size": 32, "bs": 8, "cache": False}, make, [look], near_duplicates=False)
+    assert len(seen) == times and (times == 1 or not seen[0] & seen[1])
+    assert tried.trial.n == sum(map(len, seen)) == pytest.approx(len(learn.dls.train_ds) * times / 3, abs=2)
 
 
 def test_an_unknown_label_is_neither_right_nor_wrong():
@@ -305,7 +324,7 @@ def test_what_cannot_be_compared_is_not_trained(tmp_path):
     """Each patient has one label, so the images held out are one patient's."""
     folder = draw_endoscopy(tmp_path / "drawn", n_per_class=4, size=(72, 64))
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg"))
-    names = [name for name in names if name.startswith(("normal", "polyp"))]
+    names = [name for name in names if name.startswith(("normal", "polyp", "dyed"))]
     table = pd.DataFrame({"path": names, "label": [name.split("/")[0] for name in names]})
     table.assign(patient=table["label"]).to_csv(folder / "labels.csv", index=False)
     options = {"size": 64, "bs": 8, "split": "random", "cache": False}
