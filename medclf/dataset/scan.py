@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import stat
 import warnings
@@ -13,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from medclf.config import Frame, Policy
+from medclf.dataset.box_files import read_box_file
 from medclf.dataset.choice import Merges, choose
 from medclf.dataset.columns import Columns, conditions
 from medclf.dataset.folders import walk
@@ -355,9 +357,13 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
                 f": the folder holds '{path}'" for path in there
             )
         if bad["problem"].str.startswith(NO_CLASS_FOLDER).all():
-            remedy = _where_labels_are(rows.root) or (
-                f"put each class into a folder, or give {argument('labels', 'labels.csv')}"
-                + by_road(", or label_from=None", "")
+            remedy = (
+                _boxes_beside(rows.root)
+                or _where_labels_are(rows.root)
+                or (
+                    f"put each class into a folder, or give {argument('labels', 'labels.csv')}"
+                    + by_road(", or label_from=None", "")
+                )
             )
         raise DataError(f"{rows.root}: none of {len(table)} images can be used: {listing(bad)}", remedy)
     if len(bad) and strict:
@@ -375,6 +381,15 @@ def note(table: pd.DataFrame, *sentences: str) -> None:
     """Keep what was warned of with the table, in `attrs["notes"]`, for results.json and the page."""
     if sentences:
         table.attrs["notes"] = [*table.attrs.get("notes", ()), *sentences]
+
+
+def _boxes_beside(root: Path) -> str:
+    """Which file beside the images has boxes of their findings; "" where none has."""
+    for file in sorted(root.glob("*.json")):
+        with contextlib.suppress(DataError):
+            if read_box_file(file):
+                return f"{file.name} holds boxes of findings: give {argument('boxes', str(file))}"
+    return ""
 
 
 def _where_labels_are(root: Path) -> str:

@@ -96,6 +96,15 @@ def test_a_flat_folder_says_how_to_label_it(make_images):
     assert list(table["label"]) == [None, None] and set(table["problem"]) == {""}
 
 
+def test_a_file_of_boxes_beside_images_without_classes_is_named(make_images):
+    root = make_images("images/a.png", "images/b.png")
+    (root / "notes.json").write_text('{"by": "somebody"}')
+    box = '{"label": "polyp", "xmin": 1, "ymin": 1, "xmax": 9, "ymax": 9}'
+    (root / "found.json").write_text('{"a": {"width": 16, "height": 16, "bbox": [%s]}}' % box)
+    with pytest.raises(DataError, match=r"found\.json holds boxes of findings: give boxes="):
+        scan(root)
+
+
 def test_what_is_no_image_is_counted_or_skipped(make_images):
     root = make_images(*PAIRS, ".hidden/5.png", "__MACOSX/a/6.png", "a/.7.png", "a/._1.png")
     (root / "a/notes.txt").write_text("x")
