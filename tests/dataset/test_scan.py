@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -99,8 +100,8 @@ def test_a_flat_folder_says_how_to_label_it(make_images):
 def test_a_file_of_boxes_beside_images_without_classes_is_named(make_images):
     root = make_images("images/a.png", "images/b.png")
     (root / "notes.json").write_text('{"by": "somebody"}')
-    box = '{"label": "polyp", "xmin": 1, "ymin": 1, "xmax": 9, "ymax": 9}'
-    (root / "found.json").write_text('{"a": {"width": 16, "height": 16, "bbox": [%s]}}' % box)
+    box = {"label": "polyp", "xmin": 1, "ymin": 1, "xmax": 9, "ymax": 9}
+    (root / "found.json").write_text(json.dumps({"a": {"width": 16, "height": 16, "bbox": [box]}}))
     with pytest.raises(DataError, match=r"found\.json holds boxes of findings: give boxes="):
         scan(root)
 
