@@ -154,7 +154,7 @@ def test_images_of_a_patient_count_as_one():
     alone, together = compared(y, before, after, False), compared(y, before, after, False, patients)
     losses = pd.Series(-np.log(after[:, 0]) + np.log(0.6)).groupby(patients).mean()
     assert together.high - together.low > 3 * (alone.high - alone.low)
-    half = 1.895 * losses.std(ddof=1) / np.sqrt(8)  # Student's quantile, 7 degrees of freedom
+    half = 1.415 * losses.std(ddof=1) / np.sqrt(8)  # Student's quantile, 7 degrees of freedom
     assert (together.high - together.low) / 2 == pytest.approx(half, rel=0.01)
 
 
