@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
@@ -15,11 +16,15 @@ from fastai.torch_core import get_model
 
 from medclf.auditing.audit import with_groups
 from medclf.auditing.short_audit import short_audit
-from medclf.dataset.folds import shuffled
-from medclf.dataset.groups import groups_of
+from medclf.config import TrainConfig
+from medclf.dataset.folds import folds, shuffled
+from medclf.dataset.groups import groups_of, unit_of
+from medclf.dataset.matching import match_labels
+from medclf.errors import MedclfWarning, SplitError
 from medclf.learn import distributed
 from medclf.learn.batches import unread
 from medclf.learn.dataloaders import MedDataLoaders
+from medclf.learn.labels import class_names, is_multi_label
 from medclf.learn.prediction import predict_loader
 from medclf.learn.preprocessing import reading_of
 from medclf.learn.training import BASE_LR, MedLearner, blend_weights, weights_of
@@ -168,10 +173,14 @@ def try_tuning(
     """
     start = time.perf_counter()
     table = _inner(learn, near_duplicates)
-    loaders = {**loaders, "split": "kfold", "n_folds": FOLDS, "progress": False}
+    parts = _parts(table, learn)
+    loaders = {**loaders, "split": "folders", "fold": None, "valid_pct": TrainConfig.valid_pct, "progress": False}
 
     def fold(part: int) -> _Fold:
-        return _Fold(make(MedDataLoaders.from_table(table, **{**loaders, "fold": part})), learn)
+        divided = table.assign(partition=np.where(parts == part, "valid", "train"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MedclfWarning)  # of rare labels, which the user's own split has told
+            return _Fold(make(MedDataLoaders.from_table(divided, **loaders)), learn)
 
     first, found = fold(0), []
     for tune in tunes:
@@ -226,6 +235,16 @@ class _Fold:
     def compared(self, after: np.ndarray) -> Trial:
         """These probabilities beside the linear probe's."""
         return compared(self.y, self.before, after, self.multi_label, self.groups)
+
+
+def _parts(table: pd.DataFrame, learn: MedLearner) -> np.ndarray:
+    """(n,) which of `FOLDS` parts each image is in: groups stay whole, and labels are shared out, rare ones too."""
+    groups = groups_of(table)
+    count = len(table) if groups is None else len(np.unique(groups))
+    if count < FOLDS:
+        raise SplitError(f"{FOLDS} {unit_of(table)} or more are needed, and there are {count}")
+    y = match_labels(table, class_names(learn.dls), is_multi_label(learn.dls)).y
+    return folds(y, groups, FOLDS, seed=learn.seed or 0)
 
 
 def has_map(learn: MedLearner) -> bool:

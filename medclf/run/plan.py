@@ -195,9 +195,11 @@ def decide(
     except (SplitError, DataError) as error:
         say(f"fine-tuning was not tried: {error.message}")
         return chosen, [*candidates, {"name": f"fine-tuning: {way}", "chosen": False, "problem": error.message}]
+    taken = [rate for rate, one in tried.items() if one.best and one.trial.helps]
+    kept = f"the rate of {taken[0]:g}" if taken else "the linear probe"
     for rate, (share, trial, best) in tried.items():
         how = f"at a rate of {rate:g}" + ("" if share == 1 else f", {percent(share, 0)} of the way,")
-        sentence = trial.sentence(f"fine-tuning {how}", "the linear probe")
+        sentence = trial.sentence(f"fine-tuning {how}", kept)
         candidates.append(_row(f"fine-tuning {how.rstrip(',')}: {way}", trial, sentence, best, candidates, say))
         if best and trial.helps:
             tuned = replace(chosen, epochs=way.epochs, lr=rate, blend=share, train_from=way.train_from)

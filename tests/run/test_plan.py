@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from medclf.config import TrainConfig
 from medclf.dataset.scan import scan
 from medclf.demo_images import draw_endoscopy
-from medclf.errors import DataError
+from medclf.errors import DataError, SplitError
 from medclf.learn import trial as trials
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.learner import med_learner
@@ -271,7 +272,7 @@ def test_fine_tuning_is_tried_on_training_images_alone_and_the_record_repeats_it
     monkeypatch.setattr(plans, "try_tuning", looked_at)
     said = []
     run = train(TrainConfig(str(data), str(tmp_path / "RUN"), modality="endoscopy", budget=5, **SMALL), said.append)
-    assert len(seen) == 1 and not seen[0][0] & seen[0][1]
+    assert seen and not any(inside & reported for inside, reported in seen)
     assert any(line.startswith("fine-tuning ") for line in said) and any("at most about" in line for line in said)
     plan, record = read_plan(run), read_record(run)
     names = [one["name"] for one in plan["candidates"]]
@@ -318,6 +319,25 @@ def test_pooling_and_blend_reach_the_network_and_the_record_and_are_refused_wher
     assert read_record(after)["settings"]["pooling"] == "gem"
     with pytest.raises(DataError, match="blend"):
         train(TrainConfig(str(data), str(tmp_path / "c"), weights=None, blend=0.5, **SMALL), lambda _: None)
+
+
+def test_rare_classes_and_few_patients_are_parted_or_refused(data):
+    names = [f"{label}/{name}.png" for label in ("normal", "polyp") for name in range(9)] + ["rare/0.png"]
+    table = pd.DataFrame({"path": names, "label": [name.split("/")[0] for name in names], "problem": ""})
+    dls = SimpleNamespace(vocab=["normal", "polyp", "rare"], train_ds=None)
+    learn = SimpleNamespace(dls=dls, seed=3)
+    parts = trials._parts(table, learn)
+    assert sorted(np.bincount(parts)) == [6, 6, 7]
+    assert {label: np.ptp(np.bincount(parts[table["label"] == label], minlength=3)) for label in dls.vocab[:2]} == {
+        "normal": 0,
+        "polyp": 0,
+    }
+    patients = table.assign(patient=[str(row % 5) for row in range(len(table))])
+    assert all(
+        len(set(part)) == 1 for _, part in pd.Series(trials._parts(patients, learn)).groupby(patients["patient"])
+    )
+    with pytest.raises(SplitError, match="3 patients or more are needed, and there are 2"):
+        trials._parts(table.assign(patient=[str(row % 2) for row in range(len(table))]), learn)
 
 
 def test_what_cannot_be_compared_is_not_trained(tmp_path):
