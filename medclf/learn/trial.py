@@ -6,9 +6,9 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,16 +27,15 @@ from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.labels import class_names, is_multi_label
 from medclf.learn.prediction import predict_loader
 from medclf.learn.preprocessing import reading_of
-from medclf.learn.training import BASE_LR, MedLearner, blend_weights, weights_of
+from medclf.learn.training import MedLearner, blend_weights, weights_of
 from medclf.metrics.calibration import calibrate_out_of_fold, to_logits
 from medclf.metrics.intervals import Sampling, critical
 from medclf.models.pooling import GlobalPool
 from medclf.results.predictions import losses_of
 
-FOLDS = 3  # parts of the images that a trial is made on; one or two of them are held out in turn
+FOLDS = 3  # parts of the images that a trial is made on, which are held out in turn
 MOST = 4_000  # images that a trial is made on: what helps there helps with more
 VIEWS = 2  # augmented views of an image that a linear probe is tried with
-RATES = (BASE_LR, 3 * BASE_LR)  # learning rates that a trial compares
 BLENDS = (1.0, 0.5, 0.25)  # shares of the trained weights that a trial compares
 _LEVEL = 0.8  # two-sided: nine times of ten the way that is taken is the better one
 
@@ -130,43 +129,29 @@ def _right(y: np.ndarray, probs: np.ndarray, multi_label: bool) -> np.ndarray:
     return np.asarray(((probs >= 0.5) == (y == 1)).sum(axis=1, where=known) / np.maximum(known.sum(axis=1), 1), float)
 
 
-class Tried(NamedTuple):
-    """How a way to fine-tune did.
-
-    Args:
-        blend: the share of the trained weights that is best.
-        trial: how that did.
-        best: whether it is the best of the ways that were tried.
-    """
-
-    blend: float
-    trial: Trial
-    best: bool
-
-
 def try_tuning(
     learn: MedLearner,
     loaders: Mapping[str, Any],
     make: Callable[[Any], MedLearner],
-    tunes: Sequence[Callable[[MedLearner], None]],
+    tune: Callable[[MedLearner], None],
     *,
     near_duplicates: bool = True,
-) -> list[Tried]:
-    """Fine-tune on two thirds of the training set in some ways, and compare with the linear probe on the other third.
+) -> tuple[float, Trial]:
+    """Fine-tune on two thirds of the training set, and compare with the linear probe on the other third.
 
-    Of each way, the trained weights are compared, and averages of them with those that the training began with (see
-    `fine_tune`, `blend`). Where the best is better, but not surely, it is trained once more, on another two thirds, and
-    judged by the images of both. Patients and near-duplicates stay together. Nothing but training images is looked at.
+    The trained weights are compared, and averages of them with those that the training began with (see `fine_tune`,
+    `blend`). Where that is better, but not surely, the other thirds are held out in turn, and all of them count.
+    Patients and near-duplicates stay together. Nothing but training images is looked at.
 
     Args:
         learn: with the linear probe fitted, whose features tell near-duplicates.
         loaders: what `MedDataLoaders.from_table` was called with.
         make: loaders -> a learner as `learn` was made.
-        tunes: each trains it in a way of its own.
+        tune: trains it.
         near_duplicates: look for them first.
 
     Returns:
-        One entry a way.
+        The share of the trained weights that is best, and how that did.
 
     Raises:
         SplitError, DataError: the training set cannot be divided.
@@ -175,66 +160,55 @@ def try_tuning(
     table = _inner(learn, near_duplicates)
     parts = _parts(table, learn)
     loaders = {**loaders, "split": "folders", "fold": None, "valid_pct": TrainConfig.valid_pct, "progress": False}
-
-    def fold(part: int) -> _Fold:
+    folds: list[_Fold] = []
+    for part in range(FOLDS):
         divided = table.assign(partition=np.where(parts == part, "valid", "train"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MedclfWarning)  # of rare labels, which the user's own split has told
-            return _Fold(make(MedDataLoaders.from_table(divided, **loaders)), learn)
+            folds.append(_Fold(make(MedDataLoaders.from_table(divided, **loaders)), learn, tune))
+        trials = {share: _compared(folds, share) for share in BLENDS}
+        best, decided = distributed.from_first(partial(_verdict, trials))
+        if decided:
+            break
+    return best, replace(trials[best], seconds=time.perf_counter() - start)
 
-    first, found = fold(0), []
-    for tune in tunes:
-        probs = first.tuned(tune, BLENDS)
-        trials = {share: first.compared(one) for share, one in probs.items()}
-        share = best_of(trials)
-        seconds, start = time.perf_counter() - start, time.perf_counter()
-        found.append((share, replace(trials[share], seconds=seconds), probs[share]))
-    order: list[int] = [best_of({way: trial for way, (_, trial, _) in enumerate(found)})]
-    (best,) = distributed.from_first(lambda: order)
-    share, trial, probs_of_best = found[best]
-    if trial.before > trial.after and not trial.helps:
-        second = fold(1)
-        more = second.tuned(tunes[best], [share])[share]
-        both = first.with_other(second).compared(np.concatenate([probs_of_best, more]))
-        found[best] = (share, replace(both, seconds=trial.seconds + time.perf_counter() - start), more)
-    return [Tried(share, trial, way == best) for way, (share, trial, _) in enumerate(found)]
+
+def _verdict(trials: Mapping[float, Trial]) -> tuple[float, bool]:
+    """The best share, and whether it is surely better, or not better at all."""
+    best = best_of(trials)
+    return best, trials[best].helps or trials[best].after >= trials[best].before
+
+
+def _compared(folds: Sequence[_Fold], share: float) -> Trial:
+    """The linear probe and the network with this share of the trained weights, on all that was held out."""
+    y, before = (np.concatenate([getattr(fold, name) for fold in folds]) for name in ("y", "before"))
+    after = np.concatenate([fold.after[share] for fold in folds])
+    counts = np.cumsum([0, *(fold.groups.max() + 1 for fold in folds[:-1])])
+    groups = np.concatenate([fold.groups + first for fold, first in zip(folds, counts, strict=True)])
+    return compared(y, before, after, folds[0].multi_label, groups)
 
 
 class _Fold:
-    """A part of the training set that is held out: what is there, and what the linear probe says of it."""
+    """A part of the training set that is held out: what is there, and what the network says of it before and after."""
 
-    def __init__(self, inner: MedLearner, like: MedLearner) -> None:
+    def __init__(self, inner: MedLearner, like: MedLearner, tune: Callable[[MedLearner], None]) -> None:
         inner.pooling = like.pooling
         inner.fit_head(progress=False, views=0 if like.head is None else like.head.views)
         found = predict_loader(inner, inner.dls.valid, "valid")
-        self.inner, self.start = inner, weights_of(inner.model)
         self.y, self.multi_label = found.y, found.multi_label
         self.groups = np.arange(len(found.y)) if found.groups is None else found.groups
-        self.before = calibrated(self.y, found.probs, self.multi_label, self.groups)
+        self.before = self._calibrated(found.probs)  # where this fails, nothing is trained for nothing
+        start = weights_of(inner.model)
+        tune(inner)
+        last = weights_of(inner.model)
+        self.after = {}
+        for share in BLENDS:
+            inner.model.load_state_dict(last)
+            blend_weights(inner.model, start, share)
+            self.after[share] = self._calibrated(predict_loader(inner, inner.dls.valid, "valid").probs)
 
-    def tuned(self, tune: Callable[[MedLearner], None], blends: Sequence[float]) -> dict[float, np.ndarray]:
-        """The probabilities after a training, with these shares of the trained weights."""
-        self.inner.model.load_state_dict(self.start)
-        self.inner.opt = None
-        tune(self.inner)
-        last, found = weights_of(self.inner.model), {}
-        for share in blends:
-            self.inner.model.load_state_dict(last)
-            blend_weights(self.inner.model, self.start, share)
-            after = predict_loader(self.inner, self.inner.dls.valid, "valid")
-            found[share] = calibrated(self.y, after.probs, self.multi_label, self.groups)
-        return found
-
-    def with_other(self, other: _Fold) -> _Fold:
-        """The images of both."""
-        both = copy(self)
-        both.y, both.before = np.concatenate([self.y, other.y]), np.concatenate([self.before, other.before])
-        both.groups = np.concatenate([self.groups, other.groups + self.groups.max() + 1])
-        return both
-
-    def compared(self, after: np.ndarray) -> Trial:
-        """These probabilities beside the linear probe's."""
-        return compared(self.y, self.before, after, self.multi_label, self.groups)
+    def _calibrated(self, probs: np.ndarray) -> np.ndarray:
+        return calibrated(self.y, probs, self.multi_label, self.groups)
 
 
 def _parts(table: pd.DataFrame, learn: MedLearner) -> np.ndarray:

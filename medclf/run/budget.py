@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from medclf.learn.step_costs import Costs
-from medclf.learn.trial import FOLDS, RATES, VIEWS
+from medclf.learn.trial import FOLDS, VIEWS
 from medclf.modalities import changes_of
 from medclf.run.config import TrainConfig
 
@@ -161,5 +161,5 @@ def job_of(config: TrainConfig, table: pd.DataFrame, spent: float, chain: bool, 
         spent,
         config.cache is not False and config.modality is None and chain,
         (config.pooling is None) + (VIEWS if config.modality and not config.views else 0),
-        (len(RATES) + 1) * (1 - 1 / FOLDS) * min(1.0, most_tried / max(n_train, 1)),
+        (FOLDS - 1) * min(1.0, most_tried / max(n_train, 1)),
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from medclf.files import finite, write_json
 from medclf.learn import distributed
 from medclf.learn.augment import Augment
 from medclf.learn.training import MedLearner
-from medclf.learn.trial import MOST, RATES, VIEWS, Trial, Tried, calibrated, compared, has_map, try_tuning
+from medclf.learn.trial import MOST, VIEWS, Trial, calibrated, compared, has_map, try_tuning
 from medclf.parallel import n_cores
 from medclf.results.wording import percent
 from medclf.run.budget import Way, choose, job_of, measured, way_of
@@ -190,46 +189,34 @@ def decide(
     way = outline.tune
     if way is None:
         return chosen, [*candidates, {"name": "fine-tuning", "chosen": False, "problem": outline.why_not}]
+    sizes = way.sizes if len(way.sizes) > 1 else None
+
+    def tune(inner: MedLearner) -> None:
+        with inner.distrib_ctx(), inner.no_bar(), inner.no_logging():
+            inner.fine_tune(way.epochs, config.lr, train_from=way.train_from, size=sizes)
+
     try:
-        tried = _tuned(config, way, learn, loaders, make)
+        blend, trial = try_tuning(learn, loaders, make, tune, near_duplicates=config.audit)
     except (SplitError, DataError) as error:
         say(f"fine-tuning was not tried: {error.message}")
         return chosen, [*candidates, {"name": f"fine-tuning: {way}", "chosen": False, "problem": error.message}]
-    taken = [rate for rate, one in tried.items() if one.best and one.trial.helps]
-    kept = f"the rate of {taken[0]:g}" if taken else "the linear probe"
-    for rate, (share, trial, best) in tried.items():
-        how = f"at a rate of {rate:g}" + ("" if share == 1 else f", {percent(share, 0)} of the way,")
-        sentence = trial.sentence(f"fine-tuning {how}", kept)
-        candidates.append(_row(f"fine-tuning {how.rstrip(',')}: {way}", trial, sentence, best, candidates, say))
-        if best and trial.helps:
-            tuned = replace(chosen, epochs=way.epochs, lr=rate, blend=share, train_from=way.train_from)
-            chosen = replace(tuned, first_sizes=way.sizes[:-1])
+    part = "" if blend == 1 else f" {percent(blend, 0)} of the way"
+    candidates.append(
+        _row(f"fine-tuning{part}: {way}", trial, f"fine-tuning{part}", "the linear probe", candidates, say)
+    )
+    if distributed.from_first(lambda: {"helps": trial.helps})["helps"]:
+        tuned = replace(chosen, epochs=way.epochs, blend=blend, train_from=way.train_from)
+        chosen = replace(tuned, first_sizes=way.sizes[:-1])
     return chosen, candidates
 
 
-def _tuned(
-    config: TrainConfig, way: Way, learn: MedLearner, loaders: Mapping[str, Any], make: Callable[[Any], MedLearner]
-) -> dict[float, Tried]:
-    """What the first process finds of fine-tuning at each rate."""
-    sizes = way.sizes if len(way.sizes) > 1 else None
-
-    def tune(inner: MedLearner, rate: float) -> None:
-        with inner.distrib_ctx(), inner.no_bar(), inner.no_logging():
-            inner.fine_tune(way.epochs, rate, train_from=way.train_from, size=sizes)
-
-    ways = [partial(tune, rate=rate) for rate in RATES]
-    tried = try_tuning(learn, loaders, make, ways, near_duplicates=config.audit)
-    told: Any = distributed.from_first(lambda: [[share, asdict(trial), best] for share, trial, best in tried])
-    return {rate: Tried(share, Trial(**trial), best) for rate, (share, trial, best) in zip(RATES, told, strict=True)}
-
-
-def _row(name: str, trial: Trial, sentence: str, best: bool, others: list[dict[str, Any]], say: Say) -> dict[str, Any]:
-    """A candidate that was tried, which is said; where it is chosen, those before it are not."""
-    chosen = best and trial.helps
+def _row(name: str, trial: Trial, what: str, kept: str, others: list[dict[str, Any]], say: Say) -> dict[str, Any]:
+    """A candidate that was tried, which is said; where it helps, those before it are not chosen."""
     for other in others:
-        other["chosen"] = other["chosen"] and not chosen
+        other["chosen"] = other["chosen"] and not trial.helps
+    sentence = trial.sentence(what, kept)
     say(sentence)
-    return {"name": name, "chosen": chosen, "sentence": _as_sentence(sentence), **trial.as_dict()}
+    return {"name": name, "chosen": trial.helps, "sentence": _as_sentence(sentence), **trial.as_dict()}
 
 
 def _as_sentence(text: str) -> str:
@@ -256,7 +243,7 @@ def _probed(learn: MedLearner, name: str, kept: str, candidates: list[dict[str, 
     if isinstance(trial, str):
         candidates.append({"name": name, "chosen": False, "problem": trial})
         return False
-    candidates.append(_row(name, trial, trial.sentence(f"a {name}", kept), True, candidates, say))
+    candidates.append(_row(name, trial, f"a {name}", kept, candidates, say))
     return trial.helps
 
 
