@@ -200,10 +200,8 @@ def decide(
     except (SplitError, DataError) as error:
         say(f"fine-tuning was not tried: {error.message}")
         return chosen, [*candidates, {"name": f"fine-tuning: {way}", "chosen": False, "problem": error.message}]
-    part = "" if blend == 1 else f" {percent(blend, 0)} of the way"
-    candidates.append(
-        _row(f"fine-tuning{part}: {way}", trial, f"fine-tuning{part}", "the linear probe", candidates, say)
-    )
+    what = "fine-tuning" if blend == 1 else f"fine-tuning {percent(blend, 0)} of the way"
+    candidates.append(_row(f"{what}: {way}", trial, what, "the linear probe", candidates, say))
     if distributed.from_first(lambda: {"helps": trial.helps})["helps"]:
         tuned = replace(chosen, epochs=way.epochs, blend=blend, train_from=way.train_from)
         chosen = replace(tuned, first_sizes=way.sizes[:-1])
