@@ -29,6 +29,7 @@ from medclf.learn.learner import med_learner
 from medclf.learn.prediction import predict_loader
 from medclf.learn.trial import calibrated
 from medclf.models.stages import stage_names
+from medclf.parallel import keep_memory
 
 EPOCHS, RATE, DECAY = 5, 1e-4, 0.99
 PROBE, TUNE = "probe-plain", "tune-plain"
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
+    keep_memory()  # as the command line does
     if not args.show:
         run_all(args, args.out)
     show(args.out)

@@ -31,6 +31,7 @@ from medclf.dataset.groups import groups_of
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import Sampling, critical
 from medclf.models.features import embed_table
+from medclf.parallel import keep_memory
 from medclf.results.predictions import losses_of
 from medclf.run.train import train
 
@@ -287,6 +288,7 @@ def arguments() -> Namespace:
 
 def main() -> None:
     args = arguments()
+    keep_memory()  # as the command line does
     if not args.show:
         run_all(args, args.out)
     show(args.out)
