@@ -160,13 +160,13 @@ def try_tuning(
     table = _inner(learn, near_duplicates)
     parts = _parts(table, learn)
     loaders = {**loaders, "split": "folders", "fold": None, "valid_pct": TrainConfig.valid_pct, "progress": False}
-    folds: list[_Fold] = []
+    tried: list[_Fold] = []
     for part in range(FOLDS):
         divided = table.assign(partition=np.where(parts == part, "valid", "train"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MedclfWarning)  # of rare labels, which the user's own split has told
-            folds.append(_Fold(make(MedDataLoaders.from_table(divided, **loaders)), learn, tune))
-        trials = {share: _compared(folds, share) for share in BLENDS}
+            tried.append(_Fold(make(MedDataLoaders.from_table(divided, **loaders)), learn, tune))
+        trials = {share: _compared(tried, share) for share in BLENDS}
         best, decided = distributed.from_first(partial(_verdict, trials))
         if decided:
             break
@@ -179,20 +179,21 @@ def _verdict(trials: Mapping[float, Trial]) -> tuple[float, bool]:
     return best, trials[best].helps or trials[best].after >= trials[best].before
 
 
-def _compared(folds: Sequence[_Fold], share: float) -> Trial:
+def _compared(tried: Sequence[_Fold], share: float) -> Trial:
     """The linear probe and the network with this share of the trained weights, on all that was held out."""
-    y, before = (np.concatenate([getattr(fold, name) for fold in folds]) for name in ("y", "before"))
-    after = np.concatenate([fold.after[share] for fold in folds])
-    counts = np.cumsum([0, *(fold.groups.max() + 1 for fold in folds[:-1])])
+    y, before = (np.concatenate([getattr(fold, name) for fold in tried]) for name in ("y", "before"))
+    after = np.concatenate([fold.after[share] for fold in tried])
+    counts = np.cumsum([0, *(fold.groups.max() + 1 for fold in tried[:-1])])
     groups = np.concatenate([fold.groups + first for fold, first in zip(folds, counts, strict=True)])
-    return compared(y, before, after, folds[0].multi_label, groups)
+    return compared(y, before, after, tried[0].multi_label, groups)
 
 
 class _Fold:
     """A part of the training set that is held out: what is there, and what the network says of it before and after."""
 
     def __init__(self, inner: MedLearner, like: MedLearner, tune: Callable[[MedLearner], None]) -> None:
-        inner.pooling = like.pooling
+        if inner.pooling != like.pooling:
+            inner.pooling = like.pooling
         inner.fit_head(progress=False, views=0 if like.head is None else like.head.views)
         found = predict_loader(inner, inner.dls.valid, "valid")
         self.y, self.multi_label = found.y, found.multi_label

@@ -121,6 +121,16 @@ def test_a_trial_leaves_out_what_an_average_of_weights_makes_better(data):
     assert share == 1 and same.after == pytest.approx(same.before) and not same.helps
 
 
+def test_a_network_with_a_class_token_is_tried_as_it_is(data):
+    make = partial(med_learner, arch="timm/vit_tiny_patch16_224?depth=1", weights=None, linear_probe=True)
+    options = {"size": 32, "bs": 8, "cache": False}
+    learn = make(MedDataLoaders.from_table(scan(data), split="stratified", **options))
+    learn.fit_head(progress=False)
+    assert not trials.has_map(learn)
+    share, trial = try_tuning(learn, options, make, lambda inner: None, near_duplicates=False)
+    assert share == 1 and trial.after == pytest.approx(trial.before)
+
+
 @pytest.mark.parametrize(("after", "high", "times"), [(0.4, 0.1, 3), (0.4, -0.01, 1), (0.6, 0.3, 1)])
 def test_what_is_better_but_not_surely_is_tried_again_on_other_images(data, monkeypatch, after, high, times):
     dls = MedDataLoaders.from_table(scan(data), size=32, bs=8, split="stratified", cache=False)
