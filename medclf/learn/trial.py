@@ -184,7 +184,7 @@ def _compared(tried: Sequence[_Fold], share: float) -> Trial:
     y, before = (np.concatenate([getattr(fold, name) for fold in tried]) for name in ("y", "before"))
     after = np.concatenate([fold.after[share] for fold in tried])
     counts = np.cumsum([0, *(fold.groups.max() + 1 for fold in tried[:-1])])
-    groups = np.concatenate([fold.groups + first for fold, first in zip(folds, counts, strict=True)])
+    groups = np.concatenate([fold.groups + first for fold, first in zip(tried, counts, strict=True)])
     return compared(y, before, after, tried[0].multi_label, groups)
 
 
