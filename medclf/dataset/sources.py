@@ -76,15 +76,19 @@ def read_source(source: Any, labels: Any, asked: Asked) -> Rows:
     """
     if isinstance(source, (str, os.PathLike)):
         return _from_path(Path(source), labels, asked)
-    if labels is not None:
-        raise DataError(
-            f"{argument('labels')} needs a folder of images",
-            by_road("put the labels into the list or DataFrame", "give the folder as DATA"),
-        )
+    _check_no_labels(labels)
     if isinstance(source, pd.DataFrame):
         return _from_sheet(Sheet(source, "the DataFrame", asked.columns), None, asked)
     items = source.items() if isinstance(source, Mapping) else source
     return _from_sheet(_sheet_of_list(list(items), asked.columns), None, asked)
+
+
+def _check_no_labels(labels: Any) -> None:
+    if labels is not None:
+        raise DataError(
+            f"{argument('labels')} needs a folder of images",
+            by_road("put the labels into the list, table or DataFrame", "give the folder as DATA"),
+        )
 
 
 def _from_path(path: Path, labels: Any, asked: Asked) -> Rows:
@@ -94,6 +98,7 @@ def _from_path(path: Path, labels: Any, asked: Asked) -> Rows:
         return _from_folder(path, labels, asked)
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         raise DataError(f"{path} is neither a folder nor a CSV file", "give the folder that holds the images")
+    _check_no_labels(labels)
     sheet = Sheet(read_csv(path), path.name, asked.columns, is_text=True)
     root = asked.root or path.parent
     tree = (

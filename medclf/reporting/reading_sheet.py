@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medclf.dataset.corrections import NONE, POOR, UNSURE
@@ -23,7 +23,11 @@ def write_sheet_page(
     paths: Sequence[str] = (),
     suggestions: Sequence[str] = (),
     suggest: bool = False,
-    earlier: Sequence[tuple[str, str, str]] = (),
+    earlier: Sequence[tuple[str, str, str, str]] = (),
+    patient_col: str = "",
+    patients: Mapping[str, str] | None = None,
+    told: Sequence[str] = (),
+    then: Sequence[str] = (),
 ) -> Path:
     """Write the page; it opens from disk, asks the network for nothing, and downloads the sheet filled in.
 
@@ -38,7 +42,11 @@ def write_sheet_page(
         paths: of the items, where the sheet is to name them: its columns are then path, label, mark and note.
         suggestions: what a model makes of each item, shown when asked for; "" for none.
         suggest: show them from the start.
-        earlier: (path, label, mark) of images that were labelled already, to stand in the sheet as well.
+        earlier: (path, label, mark, note) of images that were labelled already, to stand in the sheet as well.
+        patient_col: the sheet's column of patients; none where "".
+        patients: path -> patient, for that column.
+        told: sentences on the choice of the images.
+        then: commands to go on with, once the sheet is filled in.
 
     Returns:
         The path of the page.
@@ -59,6 +67,10 @@ def write_sheet_page(
         "suggests": any(suggestions),
         "suggest": suggest,
         "earlier": json.dumps(list(earlier)) if paths else "",
+        "patient_col": patient_col,
+        "patients": json.dumps(dict(patients or {})) if patient_col else "",
+        "told": told,
+        "then": then,
     }
     write_text(path, fill("sheet.html", view, scripts=["sheet.js"]))
     return Path(path)

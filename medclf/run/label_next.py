@@ -45,6 +45,7 @@ class NextLabels:
         vocab: what an image may be called.
         root: the folder that paths are relative to.
         notes: what else there is to say.
+        patients: path -> patient ID of the images whose patient is known.
     """
 
     images: pd.DataFrame
@@ -54,6 +55,7 @@ class NextLabels:
     vocab: list[str]
     root: Path
     notes: list[str] = field(default_factory=list)
+    patients: dict[str, str] = field(default_factory=dict)
 
 
 def label_next(
@@ -123,6 +125,11 @@ def label_next(
     notes = [*([kappa] if kappa else []), *notes_of(model, names)]
     if (~readable).any():
         notes.append(f"{(~readable).sum()} images cannot be read and are left out.")
+    if extra:
+        notes.append(
+            f"{len(extra)} labelled images of the run lie outside the pool. They count here, and the sheet does not "
+            "hold them: to train on both, give one folder or table of both."
+        )
     inside = _Fitted(features[kept], codes[kept], owners, len(names), multi_label, seed)
     probs, told = inside.probs(self_training, None if model_probs is None else model_probs[kept])
     notes += told
@@ -143,6 +150,7 @@ def label_next(
         names,
         pool.root,
         notes,
+        {path: str(one) for path, one in zip(pool.paths, patients, strict=False) if one is not None},
     )
 
 

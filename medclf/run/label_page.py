@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import re
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,10 @@ from medclf.images.phi import read_picture
 from medclf.images.preprocessing import Preprocessing
 from medclf.progress import watch
 from medclf.run.label_next import NextLabels, label_next
+from medclf.run.labels_so_far import remarks_of
 from medclf.run.run import Run
+
+_OF_BOTH = ("path_col", "patient_col", "follow_links", "window", "frame")  # options that a training takes, too
 
 
 def write_next(
@@ -46,7 +53,7 @@ def write_next(
         Lines to print.
 
     Raises:
-        OutputError: the page exists, or cannot be written.
+        OutputError: the page or the sheet exists, or cannot be written.
         DataError: see `label_next`; or no image can be shown.
     """
     from medclf.reporting.reading_sheet import write_sheet_page
@@ -54,43 +61,106 @@ def write_next(
     out = Path(out)
     if out.suffix.lower() != ".html":
         raise OutputError(f"{out} does not end in .html", f"it is a page: give {argument('out', 'next.html')}")
-    refuse_to_replace(out, overwrite)
+    sheet = out.with_suffix(".csv")
+    for file in (out, sheet):
+        refuse_to_replace(file, overwrite)
+    if isinstance(pool, (str, Path)) and sheet.resolve() == Path(pool).resolve():
+        text = f"the page's sheet would be {sheet}, which is the pool"
+        raise OutputError(text, f"choose another page: {argument('out', 'next.html')}")
     source = Run(run) if run else None
     found = label_next(source, pool, n, **options)
     how = source.bundle.preprocessing if source else Preprocessing((224, 224), window=options.get("window"))
     shown, missing = _pictures(found, how, show_burned_in)
-    sheet = out.with_suffix(".csv")
-    earlier = [(path, label, "") for path, label in found.labelled.items()] + [(path, "", POOR) for path in found.poor]
+    several = bool(source and source.bundle.multi_label)
+    remarks = remarks_of(options.get("labels"))
+    earlier = [(path, label, *remarks.get(path, ("", ""))) for path, label in found.labelled.items()]
+    earlier += [(path, "", POOR, remarks.get(path, ("", ""))[1]) for path in found.poor]
     images = found.images.set_index("path")
     items = [(f"image-{place:03}", uri) for place, uri in enumerate(shown.values(), 1)]
     names = list(shown)
+    patient_col = options.get("patient_col") if found.patients else None
+    told = [*found.notes, _chosen(images.loc[names]), *_forecast(found, several)]
+    asked = {"run": run, "n": n, "suggest": suggest, "show_burned_in": show_burned_in}
+    then = _commands(pool, out, sheet, several, found, asked | options)
     write_sheet_page(
         out,
         items,
         found.vocab,
         sheet=hashlib.sha256("\n".join(names).encode()).hexdigest()[:8],
         file=sheet.name,
-        multi_label=bool(source and source.bundle.multi_label),
+        multi_label=several,
         title="Label next",
         paths=names,
         suggestions=[_suggested(images.loc[path]) for path in names],
         suggest=suggest,
         earlier=earlier,
+        patient_col=patient_col or "",
+        patients=found.patients if patient_col else {},
+        told=told,
+        then=then,
     )
-    rows = [*earlier, *((path, "", "") for path in names)]
-    save_rows(sheet, pd.DataFrame(rows, columns=["path", "label", "mark"]).assign(note=""))
-    why = "What more labels bring is not forecast where an image may have several labels."
-    why = why if source and source.bundle.multi_label else "Too few labels to say what more would bring."
-    told = found.forecast.sentences() if found.forecast else [why]
+    rows = pd.DataFrame([*earlier, *((path, "", "", "") for path in names)], columns=["path", "label", "mark", "note"])
+    if patient_col:
+        rows[patient_col] = [found.patients.get(path, "") for path in rows["path"]]
+    save_rows(sheet, rows)
     return [
-        *found.notes,
         *told,
         *[f"left out: {reason}" for reason in missing],
         f"page: {out} ({len(shown)} images; classes: {', '.join(found.vocab)})",
-        f"label them there, download {sheet.name}, then go on with one of",
-        f"  medclf label-next {pool} --labels {sheet.name} --out NEXT.html" + (f" --run {run}" if run else ""),
-        f"  medclf train {pool} --labels {sheet.name} --out RUN",
+        f"label them there and download {sheet.name} ({sheet} is still blank), then go on with one of",
+        *(f"  {line}" for line in then),
     ]
+
+
+def _chosen(images: pd.DataFrame) -> str:
+    """Why these images."""
+    counts = images["why"].value_counts()
+    return f"Why these images: {', '.join(f'{n} {why}' for why, n in counts.items())}."
+
+
+def _forecast(found: NextLabels, several: bool) -> list[str]:
+    if found.forecast:
+        return found.forecast.sentences()
+    if several:
+        return ["What more labels bring is not forecast where an image may have several labels."]
+    return ["Too few labels to say what more would bring."]
+
+
+def _commands(
+    pool: Any, out: Path, sheet: Path, several: bool, found: NextLabels, options: Mapping[str, Any]
+) -> list[str]:
+    """How to go on from the sheet that comes back: with the next images, or with a training."""
+    stem, _, number = out.stem.rpartition("-")
+    again = f"{stem}-{int(number) + 1}" if stem and re.fullmatch(r"[0-9]{1,6}", number) else f"{out.stem}-2"
+    usual = {name: one.default for name, one in inspect.signature(label_next).parameters.items()}
+    kept = {name: value for name, value in options.items() if value != usual.get(name)}
+    kept = {name: value for name, value in kept.items() if name not in ("labels", "second", "progress", "weights")}
+    if not options.get("run"):
+        kept["vocab"] = found.vocab  # a class that no image has been given yet is one of them, too
+    both = {name: value for name, value in kept.items() if name in _OF_BOTH}
+    known = {"label_delim": "|"} if several else {}
+    root = found.root  # that the sheet's paths are relative to
+    if isinstance(pool, (str, Path)):
+        root = Path(pool) if Path(pool).is_dir() else Path(pool).parent
+    return [
+        _command("label-next", pool, {"labels": sheet.name, "out": f"{again}.html"} | kept),
+        _command("train", root, {"labels": sheet.name} | known | both),
+    ]
+
+
+def _command(name: str, data: Any, options: Mapping[str, Any]) -> str:
+    words = ["medclf", name, str(data), *(word for option, value in options.items() for word in _words(option, value))]
+    return shlex.join(words)
+
+
+def _words(name: str, value: Any) -> Iterator[str]:
+    """An option as the shell has it; none where it is not set."""
+    flag = f"--{name.replace('_', '-')}"
+    if value is None or value is False:
+        return
+    for one in value if isinstance(value, list) else [value]:
+        text = ",".join(map(str, one)) if isinstance(one, tuple) else str(one)
+        yield from (flag,) if one is True else (flag, text)
 
 
 def _pictures(found: NextLabels, how: Preprocessing, show_burned_in: bool) -> tuple[dict[str, str], list[str]]:

@@ -42,6 +42,11 @@ def labels_said(labels: str | Path | Mapping[str, str] | None) -> tuple[dict[str
             f"{labels} has no column '{missing[0]}'", "give a sheet of medclf label-next: path, label, mark"
         )
     paths, said, marks = plain(frame, "path"), plain(frame, "label"), plain(frame, "mark")
+    if len(frame) and not any((*said, *marks)):
+        raise DataError(
+            f"{labels} is not filled in: no image has a label",
+            "give the sheet that was downloaded from the page; the one that was written beside the page stays blank",
+        )
     poor = {path for path, mark in zip(paths, marks, strict=True) if mark == POOR}
     found: dict[str, str] = {}
     for path, label in zip(paths, said, strict=True):
@@ -50,6 +55,15 @@ def labels_said(labels: str | Path | Mapping[str, str] | None) -> tuple[dict[str
                 f"{labels}: {path} is there twice, as '{found[path]}' and '{label}'", "keep one row an image"
             )
     return found, poor
+
+
+def remarks_of(labels: Any) -> dict[str, tuple[str, str]]:
+    """Mark and note by path of a sheet; none where labels come otherwise."""
+    if not isinstance(labels, (str, Path)):
+        return {}
+    frame = read_csv(Path(labels))
+    columns = (plain(frame, column) for column in ("path", "mark", "note"))
+    return {path: (mark, note) for path, mark, note in zip(*columns, strict=True)}
 
 
 def second_reader(said: Mapping[str, str], second: str | Path | None) -> tuple[list[str], str]:

@@ -144,6 +144,8 @@ def export_review(
     if out.suffix.lower() != ".csv":
         raise OutputError(f"{out} does not end in .csv", f"the sheet is a CSV: give {argument('out', 'sheet.csv')}")
     refuse_to_replace(out, overwrite)
+    if pictures == "page":
+        refuse_to_replace(out.with_suffix(".html"), overwrite)
     if pictures == "none" and (source.hide_names if hide_names is None else hide_names):
         problem = f"{source.path} hides file names, and a sheet without pictures names the files"
         raise DataError(

@@ -21,6 +21,7 @@ from medclf.metrics.intervals import as_plain
 from medclf.metrics.table import METRICS
 from medclf.results.predictions import Predictions
 from medclf.results.results import metrics_of, short_metrics
+from medclf.results.wording import partition_name
 from medclf.run.review import CONFUSED, CONTROL, FOLDER, SUSPECT
 from medclf.run.run import Run
 from medclf.run.terminal import written
@@ -220,17 +221,17 @@ def _sentences(found: dict[str, Any], partition: str, blinded: bool) -> Iterator
         yield f"Cohen's kappa of reader and label: {written(agreement['reader_and_label'])}."
         yield f"Cohen's kappa of reader and model: {written(agreement['reader_and_model'])}."
         for why, row in agreement["by_kind"].items():
-            yield f"  {why}: the reader gave the label that was there to {row['same_as_label']} of {row['n']}."
+            yield f"  {why}: the reader agrees with the label of {row['same_as_label']} of {row['n']} images."
         yield "The images were chosen to be hard, so kappa is lower here than it would be on all of them."
     else:
         yield "The reader saw the labels and the predictions, so no agreement is counted."
     yield f"{len(found['disagreements'])} labels would change, {found['n_poor']} poor images would be left out."
     for key in short_metrics(found["before"]):
         before, after = (written(found[when][key]) for when in ("before", "after"))
-        yield f"  {METRICS[key].name} on {partition}: {before} before, {after} after"
+        yield f"  {METRICS[key].name} on {partition_name(partition)} images: {before} before, {after} after"
     yield (
-        "Only images that the model took for something else were looked at closely, so what changed is mostly in the "
-        "model's favour: the number after is an upper bound, not a fair estimate."
+        "Mostly images that the model got wrong were read, so changes favour the model: the number after is an upper "
+        "bound, not a fair estimate."
     )
 
 

@@ -89,6 +89,16 @@ def test_an_image_straight_in_train_is_a_problem(make_images):
     assert "2 of 6 images cannot be used" in said and "6.png" in said
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_table_takes_no_second_table_of_labels(tmp_path, listed):
+    """It was read, and the labels beside it were ignored."""
+    (tmp_path / "all.csv").write_text("path,label\na.png,x\n")
+    (tmp_path / "labels.csv").write_text("path,label\na.png,y\n")
+    source = tmp_path / "all.csv" if listed else ["a.png"]
+    with pytest.raises(DataError, match="labels needs a folder of images"):
+        scan(source, labels=tmp_path / "labels.csv")
+
+
 def test_a_flat_folder_says_how_to_label_it(make_images):
     root = make_images("1.png", "2.png")
     with pytest.raises(DataError, match=r"none of 2.*no class folder.*\n.*labels="):

@@ -166,6 +166,41 @@ def test_the_sheet_heeds_its_keys_wherever_the_focus_is(sheet: Any) -> None:
     assert answers(page)[3] == ""
 
 
+def test_the_sheet_says_what_is_left_and_what_to_do_then(sheet: Any) -> None:
+    page = sheet().page
+    page.click(".reading:nth-child(2) img")
+    page.keyboard.press("u")  # unsure is an answer, too
+    page.click("#next")
+    assert page.evaluate("document.activeElement.id") == "s-2"  # on from here, not back to the first
+    for key in ("1", "n", "1"):
+        page.keyboard.press(key)
+    page.click("#next")
+    assert page.evaluate("document.activeElement.id") == "s-0" and page.is_enabled("#next")
+    page.keyboard.press("2")
+    assert page.inner_text("#progress") == "4 of 4 read" and page.is_disabled("#next")
+    assert "1–2 class" in page.inner_text(".sheet-bar .note").replace(" ", "").replace("class", " class")
+    assert "send it back to whoever gave you this page" in page.inner_text("main")
+
+
+def test_patients_and_earlier_answers_stand_in_the_downloaded_sheet(visit: Any, tmp_path: Path) -> None:
+    picture = data_uri(encode(np.full((40, 40), 90, np.uint8), 40))
+    named: dict[str, Any] = {"paths": ["b.png"], "patient_col": "who", "patients": {"a.png": "=P1", "b.png": "P2"}}
+    earlier = [("a.png", "flat", "unsure", "seen before")]
+    options = {"sheet": "s", "file": "next.csv", "earlier": earlier, "then": ["medclf train pool --labels next.csv"]}
+    file = write_sheet_page(tmp_path / "next.html", [("i", picture)], ["flat", "polyp"], **named, **options)
+    page = visit(file).page
+    assert "medclf train pool --labels next.csv" in page.inner_text("main")
+    page.focus(".reading")
+    page.keyboard.press("2")
+    with page.expect_download() as download:
+        page.click("#download")
+    found = pd.read_csv(download.value.path(), dtype=str, keep_default_na=False)
+    assert found.to_dict("records") == [
+        {"path": "a.png", "label": "flat", "mark": "unsure", "note": "seen before", "who": "'=P1"},
+        {"path": "b.png", "label": "polyp", "mark": "", "note": "", "who": "P2"},
+    ]
+
+
 def test_none_of_these_takes_the_others_back(sheet: Any) -> None:
     page = sheet(multi_label=True).page
     page.focus(".reading:nth-child(1)")

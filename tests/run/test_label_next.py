@@ -1,6 +1,8 @@
 """`label-next` as a whole: a page and a sheet out, labels back in, on from there, and a training with them."""
 
+import html
 import json
+import shlex
 from types import SimpleNamespace
 
 import numpy as np
@@ -55,6 +57,51 @@ def test_a_page_and_a_sheet_and_on_from_what_came_back(pool, tmp_path):
     assert (again["label"] == "").sum() == 7
     table = scan(pool, labels=tmp_path / "next.csv", progress=False)  # as `train --labels` reads it
     assert (table["problem"] == "").sum() == 5
+
+
+def commands(lines):
+    """The two commands that a page and the terminal say to go on with, as words."""
+    return [shlex.split(line) for line in lines[-2:]]
+
+
+def test_what_it_says_to_go_on_with_goes_on(pool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = write_next("pool", "next.html", n=6, vocab=[*VOCAB, "in between"], seed=3, **QUICK)
+    again, train = commands(lines)
+    assert again[:6] == ["medclf", "label-next", "pool", "--labels", "next.csv", "--out"] and again[6] == "next-2.html"
+    assert shlex.join(again[7:]) == "--n 6 --vocab bright --vocab dark --vocab 'in between' --seed 3 --arch resnet18"
+    assert train == ["medclf", "train", "pool", "--labels", "next.csv"]
+    page = html.unescape((tmp_path / "next.html").read_text())
+    assert shlex.join(again) in page and shlex.join(train) in page and "6 typical of a cluster" in page
+    with pytest.raises(DataError, match=r"next\.csv is not filled in"):
+        write_next("pool", "next-2.html", n=6, labels="next.csv", **QUICK)
+
+
+def test_patients_and_remarks_travel_with_the_sheet(pool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = sorted(path.name for path in pool.iterdir())
+    rows = pd.DataFrame({"path": [f"pool/{path}" for path in paths], "who": [f"P{path[:2]}" for path in paths]})
+    rows.to_csv("all.csv", index=False)
+    said = pd.DataFrame({"path": rows["path"][:3], "label": [*VOCAB, "dark"], "mark": "", "note": ""})
+    said.loc[1, ["mark", "note"]] = ["unsure", "blurred"]
+    said.to_csv("said.csv", index=False)
+    lines = write_next("all.csv", "next.html", n=4, labels="said.csv", patient_col="who", **QUICK)
+    sheet = pd.read_csv("next.csv", dtype=str, keep_default_na=False).set_index("path")
+    assert sheet["who"].nunique() == len(sheet) == 7 and not sheet["who"].isin(rows["who"]).any()  # pseudonyms
+    assert list(sheet.loc["pool/01.png", ["label", "mark", "note"]]) == ["dark", "unsure", "blurred"]
+    again, train = commands(lines)
+    assert again[2] == "all.csv" and "--patient-col who" in shlex.join(again)
+    assert train == ["medclf", "train", ".", "--labels", "next.csv", "--patient-col", "who"]
+    table = scan(train[2], labels="said.csv", progress=False)  # its paths are those of the sheet
+    assert (table["problem"] == "").sum() == 3
+
+
+def test_no_other_file_is_replaced_by_the_sheet(pool, tmp_path):
+    (tmp_path / "mine.csv").write_text("path\npool/00.png\n")
+    for given, message in (({}, "mine.csv exists already"), ({"overwrite": True}, "which is the pool")):
+        with pytest.raises(OutputError, match=message):
+            write_next(tmp_path / "mine.csv", tmp_path / "mine.html", vocab=VOCAB, **given, **QUICK)
+    assert (tmp_path / "mine.csv").read_text().startswith("path")
 
 
 def test_labels_fit_a_probe_that_suggests_and_forecasts(pool):

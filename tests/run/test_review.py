@@ -205,6 +205,10 @@ def test_nothing_is_overwritten_unasked(made, tmp_path):
     with pytest.raises(OutputError, match="exists already"):
         export_review(run, tmp_path / "s.csv", n=5, pictures="none")
     export_review(run, tmp_path / "s.csv", n=6, pictures="none", overwrite=True)
+    (tmp_path / "report.html").write_text("mine")  # the sheet's page would stand there
+    with pytest.raises(OutputError, match=r"report\.html exists already"):
+        export_review(run, tmp_path / "report.csv", n=5)
+    assert not (tmp_path / "report.csv").exists()
     with pytest.raises(OutputError, match=r"does not end in \.csv"):
         export_review(run, tmp_path / "s.html")
 

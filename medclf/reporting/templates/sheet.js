@@ -9,7 +9,7 @@ let delivered = true;
 const inputs = (section, name) => [...section.querySelectorAll(`[name^="${name}-"]`)];
 const labelsOf = (section) => inputs(section, 'label').filter((box) => box.checked).map((box) => box.value);
 const markOf = (section) => inputs(section, 'mark').find((box) => box.checked)?.value ?? '';
-const isRead = (section) => labelsOf(section).length > 0 || markOf(section) === 'poor image';
+const isRead = (section) => labelsOf(section).length > 0 || markOf(section) !== '';
 
 function answerOf(section) {
   return { labels: labelsOf(section), mark: markOf(section), note: section.querySelector('[data-note]').value };
@@ -46,6 +46,9 @@ function show() {
   const read = sections.filter(isRead).length;
   document.getElementById('progress').textContent = `${read} of ${sections.length} read`;
   for (const section of sections) section.classList.toggle('done', isRead(section));
+  const next = document.getElementById('next'), all = read === sections.length;
+  next.disabled = all;
+  next.textContent = all ? 'All read' : 'Next without answer';
 }
 
 /** Choosing "none of these" takes the others back, and the other way round. */
@@ -111,15 +114,22 @@ function csvField(text) {
   return `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : text).replaceAll('"', '""')}"`;
 }
 
-/** The sheet: items, or the paths of images; then labels given earlier stand in it, too, and a poor image has none. */
+/**
+ * The sheet: items, or the paths of images; then labels given earlier stand in it, too, and a poor image has none. A
+ * last column has the patients, where they were given.
+ */
 function sheetLines() {
-  const named = 'earlier' in main.dataset;
+  const named = 'earlier' in main.dataset, { patientCol } = main.dataset;
   const lines = [[named ? 'path' : 'item', 'label', 'mark', 'note']];
-  for (const row of JSON.parse(main.dataset.earlier ?? '[]')) lines.push([...row, '']);
+  for (const row of JSON.parse(main.dataset.earlier ?? '[]')) lines.push([...row]);
   for (const section of sections) {
     const { labels, mark, note } = answerOf(section);
     const label = named && mark === 'poor image' ? '' : labels.join('|');
     lines.push([section.dataset.path ?? section.id, label, mark, note]);
+  }
+  if (patientCol) {
+    const patients = JSON.parse(main.dataset.patients);
+    lines.forEach((line, place) => line.push(place ? patients[line[0]] ?? '' : patientCol));
   }
   return lines;
 }
@@ -149,7 +159,10 @@ show();
 main.addEventListener('input', (event) => { settle(event.target.closest('.reading'), event.target); keep(); });
 document.addEventListener('keydown', byKey);
 main.addEventListener('focusin', (event) => { current = event.target.closest('.reading') ?? current; });
-document.getElementById('next').addEventListener('click', () => go(sections.find((section) => !isRead(section))));
+document.getElementById('next').addEventListener('click', () => {
+  const after = sections.indexOf(current) + 1;
+  go([...sections.slice(after), ...sections.slice(0, after)].find((section) => !isRead(section)));
+});
 document.getElementById('suggest')?.addEventListener('click', toggleSuggestions);
 document.getElementById('download').addEventListener('click', download);
 window.addEventListener('beforeunload', (event) => { if (!delivered) event.preventDefault(); });
