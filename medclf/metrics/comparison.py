@@ -298,11 +298,11 @@ def _sentence(names: tuple[str, str], accuracy: Difference, test: McNemar, unit:
     ends = f"{100 * level:.0f} % CI {100 * accuracy.low:+.1f} to {100 * accuracy.high:+.1f}"
     name = "McNemar mid-p" if test.p_groups is None else f"p by {unit}"
     chance = f"{name} {'< 0.001' if test.p < 0.001 else f'= {test.p:.3f}'}"
-    difference = f"{100 * accuracy.value:+.1f} points ({ends}; {chance})"
+    difference = f"Difference ({b} minus {a}): {100 * accuracy.value:+.1f} points ({ends}; {chance})"
     better = _better(names, accuracy, test, level)
     if better:
-        return f"{better} is better: {facts}. Difference: {difference}."
-    return f"No clear difference: {facts}. Difference: {difference}. This does not prove that the models are equal."
+        return f"{better} is better: {facts}. {difference}."
+    return f"No clear difference: {facts}. {difference}. This does not prove that the models are equal."
 
 
 def subgroup_metrics(

@@ -18,16 +18,16 @@ from medclf.reporting.plain_page import Exhibit, Section, Shot, write_page
 from medclf.reporting.tables import Block, Cell
 from medclf.reporting.thumbnails import data_uri, encode
 from medclf.results.names import Names
-from medclf.results.wording import number, percent
+from medclf.results.wording import counted_as, number, percent
 
 SHOWN = 12  # images of each kind
 _MOST_CLASSES = 30  # whose matrices are shown
 _MATRICES = (
-    "Rows are the actual classes, columns the predicted ones. The third matrix is the second less the first: blue "
+    "Rows are the actual classes, columns the predicted ones. The third matrix is the second minus the first: blue "
     "cells are better, orange ones worse."
 )
 _SIDE = 256
-_WIDTH, _LEFT, _RIGHT, _ROW = 680, 250, 20, 28
+_WIDTH, _LEFT, _RIGHT, _ROW = 440, 165, 16, 26
 
 
 def render_comparison(
@@ -59,8 +59,12 @@ def render_comparison(
     a, b = found["names"]
     names = Names([str(p) for p in rows["path"]], hide_names)
     matrices = _matrices(found, rows)
+    signs = (
+        f"Differences are {b} minus {a}, with 95 % intervals: {b} is better where they are above 0, which is right of "
+        f"the dotted line. An interval that holds 0 shows no clear difference."
+    )
     sections = [
-        Section("Overall", [_chart(found), _overall(found), *_mcnemar(found)]),
+        Section("Overall", [_chart(found), _overall(found), *_mcnemar(found)], note=signs),
         *([Section("Confusion matrices", matrices, note=_MATRICES)] if matrices else []),
         Section(
             "By class",
@@ -68,25 +72,26 @@ def render_comparison(
             note="Sensitivity and specificity of each class. The p value is of McNemar's test on the images of the "
             "class. With 20 classes expect one significant difference by chance.",
         ),
-        Section(f"Only {a} is correct", exhibits=_alone(rows, "a", "b", read, names)),
-        Section(f"Only {b} is correct", exhibits=_alone(rows, "b", "a", read, names)),
-        Section("Both wrong, each in its own way", exhibits=_both_wrong(rows, found["names"], read, names)),
+        _alone(rows, ("a", "b"), found["names"], read, names),
+        _alone(rows, ("b", "a"), found["names"][::-1], read, names),
+        _both_wrong(rows, found["names"], read, names),
     ]
-    return write_page(path, title or f"{a} against {b}", found["sentence"], sections, _cautions(found))
+    return write_page(
+        path, title or f"{a} against {b}", found["sentence"], sections, _cautions(found, read is not None)
+    )
 
 
-def _cautions(found: Mapping[str, Any]) -> list[str]:
-    groups = found.get("n_groups")
-    texts = [
-        f"Both runs on the same {number(found['n'])} images"
-        + (f" in {number(groups)} {found['unit']}, which were resampled whole." if groups else ".")
-    ]
+def _cautions(found: Mapping[str, Any], has_images: bool) -> list[str]:
+    groups, texts = found.get("n_groups"), []
+    if groups:
+        images = f"{number(found['n'])} images in {number(groups)} {found['unit']}"
+        texts.append(f"Both runs on the same {images}, which were resampled whole.")
     for key, name in (("only_a", found["names"][0]), ("only_b", found["names"][1])):
         if found.get(key):
             texts.append(f"{number(found[key])} further images were predicted by {name} alone, and are left out.")
     if not groups:
         texts.append("If patients have several images, the intervals should be wider: no patient IDs were given.")
-    return [*texts, "Where no clear difference is found, the models may still differ: read the interval."]
+    return texts if has_images else [*texts, "No pictures: the images are not where the runs had them."]
 
 
 def _overall(found: Mapping[str, Any]) -> Block:
@@ -128,13 +133,14 @@ def _p(value: Any) -> str:
 def _mcnemar(found: Mapping[str, Any]) -> list[Block]:
     a, b = found["names"]
     test = found["mcnemar"]
+    by_groups = is_number(test.get("p_groups"))
     rows = [
         [Cell(f"only {a} is correct"), Cell(number(test["only_a"]))],
         [Cell(f"only {b} is correct"), Cell(number(test["only_b"]))],
-        [Cell("p, McNemar mid-p"), Cell(_p(test["p_mid"]))],
-        [Cell("p, McNemar exact"), Cell(_p(test["p_exact"]))],
+        [Cell(f"p, McNemar mid-p{'' if by_groups else ' (the one to read)'}"), Cell(_p(test["p_mid"]))],
+        [Cell("p, McNemar exact (cautious)"), Cell(_p(test["p_exact"]))],
     ]
-    if is_number(test.get("p_groups")):
+    if by_groups:
         rows.append([Cell(f"p by {found['unit']} (the one to read)"), Cell(_p(test["p_groups"]))])
     return [Block("heading", text="Images that tell them apart"), Block("facts", rows=rows)]
 
@@ -175,7 +181,7 @@ def _matrices(found: Mapping[str, Any], rows: pd.DataFrame) -> list[Block]:
             items=[
                 _matrix(a, vocab, counts[0], right, totals),
                 _matrix(b, vocab, counts[1], right, totals),
-                _matrix(f"{b} less {a}", vocab, change, better, totals, "+d"),
+                _matrix(f"{b} minus {a}", vocab, change, better, totals, "+d"),
             ],
         )
     ]
@@ -193,15 +199,23 @@ def _matrix(
     return {"title": title, "columns": vocab, "rows": rows}
 
 
-def _both_wrong(rows: pd.DataFrame, runs: Sequence[str], read: Any, names: Names) -> Sequence[Exhibit]:
+def _both_wrong(rows: pd.DataFrame, runs: Sequence[str], read: Any, names: Names) -> Section:
     """Images that both have wrong, but not alike."""
-    differ = (rows["pred_a"] != rows["pred_b"]) & (rows["pred_a"] != rows["label"]) & (rows["pred_b"] != rows["label"])
+    wrong = (rows["pred_a"] != rows["label"]) & (rows["pred_b"] != rows["label"])
+    differ = wrong & (rows["pred_a"] != rows["pred_b"])
     exhibits = []
     for row in rows[differ].head(SHOWN).to_dict("records"):
         lines = [f"actual {row['label'] or 'none'}"]
         lines += [f"✕ {run}: {row[side] or 'none'}" for run, side in zip(runs, ("pred_a", "pred_b"), strict=True)]
-        exhibits.append(Exhibit(names.of_path(str(row["path"])), _shots(row, read), lines))
-    return exhibits
+        exhibits.append(_exhibit(row, lines, read, names))
+    alike = int(wrong.sum() - differ.sum())
+    more = f" On {number(alike)} further {counted_as(None, alike)} both make the same error." if alike else ""
+    return Section("Both wrong, each in its own way", exhibits=exhibits, note=_told(int(differ.sum())) + more)
+
+
+def _told(n: int, order: str = "") -> str:
+    """How many images a section is about, and how many of them it shows."""
+    return f"{number(n)} {counted_as(None, n)}." + (f" The first {SHOWN} are shown{order}." if n > SHOWN else "")
 
 
 def _chart(found: Mapping[str, Any]) -> Block:
@@ -216,7 +230,7 @@ def _chart(found: Mapping[str, Any]) -> Block:
     if not lines:
         return Block("text", text="No difference can be drawn.")
     reach = max(0.02, *(abs(d[end]) for _, d in lines for end in ("low", "high")))
-    height = _ROW * len(lines) + 46
+    height = _ROW * len(lines) + 28
 
     def at(value: float) -> float:
         return float(round(_LEFT + (value / reach + 1) / 2 * (_WIDTH - _LEFT - _RIGHT), 1))
@@ -233,8 +247,6 @@ def _chart(found: Mapping[str, Any]) -> Block:
         parts.append(f'<text class="axis" x="{_LEFT - 10}" y="{y + 4}" text-anchor="end">{escape(_short(name))}</text>')
         parts.append(f'<line class="whisker c0" x1="{at(d["low"])}" x2="{at(d["high"])}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="mark c0" cx="{at(d["value"])}" cy="{y}" r="4"/>')
-    sides = f"← {_short(a)} better | {_short(b)} better →"
-    parts.append(f'<text class="axis" x="{at(0)}" y="{height - 4}" text-anchor="middle">{escape(sides)}</text>')
     label = escape(f"Differences between {a} and {b} with 95 % intervals")
     svg = f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
     return Block("chart", chart=Chart(Markup(svg)))
@@ -245,27 +257,30 @@ def _drawable(value: Any) -> bool:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 38 else f"{name[:37]}…"
+    return name if len(name) <= 26 else f"{name[:12]}…{name[-13:]}"
 
 
-def _alone(rows: pd.DataFrame, right: str, wrong: str, read: Any, names: Names) -> Sequence[Exhibit]:
-    """The images that one alone has right, those first on which they are furthest apart."""
+def _alone(rows: pd.DataFrame, sides: tuple[str, str], runs: Sequence[str], read: Any, names: Names) -> Section:
+    """The images that the first of `runs` alone has right, those first on which they are furthest apart."""
+    right, wrong = sides
     chosen = rows[(rows[f"pred_{right}"] == rows["label"]) & (rows[f"pred_{wrong}"] != rows["label"])]
     gap = (chosen[f"prob_{right}"] - chosen[f"prob_{wrong}"]).fillna(0).to_numpy()
     exhibits = []
     for index in chosen.index[np.argsort(-gap, kind="stable")][:SHOWN]:
         row = rows.loc[index].to_dict()
-        lines = [f"✓ {row['label'] or 'none'}", f"✕ predicted as {row[f'pred_{wrong}'] or 'none'}"]
+        lines = [f"✓ {runs[0]}: {row['label'] or 'none'}", f"✕ {runs[1]}: {row[f'pred_{wrong}'] or 'none'}"]
         if is_number(row[f"prob_{right}"]):
             both = f"{percent(row[f'prob_{right}'])} against {percent(row[f'prob_{wrong}'])}"
             lines.append(f"probability of {row['label']}: {both}")
-        exhibits.append(Exhibit(names.of_path(str(row["path"])), _shots(row, read), lines))
-    return exhibits
+        exhibits.append(_exhibit(row, lines, read, names))
+    note = _told(len(chosen), ", those on which the two differ most")
+    return Section(f"Only {runs[0]} is correct", exhibits=exhibits, note=note)
 
 
-def _shots(row: Mapping[str, Any], read: Any) -> list[Shot]:
+def _exhibit(row: Mapping[str, Any], lines: Sequence[str], read: Any, names: Names) -> Exhibit:
+    name = names.of_path(str(row["path"]))
     try:
         pixels = read(row) if read is not None else None
-    except ReadError:
-        return []  # the run's report says which files cannot be read
-    return [] if pixels is None else [Shot(data_uri(encode(pixels, _SIDE)), "")]
+    except ReadError as error:
+        return Exhibit(name, [], [*lines, f"no picture: {names.scrub(error.reason)}"])
+    return Exhibit(name, [] if pixels is None else [Shot(data_uri(encode(pixels, _SIDE)), "")], lines)

@@ -54,7 +54,26 @@ def test_the_page_says_what_compare_says(runs, tmp_path):
     assert text.count("data:image/jpeg") == 11  # each image that one alone has right
     assert '<h2 id="heading-4">Only old is correct</h2>' in text
     assert text.count('<table class="matrix') == 3  # of each run, and their difference
-    assert re.search(r"predicted as .{1,40}probability of polyp: 90.0 % against 10.0 %", text, re.S)
+    assert re.search(r"✓ old: polyp.{1,60}✕ new: normal.{1,60}probability of polyp: 90.0 % against 10.0 %", text, re.S)
+    assert "Difference (new minus old): +22.5 points" in text and "new is better where they are above 0" in text
+    assert "p, McNemar mid-p (the one to read)" in text
+
+
+def test_what_is_not_shown_is_said(tmp_path):
+    right = np.arange(40) % 2 == 0
+    a, b = a_run(tmp_path / "a", right, tmp_path / "gone"), a_run(tmp_path / "b", ~right, tmp_path / "gone")
+    compare(a, b, tmp_path / "page.html", n_boot=50)
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("20 images. The first 12 are shown, those on which the two differ most.") == 2
+    assert "No pictures: the images are not where the runs had them." in text
+    compare(a, a, tmp_path / "same.html", n_boot=50)
+    text = (tmp_path / "same.html").read_text()
+    assert text.count(">0 images.") == 3 and "On 20 further images both make the same error." in text
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "1.png").write_bytes(b"no image")
+    c = a_run(tmp_path / "c", [True, False], tmp_path / "broken")
+    compare(c, a_run(tmp_path / "d", [True, True], tmp_path / "broken"), tmp_path / "one.html", n_boot=50)
+    assert "no picture: " in (tmp_path / "one.html").read_text()
 
 
 def test_the_dict_that_0_1_gave_still_answers(runs):
