@@ -17,16 +17,16 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.images.reading import with_channels
 from medclf.metrics.intervals import as_plain
 from medclf.reporting.plain_page import Exhibit, Section, Shot, write_page
-from medclf.reporting.tables import Block, table
+from medclf.reporting.tables import Block, Cell, cell, table
 from medclf.reporting.thumbnails import data_uri, encode
 from medclf.results.names import Names
 from medclf.results.run_folder import PAGE
-from medclf.results.wording import counted_as, number
+from medclf.results.wording import counted_as, number, percent
 
 _SIDE, _MOST = 512, 100  # longer side in pixels; images of a section
 _COLOURS = {"given": "#00e676", "predicted": "#ff40c8"}
 _SHARES = {
-    "hit_rate": "findings found (a box's centre lies in them)",
+    "hit_rate": "sensitivity: findings found (a box's centre lies in them)",
     "iou_hit_rate": "findings covered (IoU 0.5 or more)",
     "first_hit_rate": "findings that the surest box of their image hits",
     "froc": "mean sensitivity at 1/8 to 8 false alarms an image (FROC)",
@@ -71,23 +71,24 @@ def render_boxes(
         own = dict(iter(rows[rows["path"].isin(paths)].groupby("path")))
         return [_exhibit(path, own[path], root, how, names, show_burned_in) for path in paths[:_MOST]]
 
-    note = f"Boxes are shown from a probability of {boxes['threshold']:.2f} on, which was chosen on these images."
+    note = f"Boxes count from a probability of {percent(boxes['threshold'])} on."
     sections = [Section("Numbers", list(_numbers(boxes)), note=note)]
     for heading, outcome in (("Missed findings", "missed"), ("False alarms", "false alarm"), ("Hits", "hit")):
         chosen = rows[rows["outcome"] == outcome].sort_values("prob", ascending=False, kind="stable")
         paths = list(dict.fromkeys(chosen["path"]))
-        if paths:
-            more = f" The first {_MOST} are shown." if len(paths) > _MOST else ""
-            where = f"{len(chosen)} on {len(paths)} {counted_as(None, len(paths))}."
-            note = f"{where} Green: given. Pink: predicted, with its probability.{more}"
-            sections.append(Section(heading, [], exhibits(paths), note))
-    data = [Block("text", text=line) for line in boxes.get("data", [])]
+        where = f"{len(chosen)} on {len(paths)} {counted_as(None, len(paths))}." if paths else "None."
+        more = f" The first {_MOST} images are in this page, all in boxes.csv." if len(paths) > _MOST else ""
+        key = " Green: given. Pink: predicted, with its probability." if paths else ""
+        sections.append(Section(heading, [], exhibits(paths), where + key + more, len(chosen)))
+    data = [Block("text", text=f"{line.rstrip('.')}.") for line in boxes.get("data", [])]
     sections.append(Section("Boxes that were given", data))
-    cautions = ["The threshold was chosen on these images. Confirm the numbers on others.", *boxes.get("cautions", [])]
+    chosen_on = "The threshold was chosen on the validation images, so their numbers are optimistic."
+    confirm = "The test images had no part in it." if boxes.get("test") else "Confirm them on other images."
+    cautions = [f"{chosen_on} {confirm}", *boxes.get("cautions", [])]
     return write_page(
         folder / PAGE,
         "Boxes" if names.hide else f"Boxes: {root.name}",
-        boxes["sentence"],
+        " ".join(one["sentence"] for one in (boxes.get("test"), boxes) if one),
         sections,
         cautions,
         leaf=True,
@@ -95,15 +96,16 @@ def render_boxes(
 
 
 def _numbers(boxes: Mapping[str, Any]) -> Iterator[Block]:
-    yield from _tables(boxes)
-    rates = [
-        {"false alarms an image": name.removeprefix("sensitivity_at_"), "sensitivity": value}
+    yield _table({"test": boxes["test"], "validation": boxes} if boxes.get("test") else {"validation": boxes})
+    rates = {
+        name.removeprefix("sensitivity_at_"): value
         for name, value in boxes.items()
         if name.startswith("sensitivity_at_")
-    ]
+    }
     if rates:
         yield Block("heading", text="Sensitivity by false alarms allowed")
-        yield table(rates)
+        cells = [cell(value, key="sensitivity", told=value.get("n")) for value in rates.values()]
+        yield Block("table", columns=["False alarms an image", *rates], rows=[[Cell("sensitivity"), *cells]])
     if boxes.get("per_class"):
         yield Block("heading", text="By label")
         rows = [
@@ -111,21 +113,21 @@ def _numbers(boxes: Mapping[str, Any]) -> Iterator[Block]:
             for label, one in boxes["per_class"].items()
         ]
         yield table([{"label": label, **numbers} for label, numbers in rows])
-    if boxes.get("test"):
-        yield Block("heading", text="On the test images, at the same threshold")
-        yield from _tables(boxes["test"])
     if boxes.get("saliency"):
         yield Block("heading", text="Beside it: the hottest box of the classifier's Grad-CAM")
-        yield from _tables(boxes["saliency"])
+        yield _table({"validation": boxes["saliency"]})
         yield from (Block("text", text=boxes["saliency"][name]) for name in ("note",) if name in boxes["saliency"])
 
 
-def _tables(values: Mapping[str, Any]) -> Iterator[Block]:
-    """Shares of the findings, and what is no share."""
-    for column, names in (("sensitivity", _SHARES), ("value", _OTHERS)):
-        rows = [{"": words, column: values[name]} for name, words in names.items() if name in values]
-        if rows:
-            yield table(rows)
+def _table(parts: Mapping[str, Mapping[str, Any]]) -> Block:
+    """Shares of the findings, and what is no share, of each part of the images."""
+    rows = []
+    for names, key in ((_SHARES, "sensitivity"), (_OTHERS, "")):
+        for name, words in names.items():
+            if any(name in values for values in parts.values()):
+                found = [cell(values[name], key=key) if name in values else Cell("") for values in parts.values()]
+                rows.append([Cell(words), *found])
+    return Block("table", columns=["", *(f"{part} images" for part in parts)], rows=rows)
 
 
 def _exhibit(
@@ -133,7 +135,9 @@ def _exhibit(
 ) -> Exhibit:
     shown = rows[rows["outcome"] != "below threshold"]
     lines = [
-        f"{row.label} {row.outcome}" + (f" ({row.prob:.2f})" if row.kind == "predicted" else "")
+        f"{row.label} predicted ({percent(row.prob)}): {row.outcome}"
+        if row.kind == "predicted"
+        else f"{row.label} given: {row.outcome}"
         for row in shown.itertuples()
     ]
     try:

@@ -30,12 +30,13 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what stands below it."""
+    """A heading with what stands below it; `count` is told beside its name in the navigation."""
 
     heading: str
     blocks: Sequence[Block] = ()
     exhibits: Sequence[Exhibit] = field(default_factory=list)
     note: str = ""
+    count: int | None = None
 
 
 def write_page(
@@ -55,7 +56,7 @@ def write_page(
         summary: what it comes to, in a sentence.
         sections: what it shows; those that hold nothing are left out.
         cautions: what to know before believing it.
-        leaf: let a reader enlarge the exhibits one after the other, and show those of one section; else no script runs.
+        leaf: show one section at a time, whose exhibits a reader enlarges one after the other; else no script runs.
 
     Returns:
         The path.

@@ -39,7 +39,7 @@ from medclf.results.provenance import describe_split, versions
 from medclf.results.record import RECORD, RECORD_FORMAT
 from medclf.results.run_folder import RESULTS, TABLE, save_table
 from medclf.results.schema import SCHEMA
-from medclf.results.wording import percent
+from medclf.results.wording import measured
 from medclf.run.config import Say, check_early
 from medclf.run.resume import check_free, claimed, located
 
@@ -283,10 +283,9 @@ def sentence(estimates: Mapping[str, Estimate], n_images: int, part: str = "vali
     hits = estimates.get("hit_rate")
     if hits is None:
         return f"None of the {n_images} {part} images has a finding: nothing was measured."
-    ends = f"95 % CI {percent(hits.low)} to {percent(hits.high)}"
     return (
-        f"{round(hits.value * hits.n)} of {hits.n} findings were found ({percent(hits.value)}, {ends}), with "
-        f"{estimates['false_alarms'].value:.2f} false alarms an image on {n_images} {part} images; "
+        f"{round(hits.value * hits.n)} of {hits.n} findings on {n_images} {part} images were found: sensitivity "
+        f"{measured(hits.as_dict())}, with {estimates['false_alarms'].value:.2f} false alarms an image; "
         f"mAP50 {estimates['map50'].value:.2f}."
     )
 

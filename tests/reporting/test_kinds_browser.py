@@ -58,14 +58,14 @@ def test_missed_findings_and_false_alarms_are_clicked_through(
 ) -> None:
     shown = visit(boxes_page, **options)
     page = shown.page
-    buttons = page.locator("#leaf-filter button")
-    assert buttons.all_inner_texts() == ["All", "Missed findings: 2 images", "False alarms: 3 images", "Hits: 1 image"]
-    buttons.nth(1).click()
-    headings = page.locator("main h2:visible").all_inner_texts()
-    assert "Missed findings" in headings and "False alarms" not in headings and "Numbers" in headings
+    tabs, heading = page.locator("nav a"), page.locator("main h2:visible")
+    assert tabs.all_inner_texts() == ["Numbers", "Missed findings 2", "False alarms 3", "Hits 1"]
+    assert heading.all_inner_texts() == ["Numbers"] and tabs.nth(0).get_attribute("aria-current") == "page"
+    tabs.nth(1).click()
+    assert heading.all_inner_texts() == ["Missed findings"] and tabs.nth(1).get_attribute("aria-current") == "page"
     page.locator("section:visible .exhibits button").first.click()
     assert page.inner_text("#leaf-name") == "b.png" and page.inner_text("#leaf-place") == "1 of 2"
-    assert page.inner_text("#leaf-words") == "polyp missed"
+    assert page.inner_text("#leaf-words") == "polyp given: missed"
     assert page.is_disabled("#leaf-before")
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#leaf-name") == "c.png" and page.is_disabled("#leaf-after")
@@ -73,12 +73,43 @@ def test_missed_findings_and_false_alarms_are_clicked_through(
     shown.keep(f"boxes-{options['viewport']['width']}")
     page.keyboard.press("Escape")
     page.locator("li:has(:focus)", has_text="c.png").wait_for()  # the dialog tells a moment later that it was closed
-    buttons.nth(2).click()
+    tabs.nth(2).click()
     page.locator("section:visible .exhibits button").nth(1).click()
     page.click("#leaf-after")
-    assert page.inner_text("#leaf-name") == "f.png" and "polyp false alarm (0.60)" in page.inner_text("#leaf-words")
+    assert page.inner_text("#leaf-name") == "f.png"
+    assert "polyp predicted (60.0 %): false alarm" in page.inner_text("#leaf-words")
     page.click("#leaf-close")
     _is_fit_for_all(shown, axe, options)
+    page.reload()
+    assert heading.all_inner_texts() == ["False alarms"]  # the address names the part
+
+
+@SCREENS
+def test_a_part_with_many_images_unfolds_and_one_without_any_says_so(
+    visit: Any, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    paths = [f"{number:02}.png" for number in range(40)]
+    for path in paths:
+        Image.new("RGB", (60, 40)).save(tmp_path / path)
+    given = pd.DataFrame([(path, "polyp", 5, 5, 30, 30) for path in paths], columns=["path", "label", *SIDES])
+    rows = outcomes(given, pd.DataFrame(columns=["path", "label", "prob", *SIDES]), 0.5)
+    results = {"boxes": {"sentence": "0 of 40 findings were found.", "threshold": 0.5}}
+    page = visit(
+        render_boxes(tmp_path, results, rows, tmp_path, Preprocessing((64, 64)), Names(paths, False)), **options
+    ).page
+    page.click("nav a >> nth=1")
+    items, more = page.locator(".exhibits li:visible"), page.locator(".more:visible")
+    assert items.count() == 30 and more.inner_text() == "Show 10 more"
+    if options is LAPTOP:  # three screens at most
+        assert page.evaluate("document.documentElement.scrollHeight") <= 3 * 768
+    items.nth(29).locator("button").click()
+    page.click("#leaf-after")  # leafing goes on behind the fold
+    assert page.inner_text("#leaf-place") == "31 of 40"
+    page.click("#leaf-close")
+    page.locator("li:has(:focus)", has_text="30.png").wait_for()
+    assert items.count() == 40 and more.count() == 0
+    page.click("nav a >> nth=2")
+    assert "None." in page.inner_text("main")
 
 
 @pytest.fixture(scope="module")

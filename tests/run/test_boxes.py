@@ -139,7 +139,8 @@ def test_test_images_are_measured_at_the_threshold_of_the_validation_images(draw
     given = pd.read_csv(drawn / "boxes.csv")["path"]
     n = sum(part == "test" and path in set(given) for path, part in zip(rows, parts, strict=True))
     assert found["test"]["hit_rate"]["n"] == n and f"{n} findings" in found["test"]["sentence"]
-    assert "On the test images" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert ">test images</th>" in page and page.index(found["test"]["sentence"]) < page.index(found["sentence"])
 
 
 def test_the_backbone_of_a_classifier_stays_what_it_was(drawn, tmp_path):

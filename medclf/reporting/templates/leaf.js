@@ -1,7 +1,8 @@
-// The pictures of a page one after the other, large: by click, buttons or arrow keys; a filter shows one section.
+// One section at a time; its pictures one after the other, large: by click, buttons or arrow keys.
 const $ = (id) => document.getElementById(id);
 const dialog = $('leaf');
-const sections = [...document.querySelectorAll('main > section')].filter((one) => one.querySelector('.exhibits'));
+const sections = [...document.querySelectorAll('main > section')], links = [...document.querySelectorAll('.tabs a')];
+const AT_ONCE = 30;
 let list = [], at = 0;
 
 const exhibitsOf = (section) => [...section.querySelectorAll('.exhibits > li')];
@@ -30,17 +31,31 @@ function enlarge(item) {
   dialog.showModal();
 }
 
-/** Show one section, or all where `chosen` is null. */
-function choose(chosen) {
-  for (const section of sections) section.hidden = Boolean(chosen) && section !== chosen;
-  for (const button of $('leaf-filter').children) button.setAttribute('aria-pressed', String(button.section === chosen));
+/** Show the section that the address names, else the first; a link elsewhere on the page leaves it as it is. */
+function follow(first) {
+  const named = sections.find((one) => `#${one.id}` === location.hash), chosen = named ?? first;
+  if (!chosen) return;
+  for (const section of sections) section.classList.toggle('shown', section === chosen);
+  for (const link of links) {
+    if (link.hash === `#${chosen.id}`) link.setAttribute('aria-current', 'page');
+    else link.removeAttribute('aria-current');
+  }
+  const nav = document.querySelector('nav');
+  if (nav) scrollTo({ top: Math.min(scrollY, nav.offsetTop), behavior: 'instant' });
 }
 
-function filterButton(section, text) {
-  const button = document.createElement('button');
-  Object.assign(button, { type: 'button', textContent: text, section });
-  button.addEventListener('click', () => choose(section));
-  return button;
+/** Show as many images as fit on a few screens, and more when asked. */
+function fold(section) {
+  const items = exhibitsOf(section), button = section.querySelector('.more');
+  let shown = 0;
+  const unfold = () => {
+    shown += AT_ONCE;
+    items.forEach((item, place) => item.classList.toggle('beyond', place >= shown));
+    button.hidden = shown >= items.length;
+    button.textContent = `Show ${Math.min(AT_ONCE, items.length - shown)} more`;
+  };
+  button.addEventListener('click', unfold);
+  unfold();
 }
 
 function start() {
@@ -52,17 +67,18 @@ function start() {
     button.append(shown);
     button.addEventListener('click', () => enlarge(item));
   }
-  const images = (n) => `${n} image${n === 1 ? '' : 's'}`;
-  const named = sections.map((one) => filterButton(one, `${one.querySelector('h2').textContent}: ${images(exhibitsOf(one).length)}`));
-  $('leaf-filter').append(filterButton(null, 'All'), ...named);
-  $('leaf-filter').hidden = sections.length < 2;
-  choose(null);
+  sections.filter((one) => one.querySelector('.exhibits')).forEach(fold);
+  follow(sections[0]);
+  addEventListener('hashchange', () => follow());
   $('leaf-before').addEventListener('click', () => step(-1));
   $('leaf-after').addEventListener('click', () => step(1));
   $('leaf-close').addEventListener('click', () => dialog.close());
   dialog.addEventListener('click', (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener('keydown', (event) => step({ ArrowLeft: -1, ArrowRight: 1 }[event.key] ?? 0));
-  dialog.addEventListener('close', () => list[at].querySelector('button').focus()); // where the reader left off
+  dialog.addEventListener('close', () => { // where the reader left off
+    for (const button = list[at].closest('section').querySelector('.more'); list[at].classList.contains('beyond');) button.click();
+    list[at].querySelector('button').focus();
+  });
 }
 
 start();
