@@ -48,6 +48,7 @@ def context(
     training = results.get("training") or {}
     data = results.get("data") or {}
 
+    errors = [row for row in cases.worst(len(cases), partition) if cases.wrong[row]]
     row_of = {names.of(row): row for row in range(len(cases))}
 
     def picture(text: str) -> str:
@@ -74,7 +75,8 @@ def context(
         "by_label": by_label(results.get("confusion_matrix"), cases.vocab),
         "vocab": cases.vocab,
         "per_class": per_class(results),
-        "top_losses": [card(cases, names, album, row) for row in cases.worst(TOP_LOSSES, partition)],
+        "top_losses": [card(cases, names, album, row) for row in errors[:TOP_LOSSES]],
+        "n_errors": number(len(errors)),
         "pairs": confused_pairs(results, cases, names, album),
         "roc": roc_chart(results),
         "training_charts": training_charts(training.get("history") or []),

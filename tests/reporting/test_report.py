@@ -102,6 +102,27 @@ def test_the_page_shows_the_facts(made_up: Any, tmp_path: Path) -> None:
         assert f"{label}{counted[0]}{counted[1]}{sum(counted)}" in text.replace(" ", "")
 
 
+def losses_of(made_up: Any, folder: Path, rows: Any) -> str:
+    text = page(made_up.facts, rows, folder)[1]
+    return text[text.index('id="errors"') : text.index('id="labels"')]
+
+
+def test_the_top_losses_stop_at_the_errors(made_up: Any, tmp_path: Path) -> None:
+    rows = made_up.rows.copy()
+    wrong = rows.index[(rows["partition"] == "valid") & (rows["label"] != rows["pred"])]
+    assert len(wrong) > 12
+    part = losses_of(made_up, tmp_path, rows)
+    assert f"the 12 of {len(wrong)} errors where the model was most wrong" in part
+    rows.loc[wrong[3:], "pred"] = rows.loc[wrong[3:], "label"]  # right, by another rule than the highest probability
+    part = losses_of(made_up, tmp_path, rows)
+    top = part[: part.index('id="confused"')]
+    assert "all errors (3), where the model was most wrong first" in top and top.count("✕") == 3 and "✓" not in top
+    rows.loc[wrong, "pred"] = rows.loc[wrong, "label"]
+    made_up.facts["most_confused"] = []
+    part = losses_of(made_up, tmp_path, rows)
+    assert "No errors to show." in part and "#group=right&amp;order=unsure" in part and "✓" not in part
+
+
 def test_both_probabilities_stand_beside_a_loss(made_up: Any, tmp_path: Path) -> None:
     parsed, _ = page(made_up.facts, made_up.rows, tmp_path)
     worst = made_up.valid.sort_values("loss", ascending=False).iloc[0]
