@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pydicom.data
@@ -108,7 +109,7 @@ def test_of_a_flagged_image_the_flag_comes_first_and_it_can_be_enlarged_and_corr
     playwright.expect(large).to_have_js_property("naturalWidth", 60)  # the file itself, not the model's square
     playwright.expect(large).to_have_js_property("naturalHeight", 40)
     page.get_by_label("Zoom").fill("300")
-    assert large.evaluate("image => image.style.width") == "300%"
+    assert page.locator("#sheet").evaluate("sheet => sheet.style.width") == "300%"
     page.get_by_role("button", name="Close").click()
     page.get_by_label("Correct class").select_option("light")
     with page.expect_download() as found:
@@ -151,6 +152,63 @@ def test_a_batch_is_a_table_that_sorts_with_the_flagged_first(
     page.get_by_role("button", name="b9.png").click()
     assert page.locator("#answers").is_visible() and not page.locator("#table").is_visible()
     assert page.evaluate("document.activeElement.closest('.answer').querySelector('.file').textContent") == "b9.png"
+
+
+def _answers(page: Any, url: str, answers: dict[bytes, dict[str, Any]]) -> None:
+    """Open the page and drop files, which the service answers as given."""
+    more = {"flags": [], "model": {"name": "m", "hash": "0"}, "preview": "data:image/png;base64,"}
+    page.route("**/v1/predict*", lambda route: route.fulfill(json=answers[route.request.post_data_buffer] | more))
+    page.goto(url)
+    for place, body in enumerate(answers):
+        _drop(page, f"{place}.png", body)
+    playwright.expect(page.get_by_text(f"{len(answers)} of {len(answers)} answered.")).to_be_visible(timeout=60_000)
+
+
+def _cells(page: Any) -> list[list[str]]:
+    """Label and confidence in the table, by file."""
+    page.get_by_label("As a table").check()
+    rows = [row.split("\t") for row in page.locator("#table tbody tr").all_inner_texts()]
+    return [row[1:3] for row in sorted(rows, key=lambda row: row[4])]
+
+
+def test_several_labels_are_as_sure_as_the_least_certain_and_corrected_together(
+    page: Any, url: str, picture: Callable[..., bytes]
+) -> None:
+    given = [([], 0.02, 0.01), (["light"], 0.02, 0.6), (["light"], 0.02, 0.97)]
+    told = [{"label": label, "probs": {"dark": dark, "light": light}} for label, dark, light in given]
+    _answers(page, url, {picture(50 * level): answer for level, answer in enumerate(told)})
+    page.get_by_label("Least certain first").check()
+    assert page.locator(".file").all_inner_texts() == ["1.png", "2.png", "0.png"]  # an image of no label is not unsure
+    corrections = page.get_by_role("button", name="Download corrections (CSV)")
+    playwright.expect(corrections).to_be_disabled()
+    for name, chosen in (("1.png", ["dark", "light"]), ("2.png", ["(none)"])):
+        page.locator(".answer", has_text=name).get_by_label("Correct classes").select_option(chosen)
+    assert _cells(page) == [["none of the labels", "98.0 %"], ["light", "60.0 %"], ["light", "97.0 %"]]
+    with page.expect_download() as found:
+        corrections.click()
+    rows = read_corrections(found.value.path()).rows.set_index("path")["new_label"]
+    assert rows.to_dict() == {"1.png": "dark|light", "2.png": "(none)"}
+
+
+def test_what_a_detector_found_is_drawn_and_saved(page: Any, url: str, picture: Callable[..., bytes]) -> None:
+    box = {"label": "dark", "prob": 0.75, "x_min": 10, "y_min": 5, "x_max": 30, "y_max": 20}
+    found = {"label": ["dark"], "probs": {"dark": 0.75}, "boxes": [box]}
+    _answers(page, url, {picture(20): found, picture(250): found | {"label": [], "boxes": []}})
+    assert not page.get_by_role("button", name="Download corrections (CSV)").is_visible()
+    answer = page.locator(".answer", has_text="0.png")
+    frame, square = (answer.locator(one).bounding_box() for one in ("rect", ".picture"))
+    scale = square["width"] / 60  # the picture fills the width of its square
+    top = square["y"] + (square["height"] - 40 * scale) / 2
+    wanted = [square["x"] + 10 * scale, top + 5 * scale, 20 * scale, 15 * scale]
+    assert [frame[key] for key in ("x", "y", "width", "height")] == pytest.approx(wanted, abs=4)
+    answer.get_by_role("button", name="Enlarge").click()
+    playwright.expect(page.locator("#sheet rect")).to_be_visible()
+    page.get_by_role("button", name="Close").click()
+    assert _cells(page) == [["dark", "75.0 %"], ["no finding", "–"]]
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Download answers (CSV)").click()
+    header, first, second = Path(saved.value.path()).read_text().splitlines()
+    assert header.endswith('"boxes"') and first.endswith('"dark 0.75 10 5 30 20"') and second.endswith('""')
 
 
 def test_two_drawn_images_are_there_to_try_and_the_classes_are_told(page: Any, url: str) -> None:
@@ -226,8 +284,6 @@ def test_a_proxy_s_own_page_is_not_called_a_dead_service(page: Any, url: str, st
 
 
 def test_labels_with_markup_are_text_and_many_labels_fold(page: Any, bundle: Any, quick_decoder: type) -> None:
-    from types import SimpleNamespace
-
     bundle.vocab = ["<img src=x onerror=alert(1)>", *(f"label {number}" for number in range(22))]
     bundle.card = {"<b>source</b>": "<script>alert(1)</script>", "data": {"n_images": 3}, "empty": None}
     probs = dict.fromkeys(bundle.vocab, 0.01) | {bundle.vocab[0]: 0.78}

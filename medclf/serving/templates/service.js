@@ -87,6 +87,50 @@ function place(box) {
   return badge(`${box.label} ${percent(box.prob)}: from (${left}, ${top}) to (${right}, ${bottom})`);
 }
 
+// Which labels were given, in words.
+const said = ({ label, boxes }) => [label].flat().join(", ") || (boxes ? "no finding" : "none of the labels");
+
+// Whether an image may have several labels; a detector lists its findings, too.
+const several = ({ label, boxes }) => Array.isArray(label) && !boxes;
+
+// How sure an answer is; of several labels, the least certain one counts. A detector without a finding says nothing.
+function certainty(answer) {
+  const probs = Object.entries(answer.probs);
+  if (several(answer)) return Math.min(...probs.map(([label, p]) => (answer.label.includes(label) ? p : 1 - p)));
+  return answer.boxes && !answer.boxes.length ? 0 : Math.max(...probs.map(([, p]) => p));
+}
+
+const certain = (answer) => (answer.boxes && !answer.boxes.length ? "–" : percent(certainty(answer)));
+
+// The boxes over a picture of the file itself, whose pixels they count in.
+function frames(image, boxes) {
+  const space = "http://www.w3.org/2000/svg", drawn = document.createElementNS(space, "svg");
+  drawn.classList.add("found");
+  drawn.setAttribute("aria-hidden", "true"); // they are told in words as well
+  for (const box of boxes) {
+    const frame = document.createElementNS(space, "rect");
+    for (const [name, value] of [["x", box.x_min], ["y", box.y_min], ["width", box.x_max - box.x_min], ["height", box.y_max - box.y_min]])
+      frame.setAttribute(name, value);
+    drawn.append(frame);
+  }
+  const fit = () => drawn.setAttribute("viewBox", `0 0 ${image.naturalWidth} ${image.naturalHeight}`);
+  image.addEventListener("load", fit);
+  fit();
+  return drawn;
+}
+
+// The file's own address, where browsers can show it; else none.
+async function ownPicture(file) {
+  return /^image\/(png|jpeg|bmp|webp)$/.test(await kindOf(file)) ? URL.createObjectURL(file) : "";
+}
+
+async function drawBoxes(item, boxes) {
+  const own = await ownPicture(item.file), image = item.querySelector(".seen");
+  if (!own) return;
+  Object.assign(image, { src: own, alt: "the image, with what was found" });
+  image.after(frames(image, boxes));
+}
+
 function show(item, answer) {
   const part = (selector) => item.querySelector(selector);
   if (!answer.ok) {
@@ -96,8 +140,7 @@ function show(item, answer) {
     part(".picture").hidden = true;
     return;
   }
-  const labels = [answer.label].flat();
-  part("h3").textContent = labels.join(", ") || (answer.boxes ? "no finding" : "none of the labels");
+  part("h3").textContent = said(answer);
   part(".boxes").replaceChildren(...(answer.boxes ?? []).map(place));
   part(".flags").replaceChildren(...answer.flags.map(badge));
   if (answer.flags.length) { // the flag is the heading then, and the label second
@@ -113,19 +156,33 @@ function show(item, answer) {
   }
   part(".seen").src = answer.preview;
   part(".seen").alt = "what the model saw";
+  if (answer.boxes?.length) drawBoxes(item, answer.boxes);
   part(".enlarge").hidden = false;
   part(".enlarge").addEventListener("click", () => enlarge(item, answer));
   results.push({ item, answer });
   if (answer.saliency) part(".heat").src = answer.saliency;
   part(".correct").hidden = !vocab.length || Boolean(answer.boxes);
-  part(".correct select").append(...vocab.map((label) => new Option(label, label)));
+  const choice = part(".correct select");
+  if (several(answer)) {
+    choice.multiple = true;
+    part(".correct span").textContent = "Correct classes, all that are present (Ctrl or ⌘ adds one)";
+    choice.replaceChildren(new Option("none of the labels", "(none)"));
+  }
+  choice.append(...vocab.map((label) => new Option(label, label)));
+}
+
+// What was chosen as correct; of "none" and a label, the label.
+function correctOf(item) {
+  const chosen = [...item.querySelector(".correct select").selectedOptions].map((option) => option.value);
+  return (chosen.length > 1 ? chosen.filter((label) => label !== "(none)") : chosen).join("|");
 }
 
 // The file itself where browsers can show it, so in its true proportions; else what the model saw.
 async function enlarge(item, answer) {
-  const image = find("large"), shown = /^image\/(png|jpeg|bmp|webp)$/.test(await kindOf(item.file));
-  const own = shown ? URL.createObjectURL(item.file) : "";
+  const image = find("large"), own = await ownPicture(item.file);
+  find("sheet").querySelector(".found")?.remove();
   image.src = own || answer.preview;
+  if (own && answer.boxes) image.after(frames(image, answer.boxes));
   image.alt = item.querySelector(".file").textContent;
   find("reader").addEventListener("close", () => own && URL.revokeObjectURL(own), { once: true });
   for (const name of ["zoom", "brightness", "contrast"]) find(name).value = 100;
@@ -135,7 +192,7 @@ async function enlarge(item, answer) {
 
 function look() {
   const value = (name) => Number(find(name).value);
-  find("large").style.width = `${value("zoom")}%`;
+  find("sheet").style.width = `${value("zoom")}%`;
   find("large").style.filter = `brightness(${value("brightness")}%) contrast(${value("contrast")}%)`;
 }
 
@@ -152,19 +209,22 @@ function save(name, lines) {
 
 function saveAnswers() {
   const labels = Object.keys(results[0].answer.probs);
-  const rows = results.map(({ item, answer }) => [item.file.name, [answer.label].flat().join("|"), ...labels.map((label) => answer.probs[label]), answer.flags.join("|"), answer.sketch ?? ""]);
-  save("answers.csv", [["path", "label", ...labels.map((label) => `prob_${label}`), "flags", "sketch"], ...rows]);
+  const written = ({ label, prob, x_min, y_min, x_max, y_max }) => [label, prob, x_min, y_min, x_max, y_max].join(" ");
+  const boxes = (answer) => (answer.boxes ? [answer.boxes.map(written).join("; ")] : []); // corners in the file's pixels
+  const rows = results.map(({ item, answer }) => [item.file.name, [answer.label].flat().join("|"), ...labels.map((label) => answer.probs[label]), answer.flags.join("|"), answer.sketch ?? "", ...boxes(answer)]);
+  const columns = ["path", "label", ...labels.map((label) => `prob_${label}`), "flags", "sketch"];
+  save("answers.csv", [[...columns, ...(results[0].answer.boxes ? ["boxes"] : [])], ...rows]);
 }
 
 // What `medclf train --corrections` takes; paths are the files' names, relative to the folder they are put into.
 function saveCorrections() {
-  const chosen = results.map(({ item }) => [item.file.name, item.querySelector(".correct select").value]).filter(([, label]) => label);
+  const chosen = results.map(({ item }) => [item.file.name, correctOf(item)]).filter(([, label]) => label);
   save("corrections.csv", [["path", "label", "mark", "new_label", "note"], ...chosen.map(([name, label]) => [name, "", "new label", label, ""])]);
 }
 
 // The least sure first, or as they came.
 function order() {
-  const sure = ({ answer }) => Math.max(...Object.values(answer.probs)) - answer.flags.length;
+  const sure = ({ answer }) => certainty(answer) - answer.flags.length;
   const shown = find("by-doubt").checked ? [...results].sort((a, b) => sure(a) - sure(b)) : results;
   find("answers").append(...shown.map(({ item }) => item));
 }
@@ -174,9 +234,9 @@ const without = (n) => `${n} ${n === 1 ? "file has" : "files have"} no answer`;
 // The batch as a table: name of the column, what a row sorts by there, what it shows.
 const COLUMNS = [
   ["Flag", ({ answer }) => answer.flags.length, ({ answer }) => answer.flags.join(", ")],
-  ["Label", ({ answer }) => [answer.label].flat().join(", "), ({ answer }) => [answer.label].flat().join(", ") || "none of the labels"],
-  ["Confidence", ({ answer }) => Math.max(...Object.values(answer.probs)), ({ answer }) => percent(Math.max(...Object.values(answer.probs)))],
-  ["Corrected to", ({ item }) => item.querySelector(".correct select").value, ({ item }) => item.querySelector(".correct select").value],
+  ["Label", ({ answer }) => said(answer), ({ answer }) => said(answer)],
+  ["Confidence", ({ answer }) => certainty(answer), ({ answer }) => certain(answer)],
+  ["Corrected to", ({ item }) => correctOf(item), ({ item }) => correctOf(item)],
   ["File", ({ item }) => item.file.name, ({ item }) => item.file.name],
 ];
 let sortedBy = 0, falling = true;
@@ -266,7 +326,15 @@ function tell() {
   find("progress").textContent = asked ? `${answered - failed} of ${asked} answered.${lacking}` : "None yet.";
   find("clear").hidden = !asked || answered < asked;
   find("batch").hidden = !results.length || answered < asked;
+  offerCorrections();
   view();
+}
+
+// Corrections can be saved once there are some; of boxes there are none.
+function offerCorrections() {
+  const button = find("save-corrections");
+  button.hidden = results.every(({ item }) => item.querySelector(".correct").hidden);
+  button.disabled = !results.some(({ item }) => correctOf(item));
 }
 
 async function next() {
@@ -379,6 +447,7 @@ find("clear").addEventListener("click", () => {
 });
 find("save-answers").addEventListener("click", saveAnswers);
 find("save-corrections").addEventListener("click", saveCorrections);
+find("answers").addEventListener("change", offerCorrections);
 find("by-doubt").addEventListener("change", order);
 find("as-table").addEventListener("change", view);
 find("samples").addEventListener("click", samples);
