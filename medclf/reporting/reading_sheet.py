@@ -27,6 +27,7 @@ def write_sheet_page(
     patient_col: str = "",
     patients: Mapping[str, str] | None = None,
     told: Sequence[str] = (),
+    notes: Sequence[str] = (),
     then: Sequence[str] = (),
 ) -> Path:
     """Write the page; it opens from disk, asks the network for nothing, and downloads the sheet filled in.
@@ -45,7 +46,8 @@ def write_sheet_page(
         earlier: (path, label, mark, note) of images that were labelled already, to stand in the sheet as well.
         patient_col: the sheet's column of patients; none where "".
         patients: path -> patient, for that column.
-        told: sentences on the choice of the images.
+        told: sentences on the choice of the images, for the head of the page.
+        notes: what else there is to know, for its end.
         then: commands to go on with, once the sheet is filled in.
 
     Returns:
@@ -70,6 +72,7 @@ def write_sheet_page(
         "patient_col": patient_col,
         "patients": json.dumps(dict(patients or {})) if patient_col else "",
         "told": told,
+        "notes": notes,
         "then": then,
     }
     write_text(path, fill("sheet.html", view, scripts=["sheet.js"]))

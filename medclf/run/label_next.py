@@ -24,7 +24,16 @@ from medclf.models.features_kept import kept_features
 from medclf.models.linear_probe import fit_linear, one_thread_if_small
 from medclf.parallel import map_ahead
 from medclf.progress import watch
-from medclf.run.labels_so_far import Pool, codes_of, known_labels, labels_said, notes_of, second_reader, vocab_of
+from medclf.run.labels_so_far import (
+    Pool,
+    codes_of,
+    known_labels,
+    labels_said,
+    notes_of,
+    second_reader,
+    unanswered,
+    vocab_of,
+)
 from medclf.run.run import Run
 
 ARCH = "efficientnet_lite0"  # its weights come with a package, so no hub is needed
@@ -122,7 +131,7 @@ def label_next(
     kept = np.flatnonzero(~out)
     patients = [*objects(table, "patient"), *[None] * len(extra)]
     owners = np.array(patients, object)[kept] if any(p is not None for p in patients) else None
-    notes = [*([kappa] if kappa else []), *notes_of(model, names)]
+    notes = [text for text in (kappa, unanswered(labels)) if text] + notes_of(model, names)
     if (~readable).any():
         notes.append(f"{(~readable).sum()} images cannot be read and are left out.")
     if extra:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from medclf.auditing.labelling import TYPICAL, UNSURE
 from medclf.dataset.corrections import POOR
 from medclf.dataset.csv_files import save_rows
 from medclf.errors import DataError, OutputError, ReadError, argument
@@ -19,7 +20,8 @@ from medclf.files import refuse_to_replace
 from medclf.images.phi import read_picture
 from medclf.images.preprocessing import Preprocessing
 from medclf.progress import watch
-from medclf.run.label_next import NextLabels, label_next
+from medclf.results.wording import percent
+from medclf.run.label_next import DISAGREE, NextLabels, label_next
 from medclf.run.labels_so_far import remarks_of
 from medclf.run.run import Run
 
@@ -79,7 +81,7 @@ def write_next(
     items = [(f"image-{place:03}", uri) for place, uri in enumerate(shown.values(), 1)]
     names = list(shown)
     patient_col = options.get("patient_col") if found.patients else None
-    told = [*found.notes, _chosen(images.loc[names]), *_forecast(found, several)]
+    why, expected = _chosen(images.loc[names]), _forecast(found, several)
     asked = {"run": run, "n": n, "suggest": suggest, "show_burned_in": show_burned_in}
     then = _commands(pool, out, sheet, several, found, asked | options)
     write_sheet_page(
@@ -96,7 +98,8 @@ def write_next(
         earlier=earlier,
         patient_col=patient_col or "",
         patients=found.patients if patient_col else {},
-        told=told,
+        told=[why, expected[-1]],
+        notes=[*found.notes, *expected[:-1]],
         then=then,
     )
     rows = pd.DataFrame([*earlier, *((path, "", "", "") for path in names)], columns=["path", "label", "mark", "note"])
@@ -104,18 +107,27 @@ def write_next(
         rows[patient_col] = [found.patients.get(path, "") for path in rows["path"]]
     save_rows(sheet, rows)
     return [
-        *told,
+        *found.notes,
+        why,
+        *expected,
         *[f"left out: {reason}" for reason in missing],
         f"page: {out} ({len(shown)} images; classes: {', '.join(found.vocab)})",
-        f"label them there and download {sheet.name} ({sheet} is still blank), then go on with one of",
+        f"label them there and download {sheet.name} ({sheet} has none of their labels yet), then go on with one of",
         *(f"  {line}" for line in then),
     ]
+
+
+_WHY = {
+    UNSURE: "the model is unsure of {n}",
+    TYPICAL: "{n} stand for images like them, of which none has a label",
+    DISAGREE: "the readers disagree on {n}",
+}
 
 
 def _chosen(images: pd.DataFrame) -> str:
     """Why these images."""
     counts = images["why"].value_counts()
-    return f"Why these images: {', '.join(f'{n} {why}' for why, n in counts.items())}."
+    return f"Why these images: {'; '.join(_WHY[why].format(n=n) for why, n in counts.items())}."
 
 
 def _forecast(found: NextLabels, several: bool) -> list[str]:
@@ -182,4 +194,4 @@ def _pictures(found: NextLabels, how: Preprocessing, show_burned_in: bool) -> tu
 
 
 def _suggested(row: pd.Series) -> str:
-    return f"{row['suggestion']} ({row['prob']:.0%})" if row["suggestion"] else ""
+    return f"{row['suggestion']} ({percent(row['prob'], 0)})" if row["suggestion"] else ""

@@ -57,6 +57,15 @@ def labels_said(labels: str | Path | Mapping[str, str] | None) -> tuple[dict[str
     return found, poor
 
 
+def unanswered(labels: Any) -> str:
+    """What to say of a sheet's images without a label and a mark: it may not be the one that was filled in."""
+    if not isinstance(labels, (str, Path)):
+        return ""
+    frame = read_csv(Path(labels))
+    n = sum(not (label or mark) for label, mark in zip(plain(frame, "label"), plain(frame, "mark"), strict=True))
+    return f"{n} of {len(frame)} images of {Path(labels).name} have neither label nor mark." if n else ""
+
+
 def remarks_of(labels: Any) -> dict[str, tuple[str, str]]:
     """Mark and note by path of a sheet; none where labels come otherwise."""
     if not isinstance(labels, (str, Path)):

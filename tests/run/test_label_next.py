@@ -49,12 +49,15 @@ def test_a_page_and_a_sheet_and_on_from_what_came_back(pool, tmp_path):
     sheet["label"] = [answer(path) for path in sheet["path"]]
     sheet.loc[0, ["label", "mark"]] = ["", "poor image"]
     sheet.to_csv(tmp_path / "next.csv", index=False)
-    write_next(pool, tmp_path / "more.html", n=6, labels=tmp_path / "next.csv", **QUICK)
+    lines = write_next(pool, tmp_path / "more.html", n=6, labels=tmp_path / "next.csv", **QUICK)
+    assert not any("neither label nor mark" in line for line in lines)
     again = pd.read_csv(tmp_path / "more.csv", dtype=str, keep_default_na=False).set_index("path")
     assert len(again) == 12 and again.index.is_unique
     assert again.loc[sheet["path"][1], "label"] == answer(sheet["path"][1])  # the sheet carries what was said before
     assert again.loc[sheet["path"][0], "mark"] == "poor image"
     assert (again["label"] == "").sum() == 7
+    lines = write_next(pool, tmp_path / "third.html", n=6, labels=tmp_path / "more.csv", **QUICK)  # not filled in
+    assert lines[0] == "6 of 12 images of more.csv have neither label nor mark."
     table = scan(pool, labels=tmp_path / "next.csv", progress=False)  # as `train --labels` reads it
     assert (table["problem"] == "").sum() == 5
 
@@ -72,7 +75,8 @@ def test_what_it_says_to_go_on_with_goes_on(pool, tmp_path, monkeypatch):
     assert shlex.join(again[7:]) == "--n 6 --vocab bright --vocab dark --vocab 'in between' --seed 3 --arch resnet18"
     assert train == ["medclf", "train", "pool", "--labels", "next.csv"]
     page = html.unescape((tmp_path / "next.html").read_text())
-    assert shlex.join(again) in page and shlex.join(train) in page and "6 typical of a cluster" in page
+    assert shlex.join(again) in page and shlex.join(train) in page
+    assert "Why these images: 6 stand for images like them, of which none has a label." in page
     with pytest.raises(DataError, match=r"next\.csv is not filled in"):
         write_next("pool", "next-2.html", n=6, labels="next.csv", **QUICK)
 

@@ -89,6 +89,7 @@ def test_flags_and_the_saliency_overlay_are_shown(page: Any, url: str, picture: 
     page.goto(url)
     _drop(page, "grey.png", picture(128))
     playwright.expect(page.locator(".flags")).to_have_text("unsure", timeout=60_000)
+    playwright.expect(page.get_by_text("Unsure: the confidence is below this model's limit")).to_be_visible()
     heat = page.locator("img.heat")
     assert not heat.is_visible()
     page.get_by_label("Show where the model looked").check()

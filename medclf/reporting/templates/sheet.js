@@ -69,7 +69,7 @@ function choose(section, box) {
 function go(section) {
   if (!section) return;
   current = section;
-  section.scrollIntoView({ block: 'start' });
+  section.scrollIntoView({ block: 'start', behavior: 'instant' }); // quick keys are about the image in view
   section.focus({ preventScroll: true });
 }
 

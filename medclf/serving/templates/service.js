@@ -75,6 +75,20 @@ function bar([label, value]) {
   return row;
 }
 
+// What a flag says, for who meets one.
+const FLAGS = {
+  "unsure": "the confidence is below this model's limit, from which on its answers were reliable enough in validation",
+  "not like the training images": "the model has seen nothing like this image, so its confidence means little",
+  "fields unknown": "what is known besides the image was left out",
+  "fields unlike training": "a value besides the image lies outside what the model was trained on",
+};
+
+function explainFlags() {
+  const met = new Set(results.flatMap(({ answer }) => answer.flags)), known = Object.keys(FLAGS).filter((flag) => met.has(flag));
+  find("flag-meanings").hidden = !known.length;
+  find("flag-meanings").textContent = known.map((flag) => `${capital(flag)}: ${FLAGS[flag]}.`).join(" ");
+}
+
 function badge(flag) {
   const item = document.createElement("li");
   item.textContent = flag;
@@ -327,6 +341,7 @@ function tell() {
   find("clear").hidden = !asked || answered < asked;
   find("batch").hidden = !results.length || answered < asked;
   offerCorrections();
+  explainFlags();
   view();
 }
 
