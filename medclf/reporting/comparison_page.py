@@ -151,6 +151,7 @@ def _by_class(found: Mapping[str, Any]) -> Block:
     for label, one in found["per_class"].items():
         sensitivity, test = one["sensitivity"], one["mcnemar"]
         p = test["p_groups"] if is_number(test.get("p_groups")) else test["p_mid"]
+        p = p if sensitivity["n"] else None
         both = [percent(sensitivity[side]) for side in ("a", "b")]
         numbers = [number(sensitivity["n"]), *both, _gap(sensitivity, "%"), _p(p), _gap(one["specificity"], "%")]
         rows.append([str(label), *numbers])

@@ -21,7 +21,7 @@ from medclf.metrics.intervals import as_plain
 from medclf.metrics.table import METRICS
 from medclf.results.predictions import Predictions
 from medclf.results.results import metrics_of, short_metrics
-from medclf.results.wording import partition_name
+from medclf.results.wording import counted_as, partition_name
 from medclf.run.review import CONFUSED, CONTROL, FOLDER, SUSPECT
 from medclf.run.run import Run
 from medclf.run.terminal import written
@@ -225,7 +225,9 @@ def _sentences(found: dict[str, Any], partition: str, blinded: bool) -> Iterator
         yield "The images were chosen to be hard, so kappa is lower here than it would be on all of them."
     else:
         yield "The reader saw the labels and the predictions, so no agreement is counted."
-    yield f"{len(found['disagreements'])} labels would change, {found['n_poor']} poor images would be left out."
+    changed, poor = len(found["disagreements"]), found["n_poor"]
+    labels = f"{changed} label{'' if changed == 1 else 's'} would change"
+    yield f"{labels}, {poor} poor {counted_as(None, poor)} would be left out."
     for key in short_metrics(found["before"]):
         before, after = (written(found[when][key]) for when in ("before", "after"))
         yield f"  {METRICS[key].name} on {partition_name(partition)} images: {before} before, {after} after"

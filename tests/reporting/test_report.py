@@ -112,11 +112,11 @@ def test_the_top_losses_stop_at_the_errors(made_up: Any, tmp_path: Path) -> None
     wrong = rows.index[(rows["partition"] == "valid") & (rows["label"] != rows["pred"])]
     assert len(wrong) > 12
     part = losses_of(made_up, tmp_path, rows)
-    assert f"the 12 of {len(wrong)} errors where the model was most wrong" in part
+    assert f"the 12 of {len(wrong)} errors with the highest loss" in part
     rows.loc[wrong[3:], "pred"] = rows.loc[wrong[3:], "label"]  # right, by another rule than the highest probability
     part = losses_of(made_up, tmp_path, rows)
     top = part[: part.index('id="confused"')]
-    assert "all errors (3), where the model was most wrong first" in top and top.count("✕") == 3 and "✓" not in top
+    assert "all 3 errors, the highest loss first" in top and top.count("✕") == 3 and "✓" not in top
     rows.loc[wrong, "pred"] = rows.loc[wrong, "label"]
     made_up.facts["most_confused"] = []
     part = losses_of(made_up, tmp_path, rows)

@@ -69,6 +69,10 @@ def test_what_is_not_shown_is_said(tmp_path):
     compare(a, a, tmp_path / "same.html", n_boot=50)
     text = (tmp_path / "same.html").read_text()
     assert text.count(">0 images.") == 3 and "On 20 further images both make the same error." in text
+    only = a_run(tmp_path / "only", [True], tmp_path / "gone")  # of 'normal' alone
+    compare(only, only, tmp_path / "few.html", n_boot=50)
+    cells = re.sub(r"<[^>]+>", " ", (tmp_path / "few.html").read_text().partition('id="heading-3"')[2])
+    assert re.search(r"polyp +0 +– +– +– +– ", re.sub(r"\s+", " ", cells).replace(" ", "  "))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "1.png").write_bytes(b"no image")
     c = a_run(tmp_path / "c", [True, False], tmp_path / "broken")

@@ -303,6 +303,7 @@ function tableRow(result) {
 function view() {
   const table = find("as-table").checked && results.length > 0;
   find("table").hidden = !table;
+  find("by-doubt").disabled = table; // its headings sort the table
   find("answers").hidden = table;
   if (table) drawTable();
 }
