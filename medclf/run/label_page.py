@@ -98,8 +98,8 @@ def write_next(
         earlier=earlier,
         patient_col=patient_col or "",
         patients=found.patients if patient_col else {},
-        told=[why, expected[-1]],
-        notes=[*found.notes, *expected[:-1]],
+        told=[why, *expected[-2:]],
+        notes=[*found.notes, *expected[:-2]],
         then=then,
     )
     rows = pd.DataFrame([*earlier, *((path, "", "", "") for path in names)], columns=["path", "label", "mark", "note"])
