@@ -246,6 +246,8 @@ def read(folder: Path) -> dict[str, Any]:
             f"{folder} holds a detector, which gives boxes and no probabilities of labels",
             by_road("load it with medclf.load_detector", "use medclf predict, which prints its boxes"),
         )
+    if not folder.exists():
+        raise BundleError(f"{folder} does not exist", "look for a typing mistake in the path")
     for name in ("bundle.json", WEIGHTS):
         path = folder / name
         if not path.is_file():

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medclf.errors import OutputError, argument
 from medclf.files import write_text
 from medclf.reporting.tables import Block
+from medclf.results.run_folder import PAGE, RESULTS
 from medclf.web.templates import fill
 
 
@@ -37,6 +39,20 @@ class Section:
     exhibits: Sequence[Exhibit] = field(default_factory=list)
     note: str = ""
     count: int | None = None
+
+
+def check_page(path: str | Path) -> None:
+    """See that a page may be written there: in place of an earlier page at most, and not of a RUN's report.
+
+    Raises:
+        OutputError: it is no name of a page, or the report of a RUN.
+    """
+    path = Path(path)
+    remedy = f"choose another page: {argument('out', 'page.html')}"
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise OutputError(f"{path} does not end in .html", remedy)
+    if path.name == PAGE and (path.parent / RESULTS).exists():
+        raise OutputError(f"{path} is the report of a run", remedy)
 
 
 def write_page(

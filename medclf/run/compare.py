@@ -100,8 +100,12 @@ def compare(
     Raises:
         DataError: a folder is no run or is damaged; no images in common, other labels, or the same image labelled
             otherwise.
-        OutputError: the page cannot be written.
+        OutputError: the page cannot be written, does not end in .html, or is a RUN's report.
     """
+    if page is not None:
+        from medclf.reporting.plain_page import check_page
+
+        check_page(page)
     runs = Run(run_a), Run(run_b)
     first, second = (run.predictions for run in runs)
     a, b = _paired(first, second, *map(str, (run_a, run_b)))

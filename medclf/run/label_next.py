@@ -151,6 +151,8 @@ def label_next(
     first = pd.DataFrame({"path": [path for path in theirs if path in set(pool.paths)], "why": DISAGREE})
     images = pd.concat([first, images[~images["path"].isin(first["path"])]], ignore_index=True)[:n]
     images["suggestion"] = images["suggestion"].fillna("")
+    if len(images) < n:
+        notes.append(f"Only {len(images)} images are left to label: all of them are chosen.")
     return NextLabels(
         images[["path", "why", "suggestion", "prob", "margin"]],
         inside.forecast(n),

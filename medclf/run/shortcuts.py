@@ -13,6 +13,7 @@ from medclf.dataset.labels import label_set, objects
 from medclf.dataset.scan import scan
 from medclf.images.phi import withheld_among
 from medclf.reporting.checklist.claim import with_card
+from medclf.reporting.plain_page import check_page
 from medclf.reporting.report import Reported, report
 from medclf.reporting.shortcut_page import render_shortcuts
 from medclf.results.record import RECORD
@@ -56,6 +57,8 @@ def shortcuts(
         BundleError: the bundle is damaged.
         OutputError: the page cannot be written.
     """
+    if out is not None:
+        check_page(out)
     source = Run(run)
     bundle = source.bundle
     known = data is None or (source / RECORD).is_file()  # a bundle alone does not say how pages are made

@@ -32,7 +32,7 @@ from medclf.metrics.intervals import Estimate
 from medclf.parallel import map_ahead
 from medclf.progress import watch as bar
 from medclf.reporting.charts import Line, line_chart
-from medclf.reporting.plain_page import Section, write_page
+from medclf.reporting.plain_page import Section, check_page, write_page
 from medclf.reporting.tables import Block, table
 from medclf.results.calibration import OUT_OF_DISTRIBUTION, UNSURE
 from medclf.results.predictions import Predictions
@@ -78,6 +78,8 @@ def watch(
         DataError: there are no sketches of this model, or the run's images are gone.
         OutputError: the page cannot be written.
     """
+    if out is not None:
+        check_page(out)
     source = Run(run)
     place = Path(folder) if folder else source / FOLDER
     model = source.bundle.hash[:16]

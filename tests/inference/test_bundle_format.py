@@ -92,6 +92,11 @@ def test_a_size_is_refused_before_it_costs_anything(tmp_path):
     assert time.process_time() - started < 5
 
 
+def test_a_missing_folder_is_called_missing(tmp_path):
+    with pytest.raises(BundleError, match=r"nope does not exist"):
+        load_bundle(tmp_path / "nope")
+
+
 def test_the_run_around_a_bundle_is_told_from_the_bundle(tmp_path):
     save_bundle(fake_learn(), tmp_path / "run" / "bundle")
     with pytest.raises(BundleError, match="it has no bundle") as error:

@@ -139,6 +139,17 @@ def test_names_of_runs_stay_as_they_are(runs, tmp_path):
     assert '<th scope="col" class="number">res_net_34</th>' in text and "sensitivity, res_net_34" in text
 
 
+def test_a_page_takes_no_other_file_s_place(runs, tmp_path):
+    (runs[1] / "report.html").write_text("the report")
+    for out, message in ((runs[1] / "report.html", "is the report of a run"), (runs[1] / "run.json", "end in .html")):
+        before = out.read_text()
+        for command in (["compare", *runs], ["shortcuts", runs[1]], ["watch", runs[1]]):
+            done = CliRunner().invoke(app, [*map(str, command), "--out", str(out)])
+            assert done.exit_code and message in str(done.exception) and out.read_text() == before
+    compare(*runs, tmp_path / "page.html", n_boot=20)
+    compare(*runs, tmp_path / "page.html", n_boot=20)  # the same page again may be written
+
+
 def test_from_the_shell(runs, tmp_path):
     page = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["compare", *map(str, runs), "--out", str(page)])

@@ -111,8 +111,9 @@ def test_no_other_file_is_replaced_by_the_sheet(pool, tmp_path):
 def test_labels_fit_a_probe_that_suggests_and_forecasts(pool):
     paths = sorted(path.name for path in pool.iterdir())
     labels = {path: answer(path) for path in paths[:14]}
-    found = label_next(None, pool, 5, labels=labels, **QUICK)
+    found = label_next(None, pool, 12, labels=labels, **QUICK)
     assert not set(found.images["path"]) & set(labels)
+    assert "Only 10 images are left to label: all of them are chosen." in found.notes
     assert found.vocab == VOCAB and found.images["prob"].between(0.5, 1).all()
     assert (found.images["suggestion"] == found.images["path"].map(answer)).mean() >= 0.8
     assert found.forecast is None  # 14 labels are too few
