@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect
 
 from medclf.errors import DataError, MedclfError, MissingDecoder, ReadError, TooLarge, UnsupportedFormat, did_you_mean
 from medclf.images.heatmap import coloured, png_uri
+from medclf.results.wording import counted_as
 from medclf.serving.limits import Refused
 from medclf.serving.service import Prediction, Service
 
@@ -190,7 +191,8 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
 
     @router.get("/v1/model", response_description="the description", responses=_problems(401))
     async def describe() -> dict[str, Any]:
-        """The model's name, hash, labels and card, and what an upload may be."""
+        """The model's name, hash, labels and card, of what it was made to answer for, and what an upload may be."""
+        rule = getattr(service.bundle, "unit_rule", None)
         return {
             "name": model.name,
             "hash": model.hash,
@@ -201,6 +203,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
             "max_bytes": service.limits.max_bytes,
             "saliency": service.saliency is not None,
             "fields": list(service.fields),
+            "unit": None if rule is None else counted_as(rule.unit, 1),
         }
 
     @router.get("/metrics", response_class=Response, responses=_problems(401))

@@ -224,6 +224,15 @@ def test_two_drawn_images_are_there_to_try_and_the_classes_are_told(page: Any, u
     assert "Intended use" in facts and "Trained\nnot stated" in facts
 
 
+def test_of_a_model_of_patients_the_page_says_that_it_answers_images(page: Any, url: str) -> None:
+    page.goto(url)
+    page.get_by_text("About this model").click()
+    assert not page.locator("#unit").is_visible()
+    page.route("**/v1/model", lambda route: route.fulfill(json=route.fetch().json() | {"unit": "patient"}))
+    page.reload()
+    playwright.expect(page.get_by_text("measured on all images of a patient together")).to_be_visible()
+
+
 def test_an_image_dropped_before_the_model_is_known_has_its_map_too(
     page: Any, url: str, picture: Callable[..., bytes]
 ) -> None:

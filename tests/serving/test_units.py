@@ -57,6 +57,10 @@ def _zip(**files: bytes) -> bytes:
     return body.getvalue()
 
 
+def test_the_model_says_what_it_answers_for(address: str, url: str) -> None:
+    assert [httpx.get(f"{one}/v1/model", timeout=60).json()["unit"] for one in (address, url)] == ["patient", None]
+
+
 def test_a_zip_file_gets_one_answer_with_the_image_that_decided(address: str, picture: Callable[..., bytes]) -> None:
     body = _zip(a=picture(51), b=picture(204), broken=b"no image")
     said = httpx.post(f"{address}/v1/predict_unit", content=body, headers=ZIP, timeout=60).json()

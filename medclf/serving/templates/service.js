@@ -429,6 +429,8 @@ async function describe() {
   find("fields").hidden = !(model.fields ?? []).length;
   find("fields").querySelector(".row").replaceChildren(...(model.fields ?? []).map(fieldInput));
   find("name").textContent = model.name;
+  find("unit").hidden = !model.unit;
+  find("unit").textContent = `This model was measured on all images of a ${model.unit} together. This page answers each image alone, which was not measured; see predict_unit in the API.`;
   document.title = `${model.name} · medclf`;
   const facts = Object.entries(model.card).filter(([, value]) => value !== null && value !== "");
   const { sensitivity: told, ...others } = Object.fromEntries(facts);
