@@ -203,6 +203,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
             "max_bytes": service.limits.max_bytes,
             "saliency": service.saliency is not None,
             "fields": list(service.fields),
+            "threshold": getattr(service.bundle, "threshold", None),  # of a detector's boxes
             "unit": None if rule is None else counted_as(rule.unit, 1),
         }
 

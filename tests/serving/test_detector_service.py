@@ -37,7 +37,8 @@ def test_boxes_are_those_of_the_bundle(bundle: DetectorBundle) -> None:
     with running(create_app(bundle, limits=Limits(decode_seconds=60))) as url:
         sent = {"content": file.getvalue(), "headers": {"Content-Type": "image/png"}, "timeout": 60}
         answer = httpx.post(f"{url}/v1/predict", **sent).json()
-        assert httpx.get(f"{url}/v1/model", timeout=60).json()["vocab"] == ["polyp", "ulcer"]
+        model = httpx.get(f"{url}/v1/model", timeout=60).json()
+    assert (model["vocab"], model["threshold"]) == (["polyp", "ulcer"], 0.1)
     assert wanted.shown and len(answer["boxes"]) == len(wanted.shown)
     for box, one in zip(answer["boxes"], wanted.shown, strict=True):
         assert box["label"] == one.label

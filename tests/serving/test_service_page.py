@@ -194,8 +194,11 @@ def test_several_labels_are_as_sure_as_the_least_certain_and_corrected_together(
 def test_what_a_detector_found_is_drawn_and_saved(page: Any, url: str, picture: Callable[..., bytes]) -> None:
     box = {"label": "dark", "prob": 0.75, "x_min": 10, "y_min": 5, "x_max": 30, "y_max": 20}
     found = {"label": ["dark"], "probs": {"dark": 0.75}, "boxes": [box]}
+    page.route("**/v1/model", lambda route: route.fulfill(json=route.fetch().json() | {"threshold": 0.8}))
     _answers(page, url, {picture(20): found, picture(250): found | {"label": [], "boxes": []}})
     assert not page.get_by_role("button", name="Download corrections (CSV)").is_visible()
+    empty = page.locator(".answer", has_text="1.png").locator(".remedy")
+    assert empty.inner_text() == "The surest box (75.0 %) is below this detector's threshold of 80.0 %."
     answer = page.locator(".answer", has_text="0.png")
     frame, square = (answer.locator(one).bounding_box() for one in ("rect", ".picture"))
     scale = square["width"] / 60  # the picture fills the width of its square
@@ -356,7 +359,7 @@ def test_fields_beside_the_image_are_filled_in(page: Any, quick_decoder: type, p
     with running(create_app(WithAge())) as url:
         page.goto(url)
         age, site = page.locator("#fields [name=age]"), page.locator("#fields [name=site]")
-        assert site.locator("option").all_text_contents() == ["unknown", "<b>", "arm", "leg"]
+        playwright.expect(site.locator("option")).to_have_text(["unknown", "<b>", "arm", "leg"])
         _drop(page, "before.png", picture())
         playwright.expect(page.get_by_text("1 of 1 answered.")).to_be_visible(timeout=60_000)
         age.fill("80")

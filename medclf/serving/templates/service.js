@@ -2,7 +2,7 @@ const find = (id) => document.getElementById(id);
 const AT_ONCE = 4, SHOWN = 5, RETRIES = 8;
 const waiting = [];
 const results = [];
-let token = "", running = 0, asked = 0, answered = 0, offersHeat = false, described = null, vocab = [];
+let token = "", running = 0, asked = 0, answered = 0, offersHeat = false, described = null, vocab = [], least = null;
 
 const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
@@ -155,6 +155,9 @@ function show(item, answer) {
     return;
   }
   part("h3").textContent = said(answer);
+  const surest = Math.max(0, ...Object.values(answer.probs));
+  if (answer.boxes && !answer.boxes.length && least !== null && surest > 0)
+    part(".remedy").textContent = `The surest box (${percent(surest)}) is below this detector's threshold of ${percent(least)}.`;
   part(".boxes").replaceChildren(...(answer.boxes ?? []).map(place));
   part(".flags").replaceChildren(...answer.flags.map(badge));
   if (answer.flags.length) { // the flag is the heading then, and the label second
@@ -425,6 +428,7 @@ async function describe() {
   find("key").hidden = true;
   offersHeat = model.saliency;
   vocab = model.vocab;
+  least = model.threshold;
   find("heat-choice").hidden = !offersHeat;
   find("fields").hidden = !(model.fields ?? []).length;
   find("fields").querySelector(".row").replaceChildren(...(model.fields ?? []).map(fieldInput));
