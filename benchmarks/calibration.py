@@ -73,7 +73,7 @@ def out_of_fold(x: np.ndarray, y: np.ndarray, groups: np.ndarray, balance: str =
             fitted = fit_linear(x[rest], y[rest], n_out, groups[rest], balance=balance)
         known = ~np.isnan(fitted.held_out).any(axis=1)
         inner = to_logits(fitted.held_out[known], multi_label=many)
-        calibration = fit_calibration(inner, y[rest][known], multi_label=many)
+        calibration = fit_calibration(inner, y[rest][known], groups=groups[rest][known], multi_label=many)
         probs[held] = calibration.apply(logits_of(fitted, x[held]))
     return probs
 

@@ -132,17 +132,18 @@ def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tu
         how = f"Each {before.counted(1)} here was calibrated by {fitted_on.described}"
     else:
         logits = to_logits(fitted_on.probs, multi_label=multi)
-        temperature = fit_calibration(logits, fitted_on.y, multi_label=multi)
+        temperature = fit_calibration(logits, fitted_on.y, groups=fitted_on.groups, multi_label=multi)
         after, fitted_on = at_temperature(before, temperature), replace(fitted_on, probs=temperature.apply(logits))
         how = f"That was found on {fitted_on.described}"
     value, _ = temperature.overall
     was = "too high" if value > 1.05 else "too low" if value < 0.95 else "about right"
-    unfit = too_few(fitted_on.y, len(before.vocab), multi_label=multi)
+    unfit = too_few(fitted_on.y, len(before.vocab), groups=fitted_on.groups, multi_label=multi)
     few = [label for label, one in zip(before.vocab, unfit, strict=True) if one]
     images = counted_as(fitted_on.unit)
     sentence = f"The model's confidence was {was} ({temperature_text(temperature)}). {how} ({temperature.n} {images})."
     if few:
-        sentence += f" Uncalibrated, with fewer than {FEWEST_OF_A_LABEL} {images}: {', '.join(few)}."
+        counted = images if fitted_on.groups is None else f"{images} of different patients"
+        sentence += f" Uncalibrated, with fewer than {FEWEST_OF_A_LABEL} {counted}: {', '.join(few)}."
     section = {
         "sentence": sentence,
         "temperature": value,

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from medclf.dataset.folds import folds, sides
+from medclf.dataset.folds import folds, group_codes, sides
 from medclf.errors import DataError
 from medclf.files import Json
 from medclf.metrics.logits import to_logits as to_logits
 
 LOG_TEMPERATURES = (math.log(0.02), math.log(50.0))
-FEWEST_OF_A_LABEL = 10  # images with it, and without it, below which a label gets no bias or temperature of its own
+FEWEST_OF_A_LABEL = 10  # patients with it, and without it, below which a label gets no bias or temperature of its own
 _BIAS = 0.5  # spread of a label's bias, as it is expected to be
 _LOG_TEMPERATURE = 0.3  # likewise of the logarithm of a temperature
 
@@ -132,17 +132,19 @@ def _checked(logits: Any, y: Any, multi_label: bool) -> tuple[np.ndarray, np.nda
     return scores, truth
 
 
-def fit_calibration(logits: Any, y: Any, *, multi_label: bool = False) -> Temperature:
+def fit_calibration(logits: Any, y: Any, *, groups: Any = None, multi_label: bool = False) -> Temperature:
     """The temperature and the bias of each label at which the probabilities fit the reference standard best.
 
     A bias corrects a label that is called too likely or too unlikely throughout, which no temperature can. Both are
-    drawn towards doing nothing, the more so the fewer images of the label there are; see `too_few`.
+    drawn towards doing nothing, the more so the fewer images of the label there are; see `too_few`. Where images of one
+    patient err alike they say less than as many of others: they count by their design effect (Kish 1965).
 
     A label that none of the images has says nothing of itself: the others are fitted among themselves.
 
     Args:
         logits: (n, L) of the network, or `to_logits(probs)`, of images that it was not trained on.
         y: (n,) indices; multi-label: (n, L) of 0 and 1. -1 is unknown and left out.
+        groups: (n,) patient of each image; None where each is a patient's only one.
         multi_label: sigmoid instead of softmax, and a temperature a label.
 
     Returns:
@@ -163,13 +165,16 @@ def fit_calibration(logits: Any, y: Any, *, multi_label: bool = False) -> Temper
         True
     """
     scores, truth = _checked(logits, y, multi_label)
-    few = too_few(truth, scores.shape[1], multi_label=multi_label)
+    few, codes = (
+        too_few(truth, scores.shape[1], groups=groups, multi_label=multi_label),
+        group_codes(groups, len(truth)),
+    )
     if not multi_label:
         kept = truth >= 0
-        scores, truth = scores[kept], truth[kept].astype(int)
+        scores, truth, codes = scores[kept], truth[kept].astype(int), codes[kept]
         met, bias, temperature = np.unique(truth), np.zeros(len(few)), 1.0
         if len(met) != 1:
-            temperature, bias[met] = _fit_bias(scores[:, met], truth[:, None] == met, ~few[met], False)
+            temperature, bias[met] = _fit_bias(scores[:, met], truth[:, None] == met, codes, ~few[met], False)
             middle, unmet = scores.mean(axis=0), np.setdiff1d(np.arange(len(few)), met)
             # A label that nobody was trained on may have a logit of -27, which is no fact: half an image of n is.
             middle[unmet] = np.maximum(middle[unmet], middle.max() - math.log(2 * len(truth) + 1))
@@ -178,32 +183,41 @@ def fit_calibration(logits: Any, y: Any, *, multi_label: bool = False) -> Temper
     values, biases, known = np.ones(len(few)), np.zeros(len(few)), truth >= 0
     for k in np.flatnonzero(~few):
         column, hits = (each[known[:, k], k : k + 1] for each in (scores, truth.astype(float)))
-        values[k], (biases[k],) = _fit_bias(column, hits, np.ones(1, bool), True)
+        values[k], (biases[k],) = _fit_bias(column, hits, codes[known[:, k]], np.ones(1, bool), True)
         biases[k] += column.mean() * (1 - 1 / values[k])
     return Temperature(tuple(values.tolist()), True, int(known.any(axis=1).sum()), tuple(biases.tolist()))
 
 
-def too_few(y: Any, n_labels: int, *, multi_label: bool = False) -> np.ndarray:
+def too_few(y: Any, n_labels: int, *, groups: Any = None, multi_label: bool = False) -> np.ndarray:
     """(n_labels,) bool: which labels have too few images, with them or without them, to fit anything of their own.
+
+    Where groups are given, patients count, not images.
 
     Example:
         >>> too_few([0] * 50 + [1] * 9, 2).tolist()
         [False, True]
+        >>> too_few([0] * 50 + [1] * 50, 2, groups=[*range(50), *[50, 51] * 25]).tolist()  # of two patients alone
+        [False, True]
     """
-    truth = np.asarray(y)
+    truth, codes = np.asarray(y), group_codes(groups, len(y))
     if multi_label:
-        counts = np.minimum((truth == 1).sum(axis=0), (truth == 0).sum(axis=0))
+        counts = [min(len(np.unique(codes[column == value])) for value in (0, 1)) for column in truth.T]
     else:
-        counts = np.bincount(truth[truth >= 0].astype(int), minlength=n_labels)
-    return np.asarray(counts < FEWEST_OF_A_LABEL)
+        counts = [len(np.unique(codes[truth == k])) for k in range(n_labels)]
+    return np.asarray(counts) < FEWEST_OF_A_LABEL
 
 
-def _fit_bias(logits: np.ndarray, hits: np.ndarray, free: np.ndarray, multi_label: bool) -> tuple[float, np.ndarray]:
+def _fit_bias(
+    logits: np.ndarray, hits: np.ndarray, codes: np.ndarray, free: np.ndarray, multi_label: bool
+) -> tuple[float, np.ndarray]:
     """A temperature, about the mean of the logits, and (L,) biases, those of labels that are not `free` being 0.
+
+    Under softmax the others move against each other alone: together they would move those labels too.
 
     Args:
         logits: (n, L).
         hits: (n, L) of 0 and 1.
+        codes: (n,) patient of each image.
         free: (L,).
         multi_label: sigmoid instead of softmax.
     """
@@ -213,22 +227,45 @@ def _fit_bias(logits: np.ndarray, hits: np.ndarray, free: np.ndarray, multi_labe
     from scipy import optimize  # only fitting needs it
 
     middle = logits.mean(axis=0)  # what the temperature leaves as it is, so that it does not move the mean
+    surplus = _probs(logits, multi_label) - hits
+    times = _design_effects(np.column_stack([(surplus * (logits - middle)).sum(axis=1), surplus]), codes)
+    of_temperature, of_bias = times[0] / _LOG_TEMPERATURE**2, times[1:] / _BIAS**2
+
+    def of_free(values: np.ndarray) -> np.ndarray:
+        return np.where(free, values - (0 if multi_label or not free.any() else values[free].mean()), 0)
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
-        log_temperature, bias = values[0], np.where(free, values[1:], 0)
+        log_temperature, bias = values[0], of_free(values[1:])
         spread = (logits - middle) / math.exp(log_temperature)
         scaled = spread + middle + bias
         each = np.logaddexp(0, scaled).sum() if multi_label else special.logsumexp(scaled, axis=1).sum()
         surplus = _probs(scaled, multi_label) - hits
-        away = log_temperature / _LOG_TEMPERATURE
-        value = each - (scaled * hits).sum() + away**2 / 2 + (bias**2).sum() / (2 * _BIAS**2)
-        slope = -(surplus * spread).sum() + away / _LOG_TEMPERATURE
-        return float(value), np.concatenate([[slope], np.where(free, surplus.sum(axis=0) + bias / _BIAS**2, 0)])
+        away = of_temperature * log_temperature**2 + (of_bias * bias**2).sum()
+        slope = -(surplus * spread).sum() + of_temperature * log_temperature
+        slopes = of_free(surplus.sum(axis=0) + of_bias * bias)
+        return float(each - (scaled * hits).sum() + away / 2), np.concatenate([[slope], slopes])
 
     start = np.zeros(1 + logits.shape[1])
     bounds = [LOG_TEMPERATURES, *[(None, None)] * logits.shape[1]]
     found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    return math.exp(found[0]), np.where(free, found[1:], 0)
+    return math.exp(found[0]), of_free(found[1:])
+
+
+def _design_effects(slopes: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """(k,) how many times the variance of a sum is that of as many independent images, 1 or more.
+
+    Args:
+        slopes: (n, k) what each image adds to each sum.
+        codes: (n,) patient of each image.
+
+    Example:
+        >>> _design_effects(np.array([[1.0], [1.0], [-1.0], [-1.0]]), np.array([0, 0, 1, 1])).tolist()
+        [2.0]
+    """
+    sums = np.stack([np.bincount(codes, column) for column in slopes.T], axis=1)
+    alone = (slopes**2).sum(axis=0)
+    times = np.divide((sums**2).sum(axis=0), alone, out=np.ones_like(alone), where=alone > 0)
+    return np.asarray(np.maximum(times, 1.0))
 
 
 def _fit(logits: np.ndarray, truth: np.ndarray, multi_label: bool) -> float:
@@ -292,13 +329,14 @@ def calibrate_out_of_fold(
         DataError: all images are one patient's.
     """
     scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(y)
-    final = fit_calibration(scores, truth, multi_label=multi_label)
+    codes = group_codes(groups, len(truth))
+    final = fit_calibration(scores, truth, groups=codes, multi_label=multi_label)
     fold_of = folds(truth, groups, n_folds, seed=seed)
     if not fold_of.any():
         raise DataError("one patient cannot be both fitted and reported on", "fit the temperature on other images")
     probs = np.empty_like(scores)
     for fold in np.unique(fold_of):
         held = fold_of == fold
-        fitted = fit_calibration(scores[~held], truth[~held], multi_label=multi_label)
+        fitted = fit_calibration(scores[~held], truth[~held], groups=codes[~held], multi_label=multi_label)
         probs[held] = fitted.apply(scores[held])
     return probs, final

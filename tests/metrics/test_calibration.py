@@ -146,6 +146,51 @@ def test_biases_are_drawn_towards_none_where_images_are_few(n):
     assert {20: -0.8, 60: -0.97, 2000: -1.01}[n] < gap < {20: -0.3, 60: -0.6, 2000: -0.97}[n]
 
 
+def test_images_of_one_patient_count_as_much_as_they_tell():
+    """Each image ten times, as one patient's, has the fit of the images alone; as strangers, a surer one."""
+    y, logits = drawn(300, 2, seed=7, factor=2)
+    logits = logits + np.array([0.0, 0.8])
+    patients = np.repeat(np.arange(300), 10)
+    alone = fit_calibration(logits, y)
+    together, strangers = (
+        fit_calibration(logits[patients], y[patients], groups=groups) for groups in (patients, np.arange(3000))
+    )
+    assert together.values == pytest.approx(alone.values, rel=1e-3)
+    assert together.bias == pytest.approx(alone.bias, abs=1e-3)
+    assert abs(np.diff(strangers.bias)[0]) > abs(np.diff(alone.bias)[0]) + 0.005
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_one_patient_with_most_of_a_label_moves_no_other(multi_label):
+    """The label is left uncalibrated where fewer than ten patients have it, however many images they have."""
+    rng = np.random.default_rng(8)
+    y = np.array([1] * 15 + [0] * 200 + [1] * 6)
+    patients = np.array([0] * 15 + list(range(1, 207)))
+    logits = np.column_stack([np.zeros(221), rng.normal(-3.5, 0.5, 221)])
+    truth = np.column_stack([1 - y, y]) if multi_label else y
+    assert too_few(truth, 2, multi_label=multi_label).tolist() == [False, False]
+    found = too_few(truth, 2, groups=patients, multi_label=multi_label)
+    assert found.tolist() == ([True, True] if multi_label else [False, True])
+
+    def moved(groups):  # by the bias, about the mean of the logits
+        fitted = fit_calibration(logits, truth, groups=groups, multi_label=multi_label)
+        shifts = np.array(fitted.bias) - logits.mean(axis=0) * (1 - 1 / np.array(fitted.values))
+        return shifts[1] if multi_label else shifts[1] - shifts[0]
+
+    assert moved(patients) == pytest.approx(0, abs=1e-9) and moved(None) > 0.5
+
+
+def test_labels_that_may_move_leave_those_that_may_not_where_they_are():
+    """Two labels are called wrongly often, a third has too few images: its mean stays."""
+    y, logits = drawn(600, 2, seed=9, factor=1)
+    logits = np.column_stack([logits + np.array([0.0, 1.5]), np.full(600, -3.0)])
+    y[:4] = 2
+    fitted = fit_calibration(logits, y)
+    assert too_few(y, 3).tolist() == [False, False, True] and fitted.bias[1] - fitted.bias[0] < -1
+    shifts = np.array(fitted.bias) - logits.mean(axis=0) * (1 - 1 / fitted.values[0])
+    assert shifts[2] - shifts[:2].mean() == pytest.approx(0, abs=1e-6)
+
+
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 1000), st.integers(2, 200), st.floats(0.2, 0.8), st.integers(1, 5))
 def test_parts_are_a_partition_with_whole_patients(seed, n, share, images):
