@@ -66,7 +66,7 @@ def test_they_are_withheld_unless_asked_for(run, tmp_path, beside):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_heat_map_does_not_hide_that_its_picture_is_withheld(run, tmp_path):
-    rows = pd.read_csv(run / "predictions.csv").assign(saliency="data:image/png;base64,iVBORw0KGgo=")
+    rows = pd.read_csv(run / "predictions.csv").assign(saliency="data:image/png;base64,iVBORw0KGgo=", pred="b")
     rows["neighbours"] = "ultrasound.dcm"
 
     def read(row):
@@ -76,7 +76,7 @@ def test_a_heat_map_does_not_hide_that_its_picture_is_withheld(run, tmp_path):
     assert absences(page)[:3] == [f"Picture withheld: {reason}" for reason in REASONS]
     data = re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
     assert json.loads(data[1])["saliency"] == 3  # as many maps can be switched on as there are pictures
-    assert page.read_text().count("Picture withheld: ultrasound") >= 2  # the worst cases, which need no script, too
+    assert page.read_text().count("Picture withheld: ultrasound") >= 2  # among the errors, which need no script, too
 
 
 def test_how_many_are_withheld(run, tmp_path):
