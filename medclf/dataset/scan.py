@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from medclf.config import Frame, Policy
-from medclf.dataset.box_files import read_box_file
 from medclf.dataset.choice import Merges, choose
 from medclf.dataset.columns import Columns, conditions
 from medclf.dataset.folders import walk
@@ -385,6 +384,8 @@ def note(table: pd.DataFrame, *sentences: str) -> None:
 
 def _boxes_beside(root: Path) -> str:
     """Which file beside the images has boxes of their findings; "" where none has."""
+    from medclf.dataset.box_files import read_box_file  # only this error needs it
+
     for file in sorted(root.glob("*.json")):
         with contextlib.suppress(DataError):
             if read_box_file(file):
