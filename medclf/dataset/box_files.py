@@ -117,10 +117,10 @@ def _of_json(path: Path) -> list[GivenImage]:
 
 def _of_hyperkvasir(name: str, entry: Mapping[str, Any], path: Path) -> GivenImage:
     boxes = entry.get("bbox")
-    for place, box in enumerate(boxes if isinstance(boxes, list) else (), 1):
-        check_score(box.get("score") if isinstance(box, Mapping) else None, path, f"{name}, box {place},")
     if not isinstance(boxes, list) or not all(isinstance(box, Mapping) for box in boxes):
         raise DataError(f"{path}: {name[:60]!r} has no list 'bbox'", f"give {_KINDS}")
+    for place, box in enumerate(boxes, 1):
+        check_score(box.get("score"), path, f"{name}, box {place},")
     sides = ("xmin", "ymin", "xmax", "ymax")
     found = [
         box_of(label_of(box.get("label"), path, name), [box.get(side) for side in sides], f"box {place}")
@@ -183,6 +183,8 @@ def _of_voc(path: Path) -> GivenImage:
         raise DataError(f"{path} is no Pascal VOC file: it holds <{root.tag[:40]}>", f"give {_KINDS}")
     boxes = []
     for place, one in enumerate(root.iter("object"), 1):
+        for name in ("score", "confidence"):
+            check_score(one.findtext(name), path, f"object {place}")
         found = [one.findtext(f"bndbox/{side}") for side in _SIDES]
         x_min, y_min, x_max, y_max = map(number, found)
         label = label_of(one.findtext("name"), path, path.name)

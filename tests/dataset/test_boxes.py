@@ -67,15 +67,18 @@ def test_every_format_gives_the_same_table(tmp_path: Path, kind: str) -> None:
     assert "1 boxes on 1 images: polyp 1; 1 listed images without a finding" in list(boxes.sentences())
 
 
-@pytest.mark.parametrize("kind", ["coco", "hyperkvasir", "csv"])
+@pytest.mark.parametrize("kind", ["coco", "hyperkvasir", "voc", "csv"])
 def test_what_a_detector_predicted_is_not_taken_for_what_is_there(tmp_path: Path, kind: str) -> None:
     file = written(tmp_path, kind)
-    if kind == "csv":
+    if kind == "voc":
+        file = file / "a.xml"
+        whole = file.read_text().replace("</name>", "</name><score>SCORE</score>")
+    elif kind == "csv":
         whole = "filename,class,Confidence,xmin,ymin,xmax,ymax\na.png,polyp,SCORE,2,3,12,15\n"
     else:
         before = '"category_id": 7' if kind == "coco" else '"xmin": 2'
         whole = file.read_text().replace(before, f'{before}, "score": SCORE')
-    for says_nothing in ("1", "87", "" if kind == "csv" else "null"):
+    for says_nothing in ("1", "87", "null" if "json" in file.name else ""):
         file.write_text(whole.replace("SCORE", says_nothing))
         assert len(read_box_file(file)[0].boxes) == 1
     file.write_text(whole.replace("SCORE", "0.87"))
