@@ -62,6 +62,7 @@ def test_missed_findings_and_false_alarms_are_clicked_through(
     assert tabs.all_inner_texts() == ["Numbers", "Missed findings 2", "False alarms 3", "Hits 1"]
     assert heading.all_inner_texts() == ["Numbers"] and tabs.nth(0).get_attribute("aria-current") == "page"
     tabs.nth(1).click()
+    page.locator("main h2:visible", has_text="Missed findings").wait_for()  # the address tells a moment later
     assert heading.all_inner_texts() == ["Missed findings"] and tabs.nth(1).get_attribute("aria-current") == "page"
     page.locator("section:visible .exhibits button").first.click()
     assert page.inner_text("#leaf-name") == "b.png" and page.inner_text("#leaf-place") == "1 of 2"
@@ -74,6 +75,7 @@ def test_missed_findings_and_false_alarms_are_clicked_through(
     page.keyboard.press("Escape")
     page.locator("li:has(:focus)", has_text="c.png").wait_for()  # the dialog tells a moment later that it was closed
     tabs.nth(2).click()
+    page.locator("main h2:visible", has_text="False alarms").wait_for()
     page.locator("section:visible .exhibits button").nth(1).click()
     page.click("#leaf-after")
     assert page.inner_text("#leaf-name") == "f.png"
@@ -98,6 +100,7 @@ def test_a_part_with_many_images_unfolds_and_one_without_any_says_so(
         render_boxes(tmp_path, results, rows, tmp_path, Preprocessing((64, 64)), Names(paths, False)), **options
     ).page
     page.click("nav a >> nth=1")
+    page.locator("main h2:visible", has_text="Missed findings").wait_for()
     items, more = page.locator(".exhibits li:visible"), page.locator(".more:visible")
     assert items.count() == 30 and more.inner_text() == "Show 10 more"
     if options is LAPTOP:  # three screens at most
