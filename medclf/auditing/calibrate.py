@@ -142,8 +142,8 @@ def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tu
     images = counted_as(fitted_on.unit)
     sentence = f"The model's confidence was {was} ({temperature_text(temperature)}). {how} ({temperature.n} {images})."
     if few:
-        counted = images if fitted_on.groups is None else f"{images} of different patients"
-        sentence += f" Uncalibrated, with fewer than {FEWEST_OF_A_LABEL} {counted}: {', '.join(few)}."
+        once = "" if fitted_on.groups is None else " (those of one patient, and near-duplicates, count once)"
+        sentence += f" Uncalibrated, with fewer than {FEWEST_OF_A_LABEL} {images}{once}: {', '.join(few)}."
     section = {
         "sentence": sentence,
         "temperature": value,

@@ -62,6 +62,19 @@ def test_patients_are_whole_when_limits_are_chosen():
         assert not set(patients[rows]) & set(np.delete(patients, rows))
 
 
+def test_a_label_of_few_patients_is_called_uncalibrated_however_many_images_they_have():
+    shown, _ = population(600, vocab=("normal", "polyp"))
+    alone = calibrate(shown, CalibrationSet.of(shown, "the others")).sections["calibration"]
+    assert alone["uncalibrated"] == [] and "Uncalibrated" not in alone["sentence"]
+    shown.table["patient"] = np.where(shown.y == 1, np.arange(600) % 6, np.arange(600)).astype(str)
+    found = calibrate(shown, CalibrationSet.of(shown, "the others")).sections["calibration"]
+    assert found["uncalibrated"] == ["polyp"]
+    said = "with fewer than 10 images (those of one patient, and near-duplicates, count once): polyp."
+    assert found["sentence"].endswith(said)
+    other = CalibrationSet(shown.y, shown.probs, shown.groups, "other images")
+    assert calibrate(shown, other).sections["calibration"]["uncalibrated"] == ["polyp"]
+
+
 def test_the_wished_accuracy_is_kept_on_other_images():
     shown, _ = population(4000)
     other, _ = population(4000, seed=1)
