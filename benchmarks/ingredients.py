@@ -147,14 +147,7 @@ def show(out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--sets", nargs="+", default=list(recipe.SETS), choices=list(recipe.SETS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--show", action="store_true")
-    args = parser.parse_args()
+    args = recipe.arguments(__doc__)
     keep_memory()  # as the command line does
     if not args.show:
         run_all(args, args.out)

@@ -274,20 +274,22 @@ def paired(out: Path, name: str, first: str, second: str, seeds: list[int]) -> t
     )
 
 
-def arguments() -> Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(doc: str | None, **more: Any) -> Namespace:
+    """Of the command line; `more` are options besides those that the scripts on these sets share."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--show", action="store_true")
+    for name, how in more.items():
+        parser.add_argument(f"--{name}", **how)
     return parser.parse_args()
 
 
 def main() -> None:
-    args = arguments()
+    args = arguments(__doc__, methods={"nargs": "+", "default": list(METHODS), "choices": METHODS})
     keep_memory()  # as the command line does
     if not args.show:
         run_all(args, args.out)
