@@ -179,9 +179,14 @@ def decide(
     """
     candidates: list[dict[str, Any]] = [{"name": "linear probe", "chosen": True}]
     chosen = Chosen(pooling=config.pooling, views=config.views, size=config.size)
-    if config.pooling is None and has_map(learn):
-        helps = _probed(learn, "linear probe on a generalised mean", "the plain mean", candidates, say, pooling="gem")
-        chosen = replace(chosen, pooling="gem" if helps else None)
+    if config.pooling is None:
+        name = "linear probe on a generalised mean"
+        if has_map(learn):
+            helps = _probed(learn, name, "the plain mean", candidates, say, pooling="gem")
+            chosen = replace(chosen, pooling="gem" if helps else None)
+        else:
+            problem = "the network gives no feature map that is nowhere below zero"
+            candidates.append({"name": name, "chosen": False, "problem": problem})
     if not config.views and any(isinstance(tfm, Augment) for tfm in learn.dls.train.after_batch.fs):
         name = f"linear probe with {VIEWS} augmented views"
         helps = _probed(learn, name, "the one without", candidates, say, views=VIEWS)

@@ -127,6 +127,9 @@ def test_a_network_with_a_class_token_is_tried_as_it_is(data):
     learn = make(MedDataLoaders.from_table(scan(data), split="stratified", **options))
     learn.fit_head(progress=False)
     assert not trials.has_map(learn)
+    config, outline = TrainConfig("d", "o", **SMALL), plans.Outline(None, why_not="too few")
+    chosen, candidates = plans.decide(config, outline, learn, options, make, lambda line: None)
+    assert chosen.pooling is None and "no feature map" in plans.sentence_of(candidates)
     share, trial = try_tuning(learn, options, make, lambda inner: None, near_duplicates=False)
     assert share == 1 and trial.after == pytest.approx(trial.before)
 
