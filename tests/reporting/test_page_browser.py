@@ -230,7 +230,7 @@ def test_everything_by_keyboard(opened: Any, made_up: Any) -> None:
     assert page.is_checked("#mark-choices input[value='unsure']")
     page.keyboard.press("Escape")
     assert not page.is_visible("#dialog")
-    assert page.evaluate("document.activeElement.dataset.row !== undefined")
+    page.wait_for_function("document.activeElement.dataset.row !== undefined")  # the dialog tells a moment later
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
     shown.is_clean()
