@@ -99,7 +99,7 @@ class TrainConfig:
     )
     strict: bool = option(False, "Data", "stop at a file that cannot be used", of_scan=True)
     corrections: str | None = option(
-        None, "Data", "apply a review.csv, from the report page or from medclf review import", exists=True
+        None, "Data", "apply a review.csv, from the report page, the service or medclf review import", exists=True
     )
 
     unit: str | None = option(

@@ -108,19 +108,29 @@ def correct(table: pd.DataFrame, corrections: Corrections) -> tuple[pd.DataFrame
         A copy with two columns more: correction (what was done, "" where nothing) and label_before. And what was done,
         for results.json: counts, a sentence and the rows.
 
+    A path without folders, as the service's page gives it, may also be the name of the one image that has it.
+
     Raises:
-        DataError: an image that the table has not, a label that it does not have there, or one that no image has.
+        DataError: an image that the table has not, a name that several images have, an image that two rows are about, a
+            label that it does not have there, or one that no image has.
     """
     table, name = table.copy(), corrections.name
     several = bool(table.attrs.get("multi_label"))
     place = {path: index for index, path in zip(table.index, table["path"], strict=True)}
+    named: dict[str, list[str]] = {}
+    for path in place:
+        named.setdefault(str(path).rpartition("/")[2], []).append(path)
     known = count_labels(table["label"])
     table["correction"], table["label_before"] = "", ""
     done: list[dict[str, str]] = []
+    seen: set[str] = set()
+    by_name = 0
     for number, (path, label, mark, new_label, _) in enumerate(corrections.rows.itertuples(index=False), 1):
         where = f"{name}, row {number}"
-        if path not in place:
-            raise DataError(f"{where}: the data have no image {path}", "is the file a review of other data?")
+        given, path = path, path if path in place else _only(path, named.get(path, []), where)
+        if path in seen:
+            raise DataError(f"{where}: {given} is {path}, which another row is about, too", "keep one row an image")
+        seen.add(path)
         row, before = place[path], joined(table.at[place[path], "label"])
         if label and set(label.split("|") if several else [label]) != set(label_set(table.at[row, "label"])):
             raise DataError(
@@ -142,8 +152,21 @@ def correct(table: pd.DataFrame, corrections: Corrections) -> tuple[pd.DataFrame
         else:
             action, after = "kept", before
         table.at[row, "correction"] = action
+        by_name += path != given
         done.append({"path": path, "done": action, "before": before, "now": after, "mark": mark})
-    return table, _summary(done, corrections)
+    return table, _summary(done, by_name, corrections)
+
+
+def _only(name: str, paths: list[str], where: str) -> str:
+    """The path of the one image of that file name."""
+    if not paths:
+        raise DataError(f"{where}: the data have no image {name}", "is the file a review of other data?")
+    if len(paths) > 1:
+        raise DataError(
+            f"{where}: {len(paths)} images are named {name}: {', '.join(paths[:3])}{', ...' * (len(paths) > 3)}",
+            "write the path of the one that is meant, from the folder of the data on",
+        )
+    return paths[0]
 
 
 def labels_in(text: str, several: bool) -> tuple[str, ...]:
@@ -163,7 +186,7 @@ def joined(label: Any) -> str:
     return "|".join(label_set(label))
 
 
-def _summary(done: list[dict[str, str]], corrections: Corrections) -> dict[str, Any]:
+def _summary(done: list[dict[str, str]], by_name: int, corrections: Corrections) -> dict[str, Any]:
     counts = Counter(row["done"] for row in done)
     n = {action: counts[action] for action in ("relabelled", "left out", "kept")}
     sentence = (
@@ -171,6 +194,11 @@ def _summary(done: list[dict[str, str]], corrections: Corrections) -> dict[str, 
         f"{n['kept']} stay as they were. Where they were chosen because a model disagreed with them, numbers on them "
         "flatter that model and its like."
     )
+    if by_name:
+        sentence += (
+            f" {by_name} of the {len(done)} were matched by file name alone: that is right only where "
+            f"{corrections.name} is about images of these data."
+        )
     return {
         "sentence": sentence,
         "file": corrections.name,
@@ -178,5 +206,6 @@ def _summary(done: list[dict[str, str]], corrections: Corrections) -> dict[str, 
         "relabelled": n["relabelled"],
         "left_out": n["left out"],
         "kept": n["kept"],
+        "matched_by_name": by_name,
         "images": done,
     }

@@ -85,11 +85,33 @@ def test_a_spreadsheet_s_file_is_read_too(table, tmp_path):
         ("x/0.png,x,wrong,,", "the mark 'wrong' is unknown"),
         (",x,unsure,,", "row 1 names no image"),
         ("x/0.png,x,unsure,,\nx/0.png,x,poor image,,", r"x/0.png is there 2 times"),
+        ("x/0.png,x,unsure,,\n0.png,,new label,y,", "row 2: 0.png is x/0.png, which another row is about, too"),
+        ("9.png,,new label,y,", "row 1: the data have no image 9.png"),
     ],
 )
 def test_what_cannot_be_is_named(table, tmp_path, line, message):
     with pytest.raises(DataError, match=message):
         correct(table, marked(tmp_path, line))
+
+
+def test_a_bare_name_is_the_one_image_that_has_it(table, tmp_path):
+    """As the service's page saves them: browsers tell no folder."""
+    found, done = correct(table, marked(tmp_path, "0.png,,new label,y,", "x/1.png,x,new label,y,"))
+    assert found.set_index("path")["label_before"].to_dict() == {
+        **dict.fromkeys(table["path"], ""), "x/0.png": "x", "x/1.png": "x"
+    }  # fmt: skip
+    assert done["matched_by_name"] == 1 and "1 of the 2 were matched by file name alone" in done["sentence"]
+    assert done["images"][0]["path"] == "x/0.png"
+    assert "file name" not in correct(table, marked(tmp_path, "x/1.png,x,new label,y,"))[1]["sentence"]
+
+
+def test_a_bare_name_of_two_images_is_refused_with_both(table, tmp_path):
+    for folder in ("x", "y"):
+        Image.new("L", (8, 8), 250).save(tmp_path / "data" / folder / "same.png")
+    Image.new("L", (8, 8), 251).save(tmp_path / "data" / "x" / "3.png")
+    table = scan(tmp_path / "data", progress=False)
+    with pytest.raises(DataError, match=r"2 images are named same\.png: x/same\.png, y/same\.png"):
+        correct(table, marked(tmp_path, "same.png,,new label,y,"))
 
 
 def test_rows_of_a_page_without_names_need_their_run(tmp_path):

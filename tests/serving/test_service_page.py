@@ -113,6 +113,7 @@ def test_of_a_flagged_image_the_flag_comes_first_and_it_can_be_enlarged_and_corr
     assert page.locator("#sheet").evaluate("sheet => sheet.style.width") == "300%"
     page.get_by_role("button", name="Close").click()
     page.get_by_label("Correct class").select_option("light")
+    assert "medclf train DATA --corrections corrections.csv" in page.locator("#corrections-use").inner_text()
     with page.expect_download() as found:
         page.get_by_role("button", name="Download corrections (CSV)").click()
     corrections = read_corrections(found.value.path())
@@ -197,6 +198,7 @@ def test_what_a_detector_found_is_drawn_and_saved(page: Any, url: str, picture: 
     page.route("**/v1/model", lambda route: route.fulfill(json=route.fetch().json() | {"threshold": 0.8}))
     _answers(page, url, {picture(20): found, picture(250): found | {"label": [], "boxes": []}})
     assert not page.get_by_role("button", name="Download corrections (CSV)").is_visible()
+    assert not page.locator("#corrections-use").is_visible()
     empty = page.locator(".answer", has_text="1.png").locator(".remedy")
     assert empty.inner_text() == "The surest box (75.0 %) is below this detector's threshold of 80.0 %."
     answer = page.locator(".answer", has_text="0.png")

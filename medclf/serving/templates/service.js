@@ -233,7 +233,7 @@ function saveAnswers() {
   save("answers.csv", [[...columns, ...(results[0].answer.boxes ? ["boxes"] : [])], ...rows]);
 }
 
-// What `medclf train --corrections` takes; paths are the files' names, relative to the folder they are put into.
+// What `medclf train --corrections` takes; files' names, as browsers tell no folder.
 function saveCorrections() {
   const chosen = results.map(({ item }) => [item.file.name, correctOf(item)]).filter(([, label]) => label);
   save("corrections.csv", [["path", "label", "mark", "new_label", "note"], ...chosen.map(([name, label]) => [name, "", "new label", label, ""])]);
@@ -352,7 +352,7 @@ function tell() {
 // Corrections can be saved once there are some; of boxes there are none.
 function offerCorrections() {
   const button = find("save-corrections");
-  button.hidden = results.every(({ item }) => item.querySelector(".correct").hidden);
+  button.hidden = find("corrections-use").hidden = results.every(({ item }) => item.querySelector(".correct").hidden);
   button.disabled = !results.some(({ item }) => correctOf(item));
 }
 
