@@ -46,6 +46,7 @@ def report(
         int, typer.Option(help="with more images, show all errors and a sample of the rest", min=0)
     ] = 3000,
     max_megabytes: Annotated[float, typer.Option(help="largest size of the page with pictures, in MB", min=1)] = 60,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a page that medclf did not write")] = False,
     **shown: Any,
 ) -> None:
     """Write the report page of a run again."""
@@ -59,6 +60,7 @@ def report(
         pictures=pictures,
         max_thumbnails=max_thumbnails,
         max_megabytes=max_megabytes,
+        overwrite=overwrite,
         **shown,
     )
     say(f"report: {page}")

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medclf.errors import OutputError, argument
+from medclf.errors import OutputError, by_road
 from medclf.files import write_text
 from medclf.reporting.tables import Block
-from medclf.results.run_folder import PAGE, RESULTS
+from medclf.results.record import RECORD
+from medclf.results.run_folder import PAGE
 from medclf.web.templates import fill
+
+_OURS = b'<p class="brand">medclf</p>'  # in every page
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,23 @@ class Section:
     count: int | None = None
 
 
-def check_page(path: str | Path) -> None:
-    """See that a page may be written there: in place of an earlier page at most, and not of a RUN's report.
+def check_page(path: str | Path, *, overwrite: bool = False) -> None:
+    """See that a page may be written there: in place of an earlier page of medclf's at most, and not of a RUN's report.
+
+    Args:
+        path: of the page.
+        overwrite: whether a page that medclf did not write may be replaced, too.
 
     Raises:
-        OutputError: it is no name of a page, or the report of a RUN.
+        OutputError: it is no name of a page, the report of a RUN, or a page of somebody else's.
     """
-    path = Path(path)
-    remedy = f"choose another page: {argument('out', 'page.html')}"
+    path, remedy = Path(path), by_road("give the page another path", "choose another page: --out page.html")
     if path.suffix.lower() not in (".html", ".htm"):
         raise OutputError(f"{path} does not end in .html", remedy)
-    if path.name == PAGE and (path.parent / RESULTS).exists():
+    if path.name == PAGE and (path.parent / RECORD).exists():
         raise OutputError(f"{path} is the report of a run", remedy)
+    if path.is_file() and not overwrite and _OURS not in path.read_bytes():
+        raise OutputError(f"{path} exists already, and medclf did not write it", remedy)
 
 
 def write_page(

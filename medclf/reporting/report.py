@@ -17,12 +17,13 @@ from medclf.auditing.kinds import PAIR_KINDS
 from medclf.dataset.groups import cluster
 from medclf.dataset.labels import label_set
 from medclf.display import Page
-from medclf.errors import DataError, MedclfError, argument
+from medclf.errors import DataError, MedclfError, OutputError, argument
 from medclf.files import finite, write_json, write_text
 from medclf.images.phi import Reader
 from medclf.reporting.cases import read_cases
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.page_data import doubtful, label_data, link, page_data, picture_data, script_json
+from medclf.reporting.plain_page import check_page
 from medclf.reporting.thumbnails import Album, choose, fill_album, fill_folder
 from medclf.reporting.view import TOP_LOSSES, check_facts, context
 from medclf.results import maps
@@ -30,6 +31,7 @@ from medclf.results.names import Names, data_set_name
 from medclf.results.predictions import Predictions
 from medclf.results.record import RECORD
 from medclf.results.run_folder import PAGE, RESULTS, TABLE, RunFolder
+from medclf.results.schema import read_results
 from medclf.web.templates import fill
 
 SCRIPTS = ("stats.js", "state.js", "explore.js", "viewer.js", "save.js", "links.js", "review.js")
@@ -302,6 +304,7 @@ def report(
     assets: str | Path | None = None,
     title: str | None = None,
     card: str | Path | Mapping[str, Any] | None = None,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
     """Write the report of an interpretation or of a run's folder.
@@ -323,6 +326,7 @@ def report(
         assets: as in `render`.
         title: as in `render`.
         card: answers to the checklist that medclf cannot know; see `read_card`. A run's results.json gets them too.
+        overwrite: replace also a page, or a results.json, that medclf did not write.
         progress: as in `render`.
 
     Returns:
@@ -330,15 +334,20 @@ def report(
 
     Raises:
         DataError: a file of the folder is missing or damaged, or `source` is something else.
-        OutputError: the page cannot be written.
+        OutputError: the page cannot be written, does not end in .html, or would take the place of another RUN's report
+            or of a file that medclf did not write.
     """
     run = RunFolder(source) if isinstance(source, (str, os.PathLike)) else None
     if run is None:
-        reported = Reported.of_interpretation(source, bool(show_burned_in))
         page, hidden = Path(path or "report.html"), bool(hide_names)
+        check_page(page, overwrite=overwrite)
+        _check_beside(page.with_name(RESULTS), overwrite)
+        reported = Reported.of_interpretation(source, bool(show_burned_in))
     else:
-        reported = Reported.of_run(run, show_burned_in)
         page, hidden = Path(path or run / PAGE), run.hide_names if hide_names is None else hide_names
+        if page.resolve() != (run / PAGE).resolve():
+            check_page(page, overwrite=overwrite)
+        reported = Reported.of_run(run, show_burned_in)
     results, rows = reported.results, reported.rows
     rows = rows if neighbours else rows.drop(columns="neighbours", errors="ignore")
     if run is None or card is not None:
@@ -366,3 +375,15 @@ def report(
         run.write_results(results)
     shown: Path = Page(page)
     return shown
+
+
+def _check_beside(results: Path, overwrite: bool) -> None:
+    """See that the results of an interpretation may be written there."""
+    remedy = "write the page to another folder"
+    if (results.parent / RECORD).exists():
+        raise OutputError(f"{results} is of a run", remedy)
+    if results.exists() and not overwrite:
+        try:
+            read_results(results)
+        except DataError as error:
+            raise OutputError(f"{results} exists already, and medclf did not write it", remedy) from error

@@ -350,6 +350,29 @@ def test_a_run_whose_images_are_gone_still_has_a_report(factory: Any, tmp_path: 
         assert report(run, tmp_path / "r.html", progress=False).is_file()
 
 
+def test_a_report_takes_no_other_file_s_place(factory: Any, tmp_path: Path) -> None:
+    run, mine = write_run(factory(12), tmp_path, tmp_path), tmp_path / "mine.html"
+    mine.write_text("<h1>My page</h1>")
+    with pytest.raises(OutputError, match="medclf did not write it"):
+        report(run, mine, progress=False)
+    assert mine.read_text() == "<h1>My page</h1>"
+    with pytest.raises(OutputError, match=r"does not end in \.html"):
+        report(run, run / "predictions.csv", progress=False)
+    report(run, mine, overwrite=True, progress=False)
+    report(run, mine, progress=False)  # which medclf wrote, now
+    for _ in range(2):
+        report(run, run / "report.html", progress=False)  # its own
+
+
+def test_an_interpretation_replaces_no_results_but_its_like(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text('{"accuracy": 0.9}')
+    with pytest.raises(OutputError, match=r"results\.json exists already, and medclf did not write it"):
+        report(SimpleNamespace(), tmp_path / "page.html")
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"results\.json is of a run"):
+        report(SimpleNamespace(), tmp_path / "page.html", overwrite=True)
+
+
 def test_a_run_reads_nothing_outside_its_data(factory: Any, tmp_path: Path) -> None:
     data = factory(30)
     Image.new("L", (9, 9)).save(tmp_path / "secret.png")
@@ -383,6 +406,7 @@ def test_an_interpretation_gives_page_and_results(made_up: Any, tmp_path: Path, 
     assert results.pop("checklist")["filled"] and results == made_up.facts
     parsed = Strict(made.read_text(encoding="utf-8"))
     assert parsed.json("data")["n"] == len(made_up.rows) and parsed.json("data")["saliency"] == 1
+    report(interp, tmp_path / "report.html", progress=False)  # once more
     report(interp, tmp_path / "hidden" / "report.html", progress=False, hide_names=True)
     assert "cut off" not in (tmp_path / "hidden" / "results.json").read_text()
 

@@ -141,9 +141,13 @@ def test_names_of_runs_stay_as_they_are(runs, tmp_path):
 
 def test_a_page_takes_no_other_file_s_place(runs, tmp_path):
     (runs[1] / "report.html").write_text("the report")
-    for out, message in ((runs[1] / "report.html", "is the report of a run"), (runs[1] / "run.json", "end in .html")):
+    (runs[1] / "run.json").write_text("{}")
+    mine = tmp_path / "mine.html"
+    mine.write_text("<h1>My page</h1>")
+    refused = {runs[1] / "report.html": "is the report of a run", runs[1] / "run.json": "end in .html"}
+    for out, message in (refused | {mine: "medclf did not write it"}).items():
         before = out.read_text()
-        for command in (["compare", *runs], ["shortcuts", runs[1]], ["watch", runs[1]]):
+        for command in (["compare", *runs], ["report", runs[0]], ["shortcuts", runs[1]], ["watch", runs[1]]):
             done = CliRunner().invoke(app, [*map(str, command), "--out", str(out)])
             assert done.exit_code and message in str(done.exception) and out.read_text() == before
     compare(*runs, tmp_path / "page.html", n_boot=20)
