@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from medclf.dataset.csv_reading import read_csv
-from medclf.dataset.given_boxes import GivenBox, GivenImage, box_of, box_of_size, check_score, label_of, number, size_of
+from medclf.dataset.given_boxes import GivenBox, GivenImage, box_of, box_of_size, label_of, number, scores_in, size_of
 from medclf.dataset.spelt_names import NOTHING
 from medclf.errors import DataError
 
@@ -28,7 +29,6 @@ _SIZED = {  # instead of x_max and y_max
     "height": ("height", "h", "bboxheight", "bboxh"),
 }
 _SIZE = {"width": ("imagewidth", "imgwidth", "width"), "height": ("imageheight", "imgheight", "height")}
-_SCORE = ("score", "confidence", "conf", "probability", "prob")
 _SHOWN = {"image": "path, image_id, filename", "label": "label, class_name, finding"}
 _SIDES = "x_min, y_min, x_max and y_max, or x, y, width and height (x and y of the upper left corner)"
 
@@ -49,13 +49,11 @@ def boxes_in_csv(path: Path) -> list[GivenImage]:
     if not all(corners) and not all(sized):
         raise DataError(f"{path} has no four columns for a box", f"name them {_SIDES}")
     box = sized or corners
-    for column in (by_name[name] for name in _SCORE if name in by_name):
-        for line, cell in enumerate(rows[column], 2):
-            check_score(cell, path, f"row {line}, column {column},")
+    entries = (dict(zip(map(str, rows.columns), row, strict=True)) for row in rows.itertuples(index=False, name=None))
     cells = rows[[*image_label, *box]].itertuples(index=False, name=None)
     sizes = [None] * len(rows) if sized else _sizes(rows, by_name, box)
     images: dict[str, GivenImage] = {}
-    for line, ((name, label, *values), size) in enumerate(zip(cells, sizes, strict=True), 2):
+    for line, ((name, label, *values), size, entry) in enumerate(zip(cells, sizes, entries, strict=True), 2):
         if not (name := name.strip()):
             raise DataError(f"{path}, row {line}: no image is named", "give its path")
         image = images.setdefault(name, GivenImage(name, size))
@@ -65,7 +63,8 @@ def boxes_in_csv(path: Path) -> list[GivenImage]:
         nothing = all(cell.strip().lower() in NOTHING for cell in values)
         if not nothing:
             make = box_of_size if sized else box_of
-            image.boxes.append(make(label_of(label, path, f"{name}, row {line}"), values, f"row {line}"))
+            found = make(label_of(label, path, f"{name}, row {line}"), values, f"row {line}")
+            image.boxes.append(replace(found, scores=scores_in(entry)))
         elif (none := GivenBox(label, (0, 0, 0, 0))).is_none:
             image.boxes.append(none)
     return list(images.values())

@@ -17,10 +17,11 @@ from medclf.dataset.given_boxes import (
     GivenImage,
     box_of,
     box_of_size,
-    check_score,
+    check_scores,
     label_of,
     no_number,
     number,
+    scores_in,
     size_of,
 )
 from medclf.errors import DataError
@@ -56,8 +57,12 @@ def read_box_file(path: str | Path) -> list[GivenImage]:
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path} does not exist", "look for a typing mistake in its name")
-    if path.is_dir():
-        return _of_folder(path)
+    images = _of_folder(path) if path.is_dir() else _of_file(path)
+    check_scores(images, path)
+    return images
+
+
+def _of_file(path: Path) -> list[GivenImage]:
     readers: dict[str, Callable[[Path], list[GivenImage]]] = {".json": _of_json, ".csv": _of_csv, ".tsv": _of_csv}
     readers[".xml"] = lambda file: [_of_voc(file)]
     if path.suffix.lower() not in readers:
@@ -119,11 +124,11 @@ def _of_hyperkvasir(name: str, entry: Mapping[str, Any], path: Path) -> GivenIma
     boxes = entry.get("bbox")
     if not isinstance(boxes, list) or not all(isinstance(box, Mapping) for box in boxes):
         raise DataError(f"{path}: {name[:60]!r} has no list 'bbox'", f"give {_KINDS}")
-    for place, box in enumerate(boxes, 1):
-        check_score(box.get("score"), path, f"{name}, box {place},")
-    sides = ("xmin", "ymin", "xmax", "ymax")
     found = [
-        box_of(label_of(box.get("label"), path, name), [box.get(side) for side in sides], f"box {place}")
+        replace(
+            box_of(label_of(box.get("label"), path, name), [box.get(side) for side in _SIDES], f"box {place}"),
+            scores=scores_in(box),
+        )
         for place, box in enumerate(boxes, 1)
     ]
     return GivenImage(name, size_of(entry.get("width"), entry.get("height")), found)
@@ -142,7 +147,6 @@ def _of_coco(content: Mapping[str, Any], path: Path) -> list[GivenImage]:
             raise DataError(f"{path}: two images have the id {identity!r}", "give each its own")
         images[identity] = GivenImage(_key(one, "file_name", path), size_of(one.get("width"), one.get("height")))
     for place, one in enumerate(_listed(content, "annotations", path), 1):
-        check_score(one.get("score"), path, f"annotation {one.get('id', place)}")
         identity, label = _key(one, "image_id", path), names.get(_key(one, "category_id", path))
         if identity not in images:
             raise DataError(f"{path}: a box is of the image {identity!r}, which 'images' does not list", "list it")
@@ -157,6 +161,7 @@ def _coco_box(entry: Mapping[str, Any], label: str, where: str) -> GivenBox:
     if not isinstance(bbox, list) or len(bbox) != 4:
         return GivenBox(label, (math.nan,) * 4, "no number: it has no 'bbox' of x, y, width and height", where)
     box = box_of_size(label, bbox, where, bool(entry.get("ignore")))
+    box = replace(box, scores=scores_in(entry))
     crowd = "crowd: it stands for several findings (iscrowd), not for one"
     return replace(box, problem=crowd) if entry.get("iscrowd") else box
 
@@ -183,14 +188,13 @@ def _of_voc(path: Path) -> GivenImage:
         raise DataError(f"{path} is no Pascal VOC file: it holds <{root.tag[:40]}>", f"give {_KINDS}")
     boxes = []
     for place, one in enumerate(root.iter("object"), 1):
-        for name in ("score", "confidence"):
-            check_score(one.findtext(name), path, f"object {place}")
         found = [one.findtext(f"bndbox/{side}") for side in _SIDES]
         x_min, y_min, x_max, y_max = map(number, found)
         label = label_of(one.findtext("name"), path, path.name)
         corners = (x_min - 1, y_min - 1, x_max, y_max)
         doubtful = (one.findtext("difficult") or "").strip() == "1"
-        boxes.append(GivenBox(label, corners, no_number(found), f"object {place} of {path.name}", doubtful))
+        box = GivenBox(label, corners, no_number(found), f"object {place} of {path.name}", doubtful)
+        boxes.append(replace(box, scores=scores_in({part.tag: part.text for part in one})))
     size = size_of(root.findtext("size/width"), root.findtext("size/height"))
     name = (root.findtext("filename") or "").strip() or path.stem
     return GivenImage(name, size, boxes, or_name=path.stem)  # images are renamed with their XML, not in it

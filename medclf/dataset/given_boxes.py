@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +20,8 @@ Writing = Literal["corners", "size", "centre"]
 """How a file writes a box: two corners, the upper left one with width and height, or the centre with these."""
 
 _BACKGROUND = "background"  # as detectors call what is no finding
+_SCORE = {"score", "scores", "confidence", "conf", "probability", "prob"}
+_GRADES = 10  # whole numbers up to it are grades, certainties of readers, or counts
 _NONE = {spelling(one) for one in ("no finding", "no findings", "no-finding", "nofinding", NO_FINDING)}
 
 
@@ -32,6 +36,7 @@ class GivenBox:
         where: it stands in its file, such as "row 3".
         doubtful: whether its file marks it as difficult or to be ignored.
         writing: how its file has it.
+        scores: what its file calls a score or a probability of it; see `scores_in`.
     """
 
     label: str
@@ -40,6 +45,7 @@ class GivenBox:
     where: str = ""
     doubtful: bool = False
     writing: Writing = "corners"
+    scores: tuple[tuple[str, float], ...] = ()
 
     @property
     def is_none(self) -> bool:
@@ -102,15 +108,43 @@ def number(value: Any) -> float:
     return found if math.isfinite(found) else math.nan
 
 
-def check_score(value: Any, path: Path, where: str) -> None:
-    """See that a box has no score, as what a detector predicts has; 1, or one in another unit, says nothing.
+def scores_in(entry: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    """The numbers that an entry calls scores, each with its name.
+
+    Example:
+        >>> scores_in({"Confidence (%)": "87 %", "detectionScore": 0.5, "problem": 3, "prob": "", "label": "polyp"})
+        (('Confidence (%)', 87.0), ('detectionScore', 0.5))
+    """
+    named = ((name, value) for name, value in entry.items() if _is_score(name))
+    texts = ((name, value.rstrip("% ").replace(",", ".") if isinstance(value, str) else value) for name, value in named)
+    return tuple((name, found) for name, value in texts if not math.isnan(found := number(value)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_score(name: str) -> bool:
+    return not _SCORE.isdisjoint(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
+
+
+def check_scores(images: Iterable[GivenImage], path: Path) -> None:
+    """See that boxes have no scores, as what a detector predicts has: shares, or percentages that vary.
+
+    The same whole number everywhere, such as 1 or 100, says nothing, nor do grades.
 
     Raises:
-        DataError: it has one.
+        DataError: they have some.
     """
-    if 0 < number(value) < 1:
-        text = f"{path}: {where[:60]} has the score {number(value):g}: that is a detector's answer, not what is there"
-        raise DataError(text, "give the boxes that people drew; if these are, take their scores out")
+    given: dict[str, list[tuple[float, str]]] = {}
+    for image in images:
+        for box in image.boxes:
+            for name, score in box.scores:
+                given.setdefault(name, []).append((score, f"{image.name[-60:]}, {box.where}"))
+    for name, found in given.items():
+        values = {score for score, _ in found}
+        percent = len(values) > 1 and min(values) >= 0 and _GRADES < max(values) <= 100
+        score, where = next((one for one in found if not one[0].is_integer()), found[0])
+        if percent or not score.is_integer():
+            text = f"{path}: the box of {where}, has the score {score:g} ({name}): that is a detector's answer"
+            raise DataError(text, f"give the boxes that people drew; if these are, take {name} out of the file")
 
 
 def size_of(width: Any, height: Any) -> tuple[float, float] | None:

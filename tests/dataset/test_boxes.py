@@ -81,9 +81,45 @@ def test_what_a_detector_predicted_is_not_taken_for_what_is_there(tmp_path: Path
     for says_nothing in ("1", "87", "null" if "json" in file.name else ""):
         file.write_text(whole.replace("SCORE", says_nothing))
         assert len(read_box_file(file)[0].boxes) == 1
-    file.write_text(whole.replace("SCORE", "0.87"))
-    with pytest.raises(DataError, match=r"has the score 0\.87"):
+    for score in ("0.87", "87.5"):
+        file.write_text(whole.replace("SCORE", score))
+        with pytest.raises(DataError, match=rf"the box of a.*has the score {re.escape(score)}"):
+            read_box_file(file)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "refused"),
+    [
+        ("score", [87, 12, 55], True),  # percent
+        ("confidence (%)", ["87 %", "91 %", "100 %"], True),
+        ("detectionScore", ["0,5", "0,8", "1"], True),
+        ("score", [-2.25, 1, 0], True),  # logits
+        ("score", [100, 100, 100], False),
+        ("confidence", [1, 5, 3], False),  # a reader's certainty
+        ("prob", [0, 1, 1], False),
+        ("score", [150, 12, 900], False),
+        ("problems", [87, 12, 55], False),
+    ],
+)
+def test_scores_in_percent_are_a_detector_s_and_grades_are_not(tmp_path, column, cells, refused) -> None:
+    file = tmp_path / "boxes.csv"
+    rows = [f"{i}.png;polyp;2;3;12;15;{cell}" for i, cell in enumerate(cells)]
+    file.write_text("\n".join([f"path;label;x_min;y_min;x_max;y_max;{column}", *rows]))
+    if not refused:
+        assert len(read_box_file(file)) == 3
+        return
+    with pytest.raises(DataError, match=r"0\.png, row 2, has the score") as caught:
         read_box_file(file)
+    assert f"take {column} out of the file" in str(caught.value)
+
+
+def test_scores_in_percent_are_seen_across_the_files_of_a_folder(tmp_path: Path) -> None:
+    folder = written(tmp_path, "voc")
+    whole = (folder / "a.xml").read_text()
+    for name, score in (("a", 87), ("z", 12)):
+        (folder / f"{name}.xml").write_text(whole.replace("</name>", f"</name><score>{score}</score>"))
+    with pytest.raises(DataError, match="has the score 87"):
+        read_box_file(folder)
 
 
 def test_a_box_of_the_background_is_no_finding_and_is_counted() -> None:
