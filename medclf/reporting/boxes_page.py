@@ -16,10 +16,10 @@ from medclf.images.phi import read_picture
 from medclf.images.preprocessing import Preprocessing
 from medclf.images.reading import with_channels
 from medclf.metrics.intervals import as_plain
-from medclf.reporting.plain_page import Exhibit, Section, Shot, write_page
+from medclf.reporting.plain_page import Exhibit, Section, Shot, about_of, in_head, write_page
 from medclf.reporting.tables import Block, Cell, cell, table
 from medclf.reporting.thumbnails import data_uri, encode
-from medclf.results.names import Names
+from medclf.results.names import Names, data_set_name
 from medclf.results.run_folder import PAGE
 from medclf.results.wording import counted_as, number, percent
 
@@ -47,6 +47,7 @@ def render_boxes(
     names: Names,
     *,
     show_burned_in: bool = False,
+    day: str = "",
 ) -> Path:
     """Write a detector's report.html.
 
@@ -58,6 +59,7 @@ def render_boxes(
         how: how they are read.
         names: what the images are called.
         show_burned_in: see `medclf.images.phi.why_withheld`.
+        day: of the training.
 
     Returns:
         The page.
@@ -85,13 +87,17 @@ def render_boxes(
     chosen_on = "The threshold was chosen on the validation images, so their numbers are optimistic."
     confirm = "The test images had no part in it." if boxes.get("test") else "Confirm them on other images."
     cautions = [f"{chosen_on} {confirm}", *boxes.get("cautions", [])]
+    data_set = data_set_name(str(root))
+    title = "Boxes" if names.hide else f"Boxes: {data_set}"
+    about = about_of(results, "", day)  # the data set is in the title
     return write_page(
         folder / PAGE,
-        "Boxes" if names.hide else f"Boxes: {root.name}",
+        title,
         " ".join(one["sentence"] for one in (boxes.get("test"), boxes) if one),
         sections,
         cautions,
         leaf=True,
+        about=in_head(about, title, hide=names.hide),
     )
 
 

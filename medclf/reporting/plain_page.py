@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from medclf.errors import OutputError, by_road
 from medclf.files import write_text
@@ -44,6 +45,28 @@ class Section:
     count: int | None = None
 
 
+def about_of(results: Mapping[str, Any], data_set: str, day: str) -> dict[str, str]:
+    """What the head of a page says: data set, model, date and version, as far as they are known."""
+    model, version = (results.get("settings") or {}).get("arch"), (results.get("versions") or {}).get("medclf")
+    return {
+        "Data set": data_set,
+        "Model": str(model or ""),
+        "Date": day,
+        "Version": f"medclf {version}" if version else "",
+    }
+
+
+def in_head(about: Mapping[str, str], title: str, *, hide: bool) -> list[tuple[str, str]]:
+    """What stands below the title: what is known and not in it; where names are hidden, not the data set's.
+
+    Example:
+        >>> in_head({"Data set": "kvasir", "Model": "resnet50", "Date": ""}, "kvasir", hide=False)
+        [('Model', 'resnet50')]
+    """
+    shown = {name: value for name, value in about.items() if value and not (hide and name == "Data set")}
+    return [(name, value) for name, value in shown.items() if value != title]
+
+
 def check_page(path: str | Path, *, overwrite: bool = False) -> None:
     """See that a page may be written there: in place of an earlier page of medclf's at most, and not of a RUN's report.
 
@@ -71,6 +94,7 @@ def write_page(
     cautions: Sequence[str] = (),
     *,
     leaf: bool = False,
+    about: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write a page that opens from disk and asks the network for nothing.
 
@@ -81,6 +105,7 @@ def write_page(
         sections: what it shows; those that hold nothing are left out.
         cautions: what to know before believing it.
         leaf: show one section at a time, whose exhibits a reader enlarges one after the other; else no script runs.
+        about: what stands below the title; see `in_head`.
 
     Returns:
         The path.
@@ -95,6 +120,6 @@ def write_page(
         True
     """
     shown = [section for section in sections if section.blocks or section.exhibits or section.note]
-    view = {"title": title, "summary": summary, "cautions": cautions, "sections": shown}
+    view = {"title": title, "summary": summary, "cautions": cautions, "sections": shown, "about": about}
     write_text(path, fill("page.html", view, scripts=("leaf.js",) if leaf else ()))
     return Path(path)

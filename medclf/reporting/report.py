@@ -23,7 +23,7 @@ from medclf.images.phi import Reader
 from medclf.reporting.cases import read_cases
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.page_data import doubtful, label_data, link, page_data, picture_data, script_json
-from medclf.reporting.plain_page import check_page
+from medclf.reporting.plain_page import about_of, check_page, in_head
 from medclf.reporting.thumbnails import Album, choose, fill_album, fill_folder
 from medclf.reporting.view import TOP_LOSSES, check_facts, context
 from medclf.results import maps
@@ -128,10 +128,9 @@ def render(
             room = max(0, int(max_megabytes * 1e6) - spent)
             album = fill_album(cases, order, first, room, **source)
     placed, chunks = picture_data(cases, links, album, order)
-    told = [(name, value) for name, value in (about or {}).items() if value and not (names.hide and name == "Data set")]
     data_set = "" if names.hide else (about or {}).get("Data set", "")
     heading = title or str(results.get("title") or data_set or "Classification report")
-    view = context(shown, cases, names, album, heading, [one for one in told if one[1] != heading])
+    view = context(shown, cases, names, album, heading, in_head(about or {}, heading, hide=names.hide))
     write_text(path, _page(view, {**data, **placed}, chunks, beside=assets is not None))
     return path
 
@@ -204,7 +203,7 @@ class Reported:
         rows = _linked(rows, run.neighbours, run.findings)
         record = run.record if (run / RECORD).exists() else {}
         day = str(record.get("finished") or record.get("started") or "")[:10]
-        about = _about(run.results, data_set_name(record.get("root") or ""), day)
+        about = about_of(run.results, data_set_name(record.get("root") or ""), day)
         pictured = maps.with_maps(rows, maps.load_maps(run.path))
         return cls(run.results, pictured, labels, run.reader(show_burned_in), run.augmentation, about, run.label_errors)
 
@@ -243,19 +242,8 @@ class Reported:
         rows = _linked(maps.with_maps(rows, pictures), links, findings)
         errors = None if assessment.labels is None else assessment.labels.doubtful
         folder = getattr(getattr(learn, "dls", None), "path", "")
-        about = _about(results, data_set_name(str(folder)), date.today().isoformat())
+        about = about_of(results, data_set_name(str(folder)), date.today().isoformat())
         return cls(dict(results), rows, labels, interp.reader(show_burned_in), assessment.augmentation, about, errors)
-
-
-def _about(results: Mapping[str, Any], data_set: str, day: str) -> dict[str, str]:
-    """Data set, model, date and version, as far as they are known."""
-    model, version = (results.get("settings") or {}).get("arch"), (results.get("versions") or {}).get("medclf")
-    return {
-        "Data set": data_set,
-        "Model": str(model or ""),
-        "Date": day,
-        "Version": f"medclf {version}" if version else "",
-    }
 
 
 def _with_probe(predictions: Predictions, out_of_fold: Predictions | None) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ RECORD_SHAPE = fields(
         "settings": fields({}, {"hide_names": FLAG, "show_burned_in": FLAG}),
     },
 )
+
+
+def now() -> str:
+    """The time, as run.json has it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def read_record(path: str | Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from medclf.models.spec import Normalization
 from medclf.reporting.boxes_page import render_boxes
 from medclf.results.names import Names
 from medclf.results.provenance import describe_split, versions
-from medclf.results.record import RECORD, RECORD_FORMAT
+from medclf.results.record import RECORD, RECORD_FORMAT, now
 from medclf.results.run_folder import RESULTS, TABLE, save_table
 from medclf.results.schema import SCHEMA
 from medclf.results.wording import measured
@@ -85,13 +85,20 @@ def train_boxes(
     start = time.perf_counter()
     with claimed(config.out, overwrite=config.overwrite) as out:
         told = {"boxes": str(Path(boxes).absolute()), "unlisted": unlisted, "neck": neck}
-        record = {"format": RECORD_FORMAT, "task": "boxes", "settings": config.as_dict(), **told}
+        record: dict[str, Any] = {
+            "format": RECORD_FORMAT,
+            "task": "boxes",
+            "settings": config.as_dict(),
+            "started": now(),
+            **told,
+        }
         write_json(out / RECORD, record)
         table, given, notes, cautions = _data(config, boxes, unlisted, say)
         with seeded(config.seed):
             detector, classifier = _detector(config, given.vocab, neck)
             history, lost = _fitted(detector, table, given, config, say)
-        write_json(out / RECORD, record | {"root": table.attrs["root"], "versions": versions()})
+        record |= {"root": table.attrs["root"], "versions": versions()}
+        write_json(out / RECORD, record)
         results, rows = _write(out, detector.cpu(), table, given, classifier)
         results["boxes"] |= {"data": [*notes, *lost], "cautions": cautions}
         results |= {"training": {"history": history}, "seconds": round(time.perf_counter() - start, 1)}
@@ -99,7 +106,9 @@ def train_boxes(
         results = names.scrub(finite(as_plain(results)))
         write_json(out / RESULTS, results)
         root, how = Path(table.attrs["root"]), detector.spec.preprocessing
-        render_boxes(out, results, rows, root, how, names, show_burned_in=config.show_burned_in)
+        day = record["started"][:10]
+        render_boxes(out, results, rows, root, how, names, show_burned_in=config.show_burned_in, day=day)
+        write_json(out / RECORD, record | {"finished": now()})
         say(results["boxes"]["sentence"])
     return Path(config.out)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import time
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from medclf.reporting.view import withheld_note
 from medclf.results import maps
 from medclf.results.predictions import Predictions
 from medclf.results.provenance import versions
-from medclf.results.record import RECORD_FORMAT
+from medclf.results.record import RECORD_FORMAT, now
 from medclf.results.run_folder import AUDIT, EVALUATIONS, IMAGES, LABEL_ERRORS, NEIGHBOURS, OUT_OF_FOLD
 from medclf.results.subgroups import check_columns
 from medclf.run.audit import audit_table
@@ -111,7 +110,7 @@ def train(
         return _follow(config)
     with claimed(config.out, overwrite=config.overwrite, resume=going_on) as out, tracked(config) as tracking:
         start = time.perf_counter()
-        begun = {"format": RECORD_FORMAT, "settings": config.as_dict(), "started": _now()}
+        begun = {"format": RECORD_FORMAT, "settings": config.as_dict(), "started": now()}
         run = Run(out)
         if not going_on:
             run.write_record(begun)  # first of all: with it, a killed run can be gone on with
@@ -147,7 +146,7 @@ def train(
             tracking.finish(run)
         _say_withheld(config, Path(table.attrs["root"]), assessment.predictions, say)
         seconds = round(time.perf_counter() - start, 1)
-        took = {"finished": _now(), "device": str(learn.dls.device), "seconds": seconds}
+        took = {"finished": now(), "device": str(learn.dls.device), "seconds": seconds}
         took["bundle_hash"] = hash_in(out / "bundle")
         run.write_record(record | took | {"precision": precision(learn)})
         tidy(out)
@@ -317,7 +316,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -32,3 +32,15 @@ def test_the_test_set_comes_first_and_empty_parts_are_named(tmp_path):
     assert "False alarms None." in re.sub(" +", " ", text) and "1 on 1 image." in text
     assert re.search(r"False alarms an image +2 +sensitivity +25.0 %", text)
     assert "no picture: " in text  # a.png is not there
+
+
+def test_the_head_says_what_the_page_is_of(tmp_path):
+    found = estimates(3, 4)
+    boxes = {"sentence": sentence(found, 8), "threshold": 0.5, **found}
+    results = {"boxes": boxes, "settings": {"arch": "resnet18"}, "versions": {"medclf": "0.2.0"}}
+    rows, root = pd.DataFrame(columns=["path", "prob", "outcome"]), tmp_path / "kvasir" / "images"
+    for hide, title in ((False, "Boxes: kvasir/images"), (True, "Boxes")):
+        how = Preprocessing(32), Names([], hide)
+        text = render_boxes(tmp_path, results, rows, root, *how, day="2026-01-31").read_text()
+        head = " ".join(re.sub(r"<[^>]+>", " ", text[text.index("<h1") : text.index("</header>")]).split())
+        assert head.startswith(f"{title} Model resnet18 Date 2026-01-31 Version medclf 0.2.0 ")

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from medclf import __version__
 from medclf.config import TrainConfig
 from medclf.dataset.boxes import SIDES
 from medclf.errors import BundleError, DataError
@@ -61,6 +62,13 @@ def test_a_run_has_numbers_boxes_a_page_and_a_bundle(run):
     for told in ("6 images that the file does not list", "No patient IDs were given", "Near-duplicates in both sets"):
         assert told in page
     assert boxes["sentence"].split(",")[0] in page and "data:image/jpeg" in page
+
+
+def test_the_head_of_the_page_says_when_and_with_what(run):
+    record, page = read_record(run[0] / "run.json"), (run[0] / "report.html").read_text()
+    head = re.sub(r"<[^>]+>", " ", page[page.index("<h1") : page.index("</header>")])
+    assert record["started"] <= record["finished"] and f" {record['started'][:10]} " in head
+    assert "efficientnet_lite0" in head and f"medclf {__version__}" in head
 
 
 def test_the_file_of_boxes_agrees_with_the_numbers(run):
