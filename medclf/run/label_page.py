@@ -25,7 +25,7 @@ from medclf.run.label_next import DISAGREE, NextLabels, label_next
 from medclf.run.labels_so_far import remarks_of
 from medclf.run.run import Run
 
-_OF_BOTH = ("path_col", "patient_col", "follow_links", "window", "frame")  # options that a training takes, too
+_OF_BOTH = ("patient_col", "follow_links", "window", "frame")  # options that a training takes, too
 
 
 def write_next(

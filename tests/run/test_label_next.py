@@ -98,6 +98,10 @@ def test_patients_and_remarks_travel_with_the_sheet(pool, tmp_path, monkeypatch)
     assert train == ["medclf", "train", ".", "--labels", "next.csv", "--patient-col", "who"]
     table = scan(train[2], labels="said.csv", progress=False)  # its paths are those of the sheet
     assert (table["problem"] == "").sum() == 3
+    rows.rename(columns={"path": "file"}).to_csv("named.csv", index=False)
+    again, train = commands(write_next("named.csv", "second.html", n=4, labels="said.csv", path_col="file", **QUICK))
+    assert "--path-col file" in shlex.join(again)
+    assert train == ["medclf", "train", ".", "--labels", "second.csv"]  # the sheet's paths are in a column of its own
 
 
 def test_no_other_file_is_replaced_by_the_sheet(pool, tmp_path):
