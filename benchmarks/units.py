@@ -1,11 +1,12 @@
 """One answer a patient beside one an image: a cohort of chest radiographs, and a lesion drawn in one of 32 slices.
 
     python benchmarks/units.py icu --data ../shared/data/hannover-cxr --draws 6
-    python benchmarks/units.py lesion
+    python benchmarks/units.py lesion [--bright 25] [--draws 5]
 
 The radiographs are told by whether their patient came to intensive care: six splits by patient, each image alone and
 the patient's answer. The slices are noise; half of the units have a bright spot in one slice, and all slices have the
-unit's label. Each draw's numbers are kept in --work, so that what was interrupted goes on.
+unit's label; each draw has slices of its own. Each draw's numbers are kept in --work, so that what was interrupted
+goes on.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ def icu_table(data: Path, work: Path) -> Path:
     return (work / "icu.csv").resolve()
 
 
-def draw_lesions(root: Path, n_units: int = 160, n_slices: int = 32, size: int = 96) -> Path:
-    """Slices of smooth noise in a disc; in half of the units one slice has a bright spot."""
-    rng, rows = np.random.default_rng(0), []
+def draw_lesions(root: Path, seed: int, bright: float, n_units: int = 160, n_slices: int = 32, size: int = 96) -> Path:
+    """Slices of smooth noise in a disc; in half of the units one slice has a spot, brighter by so many grey levels."""
+    rng, rows = np.random.default_rng(seed), []
     y, x = np.mgrid[:size, :size]
     inside = (y - size / 2) ** 2 + (x - size / 2) ** 2 < (0.42 * size) ** 2
     for unit in range(n_units):
@@ -48,7 +49,7 @@ def draw_lesions(root: Path, n_units: int = 160, n_slices: int = 32, size: int =
             if unit % 2 and k == where:
                 angle, away = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.25 * size)
                 far = np.hypot(y - size / 2 - away * np.sin(angle), x - size / 2 - away * np.cos(angle))
-                pixels = pixels + 110 * np.clip((9 - far) / 2, 0, 1)
+                pixels = pixels + bright * np.clip((9 - far) / 2, 0, 1)
             name = f"{unit:03d}/{k:02d}.png"
             Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / name)
             rows.append([name, ("lesion" if unit % 2 else "normal"), f"unit {unit}"])
@@ -94,21 +95,21 @@ def main() -> None:
     parser.add_argument("part", choices=["icu", "lesion"])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/hannover-cxr"))
     parser.add_argument("--draws", type=int, default=6)
+    parser.add_argument("--bright", type=float, default=25, help="grey levels of the drawn lesion")
     parser.add_argument("--work", type=Path, default=Path("units-work"))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    if args.part == "icu":
-        table = icu_table(args.data, args.work)
-        folder = args.data
-        settings: dict[str, object] = {"size": 224, "decide": "balanced"}
-    else:
-        args.draws, folder = 1, args.work / "lesions"
-        table = folder / "labels.csv" if (folder / "labels.csv").is_file() else draw_lesions(folder)
-        table = table.resolve()
-        settings = {"size": 96, "valid_pct": 0.3}
     rows = []
     for seed in range(args.draws):
-        found = measured(args.work / f"{args.part}-{seed}.json", folder, args.work, seed, labels=str(table), **settings)
+        if args.part == "icu":
+            name, folder, table = f"icu-{seed}", args.data, icu_table(args.data, args.work)
+            settings: dict[str, object] = {"size": 224, "decide": "balanced"}
+        else:
+            name = f"lesion-{args.bright:g}-{seed}"
+            folder, settings = args.work / name, {"size": 96, "valid_pct": 0.3}
+            table = folder / "labels.csv"
+            table = (table if table.is_file() else draw_lesions(folder, seed, args.bright)).resolve()
+        found = measured(args.work / f"{name}.json", folder, args.work, seed, labels=str(table), **settings)
         rows.append(found)
         print(json.dumps({"seed": seed, **found}), flush=True)
     for kind in ("image", "unit"):
