@@ -61,10 +61,12 @@ def ingredients() -> dict[str, dict[str, Any]]:
     return {
         PROBE: {},
         "probe-generalised-mean": {"make": {"pooling": "gem"}},
+        "probe-all-stages": {"make": {"pooling": "stages"}},
         "probe-two-views": {"head": {"views": 2}},
         "probe-balance-loss": {"make": {"balance": "loss"}},
         TUNE: {"tune": tune},
         "tune-generalised-mean": {"make": {"pooling": "gem"}, "tune": tune},
+        "tune-all-stages": {"make": {"pooling": "stages"}, "tune": tune},
         "tune-rate-times-3": {"tune": tune | {"base_lr": 3 * RATE}},
         "tune-rate-times-10": {"tune": tune | {"base_lr": 10 * RATE}},
         "tune-10-epochs": {"tune": tune | {"epochs": 2 * EPOCHS}},

@@ -106,7 +106,7 @@ def by_medclf(name: str, method: str, seed: int, size: int, root: Path, out: Pat
         table = pd.read_csv(run / "table.csv", dtype=str)
         settings = json.loads((run / "run.json").read_text())["settings"]
         table.to_csv(out / f"{name}-{seed}-table.csv", index=False)  # the split, for the others
-    chosen = f"{settings['epochs'] or 0} epochs, {settings['views']} views"
+    chosen = f"{settings['epochs'] or 0} epochs, {settings['views']} views, {settings['pooling'] or 'mean'} pooling"
     return rows[rows["partition"] == "valid"], chosen
 
 

@@ -18,7 +18,7 @@ Split = Literal["random", "stratified", "patient", "grouped", "folders", "kfold"
 Resize = Literal["squish", "crop", "pad"]
 Policy = Literal["negative", "positive", "unknown", "exclude"]
 Balance = Literal["none", "loss", "sampling", "focal", "logits"]
-Pooling = Literal["mean", "gem"]
+Pooling = Literal["mean", "gem", "stages"]
 Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 Decide = Literal["accuracy", "balanced", "threshold"]
 UnitAnswer = Literal["mean", "noisy-or", "max", "attention"]
@@ -150,8 +150,9 @@ class TrainConfig:
     pooling: Pooling | None = option(
         None,
         "Model",
-        "how a feature map becomes one vector: its mean, or gem, the generalised mean, in which high values weigh more",
-        unset="the mean, or gem where the plan finds it better",
+        "how feature maps become one vector: the last one's mean; gem, its generalised mean, in which high values "
+        "weigh more; or stages, the means of all stages' maps",
+        unset="the mean, or what the plan finds better",
     )
 
     from_run: str | None = option(

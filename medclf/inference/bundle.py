@@ -28,7 +28,7 @@ from medclf.inference.predictor import Prediction, Predictor
 from medclf.inference.runnable import Runnable
 from medclf.models.backbones import build_network, encoder_facts
 from medclf.models.bn_folding import fold, foldable
-from medclf.models.heads import make_head
+from medclf.models.heads import make_head, pool_by
 from medclf.models.spec import ModelSpec
 from medclf.models.weights import read_state
 from medclf.parallel import usable_device
@@ -401,11 +401,11 @@ def _bare(spec: ModelSpec, state: Mapping[str, Tensor]) -> nn.Sequential:
         network = build_network(
             spec.arch, spec.n_out, weights=None, n_in=spec.n_in, dropout=spec.dropout, as_in_0_1=old
         )
-        return (
-            network
-            if spec.head is None
-            else nn.Sequential(network[0], make_head(spec.head, next(network[1].children())))
-        )
+        if spec.all_stages:
+            pool_by(network, "stages")
+        if spec.head is None:
+            return network
+        return nn.Sequential(network[0], make_head(spec.head, next(network[1].children())))
     except MedclfError as error:
         own = f"call medclf.models.own_networks.register_network({spec.arch.removeprefix('own/')}) before"
         remedy = own if spec.arch.startswith("own/") else error.remedy

@@ -155,7 +155,7 @@ def assess(
         policy.check(outputs.reported.vocab, outputs.reported.multi_label)
     features = outputs.features if len(learn.dls.train_ds) >= FEWEST else None
     parts = [outputs.reported, *outputs.held_out]
-    by_row = None if table is None or features is None else features_by_row(learn.dls, table, features, parts)
+    by_row = None if table is None or features is None else features_by_row(learn, table, features, parts)
     if table is None and audit:
         text = "the images were not checked for near-duplicates and leaks: make the loaders with MedDataLoaders"
         warnings.warn(MedclfWarning(text), stacklevel=2)

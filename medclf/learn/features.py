@@ -22,6 +22,7 @@ from medclf.learn.batches import MedDL
 from medclf.models.features import extract
 from medclf.models.frozen_prefix import FrozenPrefix, at_once
 from medclf.models.heads import pooling
+from medclf.models.stage_maps import widths_of
 from medclf.progress import watch
 
 _VIEWS = 2**40  # epochs that no training comes to
@@ -53,7 +54,7 @@ def image_features(
     targets = np.stack([np.asarray(t.as_subclass(Tensor)) for t in loader.dataset.tls[1]])
     if view:
         loader = loader.new(ids=rows)  # the same draws for an image in whichever split or fold it is
-    pool = "".join(filter(str.isalpha, pooling(network[1]).extra_repr()))
+    pool = "stages" if widths_of(network[0]) else "".join(filter(str.isalpha, pooling(network[1]).extra_repr()))
     kept = Path(store.folder) / f"features-{fingerprint(network[0], loader, view)}{pool and '-' + pool}.npy"
     known = np.load(kept) if kept.is_file() else np.zeros((store.shape[0], 0), np.float32)
     if distributed.from_first(lambda: bool(known.shape[1] == 0 or np.isnan(known[rows]).any())):

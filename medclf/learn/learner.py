@@ -112,7 +112,8 @@ def med_learner(
         mixed_precision: None for yes on CUDA (bfloat16 where the card has it) and on processors with bfloat16
             instructions, never on others. On a processor, training alone makes use of it.
         compile: let torch compile the network when it is first run, which takes a minute or more.
-        pooling: how the feature map becomes one vector: "mean", or "gem", the generalised mean; the network's own way
+        pooling: how feature maps become one vector: "mean" of the last, "gem", its generalised mean, or "stages", the
+            means of all stages' maps; the network's own way
             where None.
         kwargs: of fastai's `Learner` (`default_cbs`).
 
@@ -160,7 +161,7 @@ def med_learner(
         if init is not None:
             apply_init(network[1], init)
     if pooling is not None:
-        pool_by(network[1], pooling)
+        pool_by(network, pooling)
     network.to(memory_format=torch.channels_last)  # depthwise networks train 1.8 times as fast with it on a CPU
     if metrics is None:
         metrics = [accuracy_multi if is_multi_label(dls) else accuracy]

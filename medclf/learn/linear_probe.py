@@ -19,6 +19,7 @@ from medclf.learn.batches import unread
 from medclf.learn.features import image_features
 from medclf.models.heads import is_plain
 from medclf.models.linear_probe import LinearFit, fit_linear, one_thread_if_small
+from medclf.models.stage_maps import widths_of
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def fit_head(
 
     def fit() -> dict[str, Any]:
         with one_thread_if_small(features.size):
-            found = fit_linear(features, targets, linear.out_features, groups, seed, balance=balance, weights=weights)
+            how: dict[str, Any] = {"balance": balance, "weights": weights, "widths": widths_of(network[0])}
+            found = fit_linear(features, targets, linear.out_features, groups, seed, **how)
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(found.weight))
             linear.bias.copy_(torch.from_numpy(found.bias))

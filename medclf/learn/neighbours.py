@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from fastai.torch_core import get_model
 
 from medclf.auditing.near_duplicates.candidates import search
 from medclf.learn.features import image_features
 from medclf.learn.prediction import paths_of, rows_of
+from medclf.models.stage_maps import of_last_stage
 
 COLUMNS = ("path", "rank", "neighbour", "similarity")
 
@@ -86,6 +88,7 @@ def _features(learn: Any, progress: bool) -> dict[str, np.ndarray]:
 
 def _by_path(learn: Any, loader: Any, frozen: bool, progress: bool) -> dict[str, np.ndarray]:
     features, _ = image_features(learn.model, loader, keep=frozen, progress=progress)
+    features = of_last_stage(get_model(learn.model)[0], features)
     return dict(zip(_names(learn, loader), features, strict=True))
 
 

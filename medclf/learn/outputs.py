@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from fastai.torch_core import get_model
 
 from medclf.dataset.matching import match_labels
 from medclf.dataset.scan import with_problems
@@ -19,6 +20,7 @@ from medclf.learn.maps import of_learner
 from medclf.learn.prediction import predict_loader
 from medclf.learn.training import MedLearner
 from medclf.learn.units import is_by_unit
+from medclf.models.stage_maps import of_last_stage
 from medclf.results import maps
 from medclf.results.predictions import Predictions, losses_of
 
@@ -101,13 +103,14 @@ def table_of_data(learn: Any) -> pd.DataFrame | None:
     return with_problems(table, problems) if problems else table
 
 
-def features_by_row(dls: Any, table: pd.DataFrame, features: np.ndarray, parts: Sequence[Predictions]) -> np.ndarray:
-    """(rows of the table, f) features, NaN where none are known."""
+def features_by_row(learn: Any, table: pd.DataFrame, features: np.ndarray, parts: Sequence[Predictions]) -> np.ndarray:
+    """(rows of the table, f) features of the last stage, NaN where none are known."""
+    body = get_model(learn.model)[0]
     place = {path: row for row, path in enumerate(table["path"])}
-    result = np.full((len(place), features.shape[1]), np.nan, np.float32)
-    for paths, values in [(train_paths(dls), features), *((part.table["path"], part.features) for part in parts)]:
+    result = np.full((len(place), of_last_stage(body, features).shape[1]), np.nan, np.float32)
+    for paths, values in [(train_paths(learn.dls), features), *((part.table["path"], part.features) for part in parts)]:
         if values is not None:
-            result[[place[path] for path in paths]] = values
+            result[[place[path] for path in paths]] = of_last_stage(body, values)
     return result
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
+from fastai.torch_core import get_model
 from fastai.vision import augment
 from fasttransform.transform import compose_tfms
 from PIL import Image
@@ -25,6 +26,7 @@ from medclf.models.heads import describe_head, is_plain
 from medclf.models.inputs import Inputs
 from medclf.models.pooling import GeMPool
 from medclf.models.spec import LoaderSettings, ModelSpec, Normalization
+from medclf.models.stage_maps import widths_of
 
 _WAYS = (
     "Resize, RandomResizedCrop, CropPad, RandomCrop or MedResize as item_tfms, "
@@ -148,6 +150,7 @@ def spec_of(learn: Any) -> ModelSpec:
         settings_of(learn.dls),
         head_of(learn.model),
         is_ordinal(learn.dls),
+        bool(widths_of(next(get_model(learn.model).children()))),
     )
     _try(_validation_loader(learn.dls), spec)
     return spec

@@ -35,6 +35,7 @@ from medclf.learn.preprocessing import settings_of, spec_of
 from medclf.models.heads import is_plain, pool_by
 from medclf.models.pooling import GeMPool
 from medclf.models.spec import ModelSpec, Normalization
+from medclf.models.stage_maps import AllStages
 
 if TYPE_CHECKING:
     from medclf.learn.assess import Assessment
@@ -96,12 +97,15 @@ class MedLearner(Shown, Learner):
 
     @property
     def pooling(self) -> Pooling:
-        """How the head makes one vector of a feature map; what comes after it is to be fitted anew where it changes."""
+        """How the head makes one vector of feature maps; what comes after it is to be fitted anew where it changes."""
+        if isinstance(get_model(self.model)[0], AllStages):
+            return "stages"
         return "gem" if isinstance(next(get_model(self.model)[1].children(), None), GeMPool) else "mean"
 
     @pooling.setter
     def pooling(self, kind: Pooling) -> None:
-        pool_by(get_model(self.model)[1], kind)
+        pool_by(get_model(self.model), kind)
+        self.opt: Any = None  # that of the layer which was there is no more use
 
     @property
     def seed(self) -> int | None:

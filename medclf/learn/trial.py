@@ -31,6 +31,7 @@ from medclf.learn.training import MedLearner, blend_weights, weights_of
 from medclf.metrics.calibration import calibrate_out_of_fold, to_logits
 from medclf.metrics.intervals import Sampling, critical
 from medclf.models.pooling import GlobalPool
+from medclf.models.stage_maps import of_last_stage
 from medclf.results.predictions import losses_of
 
 FOLDS = 3  # parts of the images that a trial is made on, which are held out in turn
@@ -134,21 +135,18 @@ def try_tuning(
     loaders: Mapping[str, Any],
     make: Callable[[Any], MedLearner],
     tune: Callable[[MedLearner], None],
-    *,
-    near_duplicates: bool = True,
 ) -> tuple[float, Trial]:
     """Fine-tune on two thirds of the training set, and compare with the linear probe on the other third.
 
     The trained weights are compared, and averages of them with those that the training began with (see `fine_tune`,
     `blend`). Where that is better, but not surely, the other thirds are held out in turn, and all of them count.
-    Patients and near-duplicates stay together. Nothing but training images is looked at.
+    Patients and near-duplicates (see `link_near_duplicates`) stay together. Nothing but training images is looked at.
 
     Args:
-        learn: with the linear probe fitted, whose features tell near-duplicates.
+        learn: with the linear probe fitted.
         loaders: what `MedDataLoaders.from_table` was called with.
         make: loaders -> a learner as `learn` was made.
         tune: trains it.
-        near_duplicates: look for them first.
 
     Returns:
         The share of the trained weights that is best, and how that did.
@@ -157,7 +155,7 @@ def try_tuning(
         SplitError, DataError: the training set cannot be divided.
     """
     start = time.perf_counter()
-    table = _inner(learn, near_duplicates)
+    table = _inner(learn)
     parts = _parts(table, learn)
     loaders = {**loaders, "split": "folders", "fold": None, "valid_pct": TrainConfig.valid_pct, "progress": False}
     tried: list[_Fold] = []
@@ -244,23 +242,44 @@ def best_of(trials: Mapping[Any, Trial]) -> Any:
     return min(trials, key=lambda key: (not trials[key].helps, trials[key].after))
 
 
-def _inner(learn: MedLearner, near_duplicates: bool) -> pd.DataFrame:
-    """The table of the training images that can be read, at most `MOST`, in no partition."""
+def link_near_duplicates(learn: MedLearner) -> bool:
+    """Look for near-duplicates among the training images, and let folds of them keep such together from now on.
+
+    Args:
+        learn: with the linear probe fitted, whose features tell which images to compare.
+
+    Returns:
+        Whether there are any; the linear probe's own folds are then out of date.
+    """
+    table = _readable(learn)
+    if learn.head is None or learn.head.features is None:
+        return False
+    read = ~unread(learn.dls.train)
+    items = [item for item, known in zip(learn.dls.train.dataset.items, read, strict=True) if known]
+    row_of = {item.relative_to(learn.dls.path).as_posix(): row for row, item in enumerate(items)}
+    rows = np.array([row_of.get(path, -1) for path in table["path"]])
+    known = of_last_stage(get_model(learn.model)[0], learn.head.features)
+    features = np.where(rows[:, None] >= 0, known[rows], np.nan)
+    stores = learn.dls.valid.stores or {}
+    found = short_audit(table, features, stores.get(1), preprocessing=reading_of(learn.dls), progress=False)
+    if not len(found.clusters):
+        return False
+    learn.dls.table = with_groups(learn.dls.table, found)
+    return True
+
+
+def _readable(learn: MedLearner) -> pd.DataFrame:
+    """The table of the training images that can be read."""
     whole = learn.dls.table
     table = whole[(whole["partition"] == "train") & (whole["problem"] == "")].copy()
     table.attrs = dict(whole.attrs)
-    if near_duplicates and learn.head is not None and learn.head.features is not None:
-        read = ~unread(learn.dls.train)
-        items = [item for item, known in zip(learn.dls.train.dataset.items, read, strict=True) if known]
-        row_of = {item.relative_to(learn.dls.path).as_posix(): row for row, item in enumerate(items)}
-        rows = [row_of.get(path, -1) for path in table["path"]]
-        features = np.where(np.array(rows)[:, None] >= 0, learn.head.features[rows], np.nan)
-        stores = learn.dls.valid.stores or {}
-        found = short_audit(table, features, stores.get(1), preprocessing=reading_of(learn.dls), progress=False)
-        table = with_groups(table, found)
-    if len(table) > MOST:
-        table = _part(table)
-    return table.assign(partition=None)
+    return table
+
+
+def _inner(learn: MedLearner) -> pd.DataFrame:
+    """The table of the training images that can be read, at most `MOST`, in no partition."""
+    table = _readable(learn)
+    return (_part(table) if len(table) > MOST else table).assign(partition=None)
 
 
 def _part(table: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from medclf.config import Pooling
 from medclf.errors import BundleError, MedclfError, argument
 from medclf.models.head_layers import OPTIONS, Layer, check_head
 from medclf.models.pooling import GeMPool, GlobalPool
+from medclf.models.stage_maps import AllStages, plain_body, widths_of
 
 
 class ConcatPool(nn.Module):
@@ -70,28 +71,37 @@ def is_plain(head: nn.Module) -> bool:
     return not told and rest == [nn.Flatten, nn.Dropout, nn.Linear]
 
 
-def pool_by(head: nn.Module, kind: Pooling) -> None:
-    """Make a vector of the feature map in another way, in place.
+def pool_by(network: nn.Module, kind: Pooling) -> None:
+    """Make a vector of the feature maps in another way, in place; whatever comes after is to be fitted anew.
 
     Args:
-        head: `build_head`'s, over a feature map; whatever comes after the pooling is to be fitted anew.
-        kind: "mean", or "gem" for the generalised mean.
+        network: of `build_network`, with its own head.
+        kind: "mean", "gem" for the generalised mean, or "stages" for the mean of every stage's map.
 
     Raises:
-        MedclfError: the head is another, or the network brings a pooling of its own.
+        MedclfError: the head is another, the network brings a pooling of its own, or for "stages" it is no chain.
 
     Example:
-        >>> from medclf.models.backbones import build_head
-        >>> head = build_head(8, 2)
-        >>> pool_by(head, "gem")
-        >>> head[0]
+        >>> from medclf.models.backbones import build_network
+        >>> network = build_network("resnet18", 2, weights=None)
+        >>> pool_by(network, "gem")
+        >>> network[1][0]
         GeMPool(p=3)
     """
+    body, head = network.children()
     pool = next(head.children(), None)
     if not is_plain(head) or not isinstance(pool, (GlobalPool, GeMPool)) or getattr(pool, "class_token", False):
         text = f"{argument('pooling', kind)} is for a feature map and one linear layer, and this network ends otherwise"
         raise MedclfError(text, f"leave out {argument('pooling')}")
-    cast(nn.Sequential, head)[0] = GeMPool() if kind == "gem" else GlobalPool()
+    head = cast(nn.Sequential, head)
+    if (kind == "stages") != isinstance(body, AllStages):
+        linear = cast(nn.Linear, head[-1])
+        n_last = widths_of(body)[-1] if isinstance(body, AllStages) else linear.in_features
+        body = plain_body(body) if isinstance(body, AllStages) else AllStages(body)
+        cast(nn.Sequential, network)[0] = body
+        fresh = nn.Linear(sum(widths_of(body)) or n_last, linear.out_features)
+        head[-1] = fresh.to(linear.weight).train(linear.training)
+    head[0] = GeMPool() if kind == "gem" else GlobalPool()
 
 
 def pooling(head: nn.Module) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +59,7 @@ def fit_linear(
     *,
     balance: Balance = "none",
     weights: np.ndarray | None = None,
+    widths: Sequence[int] = (),
 ) -> LinearFit:
     """Weights of a linear classifier on raw features: logistic regression on standardised ones, folded back.
 
@@ -72,6 +74,8 @@ def fit_linear(
         balance: how rare classes are made to count in the fit.
         weights: (n_out,) of a loss function: what an image of each class weighs, or, of several labels, one with the
             label beside one without. The probabilities are then those that the weights ask for.
+        widths: how many columns each part of the features has, where they are of several, such as a network's stages:
+            the penalty then spares the columns of a narrow part, so that all parts count alike.
 
     Returns:
         A `LinearFit`.
@@ -79,6 +83,8 @@ def fit_linear(
     mean, spread = features.mean(0), features.std(0)
     # What hardly varies among the training images may vary elsewhere: it must not come out as a hundred deviations.
     scale = np.maximum(spread, _LEAST_SPREAD * spread.mean()) + 1e-6
+    if len(widths):
+        scale = scale * np.repeat(np.sqrt(np.array(widths) / np.mean(widths)), widths)
     x = (features - mean) / scale
     axes = principal_axes(x)  # a rotation, which only saves time
     x = x @ axes.T

@@ -107,6 +107,7 @@ class ModelSpec:
         settings: of the loaders that it was trained with.
         head: its layers (see `medclf.models.heads`), where it is another than pooling, dropout and one linear layer.
         ordinal: `vocab` is an order, lowest grade first.
+        all_stages: the head takes the maps of all stages; see `medclf.models.stage_maps`.
 
     Raises:
         BundleError: a value that no network can have.
@@ -127,6 +128,7 @@ class ModelSpec:
     settings: LoaderSettings = field(default_factory=LoaderSettings)
     head: list[Layer] | None = None
     ordinal: bool = False
+    all_stages: bool = False
 
     def __post_init__(self) -> None:
         _expect(isinstance(self.arch, str) and ":" not in self.arch, "arch")
@@ -139,6 +141,7 @@ class ModelSpec:
         _expect(is_number(self.dropout) and 0 <= self.dropout < 1, "dropout")
         for name in ("mean", "std"):
             _expect(len(getattr(self.normalization, name)) == self.n_in, name)
+        _expect(isinstance(self.all_stages, bool) and not (self.all_stages and self.head), "all_stages")
         if self.head is not None:
             check_head(self.head)
 
@@ -159,8 +162,8 @@ class ModelSpec:
         made |= {"dropout": self.dropout, "vocab": list(self.vocab), "multi_label": self.multi_label}
         seen = {"preprocessing": self.preprocessing.as_dict(), "normalization": self.normalization.as_dict()}
         head = {} if self.head is None else {"head": self.head}
-        ordinal = {"ordinal": True} if self.ordinal else {}
-        return {**made, **ordinal, **head, **seen, **self.settings.as_dict()}
+        flags = {name: True for name in ("ordinal", "all_stages") if getattr(self, name)}
+        return {**made, **flags, **head, **seen, **self.settings.as_dict()}
 
     @classmethod
     def from_dict(cls, recipe: Mapping[str, Any]) -> ModelSpec:
@@ -183,6 +186,7 @@ class ModelSpec:
                 _settings(recipe),
                 recipe.get("head"),
                 recipe.get("ordinal", False),
+                recipe.get("all_stages", False),
             )
             _expect(recipe["n_out"] == spec.n_out, "n_out is not the number of labels")
             _expect(recipe["n_in"] == spec.n_in, "channels")

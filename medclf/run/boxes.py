@@ -33,6 +33,7 @@ from medclf.modalities import changes_of
 from medclf.models.backbones import describe, origin
 from medclf.models.detector import Detector, DetectorSpec, Neck, build_detector, check_chain
 from medclf.models.spec import Normalization
+from medclf.models.stage_maps import plain_body
 from medclf.reporting.boxes_page import render_boxes
 from medclf.results.names import Names
 from medclf.results.provenance import describe_split, versions
@@ -196,7 +197,7 @@ def _detector(config: TrainConfig, vocab: Sequence[str], neck: Neck) -> tuple[De
         bundle = load_bundle(bundle_in(config.from_run))
         known = bundle.spec
         spec = DetectorSpec(known.arch, tuple(vocab), known.preprocessing, known.normalization, neck, known.weights)
-        body = next(bundle.network.children())
+        body = plain_body(next(bundle.network.children()))
         check_chain(body, known.arch)
         return Detector(body, spec, frozen=True), bundle
     how = Preprocessing((config.size, config.size), config.resize, 3, config.window, config.frame)

@@ -160,6 +160,6 @@ def job_of(config: TrainConfig, table: pd.DataFrame, spent: float, chain: bool, 
         config.folds + 1 if config.split == "kfold" else 1,
         spent,
         config.cache is not False and config.modality is None and chain,
-        (config.pooling is None) + (VIEWS if config.modality and not config.views else 0),
+        2 * (config.pooling is None) + (VIEWS if config.modality and not config.views else 0),
         (FOLDS - 1) * min(1.0, most_tried / max(n_train, 1)),
     )

@@ -24,7 +24,7 @@ from medclf.files import finite, write_json
 from medclf.learn import distributed
 from medclf.learn.augment import Augment
 from medclf.learn.training import MedLearner
-from medclf.learn.trial import MOST, VIEWS, Trial, calibrated, compared, has_map, try_tuning
+from medclf.learn.trial import MOST, VIEWS, Trial, calibrated, compared, has_map, link_near_duplicates, try_tuning
 from medclf.parallel import n_cores
 from medclf.results.wording import percent
 from medclf.run.budget import Way, choose, job_of, measured, way_of
@@ -177,15 +177,20 @@ def decide(
     Returns:
         What was chosen, and the candidates, for `plan.json`.
     """
+    if config.audit and link_near_duplicates(learn):
+        learn.fit_head(views=config.views)
     candidates: list[dict[str, Any]] = [{"name": "linear probe", "chosen": True}]
     chosen = Chosen(pooling=config.pooling, views=config.views, size=config.size)
     if config.pooling is None:
-        name = "linear probe on a generalised mean"
-        if has_map(learn):
-            helps = _probed(learn, name, "the plain mean", candidates, say, pooling="gem")
+        kept = "the last stage's mean"
+        helps = _probed(learn, "linear probe on all stages", kept, candidates, say, pooling="stages")
+        chosen = replace(chosen, pooling="stages" if helps else None)
+        name, problem = "linear probe on a generalised mean", "all stages are better than the last one alone"
+        if not helps and has_map(learn):
+            helps = _probed(learn, name, kept, candidates, say, pooling="gem")
             chosen = replace(chosen, pooling="gem" if helps else None)
         else:
-            problem = "the network gives no feature map that is nowhere below zero"
+            problem = problem if helps else "the network gives no feature map that is nowhere below zero"
             candidates.append({"name": name, "chosen": False, "problem": problem})
     if not config.views and any(isinstance(tfm, Augment) for tfm in learn.dls.train.after_batch.fs):
         name = f"linear probe with {VIEWS} augmented views"
@@ -201,7 +206,7 @@ def decide(
             inner.fine_tune(way.epochs, config.lr, train_from=way.train_from, size=sizes)
 
     try:
-        blend, trial = try_tuning(learn, loaders, make, tune, near_duplicates=config.audit)
+        blend, trial = try_tuning(learn, loaders, make, tune)
     except (SplitError, DataError) as error:
         say(f"fine-tuning was not tried: {error.message}")
         return chosen, [*candidates, {"name": f"fine-tuning: {way}", "chosen": False, "problem": error.message}]
@@ -258,7 +263,10 @@ def _otherwise(learn: MedLearner, pooling: Pooling | None = None, views: int = 0
     if plain is None or start is None or plain.held_out is None or np.isnan(plain.held_out).all():
         return "a class has too few images for a cross-validation"
     if pooling is not None:
-        learn.pooling = pooling
+        try:
+            learn.pooling = pooling
+        except MedclfError as error:
+            return error.message
     other = learn.fit_head(views=views or plain.views)
     assert plain.targets is not None and other.held_out is not None
     known = ~np.isnan(plain.held_out).any(axis=1) & ~np.isnan(other.held_out).any(axis=1)

@@ -22,6 +22,8 @@ from medclf.learn.preprocessing import head_of
 from medclf.models.heads import pool_by
 from medclf.models.pooling import GeMPool
 from medclf.models.registry import ARCHITECTURES, register_arch
+from medclf.models.spec import ModelSpec
+from medclf.models.stage_maps import AllStages
 
 from .conftest import fake_learn
 
@@ -73,7 +75,7 @@ def test_five_hundred_images_get_torchs_probabilities(bundle, model):
 
 def test_a_generalised_mean_and_its_maps_come_along(tmp_path):
     learn = fake_learn()
-    pool_by(learn.model[1], "gem")
+    pool_by(learn.model, "gem")
     learn.spec = replace(learn.spec, head=head_of(learn.model))
     bundle = load_bundle(save_bundle(learn, tmp_path / "gem.bundle"))
     assert isinstance(bundle.runnable.pool, GeMPool)
@@ -85,6 +87,21 @@ def test_a_generalised_mean_and_its_maps_come_along(tmp_path):
         ours, theirs, other = (one.predict(image).probs for one in (model, bundle, plain))
         assert ours == pytest.approx(theirs, abs=1e-4) and ours != pytest.approx(other, abs=1e-2)
         np.testing.assert_allclose(model.saliency(image, "hand"), bundle.saliency(image, "hand"), atol=1e-3)
+
+
+def test_the_maps_of_all_stages_come_along(tmp_path):
+    learn = fake_learn()
+    pool_by(learn.model, "stages")
+    learn.spec = replace(learn.spec, all_stages=True)
+    bundle = load_bundle(save_bundle(learn, tmp_path / "stages.bundle"))
+    assert isinstance(bundle.network[0], AllStages)
+    model = OnnxModel(export_onnx(bundle, tmp_path / "stages.onnx"))
+    assert (model.spec.all_stages, ModelSpec.from_dict(model.spec.as_dict())) == (True, model.spec)
+    for image in pictures(4):
+        assert model.predict(image).probs == pytest.approx(bundle.predict(image).probs, abs=1e-4)
+        np.testing.assert_allclose(model.saliency(image, "hand"), bundle.saliency(image, "hand"), atol=1e-3)
+    with pytest.raises(BundleError, match="all_stages"):
+        replace(learn.spec, all_stages="yes")
 
 
 def test_files_of_every_kind_get_the_same_answer(bundle, model, images):

@@ -31,6 +31,18 @@ def test_equals_logistic_regression_on_standardised_features(f, n_classes):
     assert held_out.shape == (len(y), n_classes) and np.allclose(held_out.sum(1), 1)
 
 
+def test_parts_of_the_features_count_alike_however_many_columns_they_have():
+    """Each column divided by the root of its part's width, as scikit-learn is given them here by hand."""
+    x, y = clouds(3, f=90)
+    widths = (10, 80)
+    weight, bias, strength, *_ = fit_linear(x, y, 3, widths=widths)
+    scaled = StandardScaler().fit_transform(x) / np.repeat(np.sqrt([10 / 45, 80 / 45]), widths)
+    wanted = LogisticRegression(C=strength, max_iter=2000, tol=1e-8).fit(scaled, y).predict_proba(scaled)
+    logits = torch.from_numpy(x) @ torch.from_numpy(weight).T + torch.from_numpy(bias)
+    assert np.abs(logits.softmax(1).numpy() - wanted).max() < 0.01
+    assert np.abs(weight - fit_linear(x, y, 3).weight).max() > 1e-4
+
+
 def test_a_feature_that_hardly_varies_in_training_cannot_decide_elsewhere():
     x, y = clouds(2, f=20)
     x[:, 5] = 1e-5 * y  # tells the classes, by a hair

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from medclf.config import TrainConfig
 from medclf.dataset.scan import scan
@@ -115,9 +116,9 @@ def test_a_trial_leaves_out_what_an_average_of_weights_makes_better(data):
 
     options = {"size": 64, "bs": 8, "cache": False}
     make = partial(med_learner, arch="efficientnet_lite0")
-    share, worse = try_tuning(learn, options, make, ruin, near_duplicates=False)
+    share, worse = try_tuning(learn, options, make, ruin)
     assert share == min(BLENDS) and worse.after > worse.before and not worse.helps
-    share, same = try_tuning(learn, options, make, leave, near_duplicates=False)
+    share, same = try_tuning(learn, options, make, leave)
     assert share == 1 and same.after == pytest.approx(same.before) and not same.helps
 
 
@@ -130,7 +131,7 @@ def test_a_network_with_a_class_token_is_tried_as_it_is(data):
     config, outline = TrainConfig("d", "o", **SMALL), plans.Outline(None, why_not="too few")
     chosen, candidates = plans.decide(config, outline, learn, options, make, lambda line: None)
     assert chosen.pooling is None and "no feature map" in plans.sentence_of(candidates)
-    share, trial = try_tuning(learn, options, make, lambda inner: None, near_duplicates=False)
+    share, trial = try_tuning(learn, options, make, lambda inner: None)
     assert share == 1 and trial.after == pytest.approx(trial.before)
 
 
@@ -147,7 +148,7 @@ def test_what_is_better_but_not_surely_is_tried_again_on_other_images(data, monk
         assert not seen[-1] & {*learn.dls.valid.dataset.items}
 
     make = partial(med_learner, arch="efficientnet_lite0")
-    _, trial = try_tuning(learn, {"size": 32, "bs": 8, "cache": False}, make, look, near_duplicates=False)
+    _, trial = try_tuning(learn, {"size": 32, "bs": 8, "cache": False}, make, look)
     assert len(seen) == times and len(set().union(*seen)) == sum(map(len, seen))
     assert trial.n == sum(map(len, seen)) == pytest.approx(len(learn.dls.train_ds) * times / 3, abs=2)
 
@@ -204,7 +205,7 @@ def test_a_plan_file_is_read_and_what_it_does_not_know_refused(tmp_path):
         ({"format": 1, "chosen": {"epochs": 0, "train_from": "layer4"}}, "there are no epochs of it"),
         ({"format": 1, "chosen": {"epochs": 0, "blend": 0.5}}, "blend is for fine-tuning"),
         ({"format": 1, "chosen": {"epochs": 2, "blend": 1.5}}, "blend must be 1 or less"),
-        ({"format": 1, "chosen": {"epochs": 2, "pooling": "max"}}, "pooling must be mean or gem"),
+        ({"format": 1, "chosen": {"epochs": 2, "pooling": "max"}}, "pooling must be mean, gem or stages"),
         ({"format": 2}, "format 2"),
         ({"format": 1}, "does not say what was chosen"),
     ]:
@@ -331,6 +332,44 @@ def test_pooling_and_blend_reach_the_network_and_the_record_and_are_refused_wher
     assert read_record(after)["settings"]["pooling"] == "gem"
     with pytest.raises(DataError, match="blend"):
         train(TrainConfig(str(data), str(tmp_path / "c"), weights=None, blend=0.5, **SMALL), lambda _: None)
+
+
+@pytest.mark.slow
+def test_all_stages_reach_the_bundle_and_another_training_goes_on_from_there(data, tmp_path):
+    from medclf.inference.bundle import load_bundle
+
+    how = {"pooling": "stages", "epochs": 0, **SMALL}
+    run = train(TrainConfig(str(data), str(tmp_path / "a"), **how), lambda _: None)
+    bundle, rows = load_bundle(run / "bundle"), pd.read_csv(run / "predictions.csv")
+    assert bundle.spec.all_stages
+    probs = np.array([list(one.probs.values()) for one in bundle.predict([data / path for path in rows["path"]])])
+    assert np.abs(probs - rows[[f"prob_{name}" for name in bundle.vocab]].to_numpy()).max() < 1e-3
+    after = train(TrainConfig(str(data), str(tmp_path / "b"), epochs=1, from_run=str(run)), lambda _: None)
+    assert read_record(after)["settings"]["pooling"] == "stages"
+    assert load_bundle(after / "bundle").spec.all_stages
+
+
+def test_the_plan_takes_all_stages_where_they_tell_more_and_near_duplicates_stay_together(data, tmp_path):
+    """Classes that differ by one brightness, which the last stage need not keep; each image is there twice."""
+    rng = np.random.default_rng(0)
+    for number in range(80):
+        folder = tmp_path / "DATA" / ("light", "dark")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 120, (64, 64, 3)) + 25 * (number % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}-again.png")
+    dls = MedDataLoaders.from_table(scan(tmp_path / "DATA"), size=64, bs=8, split="stratified", cache=False)
+    learn = med_learner(dls, "efficientnet_lite0")
+    learn.fit_head(progress=False)
+    assert learn.groups() is None
+    config, outline, said = TrainConfig("d", "o", **SMALL | {"audit": True}), plans.Outline(None, why_not="too few"), []
+    chosen, candidates = plans.decide(config, outline, learn, {}, partial(med_learner, arch="x"), said.append)
+    groups = learn.groups()
+    assert groups is not None and len(np.unique(groups)) < len(groups)
+    names = [row["name"] for row in candidates if row["chosen"]]
+    assert chosen.pooling == learn.pooling == "stages", said
+    assert names[-1] == "linear probe on all stages"
+    assert "all stages are better" in plans.sentence_of(candidates)
 
 
 def test_rare_classes_and_few_patients_are_parted_or_refused(data):

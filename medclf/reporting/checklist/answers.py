@@ -206,8 +206,9 @@ def model(have: Known) -> str:
         return ""
     size = (recipe.get("preprocessing") or {}).get("size") or ["?", "?"]
     ends = "one sigmoid a label" if have.multi_label else "softmax"
+    pooled = " of every stage" if recipe.get("all_stages") else ""
     return (
-        f"{recipe['arch']} as a body ({recipe['n_in']} x {size[0]} x {size[1]} in), global average pooling, "
+        f"{recipe['arch']} as a body ({recipe['n_in']} x {size[0]} x {size[1]} in), global average pooling{pooled}, "
         f"dropout {recipe['dropout']:g}, one linear layer of {recipe['n_out']} outputs, {ends}."
     )
 
