@@ -88,9 +88,9 @@ def detect(root: Path, boxes: Path, args: argparse.Namespace) -> dict[str, Any]:
     import medclf
 
     settings = {"arch": args.arch, "size": args.size, "epochs": args.epochs, "modality": "endoscopy"}
-    start = time.perf_counter()
+    start = time.process_time()
     run = medclf.train(root, boxes=boxes, out=root / "RUN", split="folders", overwrite=True, **settings)
-    return _figures(run) | {"seconds": time.perf_counter() - start}
+    return _figures(run) | {"seconds": time.process_time() - start}
 
 
 def _figures(run: Path) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def by_torchvision(root: Path, boxes: Path, args: argparse.Namespace, seconds: f
     from medclf.images.preprocessing import Preprocessing
     from medclf.models.backbones import build_body, describe
 
-    begun = time.perf_counter()
+    begun = time.process_time()
     table = scan(root, progress=False)
     given = read_boxes(boxes, table).table
     read = Preprocessing((args.size, args.size)).read
@@ -174,7 +174,7 @@ def by_torchvision(root: Path, boxes: Path, args: argparse.Namespace, seconds: f
     optimizer = torch.optim.SGD(wanted, lr=RATE, momentum=0.9, weight_decay=1e-4)
     draw, epoch, epochs = np.random.default_rng(0), 0, PARTS
     net.train()
-    started = time.perf_counter()
+    started = time.process_time()
     while epoch < epochs:
         order = draw.permutation(len(items["train"]))
         batches = [order[first : first + BATCH] for first in range(0, len(order), BATCH)]
@@ -189,9 +189,9 @@ def by_torchvision(root: Path, boxes: Path, args: argparse.Namespace, seconds: f
             loss.backward()
             optimizer.step()
         epoch += 1
-        each = (time.perf_counter() - started) / epoch
+        each = (time.process_time() - started) / epoch
         epochs = max(1, round((seconds - (started - begun)) / each))
-    spent = time.perf_counter() - begun
+    spent = time.process_time() - begun
     net.eval()
     rows = []
     with torch.inference_mode():
@@ -228,10 +228,10 @@ def on_classifier(root: Path, boxes: Path, args: argparse.Namespace) -> dict[str
 
     how = {"split": "folders", "modality": "endoscopy", "overwrite": True}
     settings = {"arch": args.arch, "size": args.size, "recipe": "probe", "saliency": 0, "audit": False}
-    start = time.perf_counter()
+    start = time.process_time()
     first = medclf.train(root, out=root / "CLASSIFIER", **settings, **how)
     run = medclf.train(root, boxes=boxes, out=root / "RUN", from_run=first, neck="light", epochs=args.epochs, **how)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     bundle = load_bundle(first / "bundle")
     files = sorted(path for path in (root / "valid").rglob("*.jpg"))
     before = bundle.predict(files)
@@ -257,7 +257,7 @@ def look(root: Path, boxes: Path, args: argparse.Namespace) -> dict[str, float]:
     found = set(given.table["path"])
     (name,) = given.vocab
     table["label"] = [name if path in found else "without" for path in table["path"]]
-    start = time.perf_counter()
+    start = time.process_time()
     dls = MedDataLoaders.from_table(table, modality="endoscopy", size=args.size, split="folders", seed=42)
     learn = med_learner(dls, args.arch)
     learn.fit_head()
@@ -266,7 +266,7 @@ def look(root: Path, boxes: Path, args: argparse.Namespace) -> dict[str, float]:
         valid = list(table[table["partition"] == "valid"]["path"])
         truth = given.table[given.table["path"].isin(valid)]
         measured = hottest(bundle, root, valid, truth)
-    return {name: one.value for name, one in measured.items()} | {"seconds": time.perf_counter() - start}
+    return {name: one.value for name, one in measured.items()} | {"seconds": time.process_time() - start}
 
 
 def paired(first: list[int], second: list[int]) -> str:
