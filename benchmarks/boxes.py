@@ -10,8 +10,9 @@ Grad-CAM's hottest box) lies in the finding. Every part that is done is kept in 
 
 torchvision: its FCOS with its own pyramid, head, anchors and transforms on the same backbone and weights, trained as
 its references/detection does (SGD at 0.01 for 16 images, warm-up, a tenth after 16 and 22 of 26 parts, flips), for as
-long as the detector took. on-a-classifier: the detector with the light neck on a classifier's frozen backbone; the
-classifier's labels are compared with those that it gives on the detector's backbone.
+many processor seconds as the detector took (so give all one thread: OMP_NUM_THREADS=1). on-a-classifier: the detector
+with the light neck on a classifier's frozen backbone; the classifier's labels are compared with those that it gives on
+the detector's backbone.
 """
 
 from __future__ import annotations
