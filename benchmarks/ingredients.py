@@ -1,6 +1,7 @@
 """What each ingredient of the recipe brings by itself, also where that is nothing.
 
     python benchmarks/ingredients.py OUT [--data ../shared/data] [--sets kermany ...] [--seeds 0 1 2] [--size 128]
+                                     [--methods probe-plain ...]
     python benchmarks/ingredients.py OUT --show
 
 The sets, splits and resumable files are those of `recipe.py`, which may share OUT. Those of the linear probe are held
@@ -17,19 +18,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import recipe
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.losses import LabelSmoothingCrossEntropyFlat
+from scipy.special import softmax
+from torch import nn
 
+from medclf.dataset.folds import folds
+from medclf.dataset.groups import groups_of
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.learner import med_learner
 from medclf.learn.prediction import predict_loader
 from medclf.learn.trial import calibrated
 from medclf.models.stages import stage_names
 from medclf.parallel import keep_memory
+from medclf.results.predictions import Predictions
 
 EPOCHS, RATE, DECAY = 5, 1e-4, 0.99
 PROBE, TUNE = "probe-plain", "tune-plain"
@@ -64,6 +71,8 @@ def ingredients() -> dict[str, dict[str, Any]]:
         "probe-all-stages": {"make": {"pooling": "stages"}},
         "probe-two-views": {"head": {"views": 2}},
         "probe-balance-loss": {"make": {"balance": "loss"}},
+        "probe-mirror-averaged": {"mirror": True},
+        "probe-average-of-folds": {"folds": 3},
         TUNE: {"tune": tune},
         "tune-generalised-mean": {"make": {"pooling": "gem"}, "tune": tune},
         "tune-all-stages": {"make": {"pooling": "stages"}, "tune": tune},
@@ -75,6 +84,8 @@ def ingredients() -> dict[str, dict[str, Any]]:
         "tune-averaged-weights": {"tune": tune | {"cbs": AveragedWeights}},
         "tune-norms-trained": {"tune": tune | {"freeze_bn": False}},
         "tune-last-stages": {"tune": tune, "last_stages": True},
+        "tune-mirror-averaged": {"tune": tune, "mirror": True},
+        "tune-average-of-folds": {"tune": tune, "folds": 3},
         "tune-label-smoothing": {"make": {"loss_func": LabelSmoothingCrossEntropyFlat()}, "tune": tune},
         "tune-mixup": {"tune": tune | {"cbs": MixUp}},
         "tune-cutmix": {"tune": tune | {"cbs": CutMix}},
@@ -82,19 +93,46 @@ def ingredients() -> dict[str, dict[str, Any]]:
     }
 
 
-def loaders(name: str, seed: int, size: int, out: Path) -> MedDataLoaders:
+class Mirrored(nn.Sequential):
+    """A network that gives the mean of what it makes of an image and of its mirror image: twice the time."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        return (super().forward(x) + super().forward(x.flip(-1))) / 2
+
+
+def table_of(name: str, seed: int, out: Path) -> pd.DataFrame:
     table = recipe.split_of(name, seed, out)
     table = table[table["partition"].isin(["train", "valid"]) & (table["problem"] == "")].reset_index(drop=True)
-    table = table.astype(object).where(table.notna(), None)
-    table.attrs["root"] = str(out / "sets" / name)
-    return MedDataLoaders.from_table(
-        table, modality=recipe.SETS[name]["modality"], size=size, split="folders", seed=seed
-    )
+    return table.astype(object).where(table.notna(), None)
 
 
 def made(name: str, how: dict[str, Any], seed: int, size: int, out: Path) -> pd.DataFrame:
-    """Probabilities of the validation images."""
-    learn = med_learner(loaders(name, seed, size, out), recipe.ARCH, **how.get("make", {}))
+    """Probabilities of the validation images; with folds the mean of what networks made without each of them say."""
+    table = table_of(name, seed, out)
+    n_folds = how.get("folds", 1)
+    train = (table["partition"] == "train").to_numpy()
+    fold_of = np.full(len(table), -1)
+    if n_folds > 1:
+        inside = table[train]
+        codes = np.unique(inside["label"].astype(str), return_inverse=True)[1]
+        fold_of[train] = folds(codes, groups_of(inside), n_folds, seed=seed)
+    logits = []
+    for fold in range(n_folds):
+        part = table[fold_of != fold].reset_index(drop=True) if n_folds > 1 else table
+        part.attrs["root"] = str(out / "sets" / name)
+        how_read = {"modality": recipe.SETS[name]["modality"], "size": size, "split": "folders", "seed": seed}
+        found = predicted(MedDataLoaders.from_table(part, **how_read), how)
+        logits.append(np.log(found.probs.astype(np.float64).clip(1e-7)))
+    mean = softmax(np.mean(logits, axis=0), axis=1)
+    probs = calibrated(found.y, mean, found.multi_label, found.groups)
+    rows = found.table[["path", *(["patient"] if "patient" in found.table else [])]].assign(label=found.labels)
+    return recipe.with_probs(rows, probs, list(found.vocab))
+
+
+def predicted(dls: MedDataLoaders, how: dict[str, Any]) -> Predictions:
+    """What a network that is trained so says of the validation images."""
+    learn = med_learner(dls, recipe.ARCH, **how.get("make", {}))
     if learn.linear_probe:
         learn.fit_head(progress=False, **how.get("head", {}))
     tune = dict(how.get("tune", {}))
@@ -103,10 +141,9 @@ def made(name: str, how: dict[str, Any], seed: int, size: int, out: Path) -> pd.
         tune["train_from"] = stage_names(learn.model)[-3] if how.get("last_stages") else None
         with learn.no_bar(), learn.no_logging():
             learn.fine_tune(tune.pop("epochs"), **tune)
-    found = predict_loader(learn, learn.dls.valid, "valid")
-    probs = calibrated(found.y, found.probs, found.multi_label, found.groups)
-    rows = found.table[["path", *(["patient"] if "patient" in found.table else [])]].assign(label=found.labels)
-    return recipe.with_probs(rows, probs, list(found.vocab))
+    if how.get("mirror"):
+        learn.model = Mirrored(*learn.model.children())
+    return predict_loader(learn, learn.dls.valid, "valid")
 
 
 def run_all(args: argparse.Namespace, out: Path) -> None:
@@ -119,7 +156,7 @@ def run_all(args: argparse.Namespace, out: Path) -> None:
             if not (out / f"{name}-{seed}-table.csv").is_file():
                 recipe.by_medclf(name, "probe", seed, size, args.data, out)
             for method, how in ingredients().items():
-                if (name, method, seed) in done:
+                if method not in args.methods or (name, method, seed) in done:
                     continue
                 print(f"{name}, {method}, seed {seed}", flush=True)
                 start = time.perf_counter()
@@ -149,7 +186,8 @@ def show(out: Path) -> None:
 
 
 def main() -> None:
-    args = recipe.arguments(__doc__)
+    names = list(ingredients())
+    args = recipe.arguments(__doc__, methods={"nargs": "+", "default": names, "choices": names})
     keep_memory()  # as the command line does
     if not args.show:
         run_all(args, args.out)
