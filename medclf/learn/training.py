@@ -66,6 +66,7 @@ class MedLearner(Shown, Learner):
     history: Sequence[dict[str, Any]] = ()
     returned_epoch: int | None = None
     start: dict[str, torch.Tensor] | None = None
+    opt: Any
     _frozen_to: int | None = None
     tuning: Mapping[str, Any] | None = None
     _tuned: int = 0
@@ -104,8 +105,13 @@ class MedLearner(Shown, Learner):
 
     @pooling.setter
     def pooling(self, kind: Pooling) -> None:
-        pool_by(get_model(self.model), kind)
-        self.opt: Any = None  # that of the layer which was there is no more use
+        network = get_model(self.model)
+        last = list(network.parameters())[-1]
+        pool_by(network, kind)
+        if (
+            list(network.parameters())[-1] is not last and self.opt is not None
+        ):  # it has the parameters of the layer that was there
+            self._frozen_to, self.opt = self.opt.frozen_idx, None
 
     @property
     def seed(self) -> int | None:

@@ -99,6 +99,20 @@ def test_the_body_is_frozen_until_it_is_unfrozen(learn):
     assert all(p.requires_grad for p in learn.model.parameters())
 
 
+def test_another_pooling_has_an_optimiser_of_its_own_and_stays_frozen(learn):
+    learn.freeze()
+    learn.create_opt()
+    learn.pooling = "stages"
+    assert learn.pooling == "stages" and learn.opt is None
+    learn.create_opt()
+    trained = {id(parameter) for group in learn.opt.param_lists for parameter in group}
+    assert all(id(parameter) in trained for parameter in learn.model.parameters())
+    assert learn.opt.frozen_idx == len(learn.opt.param_lists) - 1
+    opt = learn.opt
+    learn.pooling = "stages"
+    assert learn.opt is opt
+
+
 def test_linear_probe_fits_and_changes_only_the_head(learn):
     body = {k: v.clone() for k, v in learn.model[0].state_dict().items()}
     done = learn.fit_head(progress=False)
