@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from medclf.config import Resize
-from medclf.errors import DataError
+from medclf.errors import DataError, MedclfError, argument
 from medclf.images.preprocessing import Preprocessing
 from medclf.images.reading import eight_bit, with_channels
 
 _STRENGTH = 0.6  # of the hottest colour over the picture
+_LEAST_PLACES = 3  # of a network's feature map, a side: stretched over an image, fewer show no place
 
 
 class Box(NamedTuple):
@@ -24,6 +25,28 @@ class Box(NamedTuple):
     top: int
     right: int
     bottom: int
+
+
+def check_places(shape: Sequence[int]) -> None:
+    """See that a map, as the network gives it, has enough places to show where it looked.
+
+    Args:
+        shape: (..., h, w) of the map.
+
+    Raises:
+        MedclfError: it has fewer than 3 x 3.
+
+    Example:
+        >>> check_places((2, 2))
+        Traceback (most recent call last):
+        ...
+        medclf.errors.MedclfError: the feature map has 2 x 2 places: too coarse to show where
+        use method="occlusion", or train on larger images
+    """
+    height, width = shape[-2:]
+    if min(height, width) < _LEAST_PLACES:
+        text = f"the feature map has {height} x {width} places: too coarse to show where"
+        raise MedclfError(text, f"use {argument('method', 'occlusion')}, or train on larger images")
 
 
 def at_size(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from medclf.errors import BundleError, DataError, MedclfError, WeightsError
 from medclf.files import finite, write_json, write_tensors
-from medclf.images.heatmap import on_prepared
+from medclf.images.heatmap import check_places, on_prepared
 from medclf.inference import bundle_format
 from medclf.inference.bundle_folder import may_write, replacing_folder
 from medclf.inference.bundle_format import WEIGHTS, golden_pixels
@@ -151,7 +151,9 @@ class Bundle(Predictor):
         target = self._target(prepared, label)
         network = nn.Sequential(self.runnable.body, self.runnable.head)
         images = self.runnable.inputs(self.runnable.inputs.tensor(prepared))
-        return on_prepared(heat_maps(network, images, [target], method)[0], self.preprocessing)
+        heat = heat_maps(network, images, [target], method)[0]
+        check_places(heat.shape)
+        return on_prepared(heat, self.preprocessing)
 
 
 def save_bundle(

@@ -19,7 +19,7 @@ import numpy as np
 
 from medclf.errors import BundleError, DataError, MedclfError, argument, require
 from medclf.files import finite, refuse_to_replace, replacing
-from medclf.images.heatmap import on_prepared
+from medclf.images.heatmap import check_places, on_prepared
 from medclf.inference import bundle_format
 from medclf.inference.bundle_format import golden_pixels
 from medclf.inference.predictor import Predictor
@@ -113,9 +113,11 @@ class OnnxModel(Predictor):
         Raises:
             ReadError: the image cannot be read.
             DataError: the label is not in the vocab.
+            MedclfError: the map is too coarse.
         """
         prepared = self.prepare(item)[None]
         (maps,) = self._outputs({_MAPS: 4}, prepared)
+        check_places(maps.shape)
         heat = np.nan_to_num(maps[0, self._target(prepared, label)]).clip(0)
         return on_prepared(heat / (heat.max(initial=0) or 1), self.preprocessing)
 

@@ -219,7 +219,8 @@ class MedInterpretation(Shown, ClassificationInterpretation):
             limit: how many images get a map: the errors first, by falling loss.
 
         Returns:
-            {path: data URI of a PNG to lay over the image}; see `medclf.learn.maps.map_pictures`.
+            {path: data URI of a PNG to lay over the image}; where there are none, {"": why}. See `map_pictures` in
+            `medclf.results.maps`.
         """
         return of_learner(self.learn, self.predictions, limit)
 

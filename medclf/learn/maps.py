@@ -12,17 +12,16 @@ from medclf.errors import PreprocessingError
 from medclf.images.heatmap import on_prepared
 from medclf.learn.preprocessing import preprocessing_of
 from medclf.models.saliency import learner_maps
-from medclf.results.maps import LIMIT, map_pictures, warn_of
+from medclf.results.maps import LIMIT, map_pictures, why_none
 from medclf.results.predictions import Predictions
 
 
 def of_learner(learn: Any, predictions: Predictions, limit: int = LIMIT) -> dict[str, str]:
-    """As `map_pictures`, from a learner; empty, with a warning, where it is not known what its loaders show."""
+    """As `map_pictures`, from a learner; none, either, where it is not known what its loaders show."""
     try:
         how = preprocessing_of(learn.dls)
     except PreprocessingError as error:
-        warn_of(error)
-        return {}
+        return why_none(error)
 
     def maps(files: Sequence[Path], labels: Sequence[str]) -> list[np.ndarray]:
         return [on_prepared(heat, how) for heat in learner_maps(learn, files, labels)]

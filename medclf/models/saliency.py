@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medclf.errors import DataError, MedclfError, position
-from medclf.images.heatmap import at_size
+from medclf.images.heatmap import at_size, check_places
 from medclf.models.timm_nets import covered
 
 METHODS = ("grad-cam", "occlusion")
@@ -24,7 +24,7 @@ def grad_cam(learn: Any, image: Any, label: str | None = None) -> np.ndarray:
 
     Each channel of that map is weighted by the mean gradient of the label's logit with respect to it; what the
     weighted sum has above zero is the map (Selvaraju et al. 2017, "Grad-CAM"). It is as coarse as the feature map (7 x
-    7 at 224 pixels), and says what the network used, not where the finding is.
+    7 at 224 pixels; fewer than 3 x 3 places are refused), and says what the network used, not where the finding is.
 
     Args:
         learn: a fastai `Learner` whose model is a body and a head, such as `med_learner` gives.
@@ -95,7 +95,9 @@ def learner_maps(
     for batch in loader:
         x = batch[0].as_subclass(Tensor).contiguous(memory_format=torch.channels_last)
         of_batch = None if targets is None else targets[len(found) : len(found) + len(x)]
-        found += [at_size(heat, x.shape[2:]) for heat in heat_maps(network, x, of_batch, method, **options)]
+        heats = heat_maps(network, x, of_batch, method, **options)
+        check_places(heats.shape)
+        found += [at_size(heat, x.shape[2:]) for heat in heats]
     return found
 
 
@@ -163,9 +165,7 @@ def _grad_cam(network: nn.Module, x: Tensor, targets: Sequence[int] | None) -> T
         chosen = head(features).argmax(1).tolist() if targets is None else list(targets)
     if features.ndim == 4:
         if features.shape[2:].numel() < 2:
-            raise MedclfError(
-                f"at {x.shape[2]} x {x.shape[3]} pixels the feature map is a single value", "use larger images"
-            )
+            check_places(features.shape)
         maps, gradients = _gradients(head, features, chosen)
         return (gradients.mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1)
     if features.ndim != 3:

@@ -121,7 +121,8 @@ def _numbers(boxes: Mapping[str, Any]) -> Iterator[Block]:
         yield table([{"label": label, **numbers} for label, numbers in rows])
     if boxes.get("saliency"):
         yield Block("heading", text="Beside it: the hottest box of the classifier's Grad-CAM")
-        yield _table({"validation": boxes["saliency"]})
+        if "hit_rate" in boxes["saliency"]:
+            yield _table({"validation": boxes["saliency"]})
         yield from (Block("text", text=boxes["saliency"][name]) for name in ("note",) if name in boxes["saliency"])
 
 

@@ -106,7 +106,7 @@ def render(
     links = link(cases, names, [*_paths_in(results.get("audit") or {}), *_paths_in(strips)])
     suspects = doubtful(cases, names, label_errors)
     data = page_data(results, cases, names, partition) | links.as_data(names, labels or {})
-    data |= label_data(cases, names, suspects)
+    data |= label_data(cases, names, suspects) | {"no_maps": (shown.get("saliency") or {}).get("note", "")}
     album, order = Album(), list(range(len(cases)))
     if read is not None and pictures:
         columns = list(map(str, rows.columns))

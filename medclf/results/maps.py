@@ -20,6 +20,7 @@ from medclf.results.predictions import Predictions
 FILE = "saliency.json"  # in a RUN folder
 LIMIT = 40  # images that get a map
 ACTUAL = "actual label of "  # before the path of a map that is of the actual label, where another was predicted
+WHY_NONE = ""  # in place of a path: why there are no maps
 _SIDE = 96  # longer side of a map in pixels: it is as coarse as the network's last feature map anyway
 
 Maps = Callable[[Sequence[Path], Sequence[str]], Sequence[np.ndarray]]
@@ -39,7 +40,7 @@ def map_pictures(predictions: Predictions, root: Path, maps: Maps, how: Preproce
 
     Returns:
         {path: data URI of a PNG that lies over the whole image}, and with `ACTUAL` before the path those of the actual
-        label; empty where the network has no map to give.
+        label; where the network has no map to give, why under `WHY_NONE`.
     """
     first = worst(predictions, limit)
     said = predictions.probs.argmax(1)
@@ -52,8 +53,7 @@ def map_pictures(predictions: Predictions, root: Path, maps: Maps, how: Preproce
     try:
         found = maps([root / path for path in table["path"]], labels) if rows else []
     except MedclfError as error:
-        warn_of(error)
-        return {}
+        return why_none(error)
     known = {"height", "width"} <= set(table)
     shapes = table[["height", "width"]].to_numpy(float) if known else np.zeros((len(rows), 2))
     pictures = {}
@@ -77,28 +77,30 @@ def _small(shape: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
-def warn_of(error: MedclfError) -> None:
-    """Say why there are no maps."""
+def why_none(error: MedclfError) -> dict[str, str]:
+    """Say why there are no maps, here and in their place."""
     warnings.warn(f"the report does not show where the model looked: {error.message}", MedclfWarning, stacklevel=3)
+    return {WHY_NONE: error.message}
 
 
 def save_maps(folder: Path, pictures: Mapping[str, str]) -> None:
     """Write them into a RUN folder, for its report; no file where there are none."""
-    if pictures:
-        write_json(folder / FILE, pictures)
+    if drawn := {name: uri for name, uri in pictures.items() if name != WHY_NONE}:
+        write_json(folder / FILE, drawn)
     else:
         (folder / FILE).unlink(missing_ok=True)  # of an earlier run
 
 
 def described(pictures: Mapping[str, str]) -> dict[str, Any]:
-    """For `results.json`: that there are maps, how they were made, and of how many images; {} where there are none."""
-    n = sum(not name.startswith(ACTUAL) for name in pictures)
-    return {"saliency": {"method": "Grad-CAM", "n_images": n}} if pictures else {}
+    """For `results.json`: how maps were made, of how many images, and why of none; {} where none were asked for."""
+    n = sum(name != WHY_NONE and not name.startswith(ACTUAL) for name in pictures)
+    note = {"note": f"Not shown: {pictures[WHY_NONE]}."} if WHY_NONE in pictures else {}
+    return {"saliency": {"method": "Grad-CAM", "n_images": n} | note} if pictures else {}
 
 
 def with_maps(rows: pd.DataFrame, pictures: Mapping[str, str]) -> pd.DataFrame:
     """The rows with the columns `saliency` and `saliency_actual`, where there are maps."""
-    if not pictures:
+    if not set(pictures) - {WHY_NONE}:
         return rows
     columns = {"saliency": "", "saliency_actual": ACTUAL}
     found = {name: [pictures.get(f"{prefix}{path}", "") for path in rows["path"]] for name, prefix in columns.items()}

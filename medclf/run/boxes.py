@@ -17,7 +17,7 @@ from medclf.dataset.csv_files import save_rows
 from medclf.dataset.scan import scan, usable
 from medclf.dataset.sources import FOLDER_OR_NONE
 from medclf.dataset.splits import split_table
-from medclf.errors import DataError, ReadError, argument
+from medclf.errors import DataError, MedclfError, ReadError, argument
 from medclf.files import finite, write_json
 from medclf.images.heatmap import hottest_box, on_original
 from medclf.images.preprocessing import Preprocessing
@@ -322,10 +322,14 @@ def hottest(
     note = {"note": f"The classifier does not know {', '.join(strange)}: not looked for."} if strange else {}
     if known.empty:
         return note
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path, label in known[["path", "label"]].drop_duplicates().itertuples(index=False):
         image = classifier.preprocessing.read(root / path)
-        heat = on_original(classifier.saliency(root / path, label), image.shape, classifier.preprocessing)
+        try:
+            seen = classifier.saliency(root / path, label)
+        except MedclfError as error:
+            return {"note": " ".join([*note.values(), f"Where the classifier looks is not measured: {error.message}."])}
+        heat = on_original(seen, image.shape, classifier.preprocessing)
         if (box := hottest_box(heat)) is not None:
             rows.append({"path": path, "label": label, "prob": 1.0, **dict(zip(SIDES, box, strict=True))})
     shown = pd.DataFrame(rows, columns=["path", "label", "prob", *SIDES])

@@ -80,6 +80,7 @@ class Predicted(_Answer):
     boxes: list[Located] | None = Field(None, description="of a detector: the boxes from its threshold on")
     preview: str | None = Field(None, description="what the model saw, as a data: URL of a PNG; where asked for")
     saliency: str | None = Field(None, description="where it looked, likewise; where asked for and offered")
+    saliency_problem: str | None = Field(None, description="why it is not shown where it looked, though asked for")
     sketch: str | None = Field(None, description="the id under which `medclf watch` speaks of this image; where kept")
 
 
@@ -160,6 +161,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
             boxes=_boxes(prediction),
             preview=await asyncio.to_thread(png_uri, answer.pixels) if preview else None,
             saliency=None if answer.heat is None else await asyncio.to_thread(png_uri, coloured(answer.heat)),
+            saliency_problem=answer.no_heat,
             sketch=answer.sketch,
         )
 

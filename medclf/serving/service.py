@@ -55,12 +55,13 @@ class Servable(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """A prediction, the pixels it was made from, the heat map where asked for and offered, and the sketch's id."""
+    """A prediction, its pixels, the heat map where asked for and offered, the sketch's id, and why a map is lacking."""
 
     prediction: Prediction
     pixels: np.ndarray
     heat: np.ndarray | None
     sketch: str | None = None
+    no_heat: str | None = None
 
 
 @dataclass(frozen=True)
@@ -282,8 +283,8 @@ class Service:
             self.meters.labels.labels(label).inc()
         for flag in prediction.flags:
             self.meters.flags.labels(flag).inc()
-        heat = await self._heat(pixels, prediction) if saliency else None
-        return Answer(prediction, pixels, heat, self._keep(prediction, measures, file))
+        heat, why = await self._heat(pixels, prediction) if saliency else (None, None)
+        return Answer(prediction, pixels, heat, self._keep(prediction, measures, file), why)
 
     def _predicted(
         self, pixels: np.ndarray, *fields: Sequence[Mapping[str, Any]]
@@ -309,17 +310,17 @@ class Service:
             return None
         return str(row["id"])
 
-    async def _heat(self, pixels: np.ndarray, prediction: Prediction) -> np.ndarray | None:
-        """For one label that is predicted; of several, for the most probable."""
+    async def _heat(self, pixels: np.ndarray, prediction: Prediction) -> tuple[np.ndarray | None, str | None]:
+        """For one label that is predicted; of several, for the most probable. Or why there is none."""
         if self.saliency is None:
-            return None
+            return None, None
         label = max(prediction.probs, key=prediction.probs.__getitem__)
         label = prediction.label if isinstance(prediction.label, str) else label
         async with self._one_heat:  # it costs another prediction, and stays behind them
             try:
-                return await asyncio.to_thread(self.saliency, pixels, label)
-            except MedclfError:  # this network has no map to show
-                return None
+                return await asyncio.to_thread(self.saliency, pixels, label), None
+            except MedclfError as error:  # this network has no map to show
+                return None, error.message
 
 
 def _set_threads(threads: int) -> None:

@@ -74,7 +74,7 @@ def test_five_hundred_images_get_torchs_probabilities(bundle, model):
 
 
 def test_a_generalised_mean_and_its_maps_come_along(tmp_path):
-    learn = fake_learn()
+    learn = fake_learn(size=(96, 104))
     pool_by(learn.model, "gem")
     learn.spec = replace(learn.spec, head=head_of(learn.model))
     bundle = load_bundle(save_bundle(learn, tmp_path / "gem.bundle"))
@@ -90,7 +90,7 @@ def test_a_generalised_mean_and_its_maps_come_along(tmp_path):
 
 
 def test_the_maps_of_all_stages_come_along(tmp_path):
-    learn = fake_learn()
+    learn = fake_learn(size=(96, 104))
     pool_by(learn.model, "stages")
     learn.spec = replace(learn.spec, all_stages=True)
     bundle = load_bundle(save_bundle(learn, tmp_path / "stages.bundle"))
@@ -102,6 +102,11 @@ def test_the_maps_of_all_stages_come_along(tmp_path):
         np.testing.assert_allclose(model.saliency(image, "hand"), bundle.saliency(image, "hand"), atol=1e-3)
     with pytest.raises(BundleError, match="all_stages"):
         replace(learn.spec, all_stages="yes")
+
+
+def test_maps_that_are_too_coarse_are_refused(model):
+    with pytest.raises(MedclfError, match="has 2 x 3 places: too coarse to show where"):
+        model.saliency(next(pictures(1)))
 
 
 def test_files_of_every_kind_get_the_same_answer(bundle, model, images):

@@ -157,7 +157,7 @@ def test_hooks_of_others_are_called_and_stay():
     ("network", "size", "reason"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), 8, "no feature map"),
-        (nn.Sequential(nn.Conv2d(1, 2, 8), linear_head([[1.0, 0.0]])), 8, "single value"),
+        (nn.Sequential(nn.Conv2d(1, 2, 8), linear_head([[1.0, 0.0]])), 8, "has 1 x 1 places: too coarse to show where"),
         (nn.Conv2d(1, 2, 8), 8, "body followed by a head"),
     ],
 )

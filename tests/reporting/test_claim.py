@@ -71,6 +71,8 @@ def test_other_ways_to_train_are_told(made_up):
     assert "that of its fold" in found["27"]["answer"]
     assert "1 folds" in found["30"]["answer"]
     maps = answers({**facts, "saliency": {"method": "Grad-CAM", "n_images": 40}})["31"]["answer"]
+    none = {"method": "Grad-CAM", "n_images": 0, "note": "too coarse"}
+    assert answers({**facts, "saliency": none})["31"]["answer"] == "MISSING"
     assert maps.startswith("Grad-CAM maps") and "of 40 images" in maps
     head = {"strength": 0.01, "n_train": 70, "cv_folds": 5, "seconds": 1.0}
     found = answers({**facts, "training": {"history": [], "linear_probe": head}}, settings={"epochs": 0})

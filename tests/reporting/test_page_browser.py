@@ -377,6 +377,13 @@ def test_level_and_window_reach_what_the_usual_window_cut_off(opened: Any, made_
     shown.is_clean()
 
 
+def test_why_maps_are_lacking_stands_beside_each_image(opened: Any, made_up: Any) -> None:
+    none = {"method": "Grad-CAM", "n_images": 0, "note": "Not shown: too coarse to show where."}
+    shown = opened(made_up.facts | {"saliency": none}, made_up.rows, read=made_up.read)
+    shown.page.click("#gallery li:first-child button")
+    assert "Where it looked\nNot shown: too coarse to show where." in shown.page.inner_text("dialog[open]")
+
+
 def test_saliency_neighbours_and_twins(opened: Any, made_up: Any) -> None:
     buffer = io.BytesIO()
     Image.new("RGBA", (8, 8), (255, 0, 0, 128)).save(buffer, "PNG")

@@ -13,6 +13,7 @@ from medclf import __version__
 from medclf.config import TrainConfig
 from medclf.dataset.boxes import SIDES
 from medclf.errors import BundleError, DataError
+from medclf.images.heatmap import check_places
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.inference.detector_bundle import load_detector
@@ -259,6 +260,9 @@ def test_the_hottest_box_is_measured_as_the_detectors_are(drawn):
     far = slice(0, 5) if x > 60 else slice(110, 120)
     assert hottest(LooksAt(slice(0, 5), far), drawn, paths, given)["hit_rate"].value == 0
     assert "not know ulcer" in hottest(LooksAt(far, far), drawn, paths, given.assign(label="ulcer"))["note"]
+    coarse = LooksAt(far, far)
+    coarse.saliency = lambda path, label: check_places((2, 2))
+    assert list(found := hottest(coarse, drawn, paths, given)) == ["note"] and "too coarse to show" in found["note"]
     both = pd.concat([given, given.assign(label="ulcer")])
     half = hottest(LooksAt(slice(0, 5), far), drawn, paths, both)
     assert half["hit_rate"].n == 1 and "not know ulcer" in half["note"]

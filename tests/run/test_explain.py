@@ -34,7 +34,7 @@ def saved(tmp_path_factory):
     network = build_network("efficientnet_lite0", 2, weights=None)
     network[1][-1].weight.data.mul_(10)
     half = Normalization((0.5,) * 3, (0.5,) * 3)
-    spec = ModelSpec("efficientnet_lite0", ("normal", "polyp"), Preprocessing(64, "crop"), half)
+    spec = ModelSpec("efficientnet_lite0", ("normal", "polyp"), Preprocessing(96, "crop"), half)
     learn = SimpleNamespace(model=network, spec=spec)
     return save_bundle(learn, tmp_path_factory.mktemp("saved") / "polyps.bundle")
 
@@ -70,6 +70,16 @@ def test_pictures_and_boxes_are_written_in_the_files_own_pixels(saved, files, tm
             assert shown.shape == (100, 150, 3)
             assert np.array_equal(shown[:, :20], np.asarray(original)[:, :20])
             assert not np.array_equal(shown, np.asarray(original))
+
+
+def test_a_map_that_is_too_coarse_is_refused_and_occlusion_named(files, tmp_path):
+    spec = ModelSpec("efficientnet_lite0", ("a", "b"), Preprocessing(64), Normalization((0.5,) * 3, (0.5,) * 3))
+    network = build_network("efficientnet_lite0", 2, weights=None)
+    saved = save_bundle(SimpleNamespace(model=network, spec=spec), tmp_path / "small.bundle")
+    with pytest.raises(MedclfError, match="has 2 x 2 places: too coarse to show where"):
+        explain(saved, [files / "0.png"], tmp_path / "out")
+    (found,) = explain(saved, [files / "0.png"], tmp_path / "out", method="occlusion")
+    assert found.picture and found.picture.is_file()
 
 
 def test_mistakes_are_named_before_anything_is_written(saved, files, tmp_path):

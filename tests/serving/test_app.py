@@ -30,6 +30,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from medclf.errors import MedclfError
+from medclf.images.heatmap import check_places
 from medclf.serving import http_timeouts
 from medclf.serving.app import check_exposure, create_app, running, serve
 from medclf.serving.limits import Limits
@@ -72,6 +73,14 @@ def test_flags_preview_and_saliency_are_answered_where_asked_for(url: str, pictu
     assert np.asarray(_image(answer["preview"])).mean() == pytest.approx(128)
     alpha = np.asarray(_image(answer["saliency"]))[..., 3]
     assert alpha[0, 0] == 0 and alpha[-1, -1] == 200  # the heat grows from the first pixel to the last
+
+
+def test_why_a_map_is_lacking_is_answered(bundle: Any, picture: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(bundle, "saliency", lambda pixels, label: check_places((2, 2)))
+    with running(create_app(bundle)) as address:
+        answer = CLIENT.post(f"{address}/v1/predict?saliency=true", content=picture(), headers=PNG).json()
+    assert answer["saliency_problem"] == "the feature map has 2 x 2 places: too coarse to show where"
+    assert "saliency" not in answer
 
 
 def _image(url: str) -> Image.Image:

@@ -96,7 +96,7 @@ def test_a_bundle_answers_as_in_python_without_fastai_and_stops_whole_at_ctrl_c(
 
 
 def test_an_exported_file_answers_alike_without_torch(tmp_path: Path) -> None:
-    saved = save_bundle(fake_learn("timm/test_efficientnet"), tmp_path / "small.bundle")
+    saved = save_bundle(fake_learn("timm/test_efficientnet", size=(96, 104)), tmp_path / "small.bundle")
     exported = export_onnx(saved, tmp_path / "polyps.onnx")
     with _served(exported) as process:
         address = _address(process)
@@ -105,7 +105,7 @@ def test_an_exported_file_answers_alike_without_torch(tmp_path: Path) -> None:
             f"{address}v1/predict?saliency=1", content=_photo(0), headers={"Content-Type": "image/jpeg"}, timeout=60
         ).json()
         with Image.open(io.BytesIO(base64.b64decode(answer["saliency"].partition(",")[2]))) as heat:
-            assert heat.mode == "RGBA" and heat.size == (72, 64) and np.asarray(heat)[..., 3].any()
+            assert heat.mode == "RGBA" and heat.size == (104, 96) and np.asarray(heat)[..., 3].any()
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert process.stdout and process.stdout.read() == "stopped; heavy modules: []\n"

@@ -166,6 +166,15 @@ def _answers(page: Any, url: str, answers: dict[bytes, dict[str, Any]]) -> None:
     playwright.expect(page.get_by_text(f"{len(answers)} of {len(answers)} answered.")).to_be_visible(timeout=60_000)
 
 
+def test_why_a_map_is_lacking_stands_in_its_place(page: Any, url: str, picture: Callable[..., bytes]) -> None:
+    told = {"label": "dark", "probs": {"dark": 0.9, "light": 0.1}, "saliency_problem": "too coarse"}
+    _answers(page, url, {picture(20): told})
+    why = page.get_by_text("Where the model looked is not shown: too coarse.")
+    assert not why.is_visible()
+    page.get_by_label("Show where the model looked").check()
+    playwright.expect(why).to_be_visible()
+
+
 def _cells(page: Any) -> list[list[str]]:
     """Label and confidence in the table, by file."""
     page.get_by_label("As a table").check()

@@ -336,7 +336,7 @@ def robustness(have: Known) -> str:
 def explainability(have: Known) -> str:
     """31."""
     found = have.results.get("saliency")
-    if not isinstance(found, Mapping):
+    if not isinstance(found, Mapping) or not found["n_images"]:
         return ""
     return f"{found['method']} maps of where the model looked, of {number(found['n_images'])} images in the report."
 

@@ -36,7 +36,7 @@ function facts(row) {
     ...fact('Patient', DATA.patient[row]),
   ];
   for (const [name, [values, codes]] of Object.entries(DATA.columns)) list.push(...fact(name, values[codes[row]]));
-  if (DATA.saliency && pictures(row)[0] && !pictures(row)[2]) list.push(...fact('Where it looked', 'no map was made of this image'));
+  if ((DATA.saliency || DATA.no_maps) && pictures(row)[0] && !pictures(row)[2]) list.push(...fact('Where it looked', DATA.no_maps || 'no map was made of this image'));
   if (pictures(row)[4]) list.push(...fact('Depth', 'more than 8 bits: level and window use them all'));
   return list;
 }
