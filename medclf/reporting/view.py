@@ -211,11 +211,14 @@ def _telling(cases: Cases, row: int) -> list[tuple[str, float, str, str]]:
 
 
 def confused_pairs(results: Mapping[str, Any], cases: Cases, names: Names, album: Album) -> list[dict[str, Any]]:
-    """The most confused pairs, each with its most confident examples."""
+    """The most confused pairs, each with its most confident examples; none where each is one error: a top loss."""
+    found = results.get("most_confused") or []
+    if not any(n > 1 for *_, n in found):
+        return []
     place = {label: index for index, label in enumerate(cases.vocab)}
     confidence, here = cases.confidence, cases.known & (cases.partition == results.get("partition"))
     pairs = []
-    for actual, pred, n in (results.get("most_confused") or [])[:PAIRS]:
+    for actual, pred, n in found[:PAIRS]:
         inside, column = np.zeros(len(cases), bool), place.get(actual)
         if cases.multi_label and column is not None:  # (label, "missed" or "false alarm", n)
             missed = pred == "missed"

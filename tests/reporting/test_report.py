@@ -117,6 +117,8 @@ def test_the_top_losses_stop_at_the_errors(made_up: Any, tmp_path: Path) -> None
     part = losses_of(made_up, tmp_path, rows)
     top = part[: part.index('id="confused"')]
     assert "all 3 errors, the highest loss first" in top and top.count("✕") == 3 and "✓" not in top
+    made_up.facts["most_confused"] = [["polyp", "ulcer", 1], ["normal", "polyp", 1]]  # which the top losses show
+    assert "confused" not in losses_of(made_up, tmp_path, rows)
     rows.loc[wrong, "pred"] = rows.loc[wrong, "label"]
     made_up.facts["most_confused"] = []
     part = losses_of(made_up, tmp_path, rows)
