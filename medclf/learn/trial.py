@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -159,16 +160,38 @@ def try_tuning(
     parts = _parts(table, learn)
     loaders = {**loaders, "split": "folders", "fold": None, "valid_pct": TrainConfig.valid_pct, "progress": False}
     tried: list[_Fold] = []
+    said = set(learn.dls.table.attrs.get("notes", ()))  # of the user's own loaders
     for part in range(FOLDS):
         divided = table.assign(partition=np.where(parts == part, "valid", "train"))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", MedclfWarning)  # of rare labels, which the user's own split has told
+        with told_once(said):
             tried.append(_Fold(make(MedDataLoaders.from_table(divided, **loaders)), learn, tune))
         trials = {share: _compared(tried, share) for share in BLENDS}
         best, decided = distributed.from_first(partial(_verdict, trials))
         if decided:
             break
     return best, replace(trials[best], seconds=time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def told_once(said: set[str]) -> Iterator[None]:
+    """Give medclf's warnings of what runs inside but those in `said`, which then holds them: each fold has them again.
+
+    Args:
+        said: what was warned of before.
+    """
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", MedclfWarning)
+            yield
+    finally:
+        for one in caught:
+            text = str(one.message)
+            if not issubclass(one.category, MedclfWarning):
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+            elif text not in said:
+                said.add(text)
+                warnings.warn(MedclfWarning(f"in a trial on parts of the training images: {text}"), stacklevel=4)
 
 
 def _verdict(trials: Mapping[float, Trial]) -> tuple[float, bool]:
