@@ -248,6 +248,7 @@ def pages(app: FastAPI) -> APIRouter:
         ("/", "service.html", "text/html"),
         ("/service.css", "service.css", "text/css"),
         ("/service.js", "service.js", "text/javascript"),
+        ("/answer.js", "answer.js", "text/javascript"),
     ):
         router.add_api_route(path, _static(_template(name), media_type), methods=["GET"])
 

@@ -325,7 +325,7 @@ def test_a_token_guards_the_model_and_leaves_the_page_and_the_probes_open(
                 assert "Authorization: Bearer" in response.json()["remedy"]
         right = {**PNG, **_bearer(TOKEN)}
         assert CLIENT.post(f"{address}/v1/predict", content=picture(), headers=right).status_code == 200
-        for path in ("/", "/service.js", "/service.css", "/docs", "/openapi.json", "/healthz", "/readyz"):
+        for path in ("/", "/service.js", "/answer.js", "/service.css", "/docs", "/openapi.json", "/healthz", "/readyz"):
             response = CLIENT.get(address + path, headers={"Host": "models.example"})
             assert response.status_code == 200
             assert bundle.name not in response.text and TOKEN not in response.text
@@ -668,7 +668,7 @@ def test_a_request_makes_a_short_line_whatever_it_calls_itself(
 
 
 def test_every_answer_carries_the_security_headers(url: str) -> None:
-    for path in ("/", "/docs", "/service.js", "/v1/model", "/nowhere"):
+    for path in ("/", "/docs", "/service.js", "/answer.js", "/v1/model", "/nowhere"):
         headers = CLIENT.get(url + path).headers
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
@@ -680,7 +680,7 @@ def test_every_answer_carries_the_security_headers(url: str) -> None:
 def test_the_pages_name_no_other_host() -> None:
     folder = resources.files("medclf.serving") / "templates"
     for file in folder.iterdir():
-        if file.name.startswith(("service", "interface")):
+        if file.name.startswith(("service", "answer", "interface")):
             text = file.read_text(encoding="utf-8")
             assert not re.findall(r"""(?:src|href|url|import|fetch)[=(\s"'`]+(?:https?:)?//""", text), file.name
             assert "innerHTML" not in text and " style=" not in text

@@ -1,3 +1,5 @@
+import { FLAGS, capital, certain, certainty, frames, kindOf, ownPicture, percent, said, save, several, told, without } from "./answer.js";
+
 const find = (id) => document.getElementById(id);
 const AT_ONCE = 4, SHOWN = 5, RETRIES = 8;
 const waiting = [];
@@ -6,17 +8,6 @@ let token = "", running = 0, asked = 0, answered = 0, offersHeat = false, descri
 
 const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
-
-async function kindOf(file) {
-  const head = new Uint8Array(await file.slice(0, 132).arrayBuffer());
-  const starts = (...bytes) => bytes.every((byte, index) => head[index] === byte);
-  if (starts(0x89, 0x50, 0x4e, 0x47)) return "image/png";
-  if (starts(0xff, 0xd8, 0xff)) return "image/jpeg";
-  if (starts(0x49, 0x49) || starts(0x4d, 0x4d)) return "image/tiff";
-  if (starts(0x42, 0x4d)) return "image/bmp";
-  if (starts(0x52, 0x49, 0x46, 0x46)) return "image/webp";
-  return "application/dicom"; // with its preamble or without: the service looks
-}
 
 // The fields beside the image, as the model names them: a number, or one of its categories, or unknown.
 function fieldInput({ name, kind, categories }) {
@@ -45,28 +36,6 @@ async function ask(file, fields) {
   }
 }
 
-// What the service says; of an answer that is none of its own (a proxy's page), what the status means.
-async function told(response) {
-  const body = await response.json().catch(() => null);
-  if (body && (response.ok || body.error)) return body;
-  const meaning = {
-    413: ["The file is too large for the server in front of the service", "send a smaller file, or raise that server's limit"],
-    429: ["Too many requests", "wait a moment, then try again"],
-    502: ["The service does not answer the server in front of it", "it may be starting: try again in a minute"],
-    503: ["The service is not available", "it may be starting: try again in a minute"],
-    504: ["The service took too long to answer", "try again later"],
-  }[response.status] || ["The answer is not the service's own", "is there a proxy or a login page in between?"];
-  return { ok: false, error: `${meaning[0]} (status ${response.status})`, remedy: meaning[1] };
-}
-
-const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-
-function percent(value) {
-  if (value > 0.999 && value < 1) return "> 99.9 %";
-  if (value < 0.001 && value > 0) return "< 0.1 %";
-  return `${(100 * value).toFixed(1)} %`;
-}
-
 function bar([label, value]) {
   const row = find("prob").content.cloneNode(true).firstElementChild;
   row.querySelector(".label").textContent = label;
@@ -74,14 +43,6 @@ function bar([label, value]) {
   row.querySelector(".fill").style.width = `${100 * value}%`;
   return row;
 }
-
-// What a flag says, for who meets one.
-const FLAGS = {
-  "unsure": "the confidence is below this model's limit, from which on its answers were reliable enough in validation",
-  "not like the training images": "the model has seen nothing like this image, so its confidence means little",
-  "fields unknown": "what is known besides the image was left out",
-  "fields unlike training": "a value besides the image lies outside what the model was trained on",
-};
 
 function explainFlags() {
   const met = new Set(results.flatMap(({ answer }) => answer.flags)), known = Object.keys(FLAGS).filter((flag) => met.has(flag));
@@ -99,43 +60,6 @@ function badge(flag) {
 function place(box) {
   const [left, top, right, bottom] = [box.x_min, box.y_min, box.x_max, box.y_max].map(Math.round);
   return badge(`${box.label} ${percent(box.prob)}: from (${left}, ${top}) to (${right}, ${bottom})`);
-}
-
-// Which labels were given, in words.
-const said = ({ label, boxes }) => [label].flat().join(", ") || (boxes ? "no finding" : "none of the labels");
-
-// Whether an image may have several labels; a detector lists its findings, too.
-const several = ({ label, boxes }) => Array.isArray(label) && !boxes;
-
-// How sure an answer is; of several labels, the least certain one counts. A detector without a finding says nothing.
-function certainty(answer) {
-  const probs = Object.entries(answer.probs);
-  if (several(answer)) return Math.min(...probs.map(([label, p]) => (answer.label.includes(label) ? p : 1 - p)));
-  return answer.boxes && !answer.boxes.length ? 0 : Math.max(...probs.map(([, p]) => p));
-}
-
-const certain = (answer) => (answer.boxes && !answer.boxes.length ? "–" : percent(certainty(answer)));
-
-// The boxes over a picture of the file itself, whose pixels they count in.
-function frames(image, boxes) {
-  const space = "http://www.w3.org/2000/svg", drawn = document.createElementNS(space, "svg");
-  drawn.classList.add("found");
-  drawn.setAttribute("aria-hidden", "true"); // they are told in words as well
-  for (const box of boxes) {
-    const frame = document.createElementNS(space, "rect");
-    for (const [name, value] of [["x", box.x_min], ["y", box.y_min], ["width", box.x_max - box.x_min], ["height", box.y_max - box.y_min]])
-      frame.setAttribute(name, value);
-    drawn.append(frame);
-  }
-  const fit = () => drawn.setAttribute("viewBox", `0 0 ${image.naturalWidth} ${image.naturalHeight}`);
-  image.addEventListener("load", fit);
-  fit();
-  return drawn;
-}
-
-// The file's own address, where browsers can show it; else none.
-async function ownPicture(file) {
-  return /^image\/(png|jpeg|bmp|webp)$/.test(await kindOf(file)) ? URL.createObjectURL(file) : "";
 }
 
 async function drawBoxes(item, boxes) {
@@ -214,17 +138,6 @@ function look() {
   find("large").style.filter = `brightness(${value("brightness")}%) contrast(${value("contrast")}%)`;
 }
 
-// A field of CSV: quoted, and never a formula for a spreadsheet to run.
-const field = (text) => `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : String(text)).replaceAll('"', '""')}"`;
-
-function save(name, lines) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([lines.map((line) => line.map(field).join(",")).join("\r\n") + "\r\n"], { type: "text/csv" }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
-
 function saveAnswers() {
   const labels = Object.keys(results[0].answer.probs);
   const written = ({ label, prob, x_min, y_min, x_max, y_max }) => [label, prob, x_min, y_min, x_max, y_max].join(" ");
@@ -246,8 +159,6 @@ function order() {
   const shown = find("by-doubt").checked ? [...results].sort((a, b) => sure(a) - sure(b)) : results;
   find("answers").append(...shown.map(({ item }) => item));
 }
-
-const without = (n) => `${n} ${n === 1 ? "file has" : "files have"} no answer`;
 
 // The batch as a table: name of the column, what a row sorts by there, what it shows.
 const COLUMNS = [
