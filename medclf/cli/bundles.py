@@ -146,13 +146,15 @@ def serve(
 def export(
     bundle: Annotated[Path, typer.Argument(help="a bundle folder, or a RUN that holds one")],
     out: Annotated[Path, typer.Option(help="the .onnx file to write")],
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and sums; says what that costs")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="8-bit weights and sums, of a classifier; says what that costs")
+    ] = False,
     data: Annotated[
         list[Path] | None, typer.Option(help="images or folders that set the ranges of --int8 and show its cost")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing file")] = False,
 ) -> None:
-    """Export a bundle to one ONNX file, with its preprocessing and labels inside."""
+    """Export a bundle, of a detector too, to one ONNX file, with its preprocessing and labels inside."""
     from medclf.run.export import export as export_bundle
 
     for line in export_bundle(bundle, out, int8=int8, data=data or (), overwrite=overwrite):

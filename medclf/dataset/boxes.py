@@ -20,10 +20,9 @@ from medclf.dataset.labels import label_set
 from medclf.dataset.matching import spelling, spelt_alike
 from medclf.dataset.scan import listing, usable
 from medclf.errors import DataError, MedclfWarning, argument
-from medclf.images.box_places import iou
+from medclf.images.box_places import SIDES, iou
 from medclf.images.reading import probe
 
-SIDES = ("x_min", "y_min", "x_max", "y_max")
 COLUMNS = ("path", "label", *SIDES)
 N_BOXES = "n_boxes"
 Unlisted = Literal["negative", "skip"]

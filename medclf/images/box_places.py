@@ -6,6 +6,8 @@ import numpy as np
 
 from medclf.images.preprocessing import Preprocessing
 
+SIDES = ("x_min", "y_min", "x_max", "y_max")
+
 
 def _map(preprocessing: Preprocessing, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Scale and offset such that prepared = file * scale + offset, for x, y, x, y."""

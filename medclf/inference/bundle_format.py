@@ -8,11 +8,11 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from medclf.errors import BundleError, MedclfError, by_road
+from medclf.errors import BundleError, MedclfError, argument, by_road
 from medclf.files import finite, is_number
 from medclf.images.preprocessing import Preprocessing
 from medclf.metrics.units import UnitRule
@@ -231,8 +231,40 @@ def biases(calibration: Mapping[str, Any]) -> list[float]:
 
 
 def is_detector(path: Path) -> bool:
-    """Whether a folder holds a detector's bundle, which `load_bundle` does not read."""
+    """Whether a folder or an exported file holds a detector, which `load_bundle` does not read.
+
+    Raises:
+        BundleError: the file is damaged.
+    """
+    if path.suffix == ".onnx" and path.is_file():
+        from medclf.inference import onnx_file
+
+        return onnx_file.detects(onnx_file.described(onnx_file.checked(path), str(path)))
     return (path / DETECTOR).is_file()
+
+
+def refuse_detector(path: Path) -> NoReturn:
+    """Say what to do with a detector where a classifier is asked for.
+
+    Raises:
+        BundleError: always.
+    """
+    raise BundleError(
+        f"{path} holds a detector, which gives boxes and no probabilities of labels",
+        by_road(
+            "load it with medclf.load_detector, or medclf.inference.detector_onnx.OnnxDetector if it is an ONNX file",
+            "use medclf predict, which prints its boxes",
+        ),
+    )
+
+
+def refuse_classifier(path: Path) -> NoReturn:
+    """Say that a detector is asked for.
+
+    Raises:
+        BundleError: always.
+    """
+    raise BundleError(f"{path} holds no detector, so it gives no boxes", f"train one with {argument('boxes', 'FILE')}")
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -242,10 +274,7 @@ def read(folder: Path) -> dict[str, Any]:
         BundleError: a file is missing, too large, a link to elsewhere, damaged or changed.
     """
     if is_detector(folder):
-        raise BundleError(
-            f"{folder} holds a detector, which gives boxes and no probabilities of labels",
-            by_road("load it with medclf.load_detector", "use medclf predict, which prints its boxes"),
-        )
+        refuse_detector(folder)
     if not folder.exists():
         raise BundleError(f"{folder} does not exist", "look for a typing mistake in the path")
     for name in ("bundle.json", WEIGHTS):

@@ -5,12 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import logging
 import tempfile
-import threading
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,23 +14,22 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from medclf.errors import BundleError, DataError, MedclfError, argument, require
-from medclf.files import finite, refuse_to_replace, replacing
+from medclf.files import finite, replacing
 from medclf.images.heatmap import check_places, on_prepared
-from medclf.inference import bundle_format
-from medclf.inference.bundle_format import golden_pixels
+from medclf.inference import bundle_format, onnx_file
+from medclf.inference.bundle_format import golden_pixels, is_detector, refuse_detector
+from medclf.inference.found_boxes import BoxPredictor
 from medclf.inference.predictor import Predictor
 
 if TYPE_CHECKING:
     from medclf.images.preprocessing import Item
     from medclf.inference.bundle import Bundle, Trained
+    from medclf.inference.detector_bundle import DetectorBundle
 
 __all__ = ["Int8Cost", "OnnxModel", "export_onnx", "quantize_onnx"]
 
 _MAPS = "maps"  # an output
-_KEY = "medclf"  # of the metadata that holds what a bundle.json holds
-_MAX_BYTES = 2**31 - 1  # of any protocol buffer
 _DRIFT = 1e-4
-_PATIENCE_S = 60.0  # of the golden inputs: two images
 
 
 class OnnxModel(Predictor):
@@ -63,17 +58,17 @@ class OnnxModel(Predictor):
         threads: int | None = None,
         verify: bool = True,
     ) -> None:
-        ort = require("onnxruntime", "onnx")
+        require("onnxruntime", "onnx")
         path = Path(path)
-        content = _content(_checked(path), str(path))
-        self._session = _session(path, providers, threads)
+        content = _content(path)
+        self._session = onnx_file.session(path, providers, threads)
         super().__init__(content, path.stem, self._run)
         self.exported_from: str | None = content.get("exported_from")
         if _MAPS in (output.name for output in self._session.get_outputs()):
             self.saliency = self._saliency  # absent where the file holds no maps: the service asks for it by name
         if verify:
             saved = np.array(content["golden"]["logits"])
-            with _patience(ort.RunOptions()) as options:
+            with onnx_file.patience() as options:
                 logits, _ = self._run(golden_pixels(self.preprocessing), options)
             if not np.abs(logits - saved).max() <= _DRIFT * max(1.0, np.abs(saved).max()):
                 raise BundleError(
@@ -86,11 +81,7 @@ class OnnxModel(Predictor):
 
     def _outputs(self, wanted: Mapping[str, int], pixels: np.ndarray, options: Any = None) -> list[np.ndarray]:
         """Outputs of the graph by name and number of dimensions: one row an image, of logits and maps one a label."""
-        try:
-            found = self._session.run(list(wanted), {"pixels": pixels}, options)
-        except _ort_errors() as error:
-            reason = str(error).partition("\n")[0][:200]
-            raise BundleError(f"{self.name} cannot be run by ONNX Runtime: {reason}", "export it again") from error
+        found = onnx_file.run(self._session, list(wanted), pixels, self.name, options)
         for (name, n_dims), value in zip(wanted.items(), found, strict=True):
             rows = (len(pixels),) if name == "features" else (len(pixels), len(self.vocab))
             shape = getattr(value, "shape", ())
@@ -98,7 +89,7 @@ class OnnxModel(Predictor):
                 raise BundleError(
                     f"{self.name} gives {name} that are not numbers of {len(pixels)} images", "export it again"
                 )
-        return cast("list[np.ndarray]", found)
+        return found
 
     def _saliency(self, item: Item, label: str | None = None) -> np.ndarray:
         """Where the network looked: Grad-CAM, as `Bundle.saliency` gives it.
@@ -122,102 +113,27 @@ class OnnxModel(Predictor):
         return on_prepared(heat / (heat.max(initial=0) or 1), self.preprocessing)
 
 
-def _checked(path: Path) -> Any:
-    """The parsed model, whose tensors are all inside it: ONNX Runtime would open any path that it names."""
-    onnx = require("onnx", "onnx")
-    if not path.is_file():
-        raise BundleError(f"{path} does not exist", "give a file that export_onnx made")
-    if path.stat().st_size > _MAX_BYTES:
-        raise BundleError(f"{path} is larger than an ONNX file can be", "export it again")
-    try:
-        model = onnx.load_model(path, load_external_data=False)
-    except (ValueError, RuntimeError, TypeError, _decode_error()) as error:
-        raise BundleError(f"{path} is damaged: it is not an ONNX model", "export it again") from error
-    if model.functions:  # which can call each other 2**n times, as torch's export never does
-        raise BundleError(f"{path} holds functions of its own, which could run for ever", "export it again")
-    for message in _messages(model):
-        kind = message.DESCRIPTOR.name
-        if kind == "TensorProto" and (message.external_data or message.data_location):
-            raise BundleError(
-                f"{path} keeps tensors in other files, which are not opened", "export it again as one file"
-            )
-        if kind == "AttributeProto" and (message.HasField("g") or message.graphs):  # loops, branches, scans
-            raise BundleError(f"{path} holds a graph within its graph, which could run for ever", "export it again")
-    return model
+def _content(path: Path) -> dict[str, Any]:
+    text = onnx_file.described(onnx_file.checked(path), str(path))
+    if onnx_file.detects(text):
+        refuse_detector(path)
+    return bundle_format.parse(text, f"the description in {path}")
 
 
-def _decode_error() -> type[Exception]:
-    """What protobuf raises on bytes that are no message."""
-    return cast(type[Exception], require("google.protobuf.message", "onnx").DecodeError)
-
-
-def _messages(message: Any) -> Iterator[Any]:
-    """Every message anywhere in a protobuf message: tensors, attributes, subgraphs, functions."""
-    waiting = [message]
-    while waiting:
-        message = waiting.pop()
-        yield message
-        if message.DESCRIPTOR.name == "TensorProto":
-            continue
-        for field, value in message.ListFields():
-            if field.type == field.TYPE_MESSAGE:
-                waiting.extend([value] if hasattr(value, "DESCRIPTOR") else value)
-
-
-def _content(model: Any, origin: str) -> dict[str, Any]:
-    properties = {entry.key: entry.value for entry in model.metadata_props}
-    if _KEY not in properties:
-        raise BundleError(f"{origin} does not describe its preprocessing", "give a file that export_onnx made")
-    return bundle_format.parse(properties[_KEY], f"the description in {origin}")
-
-
-def _session(path: Path, providers: Sequence[str] | None = None, threads: int | None = None) -> Any:
-    ort = require("onnxruntime", "onnx")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
-    options.log_severity_level = 4  # errors come as exceptions
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the cores alone
-    try:
-        return ort.InferenceSession(
-            path,
-            options,
-            providers=list(providers or ["CPUExecutionProvider"]),
-            disabled_optimizers=["ConstantFolding"],  # it would compute for hours what a crafted file asks for
-        )
-    except _ort_errors() as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise BundleError(f"{path} cannot be run by ONNX Runtime: {reason}", "export it again") from error
-
-
-def _ort_errors() -> tuple[type[Exception], ...]:
-    """All that ONNX Runtime raises; it has no common base for them."""
-    state = vars(require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")).values()
-    own = [kind for kind in state if isinstance(kind, type) and issubclass(kind, Exception)]
-    return (*own, RuntimeError, ValueError, TypeError)
-
-
-@contextmanager
-def _patience(options: Any) -> Iterator[Any]:
-    """Run options that stop a run which lasts too long."""
-    timer = threading.Timer(_PATIENCE_S, setattr, (options, "terminate", True))
-    timer.start()
-    try:
-        yield options
-    finally:
-        timer.cancel()
-
-
-def export_onnx(bundle: Bundle | Trained | str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
+def export_onnx(
+    bundle: Bundle | Trained | DetectorBundle | str | Path, out: str | Path, *, overwrite: bool = False
+) -> Path:
     """Write a bundle, or a learner, as one ONNX file, and check that ONNX Runtime gives the same logits.
 
     The file's input `pixels` is uint8 of (batch, height, width, channels), as `Bundle.prepare` gives them:
     the normalisation is part of the graph. Its outputs are `logits` and the pooled `features`. Its metadata
     holds under "medclf" what bundle.json holds: the vocab, the preprocessing, the calibration, the card. Where the
     network ends in a feature map, a third output `maps` (batch, n_out, h, w) holds each label's Grad-CAM before its
-    negative part is cut off.
+    negative part is cut off. Of a detector see `medclf.inference.detector_onnx`.
 
     Args:
-        bundle: a loaded bundle, or the folder of one; or a learner, which is assessed as `save_bundle` does it.
+        bundle: a loaded bundle, of a detector too, or the folder of one; or a learner, which is assessed as
+            `save_bundle` does it.
         out: the file to write.
         overwrite: replace a file that is there.
 
@@ -236,7 +152,11 @@ def export_onnx(bundle: Bundle | Trained | str | Path, out: str | Path, *, overw
     """
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, "onnx")
-    out = _free(out, overwrite)
+    out = onnx_file.free(out, overwrite)
+    if is_detector(Path(bundle)) if isinstance(bundle, (str, Path)) else isinstance(bundle, BoxPredictor):
+        from medclf.inference.detector_onnx import export_detector
+
+        return export_detector(bundle, out)
     loaded = _loaded(bundle)
     if loaded.calibration.get("tabular"):
         names = ", ".join(field["name"] for field in loaded.fields) or "what stands in the image's overlay"
@@ -260,18 +180,12 @@ def _loaded(source: Any) -> Bundle:
         return load_bundle(save_bundle(source, Path(folder) / "learner.bundle"))
 
 
-def _free(out: str | Path, overwrite: bool) -> Path:
-    out = Path(out)
-    refuse_to_replace(out, overwrite and out.is_file())
-    return out
-
-
 def _save(model: Any, content: Mapping[str, Any], out: Path) -> None:
     """Write the model with its description, once it was seen to give the golden logits."""
     onnx = require("onnx", "onnx")
     described = finite(dict(content))
     described["hash"] = bundle_format.content_hash(described)
-    onnx.helper.set_model_props(model, {_KEY: json.dumps(described)})
+    onnx.helper.set_model_props(model, {onnx_file.KEY: json.dumps(described)})
     with replacing(out) as temporary:
         onnx.save_model(model, temporary)
         _check_alone(OnnxModel(temporary))
@@ -303,42 +217,10 @@ def _exported(bundle: Bundle) -> Any:
     for module in network.modules():
         if "fused_attn" in vars(module):  # timm's: with a bias, as BEiT has it, it is beyond torch's exporter
             vars(module)["fused_attn"] = False
-    pixels = torch.from_numpy(golden_pixels(bundle.preprocessing))
-    mapped = WithMaps.of(network, pixels)
-    try:
-        with _quietly("torch.onnx", "onnxscript"):  # about deprecations and steps that they skip
-            program = torch.onnx.export(
-                mapped or network,
-                (pixels,),
-                dynamo=True,
-                input_names=["pixels"],
-                output_names=["logits", "features", *([_MAPS] if mapped else [])],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise MedclfError(
-            f"{bundle.spec.arch} cannot be exported to ONNX: {reason}", "train another arch, or use the bundle"
-        ) from error
-    assert program is not None
-    return program.model_proto
-
-
-@contextmanager
-def _quietly(*loggers: str) -> Iterator[None]:
-    """Without warnings, and without what libraries log below an error; where none is named, all of them."""
-    logs = [logging.getLogger(name) for name in loggers] or [logging.getLogger()]
-    levels = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.setLevel(level)
+    pixels = golden_pixels(bundle.preprocessing)
+    mapped = WithMaps.of(network, torch.from_numpy(pixels))
+    outputs = ["logits", "features", *([_MAPS] if mapped else [])]
+    return onnx_file.traced(mapped or network, pixels, outputs, bundle.spec.arch)
 
 
 @dataclass(frozen=True)
@@ -388,11 +270,11 @@ def quantize_onnx(model: str | Path, out: str | Path, images: Sequence[Item], *,
     require("onnx", "onnx")
     if len(images) < 8:
         raise DataError(f"{len(images)} images are too few to calibrate and compare with", "give 8 or more, better 200")
-    out, full = _free(out, overwrite), OnnxModel(model)
+    out, full = onnx_file.free(out, overwrite), OnnxModel(model)
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "int8.onnx"
         reader = _Reader(full.prepare(image) for image in itertools.islice(images, 0, None, 2))
-        with _quietly():  # it advises a step that our graphs do not need
+        with onnx_file.quietly():  # it advises a step that our graphs do not need
             quantization.quantize_static(
                 model,
                 raw,
@@ -401,9 +283,8 @@ def quantize_onnx(model: str | Path, out: str | Path, images: Sequence[Item], *,
                 reduce_range=True,  # without it sums overflow on processors that lack VNNI
                 op_types_to_quantize=["Conv", "Gemm", "MatMul"],
             )
-        int8 = _checked(raw)
-        content = _content(_checked(Path(model)), str(model))
-        logits, _ = _session(raw).run(["logits", "features"], {"pixels": golden_pixels(full.preprocessing)})
+        int8, content = onnx_file.checked(raw), _content(Path(model))
+        logits, _ = onnx_file.session(raw).run(["logits", "features"], {"pixels": golden_pixels(full.preprocessing)})
     _save(int8, content | {"golden": {"logits": logits.astype(np.float64).tolist()}, "quantized": "int8"}, out)
     return _cost(full, OnnxModel(out), images[1::2], (Path(model), out))
 

@@ -8,17 +8,21 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from medclf.errors import BundleError, DataError, MedclfError, argument, by_road, did_you_mean
-from medclf.inference import bundle_format
+from medclf.inference import bundle_format, detector_format
+from medclf.inference.bundle_format import is_detector, refuse_classifier, refuse_detector
 from medclf.results.record import RECORD, read_record
 
 if TYPE_CHECKING:
     from medclf.inference.bundle import Bundle
+    from medclf.inference.detector_onnx import OnnxDetector
+    from medclf.inference.found_boxes import BoxPredictor
     from medclf.inference.onnx import OnnxModel
 
 RUNTIMES = ("torch", "onnx")
+Exported = TypeVar("Exported", "OnnxModel", "OnnxDetector")
 
 
 def bundle_in(path: str | Path) -> Path:
@@ -71,25 +75,69 @@ def load_model(
         >>> # load_model("polyps.bundle", "onnx").predict("image.png").label
     """
     path = Path(path)
+    if path.suffix != ".onnx" and is_detector(path):
+        refuse_detector(path)
+    if _is_for_torch(path, runtime, device):
+        return _on_torch(path, device)
+    from medclf.inference.onnx import OnnxModel
+
+    return _on_onnx(path, OnnxModel, threads)
+
+
+def load_box_model(
+    path: str | Path, runtime: str = "torch", *, threads: int | None = None, device: str = "cpu"
+) -> BoxPredictor:
+    """Load a detector's folder or exported file.
+
+    Args:
+        path: the folder that `save_detector` wrote, or the .onnx file that `export_onnx` wrote.
+        runtime, threads, device: see `load_model`.
+
+    Raises:
+        BundleError: it is damaged, or holds no detector, or the file beside it was exported from another bundle.
+        MedclfError: there is no such runtime.
+        MissingDependency: ONNX Runtime is not installed.
+
+    Example:
+        >>> # load_box_model("detector.onnx").predict("image.png").shown
+    """
+    path = Path(path)
+    if path.suffix != ".onnx" and not is_detector(path):
+        refuse_classifier(path)
+    if _is_for_torch(path, runtime, device):
+        from medclf.inference.detector_bundle import load_detector
+
+        return load_detector(path, device)
+    from medclf.inference.detector_onnx import OnnxDetector
+
+    return _on_onnx(path, OnnxDetector, threads)
+
+
+def _is_for_torch(path: Path, runtime: str, device: str) -> bool:
     if runtime not in RUNTIMES:
         raise MedclfError(
             f"{argument('runtime')} must be {' or '.join(RUNTIMES)}, not {runtime!r}", did_you_mean(runtime, RUNTIMES)
         )
     if path.suffix != ".onnx" and runtime == "torch":
-        return _on_torch(path, device)
+        return True
     if device != "cpu":
         raise MedclfError(
             f"ONNX Runtime predicts on the processor, not on {device!r}", f"leave {argument('device')} out"
         )
-    from medclf.inference.onnx import OnnxModel, export_onnx
+    return False
 
+
+def _on_onnx(path: Path, kind: type[Exported], threads: int | None) -> Exported:
+    """An exported file; or that of a folder: the one beside it, else one that is made for the occasion."""
     if path.suffix == ".onnx":
-        return OnnxModel(path, threads=threads)
+        return kind(path, threads=threads)
     beside = path.with_suffix(".onnx")
     if beside.is_file():
-        return _same(OnnxModel(beside, threads=threads), path, beside)
+        return _same(kind(beside, threads=threads), path, beside)
+    from medclf.inference.onnx import export_onnx
+
     with tempfile.TemporaryDirectory() as folder:
-        return OnnxModel(export_onnx(path, Path(folder) / f"{path.stem}.onnx"), threads=threads)
+        return kind(export_onnx(path, Path(folder) / f"{path.stem}.onnx"), threads=threads)
 
 
 def _on_torch(path: Path, device: str) -> Bundle:
@@ -101,8 +149,9 @@ def _on_torch(path: Path, device: str) -> Bundle:
         return restore(content.result(), path, device)
 
 
-def _same(model: OnnxModel, folder: Path, file: Path) -> OnnxModel:
-    if model.exported_from != bundle_format.read(folder)["hash"]:
+def _same(model: Exported, folder: Path, file: Path) -> Exported:
+    read = detector_format.read if is_detector(folder) else bundle_format.read
+    if model.exported_from != read(folder)["hash"]:
         raise BundleError(
             f"{file} was not exported from {folder}",
             by_road(

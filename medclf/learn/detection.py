@@ -18,13 +18,14 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from medclf.dataset.boxes import SIDES, Boxes
+from medclf.dataset.boxes import Boxes
 from medclf.errors import DataError, MedclfWarning, ReadError, argument
-from medclf.images.box_places import to_prepared
+from medclf.images.box_places import SIDES, to_prepared
 from medclf.images.heatmap import Box, framed
 from medclf.learn.augment import Augment
 from medclf.modalities import MODALITIES
-from medclf.models.detector import Detector, DetectorSpec
+from medclf.models.detector import Detector
+from medclf.models.detector_spec import DetectorSpec
 from medclf.parallel import map_ahead
 from medclf.progress import watch
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,90 +12,18 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.boxes import clip_boxes_to_image
 
-from medclf.errors import BundleError, MedclfError, argument
-from medclf.images.preprocessing import Preprocessing
+from medclf.errors import MedclfError, argument
 from medclf.models.backbones import build_body
-from medclf.models.spec import Normalization, weights_name
+from medclf.models.detector_spec import LEAST_PROB, MOST_BOXES, OVERLAP, DetectorSpec, Neck
+from medclf.models.inputs import Inputs
 from medclf.models.stages import is_chain, stages
 
-Neck = Literal["pyramid", "light"]
 Outputs = tuple[Tensor, Tensor, Tensor]
 """Logits (B, N, labels), distances to the four sides (B, N, 4) and centredness (B, N, 1) at N places of the image."""
 
 CHANNELS = 128
-LEAST_PROB, MOST_BOXES = 0.05, 20
-_OVERLAP = 0.5  # of two boxes of one label, above which the less probable one is dropped
-
-
-@dataclass(frozen=True)
-class DetectorSpec:
-    """What a bundle needs of a detector besides its weights.
-
-    Args:
-        arch: of the backbone; a name that `build_body` takes.
-        vocab: the labels of the boxes.
-        preprocessing: how a file becomes the network's input; without `sampling`.
-        normalization: of that input.
-        neck: "pyramid" (feature maps of three sizes, for findings large and small) or "light" (the last map alone).
-        weights: what the backbone began with.
-
-    Raises:
-        BundleError: a value that no detector can have.
-
-    Example:
-        >>> half = Normalization([0.5] * 3, [0.5] * 3)
-        >>> spec = DetectorSpec("resnet18", ("polyp",), Preprocessing(128), half)
-        >>> DetectorSpec.from_dict(spec.as_dict()) == spec
-        True
-    """
-
-    arch: str
-    vocab: tuple[str, ...]
-    preprocessing: Preprocessing
-    normalization: Normalization
-    neck: Neck = "pyramid"
-    weights: str | None = None
-
-    def __post_init__(self) -> None:
-        vocab = self.vocab
-        fits = isinstance(vocab, (list, tuple)) and all(isinstance(label, str) for label in vocab) and vocab
-        if not isinstance(self.arch, str) or not fits or len(set(vocab)) < len(vocab) or len(vocab) > 1000:
-            raise BundleError("the detector's description misstates arch or vocab", "save the bundle again")
-        if self.neck not in get_args(Neck) or self.preprocessing.sampling is not None:
-            raise BundleError("the detector's description misstates neck or preprocessing", "save the bundle again")
-        object.__setattr__(self, "vocab", tuple(vocab))
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        plain = {name: getattr(self, name) for name in ("arch", "neck")}
-        plain |= {"weights": weights_name(self.weights), "vocab": list(self.vocab)}
-        seen = {"preprocessing": self.preprocessing.as_dict(), "normalization": asdict(self.normalization)}
-        return plain | seen
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DetectorSpec:
-        """What `as_dict` gave.
-
-        Raises:
-            BundleError: a value is missing, or none that a detector can have.
-        """
-        try:
-            stats = values["normalization"]
-            return cls(
-                values["arch"],
-                values["vocab"],
-                Preprocessing.from_dict(values["preprocessing"]),
-                Normalization(stats["mean"], stats["std"]),
-                values["neck"],
-                values["weights"],
-            )
-        except BundleError:
-            raise
-        except MedclfError as error:
-            raise BundleError(error.message, error.remedy) from error
-        except (AttributeError, KeyError, TypeError) as error:
-            raise BundleError(f"the detector's description lacks or misstates: {error}", "save it again") from error
 
 
 class _Maps(nn.Module):
@@ -165,7 +92,7 @@ class Detector(nn.Module):
             anchor_generator=generator,
             head=head,
             score_thresh=LEAST_PROB,
-            nms_thresh=_OVERLAP,
+            nms_thresh=OVERLAP,
             detections_per_img=MOST_BOXES,
         )
         places = [torch.zeros(1, 1, *level) for level in self.level_sizes]
@@ -231,6 +158,37 @@ class Detector(nn.Module):
         found: list[dict[str, Tensor]] = self.net.postprocess_detections(by_level, anchors, shapes)
         return [{name: values[_is_wide(one["boxes"])] for name, values in one.items()} for one in found]
 
+    def candidates(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
+        """What `detections` chooses from: a box (B, N, 4) and a probability of each label (B, labels, N) at each place.
+
+        The probabilities are 0 for all but the highest of each feature map, as many as torchvision takes. No step
+        depends on the values, so that it can be traced.
+        """
+        logits, sides, centred = (one.float() for one in outputs)
+        probs = (logits.sigmoid() * centred.sigmoid()).sqrt()
+        levels = []
+        for level in torch.split(probs, self.per_level, dim=1):
+            if level.shape[1] * level.shape[2] > self.net.topk_candidates:
+                least = level.flatten(1).topk(self.net.topk_candidates).values[:, -1]
+                level = torch.where(level >= least[:, None, None], level, 0.0)
+            levels.append(level)
+        boxes = clip_boxes_to_image(self.net.box_coder.decode(sides, self.anchors), self.spec.preprocessing.size)
+        return boxes, torch.cat(levels, dim=1).transpose(1, 2)
+
+
+class FromPixels(nn.Module):
+    """uint8 pixels (B, H, W, C) -> logits, centredness, and the `candidates`, of a detector; shared, not copied."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+        self.inputs = Inputs(detector.spec.preprocessing, detector.spec.normalization, detector.anchors.device)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        outputs = self.detector(self.inputs(pixels))
+        return outputs[0], outputs[2], *self.detector.candidates(outputs)
+
 
 def _is_wide(boxes: Tensor) -> Tensor:
     """Which of (n, 4) boxes hold a pixel of the input at least: a network can give a box of no width."""
@@ -255,6 +213,8 @@ def build_detector(spec: DetectorSpec, *, weights: Any = "default", frozen: bool
         WeightsError: the weights cannot be had.
 
     Example:
+        >>> from medclf.images.preprocessing import Preprocessing
+        >>> from medclf.models.spec import Normalization
         >>> half = Normalization([0.5] * 3, [0.5] * 3)
         >>> detector = build_detector(DetectorSpec("resnet18", ("polyp",), Preprocessing(64), half), weights=None)
         >>> [tuple(one.shape) for one in detector(torch.zeros(2, 3, 64, 64))]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.dataset.boxes import SIDES
 from medclf.errors import ReadError
+from medclf.images.box_places import SIDES
 from medclf.images.heatmap import Box, framed
 from medclf.images.phi import read_picture
 from medclf.images.preprocessing import Preprocessing

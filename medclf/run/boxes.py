@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from medclf.config import TrainConfig
-from medclf.dataset.boxes import N_BOXES, SIDES, Boxes, Unlisted, read_boxes, unlisted_sentences, with_boxes
+from medclf.dataset.boxes import N_BOXES, Boxes, Unlisted, read_boxes, unlisted_sentences, with_boxes
 from medclf.dataset.csv_files import save_rows
 from medclf.dataset.scan import scan, usable
 from medclf.dataset.sources import FOLDER_OR_NONE
 from medclf.dataset.splits import split_table
 from medclf.errors import DataError, MedclfError, ReadError, argument
 from medclf.files import finite, write_json
+from medclf.images.box_places import SIDES
 from medclf.images.heatmap import hottest_box, on_original
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle import Bundle, load_bundle
@@ -31,7 +32,8 @@ from medclf.metrics.detection import Detections, centres_in
 from medclf.metrics.intervals import Estimate, as_plain
 from medclf.modalities import changes_of
 from medclf.models.backbones import describe, origin
-from medclf.models.detector import Detector, DetectorSpec, Neck, build_detector, check_chain
+from medclf.models.detector import Detector, build_detector, check_chain
+from medclf.models.detector_spec import DetectorSpec, Neck
 from medclf.models.spec import Normalization
 from medclf.models.stage_maps import plain_body
 from medclf.reporting.boxes_page import render_boxes

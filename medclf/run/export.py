@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medclf.errors import DataError, argument, by_road
+from medclf.inference.bundle_format import is_detector
 from medclf.inference.onnx import export_onnx, quantize_onnx
 from medclf.inference.runtimes import bundle_in
 from medclf.run.predict import images_in
@@ -22,16 +23,18 @@ def export(
     """Export, and say what was made.
 
     Args:
-        bundle: a bundle, or a RUN that holds one.
+        bundle: a bundle, of a detector too, or a RUN that holds one.
         out: the .onnx file.
         int8: quantise it; its cost is said.
         data: images, or folders of images, for that; at most 400 of them are used, evenly chosen.
         overwrite: replace a file that is there.
 
     Raises:
-        DataError: int8 without images, or images without int8.
+        DataError: int8 without images, or images without int8; or int8 of a detector.
         OutputError, BundleError, ReadError: as `export_onnx` and `quantize_onnx`.
     """
+    if int8 and is_detector(bundle_in(bundle)):
+        raise DataError(f"{bundle} holds a detector, which has no {argument('int8')}", "leave it out")
     if int8 != bool(data):
         raise DataError(
             f"{argument('int8')} needs images to set its ranges"

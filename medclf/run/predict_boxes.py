@@ -1,4 +1,4 @@
-"""`medclf predict RUN FILES` where the RUN holds a detector: a line for each box."""
+"""`medclf predict RUN FILES` where the RUN, bundle or ONNX file holds a detector: a line for each box."""
 
 from __future__ import annotations
 
@@ -9,27 +9,31 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medclf.dataset.boxes import SIDES
-from medclf.errors import BundleError, DataError, MedclfError, ReadError, argument
+from medclf.errors import DataError, ReadError
 from medclf.escaping import csv_value, printable
-from medclf.inference.bundle_format import is_detector
-from medclf.inference.detector_bundle import DetectorBundle, FoundBoxes, load_detector
-from medclf.inference.runtimes import bundle_in
+from medclf.images.box_places import SIDES
+from medclf.inference.found_boxes import BoxPredictor, FoundBoxes
+from medclf.inference.runtimes import bundle_in, load_box_model
 from medclf.run.predict import images_in
 
 _COLUMNS = ("path", "label", "prob", *SIDES, "width", "height", "problem")
 
 
 def predict_boxes(
-    bundle: str | Path, files: str | Path | Sequence[str | Path], *, bs: int = 16, device: str = "cpu"
+    bundle: str | Path,
+    files: str | Path | Sequence[str | Path],
+    *,
+    bs: int = 16,
+    runtime: str = "torch",
+    device: str = "cpu",
 ) -> Iterator[tuple[Path, FoundBoxes | ReadError]]:
     """Find boxes in files.
 
     Args:
-        bundle: a detector's bundle, or a RUN that holds one.
+        bundle: a detector's bundle, a RUN that holds one, or an exported file.
         files: images, or folders of images.
         bs: images at once.
-        device: where the network runs.
+        runtime, device: see `medclf.inference.runtimes.load_model`.
 
     Yields:
         Each file, with what was found in it, or why it cannot be read.
@@ -38,16 +42,11 @@ def predict_boxes(
         BundleError: the bundle is damaged, or holds no detector.
         DataError: a file does not exist, or a folder holds no image.
     """
-    found = bundle_in(bundle)
-    if not is_detector(found):
-        raise BundleError(
-            f"{found} holds no detector, so it gives no boxes", f"train one with {argument('boxes', 'FILE')}"
-        )
-    yield from _found(load_detector(found, device), files, bs)
+    yield from _found(load_box_model(bundle_in(bundle), runtime, device=device), files, bs)
 
 
 def _found(
-    loaded: DetectorBundle, files: str | Path | Sequence[str | Path], bs: int
+    loaded: BoxPredictor, files: str | Path | Sequence[str | Path], bs: int
 ) -> Iterator[tuple[Path, FoundBoxes | ReadError]]:
     given = [files] if isinstance(files, (str, Path)) else files
     names = list(images_in([Path(file) for file in given]))
@@ -69,13 +68,11 @@ def print_boxes(
         BundleError: see `predict_boxes`.
         DataError: a file does not exist, or none could be read.
     """
-    if runtime != "torch":
-        raise MedclfError(f"a detector runs on torch, not with {argument('runtime', runtime)}", "leave it out")
     writer = csv.writer(sys.stdout) if form == "csv" else None
     if writer:
         writer.writerow(_COLUMNS)
     n = readable = 0
-    for path, answer in predict_boxes(bundle, files, bs=bs, device=device):
+    for path, answer in predict_boxes(bundle, files, bs=bs, runtime=runtime, device=device):
         n, readable = n + 1, readable + (not isinstance(answer, ReadError))
         rows = list(_rows(answer, threshold))
         if writer:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import medclf
 from medclf.errors import DataError, MedclfError, argument, require
 from medclf.inference.bundle_format import is_detector
-from medclf.inference.runtimes import load_model
+from medclf.inference.runtimes import load_box_model, load_model
 from medclf.inference.sketches import SketchBook
 from medclf.parallel import n_cores
 from medclf.results.record import RECORD, read_record
@@ -46,7 +46,7 @@ def create_app(
     """The service as an ASGI application, for uvicorn or any other server.
 
     Args:
-        bundle: what `load_bundle` returned.
+        bundle: what `load_bundle` or `load_detector` returned, or an exported file as `load_model` gives it.
         token: what clients must send as `Authorization: Bearer TOKEN`; None asks for none.
         max_bytes: of one upload.
         max_queue: uploads that may wait at once; more are answered 429.
@@ -125,7 +125,7 @@ def serve(
     """Serve a bundle until stopped by Ctrl-C or SIGTERM; requests in hand are then still answered.
 
     Args:
-        bundle_path: the folder that `save_bundle` wrote, or the file that `export_onnx` wrote.
+        bundle_path: the folder that `save_bundle` or `save_detector` wrote, or the file that `export_onnx` wrote.
         host: the address to listen on; any but this machine's own asks for a token.
         port: 0 takes a free one.
         token: at least 16 characters that clients must send.
@@ -143,15 +143,8 @@ def serve(
         MissingDependency: the extra `serve` is not installed.
     """
     check_exposure(host, token)
-    bundle: Servable
-    if is_detector(Path(bundle_path)):
-        from medclf.inference.detector_bundle import load_detector
-
-        if runtime != "torch":
-            raise MedclfError(f"a detector runs on torch, not with {argument('runtime', runtime)}", "leave it out")
-        bundle = load_detector(bundle_path, device)
-    else:
-        bundle = load_model(bundle_path, runtime, threads=max(1, n_cores() // min(2, n_cores())), device=device)
+    load: Callable[..., Servable] = load_box_model if is_detector(Path(bundle_path)) else load_model
+    bundle = load(bundle_path, runtime, threads=max(1, n_cores() // min(2, n_cores())), device=device)
     with _listening(host, port) as listener:
         limits: dict[str, Any] = {"max_bytes": max_bytes, "max_queue": max_queue, "workers": workers}
         app = create_app(bundle, token=token, watch=watch, trained=_trained(Path(bundle_path)), **limits)

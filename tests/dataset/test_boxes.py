@@ -7,11 +7,12 @@ import pytest
 from PIL import Image
 
 from medclf.dataset.box_files import read_box_file
-from medclf.dataset.boxes import SIDES, boxes_of, read_boxes, unlisted_sentences, with_boxes
+from medclf.dataset.boxes import boxes_of, read_boxes, unlisted_sentences, with_boxes
 from medclf.dataset.given_boxes import GivenBox, GivenImage
 from medclf.dataset.scan import scan
 from medclf.dataset.sources import FOLDER_OR_NONE
 from medclf.errors import DataError, MedclfWarning
+from medclf.images.box_places import SIDES
 
 
 def images(*paths: str, size: tuple[int, int] = (40, 30), label: str | None = None) -> pd.DataFrame:

@@ -400,7 +400,7 @@ def test_a_graph_that_could_run_for_ever_is_not_run(exported, tmp_path, kind):
 
 def test_a_graph_that_could_be_computed_for_ever_while_it_is_loaded_is_stopped(exported, tmp_path, monkeypatch):
     """From constants alone: an optimiser would do it before any time limit of ours holds."""
-    monkeypatch.setattr("medclf.inference.onnx._PATIENCE_S", 2.0)
+    monkeypatch.setattr("medclf.inference.onnx_file._PATIENCE_S", 2.0)
     node = onnx.helper.make_node
     one = onnx.helper.make_tensor("value", onnx.TensorProto.FLOAT, [1], [1.0])
     products = [node("MatMul", [f"m{n}", f"m{n}"], [f"m{n + 1}"]) for n in range(500)]
@@ -435,7 +435,7 @@ def test_maps_of_another_shape_are_refused(exported, tmp_path):
 
 
 def test_a_run_that_lasts_too_long_is_stopped(exported, monkeypatch):
-    monkeypatch.setattr("medclf.inference.onnx._PATIENCE_S", 0.0)
+    monkeypatch.setattr("medclf.inference.onnx_file._PATIENCE_S", 0.0)
     run = OnnxModel._run
 
     def late(self, pixels, options=None):

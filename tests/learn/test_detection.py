@@ -10,7 +10,8 @@ from medclf.errors import DataError, MedclfWarning
 from medclf.images.preprocessing import Preprocessing
 from medclf.learn.checkpoint import seeded
 from medclf.learn.detection import BoxedImages, box_learner, box_loaders, box_tfms, fit
-from medclf.models.detector import DetectorSpec, build_detector
+from medclf.models.detector import build_detector
+from medclf.models.detector_spec import DetectorSpec
 from medclf.models.spec import Normalization
 
 SIZE = (96, 96)

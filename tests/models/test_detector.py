@@ -5,7 +5,8 @@ from torchvision.models.detection.fcos import FCOS
 
 from medclf.errors import BundleError, MedclfError
 from medclf.images.preprocessing import Preprocessing
-from medclf.models.detector import DetectorSpec, _is_wide, build_detector
+from medclf.models.detector import _is_wide, build_detector
+from medclf.models.detector_spec import DetectorSpec
 from medclf.models.spec import Normalization
 
 HALF = Normalization([0.5] * 3, [0.5] * 3)

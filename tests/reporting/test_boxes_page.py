@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from medclf.dataset.boxes import SIDES
+from medclf.images.box_places import SIDES
 from medclf.images.preprocessing import Preprocessing
 from medclf.metrics.intervals import Estimate
 from medclf.reporting.boxes_page import render_boxes

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medclf.dataset.boxes import SIDES
+from medclf.images.box_places import SIDES
 from medclf.images.preprocessing import Preprocessing
 from medclf.reporting.boxes_page import render_boxes
 from medclf.results.names import Names

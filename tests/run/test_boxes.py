@@ -11,8 +11,8 @@ import torch
 
 from medclf import __version__
 from medclf.config import TrainConfig
-from medclf.dataset.boxes import SIDES
 from medclf.errors import BundleError, DataError
+from medclf.images.box_places import SIDES
 from medclf.images.heatmap import check_places
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle import load_bundle, save_bundle

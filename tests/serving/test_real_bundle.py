@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import pytest
 from PIL import Image
 
 from medclf.inference.bundle import load_bundle, save_bundle
+from medclf.inference.detector_bundle import load_detector, save_detector
 from medclf.inference.onnx import export_onnx
 
+from ..fixtures.small_detectors import small_detector
 from ..inference.conftest import fake_learn
 
 pytestmark = pytest.mark.slow
@@ -109,3 +112,18 @@ def test_an_exported_file_answers_alike_without_torch(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert process.stdout and process.stdout.read() == "stopped; heavy modules: []\n"
+
+
+def test_an_exported_detector_answers_with_boxes_without_torch(tmp_path: Path) -> None:
+    saved = save_detector(small_detector(), tmp_path / "small.bundle", threshold=0.1)
+    with _served(export_onnx(saved, tmp_path / "polyps.onnx")) as process:
+        address = _address(process)
+        sent: Any = {"content": _photo(0), "headers": {"Content-Type": "image/jpeg"}, "timeout": 60}
+        answer = httpx.post(f"{address}v1/predict", **sent).json()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert process.stdout and process.stdout.read() == "stopped; heavy modules: []\n"
+    wanted = load_detector(saved).predict(_photo(0)).shown
+    assert wanted and [box["label"] for box in answer["boxes"]] == [box.label for box in wanted]
+    for box, one in zip(answer["boxes"], wanted, strict=True):
+        assert list(box.values())[1:] == pytest.approx(astuple(one)[1:], abs=1e-3)
