@@ -156,7 +156,7 @@ def test_the_backbone_of_a_classifier_stays_what_it_was(drawn, tmp_path):
     """Few boxes, many labels: the labels of --from RUN are those of before, to the bit."""
     torch.manual_seed(0)
     half = Normalization([0.5] * 3, [0.5] * 3)
-    known = ModelSpec("efficientnet_lite0", ["disc", "plain"], Preprocessing(64), half)
+    known = ModelSpec("efficientnet_lite0", ["disc", "plain"], Preprocessing(96), half)
     classifier = SimpleNamespace(model=build_network("efficientnet_lite0", 2), spec=known)
     before = save_bundle(classifier, tmp_path / "before.bundle")
     config = TrainConfig(str(drawn), str(tmp_path / "RUN"), from_run=str(before), epochs=1, bs=8)
