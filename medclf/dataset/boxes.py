@@ -184,9 +184,17 @@ def boxes_of(given: list[GivenImage], table: pd.DataFrame) -> Boxes:
     kept = set(frame["path"])
     used = {path: image for path, image in found.items() if path in kept}
     notes = (*_of_readers(used.values(), frame), *_turned(used, table))
+    if n := sum(_elsewhere(image.name, Path(table.attrs.get("root", "")) / path) for path, image in found.items()):
+        notes += (f"{n} images were found by file name alone: the file of boxes names another folder for them",)
     if n := sum(box.is_background for image in found.values() for box in image.boxes):
         notes += (f"{n} boxes are called background, which is no finding: they are left out",)
     return Boxes(frame, frozenset(found), left_out, clipped, duplicates, tuple(strange), tuple(unusable), notes)
+
+
+def _elsewhere(name: str, path: Path) -> bool:
+    """Whether a file of boxes names another folder than the one that holds the image."""
+    folder = PurePosixPath(name.replace("\\", "/")).parent.name
+    return bool(folder) and folder != path.parent.name
 
 
 def _of_readers(used: Iterable[GivenImage], boxes: pd.DataFrame) -> Iterator[str]:

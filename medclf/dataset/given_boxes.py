@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from medclf.dataset.labels import NO_FINDING
 from medclf.dataset.matching import spelling
+from medclf.dataset.spelt_names import NOTHING
 from medclf.errors import DataError
 
 Corners = tuple[float, float, float, float]
@@ -159,7 +160,7 @@ def label_of(value: Any, path: Path, where: str) -> str:
     Raises:
         DataError: it has none.
     """
-    if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value).strip():
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or str(value).strip().lower() in NOTHING:
         raise DataError(f"{path}: a box of {where[:60]!r} has no label", "give each box one")
     return str(value).strip()
 

@@ -175,6 +175,23 @@ def test_boxes_are_cut_at_the_edge_and_doubles_count_once() -> None:
     assert len(boxes.table) == 1 and boxes.duplicates == 1
 
 
+def test_images_found_by_name_in_another_folder_are_counted() -> None:
+    given = [
+        GivenImage(f"{folder}/{name}.png", boxes=[GivenBox("polyp", (2, 3, 12, 15))])
+        for folder, name in (("x", "a"), ("y", "b"))
+    ]
+    said = list(boxes_of(given, images("x/a.png", "x/b.png")).sentences())
+    assert "1 images were found by file name alone: the file of boxes names another folder for them" in said
+    assert len(list(boxes_of(given[:1], images("x/a.png")).sentences())) == 1
+
+
+def test_a_box_whose_label_is_written_as_missing_has_none(tmp_path: Path) -> None:
+    file = tmp_path / "boxes.csv"
+    file.write_text("path,label,x_min,y_min,x_max,y_max\na.png,nan,2,3,12,15\n")
+    with pytest.raises(DataError, match=r"a box of 'a\.png, row 2' has no label"):
+        read_box_file(file)
+
+
 def test_names_that_fit_several_images_are_refused() -> None:
     with pytest.raises(DataError, match=r"could be x/a\.png or y/a\.png"):
         boxes_of(given(2, 3, 12, 15), images("x/a.png", "y/a.png"))
