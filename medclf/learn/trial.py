@@ -39,7 +39,8 @@ FOLDS = 3  # parts of the images that a trial is made on, which are held out in 
 MOST = 4_000  # images that a trial is made on: what helps there helps with more
 VIEWS = 2  # augmented views of an image that a linear probe is tried with
 BLENDS = (1.0, 0.5, 0.25)  # shares of the trained weights that a trial compares
-_LEVEL = 0.8  # two-sided: nine times of ten the way that is taken is the better one
+LEVEL = 0.8  # two-sided: nine times of ten the way that is taken is the better one
+LEVEL_IF_FREE = 0.5  # three times of four, for what costs nothing in training and in use
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Trial:
         n: images that were compared, none of which either way was fitted on.
         before, after: mean log loss of the first and of the second way.
         right_before, right_after: their shares of images classified correctly.
-        low, high: 80 % interval of after - before, by patients and near-duplicates.
+        low, high: interval of after - before, by patients and near-duplicates.
         seconds: what it took.
+        level: of the interval.
     """
 
     n: int
@@ -62,6 +64,7 @@ class Trial:
     low: float
     high: float
     seconds: float = 0.0
+    level: float = LEVEL
 
     @property
     def helps(self) -> bool:
@@ -83,7 +86,7 @@ class Trial:
         verdict = "helped" if self.helps else "did not help" if self.after > self.before else "did not surely help"
         change = self.after - self.before
         ends = f"{self.low:+.3f} to {self.high:+.3f}"
-        interval = f"{100 * _LEVEL:.0f} % CI {ends}" if math.isfinite(self.low) else "no interval"
+        interval = f"{100 * self.level:.0f} % CI {ends}" if math.isfinite(self.low) else "no interval"
         losses = f"log loss {self.before:.3f} before, {self.after:.3f} after: {change:+.3f}, {interval}"
         losses += f", on {self.n} training images held out"
         numbers = f"{100 * self.right_before:.0f} % before, {100 * self.right_after:.0f} % after ({losses})"
@@ -95,7 +98,12 @@ class Trial:
 
 
 def compared(
-    y: np.ndarray, before: np.ndarray, after: np.ndarray, multi_label: bool, groups: np.ndarray | None = None
+    y: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    multi_label: bool,
+    groups: np.ndarray | None = None,
+    level: float = LEVEL,
 ) -> Trial:
     """Compare two sets of probabilities of the same images by log loss, pair by pair.
 
@@ -104,6 +112,7 @@ def compared(
         before, after: (n, L) probabilities.
         multi_label: whether an image may have several labels.
         groups: (n,) which images belong together.
+        level: of the interval.
 
     Example:
         >>> sure, unsure = np.tile([[0.9, 0.1]], (50, 1)), np.tile([[0.6, 0.4]], (50, 1))
@@ -118,10 +127,10 @@ def compared(
     half = math.inf
     if sampling.count > 1:
         error = math.sqrt((sums**2).sum() * sampling.count / (sampling.count - 1)) / n
-        half = critical(_LEVEL, sampling.count - 1) * error
+        half = critical(level, sampling.count - 1) * error
     right = [float(_right(y, probs, multi_label)[known].mean()) for probs in (before, after)]
     means = [float(loss[known].mean()) for loss in losses]
-    return Trial(n, means[0], means[1], right[0], right[1], mean - half, mean + half)
+    return Trial(n, means[0], means[1], right[0], right[1], mean - half, mean + half, level=level)
 
 
 def _right(y: np.ndarray, probs: np.ndarray, multi_label: bool) -> np.ndarray:

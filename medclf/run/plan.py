@@ -24,7 +24,18 @@ from medclf.files import finite, write_json
 from medclf.learn import distributed
 from medclf.learn.augment import Augment
 from medclf.learn.training import MedLearner
-from medclf.learn.trial import MOST, VIEWS, Trial, calibrated, compared, has_map, link_near_duplicates, try_tuning
+from medclf.learn.trial import (
+    LEVEL,
+    LEVEL_IF_FREE,
+    MOST,
+    VIEWS,
+    Trial,
+    calibrated,
+    compared,
+    has_map,
+    link_near_duplicates,
+    try_tuning,
+)
 from medclf.parallel import n_cores
 from medclf.results.wording import percent
 from medclf.run.budget import Way, choose, job_of, measured, way_of
@@ -276,7 +287,8 @@ def _otherwise(learn: MedLearner, pooling: Pooling | None = None, views: int = 0
     try:
         held_out = (plain.held_out, other.held_out)
         probs = [calibrated(y, one[known], multi_label, groups) for one in held_out]
-        trial: Trial | str = compared(y, probs[0], probs[1], multi_label, groups)
+        level = LEVEL if pooling is None else LEVEL_IF_FREE
+        trial: Trial | str = compared(y, probs[0], probs[1], multi_label, groups, level)
     except DataError as error:
         trial = error.message
     if isinstance(trial, str) or not trial.helps:
