@@ -30,6 +30,7 @@ class DetectorBundle(BoxPredictor):
 
     def __init__(self, detector: Detector, *, device: torch.device | str = "cpu", **facts: Any) -> None:
         super().__init__(detector.spec, self._run, **facts)
+        self.device = torch.device(device)
         self.detector = detector.eval().to(device)
         self.inputs = Inputs(self.preprocessing, detector.spec.normalization, device)
 

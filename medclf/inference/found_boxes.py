@@ -110,27 +110,29 @@ class BoxPredictor:
             prepared: uint8 (B, H, W, C), as `Preprocessing.prepare` gives them.
             shapes: height and width of each file; boxes stay in the prepared pixels where there is none.
         """
-        found = self._find(prepared)
+        height, width = self.preprocessing.size
         answers = []
-        for (corners, probs, places), shape in zip(
-            found, shapes or [self.preprocessing.size] * len(found), strict=True
-        ):
-            corners = to_file(corners, self.preprocessing, shape) if shapes else corners
+        for corners, probs, places in self._find(prepared):
             names = [self.vocab[int(place)] for place in places]
             rows = zip(names, probs.tolist(), corners.tolist(), strict=True)
             boxes = tuple(FoundBox(label, prob, *sides) for label, prob, sides in rows)
-            answers.append(FoundBoxes(boxes, self.threshold, shape[1], shape[0], self.vocab))
-        return answers
+            answers.append(FoundBoxes(boxes, self.threshold, width, height, self.vocab))
+        return [self.on_file(*one) for one in zip(answers, shapes, strict=True)] if shapes else answers
 
     def predict_pixels(self, pixels: np.ndarray) -> list[FoundBoxes]:
         """Boxes in prepared images (B, H, W, C), in their own pixels; `on_file` brings them to the file's."""
         return self.find(pixels, [])
 
-    def on_file(self, found: FoundBoxes, shape: tuple[int, int]) -> FoundBoxes:
-        """What `predict_pixels` found, in the pixels of a file of (height, width)."""
+    def on_file(self, found: FoundBoxes, shape: tuple[int, ...]) -> FoundBoxes:
+        """What `predict_pixels` found, in the pixels of a file of (height, width).
+
+        A box that lies in the padding alone is in no pixel of the file, and left out.
+        """
         corners = np.array([[box.x_min, box.y_min, box.x_max, box.y_max] for box in found.boxes])
         moved = to_file(corners, self.preprocessing, shape).tolist()
-        boxes = tuple(FoundBox(box.label, box.prob, *sides) for box, sides in zip(found.boxes, moved, strict=True))
+        pairs = zip(found.boxes, moved, strict=True)
+        kept = [(box, sides) for box, sides in pairs if sides[2] > sides[0] and sides[3] > sides[1]]
+        boxes = tuple(FoundBox(box.label, box.prob, *sides) for box, sides in kept)
         return replace(found, boxes=boxes, width=shape[1], height=shape[0])
 
     def predict(self, item: Item) -> FoundBoxes:

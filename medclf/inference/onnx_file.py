@@ -177,7 +177,7 @@ def traced(network: nn.Module, pixels: np.ndarray, outputs: Sequence[str], arch:
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0][:200]
+        reason = str(error.__cause__ or error).partition("\n")[0][:200]
         raise MedclfError(
             f"{arch} cannot be exported to ONNX: {reason}", "train another arch, or use the bundle"
         ) from error

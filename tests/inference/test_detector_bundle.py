@@ -11,6 +11,7 @@ from medclf.images.box_places import to_file, to_prepared
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.detector_bundle import DetectorBundle, load_detector, save_detector
 from medclf.inference.detector_format import content_hash
+from medclf.inference.found_boxes import BoxPredictor
 from medclf.models.detector import build_detector
 from medclf.models.detector_spec import DetectorSpec
 from medclf.models.spec import Normalization
@@ -46,6 +47,18 @@ def test_many_images_and_a_broken_one(saved, tmp_path) -> None:
         [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "a.png"]
     )
     assert isinstance(second, ReadError) and first == third and (first.width, first.height) == (30, 20)
+
+
+def test_a_box_that_lies_in_the_padding_alone_is_in_no_file() -> None:
+    """A file of 40 x 80 in 80 x 80: twenty rows of padding above and below it."""
+    spec = DetectorSpec("resnet18", ("polyp",), Preprocessing(80, "pad"), Normalization([0.5] * 3, [0.5] * 3))
+    corners = np.array([[5, 2, 30, 18], [5, 30, 30, 50], [5, 10, 30, 40]], float)
+    rows = (corners, np.array([0.9, 0.8, 0.7]), np.zeros(3, int))
+    detector = BoxPredictor(spec, lambda prepared: [rows] * len(prepared))
+    found = detector.predict(np.zeros((40, 80, 3), np.uint8))
+    assert [(box.prob, box.y_min, box.y_max) for box in found.boxes] == [(0.8, 10, 30), (0.7, 0, 20)]
+    (prepared,) = detector.predict_pixels(np.zeros((1, 80, 80, 3), np.uint8))
+    assert len(prepared.boxes) == 3 and detector.on_file(prepared, (40, 80)) == found
 
 
 @pytest.mark.parametrize(

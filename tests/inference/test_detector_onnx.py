@@ -114,14 +114,14 @@ def test_a_real_backbone_gets_torchs_boxes(neck, tmp_path):
 def test_images_without_a_box(saved, exported, tmp_path):
     """At a higher least probability, in torch and in the graph."""
     bundle, images = load_detector(saved), list(pictures(7))
-    best = sorted(bundle.predict(image).boxes[0].prob for image in images)
+    pixels = np.stack([bundle.preprocessing.prepare(image) for image in images])
+    best = sorted(one.boxes[0].prob for one in bundle.predict_pixels(pixels))
     least = bundle.detector.net.score_thresh = float(np.mean(best[2:4]))
     model = onnx.load(exported)
     (constant,) = (one for one in model.graph.initializer if one.name == "nms_least")
     constant.CopyFrom(numpy_helper.from_array(np.array([least], np.float32), "nms_least"))
     onnx.save(model, tmp_path / "strict.onnx")
     strict = OnnxDetector(tmp_path / "strict.onnx")
-    pixels = np.stack([bundle.preprocessing.prepare(image) for image in images])
     counts = compare(strict.predict_pixels(pixels), bundle.predict_pixels(pixels))
     assert counts.count(0) == 3
     none = counts.index(0)
