@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 from saliency import Recorded
-from side_by_side import print_table, shared_data
+from side_by_side import interval_of, print_table, shared_data
 from torch import Tensor, nn
 
 from medclf import demo_images
@@ -312,11 +312,17 @@ def measured(method: str, part: int, kept: dict[str, list[dict[str, Any]]], args
         return {DETECTOR: detect, ON_CLASSIFIER: on_classifier, GRAD_CAM: look}[method](root, boxes, args)
 
 
+def _shown(values: list[float]) -> str:
+    if len(values) < 2:
+        return "".join(f"{value:.2f}" for value in values)
+    return "{:.2f} ({:.2f} to {:.2f})".format(*interval_of(values))
+
+
 def show(kept: dict[str, list[dict[str, Any]]]) -> None:
     rows = []
     for method, parts in kept.items():
         cells = [[one[name] for one in parts if name in one] for name in (*NAMES, "seconds")]
-        rows.append([method, len(parts), *(f"{np.mean(values):.2f}" if values else "" for values in cells)])
+        rows.append([method, len(parts), *map(_shown, cells)])
     print_table(["", "runs", *NAMES, "seconds"], rows)
     if TORCHVISION in kept:
         hits = {

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
-from side_by_side import print_table
+from side_by_side import interval_of, print_table
 
 from medclf.dataset.scan import scan
 from medclf.demo_images import draw_endoscopy
@@ -143,7 +143,11 @@ def summary(rows: list[dict[str, Any]]) -> list[object]:
     cells = [mean(model, key) for key in ("accuracy", "auroc") for model in ("image alone", "table alone", "both")]
     used = sum(row["used"] for row in rows)
     worst = f"{100 * min(lost):+.1f} to {100 * max(lost):+.1f}" if lost else "-"
-    return [first, len(rows), *cells, f"{used} of {len(rows)}", f"{surely} of {len(rows)}", worst]
+    pairs = [[row["numbers"][model]["auroc"]["value"] for model in ("image alone", "both")] for row in rows
+             if "both" in row["numbers"]]  # fmt: skip
+    gains = [both - image for image, both in pairs]
+    gain = "{:+.3f} ({:+.3f} to {:+.3f})".format(*interval_of(gains)) if gains else "-"
+    return [first, len(rows), *cells, gain, f"{used} of {len(rows)}", f"{surely} of {len(rows)}", worst]
 
 
 def shipped(row: dict[str, Any]) -> float:
@@ -169,7 +173,13 @@ def main() -> None:
                 with out.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
     heads = [f"{key}, {model}" for key in ("accuracy", "AUROC") for model in ("image", "table", "both")]
-    last = ["used", "AUROC surely better with both", "bundle's accuracy less image's, in points"]
+    last = ["AUROC, both less image (95 % CI over seeds)", "used", "AUROC surely better with both"]
+    last.append("bundle's accuracy less image's, in points")
+        "AUROC, both less image (95 % CI over seeds)",
+        "used",
+        "AUROC surely better with both",
+        "bundle's accuracy less image's, in points",
+    ]
     found = [[row for row in rows if row["task"] == task] for task in TASKS]
     print_table(["set", "seeds", *heads, *last], [summary(some) for some in found if some])
 

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from side_by_side import interval_of
 
 from medclf.run.run import Run
 from medclf.run.train import train
@@ -115,8 +116,14 @@ def main() -> None:
     for kind in ("image", "unit"):
         for name in ("balanced_accuracy", "auroc"):
             values = [row[kind][name] for row in rows if name in row[kind]]  # type: ignore[index, operator]
-            print(f"{args.part} by {kind}: {name} {np.mean(values):.3f} (sd {np.std(values):.3f}, {len(values)} draws)")
-    print(f"{args.part} by mean: auroc {np.mean([row['auroc_of_the_mean'] for row in rows]):.3f}")  # type: ignore[misc]
+            print(f"{args.part} by {kind}: {name} {shown(values)}")
+    print(f"{args.part} by mean: auroc {shown([row['auroc_of_the_mean'] for row in rows])}")
+
+
+def shown(values: list[float]) -> str:
+    """The mean of the draws with its interval."""
+    mean, low, high = interval_of(values)
+    return f"{mean:.3f} (95 % CI {low:.3f} to {min(high, 1):.3f}; {len(values)} draws)"
 
 
 if __name__ == "__main__":
