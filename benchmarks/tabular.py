@@ -175,11 +175,6 @@ def main() -> None:
     heads = [f"{key}, {model}" for key in ("accuracy", "AUROC") for model in ("image", "table", "both")]
     last = ["AUROC, both less image (95 % CI over seeds)", "used", "AUROC surely better with both"]
     last.append("bundle's accuracy less image's, in points")
-        "AUROC, both less image (95 % CI over seeds)",
-        "used",
-        "AUROC surely better with both",
-        "bundle's accuracy less image's, in points",
-    ]
     found = [[row for row in rows if row["task"] == task] for task in TASKS]
     print_table(["set", "seeds", *heads, *last], [summary(some) for some in found if some])
 
