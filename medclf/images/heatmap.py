@@ -15,7 +15,7 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.images.reading import eight_bit, with_channels
 
 _STRENGTH = 0.6  # of the hottest colour over the picture
-_LEAST_PLACES = 3  # of a network's feature map, a side: stretched over an image, fewer show no place
+_LEAST_PLACES = 2  # of a network's feature map, a side: one, stretched over an image, shows no place
 
 
 class Box(NamedTuple):
@@ -34,13 +34,13 @@ def check_places(shape: Sequence[int]) -> None:
         shape: (..., h, w) of the map.
 
     Raises:
-        MedclfError: it has fewer than 3 x 3.
+        MedclfError: it has fewer than 2 x 2.
 
     Example:
-        >>> check_places((2, 2))
+        >>> check_places((1, 1))
         Traceback (most recent call last):
         ...
-        medclf.errors.MedclfError: the feature map has 2 x 2 places: too coarse to show where
+        medclf.errors.MedclfError: the feature map has 1 x 1 places: too coarse to show where
         use method="occlusion", or train on larger images
     """
     height, width = shape[-2:]

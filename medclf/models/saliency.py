@@ -24,7 +24,7 @@ def grad_cam(learn: Any, image: Any, label: str | None = None) -> np.ndarray:
 
     Each channel of that map is weighted by the mean gradient of the label's logit with respect to it; what the
     weighted sum has above zero is the map (Selvaraju et al. 2017, "Grad-CAM"). It is as coarse as the feature map (7 x
-    7 at 224 pixels; fewer than 3 x 3 places are refused), and says what the network used, not where the finding is.
+    7 at 224 pixels; fewer than 2 x 2 places are refused), and says what the network used, not where the finding is.
 
     Args:
         learn: a fastai `Learner` whose model is a body and a head, such as `med_learner` gives.

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from medclf.errors import BundleError, DataError, MedclfError, MissingDependency, OutputError, ReadError
+from medclf.images import heatmap
 from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.inference.onnx import OnnxModel, export_onnx, quantize_onnx
 from medclf.learn.preprocessing import head_of
@@ -104,7 +105,8 @@ def test_the_maps_of_all_stages_come_along(tmp_path):
         replace(learn.spec, all_stages="yes")
 
 
-def test_maps_that_are_too_coarse_are_refused(model):
+def test_maps_that_are_too_coarse_are_refused(model, monkeypatch):
+    monkeypatch.setattr(heatmap, "_LEAST_PLACES", 4)
     with pytest.raises(MedclfError, match="has 2 x 3 places: too coarse to show where"):
         model.saliency(next(pictures(1)))
 

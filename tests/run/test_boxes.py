@@ -261,7 +261,7 @@ def test_the_hottest_box_is_measured_as_the_detectors_are(drawn):
     assert hottest(LooksAt(slice(0, 5), far), drawn, paths, given)["hit_rate"].value == 0
     assert "not know ulcer" in hottest(LooksAt(far, far), drawn, paths, given.assign(label="ulcer"))["note"]
     coarse = LooksAt(far, far)
-    coarse.saliency = lambda path, label: check_places((2, 2))
+    coarse.saliency = lambda path, label: check_places((1, 1))
     assert list(found := hottest(coarse, drawn, paths, given)) == ["note"] and "too coarse to show" in found["note"]
     both = pd.concat([given, given.assign(label="ulcer")])
     half = hottest(LooksAt(slice(0, 5), far), drawn, paths, both)

@@ -73,10 +73,10 @@ def test_pictures_and_boxes_are_written_in_the_files_own_pixels(saved, files, tm
 
 
 def test_a_map_that_is_too_coarse_is_refused_and_occlusion_named(files, tmp_path):
-    spec = ModelSpec("efficientnet_lite0", ("a", "b"), Preprocessing(64), Normalization((0.5,) * 3, (0.5,) * 3))
+    spec = ModelSpec("efficientnet_lite0", ("a", "b"), Preprocessing(32), Normalization((0.5,) * 3, (0.5,) * 3))
     network = build_network("efficientnet_lite0", 2, weights=None)
     saved = save_bundle(SimpleNamespace(model=network, spec=spec), tmp_path / "small.bundle")
-    with pytest.raises(MedclfError, match="has 2 x 2 places: too coarse to show where"):
+    with pytest.raises(MedclfError, match="has 1 x 1 places: too coarse to show where"):
         explain(saved, [files / "0.png"], tmp_path / "out")
     (found,) = explain(saved, [files / "0.png"], tmp_path / "out", method="occlusion")
     assert found.picture and found.picture.is_file()

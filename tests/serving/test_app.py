@@ -76,10 +76,10 @@ def test_flags_preview_and_saliency_are_answered_where_asked_for(url: str, pictu
 
 
 def test_why_a_map_is_lacking_is_answered(bundle: Any, picture: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(bundle, "saliency", lambda pixels, label: check_places((2, 2)))
+    monkeypatch.setattr(bundle, "saliency", lambda pixels, label: check_places((1, 1)))
     with running(create_app(bundle)) as address:
         answer = CLIENT.post(f"{address}/v1/predict?saliency=true", content=picture(), headers=PNG).json()
-    assert answer["saliency_problem"] == "the feature map has 2 x 2 places: too coarse to show where"
+    assert answer["saliency_problem"] == "the feature map has 1 x 1 places: too coarse to show where"
     assert "saliency" not in answer
 
 
