@@ -106,8 +106,11 @@ class MedLearner(Shown, Learner):
     @pooling.setter
     def pooling(self, kind: Pooling) -> None:
         network = get_model(self.model)
-        last = list(network.parameters())[-1]
+        last, before = list(network.parameters())[-1], self.pooling
         pool_by(network, kind)
+        if kind != before:
+            self.head = self.start = None
+            self._first_head = last_weight(network).detach().cpu().clone()
         if (
             list(network.parameters())[-1] is not last and self.opt is not None
         ):  # it has the parameters of the layer that was there

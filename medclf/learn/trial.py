@@ -274,18 +274,18 @@ def best_of(trials: Mapping[Any, Trial]) -> Any:
     return min(trials, key=lambda key: (not trials[key].helps, trials[key].after))
 
 
-def link_near_duplicates(learn: MedLearner) -> bool:
+def link_near_duplicates(learn: MedLearner) -> int:
     """Look for near-duplicates among the training images, and let folds of them keep such together from now on.
 
     Args:
         learn: with the linear probe fitted, whose features tell which images to compare.
 
     Returns:
-        Whether there are any; the linear probe's own folds are then out of date.
+        How many images have one; where any have, the linear probe's own folds are out of date.
     """
     table = _readable(learn)
     if learn.head is None or learn.head.features is None:
-        return False
+        return 0
     read = ~unread(learn.dls.train)
     items = [item for item, known in zip(learn.dls.train.dataset.items, read, strict=True) if known]
     row_of = {item.relative_to(learn.dls.path).as_posix(): row for row, item in enumerate(items)}
@@ -294,10 +294,9 @@ def link_near_duplicates(learn: MedLearner) -> bool:
     features = np.where(rows[:, None] >= 0, known[rows], np.nan)
     stores = learn.dls.valid.stores or {}
     found = short_audit(table, features, stores.get(1), preprocessing=reading_of(learn.dls), progress=False)
-    if not len(found.clusters):
-        return False
-    learn.dls.table = with_groups(learn.dls.table, found)
-    return True
+    if len(found.clusters):
+        learn.dls.table = with_groups(learn.dls.table, found)
+    return len(found.clusters)
 
 
 def _readable(learn: MedLearner) -> pd.DataFrame:

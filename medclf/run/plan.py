@@ -188,7 +188,8 @@ def decide(
     Returns:
         What was chosen, and the candidates, for `plan.json`.
     """
-    if config.audit and link_near_duplicates(learn):
+    if config.audit and (n := link_near_duplicates(learn)):
+        say(f"{n} training images are near-duplicates of others: folds of the training set keep them together")
         learn.fit_head(views=config.views)
     candidates: list[dict[str, Any]] = [{"name": "linear probe", "chosen": True}]
     chosen = Chosen(pooling=config.pooling, views=config.views, size=config.size)
@@ -292,9 +293,9 @@ def _otherwise(learn: MedLearner, pooling: Pooling | None = None, views: int = 0
     except DataError as error:
         trial = error.message
     if isinstance(trial, str) or not trial.helps:
-        learn.head, learn.start = plain, start
         if pooling is not None:
             learn.pooling = before
+        learn.head, learn.start = plain, start
         learn.model.load_state_dict(start)
     return trial
 

@@ -113,6 +113,17 @@ def test_another_pooling_has_an_optimiser_of_its_own_and_stays_frozen(learn):
     assert learn.opt is opt
 
 
+@pytest.mark.parametrize("kind", ["gem", "stages"])
+def test_a_head_that_was_fitted_on_another_pooling_is_fitted_again(learn, kind):
+    learn.fit_head(progress=False)
+    assert not learn.needs_probe
+    learn.pooling = kind
+    assert learn.head is None and learn.needs_probe and not learn.is_probe
+    with quiet(learn)[0], quiet(learn)[1]:
+        learn.fine_tune(1)
+    assert learn.head is not None and learn.pooling == kind
+
+
 def test_linear_probe_fits_and_changes_only_the_head(learn):
     body = {k: v.clone() for k, v in learn.model[0].state_dict().items()}
     done = learn.fit_head(progress=False)

@@ -367,6 +367,7 @@ def test_the_plan_takes_all_stages_where_they_tell_more_and_near_duplicates_stay
     groups = learn.groups()
     assert groups is not None and len(np.unique(groups)) < len(groups)
     names = [row["name"] for row in candidates if row["chosen"]]
+    assert said[0].endswith("are near-duplicates of others: folds of the training set keep them together")
     assert chosen.pooling == learn.pooling == "stages", said
     assert names[-1] == "linear probe on all stages"
     assert "all stages are better" in plans.sentence_of(candidates)
