@@ -57,9 +57,9 @@ class AllStages(nn.Sequential):
         n_in = next((module.in_channels for module in self.modules() if isinstance(module, nn.Conv2d)), 3)
         with torch.inference_mode():
             maps = copy.deepcopy(self).to("meta").eval().maps(torch.empty(1, n_in, _SIDE, _SIDE, device="meta"))
-        if any(one.ndim != 4 for one in maps):
+        if any(one.ndim != 4 or one.shape[2] != one.shape[3] for one in maps):  # or channels last, as Swin's are
             raise MedclfError(
-                f"{argument('pooling', 'stages')} needs feature maps, and a stage of this network gives none",
+                f"{argument('pooling', 'stages')} needs maps whose channels come first, and a stage here gives none",
                 f"leave out {argument('pooling')}",
             )
         return tuple(one.shape[1] for one in maps)

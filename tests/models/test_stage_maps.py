@@ -76,7 +76,7 @@ def test_a_network_is_pooled_so_and_back_and_its_head_fits():
     assert network(torch.rand(2, 3, 64, 64)).shape == (2, 3)
 
 
-@pytest.mark.parametrize("arch", ["timm/vit_tiny_patch16_224?depth=1", "vit_b_16"])
+@pytest.mark.parametrize("arch", ["timm/vit_tiny_patch16_224?depth=1", "vit_b_16", "swin_t"])
 def test_a_network_without_stage_maps_is_refused_and_stays(arch):
     network = build_network(arch, 2, weights=None)
     with pytest.raises(MedclfError, match=r"pooling"):
