@@ -3,10 +3,11 @@
     python benchmarks/label_next.py [--sets gi icu brain skin] [--draws 10] [--only label_next]
 
 Each draw holds a quarter of the images (whole patients or lesions) out and starts with no label. Every strategy takes
-ten images at a time from the rest; after each round the same logistic regression is fitted on the frozen backbone's
-features and scored on the images held out, by balanced accuracy. `labels needed` is the first number of labels whose
-score is within a point of that of all labels; beside it that number divided by what random draws needed, median over
-the draws. The column of scikit-activeml (its `UncertaintySampling` by margin) appears where the package is installed.
+ten images at a time from the rest; after each round the same logistic regression is fitted on the features of all
+stages of the frozen backbone, as label-next does, and scored on the images held out, by balanced accuracy. `labels
+needed` is the first number of labels whose score is within a point of that of all labels; beside it that number divided
+by what random draws needed, median over the draws. The column of scikit-activeml (its `UncertaintySampling` by margin)
+appears where the package is installed.
 
 The forecast is asked for at 50, 100 and 150 labels what 50 more bring: the share of cases where the score that was
 then measured reaches its lower bound, and how far that lies below; where its interval holds the measured gain, and how
@@ -28,8 +29,10 @@ from medclf.auditing.label_forecast import forecast
 from medclf.auditing.labelling import Probe, choose_next, margin_of
 from medclf.dataset.folds import folds
 from medclf.dataset.scan import scan, usable
-from medclf.models.features import embed_table
+from medclf.models.features import embed_table, stage_widths
 from medclf.models.features_kept import kept_features
+from medclf.models.linear_probe import column_scale
+from medclf.models.stage_maps import last_stage
 
 STRENGTH, STEP, LEAST = 0.003, 10, 0.01
 ASKED, MORE = (50, 100, 150), 50
@@ -37,8 +40,17 @@ ASKED, MORE = (50, 100, 150), 50
 
 class Data(NamedTuple):
     features: np.ndarray
+    widths: tuple[int, ...]
     y: np.ndarray
     groups: np.ndarray | None
+
+    @property
+    def like(self) -> np.ndarray:
+        return last_stage(self.features, self.widths)
+
+    @property
+    def weighed(self) -> np.ndarray:
+        return self.features / column_scale(self.features, self.widths)
 
     @property
     def n_classes(self) -> int:
@@ -74,11 +86,11 @@ def read_data(name: str) -> Data:
     def compute(rows: list[int]) -> np.ndarray:
         part = table.iloc[rows].reset_index(drop=True)
         part.attrs["root"] = table.attrs["root"]
-        return embed_table(part, progress=False, bs=16)
+        return embed_table(part, all_stages=True, progress=False, bs=16)
 
-    features = kept_features("benchmark efficientnet_lite0", list(table["sha256"]), compute)
+    features = kept_features("benchmark efficientnet_lite0 all stages", list(table["sha256"]), compute)
     groups = None if unit is None else table[unit].to_numpy()
-    return Data(features, np.unique(table["label"], return_inverse=True)[1], groups)
+    return Data(features, stage_widths(), np.unique(table["label"], return_inverse=True)[1], groups)
 
 
 def balanced(probs: np.ndarray, y: np.ndarray) -> float:
@@ -94,7 +106,8 @@ def by_label_next(probs: np.ndarray, known: np.ndarray, pool: np.ndarray, data: 
     few = len(known) < max(10, 2 * data.n_classes) or len(np.unique(data.y[known])) < 2
     patients = None if data.groups is None else data.groups[pool]
     sure = None if few else probs[pool]
-    found = choose_next(data.features[pool], np.isin(pool, known), STEP, probs=sure, patients=patients, seed=seed)
+    features = data.like if few else data.weighed
+    found = choose_next(features[pool], np.isin(pool, known), STEP, probs=sure, patients=patients, seed=seed)
     return pool[found["row"]]
 
 
@@ -143,7 +156,7 @@ def curve(
             inside = np.full(len(data.y), -1)
             inside[known] = data.y[known]
             groups = None if data.groups is None else data.groups[pool]
-            part = Probe(data.features[pool], STRENGTH, data.n_classes)
+            part = Probe(data.features[pool], STRENGTH, data.n_classes, data.widths)
             said = forecast(part, inside[pool], MORE, groups=groups, seed=seed)
             asked.append((len(known), said))
     return scores, [(said, plain[n], plain[n + MORE]) for n, said in asked if said and n + MORE in plain]
@@ -163,7 +176,7 @@ def measure(name: str, n_draws: int, most: int, only: list[str] | None) -> None:
     at: dict[str, list[list[float]]] = {one: [] for one in picks}
     holds, gains, below, widths = [], [], [], []
     finals = []
-    probe = Probe(data.features, STRENGTH, data.n_classes)
+    probe = Probe(data.features, STRENGTH, data.n_classes, data.widths)
     for draw in range(n_draws):
         fold_of = folds(data.y, data.groups, 4, seed=draw)
         pool, test = np.flatnonzero(fold_of != 0), np.flatnonzero(fold_of == 0)

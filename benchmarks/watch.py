@@ -89,8 +89,8 @@ def main() -> None:
     train, others = np.flatnonzero(part == 0), np.flatnonzero(part != 0)
     rng = np.random.default_rng(0)
     reference_rows = rng.permutation(others)[: len(others) // 2]
-    fit = fit_linear(data.features[train], data.y[train], data.n_classes)
-    detector = ood_fit(data.features[train])
+    fit = fit_linear(data.like[train], data.y[train], data.n_classes)
+    detector = ood_fit(data.like[train])
     vocab = [str(code) for code in range(data.n_classes)]
 
     def rows_of(features: np.ndarray, pixels: np.ndarray) -> list[dict]:
@@ -102,7 +102,7 @@ def main() -> None:
         return [sketch(answer, one, {}, "m") for answer, one in zip(answers, measures, strict=True)]
 
     pixels = np.stack([prepare(path, 224) for path in paths])
-    plain = rows_of(data.features, pixels)
+    plain = rows_of(data.like, pixels)
     reference = stream_of([plain[row] for row in reference_rows], vocab)
 
     def drawn(rows: np.ndarray, n: int) -> list[dict]:
@@ -129,7 +129,7 @@ def main() -> None:
     other = usable(scan(shared_data() / "brain-mri", check_pixels=False, progress=False))
     few = rng.permutation(len(brain.y))[:200]
     shown = np.stack([prepare(Path(other.attrs["root"]) / other["path"].iloc[row], 224) for row in few])
-    found["another organ"] = rows_of(brain.features[few], shown)
+    found["another organ"] = rows_of(brain.like[few], shown)
     rows = []
     for name, changed in found.items():
         stream = stream_of(drawn(others, 400) + changed, vocab)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from medclf.dataset.folds import folds, group_codes
 from medclf.errors import DataError
-from medclf.models.linear_probe import one_thread_if_small
+from medclf.models.linear_probe import column_scale, one_thread_if_small
 
 TYPICAL, UNSURE = "typical of a cluster without a label", "unsure"
 _AXES, _MOST_AXES = 64, 256
@@ -18,7 +18,6 @@ _NEIGHBOURS = 20
 _UNSURE_POOL = 5  # of so many unsure images for each one wanted, those that differ most are taken
 _SAME = 0.98  # cosine of centred features from which two images are near-duplicates
 _MOST_CLUSTERS = 500
-_LEAST_SPREAD = 0.1  # as in `fit_linear`
 
 
 def choose_next(
@@ -190,14 +189,14 @@ class Probe:
         features: (n, f) of all images; they say what is usual. Of them the main axes are kept, at most 256.
         strength: scikit-learn's C, such as `fit_linear` chose.
         n_classes: of the vocab.
+        widths: how many columns each part of the features has; see `column_scale`.
     """
 
-    def __init__(self, features: np.ndarray, strength: float, n_classes: int) -> None:
+    def __init__(self, features: np.ndarray, strength: float, n_classes: int, widths: Sequence[int] = ()) -> None:
         from sklearn.decomposition import PCA
 
         values = np.asarray(features, np.float64)
-        spread = values.std(0)
-        values = (values - values.mean(0)) / (np.maximum(spread, _LEAST_SPREAD * spread.mean()) + 1e-6)
+        values = (values - values.mean(0)) / column_scale(values, widths)
         with one_thread_if_small(values.size):
             n_axes = min(*values.shape, _MOST_AXES)
             self.x = PCA(n_axes, svd_solver="auto", random_state=0).fit_transform(values)

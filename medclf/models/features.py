@@ -19,6 +19,7 @@ from medclf.images.reading import prepare
 from medclf.models.backbones import build_body, describe, fitted_to, pooling_of
 from medclf.models.bn_folding import folded
 from medclf.models.heads import pooling
+from medclf.models.stage_maps import widths_of, with_all_stages
 from medclf.parallel import map_ahead, usable_device
 from medclf.progress import watch
 
@@ -82,6 +83,7 @@ def embed_table(
     device: str | torch.device | None = None,
     window: Any = None,
     frame: Any = "middle",
+    all_stages: bool = False,
     progress: bool = True,
 ) -> np.ndarray:
     """Pooled features of each image from the body of a pretrained backbone.
@@ -93,6 +95,8 @@ def embed_table(
         bs: images at once.
         device: "cpu", "cuda", ...; the GPU if there is one where None.
         window, frame: how DICOM is read; see `read_image`.
+        all_stages: of the maps of every stage, the first stage's first, where `stage_widths` tells several; else of
+            the last one alone.
         progress: show a progress bar when it lasts.
 
     Returns:
@@ -116,7 +120,8 @@ def embed_table(
     arch = fitted_to(arch, (side, side))
     backbone = describe(arch, weights)
     on = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    body = build_body(arch, weights=weights).eval()
+    body = build_body(arch, weights=weights)
+    body = (with_all_stages(body) if all_stages else body).eval()
     body = body.to(on).to(memory_format=torch.channels_last)
     mean, std = (torch.tensor(values, device=on).view(1, 3, 1, 1) * 255 for values in backbone.normalization())
     paths = [Path(table.attrs["root"]) / path for path in table["path"]]
@@ -130,11 +135,21 @@ def embed_table(
             rows.extend(row for row, _ in batch)
             yield _normalised(torch.from_numpy(np.stack([image for _, image in batch])).to(on), mean, std)
 
-    result = np.full((len(paths), backbone.n_features), np.nan, np.float32)
+    result = np.full((len(paths), sum(widths_of(body)) or backbone.n_features), np.nan, np.float32)
     features = extract(body, pooling_of(body, class_token=backbone.class_token), batches())
     if rows:
         result[rows] = features
     return result
+
+
+def stage_widths(arch: Any = "efficientnet_lite0") -> tuple[int, ...]:
+    """How many columns each stage has in `embed_table(..., all_stages=True)`; () of a network that is no chain of them.
+
+    Example:
+        >>> stage_widths("resnet18"), stage_widths("vit_b_16")
+        ((64, 64, 128, 256, 512), ())
+    """
+    return widths_of(with_all_stages(build_body(arch, weights=None)))
 
 
 def _read(path: Path, size: int, window: Any, frame: Any) -> np.ndarray | None:

@@ -50,6 +50,29 @@ def one_thread_if_small(n_values: int) -> Any:
     return threadpool_limits(1 if n_values < _SMALL else None)
 
 
+def column_scale(features: np.ndarray, widths: Sequence[int] = ()) -> np.ndarray:
+    """(f,) what each column is divided by before a fit: its standard deviation, and what makes parts count alike.
+
+    What hardly varies among these images may vary elsewhere, so that no deviation counts as less than a tenth of the
+    mean one: it must not come out as a hundred deviations.
+
+    Args:
+        features: (n, f).
+        widths: how many columns each part of the features has, where they are of several, such as a network's stages:
+            the penalty then spares the columns of a narrow part, so that all parts count alike.
+
+    Example:
+        >>> features = np.array([[0.0, 0, 0], [2, 2, 2]])
+        >>> column_scale(features).round(3).tolist(), column_scale(features, (1, 2)).round(3).tolist()
+        ([1.0, 1.0, 1.0], [0.816, 1.155, 1.155])
+    """
+    spread = features.std(0)
+    scale = np.maximum(spread, _LEAST_SPREAD * spread.mean()) + 1e-6
+    if len(widths):
+        scale = scale * np.repeat(np.sqrt(np.array(widths) / np.mean(widths)), widths)
+    return np.asarray(scale)
+
+
 def fit_linear(
     features: np.ndarray,
     targets: np.ndarray,
@@ -74,17 +97,12 @@ def fit_linear(
         balance: how rare classes are made to count in the fit.
         weights: (n_out,) of a loss function: what an image of each class weighs, or, of several labels, one with the
             label beside one without. The probabilities are then those that the weights ask for.
-        widths: how many columns each part of the features has, where they are of several, such as a network's stages:
-            the penalty then spares the columns of a narrow part, so that all parts count alike.
+        widths: how many columns each part of the features has; see `column_scale`.
 
     Returns:
         A `LinearFit`.
     """
-    mean, spread = features.mean(0), features.std(0)
-    # What hardly varies among the training images may vary elsewhere: it must not come out as a hundred deviations.
-    scale = np.maximum(spread, _LEAST_SPREAD * spread.mean()) + 1e-6
-    if len(widths):
-        scale = scale * np.repeat(np.sqrt(np.array(widths) / np.mean(widths)), widths)
+    mean, scale = features.mean(0), column_scale(features, widths)
     x = (features - mean) / scale
     axes = principal_axes(x)  # a rotation, which only saves time
     x = x @ axes.T

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -90,20 +91,32 @@ def _within(stage: nn.Module, names: dict[int, str]) -> list[str]:
     return [own] if own else [names[id(part)] for part in stage.children()]
 
 
+def with_all_stages(body: nn.Module) -> nn.Module:
+    """A body that gives the maps of all its stages; the body itself where it is no chain of them."""
+    try:
+        return AllStages(body)
+    except MedclfError:
+        return body
+
+
 def widths_of(body: nn.Module) -> tuple[int, ...]:
     """Of the columns of a body's features: how many each stage has; () where they are the last stage's alone."""
     return body.widths if isinstance(body, AllStages) else ()
 
 
 def of_last_stage(body: nn.Module, features: np.ndarray) -> np.ndarray:
+    """`last_stage` of the features that a body gave."""
+    return last_stage(features, widths_of(body))
+
+
+def last_stage(features: np.ndarray, widths: Sequence[int]) -> np.ndarray:
     """The columns of the last stage, by which images are alike to people too; earlier ones tell of pixels.
 
     Args:
-        body: that gave them.
         features: (n, n_features).
+        widths: see `widths_of`.
     """
-    widths = widths_of(body)
-    return features[:, -widths[-1] :] if widths else features
+    return features[:, -widths[-1] :] if len(widths) else features
 
 
 def plain_body(body: nn.Module) -> nn.Module:

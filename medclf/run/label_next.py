@@ -19,9 +19,10 @@ from medclf.errors import ReadError
 from medclf.inference.bundle import Bundle
 from medclf.inference.runnable import Runnable
 from medclf.metrics.logits import to_probs
-from medclf.models.features import embed_table
+from medclf.models.features import embed_table, stage_widths
 from medclf.models.features_kept import kept_features
-from medclf.models.linear_probe import fit_linear, one_thread_if_small
+from medclf.models.linear_probe import column_scale, fit_linear, one_thread_if_small
+from medclf.models.stage_maps import last_stage, widths_of
 from medclf.parallel import map_ahead
 from medclf.progress import watch
 from medclf.run.labels_so_far import (
@@ -123,7 +124,7 @@ def label_next(
     # Images of the run that lie outside the pool teach as well; they stand behind it.
     paths = [pool.root / path for path in pool.paths] + [path for path, _ in extra]
     digests = [*table["sha256"], *[""] * len(extra)]
-    encode = _encoder(model, arch, weights, window, frame, progress)
+    encode, widths = _encoder(model, arch, weights, window, frame, progress)
     features, model_probs = encode(paths, digests)
     codes = codes_of([known.get(path) for path in pool.paths] + [label for _, label in extra], names, multi_label)
     readable = np.isfinite(features).all(1)
@@ -139,7 +140,7 @@ def label_next(
             f"{len(extra)} labelled images of the run lie outside the pool. They count here, and the sheet does not "
             "hold them: to train on both, give one folder or table of both."
         )
-    inside = _Fitted(features[kept], codes[kept], owners, len(names), multi_label, seed)
+    inside = _Fitted(features[kept], widths, codes[kept], owners, len(names), multi_label, seed)
     probs, told = inside.probs(self_training, None if model_probs is None else model_probs[kept])
     notes += told
     labelled = (inside.y >= 0) if inside.y.ndim == 1 else inside.y.min(1) >= 0
@@ -168,19 +169,25 @@ def label_next(
 Encode = Callable[[Sequence[Path], Sequence[str]], tuple[np.ndarray, "np.ndarray | None"]]
 
 
-def _encoder(model: Any, arch: str, weights: Any, window: Any, frame: Any, progress: bool) -> Encode:
-    """From files to (n, f) features and the model's own (n, n_labels) probabilities, where there is a model."""
+def _encoder(
+    model: Any, arch: str, weights: Any, window: Any, frame: Any, progress: bool
+) -> tuple[Encode, tuple[int, ...]]:
+    """From files to (n, f) features and the model's own (n, n_labels) probabilities, where there is a model.
+
+    And how many columns of the features each stage has, where they are of several.
+    """
     if model is None:
 
         def frozen(paths: Sequence[Path], digests: Sequence[str]) -> tuple[np.ndarray, None]:
             def compute(rows: list[int]) -> np.ndarray:
                 table = pd.DataFrame({"path": [str(paths[row].absolute()) for row in rows]})
                 table.attrs["root"] = "/"
-                return embed_table(table, arch, weights=weights, window=window, frame=frame, bs=_BS, progress=progress)
+                reading: dict[str, Any] = {"window": window, "frame": frame, "bs": _BS, "progress": progress}
+                return embed_table(table, arch, weights=weights, all_stages=True, **reading)
 
-            return kept_features(f"{arch} {weights} {window} {frame}", digests, compute), None
+            return kept_features(f"{arch} {weights} {window} {frame} all stages", digests, compute), None
 
-        return frozen
+        return frozen, stage_widths(arch)
 
     def own(paths: Sequence[Path], digests: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         spec = model.spec
@@ -194,7 +201,7 @@ def _encoder(model: Any, arch: str, weights: Any, window: Any, frame: Any, progr
         logits = both[:, :n_out].astype(float)
         return both[:, n_out:], to_probs(logits, multi_label=spec.multi_label)
 
-    return own
+    return own, widths_of(model.runnable.body if isinstance(model, Bundle) else next(model.model.children()))
 
 
 def _logits_and_features(model: Any, paths: Sequence[Path], progress: bool) -> np.ndarray:
@@ -236,13 +243,17 @@ class _Fitted:
     def __init__(
         self,
         features: np.ndarray,
+        widths: tuple[int, ...],
         y: np.ndarray,
         owners: np.ndarray | None,
         n_classes: int,
         multi_label: bool,
         seed: int,
     ) -> None:
-        self.features, self.y, self.owners = features, y, owners
+        self.features, self.widths, self.y, self.owners = features, widths, y, owners
+        self.like = last_stage(features, widths)
+        # Images of which the probe is unsure are to differ in what it sees: all stages, each counting alike.
+        self.weighed = features / column_scale(features, widths) if widths else features
         self.n_classes, self.multi_label, self.seed = n_classes, multi_label, seed
         self.strength = 0.0
         known = y >= 0 if y.ndim == 1 else y.min(1) >= 0
@@ -256,9 +267,7 @@ class _Fitted:
             return model_probs, []
         found, told = self._fit(rows, y), []
         if self_training and not self.multi_label:
-            filled, sentence = self_trained(
-                Probe(self.features, self.strength, self.n_classes), y, self.owners, self.seed
-            )
+            filled, sentence = self_trained(self._probe(), y, self.owners, self.seed)
             told = [sentence]
             if (filled != y).any():
                 found = self._fit(np.flatnonzero(filled >= 0), filled)
@@ -267,28 +276,30 @@ class _Fitted:
     def _fit(self, rows: np.ndarray, y: np.ndarray) -> np.ndarray:
         with one_thread_if_small(self.features.size):
             owners = None if self.owners is None else _units(self.owners[rows])
-            fit = fit_linear(self.features[rows], y[rows], self.n_classes, owners)
+            fit = fit_linear(self.features[rows], y[rows], self.n_classes, owners, widths=self.widths)
         self.strength = fit.strength or 0.01
         logits = self.features.astype(float) @ fit.weight.T.astype(float) + fit.bias
         return to_probs(logits, multi_label=self.multi_label)
+
+    def _probe(self) -> Probe:
+        return Probe(self.features, self.strength, self.n_classes, self.widths)
 
     def choose(self, blocked: np.ndarray, probs: np.ndarray | None, n: int) -> pd.DataFrame:
         """See `choose_next`; while a class has no label, half of the images stand for clusters without one."""
         given: Any = {"patients": self.owners, "multi_label": self.multi_label, "seed": self.seed}
         if probs is None or self.multi_label or len(np.unique(self.y[self.rows])) == self.n_classes:
-            return choose_next(self.features, blocked, n, probs=probs, **given)
-        first = choose_next(self.features, blocked, n - n // 2, **given)
+            return choose_next(self.like if probs is None else self.weighed, blocked, n, probs=probs, **given)
+        first = choose_next(self.like, blocked, n - n // 2, **given)
         blocked = blocked.copy()
         blocked[first["row"]] = True
         if blocked.all() or n < 2:
             return first
-        return pd.concat([first, choose_next(self.features, blocked, n // 2, probs=probs, **given)], ignore_index=True)
+        return pd.concat([first, choose_next(self.weighed, blocked, n // 2, probs=probs, **given)], ignore_index=True)
 
     def forecast(self, more: int) -> Forecast | None:
         if self.multi_label or not self.strength:
             return None
-        probe = Probe(self.features, self.strength, self.n_classes)
-        return forecast(probe, self.y, more, groups=self.owners, seed=self.seed)
+        return forecast(self._probe(), self.y, more, groups=self.owners, seed=self.seed)
 
 
 def _units(owners: np.ndarray) -> np.ndarray:

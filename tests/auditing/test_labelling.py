@@ -87,6 +87,16 @@ def test_the_probe_is_scikit_learns_on_standardised_features():
     )
 
 
+def test_the_probes_parts_count_alike_however_many_columns_they_have():
+    rng = np.random.default_rng(0)
+    y = np.arange(80) % 2
+    narrow = y[:, None] + rng.normal(0, 1, (80, 1))
+    features = np.hstack([narrow, rng.normal(0, 1, (80, 99))])
+    first = [Probe(features, 0.01, 2, widths).x[:, 0] for widths in ((), (1, 99))]
+    told = [abs(np.corrcoef(axis, narrow[:, 0])[0, 1]) for axis in first]
+    assert told[0] < 0.5 and told[1] > 0.95  # the first main axis is then that column
+
+
 def test_self_training_is_kept_where_it_helps_and_only_there():
     features, y = blobs(3, 100, seed=1, spread=1.2)
     known = np.full(len(y), -1)

@@ -7,7 +7,8 @@ from PIL import Image
 from torch import nn
 
 from medclf.models.backbones import GlobalPool, build_body, describe
-from medclf.models.features import embed_table, extract, pooled_features
+from medclf.models.features import embed_table, extract, pooled_features, stage_widths
+from medclf.models.stage_maps import last_stage
 
 
 def test_extract_is_the_mean_of_what_the_body_gives():
@@ -38,6 +39,22 @@ def test_embed_table_is_the_backbone_on_normalised_pixels(tmp_path):
         expected = body(x).mean((2, 3)).numpy()
     assert np.isnan(found[3]).all() and not np.isnan(np.delete(found, 3, 0)).any()
     assert np.allclose(np.delete(found, 3, 0), np.delete(expected, 3, 0), atol=1e-4)
+    wide = embed_table(table, "resnet18", weights=weights, size=32, bs=2, all_stages=True, progress=False)
+    widths = stage_widths("resnet18")
+    assert wide.shape == (5, sum(widths)) and np.isnan(wide[3]).all()
+    assert np.allclose(last_stage(wide, widths), found, atol=1e-4, equal_nan=True)
+    with torch.no_grad():
+        first = body[:4](x).mean((2, 3)).numpy()  # the stem is the first stage
+    assert np.allclose(np.delete(wide[:, : widths[0]], 3, 0), np.delete(first, 3, 0), atol=1e-4)
+
+
+def test_a_network_that_is_no_chain_gives_its_last_features_alone(tmp_path):
+    Image.new("L", (40, 40), 90).save(tmp_path / "a.png")
+    table = pd.DataFrame({"path": ["a.png"]})
+    table.attrs["root"] = str(tmp_path)
+    given = {"weights": None, "progress": False}
+    assert stage_widths("vit_b_16") == ()
+    assert embed_table(table, "vit_b_16", all_stages=True, **given).shape == (1, 768)
 
 
 def test_pooled_features_are_what_the_linear_layer_sees_and_no_hook_stays():

@@ -4,8 +4,11 @@ import json
 import re
 
 import pytest
+from torch import nn
 
 from medclf.errors import DataError
+from medclf.models.heads import describe_head
+from medclf.models.pooling import GeMPool
 from medclf.reporting.card import QUESTIONS, read_card, write_card
 from medclf.reporting.checklist.claim import ITEMS, MISSING, checklist
 from medclf.reporting.report import render, report
@@ -49,6 +52,20 @@ def test_what_is_not_known_is_not_made_up():
     found = checklist({"task": "single-label", "vocab": ["a", "b"]})
     assert found["filled"] == 0
     assert {row["answer"] for row in found["items"]} == {MISSING}
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, "global average pooling, dropout 0.2, one linear layer of 3 outputs"),
+        ({"all_stages": True}, "global average pooling of every stage, dropout 0.2, one linear layer of 3 outputs"),
+        ({"head": describe_head(nn.Sequential(GeMPool(), nn.Flatten(), nn.Linear(8, 3)))}, "GeMPool, Flatten, Linear"),
+    ],
+)
+def test_the_head_is_the_runs_own(made_up, more, told):
+    run = {**RUN, "settings": {**RUN["settings"], **more}}
+    answer = answers({**made_up.facts, **run})["22"]["answer"]
+    assert told in answer and ("global average" in answer) == ("head" not in more)
 
 
 def test_the_figures_are_those_of_the_run(made_up):

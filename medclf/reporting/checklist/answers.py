@@ -207,9 +207,13 @@ def model(have: Known) -> str:
     size = (recipe.get("preprocessing") or {}).get("size") or ["?", "?"]
     ends = "one sigmoid a label" if have.multi_label else "softmax"
     pooled = " of every stage" if recipe.get("all_stages") else ""
+    layers = [str(layer["layer"]) for layer in recipe.get("head") or []]
+    head = f"global average pooling{pooled}, dropout {recipe['dropout']:g}, one linear layer of"
+    if layers:
+        head = f"a head of {', '.join(layers)} with"
     return (
-        f"{recipe['arch']} as a body ({recipe['n_in']} x {size[0]} x {size[1]} in), global average pooling{pooled}, "
-        f"dropout {recipe['dropout']:g}, one linear layer of {recipe['n_out']} outputs, {ends}."
+        f"{recipe['arch']} as a body ({recipe['n_in']} x {size[0]} x {size[1]} in), {head} {recipe['n_out']} outputs, "
+        f"{ends}."
     )
 
 
