@@ -21,6 +21,8 @@ from medclf.models.heads import is_plain
 from medclf.models.linear_probe import LinearFit, fit_linear, one_thread_if_small
 from medclf.models.stage_maps import widths_of
 
+UNTOLD = "does not surely tell"
+
 
 @dataclass(frozen=True)
 class LinearProbe:
@@ -140,7 +142,7 @@ def fit_head(
     distributed.copy_first([linear.weight.data, linear.bias.data])
     if done.n_untold:
         of = f"{done.n_untold} of the {targets.shape[1]} labels" if targets.ndim == 2 else "the labels"
-        text = f"by folds of the {n} training images, what the network sees does not surely tell {of}: there the "
+        text = f"by folds of the {n} training images, what the network sees {UNTOLD} {of}: there the "
         warnings.warn(MedclfWarning(f"{text}probabilities stay close to how frequent each is"), stacklevel=2)
     held_out = fitted[0].held_out[:n] if fitted else None
     return replace(done, features=features[:n], targets=targets[:n], held_out=held_out)

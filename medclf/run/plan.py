@@ -8,6 +8,7 @@ it can be read, changed and given to another training.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,10 +20,11 @@ import pandas as pd
 from medclf.config import TUNED_EPOCHS, Pooling, TrainConfig
 from medclf.dataset.groups import groups_of, unit_of
 from medclf.dataset.labels import label_set
-from medclf.errors import DataError, MedclfError, SplitError, argument, did_you_mean
+from medclf.errors import DataError, MedclfError, MedclfWarning, SplitError, argument, did_you_mean
 from medclf.files import finite, write_json
 from medclf.learn import distributed
 from medclf.learn.augment import Augment
+from medclf.learn.linear_probe import UNTOLD, LinearProbe
 from medclf.learn.training import MedLearner
 from medclf.learn.trial import (
     LEVEL,
@@ -190,7 +192,7 @@ def decide(
     """
     if config.audit and (n := link_near_duplicates(learn)):
         say(f"{n} training images are near-duplicates of others: folds of the training set keep them together")
-        learn.fit_head(views=config.views)
+        _fitted_again(learn, config.views, learn.head)
     candidates: list[dict[str, Any]] = [{"name": "linear probe", "chosen": True}]
     chosen = Chosen(pooling=config.pooling, views=config.views, size=config.size)
     if config.pooling is None:
@@ -267,6 +269,14 @@ def _probed(learn: MedLearner, name: str, kept: str, candidates: list[dict[str, 
     return trial.helps
 
 
+def _fitted_again(learn: MedLearner, views: int, before: LinearProbe | None) -> LinearProbe:
+    """`fit_head`, which does not say again what the fit before it said: that the features tell little."""
+    with warnings.catch_warnings():
+        if before is not None and before.n_untold:
+            warnings.filterwarnings("ignore", f".* {UNTOLD} ", MedclfWarning)
+        return learn.fit_head(views=views)
+
+
 def _otherwise(learn: MedLearner, pooling: Pooling | None = None, views: int = 0) -> Trial | str:
     """Fit the head in another way, and keep that where it surely helps; or why that was not tried."""
     plain, start, before = learn.head, learn.start, learn.pooling
@@ -279,7 +289,7 @@ def _otherwise(learn: MedLearner, pooling: Pooling | None = None, views: int = 0
             learn.pooling = pooling
         except MedclfError as error:
             return error.message
-    other = learn.fit_head(views=views or plain.views)
+    other = _fitted_again(learn, views or plain.views, plain)
     assert plain.targets is not None and other.held_out is not None
     known = ~np.isnan(plain.held_out).any(axis=1) & ~np.isnan(other.held_out).any(axis=1)
     multi_label = plain.targets.ndim == 2

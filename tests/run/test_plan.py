@@ -1,6 +1,7 @@
 """The plan: what is tried inside the training set, what is taken, and the file that says so."""
 
 import json
+import warnings
 from functools import partial
 from types import SimpleNamespace
 
@@ -12,10 +13,11 @@ from PIL import Image
 from medclf.config import TrainConfig
 from medclf.dataset.scan import scan
 from medclf.demo_images import draw_endoscopy
-from medclf.errors import DataError, SplitError
+from medclf.errors import DataError, MedclfWarning, SplitError
 from medclf.learn import trial as trials
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.learner import med_learner
+from medclf.learn.linear_probe import UNTOLD
 from medclf.learn.step_costs import Costs
 from medclf.learn.trial import BLENDS, MOST, Trial, _part, best_of, compared, try_tuning
 from medclf.run import plan as plans
@@ -371,6 +373,24 @@ def test_the_plan_takes_all_stages_where_they_tell_more_and_near_duplicates_stay
     assert chosen.pooling == learn.pooling == "stages", said
     assert names[-1] == "linear probe on all stages"
     assert "all stages are better" in plans.sentence_of(candidates)
+
+
+def test_that_the_features_tell_little_is_said_once(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        folder = tmp_path / "DATA" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)).save(folder / f"{number}.png")
+    dls = MedDataLoaders.from_table(scan(tmp_path / "DATA"), size=64, bs=8, split="stratified", cache=False)
+    learn = med_learner(dls, "efficientnet_lite0")
+    with pytest.warns(MedclfWarning, match=UNTOLD):
+        learn.fit_head(progress=False)
+    outline = plans.Outline(None, why_not="too few")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", f".* {UNTOLD} ", MedclfWarning)
+        plans.decide(TrainConfig("d", "o", **SMALL), outline, learn, {}, partial(med_learner, arch="x"), print)
+        with pytest.raises(MedclfWarning, match=UNTOLD):  # what a user fits is told of as before
+            learn.fit_head(progress=False)
 
 
 def test_rare_classes_and_few_patients_are_parted_or_refused(data):
