@@ -15,7 +15,7 @@ from medclf.auditing.label_forecast import Forecast, forecast
 from medclf.auditing.labelling import Probe, choose_next, self_trained
 from medclf.dataset.labels import objects
 from medclf.dataset.scan import scan, usable
-from medclf.errors import ReadError
+from medclf.errors import DataError, ReadError, argument
 from medclf.inference.bundle import Bundle
 from medclf.inference.runnable import Runnable
 from medclf.metrics.logits import to_probs
@@ -52,6 +52,7 @@ class NextLabels:
         forecast: what the next labels are expected to bring; None where there are too few to say.
         labelled: path -> label of the images of the pool that have one already.
         poor: images of the pool that a reader called poor: they are not asked for again.
+        unsure: those that a reader called unsure, without a label: they are not asked for again either.
         vocab: what an image may be called.
         root: the folder that paths are relative to.
         notes: what else there is to say.
@@ -66,6 +67,7 @@ class NextLabels:
     root: Path
     notes: list[str] = field(default_factory=list)
     patients: dict[str, str] = field(default_factory=dict)
+    unsure: list[str] = field(default_factory=list)
 
 
 def label_next(
@@ -105,34 +107,47 @@ def label_next(
         A `NextLabels`.
 
     Raises:
-        DataError: no unlabelled image, an unknown label, or no classes.
+        DataError: no unlabelled image, or none that can be read; an unknown label, or no classes.
 
     Example:
         >>> # label_next(learn, "unlabelled", n=50).images[["path", "suggestion"]]
     """
+    if n < 1:
+        raise DataError(f"{argument('n')} must be 1 or more, not {n}", "say how many images to choose")
     plain_scan = {"label_col": None, "label_from": None, "check_pixels": False, "frame": frame}
     table = usable(scan(items, **{**plain_scan, **scan_kwargs}))
     table = table.reset_index(drop=True)
     pool = Pool(Path(table.attrs["root"]), [str(path) for path in table["path"]])
     run = Run(model) if isinstance(model, (str, Path)) else model
     model = run.bundle if isinstance(run, Run) else run
-    said, poor = labels_said(labels)
-    theirs, kappa = second_reader(said, second)
-    known, extra = known_labels(run, pool, said, theirs)
-    names = vocab_of(vocab, model, known)
-    multi_label = bool(getattr(model, "multi_label", False) or (model is not None and model.spec.multi_label))
+    multi_label = model is not None and bool(model.spec.multi_label)
+    said = labels_said(labels)
+    theirs, agreement = second_reader(said, second, multi_label)
+    known, extra, gone = known_labels(run, pool, said, theirs)
+    names = vocab_of(vocab, model, [*known.values(), *said.labels.values(), *theirs.values()])
+    codes_of([*theirs.values()], names, multi_label)  # an unknown label is a mistake, no disagreement
     # Images of the run that lie outside the pool teach as well; they stand behind it.
     paths = [pool.root / path for path in pool.paths] + [path for path, _ in extra]
     digests = [*table["sha256"], *[""] * len(extra)]
     encode, widths = _encoder(model, arch, weights, window, frame, progress)
     features, model_probs = encode(paths, digests)
     codes = codes_of([known.get(path) for path in pool.paths] + [label for _, label in extra], names, multi_label)
-    readable = np.isfinite(features).all(1)
-    out = ~readable | np.isin([*pool.paths, *[""] * len(extra)], list(poor))
+    readable = np.isfinite(features).all(1) & (features.shape[1] > 0)
+    if not readable[: len(pool.paths)].any():
+        raise DataError("none of the images can be read", f"open one to see why, such as {paths[0]}")
+    unasked = said.poor | said.unsure
+    out = ~readable | np.isin([*pool.paths, *[""] * len(extra)], list(unasked))
     kept = np.flatnonzero(~out)
     patients = [*objects(table, "patient"), *[None] * len(extra)]
     owners = np.array(patients, object)[kept] if any(p is not None for p in patients) else None
-    notes = [text for text in (kappa, unanswered(labels)) if text] + notes_of(model, names)
+    notes = [text for text in (*agreement, unanswered(labels)) if text] + notes_of(model, names)
+    if model_probs is not None and (other := sorted(set(model.spec.vocab) - set(names))):
+        model_probs = None
+        notes.append(f"The model's class '{other[0]}' is none of those named, so the model has no part in the choice.")
+    if said.unsure:
+        notes.append(f"{len(said.unsure)} images are marked unsure without a label. They are not asked for again.")
+    if gone:
+        notes.append(f"{gone} labelled images of the run are no longer where they were. They do not count here.")
     if (~readable).any():
         notes.append(f"{(~readable).sum()} images cannot be read and are left out.")
     if extra:
@@ -141,7 +156,8 @@ def label_next(
             "hold them: to train on both, give one folder or table of both."
         )
     inside = _Fitted(features[kept], widths, codes[kept], owners, len(names), multi_label, seed)
-    probs, told = inside.probs(self_training, None if model_probs is None else model_probs[kept])
+    own_probs = None if model_probs is None else _in_order_of(names, model.spec.vocab, model_probs[kept])
+    probs, told = inside.probs(self_training, own_probs)
     notes += told
     labelled = (inside.y >= 0) if inside.y.ndim == 1 else inside.y.min(1) >= 0
     blocked = labelled | (kept >= len(pool.paths))
@@ -149,21 +165,31 @@ def label_next(
     rows = kept[chosen["row"].to_numpy(int)]
     images = chosen.assign(path=[pool.paths[row] for row in rows]).drop(columns="row")
     images = images.assign(**_suggestions(None if probs is None else probs[chosen["row"]], names, multi_label))
-    first = pd.DataFrame({"path": [path for path in theirs if path in set(pool.paths)], "why": DISAGREE})
+    first = pd.DataFrame({"path": [*theirs], "why": DISAGREE})
     images = pd.concat([first, images[~images["path"].isin(first["path"])]], ignore_index=True)[:n]
+    if len(first) > n:
+        notes.append(f"{len(first) - n} more images on which the readers differ have no label now: ask for more images.")
     images["suggestion"] = images["suggestion"].fillna("")
     if len(images) < n:
         notes.append(f"Only {len(images)} images are left to label: all of them are chosen.")
     return NextLabels(
         images[["path", "why", "suggestion", "prob", "margin"]],
-        inside.forecast(n),
-        {path: label for path, label in known.items() if path in set(pool.paths)},
-        sorted(poor),
+        inside.forecast(len(images)),
+        known,
+        sorted(said.poor),
         names,
         pool.root,
         notes,
         {path: str(one) for path, one in zip(pool.paths, patients, strict=False) if one is not None},
+        sorted(said.unsure),
     )
+
+
+def _in_order_of(names: Sequence[str], known: Sequence[str], probs: np.ndarray) -> np.ndarray:
+    """A model's probabilities of what it knows, with a column for each name: 0 where it does not know the class."""
+    found = np.zeros((len(probs), len(names)))
+    found[:, [names.index(label) for label in known]] = probs
+    return found
 
 
 Encode = Callable[[Sequence[Path], Sequence[str]], tuple[np.ndarray, "np.ndarray | None"]]
@@ -233,6 +259,7 @@ def _logits_and_features(model: Any, paths: Sequence[Path], progress: bool) -> n
     finally:
         if training:
             model.model.train()
+    width = max(width, 1)  # where no image can be read
     full = [np.full((len(part), width), np.nan, np.float32) if part.shape[1] != width else part for part in parts]
     return np.concatenate(full)
 

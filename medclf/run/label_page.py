@@ -14,6 +14,7 @@ import pandas as pd
 
 from medclf.auditing.labelling import TYPICAL, UNSURE
 from medclf.dataset.corrections import POOR
+from medclf.dataset.corrections import UNSURE as NOT_SURE
 from medclf.dataset.csv_files import save_rows
 from medclf.errors import DataError, OutputError, ReadError, argument
 from medclf.files import refuse_to_replace
@@ -76,7 +77,8 @@ def write_next(
     several = bool(source and source.bundle.multi_label)
     remarks = remarks_of(options.get("labels"))
     earlier = [(path, label, *remarks.get(path, ("", ""))) for path, label in found.labelled.items()]
-    earlier += [(path, "", POOR, remarks.get(path, ("", ""))[1]) for path in found.poor]
+    for mark, paths in ((POOR, found.poor), (NOT_SURE, found.unsure)):
+        earlier += [(path, "", mark, remarks.get(path, ("", ""))[1]) for path in paths]
     images = found.images.set_index("path")
     items = [(f"image-{place:03}", uri) for place, uri in enumerate(shown.values(), 1)]
     names = list(shown)

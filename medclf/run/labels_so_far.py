@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medclf.dataset.corrections import POOR, labels_in, plain
+from medclf.dataset.corrections import POOR, UNSURE, joined, labels_in, plain
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.labels import NO_FINDING, label_set, objects
 from medclf.dataset.matching import UNKNOWN, spelt_alike
 from medclf.dataset.scan import usable
 from medclf.dataset.units import units_word
 from medclf.errors import DataError, argument
+from medclf.images.frame_names import file_of
 from medclf.metrics.agreement import cohen_kappa
 from medclf.run.run import Run
 from medclf.run.terminal import written
@@ -29,13 +30,23 @@ class Pool:
     paths: list[str]
 
 
-def labels_said(labels: str | Path | Mapping[str, str] | None) -> tuple[dict[str, str], set[str]]:
-    """Label by path of a sheet, and the images that it calls poor."""
-    if labels is None:
-        return {}, set()
-    if isinstance(labels, Mapping):
-        return {str(path): str(label) for path, label in labels.items()}, set()
+@dataclass(frozen=True)
+class Said:
+    """What a reader said: label by path, the images called poor, and those called unsure without a label."""
+
+    labels: dict[str, str]
+    poor: set[str]
+    unsure: set[str]
+
+
+def labels_said(labels: str | Path | Mapping[str, str] | None) -> Said:
+    """What a sheet says, or labels by path."""
+    if labels is None or isinstance(labels, Mapping):
+        return Said({str(path): str(label) for path, label in (labels or {}).items()}, set(), set())
     frame = read_csv(Path(labels))
+    if "new_label" in frame:
+        remedy = f"correct the data by it in a training: {argument('corrections', str(labels))}"
+        raise DataError(f"{labels} is a review of labels that there are: it has a column 'new_label'", remedy)
     missing = [column for column in ("path", "label") if column not in frame]
     if missing:
         raise DataError(
@@ -47,6 +58,12 @@ def labels_said(labels: str | Path | Mapping[str, str] | None) -> tuple[dict[str
             f"{labels} is not filled in: no image has a label",
             "give the sheet that was downloaded from the page; the one that was written beside the page stays blank",
         )
+    for number, (path, mark) in enumerate(zip(paths, marks, strict=True), 1):
+        if not path:
+            raise DataError(f"{labels}, row {number} names no image", "remove it, or fill in its path")
+        if mark not in ("", UNSURE, POOR):
+            remedy = f"choose '{UNSURE}' or '{POOR}', or leave it blank"
+            raise DataError(f"{labels}, row {number}: the mark '{mark}' is unknown", remedy)
     poor = {path for path, mark in zip(paths, marks, strict=True) if mark == POOR}
     found: dict[str, str] = {}
     for path, label in zip(paths, said, strict=True):
@@ -54,7 +71,8 @@ def labels_said(labels: str | Path | Mapping[str, str] | None) -> tuple[dict[str
             raise DataError(
                 f"{labels}: {path} is there twice, as '{found[path]}' and '{label}'", "keep one row an image"
             )
-    return found, poor
+    unsure = {path for path, mark in zip(paths, marks, strict=True) if mark == UNSURE} - found.keys() - poor
+    return Said(found, poor, unsure)
 
 
 def unanswered(labels: Any) -> str:
@@ -75,33 +93,51 @@ def remarks_of(labels: Any) -> dict[str, tuple[str, str]]:
     return {path: (mark, note) for path, mark, note in zip(*columns, strict=True)}
 
 
-def second_reader(said: Mapping[str, str], second: str | Path | None) -> tuple[list[str], str]:
-    """The images on which two readers differ, and a sentence on how far they agree."""
+def second_reader(said: Said, second: str | Path | None, several: bool = False) -> tuple[dict[str, str], list[str]]:
+    """What a second reader said of the images on which two differ, and sentences on how far they agree.
+
+    Args:
+        said: by the first.
+        second: the other's sheet.
+        several: whether an image may have several labels, whose order does not matter.
+    """
     if second is None:
-        return [], ""
-    other, _ = labels_said(second)
-    both = [path for path in said if path in other]
+        return {}, []
+    other = labels_said(second)
+    both = [path for path in said.labels if path in other.labels]
     if not both:
         raise DataError(f"{second} and the labels have no image in common", "give two readers' sheets of one page")
-    differ = [path for path in both if said[path] != other[path]]
-    kappa = cohen_kappa([said[path] for path in both], [other[path] for path in both])
-    agree = written(kappa.as_dict())
-    return differ, f"Two readers labelled {len(both)} images and differ on {len(differ)}: Cohen's kappa {agree}."
+    first, then = ([joined(labels_in(one.labels[path], several)) for path in both] for one in (said, other))
+    differ = {path: b for path, a, b in zip(both, first, then, strict=True) if a != b}
+    agree = written(cohen_kappa(first, then).as_dict())
+    told = [f"Two readers labelled {len(both)} images and differ on {len(differ)}: Cohen's kappa {agree}."]
+    if alone := len(other.labels.keys() - said.labels.keys()):
+        told.append(f"{alone} labels are the second reader's alone. They do not count.")
+    if poor := len(other.poor & said.labels.keys()):
+        told.append(f"{poor} images are poor for the second reader alone. The first one's labels count.")
+    return differ, told
 
 
 def known_labels(
-    run: Any, pool: Pool, said: Mapping[str, str], differ: Sequence[str]
-) -> tuple[dict[str, str], list[tuple[Path, str]]]:
-    """Label by path of the pool's images, and (file, label) of a run's other images; what a sheet says wins."""
+    run: Any, pool: Pool, said: Said, differ: Collection[str]
+) -> tuple[dict[str, str], list[tuple[Path, str]], int]:
+    """Label by path of the pool's images, (file, label) of a run's other images, and how many of those are gone.
+
+    What a sheet says wins: an image that it calls poor has no label, whatever the run says, and neither has one that it
+    calls unsure.
+    """
     theirs = _labelled_of(run)
     place = {(pool.root / path).resolve(): path for path in pool.paths}
     known = {place[file]: label for file, label in theirs.items() if file in place}
-    extra = [(file, label) for file, label in theirs.items() if file not in place and file.is_file()]
-    strange = [path for path in said if path not in set(pool.paths)]
+    outside = [(file, label) for file, label in theirs.items() if file not in place]
+    extra = [(file, label) for file, label in outside if file_of(file).is_file()]
+    inside = set(pool.paths)
+    strange = [path for path in (*said.labels, *sorted(said.poor | said.unsure)) if path not in inside]
     if strange:
         raise DataError(f"the pool has no image {strange[0]}, which the labels name", "are they of another folder?")
-    known |= said
-    return {path: label for path, label in known.items() if path not in set(differ)}, extra
+    known |= said.labels
+    without = said.poor | said.unsure | set(differ)
+    return {path: label for path, label in known.items() if path not in without}, extra, len(outside) - len(extra)
 
 
 def _labelled_of(run: Any) -> dict[Path, str]:
@@ -122,9 +158,9 @@ def _labelled_of(run: Any) -> dict[Path, str]:
     }
 
 
-def vocab_of(vocab: Sequence[str] | None, model: Any, known: Mapping[str, str]) -> list[str]:
+def vocab_of(vocab: Sequence[str] | None, model: Any, known: Iterable[str]) -> list[str]:
     """What an image may be called: what was asked for, else what the model or the labels know."""
-    names = list(vocab) if vocab else list(model.spec.vocab) if model is not None else sorted(set(known.values()))
+    names = list(vocab) if vocab else list(model.spec.vocab) if model is not None else sorted(set(known))
     if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1 or not name.strip()]:
         raise DataError(f"{argument('vocab', repeated[0])} is blank, or is there twice", "name each class once")
     if len(names) < 2:

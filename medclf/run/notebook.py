@@ -123,6 +123,7 @@ def _next(found: NextLabels, show_burned_in: bool, model: Any) -> tuple[Iterator
     told = ((row, _wanted(row)) for row in found.images.to_dict("records"))
     earlier = [(path, label, "") for path, label in found.labelled.items()]
     earlier += [(path, "", "poor image") for path in found.poor]
+    earlier += [(path, "", "unsure") for path in found.unsure]
     multi_label = bool(getattr(model, "multi_label", False))
     return told, read, {"vocab": found.vocab, "sheet": "labels", "earlier": earlier, "multi_label": multi_label}
 

@@ -147,11 +147,66 @@ def test_what_cannot_be_is_refused_with_a_remedy(pool, tmp_path):
         label_next(None, pool, labels={"00.png": "grey"}, vocab=VOCAB, **QUICK)
     with pytest.raises(DataError, match=r"no image gone\.png"):
         label_next(None, pool, labels={"gone.png": "dark"}, vocab=VOCAB, **QUICK)
+    with pytest.raises(DataError, match="n must be 1 or more, not 0"):
+        label_next(None, pool, 0, vocab=VOCAB, **QUICK)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes((pool / "00.png").read_bytes()[:60])
+    with pytest.raises(DataError, match="none of the images can be read"):
+        label_next(None, tmp_path / "broken", vocab=VOCAB, **QUICK)
     with pytest.raises(OutputError, match=r"does not end in \.html"):
         write_next(pool, tmp_path / "next.csv", vocab=VOCAB, **QUICK)
     (tmp_path / "next.html").write_text(json.dumps("mine"))
     with pytest.raises(OutputError, match="exists already"):
         write_next(pool, tmp_path / "next.html", vocab=VOCAB, **QUICK)
+
+
+def test_what_two_readers_alone_said_is_told_and_a_mistake_is_none_of_their_differences(pool, tmp_path):
+    paths = sorted(path.name for path in pool.iterdir())
+    first = pd.DataFrame({"path": paths[:8], "label": [answer(path) for path in paths[:8]], "mark": ""})
+    first.to_csv(tmp_path / "a.csv", index=False)
+    other = pd.DataFrame({"path": paths[:10], "label": [answer(path) for path in paths[:10]], "mark": ""})
+    other.loc[0, ["label", "mark"]] = ["", "poor image"]
+    other.loc[1:2, "label"] = [answer(paths[2]), answer(paths[1])]
+    other.to_csv(tmp_path / "b.csv", index=False)
+    both = {"labels": tmp_path / "a.csv", "second": tmp_path / "b.csv"}
+    notes = label_next(None, pool, 1, **both, **QUICK).notes
+    assert notes[0].startswith("Two readers labelled 7 images and differ on 2:")
+    assert notes[1] == "2 labels are the second reader's alone. They do not count."
+    assert notes[2] == "1 images are poor for the second reader alone. The first one's labels count."
+    assert "1 more images on which the readers differ have no label now" in notes[-1]
+    other.assign(label=other["label"].replace("dark", "Dark")).to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises(DataError, match="'Dark' is none of the classes"):
+        label_next(None, pool, 4, vocab=VOCAB, **both, **QUICK)
+
+
+def test_an_unsure_image_without_a_label_stays_in_the_sheet_and_is_not_asked_for_again(pool, tmp_path):
+    rows = [("00.png", "dark", "", ""), ("01.png", "", "unsure", "two findings")]
+    pd.DataFrame(rows, columns=["path", "label", "mark", "note"]).to_csv(tmp_path / "said.csv", index=False)
+    lines = write_next(pool, tmp_path / "next.html", n=24, labels=tmp_path / "said.csv", vocab=VOCAB, **QUICK)
+    sheet = pd.read_csv(tmp_path / "next.csv", dtype=str, keep_default_na=False).set_index("path")
+    assert sheet.index.is_unique and len(sheet) == 24
+    assert list(sheet.loc["01.png"]) == ["", "unsure", "two findings"]
+    assert lines[0] == "1 images are marked unsure without a label. They are not asked for again."
+
+
+@pytest.mark.parametrize("names", [["dark", "bright"], ["grey", "bright", "dark"]])
+def test_a_model_s_suggestions_keep_their_names_in_another_order_of_the_classes(pool, monkeypatch, names):
+    level = {path.name: np.asarray(Image.open(path)).mean() for path in pool.iterdir()}
+
+    def encoder(*_):
+        def encode(paths, digests):
+            light = np.array([level[path.name] for path in paths]) / 255
+            return np.stack([light, light**2], axis=1), np.stack([light, 1 - light], axis=1)  # of bright, of dark
+
+        return encode, ()
+
+    monkeypatch.setattr("medclf.run.label_next._encoder", encoder)
+    model = SimpleNamespace(spec=SimpleNamespace(vocab=VOCAB, multi_label=False))
+    found = label_next(model, pool, 6, vocab=names)
+    assert (found.images["suggestion"] == found.images["path"].map(answer)).all()
+    fewer = label_next(model, pool, 6, vocab=["dark", "grey"])
+    assert (fewer.images["suggestion"] == "").all()
+    assert "The model's class 'bright' is none of those named, so the model has no part in the choice." in fewer.notes
 
 
 def test_what_has_no_part_in_the_choice_is_told():

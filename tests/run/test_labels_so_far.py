@@ -3,8 +3,11 @@
 from types import SimpleNamespace
 
 import pandas as pd
+import pytest
+from PIL import Image
 
-from medclf.run.labels_so_far import Pool, codes_of, known_labels
+from medclf.errors import DataError
+from medclf.run.labels_so_far import Pool, Said, codes_of, known_labels, labels_said, second_reader
 
 
 def test_an_image_without_a_finding_is_labelled_and_one_of_an_unknown_label_is_not(tmp_path):
@@ -14,6 +17,42 @@ def test_an_image_without_a_finding_is_labelled_and_one_of_an_unknown_label_is_n
         unknown=pd.Series([(), (), (), ("y",)], dtype=object),
     )
     learner = SimpleNamespace(dls=SimpleNamespace(table=table, path=tmp_path))
-    known, _ = known_labels(learner, Pool(tmp_path, names), {}, [])
+    known, *_ = known_labels(learner, Pool(tmp_path, names), labels_said(None), [])
     assert known == {"a.png": "x|y", "b.png": "(none)"}
     assert codes_of(list(known.values()), ["x", "y"], True).tolist() == [[1, 1], [0, 0]]
+
+
+def sheet(tmp_path, name, *rows, header="path,label,mark"):
+    (tmp_path / name).write_text("\n".join([header, *rows]) + "\n")
+    return tmp_path / name
+
+
+def test_what_a_reader_says_wins_over_the_run_and_what_is_gone_is_counted(tmp_path):
+    names = ["a.png", "b.png", "c.png", "scan.tif#0", "gone.png"]
+    table = pd.DataFrame({"path": names, "label": "x", "problem": ""})
+    learner = SimpleNamespace(dls=SimpleNamespace(table=table, path=tmp_path))
+    Image.new("L", (4, 4)).save(tmp_path / "scan.tif")
+    said = labels_said(sheet(tmp_path, "said.csv", "a.png,,poor image", "b.png,y,unsure", "c.png,,unsure"))
+    assert said == Said({"b.png": "y"}, {"a.png"}, {"c.png"})
+    known, extra, gone = known_labels(learner, Pool(tmp_path, names[:3]), said, [])
+    assert known == {"b.png": "y"} and gone == 1
+    assert extra == [((tmp_path / "scan.tif#0").resolve(), "x")]
+    with pytest.raises(DataError, match=r"the pool has no image a\.png"):
+        known_labels(None, Pool(tmp_path, names[1:]), said, [])
+
+
+def test_two_readers_several_labels_have_no_order(tmp_path):
+    first = labels_said(sheet(tmp_path, "a.csv", "a.png,x|y,", "b.png,x,", "c.png,(none),"))
+    second = sheet(tmp_path, "b.csv", "a.png,y | x,", "b.png,y,", "c.png,(none),")
+    assert second_reader(first, second, several=True)[0] == {"b.png": "y"}
+
+
+def test_a_sheet_that_says_something_else_is_refused(tmp_path):
+    with pytest.raises(DataError, match="row 2: the mark 'poor' is unknown"):
+        labels_said(sheet(tmp_path, "a.csv", "a.png,x,", "b.png,x,poor"))
+    with pytest.raises(DataError, match="row 1 names no image"):
+        labels_said(sheet(tmp_path, "b.csv", ",x,"))
+    review = sheet(tmp_path, "review.csv", "a.png,x,label wrong,y", header="path,label,mark,new_label")
+    with pytest.raises(DataError, match="is a review of labels that there are") as error:
+        labels_said(review)
+    assert "corrections=" in error.value.remedy
