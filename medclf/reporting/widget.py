@@ -123,7 +123,8 @@ class Review:
                 rows.append(self._row(item, "|".join(answer["labels"]), answer["mark"], answer["note"]))
         if self.sheet == "labels":
             earlier = [(*row, "") for row in self.earlier]
-            return pd.DataFrame([*earlier, *rows], columns=["path", "label", "mark", "note"])
+            found = pd.DataFrame([*earlier, *rows], columns=["path", "label", "mark", "note"])
+            return found.assign(earlier=["yes"] * len(earlier) + [""] * len(rows)) if earlier else found
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def to_csv(self, path: str | Path) -> Path:

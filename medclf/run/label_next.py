@@ -168,7 +168,9 @@ def label_next(
     first = pd.DataFrame({"path": [*theirs], "why": DISAGREE})
     images = pd.concat([first, images[~images["path"].isin(first["path"])]], ignore_index=True)[:n]
     if len(first) > n:
-        notes.append(f"{len(first) - n} more images on which the readers differ have no label now: ask for more images.")
+        notes.append(
+            f"{len(first) - n} more images on which the readers differ have no label now: ask for more images."
+        )
     images["suggestion"] = images["suggestion"].fillna("")
     if len(images) < n:
         notes.append(f"Only {len(images)} images are left to label: all of them are chosen.")

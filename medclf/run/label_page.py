@@ -23,7 +23,7 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.progress import watch
 from medclf.results.wording import percent
 from medclf.run.label_next import DISAGREE, NextLabels, label_next
-from medclf.run.labels_so_far import remarks_of
+from medclf.run.labels_so_far import EARLIER, YES, remarks_of
 from medclf.run.run import Run
 
 _OF_BOTH = ("patient_col", "follow_links", "window", "frame")  # options that a training takes, too
@@ -105,6 +105,8 @@ def write_next(
         then=then,
     )
     rows = pd.DataFrame([*earlier, *((path, "", "", "") for path in names)], columns=["path", "label", "mark", "note"])
+    if earlier:
+        rows[EARLIER] = [YES] * len(earlier) + [""] * len(names)
     if patient_col:
         rows[patient_col] = [found.patients.get(path, "") for path in rows["path"]]
     save_rows(sheet, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,21 @@ class Pool:
     paths: list[str]
 
 
+EARLIER, YES = "earlier", "yes"  # the column of a sheet that marks what was said before its page was made
+
+
 @dataclass(frozen=True)
 class Said:
-    """What a reader said: label by path, the images called poor, and those called unsure without a label."""
+    """What a reader said: label by path, the images called poor, and those called unsure without a label.
+
+    Args:
+        earlier: what stood in the page's sheet already, which its reader did not say.
+    """
 
     labels: dict[str, str]
     poor: set[str]
     unsure: set[str]
+    earlier: set[str] = field(default_factory=set)
 
 
 def labels_said(labels: str | Path | Mapping[str, str] | None) -> Said:
@@ -72,7 +80,8 @@ def labels_said(labels: str | Path | Mapping[str, str] | None) -> Said:
                 f"{labels}: {path} is there twice, as '{found[path]}' and '{label}'", "keep one row an image"
             )
     unsure = {path for path, mark in zip(paths, marks, strict=True) if mark == UNSURE} - found.keys() - poor
-    return Said(found, poor, unsure)
+    earlier = {path for path, cell in zip(paths, plain(frame, EARLIER), strict=True) if cell == YES}
+    return Said(found, poor, unsure, earlier)
 
 
 def unanswered(labels: Any) -> str:
@@ -104,9 +113,10 @@ def second_reader(said: Said, second: str | Path | None, several: bool = False) 
     if second is None:
         return {}, []
     other = labels_said(second)
-    both = [path for path in said.labels if path in other.labels]
+    both = [path for path in said.labels if path in other.labels and path not in said.earlier & other.earlier]
     if not both:
-        raise DataError(f"{second} and the labels have no image in common", "give two readers' sheets of one page")
+        text = f"{second} and the labels have no image in common that two readers labelled"
+        raise DataError(text, "give two readers' sheets of one page")
     first, then = ([joined(labels_in(one.labels[path], several)) for path in both] for one in (said, other))
     differ = {path: b for path, a, b in zip(both, first, then, strict=True) if a != b}
     agree = written(cohen_kappa(first, then).as_dict())

@@ -198,8 +198,8 @@ def test_patients_and_earlier_answers_stand_in_the_downloaded_sheet(visit: Any, 
         page.click("#download")
     found = pd.read_csv(download.value.path(), dtype=str, keep_default_na=False)
     assert found.to_dict("records") == [
-        {"path": "a.png", "label": "flat", "mark": "unsure", "note": "seen before", "who": "'=P1"},
-        {"path": "b.png", "label": "polyp", "mark": "", "note": "", "who": "P2"},
+        {"path": "a.png", "label": "flat", "mark": "unsure", "note": "seen before", "earlier": "yes", "who": "'=P1"},
+        {"path": "b.png", "label": "polyp", "mark": "", "note": "", "earlier": "", "who": "P2"},
     ]
 
 

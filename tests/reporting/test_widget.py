@@ -49,7 +49,8 @@ def test_a_sheet_of_labels_holds_those_given_earlier():
     review = made(sheet="labels", earlier=[("z.png", "ulcer", "")])
     review.answer("b.png", "polyp", mark="unsure")
     review.answer("c.png", "polyp", mark="poor image")
-    expected = [["z.png", "ulcer", "", ""], ["b.png", "polyp", "unsure", ""], ["c.png", "", "poor image", ""]]
+    said = [["b.png", "polyp", "unsure", "", ""], ["c.png", "", "poor image", "", ""]]
+    expected = [["z.png", "ulcer", "", "", "yes"], *said]
     assert review.to_frame().to_numpy().tolist() == expected
 
 

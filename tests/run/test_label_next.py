@@ -185,7 +185,8 @@ def test_an_unsure_image_without_a_label_stays_in_the_sheet_and_is_not_asked_for
     lines = write_next(pool, tmp_path / "next.html", n=24, labels=tmp_path / "said.csv", vocab=VOCAB, **QUICK)
     sheet = pd.read_csv(tmp_path / "next.csv", dtype=str, keep_default_na=False).set_index("path")
     assert sheet.index.is_unique and len(sheet) == 24
-    assert list(sheet.loc["01.png"]) == ["", "unsure", "two findings"]
+    assert list(sheet.loc["01.png"]) == ["", "unsure", "two findings", "yes"]
+    assert (sheet["earlier"] == "yes").sum() == 2  # not what the page's reader said
     assert lines[0] == "1 images are marked unsure without a label. They are not asked for again."
 
 

@@ -47,6 +47,18 @@ def test_two_readers_several_labels_have_no_order(tmp_path):
     assert second_reader(first, second, several=True)[0] == {"b.png": "y"}
 
 
+def test_labels_that_both_sheets_had_before_are_no_agreement(tmp_path):
+    before = [f"{name}.png,x,,yes" for name in "abcdef"]
+    header = "path,label,mark,earlier"
+    first = sheet(tmp_path, "a.csv", *before, "g.png,x,,", "h.png,y,,", header=header)
+    second = sheet(tmp_path, "b.csv", *before, "g.png,y,,", "h.png,y,,", header=header)
+    differ, told = second_reader(labels_said(first), second)
+    assert differ == {"g.png": "y"} and told[0].startswith("Two readers labelled 2 images and differ on 1:")
+    same = sheet(tmp_path, "c.csv", *before, header=header)
+    with pytest.raises(DataError, match="no image in common that two readers labelled"):
+        second_reader(labels_said(same), same)
+
+
 def test_a_sheet_that_says_something_else_is_refused(tmp_path):
     with pytest.raises(DataError, match="row 2: the mark 'poor' is unknown"):
         labels_said(sheet(tmp_path, "a.csv", "a.png,x,", "b.png,x,poor"))

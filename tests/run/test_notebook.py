@@ -60,5 +60,5 @@ def test_of_label_next_the_sheet_holds_all_labels(tmp_path):
     assert len(found.missing) == 1 and found.missing[0].startswith("c.png: ")
     found.answer("b.png", "polyp")
     assert found.to_frame().to_numpy().tolist() == [
-        ["z.png", "normal", "", ""], ["y.png", "", "poor image", ""], ["b.png", "polyp", "", ""]
+        ["z.png", "normal", "", "", "yes"], ["y.png", "", "poor image", "", "yes"], ["b.png", "polyp", "", "", ""]
     ]  # fmt: skip

@@ -115,18 +115,19 @@ function csvField(text) {
 }
 
 /**
- * The sheet: items, or the paths of images; then labels given earlier stand in it, too, and a poor image has none. A
- * last column has the patients, where they were given.
+ * The sheet: items, or the paths of images; then labels given earlier stand in it, too, and say so, and a poor image has
+ * none. A last column has the patients, where they were given.
  */
 function sheetLines() {
   const named = 'earlier' in main.dataset, { patientCol } = main.dataset;
-  const lines = [[named ? 'path' : 'item', 'label', 'mark', 'note']];
-  for (const row of JSON.parse(main.dataset.earlier ?? '[]')) lines.push([...row]);
+  const earlier = JSON.parse(main.dataset.earlier ?? '[]');
+  const lines = [[named ? 'path' : 'item', 'label', 'mark', 'note'], ...earlier.map((row) => [...row])];
   for (const section of sections) {
     const { labels, mark, note } = answerOf(section);
     const label = named && mark === 'poor image' ? '' : labels.join('|');
     lines.push([section.dataset.path ?? section.id, label, mark, note]);
   }
+  if (earlier.length) lines.forEach((line, place) => line.push(place > earlier.length ? '' : place ? 'yes' : 'earlier'));
   if (patientCol) {
     const patients = JSON.parse(main.dataset.patients);
     lines.forEach((line, place) => line.push(place ? patients[line[0]] ?? '' : patientCol));
