@@ -269,6 +269,7 @@ class TrainConfig:
     )
 
     first_sizes: tuple[int, ...] = ()  # of a list of sizes, all but the last
+    linked_by: Pooling | None = None  # whose features told a plan which training images are near-duplicates
 
     def __post_init__(self) -> None:
         known = options(type(self))

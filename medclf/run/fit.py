@@ -25,7 +25,7 @@ from medclf.learn.training import MedLearner
 from medclf.results.predictions import Predictions
 from medclf.results.wording import percent
 from medclf.run.config import Say, TrainConfig
-from medclf.run.plan import PLAN, Outline, chosen_in, decide, read_plan, write_plan
+from medclf.run.plan import PLAN, Outline, chosen_in, decide, fit_probe, read_plan, write_plan
 from medclf.run.resume import CHECKPOINTS
 from medclf.run.tracking import epochs_tracked
 
@@ -138,10 +138,13 @@ def _fit_together(
     kept = Path(config.out) / CHECKPOINTS / f"{part}.safetensors"
     sizes = (*config.first_sizes, config.size) if config.first_sizes else None
     valid = features = probe = None
+    done = tunes and distributed.from_first(kept.is_file)
+    if config.linked_by and learn.linear_probe and learn.head is None and not done:
+        fit_probe(learn, config, say)  # now, since near-duplicates are told by images, not by what is kept of them
     with ExitStack() as scope:
         if config.train_from and tunes:  # now, since the linear probe and the last pass use what is kept
             scope.enter_context(training_from(learn, config.train_from, False if sizes else None))
-        if tunes and distributed.from_first(kept.is_file):
+        if done:
             load_checkpoint(learn, kept)
             say(f"what {kept} holds is not done again")
         else:
@@ -192,7 +195,6 @@ def _decided(
     chosen = chosen_in(kept, str(out / PLAN), fold)
     if chosen is not None:
         return chosen.applied(config)
-    learn.fit_head(views=config.views)
     loaders = loader_options(config) | changes
     chosen, candidates = decide(config, outline, learn, loaders, lambda dls: _learner(dls, config), say)
     if distributed.is_first():

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -62,6 +62,8 @@ class Chosen:
         views: augmented views of each image for the linear probe.
         size: of the images, in pixels.
         first_sizes: smaller ones, which the first epochs are trained at.
+        linked_by: how the features were pooled by which near-duplicates among the training images were found, which the
+            linear probe's folds keep together; None where they were not looked for.
     """
 
     epochs: int = 0
@@ -72,6 +74,7 @@ class Chosen:
     views: int = 0
     size: int = 224
     first_sizes: tuple[int, ...] = ()
+    linked_by: Pooling | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], origin: str) -> Chosen:
@@ -87,6 +90,9 @@ class Chosen:
             raise DataError(f"{origin}: first_sizes must be a list, not {sizes!r}", "for example [128]")
         if epochs is None:
             raise DataError(f"{origin}: epochs must be a whole number, not {epochs}", "0 is the linear probe alone")
+        if values.get("linked_by") not in (None, *get_args(Pooling)):
+            text = f"{origin}: linked_by must be {', '.join(get_args(Pooling))} or null, not {values['linked_by']!r}"
+            raise DataError(text, "null looks for no near-duplicates")
         idle = [name for name in ("lr", "train_from", "first_sizes") if values.get(name)]
         idle = [*idle, "blend"] if values.get("blend", 1) != 1 else idle
         if not epochs and idle:
@@ -107,14 +113,22 @@ class Outline:
         tune: the way to fine-tune that is tried after the linear probe; None for none.
         budget: minutes; None without one.
         why_not: why nothing is fine-tuned; "" where it is tried.
+        size: of the images, in pixels; None for the settings' own.
     """
 
     tune: Way | None
     budget: float | None = None
     why_not: str = ""
+    size: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the record of a run that is not finished: a budget measured again may find another way to fit."""
+        return asdict(self)
 
 
-def outlined(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> tuple[TrainConfig, Outline | None]:
+def outlined(
+    config: TrainConfig, table: pd.DataFrame, spent: float, say: Say, before: Mapping[str, Any] | None = None
+) -> tuple[TrainConfig, Outline | None]:
     """The settings, at the size that fits data and machine, and what will be tried; None where nothing is left open.
 
     Args:
@@ -122,14 +136,16 @@ def outlined(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -
         table: of `scan`, its images decoded.
         spent: seconds that this took.
         say: called with a line for the user: what will be tried, and how long that takes.
+        before: the outline of the killed run that is gone on with, which is kept.
     """
     if frozen := on_frozen_features(config):
         say(frozen)
     if config.way != "auto" or not config.linear_probe:
         return config, None
-    facts = distributed.from_first(lambda: _tried(config, table, spent, say))
+    facts = distributed.from_first(lambda: dict(before or _tried(config, table, spent, say)))
     tune = facts["tune"] and Way(**facts["tune"] | {"sizes": tuple(facts["tune"]["sizes"])})
-    return replace(config, size=facts["size"]), Outline(tune, config.budget, facts.get("why_not", ""))
+    outline = Outline(tune, config.budget, facts.get("why_not", ""), facts["size"])
+    return replace(config, size=facts["size"]), outline
 
 
 def _tried(config: TrainConfig, table: pd.DataFrame, spent: float, say: Say) -> dict[str, Any]:
@@ -190,11 +206,10 @@ def decide(
     Returns:
         What was chosen, and the candidates, for `plan.json`.
     """
-    if config.audit and (n := link_near_duplicates(learn)):
-        say(f"{n} training images are near-duplicates of others: folds of the training set keep them together")
-        _fitted_again(learn, config.views, learn.head)
+    linked_by = learn.pooling if config.audit else None
+    fit_probe(learn, replace(config, linked_by=linked_by), say)
     candidates: list[dict[str, Any]] = [{"name": "linear probe", "chosen": True}]
-    chosen = Chosen(pooling=config.pooling, views=config.views, size=config.size)
+    chosen = Chosen(pooling=config.pooling, views=config.views, size=config.size, linked_by=linked_by)
     if config.pooling is None:
         kept = "the last stage's mean"
         helps = _probed(learn, "linear probe on all stages", kept, candidates, say, pooling="stages")
@@ -230,6 +245,21 @@ def decide(
         tuned = replace(chosen, epochs=way.epochs, blend=blend, train_from=way.train_from)
         chosen = replace(tuned, first_sizes=way.sizes[:-1])
     return chosen, candidates
+
+
+def fit_probe(learn: MedLearner, config: TrainConfig, say: Say) -> None:
+    """Fit the head, with near-duplicates in one fold where the settings look for them: in a plan, and in its repeat."""
+    before = learn.pooling
+    if config.linked_by not in (None, before):  # what the plan tried first, whose features found them
+        learn.pooling = config.linked_by
+    first = learn.head or learn.fit_head(views=config.views)
+    linked = 0 if config.linked_by is None else link_near_duplicates(learn)
+    if linked:
+        say(f"{linked} training images are near-duplicates of others: folds of the training set keep them together")
+    if learn.pooling != before:
+        learn.pooling = before
+    if linked or learn.head is None:
+        _fitted_again(learn, config.views, first)
 
 
 def _row(name: str, trial: Trial, what: str, kept: str, others: list[dict[str, Any]], say: Say) -> dict[str, Any]:

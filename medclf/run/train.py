@@ -124,11 +124,13 @@ def train(
             record |= {"settings": config.as_dict()}
         if before:
             check_same(before, record, resume=going_on)
-        run.write_record(record)
+        run.write_record(record | ({"outline": before.get("outline")} if before and going_on else {}))
         table, found = link_first(config, table, say)
         with distributed.group(config.device):
             distributed.from_first(lambda: {"table": for_followers(table), "settings": config.as_dict()})
-            config, outline = outlined(config, table, time.perf_counter() - start, say)
+            known = before.get("outline") if before and going_on else None
+            config, outline = outlined(config, table, time.perf_counter() - start, say, known)
+        run.write_record(record | {"outline": outline and outline.as_dict()})
         learn, outputs, config = fit_network(config, table, say, outline)
         record |= {"settings": config.as_dict()}
         assessment = assess(

@@ -82,6 +82,18 @@ def test_smaller_images_first_are_tried_as_asked(monkeypatch):
     assert outline.tune.sizes == (64, 96) and config.size == 96 and "64 then 96 px" in said[0]
 
 
+def test_a_run_that_is_gone_on_with_keeps_the_outline_that_its_budget_had_room_for(monkeypatch):
+    """After a kill the images are decoded already: more would fit, and the rest be trained at other sizes."""
+    costs = [Costs(size, 0.01, 0.0, 0.1, 0.1, 0.1) for size in (224, 128)]
+    monkeypatch.setattr(plans, "measured", lambda *_, **__: (costs, "layer4", True))
+    monkeypatch.setattr(plans, "job_of", lambda *_: Job(n_train=200, n_valid=50, n_images=250))
+    asked = TrainConfig("d", "o", budget=2, modality="ct")
+    config, outline = plans.outlined(asked, pd.DataFrame(), 110.0, print)
+    told = json.loads(json.dumps(outline.as_dict()))
+    assert plans.outlined(asked, pd.DataFrame(), 1.0, print, told) == (config, outline)
+    assert plans.outlined(asked, pd.DataFrame(), 1.0, print) != (config, outline) and config.size == 128
+
+
 def test_a_way_is_taken_where_it_is_surely_better():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 200)
@@ -208,6 +220,7 @@ def test_a_plan_file_is_read_and_what_it_does_not_know_refused(tmp_path):
         ({"format": 1, "chosen": {"epochs": 0, "blend": 0.5}}, "blend is for fine-tuning"),
         ({"format": 1, "chosen": {"epochs": 2, "blend": 1.5}}, "blend must be 1 or less"),
         ({"format": 1, "chosen": {"epochs": 2, "pooling": "max"}}, "pooling must be mean, gem or stages"),
+        ({"format": 1, "chosen": {"epochs": 2, "linked_by": True}}, "linked_by must be mean, gem, stages or null"),
         ({"format": 2}, "format 2"),
         ({"format": 1}, "does not say what was chosen"),
     ]:
@@ -373,6 +386,15 @@ def test_the_plan_takes_all_stages_where_they_tell_more_and_near_duplicates_stay
     assert chosen.pooling == learn.pooling == "stages", said
     assert names[-1] == "linear probe on all stages"
     assert "all stages are better" in plans.sentence_of(candidates)
+    again = chosen.applied(config)  # as run.json has it: the same folds choose the same head
+    repeated = med_learner(
+        MedDataLoaders.from_table(scan(tmp_path / "DATA"), size=64, bs=8, split="stratified", cache=False),
+        "efficientnet_lite0",
+        pooling=again.pooling,
+    )
+    plans.fit_probe(repeated, TrainConfig.from_dict(json.loads(json.dumps(again.as_dict()))), said.append)
+    assert (repeated.groups() == groups).all() and repeated.is_probe
+    assert (repeated.head.held_out == learn.head.held_out).all()
 
 
 def test_that_the_features_tell_little_is_said_once(tmp_path):
