@@ -400,14 +400,18 @@ class Predictor(Shown):
         return Prediction(label, named, pred, flags)
 
     def _chosen(self, probs: np.ndarray) -> int | tuple[int, ...]:
+        (row,) = self.decide(probs[None])
+        found = tuple(int(index) for index in np.flatnonzero(row))
+        return found if self.multi_label else found[0]
+
+    def decide(self, probs: np.ndarray) -> np.ndarray:
+        """(n, n_labels) bool: which labels are predicted, of (n, n_labels) calibrated probabilities."""
         point = self.calibration.get("operating_point", {})
         thresholds = point.get("thresholds", {})
         if "label" in point:
             thresholds = {point["label"]: point["threshold"]}
         weights = self.calibration.get("decision", {}).get("weights", {})
-        (row,) = decided(probs[None], self.vocab, self.multi_label, thresholds, weights)
-        found = tuple(int(index) for index in np.flatnonzero(row))
-        return found if self.multi_label else found[0]
+        return decided(probs, self.vocab, self.multi_label, thresholds, weights)
 
 
 def _detector(calibration: Mapping[str, Any]) -> OodDetector | None:

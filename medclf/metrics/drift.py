@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -251,15 +251,27 @@ def estimate_accuracy(
     return Estimate(value, max(0.0, value - float(reach)), min(1.0, value + float(reach)), n)
 
 
-def stream_of(rows: Sequence[dict[str, Any]], vocab: Sequence[str], multi_label: bool = False) -> Stream:
-    """Sketches, as `medclf.inference.sketches` keeps them, as one stream."""
+def stream_of(
+    rows: Sequence[dict[str, Any]],
+    vocab: Sequence[str],
+    multi_label: bool = False,
+    decide: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Stream:
+    """Sketches, as `medclf.inference.sketches` keeps them, as one stream.
+
+    Args:
+        rows: the sketches.
+        vocab: the labels.
+        multi_label: whether an image may have several.
+        decide: (n, n_labels) probabilities -> which label is predicted; the likeliest where None, or of several labels.
+    """
     probs = np.array([[row["probs"][label] for label in vocab] for row in rows], float).reshape(len(rows), len(vocab))
     names = list(dict.fromkeys(name for row in rows for name in row["measures"]))
     kinds = list(dict.fromkeys(name for row in rows for name in row["kinds"]))
     return Stream(
         {name: np.array([row["measures"].get(name, 0.0) for row in rows], float) for name in names},
         probs,
-        probs.argmax(1) if len(rows) else np.zeros(0, int),
+        (decide(probs) if decide and not multi_label else probs).argmax(1) if len(rows) else np.zeros(0, int),
         {name: [row["kinds"].get(name, "") for row in rows] for name in kinds},
         [row["image"] for row in rows],
         multi_label=multi_label,

@@ -90,11 +90,11 @@ def watch(
         others = f"; it has {len(everything)} of other models" if everything else ""
         raise DataError(f"{place} has no sketch of this model{others}", "serve the run first: medclf serve RUN")
     known, right = _reference(source, progress)
-    reference, stream = (stream_of(part, source.bundle.vocab, source.bundle.multi_label) for part in (known, rows))
+    multi_label, vocab, decide = source.bundle.multi_label, source.bundle.vocab, source.bundle.decide
+    reference, stream = (stream_of(part, vocab, multi_label, decide) for part in (known, rows))
     alarms = find_drift(reference, stream, false_alarms=false_alarms)
     recent = stream.part(slice(max(0, len(stream) - RECENT), len(stream)))
     accuracy = estimate_accuracy(reference, right, recent)
-    multi_label, vocab = source.bundle.multi_label, source.bundle.vocab
     still = bool(find_drift(reference, recent, false_alarms=false_alarms))
     told = [*_said(alarms, rows, still, vocab), _accuracy_said(accuracy)]
     if lost := len(ours) - len(rows):
@@ -109,8 +109,8 @@ def watch(
     )
     sections = [
         *([_differing(alarms, rows, reference, stream, vocab)] if alarms else []),
-        _next(rows, recent, n),
-        *_drawn(rows, multi_label),
+        _next(rows, recent, vocab, n),
+        *_drawn(rows, [vocab[code] for code in stream.pred], multi_label),
         Section("How this was measured", [Block("text", text=measured)]),
     ]
     write_page(page, f"Watch: {source.path.name}", told[0], sections, told[1:])
@@ -263,40 +263,46 @@ def _week(monday: date) -> str:
     return f"{year}-W{week:02}"
 
 
-def _facts(rows: Sequence[dict[str, Any]], multi_label: bool) -> dict[str, Any]:
+def _facts(rows: Sequence[dict[str, Any]], preds: Sequence[str], multi_label: bool) -> dict[str, Any]:
     shares = {
         name: sum(flag in row["flags"] for row in rows) / len(rows)
         for name, flag in (("unsure", UNSURE), ("unlike", OUT_OF_DISTRIBUTION))
     }
-    called = Counter(max(row["probs"], key=row["probs"].__getitem__) for row in rows)
-    most = ", ".join(f"{label} {percent(count / len(rows), 0)}" for label, count in called.most_common(4))
+    most = ", ".join(f"{label} {percent(count / len(rows), 0)}" for label, count in Counter(preds).most_common(4))
     return {
         "images": len(rows),
         "mean confidence": percent(_confidence(rows, multi_label), 0),
         "unsure": percent(shares["unsure"], 0),
         "not like the training images": percent(shares["unlike"], 0),
-        "likeliest label" if multi_label else "predicted": most,
+        _called(multi_label): most,
     }
+
+
+def _called(multi_label: bool) -> str:
+    return "likeliest label" if multi_label else "predicted"
 
 
 def _confidence(rows: Sequence[dict[str, Any]], multi_label: bool) -> float:
     return float(stream_of(rows, list(rows[0]["probs"]), multi_label).confidence.mean())
 
 
-def _drawn(rows: Sequence[dict[str, Any]], multi_label: bool) -> list[Section]:
-    by_week: dict[date, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_week.setdefault(_monday(row["when"]), []).append(row)
-    weeks = {monday: by_week[monday] for monday in sorted(by_week)}
-    told = [{"week": _week(monday), **_facts(part, multi_label)} for monday, part in weeks.items()]
+def _drawn(rows: Sequence[dict[str, Any]], preds: Sequence[str], multi_label: bool) -> list[Section]:
+    def facts(places: Sequence[int]) -> dict[str, Any]:
+        return _facts([rows[place] for place in places], [preds[place] for place in places], multi_label)
+
+    by_week: dict[date, list[int]] = {}
+    for place, row in enumerate(rows):
+        by_week.setdefault(_monday(row["when"]), []).append(place)
+    weeks = {monday: [rows[place] for place in by_week[monday]] for monday in sorted(by_week)}
+    told = [{"week": _week(monday), **facts(by_week[monday])} for monday in weeks]
     found = [Section("By week", [*_chart(weeks, multi_label), table(told)])]
     for name, heading in (("scanner", "By scanner"), ("size", "By image size")):
-        groups: dict[str, list[dict[str, Any]]] = {}
-        for row in rows:
-            groups.setdefault(row["kinds"].get(name, ""), []).append(row)
+        groups: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            groups.setdefault(row["kinds"].get(name, ""), []).append(place)
         if set(groups) - {""}:
             largest = sorted(groups, key=lambda one: -len(groups[one]))[:_MOST_GROUPS]
-            shown = table([{name: one or "unknown", **_facts(groups[one], multi_label)} for one in largest])
+            shown = table([{name: one or "unknown", **facts(groups[one])} for one in largest])
             left = f"The {_MOST_GROUPS} most frequent of {len(groups)}." if len(groups) > _MOST_GROUPS else ""
             found.append(Section(heading, [shown], note=left))
     return found
@@ -328,21 +334,23 @@ def _chart(weeks: dict[date, list[dict[str, Any]]], multi_label: bool) -> list[B
     return [Block("chart", text=title, chart=drawn)]
 
 
-def _next(rows: Sequence[dict[str, Any]], recent: Stream, n: int) -> Section:
+def _next(rows: Sequence[dict[str, Any]], recent: Stream, vocab: Sequence[str], n: int) -> Section:
     """The recent images whose reading would tell most: unlike, unsure, and each of another kind."""
     values = np.stack([np.asarray(column, float) for column in recent.measures.values()], axis=1)
     spread = values.std(0)
     scaled = (values - values.mean(0)) / np.where(spread > 0, spread, 1.0)
-    chosen = choose_next(scaled, np.zeros(len(scaled), bool), min(n, len(scaled)), probs=recent.probs)
+    given: Any = {"probs": recent.probs, "multi_label": recent.multi_label}
+    chosen = choose_next(scaled, np.zeros(len(scaled), bool), min(n, len(scaled)), **given)
     tail = rows[len(rows) - len(recent) :]
     shown = [
         {
             "sketch": row["id"],
             "when": row["when"].replace("T", " ").replace("Z", " UTC"),
-            "predicted": max(row["probs"], key=row["probs"].__getitem__),
+            _called(recent.multi_label): vocab[code],
+            "probability": percent(row["probs"][vocab[code]], 0),
+            "flags": ", ".join(row["flags"]),
         }
-        | {"probability": percent(max(row["probs"].values()), 0), "flags": ", ".join(row["flags"])}
-        for row in (tail[place] for place in chosen["row"])
+        for row, code in ((tail[place], recent.pred[place]) for place in chosen["row"])
     ]
     note = (
         "Labels of these images would tell most. The service keeps no images and no names, only sketches. Its answer "

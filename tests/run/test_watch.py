@@ -33,6 +33,9 @@ class Brightness:
         ]
         return answers, np.stack([light, 1 - light], axis=1)
 
+    def decide(self, probs):
+        return np.eye(2, dtype=bool)[probs.argmax(1)]
+
 
 def levels(n, seed):
     return np.random.default_rng(seed).integers(20, 230, n)
@@ -143,3 +146,48 @@ def test_of_several_labels_the_least_sure_says_how_sure_an_answer_is():
     rows = [{"probs": {"dark": 0.1, "light": 0.2}, "measures": {}, "kinds": {}, "image": "a"}]
     assert stream_of(rows, VOCAB, multi_label=True).confidence == pytest.approx([0.8])
     assert stream_of(rows, VOCAB).confidence == pytest.approx([0.2])
+
+
+class Wary(Brightness):
+    """It says "light" from a probability of 0.2 on."""
+
+    def decide(self, probs):
+        return np.eye(2, dtype=bool)[(probs[:, 1] >= 0.2).astype(int)]
+
+
+class Several(Brightness):
+    multi_label = True
+
+    def predict_with_features(self, pixels):
+        answers, features = super().predict_with_features(pixels)
+        return [SimpleNamespace(**{**vars(answer), "pred": (answer.pred,)}) for answer in answers], features
+
+
+def test_what_is_called_predicted_is_what_the_service_answered(run):
+    made = sys.modules["medclf.run.watch"].Run("")
+    made.bundle = Wary()
+    serve(run, [100] * 60, 2)  # light 0.39
+    watch(run, progress=False)
+    page = (run / FOLDER / "watch.html").read_text()
+    assert "light 100 %" in page and "dark 100 %" not in page
+    assert re.search(r"<td[^>]*>light</td>\s*<td[^>]*>39 %</td>", page)
+
+
+def test_of_several_labels_the_least_sure_images_are_read_next(run, monkeypatch):
+    given = {}
+
+    def choose(features, labelled, n, **options):
+        given.update(options)
+        return pd.DataFrame({"row": range(n)})
+
+    monkeypatch.setattr("medclf.run.watch.choose_next", choose)
+    made = sys.modules["medclf.run.watch"].Run("")
+    made.bundle = Several()
+    made.predictions = Predictions(
+        VOCAB, True, np.eye(2, dtype=int)[made.predictions.y], *([np.zeros((80, 2))] * 2), made.predictions.table
+    )
+    serve(run, levels(60, 1), 2)
+    watch(run, n=3, progress=False)
+    assert given["multi_label"] is True
+    page = (run / FOLDER / "watch.html").read_text()
+    assert "likeliest label" in page and ">predicted<" not in page
