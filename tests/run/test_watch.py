@@ -190,4 +190,4 @@ def test_of_several_labels_the_least_sure_images_are_read_next(run, monkeypatch)
     watch(run, n=3, progress=False)
     assert given["multi_label"] is True
     page = (run / FOLDER / "watch.html").read_text()
-    assert "likeliest label" in page and ">predicted<" not in page
+    assert "Likeliest label" in page and "Predicted" not in page
