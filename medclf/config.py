@@ -318,8 +318,9 @@ class TrainConfig:
         if self.recipe == "tune" and self.epochs == 0:
             text = f"{argument('recipe', 'tune')} needs one epoch or more, not {argument('epochs', 0)}"
             raise DataError(text, f"fine-tuning nothing is {argument('recipe', 'probe')}")
+        self._check_probe("plan" if self.plan else "recipe" if self.recipe in ("auto", "probe") else chosen)
         if self.tabular and self.split != "kfold" and (tuned or self.way != "probe"):
-            name = tuned[0] if tuned else "plan" if self.plan else "recipe" if self.recipe else "linear_probe"
+            name = tuned[0] if tuned else chosen or ("recipe" if self.recipe else self._without_probe)
             text = (
                 f"{argument('tabular')} stands beside the linear probe, and {argument(name)} asks for another network"
             )
@@ -337,6 +338,27 @@ class TrainConfig:
         if self.plan and (self.recipe or self.budget):
             other = argument("recipe" if self.recipe else "budget")
             raise DataError(f"{argument('plan')} and {other} both decide how to train", "leave out one of the two")
+
+    def _check_probe(self, planned: str) -> None:
+        """See that there is a linear probe for what needs one, and epochs for what they alone use."""
+        without = self._without_probe
+        barred = argument(without, getattr(self, without)) if without else ""
+        if without and planned and not (self.recipe == "probe" and without == "weights"):  # one epoch stands in for it
+            by = argument(planned, self.recipe if planned == "recipe" else "...")
+            raise DataError(f"{by} begins with the linear probe, and {barred} leaves none", "leave out one of the two")
+        for name in ("views", "blend"):
+            value = getattr(self, name)
+            if without and value != getattr(type(self), name):
+                text = f"{argument(name, value)} is for the linear probe, and {barred} leaves none"
+                raise DataError(text, "leave out one of the two")
+        if self.first_sizes and self.way == "probe":
+            given = argument("size", ",".join(map(str, (*self.first_sizes, self.size))))
+            raise DataError(f"{given} is for epochs, and the linear probe alone has none", "give one size, or epochs")
+
+    @property
+    def _without_probe(self) -> str:
+        """The setting that leaves no linear probe; "" where there is one."""
+        return "linear_probe" if not self.linear_probe else "weights" if self.weights is None else ""
 
     @property
     def way(self) -> Recipe:

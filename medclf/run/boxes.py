@@ -44,7 +44,7 @@ from medclf.results.run_folder import RESULTS, TABLE, save_table
 from medclf.results.schema import SCHEMA
 from medclf.results.wording import measured
 from medclf.run.config import Say, check_early
-from medclf.run.resume import check_free, claimed, located
+from medclf.run.resume import check_free, check_not_emptied, claimed, located
 
 BOXES = "boxes.csv"
 _MAY_BE_OFF = {"audit", "linear_probe", "saliency", "cache"}  # a detector has none of them
@@ -84,6 +84,7 @@ def train_boxes(
     check_early(config)
     _check(config, unlisted, neck)
     check_free(config.out, config.overwrite)
+    check_not_emptied(config)
     config = located(config)
     start = time.perf_counter()
     with claimed(config.out, overwrite=config.overwrite) as out:

@@ -107,17 +107,11 @@ def _fit(config: TrainConfig, table: pd.DataFrame, say: Say, outline: Outline | 
         return _fit_together(config, table, say, outline, **changes)
 
 
-def _check_probe(config: TrainConfig, learn: MedLearner, say: Say) -> None:
-    """Say what comes in place of a linear probe that was asked for and has no pretrained body to stand on."""
-    if learn.linear_probe:
-        return
-    for name in ("views", "blend"):
-        value = getattr(config, name)
-        if value != getattr(TrainConfig, name):
-            text = f"{argument(name, value)} is for the linear probe, and there is none"
-            raise DataError(text, f"give pretrained {argument('weights')}, or leave it out")
-    if config.way == "probe":
-        say("no linear probe, since the network is not pretrained: its head is trained for one epoch")
+def _say_without_probe(config: TrainConfig, learn: MedLearner, say: Say) -> None:
+    """Say what comes in place of a linear probe where nothing else is trained, and there is none."""
+    if not learn.linear_probe and not config.n_epochs:
+        why = "the network is not pretrained" if config.linear_probe else f"{argument('linear_probe', False)} is given"
+        say(f"no linear probe, since {why}: the head is trained for one epoch")
 
 
 def _fit_together(
@@ -128,7 +122,7 @@ def _fit_together(
     if len(dls.train_ds) < 2:
         raise DataError("one image is too few to train on", f"add images, or raise {argument('limit')} if it is given")
     learn = _learner(dls, config)
-    _check_probe(config, learn, say)
+    _say_without_probe(config, learn, say)
     if outline is not None and learn.linear_probe:
         config = _decided(config, learn, say, outline, changes)
         if config.pooling is not None:

@@ -423,7 +423,8 @@ def read_plan(path: str | Path) -> dict[str, Any]:
         raise DataError(f"{argument('plan')}: {path} holds no JSON object", f"give the {PLAN} of a RUN")
     _check_known(plan, _KEYS, str(path))
     if plan.get("format") != FORMAT:
-        raise DataError(f"{path} has the format {plan.get('format')!r}; this medclf reads {FORMAT}", "update medclf")
+        remedy = "update medclf" if "format" in plan else f'write "format": {FORMAT} into it'
+        raise DataError(f"{path} has the format {plan.get('format')!r}; this medclf reads {FORMAT}", remedy)
     return plan
 
 
@@ -452,7 +453,9 @@ def planned(config: TrainConfig) -> TrainConfig:
     plan = read_plan(config.plan)
     chosen = chosen_in(plan, str(config.plan))
     if chosen is None:
-        raise DataError(f"{config.plan} does not say what was chosen", 'it needs "chosen": {"epochs": 5}')
+        raise DataError(
+            f"{config.plan} does not say what was chosen", f'it needs "format": {FORMAT} and "chosen": {{"epochs": 5}}'
+        )
     for name in ("size", "first_sizes", "views", "pooling", "blend"):
         given, there = getattr(config, name), getattr(chosen, name)
         if name not in plan["chosen"]:

@@ -206,6 +206,23 @@ def check_free(out: str | Path, overwrite: bool) -> None:
         )
 
 
+def check_not_emptied(config: TrainConfig) -> None:
+    """See that what a training reads is not in the RUN that it empties first.
+
+    Raises:
+        OutputError: it is, and would be lost.
+
+    Example:
+        >>> check_not_emptied(TrainConfig("images", "RUN", overwrite=True, corrections="RUN2/review.csv"))
+    """
+    out = Path(config.out).absolute()
+    for name in ("data", "labels", "test", "card", "corrections", "from_run", "weights") if config.overwrite else ():
+        path = getattr(config, name)
+        if path and Path(path).absolute().is_relative_to(out) and Path(path).exists():
+            text = f"{argument(name)}: {path} is in {config.out}, which {argument('overwrite', True)} empties first"
+            raise OutputError(text, f"choose another {argument('out')}")
+
+
 def _empty(out: Path) -> None:
     record = out / RECORD
     for left in sorted(out.iterdir(), key=lambda path: path == record):  # the record last: a killed one is a run still

@@ -44,6 +44,7 @@ from medclf.run.fit import fit_network, follow, loader_options
 from medclf.run.plan import PLAN, on_frozen_features, outlined, planned, read_plan
 from medclf.run.resume import (
     check_free,
+    check_not_emptied,
     check_resumable,
     check_same,
     claimed,
@@ -104,6 +105,7 @@ def train(
     check_early(config)
     if not going_on and distributed.is_first():
         check_free(config.out, config.overwrite)
+        check_not_emptied(config)
     config = planned(started_from(located(config)))
     check_machine(config)
     if not distributed.is_first():

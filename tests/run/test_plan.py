@@ -13,7 +13,7 @@ from PIL import Image
 from medclf.config import TrainConfig
 from medclf.dataset.scan import scan
 from medclf.demo_images import draw_endoscopy
-from medclf.errors import DataError, MedclfWarning, SplitError
+from medclf.errors import DataError, MedclfWarning, OutputError, SplitError
 from medclf.learn import trial as trials
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.learner import med_learner
@@ -65,6 +65,18 @@ def test_the_recipe_is_what_the_settings_say(given, way, epochs):
         ({"recipe": "auto", "blend": 0.5}, 'recipe="auto" decides about blend'),
         ({"recipe": "tune", "epochs": 0}, "one epoch or more"),
         ({"recipe": "prob"}, "did you mean 'probe'?"),
+        ({"budget": 5, "weights": None}, 'budget="..." begins with the linear probe, and weights=None leaves none'),
+        ({"budget": 5, "linear_probe": False}, "begins with the linear probe, and linear_probe=False leaves none"),
+        ({"recipe": "auto", "weights": None}, 'recipe="auto" begins with the linear probe'),
+        ({"recipe": "probe", "linear_probe": False}, 'recipe="probe" begins with the linear probe'),
+        ({"plan": "plan.json", "weights": None}, "begins with the linear probe, and weights=None leaves none"),
+        (
+            {"epochs": 2, "blend": 0.5, "linear_probe": False},
+            "blend=0.5 is for the linear probe, and linear_probe=False",
+        ),
+        ({"epochs": 0, "size": (64, 96)}, 'size="64,96" is for epochs, and the linear probe alone has none'),
+        ({"tabular": ["age"], "budget": 5}, "budget asks for another network"),
+        ({"tabular": ["age"], "weights": None}, "weights asks for another network"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(given, said):
@@ -223,6 +235,7 @@ def test_a_plan_file_is_read_and_what_it_does_not_know_refused(tmp_path):
         ({"format": 1, "chosen": {"epochs": 2, "linked_by": True}}, "linked_by must be mean, gem, stages or null"),
         ({"format": 2}, "format 2"),
         ({"format": 1}, "does not say what was chosen"),
+        ({"chosen": {"epochs": 3}}, 'write "format": 1 into it'),
     ]:
         file.write_text(json.dumps(wrong))
         with pytest.raises(DataError) as error:
@@ -230,6 +243,19 @@ def test_a_plan_file_is_read_and_what_it_does_not_know_refused(tmp_path):
         assert said in str(error.value)
     with pytest.raises(DataError, match="decides about epochs"):
         TrainConfig("d", "o", plan=str(file), epochs=3)
+
+
+@pytest.mark.parametrize("name", ["data", "from_run", "corrections", "test"])
+def test_what_a_training_reads_is_not_emptied_before(tmp_path, name):
+    """--from RUN --out RUN --overwrite emptied RUN, and had no weights then."""
+    run = tmp_path / "RUN"
+    (run / "inside").mkdir(parents=True)
+    (run / "run.json").write_text('{"format": 1, "settings": {"data": "d", "out": "o"}}')
+    given = {"data": str(tmp_path), name: str(run if name == "from_run" else run / "inside")}
+    with pytest.raises(OutputError) as error:
+        train(TrainConfig(**given, out=str(run), overwrite=True), print)
+    assert f"{name}: {given[name]} is in {run}, which overwrite=True empties first" in str(error.value)
+    assert (run / "inside").is_dir()
 
 
 def test_what_a_plan_leaves_open_is_as_given_and_what_it_has_is_not_overruled_silently(tmp_path):

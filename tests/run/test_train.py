@@ -145,7 +145,7 @@ def test_what_cannot_be_trained_is_refused_and_what_stands_in_for_the_probe_is_s
     plain = {**SMALL, "size": 32, "weights": None, "epochs": 0, "audit": False}
     with pytest.raises(DataError, match="one image is too few to train on"):
         train(TrainConfig(str(data), str(tmp_path / "few"), limit=3, valid_pct=0.5, **plain), quiet)
-    with pytest.raises(DataError, match="views=2 is for the linear probe, and there is none"):
+    with pytest.raises(DataError, match="views=2 is for the linear probe, and weights=None leaves none"):
         train(TrainConfig(str(data), str(tmp_path / "views"), views=2, modality="endoscopy", **plain), quiet)
     said = []
     train(TrainConfig(str(data), str(tmp_path / "RUN"), limit=12, **plain), said.append)
