@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from medclf.dataset.columns import text_of
+from medclf.dataset.columns import BLANK, text_of
 from medclf.dataset.csv_reading import read_csv
+from medclf.dataset.frames import file_names
 from medclf.dataset.labels import NO_FINDING, count_labels, label_set
+from medclf.dataset.matching import UNKNOWN
 from medclf.errors import DataError
 
 WRONG, UNSURE, POOR, NEW = MARKS = ("label wrong", "unsure", "poor image", "new label")
@@ -108,53 +111,80 @@ def correct(table: pd.DataFrame, corrections: Corrections) -> tuple[pd.DataFrame
         A copy with two columns more: correction (what was done, "" where nothing) and label_before. And what was done,
         for results.json: counts, a sentence and the rows.
 
-    A path without folders, as the service's page gives it, may also be the name of the one image that has it.
+    A path without folders, as the service's page gives it, may also be the name of the one image that has it. A file of
+    several frames that are images each (see `scan(frame="all")`) stands for all of them.
 
     Raises:
         DataError: an image that the table has not, a name that several images have, an image that two rows are about, a
-            label that it does not have there, or one that no image has.
+            label that it does not have there, one that no image has, or one for frames that have several.
     """
     table, name = table.copy(), corrections.name
     several = bool(table.attrs.get("multi_label"))
     place = {path: index for index, path in zip(table.index, table["path"], strict=True)}
+    frames: dict[str, list[str]] = {}
+    for file, path in zip(file_names(table), place, strict=True):
+        frames.setdefault(file, []).append(path)
     named: dict[str, list[str]] = {}
-    for path in place:
+    for path in dict.fromkeys([*place, *frames]):
         named.setdefault(str(path).rpartition("/")[2], []).append(path)
     known = count_labels(table["label"])
     table["correction"], table["label_before"] = "", ""
     done: list[dict[str, str]] = []
     seen: set[str] = set()
-    by_name = 0
-    for number, (path, label, mark, new_label, _) in enumerate(corrections.rows.itertuples(index=False), 1):
+    by_name = by_file = 0
+    for number, (given, label, mark, new_label, _) in enumerate(corrections.rows.itertuples(index=False), 1):
         where = f"{name}, row {number}"
-        given, path = path, path if path in place else _only(path, named.get(path, []), where)
-        if path in seen:
-            raise DataError(f"{where}: {given} is {path}, which another row is about, too", "keep one row an image")
-        seen.add(path)
-        row, before = place[path], joined(table.at[place[path], "label"])
-        if label and set(label.split("|") if several else [label]) != set(label_set(table.at[row, "label"])):
-            raise DataError(
-                f"{where}: {path} has the label '{before}' in the data, and had '{label}' when it was reviewed",
-                "review it again: the data have changed",
-            )
-        if new_label and mark not in (UNSURE, POOR):
-            now = labels_in(new_label, several)
-            strange = [one for one in now if one not in known]
-            if strange:
-                some = ", ".join(sorted(known)[:8])
-                raise DataError(f"{where}: no image of the data has the label '{strange[0]}'", f"they have {some}")
-            table.at[row, "label"] = now if several else now[0]
-            table.at[row, "label_before"] = before
-            action, after = "relabelled", joined(now)
-        elif mark in LEFT_OUT:
-            table.at[row, "problem"] = table.at[row, "problem"] or f"{LEFT_OUT[mark]} ({name})"
-            action, after = "left out", ""
-        else:
-            action, after = "kept", before
-        table.at[row, "correction"] = action
-        by_name += path != given
-        done.append({"path": path, "done": action, "before": before, "now": after, "mark": mark})
-    return table, _summary(done, by_name, corrections)
+        found = given if given in place or given in frames else _only(given, named.get(given, []), where)
+        paths = [found] if found in place else frames[found]
+        now = labels_in(new_label, several) if new_label and mark not in (UNSURE, POOR) else None
+        _check_new(now, [joined(table.at[place[path], "label"]) for path in paths], known, f"{where}: {found}")
+        for path in paths:
+            if path in seen:
+                text = f"{where}: {given} is {path}, which another row is about, too"
+                raise DataError(text, "keep one row an image")
+            seen.add(path)
+            row, before = place[path], joined(table.at[place[path], "label"])
+            if label and set(label.split("|") if several else [label]) != set(label_set(table.at[row, "label"])):
+                raise DataError(
+                    f"{where}: {path} has the label '{before}' in the data, and had '{label}' when it was reviewed",
+                    "review it again: the data have changed",
+                )
+            action = _correct_one(table, row, mark, now if several or now is None else now[0], name)
+            after = {"relabelled": joined(now), "left out": ""}.get(action, before)
+            done.append({"path": path, "done": action, "before": before, "now": after, "mark": mark})
+        by_name += (found != given) * len(paths)
+        by_file += found not in place
+    return table, _summary(done, by_name, by_file, corrections)
+
+
+def _check_new(now: tuple[str, ...] | None, before: list[str], known: Collection[str], where: str) -> None:
+    """Raise DataError where images cannot get this label."""
+    strange = [one for one in now or () if one not in known]
+    if strange:
+        some = ", ".join(sorted(known)[:8])
+        raise DataError(f"{where}: no image of the data has the label '{strange[0]}'", f"they have {some}")
+    if now is not None and len(set(before)) > 1:
+        text = f"{where} has frames of several labels: {', '.join(sorted(set(before)))}"
+        raise DataError(text, "name the frame that is meant, as FILE#NUMBER")
+
+
+def _correct_one(table: pd.DataFrame, row: Any, mark: str, now: Any, name: str) -> str:
+    """Correct one row in place: what was done."""
+    if now is not None:
+        table.at[row, "label_before"] = joined(table.at[row, "label"])
+        table.at[row, "label"] = now
+        if UNKNOWN in table:  # a reader who says what an image shows has looked for all of it
+            table.at[row, UNKNOWN] = ()
+        if table.at[row, "problem"] == BLANK:
+            table.at[row, "problem"] = ""
+        action = "relabelled"
+    elif mark in LEFT_OUT:
+        table.at[row, "problem"] = table.at[row, "problem"] or f"{LEFT_OUT[mark]} ({name})"
+        action = "left out"
+    else:
+        action = "kept"
+    table.at[row, "correction"] = action
+    return action
 
 
 def _only(name: str, paths: list[str], where: str) -> str:
@@ -186,7 +216,7 @@ def joined(label: Any) -> str:
     return "|".join(label_set(label))
 
 
-def _summary(done: list[dict[str, str]], by_name: int, corrections: Corrections) -> dict[str, Any]:
+def _summary(done: list[dict[str, str]], by_name: int, by_file: int, corrections: Corrections) -> dict[str, Any]:
     counts = Counter(row["done"] for row in done)
     n = {action: counts[action] for action in ("relabelled", "left out", "kept")}
     sentence = (
@@ -199,6 +229,8 @@ def _summary(done: list[dict[str, str]], by_name: int, corrections: Corrections)
             f" {by_name} of the {len(done)} were matched by file name alone: that is right only where "
             f"{corrections.name} is about images of these data."
         )
+    if by_file:
+        sentence += f" {by_file} rows name a file of several frames: what they say counts for each frame."
     return {
         "sentence": sentence,
         "file": corrections.name,

@@ -114,6 +114,44 @@ def test_a_bare_name_of_two_images_is_refused_with_both(table, tmp_path):
         correct(table, marked(tmp_path, "same.png,,new label,y,"))
 
 
+@pytest.fixture
+def stacks(tmp_path):
+    """Two files of three pages each, of a class each, and every page an image."""
+    for label in ("x", "y"):
+        (tmp_path / "stacks" / label).mkdir(parents=True)
+        first, *rest = [Image.new("L", (8, 8), 40 * page + ord(label)) for page in range(3)]
+        first.save(tmp_path / "stacks" / label / f"{label}.tif", save_all=True, append_images=rest)
+    return scan(tmp_path / "stacks", frame="all", progress=False)
+
+
+def test_a_file_of_several_frames_stands_for_each_of_them(stacks, tmp_path):
+    lines = ["x.tif,,new label,y,", "y/y.tif#1,y,poor image,,"]
+    found, done = correct(stacks, marked(tmp_path, *lines))
+    rows = found.set_index("path")
+    assert rows["label"].tolist() == ["y"] * 6
+    assert (done["relabelled"], done["left_out"], done["matched_by_name"]) == (3, 1, 3)
+    assert "1 rows name a file of several frames: what they say counts for each frame." in done["sentence"]
+    with pytest.raises(DataError, match=r"y\.tif is y/y\.tif#1, which another row is about"):
+        correct(stacks, marked(tmp_path, "y/y.tif#1,y,poor image,,", "y.tif,,poor image,,"))
+    mixed = stacks.assign(label=["x", "y", "x", *["y"] * 3])
+    with pytest.raises(DataError, match=r"x/x\.tif has frames of several labels: x, y"):
+        correct(mixed, marked(tmp_path, "x/x.tif,,new label,y,"))
+
+
+def test_what_a_reader_says_is_no_longer_unknown_and_a_blank_label_is_filled_in(tmp_path):
+    for name in "abc":
+        Image.new("L", (8, 8), ord(name)).save(tmp_path / f"{name}.png")
+    frame = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "mass": ["1", "0", "-1"], "edema": ["1", "1", "0"]})
+    how = {"root": tmp_path, "progress": False}
+    table = scan(frame, label_col=["mass", "edema"], uncertain="unknown", **how)
+    found, _ = correct(table, marked(tmp_path, "c.png,,new label,mass,"))
+    assert list(found["label"][2]) == ["mass"] and found["unknown"].tolist() == [(), (), ()]
+    with pytest.warns(match="blank label"):
+        table = scan(pd.DataFrame({"path": frame["path"], "label": ["x", "y", ""]}), **how)
+    found, _ = correct(table, marked(tmp_path, "c.png,,new label,x,"))
+    assert found["problem"].tolist() == ["", "", ""] and found["label"].tolist() == ["x", "y", "x"]
+
+
 def test_rows_of_a_page_without_names_need_their_run(tmp_path):
     with pytest.raises(DataError, match="medclf review import"):
         marked(tmp_path, "3,x,unsure,,", header="row,label,mark,new_label,note\n")
