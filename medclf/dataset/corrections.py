@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.frames import file_names
 from medclf.dataset.labels import NO_FINDING, count_labels, label_set
 from medclf.dataset.matching import UNKNOWN
+from medclf.dataset.units import UNIT, units_word
 from medclf.errors import DataError
 
 WRONG, UNSURE, POOR, NEW = MARKS = ("label wrong", "unsure", "poor image", "new label")
@@ -112,11 +113,12 @@ def correct(table: pd.DataFrame, corrections: Corrections) -> tuple[pd.DataFrame
         for results.json: counts, a sentence and the rows.
 
     A path without folders, as the service's page gives it, may also be the name of the one image that has it. A file of
-    several frames that are images each (see `scan(frame="all")`) stands for all of them.
+    several frames that are images each (see `scan(frame="all")`) stands for all of them. Where the table has units (see
+    `with_units`), a label counts for the unit: the other images that had the same label get it, too.
 
     Raises:
         DataError: an image that the table has not, a name that several images have, an image that two rows are about, a
-            label that it does not have there, one that no image has, or one for frames that have several.
+            label that it does not have there, one that no image has, one for frames of several, or two for a unit.
     """
     table, name = table.copy(), corrections.name
     several = bool(table.attrs.get("multi_label"))
@@ -127,44 +129,89 @@ def correct(table: pd.DataFrame, corrections: Corrections) -> tuple[pd.DataFrame
     named: dict[str, list[str]] = {}
     for path in dict.fromkeys([*place, *frames]):
         named.setdefault(str(path).rpartition("/")[2], []).append(path)
-    known = count_labels(table["label"])
+    known, before = (
+        count_labels(table["label"]),
+        {path: label_set(table.at[row, "label"]) for path, row in place.items()},
+    )
     table["correction"], table["label_before"] = "", ""
-    done: list[dict[str, str]] = []
+    meant: list[list[str]] = []
     seen: set[str] = set()
-    by_name = by_file = 0
-    for number, (given, label, mark, new_label, _) in enumerate(corrections.rows.itertuples(index=False), 1):
+    by_name = by_file = by_unit = 0
+    for number, given in enumerate(corrections.rows["path"], 1):
         where = f"{name}, row {number}"
         found = given if given in place or given in frames else _only(given, named.get(given, []), where)
-        paths = [found] if found in place else frames[found]
+        meant.append([found] if found in place else frames[found])
+        if twice := [path for path in meant[-1] if path in seen]:
+            text = f"{where}: {given} is {twice[0]}, which another row is about, too"
+            raise DataError(text, "keep one row an image")
+        seen.update(meant[-1])
+        by_name += (found != given) * len(meant[-1])
+        by_file += found not in place
+    beside = _Units(table, before, several)
+    done: dict[str, dict[str, str]] = {}
+    for number, (given, label, mark, new_label, _) in enumerate(corrections.rows.itertuples(index=False), 1):
+        where, paths = f"{name}, row {number}", meant[number - 1]
         now = labels_in(new_label, several) if new_label and mark not in (UNSURE, POOR) else None
-        _check_new(now, [joined(table.at[place[path], "label"]) for path in paths], known, f"{where}: {found}")
+        _check_new(now, {"|".join(before[path]) for path in paths}, known, f"{where}: {given}")
         for path in paths:
-            if path in seen:
-                text = f"{where}: {given} is {path}, which another row is about, too"
-                raise DataError(text, "keep one row an image")
-            seen.add(path)
-            row, before = place[path], joined(table.at[place[path], "label"])
-            if label and set(label.split("|") if several else [label]) != set(label_set(table.at[row, "label"])):
+            was = set(label.split("|") if several else [label])
+            if label and was not in (set(before[path]), beside.labels(path)):
                 raise DataError(
-                    f"{where}: {path} has the label '{before}' in the data, and had '{label}' when it was reviewed",
+                    f"{where}: {path} has the label '{'|'.join(before[path])}' in the data, and had '{label}' when it "
+                    "was reviewed",
                     "review it again: the data have changed",
                 )
-            action = _correct_one(table, row, mark, now if several or now is None else now[0], name)
-            after = {"relabelled": joined(now), "left out": ""}.get(action, before)
-            done.append({"path": path, "done": action, "before": before, "now": after, "mark": mark})
-        by_name += (found != given) * len(paths)
-        by_file += found not in place
-    return table, _summary(done, by_name, by_file, corrections)
+        others = [path for path in beside.of(paths[0]) if path not in seen] if now is not None or mark == WRONG else []
+        by_unit += len([path for path in others if path not in done])
+        for path in (*paths, *others):
+            after = "" if now is None and mark in LEFT_OUT else "|".join(before[path] if now is None else now)
+            if path in done and done[path]["now"] != after:
+                text = f"{where}: {path} is of the same {beside.word} as an image of another row, which says otherwise"
+                raise DataError(text, f"say the same of all images of a {beside.word}")
+            if path not in done:
+                action = _correct_one(table, place[path], mark, now if several or now is None else now[0], name)
+                then = "|".join(before[path])
+                done[path] = {"path": path, "done": action, "before": then, "now": after, "mark": mark}
+    told = [f"{by_unit} of them are the other images of a {beside.word} whose label was corrected."] if by_unit else []
+    if by_name:
+        told.append(
+            f"{by_name} of the {len(done)} were matched by file name alone: that is right only where {name} is about "
+            "images of these data."
+        )
+    if by_file:
+        told.append(f"{by_file} rows name a file of several frames: what they say counts for each frame.")
+    return table, _summary([*done.values()], told, corrections) | {"matched_by_name": by_name}
 
 
-def _check_new(now: tuple[str, ...] | None, before: list[str], known: Collection[str], where: str) -> None:
+class _Units:
+    """Which images have one label together: those of a unit, where the table has units."""
+
+    def __init__(self, table: pd.DataFrame, before: Mapping[str, tuple[str, ...]], several: bool) -> None:
+        units = table[UNIT] if UNIT in table else table["path"]
+        self.unit = dict(zip(table["path"], units, strict=True))
+        self.members: dict[Any, list[str]] = {}
+        for path, unit in self.unit.items():
+            self.members.setdefault(unit, []).append(path)
+        self.before, self.several, self.word = before, several, units_word(table.attrs.get("unit", "file"), 1)
+
+    def of(self, path: str) -> list[str]:
+        """The other images of its unit; where an image has one label, those that have the same."""
+        others = [one for one in self.members[self.unit[path]] if one != path]
+        return others if self.several else [one for one in others if self.before[one] == self.before[path]]
+
+    def labels(self, path: str) -> set[str]:
+        """Of its unit: all that any of its images has."""
+        return {label for one in self.members[self.unit[path]] for label in self.before[one]}
+
+
+def _check_new(now: tuple[str, ...] | None, before: set[str], known: Collection[str], where: str) -> None:
     """Raise DataError where images cannot get this label."""
     strange = [one for one in now or () if one not in known]
     if strange:
         some = ", ".join(sorted(known)[:8])
         raise DataError(f"{where}: no image of the data has the label '{strange[0]}'", f"they have {some}")
-    if now is not None and len(set(before)) > 1:
-        text = f"{where} has frames of several labels: {', '.join(sorted(set(before)))}"
+    if now is not None and len(before) > 1:
+        text = f"{where} has frames of several labels: {', '.join(sorted(before))}"
         raise DataError(text, "name the frame that is meant, as FILE#NUMBER")
 
 
@@ -216,7 +263,7 @@ def joined(label: Any) -> str:
     return "|".join(label_set(label))
 
 
-def _summary(done: list[dict[str, str]], by_name: int, by_file: int, corrections: Corrections) -> dict[str, Any]:
+def _summary(done: list[dict[str, str]], told: Sequence[str], corrections: Corrections) -> dict[str, Any]:
     counts = Counter(row["done"] for row in done)
     n = {action: counts[action] for action in ("relabelled", "left out", "kept")}
     sentence = (
@@ -224,20 +271,12 @@ def _summary(done: list[dict[str, str]], by_name: int, by_file: int, corrections
         f"{n['kept']} stay as they were. Where they were chosen because a model disagreed with them, numbers on them "
         "flatter that model and its like."
     )
-    if by_name:
-        sentence += (
-            f" {by_name} of the {len(done)} were matched by file name alone: that is right only where "
-            f"{corrections.name} is about images of these data."
-        )
-    if by_file:
-        sentence += f" {by_file} rows name a file of several frames: what they say counts for each frame."
     return {
-        "sentence": sentence,
+        "sentence": " ".join([sentence, *told]),
         "file": corrections.name,
         "sha256": corrections.sha256,
         "relabelled": n["relabelled"],
         "left_out": n["left out"],
         "kept": n["kept"],
-        "matched_by_name": by_name,
         "images": done,
     }

@@ -168,12 +168,13 @@ def _scanned(config: TrainConfig, say: Say) -> tuple[pd.DataFrame, dict[str, Any
     """The table of the data, corrected where a reader has; and what was corrected."""
     table = scan(config.data, **config.scan_kwargs(), check_pixels=decoding(**loader_options(config)))
     corrected: dict[str, Any] = {}
+    if config.unit:
+        table = with_units(table, config.unit)
     if config.corrections:
         table, corrected = correct(table, read_corrections(config.corrections))
         say(corrected["sentence"])
     policy_of(config, table)
     if config.unit:
-        table = with_units(table, config.unit)
         check_labels(table)
     say(f"{(table['problem'] == '').sum()} images, {(table['problem'] != '').sum()} left out")
     return table, corrected

@@ -6,6 +6,7 @@ from PIL import Image
 
 from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.scan import scan
+from medclf.dataset.units import with_units
 from medclf.errors import DataError
 
 HEADER = "path,label,mark,new_label,note\n"
@@ -136,6 +137,35 @@ def test_a_file_of_several_frames_stands_for_each_of_them(stacks, tmp_path):
     mixed = stacks.assign(label=["x", "y", "x", *["y"] * 3])
     with pytest.raises(DataError, match=r"x/x\.tif has frames of several labels: x, y"):
         correct(mixed, marked(tmp_path, "x/x.tif,,new label,y,"))
+
+
+def of_units(tmp_path, labels, **options):
+    """Images of two patients, three each."""
+    rows = pd.DataFrame({"path": [f"{i}.png" for i in range(6)], "label": labels, "patient": [*"aaabbb"]})
+    for i, path in enumerate(rows["path"]):
+        Image.new("L", (8, 8), 20 * i).save(tmp_path / path)
+    return with_units(scan(rows, root=tmp_path, progress=False, **options), "patient")
+
+
+def test_a_corrected_label_is_the_whole_unit_s(tmp_path):
+    """A page by patient shows the image that decided: with that one alone relabelled, the patient's is unknown."""
+    table = of_units(tmp_path, [*"xxyyyy"])
+    found, done = correct(table, marked(tmp_path, "1.png,x,new label,y,", "4.png,y,poor image,,"))
+    assert found["label"].tolist() == [*"yyyyyy"] and (found["problem"] != "").sum() == 1
+    assert (done["relabelled"], done["left_out"]) == (2, 1)
+    assert "1 of them are the other images of a patient whose label was corrected." in done["sentence"]
+    found, done = correct(table, marked(tmp_path, "3.png,y,new label,x,", "4.png,y,new label,x,"))
+    assert found["label_before"].tolist() == ["", "", "", "y", "y", "y"] and len(done["images"]) == 3
+    found, _ = correct(table, marked(tmp_path, "4.png,y,label wrong,,"))
+    assert (found["problem"] != "").tolist() == [False] * 3 + [True] * 3
+    with pytest.raises(DataError, match="same patient as an image of another row"):
+        correct(of_units(tmp_path, [*"xxxyyy"]), marked(tmp_path, "0.png,x,new label,y,", "1.png,x,label wrong,,"))
+
+
+def test_of_several_labels_a_unit_has_those_of_any_image(tmp_path):
+    table = of_units(tmp_path, ["m", "n", "m|n", "m", "m", "n"], label_delim="|")
+    found, _ = correct(table, marked(tmp_path, "0.png,m|n,new label,m,"))
+    assert found["label"].tolist() == [("m",)] * 5 + [("n",)]
 
 
 def test_what_a_reader_says_is_no_longer_unknown_and_a_blank_label_is_filled_in(tmp_path):
