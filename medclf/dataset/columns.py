@@ -25,6 +25,7 @@ UNCERTAIN = frozenset({"-1", "-1.0", "u", "uncertain"})  # CheXpert writes -1
 MEANT = ("path", "label", "patient", "partition")
 MEASURED = ("width", "height", "sha256", "problem")  # scan finds these out by itself
 WRITTEN = frozenset({*MEANT, "pred", "loss", "unknown", "flags", "fold", "twins", "correction", "label_before"})
+WRITTEN |= {"trained_before"}
 WRITTEN |= {"unit_id", "n_images", "unit_images", "contribution"}
 NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)?(\.\d+)?([eE][-+]?\d+)?")
 SPLIT_COLUMN = re.compile(

@@ -13,6 +13,8 @@ from scipy.sparse.csgraph import connected_components
 from medclf.dataset.folds import linked
 from medclf.dataset.labels import objects
 
+TRAINED_BEFORE = "trained_before"  # the column of images that the network which a training begins with was trained on
+
 
 class Link(NamedTuple):
     """Two rows that show the same."""

@@ -11,6 +11,7 @@ import pandas as pd
 
 from medclf.auditing.assess import Sections, apply_calibration, flag_out_of_distribution
 from medclf.auditing.calibrate import calibrate
+from medclf.auditing.calibration_set import FEWEST as FEWEST_TO_FIT
 from medclf.auditing.calibration_set import CalibrationSet
 from medclf.auditing.decisions import DecisionPolicy
 from medclf.auditing.fusion import TrainingRows, WithTable, column_names, with_table
@@ -94,11 +95,14 @@ def _calibration_set(
         return units.calibration_set(cross_validated=cross_validated, tuned=tuned)
     if cross_validated:
         return CalibrationSet.of(reported, "the predictions of the other images, in five parts")
+    others = CalibrationSet.of(reported, "the other validation images, in five parts")
     head = getattr(learn, "head", None)
     if head is None or not learn.is_probe or head.held_out is None or head.targets is None:
-        return CalibrationSet.of(reported, "the other validation images, in five parts")
+        return others
     y, groups = head.targets.astype(int), _read_groups(learn, table)
     known = ~np.isnan(head.held_out).any(axis=1)
+    if known.sum() < FEWEST_TO_FIT <= len(reported):  # as of a body that was trained on them before
+        return others
     described = "the training images, each predicted by a head that was fitted without it"
     return CalibrationSet(y[known], head.held_out[known], None if groups is None else groups[known], described)
 

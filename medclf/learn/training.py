@@ -5,25 +5,27 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
-from fastai.callback.schedule import Learner
+from fastai.callback.schedule import Learner, LRFinder
 from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders
 from fastai.torch_core import get_model
 from fastcore.foundation import L
 
 from medclf.config import Balance, Pooling
-from medclf.dataset.groups import groups_of
+from medclf.dataset.groups import TRAINED_BEFORE, groups_of
 from medclf.display import Shown, listed
 from medclf.errors import MedclfError
 from medclf.learn import distributed
 from medclf.learn.arguments import rates_by_group
 from medclf.learn.balance import draw_evenly
+from medclf.learn.batches import unread
 from medclf.learn.callbacks import SaveBest
 from medclf.learn.checkpoint import seeded
 from medclf.learn.growing_sizes import Sizes, growing
@@ -70,6 +72,7 @@ class MedLearner(Shown, Learner):
     _frozen_to: int | None = None
     tuning: Mapping[str, Any] | None = None
     _tuned: int = 0
+    _trained: bool = False  # or loaded: the body is not the pretrained one any more
     _first_head: torch.Tensor | None = None
     _wants_probe: bool = True
 
@@ -151,6 +154,7 @@ class MedLearner(Shown, Learner):
     def fit(self, n_epoch: int, lr: Any = None, *args: Any, **kwargs: Any) -> None:
         """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
         super().fit(n_epoch, self._rates(lr), *args, **kwargs)
+        self._trained = self._trained or not any(isinstance(cb, LRFinder) for cb in L(kwargs.get("cbs")))
         names = [name for name in self.recorder.metric_names if name not in {"epoch", "time"}]
         rows = [values for values in self.recorder.values if len(values) == len(names)]  # lr_find's are cut short
         if rows:
@@ -226,7 +230,11 @@ class MedLearner(Shown, Learner):
         Args:
             progress: show a progress bar when it lasts.
             views: augmented views of each image to fit on besides the image itself.
+
+        Of images that the body was trained on before, none is held out: the head's `held_out` is NaN there.
         """
+        if self.linear_probe and self.head is None and not self.needs_probe:
+            self._trained = True  # the head is none of ours, and nor need the body be
         self.head = fit_head(
             self.model,
             self.dls.train,
@@ -237,8 +245,27 @@ class MedLearner(Shown, Learner):
             balance=self.balance,
             loss_func=self.loss_func,
         )
+        if self.head.held_out is not None and (seen := self._seen()).any():
+            held_out = np.where(seen[:, None], np.nan, self.head.held_out)
+            self.head = replace(self.head, held_out=held_out)
         self.start = weights_of(self.model)
         return self.head
+
+    def _seen(self) -> np.ndarray:
+        """(n,) which training images the body was trained on before: no fold of theirs says what it does on others."""
+        read = ~unread(self.dls.train)
+        table = getattr(self.dls, "table", None)
+        if self._trained or table is None or TRAINED_BEFORE not in table:
+            return np.full(read.sum(), self._trained)
+        seen, root = set(table.loc[table[TRAINED_BEFORE].astype(bool), "path"]), self.dls.path
+        items = self.dls.train.dataset.items
+        known = [item.relative_to(root).as_posix() in seen for item in items]
+        return np.asarray(np.array(known, bool)[read])
+
+    def load(self, *args: Any, **kwargs: Any) -> Any:
+        """fastai's; what was loaded may have been trained on these images."""
+        self._trained = self._trained or not hasattr(self, "lr_finder")
+        return super().load(*args, **kwargs)
 
     @property
     def is_probe(self) -> bool:

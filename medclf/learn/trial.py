@@ -19,7 +19,7 @@ from medclf.auditing.audit import with_groups
 from medclf.auditing.short_audit import short_audit
 from medclf.config import TrainConfig
 from medclf.dataset.folds import folds, shuffled
-from medclf.dataset.groups import groups_of, unit_of
+from medclf.dataset.groups import TRAINED_BEFORE, groups_of, unit_of
 from medclf.dataset.matching import match_labels
 from medclf.errors import MedclfWarning, SplitError
 from medclf.learn import distributed
@@ -243,13 +243,23 @@ class _Fold:
 
 
 def _parts(table: pd.DataFrame, learn: MedLearner) -> np.ndarray:
-    """(n,) which of `FOLDS` parts each image is in: groups stay whole, and labels are shared out, rare ones too."""
+    """(n,) which of `FOLDS` parts each image is in: groups stay whole, and labels are shared out, rare ones too.
+
+    What the network that the training begins with was trained on is in none, and never held out.
+    """
     groups = groups_of(table)
     count = len(table) if groups is None else len(np.unique(groups))
     if count < FOLDS:
         raise SplitError(f"{FOLDS} {unit_of(table)} or more are needed, and there are {count}")
     y = match_labels(table, class_names(learn.dls), is_multi_label(learn.dls)).y
-    return folds(y, groups, FOLDS, seed=learn.seed or 0)
+    parts = folds(y, groups, FOLDS, seed=learn.seed or 0)
+    if TRAINED_BEFORE in table:
+        before = table[TRAINED_BEFORE].to_numpy(bool)
+        codes = np.arange(len(table)) if groups is None else groups
+        parts[np.isin(codes, codes[before])] = -1
+        if (parts < 0).all():
+            raise SplitError("all training images were trained on before, by the run that this one begins with")
+    return parts
 
 
 def has_map(learn: MedLearner) -> bool:

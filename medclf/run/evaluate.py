@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from medclf.auditing.assess import apply_calibration, chosen_in_training, evaluate_limits
-from medclf.dataset.csv_files import read_rows
 from medclf.dataset.labels import objects
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
 from medclf.dataset.scan import note, scan, with_problems
@@ -32,7 +31,7 @@ from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.record import RECORD, RECORD_FORMAT
 from medclf.results.results import leak_free, short_metrics, summarize
-from medclf.results.run_folder import EVALUATIONS, IMAGES, PAGE, RESULTS, TABLE
+from medclf.results.run_folder import EVALUATIONS, IMAGES, PAGE, RESULTS
 from medclf.results.subgroups import check_columns, subgroups
 from medclf.results.units import by_unit
 from medclf.run.run import Run
@@ -78,7 +77,7 @@ def evaluate(
     settings = {"hide_names": hide_names, "show_burned_in": show_burned_in}
     shown = {name: _asked(origin, name) if given is None else given for name, given in settings.items()}
     calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
-    trained_on = _training_images(origin)
+    trained_on = origin.trained_on
     chosen = chosen_in_training(origin.results) if (origin / RESULTS).is_file() else {}
     table = scan(data, **{"frame": bundle.preprocessing.frame, **scan_kwargs})
     check_columns(table, subgroup)
@@ -227,11 +226,3 @@ def external_facts(evaluation: Run, run: Path) -> list[dict[str, Any]]:
     page = (folder / PAGE).relative_to(run).as_posix() if folder.is_relative_to(run) else folder.name
     missing = {"left_out": facts["left_out"]["sentence"]} if facts.get("left_out") else {}
     return [{"images": folder.name, "n": facts["n"], **missing, **short_metrics(facts), "page": page}]
-
-
-def _training_images(origin: Run) -> set[str]:
-    """The SHA-256 of the run's training images; none where the run's table is gone."""
-    if not (origin / TABLE).is_file():
-        return set()
-    rows = read_rows(origin / TABLE, ["path", "sha256", "partition"])
-    return set(rows.loc[rows["partition"] == "train", "sha256"])

@@ -313,7 +313,7 @@ def _otherwise(learn: MedLearner, pooling: Pooling | None = None, views: int = 0
     if distributed.n_ranks() > 1:
         return "it is not tried by several processes"
     if plain is None or start is None or plain.held_out is None or np.isnan(plain.held_out).all():
-        return "a class has too few images for a cross-validation"
+        return "no fold judges the training images: a class has too few, or the network was trained on them before"
     if pooling is not None:
         try:
             learn.pooling = pooling

@@ -6,9 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from medclf.dataset.csv_files import read_rows
 from medclf.inference.bundle import Bundle, load_bundle
 from medclf.inference.runtimes import bundle_in
-from medclf.results.run_folder import EVALUATIONS, RESULTS, RunFolder
+from medclf.results.record import RECORD
+from medclf.results.run_folder import EVALUATIONS, RESULTS, TABLE, RunFolder
 
 
 class Run(RunFolder):
@@ -36,6 +38,16 @@ class Run(RunFolder):
             BundleError: there is none, or it is damaged.
         """
         return load_bundle(bundle_in(self.path))
+
+    @property
+    def trained_on(self) -> set[str]:
+        """The SHA-256 of its training images, and of those of the runs that it began with, as far as tables say."""
+        found: set[str] = set()
+        if (self / TABLE).is_file():
+            rows = read_rows(self / TABLE, ["path", "sha256", "partition"])
+            found = set(rows.loc[rows["partition"] == "train", "sha256"])
+        earlier = self.settings.get("from_run") if (self / RECORD).is_file() else None
+        return found | Run(earlier).trained_on if earlier and Path(earlier).is_dir() else found
 
     @property
     def evaluations(self) -> list[Run]:

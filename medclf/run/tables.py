@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from medclf.dataset.groups import TRAINED_BEFORE
 from medclf.dataset.label_warnings import partition_warnings
 from medclf.dataset.labels import NO_FINDING, label_set
 from medclf.dataset.scan import COLUMNS
@@ -18,7 +19,7 @@ _NONE = (NO_FINDING, "(no label)")
 
 def for_followers(table: pd.DataFrame) -> dict[str, Any]:
     """What another process needs of the table, as JSON can hold it."""
-    rows = table[[*COLUMNS]].astype(object)
+    rows = table[[*COLUMNS, *(name for name in (TRAINED_BEFORE,) if name in table)]].astype(object)
     rows["label"] = [list(label) if isinstance(label, tuple) else label for label in rows["label"]]
     columns = {name: [None if value is None or value != value else value for value in rows[name]] for name in rows}
     return {"columns": columns, "attrs": dict(table.attrs)}

@@ -16,6 +16,7 @@ from medclf.auditing.decisions import DecisionPolicy
 from medclf.auditing.fusion import check_fields, column_names
 from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.csv_files import save_rows
+from medclf.dataset.groups import TRAINED_BEFORE
 from medclf.dataset.labels import count_labels
 from medclf.dataset.scan import scan
 from medclf.dataset.units import check_labels, split_for_units, with_units
@@ -127,7 +128,7 @@ def train(
         if before:
             check_same(before, record, resume=going_on)
         run.write_record(record | ({"outline": before.get("outline")} if before and going_on else {}))
-        table, found = link_first(config, table, say)
+        table, found = link_first(config, _trained_before(config, table, say), say)
         with distributed.group(config.device):
             distributed.from_first(lambda: {"table": for_followers(table), "settings": config.as_dict()})
             known = before.get("outline") if before and going_on else None
@@ -178,6 +179,27 @@ def _scanned(config: TrainConfig, say: Say) -> tuple[pd.DataFrame, dict[str, Any
         check_labels(table)
     say(f"{(table['problem'] == '').sum()} images, {(table['problem'] != '').sum()} left out")
     return table, corrected
+
+
+def _trained_before(config: TrainConfig, table: pd.DataFrame, say: Say) -> pd.DataFrame:
+    """The table, with which images the network that `from_run` holds was trained on.
+
+    Raises:
+        DataError: each image would be reported, and some were trained on.
+    """
+    if not config.from_run:
+        return table
+    earlier = Run(config.from_run).trained_on
+    if not earlier:
+        say(f"{config.from_run} does not say what it was trained on: scores on any of that measure memory, not skill")
+    before = table["sha256"].isin(earlier) & (table["problem"] == "")
+    if before.any() and config.split == "kfold":
+        text = f"{argument('split', 'kfold')} reports each image, and {config.from_run} was trained on {before.sum()}"
+        remedy = f"choose another {argument('split')}, or leave out {argument('from_run')}"
+        raise DataError(f"{text} of {len(table)}", remedy)
+    if before.any():
+        say(f"{before.sum()} of {len(table)} images are training images of {config.from_run}")
+    return table.assign(**{TRAINED_BEFORE: before})
 
 
 def _write(

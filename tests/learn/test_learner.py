@@ -15,10 +15,12 @@ from medclf.errors import DataError
 from medclf.learn.callbacks import SaveBest
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.interpretation import MedInterpretation
+from medclf.learn.judge import _calibration_set
 from medclf.learn.learner import med_learner
 from medclf.learn.normalization import stats_for
 from medclf.learn.prediction import predict_loader
 from medclf.learn.presets import QuickNormalize
+from medclf.results.predictions import Predictions
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +246,26 @@ def test_the_probe_is_known_from_what_came_after(small):
     with torch.no_grad():
         next(small.model.parameters()).add_(0.1)
     assert not small.is_probe
+
+
+@pytest.mark.parametrize("way", ["lr_find", "fit", "load", "load_state_dict"])
+def test_images_that_the_body_was_trained_on_are_held_out_of_no_fold(small, tmp_path, way):
+    """Calibrated by folds of images whose labels the body knows, a head is far too sure of others."""
+    small.path = tmp_path
+    with small.no_bar(), small.no_logging():
+        if way == "lr_find":
+            small.lr_find(num_it=2, show_plot=False, suggest_funcs=())
+        elif way == "load_state_dict":
+            small.model.load_state_dict({name: value + 1 for name, value in small.model.state_dict().items()})
+        else:
+            small.save("before")
+            small.fit(1, 1e-6) if way == "fit" else small.load("before")
+    small.fit_head(progress=False)
+    valid = predict_loader(small, small.dls.valid, "valid")
+    enough = Predictions.concat([valid] * 20)
+    fitted_on = _calibration_set(small, enough, False, small.dls.table, None)
+    assert np.isnan(small.head.held_out).all() == (way != "lr_find")
+    assert fitted_on.reported == (way != "lr_find")
 
 
 @pytest.mark.slow

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from medclf.auditing.assess import seen_in_training
 from medclf.config import TrainConfig
-from medclf.dataset.scan import scan
+from medclf.dataset.scan import COLUMNS, scan
 from medclf.demo_images import draw_endoscopy
 from medclf.errors import DataError, MedclfWarning, OutputError, SplitError
 from medclf.learn import trial as trials
@@ -20,10 +21,13 @@ from medclf.learn.learner import med_learner
 from medclf.learn.linear_probe import UNTOLD
 from medclf.learn.step_costs import Costs
 from medclf.learn.trial import BLENDS, MOST, Trial, _part, best_of, compared, try_tuning
+from medclf.results.predictions import Predictions
 from medclf.run import plan as plans
+from medclf.run import train as trainings
 from medclf.run.budget import Job
 from medclf.run.plan import Chosen, chosen_in, fingerprint_of, planned, read_plan
 from medclf.run.resume import read_record, settings_in
+from medclf.run.tables import as_table, for_followers
 from medclf.run.train import train
 
 SMALL = {"arch": "efficientnet_lite0", "size": 64, "bs": 8, "saliency": 0, "audit": False}
@@ -439,6 +443,36 @@ def test_that_the_features_tell_little_is_said_once(tmp_path):
         plans.decide(TrainConfig("d", "o", **SMALL), outline, learn, {}, partial(med_learner, arch="x"), print)
         with pytest.raises(MedclfWarning, match=UNTOLD):  # what a user fits is told of as before
             learn.fit_head(progress=False)
+
+
+def run_of(folder, trained, **settings):
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"format": 2, "settings": settings}))
+    rows = [f"{digest}.png,{digest},{'train' if digest in trained else 'valid'}" for digest in "abcdef"]
+    (folder / "table.csv").write_text("\n".join(["path,sha256,partition", *rows, ""]))
+    return str(folder)
+
+
+def test_what_an_earlier_run_was_trained_on_is_no_measure_of_one_that_goes_on_from_it(tmp_path):
+    """By another split or folder, its training images may be validated on here; and its network knows their labels."""
+    first = run_of(tmp_path / "first", "ab")
+    second = run_of(tmp_path / "second", "c", from_run=first)
+    table = pd.DataFrame({"path": list("uvwxyz"), "sha256": list("abcdef"), "problem": "", "label": list("pqpqpq")})
+    said, config = [], TrainConfig("d", "o", from_run=second)
+    known = trainings._trained_before(config, table, said.append)
+    assert known["trained_before"].tolist() == [True] * 3 + [False] * 3 and "3 of 6 images" in said[0]
+    assert as_table(json.loads(json.dumps(for_followers(known.reindex(columns=[*COLUMNS, "trained_before"])))))[
+        "trained_before"
+    ].any()
+    with pytest.raises(DataError, match=r'split="kfold" reports each image, and .*second was trained on 3 of 6'):
+        trainings._trained_before(TrainConfig("d", "o", from_run=second, split="kfold"), table, print)
+    valid = known.assign(partition="valid", patient=None)
+    shown = Predictions(["p", "q"], False, np.zeros(6, int), np.full((6, 2), 0.5), np.zeros(6), valid[["path"]])
+    assert seen_in_training(shown, valid, None)[0].tolist() == [True] * 3 + [False] * 3
+    learn = SimpleNamespace(dls=SimpleNamespace(vocab=["p", "q"], train_ds=None), seed=3)
+    assert (trials._parts(known, learn) < 0).tolist() == [True] * 3 + [False] * 3
+    with pytest.raises(SplitError, match="trained on before"):
+        trials._parts(known.assign(trained_before=True), learn)
 
 
 def test_rare_classes_and_few_patients_are_parted_or_refused(data):
