@@ -18,6 +18,7 @@ _NEIGHBOURS = 20
 _UNSURE_POOL = 5  # of so many unsure images for each one wanted, those that differ most are taken
 _SAME = 0.98  # cosine of centred features from which two images are near-duplicates
 _MOST_CLUSTERS = 500
+_BLOCK = 20_000_000  # cosines held at once
 
 
 def choose_next(
@@ -153,10 +154,19 @@ def _typical(vectors: np.ndarray, labelled: np.ndarray, n: int, seed: int) -> It
     sizes = np.bincount(cluster[~labelled], minlength=wanted)
     for one in np.lexsort((-sizes, held)):
         rows = np.flatnonzero(cluster == one)
-        near = np.sort(vectors[rows] @ vectors[rows].T, axis=1)[:, ::-1][:, 1 : _NEIGHBOURS + 1]
-        typical = near.mean(axis=1) if near.shape[1] else np.zeros(len(rows))
-        ranked = rows[np.argsort(-typical, kind="stable")]
+        ranked = rows[np.argsort(-_likeness(vectors[rows]), kind="stable")]
         yield [int(row) for row in ranked if not labelled[row]]
+
+
+def _likeness(vectors: np.ndarray) -> np.ndarray:
+    """(n,) mean cosine of each with its nearest others; in blocks, as one cluster may hold all images."""
+    n = len(vectors)
+    k, step = min(_NEIGHBOURS + 1, n), max(1, _BLOCK // n)
+    if k < 2:
+        return np.zeros(n)
+    blocks = (vectors[start : start + step] @ vectors.T for start in range(0, n, step))
+    nearest = (np.sort(np.partition(block, n - k, axis=1)[:, n - k :], axis=1)[:, ::-1] for block in blocks)
+    return np.concatenate([near[:, 1:].mean(axis=1) for near in nearest])
 
 
 def _unsure(vectors: np.ndarray, labelled: np.ndarray, margins: np.ndarray, n: int, seed: int) -> Iterator[list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from medclf.dataset.labels import objects
 from medclf.dataset.scan import scan, usable
 from medclf.errors import DataError, ReadError, argument
 from medclf.inference.bundle import Bundle
+from medclf.inference.predictor import Predictor
 from medclf.inference.runnable import Runnable
 from medclf.metrics.logits import to_probs
 from medclf.models.features import embed_table, stage_widths
@@ -90,8 +91,8 @@ def label_next(
     """Choose which unlabelled images to label next, and say what their labels are expected to bring.
 
     Args:
-        model: a learner from `med_learner`, a bundle, a RUN folder (whose labelled images count, too), or None: then
-            the features of `arch` are used.
+        model: a learner from `med_learner`, a bundle or exported file (loaded), a RUN folder (whose labelled images
+            count, too), or None: then the features of `arch` are used.
         items: the pool: what `scan` takes; labels that its folders or columns tell are not looked at.
         n: how many images.
         labels: the labels so far: a sheet that the page gave (path, label, mark), or label by path.
@@ -224,46 +225,51 @@ def _encoder(
         def compute(rows: list[int]) -> np.ndarray:
             return _logits_and_features(model, [paths[row] for row in rows], progress)
 
-        name = f"bundle {model.hash}" if isinstance(model, Bundle) else ""
+        name = f"bundle {model.hash}" if isinstance(model, Predictor) else ""
         both = kept_features(name, digests, compute)
         logits = both[:, :n_out].astype(float)
         return both[:, n_out:], to_probs(logits, multi_label=spec.multi_label)
 
-    return own, widths_of(model.runnable.body if isinstance(model, Bundle) else next(model.model.children()))
+    return own, _widths(model)
+
+
+def _widths(model: Any) -> tuple[int, ...]:
+    """How many columns of a model's features each stage has; () where they are the last stage's alone."""
+    if isinstance(model, Predictor) and not isinstance(model, Bundle):  # an exported file has no body
+        return stage_widths(model.spec.arch) if model.spec.all_stages else ()
+    return widths_of(model.runnable.body if isinstance(model, Bundle) else next(model.model.children()))
 
 
 def _logits_and_features(model: Any, paths: Sequence[Path], progress: bool) -> np.ndarray:
     """(n, n_out + f) float32, NaN where a file cannot be read."""
-    bundle = isinstance(model, Bundle)
-    runnable = model.runnable if bundle else Runnable(model.model, model.spec)
-    training = not bundle and model.model.training
-    if training:
-        model.model.eval()
-    how = model.spec.preprocessing
+    outputs = model.outputs_stream(paths, _BS) if isinstance(model, Predictor) else _of_learner(model, paths)
+    watched = watch(outputs, len(paths), "Computing features", progress=progress)
+    found = [None if isinstance(one, ReadError) else np.concatenate(one) for one in watched]
+    width = max((len(one) for one in found if one is not None), default=1)
+    return np.stack([np.full(width, np.nan) if one is None else one for one in found]).astype(np.float32)
 
-    def read(path: Path) -> np.ndarray | None:
+
+def _of_learner(learn: Any, paths: Sequence[Path]) -> Iterator[tuple[np.ndarray, np.ndarray] | ReadError]:
+    """Logits and features of each file, by the network as it stands."""
+    runnable, how = Runnable(learn.model, learn.spec), learn.spec.preprocessing
+
+    def read(path: Path) -> np.ndarray | ReadError:
         try:
             return np.asarray(how.prepare(path))
-        except ReadError:
-            return None
+        except ReadError as error:
+            return error
 
-    images = iter(watch(map_ahead(read, paths, ahead=_BS), len(paths), "Computing features", progress=progress))
-    parts: list[np.ndarray] = []
-    width = 0
+    training = learn.model.training
+    learn.model.eval()
     try:
+        images = map_ahead(read, paths, ahead=_BS)
         while batch := list(islice(images, _BS)):
-            sound = [image for image in batch if image is not None]
-            found = np.concatenate(runnable.run(np.stack(sound)), axis=1) if sound else np.zeros((0, width))
-            width = max(width, found.shape[1])
-            block = np.full((len(batch), found.shape[1]), np.nan, np.float32)
-            block[[image is not None for image in batch]] = found
-            parts.append(block)
+            sound = [image for image in batch if not isinstance(image, ReadError)]
+            rows = iter(zip(*runnable.run(np.stack(sound)), strict=True) if sound else ())
+            yield from (image if isinstance(image, ReadError) else next(rows) for image in batch)
     finally:
         if training:
-            model.model.train()
-    width = max(width, 1)  # where no image can be read
-    full = [np.full((len(part), width), np.nan, np.float32) if part.shape[1] != width else part for part in parts]
-    return np.concatenate(full)
+            learn.model.train()
 
 
 class _Fitted:

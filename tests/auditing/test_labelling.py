@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from medclf.auditing import labelling
 from medclf.auditing.labelling import Probe, choose_next, margin_of, self_trained
 from medclf.errors import DataError
 
@@ -109,3 +110,20 @@ def test_self_training_is_kept_where_it_helps_and_only_there():
     known = np.where(np.arange(60) < 30, noise, -1)
     filled, said = self_trained(Probe(rng.normal(size=(60, 16)), 0.1, 2), known)
     assert (filled == known).all() and "not used" in said
+
+
+def test_a_large_cluster_is_compared_in_blocks(monkeypatch):
+    vectors = np.random.default_rng(0).normal(size=(70, 5))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    nearest = np.sort(vectors @ vectors.T, axis=1)[:, ::-1][:, 1:21].mean(1)
+    held, partition = [], np.partition
+
+    def counted(block, *rest, **more):
+        held.append(block.size)
+        return partition(block, *rest, **more)
+
+    monkeypatch.setattr("medclf.auditing.labelling._BLOCK", 700)
+    monkeypatch.setattr(np, "partition", counted)
+    assert labelling._likeness(vectors) == pytest.approx(nearest)
+    assert held == [700] * 7
+    assert labelling._likeness(vectors[:1]).tolist() == [0.0]

@@ -12,7 +12,13 @@ from PIL import Image
 
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, OutputError
-from medclf.run.label_next import label_next
+from medclf.images.preprocessing import Preprocessing
+from medclf.inference.bundle import load_bundle, save_bundle
+from medclf.inference.predictor import Predictor
+from medclf.models.backbones import build_network
+from medclf.models.heads import pool_by
+from medclf.models.spec import ModelSpec, Normalization
+from medclf.run.label_next import _encoder, label_next
 from medclf.run.label_page import write_next
 from medclf.run.labels_so_far import notes_of
 
@@ -208,6 +214,29 @@ def test_a_model_s_suggestions_keep_their_names_in_another_order_of_the_classes(
     fewer = label_next(model, pool, 6, vocab=["dark", "grey"])
     assert (fewer.images["suggestion"] == "").all()
     assert "The model's class 'bright' is none of those named, so the model has no part in the choice." in fewer.notes
+
+
+def test_a_learner_a_bundle_and_an_exported_file_see_the_same_stages(pool, tmp_path):
+    network = build_network("resnet18", 2, weights=None)
+    pool_by(network, "stages")
+    half = Normalization([0.5] * 3, [0.5] * 3)
+    learn = SimpleNamespace(model=network, spec=ModelSpec("resnet18", VOCAB, Preprocessing(32), half, all_stages=True))
+    network.eval()
+    bundle = load_bundle(save_bundle(learn, tmp_path / "a.bundle", calibration={}), verify=False)
+    exported = Predictor(bundle.content, "a", bundle.runnable.run)  # what OnnxModel is, on another runtime
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    seen = []
+    for model in (learn, bundle, exported):
+        encode, widths = _encoder(model, "", None, None, "middle", False)
+        features, probs = encode([pool / "00.png", broken, pool / "01.png"], ["", "", ""])
+        assert widths == (64, 64, 128, 256, 512) and features.shape == (3, sum(widths)) and probs.shape == (3, 2)
+        assert np.isfinite(features).all(1).tolist() == [True, False, True]
+        seen.append(features[[0, 2]])
+    for other in seen[1:]:
+        assert other == pytest.approx(seen[0], rel=1e-3, abs=1e-4)
+    labels = {f"{number:02}.png": answer(f"{number:02}.png") for number in range(12)}
+    assert len(label_next(exported, pool, 3, labels=labels, progress=False).images) == 3
 
 
 def test_what_has_no_part_in_the_choice_is_told():
