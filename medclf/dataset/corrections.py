@@ -154,7 +154,7 @@ def correct(table: pd.DataFrame, corrections: Corrections) -> tuple[pd.DataFrame
         now = labels_in(new_label, several) if new_label and mark not in (UNSURE, POOR) else None
         _check_new(now, {"|".join(before[path]) for path in paths}, known, f"{where}: {given}")
         for path in paths:
-            was = set(label.split("|") if several else [label])
+            was = set(labels_in(label, several))
             if label and was not in (set(before[path]), beside.labels(path)):
                 raise DataError(
                     f"{where}: {path} has the label '{'|'.join(before[path])}' in the data, and had '{label}' when it "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.dataset.corrections import LEFT_OUT, MARKS, NEW, NONE, POOR, UNSURE, check_marks, joined, labels_in, plain
+from medclf.dataset.corrections import (
+    LEFT_OUT,
+    MARKS,
+    NEW,
+    NONE,
+    POOR,
+    UNSURE,
+    WRONG,
+    check_marks,
+    joined,
+    labels_in,
+    plain,
+)
 from medclf.dataset.csv_files import read_rows, save_rows
 from medclf.dataset.csv_reading import read_csv
 from medclf.errors import DataError
@@ -62,6 +75,7 @@ def import_review(run: str | Path, sheet: str | Path, *, n_boot: int = 2000) -> 
     changed = corrections[corrections["mark"] == NEW]
     found["disagreements"] = changed[["path", "label", "new_label"]].to_dict("records")
     found["n_poor"] = int((corrections["mark"] == POOR).sum())
+    found["n_wrong"] = int((corrections["mark"] == WRONG).sum())
     found["sentences"] = list(_sentences(found, partition, blinded))
     save_rows(run / FOLDER / f"{sheet.stem}-corrections.csv", _for_spreadsheets(corrections))
     write_json(run / FOLDER / f"{sheet.stem}.json", found)
@@ -115,7 +129,7 @@ def _from_page(run: Path, sheet: Path, frame: pd.DataFrame, predictions: Predict
     read["row"] = _rows_of(read["path"], predictions, sheet)
     labels = [predictions.labels[row] for row in read["row"]]
     for path, then, now in zip(read["path"], read["label"], labels, strict=True):
-        if then and set(then.split("|")) != set(now.split("|")):
+        if then and labels_in(then, predictions.multi_label) != labels_in(now, predictions.multi_label):
             raise DataError(f"{sheet}: {path} had the label '{then}', the run has '{now}'", "is it of another run?")
     said = [
         _label(text, predictions, f"{sheet}, {path}")
@@ -228,6 +242,8 @@ def _sentences(found: dict[str, Any], partition: str, blinded: bool) -> Iterator
     changed, poor = len(found["disagreements"]), found["n_poor"]
     labels = f"{changed} label{'' if changed == 1 else 's'} would change"
     yield f"{labels}, {poor} poor {counted_as(None, poor)} would be left out."
+    if wrong := found["n_wrong"]:
+        yield f"{wrong} {counted_as(None, wrong)} with a wrong label and no other would be left out, too."
     for key in short_metrics(found["before"]):
         before, after = (written(found[when][key]) for when in ("before", "after"))
         yield f"  {METRICS[key].name} on {partition_name(partition)} images: {before} before, {after} after"
@@ -244,11 +260,18 @@ def _for_spreadsheets(rows: pd.DataFrame) -> pd.DataFrame:
 
 def show_review(run: str | Path, sheet: str | Path) -> list[str]:
     """Import a sheet and say what it holds, for the terminal."""
+    folder, stem = Path(run) / FOLDER, Path(sheet).stem
+    corrections, facts = folder / f"{stem}-corrections.csv", folder / f"{stem}.json"
+    again = facts.is_file()
     found = import_review(run, sheet)
-    folder = Path(run) / FOLDER
-    stem = Path(sheet).stem
+    words = ["medclf", "train", "--config", str(run), "--out", "NEW", "--corrections", str(corrections)]
     return [
         *found["sentences"],
-        f"facts: {folder / f'{stem}.json'}",
-        f"to train with it: medclf train --config {run} --out NEW --corrections {folder / f'{stem}-corrections.csv'}",
+        f"facts: {facts}",
+        *(
+            [f"They replace those of an earlier sheet named {stem}: rename one of two readers' sheets."]
+            if again
+            else []
+        ),
+        f"to train with it: {shlex.join(words)}",
     ]

@@ -60,9 +60,11 @@ def test_several_labels_are_replaced_as_a_set(tmp_path):
     for path in frame["path"]:
         Image.new("L", (8, 8)).save(tmp_path / path)
     table = scan(frame, root=tmp_path, label_delim="|", progress=False)
-    lines = ["a.png,n|m,new label,m,", "b.png,n,new label,n|m,", "c.png,m,new label,(none),"]
+    lines = ["a.png,n | m,new label,m,", "b.png,n,new label,n|m,", "c.png,m,new label,(none),"]
     found, _ = correct(table, marked(tmp_path, *lines))
     assert found["label"].tolist() == [("m",), ("m", "n"), ()]
+    found, _ = correct(found, marked(tmp_path, "c.png,(none),new label,n,"))  # as a reader's sheet writes no finding
+    assert found["label"].tolist() == [("m",), ("m", "n"), ("n",)]
 
 
 def test_a_spreadsheet_s_file_is_read_too(table, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from medclf.dataset.corrections import read_corrections
 from medclf.errors import DataError, OutputError
 from medclf.results.predictions import Predictions
 from medclf.run.review import choose_images, export_review
-from medclf.run.second_read import import_review
+from medclf.run.second_read import import_review, show_review
 
 VOCAB = ["normal", "polyp", "ulcer"]
 
@@ -220,6 +222,11 @@ def test_the_page_s_review_comes_in_by_row_or_path(made, tmp_path):
     (tmp_path / "review.csv").write_text("row,label,mark,new_label,note\n" + "\n".join(lines) + "\n")
     found = import_review(run, tmp_path / "review.csv", n_boot=50)
     assert "agreement" not in found and found["after"]["n"] == len(predictions) - 1
+    assert "1 image with a wrong label and no other would be left out, too." in found["sentences"]
+    lines = show_review(run, tmp_path / "review.csv")
+    assert "They replace those of an earlier sheet named review: rename one of two readers' sheets." in lines
+    command = shlex.split(lines[-1].partition(": ")[2])
+    assert command[3] == str(run) and command[-1] == str(run / "review" / "review-corrections.csv")
     rows = read_corrections(run / "review" / "review-corrections.csv").rows
     assert rows["path"].tolist() == predictions.table["path"].iloc[[0, 1, 2, 3, 8]].tolist()
     assert rows["new_label"].tolist() == [*(VOCAB[true[i]] for i in range(4)), ""]
@@ -233,7 +240,7 @@ def test_the_page_s_review_comes_in_by_row_or_path(made, tmp_path):
 
 
 def test_several_labels(tmp_path):
-    run, *_ = make_run(tmp_path, multi_label=True)
+    run, predictions, _ = make_run(tmp_path, multi_label=True)
     sheet = tmp_path / "s.csv"
     export_review(run, sheet, n=12)
     key = key_of(run)
@@ -245,6 +252,9 @@ def test_several_labels(tmp_path):
     rows = read_corrections(run / "review" / "s-corrections.csv").rows.set_index("path")
     assert rows.loc[key["path"].iloc[0], "new_label"] == "normal|ulcer"
     assert rows.loc[key["path"].iloc[6], "new_label"] == "(none)"
+    replace(predictions, y=predictions.y * (np.arange(60) > 0)[:, None]).save(run / "predictions.csv")  # one of none
+    (tmp_path / "page.csv").write_text("row,label,mark,new_label\n1,(none),new label,ulcer\n")
+    assert import_review(run, tmp_path / "page.csv", n_boot=50)["disagreements"][0]["new_label"] == "ulcer"
 
 
 @pytest.mark.slow
