@@ -89,6 +89,11 @@ class BalancedBCE(_Balanced, BCEWithLogitsLossFlat):
         return torch.where(y == 1, weights, torch.ones_like(weights)).mean()
 
 
+def is_balanced(loss_func: Any) -> bool:
+    """Whether it is what `balanced_loss` makes."""
+    return isinstance(loss_func, _Balanced)
+
+
 def balanced_loss(dls: Any, balance: Balance, n_out: int, multi_label: bool) -> Any:
     """The loss function of a balance, with the weights that these loaders' training images ask for.
 

@@ -55,6 +55,10 @@ class LinearProbe:
     targets: np.ndarray | None = field(default=None, repr=False, compare=False)
     held_out: np.ndarray | None = field(default=None, repr=False, compare=False)
 
+    def alone(self) -> LinearProbe:
+        """Without what it knows of each image."""
+        return replace(self, features=None, targets=None, held_out=None)
+
     def as_dict(self) -> dict[str, Any]:
         """For `results.json`: the numbers alone."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.compare}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,15 +21,15 @@ from fastcore.foundation import L
 from medclf.config import Balance, Pooling
 from medclf.dataset.groups import TRAINED_BEFORE, groups_of
 from medclf.display import Shown, listed
-from medclf.errors import MedclfError
+from medclf.errors import DataError, MedclfError, MedclfWarning, argument
 from medclf.learn import distributed
 from medclf.learn.arguments import rates_by_group
-from medclf.learn.balance import draw_evenly
+from medclf.learn.balance import balanced_loss, draw_evenly, is_balanced
 from medclf.learn.batches import unread
 from medclf.learn.callbacks import SaveBest
 from medclf.learn.checkpoint import seeded
 from medclf.learn.growing_sizes import Sizes, growing
-from medclf.learn.labels import class_names
+from medclf.learn.labels import class_names, is_multi_label
 from medclf.learn.linear_probe import LinearProbe, fit_head
 from medclf.learn.normalization import normalized
 from medclf.learn.partial import training_from
@@ -69,6 +69,7 @@ class MedLearner(Shown, Learner):
     returned_epoch: int | None = None
     start: dict[str, torch.Tensor] | None = None
     opt: Any
+    loss_func: Any
     _frozen_to: int | None = None
     tuning: Mapping[str, Any] | None = None
     _tuned: int = 0
@@ -132,9 +133,26 @@ class MedLearner(Shown, Learner):
     @dls.setter
     def dls(self, dls: DataLoaders) -> None:
         dls = dls if self.stats is None else normalized(dls, self.stats.mean, self.stats.std)
-        if self.balance == "sampling":
+        before, now = (getattr(one.train, "dataset", None) for one in (getattr(self, "_dls", dls), dls))
+        empty = isinstance(now, Sized) and not len(now)  # as of a learner that is exported
+        if self.balance == "sampling" and not empty:
             draw_evenly(dls, len(class_names(dls)))
         self._dls = dls
+        if now is before or empty:
+            return
+        self.head = self.head and self.head.alone()  # its features are of the images that were there
+        if is_balanced(self.loss_func):  # its weights are those of the labels that were there
+            self.loss_func = balanced_loss(dls, self.balance, len(class_names(dls)), is_multi_label(dls))
+
+    def _check_balance(self) -> None:
+        """See that the loss is that of the balance: under another one no probability would be true.
+
+        Raises:
+            DataError: it was replaced.
+        """
+        if self.balance != "none" and not is_balanced(self.loss_func):
+            text = f"{argument('balance', self.balance)} has a loss function of its own, and learn.loss_func is another"
+            raise DataError(text, "make the learner without a balance, or leave its loss_func as it was made")
 
     @property
     def spec(self) -> ModelSpec:
@@ -153,6 +171,7 @@ class MedLearner(Shown, Learner):
 
     def fit(self, n_epoch: int, lr: Any = None, *args: Any, **kwargs: Any) -> None:
         """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
+        self._check_balance()
         super().fit(n_epoch, self._rates(lr), *args, **kwargs)
         self._trained = self._trained or not any(isinstance(cb, LRFinder) for cb in L(kwargs.get("cbs")))
         names = [name for name in self.recorder.metric_names if name not in {"epoch", "time"}]
@@ -233,6 +252,7 @@ class MedLearner(Shown, Learner):
 
         Of images that the body was trained on before, none is held out: the head's `held_out` is NaN there.
         """
+        self._check_balance()
         if self.linear_probe and self.head is None and not self.needs_probe:
             self._trained = True  # the head is none of ours, and nor need the body be
         self.head = fit_head(
@@ -266,6 +286,16 @@ class MedLearner(Shown, Learner):
         """fastai's; what was loaded may have been trained on these images."""
         self._trained = self._trained or not hasattr(self, "lr_finder")
         return super().load(*args, **kwargs)
+
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """fastai's; the file holds neither the training images' features nor the last assessment and its pictures."""
+        own = self.__dict__
+        kept: dict[str, Any] = {name: own.pop(name) for name in ("head", "start", "last_assessment") if name in own}
+        self.head = kept["head"].alone() if kept.get("head") else None
+        try:
+            super().export(*args, **kwargs)
+        finally:
+            own.update(kept)
 
     @property
     def is_probe(self) -> bool:
@@ -442,6 +472,12 @@ class BlendWeights(Callback):
         """After the last batch of an epoch."""
         if self.learn.epoch == self.learn.n_epoch - 1:
             blend_weights(get_model(self.learn.model), self.learn.start, self.share)
+
+    def after_cancel_fit(self) -> None:
+        """Say where a callback ended the fit before that."""
+        if self.learn.epoch < self.learn.n_epoch - 1:
+            text = f"the fit ended before its last epoch, where blend={self.share} averages: nothing was averaged"
+            warnings.warn(MedclfWarning(text), stacklevel=2)
 
 
 def blend_weights(model: torch.nn.Module, start: Mapping[str, torch.Tensor], share: float) -> None:

@@ -1,8 +1,11 @@
 """Rare classes count in training, and the logits stand for the training set's frequencies all the same."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from fastai.learner import load_learner
 from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
 from PIL import Image
 
@@ -102,6 +105,42 @@ def test_classes_are_drawn_as_often(dls):
 def test_a_balance_and_a_loss_function_exclude_each_other(dls):
     with pytest.raises(DataError, match="balance"):
         med_learner(dls, "resnet18", weights=None, balance="loss", loss_func=CrossEntropyLossFlat())
+
+
+def test_a_loss_put_in_the_place_of_a_balance_is_refused(dls):
+    learn = med_learner(dls, "resnet18", weights=None, balance="sampling", linear_probe=True)
+    learn.loss_func = CrossEntropyLossFlat()
+    for train in (learn.fit_head, partial(learn.fit_one_cycle, 1)):
+        with pytest.raises(DataError, match=r'balance="sampling" has a loss function of its own'):
+            train()
+
+
+def test_other_loaders_have_a_balance_and_features_of_their_own(dls):
+    learn = med_learner(dls, "resnet18", weights=None, balance="sampling", linear_probe=True, mixed_precision=False)
+    learn.fit_head(progress=False)
+    told, before = learn.head.held_out, learn.loss_func.weights
+    learn.dls = dls
+    assert learn.head.held_out is told and learn.is_probe
+    rows = dls.table.groupby("label").head(4).assign(partition=None)
+    rows.attrs = dict(dls.table.attrs)
+    learn.dls = MedDataLoaders.from_table(rows[1:], size=32, split="all", bs=4, cache=False, progress=False)
+    wanted = class_weights(targets_of(learn.dls.train), 2)
+    assert learn.loss_func.weights.numpy() == pytest.approx(wanted) and not torch.equal(learn.loss_func.weights, before)
+    assert learn.head.features is None and learn.head.held_out is None and learn.is_probe
+
+
+@pytest.mark.parametrize("balance", ["none", "sampling"])
+def test_an_export_holds_no_features_of_the_images_and_no_report(dls, tmp_path, balance):
+    """With balance="sampling" it ended in a RuntimeError of torch."""
+    learn = med_learner(dls, "resnet18", weights=None, balance=balance, linear_probe=True, mixed_precision=False)
+    head = learn.fit_head(progress=False)
+    learn.path, learn.last_assessment = tmp_path, (None, "a picture")
+    learn.export("e.pkl")
+    assert (learn.head, learn.last_assessment, learn.dls) == (head, (None, "a picture"), dls)
+    assert learn.head.features is head.features and learn.is_probe
+    there = load_learner(tmp_path / "e.pkl")
+    assert there.head.features is None and there.start is None and "last_assessment" not in vars(there)
+    assert there.predict(dls.valid.items[0])[2].sum() == pytest.approx(1)
 
 
 def test_the_probe_says_what_of_a_loss_it_does_not_do():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fastai.callback.tracker import SaveModelCallback
+from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.torch_core import TensorImage
@@ -11,7 +11,7 @@ from fastai.vision.augment import Resize, aug_transforms
 from fastai.vision.data import ImageDataLoaders
 from PIL import Image
 
-from medclf.errors import DataError
+from medclf.errors import DataError, MedclfWarning
 from medclf.learn.callbacks import SaveBest
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.interpretation import MedInterpretation
@@ -225,6 +225,13 @@ def test_the_last_row_is_of_the_network_that_comes_back(small, blend):
         small.fine_tune(2, slice(1e-3, 3e-3), blend=blend)
         assert small.history[-1]["valid_loss"] == pytest.approx(float(small.validate()[0]), rel=1e-3)
     assert small.tuning["lr"] == 3e-3
+
+
+def test_a_fit_that_ends_early_says_that_nothing_was_averaged(small):
+    stop = EarlyStoppingCallback(min_delta=100.0, patience=1)
+    with small.no_bar(), small.no_logging(), pytest.warns(MedclfWarning, match=r"where blend=0\.5 averages"):
+        small.fine_tune(3, 1e-3, blend=0.5, cbs=stop)
+    assert len(small.history) == 2
 
 
 @pytest.mark.parametrize("callback", ["SaveBest", "SaveModelCallback"])
