@@ -275,7 +275,7 @@ def _checked_labels(
     features: dict[str, np.ndarray],
 ) -> CheckedLabels:
     """Which labels are doubtful; where units have one answer each, those of the images that stand for their units."""
-    tuned = getattr(learn, "history", True) or getattr(learn, "head", None) is None
+    tuned = not getattr(learn, "is_probe", False)
     if units:
         paths = {path for part in (predictions, probed) if part is not None for path in part.table["path"]}
         table = table[table["path"].isin(paths)]

@@ -73,6 +73,7 @@ class MedLearner(Shown, Learner):
     _frozen_to: int | None = None
     tuning: Mapping[str, Any] | None = None
     _tuned: int = 0
+    _fitting: bool = False
     _trained: bool = False  # or loaded: the body is not the pretrained one any more
     _first_head: torch.Tensor | None = None
     _wants_probe: bool = True
@@ -172,7 +173,11 @@ class MedLearner(Shown, Learner):
     def fit(self, n_epoch: int, lr: Any = None, *args: Any, **kwargs: Any) -> None:
         """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
         self._check_balance()
-        super().fit(n_epoch, self._rates(lr), *args, **kwargs)
+        self._fitting = True
+        try:
+            super().fit(n_epoch, self._rates(lr), *args, **kwargs)
+        finally:
+            self._fitting = False
         self._trained = self._trained or not any(isinstance(cb, LRFinder) for cb in L(kwargs.get("cbs")))
         names = [name for name in self.recorder.metric_names if name not in {"epoch", "time"}]
         rows = [values for values in self.recorder.values if len(values) == len(names)]  # lr_find's are cut short
@@ -283,9 +288,15 @@ class MedLearner(Shown, Learner):
         return np.asarray(np.array(known, bool)[read])
 
     def load(self, *args: Any, **kwargs: Any) -> Any:
-        """fastai's; what was loaded may have been trained on these images."""
-        self._trained = self._trained or not hasattr(self, "lr_finder")
-        return super().load(*args, **kwargs)
+        """fastai's; of other weights the history is not known, and they may have been trained on these images."""
+        if self._fitting:  # lr_find brings back what was there, SaveModelCallback the best epoch
+            return super().load(*args, **kwargs)
+        before = weights_of(self.model)
+        result = super().load(*args, **kwargs)
+        now = self.model.state_dict()
+        if any(not torch.equal(value, now[name]) for name, value in before.items()):
+            self._trained, self.history, self.returned_epoch, self.tuning = True, (), None, None
+        return result
 
     def export(self, *args: Any, **kwargs: Any) -> None:
         """fastai's; the file holds neither the training images' features nor the last assessment and its pictures."""

@@ -43,11 +43,15 @@ class Run(RunFolder):
     def trained_on(self) -> set[str]:
         """The SHA-256 of its training images, and of those of the runs that it began with, as far as tables say."""
         found: set[str] = set()
-        if (self / TABLE).is_file():
-            rows = read_rows(self / TABLE, ["path", "sha256", "partition"])
-            found = set(rows.loc[rows["partition"] == "train", "sha256"])
-        earlier = self.settings.get("from_run") if (self / RECORD).is_file() else None
-        return found | Run(earlier).trained_on if earlier and Path(earlier).is_dir() else found
+        run, asked = self, set[Path]()
+        while run.path.resolve() not in asked:  # one that was replaced later may begin with one that began with it
+            asked.add(run.path.resolve())
+            if (run / TABLE).is_file():
+                rows = read_rows(run / TABLE, ["path", "sha256", "partition"])
+                found |= set(rows.loc[rows["partition"] == "train", "sha256"])
+            earlier = run.settings.get("from_run") if (run / RECORD).is_file() else None
+            run = Run(earlier) if earlier and Path(earlier).is_dir() else run
+        return found
 
     @property
     def evaluations(self) -> list[Run]:

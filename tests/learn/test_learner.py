@@ -266,7 +266,11 @@ def test_images_that_the_body_was_trained_on_are_held_out_of_no_fold(small, tmp_
             small.model.load_state_dict({name: value + 1 for name, value in small.model.state_dict().items()})
         else:
             small.save("before")
-            small.fit(1, 1e-6) if way == "fit" else small.load("before")
+            small.fit(1, 1e-6)
+        if way == "load":
+            small._trained = False
+            small.load("before")
+            assert not small.history and small.returned_epoch is None
     small.fit_head(progress=False)
     valid = predict_loader(small, small.dls.valid, "valid")
     enough = Predictions.concat([valid] * 20)

@@ -457,6 +457,7 @@ def test_what_an_earlier_run_was_trained_on_is_no_measure_of_one_that_goes_on_fr
     """By another split or folder, its training images may be validated on here; and its network knows their labels."""
     first = run_of(tmp_path / "first", "ab")
     second = run_of(tmp_path / "second", "c", from_run=first)
+    (tmp_path / "first" / "run.json").write_text(json.dumps({"format": 2, "settings": {"from_run": second}}))  # anew
     table = pd.DataFrame({"path": list("uvwxyz"), "sha256": list("abcdef"), "problem": "", "label": list("pqpqpq")})
     said, config = [], TrainConfig("d", "o", from_run=second)
     known = trainings._trained_before(config, table, said.append)
