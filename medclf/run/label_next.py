@@ -17,6 +17,7 @@ from medclf.dataset.labels import objects
 from medclf.dataset.scan import scan, usable
 from medclf.errors import DataError, ReadError, argument
 from medclf.inference.bundle import Bundle
+from medclf.inference.bundle_format import biases, temperatures
 from medclf.inference.predictor import Predictor
 from medclf.inference.runnable import Runnable
 from medclf.metrics.logits import to_probs
@@ -100,7 +101,8 @@ def label_next(
         vocab: the classes; those of the model, else of the labels, where None.
         self_training: count the surest images as labelled, too, where that improves out-of-fold predictions.
         seed: of clusters and folds.
-        arch, weights, window, frame: of the encoder where there is no model; see `embed_table`.
+        arch, weights, window: of the encoder where there is no model; see `embed_table`.
+        frame: which frame of a file of several; the model's own where there is one, but for "all".
         progress: show progress bars when it lasts.
         scan_kwargs: of `scan`, such as `patient_col`.
 
@@ -115,12 +117,17 @@ def label_next(
     """
     if n < 1:
         raise DataError(f"{argument('n')} must be 1 or more, not {n}", "say how many images to choose")
+    run = Run(model) if isinstance(model, (str, Path)) else model
+    model = run.bundle if isinstance(run, Run) else run
+    if model is not None:
+        frame = frame_of(model, frame)
+        own = {"arch": arch != ARCH, "weights": weights != "default", "window": window is not None}
+        if given := [argument(name) for name, is_given in own.items() if is_given]:
+            raise DataError(f"{given[0]} is for an encoder without a model, which has its own", "leave it out")
     plain_scan = {"label_col": None, "label_from": None, "check_pixels": False, "frame": frame}
     table = usable(scan(items, **{**plain_scan, **scan_kwargs}))
     table = table.reset_index(drop=True)
     pool = Pool(Path(table.attrs["root"]), [str(path) for path in table["path"]])
-    run = Run(model) if isinstance(model, (str, Path)) else model
-    model = run.bundle if isinstance(run, Run) else run
     multi_label = model is not None and bool(model.spec.multi_label)
     said = labels_said(labels)
     theirs, agreement = second_reader(said, second, multi_label)
@@ -188,6 +195,11 @@ def label_next(
     )
 
 
+def frame_of(model: Any, frame: Any) -> Any:
+    """Which frame of a file of several is an image: each where either says so, else what the model was trained with."""
+    return frame if frame == "all" else model.spec.preprocessing.frame
+
+
 def _in_order_of(names: Sequence[str], known: Sequence[str], probs: np.ndarray) -> np.ndarray:
     """A model's probabilities of what it knows, with a column for each name: 0 where it does not know the class."""
     found = np.zeros((len(probs), len(names)))
@@ -228,6 +240,8 @@ def _encoder(
         name = f"bundle {model.hash}" if isinstance(model, Predictor) else ""
         both = kept_features(name, digests, compute)
         logits = both[:, :n_out].astype(float)
+        if isinstance(model, Predictor):  # so that a suggestion is as sure as its prediction
+            logits = logits / temperatures(model.calibration) + biases(model.calibration)
         return both[:, n_out:], to_probs(logits, multi_label=spec.multi_label)
 
     return own, _widths(model)

@@ -22,7 +22,7 @@ from medclf.images.phi import read_picture
 from medclf.images.preprocessing import Preprocessing
 from medclf.progress import watch
 from medclf.results.wording import percent
-from medclf.run.label_next import DISAGREE, NextLabels, label_next
+from medclf.run.label_next import DISAGREE, NextLabels, frame_of, label_next
 from medclf.run.labels_so_far import EARLIER, YES, remarks_of
 from medclf.run.run import Run
 
@@ -71,6 +71,8 @@ def write_next(
         text = f"the page's sheet would be {sheet}, which is the pool"
         raise OutputError(text, f"choose another page: {argument('out', 'next.html')}")
     source = Run(run) if run else None
+    if source:
+        options["frame"] = frame_of(source.bundle, options.get("frame", "middle"))
     found = label_next(source, pool, n, **options)
     how = source.bundle.preprocessing if source else Preprocessing((224, 224), window=options.get("window"))
     shown, missing = _pictures(found, how, show_burned_in)

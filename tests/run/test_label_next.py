@@ -208,12 +208,32 @@ def test_a_model_s_suggestions_keep_their_names_in_another_order_of_the_classes(
         return encode, ()
 
     monkeypatch.setattr("medclf.run.label_next._encoder", encoder)
-    model = SimpleNamespace(spec=SimpleNamespace(vocab=VOCAB, multi_label=False))
+    model = SimpleNamespace(spec=SimpleNamespace(vocab=VOCAB, multi_label=False, preprocessing=Preprocessing(32)))
     found = label_next(model, pool, 6, vocab=names)
     assert (found.images["suggestion"] == found.images["path"].map(answer)).all()
     fewer = label_next(model, pool, 6, vocab=["dark", "grey"])
     assert (fewer.images["suggestion"] == "").all()
     assert "The model's class 'bright' is none of those named, so the model has no part in the choice." in fewer.notes
+
+
+def test_of_a_run_whose_frames_are_images_each_frame_is_asked_for(pool, tmp_path, monkeypatch):
+    stack = [Image.new("L", (20, 20), 40 * page) for page in range(6)]
+    (tmp_path / "stacks").mkdir()
+    stack[0].save(tmp_path / "stacks" / "a.tif", save_all=True, append_images=stack[1:])
+    values = np.random.default_rng(0).normal(size=(6, 4))
+    monkeypatch.setattr("medclf.run.label_next._encoder", lambda *_: (lambda paths, digests: (values, None), ()))
+    how = Preprocessing(32, frame="all")
+    model = SimpleNamespace(
+        spec=SimpleNamespace(vocab=VOCAB, multi_label=False, preprocessing=how), preprocessing=how, multi_label=False
+    )
+    model.bundle = model
+    monkeypatch.setattr("medclf.run.label_page.Run", lambda run: model)
+    lines = write_next(tmp_path / "stacks", tmp_path / "next.html", run="RUN", n=3, progress=False)
+    sheet = pd.read_csv(tmp_path / "next.csv", dtype=str)
+    assert sheet["path"].str.fullmatch(r"a\.tif#\d").all() and len(sheet) == 3
+    assert shlex.join(commands(lines)[1]).endswith("--labels next.csv --frame all")
+    with pytest.raises(DataError, match="window is for an encoder without a model"):
+        label_next(model, tmp_path / "stacks", window="lung")
 
 
 def test_a_learner_a_bundle_and_an_exported_file_see_the_same_stages(pool, tmp_path):
@@ -224,6 +244,7 @@ def test_a_learner_a_bundle_and_an_exported_file_see_the_same_stages(pool, tmp_p
     network.eval()
     bundle = load_bundle(save_bundle(learn, tmp_path / "a.bundle", calibration={}), verify=False)
     exported = Predictor(bundle.content, "a", bundle.runnable.run)  # what OnnxModel is, on another runtime
+    exported.calibration = {"temperature": 2.0}
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     seen = []
@@ -235,8 +256,8 @@ def test_a_learner_a_bundle_and_an_exported_file_see_the_same_stages(pool, tmp_p
         seen.append(features[[0, 2]])
     for other in seen[1:]:
         assert other == pytest.approx(seen[0], rel=1e-3, abs=1e-4)
-    labels = {f"{number:02}.png": answer(f"{number:02}.png") for number in range(12)}
-    assert len(label_next(exported, pool, 3, labels=labels, progress=False).images) == 3
+    told = [row["prob"] for row in label_next(exported, pool, 24, progress=False).images.to_dict("records")]
+    assert max(told) == pytest.approx(max(exported.predict_probs(sorted(pool.iterdir())).max(1)), rel=1e-4)
 
 
 def test_what_has_no_part_in_the_choice_is_told():
