@@ -68,7 +68,8 @@ class DecisionPolicy:
         """See that what is asked can be done with these labels.
 
         Raises:
-            DataError: the positive label is none of them, or of several it is not said which one is decided on.
+            DataError: the positive label is none of them, or of several it is not said which one is decided on, or
+                which one is as frequent as `prevalence` says.
         """
         known = sorted(labels)
         if self.positive is not None and self.positive not in known:
@@ -77,8 +78,10 @@ class DecisionPolicy:
             )
         by_threshold = self.decide if self.decide == "threshold" else None
         wishes = {"operating_point": self.rule, "decide": by_threshold, "prevalence": self.prevalence}
+        if multi_label:  # each label may have a threshold, but no share of positives is that of each
+            wishes = {"prevalence": self.prevalence}
         asked = [argument(name, wish) for name, wish in wishes.items() if wish]
-        if asked and self.positive is None and not multi_label and len(known) > 2:
+        if asked and self.positive is None and len(known) > (1 if multi_label else 2):
             raise DataError(
                 f"{asked[0]} needs one of the {len(known)} labels",
                 f"name it with {argument('positive', 'LABEL')}",

@@ -231,6 +231,10 @@ def test_a_policy_is_held_against_the_labels():
     with pytest.raises(DataError, match=r"prevalence=0\.1 needs one of the 3 labels"):
         DecisionPolicy(prevalence=0.1).check(["a", "b", "c"], False)
     DecisionPolicy(prevalence=0.1, positive="c").check(["a", "b", "c"], False)
+    with pytest.raises(DataError, match=r"prevalence=0\.1 needs one of the 2 labels"):  # not each is as frequent
+        DecisionPolicy(rule="youden", prevalence=0.1).check(["a", "b"], True)
+    DecisionPolicy(rule="youden", prevalence=0.1, positive="b").check(["a", "b"], True)
+    DecisionPolicy(rule="youden", decide="threshold").check(["a", "b"], True)
     DecisionPolicy(rule="youden").check(["a", "b", "c"], True)
 
 
