@@ -48,7 +48,7 @@ class Review:
             "labels" what `label_next(labels=...)` and `medclf train --labels` take (path, label, mark, note).
         multi_label: whether an image may have several labels.
         blind: show neither label, prediction, suggestion nor group.
-        earlier: (path, label, mark) of images that were labelled already, to stand in the sheet as well.
+        earlier: (path, label, mark, note) of images that were labelled already, to stand in the sheet as well.
         missing: why images are left out.
 
     Example:
@@ -63,7 +63,7 @@ class Review:
     sheet: Literal["corrections", "labels"] = "corrections"
     multi_label: bool = False
     blind: bool = False
-    earlier: Sequence[tuple[str, str, str]] = ()
+    earlier: Sequence[tuple[str, str, str, str]] = ()
     missing: Sequence[str] = ()
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -122,9 +122,8 @@ class Review:
             if answer["labels"] or answer["mark"] or answer["note"]:
                 rows.append(self._row(item, "|".join(answer["labels"]), answer["mark"], answer["note"]))
         if self.sheet == "labels":
-            earlier = [(*row, "") for row in self.earlier]
-            found = pd.DataFrame([*earlier, *rows], columns=["path", "label", "mark", "note"])
-            return found.assign(earlier=["yes"] * len(earlier) + [""] * len(rows)) if earlier else found
+            found = pd.DataFrame([*self.earlier, *rows], columns=["path", "label", "mark", "note"])
+            return found.assign(earlier=["yes"] * len(self.earlier) + [""] * len(rows)) if self.earlier else found
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def to_csv(self, path: str | Path) -> Path:

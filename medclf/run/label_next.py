@@ -13,6 +13,8 @@ import pandas as pd
 
 from medclf.auditing.label_forecast import Forecast, forecast
 from medclf.auditing.labelling import Probe, choose_next, self_trained
+from medclf.dataset.corrections import POOR
+from medclf.dataset.corrections import UNSURE as NOT_SURE
 from medclf.dataset.labels import objects
 from medclf.dataset.scan import scan, usable
 from medclf.errors import DataError, ReadError, argument
@@ -33,6 +35,7 @@ from medclf.run.labels_so_far import (
     known_labels,
     labels_said,
     notes_of,
+    remarks_of,
     second_reader,
     unanswered,
     vocab_of,
@@ -59,6 +62,8 @@ class NextLabels:
         root: the folder that paths are relative to.
         notes: what else there is to say.
         patients: path -> patient ID of the images whose patient is known.
+        multi_label: whether an image may have several labels.
+        remarks: path -> mark and note of the sheet that was given.
     """
 
     images: pd.DataFrame
@@ -70,6 +75,15 @@ class NextLabels:
     notes: list[str] = field(default_factory=list)
     patients: dict[str, str] = field(default_factory=dict)
     unsure: list[str] = field(default_factory=list)
+    multi_label: bool = False
+    remarks: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def earlier(self) -> list[tuple[str, str, str, str]]:
+        """Path, label, mark and note of the images that were read already, to stand in the next sheet as well."""
+        rows = [(path, label, *self.remarks.get(path, ("", ""))) for path, label in self.labelled.items()]
+        without = [(path, POOR) for path in self.poor] + [(path, NOT_SURE) for path in self.unsure]
+        return rows + [(path, "", mark, self.remarks.get(path, ("", ""))[1]) for path, mark in without]
 
 
 def label_next(
@@ -192,6 +206,8 @@ def label_next(
         notes,
         {path: str(one) for path, one in zip(pool.paths, patients, strict=False) if one is not None},
         sorted(said.unsure),
+        multi_label,
+        remarks_of(labels),
     )
 
 

@@ -13,8 +13,6 @@ from typing import Any
 import pandas as pd
 
 from medclf.auditing.labelling import TYPICAL, UNSURE
-from medclf.dataset.corrections import POOR
-from medclf.dataset.corrections import UNSURE as NOT_SURE
 from medclf.dataset.csv_files import save_rows
 from medclf.errors import DataError, OutputError, ReadError, argument
 from medclf.files import refuse_to_replace
@@ -23,7 +21,7 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.progress import watch
 from medclf.results.wording import percent
 from medclf.run.label_next import DISAGREE, NextLabels, frame_of, label_next
-from medclf.run.labels_so_far import EARLIER, YES, remarks_of
+from medclf.run.labels_so_far import EARLIER, YES
 from medclf.run.run import Run
 
 _OF_BOTH = ("patient_col", "follow_links", "window", "frame")  # options that a training takes, too
@@ -76,11 +74,7 @@ def write_next(
     found = label_next(source, pool, n, **options)
     how = source.bundle.preprocessing if source else Preprocessing((224, 224), window=options.get("window"))
     shown, missing = _pictures(found, how, show_burned_in)
-    several = bool(source and source.bundle.multi_label)
-    remarks = remarks_of(options.get("labels"))
-    earlier = [(path, label, *remarks.get(path, ("", ""))) for path, label in found.labelled.items()]
-    for mark, paths in ((POOR, found.poor), (NOT_SURE, found.unsure)):
-        earlier += [(path, "", mark, remarks.get(path, ("", ""))[1]) for path in paths]
+    several, earlier = found.multi_label, found.earlier
     images = found.images.set_index("path")
     items = [(f"image-{place:03}", uri) for place, uri in enumerate(shown.values(), 1)]
     names = list(shown)

@@ -121,11 +121,8 @@ def _next(found: NextLabels, show_burned_in: bool, model: Any) -> tuple[Iterator
         return read_picture(found.root, how, show_burned_in, row)
 
     told = ((row, _wanted(row)) for row in found.images.to_dict("records"))
-    earlier = [(path, label, "") for path, label in found.labelled.items()]
-    earlier += [(path, "", "poor image") for path in found.poor]
-    earlier += [(path, "", "unsure") for path in found.unsure]
-    multi_label = bool(getattr(model, "multi_label", False))
-    return told, read, {"vocab": found.vocab, "sheet": "labels", "earlier": earlier, "multi_label": multi_label}
+    more = {"vocab": found.vocab, "sheet": "labels", "earlier": found.earlier, "multi_label": found.multi_label}
+    return told, read, more
 
 
 def _wanted(row: Mapping[str, Any]) -> ReviewItem:

@@ -46,11 +46,11 @@ def test_what_is_no_image_or_class_is_refused(said):
 
 
 def test_a_sheet_of_labels_holds_those_given_earlier():
-    review = made(sheet="labels", earlier=[("z.png", "ulcer", "")])
+    review = made(sheet="labels", earlier=[("z.png", "ulcer", "unsure", "seen before")])
     review.answer("b.png", "polyp", mark="unsure")
     review.answer("c.png", "polyp", mark="poor image")
     said = [["b.png", "polyp", "unsure", "", ""], ["c.png", "", "poor image", "", ""]]
-    expected = [["z.png", "ulcer", "", "", "yes"], *said]
+    expected = [["z.png", "ulcer", "unsure", "seen before", "yes"], *said]
     assert review.to_frame().to_numpy().tolist() == expected
 
 

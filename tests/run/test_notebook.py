@@ -1,5 +1,7 @@
 """`review` in a notebook: of a RUN, of an interpretation, and of the images to label next."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -53,12 +55,18 @@ def test_of_label_next_the_sheet_holds_all_labels(tmp_path):
         ("b.png", "typical", "", 0.0, 0.0),
     ]
     images = pd.DataFrame(rows, columns=["path", "why", "suggestion", "prob", "margin"])
-    found = review(NextLabels(images, None, {"z.png": "normal"}, ["y.png"], ["normal", "polyp"], tmp_path))
+    chosen = NextLabels(images, None, {"z.png": "normal"}, ["y.png"], ["normal", "polyp"], tmp_path)
+    found = review(replace(chosen, remarks={"y.png": ("poor image", "blurred")}))
     assert [(item.path, item.group, item.suggestion) for item in found.items] == [
         ("a.png", "unsure", ("polyp",)), ("b.png", "typical", ())
     ]  # fmt: skip
     assert len(found.missing) == 1 and found.missing[0].startswith("c.png: ")
     found.answer("b.png", "polyp")
     assert found.to_frame().to_numpy().tolist() == [
-        ["z.png", "normal", "", "", "yes"], ["y.png", "", "poor image", "", "yes"], ["b.png", "polyp", "", "", ""]
-    ]  # fmt: skip
+        ["z.png", "normal", "", "", "yes"],
+        ["y.png", "", "poor image", "blurred", "yes"],
+        ["b.png", "polyp", "", "", ""],
+    ]
+    several = review(replace(chosen, multi_label=True))
+    several.answer("b.png", "normal", "polyp")
+    assert several.to_frame()["label"].tolist() == ["normal", "", "normal|polyp"]
