@@ -45,6 +45,7 @@ from medclf.results.schema import SCHEMA
 from medclf.results.wording import measured
 from medclf.run.config import Say, check_early
 from medclf.run.resume import check_free, check_not_emptied, claimed, located
+from medclf.run.run import Run
 
 BOXES = "boxes.csv"
 _MAY_BE_OFF = {"audit", "linear_probe", "saliency", "cache"}  # a detector has none of them
@@ -136,7 +137,21 @@ def _data(
     kind = "finding" if split == "stratified" else split
     told = describe_split(usable(table), {"kind": kind, "seed": config.seed})["sentence"]
     say(told)
-    return table, given, notes, [told, "Near-duplicates in both sets were not looked for; medclf audit does."]
+    seen = _known_to_classifier(config, table)
+    for line in seen:
+        say(line)
+    return table, given, notes, [told, *seen, "Near-duplicates in both sets were not looked for; medclf audit does."]
+
+
+def _known_to_classifier(config: TrainConfig, table: pd.DataFrame) -> list[str]:
+    """How many reported images the classifier of `from_run` was trained on, in a sentence; [] where none."""
+    if not config.from_run or not Path(config.from_run).is_dir():
+        return []
+    shown = usable(table)
+    shown = shown[shown["partition"] != "train"]
+    n = int(shown["sha256"].isin(Run(config.from_run).trained_on).sum())
+    told = f"{n} of the {len(shown)} images that are not trained on here are training images of the classifier"
+    return [f"{told} whose backbone is used: scores on them are optimistic."] if n else []
 
 
 def _lacking(table: pd.DataFrame, given: Boxes) -> Iterator[str]:

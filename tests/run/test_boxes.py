@@ -21,7 +21,7 @@ from medclf.models.backbones import build_network
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.results.record import read_record
 from medclf.results.run_folder import RunFolder
-from medclf.run.boxes import hottest, outcomes, train_boxes
+from medclf.run.boxes import _known_to_classifier, hottest, outcomes, train_boxes
 from medclf.run.predict_boxes import predict_boxes, print_boxes
 from medclf.run.resume import settings_in, started_from
 from medclf.run.train import train
@@ -170,6 +170,15 @@ def test_the_backbone_of_a_classifier_stays_what_it_was(drawn, tmp_path):
     saliency = json.loads((out / "results.json").read_text())["boxes"]["saliency"]
     assert 0 <= saliency["hit_rate"]["value"] <= 1 and saliency["hit_rate"]["n"] > 0
     assert "Grad-CAM" in (out / "report.html").read_text()
+
+
+def test_what_the_classifier_of_a_backbone_was_trained_on_is_said(tmp_path):
+    (tmp_path / "table.csv").write_text("path,sha256,partition\na.png,a,train\nb.png,b,train\nc.png,c,valid\n")
+    table = pd.DataFrame({"path": ["x", "y", "z"], "sha256": list("abc"), "partition": ["train", "valid", "test"]})
+    table = table.assign(problem="", label="disc")
+    (said,) = _known_to_classifier(TrainConfig("d", "o", from_run=str(tmp_path)), table)
+    assert said.startswith("1 of the 2 images that are not trained on here are training images of the classifier")
+    assert _known_to_classifier(TrainConfig("d", "o"), table) == []
 
 
 @pytest.mark.parametrize(
