@@ -65,9 +65,10 @@ def write_next(
     sheet = out.with_suffix(".csv")
     for file in (out, sheet):
         refuse_to_replace(file, overwrite)
-    if isinstance(pool, (str, Path)) and sheet.resolve() == Path(pool).resolve():
-        text = f"the page's sheet would be {sheet}, which is the pool"
-        raise OutputError(text, f"choose another page: {argument('out', 'next.html')}")
+    for what, given in {"the pool": pool, "the second reader's sheet": options.get("second")}.items():
+        if isinstance(given, (str, Path)) and sheet.resolve() == Path(given).resolve():
+            text = f"the page's sheet would be {sheet}, which is {what}"
+            raise OutputError(text, f"choose another page: {argument('out', 'next.html')}")
     source = Run(run) if run else None
     if source:
         options["frame"] = frame_of(source.bundle, options.get("frame", "middle"))

@@ -115,6 +115,8 @@ def test_no_other_file_is_replaced_by_the_sheet(pool, tmp_path):
     for given, message in (({}, "mine.csv exists already"), ({"overwrite": True}, "which is the pool")):
         with pytest.raises(OutputError, match=message):
             write_next(tmp_path / "mine.csv", tmp_path / "mine.html", vocab=VOCAB, **given, **QUICK)
+    with pytest.raises(OutputError, match="which is the second reader's sheet"):
+        write_next(pool, tmp_path / "mine.html", second=tmp_path / "mine.csv", overwrite=True, vocab=VOCAB, **QUICK)
     assert (tmp_path / "mine.csv").read_text().startswith("path")
 
 
