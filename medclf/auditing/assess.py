@@ -15,7 +15,7 @@ import pandas as pd
 from medclf.auditing.audit import Audit
 from medclf.auditing.decisions import column_of, decision_scores, decision_section
 from medclf.auditing.fusion import fused
-from medclf.dataset.groups import TRAINED_BEFORE, unit_of
+from medclf.dataset.groups import trained_before, unit_of
 from medclf.dataset.labels import objects
 from medclf.metrics.abstention import abstain_curve, evaluate_abstain
 from medclf.metrics.calibration import Temperature
@@ -334,7 +334,6 @@ def seen_in_training(part: Predictions, table: pd.DataFrame, audit: Audit | None
     twin = np.zeros(len(part), bool)
     if audit is not None:
         twin = audit.twin_in_train(table["partition"]).reindex(paths).fillna(False).to_numpy(bool)
-    if TRAINED_BEFORE in table:
-        twin = twin | paths.isin(table.loc[table[TRAINED_BEFORE].astype(bool), "path"]).to_numpy()
+    twin = twin | paths.isin(trained_before(table)).to_numpy()
     train = set(table.loc[(table["partition"] == "train") & table["patient"].notna(), "patient"])
     return twin, np.array([patient in train for patient in objects(part.table, "patient")], bool)

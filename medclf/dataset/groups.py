@@ -78,6 +78,11 @@ def cluster(paths: Sequence[str], first: Sequence[int], second: Sequence[int]) -
     return pd.Series(found, index=pd.Index([paths[row] for row in rows], name="path"), name="cluster", dtype=object)
 
 
+def trained_before(table: pd.DataFrame) -> set[str]:
+    """The paths of the images that the network was trained on before this training began with it."""
+    return set(table.loc[table[TRAINED_BEFORE].astype(bool), "path"]) if TRAINED_BEFORE in table else set()
+
+
 def groups_of(table: pd.DataFrame) -> np.ndarray | None:
     """Which images belong together: they share a patient or a group of near-duplicates, directly or through others.
 

@@ -23,6 +23,7 @@ from medclf.auditing.decisions import DecisionPolicy
 from medclf.auditing.label_errors import CheckedLabels, check_labels
 from medclf.auditing.short_audit import short_audit
 from medclf.config import UnitChoice
+from medclf.dataset.groups import trained_before
 from medclf.dataset.labels import objects
 from medclf.dataset.matching import left_out, match_labels
 from medclf.dataset.splits import no_partition, unplaced
@@ -318,14 +319,21 @@ def _leak_free(
     place: int = 0,
 ) -> Sections:
     """The section leak_free; `place` is that of the part among the units' parts."""
+    images = part
     if units is None:
         seen = seen_in_training(part, table, audit)
     else:  # a unit leaks where any of its images does
         made = units.parts[place]
-        first, second = seen_in_training(made.images, table, audit)
+        images = made.images
+        first, second = seen_in_training(images, table, audit)
         seen = made.any_of(first), made.any_of(second)
     found = leak_free(part, *seen, results)
-    return {"leak_free": found} if found else {}
+    if found is None:
+        return {}
+    if n := len(trained_before(table) & set(images.table["path"])):
+        told = "1 image that the run was" if n == 1 else f"{n} images that the run was"
+        found["sentence"] += f" Among them: {told} trained on that this one began with."
+    return {"leak_free": found}
 
 
 def _test_results(

@@ -19,7 +19,7 @@ from fastai.torch_core import get_model
 from fastcore.foundation import L
 
 from medclf.config import Balance, Pooling
-from medclf.dataset.groups import TRAINED_BEFORE, groups_of
+from medclf.dataset.groups import groups_of, trained_before
 from medclf.display import Shown, listed
 from medclf.errors import DataError, MedclfError, MedclfWarning, argument
 from medclf.learn import distributed
@@ -280,11 +280,12 @@ class MedLearner(Shown, Learner):
         """(n,) which training images the body was trained on before: no fold of theirs says what it does on others."""
         read = ~unread(self.dls.train)
         table = getattr(self.dls, "table", None)
-        if self._trained or table is None or TRAINED_BEFORE not in table:
+        if self._trained or table is None:
             return np.full(read.sum(), self._trained)
-        seen, root = set(table.loc[table[TRAINED_BEFORE].astype(bool), "path"]), self.dls.path
-        items = self.dls.train.dataset.items
-        known = [item.relative_to(root).as_posix() in seen for item in items]
+        seen, root = trained_before(table), self.dls.path
+        if not seen:
+            return np.full(read.sum(), False)
+        known = [item.relative_to(root).as_posix() in seen for item in self.dls.train.dataset.items]
         return np.asarray(np.array(known, bool)[read])
 
     def load(self, *args: Any, **kwargs: Any) -> Any:
