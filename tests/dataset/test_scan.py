@@ -749,3 +749,15 @@ def test_a_column_that_looks_like_patients_is_named_where_none_is(make_images, p
     assert "column 'Patient ID' looks like patients (2 for 4 images)" in said and 'patient_col="Patient ID"' in said
     _, said = scan_noting(csv, patient_col="Patient ID")
     assert "looks like" not in said
+
+
+def test_a_review_is_not_taken_for_labels(make_images):
+    root = make_images("a.png", "b.png")
+    review = pd.DataFrame({"path": ["a.png", "b.png"], "label": ["x", "y"], "mark": ["", "new label"]})
+    review.assign(new_label=["", "x"]).to_csv(root / "review.csv", index=False)
+    for given in ({"items": root, "labels": "review.csv"}, {"items": root / "review.csv"}):
+        with pytest.raises(DataError, match=r"review\.csv is a review") as error:
+            scan(given.pop("items"), **given)
+        assert 'corrections="review.csv"' in error.value.remedy
+    review.assign(mark="", new_label="").to_csv(root / "review.csv", index=False)  # it corrects nothing
+    assert list(scan(root, labels="review.csv")["label"]) == ["x", "y"]
