@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -47,7 +48,7 @@ RECENT = 200
 _MOST_REFERENCE = 1000
 _BS = 32
 _MOST_GROUPS = 8
-_MADE = 2  # raised where what the reference holds changes: an older one is made again
+_MADE = 3  # raised where what the reference holds changes: an older one is made again
 
 
 def watch(
@@ -89,9 +90,10 @@ def watch(
     if not rows:
         others = f"; it has {len(everything)} of other models" if everything else ""
         raise DataError(f"{place} has no sketch of this model{others}", "serve the run first: medclf serve RUN")
-    known, right = _reference(source, progress)
+    known, right, per_unit = _reference(source, progress)
     multi_label, vocab, decide = source.bundle.multi_label, source.bundle.vocab, source.bundle.decide
     reference, stream = (stream_of(part, vocab, multi_label, decide) for part in (known, rows))
+    reference = replace(reference, per_unit=per_unit)
     alarms = find_drift(reference, stream, false_alarms=false_alarms)
     recent = stream.part(slice(max(0, len(stream) - RECENT), len(stream)))
     accuracy = estimate_accuracy(reference, right, recent)
@@ -103,9 +105,8 @@ def watch(
     page = Path(out) if out else source / FOLDER / PAGE
     measured = (
         f"After every {STEP} images, the last 50, 100 and 200 are compared with {number(len(known))} images that the "
-        f"model was not trained on. If nothing changes and images do not depend on each other, the chance of a false "
-        f"alarm is at most {percent(false_alarms, 0)} within {number(HORIZON)} images. Several images of one patient "
-        f"in a row raise it."
+        f"model was not trained on. {_dependence(per_unit)} the chance of a false alarm is at most "
+        f"{percent(false_alarms, 0)} within {number(HORIZON)} images. More images of one patient than that raise it."
     )
     sections = [
         *([_differing(alarms, rows, reference, stream, vocab)] if alarms else []),
@@ -117,14 +118,23 @@ def watch(
     return [*told, f"page: {page}"]
 
 
-def _reference(run: Run, progress: bool) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Sketches of the images that the run did not train on, and whether each was classified correctly."""
+def _dependence(per_unit: float) -> str:
+    if per_unit == 1:
+        return "If nothing changes and images do not depend on each other,"
+    return (
+        f"As in the run, {per_unit:.1f} images of one patient, or near-duplicates, are expected, and count as one. If "
+        f"nothing changes,"
+    )
+
+
+def _reference(run: Run, progress: bool) -> tuple[list[dict[str, Any]], np.ndarray, float]:
+    """Sketches of the images that the run did not train on, whether each was classified correctly, images a patient."""
     kept = run / FOLDER / REFERENCE
     bundle = run.bundle
     if kept.is_file():
         held = json.loads(kept.read_text(encoding="utf-8"))
         if held.get("model") == bundle.hash and held.get("made") == _MADE:
-            return held["rows"], np.array(held["right"], float)
+            return held["rows"], np.array(held["right"], float), held["per_unit"]
     predictions, root = _of_images(run), run.images
     chosen = np.flatnonzero(predictions.fully_known)
     chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:_MOST_REFERENCE])
@@ -141,6 +151,7 @@ def _reference(run: Run, progress: bool) -> tuple[list[dict[str, Any]], np.ndarr
     images = iter(bar(map_ahead(read, paths, ahead=_BS), len(paths), "Reference", progress=progress))
     rows: list[dict[str, Any]] = []
     right: list[float] = []
+    used: list[int] = []
     at = iter(chosen.tolist())
     while batch := list(islice(images, _BS)):
         places = list(islice(at, len(batch)))
@@ -154,10 +165,13 @@ def _reference(run: Run, progress: bool) -> tuple[list[dict[str, Any]], np.ndarr
         for (row, _, facts), answer, measures in zip(sound, answers, numbers, strict=True):
             rows.append(sketch(answer, measures, facts, bundle.hash))
             right.append(_is_right(answer.pred, np.asarray(predictions.y)[row]))
+            used.append(row)
     if not rows:
         raise DataError(f"{run.path}: none of its images can be read", "bring them back")
-    write_json(kept, {"model": bundle.hash, "made": _MADE, "rows": rows, "right": right})
-    return rows, np.array(right)
+    groups = predictions.groups
+    per_unit = 1.0 if groups is None else len(used) / len(np.unique(groups[used]))
+    write_json(kept, {"model": bundle.hash, "made": _MADE, "per_unit": per_unit, "rows": rows, "right": right})
+    return rows, np.array(right), per_unit
 
 
 def _of_images(run: Run) -> Predictions:

@@ -142,6 +142,26 @@ def test_the_reference_is_answered_with_what_is_known_beside_the_images(run):
     assert sorted(row["age"] for row in given) == list(range(80))
 
 
+def test_images_of_one_patient_count_as_one(run, monkeypatch):
+    seen = []
+    find = sys.modules["medclf.run.watch"].find_drift
+    monkeypatch.setattr(
+        "medclf.run.watch.find_drift",
+        lambda reference, *a, **k: seen.append(reference.per_unit) or find(reference, *a, **k),
+    )
+    serve(run, levels(150, 1), 2)
+    watch(run, progress=False)
+    text = (run / FOLDER / "watch.html").read_text()
+    assert set(seen) == {1.0} and "images do not depend on each other" in text
+    (run / FOLDER / "reference.json").unlink()
+    sys.modules["medclf.run.watch"].Run("").predictions.table["patient"] = [f"p{number // 4}" for number in range(80)]
+    for _ in range(2):  # made, and read again
+        seen.clear()
+        watch(run, progress=False)
+        assert set(seen) == {4.0}
+    assert "4.0 images of one patient" in (run / FOLDER / "watch.html").read_text()
+
+
 def test_of_several_labels_the_least_sure_says_how_sure_an_answer_is():
     rows = [{"probs": {"dark": 0.1, "light": 0.2}, "measures": {}, "kinds": {}, "image": "a"}]
     assert stream_of(rows, VOCAB, multi_label=True).confidence == pytest.approx([0.8])
