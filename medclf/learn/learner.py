@@ -27,7 +27,8 @@ from medclf.learn.labels import class_names, is_multi_label
 from medclf.learn.normalization import stats_for
 from medclf.learn.precision import TrainInBf16, has_bf16
 from medclf.learn.preprocessing import preprocessing_of, reading_of
-from medclf.learn.training import MedLearner, last_weight
+from medclf.learn.training import MedLearner
+from medclf.learn.weights import last_weight
 from medclf.models.backbones import build_network, describe, fitted_to, origin, stages
 from medclf.models.heads import pool_by
 from medclf.models.own_networks import is_own, register_network

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.schedule import Learner, LRFinder
 from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders
@@ -21,7 +20,7 @@ from fastcore.foundation import L
 from medclf.config import Balance, Pooling
 from medclf.dataset.groups import groups_of, trained_before
 from medclf.display import Shown, listed
-from medclf.errors import DataError, MedclfError, MedclfWarning, argument
+from medclf.errors import DataError, MedclfError, argument
 from medclf.learn import distributed
 from medclf.learn.arguments import rates_by_group
 from medclf.learn.balance import balanced_loss, draw_evenly, is_balanced
@@ -34,6 +33,7 @@ from medclf.learn.linear_probe import LinearProbe, fit_head
 from medclf.learn.normalization import normalized
 from medclf.learn.partial import training_from
 from medclf.learn.preprocessing import settings_of, spec_of
+from medclf.learn.weights import BlendWeights, KeepStatistics, last_weight, weights_of
 from medclf.models.heads import is_plain, pool_by
 from medclf.models.pooling import GeMPool
 from medclf.models.spec import ModelSpec, Normalization
@@ -459,54 +459,3 @@ def _returned(cbs: Sequence[Any], history: Sequence[Mapping[str, float]]) -> int
             if cb.best in values:
                 return values.index(float(cb.best)) + 1
     return len(history)
-
-
-def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of all weights and buffers."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def last_weight(model: torch.nn.Module) -> torch.Tensor:
-    """The weights of the last layer that has any."""
-    return [*model.parameters()][-2 if len([*model.parameters()]) > 1 else -1].detach()
-
-
-class BlendWeights(Callback):
-    """Before the last epoch is validated, make each trained weight `share` of what it is, the rest of `learn.start`.
-
-    So the last row of the epochs, and whatever is saved with it, are of the network that comes back.
-    """
-
-    def __init__(self, share: float) -> None:
-        self.share = share
-
-    def after_train(self) -> None:
-        """After the last batch of an epoch."""
-        if self.learn.epoch == self.learn.n_epoch - 1:
-            blend_weights(get_model(self.learn.model), self.learn.start, self.share)
-
-    def after_cancel_fit(self) -> None:
-        """Say where a callback ended the fit before that."""
-        if self.learn.epoch < self.learn.n_epoch - 1:
-            text = f"the fit ended before its last epoch, where blend={self.share} averages: nothing was averaged"
-            warnings.warn(MedclfWarning(text), stacklevel=2)
-
-
-def blend_weights(model: torch.nn.Module, start: Mapping[str, torch.Tensor], share: float) -> None:
-    """Make each weight that was trained `share` of what it is and the rest of what it was in `start`."""
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if value.requires_grad:
-                value.lerp_(start[name].to(value), 1 - share)
-
-
-class KeepStatistics(Callback):
-    """While training, BatchNorm layers normalise with the statistics they have and do not update them."""
-
-    order = TrainEvalCallback.order + 1
-
-    def before_train(self) -> None:
-        """After fastai has put the network into training mode."""
-        for module in self.learn.model.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                module.eval()

@@ -28,7 +28,8 @@ from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.labels import class_names, is_multi_label
 from medclf.learn.prediction import predict_loader
 from medclf.learn.preprocessing import reading_of
-from medclf.learn.training import MedLearner, blend_weights, weights_of
+from medclf.learn.training import MedLearner
+from medclf.learn.weights import blend_weights, weights_of
 from medclf.metrics.calibration import calibrate_out_of_fold, to_logits
 from medclf.metrics.intervals import Sampling, critical
 from medclf.models.pooling import GlobalPool

@@ -85,7 +85,7 @@ def train_boxes(
     check_early(config)
     _check(config, unlisted, neck)
     check_free(config.out, config.overwrite)
-    check_not_emptied(config)
+    check_not_emptied(config, boxes=boxes)
     config = located(config)
     start = time.perf_counter()
     with claimed(config.out, overwrite=config.overwrite) as out:

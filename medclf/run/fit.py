@@ -24,8 +24,9 @@ from medclf.learn.prediction import predict_loader
 from medclf.learn.training import MedLearner
 from medclf.results.predictions import Predictions
 from medclf.results.wording import percent
+from medclf.run.candidates import decide, fit_probe
 from medclf.run.config import Say, TrainConfig
-from medclf.run.plan import PLAN, Outline, chosen_in, decide, fit_probe, read_plan, write_plan
+from medclf.run.plan import PLAN, Outline, chosen_in, read_plan, write_plan
 from medclf.run.resume import CHECKPOINTS
 from medclf.run.tracking import epochs_tracked
 

@@ -206,8 +206,12 @@ def check_free(out: str | Path, overwrite: bool) -> None:
         )
 
 
-def check_not_emptied(config: TrainConfig) -> None:
+def check_not_emptied(config: TrainConfig, **more: Any) -> None:
     """See that what a training reads is not in the RUN that it empties first.
+
+    Args:
+        config: whose files are looked at.
+        more: further ones, by the argument that names them.
 
     Raises:
         OutputError: it is, and would be lost.
@@ -216,8 +220,9 @@ def check_not_emptied(config: TrainConfig) -> None:
         >>> check_not_emptied(TrainConfig("images", "RUN", overwrite=True, corrections="RUN2/review.csv"))
     """
     out = Path(config.out).absolute()
-    for name in ("data", "labels", "test", "card", "corrections", "from_run", "weights") if config.overwrite else ():
-        path = getattr(config, name)
+    names = ("data", "labels", "test", "card", "corrections", "from_run", "weights")
+    read = {name: getattr(config, name) for name in names} | more
+    for name, path in read.items() if config.overwrite else ():
         if path and Path(path).absolute().is_relative_to(out) and Path(path).exists():
             text = f"{argument(name)}: {path} is in {config.out}, which {argument('overwrite', True)} empties first"
             raise OutputError(text, f"choose another {argument('out')}")

@@ -13,7 +13,7 @@ from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.learner import med_learner
 from medclf.learn.precision import TrainInBf16, has_bf16, precision
 from medclf.learn.prediction import predict_loader
-from medclf.learn.training import KeepStatistics
+from medclf.learn.weights import KeepStatistics
 
 FLAG = "_is_avx512_bf16_supported"
 

@@ -11,7 +11,7 @@ import torch
 
 from medclf import __version__
 from medclf.config import TrainConfig
-from medclf.errors import BundleError, DataError
+from medclf.errors import BundleError, DataError, OutputError
 from medclf.images.box_places import SIDES
 from medclf.images.heatmap import check_places
 from medclf.images.preprocessing import Preprocessing
@@ -212,6 +212,16 @@ def test_choices_that_do_not_exist_are_refused_before_anything_is_read(drawn, tm
         train_boxes(config, drawn / "boxes.csv", neck="lite")
     with pytest.raises(DataError, match="unlisted must be negative or skip, not 'negativ'"):
         train_boxes(config, drawn / "boxes.csv", unlisted="negativ")
+
+
+def test_boxes_inside_the_run_are_not_emptied_before_they_are_read(drawn, tmp_path):
+    run = tmp_path / "RUN"
+    run.mkdir()
+    (run / "run.json").write_text('{"format": 1, "settings": {"data": "d", "out": "o"}}')
+    (run / "boxes.csv").write_text("path,label,x_min,y_min,x_max,y_max\n")
+    with pytest.raises(OutputError, match=r"boxes: .*boxes\.csv is in .* empties first"):
+        train(drawn, out=run, boxes=run / "boxes.csv", overwrite=True)
+    assert (run / "boxes.csv").is_file()
 
 
 def test_hidden_names_are_the_rows_of_the_table_and_absent_labels_are_said(drawn, tmp_path):

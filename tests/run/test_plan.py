@@ -23,6 +23,7 @@ from medclf.learn.linear_probe import UNTOLD
 from medclf.learn.step_costs import Costs
 from medclf.learn.trial import BLENDS, MOST, Trial, _part, best_of, compared, try_tuning
 from medclf.results.predictions import Predictions
+from medclf.run import candidates as trying
 from medclf.run import plan as plans
 from medclf.run import train as trainings
 from medclf.run.budget import Job
@@ -160,7 +161,7 @@ def test_a_network_with_a_class_token_is_tried_as_it_is(data):
     learn.fit_head(progress=False)
     assert not trials.has_map(learn)
     config, outline = TrainConfig("d", "o", **SMALL), plans.Outline(None, why_not="too few")
-    chosen, candidates = plans.decide(config, outline, learn, options, make, lambda line: None)
+    chosen, candidates = trying.decide(config, outline, learn, options, make, lambda line: None)
     assert chosen.pooling is None and "no feature map" in plans.sentence_of(candidates)
     share, trial = try_tuning(learn, options, make, lambda inner: None)
     assert share == 1 and trial.after == pytest.approx(trial.before)
@@ -321,7 +322,7 @@ def test_few_images_get_the_probe_alone(data, tmp_path):
 def test_fine_tuning_is_tried_on_training_images_alone_and_the_record_repeats_it(data, tmp_path, monkeypatch):
     monkeypatch.setattr(plans, "FEWEST", 10)
     seen = []
-    tried = plans.try_tuning
+    tried = trying.try_tuning
 
     def looked_at(learn, loaders, make, tune, **more):
         def noted(dls):
@@ -330,7 +331,7 @@ def test_fine_tuning_is_tried_on_training_images_alone_and_the_record_repeats_it
 
         return tried(learn, loaders, noted, tune, **more)
 
-    monkeypatch.setattr(plans, "try_tuning", looked_at)
+    monkeypatch.setattr(trying, "try_tuning", looked_at)
     said = []
     run = train(TrainConfig(str(data), str(tmp_path / "RUN"), modality="endoscopy", budget=5, **SMALL), said.append)
     assert seen and not any(inside & reported for inside, reported in seen)
@@ -409,7 +410,7 @@ def test_the_plan_takes_all_stages_where_they_tell_more_and_near_duplicates_stay
     learn.fit_head(progress=False)
     assert learn.groups() is None
     config, outline, said = TrainConfig("d", "o", **SMALL | {"audit": True}), plans.Outline(None, why_not="too few"), []
-    chosen, candidates = plans.decide(config, outline, learn, {}, partial(med_learner, arch="x"), said.append)
+    chosen, candidates = trying.decide(config, outline, learn, {}, partial(med_learner, arch="x"), said.append)
     groups = learn.groups()
     assert groups is not None and len(np.unique(groups)) < len(groups)
     names = [row["name"] for row in candidates if row["chosen"]]
@@ -423,7 +424,7 @@ def test_the_plan_takes_all_stages_where_they_tell_more_and_near_duplicates_stay
         "efficientnet_lite0",
         pooling=again.pooling,
     )
-    plans.fit_probe(repeated, TrainConfig.from_dict(json.loads(json.dumps(again.as_dict()))), said.append)
+    trying.fit_probe(repeated, TrainConfig.from_dict(json.loads(json.dumps(again.as_dict()))), said.append)
     assert (repeated.groups() == groups).all() and repeated.is_probe
     assert (repeated.head.held_out == learn.head.held_out).all()
 
@@ -441,7 +442,7 @@ def test_that_the_features_tell_little_is_said_once(tmp_path):
     outline = plans.Outline(None, why_not="too few")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", f".* {UNTOLD} ", MedclfWarning)
-        plans.decide(TrainConfig("d", "o", **SMALL), outline, learn, {}, partial(med_learner, arch="x"), print)
+        trying.decide(TrainConfig("d", "o", **SMALL), outline, learn, {}, partial(med_learner, arch="x"), print)
         with pytest.raises(MedclfWarning, match=UNTOLD):  # what a user fits is told of as before
             learn.fit_head(progress=False)
 
