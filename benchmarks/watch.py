@@ -5,8 +5,9 @@
 `hyperkvasir-lower-gi`, features of the frozen backbone. A linear probe and the out-of-distribution detector are
 fitted on a third of the images; half of the others are the reference. An unchanged stream is drawn, with replacement,
 from all of the others. A changed one is 400 of those, then 200 drawn from images that were changed as the table says:
-`found after` is the number of changed images when the first alarm came. Then the accuracy of the last 200 images of
-unchanged streams, and of streams of other prevalence, is estimated without labels.
+`found after` is the number of changed images when the first alarm came. Then accuracy is estimated without labels: each
+time another third trains, half of the others are the reference, and the other half are the images that come; where the
+rarest class is to come twice as often, only half of the other classes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-from label_next import read_data
+from label_next import Data, read_data
 from PIL import Image, ImageFilter, ImageOps
 from side_by_side import print_table, shared_data
 
@@ -76,22 +77,16 @@ def changed_features(paths: list[Path], change: Change) -> tuple[np.ndarray, np.
         return embed_table(table, bs=16, progress=False), np.stack(pixels)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, default=50)
-    parser.add_argument("--simulations", type=int, default=100)
-    parser.add_argument("--images", type=int, default=80)
-    options = parser.parse_args()
-    data = read_data("gi")
-    table = usable(scan(shared_data() / "hyperkvasir-lower-gi", check_pixels=False, progress=False))
-    paths = [Path(table.attrs["root"]) / path for path in table["path"]]
-    part = folds(data.y, None, 3, seed=0)
-    train, others = np.flatnonzero(part == 0), np.flatnonzero(part != 0)
-    rng = np.random.default_rng(0)
-    reference_rows = rng.permutation(others)[: len(others) // 2]
+def parted(data: Data, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A third of the images to train on, and the others."""
+    part = folds(data.y, None, 3, seed=seed)
+    return np.flatnonzero(part == 0), np.flatnonzero(part != 0)
+
+
+def answering(data: Data, train: np.ndarray, vocab: list[str]) -> Callable[[np.ndarray, np.ndarray], list[dict]]:
+    """From features and pixels to sketches of what a linear probe, fitted on `train`, says of them."""
     fit = fit_linear(data.like[train], data.y[train], data.n_classes)
     detector = ood_fit(data.like[train])
-    vocab = [str(code) for code in range(data.n_classes)]
 
     def rows_of(features: np.ndarray, pixels: np.ndarray) -> list[dict]:
         logits = features @ fit.weight.T + fit.bias
@@ -101,6 +96,23 @@ def main() -> None:
         answers = [SimpleNamespace(probs=dict(zip(vocab, row, strict=True)), flags=()) for row in probs]
         return [sketch(answer, one, {}, "m") for answer, one in zip(answers, measures, strict=True)]
 
+    return rows_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=50)
+    parser.add_argument("--simulations", type=int, default=100)
+    parser.add_argument("--images", type=int, default=80)
+    options = parser.parse_args()
+    data = read_data("gi")
+    table = usable(scan(shared_data() / "hyperkvasir-lower-gi", check_pixels=False, progress=False))
+    paths = [Path(table.attrs["root"]) / path for path in table["path"]]
+    train, others = parted(data, 0)
+    rng = np.random.default_rng(0)
+    reference_rows = rng.permutation(others)[: len(others) // 2]
+    vocab = [str(code) for code in range(data.n_classes)]
+    rows_of = answering(data, train, vocab)
     pixels = np.stack([prepare(path, 224) for path in paths])
     plain = rows_of(data.like, pixels)
     reference = stream_of([plain[row] for row in reference_rows], vocab)
@@ -137,20 +149,24 @@ def main() -> None:
         rows.append([name, first[0].at - 400 if first else "not found", first[0].what if first else ""])
     print_table(["change", "found after", "by"], rows)
 
-    right = reference.pred == data.y[reference_rows]
-    for name in ("unchanged", "prevalence times 2"):
-        said = held = 0
-        for _ in range(options.simulations):
-            extra = rng.choice(rare, 40) if name != "unchanged" else np.zeros(0, int)
-            picked = np.concatenate([rng.choice(others, 200 - len(extra)), extra])
-            stream = stream_of([plain[row] for row in picked], vocab)
-            estimate = estimate_accuracy(reference, right, stream)
+    asked: dict[str, list[bool]] = {"unchanged": [], "prevalence times 2": []}
+    for draw in range(options.simulations):
+        train, others = parted(data, draw)
+        answers = answering(data, train, vocab)(data.like, pixels)
+        reference_rows = rng.permutation(others)[: len(others) // 2]
+        known = stream_of([answers[row] for row in reference_rows], vocab)
+        came = np.setdiff1d(others, reference_rows)
+        rare = np.flatnonzero(data.y == np.bincount(data.y[others]).argmin())
+        rest = rng.permutation(np.setdiff1d(came, rare))
+        twice = np.concatenate([np.intersect1d(came, rare), rest[: len(rest) // 2]])
+        for name, picked in zip(asked, (came, twice), strict=True):
+            stream = stream_of([answers[row] for row in picked], vocab)
+            estimate = estimate_accuracy(known, known.pred == data.y[reference_rows], stream)
             if estimate.value == estimate.value:
-                said += 1
-                truth = (stream.pred == data.y[picked]).mean()
-                held += estimate.low <= truth <= estimate.high
-        share = f"{held / said:.0%}" if said else "none"
-        print(f"accuracy, {name}: said in {said} of {options.simulations}, within its interval in {share}", flush=True)
+                asked[name].append(estimate.low <= (stream.pred == data.y[picked]).mean() <= estimate.high)
+    for name, held in asked.items():
+        share = f"{np.mean(held):.0%}" if held else "none"
+        print(f"accuracy, {name}: said in {len(held)} of {options.simulations}, within its interval in {share}")
 
 
 if __name__ == "__main__":

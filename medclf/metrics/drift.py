@@ -242,7 +242,7 @@ def estimate_accuracy(
         open_ += (share / n) ** 2 * spread**2 * (weight**2 / max(len(mine), 1) + (1 - weight) ** 2 / len(gaps))
     value = float(np.clip(value / n, 0, 1))
     chance = (stream.confidence * (1 - stream.confidence)).sum() / n**2
-    chance = max(chance, value * (1 - value) / n / 2)
+    chance = max(chance, value * (1 - value) / n)
     reach = critical(level) * np.sqrt(reference.per_unit * open_ + chance)
     threshold = np.quantile(reference.confidence, 1 - right.mean())
     other = float((stream.confidence >= threshold).mean())
