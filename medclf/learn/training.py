@@ -270,7 +270,8 @@ class MedLearner(Shown, Learner):
             balance=self.balance,
             loss_func=self.loss_func,
         )
-        if self.head.held_out is not None and (seen := self._seen()).any():
+        seen = self._seen()  # every process asks, also where the first alone has what was held out
+        if self.head.held_out is not None and seen.any():
             held_out = np.where(seen[:, None], np.nan, self.head.held_out)
             self.head = replace(self.head, held_out=held_out)
         self.start = weights_of(self.model)
