@@ -129,10 +129,8 @@ def correct(table: pd.DataFrame, corrections: Corrections) -> tuple[pd.DataFrame
     named: dict[str, list[str]] = {}
     for path in dict.fromkeys([*place, *frames]):
         named.setdefault(str(path).rpartition("/")[2], []).append(path)
-    known, before = (
-        count_labels(table["label"]),
-        {path: label_set(table.at[row, "label"]) for path, row in place.items()},
-    )
+    known = count_labels(table["label"])
+    before = {path: label_set(table.at[row, "label"]) for path, row in place.items()}
     table["correction"], table["label_before"] = "", ""
     meant: list[list[str]] = []
     seen: set[str] = set()

@@ -295,7 +295,7 @@ def _refuse_review(sheet: Sheet) -> None:
     asked = {"mark", "new_label"}
     if sheet.columns.label == "label" and asked <= set(sheet.frame) and any(map(any, map(sheet.texts, asked))):
         text = f"{sheet.name} is a review: its column 'label' holds the labels that mark and new_label correct"
-        raise DataError(text, f"give the labels as they are, and the review as {argument('corrections', sheet.name)}")
+        raise DataError(text, f"give the labels as they are, and the review as {argument('corrections')}")
 
 
 def is_uid_column(name: str) -> bool:
