@@ -3,6 +3,7 @@
 import html
 import json
 import shlex
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -118,6 +119,22 @@ def test_no_other_file_is_replaced_by_the_sheet(pool, tmp_path):
     with pytest.raises(OutputError, match="which is the second reader's sheet"):
         write_next(pool, tmp_path / "mine.html", second=tmp_path / "mine.csv", overwrite=True, vocab=VOCAB, **QUICK)
     assert (tmp_path / "mine.csv").read_text().startswith("path")
+
+
+def test_the_encoders_stages_count_alike_and_clusters_are_of_the_last_one(pool, monkeypatch):
+    module, fitted, chosen = sys.modules["medclf.run.label_next"], [], []
+    fit, choose = module.fit_linear, module.choose_next
+    monkeypatch.setattr(module, "fit_linear", lambda x, *a, **k: fitted.append((x, k["widths"])) or fit(x, *a, **k))
+    monkeypatch.setattr(module, "choose_next", lambda x, *a, **k: chosen.append(x) or choose(x, *a, **k))
+    label_next(None, pool, 3, vocab=VOCAB, **QUICK)
+    assert not fitted and chosen.pop().shape == (24, 512)
+    labels = {path.name: answer(path.name) for path in sorted(pool.iterdir())[:14]}
+    label_next(None, pool, 3, labels=labels, **QUICK)
+    features, widths = fitted[0]
+    assert widths == (64, 64, 128, 256, 512) and features.shape == (14, sum(widths))
+    parts = np.split(chosen[0], np.cumsum(widths)[:-1], axis=1)
+    weights = [part.var(0).sum() for part in parts]
+    assert chosen[0].shape == (24, sum(widths)) and max(weights) < 1.5 * min(weights)
 
 
 def test_labels_fit_a_probe_that_suggests_and_forecasts(pool):
