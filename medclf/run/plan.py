@@ -108,7 +108,7 @@ class Outline:
     size: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For the record of a run that is not finished: a budget measured again may find another way to fit."""
+        """For the record of a run that is not finished, or has folds: a budget measured again may find another way."""
         return asdict(self)
 
 
@@ -122,7 +122,7 @@ def outlined(
         table: of `scan`, its images decoded.
         spent: seconds that this took.
         say: called with a line for the user: what will be tried, and how long that takes.
-        before: the outline of the killed run that is gone on with, which is kept.
+        before: the outline of the run that is gone on with or repeated, which is kept.
     """
     if frozen := on_frozen_features(config):
         say(frozen)

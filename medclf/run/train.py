@@ -131,7 +131,7 @@ def train(
         table, found = link_first(config, _trained_before(config, table, say), say)
         with distributed.group(config.device):
             distributed.from_first(lambda: {"table": for_followers(table), "settings": config.as_dict()})
-            known = before.get("outline") if before and going_on else None
+            known = before.get("outline") if before and (going_on or _asks_the_same(before, config)) else None
             config, outline = outlined(config, table, time.perf_counter() - start, say, known)
         run.write_record(record | {"outline": outline and outline.as_dict()})
         learn, outputs, config = fit_network(config, table, say, outline)
@@ -153,9 +153,16 @@ def train(
         seconds = round(time.perf_counter() - start, 1)
         took = {"finished": now(), "device": str(learn.dls.device), "seconds": seconds}
         took["bundle_hash"] = hash_in(out / "bundle")
+        if outline and config.way == "auto":  # each fold had a plan of its own, and only this says what they tried
+            took["outline"] = outline.as_dict()
         run.write_record(record | took | {"precision": precision(learn)})
         tidy(out)
     return out
+
+
+def _asks_the_same(before: dict[str, Any], config: TrainConfig) -> bool:
+    """Whether a run repeats an earlier one with its settings, so that the same is tried, on whatever machine."""
+    return settings_in(before, out=config.out, overwrite=config.overwrite) == config
 
 
 def _say_withheld(config: TrainConfig, root: Path, predictions: Predictions, say: Say) -> None:

@@ -112,6 +112,30 @@ def test_a_run_that_is_gone_on_with_keeps_the_outline_that_its_budget_had_room_f
     assert plans.outlined(asked, pd.DataFrame(), 1.0, print) != (config, outline) and config.size == 128
 
 
+def test_the_record_of_folds_keeps_what_a_budget_had_room_for_and_their_repeat_measures_nothing(
+    data, tmp_path, monkeypatch
+):
+    """Its size was the smaller one already, from which a repeat went on to measure a smaller one still."""
+    costs = [Costs(96, 10, 0.0, 100, 100, 100), Costs(64, 0.001, 0.0, 0.001, 0.001, 0.001)]
+    measured = []
+    monkeypatch.setattr(plans, "measured", lambda config, **_: measured.append(config.size) or (costs, "layer4", True))
+    learn = SimpleNamespace(dls=SimpleNamespace(device="cpu"))
+    tried = []
+    monkeypatch.setattr(
+        trainings, "fit_network", lambda config, table, say, outline: tried.append(outline) or (learn, None, config)
+    )
+    monkeypatch.setattr(trainings, "assess", lambda *_, **__: SimpleNamespace(predictions=None))
+    monkeypatch.setattr(trainings, "report", lambda out: (out / "report.html").touch())
+    for name in ("_write", "_say_withheld", "hash_in", "precision"):
+        monkeypatch.setattr(trainings, name, lambda *_: None)
+    asked = TrainConfig(str(data), str(tmp_path / "a"), split="kfold", budget=1, **SMALL | {"size": 96})
+    record = read_record(train(asked, lambda _: None))
+    train(settings_in(record, out=str(tmp_path / "b")), lambda _: None, before=record)
+    assert tried[1] == tried[0] and tried[0].size == record["settings"]["size"] == 64 and measured == [96]
+    train(settings_in(record, out=str(tmp_path / "c"), budget=2), lambda _: None, before=record)
+    assert measured == [96, 64]
+
+
 def test_a_way_is_taken_where_it_is_surely_better():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 200)
