@@ -270,6 +270,7 @@ class TrainConfig:
 
     first_sizes: tuple[int, ...] = ()  # of a list of sizes, all but the last
     linked_by: Pooling | None = None  # whose features told a plan which training images are near-duplicates
+    planned_in: str | None = None  # the RUN on whose training images a plan chose the settings
 
     def __post_init__(self) -> None:
         known = options(type(self))

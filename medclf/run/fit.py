@@ -188,13 +188,14 @@ def _decided(
     out, fold = Path(config.out), changes.get("fold")
     kept = distributed.from_first(lambda: read_plan(out) if (out / PLAN).is_file() else {})
     chosen = chosen_in(kept, str(out / PLAN), fold)
+    here = str(out.absolute())
     if chosen is not None:
-        return chosen.applied(config)
+        return replace(chosen.applied(config), planned_in=here)
     loaders = loader_options(config) | changes
     chosen, candidates = decide(config, outline, learn, loaders, lambda dls: _learner(dls, config), say)
     if distributed.is_first():
         write_plan(out, chosen, candidates, table=learn.dls.table, config=config, device=learn.dls.device, fold=fold)
-    return chosen.applied(config)
+    return replace(chosen.applied(config), planned_in=here)
 
 
 def loader_options(config: TrainConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.config import TUNED_EPOCHS, Pooling, TrainConfig
+from medclf.dataset.csv_files import read_rows
 from medclf.dataset.groups import groups_of, unit_of
 from medclf.dataset.labels import label_set
 from medclf.errors import DataError, MedclfError, argument, did_you_mean
@@ -26,6 +27,7 @@ from medclf.learn.trial import (
     MOST,
 )
 from medclf.parallel import n_cores
+from medclf.results.run_folder import TABLE
 from medclf.run.budget import Way, choose, job_of, measured, way_of
 from medclf.run.config import Say
 
@@ -305,10 +307,46 @@ def planned(config: TrainConfig) -> TrainConfig:
         elif given not in (getattr(TrainConfig, name), there):
             text = f"{argument(name, given)} does not go with {config.plan}, which has {there}"
             raise DataError(text, "leave out one of the two")
+    path = Path(config.plan)
+    made_by_a_run = str(path if path.is_dir() else path.parent) if "data" in plan else None
     try:
-        return chosen.applied(config)
+        return replace(chosen.applied(config), planned_in=made_by_a_run)
     except (MedclfError, TypeError) as error:
         raise DataError(f"{config.plan}: {error}", "see the help of medclf train for what each may be") from error
+
+
+def planned_on(config: TrainConfig) -> set[str] | None:
+    """The SHA-256 of the images that an earlier run's plan chose the settings on; None where that is not known.
+
+    To be asked before a RUN is emptied: its own plan may be the earlier one.
+    """
+    if config.planned_in is None:
+        return set()
+    file = Path(config.planned_in) / TABLE
+    if not file.is_file():
+        return None
+    rows = read_rows(file, ["sha256", "partition"])
+    return set(rows.loc[rows["partition"] == "train", "sha256"])
+
+
+def reported_again(earlier: set[str] | None, table: pd.DataFrame, split: str | None) -> str:
+    """What to say of reported images that the settings were chosen on; "" where there are none.
+
+    Args:
+        earlier: from `planned_on`.
+        table: of the run, at its end.
+        split: of the run; with folds, training images are reported as well.
+    """
+    if earlier is None:
+        text = f"The settings are those of another run's plan, beside which there is no {TABLE}"
+        return f"{text}: whether they were chosen on images that are reported here is not known."
+    parts = ["train", "valid", "test"] if split == "kfold" else ["valid", "test"]
+    shown = table[table["partition"].isin(parts) & (table["problem"] == "")]
+    n = int(shown["sha256"].isin(earlier).sum())
+    if not n:
+        return ""
+    text = f"The settings were chosen by a plan on images of which {n} are among the {len(shown)} that are"
+    return f"{text} reported here, so the scores are somewhat optimistic."
 
 
 def _check_known(values: Mapping[str, Any], known: Any, origin: str) -> None:

@@ -42,7 +42,7 @@ from medclf.run.audit import audit_table
 from medclf.run.config import Say, TrainConfig, check_early, check_machine
 from medclf.run.evaluate import evaluate, external_facts
 from medclf.run.fit import fit_network, follow, loader_options
-from medclf.run.plan import PLAN, on_frozen_features, outlined, planned, read_plan
+from medclf.run.plan import PLAN, on_frozen_features, outlined, planned, planned_on, read_plan, reported_again
 from medclf.run.resume import (
     check_free,
     check_not_emptied,
@@ -111,6 +111,7 @@ def train(
     check_machine(config)
     if not distributed.is_first():
         return _follow(config)
+    chosen_on = planned_on(config)
     with claimed(config.out, overwrite=config.overwrite, resume=going_on) as out, tracked(config) as tracking:
         start = time.perf_counter()
         begun = {"format": RECORD_FORMAT, "settings": config.as_dict(), "started": now()}
@@ -145,7 +146,10 @@ def train(
             outputs=outputs,
             unit_answer=config.unit_answer,
         )
-        _write(run, config, learn, assessment, corrected, start)
+        again = reported_again(chosen_on, learn.dls.table, config.split)
+        if again:
+            say(again)
+        _write(run, config, learn, assessment, corrected, start, again)
         report(out)
         if tracking:
             tracking.finish(run)
@@ -210,7 +214,13 @@ def _trained_before(config: TrainConfig, table: pd.DataFrame, say: Say) -> pd.Da
 
 
 def _write(
-    run: Run, config: TrainConfig, learn: MedLearner, assessment: Assessment, corrected: dict[str, Any], start: float
+    run: Run,
+    config: TrainConfig,
+    learn: MedLearner,
+    assessment: Assessment,
+    corrected: dict[str, Any],
+    start: float,
+    again: str,
 ) -> None:
     """All files of the RUN but its page; with an external test, what that found as well."""
     run.write_table(assessment.table)
@@ -229,6 +239,8 @@ def _write(
     if (run / PLAN).is_file():
         plan = read_plan(run / PLAN)
         results["plan"] = {name: plan[name] for name in ("sentence", "candidates") if name in plan}
+    elif again:
+        results["plan"] = {"sentence": again}
     elif frozen := on_frozen_features(config):
         results["plan"] = {"sentence": f"{frozen[:1].upper()}{frozen[1:]}."}
     results["seconds"] = round(time.perf_counter() - start, 1)

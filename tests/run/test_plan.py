@@ -119,7 +119,7 @@ def test_the_record_of_folds_keeps_what_a_budget_had_room_for_and_their_repeat_m
     costs = [Costs(96, 10, 0.0, 100, 100, 100), Costs(64, 0.001, 0.0, 0.001, 0.001, 0.001)]
     measured = []
     monkeypatch.setattr(plans, "measured", lambda config, **_: measured.append(config.size) or (costs, "layer4", True))
-    learn = SimpleNamespace(dls=SimpleNamespace(device="cpu"))
+    learn = SimpleNamespace(dls=SimpleNamespace(device="cpu", table=pd.DataFrame(columns=COLUMNS)))
     tried = []
     monkeypatch.setattr(
         trainings, "fit_network", lambda config, table, say, outline: tried.append(outline) or (learn, None, config)
@@ -502,6 +502,26 @@ def test_what_an_earlier_run_was_trained_on_is_no_measure_of_one_that_goes_on_fr
     assert (trials._parts(known, learn) < 0).tolist() == [True] * 3 + [False] * 3
     with pytest.raises(SplitError, match="trained on before"):
         trials._parts(known.assign(trained_before=True), learn)
+
+
+def test_images_that_a_plan_was_chosen_on_and_that_are_reported_now_are_said(tmp_path):
+    """The plan of folds was chosen on all images; that of one split, on some that another split reports."""
+    earlier = run_of(tmp_path / "earlier", "abcd")
+    (tmp_path / "earlier" / "plan.json").write_text(json.dumps({"format": 1, "chosen": {"epochs": 3}, "data": {}}))
+    config = planned(TrainConfig("d", "o", plan=f"{earlier}/plan.json"))
+    assert plans.planned_on(config) == plans.planned_on(planned(TrainConfig("d", "o", plan=earlier))) == set("abcd")
+    repeat = settings_in({"settings": json.loads(json.dumps(config.as_dict()))}, seed=7)
+    assert plans.planned_on(repeat) == set("abcd")
+    table = pd.DataFrame({"path": list("uvwxyz"), "sha256": list("abcdef"), "problem": ["", "", "", "broken", "", ""]})
+    table["partition"] = ["train", "train", "valid", "valid", "valid", "test"]
+    told = partial(plans.reported_again, set("abcd"))
+    assert "of which 1 are among the 3 that are reported here" in told(table, "random")
+    assert "of which 3 are among the 5 that are reported here" in told(table, "kfold")
+    assert told(table.assign(partition="train"), "random") == ""
+    (tmp_path / "earlier" / "table.csv").unlink()
+    assert "is not known" in plans.reported_again(plans.planned_on(config), table, "random")
+    (tmp_path / "plan.json").write_text(json.dumps({"format": 1, "chosen": {"epochs": 3}}))  # written by hand
+    assert plans.planned_on(planned(TrainConfig("d", "o", plan=str(tmp_path / "plan.json")))) == set()
 
 
 def test_rare_classes_and_few_patients_are_parted_or_refused(data):
