@@ -132,13 +132,17 @@ class Sheet:
         """Labels, problems ("" where there is none), unknown labels, and whether an image can have several."""
         columns = self.columns
         if isinstance(columns.label, list):
+            self._refuse("label_delim", f"takes the cells of one column apart, and {len(columns.label)} are named")
             return self._labels_from_flags(columns.label)
+        self._refuse("exclusive", f"is about several columns of 0 and 1, and '{columns.label}' is one")
+        if columns.uncertain or columns.blank:
+            return self._labels_from_flag(str(columns.label))
         cells = self._cells(str(columns.label))
         multi_label = columns.label_delim is not None or any(isinstance(cell, _SEVERAL) for cell in cells)
         if cells and all(map(_is_vector, cells)) and len({len(cell) for cell in cells}) == 1:
             text = f"column '{columns.label}' of {self.name} holds vectors of 0 and 1, which name no labels"
             raise DataError(text, f"give a column for each label ({argument('label_col')}), or lists of names")
-        labels = [_label_of(cell, columns.label_delim, multi_label) for cell in cells]
+        labels = [label_in(cell, columns.label_delim, multi_label) for cell in cells]
         blank = sum(label is None for label in labels)
         if multi_label and blank:
             self.notes.append(
@@ -193,6 +197,19 @@ class Sheet:
         ]
         return labels, problems, open_, True
 
+    def _refuse(self, option: str, why: str) -> None:
+        if getattr(self.columns, option):
+            raise DataError(f"{argument(option)} {why}", "leave one of them out")
+
+    def _labels_from_flag(self, column: str) -> tuple[list[Label | None], list[str], list[tuple[str, ...]], bool]:
+        """One column of 0 and 1 with other cells, as one of CheXpert's: its labels are 0 and 1."""
+        policies = " and ".join(argument(name) for name in ("uncertain", "blank") if getattr(self.columns, name))
+        self._refuse("label_delim", f"takes names apart, and does not go with {policies}, of a column of 0 and 1")
+        said = self._flags(column)
+        words: dict[str, Label] = {"positive": "1", "negative": "0"}
+        problems = ["" if word in words else f"uncertain: {column}" for word in said]
+        return [words.get(word) for word in said], problems, [()] * len(said), False
+
     def _flags(self, column: str) -> list[str]:
         """What each cell says: "positive" or "negative", else what the policy makes of it."""
         texts = [text.lower() for text in self.texts(column)]
@@ -209,17 +226,18 @@ class Sheet:
     def _flag(self, column: str, row: int, text: str) -> str:
         if text in TRUE | FALSE:
             return "positive" if text in TRUE else "negative"
+        cell = repr(self.texts(column)[row]) if text else "a blank cell"
         policies = {"uncertain": (UNCERTAIN, self.columns.uncertain), "blank": (NOTHING, self.columns.blank)}
         for name, (kinds, policy) in policies.items():
             if text in kinds and policy:
                 return policy
             if text in kinds:
                 raise DataError(
-                    f"{self.place(row, column)}: {self.frame[column].iloc[row]!r} is neither 0 nor 1",
+                    f"{self.place(row, column)}: {cell} is neither 0 nor 1",
                     f"say what such cells count as with {argument(name)}: {', '.join(get_args(Policy))}",
                 )
         raise DataError(
-            f"{self.place(row, column)}: {self.frame[column].iloc[row]!r} is neither 0 nor 1",
+            f"{self.place(row, column)}: {cell} is neither 0 nor 1",
             "decide what it means for this label and write 0 or 1",
         )
 
@@ -390,7 +408,7 @@ def _list_in(cell: Any) -> Any:
     return found if all(isinstance(one, (str, int, float)) for one in found) else cell
 
 
-def _label_of(cell: Any, delimiter: str | None, multi_label: bool) -> Label | None:
+def label_in(cell: Any, delimiter: str | None, multi_label: bool) -> Label | None:
     """The label of a cell; None where it, or one of several in it, is blank; an empty list is no finding."""
     if not multi_label:
         return label_text(cell) or None

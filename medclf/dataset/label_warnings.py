@@ -19,6 +19,7 @@ _MAY_BE_MISSING |= set("unknown missing unlabeled unlabelled undefined ? - -- tb
 _MAY_BE_MISSING |= set("#n/a #ref! #value! #name? #div/0! #null! #num!".split())  # a spreadsheet's errors
 _YES_AND_NO = ({"1", "true", "yes", "y", "t", "positive", "pos"}, {"0", "false", "no", "n", "f", "negative", "neg"})
 _MANY_LABELS = 200
+_SHOWN = 5
 _LONG_WORD = 4  # letters that agree
 _SAYS_NONE = re.compile(
     r"(no[ _-]?(\w+[ _-])?(findings?|abnormalit(y|ies)|disease|pathology)|none|normal|healthy)", re.I
@@ -36,7 +37,7 @@ def label_warnings(table: pd.DataFrame) -> list[str]:
     """
     good = usable(table)
     counts = count_labels(good["label"])
-    sentences = [f"label '{label}' has one image only" for label, n in sorted(counts.items()) if n == 1]
+    sentences = _of_one_image([label for label, n in sorted(counts.items()) if n == 1])
     lost = sorted(set(count_labels(table["label"])) - set(counts))
     sentences += [f"label '{label}' has no usable image" for label in lost]
     if len(counts) == 1 and not table.attrs.get("multi_label"):
@@ -58,9 +59,16 @@ def label_warnings(table: pd.DataFrame) -> list[str]:
     return sentences + _yes_and_no(counts)
 
 
+def _of_one_image(labels: list[str]) -> list[str]:
+    if len(labels) <= _SHOWN:
+        return [f"label '{label}' has one image only" for label in labels]
+    first = ", ".join(f"'{label}'" for label in labels[:_SHOWN])
+    return [f"{len(labels)} labels have one image only: {first} and more. Are the labels what they should be?"]
+
+
 def _run_together(label: str) -> str:
-    """Its spelling without blanks, but between digits: no_tumor, noTumor and notumor are one."""
-    return re.sub(r"(?<!\d) | (?!\d)", "", spelling(label))
+    """Its spelling without blanks, but between digits: no_tumor, noTumor and notumor are one, and so are 01 and 1."""
+    return re.sub(r"^0+(?=\d+$)", "", re.sub(r"(?<!\d) | (?!\d)", "", spelling(label)))
 
 
 def _yes_and_no(counts: Mapping[str, int]) -> list[str]:
@@ -132,10 +140,11 @@ def _copies_that_differ(table: pd.DataFrame) -> list[str]:
 
 def _placeholders(counts: Mapping[str, int]) -> list[str]:
     """Labels that may stand for a missing one."""
+    missing = _MAY_BE_MISSING | ({"-1"} if {*counts} == {"0", "1", "-1"} else set())  # -1 is CheXpert's uncertain
     return [
         f"label '{label}' ({n} images) may stand for a missing label: {argument('drop', label)} leaves its images out"
         for label, n in sorted(counts.items())
-        if label.lower() in _MAY_BE_MISSING
+        if label.lower() in missing
     ]
 
 

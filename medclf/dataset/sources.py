@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from medclf.dataset.columns import BLANK, Columns, Sheet, label_text
+from medclf.dataset.columns import BLANK, Columns, Sheet, label_in, label_text
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, partition_of, walk
 from medclf.dataset.identity import instance_uid, patient_id
@@ -79,7 +79,10 @@ def read_source(source: Any, labels: Any, asked: Asked) -> Rows:
     _check_no_labels(labels)
     if isinstance(source, pd.DataFrame):
         return _from_sheet(Sheet(source, "the DataFrame", asked.columns), None, asked)
+    if not isinstance(source, Iterable):
+        raise DataError(f"{source!r} holds no images", "give a folder, a CSV, a DataFrame or a list of paths")
     items = source.items() if isinstance(source, Mapping) else source
+    _refuse_columns(asked, "a list has none", "make a DataFrame of it")
     return _from_sheet(_sheet_of_list(list(items), asked.columns), None, asked)
 
 
@@ -117,10 +120,7 @@ def _from_folder(folder: Path, labels: Any, asked: Asked) -> Rows:
     if labels is None:
         if asked.root is not None:
             raise DataError("a folder is its own root", "leave root= out, or give a CSV, list or DataFrame")
-        if asked.where:
-            raise DataError(
-                f"{argument('where')} filters the rows of a table", f"give a table with {argument('labels')}"
-            )
+        _refuse_columns(asked, f"{folder} is a folder, without a table", f"give a table with {argument('labels')}")
         return _from_tree(folder, tree, asked)
     if isinstance(labels, pd.DataFrame):
         sheet = Sheet(labels, "the DataFrame of labels", asked.columns)
@@ -190,6 +190,7 @@ def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:
         partition=[partition_of(path) for path in paths],
         problem=problems,
         extra=pd.DataFrame(index=range(len(paths))),
+        multi_label=asked.columns.label_delim is not None,
         ignored=tree.ignored + len(masks),
         notes=[*tree.notes, *notes, *empty],
     )
@@ -199,6 +200,17 @@ def _labels_from_paths(
     root: Path, paths: Sequence[str], asked: Asked
 ) -> tuple[list[Label | None], list[str], list[str]]:
     """Labels, problems and notes."""
+    names, problems, notes = _names_from_paths(root, paths, asked)
+    delimiter = asked.columns.label_delim
+    if delimiter is None:
+        return list(names), problems, notes
+    labels = [None if name is None else label_in(name, delimiter, multi_label=True) for name in names]
+    blank = [name is not None and label is None for name, label in zip(names, labels, strict=True)]
+    return labels, [BLANK if gone else text for gone, text in zip(blank, problems, strict=True)], notes
+
+
+def _names_from_paths(root: Path, paths: Sequence[str], asked: Asked) -> tuple[list[str | None], list[str], list[str]]:
+    """Labels, problems and notes, before any name is taken apart."""
     label_from = asked.label_from
     if label_from is None:
         return [None] * len(paths), [""] * len(paths), []
@@ -206,7 +218,7 @@ def _labels_from_paths(
         labels, problems, notes = labels_of_folders(paths, asked.label_from_parent)
         if label_from == FOLDER_OR_NONE and (any(problems) or len(set(labels) - {None}) < 2):
             return [None] * len(paths), [""] * len(paths), []
-        return list(labels), problems, notes
+        return labels, problems, notes
     if isinstance(label_from, str):
         raise DataError(
             f"label_from={label_from!r} is not known",
@@ -230,6 +242,19 @@ def _label_of(root: Path, path: str, label_from: re.Pattern[str] | Callable[[Pat
     match = label_from.search(path.rpartition("/")[2])
     label = label_text(match.group(1 if label_from.groups else 0)) if match else ""
     return label, "" if label else f"its name does not match {label_from.pattern!r}"
+
+
+def _refuse_columns(asked: Asked, what: str, remedy: str) -> None:
+    """An option about a table's columns says nothing of `what`: its user believes that it does."""
+    given, plain = asked.columns, Columns()
+    said: dict[str, object] = {
+        "path_col": given.path != plain.path,
+        "label_col": given.label not in (plain.label, None),
+    }
+    said |= {"patient_col": given.patient, "partition_col": given.partition, "where": asked.where}
+    said |= {name: getattr(given, name) for name in ("exclusive", "uncertain", "blank")}
+    if wrong := [name for name, is_given in said.items() if is_given]:
+        raise DataError(f"{argument(wrong[0])} is about a table's columns, and {what}", f"{remedy}, or leave it out")
 
 
 def _sheet_of_list(items: list[Any], columns: Columns) -> Sheet:
@@ -270,8 +295,11 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
         labels, problems, notes = _labels_from_paths(root, paths, asked)
         sheet.notes.extend(notes)
         unknown: list[tuple[str, ...]] = [()] * len(paths)
-        multi_label = False
+        multi_label = asked.columns.label_delim is not None
     else:
+        if asked.label_from_parent is not None:
+            text = f"{argument('label_from_parent')} takes the labels from folders, and {sheet.name} has labels"
+            raise DataError(text, "leave one of them out")
         labels, problems, unknown, multi_label = sheet.labels()
     rows = Rows(
         root=root,

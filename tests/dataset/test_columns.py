@@ -78,8 +78,28 @@ def test_uncertain_and_blank_cells_count_as_told(uncertain, blank, labels, unkno
 def test_uncertain_cells_are_refused_with_the_option_that_reads_them():
     with pytest.raises(DataError, match=r"row 2, column 'edema': '-1'.*\n.*uncertain"):
         sheet(**CHEXPERT, columns={"label": ["edema", "mass"]}).labels()
-    with pytest.raises(DataError, match=r"row 3, column 'edema': ''.*\n.*blank"):
+    with pytest.raises(DataError, match=r"row 3, column 'edema': a blank cell.*\n.*blank"):
         sheet(**CHEXPERT, columns={"label": ["edema", "mass"], "uncertain": "unknown"}).labels()
+
+
+def test_what_uncertain_cells_of_one_column_count_as():
+    edema = {"edema": CHEXPERT["edema"]}
+    table = sheet(**edema, columns={"label": "edema", "uncertain": "positive", "blank": "exclude"})
+    labels, problems, _, multi_label = table.labels()
+    assert not multi_label and set(labels) == {"0", "1", None}
+    assert [labels[row] for row, cell in enumerate(CHEXPERT["edema"]) if cell in ("-1", "")] == ["1", None]
+    assert problems.count("uncertain: edema") == 1 and len(table.notes) == 2
+    with pytest.raises(DataError, match="row 1, column 'label': 'polyp' is neither 0 nor 1"):
+        sheet(label=["polyp"], columns={"blank": "negative"}).labels()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"exclusive": True}, {"label_delim": "|", "blank": "negative"}, {"label": ["a", "label"], "label_delim": "|"}],
+)
+def test_options_that_say_nothing_of_the_columns_are_refused(columns):
+    with pytest.raises(DataError, match="leave one of them out"):
+        sheet(label=["1", "0"], a=["0", "1"], columns=columns).labels()
 
 
 def test_an_image_that_nobody_read_has_no_label_known():

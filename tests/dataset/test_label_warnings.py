@@ -122,3 +122,18 @@ def test_copies_of_a_file_under_another_label_are_told(make_images):
 def test_labels_of_the_same_letters_are_told(labels):
     assert "differ only in spelling" in noted(dict.fromkeys(labels.split(), 5))
     assert not noted({"0-1": 5, "01": 5, "2 3": 5, "23": 5})
+
+
+def test_numbers_written_with_zeros_before_them_are_told():
+    assert 'merge="01=01+1"' in noted({"01": 5, "1": 5, "2": 5})
+    assert not noted({"00": 5, "01": 5, "10": 5})
+
+
+def test_a_third_word_beside_0_and_1_may_stand_for_uncertain():
+    assert "label '-1' (2 images) may stand for a missing label" in noted({"0": 5, "1": 5, "-1": 2})
+    assert not noted({"1": 5, "-1": 5})
+
+
+def test_many_labels_of_one_image_are_one_sentence():
+    said = noted({f"case {n} of {n + 1000}": 1 for n in range(40)})
+    assert "40 labels have one image only: 'case 0 of 1000'" in said and said.count("one image only") == 1

@@ -763,3 +763,37 @@ def test_a_review_is_not_taken_for_labels(make_images):
         scan(root, labels=review.assign(new_label=["", "x"]))
     review.assign(mark="", new_label="").to_csv(root / "review.csv", index=False)  # it corrects nothing
     assert list(scan(root, labels="review.csv")["label"]) == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"patient_col": "id"},
+        {"partition_col": "split"},
+        {"path_col": "file"},
+        {"label_col": ["a", "b"]},
+        {"exclusive": True},
+        {"uncertain": "positive"},
+        {"where": "sex=F"},
+    ],
+    ids=str,
+)
+def test_options_about_columns_are_refused_where_there_are_none(make_images, option):
+    root = make_images(*PAIRS)
+    for source in (root, [(root / path, path[0]) for path in PAIRS]):
+        with pytest.raises(DataError, match=f"{next(iter(option))} is about a table's columns"):
+            scan(source, **option)
+
+
+def test_labels_of_folders_are_taken_apart_as_cells_are(make_images):
+    root = make_images("a/1.png", "a/2.png", "a+b/3.png", "b/4.png", "(none)/5.png")
+    table = scan(root, label_delim="+")
+    assert table.attrs["multi_label"] and set(table["label"]) == {("a",), ("a", "b"), ("b",), ()}
+    with pytest.raises(DataError, match="label_from_parent takes the labels from folders, and the list has labels"):
+        scan([(root / "a/1.png", "a")], label_from_parent=1)
+
+
+@pytest.mark.parametrize("source", [None, 5])
+def test_what_holds_no_images_is_named(source):
+    with pytest.raises(DataError, match="holds no images"):
+        scan(source)
