@@ -343,8 +343,12 @@ def _made(kind: Any, values: Mapping[str, Any]) -> Any:
         raise PreprocessingError(f"{kind.__name__} is not described whole: {error}", "save it again") from None
 
 
-def _from_array(array: np.ndarray, channels: int) -> np.ndarray:
-    """As `read_display` gives what it read from a file."""
+def pixels_of_array(array: np.ndarray) -> np.ndarray:
+    """An array as `read_display` gives what it read from a file: uint8 of (H, W) or (H, W, 3).
+
+    Raises:
+        ReadError: its type says not what is black and what is white, or its shape is no image's.
+    """
     if array.dtype not in (np.uint8, np.uint16) or array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,)):
         raise ReadError(
             "the given array",
@@ -353,5 +357,9 @@ def _from_array(array: np.ndarray, channels: int) -> np.ndarray:
         )
     if 0 in array.shape:
         raise ReadError("the given array", "has no pixels", "give an image")
-    image = eight_bit(array[..., 0] if array.shape[2:] == (1,) else array)
+    return eight_bit(array[..., 0] if array.shape[2:] == (1,) else array)
+
+
+def _from_array(array: np.ndarray, channels: int) -> np.ndarray:
+    image = pixels_of_array(array)
     return with_channels(image, 1) if channels == 1 else image

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from fastai.data.block import TransformBlock
 from fastai.data.transforms import IntToFloatTensor
 from fastai.torch_core import TensorImageBW
@@ -16,8 +17,9 @@ from PIL import Image
 from medclf.config import Frame, Window
 from medclf.errors import MedclfError
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
+from medclf.images.preprocessing import pixels_of_array
 from medclf.images.raster import pixels_of
-from medclf.images.reading import eight_bit, read_pixels, with_channels
+from medclf.images.reading import read_pixels, with_channels
 
 
 class TensorMedImageBW(TensorImageBW):
@@ -40,36 +42,42 @@ class MedImage(PILImage):
     @classmethod
     def create(
         cls,
-        fn: str | Path | bytes | np.ndarray | Image.Image,
+        fn: str | Path | bytes | np.ndarray | torch.Tensor | Image.Image,
         window: Window = None,
         frame: Frame = "middle",
         channels: int | None = 3,
         max_megapixels: float = MAX_MEGAPIXELS,
         **_: Any,
     ) -> MedImage:
-        """Make one from a file, its bytes, an array or a PIL image.
+        """Make one from a file, its bytes, an array, a tensor or a PIL image.
 
         Args:
-            fn: a path; the bytes of a file; an array of (H, W) or (H, W, 3), uint8 or uint16; or an image.
+            fn: a path; the bytes of a file; an array of (H, W) or (H, W, 3), uint8 or uint16; a tensor of such, or of
+                (3, H, W); or an image.
             window: as read_pixels.
             frame: as read_pixels.
             channels: 3 for RGB, 1 for grey, None for what the file holds.
             max_megapixels: as read_pixels.
 
         Raises:
-            ReadError: the file cannot be read.
+            ReadError: the file cannot be read, or the array is none of those.
         """
         if isinstance(fn, Image.Image):
             pixels = pixels_of(fn)
-        elif isinstance(fn, np.ndarray):
-            pixels = fn
+        elif isinstance(fn, (np.ndarray, torch.Tensor)):
+            pixels = fn if isinstance(fn, np.ndarray) else _channels_last(fn).numpy(force=True)
         else:
             pixels = read_pixels(fn, window=window, frame=frame, max_megapixels=max_megapixels)
-        pixels = eight_bit(pixels)
+        pixels = pixels_of_array(pixels)
         pixels = with_channels(pixels, channels or (1 if pixels.ndim == 2 else pixels.shape[2]))
         grey = pixels.shape[2] == 1
         image = Image.fromarray(pixels[..., 0] if grey else pixels)
         return (MedImageBW if grey and cls is MedImage else cls)(image)
+
+
+def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    first = tensor.ndim == 3 and tensor.shape[0] in (1, 3) and tensor.shape[2] not in (1, 3)
+    return tensor.movedim(0, 2) if first else tensor
 
 
 class MedImageBW(MedImage):
@@ -165,7 +173,7 @@ class ReadMedImage(Transform):
     `predict` accept.
     """
 
-    input_types = (Path, str, bytes, np.ndarray, Image.Image)
+    input_types = (Path, str, bytes, np.ndarray, torch.Tensor, Image.Image)
 
     def __init__(self, window: Window = None, frame: Frame = "middle", channels: int = 3) -> None:
         super().__init__()

@@ -76,6 +76,31 @@ def test_everything_that_create_takes():
     assert isinstance(MedImage.create(pixels), MedImage)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        RAMP / 65535,
+        RAMP.astype(np.float32),
+        RAMP.astype(int),
+        RAMP > 0,
+        np.zeros((3, 20, 30), np.uint8),
+        torch.rand(3, 20, 30),
+        np.zeros((0, 30), np.uint8),
+    ],
+    ids=lambda given: f"{given.dtype}-{given.ndim}",
+)
+def test_arrays_that_do_not_say_what_is_white_are_refused(given):
+    with pytest.raises(ReadError, match="the given array"):
+        MedImage.create(given)
+
+
+def test_a_tensor_may_have_its_channels_first_or_last():
+    pixels = torch.arange(20 * 30 * 3).reshape(20, 30, 3).to(torch.uint8)
+    for given in (pixels, pixels.permute(2, 0, 1), TensorImage(pixels.permute(2, 0, 1))):
+        assert np.array_equal(MedImage.create(given), pixels)
+    assert MedImageBlock().type_tfms[0](pixels[..., 0]).size == (30, 20)
+
+
 def test_read_image_keeps_grey_grey_and_takes_a_window():
     path = get_testdata_file("CT_small.dcm")
     assert read_image(path).mode == "L" and read_image(path, channels=3).mode == "RGB"
