@@ -20,7 +20,7 @@ from fastcore.foundation import L
 from medclf.config import Balance, Pooling
 from medclf.dataset.groups import groups_of, trained_before
 from medclf.display import Shown, listed
-from medclf.errors import DataError, MedclfError, argument
+from medclf.errors import DataError, MedclfError, MedclfWarning, argument
 from medclf.learn import distributed
 from medclf.learn.arguments import rates_by_group
 from medclf.learn.balance import balanced_loss, draw_evenly, is_balanced
@@ -256,10 +256,17 @@ class MedLearner(Shown, Learner):
             views: augmented views of each image to fit on besides the image itself.
 
         Of images that the body was trained on before, none is held out: the head's `held_out` is NaN there.
+
+        Warns:
+            MedclfWarning: the body's weights were changed since the last probe, by no fit of the learner.
         """
         self._check_balance()
         if self.linear_probe and self.head is None and not self.needs_probe:
             self._trained = True  # the head is none of ours, and nor need the body be
+        if self._body_replaced:
+            text = "the body has other weights than the linear probe was fitted on, maybe of a training on these images"
+            warnings.warn(MedclfWarning(f"{text}: the head is fitted anew, and no fold holds one out"), stacklevel=2)
+            self._trained = True
         self.head = fit_head(
             self.model,
             self.dls.train,
@@ -319,11 +326,23 @@ class MedLearner(Shown, Learner):
         return now.keys() == self.start.keys() and all(torch.equal(now[name], self.start[name]) for name in now)
 
     @property
+    def _body_replaced(self) -> bool:
+        """Whether the body has other weights than the linear probe was fitted on, and no fit or `load` gave it them."""
+        if self.head is None or self.start is None or self._trained:
+            return False
+        body = {name: value for name, value in get_model(self.model).state_dict().items() if name.startswith("0.")}
+        return any(name in self.start and not torch.equal(value, self.start[name]) for name, value in body.items())
+
+    @property
     def needs_probe(self) -> bool:
-        """Whether the head is still as it was made, so that the linear probe has something to do."""
-        if not self.linear_probe or self.head is not None:
+        """Whether the head is still as it was made, or as fitted on a body that was replaced."""
+        if not self.linear_probe:
             return False
         head = last_weight(self.model)
+        if self.head is not None:
+            return self._body_replaced and any(
+                value.shape == head.shape and torch.equal(value, head) for value in (self.start or {}).values()
+            )
         return self._first_head is None or (
             head.shape == self._first_head.shape and torch.equal(head.cpu(), self._first_head)
         )

@@ -20,6 +20,7 @@ from medclf.learn.learner import med_learner
 from medclf.learn.normalization import stats_for
 from medclf.learn.prediction import predict_loader
 from medclf.learn.presets import QuickNormalize
+from medclf.learn.weights import last_weight
 from medclf.results.predictions import Predictions
 
 
@@ -277,6 +278,29 @@ def test_images_that_the_body_was_trained_on_are_held_out_of_no_fold(small, tmp_
     fitted_on = _calibration_set(small, enough, False, small.dls.table, None)
     assert np.isnan(small.head.held_out).all() == (way != "lr_find")
     assert fitted_on.reported == (way != "lr_find")
+
+
+def test_a_body_that_is_replaced_after_the_probe_gets_a_head_of_its_own(small):
+    """Its head stood over the features of another body; its folds held out images that the new body may know."""
+    small.fit_head(progress=False)
+    old = last_weight(small.model).clone()
+    small.model[0].load_state_dict({name: value + 1 for name, value in small.model[0].state_dict().items()})
+    assert small.needs_probe
+    with pytest.warns(MedclfWarning, match="other weights than the linear probe was fitted on"):
+        small.fine_tune(0)
+    assert small.is_probe and not small.needs_probe and not torch.equal(last_weight(small.model), old)
+    assert np.isnan(small.head.held_out).all()
+
+
+@pytest.mark.parametrize("way", ["fit", "whole"])
+def test_a_head_that_came_with_its_body_is_not_fitted_again(small, way):
+    small.fit_head(progress=False)
+    with small.no_bar(), small.no_logging():
+        if way == "fit":
+            small.fit(1, 1e-3)
+        else:
+            small.model.load_state_dict({name: value + 1 for name, value in small.model.state_dict().items()})
+    assert not small.needs_probe and small._body_replaced == (way == "whole")
 
 
 @pytest.mark.slow
