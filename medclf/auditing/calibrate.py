@@ -63,7 +63,7 @@ def calibrate(
         predictions: to report.
         calibration_set: what to fit on.
         policy: how decisions are to be made; the defaults where None.
-        shares: (n_labels,) of the training images that have each label; those of the calibration set where None.
+        shares: (n_labels,) of the training images or units that have each label; of the calibration set where None.
 
     Example:
         >>> import pandas as pd
@@ -77,7 +77,7 @@ def calibrate(
         (['abstain', 'calibration', 'decision', 'operating_point'], True)
     """
     policy = policy or DecisionPolicy()
-    shares = _shares(calibration_set.y, len(predictions.vocab)) if shares is None else shares
+    shares = shares_of(calibration_set.y, len(predictions.vocab)) if shares is None else shares
     why = _why_not(calibration_set)
     try:
         if why:
@@ -101,7 +101,7 @@ def _why_not(calibration_set: CalibrationSet) -> str:
     return f"{n} {counted_as(calibration_set.unit, n)} are too few (at least {FEWEST} are needed)" if n < FEWEST else ""
 
 
-def _shares(y: np.ndarray, n_labels: int) -> np.ndarray:
+def shares_of(y: np.ndarray, n_labels: int) -> np.ndarray:
     """(n_labels,) share of the known images that have each label."""
     if y.ndim == 2:
         return np.asarray((y == 1).sum(axis=0) / np.maximum((y >= 0).sum(axis=0), 1))

@@ -20,7 +20,7 @@ from medclf.learn.batches import unread
 from medclf.learn.columns_beside import ColumnsBeside, columns_beside, with_columns
 from medclf.learn.outputs import train_paths
 from medclf.learn.training import MedLearner
-from medclf.learn.units import AnswersByUnit
+from medclf.learn.units import AnswersByUnit, unit_shares
 from medclf.metrics.ood import FEWEST, OodDetector, ood_fit
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions
@@ -67,7 +67,10 @@ def judge(
         beside = _with_table(learn, table, reported, asked, cross_validated)
     if beside.reported is not None and beside.calibration_set is not None:
         reported, fitted_on = beside.reported, beside.calibration_set
-    shares = None if units else label_shares(learn.dls.train, len(reported.vocab))
+    if units is None or table is None:
+        shares = label_shares(learn.dls.train, len(reported.vocab))
+    else:  # not those of what is fitted on: after fine-tuning that is the validation units
+        shares = unit_shares(table, reported.vocab, reported.multi_label)
     fitted = calibrate(reported, fitted_on, policy, shares)
     detector, rule = _detector(learn, table, features, units), None if units is None else units.rule
     calibration = replace(fitted.calibration, ood=detector, fusion=beside.fusion, unit=rule)

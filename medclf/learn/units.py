@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medclf.auditing.calibrate import shares_of
 from medclf.auditing.calibration_set import CalibrationSet
 from medclf.auditing.unit_answer import choose_answer
 from medclf.config import UnitChoice
+from medclf.dataset.matching import match_labels
 from medclf.dataset.units import UNIT, check_whole, index_of, units_word
 from medclf.errors import DataError, argument
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.units import UnitRule, mean_by
 from medclf.results.predictions import Predictions
 from medclf.results.results import short_metrics, summarize
-from medclf.results.units import CONTRIBUTION, SHOWN, ByUnit, by_unit, sentence_of
+from medclf.results.units import CONTRIBUTION, SHOWN, ByUnit, by_unit, labels_of, sentence_of
 from medclf.results.wording import counted_as
 
 _NAMED = 20  # units that results.json names
@@ -65,6 +67,19 @@ class AnswersByUnit:
     def images(self) -> Predictions:
         """What images.csv holds: the reported and held-out images, and what each contributed."""
         return Predictions.concat([part.images for part in self.parts])
+
+
+def unit_shares(table: pd.DataFrame, vocab: Sequence[Any], multi_label: bool) -> np.ndarray:
+    """(n_labels,) share of the training units with a known label that have each.
+
+    Args:
+        table: the data's, with units and partitions.
+        vocab: the labels.
+        multi_label: an image may have several.
+    """
+    rows = table[(table["partition"] == "train") & (table["problem"] == "")]
+    index, names = index_of(list(rows[UNIT]))
+    return shares_of(labels_of(match_labels(rows, vocab, multi_label).y, index, len(names)), len(vocab))
 
 
 def is_by_unit(table: pd.DataFrame | None) -> bool:

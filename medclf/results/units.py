@@ -75,7 +75,7 @@ def by_unit(images: Predictions, rule: UnitRule) -> ByUnit:
     """
     index, names = index_of(list(images.table[UNIT]))
     n = len(names)
-    y, probs = _labels(images, index, n), rule.probs(images.probs, images.features, index, n)
+    y, probs = labels_of(images.y, index, n), rule.probs(images.probs, images.features, index, n)
     features = None if images.features is None else mean_by(images.features, index, n).astype(np.float32)
     losses, table = losses_of(y, probs, images.multi_label), _table(images.table, index, names)
     units = replace(
@@ -84,14 +84,24 @@ def by_unit(images: Predictions, rule: UnitRule) -> ByUnit:
     return ByUnit(units, images, index).decided_by(rule, units)
 
 
-def _labels(images: Predictions, index: np.ndarray, n: int) -> np.ndarray:
-    """The labels of the units; -1 of those whose images contradict each other."""
-    y = np.asarray(images.y)
-    if images.multi_label:
+def labels_of(y: np.ndarray, index: np.ndarray, n: int) -> np.ndarray:
+    """The labels of the units; -1 of those whose images contradict each other.
+
+    Args:
+        y: (n_images,) or (n_images, n_labels), -1 where unknown.
+        index: (n_images,) the unit of each.
+        n: units.
+
+    Example:
+        >>> labels_of(np.array([0, 0, 1, -1, 0, 1]), np.array([0, 0, 1, 1, 2, 2]), 3).tolist()
+        [0, 1, -1]
+    """
+    y = np.asarray(y)
+    if y.ndim == 2:
         found = np.full((n, y.shape[1]), -1)
         np.maximum.at(found, index, y)
         return found
-    most, least = np.full(n, -1), np.full(n, len(images.vocab))
+    most, least = np.full(n, -1), np.full(n, y.max(initial=-1) + 1)
     np.maximum.at(most, index, y)
     np.minimum.at(least, index[y >= 0], y[y >= 0])
     return np.where(least != most, -1, most)

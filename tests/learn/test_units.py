@@ -8,15 +8,18 @@ import os
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from medclf.auditing.decisions import DecisionPolicy
 from medclf.config import TrainConfig
 from medclf.errors import BundleError, DataError, ReadError
-from medclf.learn.units import units_section
+from medclf.learn.judge import judge
+from medclf.learn.units import answer_by_unit, units_section
 from medclf.metrics.units import UnitRule
 from medclf.results.predictions import Predictions
 from medclf.results.units import by_unit
@@ -125,6 +128,35 @@ def test_conflicts_and_losses_of_any_partition_are_counted_in_the_section() -> N
     assert "1 patient has images of different labels and counts as unlabelled." in found["sentence"]
     assert "1 image of 1 patient could not be used. 1 image that names no patient could not" in found["sentence"]
     assert found["sentence"].endswith("1 patient has no usable image.")
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_balanced_decisions_hold_the_labels_against_their_share_of_the_training_patients(tuned: bool) -> None:
+    """Of a network that was fine-tuned they were the shares of the patients to validate on."""
+    units = ["a"] * 6 + ["b", "c", "d", "e", "f", "g"]
+    table = pd.DataFrame(
+        {"path": [f"{row}.png" for row in range(12)], "unit_id": units, "problem": "", "patient": units}
+    )
+    table["label"] = ["normal"] * 8 + ["polyp", "normal", "polyp", "polyp"]
+    table["partition"] = ["train"] * 9 + ["valid"] * 3
+    table.attrs["unit"] = "patient"
+    rows = [table[table["partition"] == part].reset_index(drop=True) for part in ("valid", "train")]
+    valid, training = (
+        Predictions(
+            ["normal", "polyp"],
+            False,
+            (own["label"] == "polyp").to_numpy(int),
+            np.full((len(own), 2), 0.5),
+            np.zeros(len(own)),
+            own,
+        )
+        for own in rows
+    )
+    units_answered = answer_by_unit(table, [valid], training, None, asked="mean", attention=False)
+    learn = SimpleNamespace(is_probe=not tuned)
+    policy = DecisionPolicy(decide="balanced")
+    found = judge(learn, [units_answered.parts[0].units], table, None, units_answered, policy, (), False)
+    assert found.calibration.weights == pytest.approx({"normal": 4 / 3, "polyp": 4.0})
 
 
 def test_what_is_said_counts_patients(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
