@@ -23,6 +23,7 @@ def write_sheet_page(
     paths: Sequence[str] = (),
     suggestions: Sequence[str] = (),
     suggest: bool = False,
+    remarks: Sequence[str] = (),
     earlier: Sequence[tuple[str, str, str, str]] = (),
     patient_col: str = "",
     patients: Mapping[str, str] | None = None,
@@ -43,6 +44,7 @@ def write_sheet_page(
         paths: of the items, where the sheet is to name them: its columns are then path, label, mark and note.
         suggestions: what a model makes of each item, shown when asked for; "" for none.
         suggest: show them from the start.
+        remarks: notes that were written on the items before; "" for none.
         earlier: (path, label, mark, note) of images that were labelled already, to stand in the sheet as well.
         patient_col: the sheet's column of patients; none where "".
         patients: path -> patient, for that column.
@@ -57,7 +59,9 @@ def write_sheet_page(
         OutputError: it cannot be written.
     """
     view = {
-        "items": list(zip(items, paths or [""] * len(items), suggestions or [""] * len(items), strict=True)),
+        "items": list(
+            zip(items, *(given or [""] * len(items) for given in (paths, suggestions, remarks)), strict=True)
+        ),
         "vocab": list(vocab),
         "sheet": sheet,
         "file": file,

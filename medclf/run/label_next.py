@@ -80,10 +80,15 @@ class NextLabels:
 
     @property
     def earlier(self) -> list[tuple[str, str, str, str]]:
-        """Path, label, mark and note of the images that were read already, to stand in the next sheet as well."""
+        """Path, label, mark and note of the images that were read already, to stand in the next sheet as well.
+
+        Images that were given no more than a note are among them, also where they are asked for again.
+        """
         rows = [(path, label, *self.remarks.get(path, ("", ""))) for path, label in self.labelled.items()]
         without = [(path, POOR) for path in self.poor] + [(path, NOT_SURE) for path in self.unsure]
-        return rows + [(path, "", mark, self.remarks.get(path, ("", ""))[1]) for path, mark in without]
+        rows += [(path, "", mark, self.remarks.get(path, ("", ""))[1]) for path, mark in without]
+        there = {path for path, *_ in rows}
+        return rows + [(path, "", "", note) for path, (_, note) in self.remarks.items() if note and path not in there]
 
 
 def label_next(

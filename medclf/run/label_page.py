@@ -75,10 +75,11 @@ def write_next(
     found = label_next(source, pool, n, **options)
     how = source.bundle.preprocessing if source else Preprocessing((224, 224), window=options.get("window"))
     shown, missing = _pictures(found, how, show_burned_in)
-    several, earlier = found.multi_label, found.earlier
+    several, earlier = found.multi_label, [row for row in found.earlier if row[0] not in shown]
     images = found.images.set_index("path")
     items = [(f"image-{place:03}", uri) for place, uri in enumerate(shown.values(), 1)]
     names = list(shown)
+    remarks = [found.remarks.get(path, ("", ""))[1] for path in names]
     patient_col = options.get("patient_col") if found.patients else None
     why, expected = _chosen(images.loc[names]), _forecast(found, several)
     asked = {"run": run, "n": n, "suggest": suggest, "show_burned_in": show_burned_in}
@@ -94,6 +95,7 @@ def write_next(
         paths=names,
         suggestions=[_suggested(images.loc[path]) for path in names],
         suggest=suggest,
+        remarks=remarks,
         earlier=earlier,
         patient_col=patient_col or "",
         patients=found.patients if patient_col else {},
@@ -101,7 +103,8 @@ def write_next(
         notes=[*found.notes, *expected[:-2]],
         then=then,
     )
-    rows = pd.DataFrame([*earlier, *((path, "", "", "") for path in names)], columns=["path", "label", "mark", "note"])
+    asked_now = [(path, "", "", remark) for path, remark in zip(names, remarks, strict=True)]
+    rows = pd.DataFrame([*earlier, *asked_now], columns=["path", "label", "mark", "note"])
     if earlier:
         rows[EARLIER] = [YES] * len(earlier) + [""] * len(names)
     if patient_col:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from medclf.auditing.labelling import TYPICAL
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, OutputError
 from medclf.images.preprocessing import Preprocessing
@@ -19,7 +20,8 @@ from medclf.inference.predictor import Predictor
 from medclf.models.backbones import build_network
 from medclf.models.heads import pool_by
 from medclf.models.spec import ModelSpec, Normalization
-from medclf.run.label_next import _encoder, label_next
+from medclf.run import label_page
+from medclf.run.label_next import NextLabels, _encoder, label_next
 from medclf.run.label_page import write_next
 from medclf.run.labels_so_far import notes_of
 
@@ -86,6 +88,18 @@ def test_what_it_says_to_go_on_with_goes_on(pool, tmp_path, monkeypatch):
     assert "Why these images: 6 stand for images like them, of which none has a label." in page
     with pytest.raises(DataError, match=r"next\.csv is not filled in"):
         write_next("pool", "next-2.html", n=6, labels="next.csv", **QUICK)
+
+
+def test_a_note_without_a_label_stays_in_the_sheet_or_stands_on_the_page(pool, tmp_path, monkeypatch):
+    images = pd.DataFrame({"path": ["00.png", "01.png"], "why": TYPICAL, "suggestion": "", "prob": 0.5, "margin": 0.0})
+    remarks = {"00.png": ("", 'two "lesions"'), "02.png": ("", "ask A."), "03.png": ("", ""), "04.png": ("", "sharp")}
+    found = NextLabels(images, None, {"04.png": "dark"}, [], VOCAB, pool, remarks=remarks)
+    monkeypatch.setattr(label_page, "label_next", lambda *_, **__: found)
+    write_next(pool, tmp_path / "next.html", n=2)
+    sheet = pd.read_csv(tmp_path / "next.csv", dtype=str, keep_default_na=False).set_index("path")
+    notes = {"04.png": "sharp", "02.png": "ask A.", "00.png": 'two "lesions"', "01.png": ""}
+    assert sheet["note"].to_dict() == notes and sheet["label"].tolist() == ["dark", "", "", ""]
+    assert 'value="two &#34;lesions&#34;"' in (tmp_path / "next.html").read_text()
 
 
 def test_patients_and_remarks_travel_with_the_sheet(pool, tmp_path, monkeypatch):
