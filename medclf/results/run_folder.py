@@ -35,6 +35,7 @@ OUT_OF_FOLD, LABEL_ERRORS = "out_of_fold.csv", "label_errors.csv"
 PAGE, EVALUATIONS = "report.html", "evaluations"
 _JPEG = "data:image/jpeg;base64,"
 _BOTH = "restore both from one copy, or make the run again"
+_BUNDLE = ("bundle.json", "detector.json")  # one of them is in each bundle
 _FOLDER = "give the folder that a training or an evaluation made"
 
 
@@ -79,14 +80,25 @@ class RunFolder(Shown, os.PathLike[str]):
     @cached_property
     def results(self) -> dict[str, Any]:
         """What results.json holds."""
-        if not (self / RESULTS).exists() and not (self / RECORD).exists():
+        file = self._of_a_run(RESULTS)
+        if not file.exists() and not (self / RECORD).exists():
             raise DataError(f"{self.path} is not a RUN folder: it has no {RESULTS}", _FOLDER)
-        return read_results(self / RESULTS)
+        return read_results(file)
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """What run.json holds: the settings, versions, threads, the images' folder."""
-        return read_record(self / RECORD)
+        return read_record(self._of_a_run(RECORD))
+
+    def _of_a_run(self, name: str) -> Path:
+        """The path of one of its files; a bundle's folder, which has none of them, is named as one."""
+        if not (self / name).exists() and any((self / file).is_file() for file in _BUNDLE):
+            text = f"{self.path} is a bundle, and has no {name}: this is asked of the RUN that the bundle is of"
+            able = by_road(
+                "load_bundle loads it to predict", "medclf predict, explain, evaluate, serve and export take it"
+            )
+            raise DataError(text, f"give the RUN folder; of a bundle, {able}")
+        return self / name
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -178,7 +190,7 @@ class RunFolder(Shown, os.PathLike[str]):
     @cached_property
     def table(self) -> pd.DataFrame:
         """What table.csv holds: the table that `scan` made, with the split; labels as there."""
-        rows = read_rows(self / TABLE, ["path", "label"])
+        rows = read_rows(self._of_a_run(TABLE), ["path", "label"])
         problem = rows.get("problem", "")
         table = with_types(rows.drop(columns="problem", errors="ignore")).assign(problem=problem)
         n = (self.results.get("data") or {}).get("n_images", 0)

@@ -1,0 +1,20 @@
+"""What a folder is that is given as a RUN."""
+
+import pytest
+
+from medclf.errors import DataError
+from medclf.results.run_folder import RunFolder
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "detector.json"])
+@pytest.mark.parametrize("asked", ["results", "record", "table", "settings", "hide_names"])
+def test_a_bundle_that_is_given_as_a_run_is_called_one(tmp_path, name, asked):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(DataError, match=f"{tmp_path} is a bundle, and has no ") as error:
+        getattr(RunFolder(tmp_path), asked)
+    assert error.value.remedy.startswith("give the RUN folder; ")
+
+
+def test_a_folder_that_is_neither_run_nor_bundle(tmp_path):
+    with pytest.raises(DataError, match="is not a RUN folder"):
+        _ = RunFolder(tmp_path).results
