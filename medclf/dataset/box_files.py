@@ -17,6 +17,7 @@ from medclf.dataset.given_boxes import (
     GivenImage,
     box_of,
     box_of_size,
+    check_labels,
     check_scores,
     label_of,
     no_number,
@@ -59,6 +60,7 @@ def read_box_file(path: str | Path) -> list[GivenImage]:
         raise DataError(f"{path} does not exist", "look for a typing mistake in its name")
     images = _of_folder(path) if path.is_dir() else _of_file(path)
     check_scores(images, path)
+    check_labels(images, path)
     return images
 
 

@@ -148,6 +148,20 @@ def check_scores(images: Iterable[GivenImage], path: Path) -> None:
             raise DataError(text, f"give the boxes that people drew; if these are, take {name} out of the file")
 
 
+def check_labels(images: Iterable[GivenImage], path: Path) -> None:
+    """See that no label has the sign that separates several labels in medclf's files.
+
+    Raises:
+        DataError: one has it.
+    """
+    for image in images:
+        for box in image.boxes:
+            if "|" in box.label:
+                text = f"{path}: the box of {image.name[-60:]}, {box.where}, has the label '{box.label}'"
+                remedy = "give each of them a box of its own; if it is one label, rename it"
+                raise DataError(f"{text}: medclf's files write several labels so, and a box has one", remedy)
+
+
 def size_of(width: Any, height: Any) -> tuple[float, float] | None:
     """An image's size; None where it is not said."""
     size = (number(width), number(height))

@@ -185,6 +185,20 @@ def test_images_found_by_name_in_another_folder_are_counted() -> None:
     assert len(list(boxes_of(given[:1], images("x/a.png")).sentences())) == 1
 
 
+@pytest.mark.parametrize("kind", ["csv", "coco"])
+def test_a_box_of_several_labels_is_refused(tmp_path: Path, kind: str) -> None:
+    """It was one class, which the RUN's own files took for two."""
+    categories = [{"id": 7, "name": "polyp|ulcer"}]
+    content = json.dumps(COCO | {"categories": categories})
+    if kind == "csv":
+        content = "path,label,x_min,y_min,x_max,y_max\na.png,polyp|ulcer,2,3,10,20\n"
+    file = tmp_path / ("boxes.csv" if kind == "csv" else "boxes.json")
+    file.write_text(content)
+    where = "row 2" if kind == "csv" else "annotation 1"
+    with pytest.raises(DataError, match=rf"the box of a\.png, {where}, has the label 'polyp\|ulcer'"):
+        read_box_file(file)
+
+
 def test_a_box_whose_label_is_written_as_missing_has_none(tmp_path: Path) -> None:
     file = tmp_path / "boxes.csv"
     file.write_text("path,label,x_min,y_min,x_max,y_max\na.png,nan,2,3,12,15\n")
