@@ -29,6 +29,7 @@ from medclf.serving.service import Prediction, Service
 TYPES = ("image/png", "image/jpeg", "image/tiff", "image/bmp", "image/webp", "application/dicom")
 ZIP = "application/zip"
 PARAMETERS = ("field", "preview", "saliency")
+_OF_THE_MODEL = ("frame", "window", "size", "resize", "threshold")
 _DIGITS = 30  # of a Content-Length; with as many it is too large in any case
 _SEND = "send the file itself as the body, with Content-Type one of: " + ", ".join(TYPES)
 _STATUS: tuple[tuple[type[MedclfError], int], ...] = (
@@ -296,6 +297,8 @@ def _check_query(request: Request, fields: Sequence[Mapping[str, Any]]) -> None:
     """A misspelt parameter that is passed over gives the answer to another question."""
     for name in set(request.query_params) - set(PARAMETERS):
         remedy = did_you_mean(name, PARAMETERS)
+        if name in _OF_THE_MODEL:
+            remedy = "leave it out: the model reads and decides as it was trained to"
         if any(name == field["name"] for field in fields):
             remedy = f"give it as field={name}=VALUE"
         if remedy:
