@@ -247,9 +247,14 @@ def evaluate_limits(
         if label in predictions.vocab:
             column = column_of(predictions.y, predictions.probs, predictions, label)
             decided[label] = decision_section(
-                *column, label, point, predictions.groups, prevalence, unit=unit_of(predictions.table)
+                *column,
+                label,
+                point,
+                predictions.groups,
+                prevalence,
+                unit=unit_of(predictions.table),
+                decides=used == "threshold",
             )
-            decided[label]["decides"] = used == "threshold"
             decided[label]["sentence"] += " It was chosen in training."
     if decided:
         found["operating_point"] = decided if predictions.multi_label else next(iter(decided.values()))

@@ -164,9 +164,16 @@ def _decided(
     )
     y, probs = column_of(predictions.y, predictions.probs, predictions, label)
     section = decision_section(
-        y, probs, label, point, predictions.groups, policy.prevalence, cuts, unit_of(predictions.table)
+        y,
+        probs,
+        label,
+        point,
+        predictions.groups,
+        policy.prevalence,
+        cuts,
+        unit_of(predictions.table),
+        decides=policy.decision == "threshold",
     )
-    section["decides"] = policy.decision == "threshold"
     section["sentence"] += f" It was chosen on {calibration_set.described}."
     return section
 
@@ -227,6 +234,7 @@ def decision_section(
     prevalence: float | None = None,
     cuts: np.ndarray | None = None,
     unit: str = "images",
+    decides: bool = True,
 ) -> dict[str, Any]:
     """How a threshold does, for results.json.
 
@@ -239,9 +247,11 @@ def decision_section(
         prevalence: to restate ppv and npv for; None leaves that out.
         cuts: (n,) thresholds instead, each chosen without its image.
         unit: what `groups` are; see `medclf.dataset.groups.unit_of`.
+        decides: whether labels are predicted by it.
 
     Returns:
-        label, threshold, by, wish, table, the rates with intervals, a sentence; with a prevalence, that and restated.
+        label, threshold, by, wish, decides, table, the rates with intervals, a sentence; with a prevalence, that and
+        restated.
     """
     called = probs >= (point.threshold if cuts is None else cuts)
     rates = evaluate_threshold(y, called.astype(float), 0.5, groups=groups, label=label)
@@ -253,12 +263,14 @@ def decision_section(
         "cost": f"a miss was said to cost {(point.wish or {}).get('miss_cost', 1):g} false alarms",
     }
     by = rules.get(point.by, "it was given")
+    use = "is predicted from" if decides else "has an operating point, which does not decide here, at"
     return {
         "label": label,
-        "sentence": f"{label} is predicted from a probability of {point.threshold:.3f}: {by}.",
+        "sentence": f"{label} {use} a probability of {point.threshold:.3f}: {by}.",
         "threshold": point.threshold,
         "by": point.by,
         "wish": point.wish,
+        "decides": decides,
         **as_plain(rates),
         **_restated(rates, label, prevalence, unit),
     }

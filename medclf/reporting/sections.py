@@ -228,7 +228,7 @@ def _point(value: Mapping[str, Any]) -> list[Block]:
     if is_number(value.get("prevalence")) and restated:
         result += [
             Block("heading", text=f"At a prevalence of {percent(value['prevalence'])}"),
-            Block("text", text=str(restated.get("sentence", ""))),
+            *([Block("text", text=str(restated["sentence"]))] if restated.get("sentence") else []),
             Block("facts", rows=[[Cell(words(name)), cell(restated[name], key=name)] for name in ("ppv", "npv")]),
         ]
     if value.get("decides") is False:

@@ -160,9 +160,12 @@ def _told(results: dict[str, Any]) -> Iterator[str]:
         if sentence:
             first, dot, _ = sentence.partition(". ")
             yield first + dot.strip()
-    restated = (results.get("operating_point") or {}).get("restated")
-    if restated and restated["sentence"]:
-        yield restated["sentence"]
+    point = results.get("operating_point") or {}
+    for label, found in ({point["label"]: point} if "label" in point else point).items():
+        if restated := isinstance(found, dict) and found.get("restated"):
+            where = f"{label} at a prevalence of {found['prevalence']:.3g}"
+            text = f"{where}: PPV {written(restated['ppv'])}, NPV {written(restated['npv'])}. {restated['sentence']}"
+            yield text.strip()
     for row in results.get("external") or []:
         yield f"external, {row['images']}: accuracy {written(row['accuracy'])}, n = {row['n']}"
 

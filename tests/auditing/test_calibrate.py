@@ -275,3 +275,12 @@ def test_cuts_of_each_image_decide():
         cuts=np.array([0.5, 0.7, 0.7, 0.5]),
     )
     assert facts["table"] == {"tp": 1, "fp": 1, "fn": 1, "tn": 1}
+    assert facts["sentence"].startswith("polyp is predicted from a probability of 0.500")
+
+
+def test_a_threshold_that_does_not_decide_is_not_told_as_if_it_did():
+    shown, _ = population(200, vocab=("normal", "polyp"))
+    for decide in ("accuracy", "threshold"):
+        found = calibrate(shown, CalibrationSet.of(shown, "the others"), DecisionPolicy(decide=decide))
+        sentence = found.sections["operating_point"]["sentence"]
+        assert ("is predicted from" in sentence) == (decide == "threshold") == ("does not decide" not in sentence)

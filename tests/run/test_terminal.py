@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from medclf.auditing.decisions import decision_section
 from medclf.files import finite
 from medclf.metrics.intervals import as_plain
+from medclf.metrics.thresholds import OperatingPoint
 from medclf.reporting.checks import checks
 from medclf.reporting.formatting import cautions
 from medclf.results.predictions import Predictions
@@ -131,3 +133,14 @@ def test_before_the_end_stands_what_speaks_against_the_score_and_the_page_has_th
     assert "right in 50.0 % of these images" in text
     assert not any(word in text for word in ("finding 1", "temperature", "Brier"))
     assert max(map(len, text.splitlines())) < 160
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_what_a_prevalence_makes_of_ppv_and_npv_is_shown_however_few_the_images(tmp_path, capsys, several):
+    shown = predictions(14, "valid", ["plain", "polyp"])
+    facts = summarize(shown, n_boot=2)
+    point = decision_section(shown.y, shown.probs[:, 1], "polyp", OperatingPoint(0.5), None, prevalence=0.05)
+    facts["operating_point"] = {"plain": {"label": "plain"}, "polyp": point} if several else point
+    (tmp_path / "results.json").write_text(json.dumps(finite(as_plain(facts))))
+    show_results(tmp_path)
+    assert re.search(r"polyp at a prevalence of 0\.05: PPV 1\.000 \(.*NPV 1\.000 \(", capsys.readouterr().out)
