@@ -46,7 +46,9 @@ def report(
         int, typer.Option(help="with more images, show all errors and a sample of the rest", min=0)
     ] = 3000,
     max_megabytes: Annotated[float, typer.Option(help="largest size of the page with pictures, in MB", min=1)] = 60,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a page that medclf did not write")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace a page that medclf did not write, or pictures of another page")
+    ] = False,
     **shown: Any,
 ) -> None:
     """Write the report page of a run again."""

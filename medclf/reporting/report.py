@@ -24,7 +24,7 @@ from medclf.reporting.cases import read_cases
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.page_data import doubtful, label_data, link, page_data, picture_data, script_json
 from medclf.reporting.plain_page import about_of, check_page, in_head
-from medclf.reporting.thumbnails import Album, choose, fill_album, fill_folder
+from medclf.reporting.thumbnails import Album, check_folder, choose, fill_album, fill_folder
 from medclf.reporting.view import TOP_LOSSES, check_facts, context
 from medclf.results import maps
 from medclf.results.names import Names, data_set_name
@@ -314,7 +314,7 @@ def report(
         assets: as in `render`.
         title: as in `render`.
         card: answers to the checklist that medclf cannot know; see `read_card`. A run's results.json gets them too.
-        overwrite: replace also a page, or a results.json, that medclf did not write.
+        overwrite: replace also a page, a results.json or pictures in `assets` that are not of this page.
         progress: as in `render`.
 
     Returns:
@@ -336,6 +336,8 @@ def report(
         if page.resolve() != (run / PAGE).resolve():
             check_page(page, overwrite=overwrite)
         reported = Reported.of_run(run, show_burned_in)
+    if assets is not None:
+        check_folder(assets, page, overwrite=overwrite)
     results, rows = reported.results, reported.rows
     rows = rows if neighbours else rows.drop(columns="neighbours", errors="ignore")
     if run is None or card is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from medclf.errors import DataError, ReadError
+from medclf.errors import DataError, OutputError, ReadError, argument
 from medclf.files import writing
 from medclf.images.heatmap import png_uri
 from medclf.images.phi import Pictures, Reader, Withheld
@@ -27,6 +28,7 @@ LARGE = ((768, 140_000), (512, 70_000), (384, 40_000))  # and the bytes that one
 SMALL_BYTES = 6_000
 DEEP, MOST_DEEP = 512, 40  # longer side of the pictures of 16 bits, and how many images have one
 ALL_LARGE = 300  # up to so many images are all kept large; above, errors and top losses are
+_PICTURE = re.compile(r"\d{6,}-(small|large)\.jpg|other-\d{6,}\.jpg")  # as `fill_folder` names them
 
 
 @dataclass
@@ -300,6 +302,25 @@ def _cost(jpeg: bytes) -> int:
     return len(jpeg) * 4 // 3 + 40
 
 
+def check_folder(folder: str | Path, page: Path, *, overwrite: bool = False) -> None:
+    """See that `fill_folder` replaces no pictures but those of the page that stood at `page` before.
+
+    Raises:
+        OutputError: the folder holds others of such names.
+    """
+    if overwrite or not Path(folder).is_dir():
+        return
+    taken = next((file for file in sorted(Path(folder).iterdir()) if _PICTURE.fullmatch(file.name)), None)
+    if taken and not (page.is_file() and f"{_address(Path(folder), page)}/".encode() in page.read_bytes()):
+        text = f"{taken} is none of the pictures of {page}, and would be replaced"
+        raise OutputError(text, f"give another {argument('assets', 'FOLDER')}, or {argument('overwrite', True)}")
+
+
+def _address(folder: Path, page: Path) -> str:
+    """Of a folder, as its page names it."""
+    return quote(Path(os.path.relpath(folder.resolve(), page.resolve().parent)).as_posix())
+
+
 def fill_folder(
     cases: Cases,
     folder: Path,
@@ -316,7 +337,7 @@ def fill_folder(
         OutputError: the folder cannot be written to.
     """
     album = Album()
-    base = quote(Path(os.path.relpath(folder.resolve(), page.resolve().parent)).as_posix())
+    base = _address(folder, page)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         jobs = [(record, LARGE_BESIDE) for record in records]

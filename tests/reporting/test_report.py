@@ -366,6 +366,24 @@ def test_a_report_takes_no_other_file_s_place(factory: Any, tmp_path: Path) -> N
         report(run, run / "report.html", progress=False)  # its own
 
 
+@pytest.mark.filterwarnings("ignore:.*the page shows none")
+def test_an_assets_folder_loses_no_pictures_but_those_of_its_own_page(factory: Any, tmp_path: Path) -> None:
+    data, pictures = factory(12), tmp_path / "pic tures"
+    for path in data.rows["path"]:
+        (tmp_path / "images" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(data.read({"path": path})).save(tmp_path / "images" / path)
+    run, mine = write_run(data, tmp_path, tmp_path / "images"), pictures / "000001-small.jpg"
+    pictures.mkdir()
+    mine.write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"000001-small\.jpg is none of the pictures of .*a\.html"):
+        report(run, tmp_path / "a.html", assets=pictures, progress=False)
+    assert mine.read_bytes() == b"mine" and not (tmp_path / "a.html").exists()
+    report(run, tmp_path / "a.html", assets=pictures, overwrite=True, progress=False)
+    report(run, tmp_path / "a.html", assets=pictures, progress=False)  # its own
+    with pytest.raises(OutputError, match=r"none of the pictures of .*b\.html"):  # page a would show those of b
+        report(run, tmp_path / "b.html", assets=pictures, progress=False)
+
+
 def test_an_interpretation_replaces_no_results_but_its_like(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"accuracy": 0.9}')
     with pytest.raises(OutputError, match=r"results\.json exists already, and medclf did not write it"):
