@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from medclf.errors import DataError
 from medclf.metrics.intervals import Estimate, critical, undefined
 
 WINDOWS = (50, 100, 200)
@@ -264,12 +265,19 @@ def stream_of(
         vocab: the labels.
         multi_label: whether an image may have several.
         decide: (n, n_labels) probabilities -> which label is predicted; the likeliest where None, or of several labels.
+
+    Raises:
+        DataError: some have other measures than the first.
     """
     probs = np.array([[row["probs"][label] for label in vocab] for row in rows], float).reshape(len(rows), len(vocab))
-    names = list(dict.fromkeys(name for row in rows for name in row["measures"]))
+    names = list(rows[0]["measures"]) if rows else []
+    if other := sum(row["measures"].keys() != set(names) for row in rows):
+        raise DataError(
+            f"{other} of {len(rows)} sketches have other measures than the first", "look at each kind alone"
+        )
     kinds = list(dict.fromkeys(name for row in rows for name in row["kinds"]))
     return Stream(
-        {name: np.array([row["measures"].get(name, 0.0) for row in rows], float) for name in names},
+        {name: np.array([row["measures"][name] for row in rows], float) for name in names},
         probs,
         (decide(probs) if decide and not multi_label else probs).argmax(1) if len(rows) else np.zeros(0, int),
         {name: [row["kinds"].get(name, "") for row in rows] for name in kinds},

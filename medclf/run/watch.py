@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import islice
@@ -91,6 +91,7 @@ def watch(
         others = f"; it has {len(everything)} of other models" if everything else ""
         raise DataError(f"{place} has no sketch of this model{others}", "serve the run first: medclf serve RUN")
     known, right, per_unit = _reference(source, progress)
+    rows, unlike = _comparable(rows, known, place)
     multi_label, vocab, decide = source.bundle.multi_label, source.bundle.vocab, source.bundle.decide
     reference, stream = (stream_of(part, vocab, multi_label, decide) for part in (known, rows))
     reference = replace(reference, per_unit=per_unit)
@@ -102,6 +103,7 @@ def watch(
     if lost := len(ours) - len(rows):
         verb = "sketch is damaged and is" if lost == 1 else "sketches are damaged and are"
         told.append(f"{lost} {verb} left out.")
+    told += unlike
     page = Path(out) if out else source / FOLDER / PAGE
     measured = (
         f"After every {STEP} images, the last 50, 100 and 200 are compared with {number(len(known))} images that the "
@@ -116,6 +118,28 @@ def watch(
     ]
     write_page(page, f"Watch: {source.path.name}", told[0], sections, told[1:])
     return [*told, f"page: {page}"]
+
+
+def _comparable(
+    rows: list[dict[str, Any]], known: Sequence[Mapping[str, Any]], place: Path
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The sketches of the reference's measures, and what to say of others, as another medclf took them.
+
+    Raises:
+        DataError: there are only others.
+    """
+    names = set(known[0]["measures"])
+    found = [row for row in rows if row["measures"].keys() == names]
+    if not (n := len(rows) - len(found)):
+        return found, []
+    differ = sorted(set.union(*(names ^ row["measures"].keys() for row in rows)))
+    more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+    which = f"{', '.join(differ[:3])}{more}"
+    if not found:
+        text = f"{place}: none of the {n} sketches has the measures that this medclf compares. They differ in {which}"
+        raise DataError(text, "serve the run with this medclf, then look at what comes")
+    of = "1 sketch of another medclf has" if n == 1 else f"{n} sketches of another medclf have"
+    return found, [f"{of} other measures ({which}). They cannot be compared, and are left out."]
 
 
 def _dependence(per_unit: float) -> str:

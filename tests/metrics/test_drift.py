@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from medclf.metrics.drift import Stream, _ks, differences, estimate_accuracy, find_drift
+from medclf.errors import DataError
+from medclf.metrics.drift import Stream, _ks, differences, estimate_accuracy, find_drift, stream_of
 
 
 def draw(n, seed, shift=0.0, share=0.3, images=None, sharpness=2.0, kind="400x300"):
@@ -87,6 +88,13 @@ def test_of_drifted_images_nothing_is_said_and_why():
     found = estimate_accuracy(reference, reference.pred == y, draw(200, 1, shift=2.0)[0])
     assert np.isnan(found.value) and "axis 0" in found.note
     assert "fewer than" in estimate_accuracy(reference, reference.pred == y, draw(20, 1)[0]).note
+
+
+def test_sketches_of_other_measures_make_no_stream():
+    rows = [{"probs": {"a": 1.0}, "measures": {name: 0.5}, "kinds": {}, "image": "0"} for name in ("x", "x", "y")]
+    assert stream_of(rows[:2], ["a"]).measures["x"].tolist() == [0.5, 0.5]
+    with pytest.raises(DataError, match="1 of 3 sketches have other measures"):
+        stream_of(rows, ["a"])
 
 
 def test_images_of_one_patient_count_for_less():

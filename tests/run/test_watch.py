@@ -121,6 +121,24 @@ def test_weeks_stand_in_order_whatever_the_clock_did_and_damaged_lines_are_count
     assert text.index("2026-W10</") < text.index("2026-W12</") and "2026-W10 to 2026-W12" in text
 
 
+def test_sketches_of_other_measures_are_told_and_left_out(run):
+    """What they lacked counted as 0; what they alone had ended in a KeyError."""
+    serve(run, levels(120, 1), 2)
+    book = SketchBook(run / FOLDER)
+    for row in book.rows()[:30]:
+        book.add(row | {"measures": {"brightness": 1.0, "sharpness": 2.0}})
+    book.close()
+    told = watch(run, progress=False)
+    other = "30 sketches of another medclf have other measures (contrast, feature axis 1, feature axis 2 and 7 more)."
+    assert f"{other} They cannot be compared, and are left out." in told
+    page = (run / FOLDER / "watch.html").read_text()
+    assert other in page and "in images 121" not in page
+    lines = (run / FOLDER / "sketches.jsonl").read_text().splitlines()
+    (run / FOLDER / "sketches.jsonl").write_text("\n".join(lines[120:]) + "\n")
+    with pytest.raises(DataError, match="none of the 30 sketches has the measures that this medclf compares"):
+        watch(run, progress=False)
+
+
 def test_the_reference_is_answered_with_what_is_known_beside_the_images(run):
     given = []
 
