@@ -6,7 +6,7 @@ import ast
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -427,3 +427,20 @@ def typed(texts: list[str]) -> pd.Series:
     if all(NUMBER.fullmatch(text) and text[-1:] not in "+-." for text in texts if text) and any(texts):
         return pd.to_numeric(pd.Series(texts, dtype=object).replace("", None))
     return pd.Series([text or None for text in texts], dtype=object)
+
+
+def refuse_review(name: str, columns: Iterable[Any], texts: Callable[[str], Iterable[str]]) -> None:
+    """See that labels are not those of a review, which its other columns correct.
+
+    Args:
+        name: of what was given as labels.
+        columns: that it has.
+        texts: column -> its cells.
+
+    Raises:
+        DataError: they are.
+    """
+    asked = {"mark", "new_label"}
+    if asked <= set(columns) and any(map(any, map(texts, asked))):
+        text = f"{name} is a review: its column 'label' holds the labels that mark and new_label correct"
+        raise DataError(text, f"give the labels as they are, and the review to a training as {argument('corrections')}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from medclf.dataset.columns import BLANK, Columns, Sheet, label_in, label_text
+from medclf.dataset.columns import BLANK, Columns, Sheet, label_in, label_text, refuse_review
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, partition_of, walk
 from medclf.dataset.identity import instance_uid, patient_id
@@ -282,7 +282,8 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
     sheet.require_columns()
     if sheet.frame.empty:
         raise DataError(f"{sheet.name} has no rows", "give a row for each image")
-    _refuse_review(sheet)
+    if sheet.columns.label == "label":
+        refuse_review(sheet.name, sheet.frame, sheet.texts)
     if asked.where:
         sheet = sheet.where(asked.where)
     cells = sheet.texts(sheet.columns.path)
@@ -316,14 +317,6 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
         notes=[*(tree.notes if tree else []), *sheet.notes],
     )
     return _one_row_a_path(rows, sheet)
-
-
-def _refuse_review(sheet: Sheet) -> None:
-    """The labels of a review are those that its other columns correct."""
-    asked = {"mark", "new_label"}
-    if sheet.columns.label == "label" and asked <= set(sheet.frame) and any(map(any, map(sheet.texts, asked))):
-        text = f"{sheet.name} is a review: its column 'label' holds the labels that mark and new_label correct"
-        raise DataError(text, f"give the labels as they are, and the review as {argument('corrections')}")
 
 
 def is_uid_column(name: str) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medclf.dataset.columns import refuse_review
 from medclf.dataset.corrections import POOR, UNSURE, joined, labels_in, plain
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.labels import NO_FINDING, label_set, objects
@@ -52,9 +54,7 @@ def labels_said(labels: str | Path | Mapping[str, str] | None) -> Said:
     if labels is None or isinstance(labels, Mapping):
         return Said({str(path): str(label) for path, label in (labels or {}).items()}, set(), set())
     frame = read_csv(Path(labels))
-    if "new_label" in frame:
-        remedy = f"correct the data by it in a training: {argument('corrections', str(labels))}"
-        raise DataError(f"{labels} is a review of labels that there are: it has a column 'new_label'", remedy)
+    refuse_review(str(labels), frame, partial(plain, frame))
     missing = [column for column in ("path", "label") if column not in frame]
     if missing:
         raise DataError(

@@ -758,7 +758,7 @@ def test_a_review_is_not_taken_for_labels(make_images):
     for given in ({"items": root, "labels": "review.csv"}, {"items": root / "review.csv"}):
         with pytest.raises(DataError, match=r"review\.csv is a review") as error:
             scan(given.pop("items"), **given)
-        assert error.value.remedy.endswith("the review as corrections")
+        assert error.value.remedy.endswith("the review to a training as corrections")
     with pytest.raises(DataError, match="the DataFrame of labels is a review"):
         scan(root, labels=review.assign(new_label=["", "x"]))
     review.assign(mark="", new_label="").to_csv(root / "review.csv", index=False)  # it corrects nothing

@@ -65,6 +65,6 @@ def test_a_sheet_that_says_something_else_is_refused(tmp_path):
     with pytest.raises(DataError, match="row 1 names no image"):
         labels_said(sheet(tmp_path, "b.csv", ",x,"))
     review = sheet(tmp_path, "review.csv", "a.png,x,label wrong,y", header="path,label,mark,new_label")
-    with pytest.raises(DataError, match="is a review of labels that there are") as error:
+    with pytest.raises(DataError, match=r"review\.csv is a review: its column 'label'") as error:
         labels_said(review)
-    assert "corrections=" in error.value.remedy
+    assert error.value.remedy.endswith("the review to a training as corrections")
