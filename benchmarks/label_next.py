@@ -1,13 +1,13 @@
 """Labels needed to come within a point of all labels: by `label_next`, by margin alone, at random; and the forecast.
 
-    python benchmarks/label_next.py [--sets gi icu brain skin] [--draws 10] [--only label_next]
+    python benchmarks/label_next.py [--sets gi icu effusion] [--draws 10] [--only label_next]
 
 Each draw holds a quarter of the images (whole patients or lesions) out and starts with no label. Every strategy takes
-ten images at a time from the rest; after each round the same logistic regression is fitted on the features of all
-stages of the frozen backbone, as label-next does, and scored on the images held out, by balanced accuracy. `labels
-needed` is the first number of labels whose score is within a point of that of all labels; beside it that number divided
-by what random draws needed, median over the draws. The column of scikit-activeml (its `UncertaintySampling` by margin)
-appears where the package is installed.
+ten images at a time from the rest, `label_next` as medclf does, by a probe of its own; after each round the same
+logistic regression, its classes weighed alike, is fitted on the features of all stages of the frozen backbone, and
+scored on the images held out, by balanced accuracy. `labels needed` is the first number of labels whose score is within
+a point of that of all labels; beside it that number divided by what random draws needed, median over the draws. The
+column of scikit-activeml (its `UncertaintySampling` by margin) appears where the package is installed.
 
 The forecast is asked for at 50, 100 and 150 labels what 50 more bring: the share of cases where the score that was
 then measured reaches its lower bound, and how far that lies below; where its interval holds the measured gain, and how
@@ -26,13 +26,12 @@ import pandas as pd
 from side_by_side import print_table, shared_data
 
 from medclf.auditing.label_forecast import forecast
-from medclf.auditing.labelling import Probe, choose_next, margin_of
+from medclf.auditing.labelling import Probe, margin_of
 from medclf.dataset.folds import folds
 from medclf.dataset.scan import scan, usable
 from medclf.models.features import embed_table, stage_widths
 from medclf.models.features_kept import kept_features
-from medclf.models.linear_probe import column_scale
-from medclf.models.stage_maps import last_stage
+from medclf.run.label_next import FittedPool
 
 STRENGTH, STEP, LEAST = 0.003, 10, 0.01
 ASKED, MORE = (50, 100, 150), 50
@@ -43,14 +42,6 @@ class Data(NamedTuple):
     widths: tuple[int, ...]
     y: np.ndarray
     groups: np.ndarray | None
-
-    @property
-    def like(self) -> np.ndarray:
-        return last_stage(self.features, self.widths)
-
-    @property
-    def weighed(self) -> np.ndarray:
-        return self.features / column_scale(self.features, self.widths)
 
     @property
     def n_classes(self) -> int:
@@ -70,6 +61,12 @@ def _table(name: str) -> tuple[pd.DataFrame, str | None]:
         rows = pd.read_csv(folder / "data.csv").sort_values("image_id", ignore_index=True)
         icu = rows["icu_admission_offset"].notna().map({True: "icu", False: "ward"})
         rows = pd.DataFrame({"path": "png/" + rows["image_id"] + ".png", "label": icu, "person": rows["patient_id"]})
+        return scan(rows, root=folder, check_pixels=False), "person"
+    if name == "effusion":
+        folder = root / "nih-multilabel-64"
+        rows = pd.read_csv(folder / "labels.csv", dtype=str)
+        label = rows["finding_labels"].str.contains("Effusion").map({True: "effusion", False: "none"})
+        rows = pd.DataFrame({"path": rows["file"], "label": label, "person": rows["patient_id"]})
         return scan(rows, root=folder, check_pixels=False), "person"
     rows = pd.read_csv(root / "ham10000-small" / "HAM10000_metadata.csv")
     rows = pd.DataFrame(
@@ -103,11 +100,11 @@ Pick = Callable[[np.ndarray, np.ndarray, np.ndarray, Data, int], np.ndarray]
 
 
 def by_label_next(probs: np.ndarray, known: np.ndarray, pool: np.ndarray, data: Data, seed: int) -> np.ndarray:
-    few = len(known) < max(10, 2 * data.n_classes) or len(np.unique(data.y[known])) < 2
+    y = np.full(len(data.y), -1)
+    y[known] = data.y[known]
     patients = None if data.groups is None else data.groups[pool]
-    sure = None if few else probs[pool]
-    features = data.like if few else data.weighed
-    found = choose_next(features[pool], np.isin(pool, known), STEP, probs=sure, patients=patients, seed=seed)
+    fitted = FittedPool(data.features[pool], data.widths, y[pool], patients, data.n_classes, seed=seed)
+    found = fitted.choose(np.isin(pool, known), None, STEP)
     return pool[found["row"]]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def label_next(
             f"{len(extra)} labelled images of the run lie outside the pool. They count here, and the sheet does not "
             "hold them: to train on both, give one folder or table of both."
         )
-    inside = _Fitted(features[kept], widths, codes[kept], owners, len(names), multi_label, seed)
+    inside = FittedPool(features[kept], widths, codes[kept], owners, len(names), multi_label, seed)
     own_probs = None if model_probs is None else _in_order_of(names, model.spec.vocab, model_probs[kept])
     probs, told = inside.probs(self_training, own_probs)
     notes += told
@@ -307,8 +308,16 @@ def _of_learner(learn: Any, paths: Sequence[Path]) -> Iterator[tuple[np.ndarray,
             learn.model.train()
 
 
-class _Fitted:
-    """The readable images, what is known of them, and the probe fitted on that."""
+class FittedPool:
+    """The readable images, what is known of them, and the probe fitted on that.
+
+    Args:
+        features: (n, f), and `widths` how many columns each stage has, () where they are of one.
+        y: (n,) classes or (n, n_classes) 0 and 1; -1 where unknown.
+        owners: (n,) patient of each image, or None.
+        n_classes, multi_label: of the vocab.
+        seed: of clusters and folds.
+    """
 
     def __init__(
         self,
@@ -317,8 +326,8 @@ class _Fitted:
         y: np.ndarray,
         owners: np.ndarray | None,
         n_classes: int,
-        multi_label: bool,
-        seed: int,
+        multi_label: bool = False,
+        seed: int = 0,
     ) -> None:
         self.features, self.widths, self.y, self.owners = features, widths, y, owners
         self.like = last_stage(features, widths)
@@ -326,20 +335,27 @@ class _Fitted:
         self.weighed = features / column_scale(features, widths) if widths else features
         self.n_classes, self.multi_label, self.seed = n_classes, multi_label, seed
         self.strength = 0.0
+        self.taught = y
         known = y >= 0 if y.ndim == 1 else y.min(1) >= 0
         self.rows = np.flatnonzero(known)
+
+    @property
+    def enough(self) -> bool:
+        """Whether the labels are enough to fit a probe."""
+        spread = len(self.rows) and len(np.unique(self.y[self.rows], axis=0)) > 1
+        return bool(spread and len(self.rows) >= max(_LEAST_LABELS, 2 * self.n_classes))
 
     def probs(self, self_training: bool, model_probs: np.ndarray | None) -> tuple[np.ndarray | None, list[str]]:
         """(n, n_classes) of the probe, else of the model, else None; and what there is to say."""
         y, rows = self.y, self.rows
-        spread = len(np.unique(y[rows], axis=0)) > 1 if len(rows) else False
-        if len(rows) < max(_LEAST_LABELS, 2 * self.n_classes) or not spread:
+        if not self.enough:
             return model_probs, []
         found, told = self._fit(rows, y), []
         if self_training and not self.multi_label:
-            filled, sentence = self_trained(self._probe(), y, self.owners, self.seed)
+            filled, sentence = self_trained(self._probe, y, self.owners, self.seed)
             told = [sentence]
             if (filled != y).any():
+                self.taught = filled
                 found = self._fit(np.flatnonzero(filled >= 0), filled)
         return found, told
 
@@ -351,11 +367,15 @@ class _Fitted:
         logits = self.features.astype(float) @ fit.weight.T.astype(float) + fit.bias
         return to_probs(logits, multi_label=self.multi_label)
 
+    @cached_property
     def _probe(self) -> Probe:
         return Probe(self.features, self.strength, self.n_classes, self.widths)
 
     def choose(self, blocked: np.ndarray, probs: np.ndarray | None, n: int) -> pd.DataFrame:
         """See `choose_next`; while a class has no label, half of the images stand for clusters without one."""
+        if self.enough and not self.multi_label:
+            rows = np.flatnonzero(self.taught >= 0)
+            probs = self._probe.even_probs(rows, self.taught[rows], np.arange(len(self.taught)), self.owners)
         given: Any = {"patients": self.owners, "multi_label": self.multi_label, "seed": self.seed}
         if probs is None or self.multi_label or len(np.unique(self.y[self.rows])) == self.n_classes:
             return choose_next(self.like if probs is None else self.weighed, blocked, n, probs=probs, **given)
@@ -367,9 +387,10 @@ class _Fitted:
         return pd.concat([first, choose_next(self.weighed, blocked, n // 2, probs=probs, **given)], ignore_index=True)
 
     def forecast(self, more: int) -> Forecast | None:
-        if self.multi_label or not self.strength:
+        """What so many more labels are expected to bring; None of several labels, or where there are too few."""
+        if self.multi_label or not self.enough:
             return None
-        return forecast(self._probe(), self.y, more, groups=self.owners, seed=self.seed)
+        return forecast(self._probe, self.y, more, groups=self.owners, seed=self.seed)
 
 
 def _units(owners: np.ndarray) -> np.ndarray:
