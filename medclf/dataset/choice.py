@@ -27,7 +27,7 @@ def choose(rows: Rows, merge: Merges = (), drop: Sequence[str] | str = (), limit
     Raises:
         DataError: a label that no image has, a limit below 1, or a label whose name cannot be written to the tables.
     """
-    for new, old in _pairs(merge).items():
+    for new, old in _pairs(merge, _present(rows)).items():
         _merge(rows, new, old)
     for label in [drop] if isinstance(drop, str) else drop:
         _drop(rows, label)
@@ -37,16 +37,36 @@ def choose(rows: Rows, merge: Merges = (), drop: Sequence[str] | str = (), limit
         _limit(rows, limit)
 
 
-def _pairs(merge: Merges) -> dict[str, list[str]]:
+def _pairs(merge: Merges, known: set[str]) -> dict[str, list[str]]:
     if isinstance(merge, Mapping):
         return {new: list(old) for new, old in merge.items()}
     pairs: dict[str, list[str]] = {}
     for text in [merge] if isinstance(merge, str) else merge:
-        new, sign, old = text.partition("=")
-        if not sign or not new.strip() or not all(part.strip() for part in old.split("+")):
-            raise DataError(f"{argument('merge')} '{text}' cannot be read", "write NEW=a+b")
-        pairs.setdefault(new.strip(), []).extend(part.strip() for part in old.split("+"))
+        new, old = _pair(text, known | {*pairs})
+        pairs.setdefault(new, []).extend(old)
     return pairs
+
+
+def _pair(text: str, known: set[str]) -> tuple[str, list[str]]:
+    """What NEW=a+b says; a sign may also be part of a label, as in HER2+."""
+    ways = [(text[:at].strip(), text[at + 1 :].split("+")) for at, sign in enumerate(text) if sign == "="]
+    for new, parts in ways:
+        if new and (labels := _joined(parts, known)):
+            return new, labels
+    if not ways or not ways[0][0] or not all(part.strip() for part in ways[0][1]):
+        raise DataError(f"{argument('merge')} '{text}' cannot be read", "write NEW=a+b")
+    return ways[0][0], [part.strip() for part in ways[0][1]]
+
+
+def _joined(parts: Sequence[str], known: set[str]) -> list[str] | None:
+    """The labels that `parts`, joined by +, are; None where they are not."""
+    if not parts:
+        return []
+    for n in range(1, len(parts) + 1):
+        label = "+".join(parts[:n]).strip()
+        if label in known and (rest := _joined(parts[n:], known)) is not None:
+            return [label, *rest]
+    return None
 
 
 def _present(rows: Rows) -> set[str]:

@@ -62,6 +62,28 @@ def test_a_merge_that_cannot_be_read(text):
         choose(rows_of(["a", "b"]), merge=[text])
 
 
+@pytest.mark.parametrize(
+    "text, labels",
+    [
+        ("low=0+1+", ["low", "low", "2+", "a=b", "x"]),
+        ("high=1++2+", ["0", "high", "high", "a=b", "x"]),
+        ("a=b=x+a=b", ["0", "1+", "2+", "a=b", "a=b"]),
+    ],
+)
+def test_signs_within_labels_are_theirs(text, labels):
+    rows = rows_of(["0", "1+", "2+", "a=b", "x"])
+    choose(rows, merge=[text])
+    assert rows.label == labels
+
+
+def test_a_later_merge_may_name_what_an_earlier_made():
+    rows = rows_of(list("abc"))
+    choose(rows, merge=["x=a+b", "y=x+c"])
+    assert rows.label == ["y"] * 3
+    names = [f"label {number}" for number in range(40)]
+    choose(rows_of(names), merge="all=" + "+".join(names))
+
+
 def test_a_label_that_the_tables_cannot_hold_is_refused_before_it_is_lost():
     with pytest.raises(DataError, match=r"mass\|nodule.*\n.*merge=\"mass or nodule=mass\|nodule\""):
         choose(rows_of([("mass|nodule",), ()], several=True, read_for=["mass|nodule"]))
