@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medclf.errors import MedclfWarning, SplitError
+from medclf.errors import DataError, MedclfWarning, SplitError
 
 Values = str | Sequence[Any] | Callable[[Any], Any]
 """One value an item: as many values as items, a function of the item, or a column of the DataFrame."""
@@ -70,6 +70,20 @@ def count_labels(labels: Iterable[Label | None]) -> Counter[str]:
 def usable(table: pd.DataFrame) -> pd.DataFrame:
     """The rows without a problem, index kept."""
     return table[table["problem"] == ""] if "problem" in table else table
+
+
+def root_of(table: pd.DataFrame) -> Path:
+    """The folder that a scanned table's paths are relative to.
+
+    Raises:
+        DataError: the table has lost it.
+    """
+    if "root" not in table.attrs:
+        raise DataError(
+            'the table does not say where its images lie: table.attrs["root"] is gone, as after a merge in pandas',
+            "give it back what scan noted: table.attrs = scanned.attrs",
+        )
+    return Path(table.attrs["root"])
 
 
 def item_names(items: Any) -> list[str]:

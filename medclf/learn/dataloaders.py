@@ -18,7 +18,7 @@ from fastai.torch_core import default_device
 
 from medclf.config import Resize, TrainConfig
 from medclf.dataset.kinds import window_warnings
-from medclf.dataset.labels import label_set
+from medclf.dataset.labels import label_set, root_of
 from medclf.dataset.scan import note, scan
 from medclf.display import Shown, listed
 from medclf.errors import DataError, MedclfWarning
@@ -122,8 +122,9 @@ class MedDataLoaders(Shown, DataLoaders):
             preset = tfms_for(modality, size, resize, **changes_of(aug))
             item_tfms = preset[0] if item_tfms is None else item_tfms
             batch_tfms = preset[1] if batch_tfms is None else batch_tfms
+        root = root_of(table)
+        table = table if table.index.is_unique else table.reset_index(drop=True)
         table, kind = partitioned(table, split, valid_pct=valid_pct, seed=seed, fold=fold, n_folds=n_folds)
-        root = Path(table.attrs["root"])
         wanted = stores_wanted(item_tfms, reading, cache)
         stores = distributed.in_turn(lambda: stores_of(table, wanted, progress)) if wanted else None
         if stores is not None:

@@ -19,6 +19,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from medclf.dataset.boxes import Boxes
+from medclf.dataset.labels import root_of
 from medclf.errors import DataError, MedclfWarning, ReadError, argument
 from medclf.images.box_places import SIDES, to_prepared
 from medclf.images.heatmap import Box, framed
@@ -175,7 +176,7 @@ def box_loaders(
     Warns:
         MedclfWarning: boxes of training images are too small to learn at this size, or lie outside of a crop.
     """
-    root = Path(table.attrs["root"])
+    root = root_of(table)
     parts = {}
     for part in ("train", "valid"):
         rows = table[(table["problem"] == "") & (table["partition"] == part)]

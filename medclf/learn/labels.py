@@ -6,6 +6,7 @@ from typing import Any
 
 from fastai.data.core import DataLoaders
 
+from medclf.display import listed
 from medclf.errors import DataError
 
 
@@ -32,3 +33,17 @@ def is_ordinal(dls: Any) -> bool:
 def is_multi_label(dls: DataLoaders) -> bool:
     """Whether an image of these loaders can carry several labels."""
     return "BCE" in type(getattr(dls.train_ds, "loss_func", None)).__name__
+
+
+def refuse_other_labels(before: DataLoaders, now: DataLoaders) -> None:
+    """See that a network made for the labels of `before` is not given loaders of others.
+
+    Raises:
+        DataError: its outputs would be told by other names.
+    """
+    if any(getattr(dls, "vocab", None) is None for dls in (before, now)):
+        return
+    theirs, new = class_names(before), class_names(now)
+    if theirs != new:
+        text = f"the loaders have the labels {listed(new)}, and the network predicts {listed(theirs)}, in this order"
+        raise DataError(text, "make a learner of these loaders: med_learner(dls, arch)")

@@ -7,7 +7,8 @@ shift and warp as one resampling and the lighting as one pass, on the batch's de
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from fastai.vision.core import PILImage, TensorImage
 from torch import Tensor
 
 from medclf.config import Resize
-from medclf.errors import DataError, did_you_mean
+from medclf.errors import DataError, argument, did_you_mean
 from medclf.images.reading import resize_pixels
 from medclf.learn.augment import Augment
 from medclf.modalities import MODALITIES
@@ -72,8 +73,16 @@ class MedResize(RandTransform):
 
 
 def as_pair(size: Size) -> tuple[int, int]:
-    """`size` as (height, width)."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    """`size` as (height, width).
+
+    Raises:
+        DataError: it is neither a whole number of pixels nor two of them.
+    """
+    pair = (size,) * 2 if isinstance(size, Integral) else tuple(size) if isinstance(size, Sequence) else ()
+    if len(pair) != 2 or not all(isinstance(side, Integral) and side > 0 for side in pair):
+        text = f"{argument('size')} must be a whole number of pixels, or height and width, not {size!r}"
+        raise DataError(text, "for example size=224 or size=(192, 256)")
+    return int(pair[0]), int(pair[1])
 
 
 def scaled(size: Size, scale: float) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from medclf.learn.batches import unread
 from medclf.learn.callbacks import SaveBest
 from medclf.learn.checkpoint import seeded
 from medclf.learn.growing_sizes import Sizes, growing
-from medclf.learn.labels import class_names, is_multi_label
+from medclf.learn.labels import class_names, is_multi_label, refuse_other_labels
 from medclf.learn.linear_probe import LinearProbe, fit_head
 from medclf.learn.normalization import normalized
 from medclf.learn.partial import training_from
@@ -133,6 +133,7 @@ class MedLearner(Shown, Learner):
 
     @dls.setter
     def dls(self, dls: DataLoaders) -> None:
+        refuse_other_labels(getattr(self, "_dls", dls), dls)
         dls = dls if self.stats is None else normalized(dls, self.stats.mean, self.stats.std)
         before, now = (getattr(one.train, "dataset", None) for one in (getattr(self, "_dls", dls), dls))
         empty = isinstance(now, Sized) and not len(now)  # as of a learner that is exported

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from medclf.dataset.labels import root_of
 from medclf.errors import ReadError
 from medclf.images.reading import prepare
 from medclf.models.backbones import build_body, describe, fitted_to, pooling_of
@@ -116,6 +117,7 @@ def embed_table(
         >>> found.shape, np.isnan(found).any(1).tolist()
         ((2, 512), [False, True])
     """
+    root = root_of(table)
     side = size or describe(arch).size
     arch = fitted_to(arch, (side, side))
     backbone = describe(arch, weights)
@@ -124,7 +126,7 @@ def embed_table(
     body = (with_all_stages(body) if all_stages else body).eval()
     body = body.to(on).to(memory_format=torch.channels_last)
     mean, std = (torch.tensor(values, device=on).view(1, 3, 1, 1) * 255 for values in backbone.normalization())
-    paths = [Path(table.attrs["root"]) / path for path in table["path"]]
+    paths = [root / path for path in table["path"]]
     read = partial(_read, size=side, window=window, frame=frame)
     images = watch(map_ahead(read, paths, threads=2, ahead=bs), len(paths), "Computing features", progress=progress)
     readable = ((row, image) for row, image in enumerate(images) if image is not None)

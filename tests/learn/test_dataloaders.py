@@ -12,6 +12,7 @@ from fastai.data.transforms import Normalize, RandomSplitter, parent_label
 from fastai.vision.augment import RandomResizedCrop
 from PIL import Image
 
+from medclf.dataset.scan import scan
 from medclf.errors import DataError, MedclfWarning, PreprocessingError
 from medclf.images.reading import prepare
 from medclf.learn.batches import MedDL, even_batch_size
@@ -256,3 +257,23 @@ def test_files_that_a_caller_names_may_lie_elsewhere(folder, tmp_path, monkeypat
     assert sorted([*dls.train_ds.items, *dls.valid_ds.items]) == files
     with pytest.raises(DataError, match="outside"):
         MedDataLoaders.from_path_func(".", files, lambda file: file.parent.name, size=32, allow_outside=False)
+
+
+def test_a_table_that_pandas_changed_is_refused_by_name_or_read(folder):
+    table = scan(folder, progress=False)
+    with pytest.raises(DataError, match=r"root.*is gone.*\n.*table.attrs = scanned.attrs"):
+        MedDataLoaders.from_table(table.merge(pd.DataFrame({"label": table["label"].unique()})), size=32)
+    twice = pd.concat([table, table[table["label"] == table["label"][0]]])
+    twice.attrs = table.attrs
+    with pytest.raises(DataError, match="is there 2 times"):
+        MedDataLoaders.from_table(twice, size=32)
+    halves = pd.concat([table[::2].reset_index(drop=True), table[1::2].reset_index(drop=True)])
+    halves.attrs = table.attrs
+    dls = MedDataLoaders.from_table(halves, size=32, cache=False, progress=False)
+    assert len(dls.train_ds) + len(dls.valid_ds) == len(table)
+
+
+@pytest.mark.parametrize("size", [0, 32.5, (32,), "32", (32, -1)])
+def test_a_size_that_is_none_is_refused(folder, size):
+    with pytest.raises(DataError, match="size must be a whole number of pixels"):
+        MedDataLoaders.from_folder(folder, size=size, progress=False)
