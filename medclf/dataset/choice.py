@@ -15,7 +15,13 @@ Merges = Mapping[str, Sequence[str]] | Sequence[str] | str
 """New label -> the labels that become it; or texts such as "malignant=mel+bcc"."""
 
 
-def choose(rows: Rows, merge: Merges = (), drop: Sequence[str] | str = (), limit: int | None = None) -> None:
+def choose(
+    rows: Rows,
+    merge: Merges = (),
+    drop: Sequence[str] | str = (),
+    limit: int | None = None,
+    counted: str = "images",
+) -> None:
     """Merge and drop labels and leave out images, in this order; notes say what was done.
 
     Args:
@@ -23,18 +29,19 @@ def choose(rows: Rows, merge: Merges = (), drop: Sequence[str] | str = (), limit
         merge: labels that become one.
         drop: labels that are not used: their images are left out, but for those that have several labels.
         limit: keep about so many images, with all images of a patient, and the classes and partitions in proportion.
+        counted: what a row is, in the notes: files, where each frame of one is an image.
 
     Raises:
         DataError: a label that no image has, a limit below 1, or a label whose name cannot be written to the tables.
     """
     for new, old in _pairs(merge, _present(rows)).items():
-        _merge(rows, new, old)
+        _merge(rows, new, old, counted)
     for label in [drop] if isinstance(drop, str) else drop:
-        _drop(rows, label)
+        _drop(rows, label, counted)
     if rows.multi_label:
         _check_names(rows)
     if limit is not None:
-        _limit(rows, limit)
+        _limit(rows, limit, counted)
 
 
 def _pairs(merge: Merges, known: set[str]) -> dict[str, list[str]]:
@@ -80,7 +87,7 @@ def _check_present(rows: Rows, label: str) -> None:
         raise DataError(f"no image has the label '{label}'", remedy)
 
 
-def _merge(rows: Rows, new: str, old: Sequence[str]) -> None:
+def _merge(rows: Rows, new: str, old: Sequence[str], counted: str) -> None:
     for label in old:
         _check_present(rows, label)
     n = sum(bool(set(old) & set(label_set(cell))) for cell in rows.label)
@@ -94,7 +101,7 @@ def _merge(rows: Rows, new: str, old: Sequence[str]) -> None:
             for cell, has in zip(joined, rows.label, strict=True)
         ]
     beside = f", beside the {had} that had it" if had else ""
-    rows.notes.append(f"{', '.join(map(repr, old))} became '{new}': {n} images{beside}")
+    rows.notes.append(f"{', '.join(map(repr, old))} became '{new}': {n} {counted}{beside}")
 
 
 def _renamed(cell: Label | None, new: str, old: Sequence[str]) -> Label | None:
@@ -103,17 +110,17 @@ def _renamed(cell: Label | None, new: str, old: Sequence[str]) -> Label | None:
     return new if cell in old else cell
 
 
-def _drop(rows: Rows, label: str) -> None:
+def _drop(rows: Rows, label: str, counted: str) -> None:
     _check_present(rows, label)
     n = sum(label in label_set(cell) for cell in rows.label)
     if rows.multi_label:
         rows.label = [cell and tuple(one for one in cell if one != label) for cell in rows.label]
         rows.unknown = rows.unknown and [tuple(one for one in cell if one != label) for cell in rows.unknown]
         rows.read_for = [one for one in rows.read_for if one != label]
-        rows.notes.append(f"label '{label}' is dropped; the {n} images that have it are used without it")
+        rows.notes.append(f"label '{label}' is dropped; the {n} {counted} that have it are used without it")
     else:
         rows.keep([row for row, cell in enumerate(rows.label) if cell != label])
-        rows.notes.append(f"label '{label}' is dropped: its {n} images are left out")
+        rows.notes.append(f"label '{label}' is dropped: its {n} {counted} are left out")
 
 
 def _check_names(rows: Rows) -> None:
@@ -128,7 +135,7 @@ def _check_names(rows: Rows) -> None:
             )
 
 
-def _limit(rows: Rows, limit: int) -> None:
+def _limit(rows: Rows, limit: int, counted: str) -> None:
     n = len(rows.path)
     if limit < 1:
         raise DataError(f"{argument('limit')} must be 1 or more, not {limit}")
@@ -143,5 +150,5 @@ def _limit(rows: Rows, limit: int) -> None:
     rows.keep(np.flatnonzero(np.isin(group_of, picked)).tolist())
     what = "" if all(patient is None for patient in rows.patient) else ", whole patients"
     rows.notes.append(
-        f"{len(rows.path)} of {n} images are used, as {argument('limit', limit)} asks (classes in proportion{what})"
+        f"{len(rows.path)} of {n} {counted} are used, as {argument('limit', limit)} asks (classes in proportion{what})"
     )

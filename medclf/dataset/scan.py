@@ -102,7 +102,8 @@ def scan(
         where: use only rows with these values: {"view": "PA", "age": ["1", "2"]}, or texts "view=PA", "age!=1".
         merge: labels that become one: {"malignant": ["mel", "bcc"]}, or texts "malignant=mel+bcc".
         drop: labels that are not used. Their images are left out; of several labels, only the label is.
-        limit: use about so many images: whole patients, classes and partitions in proportion.
+        limit: use about so many images: whole patients, classes and partitions in proportion; of files of several
+            frames, with `frame="all"`, so many files.
         ordinal: the labels have an order: their names, lowest grade first; "auto" sorts them by the number in each.
         frame: which frame of a file of several is looked at, as `read_pixels` takes it; "all" makes a row of each
             frame, page or slice, whose path is FILE#NUMBER: see `with_units`. Its number is in `frame_number`.
@@ -149,7 +150,7 @@ def scan(
         raise DataError(
             f"{rows.root} holds no image ({rows.ignored} other files){told}", f"images end in one of {known}"
         )
-    choose(rows, merge or (), drop or (), limit)
+    choose(rows, merge or (), drop or (), limit, "files" if frame == "all" else "images")
     if frame == "all":
         take_frames(rows)
     order = _order(rows, ordinal) if ordinal else None

@@ -159,7 +159,7 @@ def labels_of_patients(sheet: Sheet, folder: Path, paths: Sequence[str]) -> Shee
     frame = sheet.frame.iloc[list(rows.values())].reset_index(drop=True)
     frame.insert(0, sheet.columns.path, list(rows))
     lost = [name for name, row in place.items() if row not in set(rows.values())]
-    notes = [f"{len(rows)} images have the label of their patient in {sheet.name}"]
+    notes = [f"{len(rows)} image files have the label of their patient in {sheet.name}"]
     notes += [f"{len(lost)} patients of {sheet.name} have no image: {', '.join(lost[:5])}"] if lost else []
     return replace(sheet, frame=frame, notes=[*sheet.notes, *notes])
 
@@ -391,6 +391,10 @@ def _same(one: object, other: object) -> bool:
 
 
 def _note_unlisted(rows: Rows, on_disk: Sequence[str], name: str) -> None:
-    unlisted = sorted(set(on_disk) - set(rows.path))
+    framed = {path.rpartition("#")[0] for path in set(rows.path) - set(on_disk)}  # files of which it names frames
+    unlisted = sorted(set(on_disk) - set(rows.path) - framed)
     if unlisted:
-        rows.notes.append(f"{len(unlisted)} images are not in {name} and are left out, first '{unlisted[0]}'")
+        have = "image file is not in {} and is" if len(unlisted) == 1 else "image files are not in {} and are"
+        rows.notes.append(f"{len(unlisted)} {have.format(name)} left out, first '{unlisted[0]}'")
+    if n := len(framed & set(on_disk)):
+        rows.notes.append(f"{name} names frames of {n} {'file' if n == 1 else 'files'}: only these frames are used")

@@ -15,7 +15,7 @@ from medclf.config import TrainConfig
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
 from medclf.dataset.units import with_units
-from medclf.errors import DataError, ReadError, SplitError
+from medclf.errors import DataError, MedclfWarning, ReadError, SplitError
 from medclf.images.reading import read_pixels
 from medclf.run.evaluate import evaluate
 from medclf.run.predict import predict
@@ -76,6 +76,22 @@ def test_a_csv_may_name_files_or_frames(folder):
     rows.assign(path=["dark/7.tif#1", "light/1.tif#3"]).to_csv(folder / "rows.csv", index=False)
     with pytest.warns(UserWarning, match="dark/7.tif#1 .file is missing"):
         scan(folder / "rows.csv")
+
+
+def test_files_are_counted_as_files_and_those_whose_frames_are_named_are_not_missing(folder):
+    """A sheet of frames was said to lack all the files that its frames are of."""
+    (folder / "sheet.csv").write_text("path,label\ndark/0.tif#03,dark\ndark/0.tif#04,dark\nlight/1.tif#02,light\n")
+    with pytest.warns(MedclfWarning) as told:
+        table = scan(folder, labels="sheet.csv", frame="all", progress=False)
+    assert len(table) == 3 and not table["problem"].any()
+    said = [str(one.message) for one in told]
+    assert "5 image files are not in sheet.csv and are left out, first 'dark/1.tif'" in said
+    assert "sheet.csv names frames of 2 files: only these frames are used" in said
+    with pytest.warns(MedclfWarning) as told:
+        scan(folder, frame="all", merge="grey=dark", drop="light", limit=2, progress=False)
+    said = " ".join(str(one.message) for one in told)
+    assert "'dark' became 'grey': 4 files" in said and "'light' is dropped: its 3 files are left out" in said
+    assert "2 of 4 files are used" in said
 
 
 def test_a_file_whose_own_name_ends_like_a_frames_is_a_file(tmp_path):

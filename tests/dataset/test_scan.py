@@ -274,9 +274,9 @@ def test_absent_and_unlisted_files_are_counted(make_images):
     table, said = scan_noting(csv)
     assert table.set_index("path")["problem"]["a/9.png"] == "file is missing"
     assert "1 of 5 images cannot be used" in said
-    assert "2 images are not in labels.csv and are left out, first 'a/5.png'" in said
+    assert "2 image files are not in labels.csv and are left out, first 'a/5.png'" in said
     _, said = scan_noting(root, labels=csv)
-    assert "3 images are not in labels.csv" in said
+    assert "3 image files are not in labels.csv" in said
 
 
 def test_one_path_twice(make_images):
