@@ -20,7 +20,7 @@ from medclf.config import TUNED_EPOCHS, Pooling, TrainConfig
 from medclf.dataset.csv_files import read_rows
 from medclf.dataset.groups import groups_of, unit_of
 from medclf.dataset.labels import label_set
-from medclf.errors import DataError, MedclfError, argument, did_you_mean
+from medclf.errors import DataError, MedclfError, argument, by_road, did_you_mean
 from medclf.files import finite, write_json
 from medclf.learn import distributed
 from medclf.learn.trial import (
@@ -312,7 +312,8 @@ def planned(config: TrainConfig) -> TrainConfig:
     try:
         return replace(chosen.applied(config), planned_in=made_by_a_run)
     except (MedclfError, TypeError) as error:
-        raise DataError(f"{config.plan}: {error}", "see the help of medclf train for what each may be") from error
+        remedy = by_road("see help(medclf.TrainConfig)", "see medclf train --help")
+        raise DataError(f"{config.plan}: {error}", remedy) from error
 
 
 def planned_on(config: TrainConfig) -> set[str] | None:

@@ -255,7 +255,7 @@ def test_a_plan_file_is_read_and_what_it_does_not_know_refused(tmp_path):
     for wrong, said in [
         ({"format": 1, "chosn": {}}, "did you mean 'chosen'?"),
         ({"format": 1, "chosen": {"epoch": 3}}, "did you mean 'epochs'?"),
-        ({"format": 1, "chosen": {"epochs": -3}}, "epochs must be 0 or more"),
+        ({"format": 1, "chosen": {"epochs": -3}}, "epochs must be 0 or more, not -3\nsee help(medclf.TrainConfig)"),
         ({"format": 1, "chosen": {"epochs": None}}, "epochs must be a whole number"),
         ({"format": 1, "chosen": {"epochs": 2, "first_sizes": 64}}, "first_sizes must be a list, not 64"),
         ({"format": 1, "chosen": {"epochs": 0, "train_from": "layer4"}}, "there are no epochs of it"),
