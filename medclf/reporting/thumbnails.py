@@ -333,6 +333,8 @@ def fill_folder(
 ) -> Album:
     """Read all images and write their pictures into `folder`, beside the page; nothing is left out.
 
+    Pictures that the page no longer shows go: they may be of images that are withheld now.
+
     Raises:
         OutputError: the folder cannot be written to.
     """
@@ -340,6 +342,7 @@ def fill_folder(
     base = _address(folder, page)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        before = {file for file in folder.iterdir() if _PICTURE.fullmatch(file.name)}
         jobs = [(record, LARGE_BESIDE) for record in records]
         for row, shot in enumerate(_shots(read, jobs, "Pictures", progress)):
             _note_missing(album, {row: shot})
@@ -354,6 +357,10 @@ def fill_folder(
                 album.outside[path] = f"{base}/other-{number + 1:06}.jpg"
             else:
                 album.outside_missing[path] = shot.absence
+        shown = {*album.small.values(), *album.large.values(), *album.outside.values()}
+        for file in before:
+            if f"{base}/{file.name}" not in shown:
+                file.unlink()
     _count_left_out(album, cases)
     return album
 

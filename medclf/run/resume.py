@@ -56,6 +56,9 @@ def started_from(config: TrainConfig) -> TrainConfig:
         raise DataError(text, "leave out one of the two")
     if not weights.is_file():
         raise DataError(f"{argument('from_run')}: {config.from_run} holds no bundle", "give the RUN of a training")
+    if not Path(config.from_run, RECORD).is_file():
+        text = f"{argument('from_run')}: {config.from_run} is a bundle, which does not say what it was trained on"
+        raise DataError(text, f"give its RUN, or its weights alone with {argument('weights', weights)}")
     earlier = read_record(config.from_run)["settings"]
     changes = {}
     for name in ("arch", "size", "pooling"):

@@ -379,7 +379,10 @@ def test_an_assets_folder_loses_no_pictures_but_those_of_its_own_page(factory: A
         report(run, tmp_path / "a.html", assets=pictures, progress=False)
     assert mine.read_bytes() == b"mine" and not (tmp_path / "a.html").exists()
     report(run, tmp_path / "a.html", assets=pictures, overwrite=True, progress=False)
+    (pictures / "000099-large.jpg").write_bytes(b"of an image that is withheld now")
+    (pictures / "notes.txt").write_text("mine")
     report(run, tmp_path / "a.html", assets=pictures, progress=False)  # its own
+    assert not (pictures / "000099-large.jpg").exists() and (pictures / "notes.txt").exists() and mine.exists()
     with pytest.raises(OutputError, match=r"none of the pictures of .*b\.html"):  # page a would show those of b
         report(run, tmp_path / "b.html", assets=pictures, progress=False)
 

@@ -15,6 +15,7 @@ from medclf.config import TrainConfig
 from medclf.dataset.scan import COLUMNS, scan
 from medclf.demo_images import draw_endoscopy
 from medclf.errors import DataError, MedclfWarning, OutputError, SplitError
+from medclf.inference.bundle_format import WEIGHTS
 from medclf.learn import trial as trials
 from medclf.learn.assess import _leak_free
 from medclf.learn.dataloaders import MedDataLoaders
@@ -28,7 +29,7 @@ from medclf.run import plan as plans
 from medclf.run import train as trainings
 from medclf.run.budget import Job
 from medclf.run.plan import Chosen, chosen_in, fingerprint_of, planned, read_plan
-from medclf.run.resume import read_record, settings_in
+from medclf.run.resume import read_record, settings_in, started_from
 from medclf.run.tables import as_table, for_followers
 from medclf.run.train import train
 
@@ -477,6 +478,12 @@ def run_of(folder, trained, **settings):
     rows = [f"{digest}.png,{digest},{'train' if digest in trained else 'valid'}" for digest in "abcdef"]
     (folder / "table.csv").write_text("\n".join(["path,sha256,partition", *rows, ""]))
     return str(folder)
+
+
+def test_a_bundle_alone_does_not_say_what_it_was_trained_on(tmp_path):
+    (tmp_path / WEIGHTS).write_bytes(b"")
+    with pytest.raises(DataError, match=r"from_run: .* is a bundle, which does not say"):
+        started_from(TrainConfig("d", "o", from_run=str(tmp_path)))
 
 
 def test_what_an_earlier_run_was_trained_on_is_no_measure_of_one_that_goes_on_from_it(tmp_path):
