@@ -15,6 +15,7 @@ from typing import Any
 from medclf.errors import OutputError, argument
 
 _PART = ".part"
+_KEPT_BY_SYSTEMS = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found")
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 """What a JSON file can hold."""
@@ -155,6 +156,16 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mappin
             save_file(plain, temporary, dict(metadata) if metadata else None)
     except SafetensorError as error:  # how safetensors says that the disk is full
         raise OutputError(f"{path} cannot be written: {error}", "free some space or choose another folder") from error
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is a system's or a disk station's own, and none that people made.
+
+    Example:
+        >>> is_hidden(".DS_Store"), is_hidden("@eaDir"), is_hidden("polyps")
+        (True, True, False)
+    """
+    return name.startswith(".") or name.lower() in _KEPT_BY_SYSTEMS
 
 
 def is_number(value: Any) -> bool:

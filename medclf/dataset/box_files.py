@@ -26,6 +26,7 @@ from medclf.dataset.given_boxes import (
     size_of,
 )
 from medclf.errors import DataError
+from medclf.files import is_hidden
 
 _MAX_BYTES = 512 << 20  # of a JSON or CSV file
 _MAX_SMALL = 4 << 20  # of the file of one image
@@ -88,7 +89,7 @@ def _of_folder(folder: Path) -> list[GivenImage]:
 
 def _is_beside(file: Path) -> bool:
     """Whether a file holds no boxes: a hidden one, as macOS leaves, a list of names, or something to read."""
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in file.parts)
+    hidden = any(map(is_hidden, file.parts))
     name = file.name.lower()
     return hidden or name in _PLAIN_TEXT or name.partition(".")[0] in ("readme", "license")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medclf.errors import argument, by_road
+from medclf.files import is_hidden
 from medclf.images.raster import raster_format
 from medclf.images.reading import IMAGE_SUFFIXES
 
@@ -114,8 +115,8 @@ class Tree:
 def walk(root: Path, *, allow_outside: bool = False) -> Tree:
     """Find the image files under `root`, each folder once and no link that leads out of it.
 
-    Hidden files, `__MACOSX` and files without an image's suffix are left out; a file without a suffix
-    (or with a number for one, as DICOM archives write them) counts when it starts as DICOM does.
+    Hidden files, folders such as `__MACOSX` (see `is_hidden`) and files without an image's suffix are left out; a file
+    without a suffix (or with a number for one, as DICOM archives write them) counts when it starts as DICOM does.
 
     Args:
         root: the folder.
@@ -156,7 +157,7 @@ def _list_folder(
         return
     before, folders = len(tree.paths), 0
     for entry in entries:
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
+        if is_hidden(entry.name):
             continue
         path = f"{folder}/{entry.name}" if folder else entry.name
         if not entry.name.isprintable() and not _is_text(entry.name):

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from medclf.errors import DataError
-from medclf.files import writing
+from medclf.files import is_hidden, writing
 
 TIMEOUT_S = (10, 60)  # to connect, between two pieces
 MAX_FILES = 500_000
@@ -201,7 +201,7 @@ def _checked(opened: zipfile.ZipFile, name: str, max_bytes: int) -> list[zipfile
         if reason := "it is there twice" if member.filename in seen else _objection(member):
             raise DataError(f"{name} is not unpacked: member {member.filename!r}: {reason}", "do not trust it")
         seen.add(member.filename)
-    return [member for member in members if "__MACOSX" not in PurePosixPath(member.filename).parts]
+    return [member for member in members if not any(map(is_hidden, PurePosixPath(member.filename).parts))]
 
 
 def _objection(member: zipfile.ZipInfo) -> str:

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path, PurePosixPath
 
 from medclf.errors import DataError
+from medclf.files import is_hidden
 
 MOST_FILES = 10_000
 MOST_BYTES = 4 * 2**30  # of all members
@@ -72,5 +73,4 @@ def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> by
 
 
 def _hidden(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return any(part.startswith((".", "__MACOSX")) for part in parts)
+    return any(map(is_hidden, PurePosixPath(name).parts))

@@ -117,7 +117,9 @@ def test_a_file_of_boxes_beside_images_without_classes_is_named(make_images):
 
 
 def test_what_is_no_image_is_counted_or_skipped(make_images):
-    root = make_images(*PAIRS, ".hidden/5.png", "__MACOSX/a/6.png", "a/.7.png", "a/._1.png")
+    root = make_images(
+        *PAIRS, ".hidden/5.png", "__MACOSX/a/6.png", "a/.7.png", "a/._1.png", "a/@eaDir/8.png", "$RECYCLE.BIN/9.png"
+    )
     (root / "a/notes.txt").write_text("x")
     (root / "readme").write_text("x")
     table = scan_quietly(root)

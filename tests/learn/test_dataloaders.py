@@ -245,6 +245,8 @@ def test_a_store_is_made_unless_item_transforms_draw_anew(folder):
 
 
 def test_a_device_that_this_machine_has_not(folder):
+    with pytest.raises(DataError, match="bs must be 1 or more, not 0"):
+        MedDataLoaders.from_folder(folder, size=32, bs=0)
     with pytest.raises(DataError, match="no device 'cuda:63'"):
         MedDataLoaders.from_folder(folder, size=32, progress=False, device="cuda:63")
 
