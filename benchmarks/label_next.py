@@ -3,11 +3,12 @@
     python benchmarks/label_next.py [--sets gi icu effusion] [--draws 10] [--only label_next]
 
 Each draw holds a quarter of the images (whole patients or lesions) out and starts with no label. Every strategy takes
-ten images at a time from the rest, `label_next` as medclf does, by a probe of its own; after each round the same
-logistic regression, its classes weighed alike, is fitted on the features of all stages of the frozen backbone, and
-scored on the images held out, by balanced accuracy. `labels needed` is the first number of labels whose score is within
-a point of that of all labels; beside it that number divided by what random draws needed, median over the draws. The
-column of scikit-activeml (its `UncertaintySampling` by margin) appears where the package is installed.
+ten images at a time from the rest, `label_next` as medclf does; after each round the same logistic regression, its
+classes weighed alike, is fitted on the features of all stages of the frozen backbone, and scored on the images held
+out, by balanced accuracy. `labels needed` is the first number of labels whose score is within a point of that of all
+labels; beside it that number divided by what random draws needed, median over the draws, and the AUROC at 180 labels,
+which no threshold has a part in. The column of scikit-activeml (its `UncertaintySampling` by margin) appears where the
+package is installed.
 
 The forecast is asked for at 50, 100 and 150 labels what 50 more bring: the share of cases where the score that was
 then measured reaches its lower bound, and how far that lies below; where its interval holds the measured gain, and how
@@ -24,17 +25,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from side_by_side import print_table, shared_data
+from sklearn.metrics import roc_auc_score
 
-from medclf.auditing.label_forecast import forecast
-from medclf.auditing.labelling import Probe, margin_of
+from medclf.auditing.labelling import STRENGTH, Probe, margin_of
 from medclf.dataset.folds import folds
 from medclf.dataset.scan import scan, usable
 from medclf.models.features import embed_table, stage_widths
 from medclf.models.features_kept import kept_features
 from medclf.run.label_next import FittedPool
 
-STRENGTH, STEP, LEAST = 0.003, 10, 0.01
+STEP, LEAST = 10, 0.01
 ASKED, MORE = (50, 100, 150), 50
+MARKS = (10, 30, 50, 80, 120, 180)
 
 
 class Data(NamedTuple):
@@ -90,6 +92,11 @@ def read_data(name: str) -> Data:
     return Data(features, stage_widths(), np.unique(table["label"], return_inverse=True)[1], groups)
 
 
+def auroc(probs: np.ndarray, y: np.ndarray) -> float:
+    """Mean over the classes, each against the others."""
+    return float(np.mean([roc_auc_score(y == one, probs[:, one]) for one in np.unique(y)]))
+
+
 def balanced(probs: np.ndarray, y: np.ndarray) -> float:
     right = probs.argmax(1) == y
     return float(np.mean([right[y == one].mean() for one in np.unique(y)]))
@@ -99,12 +106,15 @@ Pick = Callable[[np.ndarray, np.ndarray, np.ndarray, Data, int], np.ndarray]
 """All probabilities, rows labelled, rows of the pool, the data and the draw -> rows to label next."""
 
 
-def by_label_next(probs: np.ndarray, known: np.ndarray, pool: np.ndarray, data: Data, seed: int) -> np.ndarray:
+def with_labels(data: Data, known: np.ndarray, pool: np.ndarray, seed: int) -> FittedPool:
     y = np.full(len(data.y), -1)
     y[known] = data.y[known]
     patients = None if data.groups is None else data.groups[pool]
-    fitted = FittedPool(data.features[pool], data.widths, y[pool], patients, data.n_classes, seed=seed)
-    found = fitted.choose(np.isin(pool, known), None, STEP)
+    return FittedPool(data.features[pool], data.widths, y[pool], patients, data.n_classes, seed=seed)
+
+
+def by_label_next(probs: np.ndarray, known: np.ndarray, pool: np.ndarray, data: Data, seed: int) -> np.ndarray:
+    found = with_labels(data, known, pool, seed).choose(np.isin(pool, known), None, STEP)
     return pool[found["row"]]
 
 
@@ -136,10 +146,10 @@ def by_skactiveml(probs: np.ndarray, known: np.ndarray, pool: np.ndarray, data: 
 
 def curve(
     pick: Pick, probe: Probe, data: Data, pool: np.ndarray, test: np.ndarray, seed: int, most: int, asks: bool
-) -> tuple[dict[int, float], list]:
-    """Score by number of labels up to `most`; and each forecast with the accuracy then and after `MORE` labels."""
+) -> tuple[dict[int, float], dict[int, float], list]:
+    """Score and AUROC by number of labels, up to `most`; forecasts, with the accuracy then and after `MORE` labels."""
     everything = np.arange(len(data.y))
-    known, scores, plain, asked = np.zeros(0, int), {}, {}, []
+    known, scores, areas, plain, asked = np.zeros(0, int), {}, {}, {}, []
     probs = np.zeros((len(data.y), data.n_classes))
     while len(known) < min(len(pool), most):
         new = pick(probs, known, pool, data, seed)
@@ -148,15 +158,12 @@ def curve(
         known = np.concatenate([known, new])
         probs = probe.probs(known, data.y[known], everything)
         scores[len(known)] = balanced(probs[test], data.y[test])
+        areas[len(known)] = auroc(probs[test], data.y[test])
         plain[len(known)] = float((probs[test].argmax(1) == data.y[test]).mean())
         if asks and len(known) in ASKED:
-            inside = np.full(len(data.y), -1)
-            inside[known] = data.y[known]
-            groups = None if data.groups is None else data.groups[pool]
-            part = Probe(data.features[pool], STRENGTH, data.n_classes, data.widths)
-            said = forecast(part, inside[pool], MORE, groups=groups, seed=seed)
-            asked.append((len(known), said))
-    return scores, [(said, plain[n], plain[n + MORE]) for n, said in asked if said and n + MORE in plain]
+            asked.append((len(known), with_labels(data, known, pool, seed).forecast(MORE)))
+    forecasts = [(said, plain[n], plain[n + MORE]) for n, said in asked if said and n + MORE in plain]
+    return scores, areas, forecasts
 
 
 def needed(scores: dict[int, float], goal: float, most: int) -> int:
@@ -180,9 +187,9 @@ def measure(name: str, n_draws: int, most: int, only: list[str] | None) -> None:
         final = balanced(probe.probs(pool, data.y[pool], test), data.y[test])
         finals.append(final)
         for one, pick in picks.items():
-            scores, asked = curve(pick, probe, data, pool, test, draw, most, one == "label_next")
+            scores, areas, asked = curve(pick, probe, data, pool, test, draw, most, one == "label_next")
             found[one].append(needed(scores, final - LEAST, len(pool)))
-            at[one].append([scores.get(n, np.nan) for n in (10, 30, 50, 80, 120, 180)])
+            at[one].append([*(scores.get(n, np.nan) for n in MARKS), areas.get(MARKS[-1], np.nan)])
             for said, now, later in asked:
                 holds.append(said.later.low <= later)
                 gains.append(said.gain.low <= later - now <= said.gain.high)
@@ -193,8 +200,9 @@ def measure(name: str, n_draws: int, most: int, only: list[str] | None) -> None:
     for one in picks:
         ratio = np.median(np.array(found[one]) / np.array(found.get("random", np.nan)))
         means = [f"{value:.3f}" for value in np.nanmean(at[one], axis=0)]
-        rows.append([one, *means, f"{np.median(found[one]):.0f}", f"{ratio:.2f}"])
-    print_table(["", *(f"{n} labels" for n in (10, 30, 50, 80, 120, 180)), "labels needed", "of random's"], rows)
+        rows.append([one, *means[:-1], f"{np.median(found[one]):.0f}", f"{ratio:.2f}", means[-1]])
+    heads = [*(f"{n} labels" for n in MARKS), "labels needed", "of random's", f"AUROC at {MARKS[-1]}"]
+    print_table(["", *heads], rows)
     if holds:
         print(f"forecast: in {np.mean(holds):.0%} of {len(holds)} the score reached its lower bound,", end=" ")
         print(f"which lies {100 * np.median(below):.0f} points below (median);", end=" ")

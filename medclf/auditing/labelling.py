@@ -19,6 +19,7 @@ _UNSURE_POOL = 5  # of so many unsure images for each one wanted, those that dif
 _SAME = 0.98  # cosine of centred features from which two images are near-duplicates
 _MOST_CLUSTERS = 500
 _BLOCK = 20_000_000  # cosines held at once
+STRENGTH = 0.003  # scikit-learn's C of the probe that says where it is unsure; see benchmarks/label_next.py
 _EVEN_STRENGTH, _EVEN_FOLDS = 0.003, 3  # of the probe that says where it is unsure; see benchmarks/label_next.py
 
 
@@ -198,7 +199,7 @@ class Probe:
 
     Args:
         features: (n, f) of all images; they say what is usual. Of them the main axes are kept, at most 256.
-        strength: scikit-learn's C, such as `fit_linear` chose.
+        strength: scikit-learn's C; all classes weigh alike.
         n_classes: of the vocab.
         widths: how many columns each part of the features has; see `column_scale`.
     """

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.auditing.label_forecast import Forecast, forecast
-from medclf.auditing.labelling import Probe, choose_next, self_trained
+from medclf.auditing.labelling import STRENGTH, Probe, choose_next, self_trained
 from medclf.dataset.corrections import POOR
 from medclf.dataset.corrections import UNSURE as NOT_SURE
 from medclf.dataset.labels import objects
@@ -334,7 +334,6 @@ class FittedPool:
         # Images of which the probe is unsure are to differ in what it sees: all stages, each counting alike.
         self.weighed = features / column_scale(features, widths) if widths else features
         self.n_classes, self.multi_label, self.seed = n_classes, multi_label, seed
-        self.strength = 0.0
         self.taught = y
         known = y >= 0 if y.ndim == 1 else y.min(1) >= 0
         self.rows = np.flatnonzero(known)
@@ -363,19 +362,18 @@ class FittedPool:
         with one_thread_if_small(self.features.size):
             owners = None if self.owners is None else _units(self.owners[rows])
             fit = fit_linear(self.features[rows], y[rows], self.n_classes, owners, widths=self.widths)
-        self.strength = fit.strength or 0.01
         logits = self.features.astype(float) @ fit.weight.T.astype(float) + fit.bias
         return to_probs(logits, multi_label=self.multi_label)
 
     @cached_property
     def _probe(self) -> Probe:
-        return Probe(self.features, self.strength, self.n_classes, self.widths)
+        return Probe(self.features, STRENGTH, self.n_classes, self.widths)
 
     def choose(self, blocked: np.ndarray, probs: np.ndarray | None, n: int) -> pd.DataFrame:
         """See `choose_next`; while a class has no label, half of the images stand for clusters without one."""
         if self.enough and not self.multi_label:
             rows = np.flatnonzero(self.taught >= 0)
-            probs = self._probe.even_probs(rows, self.taught[rows], np.arange(len(self.taught)), self.owners)
+            probs = self._probe.probs(rows, self.taught[rows], np.arange(len(self.taught)))
         given: Any = {"patients": self.owners, "multi_label": self.multi_label, "seed": self.seed}
         if probs is None or self.multi_label or len(np.unique(self.y[self.rows])) == self.n_classes:
             return choose_next(self.like if probs is None else self.weighed, blocked, n, probs=probs, **given)

@@ -88,58 +88,6 @@ def test_the_probe_is_scikit_learns_on_standardised_features():
     )
 
 
-def overlapping(n, share, seed, f=300):
-    """Two classes of which one is rare, told apart by one of many axes, and not well."""
-    rng = np.random.default_rng(seed)
-    y = (np.arange(n) < n * share).astype(int)
-    features = rng.normal(size=(n, f))
-    features[:, 0] += 2 * y
-    return features, y
-
-
-def test_even_probabilities_find_a_rare_class_that_overlaps():
-    features, y = overlapping(1200, 0.15, seed=0)
-    rows = np.arange(0, 1200, 6)
-    rest = np.setdiff1d(np.arange(1200), rows)
-    probe = Probe(features, 0.003, 2)
-    before, after = (ask(rows, y[rows], rest)[:, 1] for ask in (probe.probs, probe.even_probs))
-    found = [[(p[y[rest] == one].round() == one).mean() for one in (0, 1)] for p in (before, after)]
-    assert found[0][1] < 0.4 < 0.8 < found[0][0]  # what a fit alone calls
-    assert np.mean(found[1]) > np.mean(found[0]) + 0.03
-    assert abs(found[1][0] - found[1][1]) < 0.25
-    assert np.array_equal(np.argsort(before), np.argsort(after))  # the order of the images is the fit's
-
-
-def test_the_even_bias_is_that_at_which_each_class_is_as_likely():
-    probs = np.array([[0.9, 0.1]] * 300 + [[0.7, 0.3]] * 100)
-    bias = labelling._even_bias(probs, np.array([0] * 300 + [1] * 100))
-    odds = np.log([9, 7 / 3]) + bias[0] - bias[1]
-    mean = (1 / (1 + np.exp(-odds))).mean()  # of the two classes, which weigh alike
-    assert mean == pytest.approx(0.5, abs=0.01)
-    assert bias.sum() == pytest.approx(0, abs=1e-4)
-
-
-def test_a_class_of_one_image_leaves_the_fit_as_it_is():
-    features, y = overlapping(40, 0.5, seed=1, f=8)
-    y[:] = 0
-    y[3] = 1
-    probe = Probe(features, 0.003, 2)
-    rows = np.arange(40)
-    assert np.array_equal(probe.even_probs(rows, y, rows), probe.probs(rows, y, rows))
-    assert (probe.even_probs(rows[:3], y[:3], rows)[:, 0] == 1).all()
-
-
-def test_a_patients_images_are_not_told_by_each_other():
-    """Images of a patient that are nearly one say nothing of those of others: without patients they seem to."""
-    rng = np.random.default_rng(0)
-    patients = np.repeat(np.arange(30), 4)
-    y = (patients < 6).astype(int)
-    features = rng.normal(size=(30, 200))[patients] + 0.05 * rng.normal(size=(120, 200))
-    probe, rows = Probe(features, 0.003, 2), np.arange(120)
-    alone, whole = (probe.even_probs(rows, y, rows, groups)[:, 1].mean() for groups in (None, patients))
-    assert whole > alone + 0.02
-
-
 def test_the_probes_parts_count_alike_however_many_columns_they_have():
     rng = np.random.default_rng(0)
     y = np.arange(80) % 2

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
-from medclf.auditing.labelling import TYPICAL
+from medclf.auditing.labelling import STRENGTH, TYPICAL, margin_of
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, OutputError
 from medclf.images.preprocessing import Preprocessing
@@ -21,7 +23,7 @@ from medclf.models.backbones import build_network
 from medclf.models.heads import pool_by
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.run import label_page
-from medclf.run.label_next import NextLabels, _encoder, label_next
+from medclf.run.label_next import FittedPool, NextLabels, _encoder, label_next
 from medclf.run.label_page import write_next
 from medclf.run.labels_so_far import notes_of
 
@@ -149,6 +151,19 @@ def test_the_encoders_stages_count_alike_and_clusters_are_of_the_last_one(pool, 
     parts = np.split(chosen[0], np.cumsum(widths)[:-1], axis=1)
     weights = [part.var(0).sum() for part in parts]
     assert chosen[0].shape == (24, sum(widths)) and max(weights) < 1.5 * min(weights)
+
+
+def test_it_is_unsure_where_a_fit_is_in_which_all_classes_weigh_alike():
+    rng = np.random.default_rng(0)
+    y = (np.arange(200) % 10 == 0).astype(int)
+    features = rng.normal(size=(200, 6)) + 1.5 * y[:, None]
+    known = np.arange(200) < 60
+    found = FittedPool(features, (), np.where(known, y, -1), None, 2).choose(known, None, 8)
+    x = StandardScaler().fit_transform(features)
+    fit = LogisticRegression(C=STRENGTH, class_weight="balanced").fit(x[known], y[known])
+    margins = margin_of(fit.predict_proba(x))
+    assert found["margin"].to_numpy() == pytest.approx(margins[found["row"]], abs=0.02)
+    assert found["margin"].max() < np.sort(margins[~known])[45]
 
 
 def test_labels_fit_a_probe_that_suggests_and_forecasts(pool):
