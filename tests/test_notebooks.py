@@ -58,6 +58,7 @@ def client(request, tmp_path_factory):
 def test_a_notebook_runs_and_shows_what_it_promises(name, client, tmp_path):
     client.nb = notebook = nbformat.read(FOLDER / name, as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {tmp_path}"))
+    notebook.cells.append(nbformat.v4.new_code_cell("%cd -q /"))  # the test's folder goes, the kernel stays
     client.execute(cleanup_kc=False)
     outputs = [one for cell in notebook.cells for one in cell.get("outputs", ())]
     shown = [one["data"] for one in outputs if "data" in one]

@@ -81,7 +81,7 @@ def as_pair(size: Size) -> tuple[int, int]:
     pair = (size,) * 2 if isinstance(size, Integral) else tuple(size) if isinstance(size, Sequence) else ()
     if len(pair) != 2 or not all(isinstance(side, Integral) and side > 0 for side in pair):
         text = f"{argument('size')} must be a whole number of pixels, or height and width, not {size!r}"
-        raise DataError(text, "for example size=224 or size=(192, 256)")
+        raise DataError(text, f"for example {argument('size', 224)}, or two numbers, height and width")
     return int(pair[0]), int(pair[1])
 
 
