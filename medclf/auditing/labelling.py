@@ -20,7 +20,6 @@ _SAME = 0.98  # cosine of centred features from which two images are near-duplic
 _MOST_CLUSTERS = 500
 _BLOCK = 20_000_000  # cosines held at once
 STRENGTH = 0.003  # scikit-learn's C of the probe that says where it is unsure; see benchmarks/label_next.py
-_EVEN_STRENGTH, _EVEN_FOLDS = 0.003, 3  # of the probe that says where it is unsure; see benchmarks/label_next.py
 
 
 def choose_next(
@@ -216,36 +215,6 @@ class Probe:
 
     def probs(self, rows: np.ndarray, y: np.ndarray, asked: np.ndarray) -> np.ndarray:
         """(len(asked), n_classes) probabilities, after a fit on `rows`, whose classes are `y`."""
-        return self._fitted(self.strength, rows, y, asked)
-
-    def even_probs(self, rows: np.ndarray, y: np.ndarray, asked: np.ndarray, groups: Any = None) -> np.ndarray:
-        """As `probs`, with a bias a class, so that none is likelier than another on images it was not fitted on.
-
-        A fit takes the images of a rare class for surer than others like them are: where many classes overlap, hardly
-        any other image is called by it, and those that teach most about it are never asked for.
-
-        Args:
-            rows, y: what to fit on.
-            asked: whose probabilities are wanted.
-            groups: (n,) patient of each image, whole in a fold.
-        """
-        found = self._fitted(_EVEN_STRENGTH, rows, y, asked)
-        classes, codes = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
-            return found
-        fold_of = folds(y, None if groups is None else np.asarray(groups, object)[rows], _EVEN_FOLDS, seed=0)
-        held_out = np.zeros((len(rows), self.n_classes))
-        for fold in np.unique(fold_of):
-            train, valid = fold_of != fold, fold_of == fold
-            if len(np.unique(y[train])) == len(classes):
-                held_out[valid] = self._fitted(_EVEN_STRENGTH, rows[train], y[train], rows[valid])
-        known = held_out.any(axis=1)
-        if len(np.unique(codes[known])) < len(classes):
-            return found
-        found[:, classes] *= np.exp(_even_bias(held_out[known][:, classes], codes[known]))
-        return np.asarray(found / found.sum(axis=1, keepdims=True))
-
-    def _fitted(self, strength: float, rows: np.ndarray, y: np.ndarray, asked: np.ndarray) -> np.ndarray:
         import warnings
 
         from sklearn.exceptions import ConvergenceWarning
@@ -258,25 +227,9 @@ class Probe:
             return found
         with warnings.catch_warnings(), one_thread_if_small(self.x.size):
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model = LogisticRegression(C=strength, class_weight="balanced", max_iter=100, tol=1e-3)
+            model = LogisticRegression(C=self.strength, class_weight="balanced", max_iter=100, tol=1e-3)
             found[:, present] = model.fit(self.x[rows], y).predict_proba(self.x[asked])
         return found
-
-
-def _even_bias(probs: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """(k,) of the classes: what their log odds lack, each class weighing alike, drawn to 0 as by one image."""
-    from scipy.optimize import minimize
-    from scipy.special import log_softmax
-
-    scores, hit = np.log(probs.clip(1e-6)), np.eye(probs.shape[1])[codes]
-    weights = np.bincount(codes).min() * hit / np.bincount(codes)
-
-    def loss(bias: np.ndarray) -> tuple[float, np.ndarray]:
-        logs = log_softmax(scores + bias, axis=1)
-        slope = (weights.sum(axis=1, keepdims=True) * np.exp(logs) - weights).sum(axis=0)
-        return float(bias @ bias / 2 - (weights * logs).sum()), slope + bias
-
-    return np.asarray(minimize(loss, np.zeros(probs.shape[1]), jac=True).x)
 
 
 def self_trained(probe: Probe, y: np.ndarray, groups: Any = None, seed: int = 0) -> tuple[np.ndarray, str]:
