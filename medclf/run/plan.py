@@ -23,9 +23,7 @@ from medclf.dataset.labels import label_set
 from medclf.errors import DataError, MedclfError, argument, by_road, did_you_mean
 from medclf.files import finite, write_json
 from medclf.learn import distributed
-from medclf.learn.trial import (
-    MOST,
-)
+from medclf.learn.trial import MOST
 from medclf.parallel import n_cores
 from medclf.results.run_folder import TABLE
 from medclf.run.budget import Way, choose, job_of, measured, way_of
