@@ -54,7 +54,8 @@ class NextLabels:
     """What `label_next` says.
 
     Args:
-        images: path, why, suggestion ("" without a model), prob (of the suggestion) and margin, the most wanted first.
+        images: path, why, suggestion ("" without a model), prob (of the suggestion) and margin (of the two likeliest
+            classes, all of which weigh alike, as the choice goes by it), the most wanted first.
         forecast: what the next labels are expected to bring; None where there are too few to say.
         labelled: path -> label of the images of the pool that have one already.
         poor: images of the pool that a reader called poor: they are not asked for again.
@@ -370,7 +371,10 @@ class FittedPool:
         return Probe(self.features, STRENGTH, self.n_classes, self.widths)
 
     def choose(self, blocked: np.ndarray, probs: np.ndarray | None, n: int) -> pd.DataFrame:
-        """See `choose_next`; while a class has no label, half of the images stand for clusters without one."""
+        """See `choose_next`; while a class has no label, half of the images stand for clusters without one.
+
+        `probs` count where an image may have several labels, or where there are too few for a probe.
+        """
         if self.enough and not self.multi_label:
             rows = np.flatnonzero(self.taught >= 0)
             probs = self._probe.probs(rows, self.taught[rows], np.arange(len(self.taught)))
