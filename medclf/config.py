@@ -239,7 +239,11 @@ class TrainConfig:
         "decision threshold: youden, sensitivity=0.95, specificity=0.9, or cost=10 (false alarms a miss)",
     )
     prevalence: float | None = option(
-        None, "Evaluation", "expected share of positives in use; PPV and NPV are recalculated for it", share=True
+        None,
+        "Evaluation",
+        "expected share of positives in use; the probabilities stand for it, and PPV and NPV are recalculated for it",
+        unset="probabilities stand for the training images' frequencies",
+        share=True,
     )
 
     hide_names: bool = option(False, "Report", "anonymise file names", flags=("--hide-names/--show-names",))

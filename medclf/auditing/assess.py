@@ -21,6 +21,7 @@ from medclf.metrics.abstention import abstain_curve, evaluate_abstain
 from medclf.metrics.calibration import Temperature
 from medclf.metrics.classification import classification_metrics, proportion
 from medclf.metrics.intervals import Sampling, as_plain
+from medclf.metrics.prevalence import PrevalenceShift
 from medclf.metrics.reliability import brier, ece, reliability
 from medclf.metrics.thresholds import OperatingPoint
 from medclf.metrics.weighted import bin_gaps
@@ -60,6 +61,8 @@ def rules_section(shown: Predictions, used: str, ways: Mapping[str, Mapping[str,
     pairs = {way: (row["accuracy"], row["balanced_accuracy"]) for way, row in scores.items()}
     told = [f"{RULES[way]}: {' and '.join(map(percent, pair))}" for way, pair in pairs.items()]
     sentence = f"{rules[used].format(images=shown.counted())}."
+    if shown.shift is not None:
+        sentence += f" Probabilities are for a prevalence of {shown.shift}."
     if told:
         sentence += f" Accuracy and balanced accuracy {'; '.join(told)}."
     if unknown := int((~known).sum()):
@@ -76,6 +79,18 @@ def temperature_text(temperature: Temperature) -> str:
     """In words; of several labels the mean, which leaves out those that were not fitted."""
     value, n = temperature.overall
     return f"temperature {value:.2f}" + (f", the mean of {n} labels" if n > 1 else "")
+
+
+def of_prevalence(shift: PrevalenceShift, before: str) -> Sections:
+    """What the section calibration says of probabilities for another prevalence, after the sentence `before`."""
+    half = shift.prevalence * (1 - shift.fitted)
+    half /= half + shift.fitted * (1 - shift.prevalence)
+    sentence = (
+        f"Probabilities stand for a prevalence of {shift}; of the images they were "
+        f"fitted on {percent(shift.fitted)} have it: 50 % became {percent(half)}. "
+        "Calibration error, Brier score and log loss are judged before that."
+    )
+    return {"sentence": f"{before} {sentence}".strip(), "prevalence": {**shift.as_dict(), "sentence": sentence}}
 
 
 def at_temperature(predictions: Predictions, temperature: Temperature | None) -> Predictions:
@@ -190,7 +205,7 @@ def apply_calibration(predictions: Predictions, calibration: Calibration) -> Pre
     """
     found = predictions if calibration.fusion is None else fused(predictions, calibration.fusion)
     found = at_temperature(found, calibration.temperature)
-    found = replace(found, decided=calibration.decided(found.probs, found.vocab))
+    found = replace(found, decided=calibration.decided(found.probs, found.vocab), shift=calibration.shift)
     if calibration.abstain_below is not None:
         confidence = confidence_of(answers(found.y, found.probs, found.multi_label)[1])
         found = with_flag(found, confidence < calibration.abstain_below, UNSURE)
@@ -224,12 +239,15 @@ def evaluate_limits(
     Returns:
         Sections of results.json: calibration, decision, abstain, ood, operating_point, as far as there are any.
     """
-    errors = calibration_errors(predictions)
-    section: Sections = {**errors, "reliability": {"here": reliability_bars(predictions)}}
-    section["by_label"] = by_label(predictions)
+    measured = predictions.measured
+    errors = calibration_errors(measured)
+    section: Sections = {**errors, "reliability": {"here": reliability_bars(measured)}}
+    section["by_label"] = by_label(measured)
     if calibration.temperature is not None:
         sentence = f"The bundle's calibration ({temperature_text(calibration.temperature)}) was fitted during training."
         section = {"sentence": sentence, **section}
+    if calibration.shift is not None:
+        section |= of_prevalence(calibration.shift, section.get("sentence", ""))
     used, known = _ways(calibration, ways or {}, predictions.vocab)
     decision = rules_section(predictions, used, known)
     decision["sentence"] += " Nothing was chosen here: rules and thresholds are those of training."

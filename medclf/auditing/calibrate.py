@@ -20,17 +20,19 @@ from medclf.auditing.assess import (
     calibration_errors,
     confidence_of,
     if_too_often,
+    of_prevalence,
     reliability_bars,
     rules_section,
     temperature_text,
     with_flag,
 )
 from medclf.auditing.calibration_set import FEWEST, CalibrationSet
-from medclf.auditing.decisions import DecisionPolicy, balanced, decide
+from medclf.auditing.decisions import DecisionPolicy, balanced, decide, labels_to_decide
 from medclf.errors import DataError
 from medclf.metrics.abstention import abstain_curve, choose_abstain, evaluate_abstain
 from medclf.metrics.calibration import FEWEST_OF_A_LABEL, calibrate_out_of_fold, fit_calibration, to_logits, too_few
 from medclf.metrics.intervals import as_plain
+from medclf.metrics.prevalence import PrevalenceShift
 from medclf.results.calibration import UNSURE, Calibration
 from medclf.results.predictions import Predictions
 from medclf.results.wording import counted_as, percent
@@ -77,15 +79,20 @@ def calibrate(
         (['abstain', 'calibration', 'decision', 'operating_point'], True)
     """
     policy = policy or DecisionPolicy()
+    if policy.prevalence is not None:
+        policy.check(predictions.vocab, predictions.multi_label)
     shares = shares_of(calibration_set.y, len(predictions.vocab)) if shares is None else shares
     why = _why_not(calibration_set)
     try:
         if why:
             raise DataError(why, "give more images")
         result, calibration_set = _at_fitted_temperature(predictions, calibration_set)
+        if policy.prevalence is not None:
+            calibration_set, shares = _shift(result, calibration_set, policy, shares)
         section, thresholds = decide(result.predictions, calibration_set, policy)
     except DataError as error:
         text = f"Not calibrated: {error.message}. The probabilities are the network's own."
+        text += " They do not stand for the prevalence that was given." if policy.prevalence is not None else ""
         result, section, thresholds = Calibrated(predictions, {"calibration": {"sentence": text}}), {}, {}
         why = text
     if section:
@@ -156,6 +163,29 @@ def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tu
     return Calibrated(after, {"calibration": section}, calibration), fitted_on
 
 
+def _shift(
+    result: Calibrated, calibration_set: CalibrationSet, policy: DecisionPolicy, shares: np.ndarray
+) -> tuple[CalibrationSet, np.ndarray]:
+    """Let the probabilities stand for a prevalence; the same of those that choose thresholds, and of the shares."""
+    shown, temperature, section = result.predictions, result.calibration.temperature, result.sections["calibration"]
+    (label, *_), prevalence = labels_to_decide(shown, policy.positive), policy.prevalence
+    vocab, multi, k = shown.vocab, shown.multi_label, shown.vocab.index(label)
+    known = shares if label in section["uncalibrated"] else shares_of(calibration_set.y, len(vocab))
+    if temperature is None or prevalence is None or not 0 < known[k] < 1:
+        told = f"of the {shown.counted()} they were fitted on none, or all, have {label}"
+        section["sentence"] += f" The probabilities do not stand for the prevalence that was given: {told}."
+        return calibration_set, shares
+    shift = PrevalenceShift(label, float(known[k]), prevalence)
+    section |= of_prevalence(shift, section["sentence"])
+    bias = shift.bias(vocab, multi) + (temperature.bias or 0.0)
+    result.calibration = replace(
+        result.calibration, temperature=replace(temperature, bias=tuple(bias.tolist())), shift=shift
+    )
+    result.predictions = shown.shifted(shift)
+    probs = shift.apply(calibration_set.probs, vocab, multi)
+    return replace(calibration_set, probs=probs), shift.shares(shares, vocab, multi)
+
+
 def _before_and_after(before: Predictions, after: Predictions) -> Sections:
     parts = {"before": before, "after": after}
     errors = {name: calibration_errors(part) for name, part in parts.items()}
@@ -176,8 +206,12 @@ def _abstain(result: Calibrated, calibration_set: CalibrationSet, keep_accuracy:
     section: Sections = {"wished": keep_accuracy, "curve": {name: curve[name].tolist() for name in CURVE}}
     result.sections["abstain"] = section
 
+    shift = result.calibration.shift
+    weights = None if shift is None else shift.weights(calibration_set.y, predictions.vocab, multi)
+
     def choose(rows: Any) -> float:
-        return choose_abstain(chosen_y[rows], chosen_probs[rows], accuracy=keep_accuracy).threshold
+        counted = None if weights is None else weights[rows]
+        return choose_abstain(chosen_y[rows], chosen_probs[rows], accuracy=keep_accuracy, weights=counted).threshold
 
     try:
         threshold = choose(slice(None))
@@ -191,9 +225,10 @@ def _abstain(result: Calibrated, calibration_set: CalibrationSet, keep_accuracy:
     found = evaluate_abstain(y, probs, limit, groups=predictions.groups)
     found.pop("threshold")
     unsure = confidence_of(probs) < limit
+    where = "" if shift is None else f" at a prevalence of {shift}"
     sentence = (
         f"Answers below {100 * threshold:.0f} % confidence are flagged unsure: {unsure.sum()} of {len(unsure)} here. "
-        f"About {percent(keep_accuracy, 0)} of the rest should be correct. "
+        f"About {percent(keep_accuracy, 0)} of the rest should be correct{where}. "
         f"The limit was chosen on {calibration_set.described}."
     )
     sentence += if_too_often(unsure)

@@ -40,7 +40,8 @@ class DecisionPolicy:
         positive: the label that decisions are about; where None, of two the finding, see `positive_label`.
         rule: "youden", "sensitivity=0.95", "specificity=0.9", or "cost=10": what a miss costs, in false alarms; youden
             where None.
-        prevalence: share of patients with the label where the classifier will be used; None is not known.
+        prevalence: share of patients with the label where the classifier will be used; the probabilities then stand
+            for it. None is not known: they stand for the images they were fitted on.
         decide: "accuracy": the most probable label is predicted, of several an image each from 0.5. "balanced": the
             label whose probability is greatest beside its share of the training images, which serves balanced accuracy.
             "threshold": the positive label from the rule's threshold on. None: "threshold" where a rule is given, else
@@ -263,10 +264,11 @@ def decision_section(
         "cost": f"a miss was said to cost {(point.wish or {}).get('miss_cost', 1):g} false alarms",
     }
     by = rules.get(point.by, "it was given")
+    cut = f"{point.threshold:.3f}" if point.threshold >= 0.01 else f"{point.threshold:.2g}"
     use = "is predicted from" if decides else "has an operating point, which does not decide here, at"
     return {
         "label": label,
-        "sentence": f"{label} {use} a probability of {point.threshold:.3f}: {by}.",
+        "sentence": f"{label} {use} a probability of {cut}: {by}.",
         "threshold": point.threshold,
         "by": point.by,
         "wish": point.wish,

@@ -248,7 +248,7 @@ def check_labels(
         audit: of the data, for near-duplicates with different labels.
         features: of the images, by path, where the network was not tuned: then these judge; see `judge_labels`.
     """
-    parts = [predictions] if out_of_fold is None else [predictions, out_of_fold]
+    parts = [part.measured for part in (predictions, out_of_fold) if part is not None]
     both = Predictions.concat(parts)
     known = both.known
     both, judges = both.subset(known), np.repeat(np.arange(len(parts)), [len(part) for part in parts])[known]

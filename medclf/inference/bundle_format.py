@@ -15,6 +15,7 @@ import numpy as np
 from medclf.errors import BundleError, MedclfError, argument, by_road
 from medclf.files import finite, is_number
 from medclf.images.preprocessing import Preprocessing
+from medclf.metrics.prevalence import shift_in
 from medclf.metrics.units import UnitRule
 from medclf.models.spec import ModelSpec
 from medclf.models.tabular import Fusion
@@ -166,6 +167,8 @@ def check_calibration(calibration: Mapping[str, Any], spec: ModelSpec) -> None:
     _expect(set(weights) <= set(spec.vocab) and all(map(_is_weight, weights.values())), "decision")
     if calibration.get("tabular"):
         Fusion.from_dict(calibration["tabular"], spec.n_out, spec.multi_label)
+    if shift := shift_in(calibration.get("prevalence")):
+        _expect(shift.label in spec.vocab and 0 < shift.fitted < 1 and 0 < shift.prevalence < 1, "prevalence")
     _expect(_is_limit(calibration.get("abstain", {}).get("threshold", 0)), "abstain")
     if calibration.get("unit"):
         rule = UnitRule.from_dict(calibration["unit"], multi_label=spec.multi_label)

@@ -16,7 +16,7 @@ from medclf.results.wording import counted, interval, number, partition_name, wi
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
 _USE = "Research only. Not a medical device: do not use it for diagnosis or treatment."
-_FROM_RUN = ("evaluated", "sensitivity")  # told better by the tables
+_FROM_RUN = ("evaluated", "probabilities", "sensitivity")  # told better by the tables
 
 
 def card_of(content: Mapping[str, Any], name: str, place: str, *, run: Path | None = None, licence: str = "") -> str:

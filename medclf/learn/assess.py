@@ -89,7 +89,9 @@ class Assessment:
     @property
     def card(self) -> dict[str, Any]:
         """What a bundle tells its users of how the network did."""
-        return {"evaluated": summary(self.results), "sensitivity": sensitivities(self.results)}
+        shift = self.calibration.shift
+        stand = {} if shift is None else {"probabilities": f"for a prevalence of {shift}"}
+        return {"evaluated": summary(self.results), **stand, "sensitivity": sensitivities(self.results)}
 
     def of_others(self, learn: Any, predictions: Predictions, partition: str) -> tuple[Predictions, Sections]:
         """Predictions of other images as the bundle would give them, and their results, at limits chosen before.

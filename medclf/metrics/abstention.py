@@ -36,7 +36,7 @@ def abstain_curve(y: Any, probs: Any, *, n_points: int = 101, level: float = 0.9
         ([0.33, 0.67, 1.0], [1.0, 1.0, 0.67])
     """
     confidence, right = _sureness(y, probs)
-    thresholds, answered, correct = _answered(confidence, right)
+    thresholds, answered, correct = _answered(confidence, right, np.ones(len(right), int))
     if len(thresholds) > n_points:
         kept = np.unique(np.linspace(0, len(thresholds) - 1, n_points).round().astype(int))
         thresholds, answered, correct = thresholds[kept], answered[kept], correct[kept]
@@ -51,11 +51,13 @@ def abstain_curve(y: Any, probs: Any, *, n_points: int = 101, level: float = 0.9
     }
 
 
-def _answered(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _answered(
+    confidence: np.ndarray, right: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Falling thresholds with the number answered and the number right; equal confidences go together."""
     order = np.argsort(-confidence, kind="stable")
     ends = np.flatnonzero(np.diff(confidence[order], append=-1.0))
-    return confidence[order][ends], ends + 1, np.cumsum(right[order])[ends]
+    return confidence[order][ends], np.cumsum(weights[order])[ends], np.cumsum((right * weights)[order])[ends]
 
 
 def _sureness(y: Any, probs: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +91,9 @@ class AbstainPoint:
         return asdict(self)
 
 
-def choose_abstain(y: Any, probs: Any, *, accuracy: float = 0.95, surely: bool = False) -> AbstainPoint:
+def choose_abstain(
+    y: Any, probs: Any, *, accuracy: float = 0.95, surely: bool = False, weights: Any = None
+) -> AbstainPoint:
     """The threshold that answers most images and keeps a wished accuracy on those answered.
 
     Args:
@@ -97,9 +101,10 @@ def choose_abstain(y: Any, probs: Any, *, accuracy: float = 0.95, surely: bool =
         probs: as in `abstain_curve`.
         accuracy: the wish.
         surely: the lower end of Wilson's 95 % interval must reach it, not the share seen.
+        weights: (n,) how many images each stands for, as for another prevalence; one each where None.
 
     Raises:
-        DataError: no threshold keeps it.
+        DataError: `surely` with weights, of which Wilson's interval knows nothing; no threshold keeps it.
 
     Example:
         >>> choose_abstain([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], accuracy=0.9).threshold
@@ -107,8 +112,11 @@ def choose_abstain(y: Any, probs: Any, *, accuracy: float = 0.95, surely: bool =
     """
     if not 0 <= accuracy <= 1:
         raise DataError(f"accuracy={accuracy} is not a share", "give a number from 0 to 1")
+    if surely and weights is not None:
+        raise DataError("surely cannot be had with weights", "leave one of them out")
     confidence, right = _sureness(y, probs)
-    thresholds, answered, correct = _answered(confidence, right)
+    counted = np.ones(len(right), int) if weights is None else np.asarray(weights, float)[np.asarray(y) >= 0]
+    thresholds, answered, correct = _answered(confidence, right, counted)
     kept = np.array([wilson(k, n)[0] for k, n in zip(correct, answered, strict=True)]) if surely else correct / answered
     good = np.flatnonzero(kept >= accuracy - 1e-12)
     if not len(good):
@@ -118,7 +126,7 @@ def choose_abstain(y: Any, probs: Any, *, accuracy: float = 0.95, surely: bool =
     below = thresholds[last + 1] if last + 1 < len(thresholds) else thresholds[last]
     threshold = round(float((thresholds[last] + below) / 2), 12)
     return AbstainPoint(
-        threshold, accuracy, float(answered[last] / len(right)), float(correct[last] / answered[last]), len(right)
+        threshold, accuracy, float(answered[last] / counted.sum()), float(correct[last] / answered[last]), len(right)
     )
 
 

@@ -98,7 +98,7 @@ def _calibration(value: Any, picture: Picture) -> list[Block]:
     if numbers:
         each = [(_reliability(row["reliability"]), f"{name}. {_DOTTED}") for name, row in labels.items()]
         result.append(Block("folded", text="Class by class", items=[_named(numbers), Block("charts", items=each)]))
-    return result + _measured(value, "ece", "brier", "reliability", "by_label", "uncalibrated")
+    return result + _measured(value, "ece", "brier", "reliability", "by_label", "uncalibrated", "prevalence")
 
 
 def _ordinal(value: Any, picture: Picture) -> list[Block]:

@@ -11,6 +11,7 @@ import numpy as np
 if TYPE_CHECKING:  # a prediction needs neither scipy nor scikit-learn
     from medclf.metrics.calibration import Temperature
     from medclf.metrics.ood import OodDetector
+    from medclf.metrics.prevalence import PrevalenceShift
     from medclf.metrics.units import UnitRule
     from medclf.models.tabular import Fusion
 
@@ -34,6 +35,8 @@ class Calibration:
         fusion: adds a table's columns to the network's logits, before the temperature; None where the image stands
             alone.
         unit: how the images of a patient, study or series become one answer; None where each has its own.
+        shift: to the prevalence that the probabilities stand for: the temperature's bias holds it already, and
+            thresholds and weights are for such probabilities. None: they stand for the images they were fitted on.
 
     Example:
         >>> Calibration(abstain_below=0.6, keep_accuracy=0.95, thresholds={"polyp": 0.3}).as_dict()
@@ -49,6 +52,7 @@ class Calibration:
     ood: OodDetector | None = None
     fusion: Fusion | None = None
     unit: UnitRule | None = None
+    shift: PrevalenceShift | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The form that bundle.json has, as medclf 0.1 wrote it; see docs/bundle.md."""
@@ -70,6 +74,8 @@ class Calibration:
             found["tabular"] = self.fusion.as_dict()
         if self.unit is not None:
             found["unit"] = self.unit.as_dict()
+        if self.shift is not None:
+            found["prevalence"] = self.shift.as_dict()
         return found
 
     def decided(self, probs: np.ndarray, vocab: Sequence[str]) -> np.ndarray | None:
@@ -91,6 +97,7 @@ class Calibration:
         """
         from medclf.metrics.calibration import Temperature
         from medclf.metrics.ood import OodDetector
+        from medclf.metrics.prevalence import shift_in
         from medclf.metrics.units import UnitRule
         from medclf.models.tabular import fusion_in
 
@@ -111,6 +118,7 @@ class Calibration:
             ood=OodDetector.from_dict(values["ood"]) if values.get("ood") else None,
             fusion=fusion_in(values, multi_label),
             unit=UnitRule.from_dict(values["unit"], multi_label=multi_label) if values.get("unit") else None,
+            shift=shift_in(values.get("prevalence")),
         )
 
 

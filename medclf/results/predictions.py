@@ -14,6 +14,7 @@ from medclf.dataset.csv_files import numbers_in, read_rows, save_rows, with_type
 from medclf.dataset.groups import groups_of
 from medclf.dataset.labels import NO_FINDING
 from medclf.errors import DataError
+from medclf.metrics.prevalence import PrevalenceShift
 from medclf.results.calibration import decided
 from medclf.results.wording import counted_as
 
@@ -36,6 +37,7 @@ class Predictions:
             of at least 0.5).
         ordinal: the labels have an order, and `vocab` is it, lowest grade first.
         unit: what a row is the answer for, such as "patient"; None for an image.
+        shift: to the prevalence that the probabilities stand for; None: they stand for the images they were fitted on.
     """
 
     vocab: list[str]
@@ -48,6 +50,7 @@ class Predictions:
     decided: np.ndarray | None = None
     ordinal: bool = False
     unit: str | None = None
+    shift: PrevalenceShift | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -96,6 +99,22 @@ class Predictions:
     def groups(self) -> np.ndarray | None:
         """(n,) which images belong together, by patient or as near-duplicates; None where none is known to."""
         return groups_of(self.table)
+
+    @property
+    def measured(self) -> Predictions:
+        """These as they are held against labels: not shifted to another prevalence; the predicted labels stay.
+
+        Brier score, log loss and calibration error of probabilities for one prevalence, on images of another, would
+        tell how far those two lie apart.
+        """
+        if self.shift is None:
+            return self
+        probs = self.shift.undo(self.probs, self.vocab, self.multi_label)
+        return replace(self.with_probs(probs), decided=self.predicted, shift=None)
+
+    def shifted(self, shift: PrevalenceShift) -> Predictions:
+        """These for another prevalence, with what is then predicted."""
+        return replace(self.with_probs(shift.apply(self.probs, self.vocab, self.multi_label)), shift=shift)
 
     def with_probs(self, probs: np.ndarray) -> Predictions:
         """These with other probabilities, (n, n_labels), and the losses and labels that follow from them."""
@@ -154,13 +173,16 @@ class Predictions:
     @classmethod
     def concat(cls, parts: Sequence[Predictions]) -> Predictions:
         """Several parts, such as the folds of a cross-validation, as one."""
+        if len({part.shift for part in parts}) > 1:
+            parts = [part.measured for part in parts]
         first = parts[0]
         y, probs, losses = (np.concatenate([getattr(p, name) for p in parts]) for name in ("y", "probs", "losses"))
         table = pd.concat([part.table for part in parts], ignore_index=True)
         known = [part.features for part in parts if part.features is not None]
         features = np.concatenate(known) if len(known) == len(parts) else None
         chosen = np.concatenate([part.predicted for part in parts])
-        return cls(first.vocab, first.multi_label, y, probs, losses, table, features, chosen, first.ordinal, first.unit)
+        made = cls(first.vocab, first.multi_label, y, probs, losses, table, features, chosen, first.ordinal, first.unit)
+        return replace(made, shift=first.shift)
 
     def subset(self, rows: Any) -> Predictions:
         """The predictions of some rows, by a boolean mask or positions."""

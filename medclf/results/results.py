@@ -119,7 +119,7 @@ def summarize(
     Returns:
         A dict of plain numbers, lists and dicts; a metric is {"value", "low", "high", "n"}.
     """
-    known = labelled(predictions)
+    known = labelled(predictions).measured
     metrics = metrics_of(known, n_boot)
     results: dict[str, Any] = {
         "schema": SCHEMA,
@@ -135,7 +135,11 @@ def summarize(
         results["ordinal"] = near_misses(results["confusion_matrix"], known.vocab)
     if len(known):
         results["baseline"] = baseline(known)
+        if predictions.shift is not None:
+            results["baseline"] |= {"label": None, "accuracy": None}
         results["baseline"]["sentence"] = beside_guessing(results, known.counted())
+        if predictions.shift is not None:
+            results["baseline"]["sentence"] += " " + _OF_PREVALENCE
     if len(known) > LARGE:
         there = f"There are {len(known):,} {known.counted()}"
         results["resampling"] = f"{there}: intervals are resampled from a part that stands for all of them."
@@ -147,6 +151,12 @@ def summarize(
     results["settings"] = {k: v for k, v in (recipe or {}).items() if k not in {"vocab", "split"}}
     results["versions"] = versions()
     return cast(Results, results)
+
+
+_OF_PREVALENCE = (
+    "Labels are chosen for another prevalence than these images have: accuracy is not held against always predicting "
+    "the most frequent label."
+)
 
 
 def baseline(known: Predictions) -> dict[str, Any]:
@@ -196,7 +206,7 @@ def by_fold(predictions: Predictions) -> tuple[list[dict[str, Any]], dict[str, d
     """
     rows = []
     for fold, places in predictions.table.groupby("fold").indices.items():
-        part = predictions.subset(places)
+        part = predictions.subset(places).measured
         task = read_task(
             part.y, part.probs, part.vocab, None, part.multi_label, predicted=part.predicted, ordinal=part.ordinal
         )
@@ -240,6 +250,7 @@ def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results
     Returns:
         {"sentence", "n", "n_leaking", "numbers": {which images: {"n", metrics}}}; None where nothing leaks.
     """
+    shown = shown.measured
     leaking = np.asarray(twin, bool) | np.asarray(patient, bool)
     n, left = len(shown), shown.subset(~leaking)
     if not leaking.any():

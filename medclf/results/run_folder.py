@@ -6,6 +6,7 @@ import base64
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from medclf.errors import DataError, MedclfWarning, PreprocessingError, by_road
 from medclf.files import finite, replacing, write_json
 from medclf.images.phi import Pictures, Reader
 from medclf.images.preprocessing import Preprocessing
+from medclf.metrics.prevalence import shift_in
 from medclf.results.names import Names
 from medclf.results.predictions import Predictions
 from medclf.results.record import RECORD, read_record
@@ -143,7 +145,7 @@ class RunFolder(Shown, os.PathLike[str]):
         if results["n"] not in (n, int((known & inside).sum())):
             text = f"{self / PREDICTIONS} has {n} images with a known label; {RESULTS} speaks of {results['n']}"
             raise DataError(text, _BOTH)
-        return found
+        return replace(found, shift=shift_in((results.get("calibration") or {}).get("prevalence")))
 
     def check_counts(self) -> None:
         """See that predictions.csv holds the errors that results.json counts, before a page shows both.

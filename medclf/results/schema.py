@@ -45,6 +45,7 @@ _POINT = fields(
         "prevalence": NUMBER,
     },
 )
+_SHIFT: dict[str, Shape] = {"label": TEXT, "fitted": NUMBER, "prevalence": NUMBER}
 _WAY = fields({}, {"thresholds": by_name(NUMBER), "weights": by_name(NUMBER)})
 _DATA = fields(
     {},
@@ -70,7 +71,7 @@ _SECTIONS: dict[str, Shape] = {
         },
     ),
     "leak_free": fields({}, {**_SENTENCE, "numbers": by_name(fields({}, _METRICS))}),
-    "calibration": fields({}, {**_SENTENCE, "reliability": by_name(_BARS)}),
+    "calibration": fields({}, {**_SENTENCE, "reliability": by_name(_BARS), "prevalence": fields(_SHIFT, _SENTENCE)}),
     "abstain": fields({}, {**_SENTENCE, "numbers": OBJECT, "curve": fields({}, _CURVE)}),
     "decision": fields({}, {**_SENTENCE, "ways": by_name(_WAY)}),
     "operating_point": either(by_name(_POINT), _POINT),

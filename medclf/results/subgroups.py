@@ -57,7 +57,7 @@ def subgroups(
         DataError: a column is not there, or empty.
     """
     check_columns(predictions.table, columns)
-    known = predictions.subset(predictions.known)
+    known = predictions.subset(predictions.known).measured
     result = {}
     for column in columns:
         found = subgroup_metrics(

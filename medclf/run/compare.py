@@ -107,7 +107,7 @@ def compare(
 
         check_page(page)
     runs = Run(run_a), Run(run_b)
-    first, second = (run.predictions for run in runs)
+    first, second = (run.predictions.measured for run in runs)
     a, b = _paired(first, second, *map(str, (run_a, run_b)))
     names = _names(run_a, run_b)
     found = compare_predictions(

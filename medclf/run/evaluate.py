@@ -187,6 +187,7 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
     found = Predictions(
         list(bundle.vocab), bundle.multi_label, y, probs, losses, used, features, chosen, ordinal=bundle.spec.ordinal
     )
+    found.shift = None if raw else rule.shift
     return found, table, missing
 
 

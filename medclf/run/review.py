@@ -58,7 +58,7 @@ def choose_images(
     known = predictions.fully_known
     if not known.any():
         raise DataError("of no image all labels are known", "there is nothing to compare a second read with")
-    suspect, margin = label_suspects(predictions.y, predictions.probs, multi_label=predictions.multi_label)
+    suspect, margin = label_suspects(predictions.y, predictions.measured.probs, multi_label=predictions.multi_label)
     wrong = known & (labels != preds)
     suspects = [int(row) for row in np.argsort(margin, kind="stable") if suspect[row]]
     if doubted is not None:

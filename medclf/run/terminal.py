@@ -155,6 +155,8 @@ def _told(results: dict[str, Any]) -> Iterator[str]:
     for name, spread in (results.get("fold_spread") or {}).items():
         if name in ("accuracy", "auroc"):
             yield f"{METRICS[name].name} by fold: {spread['lowest']:.3f} to {spread['highest']:.3f}"
+    if shifted := (results.get("calibration") or {}).get("prevalence"):
+        yield shifted["sentence"]
     for section in ("abstain", "operating_point"):
         sentence = (results.get(section) or {}).get("sentence")
         if sentence:

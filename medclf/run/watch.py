@@ -30,6 +30,7 @@ from medclf.metrics.drift import (
     stream_of,
 )
 from medclf.metrics.intervals import Estimate
+from medclf.metrics.prevalence import shift_in
 from medclf.parallel import map_ahead
 from medclf.progress import watch as bar
 from medclf.reporting.charts import Line, line_chart
@@ -104,6 +105,11 @@ def watch(
         verb = "sketch is damaged and is" if lost == 1 else "sketches are damaged and are"
         told.append(f"{lost} {verb} left out.")
     told += unlike
+    if alarms and (shift := shift_in(source.bundle.calibration.get("prevalence"))):
+        told.append(
+            f"The images compared with are the run's: where {shift} come, as the model was told, "
+            "shares of classes and confidence differ from theirs without any drift."
+        )
     page = Path(out) if out else source / FOLDER / PAGE
     measured = (
         f"After every {STEP} images, the last 50, 100 and 200 are compared with {number(len(known))} images that the "

@@ -284,3 +284,75 @@ def test_a_threshold_that_does_not_decide_is_not_told_as_if_it_did():
         found = calibrate(shown, CalibrationSet.of(shown, "the others"), DecisionPolicy(decide=decide))
         sentence = found.sections["operating_point"]["sentence"]
         assert ("is predicted from" in sentence) == (decide == "threshold") == ("does not decide" not in sentence)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_probabilities_stand_for_the_prevalence_that_is_given(own):
+    """Weighted to it, the images have the label as often as it is said of them, and the limit keeps its accuracy."""
+    shown, _ = population(6000, vocab=("normal", "polyp"))
+    other = CalibrationSet.of(shown, "the others") if own else CalibrationSet(shown.y, shown.probs, None, "others")
+    at = DecisionPolicy(prevalence=0.05)
+    plain, found = calibrate(shown, other), calibrate(shown, other, at)
+    shift = found.calibration.shift
+    weights = shift.weights(shown.y, shown.vocab, False)
+    probs = found.predictions.probs[:, 1]
+    assert np.average(probs, weights=weights) == pytest.approx(0.05, abs=0.004)
+    assert np.average(shown.y == 1, weights=weights) == pytest.approx(0.05)
+    assert (found.predictions.predicted[:, 1] == (probs > 0.5)).all()
+    kept = found.predictions.probs.max(1) >= found.calibration.abstain_below
+    right = found.predictions.predicted[np.arange(6000), shown.y]
+    assert np.average(right[kept], weights=weights[kept]) >= 0.95
+    # what the bundle holds gives the same from the network's own
+    given = found.calibration.temperature.apply_to_probs(shown.probs)
+    assert given == pytest.approx(found.predictions.probs, abs=0.05 if own else 1e-9)
+    # and what is measured against labels is as without
+    section, before = found.sections["calibration"], plain.sections["calibration"]
+    assert section["ece"] == before["ece"] and section["by_label"] == before["by_label"]
+    assert "stand for a prevalence of 5 % of polyp" in section["sentence"]
+    results, same = summarize(found.predictions), summarize(plain.predictions)
+    assert results["brier"]["value"] == pytest.approx(same["brier"]["value"])
+    assert results["auroc"] == same["auroc"] and results["baseline"]["log_loss"] == pytest.approx(
+        same["baseline"]["log_loss"]
+    )
+    assert results["baseline"]["accuracy"] is None and "another prevalence" in results["baseline"]["sentence"]
+    assert results["confusion_matrix"] != same["confusion_matrix"]
+
+
+def test_a_threshold_decides_the_same_images_at_any_prevalence():
+    shown, _ = population(2000, vocab=("normal", "polyp"))
+    fitted_on = CalibrationSet.of(shown, "the others")
+    for rule in ({"rule": "sensitivity=0.9"}, {"decide": "balanced"}):
+        plain, found = (calibrate(shown, fitted_on, DecisionPolicy(**rule, prevalence=p)) for p in (None, 0.02))
+        assert (plain.predictions.predicted == found.predictions.predicted).mean() > 0.999
+        assert found.predictions.probs[:, 1].mean() < plain.predictions.probs[:, 1].mean() / 3
+
+
+def test_the_prevalence_of_one_of_several_labels_leaves_the_others():
+    rng = np.random.default_rng(0)
+    probs = rng.random((1500, 2))
+    y = (rng.random((1500, 2)) < probs).astype(int)
+    y[:100, 0] = -1
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(1500)]})
+    shown = Predictions(["effusion", "mass"], True, y, probs, np.zeros(1500), table)
+    fitted_on = CalibrationSet.of(shown, "the others")
+    plain, found = (calibrate(shown, fitted_on, DecisionPolicy(positive="mass", prevalence=p)) for p in (None, 0.03))
+    assert found.predictions.probs[:, 0] == pytest.approx(plain.predictions.probs[:, 0], abs=1e-6)
+    odds = [p[:, 1] / (1 - p[:, 1]) for p in (found.predictions.probs, plain.predictions.probs)]
+    share = y[:, 1].mean()
+    assert np.median(odds[0] / odds[1]) == pytest.approx(0.03 / 0.97 * (1 - share) / share)
+    with pytest.raises(DataError, match=r"prevalence=0\.03 needs one of the 2 labels"):
+        calibrate(shown, fitted_on, DecisionPolicy(prevalence=0.03))
+
+
+def test_a_prevalence_without_calibration_is_said_not_to_hold():
+    shown, _ = population(12, vocab=("normal", "polyp"))
+    found = calibrate(shown, CalibrationSet.of(shown, "the others"), DecisionPolicy(prevalence=0.02))
+    assert found.calibration.shift is None and found.predictions.probs == pytest.approx(shown.probs)
+    assert "do not stand for the prevalence" in found.sections["calibration"]["sentence"]
+    absent, _ = population(200, vocab=("normal", "polyp"))
+    absent = absent.subset(absent.y == 0)
+    other = calibrate(
+        absent, CalibrationSet.of(absent, "the others"), DecisionPolicy(positive="polyp", prevalence=0.02)
+    )
+    assert other.calibration.shift is None
+    assert "do not stand for the prevalence" in other.sections["calibration"]["sentence"]
