@@ -15,6 +15,7 @@ from medclf.errors import BundleError, DataError, ReadError, argument, position
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle_format import biases, ood_state, temperatures
 from medclf.metrics.logits import sigmoid, softmax, to_logits
+from medclf.metrics.prevalence import shift_in
 from medclf.metrics.units import UnitRule
 from medclf.models.spec import ModelSpec
 from medclf.models.tabular import Fields, fusion_in
@@ -103,11 +104,13 @@ class Predictor(Shown):
 
     def _shown(self) -> tuple[str, dict[str, Any], None]:
         how, limit = self.preprocessing, (self.calibration.get("abstain") or {}).get("threshold")
+        shift = shift_in(self.calibration.get("prevalence"))
         facts = {
             "network": self.spec.arch,
             "labels": listed(self.vocab) + (" (an image may have several)" if self.multi_label else ""),
             "input": f"{how.size[1]} x {how.size[0]} pixels, {how.channels} channels",
             "evaluated": self.card.get("evaluated", "not said"),
+            **({} if shift is None else {"probabilities": f"for a prevalence of {shift}"}),
             "flagged unsure below": f"{limit:.0%}" if isinstance(limit, float) else "no limit",
             "out of distribution": "flagged" if self._detector else "not checked",
             "hash": self.hash[:12],

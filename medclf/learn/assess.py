@@ -173,6 +173,8 @@ def assess(
         probed = None if units.out_of_fold is None else units.out_of_fold.units
     judged = judge(learn, parts, table, features, units, policy, tabular, outputs.cross_validated)
     reported, held_out, units, table = judged.reported, judged.held_out, judged.units, judged.table
+    if probed is not None and judged.calibration.shift is not None:
+        probed = probed.shifted(judged.calibration.shift)
     results = _summary(learn, reported, table) | judged.sections
     results |= {"units": units.section | unit_rows(reported, units.parts[0])} if units else {}
     results |= {} if found is None else {"audit": found.facts(_PAIRS)}

@@ -250,7 +250,6 @@ def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results
     Returns:
         {"sentence", "n", "n_leaking", "numbers": {which images: {"n", metrics}}}; None where nothing leaks.
     """
-    shown = shown.measured
     leaking = np.asarray(twin, bool) | np.asarray(patient, bool)
     n, left = len(shown), shown.subset(~leaking)
     if not leaking.any():
@@ -280,14 +279,15 @@ def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results
 
 def metrics_of(predictions: Predictions, n_boot: int = 2000) -> Metrics:
     """`classification_metrics` of the labels that are predicted, by whatever rule chose them."""
+    shown = predictions.measured
     return classification_metrics(
-        predictions.y,
-        predictions.probs,
-        predictions.vocab,
-        groups=predictions.groups,
-        multi_label=predictions.multi_label,
-        predicted=predictions.predicted,
-        ordinal=predictions.ordinal,
+        shown.y,
+        shown.probs,
+        shown.vocab,
+        groups=shown.groups,
+        multi_label=shown.multi_label,
+        predicted=shown.predicted,
+        ordinal=shown.ordinal,
         n_boot=n_boot,
     )
 

@@ -22,7 +22,7 @@ from medclf.errors import DataError, MedclfWarning, PreprocessingError, by_road
 from medclf.files import finite, replacing, write_json
 from medclf.images.phi import Pictures, Reader
 from medclf.images.preprocessing import Preprocessing
-from medclf.metrics.prevalence import shift_in
+from medclf.metrics.prevalence import PrevalenceShift, shift_in
 from medclf.results.names import Names
 from medclf.results.predictions import Predictions
 from medclf.results.record import RECORD, read_record
@@ -145,7 +145,11 @@ class RunFolder(Shown, os.PathLike[str]):
         if results["n"] not in (n, int((known & inside).sum())):
             text = f"{self / PREDICTIONS} has {n} images with a known label; {RESULTS} speaks of {results['n']}"
             raise DataError(text, _BOTH)
-        return replace(found, shift=shift_in((results.get("calibration") or {}).get("prevalence")))
+        return replace(found, shift=self._shift)
+
+    @property
+    def _shift(self) -> PrevalenceShift | None:
+        return shift_in((self.results.get("calibration") or {}).get("prevalence"))
 
     def check_counts(self) -> None:
         """See that predictions.csv holds the errors that results.json counts, before a page shows both.
@@ -175,7 +179,8 @@ class RunFolder(Shown, os.PathLike[str]):
             return None
         facts = self.results
         several, ordered = facts["task"] == "multi-label", bool(facts.get("ordinal"))
-        return Predictions.load(self / OUT_OF_FOLD, facts["vocab"], several, ordered)
+        found = Predictions.load(self / OUT_OF_FOLD, facts["vocab"], several, ordered)
+        return replace(found, shift=self._shift)
 
     @property
     def judged(self) -> Predictions:

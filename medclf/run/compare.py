@@ -128,7 +128,7 @@ def compare(
         only_a=len(first) - len(a),
         only_b=len(second) - len(b),
         metrics={name: one for name, one in found.items() if isinstance(one, Difference)},
-        sentence=found["sentence"],
+        sentence=found["sentence"] + _prevalences(dict(zip(names, runs, strict=True))),
         n=found["n"],
         n_groups=found["n_groups"],
         unit=found["unit"],
@@ -143,6 +143,15 @@ def compare(
         shown = all(run.show_burned_in for run in runs) if show_burned_in is None else show_burned_in
         render_comparison(comparison.as_dict(), _rows(a, b), page, read=_reader(runs, shown), hide_names=hidden)
     return comparison
+
+
+def _prevalences(runs: Mapping[str, Run]) -> str:
+    """What to say where labels are not chosen for the same share of a label."""
+    shifts = {name: run.predictions.shift for name, run in runs.items()}
+    if len(set(shifts.values())) == 1:
+        return ""
+    told = ", ".join(f"{shift or 'that of its training images'} in {name}" for name, shift in shifts.items())
+    return f" Labels are chosen for different prevalences: {told}."
 
 
 def _rows(a: Predictions, b: Predictions) -> pd.DataFrame:

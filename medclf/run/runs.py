@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from medclf.errors import DataError, MedclfError, by_road
 from medclf.metrics.comparison import Difference
+from medclf.metrics.prevalence import shift_in
 from medclf.results.names import data_set_name
 from medclf.results.record import RECORD
 from medclf.results.run_folder import RESULTS
@@ -167,5 +168,9 @@ def cautions(rows: Sequence[RunRow]) -> Iterator[str]:
             "The best run was chosen by these same images, so its lead is optimistic: confirm it on a test set. "
             "Intervals are of the paired difference, 95 %."
         )
+    shifts = {shift_in((row.run.results.get("calibration") or {}).get("prevalence")) for row in rows if row.score}
+    if len(shifts) > 1:
+        told = ", ".join(sorted(str(shift or "as trained") for shift in shifts))
+        yield f"Labels are chosen for different prevalences: {told}."
     if len({row.n for row in rows if not row.problem}) > 1:
         yield "Scores on different images say little about which model is better."

@@ -160,3 +160,24 @@ def test_another_call_of_fine_tune_draws_other_numbers(data):
     again.fit_one_cycle = learn.fit_one_cycle
     quietly(again, lambda learn: learn.fine_tune(1))
     assert seen[0] != seen[1] and seen[0] == seen[2]
+
+
+def test_a_prevalence_reaches_whatever_says_a_probability_and_nothing_that_is_measured(data, probed, tmp_path):
+    usual = assess(probed, audit=False, saliency=0)
+    found = assess(probed, audit=False, saliency=0, policy=DecisionPolicy(prevalence=0.02))
+    shift = found.calibration.shift
+    assert (shift.label, shift.prevalence) == ("dyed", 0.02) and found.card[
+        "probabilities"
+    ] == f"for a prevalence of {shift}"
+    for key in ("brier", "auroc"):
+        assert found.results[key]["value"] == pytest.approx(usual.results[key]["value"])
+        assert found.results["test"][key]["value"] == pytest.approx(usual.results["test"][key]["value"])
+    assert found.results["label_errors"] == usual.results["label_errors"]
+    folder = save_bundle(probed, tmp_path / "bundle", calibration=found.calibration)
+    bundle, rows = load_bundle(folder), found.predictions
+    answers = bundle.predict([data / path for path in rows.table["path"]])
+    assert [list(answer.probs.values()) for answer in answers] == pytest.approx(rows.probs, abs=1e-4)
+    assert [answer.label for answer in answers] == rows.preds
+    part = (rows.table["partition"] == "train").to_numpy()
+    assert not part.any() and found.out_of_fold.shift == shift
+    assert found.out_of_fold.measured.probs == pytest.approx(usual.out_of_fold.probs, abs=1e-6)

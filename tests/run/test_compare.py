@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from medclf.cli import app
 from medclf.errors import DataError
+from medclf.metrics.prevalence import PrevalenceShift
 from medclf.results.predictions import Predictions
 from medclf.run.compare import compare
 
@@ -183,3 +184,19 @@ def test_runs_that_cannot_be_compared(runs, tmp_path):
     with pytest.raises(DataError, match="no image in common"):
         compare(runs[0], other, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_probabilities_for_another_prevalence_are_compared_at_the_images_own(runs):
+    """The new run's are shifted in its files: what both are measured by stays, and that labels differ by it is said."""
+    old, new = runs
+    before = compare(old, new, n_boot=50)
+    kept, shift = Predictions.load(new / "predictions.csv", VOCAB, False), PrevalenceShift("polyp", 0.5, 0.3)
+    kept.shifted(shift).save(new / "predictions.csv")
+    facts = json.loads((new / "results.json").read_text())
+    facts["calibration"] = {"prevalence": shift.as_dict()}
+    (new / "results.json").write_text(json.dumps(facts))
+    found = compare(old, new, n_boot=50)
+    assert found.metrics["auroc"].value == pytest.approx(before.metrics["auroc"].value)
+    assert found.sentence == f"{before.sentence} Labels are chosen for different prevalences: " + (
+        "that of its training images in old, 30 % of polyp in new."
+    )

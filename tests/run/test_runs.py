@@ -71,3 +71,14 @@ def test_an_empty_folder_says_how_to_make_a_run(tmp_path):
         assert "medclf train DATA" in "".join(cautions(list_runs(tmp_path)))
     with pytest.raises(DataError, match="does not exist"):
         list_runs(tmp_path / "none")
+
+
+def test_that_labels_are_chosen_for_different_prevalences_is_said(tmp_path):
+    for name in ("a", "b"):
+        make_run(tmp_path / name, 2)
+    assert not any("prevalences" in line for line in cautions(list_runs(tmp_path)))
+    facts = json.loads((tmp_path / "b" / "results.json").read_text())
+    facts["calibration"] = {"prevalence": {"label": "polyp", "fitted": 0.5, "prevalence": 0.02}}
+    (tmp_path / "b" / "results.json").write_text(json.dumps(facts))
+    last = list(cautions(list_runs(tmp_path)))[-1]
+    assert last == "Labels are chosen for different prevalences: 2 % of polyp, as trained."
