@@ -2,7 +2,7 @@
 
 import re
 import sys
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ class Brightness:
     """A bundle by hand: its probability of "light" is the mean of the pixels."""
 
     hash, vocab, detector, multi_label, fields = "a" * 64, VOCAB, None, False, ()
+    calibration = MappingProxyType({})
 
     def prepare(self, path):
         return np.asarray(Image.open(path).convert("RGB").resize((16, 16)))
@@ -93,6 +94,16 @@ def test_darker_images_are_found(run):
     row = re.search(r"<td[^>]*>brightness</td>(.*?)</tr>", page, re.S)[1]
     tested, came = (float(text) for text in re.findall(r">([\d.]+)<", row)[:2])
     assert 100 < tested < 150 and came < 100
+
+
+def test_that_the_images_of_the_run_have_another_prevalence_is_said(run):
+    class Restated(Brightness):
+        calibration = MappingProxyType({"prevalence": {"label": "light", "fitted": 0.5, "prevalence": 0.02}})
+
+    serve(run, levels(200, 2) // 3, 12)
+    assert not any("2 % of light" in line for line in watch(run, progress=False))
+    sys.modules["medclf.run.watch"].Run("").bundle = Restated()
+    assert any("where 2 % of light come, as the model was told" in line for line in watch(run, progress=False))
 
 
 def test_what_has_passed_is_told_as_past(run):
