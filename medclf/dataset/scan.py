@@ -19,7 +19,14 @@ from medclf.dataset.columns import Columns, conditions
 from medclf.dataset.folders import walk
 from medclf.dataset.frames import take_frames
 from medclf.dataset.identity import doubtful_ids, project_key, pseudonym, unnamed_patients
-from medclf.dataset.kinds import kind_warnings, level_warnings, mask_warnings, origin_columns, why_no_picture
+from medclf.dataset.kinds import (
+    frame_warnings,
+    kind_warnings,
+    level_warnings,
+    mask_warnings,
+    origin_columns,
+    why_no_picture,
+)
 from medclf.dataset.label_warnings import label_warnings
 from medclf.dataset.labels import label_set, usable
 from medclf.dataset.layouts import NO_CLASS_FOLDER, tables_beside
@@ -183,6 +190,7 @@ class Facts(NamedTuple):
     format: str = ""
     levels: int | None = None
     origin: dicom.Origin | None = None
+    n_frames: int = 1  # of the file that it is one frame of
 
 
 def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Frame) -> pd.DataFrame:
@@ -216,6 +224,7 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Fra
         data |= {name: cells for name, cells in columns.items() if name not in rows.extra}
     sound = [(path, fact) for path, fact in zip(rows.path, facts, strict=True) if not fact.problem]
     rows.notes.extend(kind_warnings({path: fact.origin for path, fact in sound if fact.origin}))
+    rows.notes.extend(frame_warnings({path: fact.n_frames for path, fact in sound}, frame))
     levels = {path: fact.levels for path, fact in sound if fact.levels is not None}
     rows.notes.extend(level_warnings(levels, origins, rows.root))
     rows.notes.extend(mask_warnings({path: (fact.width, fact.height) for path, fact in sound}, levels))
@@ -286,6 +295,8 @@ def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels",
         if found.format == "DICOM":
             origin = dicom.origin(path)
             found = found._replace(origin=origin, problem=why_no_picture(origin))
+        if found.format in reading.OF_SEVERAL and not found.problem:
+            found = found._replace(n_frames=reading.n_frames(path))
         if look_at == "file" or found.problem:
             return found
         if look_at == "pixels":

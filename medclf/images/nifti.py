@@ -213,6 +213,7 @@ def _load(file: BinaryIO, path: str | Path, max_megapixels: float) -> _Volume:
     with reading(path, "its voxels cannot be read"):
         stream.seek(header.offset)
         data = exactly(stream, int(np.prod(header.shape)) * header.dtype.itemsize)
+        stream.read(1)  # at its end a compressed file's checksum is compared
     import nibabel
 
     stored = np.frombuffer(data, header.dtype).reshape(header.shape, order="F")

@@ -22,6 +22,7 @@ from medclf.images.windowing import is_hounsfield, resolve_window
 IMAGE_SUFFIXES = frozenset(
     f".{name}" for name in "png jpg jpeg jpe jfif jif tif tiff bmp dib webp dcm dicom dic ima nii".split()
 )
+OF_SEVERAL = frozenset({"DICOM", "NIfTI", "TIFF"})  # formats whose files can hold several frames
 _HEAD = 132  # a DICOM file's preamble and magic
 _NIFTI_HEAD = 4096  # enough of a compressed one to tell
 
@@ -136,7 +137,7 @@ def n_frames(path: Source) -> int:
         1
     """
     try:
-        return probe(path).n_frames
+        return probe(path).n_frames if format_of(path) in OF_SEVERAL else 1
     except (ReadError, OSError):
         return 1
 

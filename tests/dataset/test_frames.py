@@ -57,6 +57,18 @@ def test_each_frame_is_a_row_and_a_file_of_one_stays_a_file(folder):
         read_pixels(folder / "dark/0.tif#99")
 
 
+def test_frames_that_are_not_used_are_counted(folder):
+    """The other frames of a cine loop or a volume were left out without a word."""
+    with pytest.warns(MedclfWarning) as told:
+        table = scan(folder, check_pixels=False, progress=False)
+    (said,) = (str(one.message) for one in told if "frames" in str(one.message))
+    assert said.startswith("6 of 7 files hold several frames") and "dark/0.tif" in said and "one.png" not in said
+    assert "the middle one of each is used, the other 66 are not" in said and said in table.attrs["notes"]
+    for how in ({"frame": "all"}, {"labels": pd.DataFrame({"path": ["dark/0.tif#3"], "label": ["dark"]})}):
+        notes = scan(folder, progress=False, **how).attrs.get("notes", [])
+        assert not any("several frames" in note for note in notes)
+
+
 def test_frames_of_a_file_stay_on_one_side(folder):
     table = scan(folder, frame="all")
     with pytest.raises(SplitError, match=r"frames of .* files are in more than one"):

@@ -102,6 +102,14 @@ def test_broken_and_hostile_files_raise_read_errors_alone(tmp_path):
                 assert str(error)
 
 
+@pytest.mark.parametrize("end", [b"", b"\0" * 8], ids=["cut", "wrong checksum"])
+def test_a_packed_volume_is_held_against_its_checksum(tmp_path, end):
+    """The voxels end before the checksum, which nobody looked at: a damaged volume was read as a sound one."""
+    packed = save(tmp_path / "v.nii.gz", volume()).read_bytes()
+    with pytest.raises(ReadError, match="its voxels cannot be read"):
+        read_pixels(packed[:-8] + end)
+
+
 def test_without_nibabel_the_remedy_is_named(tmp_path, monkeypatch):
     file = save(tmp_path / "v.nii", volume())
     monkeypatch.setitem(sys.modules, "nibabel", None)
