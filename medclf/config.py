@@ -85,7 +85,11 @@ class TrainConfig:
     merge: list[str] | None = option(None, "Data", "labels that become one: NEW=a+b; repeatable", of_scan=True)
     drop: list[str] | None = option(None, "Data", "a label that is not used; repeatable", of_scan=True)
     limit: int | None = option(
-        None, "Data", "use about so many images: whole patients, classes in proportion", at_least=1, of_scan=True
+        None,
+        "Data",
+        "use about so many images (files with --frame all): whole patients, classes in proportion",
+        at_least=1,
+        of_scan=True,
     )
     ordinal: str | None = option(
         None,

@@ -14,6 +14,7 @@ from medclf.config import Frame
 from medclf.dataset.identity import pseudonym
 from medclf.errors import ReadError, argument, by_road
 from medclf.images.dicom import Origin
+from medclf.images.frame_names import one_of_several
 from medclf.images.reading import probe, read_pixels
 from medclf.images.windowing import STRETCH
 
@@ -113,26 +114,10 @@ def kind_warnings(origins: Mapping[str, Origin]) -> list[str]:
 
 
 def frame_warnings(frames: Mapping[str, int], frame: Frame) -> list[str]:
-    """Files of several frames, pages or slices of which one is used.
-
-    Args:
-        frames: how many the file of each usable image has, by path; 1 where the path names one of them itself.
-        frame: which one is used, as `read_pixels` takes it.
-
-    Example:
-        >>> print(*frame_warnings({"a.tif": 5, "b.png": 1}, "middle"))
-        1 of 2 files holds several frames, pages or slices (a.tif): the middle one of each is used, the other 4 are not. ...
-    """
-    several = {path: n for path, n in frames.items() if n > 1}
-    if not several:
-        return []
-    holds = "holds" if len(several) == 1 else "hold"
-    which = f"the {frame} one" if isinstance(frame, str) else f"number {frame}"
-    return [
-        f"{len(several)} of {len(frames)} files {holds} several frames, pages or slices{_named([*several])}: {which} of "
-        f"each is used, the other {sum(several.values()) - len(several)} are not. {argument('frame')} chooses another "
-        f"one; with {argument('frame', 'all')} and {argument('unit')} each is an image"
-    ]
+    """Files of several frames, pages or slices of which one is used; see `one_of_several`."""
+    said = one_of_several(frames, frame)
+    other = f"{argument('frame')} chooses another one; with {argument('frame', 'all')} and {argument('unit')}"
+    return [f"{said}. {other} each is an image"] if said else []
 
 
 def level_warnings(levels: Mapping[str, int], dicom_files: Collection[str], root: Path) -> list[str]:

@@ -76,8 +76,18 @@ class _LastVolumes:
         check_size(path, found.header.shape, max_megapixels)
         return found
 
+    def clear(self) -> None:
+        """Keep none."""
+        with self._lock:
+            self._kept.clear()
+
 
 _VOLUMES = _LastVolumes(2)
+
+
+def forget() -> None:
+    """Let go of the volumes that were read last."""
+    _VOLUMES.clear()
 
 
 def looks_like_nifti(head: bytes) -> bool:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medclf.config import Frame
 from medclf.dataset.folders import walk
 from medclf.errors import DataError, MedclfWarning, argument, did_you_mean
 from medclf.escaping import csv_value, printable
-from medclf.images.frame_names import file_of, frame_name
+from medclf.images.frame_names import file_of, frame_name, one_of_several
 from medclf.images.reading import n_frames
 from medclf.inference.runtimes import bundle_in, load_model
 from medclf.models.tabular import NEW_FIELDS
@@ -52,6 +53,12 @@ def frames_in(files: Iterable[Path]) -> Iterator[Path]:
     for path in files:
         n = n_frames(path)
         yield from ((Path(frame_name(str(path), number, n)) for number in range(n)) if n > 1 else [path])
+
+
+def tell_frames(files: Iterable[Path], frame: Frame) -> None:
+    """Warn of files of several frames, of which one is predicted."""
+    if said := one_of_several({str(path): n_frames(path) for path in files}, frame):
+        warnings.warn(MedclfWarning(f"{said}, as in training; another one is called FILE#NUMBER"), stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -254,6 +261,8 @@ def _answers(
     names = list(images_in([Path(file) for file in files]))
     if model.preprocessing.frame == "all":
         names = list(frames_in(names))
+    else:
+        tell_frames(names, model.preprocessing.frame)
     given = {"fields": fields_for(model, names, fields, field)} if fields is not None or field else {}
     if len(names) > _FEW:
         import torch  # noqa: F401 - resizes ten times as fast as NumPy, which ONNX Runtime's user may have alone

@@ -14,7 +14,7 @@ from medclf.escaping import csv_value, printable
 from medclf.images.box_places import SIDES
 from medclf.inference.found_boxes import BoxPredictor, FoundBoxes
 from medclf.inference.runtimes import bundle_in, load_box_model
-from medclf.run.predict import images_in
+from medclf.run.predict import images_in, tell_frames
 
 _COLUMNS = ("path", "label", "prob", *SIDES, "width", "height", "problem")
 
@@ -50,6 +50,7 @@ def _found(
 ) -> Iterator[tuple[Path, FoundBoxes | ReadError]]:
     given = [files] if isinstance(files, (str, Path)) else files
     names = list(images_in([Path(file) for file in given]))
+    tell_frames(names, loaded.preprocessing.frame)
     yield from zip(names, loaded.predict_stream(names, bs), strict=True)
 
 

@@ -26,7 +26,7 @@ _ERRORS = {kind.__name__: kind for kind in (ReadError, UnsupportedFormat, TooLar
 
 
 class Decoded(NamedTuple):
-    """A file's pixels (H, W, C), uint8, and what else its decoder says: width, height and, of DICOM, some tags.
+    """A file's pixels (H, W, C), uint8, and what else its decoder says: frames, width, height and, of DICOM, some tags.
 
     Where each frame is an image, those of a file of several are (n, H, W, C).
     """

@@ -39,8 +39,8 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     settings = given["prepare"]
     preprocessing = Preprocessing.from_dict(settings["preprocessing"])
-    describe = (facts_of,) if settings["describe"] else ()
-    serve_stdin(partial(prepared, preprocessing, settings["max_megapixels"]), *describe, **given["limits"])
+    describe = facts_of if settings["describe"] else frames_of
+    serve_stdin(partial(prepared, preprocessing, settings["max_megapixels"]), describe, **given["limits"])
 
 
 def prepared(preprocessing: Any, max_megapixels: float, file: bytes) -> np.ndarray:
@@ -49,24 +49,34 @@ def prepared(preprocessing: Any, max_megapixels: float, file: bytes) -> np.ndarr
     Raises:
         ReadError: it cannot be read, or has too many frames.
     """
-    from medclf.images import reading
+    from medclf.images import nifti, reading
 
     n = reading.probe(file, max_megapixels=max_megapixels).n_frames if preprocessing.frame == "all" else 1
-    if n == 1:
-        return np.asarray(preprocessing.prepare(file, max_megapixels))
     height, width = preprocessing.size
     most = MOST_PIXEL_BYTES // (height * width * preprocessing.channels)
     if n > most:
         raise ReadError("upload", f"holds {n:,} frames, more than {most:,}", "send fewer of them")
-    return np.stack([replace(preprocessing, frame=k).prepare(file, max_megapixels) for k in range(n)])
+    try:
+        if n == 1:
+            return np.asarray(preprocessing.prepare(file, max_megapixels))
+        return np.stack([replace(preprocessing, frame=k).prepare(file, max_megapixels) for k in range(n)])
+    finally:
+        nifti.forget()  # an upload is gone with its answer
+
+
+def frames_of(file: bytes | Path) -> dict[str, Any]:
+    """How many frames a file has."""
+    from medclf.images import reading
+
+    return {"n_frames": reading.n_frames(file)}
 
 
 def facts_of(file: bytes | Path) -> dict[str, Any]:
-    """Width and height of a file, and of DICOM the tags of an allowlist, as text that names nobody."""
+    """Frames, width and height of a file, and of DICOM the tags of an allowlist, as text that names nobody."""
     from medclf.images import reading
 
     found = reading.probe(file)
-    facts: dict[str, Any] = {"width": found.width, "height": found.height}
+    facts: dict[str, Any] = {"n_frames": found.n_frames, "width": found.width, "height": found.height}
     if found.format == "DICOM":
         from medclf.images.dicom import safe_header, scanner
 

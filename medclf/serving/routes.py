@@ -26,7 +26,11 @@ from medclf.results.wording import counted_as
 from medclf.serving.limits import Refused
 from medclf.serving.service import Prediction, Service
 
-TYPES = ("image/png", "image/jpeg", "image/tiff", "image/bmp", "image/webp", "application/dicom")
+TYPES = (
+    *("image/png", "image/jpeg", "image/tiff", "image/bmp", "image/webp", "application/dicom"),
+    "application/octet-stream",  # of NIfTI, and of any of the others
+)
+_PACKED = ("application/gzip", "application/x-gzip")  # what browsers call a .nii.gz
 ZIP = "application/zip"
 PARAMETERS = ("field", "preview", "saliency")
 _OF_THE_MODEL = ("frame", "window", "size", "resize", "threshold")
@@ -82,6 +86,7 @@ class Predicted(_Answer):
     preview: str | None = Field(None, description="what the model saw, as a data: URL of a PNG; where asked for")
     saliency: str | None = Field(None, description="where it looked, likewise; where asked for and offered")
     saliency_problem: str | None = Field(None, description="why it is not shown where it looked, though asked for")
+    note: str | None = Field(None, description="which frame of a file of several was looked at")
     sketch: str | None = Field(None, description="the id under which `medclf watch` speaks of this image; where kept")
 
 
@@ -91,6 +96,7 @@ class PredictedUnit(_Answer):
     images: dict[str, float] = Field(description="by name in the zip file: what each image contributed, in [0, 1]")
     decided_by: str = Field(description="the image that contributed most")
     problems: dict[str, str] = Field(description="images that could not be read, and why")
+    notes: dict[str, str] = Field(description="files of several frames, and which one was looked at")
 
 
 _REASONS = {
@@ -98,7 +104,7 @@ _REASONS = {
     401: "the token is missing or wrong",
     408: "the upload is too slow",
     413: "too many bytes, or pixels declared",
-    415: "not a PNG, JPEG, TIFF, BMP, WebP or DICOM file, or one of a compression that this service lacks",
+    415: "not a PNG, JPEG, TIFF, BMP, WebP, DICOM or NIfTI file, or one that needs a decoder which this service lacks",
     422: "the file is broken, or costs too much to decode",
     429: "too much waits already; Retry-After says for how many seconds",
     503: "not ready, or too busy; Retry-After says for how many seconds",
@@ -142,13 +148,14 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
     async def predict(
         request: Request, preview: bool = False, saliency: bool = False, field: FieldValues = ()
     ) -> Predicted:
-        """Classify one image: the body is the PNG, JPEG, TIFF, BMP, WebP or DICOM file itself.
+        """Classify one image: the body is the PNG, JPEG, TIFF, BMP, WebP, DICOM or NIfTI file itself.
 
         What is known of the image besides, where the model takes fields (see /v1/model), comes as `field=NAME=VALUE`;
         what is left out, or `unknown`, is unknown.
         """
         _check_query(request, service.fields)
-        if _kind(request) not in TYPES:
+        kind = _kind(request)
+        if not kind.startswith("image/") and kind not in (*TYPES, *_PACKED):  # its first bytes tell which one it is
             raise Refused(415, "the Content-Type is not that of an image", _SEND)
         gone, fields = partial(_gone, request), _fields(field)
         try:
@@ -163,6 +170,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
             preview=await asyncio.to_thread(png_uri, answer.pixels) if preview else None,
             saliency=None if answer.heat is None else await asyncio.to_thread(png_uri, coloured(answer.heat)),
             saliency_problem=answer.no_heat,
+            note=answer.note,
             sketch=answer.sketch,
         )
 
@@ -190,6 +198,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
             images={name: value for name, value in counted if value is not None},
             decided_by=names[found.prediction.decided_by],
             problems={names[place]: reason for place, reason in found.prediction.problems.items()},
+            notes=found.notes,
         )
 
     @router.get("/v1/model", response_description="the description", responses=_problems(401))

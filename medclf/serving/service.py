@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from medclf.errors import DataError, MedclfError, ReadError
-from medclf.images.frame_names import frame_name
+from medclf.images.frame_names import frame_name, named_frame
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.predictor import UnitPrediction
 from medclf.inference.sketches import SketchBook, measures_of, sketch
@@ -55,21 +55,26 @@ class Servable(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """A prediction, its pixels, the heat map where asked for and offered, the sketch's id, and why a map is lacking."""
+    """A prediction, its pixels, the heat map where asked for and offered, the sketch's id, and what is lacking.
+
+    `no_heat` says why there is no map, `note` which frame of several it is of.
+    """
 
     prediction: Prediction
     pixels: np.ndarray
     heat: np.ndarray | None
     sketch: str | None = None
     no_heat: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
 class UnitAnswer:
-    """A unit's prediction, and what its images are called, in the order of its contributions."""
+    """A unit's prediction, what its images are called, in the order of its contributions, and what was left out."""
 
     prediction: UnitPrediction
     names: list[str]
+    notes: dict[str, str]
 
 
 async def _never() -> None:
@@ -218,15 +223,16 @@ class Service:
     async def _predict_unit(self, body: bytearray) -> UnitAnswer:
         async with self._units:
             with self.meters.decode_seconds.time():
-                names, images = await self._unit_images(bytes(body))
+                names, images, notes = await self._unit_images(bytes(body))
             whole: Callable[[Sequence[np.ndarray | ReadError]], UnitPrediction] = self.bundle.predict_unit_pixels  # type: ignore[attr-defined]
             with self.meters.predict_seconds.time():
                 async with self._one_unit:
-                    return UnitAnswer(await asyncio.to_thread(whole, images), names)
+                    return UnitAnswer(await asyncio.to_thread(whole, images), names, notes)
 
-    async def _unit_images(self, body: bytes) -> tuple[list[str], list[np.ndarray | ReadError]]:
-        """The name of each image in a zip file, and its pixels or why there are none."""
+    async def _unit_images(self, body: bytes) -> tuple[list[str], list[np.ndarray | ReadError], dict[str, str]]:
+        """The name of each image in a zip file, its pixels or why there are none, and which frames are left out."""
         names: list[str] = []
+        notes: dict[str, str] = {}
         images: list[np.ndarray | ReadError] = []
         most = {"most_bytes": self.limits.max_held_bytes, "most_files": MOST_OF_A_UNIT}
         with open_zip(body) as archive:
@@ -234,10 +240,12 @@ class Service:
             while True:  # in a thread: a member may take seconds to unpack, and other clients wait
                 name, content = await asyncio.to_thread(next, members, ("", None))
                 if content is None:
-                    return names, images
+                    return names, images, notes
                 found: Sequence[np.ndarray | ReadError]
                 try:
-                    pixels = (await self._pool.decode(content)).pixels
+                    pixels, file = await self._pool.decode(content)
+                    if note := self._note(file):
+                        notes[name] = note
                     found = list(pixels) if pixels.ndim == 4 else [pixels]
                 except ReadError as error:
                     found = [error]
@@ -284,7 +292,14 @@ class Service:
         for flag in prediction.flags:
             self.meters.flags.labels(flag).inc()
         heat, why = await self._heat(pixels, prediction) if saliency else (None, None)
-        return Answer(prediction, pixels, heat, self._keep(prediction, measures, file), why)
+        return Answer(prediction, pixels, heat, self._keep(prediction, measures, file), why, self._note(file))
+
+    def _note(self, file: Mapping[str, Any]) -> str | None:
+        """Which frame of a file of several was looked at, where not all are images."""
+        n, frame = int(file.get("n_frames", 1)), self.bundle.preprocessing.frame
+        if n < 2 or frame == "all":
+            return None
+        return f"the file holds {n} frames, pages or slices: {named_frame(frame)} was looked at, as in training"
 
     def _predicted(
         self, pixels: np.ndarray, *fields: Sequence[Mapping[str, Any]]

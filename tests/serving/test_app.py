@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import gzip
 import io
 import json
 import logging
@@ -65,6 +66,35 @@ def test_a_dicom_file_is_answered(url: str) -> None:
     assert sum(response.json()["probs"].values()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    "kind", ["image/jpg", "image/pjpeg", "image/x-png", "image/x-ms-bmp", "Image/JPG; q=1", "application/octet-stream"]
+)
+def test_other_names_of_a_kind_are_taken_as_well(url: str, picture: Any, kind: str) -> None:
+    """Clients send image/jpg; the first bytes tell what a file is."""
+    response = CLIENT.post(f"{url}/v1/predict", content=picture(204, "JPEG"), headers={"Content-Type": kind})
+    assert response.status_code == 200 and response.json()["label"] == "light"
+
+
+def test_it_is_said_which_frame_of_a_file_was_looked_at(url: str) -> None:
+    body = io.BytesIO()
+    pages = [Image.new("L", (40, 40), grey) for grey in (51, 51, 204, 51)]
+    pages[0].save(body, "TIFF", save_all=True, append_images=pages[1:])
+    headers = {"Content-Type": "image/tiff"}
+    answer = CLIENT.post(f"{url}/v1/predict", content=body.getvalue(), headers=headers).json()
+    assert answer["label"] == "light"
+    assert answer["note"].startswith("the file holds 4 frames, pages or slices: the middle one was looked at")
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "application/gzip"])
+def test_a_volume_is_answered_by_its_middle_slice(url: str, kind: str) -> None:
+    nib = pytest.importorskip("nibabel")
+    values = np.zeros((12, 10, 5), np.uint8)
+    values[:, :, 2] = 204
+    body = gzip.compress(nib.Nifti1Image(values, np.diag([1, 1, 4, 1])).to_bytes())
+    answer = CLIENT.post(f"{url}/v1/predict", content=body, headers={"Content-Type": kind}).json()
+    assert answer["label"] == "light" and "5 frames, pages or slices" in answer["note"]
+
+
 def test_flags_preview_and_saliency_are_answered_where_asked_for(url: str, picture: Any) -> None:
     asked = {"preview": "true", "saliency": "true"}
     answer = CLIENT.post(f"{url}/v1/predict", params=asked, content=picture(128), headers=PNG).json()
@@ -117,6 +147,7 @@ def test_the_model_and_the_interface_describe_themselves(url: str) -> None:
         "image/bmp",
         "image/webp",
         "application/dicom",
+        "application/octet-stream",
     }
     docs = CLIENT.get(f"{url}/docs").text
     assert all(path in docs for path in spec["paths"])
@@ -213,12 +244,13 @@ def _bomb(width: int = 60_000, height: int = 60_000) -> bytes:
         (b"GIF89a" + bytes(200), PNG, 415, "not an image"),
         (b"anything", {"Content-Type": "text/plain"}, 415, "Content-Type"),
         (b"anything", {}, 415, "Content-Type"),
+        (b"anything", {"Content-Type": "multipart/form-data; boundary=x"}, 415, "Content-Type"),
         (b"\xff\xd8\xff" + bytes(50), {"Content-Type": "image/jpeg"}, 422, "JPEG"),
         (bytes(128) + b"DICM" + bytes(300), {"Content-Type": "application/dicom"}, 422, ""),
         (_bomb(), PNG, 413, "declares"),
         (bytes(2**20 + 1), PNG, 413, "larger than 1 MiB"),
     ],
-    ids=["empty", "gif", "text", "untyped", "broken jpeg", "broken dicom", "bomb", "large"],
+    ids=["empty", "gif", "text", "untyped", "form", "broken jpeg", "broken dicom", "bomb", "large"],
 )
 def test_a_refusal_says_why_and_what_to_do(
     url: str, body: bytes, headers: dict[str, str], status: int, says: str

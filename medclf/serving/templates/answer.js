@@ -8,7 +8,7 @@ export async function kindOf(file) {
   if (starts(0x49, 0x49) || starts(0x4d, 0x4d)) return "image/tiff";
   if (starts(0x42, 0x4d)) return "image/bmp";
   if (starts(0x52, 0x49, 0x46, 0x46)) return "image/webp";
-  return "application/dicom"; // with its preamble or without: the service looks
+  return "application/octet-stream"; // DICOM with its preamble or without, or NIfTI: the service looks
 }
 
 // What the service says; of an answer that is none of its own (a proxy's page), what the status means.

@@ -102,6 +102,7 @@ function show(item, answer) {
   part(".enlarge").addEventListener("click", () => enlarge(item, answer));
   results.push({ item, answer });
   if (answer.saliency) part(".heat").src = answer.saliency;
+  if (answer.note) part(".note").textContent = `${capital(answer.note)}.`;
   if (answer.saliency_problem) part(".no-heat").textContent = `Where the model looked is not shown: ${answer.saliency_problem}.`;
   part(".correct").hidden = !vocab.length || Boolean(answer.boxes);
   const choice = part(".correct select");
