@@ -28,6 +28,7 @@ from medclf.learn.batches import unread
 from medclf.learn.callbacks import SaveBest
 from medclf.learn.checkpoint import seeded
 from medclf.learn.growing_sizes import Sizes, growing
+from medclf.learn.history import Trained
 from medclf.learn.labels import class_names, is_multi_label, refuse_other_labels
 from medclf.learn.linear_probe import LinearProbe, fit_head
 from medclf.learn.normalization import normalized
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 BASE_LR = 1e-4
 
 
-class MedLearner(Shown, Learner):
+class MedLearner(Shown, Trained, Learner):
     """fastai's `Learner`; `fine_tune` begins with the linear probe instead of frozen epochs.
 
     Attributes:
@@ -54,9 +55,7 @@ class MedLearner(Shown, Learner):
         balance: how rare classes are made to count; see `medclf.models.balance`.
         head: what the linear probe did, or None before it.
         start: the weights after the linear probe, or those that a `fine_tune` with `blend` began with.
-        history: one dict an epoch of the last fit: epoch, train_loss, valid_loss and each metric.
-        returned_epoch: which of them the network is of; not the last where `SaveBest` brought back a better one.
-        tuning: what `fine_tune` was last asked for: epochs, lr, train_from and sizes.
+        history, returned_epoch, tuning: what is known of the last fit; see `medclf.learn.history`.
     """
 
     arch: str
@@ -65,13 +64,10 @@ class MedLearner(Shown, Learner):
     stats: Normalization | None = None
     balance: Balance = "none"
     head: LinearProbe | None = None
-    history: Sequence[dict[str, Any]] = ()
-    returned_epoch: int | None = None
     start: dict[str, torch.Tensor] | None = None
     opt: Any
     loss_func: Any
     _frozen_to: int | None = None
-    tuning: Mapping[str, Any] | None = None
     _tuned: int = 0
     _fitting: bool = False
     _trained: bool = False  # or loaded: the body is not the pretrained one any more
@@ -112,7 +108,8 @@ class MedLearner(Shown, Learner):
     def pooling(self, kind: Pooling) -> None:
         network = get_model(self.model)
         last, before = list(network.parameters())[-1], self.pooling
-        pool_by(network, kind)
+        with self._same_training():
+            pool_by(network, kind)
         if kind != before:
             self.head = self.start = None
             self._first_head = last_weight(network).detach().cpu().clone()
@@ -176,18 +173,19 @@ class MedLearner(Shown, Learner):
         self._check_balance()
         self._fitting = True
         try:
-            super().fit(n_epoch, self._rates(lr), *args, **kwargs)
+            with self._same_training():
+                super().fit(n_epoch, self._rates(lr), *args, **kwargs)
         finally:
             self._fitting = False
         self._trained = self._trained or not any(isinstance(cb, LRFinder) for cb in L(kwargs.get("cbs")))
         names = [name for name in self.recorder.metric_names if name not in {"epoch", "time"}]
         rows = [values for values in self.recorder.values if len(values) == len(names)]  # lr_find's are cut short
         if rows:
-            self.history = [
+            self._history = [
                 {"epoch": epoch, **dict(zip(names, map(float, values), strict=True))}
                 for epoch, values in enumerate(rows, 1)
             ]
-            self.returned_epoch = _returned([*self.cbs, *L(kwargs.get("cbs"))], self.history)
+            self._returned_epoch = _returned([*self.cbs, *L(kwargs.get("cbs"))], self._history)
 
     def freeze_to(self, n: int) -> None:
         """fastai's, put off until there is an optimiser: the linear probe alone needs none."""
@@ -268,16 +266,17 @@ class MedLearner(Shown, Learner):
             text = "the body has other weights than the linear probe was fitted on, maybe of a training on these images"
             warnings.warn(MedclfWarning(f"{text}: the head is fitted anew, and no fold holds one out"), stacklevel=2)
             self._trained = True
-        self.head = fit_head(
-            self.model,
-            self.dls.train,
-            groups=self.groups(),
-            seed=42 if (seed := settings_of(self.dls).seed) is None else seed,
-            views=views,
-            progress=progress,
-            balance=self.balance,
-            loss_func=self.loss_func,
-        )
+        with self._same_training():
+            self.head = fit_head(
+                self.model,
+                self.dls.train,
+                groups=self.groups(),
+                seed=42 if (seed := settings_of(self.dls).seed) is None else seed,
+                views=views,
+                progress=progress,
+                balance=self.balance,
+                loss_func=self.loss_func,
+            )
         seen = self._seen()  # every process asks, also where the first alone has what was held out
         if self.head.held_out is not None and seen.any():
             held_out = np.where(seen[:, None], np.nan, self.head.held_out)
@@ -305,7 +304,8 @@ class MedLearner(Shown, Learner):
         result = super().load(*args, **kwargs)
         now = self.model.state_dict()
         if any(not torch.equal(value, now[name]) for name, value in before.items()):
-            self._trained, self.history, self.returned_epoch, self.tuning = True, (), None, None
+            self._trained = True
+            self._forget_training()
         return result
 
     def export(self, *args: Any, **kwargs: Any) -> None:

@@ -11,6 +11,8 @@ from fastai.torch_core import get_model
 
 from medclf.errors import MedclfWarning
 
+_FEW = 8
+
 
 def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of all weights and buffers."""
@@ -20,6 +22,11 @@ def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def last_weight(model: torch.nn.Module) -> torch.Tensor:
     """The weights of the last layer that has any."""
     return [*model.parameters()][-2 if len([*model.parameters()]) > 1 else -1].detach()
+
+
+def sample_of(model: torch.nn.Module) -> torch.Tensor:
+    """A few values of each parameter: the same on another device, others as soon as other weights are loaded."""
+    return torch.cat([value.detach().flatten()[:_FEW].float() for value in model.parameters()]).cpu()
 
 
 class BlendWeights(Callback):

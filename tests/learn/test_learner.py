@@ -256,6 +256,24 @@ def test_the_probe_is_known_from_what_came_after(small):
     assert not small.is_probe
 
 
+def test_what_is_known_of_a_training_is_of_its_own_weights(small):
+    """Weights put in by hand had the epochs and the tuning of those before told of them, in results.json too."""
+    untrained = {name: value.clone() for name, value in small.model.state_dict().items()}
+    with small.no_bar(), small.no_logging():
+        small.fine_tune(1)
+        trained = {name: value.clone() for name, value in small.model.state_dict().items()}
+        assert len(small.history) == small.returned_epoch == small.tuning["epochs"] == 1
+        small.model.load_state_dict(untrained)
+        assert not small.history and small.returned_epoch is None and small.tuning is None
+        small.model.load_state_dict(trained)
+        assert len(small.history) == 1
+        small.model.load_state_dict(untrained)
+        small.lr_find(num_it=2, show_plot=False, suggest_funcs=())
+        assert not small.history and small.tuning is None
+        small.fit(1, 1e-4)
+    assert len(small.history) == 1 and small.tuning is None
+
+
 @pytest.mark.parametrize("way", ["lr_find", "fit", "load", "load_state_dict"])
 def test_images_that_the_body_was_trained_on_are_held_out_of_no_fold(small, tmp_path, way):
     """Calibrated by folds of images whose labels the body knows, a head is far too sure of others."""

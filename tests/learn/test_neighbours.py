@@ -46,7 +46,6 @@ def folder(tmp_path_factory):
 def test_a_copy_is_the_nearest_of_its_original(folder, cache):
     dls = MedDataLoaders.from_folder(folder, size=48, bs=8, cache=cache, progress=False, device="cpu")
     learn = med_learner(dls, "resnet18", weights=None, linear_probe=False)
-    learn.history = []  # not trained: the features may be kept
     paths = [p for p in dls.table["path"] if not p.startswith("train")]
     found = similar_training_images(learn, paths, 3, progress=False)
     first = found[found["rank"] == 1].set_index("path")
