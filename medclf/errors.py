@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
@@ -179,6 +180,28 @@ def argument(name: str, value: Any = ...) -> str:
 
 def _option(name: str) -> str:
     return _GIVEN_OTHERWISE.get(name, f"--{name.replace('_', '-')}")
+
+
+def is_address(path: object) -> bool:
+    """Whether a path is an address such as https://...; `Path` leaves one slash of it.
+
+    Example:
+        >>> [is_address(path) for path in ("https://a.org/b.png", "s3:/bucket", "C:/b.png", "a:b/c.png")]
+        [True, True, False, False]
+    """
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is not None
+
+
+def missing(path: object, remedy: str = "look for a typing mistake in the path") -> tuple[str, str]:
+    """What to say of a file or folder that is not there, and what to do.
+
+    Example:
+        >>> missing("polyps")
+        ('polyps does not exist', 'look for a typing mistake in the path')
+    """
+    if is_address(path):
+        return f"{path} is an address, and only files on this machine are read", "download it, and give its path here"
+    return f"{path} does not exist", remedy
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -94,7 +94,9 @@ def _train(given: dict[str, Any], resume: Path | None, config: Path | None) -> P
         from medclf.run.train import resume as go_on
         from medclf.run.train import train as train_run
 
-    run = go_on(resume, say) if resume else train_run(plan, say, before=before)
+    named = {name: getattr(plan, name) for name in given if name not in ("data", "size")}
+    named |= {"size": (*plan.first_sizes, plan.size)} if "size" in given else {}
+    run = go_on(resume, say) if resume else train_run(plan, say, before=before, **named)
     if is_first():
         show_results(run)
         if "show_burned_in" not in given and sys.stdin.isatty() and sys.stdout.isatty():

@@ -25,7 +25,7 @@ from medclf.dataset.given_boxes import (
     scores_in,
     size_of,
 )
-from medclf.errors import DataError
+from medclf.errors import DataError, missing
 from medclf.files import is_hidden
 
 _MAX_BYTES = 512 << 20  # of a JSON or CSV file
@@ -58,7 +58,7 @@ def read_box_file(path: str | Path) -> list[GivenImage]:
     """
     path = Path(path)
     if not path.exists():
-        raise DataError(f"{path} does not exist", "look for a typing mistake in its name")
+        raise DataError(*missing(path))
     images = _of_folder(path) if path.is_dir() else _of_file(path)
     check_scores(images, path)
     check_labels(images, path)

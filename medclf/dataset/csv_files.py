@@ -9,7 +9,7 @@ import pandas as pd
 
 from medclf.dataset.columns import typed
 from medclf.dataset.csv_reading import read_csv
-from medclf.errors import DataError
+from medclf.errors import DataError, missing
 from medclf.escaping import for_csv
 from medclf.files import replacing
 
@@ -47,16 +47,16 @@ def read_rows(path: str | Path, wanted: Sequence[str] = ()) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path} does not exist", _REMEDY)
+        raise DataError(*missing(path, _REMEDY))
     try:
         rows = read_csv(path)
     except DataError as error:
         raise DataError(f"{path} is damaged: {error.message}", _REMEDY) from error
     if not path.read_bytes().endswith((b"\n", b"\r")):
         raise DataError(f"{path} is damaged: its last row is cut short", _REMEDY)
-    missing = [column for column in wanted if column not in rows]
-    if missing:
-        raise DataError(f"{path} has no column {missing[0]!r}", _REMEDY)
+    lacking = [column for column in wanted if column not in rows]
+    if lacking:
+        raise DataError(f"{path} has no column {lacking[0]!r}", _REMEDY)
     return rows
 
 

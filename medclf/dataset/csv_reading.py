@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from medclf.errors import DataError
+from medclf.errors import DataError, is_address, missing
 from medclf.escaping import from_csv_cell
 
 _NO_TEXT = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x89HDF", b"ARROW1")  # xlsx and ods, xls, parquet, ...
@@ -47,6 +47,8 @@ def read_csv(path: Path, delimiter: str | None = None) -> pd.DataFrame:
                 if any(cell.strip() for cell in row)  # spreadsheets leave rows of separators
             ]
     except OSError as error:
+        if is_address(path):
+            raise DataError(*missing(path)) from error
         raise DataError(f"{path} cannot be read: {error.strerror}", "look for a typing mistake in its name") from error
     except (UnicodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as CSV: {error}", "save it as UTF-8 CSV with a header line") from error

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from medclf.errors import argument, by_road
+from medclf.errors import argument, by_road, is_address
 from medclf.files import is_hidden
 from medclf.images.raster import raster_format
 from medclf.images.reading import IMAGE_SUFFIXES
@@ -321,6 +321,8 @@ class Finder:
             if cell not in (PurePosixPath(fits[0]).name, PurePosixPath(fits[0]).stem):
                 self.guessed.append((cell, fits[0]))
             return fits[0], True
+        if is_address(cell):
+            raise BadPath("is an address, and only files on this machine are read", "download the images")
         path = self._relative(cell)
         _refuse_circle(Path(self.root, path))
         return path, False

@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from medclf.dataset.folds import linked
 from medclf.dataset.labels import objects
+from medclf.errors import argument
 
 TRAINED_BEFORE = "trained_before"  # the column of images that the network which a training begins with was trained on
 
@@ -134,3 +135,29 @@ def with_clusters(table: pd.DataFrame, clusters: pd.Series) -> pd.DataFrame:
         twins = [None if single else f"group-{number}" for number, single in zip(joined, alone, strict=True)]
     result["group"] = pd.Series(twins, index=table.index, dtype=object)
     return result
+
+
+def on_both_sides(table: pd.DataFrame) -> str:
+    """How many patients of a split table are in several of its partitions; "" where there are none.
+
+    Example:
+        >>> on_both_sides(pd.DataFrame({"patient": list("aab"), "partition": ["train", "valid", "train"]}))[:62]
+        '1 of 2 patients has images in both training and validation set'
+    """
+    if "patient" not in table:
+        return ""
+    parts = table.dropna(subset=["patient", "partition"]).groupby("patient")["partition"].agg(set)
+    both, tested = (sum(found >= of for found in parts) for of in ({"train", "valid"}, {"test"}))
+    tested -= sum(found == {"test"} for found in parts)
+    told = []
+    if both:
+        has = "has" if both == 1 else "have"
+        remedy = f"{argument('split', 'patient')} keeps each on one side"
+        told.append(
+            f"{both} of {len(parts)} patients {has} images in both training and validation set, so scores will be too "
+            f"high: {remedy}"
+        )
+    if tested:
+        has = "patient of the test set has" if tested == 1 else "patients of the test set have"
+        told.append(f"{tested} {has} images outside it, so test scores will be too high")
+    return ". ".join(told)

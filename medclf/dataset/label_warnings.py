@@ -176,18 +176,36 @@ def _joined_labels(counts: Counter[str]) -> list[str]:
     return sentences + [f"label {one!r} has brackets: is it a list that cannot be read?" for one in brackets[:1]]
 
 
-def partition_warnings(labels: Iterable[Label | None], partition: Iterable[str | None]) -> list[str]:
-    """Labels that stand in one partition and not in the other, one sentence each."""
+def partition_warnings(labels: Iterable[Label | None], partition: Iterable[str | None], remedy: str = "") -> list[str]:
+    """Which labels stand in one partition and not in the other, a sentence for all of a kind.
+
+    Args:
+        labels: of each image.
+        partition: of each image.
+        remedy: what to do about labels that training or validation lacks.
+    """
     found: dict[str | None, Counter[str]] = {"train": Counter(), "valid": Counter(), "test": Counter()}
     for label, part in zip(labels, partition, strict=True):
         found.setdefault(part if isinstance(part, str) else None, Counter()).update(label_set(label))
     if not found["train"] or None in found:  # not split yet
         return []
     sentences = []
+    aside = remedy and "Put images of it into the training set"
     for part in ("valid", "test"):
         unseen = sorted(found[part].keys() - found["train"].keys())
-        sentences += [f"label '{label}' is only in {part}, never in train: it cannot be learned" for label in unseen]
+        sentences += _lacking(
+            unseen, f"only in {part}, never in train", "learned", remedy if part == "valid" else aside
+        )
     if found["valid"]:
         unmeasured = sorted(found["train"].keys() - found["valid"].keys())
-        sentences += [f"label '{label}' is in train and not in valid: it cannot be measured" for label in unmeasured]
+        sentences += _lacking(unmeasured, "in train and not in valid", "measured", remedy)
     return sentences
+
+
+def _lacking(labels: list[str], where: str, done: str, remedy: str) -> list[str]:
+    if not labels:
+        return []
+    named = ", ".join(f"'{label}'" for label in labels[:_SHOWN])
+    named += f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+    said = f"label {named} is {where}: it" if len(labels) == 1 else f"labels {named} are {where}: they"
+    return [f"{said} cannot be {done}{remedy and '. '}{remedy}"]

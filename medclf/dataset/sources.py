@@ -17,7 +17,7 @@ from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, partiti
 from medclf.dataset.identity import instance_uid, patient_id
 from medclf.dataset.labels import Label, is_missing
 from medclf.dataset.layouts import labels_of_folders, masks_among
-from medclf.errors import DataError, argument, by_road
+from medclf.errors import DataError, argument, by_road, is_address, missing
 
 FOLDER_OR_NONE = "folder or none"  # labels of the folders where these tell images apart, as beside boxes they need not
 LabelFrom = str | re.Pattern[str] | Callable[[Path], object] | None
@@ -96,7 +96,7 @@ def _check_no_labels(labels: Any) -> None:
 
 def _from_path(path: Path, labels: Any, asked: Asked) -> Rows:
     if not path.exists():
-        raise DataError(f"{path} does not exist", "look for a typing mistake in the path")
+        raise DataError(*missing(path))
     if path.is_dir():
         return _from_folder(path, labels, asked)
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
@@ -126,7 +126,7 @@ def _from_folder(folder: Path, labels: Any, asked: Asked) -> Rows:
         sheet = Sheet(labels, "the DataFrame of labels", asked.columns)
     else:
         path = Path(labels)
-        path = path if path.exists() or path.is_absolute() else folder / path
+        path = path if path.exists() or path.is_absolute() or is_address(path) else folder / path
         sheet = Sheet(read_csv(path), path.name, asked.columns, is_text=True)
     if asked.root is not None:
         return _from_sheet(sheet, None, asked)

@@ -19,6 +19,7 @@ from medclf.config import TrainConfig
 from medclf.dataset.folders import partition_of
 from medclf.dataset.folds import apportion, balance, deal, fill, linked, nearest, shuffled
 from medclf.dataset.frames import FRAME, file_names
+from medclf.dataset.groups import on_both_sides
 from medclf.dataset.label_warnings import partition_warnings
 from medclf.dataset.labels import (
     Values,
@@ -293,7 +294,7 @@ def split_table(
         SplitError: the split is not known or cannot be made as asked.
 
     Warns:
-        MedclfWarning: a label is in valid only, or in train only.
+        MedclfWarning: a label is in valid only, or in train only; or patients are on both sides.
 
     Example:
         >>> table = pd.DataFrame({"path": [f"{i}.png" for i in range(10)], "label": list("aaaaabbbbb")})
@@ -316,9 +317,11 @@ def split_table(
         result[rest.index[valid]] = "valid"
     _check_files(good.assign(partition=result[good.index]))
     placed = result.notna().to_numpy()
-    lost = no_partition(table.assign(partition=result))
-    for sentence in [*([lost] if lost else []), *partition_warnings(objects(table[placed], "label"), result[placed])]:
-        warnings.warn(sentence, MedclfWarning, stacklevel=2)
+    split_up = table.assign(partition=result)
+    one_sided = partition_warnings(objects(table[placed], "label"), result[placed], _remedy(split, table))
+    for sentence in [no_partition(split_up), on_both_sides(split_up), *one_sided]:
+        if sentence:
+            warnings.warn(sentence, MedclfWarning, stacklevel=2)
     return result
 
 
@@ -356,6 +359,14 @@ def no_partition(table: pd.DataFrame) -> str:
     verbs = "is in no partition and is" if len(lost) == 1 else "are in no partition and are"
     remedy = f"name their folders train, valid or test, or write it into a column ({argument('partition_col')})"
     return f"{len(lost)} of {len(usable(table))} images {verbs} not used ({named}): {remedy}."
+
+
+def _remedy(split: str, table: pd.DataFrame) -> str:
+    """What to do about labels that training or validation lacks."""
+    if split in ("random", "folders"):
+        kind = "patient" if any(patient is not None for patient in objects(table, "patient")) else "stratified"
+        return f"{argument('split', kind)} shares out the labels that have images enough"
+    return f"Add images, or see {argument('drop')} and {argument('merge')}"
 
 
 def _splitter_for(

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from medclf.errors import BundleError, MedclfError, argument, by_road
+from medclf.errors import BundleError, MedclfError, argument, by_road, missing
 from medclf.files import finite, is_number
 from medclf.images.preprocessing import Preprocessing
 from medclf.metrics.prevalence import shift_in
@@ -279,7 +279,7 @@ def read(folder: Path) -> dict[str, Any]:
     if is_detector(folder):
         refuse_detector(folder)
     if not folder.exists():
-        raise BundleError(f"{folder} does not exist", "look for a typing mistake in the path")
+        raise BundleError(*missing(folder))
     for name in ("bundle.json", WEIGHTS):
         path = folder / name
         if not path.is_file():

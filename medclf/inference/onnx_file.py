@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from medclf.errors import BundleError, MedclfError, require
+from medclf.errors import BundleError, MedclfError, missing, require
 from medclf.files import refuse_to_replace
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def checked(path: Path) -> Any:
     """The parsed model, whose tensors are all inside it: ONNX Runtime would open any path that it names."""
     onnx = require("onnx", "onnx")
     if not path.is_file():
-        raise BundleError(f"{path} does not exist", "give a file that export_onnx made")
+        raise BundleError(*missing(path, "give a file that export_onnx made"))
     if path.stat().st_size > _MAX_BYTES:
         raise BundleError(f"{path} is larger than an ONNX file can be", "export it again")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from medclf.errors import BundleError, DataError, MedclfError, argument, by_road, did_you_mean
 from medclf.inference import bundle_format, detector_format
 from medclf.inference.bundle_format import is_detector, refuse_classifier, refuse_detector
+from medclf.inference.predictor import Predictor
 from medclf.results.record import RECORD, read_record
 
 if TYPE_CHECKING:
@@ -29,8 +31,11 @@ def bundle_in(path: str | Path) -> Path:
     """The bundle of a RUN folder; any other path is a bundle, or an exported file, itself.
 
     Raises:
-        BundleError: the RUN says that its bundle was another one.
+        BundleError: the RUN says that its bundle was another one; or it is no path.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        text = f"a bundle's folder or a RUN is wanted here, not a {type(path).__name__}"
+        raise BundleError(text, "give its path; of a learner, save_bundle(learn, path) makes a bundle")
     path = Path(path)
     if not ((path / "bundle").is_dir() or (path / RECORD).is_file()):
         return path
@@ -82,6 +87,15 @@ def load_model(
     from medclf.inference.onnx import OnnxModel
 
     return _on_onnx(path, OnnxModel, threads)
+
+
+def opened(bundle: str | Path | Predictor, runtime: str = "torch", device: str = "cpu") -> Predictor:
+    """A bundle as it is where it was loaded before; else loaded from a bundle, RUN or exported file.
+
+    Raises:
+        BundleError: it is damaged, or is none.
+    """
+    return bundle if isinstance(bundle, Predictor) else load_model(bundle_in(bundle), runtime, device=device)
 
 
 def load_box_model(

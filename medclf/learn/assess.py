@@ -335,8 +335,8 @@ def _leak_free(
     if found is None:
         return {}
     if n := len(trained_before(table) & set(images.table["path"])):
-        told = "1 image that the run was" if n == 1 else f"{n} images that the run was"
-        found["sentence"] += f" Among them: {told} trained on that this one began with."
+        told = "1 image" if n == 1 else f"{n} images"
+        found["sentence"] += f" Among them: {told} that the network was trained on earlier."
     return {"leak_free": found}
 
 

@@ -1,13 +1,16 @@
-"""What is known of a learner's training, and of which weights."""
+"""What is known of a learner's training: its epochs, of which weights they are, and the images it learned from."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pandas as pd
 import torch
 
+from medclf.errors import MedclfWarning
 from medclf.learn.weights import sample_of
 
 
@@ -17,7 +20,9 @@ class Trained:
     Of weights that came otherwise, such as by `learn.model.load_state_dict`, nothing is known.
     """
 
-    model: torch.nn.Module
+    model: Any
+    dls: Any
+    _learned_from: frozenset[str] = frozenset()  # SHA-256 of images
     _history: Sequence[dict[str, Any]] = ()
     _returned_epoch: int | None = None
     _tuning: Mapping[str, Any] | None = None
@@ -58,3 +63,26 @@ class Trained:
 
     def _forget_training(self) -> None:
         self._history, self._returned_epoch, self._tuning = (), None, None
+
+    def _learn_from(self, *, anew: bool = False) -> None:
+        """Keep which images the network has learned from, in case others are put before it later.
+
+        Args:
+            anew: nothing of what was learned before is left.
+        """
+        table = getattr(self.dls, "table", None)
+        before: frozenset[str] = frozenset() if anew else self._learned_from
+        if table is not None and "sha256" in table:
+            self._learned_from = before | {*table.loc[table["partition"] == "train", "sha256"]} - {""}
+
+    def has_learned(self, table: pd.DataFrame) -> pd.Series:
+        """Which validation and test images of a table the network has learned from, under an earlier split."""
+        held = table["partition"].isin(["valid", "test"])
+        return held & (table["sha256"].isin(self._learned_from) if "sha256" in table else False)
+
+    def _warn_of_learned(self) -> None:
+        table = getattr(self.dls, "table", None)
+        if table is not None and (n := int(self.has_learned(table).sum())):
+            text = f"the network has learned from {n} of these validation and test images"
+            remedy = "make a new learner for another split"
+            warnings.warn(MedclfWarning(f"{text}: scores on them measure memory ({remedy})"), stacklevel=3)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from fastai.torch_core import get_model
 
+from medclf.dataset.groups import TRAINED_BEFORE
 from medclf.dataset.matching import match_labels
 from medclf.dataset.scan import with_problems
 from medclf.dataset.units import UNIT
@@ -100,7 +101,11 @@ def is_held_out(table: pd.DataFrame) -> np.ndarray:
 def table_of_data(learn: Any) -> pd.DataFrame | None:
     """The loaders' table, where they have one, with the files that could not be read since it was made."""
     table, problems = (getattr(learn.dls, name, None) for name in ("table", "problems"))
-    return with_problems(table, problems) if problems else table
+    if table is None:
+        return None
+    table = with_problems(table, problems) if problems else table
+    learned = learn.has_learned(table) if hasattr(type(learn), "has_learned") else pd.Series(False, table.index)
+    return table.assign(**{TRAINED_BEFORE: learned | table.get(TRAINED_BEFORE, False)}) if learned.any() else table
 
 
 def features_by_row(learn: Any, table: pd.DataFrame, features: np.ndarray, parts: Sequence[Predictions]) -> np.ndarray:

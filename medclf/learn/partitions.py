@@ -11,6 +11,7 @@ import pandas as pd
 from fasttransform import Transform
 
 from medclf.config import TrainConfig
+from medclf.dataset.groups import on_both_sides
 from medclf.dataset.labels import label_set, objects, usable
 from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.scan import note
@@ -79,7 +80,8 @@ def partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tupl
         for warning in caught:
             warnings.warn(warning.message, warning.category, stacklevel=3)
         said = [str(warning.message) for warning in caught if issubclass(warning.category, MedclfWarning)]
-        note(table, *(text for text in said if text != no_partition(table)))  # `assess` counts those
+        elsewhere = {no_partition(table), on_both_sides(table)}  # `assess` and `describe_split` count those
+        note(table, *(text for text in said if text not in elsewhere))
     return table, split
 
 

@@ -139,6 +139,7 @@ class MedLearner(Shown, Trained, Learner):
         self._dls = dls
         if now is before or empty:
             return
+        self._warn_of_learned()
         self.head = self.head and self.head.alone()  # its features are of the images that were there
         if is_balanced(self.loss_func):  # its weights are those of the labels that were there
             self.loss_func = balanced_loss(dls, self.balance, len(class_names(dls)), is_multi_label(dls))
@@ -177,7 +178,9 @@ class MedLearner(Shown, Trained, Learner):
                 super().fit(n_epoch, self._rates(lr), *args, **kwargs)
         finally:
             self._fitting = False
-        self._trained = self._trained or not any(isinstance(cb, LRFinder) for cb in L(kwargs.get("cbs")))
+        if not any(isinstance(cb, LRFinder) for cb in L(kwargs.get("cbs"))):
+            self._trained = True
+            self._learn_from()
         names = [name for name in self.recorder.metric_names if name not in {"epoch", "time"}]
         rows = [values for values in self.recorder.values if len(values) == len(names)]  # lr_find's are cut short
         if rows:
@@ -282,6 +285,7 @@ class MedLearner(Shown, Trained, Learner):
             held_out = np.where(seen[:, None], np.nan, self.head.held_out)
             self.head = replace(self.head, held_out=held_out)
         self.start = weights_of(self.model)
+        self._learn_from(anew=not self._trained)
         return self.head
 
     def _seen(self) -> np.ndarray:

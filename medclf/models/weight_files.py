@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.serialization import safe_globals
 
-from medclf.errors import WeightsError, argument
+from medclf.errors import WeightsError, argument, missing
 
 ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".safetensors")
 _MAX_HEADER = 8 * 2**20  # of a safetensors file: room for some 80,000 tensors
@@ -93,7 +93,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path} does not exist", ways_out())
+        raise WeightsError(*missing(path, ways_out()))
     if not path.name.lower().endswith(ENDINGS):
         raise WeightsError(f"{path}: weights are read from files ending in {', '.join(ENDINGS)}", ways_out())
     if path.suffix.lower() == ".safetensors":

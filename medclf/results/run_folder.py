@@ -18,7 +18,7 @@ from medclf.dataset.csv_files import read_rows, save_rows, with_types
 from medclf.dataset.labels import NO_FINDING, label_set
 from medclf.dataset.matching import UNKNOWN
 from medclf.display import Shown
-from medclf.errors import DataError, MedclfWarning, PreprocessingError, by_road
+from medclf.errors import DataError, MedclfWarning, PreprocessingError, by_road, missing
 from medclf.files import finite, replacing, write_json
 from medclf.images.phi import Pictures, Reader
 from medclf.images.preprocessing import Preprocessing
@@ -56,7 +56,7 @@ class RunFolder(Shown, os.PathLike[str]):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         if not self.path.is_dir():
-            raise DataError(f"{self.path} does not exist", _FOLDER)
+            raise DataError(*missing(self.path, _FOLDER))
 
     def __fspath__(self) -> str:
         return str(self.path)

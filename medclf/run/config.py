@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medclf.config import TrainConfig
-from medclf.errors import DataError, WeightsError, argument, did_you_mean, require
+from medclf.errors import DataError, WeightsError, argument, did_you_mean, missing, require
 from medclf.images.windowing import resolve_window
 from medclf.modalities import changes_of
 from medclf.options import options
@@ -29,16 +29,19 @@ def check_early(config: TrainConfig) -> None:
     for name, known in options(type(config)).items():
         path = getattr(config, name)
         if known.option.exists and path and not Path(path).exists():
-            raise DataError(f"{argument(name)}: {path} does not exist", "check the path for a typing mistake")
+            text, remedy = missing(path)
+            raise DataError(f"{argument(name)}: {text}", remedy)
     if config.labels and not any(Path(place, config.labels).exists() for place in (".", config.data)):
-        raise DataError(f"{argument('labels')}: {config.labels} does not exist", "check the path for a typing mistake")
+        text, remedy = missing(config.labels)
+        raise DataError(f"{argument('labels')}: {text}", remedy)
     if config.card:
         read_card(config.card)
     if config.track:
         require(config.track, config.track)
     if config.weights not in (None, "default") and not Path(config.weights).is_file():
-        remedy = f"give a file, {argument('weights', 'default')} or {argument('weights', None)}"
-        raise WeightsError(f"{argument('weights')}: {config.weights} does not exist", remedy)
+        ways = f"give a file, {argument('weights', 'default')} or {argument('weights', None)}"
+        text, remedy = missing(config.weights, ways)
+        raise WeightsError(f"{argument('weights')}: {text}", remedy)
     resolve_window(config.window)
     if changes_of(config.aug) and config.modality is None:
         raise DataError(

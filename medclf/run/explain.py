@@ -65,7 +65,7 @@ class Explanation:
 
 
 def explain(
-    bundle: str | Path,
+    bundle: str | Path | Bundle,
     files: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
@@ -79,7 +79,7 @@ def explain(
     """Write each image with its heat map, and boxes.csv with a box around the hottest region of each.
 
     Args:
-        bundle: a bundle, or a RUN that holds one.
+        bundle: a bundle, or a RUN that holds one; or what `load_bundle` gave, on its own device.
         files: images, or folders of images.
         out: the folder to write to.
         label: what to look for; the label predicted of each image where None.
@@ -101,7 +101,7 @@ def explain(
     if not 0 < share <= 1:
         raise DataError(f"share={share:g} is not above 0 and at most 1", "0.5 is half as hot as the hottest pixel")
     refuse_to_replace(out / _BOXES, overwrite)
-    loaded = load_bundle(bundle_in(bundle), device)
+    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle_in(bundle), device)
     if label is not None:
         position(loaded.vocab, label)
     given = [files] if isinstance(files, (str, Path)) else files

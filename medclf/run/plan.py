@@ -8,7 +8,7 @@ it can be read, changed and given to another training.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -100,12 +100,14 @@ class Outline:
         budget: minutes; None without one.
         why_not: why nothing is fine-tuned; "" where it is tried.
         size: of the images, in pixels; None for the settings' own.
+        asked_size: what the settings asked for; a repeat with other settings begins from there.
     """
 
     tune: Way | None
     budget: float | None = None
     why_not: str = ""
     size: int | None = None
+    asked_size: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For the record of a run that is not finished, or has folds: a budget measured again may find another way."""
@@ -130,7 +132,8 @@ def outlined(
         return config, None
     facts = distributed.from_first(lambda: dict(before or _tried(config, table, spent, say)))
     tune = facts["tune"] and Way(**facts["tune"] | {"sizes": tuple(facts["tune"]["sizes"])})
-    outline = Outline(tune, config.budget, facts.get("why_not", ""), facts["size"])
+    asked = facts.get("asked_size") or config.size
+    outline = Outline(tune, config.budget, facts.get("why_not", ""), facts["size"], asked)
     return replace(config, size=facts["size"]), outline
 
 
@@ -284,8 +287,12 @@ def chosen_in(plan: Mapping[str, Any], origin: str, fold: int | None = None) -> 
     return Chosen.from_dict(part["chosen"], origin)
 
 
-def planned(config: TrainConfig) -> TrainConfig:
+def planned(config: TrainConfig, said: Collection[str] = ()) -> TrainConfig:
     """The settings, as the file that `plan` names has them; what it leaves open is as `config` says.
+
+    Args:
+        config: of the run.
+        said: settings that the user named, which count also where they have their usual value.
 
     Raises:
         DataError: the file cannot be read, decides nothing, or has what cannot be or goes against `config`.
@@ -302,7 +309,7 @@ def planned(config: TrainConfig) -> TrainConfig:
         given, there = getattr(config, name), getattr(chosen, name)
         if name not in plan["chosen"]:
             chosen = replace(chosen, **{name: given})
-        elif given not in (getattr(TrainConfig, name), there):
+        elif given != there and (name in said or given != getattr(TrainConfig, name)):
             text = f"{argument(name, given)} does not go with {config.plan}, which has {there}"
             raise DataError(text, "leave out one of the two")
     path = Path(config.plan)

@@ -14,11 +14,12 @@ from typing import Any
 
 from medclf.config import Frame
 from medclf.dataset.folders import walk
-from medclf.errors import DataError, MedclfWarning, argument, did_you_mean
+from medclf.errors import DataError, MedclfWarning, argument, did_you_mean, missing
 from medclf.escaping import csv_value, printable
 from medclf.images.frame_names import file_of, frame_name, one_of_several
 from medclf.images.reading import n_frames
-from medclf.inference.runtimes import bundle_in, load_model
+from medclf.inference.predictor import Predictor
+from medclf.inference.runtimes import opened
 from medclf.models.tabular import NEW_FIELDS
 from medclf.progress import watch
 
@@ -36,7 +37,7 @@ def images_in(files: Sequence[Path]) -> Iterator[Path]:
     """
     for path in files:
         if not file_of(path).exists():
-            raise DataError(f"{path} does not exist", "check the path for typing mistakes")
+            raise DataError(*missing(path))
         if not path.is_dir():
             yield path
             continue
@@ -96,7 +97,7 @@ class FilePrediction:
 
 
 def predict(
-    bundle: str | Path,
+    bundle: str | Path | Predictor,
     files: str | Path | Sequence[str | Path],
     *,
     bs: int = 32,
@@ -107,10 +108,10 @@ def predict(
     """Predict files with a bundle.
 
     Args:
-        bundle: a bundle, a RUN that holds one, or an exported .onnx file.
+        bundle: a bundle, a RUN that holds one, or an exported .onnx file; or a bundle that was loaded.
         files: images, or folders of images.
         bs: images at once.
-        runtime: "torch" or "onnx".
+        runtime: "torch" or "onnx"; what was loaded has its own.
         fields: a CSV with the columns that the model uses beside the image, and a column path; see `fields_for`.
         field: of all images, {"age": 60} or ["age=60"].
 
@@ -122,7 +123,7 @@ def predict(
         DataError: a file does not exist, or a folder holds no image.
     """
     given = [files] if isinstance(files, (str, Path)) else files
-    return list(_answers(load_model(bundle_in(bundle), runtime), given, bs, fields=fields, field=field))
+    return list(_answers(opened(bundle, runtime), given, bs, fields=fields, field=field))
 
 
 def print_predictions(
@@ -142,7 +143,7 @@ def print_predictions(
         BundleError: the bundle is damaged, changed, or of another version.
         DataError: a file does not exist, or none could be read.
     """
-    loaded = load_model(bundle_in(bundle), runtime, device=device)
+    loaded = opened(bundle, runtime, device)
     columns = ["path", "label", *(f"prob_{label}" for label in loaded.vocab), "flags", "problem"]
     writer = csv.writer(sys.stdout) if form == "csv" else None
     n, readable = 0, 0

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from medclf.escaping import csv_value, printable
 from medclf.images.frame_names import frame_name
 from medclf.images.reading import n_frames
-from medclf.inference.predictor import FrameOf
-from medclf.inference.runtimes import bundle_in, load_model
+from medclf.inference.predictor import FrameOf, Predictor
+from medclf.inference.runtimes import opened
 from medclf.inference.zipped import open_zip, read_members
 from medclf.run.predict import images_in
 
@@ -75,7 +75,7 @@ class UnitAnswer:
 
 
 def predict_unit(
-    bundle: str | Path,
+    bundle: str | Path | Predictor,
     files: str | Path | Sequence[str | Path],
     *,
     bs: int = 32,
@@ -85,7 +85,8 @@ def predict_unit(
     """One answer for all the files together: they are the images of one patient, study or series.
 
     Args:
-        bundle: of a training with a unit: a bundle, a RUN that holds one, or an exported .onnx file.
+        bundle: of a training with a unit: a bundle, a RUN that holds one, or an exported .onnx file; or one
+            that was loaded, which has its own runtime and device.
         files: images, folders, or zip files of images; each frame of a file of several is an image.
         bs: images at once.
         runtime: "torch" or "onnx".
@@ -97,7 +98,7 @@ def predict_unit(
         ReadError: none of the images can be read.
     """
     given = [Path(file) for file in ([files] if isinstance(files, (str, Path)) else files)]
-    model = load_model(bundle_in(bundle), runtime, device=device)
+    model = opened(bundle, runtime, device)
     names: list[str] = []
 
     def items() -> Iterator[Item | FrameOf]:

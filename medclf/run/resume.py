@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,12 @@ def located(config: TrainConfig) -> TrainConfig:
     return replace(config, **paths)
 
 
-def started_from(config: TrainConfig) -> TrainConfig:
+def started_from(config: TrainConfig, said: Collection[str] = ()) -> TrainConfig:
     """The settings, with architecture, size and weights of the RUN that `from_run` names.
+
+    Args:
+        config: of the run.
+        said: settings that the user named, which count also where they have their usual value.
 
     Raises:
         DataError: it holds no network, or the settings ask for another one.
@@ -51,7 +55,7 @@ def started_from(config: TrainConfig) -> TrainConfig:
     if is_detector(bundle_in(config.from_run)):
         raise DataError(f"{argument('from_run')}: {config.from_run} holds a detector", "give the RUN of a classifier")
     weights = bundle_in(config.from_run) / WEIGHTS
-    if config.weights not in (TrainConfig.weights, str(weights)):
+    if config.weights != str(weights) and ("weights" in said or config.weights != TrainConfig.weights):
         text = f"{argument('from_run')} and {argument('weights')} both say what to start from"
         raise DataError(text, "leave out one of the two")
     if not weights.is_file():
@@ -63,7 +67,7 @@ def started_from(config: TrainConfig) -> TrainConfig:
     changes = {}
     for name in ("arch", "size", "pooling"):
         given, usual, there = getattr(config, name), getattr(TrainConfig, name), earlier.get(name)
-        if given not in (usual, there):
+        if given != there and (name in said or given != usual):
             text = f"{argument(name, given)} does not go with {config.from_run}, which has {there}"
             raise DataError(text, f"leave out {argument(name)}")
         changes[name] = there
@@ -107,7 +111,12 @@ def settings_in(record: Mapping[str, Any], **changes: Any) -> TrainConfig:
     values = {**record["settings"], "overwrite": False}
     if isinstance(values.get("window"), list):
         values["window"] = tuple(values["window"])
-    return TrainConfig.from_dict(values, **changes)
+    before, now = TrainConfig.from_dict(values), TrainConfig.from_dict(values, **changes)
+    asked = (record.get("outline") or {}).get("asked_size")
+    same = replace(before, out=now.out, overwrite=now.overwrite) == now
+    if same or "size" in changes or not (now.budget and asked):
+        return now
+    return replace(now, size=asked)  # the budget had made it smaller; for other settings it is measured anew
 
 
 def is_finished(record: Mapping[str, Any]) -> bool:

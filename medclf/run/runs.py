@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medclf.errors import DataError, MedclfError, by_road
+from medclf.errors import DataError, MedclfError, by_road, missing
 from medclf.metrics.comparison import Difference
 from medclf.metrics.prevalence import shift_in
 from medclf.results.names import data_set_name
@@ -61,7 +61,7 @@ def find_runs(folder: str | Path = ".") -> list[Run]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder} does not exist", "give a folder that holds RUN folders")
+        raise DataError(*missing(folder, "give a folder that holds RUN folders"))
     files = [file for depth in range(_DEPTH + 1) for file in sorted(folder.glob(f"{'*/' * depth}{RECORD}"))]
     return [run for run in (Run(file.parent) for file in files) if _is_training(run)]
 

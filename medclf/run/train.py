@@ -107,7 +107,7 @@ def train(
     if not going_on and distributed.is_first():
         check_free(config.out, config.overwrite)
         check_not_emptied(config)
-    config = planned(started_from(located(config)))
+    config = planned(started_from(located(config), settings), settings)
     check_machine(config)
     if not distributed.is_first():
         return _follow(config)

@@ -150,7 +150,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[list[TrainCon
     """`medclf train` with a stand-in for the training: the settings it got, and what the shell said."""
     plans: list[TrainConfig] = []
 
-    def train(plan: TrainConfig, say: Any, before: Any) -> Path:
+    def train(plan: TrainConfig, say: Any, before: Any, **named: Any) -> Path:
         plans.append(plan)
         Path(plan.out).mkdir(parents=True)
         return Path(plan.out)

@@ -29,6 +29,10 @@ def test_labels_of_one_partition_alone_are_named():
         "label 'b' is in train and not in valid: it cannot be measured",
     ]
     assert partition_warnings(["a", "b"], ["train", None]) == []  # not split yet
+    many = partition_warnings(["a", "a", *"bcdefgh"], ["train", "valid"] + ["train"] * 7, "Do this")
+    assert many == [
+        "labels 'b', 'c', 'd', 'e', 'f' and 2 more are in train and not in valid: they cannot be measured. Do this"
+    ]
 
 
 def test_one_class_is_named(make_images):

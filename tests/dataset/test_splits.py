@@ -464,10 +464,23 @@ def test_a_label_that_falls_into_valid_alone_is_named():
         expected = {
             "valid": "label 'rare' is only in valid, never in train: it cannot be learned",
             "train": "label 'rare' is in train and not in valid: it cannot be measured",
-        }[where]
+        }[where] + '. split="stratified" shares out the labels that have images enough'
         assert [str(warning.message) for warning in record] == [expected]
         said.add(where)
     assert said == {"train", "valid"}
+
+
+def test_patients_on_both_sides_are_told_before_a_training():
+    paths, patients = [f"{i}.png" for i in range(20)], [f"p{i // 2}" for i in range(20)]
+    table = pd.DataFrame({"path": paths, "label": list("ab") * 10, "patient": patients, "partition": None})
+    with pytest.warns(MedclfWarning, match='of 10 patients have images in both .* split="patient" keeps each'):
+        split_table(table, "random")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        split_table(table, "patient")
+    table["partition"] = ["train"] * 9 + ["valid"] * 8 + ["test"] * 3
+    with pytest.warns(MedclfWarning, match=r"1 of 10 patients has .* 1 patient of the test set has images outside it"):
+        split_table(table, "folders")
 
 
 def test_stratified_pct_is_exact_where_it_can_be():

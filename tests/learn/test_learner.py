@@ -1,5 +1,7 @@
 """The learner is fastai's, normalises once, starts from a fitted head and trains."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from fastai.vision.data import ImageDataLoaders
 from PIL import Image
 
 from medclf.errors import DataError, MedclfWarning
+from medclf.learn.assess import assess
 from medclf.learn.callbacks import SaveBest
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.interpretation import MedInterpretation
@@ -272,6 +275,28 @@ def test_what_is_known_of_a_training_is_of_its_own_weights(small):
         assert not small.history and small.tuning is None
         small.fit(1, 1e-4)
     assert len(small.history) == 1 and small.tuning is None
+
+
+@pytest.mark.parametrize("way", ["fit", "probe"])
+def test_images_learned_under_an_earlier_split_leak(small, folder, way):
+    """Other loaders put into a trained learner validated on images that it had been trained on, without a word."""
+    other = MedDataLoaders.from_folder(folder, size=48, split="stratified", seed=5, cache=True, bs=8)
+    again = MedDataLoaders.from_folder(folder, size=64, split="stratified", seed=1, cache=True, bs=8)
+    with small.no_bar(), small.no_logging():
+        small.fit(1, 1e-4) if way == "fit" else small.fit_head(progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MedclfWarning)
+        small.dls = again  # the same split at another size
+    learned = set(again.train.dataset.items) & set(other.valid.dataset.items)
+    assert learned
+    with pytest.warns(MedclfWarning, match=f"has learned from {len(learned)} of these"):
+        small.dls = other
+    found = assess(small, saliency=0).results["leak_free"]
+    assert found["n_leaking"] >= len(learned) and f"{len(learned)} images that the network" in found["sentence"]
+    assert "trained_before" not in other.table
+    if way == "probe":
+        small.fit_head(progress=False)  # of the head that was, nothing is left
+        assert not small.has_learned(other.table).any()
 
 
 @pytest.mark.parametrize("way", ["lr_find", "fit", "load", "load_state_dict"])

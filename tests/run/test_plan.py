@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from medclf.auditing.assess import seen_in_training
+from medclf.cli import app
 from medclf.config import TrainConfig
 from medclf.dataset.scan import COLUMNS, scan
 from medclf.demo_images import draw_endoscopy
@@ -134,7 +136,7 @@ def test_the_record_of_folds_keeps_what_a_budget_had_room_for_and_their_repeat_m
     train(settings_in(record, out=str(tmp_path / "b")), lambda _: None, before=record)
     assert tried[1] == tried[0] and tried[0].size == record["settings"]["size"] == 64 and measured == [96]
     train(settings_in(record, out=str(tmp_path / "c"), budget=2), lambda _: None, before=record)
-    assert measured == [96, 64]
+    assert measured == [96, 96]
 
 
 def test_a_way_is_taken_where_it_is_surely_better():
@@ -565,3 +567,26 @@ def test_what_cannot_be_compared_is_not_trained(tmp_path):
     with pytest.raises(DataError, match="one patient"):
         try_tuning(learn, options, lambda inner: med_learner(inner, "efficientnet_lite0"), trained.append)
     assert not trained
+
+
+def test_a_setting_that_is_named_counts_where_it_has_its_usual_value(tmp_path, make_images):
+    """Of `--size 224` beside a plan of 128 pixels nothing was said; nor of `--arch resnet34` beside another RUN."""
+    make_images("a/1.png", "b/2.png")
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"format": 1, "chosen": {"epochs": 3, "size": 128}}))
+    assert planned(TrainConfig("d", "o", plan=str(plan))).size == 128
+    with pytest.raises(DataError, match=r"size=224 does not go with .* which has 128"):
+        train(tmp_path, lambda _: None, out=tmp_path / "RUN", plan=str(plan), size=224)
+    ran = CliRunner().invoke(
+        app, ["train", str(tmp_path), "--out", str(tmp_path / "R"), "--plan", str(plan), "--size", "224"]
+    )
+    assert isinstance(ran.exception, DataError) and "which has 128" in str(ran.exception)
+    earlier = tmp_path / "earlier"
+    (earlier / "bundle").mkdir(parents=True)
+    (earlier / "bundle/weights.safetensors").touch()
+    (earlier / "run.json").write_text(json.dumps({"format": 2, "settings": {"arch": "resnet18", "size": 64}}))
+    config = TrainConfig("d", "o", from_run=str(earlier))
+    assert started_from(config).arch == "resnet18"
+    for name, said in (("arch", "which has resnet18"), ("weights", "both say what to start from")):
+        with pytest.raises(DataError, match=said):
+            started_from(config, {name})

@@ -1,13 +1,19 @@
 """Which files `medclf predict` reads of a folder."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from medclf.errors import DataError, MedclfWarning
-from medclf.run.predict import images_in, tell_frames
+from medclf.config import TrainConfig
+from medclf.dataset.box_files import read_box_file
+from medclf.dataset.scan import scan
+from medclf.errors import DataError, MedclfError, MedclfWarning
+from medclf.run.config import check_early
+from medclf.run.predict import images_in, predict, tell_frames
+from medclf.run.run import Run
 
 
 def test_images_and_dicom_files_without_a_suffix_and_nothing_behind_links(tmp_path):
@@ -41,3 +47,21 @@ def test_frames_that_are_not_predicted_are_counted(tmp_path, recwarn):
     assert not recwarn.list
     with pytest.warns(MedclfWarning, match=r"1 of 2 files holds .*stack.tif.: number 1 of each .*the other 2 are not"):
         tell_frames([tmp_path / "one.png", tmp_path / "stack.tif"], 1)
+
+
+def test_an_address_is_called_so_and_not_a_missing_file(tmp_path):
+    address = "https://a.org/polyps"
+    (tmp_path / "rows.csv").write_text(f"path,label\n{address}/1.png,a\n{address}/2.png,b\n")
+    for read in (
+        lambda: predict(address, tmp_path),
+        lambda: list(images_in([Path(address)])),
+        lambda: scan(address),
+        lambda: scan(tmp_path / "rows.csv"),
+        lambda: scan(f"{address}.csv"),
+        lambda: scan(tmp_path, labels=f"{address}.csv"),
+        lambda: Run(address),
+        lambda: read_box_file(address),
+        lambda: check_early(TrainConfig(str(tmp_path), "o", weights=f"{address}.pth")),
+    ):
+        with pytest.raises(MedclfError, match="is an address, and only files on this machine are read"):
+            read()
