@@ -14,7 +14,8 @@ from medclf.config import Frame
 from medclf.dataset.identity import pseudonym
 from medclf.errors import ReadError, argument, by_road
 from medclf.images.dicom import Origin
-from medclf.images.frame_names import one_of_several
+from medclf.images.frame_names import file_of, one_of_several
+from medclf.images.nifti import says_how_it_lies, value_range
 from medclf.images.reading import probe, read_pixels
 from medclf.images.windowing import STRETCH
 
@@ -120,6 +121,24 @@ def frame_warnings(frames: Mapping[str, int], frame: Frame) -> list[str]:
     return [f"{said}. {other} each is an image"] if said else []
 
 
+def volume_warnings(volumes: Sequence[str], root: Path) -> list[str]:
+    """NIfTI volumes that do not say how they lie in space, so that their directions are guessed.
+
+    Args:
+        volumes: paths, relative to `root`; frames of one file count once.
+        root: the folder that the paths start from.
+    """
+    files = dict.fromkeys(file_of(root / path) for path in volumes)
+    lost = [file.relative_to(root).as_posix() for file in files if not says_how_it_lies(file)]
+    if not lost:
+        return []
+    lie = "does not say how it lies" if len(lost) == 1 else "do not say how they lie"
+    return [
+        f"{len(lost)} of {len(files)} NIfTI volumes {lie} in space{_named(lost)}: taken as stored from the patient's "
+        "right to left, back to front and foot to head. Look whether that is so"
+    ]
+
+
 def level_warnings(levels: Mapping[str, int], dicom_files: Collection[str], root: Path) -> list[str]:
     """Images that are all black, DICOM files of one grey, and images of more than 8 bits of which few levels are left.
 
@@ -141,13 +160,14 @@ def level_warnings(levels: Mapping[str, int], dicom_files: Collection[str], root
     dim = [path for path, n in levels.items() if 1 < n < FEW_LEVELS and _is_deep(root / path)]
     if dim:
         low, high = _range(root, dim)
-        center, width = (low + high + 1) / 2, high - low + 1
+        step = int(isinstance(low, int))  # of whole levels, the highest is one of the window's
+        center, width = (low + high + step) / 2, high - low + step
         chosen = by_road(f"window=({center:g}, {width:g})", f"--window {center:g},{width:g}")
         stretched = argument("window", STRETCH)
         sentences.append(
             f"{len(dim)} of {len(levels)} images hold more than 8 bits and use little of their range{_named(dim)}. "
             f"At most {max(levels[path] for path in dim)} of 256 grey levels of them reach the network. "
-            f"Their values go from {low} to {high}. Use {chosen} for all alike, or {stretched} for each by itself"
+            f"Their values go from {low:g} to {high:g}. Use {chosen} for all alike, or {stretched} for each by itself"
         )
     return sentences
 
@@ -204,18 +224,19 @@ def _is_deep(path: Path) -> bool:
     return found.format != "DICOM" and found.bits > 8
 
 
-def _range(root: Path, paths: Sequence[str]) -> tuple[int, int]:
-    """Smallest and largest value of some of the files, in their own values."""
-    lows, highs = [], []
+def _range(root: Path, paths: Sequence[str]) -> tuple[float, float]:
+    """Smallest and largest value of some of the files, in their own values: whole numbers, but for volumes."""
+    values: list[float] = []
     for path in paths[:: max(1, len(paths) // _SAMPLE)]:
         try:
-            top = (1 << probe(root / path).bits) - 1
-            pixels = read_pixels(root / path)
+            found, pixels = probe(root / path), read_pixels(root / path)
+            volume = found.format == "NIfTI"
+            black, white = value_range(root / path) if volume else (0, (1 << found.bits) - 1)
         except ReadError:
             continue
-        lows.append(round(int(pixels.min()) * top / 65535))
-        highs.append(round(int(pixels.max()) * top / 65535))
-    return min(lows, default=0), max(highs, default=65535)
+        ends = (black + int(end) * (white - black) / 65535 for end in (pixels.min(), pixels.max()))
+        values += ends if volume else map(round, ends)
+    return min(values, default=0), max(values, default=65535)
 
 
 def _named(paths: Sequence[str], at_most: int = 5) -> str:

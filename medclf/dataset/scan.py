@@ -25,6 +25,7 @@ from medclf.dataset.kinds import (
     level_warnings,
     mask_warnings,
     origin_columns,
+    volume_warnings,
     why_no_picture,
 )
 from medclf.dataset.label_warnings import label_warnings
@@ -225,6 +226,7 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Fra
     sound = [(path, fact) for path, fact in zip(rows.path, facts, strict=True) if not fact.problem]
     rows.notes.extend(kind_warnings({path: fact.origin for path, fact in sound if fact.origin}))
     rows.notes.extend(frame_warnings({path: fact.n_frames for path, fact in sound}, frame))
+    rows.notes.extend(volume_warnings([path for path, fact in sound if fact.format == "NIfTI"], rows.root))
     levels = {path: fact.levels for path, fact in sound if fact.levels is not None}
     rows.notes.extend(level_warnings(levels, origins, rows.root))
     rows.notes.extend(mask_warnings({path: (fact.width, fact.height) for path, fact in sound}, levels))

@@ -187,6 +187,12 @@ def _native_frame(
         there = min(there, layout.pixels.length)
     if there < needed:
         raise ReadError(path, f"truncated: {needed - there} bytes of its pixels are missing")
+    one = (form.rows * form.columns * form.samples * form.allocated + 7) // 8
+    if layout.pixels.length != UNDEFINED and there >= one * (form.frames + 1):  # which pixels are meant?
+        reason = f"its pixels have {there} bytes, and its header describes {one * form.frames}"
+        raise ReadError(
+            path, reason, "correct its Number of Frames, Rows, Columns or Bits Allocated, or export it again"
+        )
     with reading(path, f"its {syntax.name} pixels cannot be decoded"):
         layout.file.seek(layout.pixels.value)
         options = _options(form, layout.pixels.vr)

@@ -18,7 +18,16 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 
 from medclf.errors import MissingDecoder, ReadError, UnsupportedFormat
-from medclf.images.decoding_guard import MAX_MEGAPIXELS, check_size, exactly, quietly, reading
+from medclf.images.decoding_guard import (
+    MAX_MEGAPIXELS,
+    Source,
+    check_size,
+    exactly,
+    named,
+    opened,
+    quietly,
+    reading,
+)
 from medclf.images.raster import RasterInfo
 from medclf.images.windowing import STRETCH, SampleWindow, voi_window
 from medclf.parallel import ForkSafeLock
@@ -41,6 +50,7 @@ class _Header(NamedTuple):
     n_slices: int
     height: int
     width: int
+    placed: bool  # whether the file says how it lies in space, or the directions are guessed
 
     @property
     def plain(self) -> bool:
@@ -114,6 +124,30 @@ def nifti_info(file: BinaryIO, path: str | Path, max_megapixels: float = MAX_MEG
     return RasterInfo(found.width, found.height, 8 if found.plain else 16, 1, found.n_slices)
 
 
+def says_how_it_lies(path: Source) -> bool:
+    """Whether a volume says where right, anterior and superior are (qform or sform code above 0).
+
+    Without a word, its first axis is taken to run from right to left, the second from posterior to anterior and the
+    third from inferior to superior, as nibabel has it.
+
+    Raises:
+        ReadError: the header cannot be read; MissingDecoder without nibabel.
+    """
+    with opened(path) as file:
+        return _header(_stream(file), named(path), MAX_MEGAPIXELS).placed
+
+
+def value_range(path: Source) -> tuple[float, float]:
+    """The smallest and the largest value of a volume.
+
+    Raises:
+        ReadError: as `read_nifti`.
+    """
+    with opened(path) as file:
+        volume = _VOLUMES.read(file, named(path), MAX_MEGAPIXELS)
+        return volume.low, volume.high
+
+
 def read_nifti(
     file: BinaryIO,
     path: str | Path,
@@ -149,7 +183,7 @@ def read_nifti(
         fraction = np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros(values.shape)
     else:
         center, width = cast(tuple[float, float], window)
-        fraction = voi_window(values, center, width)
+        fraction = voi_window(values, center, width, "LINEAR_EXACT")  # LINEAR takes whole numbers, as DICOM has them
     return np.floor(fraction * 65535 + 0.5).astype(np.uint16)
 
 
@@ -173,6 +207,7 @@ def _header(stream: BinaryIO, path: str | Path, max_megapixels: float) -> _Heade
         shape, dtype = tuple(int(side) for side in found.get_data_shape()), found.get_data_dtype()
         slope, inter = found.get_slope_inter()
         affine, offset = found.get_best_affine(), int(found["vox_offset"])
+        placed = bool(found["sform_code"] or found["qform_code"])
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) > 3:
@@ -195,7 +230,7 @@ def _header(stream: BinaryIO, path: str | Path, max_megapixels: float) -> _Heade
     axis = _across(sides, spacing)
     width, height = (side for place, side in enumerate(sides) if place != axis)
     slope, inter = float(1 if slope is None else slope), float(0 if inter is None else inter)
-    return _Header(shape, dtype, offset, slope, inter, turn, axis, sides[axis], height, width)
+    return _Header(shape, dtype, offset, slope, inter, turn, axis, sides[axis], height, width, placed)
 
 
 def _across(sides: list[int], spacing: list[float]) -> int:

@@ -1,6 +1,7 @@
 """What a scan says of DICOM objects that are no pictures, of mixed kinds, of black images and of few levels."""
 
 import io
+import re
 import warnings
 
 import numpy as np
@@ -139,3 +140,31 @@ def test_a_window_for_deep_images_is_not_spoken_of(tmp_path):
     Image.fromarray(np.full((8, 8), 900, np.uint16)).save(tmp_path / "b.png")
     both = [tmp_path / "a.png", tmp_path / "b.png"]
     assert window_warnings(both, (40, 400)) == [] == window_warnings(both[:1], "stretch") == window_warnings([], (1, 2))
+
+
+@pytest.mark.parametrize("frame", ["middle", "all"])
+def test_volumes_whose_directions_are_guessed_are_named(tmp_path, frame):
+    """Their left and right, or front and back, may be the other way round."""
+    nib = pytest.importorskip("nibabel")
+    for name, affine in (("a", None), ("b", np.diag([1, 1, 3, 1]))):
+        (tmp_path / name).mkdir()
+        values = np.random.default_rng(0).integers(0, 900, (6, 5, 4)).astype(np.int16)
+        nib.save(nib.Nifti1Image(values, affine), tmp_path / name / f"{name}.nii.gz")
+    notes = scan(tmp_path, frame=frame, progress=False).attrs["notes"]
+    (said,) = (note for note in notes if "in space" in note)
+    assert said.startswith("1 of 2 NIfTI volumes does not say how it lies in space (a/a.nii.gz)")
+
+
+def test_the_window_for_a_dim_volume_is_in_its_own_values(tmp_path):
+    """It was told in the grey levels that the volume had been spread to, which as a window show nothing."""
+    nib = pytest.importorskip("nibabel")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        values = np.random.default_rng(0).uniform(-0.5, 0.5, (40, 40, 3)).astype(np.float32)
+        values[0, 0, 0] = 50  # one bright voxel, in another slice
+        nib.save(nib.Nifti1Image(values, np.diag([1, 1, 3, 1])), tmp_path / name / f"{name}.nii")
+    (said,) = (one for one in scan(tmp_path, progress=False).attrs["notes"] if "little of their range" in one)
+    low, high = (float(one) for one in re.search(r"from (\S+) to (\S+)\. Use", said).groups())
+    assert low == pytest.approx(-0.5, abs=0.01) and high == pytest.approx(0.5, abs=0.01)
+    center, width = (float(one) for one in re.search(r"window=\((\S+), (\S+)\) for all", said).groups())
+    assert (center, width) == (pytest.approx(0, abs=0.01), pytest.approx(1, abs=0.01))

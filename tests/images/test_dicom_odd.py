@@ -247,6 +247,16 @@ def test_frames_that_are_not_there_are_counted():
         read_pixels(file, frame=2)
 
 
+def test_pixels_that_the_header_describes_in_part_are_refused():
+    """Half of the rows were shown, or the bytes of 16-bit values as pixels of 8 bits."""
+    values = np.arange(96).reshape(1, 8, 12)
+    assert read_pixels(image(values, bits=16)).shape == (8, 12)
+    for tag, value in ((0x00280010, 4), (0x00280100, 8)):
+        extra = [element(tag, "US", value), element(0x00280101, "US", 8)]
+        with pytest.raises(ReadError, match="its pixels have 192 bytes, and its header describes 96"):
+            read_pixels(image(values, bits=16, extra=extra))
+
+
 def test_a_jpeg_without_its_end_is_refused():
     lossless = get_frame(pydicom.dcmread(get_testdata_file("JPEG-LL.dcm")).PixelData, 0, number_of_frames=1)
     sizes = dict(Rows=1024, Columns=256, PixelRepresentation=1, BitsAllocated=16, BitsStored=16, HighBit=15)

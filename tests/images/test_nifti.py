@@ -66,6 +66,13 @@ def test_a_window_is_in_the_volumes_values(tmp_path):
         read_pixels(tmp_path / "v.nii", window="lung")
 
 
+def test_a_window_of_fractions_is_no_step(tmp_path):
+    """A window of width 1 made black and white of values between 0 and 1, as DICOM's does of whole numbers."""
+    values = np.linspace(0, 1, 5, dtype=np.float32).reshape(5, 1, 1) * np.ones((1, 4, 3), np.float32)
+    found = read_pixels(save(tmp_path / "v.nii", values), window=(0.5, 1))
+    assert found[0, ::-1].tolist() == [0, 16384, 32768, 49151, 65535]
+
+
 def test_bytes_are_grey_levels_already_and_a_second_edition_is_read(tmp_path):
     values = np.arange(80, dtype=np.uint8).reshape(10, 8, 1)
     file = save(tmp_path / "v.nii", values, kind=nib.Nifti2Image)
