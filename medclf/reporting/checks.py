@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from medclf.files import is_number
-from medclf.results.wording import FEW_IMAGES, counted, interval, is_metric, number, partition_name, percent
+from medclf.results.wording import (
+    FEW_IMAGES,
+    counted,
+    interval,
+    is_metric,
+    number,
+    partition_name,
+    percent,
+    score_key,
+    without_leaks,
+)
 
 State = Literal["pass", "warn", "fail"]
 LEAKING = 0.05  # share of leaking images from which on the score is not to be believed
@@ -87,13 +97,17 @@ def _size(results: Mapping[str, Any]) -> Check:
     classes = {label: row["n"] for label, row in (results.get("per_class") or {}).items() if is_number(row.get("n"))}
     label = min(classes, key=lambda one: classes[one], default="")
     few = classes.get(label, FEW_IMAGES)
-    score: Mapping[str, Any] = next((results[key] for key in ("accuracy", "auroc") if is_metric(results.get(key))), {})
-    wide = score["high"] - score["low"] if is_number(score.get("low")) and is_number(score.get("high")) else 0.0
-    state = _graded(wide, WIDE)
+    clean = without_leaks(results)  # the score that the page and the terminal tell first
+    score = (clean or results).get(score_key(results)) or {}
+    has_ends = is_number(score.get("low")) and is_number(score.get("high"))
+    wide = score["high"] - score["low"] if has_ends else 0.0
+    state: State = _graded(wide, WIDE) if has_ends or not score else "warn"
     state = "fail" if few < VERY_FEW else "warn" if few < FEW_IMAGES and state == "pass" else state
     text = f"{number(results.get('n', 0))} {counted(results, results.get('n', 0))}"
     text += f", {number(few)} of the rarest class '{label}'" if label else ""
+    text += f"; {number(clean['n'])} without leaked images" if "n" in clean else ""
     text += f"; the score's interval is {100 * wide:.0f} points wide" if wide else ""
+    text += "; the score has no interval" if score and not has_ends else ""
     return Check("Sample size", state, f"{text}.", "numbers-section")
 
 

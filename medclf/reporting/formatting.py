@@ -10,10 +10,12 @@ from medclf.results.wording import (
     counted,
     interval,
     is_metric,
+    labels_scored,
     measured,
     number,
     partition_name,
     rests_on_few,
+    score_key,
     without_leaks,
 )
 
@@ -136,18 +138,18 @@ def scores(results: Mapping[str, Any]) -> list[dict[str, str]]:
         >>> scores({"task": "single-label", "partition": "valid", "n": 50, "accuracy": accuracy})
         [{'name': 'Accuracy', 'value': '92 %', 'interval': '95 % CI 80 to 97 %', 'images': '50 validation images'}]
     """
-    key = "auroc" if results.get("task") == "multi-label" else "accuracy"
+    key = score_key(results)
     title, partition = METRICS[key].title, partition_name(results.get("partition"))
     test, leak_free = results.get("test") or {}, without_leaks(results)
-    clean = without_leaks(test)
+    clean, images = without_leaks(test), f"{partition} {counted(results)}".strip()
     of_test = f"of {number(test.get('n', 0))} " if clean else ""
     named = [
         (
             f"{title} without leaked images",
             leak_free,
-            f"{partition} {counted(results)}",
+            images,
         ),
-        (f"{title} on all" if leak_free else title, results, f"{partition} {counted(results)}"),
+        (f"{title} on all" if leak_free else title, results, images),
         (
             f"{title} on the test set{' without leaked images' if clean else ''}",
             clean or test,
@@ -159,7 +161,7 @@ def scores(results: Mapping[str, Any]) -> list[dict[str, str]]:
             "name": name,
             "value": _written(found[key], key).partition(" (")[0],
             "interval": _written(found[key], key).partition(" (")[2].removesuffix(")"),
-            "images": f"{number(found.get('n', 0))} {images}".replace("  ", " "),
+            "images": ", ".join(filter(None, [f"{number(found.get('n', 0))} {images}", labels_scored(results, found)])),
         }
         for name, found, images in named
         if is_metric(found.get(key)) and found[key]["value"] is not None

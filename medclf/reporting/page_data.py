@@ -12,6 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from medclf.auditing.label_errors import DoubtfulLabel, doubtful_labels
+from medclf.files import is_number
 from medclf.reporting.cases import DELIMITER, Cases, split_labels
 from medclf.reporting.formatting import words
 from medclf.reporting.thumbnails import Album
@@ -147,21 +148,31 @@ def _sets(chosen: np.ndarray, known: np.ndarray) -> list[list[int] | None]:
 
 
 def thresholds(results: Mapping[str, Any]) -> dict[str, float]:
-    """The chosen threshold of each label that has one, from results["operating_point"].
+    """The threshold of each label that labels are predicted from; 0.5 of a label that has none.
+
+    The page opens at these, so that its numbers are those of results.json. An operating point that does not decide is
+    none of them. Runs of before 0.2 name operating points alone.
 
     Example:
+        >>> thresholds({"decision": {"rule": "balanced", "ways": {"balanced": {"thresholds": {"polyp": 0.2}}}}})
+        {'polyp': 0.2}
         >>> thresholds({"operating_point": {"label": "polyp", "threshold": 0.3}})
         {'polyp': 0.3}
-        >>> thresholds({"operating_point": {"polyp": {"threshold": 0.3}}})
-        {'polyp': 0.3}
+        >>> thresholds({"operating_point": {"polyp": {"threshold": 0.3, "decides": False}}})
+        {}
     """
+    decision = results.get("decision") or {}
+    ways = decision.get("ways") or {}
+    if decision.get("rule") in ways:
+        used = ways[decision["rule"]].get("thresholds") or {}
+        return {str(label): float(value) for label, value in used.items()}
     point = results.get("operating_point")
     if not isinstance(point, Mapping):
         return {}
     label = point.get("label", point.get("positive"))
-    found = {label: point.get("threshold")} if label is not None else {}
-    found |= {k: v["threshold"] for k, v in point.items() if isinstance(v, Mapping) and "threshold" in v}
-    return {str(k): float(v) for k, v in found.items() if isinstance(v, (int, float)) and 0 <= v <= 1}
+    points = {label: point} if label is not None else {k: v for k, v in point.items() if isinstance(v, Mapping)}
+    found = {str(k): v["threshold"] for k, v in points.items() if v.get("decides") is not False and "threshold" in v}
+    return {k: float(v) for k, v in found.items() if is_number(v) and 0 <= v <= 1}
 
 
 @dataclass(frozen=True)

@@ -273,5 +273,5 @@ def withheld_note(withheld: Mapping[int, str]) -> str:
     reasons = ", ".join(f"{reason}: {number(k)}" if k < n else reason for reason, k in sorted(counts.items()))
     return (
         f"{text} ({reasons}), since their pixels often carry the patient's name; "
-        "medclf report --show-burned-in shows them."
+        "medclf report RUN --show-burned-in shows them."
     )

@@ -16,7 +16,7 @@ from medclf.metrics.weighted import read_task
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.provenance import DataSummary, describe_data, versions
 from medclf.results.schema import SCHEMA
-from medclf.results.wording import beside_guessing, measured, partition_name
+from medclf.results.wording import beside_guessing, measured, n_scored, partition_name
 
 
 class MetricJson(TypedDict, total=False):
@@ -273,7 +273,8 @@ def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results
         score = f"mean AUROC is {value:.3f}" if left.multi_label else f"accuracy is {measured(metrics[best])}"
         found["sentence"] += f" Without them {score}."
     rows = {f"all {n} {shown.counted()}": results, f"the {len(left)} {shown.counted()} without leaks": metrics}
-    found["numbers"] = {name: {"n": m["n"], **short_metrics(m)} for name, m in rows.items()}
+    scored = {name: {"labels_scored": n_scored(m)} if left.multi_label else {} for name, m in rows.items()}
+    found["numbers"] = {name: {"n": m["n"], **short_metrics(m), **scored[name]} for name, m in rows.items()}
     return found
 
 

@@ -75,6 +75,42 @@ def without_leaks(results: Mapping[str, Any]) -> Mapping[str, Any]:
     return numbers[-1] if len(numbers) > 1 else {}
 
 
+def score_key(results: Mapping[str, Any]) -> str:
+    """The metric that a run's score is told by: mean AUROC where an image may have several labels, else accuracy.
+
+    Example:
+        >>> score_key({"task": "multi-label"}), score_key({"task": "single-label"})
+        ('auroc', 'accuracy')
+    """
+    return "auroc" if results.get("task") == "multi-label" else "accuracy"
+
+
+def labels_scored(results: Mapping[str, Any], found: Mapping[str, Any] | None = None) -> str:
+    """How many labels a mean AUROC is of; "" where accuracy is told, all count, or it is not known.
+
+    A label that no image has, or every image, has no AUROC.
+
+    Args:
+        results: the run's.
+        found: the numbers on other images of it, such as those that do not leak; `results` where None.
+
+    Example:
+        >>> labels_scored({"task": "multi-label", "vocab": ["a", "b", "c"]}, {"labels_scored": 2})
+        '2 of 3 labels'
+    """
+    found, n = results if found is None else found, len(results.get("vocab") or [])
+    if results.get("task") != "multi-label":
+        return ""
+    scored = n_scored(found) if found.get("per_class") else found.get("labels_scored", n)
+    return f"{scored} of {n} labels" if scored < n else ""
+
+
+def n_scored(results: Mapping[str, Any]) -> int:
+    """How many labels a mean AUROC is of: all but those that have none."""
+    found = [row.get("auroc") for row in (results.get("per_class") or {}).values()]
+    return sum(not is_metric(auroc) or auroc["value"] is not None for auroc in found)
+
+
 def metrics_frame(results: Mapping[str, Any]) -> pd.DataFrame:
     """One row a metric: value, low, high and n; those of one label under "METRIC of LABEL".
 
@@ -214,11 +250,11 @@ def summary(results: Mapping[str, Any]) -> str:
         images += f" of {number(patients)} patient{'' if patients == 1 else 's'}"
     accuracy, auroc = results.get("accuracy") or {}, results.get("auroc") or {}
     if results.get("task") == "multi-label":
-        labels = len(results.get("vocab", []))
+        labels = f"{len(results.get('vocab', []))} labels"
         if not is_metric(auroc) or auroc["value"] is None:
-            return f"{images} with {labels} labels were predicted."
+            return f"{images} with {labels} were predicted."
         mean = f"{number(auroc['value'])} (95 % CI {interval(auroc)})"
-        return f"Mean AUROC of {labels} labels on {images}: {mean}."
+        return f"Mean AUROC of {labels_scored(results) or labels} on {images}: {mean}."
     if not is_metric(accuracy) or accuracy["value"] is None:
         return f"{images} were predicted."
     right = round(accuracy["value"] * accuracy.get("n", n))

@@ -13,7 +13,7 @@ from medclf.metrics.prevalence import shift_in
 from medclf.results.names import data_set_name
 from medclf.results.record import RECORD
 from medclf.results.run_folder import RESULTS
-from medclf.results.wording import interval, is_metric, measured, number, without_leaks
+from medclf.results.wording import interval, is_metric, measured, number, score_key, without_leaks
 from medclf.run.compare import compare
 from medclf.run.resume import is_finished
 from medclf.run.run import Run
@@ -102,17 +102,13 @@ def _row(run: Run, name: str) -> RunRow:
         if not is_finished(record) or not (run / RESULTS).is_file():
             return RunRow(run, name, data, model, "", 0, "", "", problem="not finished")
         results = run.results
-        key = _key(run)
+        key = score_key(results)
         leak_free = without_leaks(results).get(key)
         date = str(record["finished"])[:10]
         scores = _written(results.get(key), key), _written(leak_free, key)
         return RunRow(run, name, data, model, date, results["n"], *scores)
     except MedclfError as error:
         return RunRow(run, name, "", "", "", 0, "", "", problem=error.message)
-
-
-def _key(run: Run) -> str:
-    return "auroc" if run.results["task"] == "multi-label" else "accuracy"
 
 
 def _written(metric: Any, key: str) -> str:
@@ -125,7 +121,7 @@ def _written(metric: Any, key: str) -> str:
 
 
 def _value(row: RunRow) -> float:
-    return (row.run.results.get(_key(row.run)) or {}).get("value") or 0.0
+    return (row.run.results.get(score_key(row.run.results)) or {}).get("value") or 0.0
 
 
 def _beside(row: RunRow, ranked: Sequence[RunRow]) -> RunRow:
@@ -137,7 +133,7 @@ def _beside(row: RunRow, ranked: Sequence[RunRow]) -> RunRow:
             found = compare(other.run.path, row.run.path, n_boot=_N_BOOT)
         except DataError:  # other labels, or no image in common
             continue
-        return row._replace(to_best=found.metrics[_key(row.run)], best=other.name)
+        return row._replace(to_best=found.metrics[score_key(row.run.results)], best=other.name)
     return row
 
 

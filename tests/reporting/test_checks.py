@@ -9,7 +9,7 @@ import pytest
 from medclf.reporting.checks import Check, checks
 
 
-def metric(value: float, low: float, high: float) -> dict[str, Any]:
+def metric(value: float, low: float | None, high: float | None) -> dict[str, Any]:
     return {"value": value, "low": low, "high": high, "n": 500}
 
 
@@ -46,6 +46,19 @@ def test_all_is_well_only_where_all_was_measured() -> None:
         ({"data": {"split": {"patients_on_both_sides": 7}}}, "Leaks", "fail", "7 patients"),
         ({"data": {"split": {"test_patients_elsewhere": 3}}}, "Leaks", "warn", "3 patients of the test set"),
         ({"accuracy": metric(0.9, 0.8, 0.95)}, "Sample size", "warn", "15 points wide"),
+        ({"accuracy": metric(0.9, None, None)}, "Sample size", "warn", "the score has no interval"),
+        (
+            {"leak_free": {"numbers": {"all": {}, "without leaks": {"n": 7, "accuracy": metric(1.0, 0.65, 1.0)}}}},
+            "Sample size",
+            "fail",
+            "7 without leaked images; the score's interval is 35 points wide",
+        ),
+        (
+            {"task": "multi-label", "auroc": metric(0.55, 0.43, 0.67)},
+            "Sample size",
+            "warn",
+            "the score's interval is 24 points wide",
+        ),
         (
             {"per_class": {"polyp": {"n": 490}, "ulcer": {"n": 4}}},
             "Sample size",

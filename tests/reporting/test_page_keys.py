@@ -113,6 +113,20 @@ def test_a_new_label_is_one_of_the_classes_and_is_asked_for(opened: Any, made_up
     assert table[["path", "mark", "new_label"]].values.tolist() == [[name, "new label", "ulcer"]]
 
 
+def test_a_list_of_classes_keeps_the_keys_that_their_names_have(visit: Any, factory: Any, tmp_path: Path) -> None:
+    graded = factory(vocab=("bcc", "bkl", "grade 2"))
+    page = visit(render(graded.facts, graded.rows, tmp_path / "report.html")).page
+    page.click("[data-tab=labels]")
+    page.click("#review")
+    name = page.inner_text("#dialog-title")
+    page.keyboard.press("4")
+    page.keyboard.type("bk")  # k would keep the label, and 2 mark it unsure
+    assert page.inner_text("#dialog-title") == name and page.input_value("#new-label") == "bkl"
+    page.wait_for_timeout(1100)  # until a list forgets what was typed
+    page.keyboard.press("2")
+    assert page.inner_text("#dialog-title") == name and mark_of(page) == "new label"
+
+
 def test_marks_survive_a_reload(opened: Any) -> None:
     page = opened.page
     name = page.inner_text("#dialog-title")

@@ -74,6 +74,32 @@ def test_a_link_shows_the_same_again(opened: Any, visit: Any, made: Path) -> Non
     assert "by=" not in address and "cell=" not in address
 
 
+def test_a_link_holds_values_as_they_are_and_one_that_was_cut_stops_nothing(
+    visit: Any, factory: Any, tmp_path: Path
+) -> None:
+    made_up = factory()
+    rows = made_up.rows.rename(columns={"sex": "dose=mg"}).replace({"dose=mg": {"f": "=<5", "m": "a=b"}})
+    page = render(made_up.facts, rows, tmp_path / "report.html")
+    shown = visit(page)
+    shown.page.select_option("#filters label:has-text('dose') select", label="a=b")
+    shown.settle()
+    chosen = shown.matrix()
+    again = visit(page)
+    again.page.goto(shown.page.evaluate("location.href"))
+    again.page.reload()
+    again.until("document.querySelectorAll('#matrix button').length > 0")
+    assert again.matrix() == chosen and sum(chosen) < made_up.facts["n"]
+    cut = visit(page)
+    cut.page.goto(f"{page.as_uri()}#50%")
+    cut.page.reload()
+    cut.page.click("#gallery li:first-child button")
+    cut.page.keyboard.press("2")
+    cut.page.keyboard.press("Escape")
+    with cut.page.expect_download():
+        cut.page.click("#download")
+    assert cut.complaints == []
+
+
 def test_search_finds_images_by_their_name(opened: Any, made_up: Any) -> None:
     shown = opened(viewport=LAPTOP)
     wanted = made_up.valid["path"].iloc[7]
@@ -152,6 +178,32 @@ def test_doubtful_labels_are_gone_through_by_keyboard(opened: Any, made_up: Any)
     first, second = order.iloc[0], order.iloc[1]
     assert table.loc[first["path"], ["mark", "new_label"]].tolist() == ["new label", first["pred"]]
     assert table.loc[second["path"], ["mark", "new_label"]].tolist() == ["", ""] and len(table) == 2
+
+
+def test_a_note_is_no_answer_and_leaves_the_one_that_was_given(opened: Any) -> None:
+    shown = opened(viewport=LAPTOP)
+    page = shown.page
+    page.click("[data-tab=labels]")
+    page.click("#review")
+    page.fill("#note", "ask again")
+    page.keyboard.press("Escape")
+    page.locator("#queue-progress", has_text="0 of ").wait_for()
+    page.click("#review")
+    page.click("#keep")
+    page.click("#before")
+    page.fill("#note", "asked")
+    page.keyboard.press("Escape")
+    shown.settle()
+    assert page.inner_text("#queue-progress").startswith("1 of ")
+    assert page.inner_text("#queue .mark") == "label kept"
+
+
+def test_doubtful_labels_that_are_not_drawn_are_told(visit: Any, factory: Any, tmp_path: Path) -> None:
+    doubtful = factory(500, skill=-9.0)
+    page = visit(render(doubtful.facts, doubtful.rows, tmp_path / "report.html")).page
+    page.click("[data-tab=labels]")
+    assert "The 240 most doubtful are shown here" in page.inner_text("#queue-progress")
+    assert page.locator("#queue li").count() == 240
 
 
 def test_one_undo_takes_a_chosen_label_back(opened: Any) -> None:

@@ -278,6 +278,16 @@ def test_optional_facts_appear_only_where_they_are(made_up: Any, tmp_path: Path)
     assert parsed.json("data")["thresholds"] == {"polyp": 0.37}
 
 
+def test_the_page_opens_at_the_thresholds_that_decide(many_labels: Any, tmp_path: Path) -> None:
+    label = many_labels.vocab[0]
+    many_labels.facts["operating_point"] = {label: {"label": label, "threshold": 0.06, "decides": False}}
+    ways = {"accuracy": {}, "threshold": {"thresholds": {label: 0.06}}}
+    for rule, expected in (("accuracy", {}), ("threshold", {label: 0.06})):
+        many_labels.facts["decision"] = {"rule": rule, "ways": ways}
+        parsed, _ = page(many_labels.facts, many_labels.rows, tmp_path)
+        assert parsed.json("data")["thresholds"] == expected
+
+
 def test_several_labels(many_labels: Any, tmp_path: Path) -> None:
     parsed, _ = page(many_labels.facts, many_labels.rows, tmp_path)
     assert "Mean AUROC of 3 labels on 90 validation images of 31 patients: 0.812" in parsed.text

@@ -124,7 +124,7 @@ function drawNumbers() {
 function bar(label, share, css, role) {
   const fill = el('span', { class: `fill ${css}` });
   fill.style.width = `${100 * share}%`;
-  return el('span', { class: 'prob' }, el('span', { class: 'prob-label' }, label, role ? el('i', {}, ` ${role}`) : null),
+  return el('span', { class: 'prob' }, el('span', { class: 'prob-label', title: label }, label, role ? el('i', {}, ` ${role}`) : null),
     el('span', { class: 'track' }, fill), el('span', { class: 'prob-share' }, percent(share)));
 }
 

@@ -42,6 +42,7 @@ function address() {
   add('cell', state.cell?.join('-') ?? '', '');
   add('group', state.group, 'wrong');
   add('order', state.order, 'sure');
+  add('pictured', state.pictured, false);
   if (dialog.open) params.append('image', DATA.hidden ? open.row + 1 : DATA.names[open.row]);
   return params.toString();
 }
@@ -66,10 +67,19 @@ function restore() {
   writeAddress();
 }
 
+/** What an address wrote, or as it stands where it was cut or mistyped. */
+function unescaped(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 /** Show what the text behind `#` names; what it does not name is as the page opens. */
 function follow(text) {
   if (!text.includes('=')) {
-    const id = decodeURIComponent(text);
+    const id = unescaped(text);
     if (!reveal(id) && !$(id)) showTab('overview'); // an anchor outside the parts, such as the skip link's, leaves them
     draw();
     return;
@@ -80,8 +90,8 @@ function follow(text) {
   if (get('partition')) state.part = DATA.parts.indexOf(get('partition'));
   state.label = DATA.vocab.indexOf(get('label'));
   for (const one of params.getAll('by')) {
-    const at = one.lastIndexOf('='), [values] = DATA.columns[one.slice(0, at)] ?? [];
-    if (values) state.columns[one.slice(0, at)] = values.indexOf(one.slice(at + 1));
+    const name = Object.keys(DATA.columns).find((key) => one.startsWith(`${key}=`)); // either may hold a "=" of its own
+    if (name) state.columns[name] = DATA.columns[name][0].indexOf(one.slice(name.length + 1));
   }
   [state.low, state.high] = [share('from', 0), share('to', 1)];
   state.search = get('search');
@@ -93,6 +103,7 @@ function follow(text) {
   state.cell = cell.length === 2 && cell.every((i) => i >= 0 && i < size) ? cell : null;
   if (inGroup[get('group')]) state.group = get('group');
   if (orders[get('order')]) state.order = get('order');
+  state.pictured = get('pictured') === 'true';
   showControls();
   showTab(tabs.some((one) => one.id === get('tab')) ? get('tab') : 'overview');
   draw();

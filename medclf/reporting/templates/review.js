@@ -106,7 +106,7 @@ function drawCount() {
 function mark(row, change) {
   const before = markOf(row);
   if (!lacksLabel(before) || past.at(-1)?.[0] !== row) past.push([row, before]); // to choose the label ends the step that asked for it
-  put(row, { ...before, kept: false, ...change });
+  put(row, { ...before, kept: 'note' in change && before.kept, ...change }); // a note leaves the answer as it is
 }
 
 function put(row, entry) {
@@ -203,14 +203,19 @@ function makeDialog() {
   document.addEventListener('keydown', dialogKey);
 }
 
+/** Whether a key looks for an entry of a list, such as a class by its name or grade: the list keeps it for itself. */
+function typed(at, key) {
+  return key.length === 1 && at.matches?.('select') && [...at.options].some((one) => one.text.toLowerCase().includes(key.toLowerCase()));
+}
+
 /**
- * The keys of an opened image, wherever its focus is. Only a text field keeps them for itself; an arrow never changes a
- * choice that was made: across it leafs, up and down it moves the focus alone.
+ * The keys of an opened image, wherever its focus is. Only a text field keeps them for itself, and a list those of its
+ * entries; an arrow never changes a choice that was made: across it leafs, up and down it moves the focus alone.
  */
 function dialogKey(event) {
   const at = event.target;
   if (!dialog.open || event.defaultPrevented || event.altKey) return;
-  if (at.matches?.('input[type=text]')) return;
+  if (at.matches?.('input[type=text]') || typed(at, event.key)) return;
   if (event.ctrlKey || event.metaKey) {
     if (event.key === 'z') undo();
     return;
@@ -228,7 +233,8 @@ function dialogKey(event) {
 }
 
 // Doubtful labels one after the other, the most doubtful first.
-const isDone = (row) => marks.has(row) && !lacksLabel(markOf(row));
+const QUEUE = 4 * PAGE; // shown below the button
+const isDone = (row) => { const entry = markOf(row); return Boolean(entry.mark || entry.kept) && !lacksLabel(entry); };
 
 function drawSuggestion(row) {
   const wanted = DATA.suggested[row];
@@ -282,7 +288,7 @@ function queueKey(event) {
 
 function drawQueue() {
   const rows = DATA.suspects, done = rows.filter(isDone).length;
-  $('queue').replaceChildren(...rows.slice(0, 4 * PAGE).map((row) => {
+  $('queue').replaceChildren(...rows.slice(0, QUEUE).map((row) => {
     const card = makeCard(row, () => openDialog(row, rows, { queue: true }));
     card.firstChild.classList.toggle('done', isDone(row));
     card.firstChild.append(el('span', { class: 'reason' }, `Suggested: ${labelText(DATA.suggested[row])}`));
@@ -290,7 +296,8 @@ function drawQueue() {
   }));
   $('review').hidden = !rows.length;
   $('review').textContent = done === rows.length ? 'Go through them again' : `Review ${count(rows.length - done)} doubtful labels`;
-  $('queue-progress').textContent = rows.length ? `${done} of ${rows.length} done` : 'No label is doubtful.';
+  const beyond = rows.length > QUEUE ? `. The ${QUEUE} most doubtful are shown here; the review goes through all` : '';
+  $('queue-progress').textContent = rows.length ? `${count(done)} of ${count(rows.length)} done${beyond}` : 'No label is doubtful.';
 }
 
 function makeQueue() {
@@ -323,9 +330,9 @@ function start() {
   makeLinks();
   makeSaves();
   drawCount();
-  restore();
   $('download').addEventListener('click', download);
   window.addEventListener('beforeunload', (event) => { if (undelivered) event.preventDefault(); });
+  restore();
 }
 
 start();

@@ -1,0 +1,42 @@
+"""How many labels a mean is of: what is left out of it is not told as if it counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medclf.metrics.intervals import as_plain
+from medclf.reporting.formatting import scores
+from medclf.results.predictions import Predictions
+from medclf.results.results import leak_free, metrics_of
+from medclf.results.wording import summary
+
+VOCAB = ["effusion", "hernia", "mass", "nodule"]
+
+
+@pytest.fixture
+def facts() -> dict[str, Any]:
+    """Sixteen images: none has a hernia, and a nodule only such as leak."""
+    draw = np.random.default_rng(0)
+    y = np.zeros((16, 4), int)
+    y[::2, 0], y[::3, 2], y[:3, 3] = 1, 1, 1
+    table = pd.DataFrame({"path": [f"{k}.png" for k in range(16)], "partition": "valid"})
+    shown = Predictions(VOCAB, True, y, draw.random((16, 4)), np.zeros(16), table)
+    results = {"task": "multi-label", "partition": "valid", "vocab": VOCAB, **as_plain(metrics_of(shown, n_boot=50))}
+    return results | {"leak_free": leak_free(shown, np.arange(16) < 4, np.zeros(16, bool), results)}
+
+
+def test_a_mean_over_labels_says_how_many_it_is_of(facts: dict[str, Any]) -> None:
+    assert summary(facts).startswith("Mean AUROC of 3 of 4 labels on 16 validation images")
+    clean, everything = scores(facts)
+    assert clean["images"] == "12 validation images, 2 of 4 labels"
+    assert everything["images"] == "16 validation images, 3 of 4 labels"
+
+
+def test_labels_that_all_count_are_not_counted_out(facts: dict[str, Any]) -> None:
+    for row in facts["per_class"].values():
+        row["auroc"]["value"] = row["auroc"]["value"] or 0.5
+    assert "Mean AUROC of 4 labels on 16" in summary(facts) and scores(facts)[1]["images"] == "16 validation images"
