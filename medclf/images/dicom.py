@@ -94,7 +94,7 @@ def read_dicom(
         path: for messages.
         window: (center, width) in place of the file's own, "stretch", or None.
         frame: the frame to read, as a function of how many there are; others are not decoded.
-        max_megapixels: rows x columns x frames x samples allowed, in millions.
+        max_megapixels: rows x columns x samples allowed, in millions.
         hounsfield: the window is in Hounsfield units, which CT alone has.
 
     Returns:

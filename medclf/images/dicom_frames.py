@@ -48,6 +48,7 @@ _FLAT_EXPANSION, _FLAT_FREE = 4096, 1 << 24
 _ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # version 100, no flags, transform 0
 _JPEG_END = b"\xff\xd9"
 _STARTS = {b"\xff\xd8\xff": "JPEG", b"\xff\x4f\xff\x51": "JPEG 2000", b"\0\0\0\x0cjP": "JPEG 2000"}
+_MAX_FRAMES = 100_000
 _MAX_TILES = 65_535  # as a tile-part's 16-bit index allows
 
 
@@ -76,7 +77,7 @@ def read_form(header: Dataset, path: str | Path, max_megapixels: float) -> Form:
     """Check a header's description of its pixels.
 
     Raises:
-        TooLarge: rows x columns x frames x samples exceed the limit.
+        TooLarge: rows x columns x samples exceed the limit, or the frames are more than any device writes.
         UnsupportedFormat: pixels of a kind that no reader of radiographs or photographs knows.
         ReadError: the description is missing or contradicts itself.
     """
@@ -103,7 +104,11 @@ def read_form(header: Dataset, path: str | Path, max_megapixels: float) -> Form:
         raise ReadError(path, f"its header says {form.photometric} with {form.samples} samples a pixel")
     if form.allocated not in (1, 8, 16, 32) or not 0 < form.stored <= form.allocated:
         raise UnsupportedFormat(path, f"it stores {form.stored} of {form.allocated} bits")
-    check_size(path, (form.rows, form.columns, form.frames, form.samples), max_megapixels)
+    check_size(path, (form.rows, form.columns, form.samples), max_megapixels)  # of a frame: no more are decoded
+    if form.frames < 1:
+        raise ReadError(path, f"declares {form.frames} frames")
+    if form.frames > _MAX_FRAMES:
+        raise TooLarge(path, f"declares {form.frames} frames, the limit is {_MAX_FRAMES}")
     return form
 
 

@@ -56,7 +56,7 @@ def read_pixels(
             to the largest value of the image.
         frame: which frame, TIFF page or slice: a number from 0, "first", "middle" or "last"; with "all" a file of
             several is refused, unless `path` says which.
-        max_megapixels: rows x columns x frames x samples that the file may declare, in millions.
+        max_megapixels: rows x columns x samples that the file may declare, in millions; of a volume, all its voxels.
 
     Returns:
         (H, W) grey or (H, W, 3) RGB; uint8, or uint16 scaled to 0..65535 where a sample holds more bits.

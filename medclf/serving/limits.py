@@ -35,7 +35,7 @@ class Limits:
 
     Args:
         max_bytes: of one upload.
-        max_megapixels: rows x columns x frames x samples that an upload may declare, in millions.
+        max_megapixels: rows x columns x samples that an upload may declare, in millions; of a volume, all its voxels.
         max_queue: uploads that wait for an answer at once; more are answered 429.
         max_held_bytes: of all uploads in memory at once; more are answered 429.
         decode_seconds: decoding one upload may cost this much processor time, thrice as much by the clock.

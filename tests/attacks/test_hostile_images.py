@@ -178,7 +178,7 @@ BOMBS = {
     ),
     "frames-2-billion.dcm": (
         lambda: dicom_head(EXPLICIT) + image_elements(512, 512, 2**31 - 1) + element(0x7FE00010, b"OB", bytes(64)),
-        "megapixels",
+        "2147483647 frames",
     ),
     "jpeg-in-dicom-larger-than-its-header.dcm": (
         lambda: dicom_head(JPEG_BASELINE) + image_elements(64, 64) + encapsulated(jpeg(60_000, 60_000)),

@@ -15,7 +15,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.pixels.decoders.base import get_decoder
 
-from medclf.errors import MedclfError, MissingDecoder, ReadError, UnsupportedFormat
+from medclf.errors import MedclfError, MissingDecoder, ReadError, TooLarge, UnsupportedFormat
 from medclf.images import dicom, dicom_frames
 from medclf.images.reading import check, probe, read_pixels
 
@@ -164,6 +164,14 @@ def test_only_the_chosen_frame_is_decoded():
     )
     with pytest.raises(ReadError):
         read_pixels(file.getvalue(), frame=4)
+
+
+def test_a_long_loop_is_as_large_as_one_of_its_frames():
+    """Breast tomosynthesis and cine loops hold more pixels than one image may, of which one frame's are decoded."""
+    file = get_testdata_file("rtdose.dcm")  # 15 frames of 10 x 10
+    assert read_pixels(file, max_megapixels=200 / 1e6).shape == (10, 10)
+    with pytest.raises(TooLarge, match="10 x 10 x 1"):
+        read_pixels(file, max_megapixels=99 / 1e6)
 
 
 def test_missing_decoder_names_the_syntax_and_the_pip_line(monkeypatch):
