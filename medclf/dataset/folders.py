@@ -25,7 +25,7 @@ NOT_READ = {
     f".{name}": remedy
     for names, remedy in (
         (_PICTURES, "convert them to PNG"),
-        ("nrrd mha mhd mgz mgh hdr", "save the volumes as NIfTI (.nii)"),
+        ("nrrd mha mhd mgz mgh hdr", "convert the volumes to NIfTI (.nii)"),
         ("avi mp4 m4v mov mkv wmv mpg mpeg webm", "save the frames that you want as PNG"),
         ("zip tar tgz gz bz2 xz 7z rar", "unpack them"),
     )
