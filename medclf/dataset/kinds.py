@@ -121,6 +121,27 @@ def frame_warnings(frames: Mapping[str, int], frame: Frame) -> list[str]:
     return [f"{said}. {other} each is an image"] if said else []
 
 
+def spread_warnings(spread: Mapping[str, bool]) -> list[str]:
+    """DICOM images that give no window, of which each is spread over its own values.
+
+    Args:
+        spread: whether a DICOM image is, by path.
+
+    Example:
+        >>> print(*spread_warnings({"a.dcm": True, "b.dcm": False}))
+        1 of 2 DICOM images gives no window (a.dcm). Without window= each such image goes from its own smallest to ...
+    """
+    without = [path for path, one in spread.items() if one]
+    if not without:
+        return []
+    give = "gives" if len(without) == 1 else "give"
+    return [
+        f"{len(without)} of {len(spread)} DICOM images {give} no window{_named(without)}. Without "
+        f"{by_road('window=', '--window')} each such image goes from its own smallest to its own largest value, so the "
+        "same value may be another grey in another image"
+    ]
+
+
 def volume_warnings(volumes: Sequence[str], root: Path) -> list[str]:
     """NIfTI volumes that do not say how they lie in space, so that their directions are guessed.
 

@@ -25,6 +25,7 @@ from medclf.dataset.kinds import (
     level_warnings,
     mask_warnings,
     origin_columns,
+    spread_warnings,
     volume_warnings,
     why_no_picture,
 )
@@ -192,6 +193,7 @@ class Facts(NamedTuple):
     levels: int | None = None
     origin: dicom.Origin | None = None
     n_frames: int = 1  # of the file that it is one frame of
+    spread: bool = False  # from its smallest to its largest value, where no window is given
 
 
 def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Frame) -> pd.DataFrame:
@@ -227,6 +229,7 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Fra
     rows.notes.extend(kind_warnings({path: fact.origin for path, fact in sound if fact.origin}))
     rows.notes.extend(frame_warnings({path: fact.n_frames for path, fact in sound}, frame))
     rows.notes.extend(volume_warnings([path for path, fact in sound if fact.format == "NIfTI"], rows.root))
+    rows.notes.extend(spread_warnings({path: fact.spread for path, fact in sound if fact.origin}))
     levels = {path: fact.levels for path, fact in sound if fact.levels is not None}
     rows.notes.extend(level_warnings(levels, origins, rows.root))
     rows.notes.extend(mask_warnings({path: (fact.width, fact.height) for path, fact in sound}, levels))
@@ -297,6 +300,9 @@ def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels",
         if found.format == "DICOM":
             origin = dicom.origin(path)
             found = found._replace(origin=origin, problem=why_no_picture(origin))
+            if not found.problem:
+                with contextlib.suppress(ReadError):  # which the decoding names
+                    found = found._replace(spread=reading.is_spread(path, frame))
         if found.format in reading.OF_SEVERAL and not found.problem:
             found = found._replace(n_frames=reading.n_frames(path))
         if look_at == "file" or found.problem:

@@ -125,6 +125,20 @@ def read_dicom(
         return rescaled(stored, form.stored)
 
 
+def is_spread(file: BinaryIO, path: str | Path, frame: Callable[[int], int]) -> bool:
+    """Whether a grey file gives no window, so that each image is spread from its smallest to its largest value.
+
+    Raises:
+        ReadError: the header cannot be read.
+    """
+    layout, header = _parse(file, path, _IMAGE_TAGS)
+    form = read_form(header, path, MAX_MEGAPIXELS)
+    if not form.grey:
+        return False
+    with reading(path, "its header cannot be read"), quietly():
+        return _grey_rules(layout, header, form, frame(form.frames), path).spread
+
+
 def _modality(header: Dataset) -> str | None:
     """One of the standard's terms; None where the element holds anything else, which could name somebody."""
     found = code(header, "Modality")

@@ -142,6 +142,21 @@ def n_frames(path: Source) -> int:
         return 1
 
 
+def is_spread(path: Source, frame: Frame = "middle") -> bool:
+    """Whether a DICOM file gives no window: without one given, its values are then spread from smallest to largest.
+
+    Example:
+        >>> from pydicom.data import get_testdata_file
+        >>> is_spread(get_testdata_file("CT_small.dcm")), is_spread(get_testdata_file("MR_small.dcm"))
+        (True, False)
+    """
+    from medclf.images import dicom
+
+    name, number = named(path), _number_of(path)
+    with opened(path) as file:
+        return dicom.is_spread(file, name, functools.partial(_index, frame if number is None else number, name))
+
+
 def format_of(path: Source) -> str:
     """PNG, JPEG, TIFF, BMP, WebP, DICOM or NIfTI, by the first bytes.
 

@@ -73,6 +73,11 @@ class GreyRules:
         high = low + (1 << self.bits_stored) - 1
         return min(low * self.slope, high * self.slope) + self.intercept < 0
 
+    @property
+    def spread(self) -> bool:
+        """Whether the file says nothing of black and white, so that each image is spread over its own values."""
+        return self.voi_lut is None and self.window is None and (self.bits_stored > 8 or self.rescaled)
+
     def with_voi_lut(self, lut: Lut | None) -> GreyRules:
         """The same rules with this VOI LUT."""
         return replace(self, voi_lut=lut)
@@ -191,10 +196,10 @@ def _grey_levels(
         fraction = np.clip(rules.voi_lut(values) / ((1 << rules.voi_lut.bits) - 1), 0, 1)
     elif rules.window is not None:
         fraction = voi_window(values, *rules.window, rules.function)
-    elif rules.bits_stored <= 8 and not rules.rescaled:
-        fraction = (numbers + (sign if rules.signed else 0)) / (2 * sign - 1)
-    else:
+    elif rules.spread:
         fraction = _stretched(values, numbers, present(), rules.padding)
+    else:
+        fraction = (numbers + (sign if rules.signed else 0)) / (2 * sign - 1)
     if rules.inverted:
         fraction = 1 - fraction
     if rules.padding is not None:  # no part of the image: background (PS3.3 C.7.5.1.1.2)

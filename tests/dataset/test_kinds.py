@@ -52,7 +52,8 @@ def noted(folder, **how):
 @pytest.fixture
 def study(tmp_path):
     for seed in range(6):
-        write(tmp_path / "set" / "ab"[seed % 2] / f"{seed}.dcm", seed=seed, RescaleSlope=1, RescaleIntercept=-1024)
+        hounsfield = {"RescaleSlope": 1, "RescaleIntercept": -1024, "WindowCenter": 400, "WindowWidth": 3000}
+        write(tmp_path / "set" / "ab"[seed % 2] / f"{seed}.dcm", seed=seed, **hounsfield)
     return tmp_path / "set"
 
 
@@ -168,3 +169,15 @@ def test_the_window_for_a_dim_volume_is_in_its_own_values(tmp_path):
     assert low == pytest.approx(-0.5, abs=0.01) and high == pytest.approx(0.5, abs=0.01)
     center, width = (float(one) for one in re.search(r"window=\((\S+), (\S+)\) for all", said).groups())
     assert (center, width) == (pytest.approx(0, abs=0.01), pytest.approx(1, abs=0.01))
+
+
+def test_dicom_images_without_a_window_are_counted(tmp_path):
+    """Some were shown through their window and others from their smallest to their largest value, without a word."""
+    for k in range(4):
+        own = {"WindowCenter": 900, "WindowWidth": 700} if k == 1 else {}
+        eight = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelData": bytes(range(64))} if k == 3 else {}
+        write(tmp_path / "ab"[k % 2] / f"{k}.dcm", seed=k, **own, **eight)
+    (said,) = (one for one in scan(tmp_path, progress=False).attrs["notes"] if "window" in one)
+    assert said.startswith(
+        "2 of 4 DICOM images give no window (a/0.dcm, a/2.dcm). Without window= each such image goes"
+    )
