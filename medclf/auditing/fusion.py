@@ -25,7 +25,8 @@ from medclf.metrics.calibration import to_logits
 from medclf.metrics.classification import classification_metrics
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import Estimate, Sampling, as_plain, critical
-from medclf.models.tabular import NEW_FIELDS, Columns, Fusion, TableEncoder, is_unknown, says_nothing, unclear
+from medclf.models.table_fusion import Fusion
+from medclf.models.tabular import NEW_FIELDS, Columns, TableEncoder, is_unknown, says_nothing, unclear
 from medclf.models.tabular_fit import ThreeModels, fit_fusion
 from medclf.results.predictions import Predictions, losses_of
 from medclf.results.results import labelled, short_metrics

@@ -18,7 +18,7 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.metrics.prevalence import shift_in
 from medclf.metrics.units import UnitRule
 from medclf.models.spec import ModelSpec
-from medclf.models.tabular import Fusion
+from medclf.models.table_fusion import Fusion
 from medclf.results.calibration import Calibration
 
 FORMATS = (1, 2)

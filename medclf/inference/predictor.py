@@ -18,7 +18,8 @@ from medclf.metrics.logits import sigmoid, softmax, to_logits
 from medclf.metrics.prevalence import shift_in
 from medclf.metrics.units import UnitRule
 from medclf.models.spec import ModelSpec
-from medclf.models.tabular import Fields, fusion_in
+from medclf.models.table_fusion import fusion_in
+from medclf.models.tabular import Fields
 from medclf.parallel import map_ahead
 from medclf.results.calibration import FIELDS_NEW, FIELDS_UNKNOWN, OUT_OF_DISTRIBUTION, UNSURE, decided
 

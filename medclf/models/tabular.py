@@ -1,4 +1,4 @@
-"""Columns of a table beside the pixels: how they become numbers, and a late fusion with what the network says.
+"""Columns of a table beside the pixels: how they become numbers.
 
 scikit-learn's transformers are fitted, and what they learnt is kept as plain numbers, so that a bundle holds no pickle
 and a prediction needs no scikit-learn.
@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from medclf.errors import BundleError, DataError, argument, did_you_mean
+from medclf.errors import DataError, argument, did_you_mean
 from medclf.images.image_columns import measure, source_of
 
 UNKNOWN = "unknown"
 _MISSING = {"", "unknown", "na", "n/a", "nan", "<na>", "null", "missing", "?", "-", "not known", "not available"}
 _FEW = 0.5  # of the rows: a column of text with more different values names rows rather than describes them
 _ENOUGH = 20  # rows, below which nothing is said of how many values differ
-_LARGEST = 30.0  # of a logit that goes into the fusion
 MOST_CATEGORIES = 200
 NEW_FIELDS = "a category that is new counts as none of the known, a number as the nearest known"
 Columns = Mapping[str, Sequence[Any]]  # by name, one value a row
@@ -377,80 +376,3 @@ def _fitted_category(name: str, values: Sequence[Any]) -> Category:
     column = np.array([_category(value) for value in values], object)[:, None]
     encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(column)
     return Category(name, tuple(map(str, encoder.categories_[0])))
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """What a bundle adds to the image: the network's logits, scaled, and the encoded columns through a linear layer.
-
-    Args:
-        encoder: of the columns.
-        weight: (n_out, n_out + width): of the logits, then of the columns.
-        bias: (n_out,).
-        multi_label: whether an image may have several labels.
-    """
-
-    encoder: TableEncoder
-    weight: np.ndarray
-    bias: np.ndarray
-    multi_label: bool = False
-
-    def logits(self, logits: np.ndarray, rows: Columns) -> np.ndarray:
-        """(n, n_out) logits of both.
-
-        Args:
-            logits: (n, n_out) of the network.
-            rows: the columns' values; those that are not given are unknown.
-        """
-        n = len(logits)
-        given = {name: rows.get(name, [None] * n) for name in self.encoder.names}
-        inputs = np.concatenate([settled(logits, self.multi_label), self.encoder.encode(given)], axis=1)
-        return np.asarray(inputs @ self.weight.T + self.bias)
-
-    def of_fields(self, logits: np.ndarray, fields: Sequence[Fields]) -> tuple[np.ndarray, np.ndarray]:
-        """(n, n_out) logits of both, and (n,) whether nothing was known of an image besides itself."""
-        rows = {name: [one.get(name) for one in fields] for name in self.encoder.names}
-        blind = [all(is_unknown(one.get(name)) for name in self.encoder.names) for one in fields]
-        return self.logits(logits, rows), np.array(blind, bool)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As bundle.json has it."""
-        return {"columns": self.encoder.as_dict(), "weight": self.weight.tolist(), "bias": self.bias.tolist()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], n_out: int, multi_label: bool) -> Fusion:
-        """Back from what `as_dict` gave.
-
-        Raises:
-            BundleError: it is of another form.
-        """
-        try:
-            encoder = TableEncoder.from_dict(values["columns"])
-            weight, bias = np.array(values["weight"], np.float64), np.array(values["bias"], np.float64)
-            _expect(weight.shape == (n_out, n_out + encoder.width) and bias.shape == (n_out,), "weight")
-            _expect(bool(np.isfinite(weight).all() and np.isfinite(bias).all()), "weight")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"the table's part lacks or misstates: {error}", "save the bundle again") from error
-        return cls(encoder, weight, bias, multi_label)
-
-
-def settled(logits: np.ndarray, multi_label: bool) -> np.ndarray:
-    """Logits without the constant that softmax ignores, and within bounds."""
-    found = np.asarray(logits, np.float64)
-    if not multi_label:
-        found = found - found.max(axis=1, keepdims=True)
-        found = found - np.log(np.exp(found).sum(axis=1, keepdims=True))
-    return np.clip(found, -_LARGEST, _LARGEST)
-
-
-def fusion_in(calibration: Mapping[str, Any], multi_label: bool) -> Fusion | None:
-    """What a bundle's calibration holds of a table; None where the image stands alone.
-
-    Raises:
-        BundleError: it is of another form.
-    """
-    values = calibration.get("tabular")
-    if not values:
-        return None
-    n_out = len(values["bias"]) if isinstance(values, Mapping) and isinstance(values.get("bias"), list) else 0
-    return Fusion.from_dict(values, n_out, multi_label)

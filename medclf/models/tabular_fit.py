@@ -10,7 +10,8 @@ from scipy.special import expit, softmax
 
 from medclf.dataset.folds import folds
 from medclf.models.linear_probe import fit_linear
-from medclf.models.tabular import Columns, Fusion, TableEncoder, settled
+from medclf.models.table_fusion import Fusion, settled
+from medclf.models.tabular import Columns, TableEncoder
 
 _LEAST_SPREAD = 0.2  # a category that few rows have is not blown up
 _FOLDS = 5

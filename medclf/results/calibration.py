@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # a prediction needs neither scipy nor scikit-learn
     from medclf.metrics.ood import OodDetector
     from medclf.metrics.prevalence import PrevalenceShift
     from medclf.metrics.units import UnitRule
-    from medclf.models.tabular import Fusion
+    from medclf.models.table_fusion import Fusion
 
 UNSURE, OUT_OF_DISTRIBUTION = "unsure", "not like the training images"  # as predictions.csv and answers have them
 FIELDS_UNKNOWN, FIELDS_NEW = "fields unknown", "fields unlike training"
@@ -99,7 +99,7 @@ class Calibration:
         from medclf.metrics.ood import OodDetector
         from medclf.metrics.prevalence import shift_in
         from medclf.metrics.units import UnitRule
-        from medclf.models.tabular import fusion_in
+        from medclf.models.table_fusion import fusion_in
 
         fitted = values.get("temperature")
         if fitted and not isinstance(fitted, Mapping):  # a number, or one a label, that somebody gave

@@ -8,9 +8,8 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from medclf.errors import BundleError, DataError
-from medclf.models.tabular import Fusion, TableEncoder, is_unknown
-from medclf.models.tabular_fit import fit_fusion
+from medclf.errors import DataError
+from medclf.models.tabular import TableEncoder, is_unknown
 
 ROWS = {"age": [40, 60, None, 50, 80], "sex": ["f", "m", "f", "unknown", "M"]}
 
@@ -80,19 +79,3 @@ def test_true_and_false_are_categories_in_a_data_frame_as_they_are_in_a_csv():
     encoder, _ = TableEncoder.fit({"smoker": [True, False, np.True_, None]})
     assert encoder.described() == [{"name": "smoker", "kind": "category", "categories": ["false", "true", "unknown"]}]
     assert encoder.encode({"smoker": [True, "True", "unknown"]}).argmax(axis=1).tolist() == [1, 1, 2]
-
-
-def test_a_fusion_comes_back_from_json_and_a_damaged_one_is_refused(drawn):
-    y, logits, rows = drawn
-    encoder, _ = TableEncoder.fit(rows)
-    fusion = fit_fusion(logits, encoder, rows, y).fusion
-    values = json.loads(json.dumps(fusion.as_dict()))
-    again = Fusion.from_dict(values, 2, False)
-    assert again.logits(logits, rows) == pytest.approx(fusion.logits(logits, rows))
-    fields = [{"hint": 1.0}, {}]
-    some, blind = again.of_fields(logits[:2], fields)
-    assert blind.tolist() == [False, True]
-    assert some[1] == pytest.approx(fusion.logits(logits[1:2], {"hint": [None], "noise": [None]})[0])
-    for wrong in ({"weight": values["weight"][:1]}, {"columns": [{"name": "x"}]}, {"bias": [float("nan"), 0.0]}):
-        with pytest.raises(BundleError, match="table's part"):
-            Fusion.from_dict({**values, **wrong}, 2, False)

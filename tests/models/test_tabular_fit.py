@@ -3,7 +3,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from medclf.models import tabular_fit
-from medclf.models.tabular import TableEncoder, settled
+from medclf.models.table_fusion import settled
+from medclf.models.tabular import TableEncoder
 from medclf.models.tabular_fit import STRENGTHS, fit_fusion
 
 
