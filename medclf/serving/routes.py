@@ -32,7 +32,7 @@ TYPES = (
 )
 _PACKED = ("application/gzip", "application/x-gzip")  # what browsers call a .nii.gz
 ZIP = "application/zip"
-PARAMETERS = ("field", "preview", "saliency")
+PARAMETERS = ("field", "preview", "saliency", "sketch")
 _OF_THE_MODEL = ("frame", "window", "size", "resize", "threshold")
 _DIGITS = 30  # of a Content-Length; with as many it is too large in any case
 _SEND = "send the file itself as the body, with Content-Type one of: " + ", ".join(TYPES)
@@ -146,12 +146,12 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
         openapi_extra=_body(*TYPES),
     )
     async def predict(
-        request: Request, preview: bool = False, saliency: bool = False, field: FieldValues = ()
+        request: Request, preview: bool = False, saliency: bool = False, field: FieldValues = (), sketch: bool = True
     ) -> Predicted:
         """Classify one image: the body is the PNG, JPEG, TIFF, BMP, WebP, DICOM or NIfTI file itself.
 
         What is known of the image besides, where the model takes fields (see /v1/model), comes as `field=NAME=VALUE`;
-        what is left out, or `unknown`, is unknown.
+        what is left out, or `unknown`, is unknown. Of an image to try the service with, `sketch=false` keeps no sketch.
         """
         _check_query(request, service.fields)
         kind = _kind(request)
@@ -159,7 +159,8 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
             raise Refused(415, "the Content-Type is not that of an image", _SEND)
         gone, fields = partial(_gone, request), _fields(field)
         try:
-            answer = await service.answer(request.stream(), _declared(request), gone, saliency=saliency, fields=fields)
+            asked = {"saliency": saliency, "fields": fields, "keep": sketch}
+            answer = await service.answer(request.stream(), _declared(request), gone, **asked)
         except DataError as error:
             raise Refused(422, error.message, error.remedy) from error
         prediction = answer.prediction

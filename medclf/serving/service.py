@@ -156,6 +156,7 @@ class Service:
         *,
         saliency: bool = False,
         fields: Mapping[str, Any] | None = None,
+        keep: bool = True,
     ) -> Answer:
         """Read one upload and predict it.
 
@@ -165,6 +166,7 @@ class Service:
             gone: returns once the client has hung up; the upload then leaves the queue.
             saliency: say where the model looked, too.
             fields: what is known of the image besides, where the model takes any.
+            keep: leave a sketch, where sketches are kept.
 
         Raises:
             DataError: the model takes no such field, or a number is none.
@@ -173,7 +175,7 @@ class Service:
             ReadError: it is no image that can be read.
         """
         self._check(fields)
-        return await self._waited(chunks, declared, gone, lambda body: self._predict(body, saliency, fields))
+        return await self._waited(chunks, declared, gone, lambda body: self._predict(body, saliency, fields, keep))
 
     async def answer_unit(
         self,
@@ -275,7 +277,7 @@ class Service:
         """(pixels, label) -> heat in [0, 1] of (H, W), where the bundle offers it."""
         return getattr(self.bundle, "saliency", None)
 
-    async def _predict(self, body: bytearray, saliency: bool, fields: Mapping[str, Any] | None) -> Answer:
+    async def _predict(self, body: bytearray, saliency: bool, fields: Mapping[str, Any] | None, keep: bool) -> Answer:
         with self.meters.decode_seconds.time():
             pixels, file = await self._pool.decode(body)
         if pixels.ndim == 4:
@@ -292,7 +294,8 @@ class Service:
         for flag in prediction.flags:
             self.meters.flags.labels(flag).inc()
         heat, why = await self._heat(pixels, prediction) if saliency else (None, None)
-        return Answer(prediction, pixels, heat, self._keep(prediction, measures, file), why, self._note(file))
+        kept = self._keep(prediction, measures, file) if keep else None
+        return Answer(prediction, pixels, heat, kept, why, self._note(file))
 
     def _note(self, file: Mapping[str, Any]) -> str | None:
         """Which frame of a file of several was looked at, where not all are images."""

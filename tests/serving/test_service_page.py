@@ -228,9 +228,12 @@ def test_what_a_detector_found_is_drawn_and_saved(page: Any, url: str, picture: 
 
 def test_two_drawn_images_are_there_to_try_and_the_classes_are_told(page: Any, url: str) -> None:
     page.goto(url)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/v1/predict" in request.url else None)
     page.get_by_role("button", name="Try two drawn images").click()
     playwright.expect(page.get_by_text("2 of 2 answered.")).to_be_visible(timeout=60_000)
     assert page.locator(".file").all_inner_texts() == ["drawn-1.png", "drawn-2.png"]
+    assert len(asked) == 2 and all("sketch=false" in address for address in asked)  # not what medclf watch looks for
     page.get_by_text("About this model").click()
     told = [row.split("\t") for row in page.locator("#classes tbody tr").all_inner_texts()]
     assert told == [["dark", "90 % of 10 images"], ["light", "not stated"]]
@@ -305,6 +308,34 @@ def test_a_proxy_s_own_page_is_not_called_a_dead_service(page: Any, url: str, st
     heading = page.locator(".answer h3")
     playwright.expect(heading).to_contain_text(words, timeout=60_000)
     assert f"(status {status})" in heading.inner_text()
+
+
+def test_a_folder_is_not_called_a_dead_service_and_a_dead_one_is(page: Any, url: str) -> None:
+    page.expected_problems.append("ERR_FAILED")
+    page.goto(url)
+    page.evaluate("File.prototype.slice = () => ({ arrayBuffer: () => Promise.reject(new Error('a folder')) })")
+    _drop(page, "folder", b"")
+    heading, remedy = page.locator(".answer h3"), page.locator(".answer .remedy")
+    playwright.expect(heading).to_have_text("This is a folder, or a file that cannot be read", timeout=60_000)
+    page.reload()
+    page.route("**/v1/predict*", lambda route: route.abort())
+    _drop(page, "scan.png", _endoscopy_like())
+    playwright.expect(heading).to_have_text("The service cannot be reached", timeout=60_000)
+    assert remedy.inner_text() == "Is it still running?"
+
+
+def test_corrections_are_not_lost_unasked(page: Any, url: str, picture: Callable[..., bytes]) -> None:
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.goto(url)
+    _drop(page, "grey.png", picture(128))
+    page.get_by_label("Correct class").select_option("dark", timeout=60_000)
+    page.get_by_role("button", name="Clear").click()
+    assert asked == ["confirm"] and page.locator(".answer").count() == 1
+    with page.expect_download():
+        page.get_by_role("button", name="Download corrections (CSV)").click()
+    page.get_by_role("button", name="Clear").click()
+    assert asked == ["confirm"] and page.locator(".answer").count() == 0
 
 
 def test_labels_with_markup_are_text_and_many_labels_fold(page: Any, bundle: Any, quick_decoder: type) -> None:

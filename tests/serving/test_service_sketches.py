@@ -40,6 +40,14 @@ def test_each_answer_leaves_a_sketch_under_the_id_that_it_carries(
     assert len((tmp_path / FILE).read_bytes()) < 3 * 2**10
 
 
+def test_an_image_to_try_the_service_with_leaves_no_sketch(
+    watched: Any, quick_decoder: type, picture: Any, tmp_path: Path
+) -> None:
+    with running(create_app(watched, watch=tmp_path)) as address:
+        answer = CLIENT.post(f"{address}/v1/predict?sketch=false", content=picture(), headers=PNG).json()
+    assert "sketch" not in answer and answer["label"] and read_sketches(tmp_path) == []
+
+
 def test_without_a_folder_nothing_is_kept_or_said(watched: Any, quick_decoder: type, picture: Any) -> None:
     with running(create_app(watched)) as address:
         assert "sketch" not in CLIENT.post(f"{address}/v1/predict", content=picture(), headers=PNG).json()

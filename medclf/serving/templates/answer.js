@@ -27,6 +27,9 @@ export async function told(response) {
 
 export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
+// A remark as a sentence; what asks keeps its question mark.
+export const sentence = (text) => (text ? capital(text) + (/[.?!]$/.test(text) ? "" : ".") : "");
+
 export function percent(value) {
   if (value > 0.999 && value < 1) return "> 99.9 %";
   if (value < 0.001 && value > 0) return "< 0.1 %";

@@ -1,10 +1,10 @@
-import { FLAGS, capital, certain, certainty, frames, kindOf, ownPicture, percent, said, save, several, told, without } from "./answer.js";
+import { FLAGS, capital, certain, certainty, frames, kindOf, ownPicture, percent, said, save, sentence, several, told, without } from "./answer.js";
 
 const find = (id) => document.getElementById(id);
 const AT_ONCE = 4, SHOWN = 5, RETRIES = 8;
 const waiting = [];
 const results = [];
-let token = "", running = 0, asked = 0, answered = 0, offersHeat = false, described = null, vocab = [], least = null;
+let token = "", running = 0, asked = 0, answered = 0, offersHeat = false, described = null, vocab = [], least = null, unsaved = false;
 
 const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
@@ -25,7 +25,7 @@ const fieldValues = () => [...find("fields").querySelectorAll("input, select")]
 async function ask(file, fields) {
   await described; // only then is it known whether to ask for a map
   for (let attempt = 1; ; attempt++) {
-    const response = await fetch(`v1/predict?preview=true&saliency=${offersHeat}${fields.map((one) => `&field=${encodeURIComponent(one)}`).join("")}`, {
+    const response = await fetch(`v1/predict?preview=true&saliency=${offersHeat}${file.drawn ? "&sketch=false" : ""}${fields.map((one) => `&field=${encodeURIComponent(one)}`).join("")}`, {
       method: "POST",
       headers: { ...headers(), "Content-Type": await kindOf(file) },
       body: file,
@@ -74,7 +74,7 @@ function show(item, answer) {
   if (!answer.ok) {
     item.classList.add("failed");
     part("h3").textContent = capital(answer.error);
-    part(".remedy").textContent = answer.remedy ? `${capital(answer.remedy)}.` : "";
+    part(".remedy").textContent = sentence(answer.remedy);
     part(".picture").hidden = true;
     return;
   }
@@ -151,6 +151,7 @@ function saveAnswers() {
 // What `medclf train --corrections` takes; files' names, as browsers tell no folder.
 function saveCorrections() {
   const chosen = results.map(({ item }) => [item.file.name, correctOf(item)]).filter(([, label]) => label);
+  unsaved = false;
   save("corrections.csv", [["path", "label", "mark", "new_label", "note"], ...chosen.map(([name, label]) => [name, "", "new label", label, ""])]);
 }
 
@@ -247,7 +248,8 @@ async function samples() {
     pen.fill();
     pen.strokeStyle = dark;
     for (let ring = 1; ring < 4; ring++) pen.stroke(new Path2D(`M 128 ${128 - 30 * ring} Q ${128 + 60 * ring * width} 128 128 ${128 + 30 * ring}`));
-    return new Promise((done) => canvas.toBlob((blob) => done(new File([blob], `drawn-${index + 1}.png`)), "image/png"));
+    const named = (blob) => Object.assign(new File([blob], `drawn-${index + 1}.png`), { drawn: true }); // not of those that medclf watch looks at
+    return new Promise((done) => canvas.toBlob((blob) => done(named(blob)), "image/png"));
   });
   take(await Promise.all(drawn));
 }
@@ -283,7 +285,9 @@ async function next() {
     }
     show(item, answer);
   } catch {
-    show(item, { ok: false, error: "The service cannot be reached", remedy: "is it still running?" });
+    const isRead = await kindOf(file).then(() => true, () => false); // a folder is not, nor a file that has changed since
+    show(item, isRead ? { ok: false, error: "The service cannot be reached", remedy: "is it still running?" }
+      : { ok: false, error: "This is a folder, or a file that cannot be read", remedy: "choose the files themselves, once more if they have changed" });
   }
   running--;
   answered++;
@@ -375,6 +379,8 @@ find("files").addEventListener("change", (event) => {
 });
 find("heat").addEventListener("change", (event) => find("answers").classList.toggle("answers-plain", !event.target.checked));
 find("clear").addEventListener("click", () => {
+  if (unsaved && !confirm("The corrections have not been downloaded. Clear them all the same?")) return;
+  unsaved = false;
   find("answers").replaceChildren();
   asked = answered = results.length = 0;
   tell();
@@ -382,7 +388,11 @@ find("clear").addEventListener("click", () => {
 });
 find("save-answers").addEventListener("click", saveAnswers);
 find("save-corrections").addEventListener("click", saveCorrections);
-find("answers").addEventListener("change", offerCorrections);
+find("answers").addEventListener("change", () => {
+  offerCorrections();
+  unsaved = !find("save-corrections").disabled;
+});
+addEventListener("beforeunload", (event) => unsaved && event.preventDefault());
 find("by-doubt").addEventListener("change", order);
 find("as-table").addEventListener("change", view);
 find("samples").addEventListener("click", samples);
