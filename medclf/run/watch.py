@@ -149,7 +149,7 @@ def _comparable(
 
 
 def _dependence(per_unit: float) -> str:
-    if per_unit == 1:
+    if per_unit < 1.05:  # told with one decimal
         return "If nothing changes and images do not depend on each other,"
     return (
         f"As in the run, {per_unit:.1f} images of one patient, or near-duplicates, are expected, and count as one. If "

@@ -14,6 +14,8 @@ from PIL import Image
 from medclf.images.box_places import SIDES
 from medclf.images.preprocessing import Preprocessing
 from medclf.reporting.boxes_page import render_boxes
+from medclf.reporting.plain_page import Section, write_page
+from medclf.reporting.tables import Block
 from medclf.results.names import Names
 from medclf.run.boxes import outcomes
 from medclf.run.run import Run
@@ -113,6 +115,14 @@ def test_a_part_with_many_images_unfolds_and_one_without_any_says_so(
     assert items.count() == 40 and more.count() == 0
     page.click("nav a >> nth=2")
     assert "None." in page.inner_text("main")
+
+
+@SCREENS
+def test_no_link_of_a_plain_page_s_navigation_is_clipped(visit: Any, tmp_path: Path, options: dict[str, Any]) -> None:
+    sections = [Section(f"Overlay {k}: border, top right", [Block("text", text="None.")]) for k in range(6)]
+    page = visit(write_page(tmp_path / "page.html", "Shortcuts", "Six.", sections), **options).page
+    ends = page.eval_on_selector_all("nav a", "n => n.map((a) => a.getBoundingClientRect().right)")
+    assert len(ends) == 6 and max(ends) <= options["viewport"]["width"]
 
 
 @pytest.fixture(scope="module")

@@ -183,6 +183,12 @@ def test_images_of_one_patient_count_as_one(run, monkeypatch):
     text = (run / FOLDER / "watch.html").read_text()
     assert set(seen) == {1.0} and "images do not depend on each other" in text
     (run / FOLDER / "reference.json").unlink()
+    sys.modules["medclf.run.watch"].Run("").predictions.table["patient"] = [
+        f"p{max(number, 1)}" for number in range(80)
+    ]
+    watch(run, progress=False)
+    assert "images do not depend on each other" in (run / FOLDER / "watch.html").read_text()  # one pair: 1.0 a patient
+    (run / FOLDER / "reference.json").unlink()
     sys.modules["medclf.run.watch"].Run("").predictions.table["patient"] = [f"p{number // 4}" for number in range(80)]
     for _ in range(2):  # made, and read again
         seen.clear()
