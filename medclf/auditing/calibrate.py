@@ -35,7 +35,7 @@ from medclf.metrics.intervals import as_plain
 from medclf.metrics.prevalence import PrevalenceShift
 from medclf.results.calibration import UNSURE, Calibration
 from medclf.results.predictions import Predictions
-from medclf.results.wording import counted_as, percent
+from medclf.results.wording import confidence_gap, counted_as, percent
 
 
 @dataclass
@@ -131,23 +131,26 @@ def _decide(result: Calibrated, policy: DecisionPolicy, shares: np.ndarray, thre
 
 def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tuple[Calibrated, CalibrationSet]:
     """Both with calibrated probabilities, and what that did to them."""
-    multi = before.multi_label
+    multi, images = before.multi_label, counted_as(fitted_on.unit)
     if fitted_on.reported:
         logits = to_logits(before.probs, multi_label=multi)
         probs, temperature = calibrate_out_of_fold(logits, before.y, groups=before.groups, multi_label=multi)
         after, fitted_on = before.with_probs(probs), replace(fitted_on, probs=probs)
-        how = f"Each {before.counted(1)} here was calibrated by {fitted_on.described}"
+        how = "The model's confidence was {0}. Each "
+        how += f"{before.counted(1)} here was calibrated by {fitted_on.described} ({{1}})."
     else:
         logits = to_logits(fitted_on.probs, multi_label=multi)
         temperature = fit_calibration(logits, fitted_on.y, groups=fitted_on.groups, multi_label=multi)
         after, fitted_on = at_temperature(before, temperature), replace(fitted_on, probs=temperature.apply(logits))
-        how = f"That was found on {fitted_on.described}"
+        how = f"On {fitted_on.described} ({{1}}), the model's confidence was {{0}}."
     value, _ = temperature.overall
     was = "too high" if value > 1.05 else "too low" if value < 0.95 else "about right"
     unfit = too_few(fitted_on.y, len(before.vocab), groups=fitted_on.groups, multi_label=multi)
     few = [label for label, one in zip(before.vocab, unfit, strict=True) if one]
-    images = counted_as(fitted_on.unit)
-    sentence = f"The model's confidence was {was} ({temperature_text(temperature)}). {how} ({temperature.n} {images})."
+    sentence = how.format(f"{was} ({temperature_text(temperature)})", f"{temperature.n} {images}")
+    judged = _before_and_after(before, after)
+    if (gap := judged["ece"]["after"])["value"] is not None:
+        sentence += f" On the {gap['n']} {before.counted(gap['n'])} here {confidence_gap(gap)}."
     if few:
         once = "" if fitted_on.groups is None else " (those of one patient, and near-duplicates, count once)"
         sentence += f" Uncalibrated, with fewer than {FEWEST_OF_A_LABEL} {images}{once}: {', '.join(few)}."
@@ -156,7 +159,7 @@ def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tu
         "temperature": value,
         "n_fitted_on": temperature.n,
         "uncalibrated": few,
-        **_before_and_after(before, after),
+        **judged,
         "by_label": by_label(after),
     }
     calibration = Calibration(temperature, multi_label=multi)

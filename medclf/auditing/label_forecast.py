@@ -51,7 +51,7 @@ class Forecast:
         gain = [100 * value for value in (self.gain.value, self.gain.low, self.gain.high)]
         return [
             f"{self.n} labels: at least {now:.0f} % accuracy is expected on a test set of {_TESTED} images. "
-            "It may be much higher, as the images chosen for labelling are the harder ones.",
+            "It may be much higher where the labelled images were chosen because they are hard.",
             f"{self.more} more labels should bring {gain[0]:+.1f} points (90 % interval {gain[1]:+.1f} to "
             f"{gain[2]:+.1f}), and at least {later:.0f} %.",
             "You can stop: less than 1 point is expected of them."

@@ -47,9 +47,11 @@ def read_csv(path: Path, delimiter: str | None = None) -> pd.DataFrame:
                 if any(cell.strip() for cell in row)  # spreadsheets leave rows of separators
             ]
     except OSError as error:
-        if is_address(path):
-            raise DataError(*missing(path)) from error
-        raise DataError(f"{path} cannot be read: {error.strerror}", "look for a typing mistake in its name") from error
+        if is_address(path) or isinstance(error, FileNotFoundError):
+            raise DataError(*missing(path, "look for a typing mistake in its name")) from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}", "see that it is a file that you may read"
+        ) from error
     except (UnicodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as CSV: {error}", "save it as UTF-8 CSV with a header line") from error
     if not rows:

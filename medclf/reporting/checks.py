@@ -9,8 +9,8 @@ from typing import Any, Literal
 from medclf.files import is_number
 from medclf.results.wording import (
     FEW_IMAGES,
+    confidence_gap,
     counted,
-    interval,
     is_metric,
     number,
     partition_name,
@@ -152,10 +152,8 @@ def _calibration(results: Mapping[str, Any]) -> Check:
             "Calibration", "warn", "Whether probabilities mean what they say was not measured.", "numbers-section"
         )
     place = "section-calibration" if results.get("calibration") else "numbers-section"
-    gap = round(100 * found["value"])
-    text = f"Confidence and accuracy differ by {gap} point{'' if gap == 1 else 's'} on average"
     state = _graded(found["value"], GAPS)
-    if ends := interval(found, "%", 0):
-        text += f" (95 % CI {ends.removesuffix(' %')})"
-        state = "warn" if state == "fail" and found["low"] <= GAPS[0] else state  # too few images to say so
-    return Check("Calibration", state, f"{text}.", place)
+    if state == "fail" and is_number(found["low"]) and found["low"] <= GAPS[0]:
+        state = "warn"  # too few images to say so
+    text = confidence_gap(found)
+    return Check("Calibration", state, f"{text[:1].upper()}{text[1:]}.", place)

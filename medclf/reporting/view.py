@@ -252,12 +252,17 @@ def album_note(cases: Cases, album: Album) -> str:
     if album.withheld:
         texts.append(withheld_note(album.withheld))
     if album.unreadable:
-        texts.append(f"{number(len(album.unreadable))} files could not be read.")
+        n = len(album.unreadable)
+        texts.append(f"{number(n)} {'file' if n == 1 else 'files'} could not be read.")
     return " ".join(texts)
 
 
-def withheld_note(withheld: Mapping[int, str]) -> str:
+def withheld_note(withheld: Mapping[int, str], of: str = "") -> str:
     """How many pictures the page was not given, and why.
+
+    Args:
+        withheld: the reason by row, "" where it is not known.
+        of: which pictures were counted, where not all, such as "of validation images".
 
     Example:
         >>> withheld_note({3: "ultrasound", 5: "ultrasound"})
@@ -266,7 +271,8 @@ def withheld_note(withheld: Mapping[int, str]) -> str:
         '1 picture is withheld.'
     """
     n = len(withheld)
-    text = f"{number(n)} pictures are withheld" if n > 1 else "1 picture is withheld"
+    pictures, verb = ("pictures", "are") if n > 1 else ("picture", "is")
+    text = " ".join(filter(None, [number(n), pictures, of, verb, "withheld"]))
     counts = Counter(reason for reason in withheld.values() if reason)
     if not counts:
         return f"{text}."

@@ -205,6 +205,18 @@ def interval(metric: Any, unit: str = "", digits: int = 1) -> str:
     return f"{metric['low']:.3f} to {metric['high']:.3f}"
 
 
+def confidence_gap(ece: Mapping[str, Any]) -> str:
+    """How far confidence and accuracy differ, for a sentence that says where.
+
+    Example:
+        >>> confidence_gap({"value": 0.161, "low": 0.058, "high": 0.219, "n": 50})
+        'confidence and accuracy differ by 16 points on average (95 % CI 6 to 22)'
+    """
+    gap, ends = round(100 * ece["value"]), interval(ece, "%", 0)
+    text = f"confidence and accuracy differ by {gap} point{'' if gap == 1 else 's'} on average"
+    return text + (f" (95 % CI {ends.removesuffix(' %')})" if ends else "")
+
+
 def measured(metric: Mapping[str, Any]) -> str:
     """A share with its interval, in no more digits than the interval allows.
 

@@ -38,6 +38,7 @@ from medclf.results.provenance import versions
 from medclf.results.record import RECORD_FORMAT, now
 from medclf.results.run_folder import AUDIT, EVALUATIONS, IMAGES, LABEL_ERRORS, NEIGHBOURS, OUT_OF_FOLD
 from medclf.results.subgroups import check_columns
+from medclf.results.wording import partition_name
 from medclf.run.audit import audit_table
 from medclf.run.config import Say, TrainConfig, check_early, check_machine
 from medclf.run.evaluate import evaluate, external_facts
@@ -173,7 +174,8 @@ def _say_withheld(config: TrainConfig, root: Path, predictions: Predictions, say
     """How many pictures the page does not show although they could be read, and what shows them."""
     withheld = {} if config.show_burned_in else withheld_among(root, predictions.table["path"])
     if withheld:
-        say(withheld_note(withheld))
+        name = partition_name(str(predictions.table["partition"].iloc[0]))
+        say(withheld_note(withheld, f"of {name} images"))  # the page has pictures of others, too, and counts them all
 
 
 def _scanned(config: TrainConfig, say: Say) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -188,7 +190,9 @@ def _scanned(config: TrainConfig, say: Say) -> tuple[pd.DataFrame, dict[str, Any
     policy_of(config, table)
     if config.unit:
         check_labels(table)
-    say(f"{(table['problem'] == '').sum()} images, {(table['problem'] != '').sum()} left out")
+    bad = int((table["problem"] != "").sum())
+    broken = f"; {bad} more {'has a problem and is' if bad == 1 else 'have problems and are'} left out" if bad else ""
+    say(f"{len(table) - bad} images{broken}")
     return table, corrected
 
 

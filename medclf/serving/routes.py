@@ -159,7 +159,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
             raise Refused(415, "the Content-Type is not that of an image", _SEND)
         gone, fields = partial(_gone, request), _fields(field)
         try:
-            asked = {"saliency": saliency, "fields": fields, "keep": sketch}
+            asked: dict[str, Any] = {"saliency": saliency, "fields": fields, "keep": sketch}
             answer = await service.answer(request.stream(), _declared(request), gone, **asked)
         except DataError as error:
             raise Refused(422, error.message, error.remedy) from error

@@ -14,6 +14,7 @@ from medclf.metrics.thresholds import OperatingPoint
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions
 from medclf.results.results import by_fold, leak_free, summarize
+from medclf.results.wording import confidence_gap
 
 
 def population(n, sharpness=3.0, seed=0, vocab=("normal", "polyp", "dyed")):
@@ -37,6 +38,11 @@ def test_too_sure_by_three_is_found_and_put_right(own):
     assert found.calibration.temperature.values[0] == pytest.approx(3, abs=0.25)
     assert np.abs(found.predictions.probs - true).max() < 0.06
     errors = found.sections["calibration"]["ece"]
+    said = found.sections["calibration"]["sentence"]  # where it was found, and what it comes to here
+    assert said.startswith(
+        "The model's" if own else "On other images (2000 images), the model's confidence was too high"
+    )
+    assert f"On the 3000 images here {confidence_gap(errors['after'])}." in said
     assert errors["before"]["low"] > 0.1 and errors["after"]["value"] < 0.03
     assert (found.predictions.probs.argmax(1) == shown.probs.argmax(1)).mean() > 0.97
     assert found.predictions.losses.mean() < -np.log(shown.probs[np.arange(3000), shown.y].clip(1e-7)).mean()

@@ -54,7 +54,7 @@ def test_what_is_no_csv_is_refused(tmp_path, content, said):
 def test_a_missing_file_is_called_missing(tmp_path):
     with pytest.raises(DataError) as error:
         read_csv(tmp_path / "lables.csv")
-    assert "No such file" in str(error.value) and "UTF-8" not in str(error.value)
+    assert "lables.csv does not exist" in str(error.value) and "UTF-8" not in str(error.value)
 
 
 def test_the_line_that_excel_writes_before_the_header_is_no_header(csv_of):

@@ -236,7 +236,7 @@ def test_a_file_that_cannot_be_read_is_named(made_up: Any, tmp_path: Path) -> No
 
     parsed, _ = page(made_up.facts, made_up.rows, tmp_path, read=read)
     assert f"{bad}12 bytes are missing" in parsed.text
-    assert "1 picture is withheld. 1 files could not be read." in parsed.text
+    assert "1 picture is withheld. 1 file could not be read." in parsed.text
     data = parsed.json("data")
     assert [data["absence"][-1 - data["place"][row]] for row in (3, 4)] == ["Cannot be read", "Picture withheld"]
 
