@@ -121,6 +121,12 @@ def test_the_slider_moves_matrix_and_numbers(opened: Any, made_up: Any) -> None:
     assert value == f"{100 * ppv:.1f} %" and note == "at 2.0 %" and low < 100 * ppv < high
     missed, without_need = round(20 * (1 - sensitivity)), round(980 * (1 - specificity))
     assert f"{missed} missed, {without_need} false alarms" in shown.page.inner_text("#per-thousand")
+    told = []  # in hundredths, and near an end, where a rare label has its thresholds, in thousandths
+    shown.page.fill("#threshold", "0.06")
+    for _ in range(4):
+        told.append(shown.page.inner_text("#threshold-out"))
+        shown.page.press("#threshold", "ArrowLeft")
+    assert told == ["0.06", "0.05", "0.040", "0.039"]
     shown.is_clean()
 
 

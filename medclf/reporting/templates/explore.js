@@ -264,14 +264,15 @@ function showControls() {
   $('pictured').checked = state.pictured;
 }
 
-const FINE = 0.05; // a threshold below which the slider goes in thousandths
+const FINE = 0.05; // nearer than that to 0 or 1 the slider goes in thousandths
 const usualThreshold = (view) => DATA.thresholds[DATA.vocab[view]] ?? 0.5;
 
 function setThreshold(value) {
   state.threshold = value;
-  $('threshold').step = usualThreshold(state.view) < FINE ? 0.001 : 0.01;
+  const fine = Math.min(value, 1 - value) < FINE;
+  $('threshold').step = fine ? 0.001 : 0.01;
   $('threshold').value = value;
-  $('threshold-out').textContent = value > 0 && value < FINE ? value.toPrecision(2) : value.toFixed(2);
+  $('threshold-out').textContent = value > 0 && value < 0.001 ? value.toPrecision(2) : value.toFixed(fine ? 3 : 2);
   update();
 }
 
