@@ -22,7 +22,8 @@ from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, 
 from medclf.images.dicom_frames import Form, read_form, read_frame
 from medclf.images.dicom_header import MODALITIES, code, malformed, number, numbers
 from medclf.images.dicom_layout import Layout, frame_group, looks_like_dicom, read_layout
-from medclf.images.raster import RasterInfo, rescaled
+from medclf.images.raster import RasterInfo
+from medclf.images.raster_pixels import rescaled
 from medclf.images.windowing import VOI_FUNCTIONS, GreyRules, Lut, SampleWindow, render_grey
 
 if TYPE_CHECKING:

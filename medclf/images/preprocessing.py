@@ -13,7 +13,7 @@ from PIL import Image
 from medclf.config import MAX_SIDE, Frame, Resize, Window
 from medclf.errors import MedclfError, PreprocessingError, ReadError
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
-from medclf.images.raster import pixels_of
+from medclf.images.raster_pixels import pixels_of
 from medclf.images.reading import eight_bit, placement, read_display, resize_pixels, with_channels
 from medclf.images.windowing import resolve_window
 

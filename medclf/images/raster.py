@@ -7,58 +7,29 @@ import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from medclf.config import Window
 from medclf.errors import ReadError, TooLarge, UnsupportedFormat, by_road
 from medclf.images import raster_layout
 from medclf.images.bmp import bmp_header, is_bmp, read_bmp
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, check_size, quietly, reading
 from medclf.images.raster_layout import JpegHeader
-from medclf.images.windowing import STRETCH, SampleWindow, is_hounsfield, resolve_window, voi_window
+from medclf.images.raster_pixels import Opened, TiffPage, bits_of, channels_of, decoded, stretched
+from medclf.images.windowing import SampleWindow
 
-_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANAR = 274, 258, 262, 277, 284
-_WIDTH, _HEIGHT, _COLOUR_MAP = 256, 257, 320
-_WHITE_IS_ZERO, _SEPARATE, _RGB, _CMYK = 0, 2, 2, 5
+_WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
+_SEPARATE, _RGB, _CMYK = 2, 2, 5
 _HUFFMAN_SEQUENTIAL_OR_PROGRESSIVE = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # the last two with arithmetic coding
 _AS_PNG = "save it as PNG or TIFF"
 _LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}
-_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
-
-
-class _Tiff(TiffImageFile):
-    """One page of a TIFF, grey with black as zero: Pillow knows few layouts that count white as zero.
-
-    With one sample a pixel the planar configuration means nothing (TIFF 6.0, tag 284), but Pillow goes by it.
-    """
-
-    def __init__(self, file: BinaryIO, number: int = 0) -> None:
-        self.wanted, self.white_is_zero = number, False
-        super().__init__(file)
-        if number:
-            self.seek(number)
-
-    def _setup(self) -> None:
-        if self.tell() != self.wanted:  # a page that may be of a kind that Pillow does not know
-            self._mode, self._size, self.tile = "L", (1, 1), []
-            return
-        self.white_is_zero = self.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-        if self.white_is_zero:
-            self.tag_v2[_PHOTOMETRIC] = 1
-        if self.tag_v2.get(_SAMPLES_PER_PIXEL, 1) == 1:
-            self.tag_v2[_PLANAR] = 1
-        colours = self.tag_v2.get(_COLOUR_MAP, ())
-        if colours and max(colours) < 256:  # of 8 bits, against the specification
-            self.tag_v2[_COLOUR_MAP] = tuple(colour * 257 for colour in colours)
-        super()._setup()
 
 
 class RasterInfo(NamedTuple):
@@ -70,18 +41,6 @@ class RasterInfo(NamedTuple):
     channels: int
     n_frames: int
     turned: bool = False
-
-
-class _Opened(NamedTuple):
-    """An image whose header has been checked, not decoded yet; `reopen` gives another like it.
-
-    `rawmode` says in Pillow's words how the samples lie in the file, which Pillow forgets once it decoded.
-    """
-
-    image: ImageFile
-    pages: int
-    rawmode: str
-    reopen: Callable[[], ImageFile]
 
 
 def raster_format(head: bytes) -> str | None:
@@ -123,7 +82,7 @@ def raster_info(file: BinaryIO, path: str | Path, kind: str, max_megapixels: flo
     if orientation in (5, 6, 7, 8):
         width, height = height, width
     turned = orientation in range(2, 9)
-    return RasterInfo(width, height, _bits(image, rawmode), _channels(image, rawmode), pages, turned)
+    return RasterInfo(width, height, bits_of(image, rawmode), channels_of(image, rawmode), pages, turned)
 
 
 def read_raster(
@@ -157,17 +116,17 @@ def read_raster(
     """
     if kind == "BMP":
         page(1)
-        return _stretched(read_bmp(file, path, max_megapixels), window)
+        return stretched(read_bmp(file, path, max_megapixels), window)
     if kind == "JPEG":
         page(1)
         data, header = _jpeg_header(file, path, max_megapixels)
         pixels = _fast_jpeg(data, header)
         if pixels is not None:
-            return _stretched(pixels, window)
+            return stretched(pixels, window)
         file = io.BytesIO(data)
     opened = _open(file, path, kind, page, max_megapixels)
     with reading(path, f"the {kind} pixels cannot be decoded"):
-        pixels = _pixels(opened, path, window)
+        pixels = decoded(opened, path, window)
         opened.image.load()  # a PNG's EXIF can stand behind its pixels
     with reading(path, "its EXIF cannot be read"), quietly():
         return oriented(pixels, _orientation(opened.image, path))
@@ -212,7 +171,7 @@ def _open(
     kind: str,
     page: Callable[[int], int] | None,
     max_megapixels: float,
-) -> _Opened:
+) -> Opened:
     number, pages = 0, 1
     with reading(path, f"the {kind} header cannot be read"):
         if kind == "PNG":
@@ -231,8 +190,8 @@ def _open(
             image = _page(file, path, kind, number)
         arguments = image.tile[0][3] if image.tile else ""
         rawmode = str(arguments[0] if isinstance(arguments, tuple) else arguments)
-    _check_shape(path, image.height, image.width, _channels(image, rawmode), max_megapixels)
-    return _Opened(image, pages, rawmode, lambda: _page(file, path, kind, number))
+    _check_shape(path, image.height, image.width, channels_of(image, rawmode), max_megapixels)
+    return Opened(image, pages, rawmode, lambda: _page(file, path, kind, number))
 
 
 def _webp(file: BinaryIO, path: str | Path, max_megapixels: float) -> BinaryIO:
@@ -251,7 +210,7 @@ def _page(file: BinaryIO, path: str | Path, kind: str, number: int) -> ImageFile
     if kind == "WebP":
         return WebPImageFile(file)
     try:
-        return PngImageFile(file) if kind == "PNG" else _Tiff(file, number)
+        return PngImageFile(file) if kind == "PNG" else TiffPage(file, number)
     except SyntaxError as error:
         if kind == "TIFF" and str(error) in ("unknown pixel mode", "unknown data organization"):
             raise UnsupportedFormat(path, "no decoder for how its samples lie in the file", _AS_PNG) from None
@@ -322,163 +281,6 @@ def _check_shape(path: str | Path, height: int, width: int, channels: int, max_m
         )
 
 
-def _bits(image: ImageFile, rawmode: str) -> int:
-    if isinstance(image, TiffImageFile):
-        return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
-    return 16 if "16" in rawmode else 8
-
-
-def _channels(image: ImageFile, rawmode: str) -> int:
-    return 1 if image.mode in _GREY_MODES or image.mode.startswith("I;16") or rawmode in ("LA", "LA;16B") else 3
-
-
-def _pixels(opened: _Opened, path: str | Path, window: SampleWindow) -> np.ndarray:
-    image, bits = opened.image, _bits(opened.image, opened.rawmode)
-    white_is_zero = isinstance(image, _Tiff) and image.white_is_zero
-    if image.mode in ("I", "F") and not isinstance(image, PngImageFile):
-        raise UnsupportedFormat(path, "its values have no range that says what is black and what is white")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = _deep_grey(image, bits, window)
-    elif bits > 8:
-        return _deep_colour(opened, path)
-    else:
-        return _stretched(_shallow(opened, white_is_zero), window)
-    return ~grey if white_is_zero else grey
-
-
-def _shallow(opened: _Opened, white_is_zero: bool) -> np.ndarray:
-    image = opened.image
-    grey = image.mode in _GREY_MODES
-    if "transparency" in image.info and opened.rawmode in ("L;2", "L;4"):  # the key has the file's own bits
-        image.load()
-        image.info["transparency"] *= 85 if opened.rawmode == "L;2" else 17
-    return _on_black(_inverted(image) if white_is_zero and grey else image)
-
-
-def _on_black(image: Image.Image) -> np.ndarray:
-    """(H, W) grey or (H, W, 3) RGB of an image of 8 bits, black where it is transparent."""
-    mode = "L" if image.mode in _GREY_MODES else "RGB"
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, image.convert("RGBA"))
-    return np.asarray(image.convert(mode))
-
-
-def pixels_of(image: Image.Image, window: Window = None) -> np.ndarray:
-    """The pixels of a PIL image, as they would be read from its file.
-
-    Args:
-        image: upright, or turned as its EXIF says.
-        window: as `read_raster`; a named one for CT is for none but 8-bit images, which it leaves as they are.
-
-    Returns:
-        (H, W) or (H, W, 3), uint8, or uint16 where the image holds whole numbers of more than 8 bits.
-
-    Raises:
-        UnsupportedFormat: its values have no range: floating point, or whole numbers beyond 16 bits.
-        ReadError: a window in Hounsfield units for more than 8 bits.
-
-    Example:
-        >>> pixels_of(Image.new("LA", (2, 1), (200, 0))).tolist()  # hidden by its alpha
-        [[0, 0]]
-    """
-    _check_levels(image)
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode != "I" and not upright.mode.startswith("I;16"):
-        return _stretched(_on_black(upright), window)
-    if is_hounsfield(window):
-        raise ReadError("the given image", "holds no Hounsfield units, which its window is in", "give a CT DICOM file")
-    samples = np.asarray(upright).astype(np.uint16)
-    return samples if window is None else _spread(samples, resolve_window(window))
-
-
-def _check_levels(image: Image.Image) -> None:
-    ends: Any = image.getextrema() if image.mode == "I" else (0, 0)
-    low, high = ends
-    if image.mode == "F" or low < 0 or high > 65535:
-        values = "floating-point values" if image.mode == "F" else f"values of {low} to {high}"
-        reason = f"its {values} have no range that says what is black and what is white"
-        raise UnsupportedFormat("the given image", reason, 'scale them to 0 to 255, and convert it to mode "L"')
-
-
-def _inverted(image: Image.Image) -> Image.Image:
-    grey = ImageOps.invert(image.getchannel(0).convert("L"))
-    return Image.merge("LA", (grey, image.getchannel("A"))) if image.mode == "LA" else grey
-
-
-def _deep_grey(image: ImageFile, bits: int, window: SampleWindow) -> np.ndarray:
-    samples = np.asarray(image).astype(np.uint16)
-    pixels = rescaled(samples, bits) if window is None else _spread(samples, window)
-    if "transparency" in image.info:
-        pixels[samples == image.info["transparency"]] = 0
-    return pixels
-
-
-def _stretched(pixels: np.ndarray, window: Window) -> np.ndarray:
-    """Pixels of 8 bits, which no other window than "stretch" changes, and that no colours."""
-    return _spread(pixels, STRETCH) if pixels.ndim == 2 and window == STRETCH else pixels
-
-
-def _spread(samples: np.ndarray, window: SampleWindow) -> np.ndarray:
-    """Samples through a window, or from the smallest to the largest where it is "stretch"; same dtype."""
-    peak = np.iinfo(samples.dtype).max
-    if isinstance(window, tuple):
-        center, width = window
-    else:
-        low, high = int(samples.min()), int(samples.max())
-        center, width = (low + high + 1) / 2, high - low + 1
-    return np.floor(voi_window(samples, center, width) * peak + 0.5).astype(samples.dtype)
-
-
-def _deep_colour(opened: _Opened, path: str | Path) -> np.ndarray:
-    """16-bit colour or alpha, of which Pillow keeps 8 bits: decoded once for each byte of a sample."""
-    image = opened.image
-    layout, _, order = opened.rawmode.partition(";16")
-    planar = isinstance(image, TiffImageFile) and image.tag_v2.get(_PLANAR, 1) == _SEPARATE
-    if planar or layout not in ("LA", "RGB", "RGBA", "RGBa", "RGBX"):
-        raise UnsupportedFormat(
-            path,
-            "16-bit CMYK, or 16-bit colour in separate planes",
-            "save it as 16-bit RGB with interleaved samples",
-        )
-    if layout == "LA":  # 4 bytes a pixel, big-endian
-        grey, grey_low, alpha, alpha_low = np.moveaxis(_raw_bytes(opened.reopen(), "RGBA", "RGBA"), 2, 0)
-        samples = np.stack((_joined(grey, grey_low), _joined(alpha, alpha_low)), axis=2)
-    else:
-        raw = layout.upper()
-        first, second = (_raw_bytes(opened.reopen(), image.mode, f"{raw};16{end}") for end in "BL")
-        big = order == "B" or (order == "N" and sys.byteorder == "big")
-        samples = _joined(first, second) if big else _joined(second, first)
-    if layout == "RGB" and "transparency" in image.info:
-        samples[(samples == image.info["transparency"]).all(axis=2)] = 0
-    return _opaque(samples, premultiplied=layout == "RGBa")
-
-
-def _raw_bytes(image: ImageFile, mode: str, rawmode: str) -> np.ndarray:
-    """Decode with another idea of how the samples lie in the file."""
-    image._mode = mode
-    tiles: list[Any] = []
-    for tile in image.tile:
-        args = (rawmode, *tile[3][1:]) if isinstance(tile[3], tuple) else rawmode
-        tiles.append(tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args))
-    image.tile = tiles
-    return np.asarray(image)
-
-
-def _joined(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    return np.asarray(high.astype(np.uint16) << 8 | low)
-
-
-def _opaque(samples: np.ndarray, premultiplied: bool) -> np.ndarray:
-    """Samples of 16 bits laid on black, where their last channel is alpha; (H, W) where one is left."""
-    if samples.shape[2] == 3:
-        return samples
-    colours, alpha = samples[..., :-1], samples[..., -1:]
-    if not premultiplied:
-        colours = ((colours.astype(np.uint32) * alpha + 32767) // 65535).astype(np.uint16)
-    return colours if colours.shape[2] == 3 else colours[..., 0]
-
-
 def oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Turn pixels as EXIF orientation 1 to 8 says (TIFF 6.0, tag 274).
 
@@ -491,18 +293,3 @@ def oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
         pixels = pixels.swapaxes(0, 1)
     flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
     return np.ascontiguousarray(np.flip(pixels, flips) if flips else pixels)
-
-
-def rescaled(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """Values of `bits` bits to the full range of uint8 (8 or fewer) or uint16, rounded.
-
-    Example:
-        >>> rescaled(np.array([0, 2048, 4095]), 12)
-        array([    0, 32776, 65535], dtype=uint16)
-    """
-    top = (1 << bits) - 1
-    peak, kind = (65535, np.uint16) if bits > 8 else (255, np.uint8)
-    if top == peak:
-        return pixels.astype(kind, copy=False)
-    wide: np.ndarray = pixels.astype(np.uint32 if bits <= 16 else np.uint64)
-    return ((wide * peak + top // 2) // top).astype(kind)

@@ -18,7 +18,7 @@ from medclf.config import Frame, Window
 from medclf.errors import MedclfError
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
 from medclf.images.preprocessing import pixels_of_array
-from medclf.images.raster import pixels_of
+from medclf.images.raster_pixels import pixels_of
 from medclf.images.reading import read_pixels, with_channels
 
 

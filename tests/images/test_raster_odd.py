@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from medclf.errors import ReadError, UnsupportedFormat
-from medclf.images.raster import pixels_of
+from medclf.images.raster_pixels import pixels_of
 from medclf.images.reading import probe, read_pixels
 
 sys.path.insert(0, str(Path(__file__).parent))
