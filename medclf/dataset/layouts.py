@@ -30,6 +30,11 @@ _ALTERED = re.compile(
     r"|rf\.[0-9a-f]{16,})",
     re.I,
 )
+_PATIENT = re.compile(
+    r"(?:(?P<surely>patients?|subjects?|participants?)|pat|pt|p|cases?|subj|sub|persons?|volunteers?|donors?|animals?"
+    r"|mrn|pid)[ _.-]*\d+",
+    re.I,
+)
 _PART_WORDS = set("train training trn tr trainval val valid validation eval evaluation test testing tst ts".split())
 _PART_WORDS |= {"holdout"}
 
@@ -38,7 +43,8 @@ def labels_of_folders(paths: Sequence[str], parent: int | None = None) -> tuple[
     """The label of each image by the folders above it.
 
     The label is the folder that holds the image. Where that folder tells a part or a role (train, images), it is the
-    next one above that does not, if such folders give at least two labels.
+    next one above that does not, if such folders give at least two labels. Where all of these are called like patients
+    (patient7, case_03), it is the folder above them; if that could be several, there is no label.
 
     Args:
         paths: relative to the data's root, with forward slashes.
@@ -70,7 +76,10 @@ def labels_of_folders(paths: Sequence[str], parent: int | None = None) -> tuple[
         further = {label for label, parts in zip(found, folders, strict=True) if label and label != parts[-1]}
         if len(further) < 2:
             found = [label if label and label == parts[-1] else "" for label, parts in zip(found, folders, strict=True)]
-        notes = [*_levels(found, folders), *(_within_classes(found, folders) or _depths(found, folders))]
+        notes, why = _above_patients(found, folders)
+        missing = f"{missing}: {why}" if why else missing
+        if not notes and not why:
+            notes = [*_levels(found, folders), *(_within_classes(found, folders) or _depths(found, folders))]
     notes += [*_pieces(found), *_parts_not_read(folders), *_copies(paths)]
     labels = [plain_name(label).strip() or None for label in found]
     parts_of = [partition_of(path) for path in paths]
@@ -94,6 +103,57 @@ def _nearest_class(folders: Sequence[str]) -> str:
     return next((name for name in reversed(folders) if not (part_named(name) or _ROLE.fullmatch(name))), "")
 
 
+def _above_patients(labels: list[str], folders: Sequence[Sequence[str]]) -> tuple[list[str], str]:
+    """Take the folders above those called like patients for the labels, or none, in place.
+
+    Returns:
+        A note, and why there is no label; [] and "" where the labels are not called so.
+    """
+    patients = sorted(set(filter(None, labels)))
+    called = [_PATIENT.fullmatch(label) for label in patients]
+    if not called or not all(called):
+        return [], ""
+    above = [_classes_above(label, parts) if label else [] for label, parts in zip(labels, folders, strict=True)]
+    deep = min(len(names) for label, names in zip(labels, above, strict=True) if label)
+    levels = {level: sorted({names[level][1] for names in above if names}) for level in range(deep)}
+    surely = all(found["surely"] for found in called if found)  # p16 and p53 may be stains
+    levels = {n: names for n, names in levels.items() if 1 < len(names) and (surely or len(names) < len(patients))}
+    if not levels and not surely:
+        return [], ""
+    at = next(iter(levels)) if len(levels) == 1 else None
+    labels[:] = ["" if at is None or not names else names[at][1] for names in above]
+    if at is not None:
+        told = f"the folders {_some(patients)} are called like patients: the labels are the folders above them"
+        anyway = f"{argument('label_from_parent', 1)} takes the folders that hold the images all the same"
+        return [f"{told} ({_some(levels[at])}). {anyway}"], ""
+    first = next(names for names in above if names or not levels)
+    choices = [
+        f"{argument('label_from_parent', first[level][0])} takes {_some(names)}" for level, names in levels.items()
+    ]
+    return [], "; ".join(["its folder is called like a patient", *choices])
+
+
+def _classes_above(label: str, parts: Sequence[str]) -> list[tuple[int, str]]:
+    """The folders above the one that was taken for the label, the nearest first, but for parts and roles.
+
+    Each with how far above the image it lies, 1 for the folder that holds it.
+    """
+    at = len(parts) - 1 - list(reversed(parts)).index(label)
+    above = enumerate(reversed(parts[:at]), start=len(parts) - at + 1)
+    return [(level, name) for level, name in above if not (part_named(name) or _ROLE.fullmatch(name))]
+
+
+def patients_of_folders(paths: Sequence[str]) -> list[str | None]:
+    """The nearest folder above each image that is called like a patient, where there is one above each.
+
+    Example:
+        >>> patients_of_folders(["ill/patient1/a.png", "well/patient2/images/b.png"])
+        ['patient1', 'patient2']
+    """
+    found = [next(filter(_PATIENT.fullmatch, reversed(PurePosixPath(path).parts[:-1])), None) for path in paths]
+    return found if all(found) else [None] * len(paths)
+
+
 def _levels(labels: Sequence[str], folders: Sequence[Sequence[str]]) -> list[str]:
     """A note where classes may lie further up: several folders above those that were taken for the labels."""
     above: dict[int, Counter[str]] = {}
@@ -101,10 +161,8 @@ def _levels(labels: Sequence[str], folders: Sequence[Sequence[str]]) -> list[str
     for label, parts in zip(labels, folders, strict=True):
         if not label:
             continue
-        at = len(parts) - 1 - list(reversed(parts)).index(label)
-        for level, name in enumerate(reversed(parts[:at]), start=len(parts) - at + 1):
-            if not (part_named(name) or _ROLE.fullmatch(name)):
-                above.setdefault(level, Counter())[name] += 1
+        for level, name in _classes_above(label, parts):
+            above.setdefault(level, Counter())[name] += 1
     levels = {level: names for level, names in above.items() if len(names) > 1 and sum(names.values()) > 0.9 * n}
     if not levels:
         return []

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -16,7 +16,7 @@ from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, partition_of, walk
 from medclf.dataset.identity import instance_uid, patient_id
 from medclf.dataset.labels import Label, is_missing
-from medclf.dataset.layouts import labels_of_folders, masks_among
+from medclf.dataset.layouts import labels_of_folders, masks_among, patients_of_folders
 from medclf.errors import DataError, argument, by_road, is_address, missing
 
 FOLDER_OR_NONE = "folder or none"  # labels of the folders where these tell images apart, as beside boxes they need not
@@ -181,12 +181,20 @@ def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:
             f"{len(masks)} files are masks or drawings of other images by their name, and are left out, first "
             f"'{min(masks)}': a CSV can list them as images"
         )
+    patients: list[str | None] = [None] * len(paths)
+    headers = any(PurePosixPath(path).suffix.lower() in ("", ".dcm", ".dicom", ".dic", ".ima") for path in paths)
+    if asked.label_from == "folder" and not headers:  # a DICOM file says its patient itself
+        patients = patients_of_folders(paths)
+        if set(patients) & set(labels):  # taken for classes, as was asked
+            patients = [None] * len(paths)
+    if n := len(set(patients) - {None}):
+        notes.append(f"{n} patients are told by the names of folders")
     empty = [f"folder '{folder}' holds no image" for folder in tree.empty if asked.label_from == "folder"]
     return Rows(
         root=root,
         path=paths,
         label=labels,
-        patient=[None] * len(paths),
+        patient=patients,
         partition=[partition_of(path) for path in paths],
         problem=problems,
         extra=pd.DataFrame(index=range(len(paths))),

@@ -1,6 +1,6 @@
 import pytest
 
-from medclf.dataset.layouts import labels_of_folders, masks_among
+from medclf.dataset.layouts import labels_of_folders, masks_among, patients_of_folders
 from medclf.errors import DataError
 
 
@@ -34,6 +34,30 @@ def test_classes_further_up_are_told_with_the_option_that_takes_them(between):
     assert len(notes) == 1 and "label_from_parent=2 takes ill, well" in notes[0]
     labels, problems, notes = labels_of_folders(paths, parent=2)
     assert labels == ["ill", "ill", "well", "well"] and not any(problems) and not notes
+
+
+@pytest.mark.parametrize("patient", ["patient{}", "P{}", "case_0{}"])
+def test_folders_called_like_patients_are_no_classes(patient):
+    """Patients were learned as classes, with a warning alone."""
+    kinds = ["ill", "ill", "well", "well"]
+    paths = [f"{kind}/{patient.format(n)}/images/1.png" for n, kind in enumerate(kinds)]
+    labels, problems, notes = labels_of_folders(paths)
+    assert labels == kinds and not any(problems) and "label_from_parent=1" in notes[0]
+    assert patients_of_folders(paths) == [patient.format(n) for n in range(4)]
+    sites = [f"{kind}/{'ab'[n % 2]}/{patient.format(n)}/1.png" for n, kind in enumerate(kinds)]
+    labels, problems, _ = labels_of_folders(sites)
+    assert labels == [None] * 4
+    assert all("label_from_parent=2 takes a, b; label_from_parent=3 takes ill, well" in text for text in problems)
+    assert labels_of_folders(sites, parent=3)[0] == kinds
+
+
+def test_patients_without_a_class_above_are_refused_and_grades_are_classes():
+    assert labels_of_folders(["set/patient1/1.png", "set/patient2/1.png"])[0] == [None, None]
+    assert labels_of_folders(["p1/1.png", "p2/1.png"])[0] == ["p1", "p2"]
+    stains = ["ill/p16/1.png", "ill/p53/2.png", "well/p16/3.png", "well/p53/4.png"]
+    assert labels_of_folders(stains)[0] == ["p16", "p53", "p16", "p53"]
+    graded = ["ill/grade1/1.png", "ill/grade2/2.png", "well/grade0/3.png", "well/p4/4.png"]
+    assert labels_of_folders(graded)[0] == ["grade1", "grade2", "grade0", "p4"]
 
 
 def test_partitions_above_classes_are_no_further_level():
