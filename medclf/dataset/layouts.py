@@ -70,7 +70,7 @@ def labels_of_folders(paths: Sequence[str], parent: int | None = None) -> tuple[
     if parent is not None:
         found = [parts[-parent] if len(parts) >= parent else "" for parts in folders]
         missing = f"{NO_CLASS_FOLDER}: it has fewer than {parent} folders above it"
-        notes = []
+        notes: list[str] = []
     else:
         found, missing = [_nearest_class(parts) for parts in folders], NO_CLASS_FOLDER
         further = {label for label, parts in zip(found, folders, strict=True) if label and label != parts[-1]}
@@ -117,7 +117,7 @@ def _above_patients(labels: list[str], folders: Sequence[Sequence[str]]) -> tupl
     deep = min(len(names) for label, names in zip(labels, above, strict=True) if label)
     levels = {level: sorted({names[level][1] for names in above if names}) for level in range(deep)}
     surely = all(found["surely"] for found in called if found)  # p16 and p53 may be stains
-    levels = {n: names for n, names in levels.items() if 1 < len(names) and (surely or len(names) < len(patients))}
+    levels = {n: names for n, names in levels.items() if len(names) > 1 and (surely or len(names) < len(patients))}
     if not levels and not surely:
         return [], ""
     at = next(iter(levels)) if len(levels) == 1 else None

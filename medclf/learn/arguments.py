@@ -47,7 +47,7 @@ def weights_asked(weights: Any, pretrained: bool | None) -> Any:
     given = weights not in (None, "none", "default")
     if given and not isinstance(weights, (str, Path)):
         raise MedclfError(
-            f"{argument('weights', str(weights))} is not a file",
+            f"{argument('weights')} is a {type(weights).__name__}, not a file",
             "leave weights out for the network's default ones, or give a file: torch.save(model.state_dict(), file)",
         )
     if pretrained is None:

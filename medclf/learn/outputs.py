@@ -15,6 +15,7 @@ from medclf.dataset.groups import TRAINED_BEFORE
 from medclf.dataset.matching import match_labels
 from medclf.dataset.scan import with_problems
 from medclf.dataset.units import UNIT
+from medclf.errors import DataError
 from medclf.learn.batches import unread
 from medclf.learn.features import image_features
 from medclf.learn.maps import of_learner
@@ -55,7 +56,13 @@ def outputs_of(
         valid: its predictions of the validation images, with features.
         features: see `Outputs`.
         saliency: how many images get a map.
+
+    Raises:
+        DataError: there are no validation images, as in a learner that was exported.
     """
+    if valid is None and not len(learn.dls.valid_ds):
+        text = "the learner has no validation images to assess; one that was exported holds no images"
+        raise DataError(text, "put loaders into it: learn.dls = dls")
     ours = isinstance(learn, MedLearner)
     valid = valid or predict_loader(learn, learn.dls.valid, "valid", features=ours)
     if features is None and ours:

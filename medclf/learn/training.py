@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ import torch
 from fastai.callback.schedule import Learner, LRFinder
 from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders
+from fastai.learner import Recorder
 from fastai.torch_core import get_model
 from fastcore.foundation import L
 
@@ -181,12 +183,20 @@ class MedLearner(Shown, Trained, Learner):
         if not any(isinstance(cb, LRFinder) for cb in L(kwargs.get("cbs"))):
             self._trained = True
             self._learn_from()
-        names = [name for name in self.recorder.metric_names if name not in {"epoch", "time"}]
-        rows = [values for values in self.recorder.values if len(values) == len(names)]  # lr_find's are cut short
+        recorder = next((cb for cb in self.cbs if isinstance(cb, Recorder)), None)  # which may have been removed
+        named: list[str] = [] if recorder is None else list(recorder.metric_names)
+        names = [name for name in named if name not in {"epoch", "time"}]
+        values = [] if recorder is None else recorder.values
+        rows = [row for row in values if len(row) == len(names)]  # lr_find's are cut short
+        if recorder is None:
+            self._forget_training()
         if rows:
             self._history = [
-                {"epoch": epoch, **dict(zip(names, map(float, values), strict=True))}
-                for epoch, values in enumerate(rows, 1)
+                {
+                    "epoch": epoch,
+                    **{name: math.nan if v is None else float(v) for name, v in zip(names, row, strict=True)},
+                }
+                for epoch, row in enumerate(rows, 1)
             ]
             self._returned_epoch = _returned([*self.cbs, *L(kwargs.get("cbs"))], self._history)
 

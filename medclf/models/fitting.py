@@ -70,7 +70,7 @@ def fit_state(cut: Cut, state: Mapping[str, Tensor], origin: str, n_in: int = 3)
         The layout that was read.
 
     Raises:
-        WeightsError: tensors are missing, of another shape, or belong to another network.
+        WeightsError: tensors are missing, of another shape, or belong to another network, or hold no numbers.
     """
     body = cut.body
     if next(iter(state), "").startswith("_conv_stem"):
@@ -94,9 +94,18 @@ def fit_state(cut: Cut, state: Mapping[str, Tensor], origin: str, n_in: int = 3)
             f"the nearest layout is that of {found.layout.written_by}{under}",
             _remedy([*found.beside, *misshapen]),
         )
+    broken = [name for name, tensor in found.tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
+    if broken:
+        named = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
+        text = f"{origin} holds NaN or infinite values in {len(broken)} of {len(wanted)} tensors ({named})"
+        raise WeightsError(text, "its training broke down: take an earlier checkpoint")
     body.load_state_dict(found.tensors, strict=False)
     adapt_input(body, n_in)
     return found.layout
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
 
 
 def stats_in(state: Mapping[str, Tensor]) -> Stats | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import re
@@ -18,16 +19,19 @@ from medclf.models.registry import ARCHITECTURES, Architecture
 Cut = int | Callable[[nn.Module], nn.Module] | None
 _PREFIX = "own/"  # so that none of them has the name of a published one
 _SIZE = 224
+_BODY = "give cut=, a function of the network that returns its body; or give its body to register_arch"
 
 
 def is_own(arch: Any) -> bool:
-    """Whether it makes, or is, a network that neither torchvision nor timm publishes.
+    """Whether it is a network, or makes one that neither torchvision nor timm publishes.
 
     Example:
         >>> is_own("resnet18"), is_own(nn.Sequential)
         (False, True)
     """
-    return callable(arch) and not str(getattr(arch, "__module__", "")).startswith(("torchvision.models", "timm."))
+    return isinstance(arch, nn.Module) or (
+        callable(arch) and not str(getattr(arch, "__module__", "")).startswith(("torchvision.models", "timm."))
+    )
 
 
 def register_network(factory: Callable[..., nn.Module], cut: Cut = None) -> str:
@@ -44,7 +48,7 @@ def register_network(factory: Callable[..., nn.Module], cut: Cut = None) -> str:
         The name.
 
     Raises:
-        MedclfError: it has no pooling layer, or its children do not run one after the other.
+        MedclfError: it has no pooling layer, or its forward is not its children, one after the other.
 
     Example:
         >>> def tiny():
@@ -56,7 +60,9 @@ def register_network(factory: Callable[..., nn.Module], cut: Cut = None) -> str:
     name = _PREFIX + _name_of(factory)
     body = partial(body_of, factory, cut)
     weights = partial(_weights, factory, cut) if _asks(factory) else None
-    ARCHITECTURES[name] = Architecture(body, n_features=_n_features(body(), name), size=_SIZE, weights=weights)
+    n_features = _n_features(body(), name)
+    _check_order(factory, cut)
+    ARCHITECTURES[name] = Architecture(body, n_features=n_features, size=_SIZE, weights=weights)
     return name
 
 
@@ -66,15 +72,46 @@ def body_of(factory: Callable[..., nn.Module], cut: Cut = None, *, pretrained: b
     if callable(cut):
         return copy.deepcopy(cut(network))
     children = list(network.children())
-    if cut is None:
-        pools = [place for place, child in enumerate(children) if any(map(_pools, child.modules()))]
-        if not pools or not pools[-1]:
-            raise MedclfError(
-                f"{_name_of(factory)} has no layer that pools, so it is unknown where its classifier begins",
-                "give cut=, the number of layers before it; or give its body to register_arch",
-            )
-        cut = pools[-1]
-    return copy.deepcopy(nn.Sequential(*children[:cut]))
+    return copy.deepcopy(nn.Sequential(*children[: _place(factory, children) if cut is None else cut]))
+
+
+def _place(factory: Any, children: list[nn.Module]) -> int:
+    """How many children come before the last one that pools."""
+    pools = [place for place, child in enumerate(children) if any(map(_pools, child.modules()))]
+    if not pools or not pools[-1]:
+        raise MedclfError(
+            f"{_name_of(factory)} has no layer that pools, so it is unknown where its classifier begins",
+            "give cut=, the number of layers before it; or give its body to register_arch",
+        )
+    return pools[-1]
+
+
+def _check_order(factory: Callable[..., nn.Module], cut: Cut) -> None:
+    """See that the network gives its pooling what its children give one after the other.
+
+    What stands in `forward` itself, such as `torch.relu` or a normalisation, would be lost in silence.
+    """
+    if callable(cut):
+        return
+    network = copy.deepcopy(factory) if isinstance(factory, nn.Module) else _made(factory, pretrained=False)
+    children = list(network.eval().children())
+    cut = _place(factory, children) if cut is None else cut
+    images = torch.rand(1, _channels(network), _SIZE, _SIZE, generator=torch.Generator().manual_seed(0))
+    reached: list[Any] = []
+    with torch.inference_mode(), contextlib.suppress(Exception):  # `_n_features` says what does not run
+        if cut < len(children):
+            children[cut].register_forward_pre_hook(lambda _, given: reached.extend(given[:1]))
+        reached.append(network(images.clone()))
+    if not reached:
+        return
+    with torch.inference_mode(), contextlib.suppress(Exception):
+        found = nn.Sequential(*children[:cut])(images.clone())
+        if found.shape == reached[0].shape and torch.allclose(found, reached[0], rtol=1e-3, atol=1e-5):
+            return
+    raise MedclfError(
+        f"{_name_of(factory)} does more in its forward than run its layers one after the other, which would be lost",
+        _BODY,
+    )
 
 
 def _weights(factory: Callable[..., nn.Module], cut: Cut) -> dict[str, torch.Tensor]:
@@ -109,13 +146,16 @@ def _pools(module: nn.Module) -> bool:
 
 
 def _n_features(body: nn.Module, name: str) -> int:
-    channels = next((module.in_channels for module in body.modules() if isinstance(module, nn.Conv2d)), 3)
     try:
         with torch.inference_mode():
-            found = body.eval()(torch.zeros(1, channels, _SIZE, _SIZE))
+            found = body.eval()(torch.zeros(1, _channels(body), _SIZE, _SIZE))
         return int(found.shape[-1 if found.ndim == 3 else 1])
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise MedclfError(
             f"{name}: what lies before its classifier does not run layer by layer: {str(error).splitlines()[0][:120]}",
-            "give cut=, a function of the network that returns its body; or give its body to register_arch",
+            _BODY,
         ) from error
+
+
+def _channels(network: nn.Module) -> int:
+    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 3)

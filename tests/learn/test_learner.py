@@ -1,22 +1,26 @@
 """The learner is fastai's, normalises once, starts from a fitted head and trains."""
 
+import math
 import warnings
 
 import numpy as np
 import pytest
 import torch
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
-from fastai.data.transforms import Normalize
-from fastai.learner import Learner
+from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.transforms import Normalize, get_image_files, parent_label
+from fastai.learner import Learner, Recorder, load_learner
 from fastai.torch_core import TensorImage
 from fastai.vision.augment import Resize, aug_transforms
 from fastai.vision.data import ImageDataLoaders
 from PIL import Image
 
-from medclf.errors import DataError, MedclfWarning
+from medclf.errors import BundleError, DataError, MedclfWarning
+from medclf.inference.bundle import save_bundle
 from medclf.learn.assess import assess
 from medclf.learn.callbacks import SaveBest
 from medclf.learn.dataloaders import MedDataLoaders
+from medclf.learn.image_block import MedImageBlock
 from medclf.learn.interpretation import MedInterpretation
 from medclf.learn.judge import _calibration_set
 from medclf.learn.learner import med_learner
@@ -257,6 +261,31 @@ def test_the_probe_is_known_from_what_came_after(small):
     with torch.no_grad():
         next(small.model.parameters()).add_(0.1)
     assert not small.is_probe
+
+
+def test_a_fit_without_validation_images_or_recorder_is_as_fastai_s(small, folder, tmp_path):
+    """Each ended in a traceback after its last epoch; the bundle of an exported learner in one of torch's."""
+    block = DataBlock(
+        (MedImageBlock(), CategoryBlock()),
+        get_items=get_image_files,
+        get_y=parent_label,
+        splitter=lambda items: (range(30), []),
+        item_tfms=Resize(48),
+    )
+    dls = block.dataloaders(folder, bs=16, num_workers=0)
+    learn = med_learner(dls, "efficientnet_lite0", weights=None)
+    learn.path = tmp_path
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+        assert math.isnan(learn.history[0]["valid_loss"]) and learn.history[0]["train_loss"] > 0
+        learn.remove_cb(Recorder)
+        learn.fit(1)
+    assert not learn.history
+    small.path = tmp_path
+    small.export("small.pkl")
+    for lacking in (learn, load_learner(tmp_path / "small.pkl")):
+        with pytest.raises(BundleError, match="no validation images to assess"):
+            save_bundle(lacking, tmp_path / "a.bundle")
 
 
 def test_what_is_known_of_a_training_is_of_its_own_weights(small):

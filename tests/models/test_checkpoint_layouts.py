@@ -296,6 +296,15 @@ def test_what_the_file_has_and_the_network_lacks_is_asked_for(asked, remedy, tmp
     assert build_body(f"{VIT}&{asked}", weights=tmp_path / "w.pth")
 
 
+def test_values_that_are_no_numbers_are_refused(resnet, tmp_path):
+    """The checkpoint of a training that broke down was taken, and every feature was NaN."""
+    state = {name: tensor.clone() for name, tensor in resnet.state_dict().items()}
+    state["layer1.0.conv1.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(WeightsError, match=r"NaN or infinite values in 1 of .* \(.*layer1\.0\.conv1\.weight\)"):
+        build_body("resnet18", weights=tmp_path / "nan.pth")
+
+
 def test_two_copies_that_nothing_tells_apart_are_refused(resnet, tmp_path):
     other = {name: value + 1 for name, value in resnet.state_dict().items()}
     torch.save(put("left.", resnet.state_dict()) | put("right.", other), tmp_path / "w.pth")

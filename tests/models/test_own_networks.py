@@ -6,13 +6,14 @@ import pytest
 import torch
 from fastai.vision.learner import create_body
 from torch import nn
+from torchvision.models import resnet18
 
 from medclf.errors import BundleError, MedclfError
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.models import registry
 from medclf.models.backbones import build_network, describe
-from medclf.models.own_networks import body_of, register_network
+from medclf.models.own_networks import body_of, is_own, register_network
 from medclf.models.spec import ModelSpec, Normalization
 
 
@@ -78,6 +79,56 @@ class Forked(nn.Module):
 
     def forward(self, x):
         return self.fc(self.pool(torch.cat([self.a(x), self.b(x)], 1)).flatten(1))
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 3, 2), nn.Conv2d(6, 8, 3, 2)
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.fc(self.pool(self.b(self.a(x))).flatten(1))
+
+
+class Rectified(Plain):
+    def forward(self, x):
+        return self.fc(self.pool(self.b(torch.relu(self.a(x)))).flatten(1))
+
+
+class Scaled(Plain):
+    def forward(self, x):
+        return super().forward(x / 255 - 0.5)
+
+
+class Reversed(Plain):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(6, 6, 3), nn.Conv2d(3, 6, 3)
+        self.fc = nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.fc(self.pool(self.a(self.b(x))).flatten(1))
+
+
+@pytest.mark.parametrize("network", [Rectified, Scaled, Rectified(), Reversed])
+def test_what_stands_in_the_forward_alone_is_not_lost_in_silence(network):
+    """The body was made of the layers alone: without its activations, its weights gave other features."""
+    with pytest.raises(
+        MedclfError, match=r"(does more in its forward than run its layers|does not run layer by layer)"
+    ):
+        register_network(network)
+    if network is not Reversed:
+        assert register_network(network, lambda net: nn.Sequential(net.a, nn.ReLU(), net.b)).startswith("own/")
+    assert register_network(Plain) == "own/Plain"
+
+
+def test_a_network_object_of_a_library_is_one_of_ones_own():
+    """Its whole repr was called an unknown architecture."""
+    made = resnet18()
+    assert is_own(made) and not is_own(resnet18)
+    network = build_network(register_network(made), 2, weights=None)
+    assert torch.equal(network[0][0].weight, made.conv1.weight)
 
 
 def test_what_cannot_be_cut_is_refused_and_can_be_told_how():
