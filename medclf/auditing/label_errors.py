@@ -12,6 +12,7 @@ from scipy.special import softmax
 
 from medclf.models.linear_probe import fit_linear, one_thread_if_small
 from medclf.results.predictions import Predictions
+from medclf.results.wording import WEAK_JUDGE, percent
 
 if TYPE_CHECKING:
     from medclf.auditing.audit import Audit
@@ -286,6 +287,8 @@ def check_labels(
         "n_conflicts": n_conflicts,
         "n_unjudged": int((judgeable & ~table["path"].isin(place)).sum()),
     }
+    if not both.multi_label and len(both):
+        section["judge_agrees"] = float((probs.argmax(1) == both.y).mean())
     if both.multi_label and len(both):
         told = np.any([tells_labels(both.y[judges == k], probs[judges == k]) for k in np.unique(judges)], axis=0)
         section["labels_not_judged"] = [label for label, yes in zip(both.vocab, told, strict=True) if not yes]
@@ -306,13 +309,23 @@ def _conflicts(audit: Audit | None, place: dict[str, int]) -> list[tuple[int, in
 def _sentence(section: Mapping[str, Any], by: str, judged: Predictions) -> str:
     own, conflicts, total = section["n_doubtful"], section["n_conflicts"], section["n_judged"]
     n = own + conflicts
+    left = section.get("labels_not_judged") or []
+    if left and len(left) == len(judged.vocab):
+        text = "No label could be judged by what the images show, since the model hardly tells any of them."
+        if conflicts:
+            text += (
+                f" {conflicts} {'is' if conflicts == 1 else 'are'} doubtful because a near-duplicate has another label."
+            )
+        return text
     text = f"{n or 'None'} of {total} labels {'is' if n < 2 else 'are'} doubtful"
     if conflicts:
         text += f": {own} by what the image shows, {conflicts} because a near-duplicate has another label"
     text += f".{by}"
-    if section["n_unjudged"]:
-        left = section["n_unjudged"]
-        text += f" {left} labelled {judged.counted(left)} {'was' if left == 1 else 'were'} not judged."
-    if section.get("labels_not_judged"):
-        text += f" Not judged, since the model hardly tells them: {', '.join(section['labels_not_judged'])}."
+    if own and section.get("judge_agrees", 1.0) < WEAK_JUDGE:
+        share = percent(section["judge_agrees"], 0)
+        text += f" What judged them agrees with only {share} of all labels, so many of these may be its own errors."
+    if missed := section["n_unjudged"]:
+        text += f" {missed} labelled {judged.counted(missed)} {'was' if missed == 1 else 'were'} not judged."
+    if left:
+        text += f" Not judged, since the model hardly tells them: {', '.join(left)}."
     return text

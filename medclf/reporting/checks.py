@@ -9,6 +9,7 @@ from typing import Any, Literal
 from medclf.files import is_number
 from medclf.results.wording import (
     FEW_IMAGES,
+    WEAK_JUDGE,
     confidence_gap,
     counted,
     is_metric,
@@ -116,11 +117,18 @@ def _labels(results: Mapping[str, Any]) -> Check:
     if not found.get("n_judged"):
         return Check("Labels", "warn", "The labels were not checked.", "labels")
     n, total = found.get("n_doubtful", 0) + found.get("n_conflicts", 0), found["n_judged"]
-    left = f" {number(found['n_unjudged'])} were not judged." if found.get("n_unjudged") else ""
+    untold, vocab = found.get("labels_not_judged") or [], results.get("vocab") or []
+    if untold and len(untold) == len(vocab):
+        return Check("Labels", "warn", "The labels were not checked: the model hardly tells any of them.", "labels")
     text = (
         f"{number(n)} of {number(total)} labels are doubtful." if n else f"None of {number(total)} labels is doubtful."
     )
-    return Check("Labels", _graded(n / total, DOUBTFUL), text + left, "labels")
+    text += f" {number(found['n_unjudged'])} were not judged." if found.get("n_unjudged") else ""
+    text += f" {len(untold)} of the {len(vocab)} classes were not judged." if untold else ""
+    state, agrees = _graded(n / total, DOUBTFUL), found.get("judge_agrees", 1.0)
+    if state == "fail" and agrees < WEAK_JUDGE:
+        state, text = "warn", f"{text} What judged them agrees with only {percent(agrees, 0)} of all labels."
+    return Check("Labels", "warn" if untold and state == "pass" else state, text, "labels")
 
 
 def _shortcuts(results: Mapping[str, Any]) -> Check:

@@ -19,7 +19,15 @@ from medclf.results.wording import (
     without_leaks,
 )
 
-_SHARES = {"coverage", "prevalence", "moved", "flagged", "share", "mean_probability"}  # that are no metrics
+_SHARES = {
+    "coverage",
+    "prevalence",
+    "moved",
+    "flagged",
+    "share",
+    "mean_probability",
+    "judge_agrees",
+}  # that are no metrics
 _NAMES = {  # keys of results.json whose words do not say what they are
     "valid_pct": "Share for validation",
     "patients_on_both_sides": "Patients in training and validation set",
@@ -33,6 +41,8 @@ _NAMES = {  # keys of results.json whose words do not say what they are
     "n_doubtful": "Doubtful by what the image shows",
     "n_conflicts": "Doubtful since a near-duplicate has another label",
     "n_unjudged": "Labels not judged",
+    "judge_agrees": "Labels that the judge agrees with",
+    "labels_not_judged": "Classes not judged",
     "cv_folds": "Folds of the cross-validation",
     "n_train": "In training",
     "n_features": "Features of an image",

@@ -191,8 +191,7 @@ def _scanned(config: TrainConfig, say: Say) -> tuple[pd.DataFrame, dict[str, Any
     if config.unit:
         check_labels(table)
     bad = int((table["problem"] != "").sum())
-    broken = f"; {bad} more {'has a problem and is' if bad == 1 else 'have problems and are'} left out" if bad else ""
-    say(f"{len(table) - bad} images{broken}")
+    say(f"{len(table) - bad} images" + (f"; {bad} more {'is' if bad == 1 else 'are'} left out" if bad else ""))
     return table, corrected
 
 

@@ -134,3 +134,17 @@ def test_of_several_labels_only_those_that_the_model_tells_are_judged() -> None:
     assert [one.row for one in doubtful_labels(y, probs, multi_label=True)] == [3, 4]
     assert np.isclose(margin[3], -0.9) and np.isfinite(margin).all()
     assert not label_suspects(y[:, 1:], probs[:, 1:], multi_label=True)[0].any()
+
+
+def test_a_judge_that_tells_nothing_or_little_says_so() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"path": [f"{k}.png" for k in range(40)], "label": "a", "problem": ""})
+    y, flat = (rng.random((40, 2)) < 0.3).astype(int), np.full((40, 2), 0.3)
+    found = check_labels(Predictions(["a", "b"], True, y, flat, np.zeros(40), table), None, table, None).section
+    assert found["sentence"].startswith("No label could be judged") and "doubtful" not in found["sentence"]
+    assert found["labels_not_judged"] == ["a", "b"]
+    one, sure = y[:, 0], np.where(rng.random(40) < 0.6, 0.9, 0.1)
+    probs = np.where(one[:, None] == np.arange(2), sure[:, None], 1 - sure[:, None])
+    found = check_labels(Predictions(["a", "b"], False, one, probs, np.zeros(40), table), None, table, None).section
+    assert found["judge_agrees"] == (sure == 0.9).mean() < 0.8
+    assert f"agrees with only {100 * found['judge_agrees']:.0f} % of all labels" in found["sentence"]

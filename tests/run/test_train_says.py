@@ -19,7 +19,7 @@ def test_files_with_a_problem_are_counted_as_such_and_none_is_said_of_the_rest(m
         (root / "a" / f"broken {k}.png").write_bytes(b"none")
     said: list[str] = []
     _scanned(TrainConfig(str(root), "RUN"), said.append)
-    more = {0: "", 1: "; 1 more has a problem and is left out", 2: "; 2 more have problems and are left out"}[broken]
+    more = {0: "", 1: "; 1 more is left out", 2: "; 2 more are left out"}[broken]
     assert said == [f"6 images{more}"]
 
 
