@@ -247,6 +247,32 @@ def test_on_a_phone_a_cell_leads_to_its_images(opened: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
+def test_on_a_phone_neighbours_are_compared_and_each_doubtful_label_is_shown_from_its_top(
+    visit: Any, made_up: Any, tmp_path: Path
+) -> None:
+    near = list(made_up.rows["path"][:5])
+    rows = made_up.rows.assign(neighbours=[near] * len(made_up.rows))
+    page = visit(
+        render(made_up.facts, rows, tmp_path / "report.html", read=made_up.read),
+        viewport=PHONE,
+        is_mobile=True,
+        has_touch=True,
+    ).page
+    page.tap("#gallery li:nth-child(7) button")
+    page.tap(".compare >> nth=0")  # nothing lies over it
+    page.locator(".beside").wait_for()
+    page.tap(".near >> nth=1")
+    assert page.inner_text("#dialog-title") == near[1]
+    assert page.evaluate("document.querySelector('#dialog').scrollTop") == 0
+    page.tap("#close")
+    page.tap("[data-tab=labels]")
+    page.tap("#review")
+    for _ in range(2):
+        top, head = page.locator("#suggested").bounding_box()["y"], page.locator(".dialog-head").bounding_box()
+        assert top >= head["y"] + head["height"] - 1
+        page.tap("#accept")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("viewport", "scheme"), [(LAPTOP, "dark"), (PHONE, "light")])
 def test_axe_finds_nothing_serious_in_any_part(opened: Any, axe: str, viewport: Any, scheme: str) -> None:

@@ -8,7 +8,7 @@ function openDialog(row, list, { back = [], queue = false } = {}) {
   drawDialog();
   if (!dialog.open) dialog.showModal();
   writeAddress();
-  if (queue) $('accept').focus();
+  atTop();
 }
 
 function step(by) {
@@ -17,7 +17,13 @@ function step(by) {
   open.row = next;
   drawDialog();
   writeAddress();
-  if (open.queue) $('accept').focus(); // Enter is about the image that is shown now
+  if (open.queue) atTop();
+}
+
+/** Another image is shown from its top on, with what is suggested; Enter is about it then. */
+function atTop() {
+  if (open.queue) $('accept').focus({ preventScroll: true });
+  dialog.scrollTop = 0;
 }
 
 function fact(name, value) {
