@@ -137,7 +137,12 @@ class TrainConfig:
         "squish", "Images", "squish keeps all of the image, crop its centre, pad adds black borders"
     )
     window: Window = option(
-        None, "Images", "CENTER,WIDTH; for CT a name such as lung; or stretch", unset="the file's own", or_none=True
+        None,
+        "Images",
+        "CENTER,WIDTH; for CT a name such as lung; or stretch",
+        unset="the file's own",
+        or_none=True,
+        of_scan=True,
     )
     frame: Frame = option(
         "middle",

@@ -183,7 +183,8 @@ def audit(
         1  label-conflict  a/1.png  b/1.png
     """
     scanned = isinstance(data, pd.DataFrame) and {"path", "sha256", "problem"} <= set(data.columns)
-    table = data.copy() if scanned else scan(data, check_pixels=False, progress=progress, frame=frame, **scan_kwargs)
+    reading = {"window": window, "frame": frame}
+    table = data.copy() if scanned else scan(data, check_pixels=False, progress=progress, **reading, **scan_kwargs)
     if scanned:
         table.attrs = dict(data.attrs)
     table = table.reset_index(drop=True)

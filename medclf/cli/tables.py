@@ -62,7 +62,7 @@ def audit(
         say(line)
 
 
-@with_options(*OF_SCAN, "window", "device", "seed")
+@with_options(*OF_SCAN, "device", "seed")
 def encoders(
     data: Data,
     names: Annotated[

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from medclf.config import Frame, Policy
+from medclf.config import Frame, Policy, Window
 from medclf.dataset.choice import Merges, choose
 from medclf.dataset.columns import Columns, conditions
 from medclf.dataset.folders import walk
@@ -39,6 +39,7 @@ from medclf.dataset.spelt_names import NO_PATIENT
 from medclf.errors import DataError, MedclfWarning, ReadError, argument, by_road
 from medclf.images import dicom, reading
 from medclf.images.frame_names import file_and_frame, file_of
+from medclf.images.windowing import resolve_window
 from medclf.parallel import map_ahead
 from medclf.progress import watch
 
@@ -74,6 +75,7 @@ def scan(
     limit: int | None = None,
     ordinal: str | Sequence[str] | None = None,
     frame: Frame = "middle",
+    window: Window = None,
 ) -> pd.DataFrame:
     """Make a table of images, one row each, sorted by path; every file is opened and checked.
 
@@ -116,6 +118,7 @@ def scan(
         ordinal: the labels have an order: their names, lowest grade first; "auto" sorts them by the number in each.
         frame: which frame of a file of several is looked at, as `read_pixels` takes it; "all" makes a row of each
             frame, page or slice, whose path is FILE#NUMBER: see `with_units`. Its number is in `frame_number`.
+        window: through which grey files are looked at, as `read_pixels` takes it.
 
     Returns:
         A DataFrame with the columns path (relative to `df.attrs["root"]`, forward slashes), label (str; multi-label:
@@ -147,6 +150,7 @@ def scan(
         2   train/polyp/1.png   polyp     train      8
         3   train/polyp/2.png   polyp     train      8
     """
+    resolve_window(window)  # a wrong one is told before anything is opened
     columns = Columns(path_col, label_col, label_delim, patient_col, partition_col, exclusive, uncertain, blank)
     given_root = Path(root) if root is not None else None
     asked = Asked(
@@ -163,7 +167,7 @@ def scan(
     if frame == "all":
         take_frames(rows)
     order = _order(rows, ordinal) if ordinal else None
-    table = _open_all(rows, check_pixels, progress, frame)
+    table = _open_all(rows, check_pixels, progress, frame, window)
     if order:
         table.attrs["ordinal"] = order
     _tell(table, rows, strict)
@@ -196,13 +200,13 @@ class Facts(NamedTuple):
     spread: bool = False  # from its smallest to its largest value, where no window is given
 
 
-def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Frame) -> pd.DataFrame:
+def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Frame, window: Window) -> pd.DataFrame:
     def facts_of(row: int) -> Facts:
         if rows.problem[row].startswith(MISSING):
             return Facts(problem=rows.problem[row])
         path = rows.root / rows.path[row]
         elsewhere = callable(check_pixels) and not rows.problem[row]  # those with a problem nobody else decodes
-        facts = inspect(path, "file" if elsewhere else "pixels" if check_pixels else "header", frame)
+        facts = inspect(path, "file" if elsewhere else "pixels" if check_pixels else "header", frame, window)
         return facts if facts.problem else facts._replace(problem=rows.problem[row])
 
     n = len(rows.path)
@@ -229,7 +233,8 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Fra
     rows.notes.extend(kind_warnings({path: fact.origin for path, fact in sound if fact.origin}))
     rows.notes.extend(frame_warnings({path: fact.n_frames for path, fact in sound}, frame))
     rows.notes.extend(volume_warnings([path for path, fact in sound if fact.format == "NIfTI"], rows.root))
-    rows.notes.extend(spread_warnings({path: fact.spread for path, fact in sound if fact.origin}))
+    if resolve_window(window) is None:
+        rows.notes.extend(spread_warnings({path: fact.spread for path, fact in sound if fact.origin}))
     levels = {path: fact.levels for path, fact in sound if fact.levels is not None}
     rows.notes.extend(level_warnings(levels, origins, rows.root))
     rows.notes.extend(mask_warnings({path: (fact.width, fact.height) for path, fact in sound}, levels))
@@ -280,12 +285,17 @@ def _hide_patients(rows: Rows, dicom_rows: list[int]) -> bytes:
     return key
 
 
-def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels", frame: Frame = "middle") -> Facts:
+def inspect(
+    path: Path,
+    look_at: Literal["pixels", "header", "file"] = "pixels",
+    frame: Frame = "middle",
+    window: Window = None,
+) -> Facts:
     """Open one file: its size in pixels, its hash, and what is wrong with it.
 
     Args:
         path: the file, or a frame's name.
-        frame: which frame of several is decoded.
+        frame, window: which frame of several is decoded, and through which window.
         look_at: "pixels" decodes it, "header" reads no further than its size, "file" only tells its hash and format.
 
     Returns:
@@ -308,7 +318,7 @@ def inspect(path: Path, look_at: Literal["pixels", "header", "file"] = "pixels",
         if look_at == "file" or found.problem:
             return found
         if look_at == "pixels":
-            seen = reading.check(path, frame=frame)
+            seen = reading.check(path, window=window, frame=frame)
             return found._replace(width=seen.width, height=seen.height, levels=seen.levels)
         probe = reading.probe(path)
         return found._replace(width=probe.width, height=probe.height)

@@ -147,7 +147,7 @@ def encoders(
     Example:
         >>> # encoders("images", ["efficientnet_lite0", "hf-hub:microsoft/rad-dino"]).frame()
     """
-    table = data if isinstance(data, pd.DataFrame) else scan(data, frame=frame, **scan_kwargs)
+    table = data if isinstance(data, pd.DataFrame) else scan(data, window=window, frame=frame, **scan_kwargs)
     table = usable(table)
     table = table[[bool(label_set(label)) for label in objects(table, "label")]].reset_index(drop=True)
     vocab = sorted(count_labels(objects(table, "label")))

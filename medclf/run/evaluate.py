@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from medclf.dataset.scan import note, scan, with_problems
 from medclf.dataset.units import with_units
 from medclf.errors import DataError, MedclfWarning, ReadError, argument
 from medclf.files import refuse_to_replace
+from medclf.images.preprocessing import Preprocessing
+from medclf.images.windowing import resolve_window
 from medclf.inference.bundle import Bundle
 from medclf.learn.units import unit_rows, units_section
 from medclf.metrics.intervals import as_plain
@@ -79,7 +81,7 @@ def evaluate(
     calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
     trained_on = origin.trained_on
     chosen = chosen_in_training(origin.results) if (origin / RESULTS).is_file() else {}
-    table = scan(data, **{"frame": bundle.preprocessing.frame, **scan_kwargs})
+    table = scan(data, **{**scan_kwargs, **as_trained(bundle.preprocessing, scan_kwargs)})
     check_columns(table, subgroup)
     table = table if calibration.unit is None else with_units(table, calibration.unit.unit)
     predictions, table, missing = predict_table(bundle, table)
@@ -113,6 +115,20 @@ def evaluate(
     made.write_results(results | maps.described(pictures))
     report(out)
     return Run(out)
+
+
+def as_trained(how: Preprocessing, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What `scan` is told of frame and window: a bundle reads files as it was trained to.
+
+    Raises:
+        DataError: another window or frame was asked for; but for frame="all", of which each is an image.
+    """
+    frame, window = given.get("frame", how.frame), given.get("window", how.window)
+    same = {"frame": frame in (how.frame, "all"), "window": resolve_window(window) == resolve_window(how.window)}
+    for name in (name for name, is_so in same.items() if not is_so):
+        text = f"{argument(name)} goes against the model, which reads files as it was trained to"
+        raise DataError(text, "leave it out")
+    return {"frame": frame, "window": how.window}
 
 
 def _asked(origin: Run, name: str) -> bool:

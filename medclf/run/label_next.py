@@ -146,6 +146,7 @@ def label_next(
         if given := [argument(name) for name, is_given in own.items() if is_given]:
             raise DataError(f"{given[0]} is for an encoder without a model, which has its own", "leave it out")
     plain_scan = {"label_col": None, "label_from": None, "check_pixels": False, "frame": frame}
+    plain_scan["window"] = window if model is None else model.spec.preprocessing.window
     table = usable(scan(items, **{**plain_scan, **scan_kwargs}))
     table = table.reset_index(drop=True)
     pool = Pool(Path(table.attrs["root"]), [str(path) for path in table["path"]])

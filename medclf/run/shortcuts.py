@@ -17,6 +17,7 @@ from medclf.reporting.plain_page import check_page
 from medclf.reporting.report import Reported, report
 from medclf.reporting.shortcut_page import render_shortcuts
 from medclf.results.record import RECORD
+from medclf.run.evaluate import as_trained
 from medclf.run.run import Run
 
 _ENOUGH = 10  # held-out images of each label, below which training images are looked at too
@@ -68,7 +69,7 @@ def shortcuts(
         results = _whole(source)
         table = _held_out(source.table, bundle.vocab)
     else:
-        table = scan(data, **{"frame": bundle.preprocessing.frame, **scan_kwargs})
+        table = scan(data, **{**scan_kwargs, **as_trained(bundle.preprocessing, scan_kwargs)})
     test = shortcut_test(bundle, table, boxes=boxes, n_per_label=n_per_label, say=say)
     trained = "partition" in table and (table["partition"] == "train").any() and data is None
     cautions = ["Some of these images were used for training; effects may be underestimated."] if trained else []

@@ -11,7 +11,7 @@ from PIL import Image
 
 from medclf.dataset.kinds import why_no_picture, window_warnings
 from medclf.dataset.scan import scan
-from medclf.errors import MedclfWarning
+from medclf.errors import MedclfError, MedclfWarning
 from medclf.images.dicom import Origin
 from medclf.learn.stores import decoding
 

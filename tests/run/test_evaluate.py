@@ -6,8 +6,9 @@ import pytest
 
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, MedclfWarning
+from medclf.images.preprocessing import Preprocessing
 from medclf.results.results import summarize
-from medclf.run.evaluate import predict_table
+from medclf.run.evaluate import as_trained, predict_table
 
 
 class Always:
@@ -75,3 +76,14 @@ def test_nothing_to_measure_says_what_there_is(make_images):
     root = make_images("x/1.png", "y/2.png")
     with pytest.raises(DataError, match=r"no label 'x'.*no label 'y'"):
         evaluated(Always(False, a=0.9, b=0.1), root)
+
+
+def test_files_are_read_as_in_training_and_another_way_is_refused():
+    """--frame and --window of evaluate were taken and not obeyed."""
+    how = Preprocessing(32, window="lung", frame="first")
+    own = {"frame": "first", "window": "lung"}
+    assert as_trained(how, {}) == own == as_trained(how, {"window": (-600, 1500), "limit": 3})
+    assert as_trained(how, {"frame": "all"}) == own | {"frame": "all"}
+    for given in ({"frame": "middle"}, {"frame": 0}, {"window": None}, {"window": (40, 400)}):
+        with pytest.raises(DataError, match=f"{next(iter(given))} goes against the model"):
+            as_trained(how, given)
