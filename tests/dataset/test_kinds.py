@@ -181,3 +181,6 @@ def test_dicom_images_without_a_window_are_counted(tmp_path):
     assert said.startswith(
         "2 of 4 DICOM images give no window (a/0.dcm, a/2.dcm). Without window= each such image goes"
     )
+    assert not any("give no window" in one for one in scan(tmp_path, progress=False, window=(900, 700)).attrs["notes"])
+    with pytest.raises(MedclfError, match="no name 'brian'"):
+        scan(tmp_path, progress=False, window="brian")
