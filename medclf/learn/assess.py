@@ -91,7 +91,9 @@ class Assessment:
         """What a bundle tells its users of how the network did."""
         shift = self.calibration.shift
         stand = {} if shift is None else {"probabilities": f"for a prevalence of {shift}"}
-        return {"evaluated": summary(self.results), **stand, "sensitivity": sensitivities(self.results)}
+        leak = (self.results.get("leak_free") or {}).get("sentence", "")
+        evaluated = f"{summary(self.results)} {leak}".strip()
+        return {"evaluated": evaluated, **stand, "sensitivity": sensitivities(self.results)}
 
     def of_others(self, learn: Any, predictions: Predictions, partition: str) -> tuple[Predictions, Sections]:
         """Predictions of other images as the bundle would give them, and their results, at limits chosen before.

@@ -228,6 +228,9 @@ def _rescored(predictions: Predictions, corrections: pd.DataFrame, partition: st
     return {"before": scores(np.array(predictions.y), known), "after": scores(y, known & ~left_out)}
 
 
+_KINDS = {SUSPECT: "doubtful labels", CONFUSED: "errors", CONTROL: "controls, classified correctly"}
+
+
 def _sentences(found: dict[str, Any], partition: str, blinded: bool) -> Iterator[str]:
     yield f"{found['n_read']} of {found['n_items']} images have a label of the second reader."
     if blinded:
@@ -235,7 +238,8 @@ def _sentences(found: dict[str, Any], partition: str, blinded: bool) -> Iterator
         yield f"Cohen's kappa of reader and label: {written(agreement['reader_and_label'])}."
         yield f"Cohen's kappa of reader and model: {written(agreement['reader_and_model'])}."
         for why, row in agreement["by_kind"].items():
-            yield f"  {why}: the reader agrees with the label of {row['same_as_label']} of {row['n']} images."
+            agreed = f"the reader agrees with the label of {row['same_as_label']} of {row['n']} images."
+            yield f"  {_KINDS.get(why, why)}: {agreed}"
         yield "The images were chosen to be hard, so kappa is lower here than it would be on all of them."
     else:
         yield "The reader saw the labels and the predictions, so no agreement is counted."
@@ -244,6 +248,9 @@ def _sentences(found: dict[str, Any], partition: str, blinded: bool) -> Iterator
     yield f"{labels}, {poor} poor {counted_as(None, poor)} would be left out."
     if wrong := found["n_wrong"]:
         yield f"{wrong} {counted_as(None, wrong)} with a wrong label and no other would be left out, too."
+    n, left = (found[when]["n"] for when in ("before", "after"))
+    if n > left:
+        yield f"The numbers before are of {n} {partition_name(partition)} images, those after of the {left} that stay."
     for key in short_metrics(found["before"]):
         before, after = (written(found[when][key]) for when in ("before", "after"))
         yield f"  {METRICS[key].name} on {partition_name(partition)} images: {before} before, {after} after"

@@ -94,7 +94,9 @@ def test_by_default_a_bundle_is_guarded_and_a_report_checks_for_leaks(probed, tm
     assert {"calibration", "abstain", "ood", "operating_point", "saliency"} <= set(results)
     assert "near-duplicate" in page.read_text() or "twin" in page.read_text()
     bundle = load_bundle(save_bundle(probed, tmp_path / "a.bundle"))
-    assert {"temperature", "abstain", "ood"} <= set(bundle.calibration) and bundle.card["evaluated"]
+    assert {"temperature", "abstain", "ood"} <= set(bundle.calibration) and results["leak_free"][
+        "sentence"
+    ] in bundle.card["evaluated"]
     assert load_bundle(save_bundle(probed, tmp_path / "b.bundle", calibration={})).calibration == {}
 
 

@@ -163,6 +163,7 @@ def test_what_comes_back_is_measured(made, tmp_path):
     assert set(rows["mark"]) == {"new label", "poor image"} and (rows["mark"] == "poor image").sum() == 1
     assert {f"{VOCAB[(true[i] + 1) % 3]}/secret {i:03}.png" for i in range(4)} <= set(rows["path"])
     assert any("favour" in sentence for sentence in found["sentences"])
+    assert any(line.startswith("  doubtful labels: the reader agrees") for line in found["sentences"])
 
 
 def test_case_does_not_matter_and_blank_is_unread(made, tmp_path):
@@ -223,6 +224,9 @@ def test_the_page_s_review_comes_in_by_row_or_path(made, tmp_path):
     found = import_review(run, tmp_path / "review.csv", n_boot=50)
     assert "agreement" not in found and found["after"]["n"] == len(predictions) - 1
     assert "1 image with a wrong label and no other would be left out, too." in found["sentences"]
+    kept = len(predictions) - 1
+    of = rf"The numbers before are of {kept + 1} \w+ images, those after of the {kept} that stay\."
+    assert any(re.fullmatch(of, line) for line in found["sentences"])
     lines = show_review(run, tmp_path / "review.csv")
     assert "They replace those of an earlier sheet named review: rename one of two readers' sheets." in lines
     command = shlex.split(lines[-1].partition(": ")[2])
