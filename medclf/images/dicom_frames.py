@@ -49,6 +49,7 @@ _ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # version 100, no flags, tr
 _JPEG_END = b"\xff\xd9"
 _STARTS = {b"\xff\xd8\xff": "JPEG", b"\xff\x4f\xff\x51": "JPEG 2000", b"\0\0\0\x0cjP": "JPEG 2000"}
 _MAX_FRAMES = 100_000
+_FLOATING = "its floating-point values have no range that says what is black"
 _MAX_TILES = 65_535  # as a tile-part's 16-bit index allows
 
 
@@ -102,6 +103,11 @@ def read_form(header: Dataset, path: str | Path, max_megapixels: float) -> Form:
         raise UnsupportedFormat(path, f"its photometric interpretation is none of {known}")
     if form.samples != _PHOTOMETRIC[form.photometric]:
         raise ReadError(path, f"its header says {form.photometric} with {form.samples} samples a pixel")
+    if form.allocated == 64:  # as Double Float Pixel Data alone has it
+        raise UnsupportedFormat(path, _FLOATING)
+    if form.photometric.startswith("YBR_FULL") and form.stored > 8:
+        reason = f"its {form.photometric} colours have {form.stored} bits; up to 8 can be turned into RGB"
+        raise UnsupportedFormat(path, reason)
     if form.allocated not in (1, 8, 16, 32) or not 0 < form.stored <= form.allocated:
         raise UnsupportedFormat(path, f"it stores {form.stored} of {form.allocated} bits")
     check_size(path, (form.rows, form.columns, form.samples), max_megapixels)  # of a frame: no more are decoded
@@ -132,7 +138,7 @@ def read_frame(layout: Layout, form: Form, index: int, path: str | Path) -> np.n
     if layout.pixels is None:
         raise ReadError(path, "a DICOM file without pixels", "leave it out: it holds no image")
     if PIXEL_TAGS[layout.pixels.tag] != "PixelData":
-        raise UnsupportedFormat(path, "its floating-point values have no range that says what is black")
+        raise UnsupportedFormat(path, _FLOATING)
     syntax, decoder = _decoder(layout.syntax, path)
     if syntax.is_encapsulated:
         return _compressed_frame(layout, form, index, syntax, decoder, path)

@@ -13,7 +13,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, encapsulate_extended, get_frame
 
-from medclf.errors import ReadError
+from medclf.errors import ReadError, UnsupportedFormat
 from medclf.images.reading import eight_bit, read_pixels
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -255,6 +255,20 @@ def test_pixels_that_the_header_describes_in_part_are_refused():
         extra = [element(tag, "US", value), element(0x00280101, "US", 8)]
         with pytest.raises(ReadError, match="its pixels have 192 bytes, and its header describes 96"):
             read_pixels(image(values, bits=16, extra=extra))
+
+
+@pytest.mark.parametrize(
+    ("photometric", "bits", "values", "word"),
+    [
+        ("YBR_FULL", 16, np.zeros((1, 4, 4, 3)), "16 bits; up to 8"),
+        ("MONOCHROME2", 64, np.zeros((1, 4, 4)), "floating"),
+    ],
+)
+def test_values_that_no_decoder_turns_into_pixels_are_called_unsupported(photometric, bits, values, word):
+    """They were called broken, "(ValueError)", or "64 of 64 bits"."""
+    extra = [element(0x00280100, "US", bits), element(0x00280101, "US", bits)]
+    with pytest.raises(UnsupportedFormat, match=word):
+        read_pixels(image(values, bits=16, photometric=photometric, extra=extra))
 
 
 def test_a_jpeg_without_its_end_is_refused():
