@@ -61,11 +61,15 @@ def _options(
     """What `medclf` takes besides a command."""
 
 
+_shown: set[str] = set()  # texts of warnings
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one or two lines and exit status 2."""
     debug = "--debug" in sys.argv
     arguments = [_OLD.get(argument, argument) for argument in sys.argv[1:] if argument != "--debug"]
     warnings.showwarning = _show_warning
+    _shown.clear()
     gc.set_threshold(100_000, 50, 100)  # importing makes a million objects; going through them again and again took 1 s
     try:
         with in_shell():
@@ -132,6 +136,7 @@ def program() -> None:
 
 
 def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
-    """A line on the error stream; the libraries' own notes to programmers are left out."""
-    if category.__name__ == "MedclfWarning" and is_first():
+    """A line on the error stream, each text once; the libraries' own notes to programmers are left out."""
+    if category.__name__ == "MedclfWarning" and is_first() and str(message) not in _shown:
+        _shown.add(str(message))
         typer.secho(printable(f"warning: {message}"), fg="yellow", err=True)

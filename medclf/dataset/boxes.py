@@ -16,6 +16,7 @@ import pandas as pd
 from medclf.dataset.box_files import read_box_file
 from medclf.dataset.box_writing import check_writing
 from medclf.dataset.given_boxes import Corners, GivenBox, GivenImage
+from medclf.dataset.label_warnings import several_in_one
 from medclf.dataset.labels import label_set
 from medclf.dataset.matching import spelling, spelt_alike
 from medclf.dataset.scan import listing, usable
@@ -86,6 +87,9 @@ class Boxes:
         yield f"{len(self.table)} boxes on {images} images: {labels}; {without} listed images without a finding"
         for same in spelt_alike(self.vocab):
             yield f"labels {', '.join(map(repr, same))} differ only in spelling, and are learned as different findings"
+        for _, joined in several_in_one(self.vocab):
+            text = f"label '{joined[0]}' looks like several labels in one ({len(joined)} such), and is learned as one"
+            yield f"{text}: give each of them a box of its own"
         if self.clipped:
             yield f"{self.clipped} boxes reached beyond the image and were cut at its edge"
         if self.duplicates:

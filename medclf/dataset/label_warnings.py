@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import combinations
 
 import pandas as pd
@@ -162,16 +162,26 @@ def _no_findings(labels: Iterable[Label | None]) -> list[str]:
     return sentences
 
 
+def several_in_one(labels: Collection[str]) -> Iterator[tuple[str, list[str]]]:
+    """Labels of which a part stands alone elsewhere, by the mark between the parts.
+
+    Example:
+        >>> list(several_in_one(["polyp", "polyp;ulcer", "ulcer"]))
+        [(';', ['polyp;ulcer'])]
+    """
+    for mark in ("|", ";", ",", "/", "+", "&", " and "):
+        joined = [one for one in labels if mark in one and any(part.strip() in labels for part in one.split(mark))]
+        if joined:
+            yield mark, joined
+
+
 def _joined_labels(counts: Counter[str]) -> list[str]:
     """Labels that look like several in one: their parts stand alone elsewhere, or they keep their brackets."""
-    sentences = []
-    for mark in ("|", ";", ",", "/", "+", "&", " and "):
-        joined = [one for one in counts if mark in one and any(part.strip() in counts for part in one.split(mark))]
-        if joined:
-            sentences.append(
-                f"label '{joined[0]}' looks like several labels in one ({len(joined)} such): "
-                f"{argument('label_delim', mark)} takes them apart"
-            )
+    sentences = [
+        f"label '{joined[0]}' looks like several labels in one ({len(joined)} such): "
+        f"{argument('label_delim', mark)} takes them apart"
+        for mark, joined in several_in_one(counts)
+    ]
     brackets = [one for one in counts if one.startswith(("[", "(", "{")) and one.endswith(("]", ")", "}"))]
     return sentences + [f"label {one!r} has brackets: is it a list that cannot be read?" for one in brackets[:1]]
 

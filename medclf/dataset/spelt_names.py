@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 NOTHING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat"})
 NO_PATIENT = NOTHING | set("unknown unk missing - -1 ? #n/a n.a. anonymous anonymized anonymised anon".split())
 NO_PATIENT |= {"not available", "not known"}
 SHOWN = 5
+_DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d\d))([ T]\d.*)?")
 
 
 def one_name_each(texts: Sequence[str], where: str, what: str, many: str) -> tuple[list[str | None], list[str]]:
@@ -44,7 +45,7 @@ def one_name_each(texts: Sequence[str], where: str, what: str, many: str) -> tup
     return [None if text in none else shown[_number_key(text)] for text in texts], notes
 
 
-def _doubtful(where: str, names: Iterable[str], many: str) -> Iterator[str]:
+def _doubtful(where: str, names: Collection[str], many: str) -> Iterator[str]:
     """What is said of names that may be one patient's, or several patients'."""
     alike: dict[str, set[str]] = {}
     for name in names:
@@ -54,6 +55,10 @@ def _doubtful(where: str, names: Iterable[str], many: str) -> Iterator[str]:
         yield f"{where} has {many} whose names differ in case or signs alone, and count as several: {some(same)}"
     if rounded := sorted(name for name in names if re.fullmatch(r"\d([.,]\d+)?E\+\d+", name, re.I)):
         yield f"{where} has numbers that a spreadsheet rounded, which can make several {many} one: {some(rounded)}"
+    dates = sorted(filter(_DATE.fullmatch, names))
+    if len(dates) > 1 and len(dates) > len(names) / 2:
+        text = f"two {many} of one day count as one, and one of two days as two"
+        yield f"{where} holds dates, not names of {many}, so that {text}: {some(dates)}"
 
 
 def some(texts: Sequence[str]) -> str:
@@ -63,5 +68,6 @@ def some(texts: Sequence[str]) -> str:
 
 
 def _number_key(text: str) -> str:
-    """What 7, 7.0 and 007 have in common; any other text as it is."""
+    """What 7, 7.0 and 007 have in common, and a date with midnight behind it or not; any other text as it is."""
+    text = re.sub(r"^(\d{4}-\d\d-\d\d)[ T]00:00(:00(\.0+)?)?$", r"\1", text)
     return re.sub(r"^0*(\d+?)(\.0+)?$", r"\1", text)

@@ -366,7 +366,7 @@ def _remedy(split: str, table: pd.DataFrame) -> str:
     if split in ("random", "folders"):
         kind = "patient" if any(patient is not None for patient in objects(table, "patient")) else "stratified"
         return f"{argument('split', kind)} shares out the labels that have images enough"
-    return f"Add images, or see {argument('drop')} and {argument('merge')}"
+    return f"Add images; else {argument('drop')} leaves a label out, and {argument('merge')} joins it with another"
 
 
 def _splitter_for(

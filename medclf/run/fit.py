@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.dataset.scan import with_problems
+from medclf.display import listed
 from medclf.errors import DataError, argument
 from medclf.learn import distributed
 from medclf.learn.callbacks import Resumable, told_in_lines
@@ -119,7 +120,7 @@ def _fit_together(
     config: TrainConfig, table: pd.DataFrame, say: Say, outline: Outline | None, **changes: Any
 ) -> Fitted:
     dls = MedDataLoaders.from_table(table, **(loader_options(config) | changes))
-    say(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate on; labels: {', '.join(dls.vocab)}")
+    say(f"{len(dls.train_ds)} images to train on, {len(dls.valid_ds)} to validate on; labels: {listed(dls.vocab)}")
     if len(dls.train_ds) < 2:
         raise DataError("one image is too few to train on", f"add images, or raise {argument('limit')} if it is given")
     learn = _learner(dls, config)

@@ -14,6 +14,7 @@ from medclf.dataset.labels import NO_FINDING, label_set
 from medclf.dataset.scan import COLUMNS
 
 _SHOWN = 20
+_LABELS = 40
 _NONE = (NO_FINDING, "(no label)")
 
 
@@ -57,8 +58,9 @@ def describe_table(table: pd.DataFrame) -> Iterator[str]:
     yield f"{len(good)} images can be used, {len(table) - len(good)} cannot; {ignored} other files"
     for partition, rows in good.groupby(good["partition"].fillna("(no partition)")):
         labels = [label for cell in rows["label"] for label in label_set(cell) or (_NONE[cell is None],)]
-        counts = pd.Series(labels).value_counts()
-        yield f"  {partition}: {len(rows)} images: " + ", ".join(f"{k} {n}" for k, n in counts.sort_index().items())
+        counts = pd.Series(labels).value_counts().sort_index()
+        more = f" and {len(counts) - _LABELS} labels more" if len(counts) > _LABELS else ""
+        yield f"  {partition}: {len(rows)} images: " + ", ".join(f"{k} {n}" for k, n in counts[:_LABELS].items()) + more
     if good["patient"].notna().any():
         alone = int(good["patient"].isna().sum())
         yield f"  {good['patient'].nunique()} patients" + (f"; {alone} images without a patient" if alone else "")

@@ -293,7 +293,7 @@ def test_what_the_shell_is_given_becomes_the_settings(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("DATA").mkdir()
     plans = []
-    monkeypatch.setattr("medclf.run.train.train", lambda plan, say, before: plans.append(plan))
+    monkeypatch.setattr("medclf.run.train.train", lambda plan, say, before, **_: plans.append(plan))
     for unwanted in ("medclf.run.terminal.show_results", "medclf.parallel.settle_machine"):
         monkeypatch.setattr(unwanted, lambda *_: None)
 

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import warnings
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from medclf import cli
 from medclf.cli.options import OF_SCAN, checked, with_options
 from medclf.config import TrainConfig
-from medclf.errors import MedclfError, OutputError, argument, in_shell
+from medclf.errors import MedclfError, MedclfWarning, OutputError, argument, in_shell
 from medclf.options import option, options
 
 
@@ -217,3 +218,14 @@ def test_ctrl_c_is_told(monkeypatch, capsys):
         cli.main()
     signal.signal(signal.SIGINT, before)
     assert end.value.code == 130 and capsys.readouterr().err.strip() == "medclf: stopped"
+
+
+def test_a_warning_is_shown_once_from_wherever_it_comes(monkeypatch, capsys):
+    def scan(*_: Any, **__: Any) -> None:
+        for line in range(2):
+            warnings.warn_explicit("too few", MedclfWarning, "a.py", line)
+        raise MedclfError("stop")
+
+    monkeypatch.setattr("medclf.dataset.scan.scan", scan)
+    assert said(monkeypatch, capsys, "scan", ".").count("warning: too few") == 1
+    assert said(monkeypatch, capsys, "scan", ".").count("warning: too few") == 1

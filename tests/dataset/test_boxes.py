@@ -476,3 +476,12 @@ def test_beside_boxes_images_need_no_label(tmp_path: Path, folders: list, labels
         Image.effect_noise((40, 30), 30).save(tmp_path / folder / f"{number}.png")
     table = scan(tmp_path, label_from=FOLDER_OR_NONE, progress=False)
     assert set(table["label"]) == labels and set(table["partition"]) == parts and (table["problem"] == "").all()
+
+
+def test_a_label_that_looks_like_several_is_said(tmp_path):
+    """It was learned as one more finding, without a word."""
+    rows = "a.png,polyp;ulcer,2,2,10,10\na.png,polyp,12,2,20,10\na.png,ulcer,2,12,10,20\n"
+    (tmp_path / "boxes.csv").write_text(f"{ROWS}{rows}")
+    images = pd.DataFrame({"path": ["a.png"], "width": [40], "height": [30], "problem": [""]})
+    told = " ".join(read_boxes(tmp_path / "boxes.csv", images).sentences())
+    assert "label 'polyp;ulcer' looks like several labels in one (1 such)" in told
