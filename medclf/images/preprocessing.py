@@ -13,7 +13,7 @@ from PIL import Image
 from medclf.config import MAX_SIDE, Frame, Resize, Window
 from medclf.errors import MedclfError, PreprocessingError, ReadError
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
-from medclf.images.raster_pixels import pixels_of
+from medclf.images.raster_pixels import pixels_of, warn_of_dark
 from medclf.images.reading import eight_bit, placement, read_display, resize_pixels, with_channels
 from medclf.images.windowing import resolve_window
 
@@ -268,10 +268,14 @@ class Preprocessing:
 
         Raises:
             ReadError: the file cannot be read, or the array is none of those.
+
+        Warns:
+            MedclfWarning: 16-bit values that are read as nearly black.
         """
         if isinstance(item, Image.Image):
             return _from_array(pixels_of(item, self.window), self.channels)
         if isinstance(item, np.ndarray):
+            warn_of_dark(item, "the given array")
             return _from_array(item, self.channels)
         if not isinstance(item, (str, Path, bytes)):
             given = f"is a {type(item).__name__}"

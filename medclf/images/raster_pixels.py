@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -14,7 +15,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from medclf.config import Window
-from medclf.errors import ReadError, UnsupportedFormat
+from medclf.errors import MedclfWarning, ReadError, UnsupportedFormat
 from medclf.images.windowing import STRETCH, SampleWindow, is_hounsfield, resolve_window, voi_window
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANAR, _COLOUR_MAP = 258, 262, 277, 284, 320
@@ -124,6 +125,9 @@ def pixels_of(image: Image.Image, window: Window = None) -> np.ndarray:
         UnsupportedFormat: its values have no range: floating point, or whole numbers beyond 16 bits.
         ReadError: a window in Hounsfield units for more than 8 bits.
 
+    Warns:
+        MedclfWarning: see `warn_of_dark`.
+
     Example:
         >>> pixels_of(Image.new("LA", (2, 1), (200, 0))).tolist()  # hidden by its alpha
         [[0, 0]]
@@ -135,7 +139,29 @@ def pixels_of(image: Image.Image, window: Window = None) -> np.ndarray:
     if is_hounsfield(window):
         raise ReadError("the given image", "holds no Hounsfield units, which its window is in", "give a CT DICOM file")
     samples = np.asarray(upright).astype(np.uint16)
-    return samples if window is None else _spread(samples, resolve_window(window))
+    if window is None:
+        warn_of_dark(samples, "the given image")
+        return samples
+    return _spread(samples, resolve_window(window))
+
+
+def warn_of_dark(samples: np.ndarray, what: str) -> None:
+    """Warn of 16-bit samples in the lowest quarter of their range: most often they are stored values of fewer bits.
+
+    Args:
+        samples: as they were given; of another type than uint16 nothing is said.
+        what: how the warning calls them.
+
+    Warns:
+        MedclfWarning: they are read as nearly black.
+    """
+    if samples.dtype != np.uint16 or not samples.size or not samples.min() < samples.max() < 2**14:
+        return
+    text = (
+        f"{what} holds 16-bit values of {samples.min()} to {samples.max()}, where white is 65535: it is read as nearly "
+        "black. Give the file itself, or scale the values to 0 to 65535"
+    )
+    warnings.warn(MedclfWarning(text), stacklevel=4)
 
 
 def _check_levels(image: Image.Image) -> None:

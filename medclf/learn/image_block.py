@@ -18,7 +18,7 @@ from medclf.config import Frame, Window
 from medclf.errors import MedclfError
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
 from medclf.images.preprocessing import pixels_of_array
-from medclf.images.raster_pixels import pixels_of
+from medclf.images.raster_pixels import pixels_of, warn_of_dark
 from medclf.images.reading import read_pixels, with_channels
 
 
@@ -66,6 +66,7 @@ class MedImage(PILImage):
             pixels = pixels_of(fn)
         elif isinstance(fn, (np.ndarray, torch.Tensor)):
             pixels = fn if isinstance(fn, np.ndarray) else _channels_last(fn).numpy(force=True)
+            warn_of_dark(pixels, "the given array")
         else:
             pixels = read_pixels(fn, window=window, frame=frame, max_megapixels=max_megapixels)
         pixels = pixels_of_array(pixels)

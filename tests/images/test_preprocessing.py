@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medclf.errors import PreprocessingError, ReadError
+from medclf.errors import MedclfWarning, PreprocessingError, ReadError
 from medclf.images.preprocessing import Preprocessing, Sampling, Step
 from medclf.images.reading import prepare
 
@@ -85,3 +85,15 @@ def test_steps_by_hand():
     assert Step((1, 2), "squish", resample="box").apply(row).tolist() == [[15, 35]]
     assert Step((1, 1), "crop").window((3, 7)) == (0, 2, 3, 3)
     assert Step((1, 1), "pad").window((3, 7)) == (-2, 0, 7, 7)
+
+
+@pytest.mark.parametrize("given", [np.asarray, Image.fromarray])
+def test_stored_values_of_fewer_bits_are_told_from_pixels(given, recwarn):
+    """A DICOM file's pixel_array of 12 bits was predicted as a nearly black image, without a word."""
+    values = np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)
+    with pytest.warns(MedclfWarning, match="16-bit values of 0 to 4095, where white is 65535"):
+        Preprocessing(8).read(given(values))
+    recwarn.clear()
+    Preprocessing(8).read(given(values * 16))
+    Preprocessing(8).read(given(np.zeros((8, 8), np.uint16)))
+    assert not recwarn.list
