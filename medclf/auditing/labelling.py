@@ -1,8 +1,8 @@
-"""What to label next: without labels by clusters of features, then where a linear probe is unsure, spread out."""
+"""What to label next: images that stand for many others, then for many of which a linear probe is unsure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,11 @@ from medclf.dataset.folds import folds, group_codes
 from medclf.errors import DataError
 from medclf.models.linear_probe import column_scale, one_thread_if_small
 
-TYPICAL, UNSURE = "typical of a cluster without a label", "unsure"
+TYPICAL, UNSURE = "typical of images without a label", "unsure"
 _AXES, _MOST_AXES = 64, 256
-_NEIGHBOURS = 20
-_UNSURE_POOL = 5  # of so many unsure images for each one wanted, those that differ most are taken
 _SAME = 0.98  # cosine of centred features from which two images are near-duplicates
-_MOST_CLUSTERS = 500
-_BLOCK = 20_000_000  # cosines held at once
+_WIDTH = 0.7  # distance of unit vectors at which one image stands for another by 1 / e
+_MOST = 4_000  # images that are to be covered, and that can be chosen: of more, parts
 STRENGTH = 0.003  # scikit-learn's C of the probe that says where it is unsure; see benchmarks/label_next.py
 
 
@@ -34,10 +32,11 @@ def choose_next(
 ) -> pd.DataFrame:
     """Choose the images whose labels would teach most.
 
-    Without probabilities: the features are clustered, and of each cluster without a label, the largest first, the
-    image is taken that is most like its neighbours. With them: of the images with the smallest margin between the two
-    likeliest classes, clustered, the least sure of each cluster. Near-duplicates of an image that is labelled or
-    chosen are passed over, and a patient is not taken twice while others are left.
+    One after the other the image is taken that brings most of the others near to a labelled or chosen one, near in
+    what the features show. Without probabilities all count alike, so that large groups without a label come first; with
+    them each counts by the cube of 1 minus its margin between the two likeliest classes. Near-duplicates of an image
+    that is labelled or chosen are passed over, and a patient is not taken twice while others are left. Of more than
+    4,000 images a part is covered, and the least sure and a part of the others can be chosen.
 
     Args:
         features: (n, f) of all images, labelled or not.
@@ -46,7 +45,7 @@ def choose_next(
         probs: (n, n_labels) in [0, 1] of a model fitted on the labelled images; None where there are too few.
         patients: (n,) patient of each image; None or NaN is a patient of its own.
         multi_label: whether an image may have several labels.
-        seed: of the clusters.
+        seed: of these parts.
 
     Returns:
         row, why and margin (NaN without probabilities), at most `n` rows, the most wanted first.
@@ -54,7 +53,7 @@ def choose_next(
     Raises:
         DataError: every image is labelled, or features hold NaN.
 
-    Source: Hacohen, Dekel and Weinshall 2022 (TypiClust); Zhdanov 2019 (diverse mini-batches).
+    Source: Bae, Noh and Sutherland 2025, "Uncertainty herding".
 
     Example:
         >>> features = np.array([[0, 9], [0, 8], [1, 9], [9, 0], [8, 0], [9, 1]], float)
@@ -68,15 +67,9 @@ def choose_next(
         raise DataError("features hold NaN or infinity", "leave out images that cannot be read")
     vectors = directions(features)
     owners = group_codes(patients, len(vectors))
-    taken = _Taken(vectors, owners, labelled)
     margins = np.full(len(vectors), np.nan) if probs is None else margin_of(probs, multi_label)
-    clusters = list(
-        _typical(vectors, labelled, n, seed) if probs is None else _unsure(vectors, labelled, margins, n, seed)
-    )
-    rows = taken.one_of_each(clusters, n)
-    while len(rows) < min(n, (~labelled).sum()):  # only near-duplicates are left
-        taken.allow_again(labelled, rows)
-        rows += taken.one_of_each(clusters, n - len(rows))
+    weights = np.ones(len(vectors)) if probs is None else (1.001 - margins) ** 3
+    rows = _herded(vectors, labelled, weights, owners, n, seed)
     why = TYPICAL if probs is None else UNSURE
     return pd.DataFrame({"row": np.array(rows, int), "why": why, "margin": margins[rows]})
 
@@ -107,90 +100,56 @@ def margin_of(probs: np.ndarray, multi_label: bool = False) -> np.ndarray:
     return np.asarray(ranked[:, -1] - ranked[:, -2])
 
 
-class _Taken:
-    """Which images may still be chosen: no near-duplicate of what is taken; no patient twice, where that can be."""
-
-    def __init__(self, vectors: np.ndarray, owners: np.ndarray, labelled: np.ndarray) -> None:
-        self.vectors, self.owners = vectors, owners
-        self.free = ~labelled
-        for row in np.flatnonzero(labelled):
-            self._pass_over_like(int(row))
-
-    def _pass_over_like(self, row: int) -> None:
-        self.free[row] = False
-        self.free &= self.vectors @ self.vectors[row] < _SAME
-
-    def allow_again(self, labelled: np.ndarray, chosen: list[int]) -> None:
-        """Near-duplicates as well, but for what is labelled or chosen."""
-        self.free = ~labelled
-        self.free[chosen] = False
-
-    def one_of_each(self, clusters: Iterable[Sequence[int]], n: int) -> list[int]:
-        """One row of each cluster in turn, the first that may be; a patient again only when all had their turn."""
-        chosen: list[int] = []
-        waiting = [list(rows) for rows in clusters]
-        met: set[int] = set()
-        while len(chosen) < n and any(waiting):
-            before = len(chosen)
-            for rows in waiting:
-                row = next((row for row in rows if self.free[row] and self.owners[row] not in met), None)
-                if row is None or len(chosen) == n:
-                    continue
-                chosen.append(int(row))
-                met.add(int(self.owners[row]))
-                self._pass_over_like(row)
-            if len(chosen) == before:
-                waiting = [[row for row in rows if self.free[row]] for rows in waiting]
-                if not met:
-                    break
-                met.clear()
-        return chosen
+def _herded(
+    vectors: np.ndarray, labelled: np.ndarray, weights: np.ndarray, owners: np.ndarray, n: int, seed: int
+) -> list[int]:
+    """Rows each of which brings most weight nearest to what is labelled or chosen; see `choose_next`."""
+    rng = np.random.default_rng(seed)
+    seen, times = _part(np.arange(len(vectors)), weights, _MOST, rng)
+    open_, _ = _part(np.flatnonzero(~labelled), weights, max(_MOST, 2 * n), rng)
+    near = _nearness(vectors[seen] @ vectors[open_].T)
+    weight = (weights[seen] * times).astype(np.float32)
+    covered, free = np.zeros(len(seen), np.float32), np.ones(len(open_), bool)
+    for part in np.array_split(vectors[labelled], 1 + labelled.sum() // 1000):
+        if len(part):
+            covered = np.maximum(covered, _nearness(vectors[seen] @ part.T).max(axis=1))
+            free &= (vectors[open_] @ part.T).max(axis=1) < _SAME
+    gains = np.maximum(near - covered[:, None], 0).T @ weight  # of each at most: they fall as more is covered
+    chosen: list[int] = []
+    left, met = np.ones(len(open_), bool), np.zeros(owners.max() + 1, bool)
+    while len(chosen) < min(n, len(open_)):
+        allowed = free & left & ~met[owners[open_]]
+        if not allowed.any():  # all patients had their turn, or near-duplicates alone are left
+            free, met[:] = (free if (free & left).any() else left.copy()), False
+            continue
+        while True:
+            best = int(np.where(allowed, gains, -1).argmax())
+            now = float(np.maximum(near[:, best] - covered, 0) @ weight)
+            if now >= gains[best] * (1 - 1e-5):  # no other can be above it
+                break
+            gains[best] = now
+        chosen.append(int(open_[best]))
+        left[best] = False
+        met[owners[open_[best]]] = True
+        covered = np.maximum(covered, near[:, best])
+        free &= vectors[open_] @ vectors[open_[best]] < _SAME
+    return chosen
 
 
-def _typical(vectors: np.ndarray, labelled: np.ndarray, n: int, seed: int) -> Iterator[list[int]]:
-    """Clusters with few labels first, then large ones; each with its most typical images first."""
-    wanted = min(int(labelled.sum()) + n, _MOST_CLUSTERS, len(vectors))
-    cluster = _clusters(vectors, wanted, seed)
-    held = np.bincount(cluster, labelled, wanted)
-    sizes = np.bincount(cluster[~labelled], minlength=wanted)
-    for one in np.lexsort((-sizes, held)):
-        rows = np.flatnonzero(cluster == one)
-        ranked = rows[np.argsort(-_likeness(vectors[rows]), kind="stable")]
-        yield [int(row) for row in ranked if not labelled[row]]
+def _part(rows: np.ndarray, weights: np.ndarray, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Of more than `most` rows the weightiest, and as many of the others at random; and how many each stands for."""
+    if len(rows) <= most:
+        return rows, np.ones(len(rows))
+    drawn = rng.permutation(rows)
+    drawn = drawn[np.argsort(-weights[drawn], kind="stable")]
+    first, rest = drawn[: most // 2], drawn[most // 2 :]
+    others = rng.choice(rest, most - most // 2, replace=False)
+    return np.concatenate([first, others]), np.repeat([1.0, len(rest) / len(others)], [len(first), len(others)])
 
 
-def _likeness(vectors: np.ndarray) -> np.ndarray:
-    """(n,) mean cosine of each with its nearest others; in blocks, as one cluster may hold all images."""
-    n = len(vectors)
-    k, step = min(_NEIGHBOURS + 1, n), max(1, _BLOCK // n)
-    if k < 2:
-        return np.zeros(n)
-    blocks = (vectors[start : start + step] @ vectors.T for start in range(0, n, step))
-    nearest = (np.sort(np.partition(block, n - k, axis=1)[:, n - k :], axis=1)[:, ::-1] for block in blocks)
-    return np.concatenate([near[:, 1:].mean(axis=1) for near in nearest])
-
-
-def _unsure(vectors: np.ndarray, labelled: np.ndarray, margins: np.ndarray, n: int, seed: int) -> Iterator[list[int]]:
-    """Clusters of the unsure images, each with the least sure first."""
-    open_ = np.flatnonzero(~labelled)
-    ranked = open_[np.argsort(margins[open_], kind="stable")]
-    near, rest = ranked[: n * _UNSURE_POOL], ranked[n * _UNSURE_POOL :]
-    cluster = _clusters(vectors[near], min(n, len(near)), seed, weights=1.001 - margins[near])
-    for one in dict.fromkeys(cluster.tolist()):  # in the order of their least sure image
-        yield near[cluster == one].tolist()
-    yield rest.tolist()
-
-
-def _clusters(vectors: np.ndarray, k: int, seed: int, weights: np.ndarray | None = None) -> np.ndarray:
-    import warnings
-
-    from sklearn.cluster import KMeans, MiniBatchKMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    kind = KMeans if len(vectors) <= 10_000 else MiniBatchKMeans
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct images than clusters
-        return np.asarray(kind(k, n_init=1, random_state=seed).fit(vectors, sample_weight=weights).labels_)
+def _nearness(cosines: np.ndarray) -> np.ndarray:
+    """In [0, 1], of cosines: a Gaussian of the distance of unit vectors."""
+    return np.asarray(np.exp((cosines.astype(np.float32) - 1) * (2 / _WIDTH**2)))
 
 
 class Probe:

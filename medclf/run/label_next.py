@@ -121,7 +121,7 @@ def label_next(
         second: a second reader's sheet: agreement is counted, and images on which the two differ come first.
         vocab: the classes; those of the model, else of the labels, where None.
         self_training: count the surest images as labelled, too, where that improves out-of-fold predictions.
-        seed: of clusters and folds.
+        seed: of folds, and of the parts of a large pool.
         arch, weights, window: of the encoder where there is no model; see `embed_table`.
         frame: which frame of a file of several; the model's own where there is one, but for "all".
         progress: show progress bars when it lasts.
@@ -318,7 +318,7 @@ class FittedPool:
         y: (n,) classes or (n, n_classes) 0 and 1; -1 where unknown.
         owners: (n,) patient of each image, or None.
         n_classes, multi_label: of the vocab.
-        seed: of clusters and folds.
+        seed: of folds, and of the parts of a large pool.
     """
 
     def __init__(
@@ -372,22 +372,12 @@ class FittedPool:
         return Probe(self.features, STRENGTH, self.n_classes, self.widths)
 
     def choose(self, blocked: np.ndarray, probs: np.ndarray | None, n: int) -> pd.DataFrame:
-        """See `choose_next`; while a class has no label, half of the images stand for clusters without one.
-
-        `probs` count where an image may have several labels, or where there are too few for a probe.
-        """
+        """See `choose_next`; `probs` count where an image may have several labels, or too few have one for a probe."""
         if self.enough and not self.multi_label:
             rows = np.flatnonzero(self.taught >= 0)
             probs = self._probe.probs(rows, self.taught[rows], np.arange(len(self.taught)))
         given: Any = {"patients": self.owners, "multi_label": self.multi_label, "seed": self.seed}
-        if probs is None or self.multi_label or len(np.unique(self.y[self.rows])) == self.n_classes:
-            return choose_next(self.like if probs is None else self.weighed, blocked, n, probs=probs, **given)
-        first = choose_next(self.like, blocked, n - n // 2, **given)
-        blocked = blocked.copy()
-        blocked[first["row"]] = True
-        if blocked.all() or n < 2:
-            return first
-        return pd.concat([first, choose_next(self.weighed, blocked, n // 2, probs=probs, **given)], ignore_index=True)
+        return choose_next(self.like if probs is None else self.weighed, blocked, n, probs=probs, **given)
 
     def forecast(self, more: int) -> Forecast | None:
         """What so many more labels are expected to bring; None of several labels, or where there are too few."""

@@ -112,18 +112,31 @@ def test_self_training_is_kept_where_it_helps_and_only_there():
     assert (filled == known).all() and "not used" in said
 
 
-def test_a_large_cluster_is_compared_in_blocks(monkeypatch):
-    vectors = np.random.default_rng(0).normal(size=(70, 5))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    nearest = np.sort(vectors @ vectors.T, axis=1)[:, ::-1][:, 1:21].mean(1)
-    held, partition = [], np.partition
+def test_the_choice_is_the_greedy_one():
+    """Against the same written out: each time all gains anew."""
+    rng = np.random.default_rng(0)
+    features, labelled = rng.normal(size=(60, 6)), np.arange(60) < 4
+    probs = rng.dirichlet([1, 1, 1], 60)
+    found = choose_next(features, labelled, 8, probs=probs)["row"].tolist()
+    vectors = labelling.directions(features)
+    near = np.exp(-((vectors[:, None] - vectors[None]) ** 2).sum(2) / labelling._WIDTH**2)
+    weights = (1.001 - margin_of(probs)) ** 3
+    covered, chosen = near[:, labelled].max(1), []
+    for _ in range(8):
+        gains = weights @ np.maximum(near - covered[:, None], 0)
+        gains[[*np.flatnonzero(labelled), *chosen]] = -1
+        chosen.append(int(gains.argmax()))
+        covered = np.maximum(covered, near[:, chosen[-1]])
+    assert found == chosen
 
-    def counted(block, *rest, **more):
-        held.append(block.size)
-        return partition(block, *rest, **more)
 
-    monkeypatch.setattr("medclf.auditing.labelling._BLOCK", 700)
-    monkeypatch.setattr(np, "partition", counted)
-    assert labelling._likeness(vectors) == pytest.approx(nearest)
-    assert held == [700] * 7
-    assert labelling._likeness(vectors[:1]).tolist() == [0.0]
+def test_of_many_images_parts_are_looked_at(monkeypatch):
+    monkeypatch.setattr(labelling, "_MOST", 40)
+    features, y = blobs(5, 60)
+    assert sorted(y[choose_next(features, np.zeros(len(y), bool), 5)["row"]]) == [0, 1, 2, 3, 4]
+    probs = np.tile([0.98, 0.02], (len(y), 1))
+    probs[[7, 130]] = [0.55, 0.45]
+    found = choose_next(features, np.arange(len(y)) == 250, 2, probs=probs)
+    assert set(found["row"]) == {7, 130}
+    rows = choose_next(features, np.zeros(len(y), bool), 100)["row"]
+    assert len(set(rows)) == 100
