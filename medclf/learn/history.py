@@ -78,7 +78,10 @@ class Trained:
     def has_learned(self, table: pd.DataFrame) -> pd.Series:
         """Which validation and test images of a table the network has learned from, under an earlier split."""
         held = table["partition"].isin(["valid", "test"])
-        return held & (table["sha256"].isin(self._learned_from) if "sha256" in table else False)
+        if "sha256" not in table:
+            return held & False
+        copies = {*table.loc[table["partition"] == "train", "sha256"]}  # a copy across this split is a near-duplicate
+        return held & table["sha256"].isin(self._learned_from - copies)
 
     def _warn_of_learned(self) -> None:
         table = getattr(self.dls, "table", None)
