@@ -180,6 +180,19 @@ def test_doubtful_labels_are_gone_through_by_keyboard(opened: Any, made_up: Any)
     assert table.loc[second["path"], ["mark", "new_label"]].tolist() == ["", ""] and len(table) == 2
 
 
+def test_after_a_reload_the_review_goes_on_where_it_was(opened: Any) -> None:
+    page = opened(viewport=LAPTOP).page
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.click("[data-tab=labels]")
+    page.click("#review")
+    page.keyboard.press("k")
+    second = page.inner_text("#dialog-title")
+    page.reload()
+    assert page.inner_text("#dialog-title") == second and page.inner_text("#place").startswith("2 of ")
+    page.keyboard.press("Enter")
+    assert page.inner_text("#place").startswith("3 of ")
+
+
 def test_a_note_is_no_answer_and_leaves_the_one_that_was_given(opened: Any) -> None:
     shown = opened(viewport=LAPTOP)
     page = shown.page

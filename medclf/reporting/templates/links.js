@@ -108,7 +108,9 @@ function follow(text) {
   showTab(tabs.some((one) => one.id === get('tab')) ? get('tab') : 'overview');
   draw();
   const row = DATA.hidden ? Number(get('image')) - 1 : DATA.names.indexOf(get('image'));
-  if (get('image') && row >= 0 && row < DATA.n) openDialog(row, current.list.includes(row) ? current.list : [row]);
+  if (!get('image') || !(row >= 0 && row < DATA.n)) return;
+  const queue = tab === 'labels' && suspects.has(row); // the review goes on where it was
+  openDialog(row, queue ? DATA.suspects : current.list.includes(row) ? current.list : [row], { queue });
 }
 
 /** Copy a text, and let the button say so. */
