@@ -132,6 +132,17 @@ def test_keys_answer_undo_and_lose_nothing_between_groups(browser):
     page.close()
 
 
+def test_unsure_is_an_answer_that_enter_leaves(browser):
+    pytest.importorskip("anywidget")
+    page, answers = shown(browser, made())
+    page.keyboard.press("u")
+    assert page.get_by_role("status").inner_text() == "1 of 3 read"
+    page.keyboard.press("Enter")
+    assert answers()["a.png"] == {"labels": [], "mark": "unsure", "note": ""} and "b.png" not in answers()
+    assert page.locator(".about").inner_text().startswith("2 of 3")
+    page.close()
+
+
 def test_of_several_labels_none_takes_the_others_back(browser):
     pytest.importorskip("anywidget")
     page, answers = shown(browser, made(multi_label=True))

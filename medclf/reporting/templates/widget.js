@@ -9,7 +9,7 @@ function render({ model, el }) {
   const items = model.get('items'), vocab = model.get('vocab'), several = model.get('several'), NONE = model.get('none');
   const answers = () => model.get('answers');
   const answer = (item) => answers()[item.path] ?? { labels: [], mark: '', note: '' };
-  const isRead = (item) => answer(item).labels.length > 0 || answer(item).mark === 'poor image';
+  const isRead = (item) => answer(item).labels.length > 0 || answer(item).mark !== ''; // unsure is an answer, too, as in the sheet
   let shown = [], place = 0, undone = [];
 
   const group = make('select'), progress = make('span', { role: 'status' }), about = make('p', { className: 'about' });
