@@ -410,3 +410,27 @@ def test_fields_beside_the_image_are_filled_in(page: Any, quick_decoder: type, p
         playwright.expect(page.get_by_text("2 of 2 answered.")).to_be_visible(timeout=60_000)
         assert page.locator(".answer").nth(0).locator(".flags").inner_text() == "unsure"  # at an unknown age
         assert page.locator(".answer").nth(1).locator(".percent").first.inner_text() == "80.0 %"
+
+
+def test_answers_stand_in_the_files_order_whichever_came_first(
+    page: Any, url: str, picture: Callable[..., bytes]
+) -> None:
+    bodies = [picture(20), picture(90), picture(250)]
+    routes: dict[bytes, Any] = {}
+
+    def answer(route: Any) -> None:
+        routes[route.request.post_data_buffer] = route
+        if len(routes) == 3:
+            more = {"flags": [], "model": {"name": "m", "hash": "0"}, "preview": "data:image/png;base64,"}
+            for body in reversed(bodies):
+                routes[body].fulfill(json={"label": "dark", "probs": {"dark": 0.9, "light": 0.1}} | more)
+
+    page.route("**/v1/predict*", answer)
+    page.goto(url)
+    for place, body in enumerate(bodies):
+        _drop(page, f"{place}.png", body)
+    playwright.expect(page.get_by_text("3 of 3 answered.")).to_be_visible(timeout=60_000)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Download answers (CSV)").click()
+    rows = Path(saved.value.path()).read_text().splitlines()[1:]
+    assert [row.split(",")[0].strip('"') for row in rows] == ["0.png", "1.png", "2.png"]

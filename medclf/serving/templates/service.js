@@ -101,6 +101,7 @@ function show(item, answer) {
   part(".enlarge").hidden = false;
   part(".enlarge").addEventListener("click", () => enlarge(item, answer));
   results.push({ item, answer });
+  results.sort((a, b) => a.item.place - b.item.place); // several are asked at a time, and any may come first
   if (answer.saliency) part(".heat").src = answer.saliency;
   if (answer.note) part(".note").textContent = `${capital(answer.note)}.`;
   if (answer.saliency_problem) part(".no-heat").textContent = `Where the model looked is not shown: ${answer.saliency_problem}.`;
@@ -299,7 +300,7 @@ function take(files) {
   for (const file of files) {
     const item = find("answer").content.cloneNode(true).firstElementChild;
     item.querySelector(".file").textContent = file.name;
-    item.file = file;
+    [item.file, item.place] = [file, asked];
     item.querySelector("h3").textContent = "…";
     find("answers").append(item);
     waiting.push({ file, item, fields: fieldValues() }); // as they stand now, whatever is typed while it waits
