@@ -156,6 +156,9 @@ def thresholds(results: Mapping[str, Any]) -> dict[str, float]:
     Example:
         >>> thresholds({"decision": {"rule": "balanced", "ways": {"balanced": {"thresholds": {"polyp": 0.2}}}}})
         {'polyp': 0.2}
+        >>> balanced = {"rule": "balanced", "ways": {"balanced": {"weights": {"normal": 1.25, "polyp": 5.0}}}}
+        >>> thresholds({"vocab": ["normal", "polyp"], "decision": balanced})
+        {'normal': 0.8, 'polyp': 0.19999999999999996}
         >>> thresholds({"operating_point": {"label": "polyp", "threshold": 0.3}})
         {'polyp': 0.3}
         >>> thresholds({"operating_point": {"polyp": {"threshold": 0.3, "decides": False}}})
@@ -164,7 +167,12 @@ def thresholds(results: Mapping[str, Any]) -> dict[str, float]:
     decision = results.get("decision") or {}
     ways = decision.get("ways") or {}
     if decision.get("rule") in ways:
-        used = ways[decision["rule"]].get("thresholds") or {}
+        weights = ways[decision["rule"]].get("weights") or {}
+        used = dict(ways[decision["rule"]].get("thresholds") or {})
+        if (
+            len(weights) == len(results.get("vocab") or ()) == 2
+        ):  # of more labels no threshold of one says what is predicted
+            used = {label: 1 - weight / sum(weights.values()) for label, weight in weights.items()}
         return {str(label): float(value) for label, value in used.items()}
     point = results.get("operating_point")
     if not isinstance(point, Mapping):
