@@ -15,7 +15,7 @@ import pandas as pd
 from medclf.auditing.audit import Audit
 from medclf.auditing.decisions import column_of, decision_scores, decision_section
 from medclf.auditing.fusion import fused
-from medclf.dataset.groups import trained_before, unit_of
+from medclf.dataset.groups import trained_on, unit_of
 from medclf.dataset.labels import objects
 from medclf.metrics.abstention import abstain_curve, evaluate_abstain
 from medclf.metrics.calibration import Temperature
@@ -350,13 +350,13 @@ def seen_in_training(part: Predictions, table: pd.DataFrame, audit: Audit | None
         audit: of that table.
 
     Returns:
-        (n,) whether each image has a near-duplicate among the training images or was trained on before, and (n,)
-        whether its patient has images there.
+        (n,) whether each image has a near-duplicate among the training images, is one or was trained on before, and
+        (n,) whether its patient has images there.
     """
     paths = part.table["path"]
     twin = np.zeros(len(part), bool)
     if audit is not None:
         twin = audit.twin_in_train(table["partition"]).reindex(paths).fillna(False).to_numpy(bool)
-    twin = twin | paths.isin(trained_before(table)).to_numpy()
+    twin = twin | paths.isin(trained_on(table)).to_numpy()
     train = set(table.loc[(table["partition"] == "train") & table["patient"].notna(), "patient"])
     return twin, np.array([patient in train for patient in objects(part.table, "patient")], bool)

@@ -84,6 +84,11 @@ def trained_before(table: pd.DataFrame) -> set[str]:
     return set(table.loc[table[TRAINED_BEFORE].astype(bool), "path"]) if TRAINED_BEFORE in table else set()
 
 
+def trained_on(table: pd.DataFrame) -> set[str]:
+    """The paths of the training images, and of those that the network was trained on before."""
+    return trained_before(table) | set(table.loc[table["partition"] == "train", "path"])
+
+
 def groups_of(table: pd.DataFrame) -> np.ndarray | None:
     """Which images belong together: they share a patient or a group of near-duplicates, directly or through others.
 

@@ -23,7 +23,7 @@ from medclf.auditing.decisions import DecisionPolicy
 from medclf.auditing.label_errors import CheckedLabels, check_labels
 from medclf.auditing.short_audit import short_audit
 from medclf.config import UnitChoice
-from medclf.dataset.groups import trained_before
+from medclf.dataset.groups import trained_on
 from medclf.dataset.labels import objects
 from medclf.dataset.matching import left_out, match_labels
 from medclf.dataset.splits import no_partition, unplaced
@@ -114,7 +114,9 @@ class Assessment:
         if self.table is not None and partition != "train":
             seen = seen_in_training(found if units is None else units.images, self.table, self.audit)
             seen = seen if units is None else (units.any_of(seen[0]), units.any_of(seen[1]))
-            results["leak_free"] = leak_free(found, *seen, results)
+            leaking = leak_free(found, *seen, results)
+            images = found if units is None else units.images
+            results["leak_free"] = leaking and _naming_training_images({**leaking}, images, self.table)
         return found, {key: value for key, value in results.items() if value is not None}
 
 
@@ -336,10 +338,15 @@ def _leak_free(
     found = leak_free(part, *seen, results)
     if found is None:
         return {}
-    if n := len(trained_before(table) & set(images.table["path"])):
+    return {"leak_free": _naming_training_images({**found}, images, table)}
+
+
+def _naming_training_images(found: Sections, images: Predictions, table: pd.DataFrame) -> Sections:
+    """The section, which says how many of the images that leak are images that the network was trained on."""
+    if n := len(trained_on(table) & set(images.table["path"])):
         told = "1 image" if n == 1 else f"{n} images"
-        found["sentence"] += f" Among them: {told} that the network was trained on earlier."
-    return {"leak_free": found}
+        found["sentence"] += f" Among them: {told} that the network was trained on."
+    return found
 
 
 def _test_results(

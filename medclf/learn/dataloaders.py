@@ -30,6 +30,7 @@ from medclf.learn.partitions import LabelOf, PartitionSplitter, partitioned, ref
 from medclf.learn.presets import tfms_for
 from medclf.learn.sources import (
     Named,
+    check_same_labels,
     check_vocab,
     labels_by,
     loader_arguments,
@@ -296,7 +297,7 @@ class MedDataLoaders(Shown, DataLoaders):
             columns = {"path_col": fn_col, "label_col": label_col}
             columns |= {} if valid_col is None else {"partition_col": valid_col}
         dls = cls._scanned(df, kwargs | given | columns, root=where)
-        dls.path_col, dls.suff = columns["path_col"], suff
+        dls.path_col, dls.label_col, dls.suff = columns["path_col"], columns["label_col"], suff
         return dls
 
     @classmethod
@@ -444,11 +445,20 @@ class MedDataLoaders(Shown, DataLoaders):
     def test_dl(
         self, test_items: Any, rm_type_tfms: int | None = None, with_labels: bool = False, **kwargs: Any
     ) -> Any:
-        """fastai's; a DataFrame's files are those of the column that the loaders were made of, else of its first."""
+        """fastai's; a DataFrame's files are those of the column that the loaders were made of, else of its first.
+
+        Labels are those of the loaders' own table.
+
+        Raises:
+            DataError: a DataFrame says other labels.
+        """
         if isinstance(test_items, pd.DataFrame):
             known = getattr(self, "path_col", "path")
             names = test_items[known if known in test_items else test_items.columns[0]]
+            sheet = test_items
             test_items = [Path(self.path) / f"{name}{getattr(self, 'suff', '')}" for name in names]
+            if with_labels and getattr(self, "table", None) is not None:
+                check_same_labels(sheet, test_items, self)
         return super().test_dl(test_items, rm_type_tfms, with_labels, **kwargs)
 
     def _shown(self) -> tuple[str, dict[str, Any], pd.DataFrame | None]:

@@ -186,3 +186,21 @@ def check_vocab(vocab: Sequence[str] | None, found: Sequence[str]) -> None:
     """
     if vocab is not None and {str(label) for label in vocab} != set(found):
         raise DataError(f"vocab={list(vocab)}, but the images have the labels {list(found)}", "leave vocab out")
+
+
+def check_same_labels(sheet: pd.DataFrame, files: Sequence[Path], dls: Any) -> None:
+    """See that a DataFrame's labels are those that the loaders know its files by, which alone are used.
+
+    Raises:
+        DataError: some are others.
+    """
+    column = getattr(dls, "label_col", "label")
+    if not isinstance(column, (str, int)) or column not in sheet:
+        return
+    known = {Path(dls.path) / path: label for path, label in zip(dls.table["path"], dls.table["label"], strict=True)}
+    pairs = [(file, known.get(file), cell) for file, cell in zip(files, sheet[column], strict=True)]
+    other = [(file, label, cell) for file, label, cell in pairs if isinstance(label, str) and text_of(cell) != label]
+    if other:
+        file, label, cell = other[0]
+        text = f"{len(other)} of {len(files)} labels are not those of the loaders' table: {file} is {label!r} there"
+        raise DataError(f"{text}, not {cell!r}", "test on other labels with evaluate, or make loaders of them")

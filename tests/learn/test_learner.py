@@ -288,6 +288,17 @@ def test_a_fit_without_validation_images_or_recorder_is_as_fastai_s(small, folde
             save_bundle(lacking, tmp_path / "a.bundle")
 
 
+def test_other_images_that_are_training_images_leak_and_other_labels_of_them_are_refused(small):
+    """A report of training images, given as a test, said nothing; labels of a DataFrame were passed over."""
+    rows = small.dls.table[small.dls.table["partition"] == "train"].head(6)[["path", "label"]].reset_index(drop=True)
+    interp = MedInterpretation.from_learner(small, dl=small.dls.test_dl(rows, with_labels=True))
+    results = small.assessed().of_others(small, interp.predictions, "test")[1]
+    assert results["leak_free"]["n_leaking"] == 6
+    assert "6 images that the network was trained on" in results["leak_free"]["sentence"]
+    with pytest.raises(DataError, match="labels are not those of the loaders' table"):
+        small.dls.test_dl(rows.assign(label="red"), with_labels=True)
+
+
 def test_what_is_known_of_a_training_is_of_its_own_weights(small):
     """Weights put in by hand had the epochs and the tuning of those before told of them, in results.json too."""
     untrained = {name: value.clone() for name, value in small.model.state_dict().items()}

@@ -506,7 +506,7 @@ def test_what_an_earlier_run_was_trained_on_is_no_measure_of_one_that_goes_on_fr
     shown = Predictions(["p", "q"], False, np.zeros(6, int), np.full((6, 2), 0.5), np.zeros(6), valid[["path"]])
     assert seen_in_training(shown, valid, None)[0].tolist() == [True] * 3 + [False] * 3
     leak = _leak_free(shown.subset(np.arange(6) < 4), valid, None, {"partition": "valid"})["leak_free"]["sentence"]
-    assert "3 of the 4 validation images" in leak and "3 images that the run was trained on" in leak
+    assert "3 of the 4 validation images" in leak and "3 images that the network was trained on" in leak
     learn = SimpleNamespace(dls=SimpleNamespace(vocab=["p", "q"], train_ds=None), seed=3)
     assert (trials._parts(known, learn) < 0).tolist() == [True] * 3 + [False] * 3
     with pytest.raises(SplitError, match="trained on before"):
