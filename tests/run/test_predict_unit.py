@@ -33,9 +33,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Predictor:
         return np.stack([np.zeros(len(means)), means / 64 - 2], axis=1), means[:, None]
 
     found = Predictor(content, "drawn", forward)
-    monkeypatch.setattr(module, "bundle_in", lambda path: path)
-    monkeypatch.setattr("medclf.inference.runtimes.bundle_in", lambda path: path)
-    monkeypatch.setattr(module, "load_model", lambda *_, **__: found)
+    monkeypatch.setattr(module, "opened", lambda *_, **__: found)
     return found
 
 

@@ -434,3 +434,11 @@ def test_answers_stand_in_the_files_order_whichever_came_first(
         page.get_by_role("button", name="Download answers (CSV)").click()
     rows = Path(saved.value.path()).read_text().splitlines()[1:]
     assert [row.split(",")[0].strip('"') for row in rows] == ["0.png", "1.png", "2.png"]
+
+
+def test_the_confidence_is_that_of_the_label_which_a_threshold_chose(
+    page: Any, url: str, picture: Callable[..., bytes]
+) -> None:
+    told = [{"label": "dark", "probs": {"dark": p, "light": 1 - p}} for p in (0.1, 0.9)]
+    _answers(page, url, {picture(20): told[0], picture(250): told[1]})
+    assert _cells(page) == [["dark", "10.0 %"], ["dark", "90.0 %"]]

@@ -50,11 +50,12 @@ export const said = ({ label, boxes }) => [label].flat().join(", ") || (boxes ? 
 // Whether an image may have several labels; a detector lists its findings, too.
 export const several = ({ label, boxes }) => Array.isArray(label) && !boxes;
 
-// How sure an answer is; of several labels, the least certain one counts. A detector without a finding says nothing.
+// The probability of the label; of several, the least certain one counts. A detector without a finding says nothing.
 export function certainty(answer) {
   const probs = Object.entries(answer.probs);
   if (several(answer)) return Math.min(...probs.map(([label, p]) => (answer.label.includes(label) ? p : 1 - p)));
-  return answer.boxes && !answer.boxes.length ? 0 : Math.max(...probs.map(([, p]) => p));
+  if (answer.boxes) return answer.boxes.length ? Math.max(...probs.map(([, p]) => p)) : 0;
+  return answer.probs[answer.label]; // a threshold may have chosen another than the likeliest
 }
 
 export const certain = (answer) => (answer.boxes && !answer.boxes.length ? "–" : percent(certainty(answer)));
