@@ -9,6 +9,7 @@ from typing import Any
 
 from medclf.errors import OutputError, by_road
 from medclf.files import write_text
+from medclf.metrics.prevalence import shift_in
 from medclf.reporting.tables import Block
 from medclf.results.record import RECORD
 from medclf.results.run_folder import PAGE
@@ -46,13 +47,15 @@ class Section:
 
 
 def about_of(results: Mapping[str, Any], data_set: str, day: str) -> dict[str, str]:
-    """What the head of a page says: data set, model, date and version, as far as they are known."""
+    """What the head of a page says, as far as it is known: data set, model, date, version, another prevalence."""
     model, version = (results.get("settings") or {}).get("arch"), (results.get("versions") or {}).get("medclf")
+    shift = shift_in((results.get("calibration") or {}).get("prevalence"))
     return {
         "Data set": data_set,
         "Model": str(model or ""),
         "Date": day,
         "Version": f"medclf {version}" if version else "",
+        "Probabilities": f"for a prevalence of {shift}" if shift else "",
     }
 
 

@@ -183,3 +183,5 @@ def test_a_prevalence_reaches_whatever_says_a_probability_and_nothing_that_is_me
     part = (rows.table["partition"] == "train").to_numpy()
     assert not part.any() and found.out_of_fold.shift == shift
     assert found.out_of_fold.measured.probs == pytest.approx(usual.out_of_fold.probs, abs=1e-6)
+    text = report(quietly(probed, MedInterpretation.from_learner), tmp_path / "p.html", progress=False).read_text()
+    assert "for a prevalence of 2 % of dyed" in text.partition("<main")[0]
