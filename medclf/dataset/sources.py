@@ -94,12 +94,15 @@ def _check_no_labels(labels: Any) -> None:
         )
 
 
+_SHEETS = (".xlsx", ".xls", ".ods", ".parquet")  # which `read_csv` says how to save
+
+
 def _from_path(path: Path, labels: Any, asked: Asked) -> Rows:
     if not path.exists():
         raise DataError(*missing(path))
     if path.is_dir():
         return _from_folder(path, labels, asked)
-    if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt", *_SHEETS):
         raise DataError(f"{path} is neither a folder nor a CSV file", "give the folder that holds the images")
     _check_no_labels(labels)
     sheet = Sheet(read_csv(path), path.name, asked.columns, is_text=True)

@@ -210,6 +210,11 @@ def test_nothing_usable(tmp_path):
     with pytest.raises(DataError, match="neither a folder nor a CSV"):
         (tmp_path / "a.png").write_text("x")
         scan(tmp_path / "a.png")
+    sheet = tmp_path / "labels.xlsx"
+    sheet.write_bytes(b"PK\x03\x04 and so on")
+    with pytest.raises(DataError, match="is a spreadsheet or a binary table") as told:
+        scan(sheet)
+    assert "save it as CSV" in str(told.value)
 
 
 # ---- CSV and DataFrame
