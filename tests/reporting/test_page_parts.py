@@ -295,3 +295,14 @@ def test_axe_finds_nothing_serious_in_any_part(opened: Any, axe: str, viewport: 
         page.click(f"[data-tab={name}]")
         found = page.evaluate("axe.run()")["violations"]
         assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == [], name
+
+
+def test_a_doubtful_label_is_shown_whatever_class_is_looked_at(visit: Any, many_labels: Any, tmp_path: Path) -> None:
+    """With several labels, too, where the page looks at one after the other."""
+    rows = many_labels.rows.copy()
+    rows.loc[0, ["label", "prob_edema", "prob_mass", "prob_nodule"]] = ["edema|mass", 0.001, 0.99, 0.01]
+    page = visit(render(many_labels.facts, rows, tmp_path / "report.html")).page
+    page.select_option("#view", label="nodule")
+    page.click("[data-tab=labels]")
+    card = page.locator("#queue li", has_text="0000.png").inner_text()
+    assert "Label: edema, mass" in card and "Suggested: mass" in card

@@ -155,11 +155,11 @@ function verdict(row) {
     ? `✕ ${names[seen.actual[row]]} → ${names[seen.pred[row]]}` : `✓ ${names[seen.actual[row]]}`);
 }
 
-function makeCard(row, open = () => openDialog(row, current.list)) {
+function makeCard(row, open = () => openDialog(row, current.list), said = verdict(row)) {
   const { mark, new_label: newLabel, kept } = markOf(row), told = newLabel ? `${mark}: ${newLabel}` : mark || (kept ? 'label kept' : '');
   return el('li', {}, el('button', { type: 'button', class: 'card', 'data-row': row, onclick: open },
     picture(row, pictures(row)[0], 'thumb'),
-    el('span', { class: 'name', title: nameOf(row) }, fileOf(row)), verdict(row), ...bars(row),
+    el('span', { class: 'name', title: nameOf(row) }, fileOf(row)), said, ...bars(row),
     told ? el('span', { class: 'mark' }, told) : null));
 }
 

@@ -295,7 +295,8 @@ function queueKey(event) {
 function drawQueue() {
   const rows = DATA.suspects, done = rows.filter(isDone).length;
   $('queue').replaceChildren(...rows.slice(0, QUEUE).map((row) => {
-    const card = makeCard(row, () => openDialog(row, rows, { queue: true }));
+    const given = el('span', { class: 'verdict' }, `Label: ${labelText(DATA.actual[row])}`); // whatever class is looked at
+    const card = makeCard(row, () => openDialog(row, rows, { queue: true }), given);
     card.firstChild.classList.toggle('done', isDone(row));
     card.firstChild.append(el('span', { class: 'reason' }, `Suggested: ${labelText(DATA.suggested[row])}`));
     return card;
