@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -61,15 +62,11 @@ def _options(
     """What `medclf` takes besides a command."""
 
 
-_shown: set[str] = set()  # texts of warnings
-
-
 def main() -> None:
     """Run the command line; a user's mistake is one or two lines and exit status 2."""
     debug = "--debug" in sys.argv
     arguments = [_OLD.get(argument, argument) for argument in sys.argv[1:] if argument != "--debug"]
-    warnings.showwarning = _show_warning
-    _shown.clear()
+    warnings.showwarning = _warning_teller()
     gc.set_threshold(100_000, 50, 100)  # importing makes a million objects; going through them again and again took 1 s
     try:
         with in_shell():
@@ -135,8 +132,13 @@ def program() -> None:
         raise
 
 
-def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
-    """A line on the error stream, each text once; the libraries' own notes to programmers are left out."""
-    if category.__name__ == "MedclfWarning" and is_first() and str(message) not in _shown:
-        _shown.add(str(message))
-        typer.secho(printable(f"warning: {message}"), fg="yellow", err=True)
+def _warning_teller() -> Callable[..., None]:
+    """What shows a warning on the error stream, each text once; libraries' notes to programmers are left out."""
+    told: set[str] = set()
+
+    def tell(message: Any, category: Any, *_: Any, **__: Any) -> None:
+        if category.__name__ == "MedclfWarning" and is_first() and str(message) not in told:
+            told.add(str(message))
+            typer.secho(printable(f"warning: {message}"), fg="yellow", err=True)
+
+    return tell
