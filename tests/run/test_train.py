@@ -13,6 +13,7 @@ from medclf.errors import DataError
 from medclf.inference.bundle import load_bundle
 from medclf.run.config import TrainConfig
 from medclf.run.evaluate import evaluate
+from medclf.run.run import Run
 from medclf.run.train import train
 
 pytestmark = pytest.mark.slow
@@ -150,3 +151,16 @@ def test_what_cannot_be_trained_is_refused_and_what_stands_in_for_the_probe_is_s
     said = []
     train(TrainConfig(str(data), str(tmp_path / "RUN"), limit=12, **plain), said.append)
     assert any("no linear probe" in line and "not pretrained" in line for line in said)
+
+
+def test_a_prevalence_holds_in_the_run_and_in_what_is_evaluated_with_it(data, tmp_path):
+    given = {**SMALL, "epochs": 0, "audit": False, "split": "random"}
+    run = Run(train(data, quiet, out=tmp_path / "RUN", prevalence=0.02, **given))
+    other = Run(evaluate(run.path, data, tmp_path / "other"))
+    shift = run.predictions.shift
+    assert shift == other.predictions.shift and (shift.label, shift.prevalence) == ("dyed", 0.02)
+    for results in (run.results, other.results):
+        assert "stand for a prevalence of 2 % of dyed" in results["calibration"]["sentence"]
+    own, again = (one.predictions.to_frame().set_index("path")["prob_dyed"] for one in (run, other))
+    assert again[own.index].to_numpy() == pytest.approx(own.to_numpy(), abs=1e-4)
+    assert run.out_of_fold.shift == shift
