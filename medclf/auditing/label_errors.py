@@ -292,6 +292,8 @@ def check_labels(
     if both.multi_label and len(both):
         told = np.any([tells_labels(both.y[judges == k], probs[judges == k]) for k in np.unique(judges)], axis=0)
         section["labels_not_judged"] = [label for label, yes in zip(both.vocab, told, strict=True) if not yes]
+        if not told.any():
+            section |= {"n_judged": 0, "n_unjudged": section["n_unjudged"] + len(both)}
     columns = ["path", "label", "suggested", "margin", "near_duplicate"]
     sentence = _sentence(section, by, both)
     return CheckedLabels(pd.DataFrame(rows, columns=columns), {"sentence": sentence, **section})

@@ -114,12 +114,12 @@ def _size(results: Mapping[str, Any]) -> Check:
 
 def _labels(results: Mapping[str, Any]) -> Check:
     found = results.get("label_errors") or {}
-    if not found.get("n_judged"):
-        return Check("Labels", "warn", "The labels were not checked.", "labels")
-    n, total = found.get("n_doubtful", 0) + found.get("n_conflicts", 0), found["n_judged"]
     untold, vocab = found.get("labels_not_judged") or [], results.get("vocab") or []
     if untold and len(untold) == len(vocab):
         return Check("Labels", "warn", "The labels were not checked: the model hardly tells any of them.", "labels")
+    if not found.get("n_judged"):
+        return Check("Labels", "warn", "The labels were not checked.", "labels")
+    n, total = found.get("n_doubtful", 0) + found.get("n_conflicts", 0), found["n_judged"]
     text = (
         f"{number(n)} of {number(total)} labels are doubtful." if n else f"None of {number(total)} labels is doubtful."
     )

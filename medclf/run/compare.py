@@ -110,6 +110,7 @@ def compare(
     first, second = (run.predictions.measured for run in runs)
     a, b = _paired(first, second, *map(str, (run_a, run_b)))
     names = _names(run_a, run_b)
+    named = dict(zip(names, runs, strict=True))
     found = compare_predictions(
         a.y,
         a.probs,
@@ -128,7 +129,7 @@ def compare(
         only_a=len(first) - len(a),
         only_b=len(second) - len(b),
         metrics={name: one for name, one in found.items() if isinstance(one, Difference)},
-        sentence=found["sentence"] + _prevalences(dict(zip(names, runs, strict=True))),
+        sentence=found["sentence"] + _leaks(named) + _prevalences(named),
         n=found["n"],
         n_groups=found["n_groups"],
         unit=found["unit"],
@@ -143,6 +144,13 @@ def compare(
         shown = all(run.show_burned_in for run in runs) if show_burned_in is None else show_burned_in
         render_comparison(comparison.as_dict(), _rows(a, b), page, read=_reader(runs, shown), hide_names=hidden)
     return comparison
+
+
+def _leaks(runs: Mapping[str, Run]) -> str:
+    """What to say where images leak from a training set: a run may lead by having seen them."""
+    found = {name: run.results.get("leak_free") or {} for name, run in runs.items()}
+    counts = [f"{part['n_leaking']} of {part['n']} in {name}" for name, part in found.items() if part.get("n_leaking")]
+    return f" The differences count images that leak from training too: {', '.join(counts)}." if counts else ""
 
 
 def _prevalences(runs: Mapping[str, Run]) -> str:

@@ -80,8 +80,8 @@ def list_runs(folder: str | Path = ".") -> list[RunRow]:
         folder: that holds them; see `find_runs`.
 
     Returns:
-        The best first; runs without numbers last. The differences are paired: run minus best, on the images that both
-        predicted, with a 95 % interval.
+        The best first, by the score without leaked images where there is one; runs without numbers last. The
+        differences are paired: run minus best, on the images that both predicted, with a 95 % interval.
 
     Raises:
         DataError: there is no such folder.
@@ -121,7 +121,9 @@ def _written(metric: Any, key: str) -> str:
 
 
 def _value(row: RunRow) -> float:
-    return (row.run.results.get(score_key(row.run.results)) or {}).get("value") or 0.0
+    """The score to believe: without leaked images, where some leak and others are left."""
+    results = row.run.results
+    return ((without_leaks(results) or results).get(score_key(results)) or {}).get("value") or 0.0
 
 
 def _beside(row: RunRow, ranked: Sequence[RunRow]) -> RunRow:
@@ -164,6 +166,9 @@ def cautions(rows: Sequence[RunRow]) -> Iterator[str]:
             "The best run was chosen by these same images, so its lead is optimistic: confirm it on a test set. "
             "Intervals are of the paired difference, 95 %."
         )
+    if any(row.leak_free for row in rows):
+        text = "Runs are ranked by the score without leaked images, where there is one"
+        yield f"{text}; the differences count all images." if any(row.to_best for row in rows) else f"{text}."
     shifts = {shift_in((row.run.results.get("calibration") or {}).get("prevalence")) for row in rows if row.score}
     if len(shifts) > 1:
         told = ", ".join(sorted(str(shift or "as trained") for shift in shifts))

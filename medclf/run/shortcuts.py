@@ -11,6 +11,7 @@ import pandas as pd
 from medclf.auditing.shortcut_test import ShortcutTest, shortcut_test
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.scan import scan
+from medclf.errors import DataError, argument, by_road
 from medclf.images.phi import withheld_among
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.plain_page import check_page
@@ -54,12 +55,17 @@ def shortcuts(
         The test and the page.
 
     Raises:
-        DataError: the folder is no run, its images are gone, or none carries a label that the model knows.
+        DataError: the folder is no run, its images are gone, none carries a label that the model knows, or arguments of
+            `scan` are given without `data`.
         BundleError: the bundle is damaged.
         OutputError: the page cannot be written.
     """
     if out is not None:
         check_page(out)
+    if data is None and scan_kwargs:
+        told = " and ".join(map(argument, scan_kwargs))
+        text = f"{told}: the run's own images are tested as they were trained on, so nothing is read by this"
+        raise DataError(text, f"leave it out, or name the images with {by_road('data=', '--data')}")
     source = Run(run)
     bundle = source.bundle
     known = data is None or (source / RECORD).is_file()  # a bundle alone does not say how pages are made

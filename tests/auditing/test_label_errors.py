@@ -143,6 +143,7 @@ def test_a_judge_that_tells_nothing_or_little_says_so() -> None:
     found = check_labels(Predictions(["a", "b"], True, y, flat, np.zeros(40), table), None, table, None).section
     assert found["sentence"].startswith("No label could be judged") and "doubtful" not in found["sentence"]
     assert found["labels_not_judged"] == ["a", "b"]
+    assert (found["n_judged"], found["n_unjudged"]) == (0, 40)
     one, sure = y[:, 0], np.where(rng.random(40) < 0.6, 0.9, 0.1)
     probs = np.where(one[:, None] == np.arange(2), sure[:, None], 1 - sure[:, None])
     found = check_labels(Predictions(["a", "b"], False, one, probs, np.zeros(40), table), None, table, None).section

@@ -85,7 +85,7 @@ def test_all_is_well_only_where_all_was_measured() -> None:
             "1 of the 2 classes were not judged",
         ),
         (
-            {"vocab": ["a", "b"], "label_errors": {"n_judged": 100, "labels_not_judged": ["a", "b"]}},
+            {"vocab": ["a", "b"], "label_errors": {"n_judged": 0, "labels_not_judged": ["a", "b"]}},
             "Labels",
             "warn",
             "The labels were not checked",

@@ -43,6 +43,14 @@ def runs(tmp_path):
     return a_run(tmp_path / "old", order % 4 != 0, images), a_run(tmp_path / "new", order != 7, images)
 
 
+def test_images_that_leak_are_told_of_the_run_that_counts_them(runs):
+    assert "leak" not in compare(*runs, n_boot=20).sentence
+    facts = json.loads((runs[1] / "results.json").read_text()) | {"leak_free": {"n": 40, "n_leaking": 12}}
+    (runs[1] / "results.json").write_text(json.dumps(facts))
+    said = " The differences count images that leak from training too: 12 of 40 in new."
+    assert compare(*runs, n_boot=20).sentence.endswith(said)
+
+
 def test_the_page_says_what_compare_says(runs, tmp_path):
     page = tmp_path / "page.html"
     found = compare(*runs, page, n_boot=200)

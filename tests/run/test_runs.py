@@ -47,6 +47,20 @@ def test_the_best_comes_first_and_the_others_are_paired_with_it(tmp_path):
     assert any("optimistic" in line for line in cautions(rows))
 
 
+def test_the_score_without_leaks_ranks_where_there_is_one(tmp_path):
+    for name, n_wrong, without in (("seen", 0, 0.5), ("clean", 4, None), ("all-leaks", 8, None)):
+        make_run(tmp_path / name, n_wrong)
+        facts = json.loads((tmp_path / name / "results.json").read_text())
+        score = {"value": without, "low": 0.2, "high": 0.8, "n": 10}
+        numbers = {"all": facts["accuracy"], "without leaks": {"n": 10, "accuracy": score}} if without else {}
+        facts["leak_free"] = {"n": 40, "n_leaking": 30, "numbers": numbers} if name != "clean" else {}
+        (tmp_path / name / "results.json").write_text(json.dumps(facts))
+    rows = list_runs(tmp_path)
+    assert [row.name for row in rows] == ["clean", "all-leaks", "seen"]
+    assert rows[2].leak_free == "50 % (20 to 80 %)" and rows[2].to_best is not None
+    assert any("ranked by the score without leaked images" in line for line in cautions(rows))
+
+
 def test_what_is_no_finished_run_is_said_or_left_out(tmp_path, capsys):
     make_run(tmp_path / "A", 1)
     make_run(tmp_path / "begun", 1, finished="")

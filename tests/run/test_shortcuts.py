@@ -102,6 +102,12 @@ def test_from_the_shell_with_a_box_of_ones_own(run, tmp_path):
     assert "--box 0,0.7,0.3,1" in str(done.exception)
 
 
+def test_options_of_a_scan_need_data_to_scan(run):
+    done = CliRunner().invoke(app, ["shortcuts", str(run), "--drop", "red"])
+    assert isinstance(done.exception, DataError) and "drop" in str(done.exception) and "data" in str(done.exception)
+    assert not (run / "shortcuts.html").exists()
+
+
 def test_the_table_of_a_run_comes_back(run, tmp_path):
     opened = Run(run)
     table = opened.table
