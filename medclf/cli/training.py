@@ -59,6 +59,8 @@ def train(
         raise MedclfError("DATA (a folder of images, or a CSV) is missing", "medclf train DATA")
     if show:
         check_browser()
+    if boxes is None and (unlisted, neck) != ("negative", "pyramid"):
+        raise MedclfError("--unlisted and --neck are for --boxes", "give --boxes, or leave them out")
     if boxes is None:
         run = _train(given, resume, config)
     elif resume or config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -42,6 +42,21 @@ def choose(
         _check_names(rows)
     if limit is not None:
         _limit(rows, limit, counted)
+
+
+def merges_in(merge: Merges, present: Iterable[str]) -> dict[str, list[str]]:
+    """Merges that were asked of one table, as far as another has the labels.
+
+    Example:
+        >>> merges_in(["growth=dyed+polyp", "other=x"], ["polyp", "normal"])
+        {'growth': ['polyp']}
+    """
+    known, kept = set(present), {}
+    for new, old in _pairs(merge, known).items():
+        if there := [label for label in old if label in known]:
+            kept[new] = there
+            known.add(new)
+    return kept
 
 
 def _pairs(merge: Merges, known: set[str]) -> dict[str, list[str]]:

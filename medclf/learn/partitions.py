@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -60,13 +60,9 @@ def partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tupl
     table = table.copy()
     if split is None or split == "none":
         split = "folders" if {"train", "valid"} <= set(table["partition"].dropna()) else "random"
-    share = settings.get("valid_pct", TrainConfig.valid_pct)
-    if split == "folders" and share != TrainConfig.valid_pct:
-        text = f"{argument('valid_pct', share)} changes nothing: the folders or the table say which images validate"
-        text += f". {argument('split', 'random')} divides anew"
-        warnings.warn(MedclfWarning(text), stacklevel=3)
-        note(table, text)
-    if (text := _mixed(table, split)) and not settings.get("fold"):
+    for text in [*_unused(split, settings), _mixed(table, split)] if not settings.get("fold") else []:
+        if not text:
+            continue
         warnings.warn(MedclfWarning(text), stacklevel=3)
         note(table, text)
     if split == "all":
@@ -83,6 +79,19 @@ def partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tupl
         elsewhere = {no_partition(table), on_both_sides(table)}  # `assess` and `describe_split` count those
         note(table, *(text for text in said if text not in elsewhere))
     return table, split
+
+
+def _unused(split: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    """What is said of a share or a number of folds that the split has no use for."""
+    share, n_folds = settings.get("valid_pct", TrainConfig.valid_pct), settings.get("n_folds", TrainConfig.folds)
+    nothing = f"{argument('valid_pct', share)} changes nothing"
+    if split == "folders" and share != TrainConfig.valid_pct:
+        anew = f"{argument('split', 'random')} divides anew"
+        yield f"{nothing}: the folders or the table say which images validate. {anew}"
+    if split == "kfold" and share != TrainConfig.valid_pct:
+        yield f"{nothing}: with {argument('split', 'kfold')} {argument('n_folds', n_folds)} says it"
+    if split not in ("kfold", "all") and n_folds != TrainConfig.folds:
+        yield f"{argument('n_folds', n_folds)} changes nothing without {argument('split', 'kfold')}"
 
 
 def _mixed(table: pd.DataFrame, split: str) -> str:

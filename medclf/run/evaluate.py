@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from medclf.auditing.assess import apply_calibration, chosen_in_training, evaluate_limits
-from medclf.dataset.labels import objects
+from medclf.config import TrainConfig
+from medclf.dataset.choice import merges_in
+from medclf.dataset.labels import count_labels, objects, usable
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
 from medclf.dataset.scan import note, scan, with_problems
 from medclf.dataset.units import with_units
@@ -129,6 +131,48 @@ def as_trained(how: Preprocessing, given: Mapping[str, Any]) -> dict[str, Any]:
         text = f"{argument(name)} goes against the model, which reads files as it was trained to"
         raise DataError(text, "leave it out")
     return {"frame": frame, "window": how.window}
+
+
+def as_test(config: TrainConfig) -> dict[str, Any]:
+    """What `scan` is told of the images of `test`: they are read as the data are, as far as they are given alike.
+
+    Columns are those of a table, so a folder takes none; a merged label is merged where the test has it.
+    """
+    given = config.scan_kwargs()
+    names = ["label_delim", "label_from_parent", "follow_links", "strict"]
+    names += ["frame"] if given["frame"] == "all" else []  # else the bundle says it
+    if not Path(str(config.test)).is_dir():
+        names += ["path_col", "label_col", "patient_col", "exclusive", "uncertain", "blank"]
+        names.remove("label_from_parent")
+    asked = {name: given[name] for name in names}
+    if given["merge"]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MedclfWarning)
+            labels = count_labels(scan(config.test, check_pixels=False, progress=False, **asked)["label"])
+        asked["merge"] = merges_in(given["merge"], labels)
+    return asked
+
+
+def check_test(config: TrainConfig, table: pd.DataFrame) -> None:
+    """See before the training that the images of `test` can be measured by a model of the table's labels.
+
+    Raises:
+        DataError: they cannot be read, or none has one of the labels.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MedclfWarning)  # told when they are evaluated
+        try:
+            test = scan(config.test, check_pixels=False, progress=False, **as_test(config))
+        except DataError as error:
+            text = f"{argument('test', str(config.test))} is read as the data are: {error.message}"
+            raise DataError(text, error.remedy) from error
+    vocab = sorted(count_labels(usable(table)["label"]))
+    matched = match_labels(test, vocab, bool(table.attrs.get("multi_label")))
+    readable = (test["problem"] == "").to_numpy()
+    if not (readable & matched.known).any():
+        said = left_out(matched, readable).get("sentence", "No image can be read.")
+        text = f"{argument('test', str(config.test))}: no image has a label of the data ({', '.join(vocab)}). {said}"
+        raise DataError(text, "name the folders, or the labels in the CSV, as the data's")
 
 
 def _asked(origin: Run, name: str) -> bool:

@@ -41,7 +41,7 @@ from medclf.results.subgroups import check_columns
 from medclf.results.wording import partition_name
 from medclf.run.audit import audit_table
 from medclf.run.config import Say, TrainConfig, check_early, check_machine
-from medclf.run.evaluate import evaluate, external_facts
+from medclf.run.evaluate import as_test, check_test, evaluate, external_facts
 from medclf.run.fit import fit_network, follow, loader_options
 from medclf.run.plan import PLAN, on_frozen_features, outlined, planned, planned_on, read_plan, reported_again
 from medclf.run.resume import (
@@ -127,6 +127,8 @@ def train(
         if config.unit:
             config = replace(config, split=split_for_units(table, config.split))
             record |= {"settings": config.as_dict()}
+        if config.test:
+            check_test(config, table)
         if before:
             check_same(before, record, resume=going_on)
         run.write_record(record | ({"outline": before.get("outline")} if before and going_on else {}))
@@ -255,7 +257,7 @@ def _write(
     run.write_augmentation(assessment.augmentation)
     if config.test:
         place = run / EVALUATIONS / "test" if config.hide_names else None  # else it bears the name of the folder
-        page = evaluate(run.path, config.test, place, overwrite=True, saliency=config.saliency)
+        page = evaluate(run.path, config.test, place, overwrite=True, saliency=config.saliency, **as_test(config))
         results["external"] = external_facts(page, run.path)
         results |= with_card(results, config.card, config.as_dict())
         run.write_results(results)

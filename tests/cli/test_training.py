@@ -8,8 +8,11 @@ import pytest
 import typer
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
+from typer.testing import CliRunner
 
+from medclf.cli import app
 from medclf.cli.training import _ask_of_captures
+from medclf.errors import MedclfError
 from medclf.results.run_folder import RunFolder
 
 CAPTURE = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}
@@ -96,3 +99,9 @@ def test_training_images_count_too(made, asked):
 def test_a_run_that_hides_names_is_not_asked_for(made, asked):
     _ask_of_captures(made(CAPTURE, CAPTURE, hide_names=True))
     assert asked == []
+
+
+def test_options_of_a_detector_need_boxes(tmp_path):
+    for given in (["--unlisted", "skip"], ["--neck", "light"]):
+        done = CliRunner().invoke(app, ["train", str(tmp_path), "--out", str(tmp_path / "RUN"), *given])
+        assert isinstance(done.exception, MedclfError) and "are for --boxes" in str(done.exception)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medclf.dataset.choice import choose
+from medclf.dataset.choice import choose, merges_in
 from medclf.dataset.sources import Rows
 from medclf.errors import DataError
 
@@ -82,6 +82,12 @@ def test_a_later_merge_may_name_what_an_earlier_made():
     assert rows.label == ["y"] * 3
     names = [f"label {number}" for number in range(40)]
     choose(rows_of(names), merge="all=" + "+".join(names))
+
+
+def test_merges_of_one_table_fit_another_that_lacks_some_labels():
+    asked = ["malignant=mel+bcc", "lesion=malignant+nevus", "other=wart"]
+    assert merges_in(asked, ["bcc", "nevus", "scar"]) == {"malignant": ["bcc"], "lesion": ["malignant", "nevus"]}
+    assert merges_in(asked, ["malignant"]) == {"lesion": ["malignant"]} and merges_in((), ["mel"]) == {}
 
 
 def test_a_label_that_the_tables_cannot_hold_is_refused_before_it_is_lost():

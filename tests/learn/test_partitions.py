@@ -17,6 +17,16 @@ def test_a_share_that_the_folders_overrule_is_said():
     assert kind == "folders" and list(found["partition"]) == list(table()["partition"])
 
 
+def test_a_share_or_a_number_of_folds_that_no_split_uses_is_said():
+    for given, split in ((dict(n_folds=3), "random"), (dict(valid_pct=0.4, fold=0, n_folds=5), "kfold")):
+        with pytest.warns(MedclfWarning, match="changes nothing"):
+            found, _ = partitioned(table().assign(partition=None), split, seed=0, **given)
+        assert sum("changes nothing" in text for text in found.attrs["notes"]) == 1
+    for given, split in ((dict(n_folds=3, fold=0), "kfold"), (dict(valid_pct=0.4), "random"), (dict(n_folds=3), "all")):
+        found, _ = partitioned(table().assign(partition=None), split, seed=0, **given)
+        assert not any("changes nothing" in text for text in found.attrs.get("notes", []))
+
+
 def test_labels_that_one_side_lacks_are_kept_with_the_table():
     one_sided = table()
     one_sided.loc[one_sided["partition"] == "valid", "label"] = "b"

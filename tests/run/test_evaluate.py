@@ -4,11 +4,12 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from medclf.config import TrainConfig
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, MedclfWarning
 from medclf.images.preprocessing import Preprocessing
 from medclf.results.results import summarize
-from medclf.run.evaluate import as_trained, predict_table
+from medclf.run.evaluate import as_test, as_trained, check_test, predict_table
 
 
 class Always:
@@ -87,3 +88,27 @@ def test_files_are_read_as_in_training_and_another_way_is_refused():
     for given in ({"frame": "middle"}, {"frame": 0}, {"window": None}, {"window": (40, 400)}):
         with pytest.raises(DataError, match=f"{next(iter(given))} goes against the model"):
             as_trained(how, given)
+
+
+def test_test_images_are_read_as_the_data_are(make_images):
+    root = make_images("dyed/1.png", "polyp/2.png", "normal/3.png")
+    asked = dict(merge=["growth=dyed+polyp+ulcer"], frame="all", unit="file", patient_col="case", path_col="img")
+    config = TrainConfig(str(root), "RUN", test=str(root), **asked)
+    found = as_test(config)
+    assert found["merge"] == {"growth": ["dyed", "polyp"]} and found["frame"] == "all" and "path_col" not in found
+    table = scan(root, merge=asked["merge"][0].removesuffix("+ulcer"), progress=False)
+    check_test(config, table)
+    (root / "t.csv").write_text("img,label,case\ndyed/1.png,dyed,1\npolyp/2.png,normal,2\n")
+    with_csv = TrainConfig(str(root), "RUN", test=str(root / "t.csv"), **asked)
+    assert as_test(with_csv)["path_col"] == "img" and as_test(with_csv)["merge"] == {"growth": ["dyed"]}
+    check_test(with_csv, table)
+
+
+def test_a_test_without_a_label_of_the_data_is_refused_before_the_training(make_images):
+    root = make_images("a/1.png", "b/2.png")
+    table = scan(root, progress=False).assign(label=["normal", "polyp"])
+    with pytest.raises(DataError, match=r"test=.*no image has a label of the data \(normal, polyp\)"):
+        check_test(TrainConfig(str(root), "RUN", test=str(root)), table)
+    (root / "t.csv").write_text("path,label\na/1.png,a\n")
+    with pytest.raises(DataError, match=r"is read as the data are: t\.csv has no column 'img'"):
+        check_test(TrainConfig(str(root), "RUN", test=str(root / "t.csv"), path_col="img"), table)
