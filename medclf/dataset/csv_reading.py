@@ -22,38 +22,45 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 def read_csv(path: Path, delimiter: str | None = None) -> pd.DataFrame:
     """Read a CSV with every cell as text: a label "NA", "None" or "001" stays what it is.
 
-    UTF-16 is known by its first bytes. Commas, semicolons and tabs are told apart by the header, outside its quotes.
+    UTF-16 is known by its first bytes. Commas, semicolons and tabs are told apart by the header and the first row,
+    outside their quotes.
     Cells go by the header's names: a separator at the end of rows adds nothing, and a row with more or fewer cells is
     an error, never a shifted row. What medclf escaped for spreadsheets (see `medclf.escaping`) comes back as it was.
 
     Args:
         path: the file.
-        delimiter: what separates the cells; where None, told by the header.
+        delimiter: what separates the cells; where None, told by the first lines.
 
     Raises:
         DataError: it is missing, empty, not UTF-8 text, or a row does not fit the header.
     """
+    rows: list[tuple[int, list[str]]] = []
     try:
         with path.open(encoding=_encoding(path), newline="") as file:
-            header = _QUOTED.sub("", file.readline())
+            lines = (line for line in file if line.strip(",; \t\r\n"))
+            header, first = (_QUOTED.sub("", next(lines, "")) for _ in range(2))
             file.seek(0)
-            delimiter = delimiter or max(",;\t", key=header.count)
+            delimiter = delimiter or max(",;\t", key=lambda mark: _times(mark, header, first))
             if found := re.fullmatch(r"sep=([,;\t])\s*", header):  # a line that Excel writes for itself
                 delimiter, _ = found[1], file.readline()
-            rows = [
-                (reader.line_num, row)
-                for reader in [csv.reader(file, delimiter=delimiter, strict=True)]
-                for row in reader
-                if any(cell.strip() for cell in row)  # spreadsheets leave rows of separators
-            ]
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            for row in reader:
+                if any("\0" in cell for cell in row):
+                    raise csv.Error("it holds NUL bytes")
+                rows.append((reader.line_num, row))
     except OSError as error:
         if is_address(path) or isinstance(error, FileNotFoundError):
             raise DataError(*missing(path, "look for a typing mistake in its name")) from error
         raise DataError(
             f"{path} cannot be read: {error.strerror}", "see that it is a file that you may read"
         ) from error
-    except (UnicodeError, csv.Error) as error:
+    except UnicodeError as error:
         raise DataError(f"{path} cannot be read as CSV: {error}", "save it as UTF-8 CSV with a header line") from error
+    except csv.Error as error:
+        line = rows[-1][0] + 1 if rows else 1
+        text = f"{path} cannot be read as CSV from line {line} on: {error}"
+        raise DataError(text, "close each quote, write one within a quoted cell twice, and save as UTF-8") from error
+    rows = [(line, row) for line, row in rows if any(map(str.strip, row))]  # spreadsheets leave rows of separators
     if not rows:
         raise DataError(f"{path} cannot be read as CSV: it is empty", "save it as UTF-8 CSV with a header line")
     rows = [(line, [from_csv_cell(cell) for cell in row]) for line, row in rows]
@@ -76,7 +83,16 @@ def _encoding(path: Path) -> str:
         raise DataError(
             f"{path} is a spreadsheet or a binary table, not text", "save it as CSV, in UTF-8, and name that"
         )
-    return "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if head[:1] == b"\0":  # half of a letter of two bytes
+        return "utf-16-be"
+    return "utf-16-le" if head[1:2] == b"\0" else "utf-8-sig"
+
+
+def _times(mark: str, header: str, first: str) -> tuple[int, int]:
+    """How often a separator stands in both of the first lines, and in the header, whose names may hold another one."""
+    return min(header.count(mark), first.count(mark)), header.count(mark)
 
 
 def _fitting(row: list[str], names: list[str], path: Path, line: int) -> list[str]:

@@ -37,6 +37,7 @@ _RADIOGRAPHS = {"CR", "DX", "RG"}
 MASK_LEVELS = 4  # of 256, at most, in a mask: a few classes, drawn without shades
 FEW_LEVELS = 64  # of 256, below which an image of more than 8 bits has lost most of what it holds
 _SAMPLE = 20
+_NAMED_WINDOWS = 5
 
 
 def why_no_picture(origin: Origin) -> str:
@@ -139,6 +140,36 @@ def spread_warnings(spread: Mapping[str, bool]) -> list[str]:
         f"{len(without)} of {len(spread)} DICOM images {give} no window{_named(without)}. Without "
         f"{by_road('window=', '--window')} each such image goes from its own smallest to its own largest value, so the "
         "same value may be another grey in another image"
+    ]
+
+
+def own_window_warnings(windows: Mapping[str, tuple[float, float]]) -> list[str]:
+    """CT images that are shown through different windows of their own.
+
+    Args:
+        windows: center and width in Hounsfield units, by path.
+
+    Example:
+        >>> print(*own_window_warnings({"a.dcm": (40, 400), "b.dcm": (-600, 1500), "c.dcm": (40, 400)}))
+        3 CT images are shown through 2 windows of their own: 40,400 (2 images), -600,1500 (1 image, b.dcm). The ...
+    """
+    by_window: dict[tuple[float, float], list[str]] = {}
+    for path, window in windows.items():
+        by_window.setdefault(window, []).append(path)
+    if len(by_window) < 2:
+        return []
+    most = sorted(by_window.items(), key=lambda item: -len(item[1]))
+    (center, width), _ = most[0]
+    chosen = by_road(f"window=({center:g}, {width:g})", f"--window {center:g},{width:g}")
+    told = [
+        f"{center:g},{width:g} ({len(paths)} image{'s' * (len(paths) > 1)}{', ' + paths[0] if place else ''})"
+        for place, ((center, width), paths) in enumerate(most[:_NAMED_WINDOWS])
+    ]
+    more = f" and {len(most) - _NAMED_WINDOWS} more" if len(most) > _NAMED_WINDOWS else ""
+    return [
+        f"{len(windows)} CT images are shown through {len(most)} windows of their own: {', '.join(told)}{more}. The "
+        "same Hounsfield value is another grey in each, and a model may learn the window instead of the finding: "
+        f"choose one for all, such as {chosen}"
     ]
 
 

@@ -25,6 +25,7 @@ from medclf.dataset.kinds import (
     level_warnings,
     mask_warnings,
     origin_columns,
+    own_window_warnings,
     spread_warnings,
     volume_warnings,
     why_no_picture,
@@ -198,6 +199,7 @@ class Facts(NamedTuple):
     origin: dicom.Origin | None = None
     n_frames: int = 1  # of the file that it is one frame of
     spread: bool = False  # from its smallest to its largest value, where no window is given
+    window: tuple[float, float] | None = None  # a DICOM file's own, where that is in Hounsfield units
 
 
 def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Frame, window: Window) -> pd.DataFrame:
@@ -235,6 +237,7 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Fra
     rows.notes.extend(volume_warnings([path for path, fact in sound if fact.format == "NIfTI"], rows.root))
     if resolve_window(window) is None:
         rows.notes.extend(spread_warnings({path: fact.spread for path, fact in sound if fact.origin}))
+        rows.notes.extend(own_window_warnings({path: fact.window for path, fact in sound if fact.window}))
     levels = {path: fact.levels for path, fact in sound if fact.levels is not None}
     rows.notes.extend(level_warnings(levels, origins, rows.root))
     rows.notes.extend(mask_warnings({path: (fact.width, fact.height) for path, fact in sound}, levels))
@@ -308,18 +311,15 @@ def inspect(
         sha256 = file_hash(path)
         found = Facts(sha256=sha256, format=reading.format_of(path))
         if found.format == "DICOM":
-            origin = dicom.origin(path)
-            found = found._replace(origin=origin, problem=why_no_picture(origin))
-            if not found.problem:
-                with contextlib.suppress(ReadError):  # which the decoding names
-                    found = found._replace(spread=reading.is_spread(path, frame))
-        if found.format in reading.OF_SEVERAL and not found.problem:
+            seen = reading.overview(path, frame)
+            found = found._replace(problem=why_no_picture(seen.origin), **seen._asdict())
+        elif found.format in reading.OF_SEVERAL:
             found = found._replace(n_frames=reading.n_frames(path))
         if look_at == "file" or found.problem:
             return found
         if look_at == "pixels":
-            seen = reading.check(path, window=window, frame=frame)
-            return found._replace(width=seen.width, height=seen.height, levels=seen.levels)
+            look = reading.check(path, window=window, frame=frame)
+            return found._replace(width=look.width, height=look.height, levels=look.levels)
         probe = reading.probe(path)
         return found._replace(width=probe.width, height=probe.height)
     except ReadError as error:

@@ -7,6 +7,7 @@ Stored values go through the modality LUT or rescale, the VOI LUT or window, the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import io
@@ -20,11 +21,12 @@ import numpy as np
 from medclf.errors import MedclfError, ReadError, UnsupportedFormat
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, quietly, reading
 from medclf.images.dicom_frames import Form, read_form, read_frame
-from medclf.images.dicom_header import MODALITIES, code, malformed, number, numbers
+from medclf.images.dicom_header import MODALITIES, code, malformed, number
 from medclf.images.dicom_layout import Layout, frame_group, looks_like_dicom, read_layout
+from medclf.images.dicom_tables import coloured, lut, lut_item, palette
 from medclf.images.raster import RasterInfo
 from medclf.images.raster_pixels import rescaled
-from medclf.images.windowing import VOI_FUNCTIONS, GreyRules, Lut, SampleWindow, render_grey
+from medclf.images.windowing import VOI_FUNCTIONS, GreyRules, SampleWindow, render_grey
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -54,8 +56,8 @@ _PIXEL_TAGS = {
     0x20500020,  # Presentation LUT Shape
     0x52009229,  # Shared Functional Groups Sequence
 }
-_SOP_CLASS, _MODALITY, _SERIES, _STUDY = 0x00080016, 0x00080060, 0x0020000E, 0x0020000D
-_INSTANCE_NUMBER = 0x00200013
+_SOP_CLASS, _MODALITY = 0x00080016, 0x00080060
+_ORIGIN_TAGS = frozenset({_SOP_CLASS, _MODALITY, 0x0020000D, 0x0020000E, 0x00200013})  # Study, Series, Instance Number
 _UNIT_TAGS = frozenset({_SOP_CLASS, _MODALITY, 0x00281054})  # the last is Rescale Type
 _CT_CLASSES = {f"1.2.840.10008.5.1.4.1.1.2{kind}" for kind in ("", ".1", ".2")}  # CT, enhanced, legacy converted
 _NO_HU = "give window=(center, width), or none for the file's own"
@@ -121,23 +123,9 @@ def read_dicom(
             return render_grey(stored, rules, window)
         if form.photometric == "PALETTE COLOR":
             with quietly():
-                tables = _palette(header, form.signed, layout.little, path)
-            return _coloured(stored, tables, form)
+                tables = palette(header, form.signed, layout.little, path)
+            return coloured(stored, tables, form)
         return rescaled(stored, form.stored)
-
-
-def is_spread(file: BinaryIO, path: str | Path, frame: Callable[[int], int]) -> bool:
-    """Whether a grey file gives no window, so that each image is spread from its smallest to its largest value.
-
-    Raises:
-        ReadError: the header cannot be read.
-    """
-    layout, header = _parse(file, path, _IMAGE_TAGS)
-    form = read_form(header, path, MAX_MEGAPIXELS)
-    if not form.grey:
-        return False
-    with reading(path, "its header cannot be read"), quietly():
-        return _grey_rules(layout, header, form, frame(form.frames), path).spread
 
 
 def _modality(header: Dataset) -> str | None:
@@ -210,13 +198,51 @@ def origin(path: Source) -> Origin:
     Raises:
         ReadError: it is no DICOM file, or cannot be read.
     """
-    header = _header_of(path, frozenset({_SOP_CLASS, _MODALITY, _SERIES, _STUDY, _INSTANCE_NUMBER}))
-    with reading(named(path), "its header cannot be read"):
+    return _origin(_header_of(path, _ORIGIN_TAGS), named(path))
+
+
+def _origin(header: Dataset, path: str | Path) -> Origin:
+    with reading(path, "its header cannot be read"):
         keywords = ("SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID")
         kind, series, study = (str(header.get(keyword) or "").strip() for keyword in keywords)
         order = str(header.get("InstanceNumber") or "").strip()
         number = int(order) if order.isdecimal() and len(order) < 10 else None
         return Origin(_modality(header), kind, series, study, number)
+
+
+class Overview(NamedTuple):
+    """What a scan tells of a DICOM file beside its size.
+
+    Attributes:
+        origin: the kind of object, and where it belongs.
+        n_frames: 1 where the header does not describe its pixels.
+        spread: grey, and without a window, so that each image goes from its smallest to its largest value.
+        window: its own one, where that is in Hounsfield units.
+    """
+
+    origin: Origin
+    n_frames: int = 1
+    spread: bool = False
+    window: tuple[float, float] | None = None
+
+
+def overview(file: BinaryIO, path: str | Path, frame: Callable[[int], int]) -> Overview:
+    """What a header says in one look; what is wrong with how it describes the pixels, their reading tells.
+
+    Raises:
+        ReadError: the header cannot be read.
+    """
+    layout, header = _parse(file, path, _IMAGE_TAGS | _UNIT_TAGS | _ORIGIN_TAGS)
+    found = Overview(_origin(header, path))
+    with contextlib.suppress(ReadError):
+        form = read_form(header, path, MAX_MEGAPIXELS)
+        found = found._replace(n_frames=form.frames)
+        if form.grey:
+            with reading(path, "its header cannot be read"), quietly():
+                rules = _grey_rules(layout, header, form, frame(form.frames), path)
+            own = rules.window if rules.unit == "HU" and rules.voi_lut is None else None
+            found = found._replace(spread=rules.spread, window=own)
+    return found
 
 
 def scanner(path: Source) -> str | None:
@@ -296,7 +322,7 @@ def _grey_rules(layout: Layout, header: Dataset, form: Form, index: int, path: s
     rescale = _macro(groups, "PixelValueTransformationSequence", header)
     voi = _macro(groups, "FrameVOILUTSequence", header)
     slope, intercept = (number(rescale, keyword, path) for keyword in ("RescaleSlope", "RescaleIntercept"))
-    modality = _lut_item(header, "ModalityLUTSequence")
+    modality = lut_item(header, "ModalityLUTSequence")
     unit = _unit(header, rescale, modality, slope, intercept)
     if slope == 0:  # would make one value of all: it says nothing (PS3.3 C.11.1.1.2)
         slope = intercept = None
@@ -307,15 +333,15 @@ def _grey_rules(layout: Layout, header: Dataset, form: Form, index: int, path: s
         inverted=_inverted(header, form),
         slope=1.0 if slope is None else slope,
         intercept=0.0 if intercept is None else intercept,
-        modality_lut=_lut(modality, form.signed, layout.little, path) if modality else None,
+        modality_lut=lut(modality, form.signed, layout.little, path) if modality else None,
         window=None if center is None or width is None or width <= 0 else (center, width),
         function=_voi_function(voi, path),
         padding=_padding(header, form, path),
         unit=unit,
     )
     # The VOI LUT's input is what the modality transform puts out, so that decides its first value's sign.
-    voi_item = _lut_item(header, "VOILUTSequence")
-    return rules.with_voi_lut(_lut(voi_item, rules.gives_negatives, layout.little, path) if voi_item else None)
+    voi_item = lut_item(header, "VOILUTSequence")
+    return rules.with_voi_lut(lut(voi_item, rules.gives_negatives, layout.little, path) if voi_item else None)
 
 
 def _inverted(header: Dataset, form: Form) -> bool:
@@ -373,72 +399,3 @@ def _as_signed(value: int, form: Form) -> int:
     """A value written as the other signedness has the same bits; SS for US is a common slip."""
     pattern = value & ((1 << form.allocated) - 1)
     return pattern - (1 << form.allocated) if form.signed and pattern >> (form.allocated - 1) else pattern
-
-
-def _lut_item(header: Dataset, sequence: str) -> Dataset | None:
-    """The first item that holds a table: LUT Data is of type 1C, and an item without it says nothing (PS3.3 C.11.2)."""
-    for item in header.get(sequence) or ():
-        data = item.get("LUTData")
-        if data is not None and np.size(data) and data != b"":
-            return cast("Dataset", item)
-    return None
-
-
-def _lut(item: Dataset, signed: bool, little: bool, path: str | Path) -> Lut:
-    descriptor = numbers(item, "LUTDescriptor", path, 3)
-    return _table(descriptor, item.get("LUTData"), signed, little, "LUTData", path)
-
-
-def _table(descriptor: tuple[int, ...], data: Any, signed: bool, little: bool, keyword: str, path: str | Path) -> Lut:
-    """A lookup table from its descriptor (entries, first input, bits) and data (PS3.3 C.11.1.1.1)."""
-    if data is None:
-        raise malformed(keyword, path, "missing")
-    count, first, bits = descriptor
-    count = count or 65536
-    first = first - 65536 if signed and first > 32767 else first
-    try:
-        if isinstance(data, bytes):
-            entries = _unpacked(data, count, little)
-        else:
-            entries = np.atleast_1d(np.asarray(data, np.int64)) & 0xFFFF
-    except (TypeError, ValueError):
-        raise malformed(keyword, path) from None
-    entries = entries[:count].astype(np.uint16)
-    if not len(entries):
-        raise malformed(keyword, path)
-    return Lut(entries, first, max(min(bits, 16), int(entries.max()).bit_length()))
-
-
-def _unpacked(data: bytes, count: int, little: bool) -> np.ndarray:
-    """Entries of 16 bits, or of 8 bits two a word, of which the first is the lower half (PS3.3 C.7.6.3.1.6)."""
-    if len(data) > count + 1:
-        return np.frombuffer(data[: len(data) // 2 * 2], "<u2" if little else ">u2")
-    pairs = np.frombuffer(data, "u1")
-    return pairs if little or len(pairs) % 2 else pairs.reshape(-1, 2)[:, ::-1].ravel()
-
-
-def _coloured(stored: np.ndarray, tables: list[Lut], form: Form) -> np.ndarray:
-    """Palette indices to RGB (PS3.3 C.7.6.3.1.5 and 6); the entries tell 8 bits from 16, since descriptors err."""
-    sign = 1 << (form.stored - 1)
-    codes = np.arange(1 << form.stored)
-    numbers = (codes ^ sign) - sign if form.signed else codes
-    deep = max(int(table.entries.max()) for table in tables) > 255
-    colours = np.stack([table(numbers) for table in tables], axis=1)
-    return np.asarray(colours.astype(np.uint16 if deep else np.uint8)[stored])
-
-
-def _palette(header: Dataset, signed: bool, little: bool, path: str | Path) -> list[Lut]:
-    """The red, green and blue tables, expanded by pydicom where they are given in segments."""
-    names = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
-    descriptors = [numbers(header, f"{name}Descriptor", path, 3) for name in names]
-    if f"{names[0]}Data" in header:
-        data = [header.get(f"{name}Data") for name in names]
-    else:
-        from pydicom.pixels.processing import apply_color_lut
-
-        count, first, _ = descriptors[0]
-        data = list(apply_color_lut(np.arange(first, first + (count or 65536)), header).T)
-    return [
-        _table(descriptor, entries, signed, little, f"{name}Data", path)
-        for descriptor, entries, name in zip(descriptors, data, names, strict=True)
-    ]

@@ -15,7 +15,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from medclf.errors import MissingDecoder, ReadError, TooLarge, UnsupportedFormat
 from medclf.images.decoding_guard import check_expansion, check_size, reading
 from medclf.images.dicom_header import integer
-from medclf.images.dicom_layout import PIXEL_TAGS, UNDEFINED, Layout, count_fragments
+from medclf.images.dicom_layout import PIXEL_TAGS, UNDEFINED, Layout, fragment_starts
 from medclf.images.raster_layout import SCAN_START, JpegHeader, jpeg_header
 
 if TYPE_CHECKING:
@@ -218,9 +218,13 @@ def _compressed_frame(
 
     assert layout.pixels is not None
     with reading(path, f"its {syntax.name} frames cannot be told apart"):
-        there = count_fragments(layout, path) - 1  # the first is the table of offsets
-        if there <= index:
-            raise ReadError(path, f"truncated: it holds {there} of its {form.frames} frames")
+        in_table, starts = fragment_starts(layout, path)
+        if len(starts) <= index:
+            raise ReadError(path, f"truncated: it holds {len(starts)} of its {form.frames} frames")
+        held = in_table or sum(_kind_of(start) != "" or syntax == _RLE for start in starts)
+        if held > form.frames:
+            reason = f"its pixels hold {held} frames, and its header describes {form.frames}"
+            raise ReadError(path, reason, "correct its Number of Frames, or export it again")
         offsets = layout.frame_offsets  # moves the file's position
         layout.file.seek(layout.pixels.value)
         encoded = get_frame(layout.file, index, number_of_frames=form.frames, extended_offsets=offsets)
@@ -264,7 +268,7 @@ def _checked(encoded: bytes, form: Form, syntax: UID, path: str | Path) -> tuple
     """
     precision, colours = form.allocated, ""
     own = form.rows, form.columns, form.samples
-    own_kind = next((kind for start, kind in _STARTS.items() if encoded.startswith(start)), None)
+    own_kind = _kind_of(encoded)
     if own_kind and (own_kind == "JPEG 2000") != (syntax in _JPEG_2000):
         raise ReadError(path, f"its pixels are {own_kind}, its header says {syntax.name}")
     if syntax in _JPEG:
@@ -288,6 +292,11 @@ def _checked(encoded: bytes, form: Form, syntax: UID, path: str | Path) -> tuple
         said = " x ".join(str(side) for side in (form.rows, form.columns, form.samples))
         raise ReadError(path, f"its pixels are {' x '.join(map(str, own))}, its header says {said}")
     return encoded, precision, colours
+
+
+def _kind_of(encoded: bytes) -> str:
+    """What a coded frame says that it is, "" where it does not or is the further part of a frame."""
+    return next((kind for start, kind in _STARTS.items() if encoded.startswith(start)), "")
 
 
 def _jpeg_colours(header: JpegHeader, form: Form, syntax: UID) -> str:

@@ -147,8 +147,10 @@ def frame_group(layout: Layout, index: int, path: str | Path) -> bytes:
     raise ReadError(path, f"has no functional groups for frame {index}")
 
 
-def count_fragments(layout: Layout, path: str | Path) -> int:
-    """How many fragments the compressed pixels come in; bounded, since pydicom walks them all.
+def fragment_starts(layout: Layout, path: str | Path) -> tuple[int, list[bytes]]:
+    """How many frames the basic table of offsets names, and the first bytes of each fragment of the compressed pixels.
+
+    Bounded, since pydicom walks them all.
 
     Raises:
         TooLarge: more than any encoder writes.
@@ -156,11 +158,14 @@ def count_fragments(layout: Layout, path: str | Path) -> int:
     assert layout.pixels is not None
     walk = _Walk(layout.file, path, layout.size, layout.implicit, layout.little)
     layout.file.seek(layout.pixels.value)
-    count = 0
+    in_table, starts = 0, list[bytes]()
     while layout.file.tell() + 8 <= layout.size and (item := walk.next_element()).tag == _ITEM:
+        if walk.seen == 1:
+            in_table = item.length // 4
+        else:
+            starts.append(layout.file.read(min(item.length, 8)))
         layout.file.seek(item.value + item.length)
-        count += 1
-    return count
+    return in_table, starts
 
 
 def _read_meta(file: BinaryIO, path: str | Path, start: int, size: int) -> tuple[str, int]:

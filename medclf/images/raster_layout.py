@@ -335,13 +335,11 @@ def _page(found: dict[int, tuple[int, ...]]) -> Page:
     def first(tag: int, default: int = 0) -> int:
         return found.get(tag, (default,))[0]
 
-    width, height, compression, tile_width, tile_height = (
-        first(tag) for tag in (_WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT)
-    )
+    width, height, tile_width, tile_height = (first(tag) for tag in (_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT))
     return Page(
         width,
         height,
-        compression,
+        first(_COMPRESSION, 1),
         tile_width,
         tile_height,
         bits=max(found.get(_BITS, (1,))),

@@ -18,7 +18,8 @@ from medclf.config import Window
 from medclf.errors import MedclfWarning, ReadError, UnsupportedFormat
 from medclf.images.windowing import STRETCH, SampleWindow, is_hounsfield, resolve_window, voi_window
 
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANAR, _COLOUR_MAP = 258, 262, 277, 284, 320
+_BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANAR, _COLOUR_MAP = 258, 259, 262, 277, 284, 320
+_FAX = (2, 3, 4)  # compressions whose black is one, where a file does not say
 _WHITE_IS_ZERO, _SEPARATE = 0, 2
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
@@ -39,6 +40,8 @@ class TiffPage(TiffImageFile):
         if self.tell() != self.wanted:  # a page that may be of a kind that Pillow does not know
             self._mode, self._size, self.tile = "L", (1, 1), []
             return
+        if _PHOTOMETRIC not in self.tag_v2 and self.tag_v2.get(_COMPRESSION) not in _FAX:
+            self.tag_v2[_PHOTOMETRIC] = 1  # as libtiff takes it; the tag is required
         self.white_is_zero = self.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         if self.white_is_zero:
             self.tag_v2[_PHOTOMETRIC] = 1
@@ -105,7 +108,9 @@ def _shallow(opened: Opened, white_is_zero: bool) -> np.ndarray:
 def _on_black(image: Image.Image) -> np.ndarray:
     """(H, W) grey or (H, W, 3) RGB of an image of 8 bits, black where it is transparent."""
     mode = "L" if image.mode in _GREY_MODES else "RGB"
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if image.mode == "La":  # of grey, premultiplied alpha lies on black already
+        return np.asarray(image.getchannel(0))
+    if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image.convert("RGBA"))
     return np.asarray(image.convert(mode))

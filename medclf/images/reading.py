@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,9 @@ from medclf.images.frame_names import file_and_frame
 from medclf.images.other_formats import what_else
 from medclf.images.resample import resample
 from medclf.images.windowing import is_hounsfield, resolve_window
+
+if TYPE_CHECKING:
+    from medclf.images import dicom
 
 IMAGE_SUFFIXES = frozenset(
     f".{name}" for name in "png jpg jpeg jpe jfif jif tif tiff bmp dib webp dcm dicom dic ima nii".split()
@@ -142,19 +145,23 @@ def n_frames(path: Source) -> int:
         return 1
 
 
-def is_spread(path: Source, frame: Frame = "middle") -> bool:
-    """Whether a DICOM file gives no window: without one given, its values are then spread from smallest to largest.
+def overview(path: Source, frame: Frame = "middle") -> dicom.Overview:
+    """What a scan tells of a DICOM file: its kind, its frames, and how its values become grey levels.
+
+    Raises:
+        ReadError: it is no DICOM file, or its header cannot be read.
 
     Example:
         >>> from pydicom.data import get_testdata_file
-        >>> is_spread(get_testdata_file("CT_small.dcm")), is_spread(get_testdata_file("MR_small.dcm"))
+        >>> overview(get_testdata_file("CT_small.dcm")).spread, overview(get_testdata_file("MR_small.dcm")).spread
         (True, False)
     """
     from medclf.images import dicom
 
     name, number = named(path), _number_of(path)
     with opened(path) as file:
-        return dicom.is_spread(file, name, functools.partial(_index, frame if number is None else number, name))
+        found = dicom.overview(file, name, functools.partial(_index, frame if number is None else number, name))
+    return found if number is None else found._replace(n_frames=1)
 
 
 def format_of(path: Source) -> str:

@@ -32,6 +32,14 @@ def test_separators_within_quotes_do_not_count(csv_of, mark):
     assert frame.to_numpy().tolist() == [["1.png", f"a{mark}b"]] and list(frame) == ["path", "label, of; all, kinds"]
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_separators_in_names_without_quotes_do_not_count(csv_of, mark):
+    """A table of tabs whose header held as many commas was read as comma-separated."""
+    others = "".join({",", ";", "\t"} - {mark})
+    frame = read_csv(csv_of(f"\n\npath{mark}a{others * 2}b\n1.png{mark}x\n"))
+    assert list(frame) == ["path", f"a{others * 2}b"] and frame.to_numpy().tolist() == [["1.png", "x"]]
+
+
 def test_texts_that_pandas_takes_for_missing_stay(csv_of):
     words = ["None", "NA", "N/A", "n/a", "null", "NULL", "nan", "NaN", "", "001", "1e3"]
     assert list(read_csv(csv_of("label,x\n" + "".join(f"{word},1\n" for word in words)))["label"]) == words
@@ -68,12 +76,18 @@ def test_spaces_around_a_columns_name_are_none_of_it(csv_of):
 
 @pytest.mark.parametrize("rows", ['1.png,a,"x\n2.png,b,y\n', '1.png,a,"x\n2.png,b,"y\n3.png,b,z\n'])
 def test_a_quote_that_swallows_rows_is_refused(csv_of, rows):
-    with pytest.raises(DataError, match="cannot be read as CSV"):
+    with pytest.raises(DataError, match=r"cannot be read as CSV from line 2 on: .*\n.*close each quote"):
         read_csv(csv_of("path,label,note\n" + rows))
 
 
+def test_nul_bytes_are_no_part_of_a_label(csv_of):
+    with pytest.raises(DataError, match="from line 3 on: it holds NUL bytes"):
+        read_csv(csv_of("path,label\n1.png,a\n2.png,a\0\n"))
+
+
 def test_text_in_utf_16_is_read_and_a_spreadsheet_is_named(csv_of, tmp_path):
-    assert read_csv(csv_of("path\tlabel\n1.png\tbénin\n", "utf-16"))["label"].tolist() == ["bénin"]
+    for how in ("utf-16", "utf-16-le", "utf-16-be"):  # the last two without a byte order mark
+        assert read_csv(csv_of("path\tlabel\n1.png\tbénin\n", how))["label"].tolist() == ["bénin"]
     (tmp_path / "t.xlsx").write_bytes(b"PK\x03\x04" + bytes(60))
     with pytest.raises(DataError, match=r"spreadsheet.*\n.*save it as CSV"):
         read_csv(tmp_path / "t.xlsx")

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from medclf.dataset.kinds import why_no_picture, window_warnings
-from medclf.dataset.scan import scan
+from medclf.dataset.scan import inspect, scan
 from medclf.errors import MedclfError, MedclfWarning
+from medclf.images import dicom
 from medclf.images.dicom import Origin
+from medclf.images.dicom_layout import read_layout
 from medclf.learn.stores import decoding
 
 CT, MR, CAPTURE = (f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("2", "4", "7"))
@@ -184,3 +186,25 @@ def test_dicom_images_without_a_window_are_counted(tmp_path):
     assert not any("give no window" in one for one in scan(tmp_path, progress=False, window=(900, 700)).attrs["notes"])
     with pytest.raises(MedclfError, match="no name 'brian'"):
         scan(tmp_path, progress=False, window="brian")
+
+
+def test_ct_images_of_different_windows_of_their_own_are_told(study):
+    """The same Hounsfield value was another grey from file to file without a word."""
+    assert "windows of their own" not in noted(study)[1]
+    lung = {"RescaleSlope": 1, "RescaleIntercept": -1024, "WindowCenter": -600, "WindowWidth": 1500}
+    write(study / "a" / "0.dcm", seed=0, **lung)
+    told = "6 CT images are shown through 2 windows of their own: 400,3000 (5 images), -600,1500 (1 image, a/0.dcm). "
+    assert told in noted(study)[1] and "such as window=(400, 3000)" in noted(study)[1]
+    assert "windows of their own" not in noted(study, window="lung")[1]
+
+
+def test_windows_of_values_that_are_no_hounsfield_units_are_each_images_own(tmp_path):
+    for seed, center in enumerate((300, 900)):
+        write(tmp_path / "ab"[seed] / "1.dcm", MR, "MR", seed, WindowCenter=center, WindowWidth=700)
+    assert "windows of their own" not in noted(tmp_path)[1]
+
+
+def test_a_header_is_looked_at_once_beside_the_decoding(study, monkeypatch):
+    looks = []
+    monkeypatch.setattr(dicom, "read_layout", lambda *given: looks.append(given) or read_layout(*given))
+    assert inspect(study / "a" / "0.dcm", "file").window == (400, 3000) and len(looks) == 1

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -216,6 +217,7 @@ def j2k(plain: bytes) -> bytes:
 # ---- frames of compressed pixels
 
 BASELINE, LOSSLESS_JPEG, JPEG_2000 = (f"1.2.840.10008.1.2.4.{number}" for number in (50, 70, 90))
+RLE = "1.2.840.10008.1.2.5"
 NOISE = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
 GREY = dict(Rows=32, Columns=32, PhotometricInterpretation="MONOCHROME2", SamplesPerPixel=1)
 
@@ -245,6 +247,39 @@ def test_frames_that_are_not_there_are_counted():
     assert read_pixels(file, frame=0).shape == (32, 32)
     with pytest.raises(ReadError, match="it holds 1 of its 3 frames"):
         read_pixels(file, frame=2)
+
+
+@pytest.mark.parametrize("table", [True, False])
+@pytest.mark.parametrize(
+    ("syntax", "frame"),
+    [
+        (BASELINE, coded(NOISE)),
+        (JPEG_2000, coded(NOISE, "JPEG2000", no_jp2=True)),
+        (RLE, struct.pack("<16I", 1, 64, *[0] * 14) + b"".join(bytes([31]) + bytes(row) for row in NOISE)),
+    ],
+)
+def test_compressed_frames_that_the_header_does_not_speak_of_are_refused(syntax, frame, table):
+    """The first of them was shown, or another one was the middle."""
+    assert read_pixels(dataset(frame, syntax, **GREY)).shape == (32, 32)
+    header = pydicom.dcmread(io.BytesIO(dataset(frame, syntax, NumberOfFrames=2, **GREY)))
+    for frames in (2, 3):
+        header.PixelData = encapsulate([frame] * frames, has_bot=table)
+        file = io.BytesIO()
+        header.save_as(file)
+        if frames == 2:
+            assert read_pixels(file.getvalue()).shape == (32, 32)
+        else:
+            with pytest.raises(ReadError, match="its pixels hold 3 frames, and its header describes 2"):
+                read_pixels(file.getvalue())
+
+
+def test_a_frame_in_several_fragments_is_one():
+    frame = coded(NOISE)
+    header = pydicom.dcmread(io.BytesIO(dataset(frame, BASELINE, **GREY)))
+    header.PixelData = encapsulate([frame], fragments_per_frame=3, has_bot=False)
+    file = io.BytesIO()
+    header.save_as(file)
+    np.testing.assert_array_equal(read_pixels(file.getvalue()), np.asarray(Image.open(io.BytesIO(frame))))
 
 
 def test_pixels_that_the_header_describes_in_part_are_refused():

@@ -79,6 +79,24 @@ def test_samples_and_compressions_without_a_decoder_are_called_unsupported():
         read_pixels(tiff(page(planes, t262=6, **layout)))
 
 
+def test_a_tiff_that_leaves_out_what_its_readers_take_for_granted():
+    """Without tag 262 it came out inverted, without tag 259 it was "compression 0"."""
+    for tag in (259, 262):
+        entry, another = (struct.pack("<HHIH", number, 3, 1, 1) for number in (tag, 65000))
+        file = tiff(page(GREY)).replace(entry, another)
+        assert entry not in file
+        np.testing.assert_array_equal(read_pixels(file), GREY)
+
+
+def test_grey_that_is_multiplied_by_its_alpha_lies_on_black():
+    """It was called broken."""
+    alpha = np.full_like(GREY, 255)
+    alpha[:4] = 0
+    both = np.dstack([np.where(alpha, GREY, 0).astype(np.uint8), alpha])
+    file = tiff(page(both, t258=(8, 8), t277=2, t338=1))
+    np.testing.assert_array_equal(read_pixels(file), both[..., 0])
+
+
 @pytest.mark.parametrize("tags", [{"t254": 1}, {"t255": 2}], ids=["NewSubfileType", "SubfileType"])
 def test_thumbnails_and_masks_are_no_pages(tags):
     full, small = page(GREY), page(np.ascontiguousarray(GREY[::4, ::4]), **tags)
