@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import unicodedata
 from collections import Counter
@@ -15,7 +14,7 @@ import pandas as pd
 
 from medclf.config import Policy
 from medclf.dataset.folders import part_named
-from medclf.dataset.labels import FLOATS, NO_FINDING, Label, is_missing
+from medclf.dataset.labels import FLOATS, LIST, NO_FINDING, Label, is_missing, list_in
 from medclf.dataset.spelt_names import NOTHING, SHOWN, one_name_each
 from medclf.errors import DataError, argument
 
@@ -154,11 +153,12 @@ class Sheet:
     def _cells(self, column: str) -> list[Any]:
         """The cells of the column of labels; lists that stand there as text, such as "['a', 'b']", as lists."""
         cells = list(self.frame[column])
-        read = [_list_in(cell) for cell in cells]
+        read = [list_in(cell) for cell in cells]
         if any(isinstance(cell, list) and isinstance(was, str) for cell, was in zip(read, cells, strict=True)):
             self.notes.append(f"column '{column}' of {self.name} holds lists written as text: read as several labels")
+            read = [[] if cell == "()" else cell for cell in read]
             for row, cell in enumerate(read):
-                if isinstance(cell, str) and cell.strip().startswith("["):
+                if isinstance(cell, str) and LIST.fullmatch(cell.strip()):
                     text = f"{self.place(row, column)}: {cell!r} is a list that cannot be read"
                     raise DataError(text, "write it as ['a', 'b'], or leave the cell blank where no label is known")
         return read
@@ -393,19 +393,6 @@ def _is_vector(cell: Any) -> bool:
     """Whether a cell is several numbers that are all 0 or 1."""
     several = isinstance(cell, (tuple, list, np.ndarray)) and len(cell) > 1
     return several and all(not isinstance(one, str) and np.ndim(one) == 0 and one in (0, 1) for one in cell)
-
-
-def _list_in(cell: Any) -> Any:
-    """The list that a text such as "['a', 'b']" writes, the number in a tensor of one; any other cell as it is."""
-    if getattr(cell, "ndim", None) == 0 and not isinstance(cell, np.generic):
-        return cell.item()
-    if not (isinstance(cell, str) and cell.strip().startswith("[") and cell.strip().endswith("]")):
-        return cell
-    try:
-        found = ast.literal_eval(cell.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return cell
-    return found if all(isinstance(one, (str, int, float)) for one in found) else cell
 
 
 def label_in(cell: Any, delimiter: str | None, multi_label: bool) -> Label | None:

@@ -55,7 +55,7 @@ def read_csv(path: Path, delimiter: str | None = None) -> pd.DataFrame:
             f"{path} cannot be read: {error.strerror}", "see that it is a file that you may read"
         ) from error
     except UnicodeError as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}", "save it as UTF-8 CSV with a header line") from error
+        raise DataError(f"{path} cannot be read as CSV: its text is not UTF-8", "save it as CSV in UTF-8") from error
     except csv.Error as error:
         line = rows[-1][0] + 1 if rows else 1
         text = f"{path} cannot be read as CSV from line {line} on: {error}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -22,6 +24,7 @@ Label = str | tuple[str, ...]
 """Of one image: a label, or several, where () says that it has none of them; None stands for unknown."""
 
 FLOATS = (float, np.floating)
+LIST = re.compile(r"\[.*\]|\(\s*['\"].*\)|\{\s*['\"].*\}|set\(\)", re.DOTALL)  # that a CSV holds as text
 NO_FINDING = "(none)"  # how a cell says that an image has none of several labels
 
 
@@ -40,6 +43,21 @@ def objects(table: pd.DataFrame, column: str) -> list[Any]:
     if column not in table:
         return [None] * len(table)
     return [None if is_missing(value) else value for value in table[column]]
+
+
+def list_in(cell: Any) -> Any:
+    """The list that a text such as "['a', 'b']" writes, the number in a tensor of one; any other cell as it is."""
+    if getattr(cell, "ndim", None) == 0 and not isinstance(cell, np.generic):
+        return cell.item()
+    text = cell.strip() if isinstance(cell, str) else ""
+    if not LIST.fullmatch(text):
+        return cell
+    try:
+        found = ast.literal_eval(re.sub(r"(?<=['\"])\s+(?=['\"])", ", ", text))  # NumPy writes no commas
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return cell
+    several = isinstance(found, (list, tuple, set)) and all(isinstance(one, (str, int, float)) for one in found)
+    return (sorted(found, key=str) if isinstance(found, set) else list(found)) if several else cell
 
 
 def label_set(label: object) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from medclf.config import Frame, Policy, Window
 from medclf.dataset.choice import Merges, choose
-from medclf.dataset.columns import Columns, conditions
+from medclf.dataset.columns import BLANK, Columns, conditions
 from medclf.dataset.folders import walk
 from medclf.dataset.frames import take_frames
 from medclf.dataset.identity import doubtful_ids, project_key, pseudonym, unnamed_patients
@@ -377,23 +377,7 @@ def with_problems(table: pd.DataFrame, problems: Mapping[str, str]) -> pd.DataFr
 def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
     bad = table[table["problem"] != ""]
     if len(bad) == len(table):
-        remedy = "repair them"
-        if bad["problem"].str.startswith("has no frame").all():
-            remedy = f"choose another {argument('frame')}"
-        if bad["problem"].str.startswith(MISSING).all():
-            there = walk(rows.root).paths[:1]
-            remedy = f"correct the paths, or name their column with {argument('path_col')}" + "".join(
-                f": the folder holds '{path}'" for path in there
-            )
-        if bad["problem"].str.startswith(NO_CLASS_FOLDER).all():
-            remedy = (
-                _boxes_beside(rows.root)
-                or _where_labels_are(rows.root)
-                or (
-                    f"put each class into a folder, or give {argument('labels', 'labels.csv')}"
-                    + by_road(", or label_from=None", "")
-                )
-            )
+        remedy = _remedy(bad["problem"], rows.root)
         raise DataError(f"{rows.root}: none of {len(table)} images can be used: {listing(bad)}", remedy)
     if len(bad) and strict:
         raise DataError(f"{len(bad)} of {len(table)} images cannot be used: {listing(bad)}", "repair or remove them")
@@ -404,6 +388,27 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
     for sentence in notes:
         _warn(sentence)
     note(table, *notes)
+
+
+def _remedy(problems: pd.Series, root: Path) -> str:
+    """What to do where no image can be used."""
+
+    def all_are(start: str) -> bool:
+        return bool(problems.str.startswith(start).all())
+
+    if all_are("has no frame"):
+        return f"choose another {argument('frame')}"
+    if all_are(MISSING):
+        there = "".join(f": the folder holds '{path}'" for path in walk(root).paths[:1])
+        return f"correct the paths, or name their column with {argument('path_col')}{there}"
+    if all_are(NO_CLASS_FOLDER):
+        put = f"put each class into a folder, or give {argument('labels', 'labels.csv')}"
+        return _boxes_beside(root) or _where_labels_are(root) or put + by_road(", or label_from=None", "")
+    if all_are(BLANK):
+        return f"fill the labels, without separators at their ends, or name their column with {argument('label_col')}"
+    if all_are("uncertain"):
+        return f"let {argument('uncertain')} and {argument('blank')} count such cells as something else than exclude"
+    return "repair them"
 
 
 def note(table: pd.DataFrame, *sentences: str) -> None:

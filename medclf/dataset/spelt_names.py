@@ -33,7 +33,7 @@ def one_name_each(texts: Sequence[str], where: str, what: str, many: str) -> tup
     texts = [unicodedata.normalize("NFC", text) for text in texts]
     none = Counter(text for text in texts if text.lower() in NO_PATIENT)
     notes = []
-    if words := ", ".join(f"'{text}' ({n} images)" for text, n in none.items() if text):
+    if words := ", ".join(f"'{text}' ({n} image{'s' * (n > 1)})" for text, n in none.items() if text):
         notes.append(f"{where} says {words}: they count as without a {what}")
     spelt: dict[str, set[str]] = {}
     for text in texts:
@@ -70,4 +70,4 @@ def some(texts: Sequence[str]) -> str:
 def _number_key(text: str) -> str:
     """What 7, 7.0 and 007 have in common, and a date with midnight behind it or not; any other text as it is."""
     text = re.sub(r"^(\d{4}-\d\d-\d\d)[ T]00:00(:00(\.0+)?)?$", r"\1", text)
-    return re.sub(r"^0*(\d+?)(\.0+)?$", r"\1", text)
+    return re.sub(r"^0*(\d+?)([.,]0+)?$", r"\1", text)

@@ -129,10 +129,11 @@ def test_a_column_without_a_1_and_classes_that_exclude_each_other_are_told():
 def test_texts_for_missing_are_no_patient():
     table = sheet(patient=["nan", "None", "NA", "<NA>", "null", "N/A", " ", "unknown", "p1"])
     assert table.patients() == [None] * 8 + ["p1"]
-    assert "'nan' (1 images)" in table.notes[0]
+    assert "'nan' (1 image)" in table.notes[0]
 
 
 def test_one_patient_in_several_spellings():
+    assert sheet(patient=["7", "7,0", "7,5"]).patients() == ["7", "7", "7,5"]
     table = sheet(patient=["7", "7.0", " 7", "007", "70", "P7"])
     assert table.patients() == ["7", "7", "7", "7", "70", "P7"]
     assert "'007' and '7' and '7.0'" in table.notes[0]
@@ -215,7 +216,7 @@ def test_patients_that_may_be_one_or_several_are_told():
     table = sheet(patient=["P1", "p-1", "P2", "1.23457E+15", "Anonymous", "#N/A"])
     assert table.patients() == ["P1", "p-1", "P2", "1.23457E+15", None, None]
     said = "\n".join(table.notes)
-    assert "'P1' and 'p-1'" in said and "P2" not in said and "1.23457E+15" in said and "'Anonymous' (1 images)" in said
+    assert "'P1' and 'p-1'" in said and "P2" not in said and "1.23457E+15" in said and "'Anonymous' (1 image)" in said
 
 
 def test_lists_are_no_texts_and_flags_of_a_partition_are_told_though_unasked():
@@ -224,6 +225,20 @@ def test_lists_are_no_texts_and_flags_of_a_partition_are_told_though_unasked():
     table = sheet(path=["1", "2"], label=["a", "b"], is_test=["0", "1"])
     assert table.partitions([None, None]) == [None, None]
     assert "partition_col" in table.notes[0] and "'is_test'" in table.notes[0]
+
+
+@pytest.mark.parametrize(
+    "cells", [["['a' 'b']", "['a'\n 'b']"], ["('a', 'b')", "('b',)", "()"], ["{'b', 'a'}", "set()"]]
+)
+def test_lists_are_read_as_python_and_numpy_write_them(cells):
+    """NumPy's lists of several became one label, joined without a sign; tuples and sets became labels as they stand."""
+    table = sheet(label=cells)
+    assert table.labels()[0] == [tuple(one for one in "ab" if f"'{one}'" in cell) for cell in cells]
+    assert "lists written as text" in table.notes[0]
+
+
+def test_labels_in_brackets_alone_are_no_lists():
+    assert sheet(label=["(benign)", "()", "a"]).labels()[0] == ["(benign)", "()", "a"]
 
 
 def test_a_cell_that_cannot_be_read_among_lists_is_named():

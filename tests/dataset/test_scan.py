@@ -804,3 +804,21 @@ def test_labels_of_folders_are_taken_apart_as_cells_are(make_images):
 def test_what_holds_no_images_is_named(source):
     with pytest.raises(DataError, match="holds no images"):
         scan(source)
+
+
+@pytest.mark.parametrize(
+    ("rows", "how", "remedy"),
+    [
+        ({"label": ["a|", "b|"]}, {"label_delim": "|"}, "fill the labels, without separators at their ends"),
+        (
+            {"a": [-1, -1], "b": [0, 1]},
+            {"label_col": ["a", "b"], "uncertain": "exclude"},
+            "let uncertain and blank count",
+        ),
+    ],
+)
+def test_the_remedy_for_cells_is_none_for_files(make_images, rows, how, remedy):
+    """Users were told to repair images that are sound."""
+    root = make_images("1.png", "2.png")
+    with pytest.raises(DataError, match=remedy):
+        scan(pd.DataFrame({"path": ["1.png", "2.png"], **rows}), root=root, **how)
