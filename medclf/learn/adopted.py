@@ -11,6 +11,7 @@ from fastai.torch_core import get_model
 from torch import nn
 
 from medclf.errors import BundleError, MedclfError
+from medclf.learn.prediction import check_answers
 from medclf.learn.preprocessing import preprocessing_of
 from medclf.learn.training import MedLearner
 from medclf.models.backbones import describe, fitted_to
@@ -31,7 +32,8 @@ def adopted(learn: Learner) -> MedLearner:
 
     Raises:
         PreprocessingError: the loaders do to images what a bundle cannot carry over.
-        BundleError: another network than `vision_learner`'s, or one that medclf builds otherwise.
+        BundleError: another network than `vision_learner`'s, or one that medclf builds otherwise; or see
+            `check_answers`.
 
     Example:
         >>> # save_bundle(vision_learner(dls, resnet18), "polyps.bundle")  # does this
@@ -50,6 +52,7 @@ def adopted(learn: Learner) -> MedLearner:
         network = _rebuilt(arch, get_model(learn.model), how.channels, size)
     except MedclfError as error:
         raise BundleError(f"medclf cannot build this learner's network: {error.message}", _REMEDY) from error
+    check_answers(learn, how.channels, size)
     own = MedLearner(
         learn.dls,
         network,

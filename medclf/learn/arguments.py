@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,30 @@ def check_known(kwargs: Mapping[str, Any], function: Callable[..., Any]) -> None
             remedy = did_you_mean(name, [*inspect.signature(function).parameters, *known])
             text = f"{function.__name__} has no argument {name!r}"
             raise MedclfError(text, remedy or f"help({function.__name__}) lists them")
+
+
+def check_callables(**given: Any) -> None:
+    """See that what fastai would call much later can be called.
+
+    Raises:
+        MedclfError: one is a name, as Keras takes it; or a class of loss functions instead of one of them.
+    """
+    for name, value in given.items():
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(one, str):
+                raise MedclfError(f"{name} is called, and {one!r} is a name", f"give {_SUCH_AS[name]}, or leave it out")
+            if name == "loss_func" and isinstance(one, type):
+                raise MedclfError(f"loss_func={one.__name__} is a class", f"give one of it: {one.__name__}()")
+
+
+_LIKE = "give lin_ftrs as a list of widths, such as [256], and ps as a share from 0 to 1, or a share a layer"
+_SUCH_AS = {
+    "loss_func": "a loss function, such as CrossEntropyLossFlat()",
+    "opt_func": "one of fastai's optimisers, such as Adam",
+    "splitter": "a function that splits the network's parameters",
+    "metrics": "fastai's metrics, such as [accuracy, F1Score()]",
+    "cbs": "callbacks, such as [SaveModelCallback()]",
+}
 
 
 def weights_asked(weights: Any, pretrained: bool | None) -> Any:
@@ -82,6 +106,9 @@ def fastai_head(
         lin_ftrs: widths of the hidden layers; 512 where None.
         options: `ps`, `first_bn`, `bn_final`, `lin_first`, `y_range` of `create_head`.
 
+    Raises:
+        MedclfError: fastai makes no head of these.
+
     Example:
         >>> head = fastai_head(8, 2, lin_ftrs=[4], ps=0.5)
         >>> [type(layer).__name__ for layer in head][:5], head(torch.ones(3, 8, 2, 2)).shape
@@ -95,8 +122,34 @@ def fastai_head(
         pools = [kind(class_token=class_token) if body_pool is None else body_pool, torch.nn.Flatten()]
     concat_pool = concat_pool and body_pool is None
     width = n_features * (2 if pool and concat_pool else 1)
+    if lin_ftrs is not None and not isinstance(lin_ftrs, Iterable):
+        raise MedclfError(f"lin_ftrs lists widths, and {lin_ftrs!r} is no list", _LIKE)
     hidden = None if lin_ftrs is None else list(lin_ftrs)
-    return torch.nn.Sequential(*pools, *create_head(width, n_out, lin_ftrs=hidden, pool=False, **options))
+    try:
+        return torch.nn.Sequential(*pools, *create_head(width, n_out, lin_ftrs=hidden, pool=False, **options))
+    except (TypeError, ValueError) as error:
+        raise MedclfError(f"fastai's head cannot be made so: {error}", _LIKE) from error
+
+
+def check_head(network: torch.nn.Sequential, n_in: int, n_out: int, size: tuple[int, int]) -> None:
+    """See that a head takes what its body gives, and gives an output a label.
+
+    Raises:
+        MedclfError: it does not.
+    """
+    training = network.training
+    with torch.inference_mode():
+        found = network.eval()[0](torch.zeros(1, n_in, *size))
+        try:
+            given = tuple(network[1](found).shape)
+            reason = f"gives {given[-1]} outputs for {n_out} labels" if given != (1, n_out) else ""
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            reason = f"does not take what its body gives: {str(error).partition(chr(10))[0]}"
+    network.train(training)
+    if reason:
+        pools = "nn.AdaptiveAvgPool2d(1), nn.Flatten(), " if found.ndim == 4 else ""
+        width = found.shape[1 if found.ndim == 4 else -1]
+        raise MedclfError(f"this head {reason}", f"give one such as nn.Sequential({pools}nn.Linear({width}, {n_out}))")
 
 
 def rates_by_group(rates: Sequence[float], n_groups: int) -> list[float]:

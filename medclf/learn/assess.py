@@ -37,6 +37,7 @@ from medclf.learn.outputs import (
     is_held_out,
     out_of_fold,
     outputs_of,
+    repeats,
     table_of_data,
     train_paths,
 )
@@ -165,7 +166,7 @@ def assess(
     by_row = None if table is None or features is None else features_by_row(learn, table, features, parts)
     if table is None and audit:
         text = "the images were not checked for near-duplicates and leaks: make the loaders with MedDataLoaders"
-        warnings.warn(MedclfWarning(text), stacklevel=2)
+        warnings.warn(MedclfWarning(". ".join([*repeats(learn.dls), text])), stacklevel=2)
     table, found = _audited(learn, table, by_row, audit)
     if table is not None and found is not None:
         parts = [_with_groups(part, table) for part in parts]

@@ -10,10 +10,11 @@ from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from medclf.config import Balance
+from medclf.config import Balance, TrainConfig
 from medclf.errors import DataError, argument
 from medclf.learn.batches import MedDL
 from medclf.models.balance import GAMMA, class_weights, draw_weights, drawn_as
+from medclf.options import options
 
 
 class _Balanced:
@@ -104,8 +105,10 @@ def balanced_loss(dls: Any, balance: Balance, n_out: int, multi_label: bool) -> 
         multi_label: whether an image may have several.
 
     Raises:
-        DataError: these loaders cannot draw by weight, or do not tell the labels of their images.
+        DataError: there is no such balance; or these loaders cannot draw by weight, or do not tell the labels of their
+            images.
     """
+    options(TrainConfig)["balance"].checked(balance)
     targets = targets_of(dls.train)
     weights = drawn_as(targets, n_out) if balance == "sampling" else class_weights(targets, n_out)
     if balance == "sampling":

@@ -6,7 +6,7 @@ import csv
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -450,7 +450,7 @@ class MedDataLoaders(Shown, DataLoaders):
         Labels are those of the loaders' own table.
 
         Raises:
-            DataError: a DataFrame says other labels.
+            DataError: a DataFrame says other labels; or there is no image.
         """
         if isinstance(test_items, pd.DataFrame):
             known = getattr(self, "path_col", "path")
@@ -459,6 +459,12 @@ class MedDataLoaders(Shown, DataLoaders):
             test_items = [Path(self.path) / f"{name}{getattr(self, 'suff', '')}" for name in names]
             if with_labels and getattr(self, "table", None) is not None:
                 check_same_labels(sheet, test_items, self)
+        elif isinstance(test_items, Path):
+            test_items = [test_items]
+        elif isinstance(test_items, Iterator):
+            test_items = list(test_items)
+        if not len(test_items):
+            raise DataError("there is no image to test on", "give files, such as get_image_files(folder)")
         return super().test_dl(test_items, rm_type_tfms, with_labels, **kwargs)
 
     def _shown(self) -> tuple[str, dict[str, Any], pd.DataFrame | None]:

@@ -24,6 +24,21 @@ def class_names(dls: DataLoaders) -> list[str]:
     return [str(label) for label in vocab]
 
 
+def check_rows(dls: DataLoaders) -> None:
+    """See that a row of the loaders is an image and its label: a second image would be taken for the label.
+
+    Raises:
+        DataError: it is not.
+    """
+    columns = getattr(dls.train_ds, "tls", None)  # a data set of the user's own does not tell
+    n_inp = getattr(dls, "n_inp", 1)
+    if columns is not None and (n_inp, len(columns)) != (1, 2):
+        raise DataError(
+            f"each row of the loaders has {n_inp} inputs and {len(columns) - n_inp} targets",
+            "give a DataBlock one MedImageBlock and one CategoryBlock or MultiCategoryBlock",
+        )
+
+
 def is_ordinal(dls: Any) -> bool:
     """Whether the labels have an order, which the vocab of `dls` then is: see `scan`."""
     table = getattr(dls, "table", None)

@@ -19,11 +19,11 @@ from fastcore.foundation import L
 from medclf._deprecated import warn
 from medclf.config import Balance, Pooling, TrainConfig
 from medclf.errors import DataError, MedclfError, PreprocessingError, argument
-from medclf.learn.arguments import check_known, fastai_head, weights_asked
+from medclf.learn.arguments import check_callables, check_head, check_known, fastai_head, weights_asked
 from medclf.learn.balance import balanced_loss
 from medclf.learn.checkpoint import seeded
 from medclf.learn.deferred_loss import DeferredSmoothLoss, FetchLosses
-from medclf.learn.labels import class_names, is_multi_label
+from medclf.learn.labels import check_rows, class_names, is_multi_label
 from medclf.learn.normalization import stats_for
 from medclf.learn.precision import TrainInBf16, has_bf16
 from medclf.learn.preprocessing import preprocessing_of, reading_of
@@ -31,7 +31,7 @@ from medclf.learn.training import MedLearner
 from medclf.learn.weights import last_weight
 from medclf.models.backbones import build_network, describe, fitted_to, origin, stages
 from medclf.models.heads import pool_by
-from medclf.models.own_networks import is_own, register_network
+from medclf.models.own_networks import is_own, register_network, weights_as_given
 from medclf.models.spec import Normalization
 from medclf.parallel import usable_device
 
@@ -94,7 +94,7 @@ def med_learner(
         n_out: outputs; as many as the loaders have labels.
         pretrained: False for random weights.
         weights: "default" for pretrained ones, a file in a layout that `medclf.models.checkpoint_layouts` knows, or
-            None for random ones.
+            None for random ones. A network that is given itself keeps the weights that it has.
         loss_func: fastai's for the task where None.
         opt_func: fastai optimiser; fused AdamW.
         lr, cbs, model_dir, wd, wd_bn_bias, train_bn, moms: as fastai's.
@@ -123,8 +123,8 @@ def med_learner(
 
     Raises:
         WeightsError: the weights cannot be had or do not fit; the message names other ways.
-        DataError: the loaders do not say how many classes there are, or normalise otherwise than the backbone; or both
-            a balance and a loss function are given.
+        DataError: the loaders do not say how many classes there are, have other rows than an image and its label, or
+            normalise otherwise than the backbone; or both a balance and a loss function are given.
         MedclfError: arguments that contradict each other, or a network that cannot be cut.
 
     Example:
@@ -135,10 +135,16 @@ def med_learner(
         warn("med_learner(head_start=)", "linear_probe=")
         linear_probe = kwargs.pop("head_start")
     check_known(kwargs, med_learner)
+    check_callables(loss_func=loss_func, opt_func=opt_func, splitter=splitter, metrics=metrics, cbs=cbs)
+    if not (isinstance(dropout, (int, float)) and 0 <= dropout < 1):
+        raise MedclfError(f"dropout must be 0 or more and below 1, not {dropout!r}", "it is the share that is dropped")
+    check_rows(dls)
     vocab = class_names(dls)
     if n_out not in (None, len(vocab)):
         raise MedclfError(f"n_out={n_out}, but the loaders have {len(vocab)} labels", "leave n_out out")
     weights = weights_asked(weights, pretrained)
+    if isinstance(arch, torch.nn.Module):
+        weights = weights_as_given(arch, weights)
     if isinstance(dls.device, str):
         dls.to(usable_device(dls.device))
     n_in = n_in or _channels(dls)
@@ -147,6 +153,9 @@ def med_learner(
     options = {name: value for name, value in options.items() if value is not None}
     if custom_head is not None and options:
         raise MedclfError(f"custom_head leaves {next(iter(options))} nothing to do", "give the one or the other")
+    if custom_head is not None and not isinstance(custom_head, torch.nn.Module):
+        name = getattr(custom_head, "__name__", type(custom_head).__name__)
+        raise MedclfError(f"custom_head is a module, and {name} is none", "give one that is made")
     if linear_probe and (custom_head is not None or options):
         raise MedclfError("a linear probe fits one linear layer, and this head has others", "leave linear_probe out")
     with seeded(getattr(dls.train, "seed", None)):
@@ -155,9 +164,12 @@ def med_learner(
         network = build_network(arch, len(vocab), weights=weights, n_in=n_in, dropout=dropout)
         if options or custom_head is not None:
             own_pool = next(network[1].children()) if hasattr(network[0], "make_pooling") else None
-            network[1] = custom_head or fastai_head(
-                backbone.n_features, len(vocab), class_token=backbone.class_token, body_pool=own_pool, **options
-            )
+            if custom_head is None:
+                custom_head = fastai_head(
+                    backbone.n_features, len(vocab), class_token=backbone.class_token, body_pool=own_pool, **options
+                )
+            network[1] = custom_head
+            check_head(network, n_in, len(vocab), _input_size(dls) or (backbone.size, backbone.size))
             init = torch.nn.init.kaiming_normal_ if init is None else init
         if init is not None:
             apply_init(network[1], init)

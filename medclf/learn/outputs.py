@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from medclf.errors import DataError
 from medclf.learn.batches import unread
 from medclf.learn.features import image_features
 from medclf.learn.maps import of_learner
-from medclf.learn.prediction import predict_loader
+from medclf.learn.prediction import paths_of, predict_loader
 from medclf.learn.training import MedLearner
 from medclf.learn.units import is_by_unit
 from medclf.models.stage_maps import of_last_stage
@@ -130,6 +131,17 @@ def train_paths(dls: Any) -> list[str]:
     """The training images that can be read, as the table names them, in the loader's order."""
     items = [item for item, lost in zip(dls.train.dataset.items, unread(dls.train), strict=True) if not lost]
     return [Path(item).relative_to(dls.path).as_posix() for item in items]
+
+
+def repeats(dls: Any) -> list[str]:
+    """What is to be said of files that loaders without a table give more than once."""
+    files = [[path for path in paths_of(loader) if isinstance(path, (str, Path))] for loader in (dls.train, dls.valid)]
+    train, valid = (Counter(map(str, paths)) for paths in files)
+    both = sum(n for path, n in valid.items() if path in train)
+    again = sum((train + valid).values()) - len(train | valid) - len(train & valid)
+    memory = f"{both} of {valid.total()} validation images are training images too: scores on them measure memory"
+    within = f"{again} of {train.total() + valid.total()} images are given again within the training or validation set"
+    return [text for n, text in ((both, memory), (again, within)) if n]
 
 
 def out_of_fold(learn: Any, table: pd.DataFrame, predictions: Predictions) -> Predictions | None:

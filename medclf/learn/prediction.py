@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
+from fastai.callback.tracker import TerminateOnNaNCallback
+from fastai.torch_core import get_model
+from fastcore.basics import noop
 
-from medclf.errors import DataError
+from medclf.errors import BundleError, DataError, MedclfWarning
 from medclf.learn import distributed
 from medclf.learn.batches import unread
 from medclf.learn.features import exact, parted
@@ -23,6 +28,7 @@ from medclf.progress import has_screen
 from medclf.results.predictions import Predictions
 
 _LASTS = 50  # batches; fewer show no progress bar
+_DRIFT = 1e-3
 
 
 def predict_loader(
@@ -45,6 +51,9 @@ def predict_loader(
 
     Raises:
         DataError: what the network and `act` give are no probabilities.
+
+    Warns:
+        MedclfWarning: the loss function names labels from another probability on.
     """
     whole = loader.new(shuffle=False, drop_last=False)
     loader = parted(whole)
@@ -53,13 +62,17 @@ def predict_loader(
     keeping: contextlib.AbstractContextManager[list[torch.Tensor]] = contextlib.nullcontext([])
     if features:
         keeping = pooled_features(learn.model)
-    with exact(loader), bar, _no_metrics(learn), keeping as kept:
+    stops = learn.cbs.filter(lambda cb: isinstance(cb, TerminateOnNaNCallback))  # it takes the loss for one number
+    with exact(loader), bar, _no_metrics(learn), learn.removed_cbs(stops), keeping as kept:
         probs, targets, *rest = learn.get_preds(
             dl=loader, with_loss=labelled, act=act or _activation(learn), reorder=False
         )
     multi_label = probs.ndim == 2 and targets is not None and targets.ndim == 2
     multi_label = multi_label or is_multi_label(learn.dls)
     collect = distributed.gathered if loader is not whole else np.asarray
+    if multi_label and (cut := getattr(learn.loss_func, "thresh", 0.5)) != 0.5:
+        text = f"learn.predict names labels from the loss function's thresh={cut} on; here, and in a bundle, it is 0.5"
+        warnings.warn(MedclfWarning(f"{text}, or what assess(learn, policy=DecisionPolicy(...)) chooses"), stacklevel=2)
     probs = collect(probs.as_subclass(torch.Tensor).float().numpy())
     n = len(probs)
     if labelled:
@@ -76,6 +89,41 @@ def predict_loader(
     found = Predictions(class_names(learn.dls), multi_label, y, probs, losses, table, pooled, ordinal=ordinal)
     lost = unread(loader)
     return found.subset(~lost) if lost.any() else found
+
+
+def check_answers(learn: Any, n_in: int, size: tuple[int, int]) -> None:
+    """See that a learner's probabilities are what a bundle makes of its network: nothing else acts on the way.
+
+    Raises:
+        BundleError: a callback changes the images or the outputs, or the loss function's activation is another.
+    """
+    if distributed.n_ranks() > 1:  # one process cannot run the network without the others
+        return
+    model, multi_label = get_model(learn.model), is_multi_label(learn.dls)
+    drawn = torch.Generator().manual_seed(0)
+    images = torch.randn(2, n_in, *size, generator=drawn).to(next(model.parameters()).device)
+    logits, training = torch.randn(8, len(class_names(learn.dls)), generator=drawn) * 4, model.training
+    less_exact = learn.cbs.filter(lambda cb: isinstance(cb, (MixedPrecision, NonNativeMixedPrecision)))
+    with torch.inference_mode():
+        own = model.eval()(images).float().cpu()
+    model.train(training)
+    with learn.no_bar(), learn.no_logging(), learn.removed_cbs(less_exact):
+        given = learn.get_preds(dl=[(images,)], act=noop, reorder=False)[0].as_subclass(torch.Tensor).float()
+    if not torch.allclose(given, own, rtol=_DRIFT, atol=_DRIFT):
+        raise BundleError(
+            "the learner's predictions are not its network's: a callback changes images or outputs, and a bundle has "
+            "no callbacks",
+            "remove that callback with learn.remove_cb, or do what it does in the network",
+        )
+    act = _activation(learn) or getattr(learn.loss_func, "activation", noop)
+    wanted = torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=-1)
+    if not torch.allclose(act(logits), wanted, atol=_DRIFT):
+        raise BundleError(
+            f"the loss function's activation is none of a bundle's, which makes probabilities by "
+            f"{'a sigmoid' if multi_label else 'softmax'}",
+            "use a loss function with fastai's own activation, such as "
+            f"{'BCEWithLogitsLossFlat' if multi_label else 'CrossEntropyLossFlat'}()",
+        )
 
 
 @contextlib.contextmanager

@@ -8,11 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from medclf.config import Pooling
+from medclf.config import Pooling, TrainConfig
 from medclf.errors import BundleError, MedclfError, argument
 from medclf.models.head_layers import OPTIONS, Layer, check_head
 from medclf.models.pooling import GeMPool, GlobalPool
 from medclf.models.stage_maps import AllStages, plain_body, widths_of
+from medclf.options import options
 
 
 class ConcatPool(nn.Module):
@@ -79,6 +80,7 @@ def pool_by(network: nn.Module, kind: Pooling) -> None:
         kind: "mean", "gem" for the generalised mean, or "stages" for the mean of every stage's map.
 
     Raises:
+        DataError: there is no such way.
         MedclfError: the head is another, the network brings a pooling of its own, or for "stages" it is no chain.
 
     Example:
@@ -88,6 +90,7 @@ def pool_by(network: nn.Module, kind: Pooling) -> None:
         >>> network[1][0]
         GeMPool(p=3)
     """
+    options(TrainConfig)["pooling"].checked(kind)
     body, head = network.children()
     pool = next(head.children(), None)
     if not is_plain(head) or not isinstance(pool, (GlobalPool, GeMPool)) or getattr(pool, "class_token", False):

@@ -59,11 +59,26 @@ def register_network(factory: Callable[..., nn.Module], cut: Cut = None) -> str:
     """
     name = _PREFIX + _name_of(factory)
     body = partial(body_of, factory, cut)
-    weights = partial(_weights, factory, cut) if _asks(factory) else None
+    weights = partial(_weights, factory, cut) if _asks(factory) or isinstance(factory, nn.Module) else None
     n_features = _n_features(body(), name)
     _check_order(factory, cut)
     ARCHITECTURES[name] = Architecture(body, n_features=n_features, size=_SIZE, weights=weights)
     return name
+
+
+def weights_as_given(network: nn.Module, asked: Any) -> Any:
+    """What the weights of a network object are: "default" for trained ones, None for random ones; or a file.
+
+    Its BatchNorm statistics tell. Without any, it is what was asked for.
+
+    Example:
+        >>> weights_as_given(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), "default") is None
+        True
+    """
+    means = [mean for module in network.modules() if (mean := getattr(module, "running_mean", None)) is not None]
+    if asked not in (None, "default") or not means:
+        return asked
+    return "default" if any(mean.any() for mean in means) else None
 
 
 def body_of(factory: Callable[..., nn.Module], cut: Cut = None, *, pretrained: bool = False) -> nn.Module:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medclf.errors import MedclfError
+from medclf.errors import MedclfError, argument
 from medclf.models.checkpoint_layouts import HALF, IMAGENET_MEAN, IMAGENET_STD
 from medclf.models.cut import Cut, subsample_first
 from medclf.models.hub_folders import OPEN_CLIP, is_repository, published
@@ -143,6 +143,11 @@ def resolve(arch: str | Callable[..., Any]) -> tuple[str, str]:
                 "give one of their functions, the name of one, or register yours with register_arch",
             )
         arch = name
+    if not isinstance(arch, str):
+        raise MedclfError(
+            f"{argument('arch')} is of the type {type(arch).__name__}, and not the name of an architecture",
+            f"give a name, such as {argument('arch', 'resnet34')}, or a function that makes the network",
+        )
     if arch in ARCHITECTURES:
         return ARCHITECTURES[arch].source, arch
     if is_repository(arch):

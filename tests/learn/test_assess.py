@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from fastai.vision.all import ImageDataLoaders, Resize
+from fastai.vision.all import CategoryBlock, DataBlock, ImageDataLoaders, IndexSplitter, Resize, parent_label
 
 from medclf.auditing.decisions import DecisionPolicy
 from medclf.config import TrainConfig
@@ -17,8 +17,10 @@ from medclf.errors import DataError, MedclfWarning
 from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.learn.assess import assess, assessment_of
 from medclf.learn.dataloaders import MedDataLoaders
+from medclf.learn.image_block import MedImageBlock
 from medclf.learn.interpretation import MedInterpretation
 from medclf.learn.learner import med_learner
+from medclf.learn.outputs import repeats
 from medclf.reporting.report import report
 from medclf.run.train import train
 
@@ -136,6 +138,22 @@ def test_without_a_table_it_is_said_that_nothing_was_checked(data, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", MedclfWarning)
         assess(learn, audit=False, saliency=0)
+
+
+def test_without_a_table_repeats_are_counted(data):
+    files = sorted(data.rglob("*.jpg"))[::5]
+    block = DataBlock(
+        (MedImageBlock, CategoryBlock), get_y=parent_label, splitter=IndexSplitter([0, 1, 2]), item_tfms=Resize(32)
+    )
+    n = len(files)
+    dls = block.dataloaders([*files, *files[:2], *files[3:6]], bs=4, num_workers=0, device="cpu")
+    assert repeats(dls) == [
+        "2 of 3 validation images are training images too: scores on them measure memory",
+        f"3 of {n + 5} images are given again within the training or validation set",
+    ]
+    learn = med_learner(dls, "timm/test_efficientnet", weights=None, mixed_precision=False)
+    with pytest.warns(MedclfWarning, match="2 of 3 validation images are training images too"):
+        quietly(learn, lambda learn: assess(learn, saliency=0))
 
 
 def test_a_class_of_too_few_images_for_folds_has_a_report_all_the_same(data, tmp_path):

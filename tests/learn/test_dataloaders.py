@@ -122,6 +122,9 @@ def test_test_dl_works_as_fastais(folder):
     assert len(plain) == 1 and plain[0].shape == (3, 3, 32, 32)
     assert labelled[1].tolist() == [0, 0, 0]
     named = dls.test_dl([str(p) for p in paths]).one_batch()
+    assert len(dls.test_dl(paths[0]).dataset) == 1 and len(dls.test_dl(iter(paths)).dataset) == len(paths)
+    with pytest.raises(DataError, match="no image to test on"):
+        dls.test_dl([])
     assert torch.equal(named[0], plain[0])
 
 

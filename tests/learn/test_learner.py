@@ -10,12 +10,13 @@ from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.transforms import Normalize, get_image_files, parent_label
 from fastai.learner import Learner, Recorder, load_learner
+from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorImage
 from fastai.vision.augment import Resize, aug_transforms
 from fastai.vision.data import ImageDataLoaders
 from PIL import Image
 
-from medclf.errors import BundleError, DataError, MedclfWarning
+from medclf.errors import BundleError, DataError, MedclfError, MedclfWarning
 from medclf.inference.bundle import save_bundle
 from medclf.learn.assess import assess
 from medclf.learn.callbacks import SaveBest
@@ -28,6 +29,7 @@ from medclf.learn.normalization import stats_for
 from medclf.learn.prediction import predict_loader
 from medclf.learn.presets import QuickNormalize
 from medclf.learn.weights import last_weight
+from medclf.models.pooling import GlobalPool
 from medclf.results.predictions import Predictions
 
 
@@ -403,6 +405,30 @@ def test_without_linear_probe_it_is_fastais_fine_tune(dls):
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(1)
     assert learn.head is None and len(learn.recorder.values) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"balance": "losses"}, "balance must be none, loss"),
+        ({"pooling": "max"}, "pooling must be mean, gem or stages"),
+        ({"dropout": 1.5}, "dropout must be"),
+        ({"loss_func": "categorical_crossentropy"}, "is a name"),
+        ({"loss_func": CrossEntropyLossFlat}, "is a class"),
+        ({"metrics": ["accuracy"]}, "is a name"),
+        ({"arch": None}, "of the type NoneType"),
+        ({"lin_ftrs": 64}, "lists widths"),
+        ({"ps": 2.0}, "between 0 and 1"),
+        ({"custom_head": torch.nn.Linear}, "is a module, and Linear is none"),
+        ({"custom_head": torch.nn.Linear(7, 3)}, "does not take what its body gives"),
+        ({"custom_head": torch.nn.Sequential(GlobalPool(), torch.nn.Linear(1280, 4))}, "gives 4 outputs for 3 labels"),
+    ],
+)
+def test_what_a_learner_cannot_be_made_of_is_said_at_once(dls, asked, said):
+    """Another word for a balance or a pooling was silently taken for one of them; the rest failed much later."""
+    with pytest.raises(MedclfError, match=said) as refused:
+        med_learner(dls, **{"arch": "efficientnet_lite0", "weights": None, **asked})
+    assert refused.value.remedy or "must be" in str(refused.value)
 
 
 def test_random_weights_have_no_linear_probe(dls):

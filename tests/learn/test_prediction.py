@@ -5,20 +5,29 @@ import pandas as pd
 import pytest
 import torch
 from fastai.vision.all import (
+    BCEWithLogitsLossFlat,
+    Callback,
     CategoryBlock,
     ColReader,
     ColSplitter,
+    CrossEntropyLossFlat,
     DataBlock,
+    GradientAccumulation,
     IndexSplitter,
+    MixUp,
+    MultiCategoryBlock,
     Resize,
+    TerminateOnNaNCallback,
     get_image_files,
+    noop,
     parent_label,
 )
 from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from medclf.errors import DataError
+from medclf.errors import BundleError, DataError, MedclfWarning
+from medclf.inference.bundle import save_bundle
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.image_block import MedImageBlock
 from medclf.learn.interpretation import MedInterpretation
@@ -95,3 +104,66 @@ def test_files_outside_of_the_loaders_path_are_shown(folder, tmp_path, monkeypat
     (tmp_path / "other.png").write_bytes(next(folder.rglob("*.png")).read_bytes())
     with pytest.raises(Exception, match="outside the data's folder"):
         interp.read(tmp_path / "other.png")
+
+
+def test_rows_of_other_things_than_an_image_and_a_label_are_refused(folder):
+    """The probe took a second image for the labels."""
+    for n_inp in (1, 2):
+        block = DataBlock(
+            (*[MedImageBlock] * n_inp, *[CategoryBlock] * (3 - n_inp)),
+            n_inp=n_inp,
+            get_items=get_image_files,
+            getters=[noop] * n_inp + [parent_label] * (3 - n_inp),
+            splitter=IndexSplitter([0, 1]),
+            item_tfms=Resize(32),
+        )
+        with pytest.raises(DataError, match=f"{n_inp} inputs and {3 - n_inp} targets"):
+            learner(block.dataloaders(folder, bs=2, num_workers=0, device="cpu"))
+
+
+def test_another_threshold_of_the_loss_is_told(folder):
+    block = DataBlock(
+        (MedImageBlock, MultiCategoryBlock),
+        get_items=get_image_files,
+        get_y=lambda file: [file.parent.name],
+        item_tfms=Resize(32),
+        splitter=IndexSplitter([0, 1]),
+    )
+    dls = block.dataloaders(folder, bs=2, num_workers=0, device="cpu")
+    learn = learner(dls, loss_func=BCEWithLogitsLossFlat(thresh=0.9))
+    with pytest.warns(MedclfWarning, match=r"thresh=0\.9 on; here, and in a bundle, it is 0\.5"):
+        predict_loader(learn, dls.valid)
+
+
+class Doubles(Callback):
+    """Acts on what the network gives, outside of it."""
+
+    def after_pred(self):
+        self.learn.pred = self.pred * 2
+
+
+class Tempered(CrossEntropyLossFlat):
+    def activation(self, x):
+        return torch.softmax(x / 5, dim=-1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"cbs": Doubles()}, "a callback changes images or outputs"), ({"loss_func": Tempered()}, "activation is none")],
+)
+def test_what_acts_beside_the_network_is_in_no_bundle(settings, said, folder, tmp_path):
+    """Its probabilities were others than the learner's, by a third and more."""
+    learn = learner(med_loaders(folder), **settings)
+    with pytest.raises(BundleError, match=said) as refused:
+        save_bundle(learn, tmp_path / "x.bundle", calibration={})
+    assert refused.value.remedy and not (tmp_path / "x.bundle").exists()
+
+
+def test_callbacks_that_leave_predictions_alone_are_welcome(folder, tmp_path):
+    """TerminateOnNaNCallback takes the losses of a batch for one number, and the interpretation failed on it."""
+    learn = learner(med_loaders(folder), cbs=[MixUp(), TerminateOnNaNCallback(), GradientAccumulation(8)])
+    learn.to_fp16()
+    before = list(learn.cbs)
+    assert len(MedInterpretation.from_learner(learn).to_frame()) == 2
+    save_bundle(learn, tmp_path / "x.bundle", calibration={})
+    assert set(map(type, learn.cbs)) == set(map(type, before))

@@ -13,7 +13,7 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.models import registry
 from medclf.models.backbones import build_network, describe
-from medclf.models.own_networks import body_of, is_own, register_network
+from medclf.models.own_networks import body_of, is_own, register_network, weights_as_given
 from medclf.models.spec import ModelSpec, Normalization
 
 
@@ -53,6 +53,18 @@ def test_a_module_stays_as_it_is():
     name = register_network(whole)
     network = build_network(name, 2, weights=None)
     assert torch.equal(network[0][0].weight, whole[0].weight) and network[0][0] is not whole[0]
+
+
+def test_a_trained_module_is_taken_as_it_is():
+    """Without `weights=None` it was refused, and with it called random."""
+    whole = small()
+    assert weights_as_given(whole, "default") is None and weights_as_given(whole, "a.pth") == "a.pth"
+    whole(torch.rand(2, 3, 20, 20))  # its norm has seen a batch
+    assert weights_as_given(whole, None) == weights_as_given(whole, "default") == "default"
+    network = build_network(register_network(whole), 2, weights="default")
+    assert torch.equal(network[0][0].weight, whole[0].weight)
+    without_norm = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1))
+    assert weights_as_given(without_norm, None) is None and weights_as_given(without_norm, "default") == "default"
 
 
 def test_a_bundle_names_it_and_asks_for_it(tmp_path):
