@@ -120,9 +120,7 @@ def _labels(results: Mapping[str, Any]) -> Check:
     if not found.get("n_judged"):
         return Check("Labels", "warn", "The labels were not checked.", "labels")
     n, total = found.get("n_doubtful", 0) + found.get("n_conflicts", 0), found["n_judged"]
-    text = (
-        f"{number(n)} of {number(total)} labels are doubtful." if n else f"None of {number(total)} labels is doubtful."
-    )
+    text = f"{number(n) if n else 'None'} of {number(total)} labels {'is' if n < 2 else 'are'} doubtful."
     text += f" {number(found['n_unjudged'])} were not judged." if found.get("n_unjudged") else ""
     text += f" {len(untold)} of the {len(vocab)} classes were not judged." if untold else ""
     state, agrees = _graded(n / total, DOUBTFUL), found.get("judge_agrees", 1.0)

@@ -43,6 +43,7 @@ _NAMES = {  # keys of results.json whose words do not say what they are
     "n_unjudged": "Labels not judged",
     "judge_agrees": "Labels that the judge agrees with",
     "labels_not_judged": "Classes not judged",
+    "leak_free": "Leaks",
     "cv_folds": "Folds of the cross-validation",
     "n_train": "In training",
     "n_features": "Features of an image",

@@ -285,5 +285,5 @@ def external_facts(evaluation: Run, run: Path) -> list[dict[str, Any]]:
     """
     facts, folder = evaluation.results, evaluation.path
     page = (folder / PAGE).relative_to(run).as_posix() if folder.is_relative_to(run) else folder.name
-    missing = {"left_out": facts["left_out"]["sentence"]} if facts.get("left_out") else {}
-    return [{"images": folder.name, "n": facts["n"], **missing, **short_metrics(facts), "page": page}]
+    told = {key: facts[key]["sentence"] for key in ("left_out", "leak_free") if facts.get(key)}
+    return [{"images": folder.name, "n": facts["n"], **told, **short_metrics(facts), "page": page}]

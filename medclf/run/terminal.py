@@ -17,7 +17,7 @@ from medclf.reporting.checks import checks
 from medclf.reporting.formatting import scores
 from medclf.results.results import short_metrics
 from medclf.results.run_folder import PAGE, RunFolder
-from medclf.results.wording import beside_guessing, counted, number, partition_name, rests_on_few
+from medclf.results.wording import beside_guessing, counted, number, partition_name, rests_on_few, score_key
 from medclf.run.runs import RunRow, cautions, differences
 
 _MARKS = {"pass": "pass", "warn": "WARN", "fail": "FAIL"}
@@ -169,7 +169,9 @@ def _told(results: dict[str, Any]) -> Iterator[str]:
             text = f"{where}: PPV {written(restated['ppv'])}, NPV {written(restated['npv'])}. {restated['sentence']}"
             yield text.strip()
     for row in results.get("external") or []:
-        yield f"external, {row['images']}: accuracy {written(row['accuracy'])}, n = {row['n']}"
+        key = score_key(results)
+        yield f"external, {row['images']}: {METRICS[key].name} {written(row[key])}, n = {row['n']}"
+        yield from filter(None, [row.get("left_out"), row.get("leak_free")])
 
 
 def _by_name(section: dict[str, Any]) -> Iterator[str]:

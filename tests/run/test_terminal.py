@@ -58,6 +58,17 @@ def predictions(n, partition, vocab):
     return Predictions(vocab, False, y, probs, np.zeros(n), table)
 
 
+def test_an_external_score_is_the_run_s_own_kind_and_says_what_leaks(tmp_path, capsys):
+    facts = summarize(predictions(10, "valid", ["a", "b"]), n_boot=2)
+    row = {"images": "clinic", "n": 10, "accuracy": facts["accuracy"], "auroc": facts["auroc"]}
+    facts["external"] = [row | {"leak_free": "4 of the 10 test images are near-duplicates of training images."}]
+    for task, key in (("single-label", "accuracy"), ("multi-label", "AUROC")):
+        (tmp_path / "results.json").write_text(json.dumps(finite(as_plain(facts | {"task": task}))))
+        show_results(tmp_path)
+        text = capsys.readouterr().out
+        assert f"external, clinic: {key} 1.000" in text and "4 of the 10 test images are near-duplicates" in text
+
+
 def test_the_test_set_is_shown_beside_the_validation_set(tmp_path, capsys):
     vocab = ["[red]plain", "other"]
     facts = summarize(predictions(10, "valid", vocab), n_boot=2)
