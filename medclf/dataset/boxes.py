@@ -243,6 +243,8 @@ def _checked(box: GivenBox, image: GivenImage, size: tuple[int, int]) -> tuple[C
         raise DataError(f"swapped: {shown} ends before it begins{place}")
     if x_max - x_min <= 0 or y_max - y_min <= 0:
         raise DataError(f"empty: {shown} holds no pixel{place}")
+    if not image.in_shares and max(map(abs, box.corners)) <= 1 < min(size):
+        raise DataError(f"in shares: {shown} looks like shares of the image, among boxes in pixels{place}")
     if not (0 <= (x_min + x_max) / 2 <= width and 0 <= (y_min + y_max) / 2 <= height):
         counted = "; YOLO counts in shares of the image, from 0 to 1" if image.in_shares else ""
         raise DataError(f"outside: the middle of {shown} is not in {width} x {height} pixels{counted}{place}")

@@ -330,6 +330,7 @@ ROWS = "path,label,x_min,y_min,x_max,y_max\n"
         ("a.png,polyp,30,2,5,20", r"swapped: .* \(row 3\)"),
         ("a.png,polyp,5,2,5,20", r"empty: .* \(row 3\)"),
         ("a.png,polyp,5,,15,20", r"no number: one is missing \(row 3\)"),
+        ("a.png,polyp,0.1,0.2,0.9,1", r"in shares: .* looks like shares of the image, among boxes in pixels \(row 3\)"),
     ],
 )
 def test_a_box_that_cannot_be_used_is_named_with_its_row(tmp_path, row, said):
