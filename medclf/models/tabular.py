@@ -323,6 +323,7 @@ def says_nothing(known: Sequence[Any]) -> str:
 
 _DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ].*)?|(19|20)\d{6}")
 _COUNTED = re.compile(r"\d+([.,]\d+)?\s*(years?|yrs?|y|months?|mon|m|weeks?|w|days?|d|kg|cm|mm|%)\.?", re.I)
+_GROUPED = re.compile(r"\d{1,3}([ \u00a0\u2009\u202f']\d{3})+([.,]\d+)?")
 _UNITS_OF = 10  # different values, up to which they may be categories, such as "0 mm" and "2 mm"
 _SOME = 0.25  # of the known values: numbers, where they are too many different ones to be categories
 _MOSTLY = 0.8  # of the known values: numbers, or dates, so that the others are slips
@@ -351,6 +352,9 @@ def unclear(known: Sequence[Any]) -> str:
     commas = [one for one in others if isinstance(one, str) and _are_numbers([one.replace(",", ".", 1)])]
     if commas and len(commas) == len(others):
         return f"it has decimal commas, such as {commas[0]!r}"
+    grouped = [one for one in others if isinstance(one, str) and _GROUPED.fullmatch(one.strip())]
+    if grouped and len(grouped) == len(others):
+        return f"it has numbers with their thousands set apart, such as {grouped[0]!r}"
     different = {_category(one) for one in known if _are_numbers([one])}
     if others and len(known) - len(others) >= (_SOME if len(different) > _UNITS_OF else _MOSTLY) * len(known):
         return f"{len(known) - len(others)} of {len(known)} values are numbers, and {others[0]!r} is none"

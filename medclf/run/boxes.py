@@ -138,6 +138,8 @@ def _data(
     told = describe_split(usable(table), {"kind": kind, "seed": config.seed})["sentence"]
     say(told)
     seen = _known_to_classifier(config, table)
+    untrained = f"{argument('epochs', 0)}: this detector was not trained, and its boxes say nothing."
+    seen += [untrained] if config.epochs == 0 else []
     for line in seen:
         say(line)
     return table, given, notes, [told, *seen, "Near-duplicates in both sets were not looked for; medclf audit does."]
@@ -191,7 +193,10 @@ def _check(config: TrainConfig, unlisted: str, neck: str) -> None:
         value = getattr(config, one.name)
         if one.name in _KNOWN | scanned or value in (one.default, ()) or (one.name in _MAY_BE_OFF and not value):
             continue
-        raise DataError(f"{argument(one.name)} does not go with {argument('boxes')}", "leave one of them out")
+        told = argument(one.name)
+        if one.name == "first_sizes":
+            told = argument("size", ",".join(map(str, (*config.first_sizes, config.size))))
+        raise DataError(f"{told} does not go with {argument('boxes')}", "leave one of them out")
     if config.split == "kfold":
         raise DataError(f"{argument('split', 'kfold')} does not go with {argument('boxes')}", "train on one split")
     for name in _OF_CLASSIFIER if config.from_run else ():

@@ -33,7 +33,7 @@ class RunRow(NamedTuple):
         date: when it was finished, 2026-01-31; "" where it was not.
         n: how many images its score rests on.
         score: accuracy, or AUROC of several labels, with its interval.
-        leak_free: the same without leaked images; "" where none leaks.
+        leak_free: the same without leaked images, and how many are left; "" where none leaks.
         to_best: how far it is from the best run of those that predicted the same images; None for that one, for a
             run without another, and for one that was not finished.
         best: the name of that best run; "" where there is no other.
@@ -103,10 +103,11 @@ def _row(run: Run, name: str) -> RunRow:
             return RunRow(run, name, data, model, "", 0, "", "", problem="not finished")
         results = run.results
         key = score_key(results)
-        leak_free = without_leaks(results).get(key)
+        clean = without_leaks(results)
+        without = _written(clean.get(key), key)
         date = str(record["finished"])[:10]
-        scores = _written(results.get(key), key), _written(leak_free, key)
-        return RunRow(run, name, data, model, date, results["n"], *scores)
+        leak_free = f"{without}, n = {clean['n']}" if without else ""
+        return RunRow(run, name, data, model, date, results["n"], _written(results.get(key), key), leak_free)
     except MedclfError as error:
         return RunRow(run, name, "", "", "", 0, "", "", problem=error.message)
 

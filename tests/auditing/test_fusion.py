@@ -127,6 +127,7 @@ def test_bad_columns_are_refused_by_name():
         (["2020-01-03", "2020-02-11"], "holds dates, such as '2020-01-03'"),
         (["03.01.1950", "unknown"], "holds dates"),
         (["41,5", "38"], r"decimal commas, such as '41,5'"),
+        (["3 000", "12\u202f500", "38"], "thousands set apart, such as '3 000'"),
         ([*map(str, range(40, 59)), "90+"], "57 of 60 values are numbers, and '90\\+' is none"),
         ([*map(str, range(40, 55)), *["<40"] * 15], "30 of 60 values are numbers, and '<40' is none"),
         ([f"{age:03}Y" for age in range(40, 60)], "numbers with a unit, such as '040Y'"),

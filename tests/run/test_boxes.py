@@ -190,6 +190,7 @@ def test_what_the_classifier_of_a_backbone_was_trained_on_is_said(tmp_path):
         ({"folds": 9}, "folds"),
         ({"cache": True}, "cache"),
         ({"from_run": ".", "size": 320}, "size does not go with from_run"),
+        ({"size": (64, 128), "epochs": 2}, 'size="64,128" does not go with boxes'),
     ],
 )
 def test_settings_that_a_detector_has_no_use_for_are_refused(drawn, tmp_path, settings, name):
@@ -245,6 +246,7 @@ def test_hidden_names_are_the_rows_of_the_table_and_absent_labels_are_said(drawn
     assert seen and set(re.findall(r"row \d+", page)) == wanted
     told = "No validation image has a box of rare, so it is not measured."
     assert told in page and told in content
+    assert "this detector was not trained" in page
     assert json.loads(content)["boxes"]["per_class"]["rare"] == {"n": 0, "ap50": None, "ap": None}
 
 

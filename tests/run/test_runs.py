@@ -57,7 +57,7 @@ def test_the_score_without_leaks_ranks_where_there_is_one(tmp_path):
         (tmp_path / name / "results.json").write_text(json.dumps(facts))
     rows = list_runs(tmp_path)
     assert [row.name for row in rows] == ["clean", "all-leaks", "seen"]
-    assert rows[2].leak_free == "50 % (20 to 80 %)" and rows[2].to_best is not None
+    assert rows[2].leak_free == "50 % (20 to 80 %), n = 10" and rows[2].to_best is not None
     assert any("ranked by the score without leaked images" in line for line in cautions(rows))
 
 
