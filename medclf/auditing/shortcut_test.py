@@ -367,10 +367,10 @@ def _sentences(overlays: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
         shares = {key.removeprefix("share_"): value for key, value in row.items() if key.startswith("share_")}
         known = {label: share for label, share in shares.items() if share == share}
         most, least = max(known, key=lambda label: known[label]), min(known, key=lambda label: known[label])
-        start = (
-            f"Overlay {row['overlay']} ({row['kind']}, {row['place']}) is on {percent(known[most], 0)} of '{most}' and "
-            f"{percent(known[least], 0)} of '{least}'"
-        )
+        other = "every label" if most == least and len(known) > 1 else f"'{most}'"
+        start = f"Overlay {row['overlay']} ({row['kind']}, {row['place']}) is on {percent(known[most], 0)} of {other}"
+        if most != least:
+            start += f" and {percent(known[least], 0)} of '{least}'"
         found = _leaning(effects[effects["overlay"] == row["overlay"]])
         texts.append(f"{start}. {'; '.join(found)}." if found else f"{start}; {NO_EVIDENCE}.")
     return texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 
 from PIL import Image
 
-from medclf.errors import DataError, ReadError, position
+from medclf.errors import DataError, MedclfWarning, ReadError, argument, position
 from medclf.escaping import csv_value
 from medclf.files import refuse_to_replace, replacing
 from medclf.images.heatmap import Box, hottest_box, on_original, overlay
 from medclf.inference.bundle import Bundle, load_bundle
 from medclf.inference.runtimes import bundle_in
-from medclf.run.predict import images_in
+from medclf.run.predict import images_in, without_fields
 
 _BOXES = "boxes.csv"
 _COLUMNS = ("path", "label", "prob", "left", "top", "right", "bottom", "width", "height", "picture", "problem")
@@ -99,11 +100,13 @@ def explain(
     """
     out = Path(out)
     if not 0 < share <= 1:
-        raise DataError(f"share={share:g} is not above 0 and at most 1", "0.5 is half as hot as the hottest pixel")
+        raise DataError(f"{argument('share')} must be above 0 and at most 1, not {share:g}", "0.5 is half the hottest")
     refuse_to_replace(out / _BOXES, overwrite)
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle_in(bundle), device)
     if label is not None:
         position(loaded.vocab, label)
+    if told := without_fields(loaded):
+        warnings.warn(MedclfWarning(told), stacklevel=2)
     given = [files] if isinstance(files, (str, Path)) else files
     found = []
     for number, name in enumerate(images_in([Path(file) for file in given]), 1):

@@ -49,6 +49,12 @@ def images_in(files: Sequence[Path]) -> Iterator[Path]:
         yield from (path / name for name in tree.paths)
 
 
+def without_fields(bundle: Any) -> str:
+    """What is said where a model takes columns of a table and none are given; "" where it takes none."""
+    names = ", ".join(repr(field["name"]) for field in getattr(bundle, "fields", ()))
+    return f"the model uses {names} beside the image, and here all of that counts as unknown" if names else ""
+
+
 def frames_in(files: Iterable[Path]) -> Iterator[Path]:
     """Each frame of the files by its name; a file of one, or one that cannot be read, as it is."""
     for path in files:

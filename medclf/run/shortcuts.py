@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 from medclf.auditing.shortcut_test import ShortcutTest, shortcut_test
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.scan import scan
-from medclf.errors import DataError, argument, by_road
+from medclf.errors import DataError, MedclfWarning, argument, by_road
 from medclf.images.phi import withheld_among
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.plain_page import check_page
@@ -19,6 +20,7 @@ from medclf.reporting.report import Reported, report
 from medclf.reporting.shortcut_page import render_shortcuts
 from medclf.results.record import RECORD
 from medclf.run.evaluate import as_trained
+from medclf.run.predict import without_fields
 from medclf.run.run import Run
 
 _ENOUGH = 10  # held-out images of each label, below which training images are looked at too
@@ -79,6 +81,9 @@ def shortcuts(
     test = shortcut_test(bundle, table, boxes=boxes, n_per_label=n_per_label, say=say)
     trained = "partition" in table and (table["partition"] == "train").any() and data is None
     cautions = ["Some of these images were used for training; effects may be underestimated."] if trained else []
+    if told := without_fields(bundle):
+        warnings.warn(MedclfWarning(told), stacklevel=2)
+        cautions.append(f"{told[:1].upper()}{told[1:]}.")
     reason = "" if shown else _why_withheld(table)
     page = render_shortcuts(
         test,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from medclf.auditing.shortcut_test import shortcut_test
+from medclf.auditing.shortcut_test import _sentences, shortcut_test
 from medclf.errors import DataError
 from medclf.images.overlays import Overlay, covered, find_overlays, inpainted, pasted
 from medclf.images.preprocessing import Preprocessing
@@ -124,6 +124,12 @@ def test_pasting_the_box_makes_pale_images_red(leaning):
     back = effect(leaning, "swapped", "red")  # the four without a box were called pale already
     assert (back["donor"], back["donor_carries"]) == ("pale", False)
     assert back["towards"].value == pytest.approx(0.85 * 36 / 40)
+
+
+def test_an_overlay_that_each_label_has_as_often_is_said_once(leaning):
+    even = leaning.overlays.assign(share_red=1.0, share_pale=1.0)
+    (sentence,) = _sentences(even, leaning.effects)
+    assert sentence.startswith("Overlay 1 (box, bottom left) is on 100 % of every label.")
 
 
 def test_it_is_said_in_words(leaning):

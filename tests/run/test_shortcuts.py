@@ -13,7 +13,7 @@ from scipy import ndimage
 from typer.testing import CliRunner
 
 from medclf.cli import app
-from medclf.errors import DataError
+from medclf.errors import DataError, MedclfWarning
 from medclf.images.preprocessing import Preprocessing
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.results.predictions import Predictions
@@ -100,6 +100,13 @@ def test_from_the_shell_with_a_box_of_ones_own(run, tmp_path):
     assert "Overlay 1 (box, bottom left)" in done.output and "top right" in page.read_text()
     done = CliRunner().invoke(app, ["shortcuts", str(run), "--box", "left"])
     assert "--box 0,0.7,0.3,1" in str(done.exception)
+
+
+def test_columns_beside_the_image_that_count_as_unknown_are_told(run, monkeypatch):
+    monkeypatch.setattr(ReadsTheBox, "fields", [{"name": "age", "kind": "number"}], raising=False)
+    with pytest.warns(MedclfWarning, match="uses 'age' beside the image, and here all of that counts as unknown"):
+        _, page = job.shortcuts(run)
+    assert "The model uses &#39;age&#39; beside the image" in page.read_text()
 
 
 def test_options_of_a_scan_need_data_to_scan(run):
