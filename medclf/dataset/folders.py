@@ -76,6 +76,16 @@ def plain_name(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def without_ending(path: str) -> str:
+    """A path without its suffix, of which a compressed volume has two.
+
+    Example:
+        >>> without_ending("a/1.5.png"), without_ending("a/1.nii.gz")
+        ('a/1.5', 'a/1')
+    """
+    return path[:-7] if path.lower().endswith(".nii.gz") else str(PurePosixPath(path).with_suffix(""))
+
+
 @dataclass
 class Tree:
     """The image files under a folder.
@@ -280,8 +290,9 @@ class Finder:
         tree = self._tree or walk(Path(self.root), allow_outside=self.follow_links)
         fits: dict[str, list[str]] = {}
         for path in tree.paths:
-            name = PurePosixPath(plain_name(path))
-            for key in {str(name), name.name, name.stem, str(name.with_suffix(""))}:
+            name = plain_name(path)
+            bare = without_ending(name)
+            for key in {name, PurePosixPath(name).name, bare, PurePosixPath(bare).name}:
                 fits.setdefault(key, []).append(path)
         return fits
 
@@ -319,7 +330,7 @@ class Finder:
         if len(fits) > 1:
             raise BadPath(f"fits {len(fits)} files ({fits[0]}, {fits[1]}{', ...' if len(fits) > 2 else ''})")
         if fits:
-            if cell not in (PurePosixPath(fits[0]).name, PurePosixPath(fits[0]).stem):
+            if cell not in {PurePosixPath(name).name for name in (fits[0], without_ending(fits[0]))}:
                 self.guessed.append((cell, fits[0]))
             return fits[0], True
         if is_address(cell):
@@ -354,7 +365,7 @@ class Finder:
 
     def like(self, path: str) -> str:
         """A file that differs from a missing one in its ending or leading zeros alone; "" where there is none."""
-        name = plain_name(str(PurePosixPath(path).with_suffix("")))
+        name = plain_name(without_ending(path))
         fits = self._by_name.get(name) or self._by_number.get(name.lstrip("0"), [])
         return fits[0] if len(fits) == 1 else ""
 

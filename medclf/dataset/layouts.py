@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from medclf.dataset.folders import part_named, partition_of, plain_name
+from medclf.dataset.folders import part_named, partition_of, plain_name, without_ending
 from medclf.errors import DataError, argument
 
 NO_CLASS_FOLDER = "no class folder above it"
@@ -250,7 +250,7 @@ def _copies(paths: Sequence[str]) -> list[str]:
 
 def _altered(paths: Sequence[str]) -> list[str]:
     """Those called like turned or mirrored copies of an image that is there, or of one that has several copies."""
-    stems = {path: str(PurePosixPath(path).with_suffix("")) for path in paths}
+    stems = {path: without_ending(path) for path in paths}
     found = {path: match[1] for path, stem in stems.items() if (match := _ALTERED.fullmatch(stem))}
     there, times = set(stems.values()), Counter(found.values())
     return [path for path, base in found.items() if base in there or times[base] > 1]
@@ -268,17 +268,17 @@ def masks_among(paths: Sequence[str]) -> list[str]:
         >>> masks_among(["a/1.png", "a/1_mask.png", "a/no_mask.png", "masks/2.png", "images/2.png"])
         ['a/1_mask.png', 'masks/2.png']
     """
-    spelt = [(path, PurePosixPath(path)) for path in paths]
-    in_folder = {path for path, pure in spelt if any(_MASK_FOLDER.fullmatch(name) for name in pure.parts[:-1])}
-    named = ((path, _MASK.fullmatch(pure.stem)) for path, pure in spelt)
+    spelt = [(path, PurePosixPath(without_ending(path))) for path in paths]
+    in_folder = {path for path, bare in spelt if any(_MASK_FOLDER.fullmatch(name) for name in bare.parts[:-1])}
+    named = ((path, _MASK.fullmatch(bare.name)) for path, bare in spelt)
     by_name = {path: found["base"] or found["after"] for path, found in named if found}
-    images = {pure.stem for path, pure in spelt if path not in in_folder and path not in by_name}
-    beside = {str(pure.with_suffix("")) for _, pure in spelt}
+    images = {bare.name for path, bare in spelt if path not in in_folder and path not in by_name}
+    beside = {str(bare) for _, bare in spelt}
     masks = []
-    for path, pure in spelt:
-        base = by_name.get(path, pure.stem)
-        of_other = path in by_name and (str(pure.with_name(base)) in beside or base in images)
-        if of_other or (path in in_folder and (base in images or pure.stem in images)):
+    for path, bare in spelt:
+        base = by_name.get(path, bare.name)
+        of_other = path in by_name and (str(bare.with_name(base)) in beside or base in images)
+        if of_other or (path in in_folder and (base in images or bare.name in images)):
             masks.append(path)
     return masks
 

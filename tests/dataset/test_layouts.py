@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 
+from medclf.dataset.folders import Finder, Tree
 from medclf.dataset.layouts import labels_of_folders, masks_among, patients_of_folders
 from medclf.errors import DataError
 
@@ -79,6 +82,15 @@ def test_too_few_folders_and_no_such_level():
 )  # fmt: skip
 def test_a_mask_is_told_by_its_name_and_its_image(mask):
     assert masks_among(["a/1.png", "a/2.png", mask]) == [mask]
+
+
+def test_the_two_endings_of_a_compressed_volume_are_none_of_its_name():
+    """Masks of volumes were trained on, and a table's names of volumes without an ending were called missing."""
+    volumes = ["a/1.nii.gz", "a/1_seg.nii.gz", "a/2.nii.gz", "a/2_flip.nii.gz"]
+    assert masks_among(volumes) == ["a/1_seg.nii.gz"]
+    assert "first 'a/2_flip.nii.gz'" in labels_of_folders(volumes)[2][0]
+    finder = Finder(Path(), Tree(volumes))
+    assert finder.find("2") == finder.find("a/2") == ("a/2.nii.gz", True) and finder.like("a/1.nii") == "a/1.nii.gz"
 
 
 def test_a_name_alone_makes_no_mask():
