@@ -63,7 +63,7 @@ _SPLITS = {
 
 
 _ONLY_TESTED = (
-    "These images were only tested on. Whether other images of their patients were trained on was not looked at."
+    "These images were given as a test. Whether other images of their patients were trained on was not looked at."
 )
 
 

@@ -24,7 +24,7 @@ def test_a_test_folder_that_shares_patients_is_told(other):
 
 
 def test_images_that_were_only_tested_on_were_not_split():
-    assert said(("a", "test"), ("b", "test")).startswith("These images were only tested on.")
+    assert said(("a", "test"), ("b", "test")).startswith("These images were given as a test.")
 
 
 def test_several_shared_patients_are_counted_and_unplaced_images_are_not():
