@@ -1,4 +1,4 @@
-"""What to label next: images that stand for many others, then for many of which a linear probe is unsure."""
+"""What to label next: the images that leave a linear probe least unsure of all images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from medclf.errors import DataError
 from medclf.models.linear_probe import column_scale, one_thread_if_small
 
 TYPICAL, UNSURE = "typical of images without a label", "unsure"
-_AXES, _MOST_AXES = 64, 256
+_AXES = 256
 _SAME = 0.98  # cosine of centred features from which two images are near-duplicates
-_WIDTH = 0.7  # distance of unit vectors at which one image stands for another by 1 / e
-_MOST = 4_000  # images that are to be covered, and that can be chosen: of more, parts
+_INTERCEPT = 0.1  # of the usual length of an image's features
+_NOISE = 0.5  # how many labels of an image itself it takes to halve what is not known of it
 STRENGTH = 0.003  # scikit-learn's C of the probe that says where it is unsure; see benchmarks/label_next.py
 
 
@@ -26,26 +26,26 @@ def choose_next(
     n: int = 50,
     *,
     probs: np.ndarray | None = None,
+    skill: float = 1.0,
     patients: Any = None,
     multi_label: bool = False,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Choose the images whose labels would teach most.
 
-    One after the other the image is taken that brings most of the others near to a labelled or chosen one, near in
-    what the features show. Without probabilities all count alike, so that large groups without a label come first; with
-    them each counts by the cube of 1 minus its margin between the two likeliest classes. Near-duplicates of an image
-    that is labelled or chosen are passed over, and a patient is not taken twice while others are left. Of more than
-    4,000 images a part is covered, and the least sure and a part of the others can be chosen.
+    One after the other the image is taken whose label lowers most what a linear model of the features does not know
+    of all images: the mean variance of its answers. Without probabilities all count alike, so that large groups
+    without a label come first; with them each counts by the cube of 1 minus its margin between the two likeliest
+    classes, and less so the less the probabilities can be trusted. Near-duplicates of an image that is labelled or
+    chosen are passed over, and a patient is not taken twice while others are left.
 
     Args:
         features: (n, f) of all images, labelled or not.
         labelled: (n,) bool.
         n: how many to choose.
         probs: (n, n_labels) in [0, 1] of a model fitted on the labelled images; None where there are too few.
+        skill: in [0, 1], how far they can be trusted; see `skill_of`.
         patients: (n,) patient of each image; None or NaN is a patient of its own.
         multi_label: whether an image may have several labels.
-        seed: of these parts.
 
     Returns:
         row, why and margin (NaN without probabilities), at most `n` rows, the most wanted first.
@@ -53,7 +53,8 @@ def choose_next(
     Raises:
         DataError: every image is labelled, or features hold NaN.
 
-    Source: Bae, Noh and Sutherland 2025, "Uncertainty herding".
+    Source: Yu, Bi and Tresp 2006, "Active learning via transductive experimental design"; with probabilities, Ash and
+    others 2021, "Gone fishing".
 
     Example:
         >>> features = np.array([[0, 9], [0, 8], [1, 9], [9, 0], [8, 0], [9, 1]], float)
@@ -68,20 +69,22 @@ def choose_next(
     vectors = directions(features)
     owners = group_codes(patients, len(vectors))
     margins = np.full(len(vectors), np.nan) if probs is None else margin_of(probs, multi_label)
-    weights = np.ones(len(vectors)) if probs is None else (1.001 - margins) ** 3
-    rows = _herded(vectors, labelled, weights, owners, n, seed)
+    doubts = np.ones(len(vectors)) if probs is None else (1.001 - margins) ** skill
+    rows = _designed(vectors, labelled, doubts, owners, n)
     why = TYPICAL if probs is None else UNSURE
     return pd.DataFrame({"row": np.array(rows, int), "why": why, "margin": margins[rows]})
 
 
 def directions(features: np.ndarray) -> np.ndarray:
-    """(n, k) unit vectors: the features' main axes, centred, so that a product is the cosine of two images."""
+    """(n, k) unit vectors: of the features' main axes, centred, and an intercept: products are cosines of images."""
     from sklearn.decomposition import PCA
 
     values = np.asarray(features, np.float64)
     values = values - values.mean(0)
     if min(values.shape) > _AXES:
         values = PCA(_AXES, random_state=0).fit_transform(values)
+    usual = np.sqrt((values**2).sum(1).mean())
+    values = np.column_stack([values, np.full(len(values), _INTERCEPT * usual)])
     return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))
 
 
@@ -100,56 +103,34 @@ def margin_of(probs: np.ndarray, multi_label: bool = False) -> np.ndarray:
     return np.asarray(ranked[:, -1] - ranked[:, -2])
 
 
-def _herded(
-    vectors: np.ndarray, labelled: np.ndarray, weights: np.ndarray, owners: np.ndarray, n: int, seed: int
-) -> list[int]:
-    """Rows each of which brings most weight nearest to what is labelled or chosen; see `choose_next`."""
-    rng = np.random.default_rng(seed)
-    seen, times = _part(np.arange(len(vectors)), weights, _MOST, rng)
-    open_, _ = _part(np.flatnonzero(~labelled), weights, max(_MOST, 2 * n), rng)
-    near = _nearness(vectors[seen] @ vectors[open_].T)
-    weight = (weights[seen] * times).astype(np.float32)
-    covered, free = np.zeros(len(seen), np.float32), np.ones(len(open_), bool)
+def _designed(vectors: np.ndarray, labelled: np.ndarray, doubts: np.ndarray, owners: np.ndarray, n: int) -> list[int]:
+    """Rows each of which lowers the weighed mean variance most; see `choose_next`."""
+    wanted = (vectors.T * doubts**3) @ vectors / len(vectors)
+    known = _NOISE * np.eye(vectors.shape[1]) + (vectors[labelled].T * doubts[labelled]) @ vectors[labelled]
+    unknown = np.linalg.inv(known)
+    variance = ((vectors @ unknown) * vectors).sum(1)
+    gains = ((vectors @ (unknown @ wanted @ unknown)) * vectors).sum(1)
+    free, left = np.ones(len(vectors), bool), ~labelled
     for part in np.array_split(vectors[labelled], 1 + labelled.sum() // 1000):
         if len(part):
-            covered = np.maximum(covered, _nearness(vectors[seen] @ part.T).max(axis=1))
-            free &= (vectors[open_] @ part.T).max(axis=1) < _SAME
-    gains = np.maximum(near - covered[:, None], 0).T @ weight  # of each at most: they fall as more is covered
+            free &= (vectors @ part.T).max(axis=1) < _SAME
+    met = np.zeros(owners.max() + 1, bool)
     chosen: list[int] = []
-    left, met = np.ones(len(open_), bool), np.zeros(owners.max() + 1, bool)
-    while len(chosen) < min(n, len(open_)):
-        allowed = free & left & ~met[owners[open_]]
+    while len(chosen) < n and left.any():
+        allowed = free & left & ~met[owners]
         if not allowed.any():  # all patients had their turn, or near-duplicates alone are left
             free, met[:] = (free if (free & left).any() else left.copy()), False
             continue
-        while True:
-            best = int(np.where(allowed, gains, -1).argmax())
-            now = float(np.maximum(near[:, best] - covered, 0) @ weight)
-            if now >= gains[best] * (1 - 1e-5):  # no other can be above it
-                break
-            gains[best] = now
-        chosen.append(int(open_[best]))
-        left[best] = False
-        met[owners[open_[best]]] = True
-        covered = np.maximum(covered, near[:, best])
-        free &= vectors[open_] @ vectors[open_[best]] < _SAME
+        best = int(np.where(allowed, doubts * gains / (1 + doubts * variance), -1).argmax())
+        axis, step = unknown @ vectors[best], doubts[best] / (1 + doubts[best] * variance[best])
+        told, lost, cosines = (vectors @ np.stack([axis, unknown @ (wanted @ axis), vectors[best]], axis=1)).T
+        gains += (step * told) ** 2 * (axis @ wanted @ axis) - 2 * step * told * lost
+        variance -= step * told**2
+        unknown -= step * np.outer(axis, axis)
+        chosen.append(best)
+        left[best], met[owners[best]] = False, True
+        free &= cosines < _SAME
     return chosen
-
-
-def _part(rows: np.ndarray, weights: np.ndarray, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Of more than `most` rows the weightiest, and as many of the others at random; and how many each stands for."""
-    if len(rows) <= most:
-        return rows, np.ones(len(rows))
-    drawn = rng.permutation(rows)
-    drawn = drawn[np.argsort(-weights[drawn], kind="stable")]
-    first, rest = drawn[: most // 2], drawn[most // 2 :]
-    others = rng.choice(rest, most - most // 2, replace=False)
-    return np.concatenate([first, others]), np.repeat([1.0, len(rest) / len(others)], [len(first), len(others)])
-
-
-def _nearness(cosines: np.ndarray) -> np.ndarray:
-    """In [0, 1], of cosines: a Gaussian of the distance of unit vectors."""
-    return np.asarray(np.exp((cosines.astype(np.float32) - 1) * (2 / _WIDTH**2)))
 
 
 class Probe:
@@ -168,7 +149,7 @@ class Probe:
         values = np.asarray(features, np.float64)
         values = (values - values.mean(0)) / column_scale(values, widths)
         with one_thread_if_small(values.size):
-            n_axes = min(*values.shape, _MOST_AXES)
+            n_axes = min(*values.shape, _AXES)
             self.x = PCA(n_axes, svd_solver="auto", random_state=0).fit_transform(values)
         self.strength, self.n_classes = strength, n_classes
 
@@ -189,6 +170,33 @@ class Probe:
             model = LogisticRegression(C=self.strength, class_weight="balanced", max_iter=100, tol=1e-3)
             found[:, present] = model.fit(self.x[rows], y).predict_proba(self.x[asked])
         return found
+
+
+def skill_of(probe: Probe, y: np.ndarray, groups: Any = None, seed: int = 0) -> float:
+    """How much of what is not known the probe tells out of fold, in [0, 1]; all classes weigh alike.
+
+    The square root of 1 minus the log loss, divided by that of saying nothing.
+
+    Args:
+        probe: of all images.
+        y: (n,) classes, -1 where unknown.
+        groups: (n,) patient of each image.
+        seed: of the folds.
+    """
+    known = np.flatnonzero(y >= 0)
+    fold_of = folds(y[known], None if groups is None else np.asarray(groups, object)[known], 5, seed=seed)
+    losses = np.full(len(known), np.nan)
+    for fold in np.unique(fold_of):
+        train, valid = known[fold_of != fold], known[fold_of == fold]
+        if len(np.unique(y[train])) > 1:
+            held = probe.probs(train, y[train], valid)[np.arange(len(valid)), y[valid]]
+            losses[fold_of == fold] = -np.log(held.clip(1e-3))
+    judged = ~np.isnan(losses)
+    if not judged.any():
+        return 0.0
+    weights = 1 / np.bincount(y[known])[y[known]]
+    mean = np.average(losses[judged], weights=weights[judged])
+    return float(np.sqrt(np.clip(1 - mean / np.log(probe.n_classes), 0, 1)))
 
 
 def self_trained(probe: Probe, y: np.ndarray, groups: Any = None, seed: int = 0) -> tuple[np.ndarray, str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.auditing.label_forecast import Forecast, forecast
-from medclf.auditing.labelling import STRENGTH, Probe, choose_next, self_trained
+from medclf.auditing.labelling import STRENGTH, Probe, choose_next, self_trained, skill_of
 from medclf.dataset.corrections import POOR
 from medclf.dataset.corrections import UNSURE as NOT_SURE
 from medclf.dataset.labels import objects
@@ -26,8 +26,8 @@ from medclf.inference.runnable import Runnable
 from medclf.metrics.logits import to_probs
 from medclf.models.features import embed_table, stage_widths
 from medclf.models.features_kept import kept_features
-from medclf.models.linear_probe import column_scale, fit_linear, one_thread_if_small
-from medclf.models.stage_maps import last_stage, widths_of
+from medclf.models.linear_probe import fit_linear, one_thread_if_small
+from medclf.models.stage_maps import widths_of
 from medclf.parallel import map_ahead
 from medclf.progress import watch
 from medclf.run.labels_so_far import (
@@ -121,7 +121,7 @@ def label_next(
         second: a second reader's sheet: agreement is counted, and images on which the two differ come first.
         vocab: the classes; those of the model, else of the labels, where None.
         self_training: count the surest images as labelled, too, where that improves out-of-fold predictions.
-        seed: of folds, and of the parts of a large pool.
+        seed: of folds.
         arch, weights, window: of the encoder where there is no model; see `embed_table`.
         frame: which frame of a file of several; the model's own where there is one, but for "all".
         progress: show progress bars when it lasts.
@@ -318,7 +318,7 @@ class FittedPool:
         y: (n,) classes or (n, n_classes) 0 and 1; -1 where unknown.
         owners: (n,) patient of each image, or None.
         n_classes, multi_label: of the vocab.
-        seed: of folds, and of the parts of a large pool.
+        seed: of folds.
     """
 
     def __init__(
@@ -332,9 +332,6 @@ class FittedPool:
         seed: int = 0,
     ) -> None:
         self.features, self.widths, self.y, self.owners = features, widths, y, owners
-        self.like = last_stage(features, widths)
-        # Images of which the probe is unsure are to differ in what it sees: all stages, each counting alike.
-        self.weighed = features / column_scale(features, widths) if widths else features
         self.n_classes, self.multi_label, self.seed = n_classes, multi_label, seed
         self.taught = y
         known = y >= 0 if y.ndim == 1 else y.min(1) >= 0
@@ -373,11 +370,13 @@ class FittedPool:
 
     def choose(self, blocked: np.ndarray, probs: np.ndarray | None, n: int) -> pd.DataFrame:
         """See `choose_next`; `probs` count where an image may have several labels, or too few have one for a probe."""
+        skill = 1.0
         if self.enough and not self.multi_label:
             rows = np.flatnonzero(self.taught >= 0)
             probs = self._probe.probs(rows, self.taught[rows], np.arange(len(self.taught)))
-        given: Any = {"patients": self.owners, "multi_label": self.multi_label, "seed": self.seed}
-        return choose_next(self.like if probs is None else self.weighed, blocked, n, probs=probs, **given)
+            skill = skill_of(self._probe, self.y, self.owners, self.seed)
+        given: Any = {"patients": self.owners, "multi_label": self.multi_label, "skill": skill}
+        return choose_next(self._probe.x, blocked, n, probs=probs, **given)
 
     def forecast(self, more: int) -> Forecast | None:
         """What so many more labels are expected to bring; None of several labels, or where there are too few."""

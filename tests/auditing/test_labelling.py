@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from medclf.auditing import labelling
-from medclf.auditing.labelling import Probe, choose_next, margin_of, self_trained
+from medclf.auditing.labelling import Probe, choose_next, margin_of, self_trained, skill_of
 from medclf.errors import DataError
 
 
@@ -61,7 +61,7 @@ def test_a_patient_is_taken_again_only_when_none_is_left():
 
 def test_the_same_choice_again():
     features, y = blobs()
-    first, again = (choose_next(features, np.zeros(len(y), bool), 7, seed=3) for _ in range(2))
+    first, again = (choose_next(features, np.zeros(len(y), bool), 7) for _ in range(2))
     assert first.equals(again)
 
 
@@ -112,31 +112,52 @@ def test_self_training_is_kept_where_it_helps_and_only_there():
     assert (filled == known).all() and "not used" in said
 
 
-def test_the_choice_is_the_greedy_one():
-    """Against the same written out: each time all gains anew."""
+@pytest.mark.parametrize("skill", [1.0, 0.5, 0.0])
+def test_each_choice_lowers_the_mean_variance_most(skill):
+    """Against the same written out: each time every model anew, by inverses alone."""
     rng = np.random.default_rng(0)
     features, labelled = rng.normal(size=(60, 6)), np.arange(60) < 4
     probs = rng.dirichlet([1, 1, 1], 60)
-    found = choose_next(features, labelled, 8, probs=probs)["row"].tolist()
+    found = choose_next(features, labelled, 8, probs=probs, skill=skill)["row"].tolist()
     vectors = labelling.directions(features)
-    near = np.exp(-((vectors[:, None] - vectors[None]) ** 2).sum(2) / labelling._WIDTH**2)
-    weights = (1.001 - margin_of(probs)) ** 3
-    covered, chosen = near[:, labelled].max(1), []
+    doubts = (1.001 - margin_of(probs)) ** skill
+
+    def variance(rows):
+        told = 0.5 * np.eye(7) + sum(doubts[row] * np.outer(vectors[row], vectors[row]) for row in rows)
+        return np.mean(doubts**3 * np.einsum("ij,jk,ik->i", vectors, np.linalg.inv(told), vectors))
+
+    taken = list(range(4))
     for _ in range(8):
-        gains = weights @ np.maximum(near - covered[:, None], 0)
-        gains[[*np.flatnonzero(labelled), *chosen]] = -1
-        chosen.append(int(gains.argmax()))
-        covered = np.maximum(covered, near[:, chosen[-1]])
-    assert found == chosen
+        taken.append(min(set(range(60)) - set(taken), key=lambda row: variance([*taken, row])))
+    assert found == taken[4:]
 
 
-def test_of_many_images_parts_are_looked_at(monkeypatch):
-    monkeypatch.setattr(labelling, "_MOST", 40)
-    features, y = blobs(5, 60)
-    assert sorted(y[choose_next(features, np.zeros(len(y), bool), 5)["row"]]) == [0, 1, 2, 3, 4]
-    probs = np.tile([0.98, 0.02], (len(y), 1))
-    probs[[7, 130]] = [0.55, 0.45]
-    found = choose_next(features, np.arange(len(y)) == 250, 2, probs=probs)
-    assert set(found["row"]) == {7, 130}
-    rows = choose_next(features, np.zeros(len(y), bool), 100)["row"]
-    assert len(set(rows)) == 100
+def test_without_skill_the_probabilities_have_no_part():
+    features, y = blobs(spread=1.5)
+    labelled = np.arange(len(y)) < 4
+    probs = np.random.default_rng(0).dirichlet([1, 1], len(y))
+    chosen = [
+        choose_next(features, labelled, 9, **given)["row"].tolist() for given in ({}, {"probs": probs, "skill": 0})
+    ]
+    assert chosen[0] == chosen[1]
+
+
+def test_skill_is_what_the_probe_tells_out_of_fold():
+    features, y = blobs(3, 100, spread=0.5)
+    known = np.full(len(y), -1)
+    known[::10] = y[::10]
+    told = skill_of(Probe(features, 0.1, 3), known)
+    rng = np.random.default_rng(0)
+    noise = skill_of(Probe(rng.normal(size=(300, 16)), 0.1, 3), np.where(known >= 0, rng.integers(0, 3, 300), -1))
+    assert told > 0.7 and noise < 0.3
+    assert skill_of(Probe(features, 0.1, 3), np.where(np.arange(len(y)) < 5, y, -1)) == 0.0  # one class alone
+
+
+def test_of_a_large_pool_each_image_is_looked_at():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(20_000, 8)) * 0.1 + np.eye(8)[0]
+    probs = np.tile([0.98, 0.02], (len(features), 1))
+    few = slice(17_120, 17_123)
+    features[few] += np.eye(8)[5]
+    probs[few] = 0.5
+    assert choose_next(features, np.zeros(len(features), bool), 3, probs=probs)["row"][0] in range(17_120, 17_123)
