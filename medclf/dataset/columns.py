@@ -26,7 +26,7 @@ MEASURED = ("width", "height", "sha256", "problem")  # scan finds these out by i
 WRITTEN = frozenset({*MEANT, "pred", "loss", "unknown", "flags", "fold", "twins", "correction", "label_before"})
 WRITTEN |= {"trained_before"}
 WRITTEN |= {"unit_id", "n_images", "unit_images", "contribution"}
-NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)?(\.\d+)?([eE][-+]?\d+)?")
+NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d+)?|\.\d+)([eE][-+]?\d+)?")
 SPLIT_COLUMN = re.compile(
     r"(data)?_?(split|set|subset|partition|part|is_(valid|test|train)|phase|usage)"
     r"|(k|cv)?[ _-]?folds?[ _-]?(id|no|\d+)?",
@@ -411,7 +411,7 @@ def label_in(cell: Any, delimiter: str | None, multi_label: bool) -> Label | Non
 
 def typed(texts: list[str]) -> pd.Series:
     """A column of text as numbers where all cells are, None where a cell is empty."""
-    if all(NUMBER.fullmatch(text) and text[-1:] not in "+-." for text in texts if text) and any(texts):
+    if all(NUMBER.fullmatch(text) for text in texts if text) and any(texts):
         return pd.to_numeric(pd.Series(texts, dtype=object).replace("", None))
     return pd.Series([text or None for text in texts], dtype=object)
 

@@ -63,11 +63,12 @@ def with_units(table: pd.DataFrame, unit: str) -> pd.DataFrame:
         ['a', 'a', 'b']
     """
     named, notes = _names(table, unit)
-    if all(name is None for name in named):
+    used = [name for name, problem in zip(named, objects(table, "problem"), strict=True) if not problem]
+    if all(name is None for name in used):
         remedy = _SOURCES.get(unit, "fill its cells, or name another column")
         raise DataError(f"{argument('unit', unit)}: no image says its {units_word(unit, 1)}", remedy)
-    if unit not in ("folder", "file") and (n := sum(name is None for name in named)):
-        notes.append(f"{n} of {len(named)} images name no {units_word(unit, 1)}: each file counts as one of its own")
+    if unit not in ("folder", "file") and (n := sum(name is None for name in used)):
+        notes.append(f"{n} of {len(used)} images name no {units_word(unit, 1)}: each file counts as one of its own")
     result = table.copy()
     result.attrs = dict(table.attrs) | {"unit": unit}
     for text in notes:

@@ -8,6 +8,8 @@ from typing import Any, TypedDict, cast
 
 import pandas as pd
 
+from medclf.dataset.units import UNIT
+
 
 class SplitSummary(TypedDict, total=False):
     """How the data were split."""
@@ -94,14 +96,17 @@ def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> SplitSummary:
     else:
         sentence += f" No patient IDs were given, so one patient may be in {several}."
     if "group" in used and used["group"].notna().any():
-        apart, n = _in_several(used, "group")
+        joined = used
+        if UNIT in used:  # its images are a group in any case
+            joined = used[used.groupby("group")[UNIT].transform("nunique") > 1]
+        apart, n = _in_several(joined, "group")
         if n > 1:
             sentence += f" {n} groups of near-duplicates were found; {apart or 'none'} of them "
             sentence += f"{'is' if apart < 2 else 'are'} in {several}."
         elif n:
             sentence += f" 1 group of near-duplicates was found; it is {'' if apart else 'not '}in {several}."
         else:
-            sentence += " No near-duplicates were found."
+            sentence += f" No near-duplicates{' of different units' if UNIT in used else ''} were found."
     elsewhere = {"test_patients_elsewhere": tested} if tested else {}
     return cast(SplitSummary, {**split, "patients_on_both_sides": both, **elsewhere, "sentence": sentence})
 

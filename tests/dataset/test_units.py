@@ -44,6 +44,12 @@ def test_an_image_without_a_unit_is_one_of_its_own() -> None:
     assert table["unit_id"].tolist()[:3] == ["x", "b/1.png", "a/2.png"]
 
 
+def test_an_image_that_is_left_out_is_not_counted_as_without_a_unit() -> None:
+    exams = _table(exam=["x", None, None, *["y"] * 9])
+    with pytest.warns(MedclfWarning, match=r"1 of 11 images name no unit of 'exam'"):
+        with_units(exams.assign(problem=["", "truncated", *[""] * 10]), "exam")
+
+
 def test_frames_of_a_file_without_a_unit_are_one_unit_and_stay_together() -> None:
     paths = [f"{file}.tif#{frame}" for file in "abcdef" for frame in (0, 1)]
     table = _table(patient=["p", "p"] + [None] * 10, path=paths, frame_number=[0, 1] * 6)

@@ -56,6 +56,19 @@ def test_linked_images_are_counted(groups, says):
     assert says in describe_split(table, {"kind": "random", "seed": 42})["sentence"]
 
 
+@pytest.mark.parametrize(
+    ("groups", "says"),
+    [
+        ([1, 1, 2, 2], " No near-duplicates of different units were found."),
+        ([1, 1, 1, 1], " 1 group of near-duplicates was found; it is in both training and validation set."),
+    ],
+)
+def test_the_images_of_a_unit_are_no_near_duplicates(groups, says):
+    """Each unit was counted as a group of them."""
+    table = pd.DataFrame({"partition": ["train", "train", "valid", "valid"], "unit_id": list("aabb"), "group": groups})
+    assert says in describe_split(table, {"kind": "grouped", "seed": 42})["sentence"]
+
+
 def test_what_the_scan_noticed_goes_along():
     table = pd.DataFrame({"path": ["1.png"], "label": ["a"], "partition": ["train"], "problem": [""]})
     assert describe_data(table, {})["notes"] == []
