@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medclf.errors import MedclfWarning
 from medclf.escaping import csv_value, printable
-from medclf.images.frame_names import frame_name
+from medclf.images.frame_names import frame_name, one_of_several
 from medclf.images.reading import n_frames
 from medclf.inference.predictor import FrameOf, Predictor
 from medclf.inference.runtimes import opened
@@ -87,7 +89,8 @@ def predict_unit(
     Args:
         bundle: of a training with a unit: a bundle, a RUN that holds one, or an exported .onnx file; or one
             that was loaded, which has its own runtime and device.
-        files: images, folders, or zip files of images; each frame of a file of several is an image.
+        files: images, folders, or zip files of images. Of a file of several frames the one counts that the training
+            took, or each, as an image of its own, where it was made with `frame="all"`.
         bs: images at once.
         runtime: "torch" or "onnx".
         device: where the network runs.
@@ -96,17 +99,25 @@ def predict_unit(
         BundleError: the bundle is damaged, or answers each image alone.
         DataError: a file does not exist, or a folder or zip file holds no image.
         ReadError: none of the images can be read.
+
+    Warns:
+        MedclfWarning: of files of several frames, one each was looked at.
     """
     given = [Path(file) for file in ([files] if isinstance(files, (str, Path)) else files)]
     model = opened(bundle, runtime, device)
-    names: list[str] = []
+    frame, names, several = model.preprocessing.frame, list[str](), dict[str, int]()
 
     def items() -> Iterator[Item | FrameOf]:
         for name, item in _items(given):
-            names.append(name)
-            yield item
+            n = n_frames(item)
+            several[name] = n
+            each = [FrameOf(item, number) for number in range(n)] if n > 1 and frame == "all" else [item]
+            names.extend(frame_name(name, number, n) if len(each) > 1 else name for number in range(len(each)))
+            yield from each
 
     found = model.predict_unit(items(), bs)
+    if frame != "all" and (said := one_of_several(several, frame)):
+        warnings.warn(MedclfWarning(f"{said}, as in training"), stacklevel=2)
     answer, counted = found.answer, found.contributions
     label = "|".join(answer.label) if isinstance(answer.label, tuple) else answer.label
     ranked = sorted((k for k, value in enumerate(counted) if value is not None), key=lambda k: -(counted[k] or 0.0))
@@ -129,21 +140,13 @@ def print_unit(
         csv.writer(sys.stdout).writerows([list(map(csv_value, row)), list(map(csv_value, row.values()))])
 
 
-def _items(files: Sequence[Path]) -> Iterator[tuple[str, Item | FrameOf]]:
-    """Every image, by a name of its own: files, frames of files, and the members of zip files."""
+def _items(files: Sequence[Path]) -> Iterator[tuple[str, Path | bytes]]:
+    """Every file by a name of its own, the members of zip files too."""
     for path in files:
         if path.is_file() and zipfile.is_zipfile(path):
             with open_zip(path) as archive:
                 for name, content in read_members(archive, str(path)):
-                    yield from _frames(f"{path}/{name}", content)
+                    yield f"{path}/{name}", content
             continue
         for file in images_in([path]):
-            yield from _frames(str(file), file)
-
-
-def _frames(name: str, item: Path | bytes) -> Iterator[tuple[str, Item | FrameOf]]:
-    n = n_frames(item)
-    if n <= 1:
-        yield name, item
-        return
-    yield from ((frame_name(name, number, n), FrameOf(item, number)) for number in range(n))
+            yield str(file), file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 import medclf.run.predict_unit as module
 from medclf.cli import app
-from medclf.errors import DataError, ReadError
+from medclf.errors import DataError, MedclfWarning, ReadError
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.predictor import Predictor
 from medclf.models.spec import ModelSpec, Normalization
@@ -63,12 +64,17 @@ def test_files_and_a_zip_file_give_the_folders_answer(folder: Path, tmp_path: Pa
     assert predict_unit("RUN", packed).decided_by == f"{packed}/study/bright.png"
 
 
-def test_each_frame_of_a_file_is_an_image(tmp_path: Path) -> None:
+def test_each_frame_of_a_file_is_an_image_where_it_was_in_training(tmp_path: Path, model: Predictor) -> None:
+    """The service looked at one frame, the shell at all of them."""
     pages = [Image.new("L", (40, 40), grey) for grey in (10, 30, 200)]
     pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    with pytest.warns(MedclfWarning, match=r"1 of 1 files holds several frames.*the middle one of each is used"):
+        found = predict_unit("RUN", tmp_path / "stack.tif")
+    assert list(found.images) == [str(tmp_path / "stack.tif")]
+    assert found.probs["polyp"] == pytest.approx(1 / (1 + np.exp(2 - 30 / 64)))
+    model.spec = replace(model.spec, preprocessing=replace(model.spec.preprocessing, frame="all"))
     found = predict_unit("RUN", tmp_path / "stack.tif")
-    assert len(found.images) == 3
-    assert found.decided_by.endswith("stack.tif#2")
+    assert len(found.images) == 3 and found.decided_by.endswith("stack.tif#2")
 
 
 def test_broken_images_are_named_and_survived(folder: Path) -> None:
