@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -172,7 +173,8 @@ class MedDL(TfmdDL):
         if store is None or rows is None:
             yield from super().create_batches(samps)
             return
-        order = np.fromiter(samps, np.int64)
+        # show_batch(unique=True) asks for its one image without an end
+        order = np.fromiter(islice(samps, (self.n or 0) + self.bs), np.int64)
         batches = self._gathered(store, rows[order], [target[torch.from_numpy(order)] for target in self._targets()])
         on_gpu = self.device is not None and self.device.type == "cuda" and self.fake_l.num_workers == 0
         yield from ahead(batches, self.device) if on_gpu and store.device is None else batches

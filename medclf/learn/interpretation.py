@@ -14,7 +14,7 @@ from fastai.interpret import ClassificationInterpretation, Interpretation
 from medclf import plots
 from medclf.dataset.scan import with_problems
 from medclf.display import Shown, listed
-from medclf.errors import PreprocessingError
+from medclf.errors import DataError, PreprocessingError
 from medclf.images.heatmap import on_original, on_prepared, overlay
 from medclf.images.phi import Pictures
 from medclf.images.preprocessing import Preprocessing
@@ -63,7 +63,15 @@ class MedInterpretation(Shown, ClassificationInterpretation):
             ds_idx: 0 for train, 1 for valid.
             dl: any other loader, such as `learn.dls.test_dl(paths, with_labels=True)`.
             act: instead of the loss function's activation.
+
+        Raises:
+            DataError: the loaders have no such set.
         """
+        if dl is None and ds_idx not in range(len(learn.dls.loaders)):
+            raise DataError(
+                f"ds_idx={ds_idx}: the loaders have {len(learn.dls.loaders)} sets, 0 for train and 1 for valid",
+                "give other images as dl=learn.dls.test_dl(files, with_labels=True)",
+            )
         partition = ("train", "valid")[ds_idx] if dl is None and ds_idx < 2 else "test"
         loader = (learn.dls[ds_idx] if dl is None else dl).new(shuffle=False, drop_last=False)
         ours = isinstance(learn, MedLearner)  # features are for `assess`, which then needs no pass of its own
@@ -209,6 +217,8 @@ class MedInterpretation(Shown, ClassificationInterpretation):
         """The rows with these ranks by loss."""
         order: list[int] = self.top_losses(None, largest)[1].tolist()
         if isinstance(k, int):
+            if k < 1:
+                raise DataError(f"k must be 1 or more, not {k}", "say how many images to draw")
             return order[:k]
         return order[k] if isinstance(k, slice) else [order[i] for i in k]
 

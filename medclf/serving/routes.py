@@ -187,6 +187,8 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
             raise Refused(415, "the Content-Type is not that of a zip file", f"send it with Content-Type {ZIP}")
         if getattr(service.bundle, "unit_rule", None) is None:
             raise Refused(422, "this model answers each image alone", "send images to /v1/predict")
+        if asked := next((name for name in PARAMETERS if name in request.query_params), None):
+            raise Refused(422, f"there is no query parameter {asked!r} for a unit", "leave it out")
         try:
             found = await service.answer_unit(request.stream(), _declared(request), partial(_gone, request))
         except DataError as error:
@@ -304,7 +306,10 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def _check_query(request: Request, fields: Sequence[Mapping[str, Any]]) -> None:
-    """A misspelt parameter that is passed over gives the answer to another question."""
+    """A misspelt parameter that is passed over, or one of two values, gives the answer to another question."""
+    for name in set(PARAMETERS) - {"field"}:
+        if len(set(request.query_params.getlist(name))) > 1:
+            raise Refused(422, f"{name} is given twice, with different values", "give it once")
     for name in set(request.query_params) - set(PARAMETERS):
         remedy = did_you_mean(name, PARAMETERS)
         if name in _OF_THE_MODEL:

@@ -71,6 +71,7 @@ class Observed:
         """One request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        scope = _absolute(scope)
         exchange = _Exchange(scope, receive, send)
         method = scope["method"]
         if method == "HEAD":  # answered as GET; the server below leaves the content out
@@ -132,6 +133,17 @@ class _Exchange:
 
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(drain(), _DRAIN_SECONDS)
+
+
+def _absolute(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A request for http://HOST/PATH, as proxies send it, is one for /PATH at that HOST: RFC 9112 3.2.2."""
+    found = re.match(r"https?://([^/?#]*)(.*)", scope["path"], re.IGNORECASE | re.DOTALL)
+    if not found:
+        return scope
+    headers = [pair for pair in scope["headers"] if pair[0] != b"host"]
+    path = found[2] or "/"
+    host = (b"host", found[1].encode("latin-1", "replace"))
+    return {**scope, "path": path, "raw_path": path.encode(), "headers": [host, *headers]}
 
 
 def _host_name(header: str) -> str:

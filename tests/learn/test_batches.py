@@ -1,5 +1,7 @@
 """Batches are the same from files, from a store on the disk or in memory, and made ahead."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
@@ -64,3 +66,18 @@ def test_batches_made_ahead_are_the_same_and_errors_come_through():
     early = ahead(iter(batches), torch.device("cpu"))
     next(early)
     early.close()
+
+
+def test_one_image_without_an_end_gives_a_batch(folder):
+    """`show_batch(unique=True)` asks so, and never ended."""
+
+    def endless():
+        for n in count():
+            assert n < 1000, "asked without an end"
+            yield 0
+
+    dls, _ = batches_of(folder)
+    loader = dls.train.new(get_idxs=endless)
+    x, y = loader.one_batch()
+    assert len(x) == len(y) == loader.bs and len(set(y.tolist())) == 1
+    assert not torch.equal(x[0], x[1])  # augmented otherwise

@@ -147,3 +147,10 @@ def test_a_report_of_it_can_show_the_most_similar_training_images(learn, interp,
     shown = [data["outside"][-1 - link] for link in data["near"]["0"]]
     assert [name for name, _ in shown][:3] == near[0] and len(shown) == 5
     assert all(label == name.partition("/")[0] for name, label in shown)
+
+
+def test_sets_and_numbers_of_images_that_are_not_there_are_named(learn, interp):
+    with pytest.raises(DataError, match="ds_idx=2: the loaders have 2 sets"):
+        MedInterpretation.from_learner(learn, ds_idx=2)
+    with pytest.raises(DataError, match="1 or more, not 0"):
+        interp.plot_top_losses(0)

@@ -270,6 +270,7 @@ def test_unknown_paths_methods_and_parameters_are_refused_alike(url: str) -> Non
         (CLIENT.post(f"{url}/v1/predict?preview=perhaps", content=b"x", headers=PNG), 422),
         (CLIENT.post(f"{url}/v1/predict?salience=true", content=b"x", headers=PNG), 422),
         (CLIENT.post(f"{url}/v1/predict?frame=2", content=b"x", headers=PNG), 422),
+        (CLIENT.post(f"{url}/v1/predict?sketch=false&sketch=true", content=b"x", headers=PNG), 422),
         (CLIENT.post(f"{url}/v1/predict/", content=b"x", headers=PNG), 404),
         (CLIENT.post(f"{url}/v1/predict", content=b"x", headers={**PNG, "Content-Encoding": "gzip"}), 415),
     ):
@@ -340,6 +341,15 @@ def test_without_a_token_only_this_machine_s_names_are_answered(url: str, pictur
         "[::1",
     ):
         assert CLIENT.get(f"{url}/healthz", headers={"Host": name}).status_code in (400, 421), name
+
+
+@pytest.mark.parametrize(("host", "status"), [("localhost", 200), ("rebound.example", 421)])
+def test_a_whole_address_is_asked_for_as_its_path_is(url: str, host: str, status: int) -> None:
+    """RFC 9112 3.2.2: a server must accept it, and its host is the one that counts."""
+    with socket.create_connection(_address(url)) as client:
+        client.settimeout(30)
+        client.sendall(f"GET http://{host}/healthz?a=1 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert client.recv(4096).startswith(f"HTTP/1.1 {status} ".encode())
 
 
 def test_a_token_guards_the_model_and_leaves_the_page_and_the_probes_open(

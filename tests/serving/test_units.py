@@ -86,6 +86,13 @@ def test_what_is_no_unit_is_refused(address: str, body: bytes, headers: dict[str
     assert answer.json()["error"]
 
 
+def test_parameters_of_a_single_image_are_refused(address: str, picture: Callable[..., bytes]) -> None:
+    """They were passed over."""
+    body = _zip(a=picture(51))
+    answer = httpx.post(f"{address}/v1/predict_unit?saliency=true", content=body, headers=ZIP, timeout=60)
+    assert answer.status_code == 422 and "'saliency' for a unit" in answer.json()["error"]
+
+
 def test_a_model_without_units_says_so(url: str, picture: Callable[..., bytes]) -> None:
     answer = httpx.post(f"{url}/v1/predict_unit", content=_zip(a=picture(51)), headers=ZIP, timeout=60)
     assert answer.status_code == 422
