@@ -139,6 +139,9 @@ def split_for_units(table: pd.DataFrame, split: Split | None) -> Split:
     if split in ("random", "stratified"):
         text = f"{argument('split', split)} takes images one by one, and may part those of one unit"
         raise SplitError(text, f"use {argument('split', 'patient')} or {argument('split', 'grouped')}")
+    if split == "patient" and not _within_patients(table):
+        text = f"{argument('split', split)} may part a {units_word(table.attrs['unit'], 1)} that is not of one patient"
+        raise SplitError(text, f"use {argument('split', 'grouped')}")
     placed = table["partition"] if "partition" in table else pd.Series(None, table.index, dtype=object)
     if split is None and {"train", "valid"} <= set(placed.dropna()):
         split = "folders"

@@ -169,6 +169,7 @@ def compare_predictions(
     ordinal: bool = False,
     names: tuple[str, str] = ("A", "B"),
     unit: str = "patients",
+    counted: str = "images",
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -186,6 +187,7 @@ def compare_predictions(
         ordinal: `vocab` is an order, lowest grade first: adds quadratic_kappa.
         names: of the two models, for the sentence.
         unit: what `groups` are, for the sentence; see `medclf.dataset.groups.unit_of`.
+        counted: what the rows are, for the sentence.
         n_boot: bootstrap resamples.
         seed: of the resamples.
         level: of the intervals.
@@ -228,7 +230,7 @@ def compare_predictions(
         **{name: difference for name, difference in differences.items() if "/" not in name},
         "per_class": per_class,
         "mcnemar": test,
-        "sentence": _sentence(names, differences["accuracy"], test, unit, level),
+        "sentence": _sentence(names, differences["accuracy"], test, unit, counted, level),
     }
     return cast(ComparedMetrics, result)
 
@@ -287,12 +289,14 @@ def _better(names: tuple[str, str], accuracy: Difference, test: McNemar, level: 
     return names[int(accuracy.low > 0)]
 
 
-def _sentence(names: tuple[str, str], accuracy: Difference, test: McNemar, unit: str, level: float) -> str:
+def _sentence(
+    names: tuple[str, str], accuracy: Difference, test: McNemar, unit: str, counted: str, level: float
+) -> str:
     a, b = names
     if math.isnan(accuracy.value):
         return f"{a} and {b} were not compared: {accuracy.note}."
     scores = f"{100 * accuracy.a:.1f} % for {a}, {100 * accuracy.b:.1f} % for {b}"
-    facts = f"accuracy {scores}, on the same {accuracy.n:,} images"
+    facts = f"accuracy {scores}, on the same {accuracy.n:,} {counted}"
     if math.isnan(accuracy.low):
         return f"{facts[0].upper()}{facts[1:]}. {accuracy.note[0].upper()}{accuracy.note[1:]}."
     ends = f"{100 * level:.0f} % CI {100 * accuracy.low:+.1f} to {100 * accuracy.high:+.1f}"

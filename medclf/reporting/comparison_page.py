@@ -83,14 +83,15 @@ def render_comparison(
 
 def _cautions(found: Mapping[str, Any], has_images: bool) -> list[str]:
     groups, texts = found.get("n_groups"), []
+    rows = found.get("counted", "images")
     if groups:
-        images = f"{number(found['n'])} images in {number(groups)} {found['unit']}"
+        images = f"{number(found['n'])} {rows} in {number(groups)} {found['unit']}"
         texts.append(f"Both runs on the same {images}, which were resampled whole.")
     for key, name in (("only_a", found["names"][0]), ("only_b", found["names"][1])):
         if found.get(key):
-            texts.append(f"{number(found[key])} further images were predicted by {name} alone, and are left out.")
-    if not groups:
-        texts.append("If patients have several images, the intervals should be wider: no patient IDs were given.")
+            texts.append(f"{number(found[key])} further {rows} were predicted by {name} alone, and are left out.")
+    if not groups and rows != "patients":
+        texts.append(f"If patients have several {rows}, the intervals should be wider: no patient IDs were given.")
     return texts if has_images else [*texts, "No pictures: the images are not where the runs had them."]
 
 

@@ -21,6 +21,7 @@ from medclf.metrics.comparison import ClassComparison, Difference, McNemar, comp
 from medclf.metrics.intervals import as_plain
 from medclf.results.predictions import Predictions
 from medclf.results.units import N_IMAGES
+from medclf.results.wording import counted
 from medclf.run.run import Run
 
 
@@ -40,6 +41,7 @@ class Comparison:
         metrics: the differences, b minus a, by metric.
         per_class: sensitivity, specificity and mcnemar of each label.
         mcnemar: the test over all images.
+        counted: what has one answer each: "images", "studies", ...; for "images" read these above.
     """
 
     names: tuple[str, str]
@@ -53,6 +55,7 @@ class Comparison:
     metrics: Mapping[str, Difference]
     per_class: Mapping[str, ClassComparison]
     mcnemar: McNemar
+    counted: str = "images"
 
     def __getitem__(self, name: str) -> Any:
         """What 0.1 gave as a dict."""
@@ -64,12 +67,12 @@ class Comparison:
         """What is said of images that one run alone predicted; "" where there are none."""
         counts = zip((self.only_a, self.only_b), self.names, strict=True)
         said = ", ".join(f"{n} of {name}" for n, name in counts if n)
-        return f"Only the {self.n} images that both predicted are compared; left out: {said}." if said else ""
+        return f"Only the {self.n} {self.counted} that both predicted are compared; left out: {said}." if said else ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         alone = {"only_a": self.only_a, "only_b": self.only_b}
-        names = ("names", "n", "n_groups", "unit", "better", "per_class", "mcnemar", "sentence")
+        names = ("names", "n", "counted", "n_groups", "unit", "better", "per_class", "mcnemar", "sentence")
         found = {name: getattr(self, name) for name in names} | dict(self.metrics)
         plain: dict[str, Any] = as_plain(found)
         return plain | alone
@@ -111,6 +114,7 @@ def compare(
     a, b = _paired(first, second, *map(str, (run_a, run_b)))
     names = _names(run_a, run_b)
     named = dict(zip(names, runs, strict=True))
+    rows = counted(runs[0].results)
     found = compare_predictions(
         a.y,
         a.probs,
@@ -118,6 +122,7 @@ def compare(
         a.vocab,
         groups=a.groups,
         unit=unit_of(a.table),
+        counted=rows,
         multi_label=a.multi_label,
         predicted=(a.predicted, b.predicted),
         ordinal=a.ordinal and b.ordinal,
@@ -129,13 +134,14 @@ def compare(
         only_a=len(first) - len(a),
         only_b=len(second) - len(b),
         metrics={name: one for name, one in found.items() if isinstance(one, Difference)},
-        sentence=found["sentence"] + _leaks(named) + _prevalences(named),
+        sentence=found["sentence"] + _leaks(named, rows) + _prevalences(named),
         n=found["n"],
         n_groups=found["n_groups"],
         unit=found["unit"],
         better=found["better"],
         per_class=found["per_class"],
         mcnemar=found["mcnemar"],
+        counted=rows,
     )
     if page is not None:
         from medclf.reporting.comparison_page import render_comparison
@@ -146,11 +152,11 @@ def compare(
     return comparison
 
 
-def _leaks(runs: Mapping[str, Run]) -> str:
+def _leaks(runs: Mapping[str, Run], rows: str) -> str:
     """What to say where images leak from a training set: a run may lead by having seen them."""
     found = {name: run.results.get("leak_free") or {} for name, run in runs.items()}
     counts = [f"{part['n_leaking']} of {part['n']} in {name}" for name, part in found.items() if part.get("n_leaking")]
-    return f" The differences count images that leak from training too: {', '.join(counts)}." if counts else ""
+    return f" The differences count {rows} that leak from training too: {', '.join(counts)}." if counts else ""
 
 
 def _prevalences(runs: Mapping[str, Run]) -> str:

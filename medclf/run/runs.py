@@ -38,6 +38,7 @@ class RunRow(NamedTuple):
             run without another, and for one that was not finished.
         best: the name of that best run; "" where there is no other.
         problem: why there are no numbers; "" where there are.
+        counted: what n counts: images, or studies, ... with one answer each.
     """
 
     run: Run
@@ -51,6 +52,7 @@ class RunRow(NamedTuple):
     to_best: Difference | None = None
     best: str = ""
     problem: str = ""
+    counted: str = "images"
 
 
 def find_runs(folder: str | Path = ".") -> list[Run]:
@@ -136,7 +138,8 @@ def _beside(row: RunRow, ranked: Sequence[RunRow]) -> RunRow:
             found = compare(other.run.path, row.run.path, n_boot=_N_BOOT)
         except DataError:  # other labels, or no image in common
             continue
-        return row._replace(to_best=found.metrics[score_key(row.run.results)], best=other.name)
+        to_best = found.metrics[score_key(row.run.results)]
+        return row._replace(to_best=to_best, best=other.name, counted=found.counted)
     return row
 
 
@@ -154,7 +157,7 @@ def differences(rows: Sequence[RunRow]) -> Iterator[str]:
             has_interval = not math.isnan(found.low)
             ends = f" ({100 * found.low:+.1f} to {100 * found.high:+.1f})" if has_interval else ""
             clear = "" if has_interval and found.low * found.high > 0 else ", no clear difference"
-            images = f"on the same {number(found.n)} images"
+            images = f"on the same {number(found.n)} {row.counted}"
             yield f"{row.name} to {row.best}: {100 * found.value:+.1f} points{ends} {images}{clear}"
 
 

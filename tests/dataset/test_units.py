@@ -38,6 +38,13 @@ def test_studies_without_patients_are_linked_so_that_a_split_keeps_them() -> Non
     check_whole(table.assign(partition=split_table(table, "grouped", valid_pct=0.3)))
 
 
+def test_a_split_by_patient_is_refused_at_once_where_units_are_not_of_one() -> None:
+    """It was refused after the training, where it had parted one."""
+    table = with_units(_table(study=[f"s{k // 3}" for k in range(12)], patient=["p", *[None] * 11]), "study")
+    with pytest.raises(SplitError, match=r"may part a study that is not of one patient\n.*grouped"):
+        split_for_units(table, "patient")
+
+
 def test_an_image_without_a_unit_is_one_of_its_own() -> None:
     with pytest.warns(MedclfWarning, match=r"2 of 12 images name no unit of 'exam'"):
         table = with_units(_table(exam=["x", None, " ", *["y"] * 9]), "exam")

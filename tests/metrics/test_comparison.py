@@ -230,3 +230,10 @@ def test_groups_of_near_duplicates_are_not_called_patients():
     groups = np.arange(40) // 4
     found = compare_predictions(y, probs, probs[::-1], ["a", "b"], groups=groups, unit="groups of near-duplicates")
     assert "p by groups of near-duplicates" in found["sentence"] and "patient" not in found["sentence"]
+
+
+def test_the_rows_are_called_what_they_are():
+    """Studies with one answer each were called images."""
+    probs = [[0.9, 0.1], [0.1, 0.9]] * 4
+    found = compare_predictions([0, 1] * 4, probs, probs, ["a", "b"], counted="studies", n_boot=20)
+    assert "on the same 8 studies. " in found["sentence"]

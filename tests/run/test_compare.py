@@ -208,3 +208,13 @@ def test_probabilities_for_another_prevalence_are_compared_at_the_images_own(run
     assert found.sentence == f"{before.sentence} Labels are chosen for different prevalences: " + (
         "that of its training images in old, 30 % of polyp in new."
     )
+
+
+def test_answers_by_study_are_compared_as_studies(runs, tmp_path):
+    """They were called images, in the sentence and on the page."""
+    for run in runs:
+        facts = json.loads((run / "results.json").read_text()) | {"units": {"by": "study"}}
+        (run / "results.json").write_text(json.dumps(facts))
+    found = compare(*runs, tmp_path / "page.html", n_boot=20)
+    assert found.counted == found.as_dict()["counted"] == "studies" and "on the same 40 studies. " in found.sentence
+    assert "If patients have several studies, the intervals" in (tmp_path / "page.html").read_text()
