@@ -201,6 +201,8 @@ def missing(path: object, remedy: str = "look for a typing mistake in the path")
     """
     if is_address(path):
         return f"{path} is an address, and only files on this machine are read", "download it, and give its path here"
+    if Path(str(path)).is_file():
+        return f"{path} is a file, where a folder is meant", remedy
     return f"{path} does not exist", remedy
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from medclf.config import TrainConfig
 from medclf.dataset.scan import scan
-from medclf.errors import DataError, MedclfError, argument, by_road, did_you_mean, in_shell
+from medclf.errors import DataError, MedclfError, argument, by_road, did_you_mean, in_shell, missing
 from medclf.options import options
 from medclf.parallel import map_ahead
 
@@ -85,3 +85,23 @@ def test_threads_of_another_road_are_not_changed():
     with in_shell(), ThreadPoolExecutor(1) as other:
         assert other.submit(argument, "path_col").result() == "path_col"
         assert list(map_ahead(argument, ["path_col"] * 3)) == ["--path-col"] * 3
+
+
+def test_a_file_where_a_folder_is_meant_is_not_called_missing(tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    assert missing(tmp_path / "results.json")[0].endswith("results.json is a file, where a folder is meant")
+    assert missing(tmp_path / "none")[0].endswith("none does not exist")
+
+
+def test_no_option_is_named_before_the_road_is_known():
+    """What is written when a module is imported is Python's road, whatever asks for it later."""
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        outside = [ast.parse(path.read_text(encoding="utf-8"))]
+        while outside:
+            node = outside.pop()
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("argument", "by_road"):
+                found.append(f"{path}:{node.lineno}")
+            inner = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+            outside += [child for child in ast.iter_child_nodes(node) if not isinstance(child, inner)]
+    assert not found

@@ -95,11 +95,29 @@ def _words(error: MedclfError | OSError | typer.TyperException) -> list[str]:
     if isinstance(error, OSError):  # of a file that no job has a word for: a full disk, a locked folder
         place = f"{error.filename}: " if error.filename else ""
         return [f"{place}{error.strerror}"] if error.strerror else []
+    if wrong := _wrong_number(error):
+        return [wrong]
     context = getattr(error, "ctx", None)
     like = [f"'{name}'" for name in getattr(error, "possibilities", None) or ()]
     how = f"see {context.command_path} --help" if context else ""
     said = getattr(error, "message", "") if like else getattr(error, "format_message", str)()
     return [said, f"did you mean {' or '.join(like)}?" if like else how]
+
+
+def _wrong_number(error: typer.TyperException) -> str:
+    """What an option must be, in the words that a setting's own check has; "" for another error."""
+    found, option = getattr(error.__cause__, "errors", None), getattr(error, "param", None)
+    if found is None or option is None:
+        return ""
+    one = found()[0]
+    limits = one.get("ctx") or {}
+    must = {
+        "greater_than_equal": f"{limits.get('ge', 0):g} or more",
+        "less_than_equal": f"{limits.get('le', 0):g} or less",
+        "int_parsing": "a whole number",
+        "float_parsing": "a number",
+    }.get(one["type"])
+    return f"{max(option.opts, key=len)} must be {must}, not {one['input']}" if must else ""
 
 
 def _let_go_of_output() -> None:

@@ -20,11 +20,13 @@ from medclf.dataset.spelt_names import one_name_each
 from medclf.errors import DataError, MedclfWarning, SplitError, argument, did_you_mean
 
 UNIT = "unit_id"  # the column that says which unit an image is of
-_SOURCES = {
-    "patient": f"name the column of patients with {argument('patient_col', 'NAME')}, or give DICOM files",
-    "study": "give DICOM files, or a table with a column 'study'",
-    "series": "give DICOM files, or a table with a column 'series'",
-}
+
+
+def _source_of(unit: str) -> str:
+    """What to give where no image says its patient, study or series; "" for another unit."""
+    if unit == "patient":
+        return f"name the column of patients with {argument('patient_col', 'NAME')}, or give DICOM files"
+    return f"give DICOM files, or a table with a column '{unit}'" if unit in ("study", "series") else ""
 
 
 def units_word(unit: str, n: int = 2) -> str:
@@ -65,7 +67,7 @@ def with_units(table: pd.DataFrame, unit: str) -> pd.DataFrame:
     named, notes = _names(table, unit)
     used = [name for name, problem in zip(named, objects(table, "problem"), strict=True) if not problem]
     if all(name is None for name in used):
-        remedy = _SOURCES.get(unit, "fill its cells, or name another column")
+        remedy = _source_of(unit) or "fill its cells, or name another column"
         raise DataError(f"{argument('unit', unit)}: no image says its {units_word(unit, 1)}", remedy)
     if unit not in ("folder", "file") and (n := sum(name is None for name in used)):
         notes.append(f"{n} of {len(used)} images name no {units_word(unit, 1)}: each file counts as one of its own")
@@ -101,7 +103,7 @@ def _names(table: pd.DataFrame, unit: str) -> tuple[list[str | None], list[str]]
         return list(file_names(table)), []
     if unit not in table:
         columns = [str(column) for column in table]
-        remedy = did_you_mean(unit, columns) or _SOURCES.get(unit) or f"it has {', '.join(columns)}"
+        remedy = did_you_mean(unit, columns) or _source_of(unit) or f"it has {', '.join(columns)}"
         raise DataError(f"{argument('unit', unit)}: the table has no column '{unit}'", remedy)
     texts = ["" if is_missing(cell) else text_of(cell) for cell in table[unit]]
     names, notes = one_name_each(texts, f"column '{unit}'", units_word(unit, 1), units_word(unit))

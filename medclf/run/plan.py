@@ -310,7 +310,7 @@ def planned(config: TrainConfig, said: Collection[str] = ()) -> TrainConfig:
         if name not in plan["chosen"]:
             chosen = replace(chosen, **{name: given})
         elif given != there and (name in said or given != getattr(TrainConfig, name)):
-            text = f"{argument(name, given)} does not go with {config.plan}, which has {there}"
+            text = f"{argument(name, given)} does not go with {config.plan}, which has {there or 'another'}"
             raise DataError(text, "leave out one of the two")
     path = Path(config.plan)
     made_by_a_run = str(path if path.is_dir() else path.parent) if "data" in plan else None

@@ -68,7 +68,7 @@ def started_from(config: TrainConfig, said: Collection[str] = ()) -> TrainConfig
     for name in ("arch", "size", "pooling"):
         given, usual, there = getattr(config, name), getattr(TrainConfig, name), earlier.get(name)
         if given != there and (name in said or given != usual):
-            text = f"{argument(name, given)} does not go with {config.from_run}, which has {there}"
+            text = f"{argument(name, given)} does not go with {config.from_run}, which has {there or 'another'}"
             raise DataError(text, f"leave out {argument(name)}")
         changes[name] = there
     return replace(config, weights=str(weights), **changes)

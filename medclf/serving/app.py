@@ -262,8 +262,8 @@ def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # of a port that no address has
         raise MedclfError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            f"cannot listen on {host}:{port}: {getattr(error, 'strerror', '') or error}",
             f"choose another {argument('port')} or {argument('host')}",
         ) from error

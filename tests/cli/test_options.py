@@ -229,3 +229,18 @@ def test_a_warning_is_shown_once_from_wherever_it_comes(monkeypatch, capsys):
     monkeypatch.setattr("medclf.dataset.scan.scan", scan)
     assert said(monkeypatch, capsys, "scan", ".").count("warning: too few") == 1
     assert said(monkeypatch, capsys, "scan", ".").count("warning: too few") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("predict R a.png --bs 0", "--bs must be 1 or more, not 0"),
+        ("predict R a.png --threshold 2", "--threshold must be 1 or less, not 2"),
+        ("predict R a.png --bs x", "--bs must be a whole number, not x"),
+        ("train d --lr x", "--lr must be a number, not x"),
+    ],
+)
+def test_a_number_that_an_option_cannot_have_is_told_as_by_the_settings(words, said):
+    with pytest.raises(typer.TyperException) as wrong:
+        cli.app(words.split(), standalone_mode=False)
+    assert cli._words(wrong.value) == [said]

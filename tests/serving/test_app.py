@@ -388,6 +388,13 @@ def test_an_open_host_asks_for_a_token(host: str, tmp_path: Path) -> None:
     check_exposure(host, TOKEN)
 
 
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_that_no_address_has_is_refused(bundle: Any, port: int) -> None:
+    said = rf"cannot listen on 127\.0\.0\.1:{port}: .*0-65535"
+    with pytest.raises(MedclfError, match=said), running(create_app(bundle), port=port):
+        pass
+
+
 def test_a_port_that_is_taken_is_named(bundle: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
