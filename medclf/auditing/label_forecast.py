@@ -26,14 +26,16 @@ class Forecast:
     """Accuracy on images like all those given, now and after more labels.
 
     Of `now` and `later` only `low` is to be relied on, as the least that a test set of 100 such images should show. The
-    images chosen for labelling are harder than the rest, so `value` is too low, and `high` is 1.
+    images chosen for labelling are harder than the rest, so `value` is too low, and `high` is 1. The gain's interval is
+    that of such a test set, too.
 
     Args:
         n: labels now.
         more: labels to come.
         now: with the labels that there are.
         later: with so many more.
-        gain: of the second over the first; its interval is narrower than the two would have it.
+        gain: of the second over the first; its interval is narrower than the two would have it, and the wider the more
+            images other labels would call otherwise.
         stop: whether more labels are unlikely to be worth their time: 1 point lies above the gain's interval, or above
             the expected gain.
     """
@@ -52,8 +54,8 @@ class Forecast:
         return [
             f"{self.n} labels: at least {now:.0f} % accuracy is expected on a test set of {_TESTED} images. "
             "It may be much higher where the labelled images were chosen because they are hard.",
-            f"{self.more} more labels should bring {gain[0]:+.1f} points (90 % interval {gain[1]:+.1f} to "
-            f"{gain[2]:+.1f}), and at least {later:.0f} %.",
+            f"{self.more} more labels should bring {gain[0]:+.1f} points (90 % interval on such a test set "
+            f"{gain[1]:+.1f} to {gain[2]:+.1f}), and at least {later:.0f} %.",
             "You can stop: less than 1 point is expected of them."
             if self.stop
             else "Go on: 1 point or more is expected of them.",
@@ -98,7 +100,7 @@ def forecast(
     n_units = int(units.max()) + 1
     draws = rng.multinomial(n_units, np.full(n_units, 1 / n_units), _DRAWS).astype(float)
     drawn = np.concatenate([np.ones((1, n_units)), draws])[:, units]  # (1 + draws, n_known)
-    curve = _curve(probe, known, y[known], units, sample, seed)
+    curve, changing = _curve(probe, known, y[known], units, sample, seed)
     labelled = len(known) / len(y)
     errors = np.stack([1 - _accuracy(one, drawn, labelled) for one in curve], axis=1)
     now, later = _carried_on(np.array([one.size for one in curve]), errors, len(known), len(known) + more)
@@ -111,17 +113,27 @@ def forecast(
         return Estimate(value, max(float(low), -1.0), min(float(high), 1.0), len(known))
 
     gain = estimate(later - now)
-    gain = replace(gain, low=min(gain.low, -_FLOOR))  # chosen labels saturate sooner than random ones
+    sampled = _z(level) * np.sqrt(changing / _TESTED)
+    low, high = (
+        gain.value + side * np.hypot(end - gain.value, sampled) for side, end in ((-1, gain.low), (1, gain.high))
+    )
+    low = max(min(low, -_FLOOR), -1.0)  # chosen labels saturate sooner than random ones
+    gain = replace(gain, low=float(low), high=float(min(high, 1.0)))
     scores = [_at_least(estimate(values), level) for values in (now, later)]
     return Forecast(len(known), more, scores[0], scores[1], gain, gain.value < _WORTH)
 
 
-def _at_least(accuracy: Estimate, level: float) -> Estimate:
-    """With the least that a test set is expected to show, and no upper end: chosen labels are of the hard images."""
+def _z(level: float) -> float:
+    """How many standard errors an interval reaches to either side."""
     from scipy.special import ndtri
 
+    return float(ndtri((1 + level) / 2))
+
+
+def _at_least(accuracy: Estimate, level: float) -> Estimate:
+    """With the least that a test set is expected to show, and no upper end: chosen labels are of the hard images."""
     end = min(max(accuracy.low, 0.0), 1.0)
-    sampled = ndtri((1 + level) / 2) * np.sqrt(end * (1 - end) / _TESTED)
+    sampled = _z(level) * np.sqrt(end * (1 - end) / _TESTED)
     return replace(accuracy, low=max(float(accuracy.value - np.hypot(accuracy.value - end, sampled)), 0.0), high=1.0)
 
 
@@ -140,9 +152,10 @@ class _Point(NamedTuple):
 
 def _curve(
     probe: Probe, known: np.ndarray, y: np.ndarray, units: np.ndarray, sample: np.ndarray, seed: int
-) -> list[_Point]:
+) -> tuple[list[_Point], float]:
+    """The points; and the share of the sample that two fits on as many labels call otherwise."""
     found: list[list[_Fit]] = [[] for _ in _SHARES]
-    sizes = np.zeros(len(_SHARES))
+    sizes, called = np.zeros(len(_SHARES)), []
     for repeat in range(_REPEATS):
         rng = np.random.default_rng((seed, repeat))
         fold_of = folds(y, units, 5, seed=seed + repeat)
@@ -154,6 +167,8 @@ def _curve(
                 probs = probe.probs(known[part], y[part], np.concatenate([known[valid], sample]))
                 right = probs[: len(valid)].argmax(1) == y[valid]
                 found[place].append((valid, right, _odds(probs)))
+                if share == 1:
+                    called.append(probs[len(valid) :].argmax(1))
                 sizes[place] += len(part) * len(valid) / len(y) / _REPEATS
     points = []
     for size, fits in zip(sizes, found, strict=True):
@@ -161,7 +176,9 @@ def _curve(
         sure = np.concatenate([odds[: len(valid)] for valid, _, odds in fits])
         asked = np.concatenate([odds[len(valid) :] for valid, _, odds in fits])
         points.append(_Point(size, rows, sure, right.astype(float), np.quantile(asked, np.linspace(0.005, 0.995, 100))))
-    return points
+    shares = (np.stack(called)[..., None] == np.arange(probe.n_classes)).mean(0)  # of the fits, by image and class
+    alike = np.square(shares).sum(1).mean()
+    return points, float((1 - alike) * len(called) / (len(called) - 1))
 
 
 def _odds(probs: np.ndarray) -> np.ndarray:

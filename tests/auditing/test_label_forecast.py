@@ -33,7 +33,10 @@ def test_the_score_is_told_as_the_least_that_a_test_set_of_100_images_shows():
     sure = Estimate(0.9, 0.82, 1.0, 50)
     said = Forecast(60, 40, sure, replace(sure, low=0.86), Estimate(0.03, -0.02, 0.06, 60), False).sentences()
     assert "60 labels: at least 82 % accuracy" in said[0] and "100 images" in said[0]
-    assert said[1] == "40 more labels should bring +3.0 points (90 % interval -2.0 to +6.0), and at least 86 %."
+    assert (
+        said[1]
+        == "40 more labels should bring +3.0 points (90 % interval on such a test set -2.0 to +6.0), and at least 86 %."
+    )
 
 
 @pytest.mark.slow
@@ -51,6 +54,25 @@ def test_most_intervals_hold_what_more_labels_brought():
         held.append(said.later.low <= truth <= said.later.high)
         assert said.now.low <= said.now.value <= said.now.high and said.gain.low <= said.gain.value <= said.gain.high
     assert np.mean(held) >= 0.75
+
+
+def test_the_gains_interval_holds_what_a_test_set_of_100_images_would_measure():
+    rng = np.random.default_rng(0)
+    features, y = draw(400, 0, gap=0.0)  # nothing can be told: fits on other labels differ
+    probe, known = Probe(features, 0.01, 3), np.full(400, -1)
+    known[:60] = y[:60]
+    said = forecast(probe, known, 50)
+    assert said.gain.high - said.gain.low > 2 * 1.645 * np.sqrt(0.2 / 100)
+    easy, y = draw(400, 0, gap=8.0)
+    known[:60] = y[:60]
+    sure = forecast(Probe(easy, 0.01, 3), known, 50)
+    assert sure.gain.high - sure.gain.low < 0.06
+    measured = []
+    for _ in range(50):
+        test = rng.permutation(np.arange(110, 400))[:100]
+        right = [probe.probs(np.arange(n), y[:n], test).argmax(1) == y[test] for n in (60, 110)]
+        measured.append(right[1].mean() - right[0].mean())
+    assert np.mean([said.gain.low <= one <= said.gain.high for one in measured]) >= 0.9
 
 
 def test_a_task_that_is_learned_says_stop_and_one_that_is_not_says_go_on():
