@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner
 
 from medclf.errors import MedclfError, argument, did_you_mean
@@ -16,17 +17,20 @@ from medclf.models.heads import ConcatPool
 from medclf.models.pooling import GlobalPool
 
 
-def check_known(kwargs: Mapping[str, Any], function: Callable[..., Any]) -> None:
-    """See that fastai's `Learner` knows the arguments that are passed on to it.
+def check_known(
+    kwargs: Mapping[str, Any], function: Callable[..., Any], of: Callable[..., Any] = Learner.__init__
+) -> None:
+    """See that fastai knows the arguments that are passed on to it.
 
     Args:
         kwargs: those of `function` that its signature does not name.
         function: what was called.
+        of: what of fastai's they are passed on to.
 
     Raises:
         MedclfError: it does not.
     """
-    known = inspect.signature(Learner.__init__).parameters
+    known = inspect.signature(of).parameters
     for name in kwargs:
         if name not in known:
             remedy = did_you_mean(name, [*inspect.signature(function).parameters, *known])
@@ -56,6 +60,20 @@ _SUCH_AS = {
     "metrics": "fastai's metrics, such as [accuracy, F1Score()]",
     "cbs": "callbacks, such as [SaveModelCallback()]",
 }
+
+
+def check_monitors(learn: Learner, cbs: Sequence[Any]) -> None:
+    """See that what callbacks such as `SaveModelCallback` look at is measured; fastai's own error says nothing of it.
+
+    Raises:
+        MedclfError: it is not.
+    """
+    names = [str(metric.name) for metric in learn.metrics]
+    known = ["train_loss", "valid_loss", *names, *(f"{part}_{name}" for part in ("train", "valid") for name in names)]
+    for cb in cbs:
+        if isinstance(cb, TrackerCallback) and cb.monitor not in known:
+            remedy = did_you_mean(cb.monitor, known) or f"choose one of {', '.join(known[: 2 + len(names)])}"
+            raise MedclfError(f"{type(cb).__name__}: no metric {cb.monitor!r} is measured", remedy)
 
 
 def weights_asked(weights: Any, pretrained: bool | None) -> Any:

@@ -105,7 +105,7 @@ class MedDL(TfmdDL):
 
     def shuffle_fn(self, idxs: list[int]) -> list[int]:
         """A permutation drawn from (seed, epoch); with weights, as many draws with replacement."""
-        generator = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, self.epoch]))
+        generator = np.random.Generator(np.random.Philox(key=np.array([self.seed % 2**64, self.epoch], np.uint64)))
         if self.weights is not None:
             shares = self.weights[idxs] / self.weights[idxs].sum()
             return [idxs[i] for i in generator.choice(len(idxs), len(idxs), p=shares)]

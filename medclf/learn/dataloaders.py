@@ -41,6 +41,7 @@ from medclf.learn.sources import (
 from medclf.learn.stores import decoding, stores_of, stores_wanted
 from medclf.modalities import changes_of
 from medclf.models.spec import LoaderSettings, SplitSettings
+from medclf.options import options
 from medclf.parallel import usable_device
 
 
@@ -116,6 +117,7 @@ class MedDataLoaders(Shown, DataLoaders):
             PreprocessingError: a store cannot obey `item_tfms`, or there is no such `resize`, `window` or `frame`.
         """
         reading = Preprocessing(channels=channels, window=window, frame=frame)
+        options(TrainConfig)["seed"].checked(seed)
         on = usable_device(device) if device is not None else default_device()
         for name, given in (("bs", bs), ("val_bs", val_bs)):
             if given is not None and given < 1:
@@ -291,6 +293,8 @@ class MedDataLoaders(Shown, DataLoaders):
         given |= {"label_delim": label_delim, "y_block": y_block, "img_cls": img_cls}
         where = Path(root if path is None else path) / (folder or "")
         fn_col = kwargs.pop("path_col", fn_col)
+        if not isinstance(df, (pd.DataFrame, str, Path)):
+            raise DataError(f"df is a {type(df).__name__}, and not a DataFrame", "give pd.DataFrame(df)")
         if isinstance(df, pd.DataFrame):
             df, columns = table_of(df, fn_col, label_col, valid_col, suff, by_position=path is not None)
         else:
@@ -330,6 +334,7 @@ class MedDataLoaders(Shown, DataLoaders):
             root, paths = path, fnames
         if paths is None or labels is None or isinstance(paths, (str, Path)):
             raise DataError("from_lists needs two lists, of files and of labels", "give both")
+        paths, labels = list(paths), list(labels)
         if len(paths) != len(labels):
             raise DataError(f"{len(paths)} paths but {len(labels)} labels", "give one label for each path")
         cells = pd.Series(list(labels), dtype=object)

@@ -17,7 +17,7 @@ from PIL import Image
 from medclf.config import Frame, Window
 from medclf.errors import MedclfError
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
-from medclf.images.preprocessing import pixels_of_array
+from medclf.images.preprocessing import Preprocessing, pixels_of_array
 from medclf.images.raster_pixels import pixels_of, warn_of_dark
 from medclf.images.reading import read_pixels, with_channels
 
@@ -134,6 +134,7 @@ def MedImageBlock(
 
     Raises:
         MedclfError: another class of images.
+        PreprocessingError: there is no such window, frame or number of channels.
 
     Example:
         >>> MedImageBlock().type_tfms[0](np.zeros((4, 4), np.uint8)).mode
@@ -142,6 +143,7 @@ def MedImageBlock(
     if isinstance(window, type):
         window, cls = None, window
     channels = channels if cls is None else channels_of(cls)
+    Preprocessing(window=window, frame=frame, channels=channels)
     return TransformBlock(type_tfms=ReadMedImage(window, frame, channels), batch_tfms=IntToFloatTensor)
 
 

@@ -131,7 +131,17 @@ def read_table(path: Path, header: Any, delimiter: str | None, quoting: int) -> 
 def labels_by(label_func: Callable[[Path], Any], fnames: Iterable[Any]) -> tuple[list[str], list[Any]]:
     """The files as texts, and the label that a function gives each; a list of labels where it gives one."""
     files = [Path(fname) for fname in fnames]
-    labels = [label_func(file) for file in files]
+    labels = []
+    for file in files:
+        try:
+            labels.append(label_func(file))
+        except MedclfError:
+            raise
+        except Exception as error:  # of the user's own function
+            name = getattr(label_func, "__name__", "it")
+            raise DataError(
+                f"{file}: the function of the labels fails: {type(error).__name__}: {error}", f"try {name} on this file"
+            ) from error
     return [str(file) for file in files], [
         list(label) if isinstance(label, (tuple, set)) else label for label in labels
     ]
@@ -141,7 +151,7 @@ class Named:
     """The first group of a pattern in a path or a file's name, as fastai's `RegexLabeller` finds it.
 
     Raises:
-        DataError: when called: it is not there.
+        DataError: it is no pattern; or, when called, it is not there.
 
     Example:
         >>> Named(r"([a-z]+)_[0-9]+")(Path("images/cat_12.png"))
@@ -149,7 +159,12 @@ class Named:
     """
 
     def __init__(self, pattern: str, name_only: bool = False) -> None:
-        self.pattern, self.name_only = re.compile(pattern), name_only
+        try:
+            self.pattern, self.name_only = re.compile(pattern), name_only
+        except re.error as error:
+            raise DataError(
+                f"{pattern!r} is no regular expression: {error}", "try it with re.compile"
+            ) from error
 
     def __call__(self, path: Path) -> str:
         """See the class."""

@@ -19,12 +19,12 @@ from fastai.learner import Recorder
 from fastai.torch_core import get_model
 from fastcore.foundation import L
 
-from medclf.config import Balance, Pooling
+from medclf.config import Balance, Pooling, TrainConfig
 from medclf.dataset.groups import groups_of, trained_before
 from medclf.display import Shown, listed
 from medclf.errors import DataError, MedclfError, MedclfWarning, argument
 from medclf.learn import distributed
-from medclf.learn.arguments import rates_by_group
+from medclf.learn.arguments import check_known, check_monitors, rates_by_group
 from medclf.learn.balance import balanced_loss, draw_evenly, is_balanced
 from medclf.learn.batches import unread
 from medclf.learn.callbacks import SaveBest
@@ -41,6 +41,7 @@ from medclf.models.heads import is_plain, pool_by
 from medclf.models.pooling import GeMPool
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.models.stage_maps import AllStages
+from medclf.options import options
 
 if TYPE_CHECKING:
     from medclf.learn.assess import Assessment
@@ -174,6 +175,7 @@ class MedLearner(Shown, Trained, Learner):
     def fit(self, n_epoch: int, lr: Any = None, *args: Any, **kwargs: Any) -> None:
         """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
         self._check_balance()
+        check_monitors(self, [*self.cbs, *L(kwargs.get("cbs"))])
         self._fitting = True
         try:
             with self._same_training():
@@ -310,6 +312,15 @@ class MedLearner(Shown, Trained, Learner):
         known = [item.relative_to(root).as_posix() in seen for item in self.dls.train.dataset.items]
         return np.asarray(np.array(known, bool)[read])
 
+    def predict(self, item: Any, *args: Any, **kwargs: Any) -> Any:
+        """fastai's: of one image."""
+        if getattr(self.dls, "table", None) is not None and (item is None or isinstance(item, (list, tuple, L))):
+            raise MedclfError(
+                f"predict takes one image, not a {type(item).__name__}",
+                "give a path, bytes, an array or a PIL image; of many: learn.get_preds(dl=learn.dls.test_dl(files))",
+            )
+        return super().predict(item, *args, **kwargs)
+
     def load(self, *args: Any, **kwargs: Any) -> Any:
         """fastai's; of other weights the history is not known, and they may have been trained on these images."""
         if self._fitting:  # lr_find brings back what was there, SaveModelCallback the best epoch
@@ -409,7 +420,7 @@ class MedLearner(Shown, Trained, Learner):
     def fine_tune(
         self,
         epochs: int,
-        base_lr: float | slice | None = None,
+        base_lr: float | slice | list[float] | tuple[float, ...] | None = None,
         freeze_epochs: int = 1,
         lr_mult: float | None = None,
         pct_start: float = 0.3,
@@ -433,7 +444,7 @@ class MedLearner(Shown, Trained, Learner):
 
         Args:
             epochs: passes over the training images with the whole network.
-            base_lr: of the head; or a slice, as `fit_one_cycle` takes it.
+            base_lr: of the head; or a slice or a list, as `fit_one_cycle` takes it.
             freeze_epochs: only without the linear probe.
             train_from: the first stage that is trained, such as "layer4"; all where None. See `training_from`.
             keep: whether what the stages below give is kept; see `training_from`.
@@ -449,8 +460,16 @@ class MedLearner(Shown, Trained, Learner):
             kwargs: of `fit_one_cycle` (`cbs`, `wd`, `div_final`, `moms`, ...).
 
         Raises:
-            MedclfError: without the linear probe, rates by group, which fastai's `fine_tune` does not take.
+            MedclfError: without the linear probe, rates by group, which fastai's `fine_tune` does not take; or an
+                argument that `fit_one_cycle` has not.
+            DataError: a number that cannot be.
         """
+        check_known(kwargs, self.fine_tune, Learner.fit_one_cycle)
+        options(TrainConfig)["epochs"].checked(epochs)
+        if not 0 <= blend <= 1:
+            raise DataError(f"blend must be from 0 to 1, not {blend}", "1 keeps the trained weights alone")
+        if isinstance(base_lr, (int, float)) and not base_lr >= 0:
+            raise DataError(f"base_lr must be 0 or more, not {base_lr}", "learn.lr_find() suggests one")
         with ExitStack() as scope:
             if train_from is not None and epochs:
                 scope.enter_context(self.training_from(train_from, keep if size is None else False))
@@ -462,6 +481,7 @@ class MedLearner(Shown, Trained, Learner):
             self._tuned += 1  # another call draws other numbers
             sizes = list(size) if isinstance(size, Sequence) else size
             top = base_lr.stop if isinstance(base_lr, slice) else base_lr
+            top = top[-1] if isinstance(top, (list, tuple)) else top
             self.tuning = {"epochs": epochs, "lr": top, "train_from": train_from, "sizes": sizes}
             if size is not None:
                 scope.enter_context(growing(self, size))
@@ -477,7 +497,7 @@ class MedLearner(Shown, Trained, Learner):
                 Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult, **cycle, **kwargs)
                 return
             base_lr = BASE_LR if base_lr is None else base_lr
-            rates = base_lr if isinstance(base_lr, slice) else slice(base_lr / (lr_mult or 10), base_lr)
+            rates = base_lr if isinstance(base_lr, (slice, list, tuple)) else slice(base_lr / (lr_mult or 10), base_lr)
             cbs = [*L(kwargs.pop("cbs", None)), *([KeepStatistics()] if freeze_bn else [])]
             if freeze_bn and blend < 1:
                 self.start = weights_of(self.model)

@@ -1,5 +1,6 @@
 """Batches are the same from files, from a store on the disk or in memory, and made ahead."""
 
+import warnings
 from itertools import count
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from medclf.errors import DataError
 from medclf.learn.batches import ahead, hold_on_device
 from medclf.learn.dataloaders import MedDataLoaders
 
@@ -81,3 +83,13 @@ def test_one_image_without_an_end_gives_a_batch(folder):
     x, y = loader.one_batch()
     assert len(x) == len(y) == loader.bs and len(set(y.tolist())) == 1
     assert not torch.equal(x[0], x[1])  # augmented otherwise
+
+
+def test_any_whole_number_is_a_seed_and_nothing_else(folder):
+    """The key of a negative one went through floats, which no platform promises to round alike."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, (first, *_) = batches_of(folder, seed=-1)
+    with pytest.raises(DataError, match="seed must be a whole number"):
+        batches_of(folder, seed="a")
+    assert first

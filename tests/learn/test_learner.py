@@ -480,3 +480,31 @@ def test_loaders_of_fastai_with_a_device_by_name(folder):
     with learn.no_bar(), learn.no_logging():
         learn.fit(1)
     assert learn.history
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda learn: learn.fine_tune(-1), "epochs must be 0 or more, not -1"),
+        (lambda learn: learn.fine_tune(1.5), "epochs must be a whole number"),
+        (lambda learn: learn.fine_tune(1, -1e-3), "base_lr must be 0 or more"),
+        (lambda learn: learn.fine_tune(1, blend=2.0), "blend must be"),
+        (lambda learn: learn.fine_tune(1, pct_stat=0.3), "fine_tune has no argument 'pct_stat'"),
+        (lambda learn: learn.fit(1, cbs=SaveModelCallback(monitor="acuracy")), "no metric 'acuracy' is measured"),
+        (lambda learn: learn.predict(["a.png"]), "one image, not a list"),
+    ],
+)
+def test_what_a_learner_cannot_be_asked_for_is_said_before_anything_is_trained(small, call, said):
+    """A negative number of epochs, or a blend above 1, was taken in silence; of a misspelt metric nothing was said."""
+    learn = small
+    before = [value.clone() for value in learn.model.parameters()]
+    with pytest.raises(MedclfError, match=said):
+        call(learn)
+    assert all(torch.equal(a, b) for a, b in zip(before, learn.model.parameters(), strict=True))
+
+
+def test_fine_tune_takes_rates_by_group(small):
+    learn = small
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(1, [1e-5, 1e-3])
+    assert learn.tuning["lr"] == 1e-3 and learn.opt.hypers[-1]["lr"] > learn.opt.hypers[0]["lr"]

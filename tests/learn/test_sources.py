@@ -1,11 +1,14 @@
 """What fastai's arguments of its factories make of a source."""
 
 import csv
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from medclf.errors import DataError
+from medclf.errors import DataError, MedclfError
+from medclf.learn.dataloaders import MedDataLoaders
+from medclf.learn.image_block import MedImageBlock
 from medclf.learn.sources import read_table, table_of
 
 
@@ -33,3 +36,23 @@ def test_true_in_a_valid_col_is_validation_whatever_its_name(flags, name):
     assert list(told[name]) == ["valid", "train", "train"]
     kept, _ = table_of(df.rename(columns={name: "is_test"}), "path", "label", "is_test", "", by_position=False)
     assert list(kept["is_test"]) == flags
+
+
+def fails(name):
+    return name.split("-")[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda files: MedDataLoaders.from_name_func(".", files, fails), r"a_1\.png: the function.*IndexError"),
+        (lambda files: MedDataLoaders.from_name_re(".", files, "("), "is no regular expression"),
+        (lambda files: MedDataLoaders.from_df([{"path": "a.png", "label": "a"}]), "is a list, and not a DataFrame"),
+        (lambda files: MedDataLoaders.from_lists(".", iter(files), iter("a")), "2 paths but 1 labels"),
+        (lambda files: MedImageBlock(channels=5), "channels=5"),
+    ],
+)
+def test_what_no_loaders_can_be_made_of_is_named(make, said):
+    with pytest.raises(MedclfError, match=said) as refused:
+        make([Path("a_1.png"), Path("b_2.png")])
+    assert refused.value.remedy
