@@ -162,9 +162,7 @@ class Named:
         try:
             self.pattern, self.name_only = re.compile(pattern), name_only
         except re.error as error:
-            raise DataError(
-                f"{pattern!r} is no regular expression: {error}", "try it with re.compile"
-            ) from error
+            raise DataError(f"{pattern!r} is no regular expression: {error}", "try it with re.compile") from error
 
     def __call__(self, path: Path) -> str:
         """See the class."""

@@ -6,15 +6,16 @@ import contextlib
 import io
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from medclf.errors import WeightsError, argument
+from medclf.errors import MedclfWarning, WeightsError, argument
 from medclf.models.checkpoint_layouts import BESIDE, LAYOUTS, Layout, Stats
 from medclf.models.registry import Cut
 
@@ -43,6 +44,7 @@ class Match:
         tensors: by the body's names.
         beside: names under the prefix that the body has no place for.
         shapes: how many of `tensors` have the body's shapes.
+        others: before the names of other networks of the file that would fit as well.
     """
 
     layout: Layout
@@ -50,6 +52,7 @@ class Match:
     tensors: dict[str, Tensor]
     beside: list[str]
     shapes: int
+    others: tuple[str, ...] = ()
 
     def rank(self) -> tuple[int, int, int, int]:
         """The greater, the better."""
@@ -71,15 +74,19 @@ def fit_state(cut: Cut, state: Mapping[str, Tensor], origin: str, n_in: int = 3)
 
     Raises:
         WeightsError: tensors are missing, of another shape, or belong to another network, or hold no numbers.
+
+    Warns:
+        MedclfWarning: the file holds several such networks, or one for grey images where colour is given.
     """
     body = cut.body
     if next(iter(state), "").startswith("_conv_stem"):
         state = _by_order(body.state_dict(), state, origin)
     found = match(cut, state)
     wanted = body.state_dict()
-    for name, tensor in found.tensors.items():
-        if _is_grey(tensor, wanted[name]):  # three equal channels give what the grey one gave
-            found.tensors[name] = tensor.expand(-1, 3, -1, -1) / 3
+    grey = [name for name, tensor in found.tensors.items() if _is_grey(tensor, wanted[name])]
+    for name in grey:  # three equal channels give what the grey one gave
+        found.tensors[name] = found.tensors[name].expand(-1, 3, -1, -1) / 3
+    grey = grey if n_in > 1 else []
     missing = [name for name in wanted if name not in found.tensors and not name.endswith("num_batches_tracked")]
     misshapen = [name for name, tensor in found.tensors.items() if tensor.shape != wanted[name].shape]
     faults = [
@@ -99,9 +106,20 @@ def fit_state(cut: Cut, state: Mapping[str, Tensor], origin: str, n_in: int = 3)
         named = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
         text = f"{origin} holds NaN or infinite values in {len(broken)} of {len(wanted)} tensors ({named})"
         raise WeightsError(text, "its training broke down: take an earlier checkpoint")
+    for text in _guesses(found, grey):
+        warnings.warn(MedclfWarning(f"{origin} {text}"), stacklevel=2)
     body.load_state_dict(found.tensors, strict=False)
     adapt_input(body, n_in)
     return found.layout
+
+
+def _guesses(found: Match, grey: list[str]) -> Iterator[str]:
+    """What is to be said of a file that was read in one of several ways."""
+    if found.others:
+        others = ", ".join(map(repr, found.others))
+        yield f"holds several such networks: that under {found.prefix!r} is taken, and not that under {others}"
+    if grey:
+        yield f"is of a network for grey images: each colour gets a third of its first weights ({grey[0]})"
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -135,7 +153,8 @@ def match(cut: Cut, state: Mapping[str, Tensor]) -> Match:
             f"the file holds two such networks, under {best.prefix!r} and {rival.prefix!r}",
             "save the state dict of the one that is meant",
         )
-    return best
+    rest = {one.prefix: None for one in found if one.shapes == len(wanted) and _differ(one, best)}
+    return replace(best, others=tuple(rest))
 
 
 def _differ(one: Match, other: Match) -> bool:

@@ -92,6 +92,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         ['state_dict.fc.bias']
     """
     path = Path(path)
+    if path.is_dir():
+        inside = sorted(file.name for file in path.iterdir() if file.name.lower().endswith(ENDINGS))
+        raise WeightsError(f"{path} is a folder", f"give a file: {path / inside[0]}" if inside else ways_out())
     if not path.is_file():
         raise WeightsError(*missing(path, ways_out()))
     if not path.name.lower().endswith(ENDINGS):

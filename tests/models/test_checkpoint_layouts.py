@@ -1,12 +1,14 @@
 """Weights as other programs lay them out, against the features of the network that they were saved from."""
 
+import warnings
+
 import pytest
 import timm
 import torch
 import torchvision
 from torch import nn
 
-from medclf.errors import WeightsError
+from medclf.errors import MedclfWarning, WeightsError
 from medclf.models.backbones import build_body, describe, pooling_of
 from medclf.models.checkpoint_layouts import BESIDE, LAYOUTS, Layout
 
@@ -310,6 +312,25 @@ def test_two_copies_that_nothing_tells_apart_are_refused(resnet, tmp_path):
     torch.save(put("left.", resnet.state_dict()) | put("right.", other), tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=r"left\..*right\."):
         build_body("resnet18", weights=tmp_path / "w.pth")
+
+
+def test_which_of_several_copies_was_taken_is_told(resnet, tmp_path):
+    state = resnet.state_dict()
+    older = {name: tensor * 0 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    torch.save({"model": older, "model_ema": state}, tmp_path / "a.pth")
+    with pytest.warns(MedclfWarning, match=r"under 'model_ema\.' is taken, and not that under 'model\.'"):
+        body = build_body("resnet18", weights=tmp_path / "a.pth")
+    assert torch.equal(body.conv1.weight, state["conv1.weight"])
+
+
+def test_weights_for_grey_images_taken_for_colour_are_told(resnet, tmp_path):
+    state = resnet.state_dict() | {"conv1.weight": resnet.conv1.weight.detach().sum(1, keepdim=True)}
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.warns(MedclfWarning, match="each colour gets a third"):
+        build_body("resnet18", weights=tmp_path / "a.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MedclfWarning)
+        build_body("resnet18", weights=tmp_path / "a.pth", n_in=1)
 
 
 def test_what_may_stand_beside_a_body_holds_no_part_of_one():

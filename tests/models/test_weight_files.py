@@ -137,3 +137,13 @@ def test_damaged_files_are_refused(ending, tmp_path):
         path.write_bytes(content)
         with pytest.raises(WeightsError, match=path.name):
             read_state(path)
+
+
+def test_a_folder_is_called_one(tmp_path):
+    """It was said not to exist."""
+    with pytest.raises(WeightsError, match="is a folder"):
+        read_state(tmp_path)
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(WeightsError, match="is a folder") as refused:
+        read_state(tmp_path)
+    assert refused.value.remedy.endswith("weights.safetensors")
