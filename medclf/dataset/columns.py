@@ -16,7 +16,7 @@ from medclf.config import Policy
 from medclf.dataset.folders import part_named
 from medclf.dataset.labels import FLOATS, LIST, NO_FINDING, Label, is_missing, list_in
 from medclf.dataset.spelt_names import NOTHING, SHOWN, one_name_each
-from medclf.errors import DataError, argument
+from medclf.errors import DataError, argument, did_you_mean
 
 BLANK = "blank label"
 TRUE, FALSE = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false"})
@@ -114,18 +114,20 @@ class Sheet:
         for name, column in asked:
             if column not in self.frame:
                 present = ", ".join(f"'{one}'" for one in self.frame)
-                raise DataError(f"{self.name} has no column '{column}'; it has {present}", self._header_remedy(name))
+                text = f"{self.name} has no column '{column}'; it has {present}"
+                raise DataError(text, self._header_remedy(name, column))
             if f"{column}.1" in self.frame or (self.frame.columns == column).sum() > 1:
                 raise DataError(f"{self.name} has several columns '{column}'", "give each column a name of its own")
 
-    def _header_remedy(self, name: str) -> str:
+    def _header_remedy(self, name: str, column: str) -> str:
         """What to do where a column is not there: headers are missing too, or their names run together."""
         names = [str(column) for column in self.frame]
         if any(re.search(r"\.(png|jpe?g|tiff?|bmp|dcm)$", one, re.I) for one in names):
             return "its first line looks like an image's: write a header line above it, such as path,label"
         if len(names) == 1 and re.search(r"[|: ]", names[0]):
             return "separate its columns with commas, semicolons or tabs"
-        return f"name the right one with {argument(name, 'NAME')}"
+        meant = did_you_mean(column, names)
+        return f"{meant} " * bool(meant) + f"name the right one with {argument(name, 'NAME')}"
 
     def labels(self) -> tuple[list[Label | None], list[str], list[tuple[str, ...]], bool]:
         """Labels, problems ("" where there is none), unknown labels, and whether an image can have several."""

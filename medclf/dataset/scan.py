@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import stat
 import warnings
@@ -15,8 +14,7 @@ import pandas as pd
 
 from medclf.config import Frame, Policy, Window
 from medclf.dataset.choice import Merges, choose
-from medclf.dataset.columns import BLANK, Columns, conditions
-from medclf.dataset.folders import walk
+from medclf.dataset.columns import Columns, conditions
 from medclf.dataset.frames import take_frames
 from medclf.dataset.identity import doubtful_ids, project_key, pseudonym, unnamed_patients
 from medclf.dataset.kinds import (
@@ -32,12 +30,13 @@ from medclf.dataset.kinds import (
 )
 from medclf.dataset.label_warnings import label_warnings
 from medclf.dataset.labels import label_set, usable
-from medclf.dataset.layouts import NO_CLASS_FOLDER, tables_beside
+from medclf.dataset.layouts import NO_CLASS_FOLDER
 from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.ordinal import ordered_labels
+from medclf.dataset.remedies import remedy_for, where_labels_are
 from medclf.dataset.sources import MISSING, Asked, LabelFrom, Rows, read_source
 from medclf.dataset.spelt_names import NO_PATIENT
-from medclf.errors import DataError, MedclfWarning, ReadError, argument, by_road
+from medclf.errors import DataError, MedclfWarning, ReadError, argument
 from medclf.images import dicom, reading
 from medclf.images.frame_names import file_and_frame, file_of
 from medclf.images.windowing import resolve_window
@@ -377,63 +376,23 @@ def with_problems(table: pd.DataFrame, problems: Mapping[str, str]) -> pd.DataFr
 def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
     bad = table[table["problem"] != ""]
     if len(bad) == len(table):
-        remedy = _remedy(bad["problem"], rows.root)
+        remedy = remedy_for(bad["problem"], rows.root)
         raise DataError(f"{rows.root}: none of {len(table)} images can be used: {listing(bad)}", remedy)
     if len(bad) and strict:
         raise DataError(f"{len(bad)} of {len(table)} images cannot be used: {listing(bad)}", "repair or remove them")
     if len(bad):
         _warn(f"{len(bad)} of {len(table)} images cannot be used and are left out: {listing(bad)}")
-    beside = bad["problem"].str.startswith(NO_CLASS_FOLDER).any() and _where_labels_are(rows.root)
+    beside = bad["problem"].str.startswith(NO_CLASS_FOLDER).any() and where_labels_are(rows.root)
     notes = [*([beside] if beside else []), *rows.notes, *label_warnings(table)]
     for sentence in notes:
         _warn(sentence)
     note(table, *notes)
 
 
-def _remedy(problems: pd.Series, root: Path) -> str:
-    """What to do where no image can be used."""
-
-    def all_are(start: str) -> bool:
-        return bool(problems.str.startswith(start).all())
-
-    if all_are("has no frame"):
-        return f"choose another {argument('frame')}"
-    if all_are(MISSING):
-        there = "".join(f": the folder holds '{path}'" for path in walk(root).paths[:1])
-        return f"correct the paths, or name their column with {argument('path_col')}{there}"
-    if all_are(NO_CLASS_FOLDER):
-        put = f"put each class into a folder, or give {argument('labels', 'labels.csv')}"
-        return _boxes_beside(root) or _where_labels_are(root) or put + by_road(", or label_from=None", "")
-    if all_are(BLANK):
-        return f"fill the labels, without separators at their ends, or name their column with {argument('label_col')}"
-    if all_are("uncertain"):
-        return f"let {argument('uncertain')} and {argument('blank')} count such cells as something else than exclude"
-    return "repair them"
-
-
 def note(table: pd.DataFrame, *sentences: str) -> None:
     """Keep what was warned of with the table, in `attrs["notes"]`, for results.json and the page."""
     if sentences:
         table.attrs["notes"] = [*table.attrs.get("notes", ()), *sentences]
-
-
-def _boxes_beside(root: Path) -> str:
-    """Which file beside the images has boxes of their findings; "" where none has."""
-    from medclf.dataset.box_files import read_box_file  # only this error needs it
-
-    for file in sorted(root.glob("*.json")):
-        with contextlib.suppress(DataError):
-            if read_box_file(file):
-                return f"{file.name} holds boxes of findings: give {argument('boxes', str(file))}"
-    return ""
-
-
-def _where_labels_are(root: Path) -> str:
-    beside = tables_beside(root)
-    columns = f"{argument('path_col')} and {argument('label_col')}"
-    return f"if a table beside the images has their labels, name it, and with {columns} its columns: {beside}" * bool(
-        beside
-    )
 
 
 def listing(bad: pd.DataFrame, at_most: int = 5) -> str:

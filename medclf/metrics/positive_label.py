@@ -11,7 +11,8 @@ _WELL = set(
     "unaffected uninfected uninvolved undiseased noninfected false blank empty "
     "physiologic physiological intact good wt wild wildtype hc cn nc td gesund sain sano normale norm nml absence pass "
     "kein keine ohne nein sans pas sin senza alive living survived survivor survivors off mss improbable "
-    "negativ negativo negativa negatif négatif négative 正常 阴性 陰性 无 無 否 норма нет".split()
+    "aucun aucune correct quiescent remission negativ negativo negativa negatif négatif négative "
+    "正常 阴性 陰性 无 無 否 норма нет".split()
 )
 _SOUND = set(
     "healthy stable typical symmetric symmetrical complete adequate sufficient even regular clear clean ok".split()

@@ -319,3 +319,9 @@ def test_names_that_look_like_an_exponent_are_text(names):
     """A column of examinations e0, e1, ... ended in a traceback."""
     assert typed(names).tolist() == [name or None for name in names]
     assert typed(["-.5e1", "", "12"]).tolist()[::2] == [-5, 12]
+
+
+def test_a_column_that_is_nearly_called_so_is_suggested():
+    frame = pd.DataFrame({"Path": ["1.png"], "label": ["a"]})
+    with pytest.raises(DataError, match=r"did you mean 'Path'\? name the right one with path_col"):
+        Sheet(frame, "t", Columns()).require_columns()

@@ -815,6 +815,7 @@ def test_what_holds_no_images_is_named(source):
             {"label_col": ["a", "b"], "uncertain": "exclude"},
             "let uncertain and blank count",
         ),
+        ({"label": ["a", "b"]}, {"window": "lung"}, "\nchoose another window"),
     ],
 )
 def test_the_remedy_for_cells_is_none_for_files(make_images, rows, how, remedy):
@@ -822,3 +823,8 @@ def test_the_remedy_for_cells_is_none_for_files(make_images, rows, how, remedy):
     root = make_images("1.png", "2.png")
     with pytest.raises(DataError, match=remedy):
         scan(pd.DataFrame({"path": ["1.png", "2.png"], **rows}), root=root, **how)
+
+
+def test_where_no_folder_lies_so_far_above_another_number_is_asked_for(make_images):
+    with pytest.raises(DataError, match="choose a lower label_from_parent"):
+        scan(make_images("a/1.png", "b/2.png"), label_from_parent=3)

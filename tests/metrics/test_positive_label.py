@@ -7,6 +7,8 @@ from medclf.metrics.positive_label import positive_label
     ("finding", "plain"),
     [
         ("COVID", "non-COVID"),
+        ("inflamed", "quiescent"),
+        ("fracture", "aucune"),
         ("COVID", "NonCOVID"),
         ("covid", "noncovid"),
         ("tumor", "notumor"),
