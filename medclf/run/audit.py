@@ -64,7 +64,7 @@ def audit_run(
             f"{out} holds an audit already",
             f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
         )
-    table = scan(data, check_pixels=False, progress=progress, window=window, frame=frame, **scan_kwargs)
+    table = scan(data, progress=progress, window=window, frame=frame, **scan_kwargs)
     if split not in (None, "grouped"):
         table["partition"] = split_table(table, split, valid_pct=valid_pct, seed=seed)
     found, note = audit_table(table, near=near, embed=embed, progress=progress, window=window, frame=frame)
