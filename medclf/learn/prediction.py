@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -25,7 +26,7 @@ from medclf.learn.image_block import ReadMedImage
 from medclf.learn.labels import class_names, is_multi_label, is_ordinal
 from medclf.models.features import pooled_features
 from medclf.progress import has_screen
-from medclf.results.predictions import Predictions
+from medclf.results.predictions import Predictions, losses_of
 
 _LASTS = 50  # batches; fewer show no progress bar
 _DRIFT = 1e-3
@@ -63,9 +64,10 @@ def predict_loader(
     if features:
         keeping = pooled_features(learn.model)
     stops = learn.cbs.filter(lambda cb: isinstance(cb, TerminateOnNaNCallback))  # it takes the loss for one number
+    by_image = labelled and _by_image(learn.loss_func)
     with exact(loader), bar, _no_metrics(learn), learn.removed_cbs(stops), keeping as kept:
         probs, targets, *rest = learn.get_preds(
-            dl=loader, with_loss=labelled, act=act or _activation(learn), reorder=False
+            dl=loader, with_loss=by_image, act=act or activation_of(learn), reorder=False
         )
     multi_label = probs.ndim == 2 and targets is not None and targets.ndim == 2
     multi_label = multi_label or is_multi_label(learn.dls)
@@ -77,8 +79,12 @@ def predict_loader(
     n = len(probs)
     if labelled:
         y = collect(targets.as_subclass(torch.Tensor).numpy().astype(int))
-        losses = collect(rest[0].as_subclass(torch.Tensor).float().numpy())
-        losses = losses.reshape(n, -1).mean(1)
+        if by_image:
+            losses = collect(rest[0].as_subclass(torch.Tensor).float().numpy()).reshape(n, -1).mean(1)
+        else:
+            text = "the loss function gives no loss of each image (it takes no reduction): its cross-entropy is shown"
+            warnings.warn(MedclfWarning(text), stacklevel=2)
+            losses = losses_of(y, probs, multi_label)
     else:
         y = np.full(n, -1) if not multi_label else np.full((n, probs.shape[1]), -1)
         losses = np.full(n, np.nan)
@@ -101,7 +107,7 @@ def check_answers(learn: Any, n_in: int, size: tuple[int, int]) -> None:
         return
     model, multi_label = get_model(learn.model), is_multi_label(learn.dls)
     drawn = torch.Generator().manual_seed(0)
-    images = torch.randn(2, n_in, *size, generator=drawn).to(next(model.parameters()).device)
+    images = torch.randn(2, n_in, *size, generator=drawn).to(next(model.parameters()))
     logits, training = torch.randn(8, len(class_names(learn.dls)), generator=drawn) * 4, model.training
     less_exact = learn.cbs.filter(lambda cb: isinstance(cb, (MixedPrecision, NonNativeMixedPrecision)))
     with torch.inference_mode():
@@ -109,13 +115,13 @@ def check_answers(learn: Any, n_in: int, size: tuple[int, int]) -> None:
     model.train(training)
     with learn.no_bar(), learn.no_logging(), learn.removed_cbs(less_exact):
         given = learn.get_preds(dl=[(images,)], act=noop, reorder=False)[0].as_subclass(torch.Tensor).float()
-    if not torch.allclose(given, own, rtol=_DRIFT, atol=_DRIFT):
+    if not torch.allclose(given, own, rtol=_DRIFT, atol=_DRIFT, equal_nan=True):
         raise BundleError(
             "the learner's predictions are not its network's: a callback changes images or outputs, and a bundle has "
             "no callbacks",
             "remove that callback with learn.remove_cb, or do what it does in the network",
         )
-    act = _activation(learn) or getattr(learn.loss_func, "activation", noop)
+    act = activation_of(learn) or getattr(learn.loss_func, "activation", noop)
     wanted = torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=-1)
     if not torch.allclose(act(logits), wanted, atol=_DRIFT):
         raise BundleError(
@@ -136,7 +142,17 @@ def _no_metrics(learn: Any) -> Iterator[None]:
         learn.metrics = kept
 
 
-def _activation(learn: Any) -> Any:
+def _by_image(loss_func: Any) -> bool:
+    """Whether fastai can ask a loss function for the loss of each image."""
+    if hasattr(loss_func, "reduction"):
+        return True
+    with contextlib.suppress(TypeError, ValueError):
+        known = inspect.signature(loss_func).parameters
+        return "reduction" in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
+    return True
+
+
+def activation_of(learn: Any) -> Any:
     """From logits to probabilities where the loss function does not say how: `med_learner`'s networks end in logits."""
     if hasattr(learn.loss_func, "activation") or "arch" not in vars(learn):
         return None

@@ -53,7 +53,11 @@ def med_loaders(folder):
     return MedDataLoaders.from_folder(folder, size=32, split="stratified", bs=4, progress=False, device="cpu")
 
 
-@pytest.mark.parametrize("loss_func", [nn.CrossEntropyLoss(), functional.cross_entropy])
+def own_loss(outputs, targets):
+    return functional.cross_entropy(outputs, targets)
+
+
+@pytest.mark.parametrize("loss_func", [nn.CrossEntropyLoss(), functional.cross_entropy, own_loss])
 def test_a_loss_without_activation_gives_probabilities(loss_func, folder):
     dls = med_loaders(folder)
     learn = learner(dls, loss_func=loss_func)
@@ -62,6 +66,11 @@ def test_a_loss_without_activation_gives_probabilities(loss_func, folder):
     with torch.inference_mode():
         wanted = learn.model.eval()(batch).softmax(1)
     np.testing.assert_allclose(found.probs, wanted.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.losses, -np.log(found.probs[range(len(found)), found.y]), atol=1e-4)
+    with learn.no_bar():  # it gave logits, and of them a list of labels
+        label, index, probs = learn.predict(dls.valid.items[0])
+    np.testing.assert_allclose(probs, wanted[0], atol=1e-4)
+    assert label == dls.vocab[int(index)] == dls.vocab[int(wanted[0].argmax())] and learn.loss_func is loss_func
 
 
 def test_what_are_no_probabilities_is_refused(folder):
@@ -163,6 +172,9 @@ def test_callbacks_that_leave_predictions_alone_are_welcome(folder, tmp_path):
     """TerminateOnNaNCallback takes the losses of a batch for one number, and the interpretation failed on it."""
     learn = learner(med_loaders(folder), cbs=[MixUp(), TerminateOnNaNCallback(), GradientAccumulation(8)])
     learn.to_fp16()
+    learn.model.half()
+    save_bundle(learn, tmp_path / "half.bundle", calibration={})
+    learn.model.float()
     before = list(learn.cbs)
     assert len(MedInterpretation.from_learner(learn).to_frame()) == 2
     save_bundle(learn, tmp_path / "x.bundle", calibration={})
