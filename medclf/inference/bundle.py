@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medclf.errors import BundleError, DataError, MedclfError, WeightsError
+from medclf.errors import BundleError, DataError, MedclfError, WeightsError, did_you_mean
 from medclf.files import finite, write_json, write_tensors
 from medclf.images.heatmap import check_places, on_prepared
 from medclf.inference import bundle_format
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bundle", "Prediction", "load_bundle", "save_bundle"]
 
+CALIBRATION = ("temperature", "abstain", "operating_point", "decision", "ood", "tabular", "unit", "prevalence")
 _DRIFT = 1e-4  # of the golden inputs' logits, where none of them is above 1
 _FOLDING_DRIFT = 1e-5
 _OTHER_DEVICE_DRIFT = 1e-2  # CUDA convolves in TF32
@@ -244,9 +245,13 @@ def _described(
     try:
         calibration = bundle_format.as_json(calibration)
         bundle_format.check_calibration(calibration, spec)
+        heeded = Calibration.from_dict(calibration, multi_label=spec.multi_label).as_dict()
         json.dumps([recipe, calibration, finite(dict(card))])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"the calibration or card lacks or misstates: {error}", "see docs/bundle.md") from error
+    for name in (name for name, value in calibration.items() if value and name not in heeded):
+        remedy = did_you_mean(name, CALIBRATION) or "see docs/bundle.md"
+        raise BundleError(f"nothing in a bundle would heed calibration[{name!r}] = {calibration[name]}", remedy)
     model = getattr(learn.model, "module", learn.model)  # out of DistributedDataParallel
     state = {name: _plain(tensor) for name, tensor in model.state_dict().items()}
     network = _assembled(spec, state, "the learner's network")

@@ -400,3 +400,13 @@ def test_predicting_imports_only_what_it_needs(saved, images):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1] == "set()"
+
+
+@pytest.mark.parametrize(
+    "given", [{"temprature": 1.5}, {"abstain": {"treshold": 0.6}}, {"operating_point": {"at": 0.3}}]
+)
+def test_a_calibration_that_nothing_would_heed_is_refused(given, learn, tmp_path):
+    """A misspelt limit was saved, and nothing was flagged."""
+    with pytest.raises(BundleError, match="nothing in a bundle would heed"):
+        save_bundle(learn, tmp_path / "a.bundle", calibration=given)
+    assert not (tmp_path / "a.bundle").exists()
