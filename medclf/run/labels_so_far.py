@@ -14,7 +14,7 @@ from medclf.dataset.columns import refuse_review
 from medclf.dataset.corrections import POOR, UNSURE, joined, labels_in, plain
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.labels import NO_FINDING, label_set, objects
-from medclf.dataset.matching import UNKNOWN, spelt_alike
+from medclf.dataset.matching import UNKNOWN, spelling, spelt_alike
 from medclf.dataset.scan import usable
 from medclf.dataset.units import units_word
 from medclf.errors import DataError, argument
@@ -203,6 +203,8 @@ def codes_of(labels: Sequence[str | None], names: Sequence[str], multi_label: bo
         parts = labels_in(label, multi_label)
         strange = [one for one in parts if one not in place]
         if strange:
-            raise DataError(f"the label '{strange[0]}' is none of the classes", f"they are {', '.join(names)}")
+            alike = next((name for name in names if spelling(name) == spelling(strange[0])), "")
+            remedy = f"write it as {alike!r}, in each of its rows" if alike else f"they are {', '.join(names)}"
+            raise DataError(f"the label '{strange[0]}' is none of the classes", remedy)
         found[row] = [name in parts for name in names] if multi_label else place[parts[0]]
     return found

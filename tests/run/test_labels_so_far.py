@@ -22,6 +22,11 @@ def test_an_image_without_a_finding_is_labelled_and_one_of_an_unknown_label_is_n
     assert codes_of(list(known.values()), ["x", "y"], True).tolist() == [[1, 1], [0, 0]]
 
 
+def test_a_label_in_another_spelling_is_refused_with_the_class_that_is_meant():
+    with pytest.raises(DataError, match=r"'NONE ' is none of the classes\nwrite it as 'none'"):
+        codes_of(["growth", "NONE "], ["growth", "none"], False)
+
+
 def sheet(tmp_path, name, *rows, header="path,label,mark"):
     (tmp_path / name).write_text("\n".join([header, *rows]) + "\n")
     return tmp_path / name
