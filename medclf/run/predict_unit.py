@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medclf.errors import MedclfWarning
+from medclf.dataset.identity import patient_id
+from medclf.errors import MedclfWarning, ReadError
 from medclf.escaping import csv_value, printable
+from medclf.images.dicom import origin
 from medclf.images.frame_names import frame_name, one_of_several
-from medclf.images.reading import n_frames
+from medclf.images.reading import n_frames, probe
 from medclf.inference.predictor import FrameOf, Predictor
 from medclf.inference.runtimes import opened
 from medclf.inference.zipped import open_zip, read_members
+from medclf.results.wording import counted_as
 from medclf.run.predict import images_in
 
 if TYPE_CHECKING:
@@ -101,16 +104,20 @@ def predict_unit(
         ReadError: none of the images can be read.
 
     Warns:
-        MedclfWarning: of files of several frames, one each was looked at.
+        MedclfWarning: of files of several frames, one each was looked at; or the headers name several patients, studies
+            or series.
     """
     given = [Path(file) for file in ([files] if isinstance(files, (str, Path)) else files)]
     model = opened(bundle, runtime, device)
     frame, names, several = model.preprocessing.frame, list[str](), dict[str, int]()
+    unit = getattr(getattr(model, "unit_rule", None), "unit", "")
+    owners: set[str] = set()
 
     def items() -> Iterator[Item | FrameOf]:
         for name, item in _items(given):
             n = n_frames(item)
             several[name] = n
+            owners.update(filter(None, [_owner(item, unit)]))
             each = [FrameOf(item, number) for number in range(n)] if n > 1 and frame == "all" else [item]
             names.extend(frame_name(name, number, n) if len(each) > 1 else name for number in range(len(each)))
             yield from each
@@ -118,12 +125,27 @@ def predict_unit(
     found = model.predict_unit(items(), bs)
     if frame != "all" and (said := one_of_several(several, frame)):
         warnings.warn(MedclfWarning(f"{said}, as in training"), stacklevel=2)
+    if len(owners) > 1:
+        text = f"the headers of these images name {len(owners)} {counted_as(unit)}, and all of them get one answer"
+        warnings.warn(MedclfWarning(f"{text}: give those of one {unit} at a time"), stacklevel=2)
     answer, counted = found.answer, found.contributions
     label = "|".join(answer.label) if isinstance(answer.label, tuple) else answer.label
     ranked = sorted((k for k, value in enumerate(counted) if value is not None), key=lambda k: -(counted[k] or 0.0))
     images = {names[k]: counted[k] or 0.0 for k in ranked}
     problems = {names[k]: reason for k, reason in found.problems.items()}
     return UnitAnswer(", ".join(map(str, given)), label, answer.probs, answer.flags, images, problems)
+
+
+def _owner(item: Any, unit: str) -> str | None:
+    """The patient, study or series that a DICOM file names, to be compared and never shown; None for other files."""
+    try:
+        if unit not in ("patient", "study", "series") or probe(item).format != "DICOM":
+            return None
+        if unit == "patient":
+            return patient_id(item) if isinstance(item, Path) else None
+        return getattr(origin(item), unit) or None
+    except ReadError:  # told where it is predicted
+        return None
 
 
 def print_unit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 import medclf.run.predict_unit as module
 from medclf.cli import app
+from medclf.demo_dicom import draw_ct
 from medclf.errors import DataError, MedclfWarning, ReadError
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.predictor import Predictor
@@ -117,3 +119,15 @@ def test_a_model_that_has_no_units_says_how_to_get_them(folder: Path, model: Pre
     model.unit_rule = None
     with pytest.raises(Exception, match="each image alone"):
         predict_unit("RUN", folder)
+
+
+def test_headers_of_several_patients_are_told_and_one_answer_is_given(tmp_path: Path) -> None:
+    draw_ct(tmp_path, n_patients=2, n_slices=1, size=32)
+    said = (
+        "headers of these images name 2 patients, and all of them get one answer: give those of one patient at a time"
+    )
+    with pytest.warns(MedclfWarning, match=said):
+        assert len(predict_unit("RUN", tmp_path).images) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MedclfWarning)
+        predict_unit("RUN", tmp_path / "patient-00")
