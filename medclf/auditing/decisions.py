@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medclf.auditing.calibration_set import CalibrationSet
-from medclf.config import Decide
+from medclf.config import Decide, TrainConfig
 from medclf.dataset.groups import unit_of
 from medclf.errors import DataError, argument
 from medclf.metrics.intervals import as_plain
@@ -24,6 +24,7 @@ from medclf.metrics.thresholds import (
     restate_prevalence,
 )
 from medclf.metrics.weighted import read_task
+from medclf.options import options
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions
 from medclf.results.wording import percent
@@ -63,6 +64,7 @@ class DecisionPolicy:
         for name, value in (("keep_accuracy", self.keep_accuracy), ("prevalence", self.prevalence)):
             if value is not None and not 0 < value < 1:
                 raise DataError(f"{argument(name)} must be between 0 and 1, not {value}", "0.95 is 95 %")
+        options(TrainConfig)["decide"].checked(self.decide)
         self.rule_arguments()
 
     def check(self, labels: Iterable[str], multi_label: bool) -> None:

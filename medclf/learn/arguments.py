@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastai.callback.mixup import MixHandler
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner
 
 from medclf.errors import MedclfError, argument, did_you_mean
+from medclf.learn.labels import is_multi_label
 from medclf.models.heads import ConcatPool
 from medclf.models.pooling import GlobalPool
 
@@ -62,11 +64,11 @@ _SUCH_AS = {
 }
 
 
-def check_monitors(learn: Learner, cbs: Sequence[Any]) -> None:
-    """See that what callbacks such as `SaveModelCallback` look at is measured; fastai's own error says nothing of it.
+def check_callbacks(learn: Learner, cbs: Sequence[Any]) -> None:
+    """See that callbacks have what they need of a fit, where fastai's own errors say nothing of it.
 
     Raises:
-        MedclfError: it is not.
+        MedclfError: what is monitored is not measured; or images are mixed, and the loss function cannot mix labels.
     """
     names = [str(metric.name) for metric in learn.metrics]
     known = ["train_loss", "valid_loss", *names, *(f"{part}_{name}" for part in ("train", "valid") for name in names)]
@@ -74,6 +76,11 @@ def check_monitors(learn: Learner, cbs: Sequence[Any]) -> None:
         if isinstance(cb, TrackerCallback) and cb.monitor not in known:
             remedy = did_you_mean(cb.monitor, known) or f"choose one of {', '.join(known[: 2 + len(names)])}"
             raise MedclfError(f"{type(cb).__name__}: no metric {cb.monitor!r} is measured", remedy)
+        if isinstance(cb, MixHandler) and not hasattr(learn.loss_func, "y_int") and not is_multi_label(learn.dls):
+            raise MedclfError(
+                f"{type(cb).__name__} mixes labels, which this loss function does not take",
+                "give one of fastai's, such as CrossEntropyLossFlat()",
+            )
 
 
 def weights_asked(weights: Any, pretrained: bool | None) -> Any:

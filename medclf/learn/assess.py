@@ -22,12 +22,12 @@ from medclf.auditing.audit import Audit, with_groups, with_partition
 from medclf.auditing.decisions import DecisionPolicy
 from medclf.auditing.label_errors import CheckedLabels, check_labels
 from medclf.auditing.short_audit import short_audit
-from medclf.config import UnitChoice
+from medclf.config import TrainConfig, UnitChoice
 from medclf.dataset.groups import trained_on
 from medclf.dataset.labels import objects
 from medclf.dataset.matching import left_out, match_labels
 from medclf.dataset.splits import no_partition, unplaced
-from medclf.errors import MedclfWarning
+from medclf.errors import DataError, MedclfWarning
 from medclf.learn import augmentation_picture
 from medclf.learn.judge import judge
 from medclf.learn.neighbours import similar_training_images
@@ -45,6 +45,7 @@ from medclf.learn.preprocessing import described, reading_of
 from medclf.learn.units import AnswersByUnit, answer_by_unit, is_by_unit, unit_rows
 from medclf.metrics.intervals import as_plain
 from medclf.metrics.ood import FEWEST
+from medclf.options import options
 from medclf.results import maps
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions
@@ -127,7 +128,7 @@ def assess(
     audit: bool | Audit = True,
     policy: DecisionPolicy | None = None,
     saliency: int = maps.LIMIT,
-    subgroups: Sequence[str] = (),
+    subgroups: Sequence[str] | str = (),
     tabular: Sequence[str] | str = (),
     outputs: Outputs | None = None,
     unit_answer: UnitChoice = "auto",
@@ -149,7 +150,7 @@ def assess(
             all numbers and limits are then by unit.
 
     Raises:
-        DataError: a column or label that is not there.
+        DataError: a column or label that is not there, or a policy or way to answer that is none.
 
     Warns:
         MedclfWarning: the loaders have no table, so that nothing could be audited.
@@ -157,6 +158,12 @@ def assess(
     Example:
         >>> # learn.fine_tune(5); assess(learn, policy=DecisionPolicy(rule="sensitivity=0.95")).results["abstain"]
     """
+    if policy is not None and not isinstance(policy, DecisionPolicy):
+        raise DataError(
+            f"policy is a {type(policy).__name__}", "give a DecisionPolicy, such as DecisionPolicy(rule='youden')"
+        )
+    options(TrainConfig)["unit_answer"].checked(unit_answer)
+    subgroups = [subgroups] if isinstance(subgroups, str) else subgroups
     outputs = outputs or outputs_of(learn, saliency=saliency)
     table = table_of_data(learn)
     if policy is not None:

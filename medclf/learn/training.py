@@ -25,7 +25,7 @@ from medclf.dataset.groups import groups_of, trained_before
 from medclf.display import Shown, listed
 from medclf.errors import DataError, MedclfError, MedclfWarning, argument
 from medclf.learn import distributed
-from medclf.learn.arguments import check_known, check_monitors, rates_by_group
+from medclf.learn.arguments import check_callbacks, check_known, rates_by_group
 from medclf.learn.balance import balanced_loss, draw_evenly, is_balanced
 from medclf.learn.batches import unread
 from medclf.learn.callbacks import SaveBest
@@ -176,7 +176,7 @@ class MedLearner(Shown, Trained, Learner):
     def fit(self, n_epoch: int, lr: Any = None, *args: Any, **kwargs: Any) -> None:
         """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
         self._check_balance()
-        check_monitors(self, [*self.cbs, *L(kwargs.get("cbs"))])
+        check_callbacks(self, [*self.cbs, *L(kwargs.get("cbs"))])
         self._fitting = True
         try:
             with self._same_training():

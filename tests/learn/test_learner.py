@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from fastai.callback.mixup import MixUp
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.transforms import Normalize, get_image_files, parent_label
@@ -16,6 +17,7 @@ from fastai.vision.augment import Resize, aug_transforms
 from fastai.vision.data import ImageDataLoaders
 from PIL import Image
 
+from medclf.auditing.decisions import DecisionPolicy
 from medclf.errors import BundleError, DataError, MedclfError, MedclfWarning
 from medclf.inference.bundle import save_bundle
 from medclf.learn.assess import assess
@@ -482,6 +484,11 @@ def test_loaders_of_fastai_with_a_device_by_name(folder):
     assert learn.history
 
 
+def mixing_for(learn, loss_func):
+    learn.loss_func = loss_func
+    return MixUp()
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -492,6 +499,11 @@ def test_loaders_of_fastai_with_a_device_by_name(folder):
         (lambda learn: learn.fine_tune(1, pct_stat=0.3), "fine_tune has no argument 'pct_stat'"),
         (lambda learn: learn.fit(1, cbs=SaveModelCallback(monitor="acuracy")), "no metric 'acuracy' is measured"),
         (lambda learn: learn.predict(["a.png"]), "one image, not a list"),
+        (lambda learn: learn.fit(1, cbs=mixing_for(learn, torch.nn.CrossEntropyLoss())), "MixUp mixes labels"),
+        (lambda learn: assess(learn, policy="youden"), "policy is a str"),
+        (lambda learn: assess(learn, unit_answer="median"), "unit_answer must be"),
+        (lambda learn: DecisionPolicy(decide="best"), "decide must be"),
+        (lambda learn: assess(learn, audit=False, saliency=0, subgroups="sex"), "no column 'sex'"),
     ],
 )
 def test_what_a_learner_cannot_be_asked_for_is_said_before_anything_is_trained(small, call, said):
