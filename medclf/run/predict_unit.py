@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medclf.dataset.identity import patient_id
 from medclf.errors import MedclfWarning, ReadError
 from medclf.escaping import csv_value, printable
 from medclf.images.dicom import origin
@@ -142,6 +141,8 @@ def _owner(item: Any, unit: str) -> str | None:
         if unit not in ("patient", "study", "series") or probe(item).format != "DICOM":
             return None
         if unit == "patient":
+            from medclf.dataset.identity import patient_id  # brings pandas
+
             return patient_id(item) if isinstance(item, Path) else None
         return getattr(origin(item), unit) or None
     except ReadError:  # told where it is predicted
