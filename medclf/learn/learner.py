@@ -138,8 +138,8 @@ def med_learner(
     check_callables(loss_func=loss_func, opt_func=opt_func, splitter=splitter, metrics=metrics, cbs=cbs)
     if not (isinstance(dropout, (int, float)) and 0 <= dropout < 1):
         raise MedclfError(f"dropout must be 0 or more and below 1, not {dropout!r}", "it is the share that is dropped")
-    check_rows(dls)
     vocab = class_names(dls)
+    check_rows(dls)
     if n_out not in (None, len(vocab)):
         raise MedclfError(f"n_out={n_out}, but the loaders have {len(vocab)} labels", "leave n_out out")
     weights = weights_asked(weights, pretrained)
