@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_GIT_ANNEX = ("a pointer of git-annex", "fetch the images with: git annex get")
+_GIT_ANNEX = ("a pointer of git-annex", "fetch the files with: git annex get")
 _JPEG_2000 = ("a JPEG 2000 file", "save it as PNG")
 _KINDS = {
     b"GIF8": ("a GIF", "save it as PNG"),
@@ -28,11 +28,11 @@ _KINDS = {
     b"NRRD": ("an NRRD volume", "save it as NIfTI"),
     b"\x89HDF": ("an HDF5 file", "save its images as PNG"),
     b"\x93NUMPY": ("a NumPy array", "save it as PNG"),
-    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the images with: git lfs pull"),
-    b"outs:": ("a pointer of DVC", "fetch the images with: dvc pull"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the files with: git lfs pull"),
+    b"outs:": ("a pointer of DVC", "fetch the files with: dvc pull"),
     b"/annex/objects/": _GIT_ANNEX,
     b"../.git/annex/": _GIT_ANNEX,
-    b"<": ("a web page or XML", "get the image again: a server's error may have come in its place"),
+    b"<": ("a web page or XML", "get the file again: a server's error may have come in its place"),
 }
 
 

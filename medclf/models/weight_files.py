@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from medclf.errors import WeightsError, argument, missing
+from medclf.images.other_formats import what_else
 
 ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".safetensors")
 _MAX_HEADER = 8 * 2**20  # of a safetensors file: room for some 80,000 tensors
@@ -99,7 +100,11 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise WeightsError(*missing(path, ways_out()))
     if not path.name.lower().endswith(ENDINGS):
         raise WeightsError(f"{path}: weights are read from files ending in {', '.join(ENDINGS)}", ways_out())
-    if path.suffix.lower() == ".safetensors":
+    with path.open("rb") as file:
+        head = file.read(64)
+    if (other := what_else(head)) and other[0].startswith(("a pointer", "a web page")):
+        raise WeightsError(f"{path} is {other[0]}", other[1])
+    if path.suffix.lower() == ".safetensors" or head[8:9] == b"{":
         return _read_safetensors(path)
     tensors = dict(_tensors_in(_unpickled(path)))
     if not tensors:

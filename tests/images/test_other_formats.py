@@ -24,7 +24,7 @@ def saved(kind: str) -> bytes:
         (saved("PDF"), "a PDF", "PNG"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS", "git lfs pull"),
         (b"/annex/objects/SHA256E-s1--0.png\n", "git-annex", "git annex get"),
-        (b"\n<!DOCTYPE html><title>404</title>", "a web page", "get the image again"),
+        (b"\n<!DOCTYPE html><title>404</title>", "a web page", "get the file again"),
         (b"\0\0\0\x20ftypheic" + bytes(40), "HEIC", "PNG"),
         (saved("PPM"), "a PGM", "PNG"),
         (saved("ICO"), "an icon", "PNG"),

@@ -139,6 +139,27 @@ def test_damaged_files_are_refused(ending, tmp_path):
             read_state(path)
 
 
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "what", "remedy"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS", "git lfs pull"),
+        (b"<!DOCTYPE html><title>404</title>", "a web page", "server's error"),
+    ],
+)
+def test_what_came_in_a_files_place_is_named(ending, content, what, remedy, tmp_path):
+    path = tmp_path / f"weights{ending}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=f"weights{ending} is {what}") as refused:
+        read_state(path)
+    assert remedy in refused.value.remedy
+
+
+def test_safetensors_of_another_ending_are_read(tmp_path):
+    save_file(STATE, tmp_path / "weights.pth")
+    assert read_state(tmp_path / "weights.pth").keys() == STATE.keys()
+
+
 def test_a_folder_is_called_one(tmp_path):
     """It was said not to exist."""
     with pytest.raises(WeightsError, match="is a folder"):
