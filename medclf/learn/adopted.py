@@ -39,6 +39,8 @@ def adopted(learn: Learner) -> MedLearner:
         >>> # save_bundle(vision_learner(dls, resnet18), "polyps.bundle")  # does this
     """
     if isinstance(learn, MedLearner):
+        spec = learn.spec
+        check_answers(learn, spec.n_in, spec.preprocessing.input_size)
         return learn
     given = vars(learn).get("arch")
     if given is None:

@@ -20,7 +20,6 @@ from medclf.errors import BundleError, DataError, PreprocessingError, argument
 from medclf.images.preprocessing import Preprocessing, Resample, Sampling, Size, Step
 from medclf.learn.image_block import MedImage, ReadMedImage
 from medclf.learn.labels import class_names, is_multi_label, is_ordinal
-from medclf.learn.prediction import check_answers
 from medclf.learn.presets import MedResize, QuickNormalize, scaled
 from medclf.models.head_layers import Layer
 from medclf.models.heads import describe_head, is_plain
@@ -133,7 +132,7 @@ def spec_of(learn: Any) -> ModelSpec:
 
     Raises:
         PreprocessingError: see `preprocessing_of`; or the description gives other pixels than the loaders do.
-        BundleError: the network was not made by `med_learner`, or has no such labels; or see `check_answers`.
+        BundleError: the network was not made by `med_learner`, or has no such labels.
     """
     if not isinstance(vars(learn).get("arch"), str):
         raise BundleError(
@@ -154,7 +153,6 @@ def spec_of(learn: Any) -> ModelSpec:
         bool(widths_of(next(get_model(learn.model).children()))),
     )
     _try(_validation_loader(learn.dls), spec)
-    check_answers(learn, spec.n_in, spec.preprocessing.input_size)
     return spec
 
 
