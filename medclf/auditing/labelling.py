@@ -195,8 +195,30 @@ def skill_of(probe: Probe, y: np.ndarray, groups: Any = None, seed: int = 0) -> 
     if not judged.any():
         return 0.0
     weights = 1 / np.bincount(y[known])[y[known]]
-    mean = np.average(losses[judged], weights=weights[judged])
-    return float(np.sqrt(np.clip(1 - mean / np.log(probe.n_classes), 0, 1)))
+    return _told(np.average(losses[judged], weights=weights[judged]), np.log(probe.n_classes))
+
+
+def skill_of_labels(held_out: np.ndarray, y: np.ndarray) -> float:
+    """As `skill_of`, where an image may have several labels, beside always saying each label's frequency.
+
+    Args:
+        held_out: (n, n_labels) out-of-fold probabilities; NaN where none held an image out.
+        y: (n, n_labels) 0 and 1.
+
+    Example:
+        >>> y = np.array([[0], [1], [0], [1]])
+        >>> skill_of_labels(np.full((4, 1), 0.5), y), skill_of_labels(np.abs(y - 0.1), y) > 0.9
+        (0.0, True)
+    """
+    sure = 1e-3
+    losses = -np.log(np.where(y == 1, held_out, 1 - held_out).clip(sure))
+    often = y.mean(0)
+    nothing = -(often * np.log(often.clip(sure)) + (1 - often) * np.log((1 - often).clip(sure))).mean()
+    return 0.0 if np.isnan(losses).all() else _told(np.nanmean(losses), nothing)
+
+
+def _told(loss: float, nothing: float) -> float:
+    return float(np.sqrt(np.clip(1 - loss / max(nothing, 1e-12), 0, 1)))
 
 
 def self_trained(probe: Probe, y: np.ndarray, groups: Any = None, seed: int = 0) -> tuple[np.ndarray, str]:

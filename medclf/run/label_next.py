@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.auditing.label_forecast import Forecast, forecast
-from medclf.auditing.labelling import STRENGTH, Probe, choose_next, self_trained, skill_of
+from medclf.auditing.labelling import STRENGTH, Probe, choose_next, self_trained, skill_of, skill_of_labels
 from medclf.dataset.corrections import POOR
 from medclf.dataset.corrections import UNSURE as NOT_SURE
 from medclf.dataset.labels import objects
@@ -333,7 +333,7 @@ class FittedPool:
     ) -> None:
         self.features, self.widths, self.y, self.owners = features, widths, y, owners
         self.n_classes, self.multi_label, self.seed = n_classes, multi_label, seed
-        self.taught = y
+        self.taught, self.skill = y, 1.0
         known = y >= 0 if y.ndim == 1 else y.min(1) >= 0
         self.rows = np.flatnonzero(known)
 
@@ -361,6 +361,8 @@ class FittedPool:
         with one_thread_if_small(self.features.size):
             owners = None if self.owners is None else _units(self.owners[rows])
             fit = fit_linear(self.features[rows], y[rows], self.n_classes, owners, widths=self.widths)
+        if self.multi_label:
+            self.skill = skill_of_labels(fit.held_out, y[rows])
         logits = self.features.astype(float) @ fit.weight.T.astype(float) + fit.bias
         return to_probs(logits, multi_label=self.multi_label)
 
@@ -370,12 +372,11 @@ class FittedPool:
 
     def choose(self, blocked: np.ndarray, probs: np.ndarray | None, n: int) -> pd.DataFrame:
         """See `choose_next`; `probs` count where an image may have several labels, or too few have one for a probe."""
-        skill = 1.0
         if self.enough and not self.multi_label:
             rows = np.flatnonzero(self.taught >= 0)
             probs = self._probe.probs(rows, self.taught[rows], np.arange(len(self.taught)))
-            skill = skill_of(self._probe, self.y, self.owners, self.seed)
-        given: Any = {"patients": self.owners, "multi_label": self.multi_label, "skill": skill}
+            self.skill = skill_of(self._probe, self.y, self.owners, self.seed)
+        given: Any = {"patients": self.owners, "multi_label": self.multi_label, "skill": self.skill}
         return choose_next(self._probe.x, blocked, n, probs=probs, **given)
 
     def forecast(self, more: int) -> Forecast | None:

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from medclf.auditing.labelling import STRENGTH, TYPICAL, margin_of
+from medclf.auditing.labelling import STRENGTH, TYPICAL, choose_next, margin_of
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, OutputError
 from medclf.images.preprocessing import Preprocessing
@@ -164,6 +164,21 @@ def test_it_is_unsure_where_a_fit_is_in_which_all_classes_weigh_alike():
     margins = margin_of(fit.predict_proba(x))
     assert found["margin"].to_numpy() == pytest.approx(margins[found["row"]], abs=0.02)
     assert found["margin"].mean() < margins[~known].mean()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_of_several_labels_doubt_counts_as_far_as_the_probe_is_right(told):
+    rng = np.random.default_rng(0)
+    features, known = rng.normal(size=(200, 8)), np.arange(200) < 80
+    y = (features[:, :2] > 0 if told else rng.random((200, 2)) > 0.5).astype(int)
+    pool = FittedPool(features, (), np.where(known[:, None], y, -1), None, 2, multi_label=True)
+    probs, _ = pool.probs(False, None)
+    found = pool.choose(known, probs, 10)
+    alike = choose_next(features, known, 10)
+    assert (pool.skill > 0.6) == told and (pool.skill < 0.3) == (not told)
+    least_sure = np.abs(2 * probs[~known] - 1).min(1)
+    assert found["margin"].mean() < least_sure.mean() or not told
+    assert len(set(found["row"]) & set(alike["row"])) >= 6 or told
 
 
 def test_labels_fit_a_probe_that_suggests_and_forecasts(pool):
