@@ -70,4 +70,4 @@ def some(texts: Sequence[str]) -> str:
 def _number_key(text: str) -> str:
     """What 7, 7.0 and 007 have in common, and a date with midnight behind it or not; any other text as it is."""
     text = re.sub(r"^(\d{4}-\d\d-\d\d)[ T]00:00(:00(\.0+)?)?$", r"\1", text)
-    return re.sub(r"^0*(\d+?)([.,]0+)?$", r"\1", text)
+    return re.sub(r"^0*(\d+?)(\.0+|,0{1,2})?$", r"\1", text)

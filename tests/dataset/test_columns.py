@@ -133,7 +133,7 @@ def test_texts_for_missing_are_no_patient():
 
 
 def test_one_patient_in_several_spellings():
-    assert sheet(patient=["7", "7,0", "7,5"]).patients() == ["7", "7", "7,5"]
+    assert sheet(patient=["7", "7,0", "7,5", "7,000"]).patients() == ["7", "7", "7,5", "7,000"]
     table = sheet(patient=["7", "7.0", " 7", "007", "70", "P7"])
     assert table.patients() == ["7", "7", "7", "7", "70", "P7"]
     assert "'007' and '7' and '7.0'" in table.notes[0]
