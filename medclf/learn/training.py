@@ -16,7 +16,6 @@ from fastai.callback.schedule import Learner, LRFinder
 from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import Recorder
-from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastai.torch_core import get_model
 from fastcore.foundation import L
 
@@ -30,6 +29,7 @@ from medclf.learn.balance import balanced_loss, draw_evenly, is_balanced
 from medclf.learn.batches import unread
 from medclf.learn.callbacks import SaveBest
 from medclf.learn.checkpoint import seeded
+from medclf.learn.decoding import Decoding
 from medclf.learn.growing_sizes import Sizes, growing
 from medclf.learn.history import Trained
 from medclf.learn.labels import class_names, is_multi_label, refuse_other_labels
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 BASE_LR = 1e-4
 
 
-class MedLearner(Shown, Trained, Learner):
+class MedLearner(Shown, Trained, Decoding):
     """fastai's `Learner`; `fine_tune` begins with the linear probe instead of frozen epochs.
 
     Attributes:
@@ -312,32 +312,6 @@ class MedLearner(Shown, Trained, Learner):
             return np.full(read.sum(), False)
         known = [item.relative_to(root).as_posix() in seen for item in self.dls.train.dataset.items]
         return np.asarray(np.array(known, bool)[read])
-
-    def predict(self, item: Any, *args: Any, **kwargs: Any) -> Any:
-        """fastai's: of one image; a label and probabilities under torch's own loss functions too."""
-        if getattr(self.dls, "table", None) is not None and (item is None or isinstance(item, (list, tuple, L))):
-            raise MedclfError(
-                f"predict takes one image, not a {type(item).__name__}",
-                "give a path, bytes, an array or a PIL image; of many: learn.get_preds(dl=learn.dls.test_dl(files))",
-            )
-        with self._decoding():
-            return super().predict(item, *args, **kwargs)
-
-    def show_results(self, *args: Any, **kwargs: Any) -> None:
-        """fastai's; see `predict`."""
-        with self._decoding():
-            super().show_results(*args, **kwargs)
-
-    @contextmanager
-    def _decoding(self) -> Iterator[None]:
-        """Within it a loss function that cannot make labels of outputs gives way to fastai's, which can."""
-        own = self.loss_func
-        if not hasattr(own, "activation"):
-            self.loss_func = (BCEWithLogitsLossFlat if is_multi_label(self.dls) else CrossEntropyLossFlat)()
-        try:
-            yield
-        finally:
-            self.loss_func = own
 
     def load(self, *args: Any, **kwargs: Any) -> Any:
         """fastai's; of other weights the history is not known, and they may have been trained on these images."""

@@ -1,0 +1,46 @@
+"""What a learner says of images: labels and probabilities under every loss function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fastai.learner import Learner
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
+from fastcore.foundation import L
+
+from medclf.errors import MedclfError
+from medclf.learn.labels import is_multi_label
+
+
+class Decoding(Learner):
+    """fastai's `Learner`, whose `predict` and `show_results` do not need a loss function that can decode."""
+
+    loss_func: Any
+
+    def predict(self, item: Any, *args: Any, **kwargs: Any) -> Any:
+        """fastai's: of one image; a label and probabilities under torch's own loss functions too."""
+        if getattr(self.dls, "table", None) is not None and (item is None or isinstance(item, (list, tuple, L))):
+            raise MedclfError(
+                f"predict takes one image, not a {type(item).__name__}",
+                "give a path, bytes, an array or a PIL image; of many: learn.get_preds(dl=learn.dls.test_dl(files))",
+            )
+        with self._decoding():
+            return super().predict(item, *args, **kwargs)
+
+    def show_results(self, *args: Any, **kwargs: Any) -> None:
+        """fastai's; see `predict`."""
+        with self._decoding():
+            super().show_results(*args, **kwargs)
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """Within it a loss function that cannot make labels of outputs gives way to fastai's, which can."""
+        own = self.loss_func
+        if not hasattr(own, "activation"):
+            self.loss_func = (BCEWithLogitsLossFlat if is_multi_label(self.dls) else CrossEntropyLossFlat)()
+        try:
+            yield
+        finally:
+            self.loss_func = own
