@@ -100,10 +100,12 @@ def predict_loader(
 def check_answers(learn: Any, n_in: int, size: tuple[int, int]) -> None:
     """See that a learner's probabilities are what a bundle makes of its network: nothing else acts on the way.
 
+    Of processes that train together nothing is checked.
+
     Raises:
         BundleError: a callback changes the images or the outputs, or the loss function's activation is another.
     """
-    if distributed.launched() > 1:  # one of them cannot run the network without the others; fastai goes by the launcher
+    if distributed.launched() > 1:  # fastai would wait for the others, who do not come here
         return
     model, multi_label = get_model(learn.model), is_multi_label(learn.dls)
     drawn = torch.Generator().manual_seed(0)
