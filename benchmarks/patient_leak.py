@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from side_by_side import print_table, shared_data
 
-from medclf.dataset.splits import KFoldSplitter
+from medclf.dataset.splitters import KFoldSplitter
 from medclf.metrics.classification import classification_metrics
 from medclf.models.features import embed_table
 from medclf.models.linear_probe import fit_linear

@@ -6,11 +6,11 @@ from .auditing.shortcut_test import shortcut_test as shortcut_test
 from .config import TrainConfig as TrainConfig
 from .dataset.boxes import read_boxes as read_boxes
 from .dataset.scan import scan as scan
-from .dataset.splits import KFoldSplitter as KFoldSplitter
-from .dataset.splits import PatientSplitter as PatientSplitter
-from .dataset.splits import SeededSplitter as SeededSplitter
-from .dataset.splits import StratifiedGroupSplitter as StratifiedGroupSplitter
-from .dataset.splits import StratifiedSplitter as StratifiedSplitter
+from .dataset.splitters import KFoldSplitter as KFoldSplitter
+from .dataset.splitters import PatientSplitter as PatientSplitter
+from .dataset.splitters import SeededSplitter as SeededSplitter
+from .dataset.splitters import StratifiedGroupSplitter as StratifiedGroupSplitter
+from .dataset.splitters import StratifiedSplitter as StratifiedSplitter
 from .dataset.units import with_units as with_units
 from .errors import MedclfError as MedclfError
 from .images.heatmap import hottest_box as hottest_box

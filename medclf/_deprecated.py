@@ -66,9 +66,10 @@ MODULES = {
 }
 
 NAMES = {
-    "RandomSplitter": "dataset.splits.SeededSplitter",
+    "RandomSplitter": "dataset.splitters.SeededSplitter",
     "cnn_learner": "learn.learner.med_learner",
-    "data.split.RandomSplitter": "dataset.splits.SeededSplitter",
+    "data.split.FolderSplitter": "dataset.splitters.FolderSplitter",
+    "data.split.RandomSplitter": "dataset.splitters.SeededSplitter",
     "evaluation.basis.Basis": "auditing.calibration_set.CalibrationSet",
     "evaluation.calibration.Bin": "metrics.reliability.Bin",
     "evaluation.calibration.brier": "metrics.reliability.brier",
