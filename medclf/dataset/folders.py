@@ -31,11 +31,18 @@ NOT_READ = {
     )
     for name in names.split()
 }
-_PARTS = {"train": "train", "valid": "valid", "dev": "valid", "test": "test"}
+# What parts of a set are called, without accents: in English, and as sets in other languages have it
+_PART_NAMES = {
+    "train": "train(?:ing|val)?|trn|entrenamiento|entrainement|apprentissage|treino|treinamento|addestramento|egitim"
+    "|xunlian|训练|訓練|学習|학습|훈련|обучение",
+    "valid": "val(?:id(?:ation)?)?|dev|validacion|validacao|validazione|validierung|validatie|walidacja|dogrulama"
+    "|yanzheng|验证|驗證|検証|검증|валидация",
+    "test": "test(?:ing|e)?|tst|pruebas?|ceshi|测试|測試|テスト|테스트|тест",
+}
 _PART = re.compile(
-    r"(?:(?:images?|imgs?|data|set)[ _-]?)?"
-    r"(?:(?P<train>train(?:ing|val)?|trn)|(?P<valid>val(?:id(?:ation)?)?)|(?P<dev>dev)|(?P<test>test(?:ing)?|tst))"
-    r"(?:[ _-]?(?:set|data|images?|imgs?|split|part|folder|\d{1,4}|\(\d{1,4}\)))*"
+    r"(?:(?:images?|imgs?|data|set|imagene?s|datos|dados|donnees|dati|conjunto|jeu)[ _-]?(?:d[eio][ _-]?)?)?"
+    rf"(?:{'|'.join(f'(?P<{part}>{names})' for part, names in _PART_NAMES.items())})"
+    r"(?:s?[ _-]?(?:set|data|images?|imgs?|split|part|folder|daten|bilder|satz|ji|集|数据|\d{1,4}|\(\d{1,4}\)))*"
 )
 
 
@@ -45,9 +52,14 @@ def part_named(name: str) -> str | None:
     Example:
         >>> part_named("Training"), part_named("val2017"), part_named("test_images"), part_named("testis")
         ('train', 'valid', 'test', None)
+        >>> part_named("Validación"), part_named("训练集")
+        ('valid', 'train')
     """
-    found = _PART.fullmatch(name.strip().lower())
-    return _PARTS[str(found.lastgroup)] if found else None
+    plain = name.strip().lower()
+    if not plain.isascii():
+        plain = unicodedata.normalize("NFC", re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", plain)))
+    found = _PART.fullmatch(plain)
+    return found.lastgroup if found else None
 
 
 def partition_of(path: str) -> str | None:

@@ -13,10 +13,13 @@ from medclf.errors import DataError, argument
 NO_CLASS_FOLDER = "no class folder above it"
 _SHOWN = 5
 _ROLE = re.compile(
-    r"(images?|imgs?|pictures?|photos?|frames?|raw|originals?|pngs?|jpe?gs?|tiffs?|dicoms?|dcm)([ _-]?\d+)?", re.I
+    r"(images?|imgs?|pictures?|photos?|frames?|raw|originals?|pngs?|jpe?gs?|tiffs?|dicoms?|dcm|im[aá]genes|imagens|bilder"
+    r"|immagini|图像|图片|画像)([ _-]?\d+)?",
+    re.I,
 )
 _PIECE = re.compile(r"(.*[ _-])?(images?|imgs?|parts?|batch(es)?|folds?|chunks?|shards?|folders?)[ _-]?\d+", re.I)
-_MASK_WORD = r"(?:masks?|segm?|segmentations?|annotations?|annotated|labels?|gt|ground[ _-]?truths?)"
+_MASK_WORD = r"(?:masks?|m[aá]scaras?|masques?|masken|maschere"
+_MASK_WORD += r"|segm?|segmentations?|annotations?|annotated|labels?|gt|ground[ _-]?truths?)"
 _DRAWN = r"(?:overlays?|contours?|superpixels?|heatmaps?|lesions?|rois?|bbox(?:es)?|thumb(?:nail)?s?|(?:grad-?)?cam"
 _DRAWN += r"|pred(?:iction)?s?)"
 _MASK = re.compile(
@@ -31,7 +34,7 @@ _ALTERED = re.compile(
     re.I,
 )
 _PATIENT = re.compile(
-    r"(?:(?P<surely>patients?|subjects?|participants?)|pat|pt|p|cases?|subj|sub|persons?|volunteers?|donors?|animals?"
+    r"(?:(?P<surely>patients?|pacientes?|patienten|pazient[ei]|subjects?|participants?)|pat|pt|p|cases?|subj|sub|persons?|volunteers?|donors?|animals?"
     r"|mrn|pid)[ _.-]*\d+",
     re.I,
 )

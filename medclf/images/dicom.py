@@ -21,7 +21,7 @@ import numpy as np
 from medclf.errors import MedclfError, ReadError, UnsupportedFormat
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, quietly, reading
 from medclf.images.dicom_frames import Form, read_form, read_frame
-from medclf.images.dicom_header import MODALITIES, code, malformed, number
+from medclf.images.dicom_header import MODALITIES, code, malformed, number, window
 from medclf.images.dicom_layout import Layout, frame_group, looks_like_dicom, read_layout
 from medclf.images.dicom_tables import coloured, lut, lut_item, palette
 from medclf.images.raster import RasterInfo
@@ -326,7 +326,6 @@ def _grey_rules(layout: Layout, header: Dataset, form: Form, index: int, path: s
     unit = _unit(header, rescale, modality, slope, intercept)
     if slope == 0:  # would make one value of all: it says nothing (PS3.3 C.11.1.1.2)
         slope = intercept = None
-    center, width = (number(voi, keyword, path) for keyword in ("WindowCenter", "WindowWidth"))
     rules = GreyRules(
         bits_stored=form.stored,
         signed=form.signed,
@@ -334,7 +333,7 @@ def _grey_rules(layout: Layout, header: Dataset, form: Form, index: int, path: s
         slope=1.0 if slope is None else slope,
         intercept=0.0 if intercept is None else intercept,
         modality_lut=lut(modality, form.signed, layout.little, path) if modality else None,
-        window=None if center is None or width is None or width <= 0 else (center, width),
+        window=window(voi, path),
         function=_voi_function(voi, path),
         padding=_padding(header, form, path),
         unit=unit,

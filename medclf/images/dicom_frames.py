@@ -345,7 +345,7 @@ def _jpeg_2000_size(encoded: bytes, path: str | Path) -> tuple[tuple[int, int, i
 def _values(
     array: np.ndarray, form: Form, found: dict[str, Any], syntax: UID, precision: int, path: str | Path
 ) -> np.ndarray:
-    """Unsigned integers whose lower `stored` bits hold the values; all else in them is dropped.
+    """Unsigned integers whose lower `stored` bits hold the values; of colours and indices all else is dropped.
 
     `precision` is how many bits of each sample were coded: old files keep overlays in those above the stored ones.
     """
@@ -361,4 +361,4 @@ def _values(
     shift = form.high_bit + 1 - form.stored
     if shift > 0 and precision > form.high_bit and syntax not in _LOSSY:  # else the coder has moved them down
         values = values >> values.dtype.type(shift)
-    return np.asarray(values & values.dtype.type((1 << form.stored) - 1))
+    return values if form.grey else np.asarray(values & values.dtype.type((1 << form.stored) - 1))

@@ -26,8 +26,6 @@ _CODE = re.compile(r"[A-Z0-9 _]{1,16}")  # a Code String, PS3.5 6.2: no room for
 def number(header: Dataset, keyword: str, path: str | Path) -> int | float | None:
     """An element's number, the first where it has several; None where it is absent or empty.
 
-    A file may give several windows, of which the first is the one to show.
-
     Args:
         header: the data set, or an item of a sequence.
         keyword: the element, as pydicom calls it.
@@ -43,15 +41,37 @@ def number(header: Dataset, keyword: str, path: str | Path) -> int | float | Non
         >>> number(header, "WindowCenter", "a.dcm"), number(header, "WindowWidth", "a.dcm")
         (40, None)
     """
+    found = _listed(header, keyword, path)
+    return found[0] if found else None
+
+
+def window(header: Dataset, path: str | Path) -> tuple[float, float] | None:
+    """Center and width of the first window that has both, which is the one to show; None where there is none.
+
+    Raises:
+        ReadError: as number.
+    """
+    centers, widths = (_listed(header, keyword, path) for keyword in ("WindowCenter", "WindowWidth"))
+    for center, width in zip(centers, widths, strict=False):
+        if center is not None and width is not None and width > 0:
+            return center, width
+    return None
+
+
+def _listed(header: Dataset, keyword: str, path: str | Path) -> list[int | float | None]:
+    """An element's numbers, None for each that is empty."""
     try:
-        value = _first(header.get(keyword))
-        if value is None or value == "":
-            return None
-        found = float(value)
-        if not math.isfinite(found):
-            raise ValueError
+        value = header.get(keyword)
+        several = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+        return [None if one in (None, "") else _finite(one) for one in (value if several else [value])]
     except Exception:  # noqa: BLE001 - pydicom raises a dozen kinds at a malformed value
         raise malformed(keyword, path) from None
+
+
+def _finite(value: Any) -> int | float:
+    found = float(value)
+    if not math.isfinite(found):
+        raise ValueError
     return int(found) if found.is_integer() else found
 
 
@@ -105,9 +125,3 @@ def malformed(element: str | int, path: str | Path, how: str = "malformed") -> R
     name = f"{dictionary_description(tag)} " if dictionary_has_tag(tag) else ""
     reason = f"its header element {name}({tag >> 16:04x},{tag & 0xFFFF:04x}) is {how}"
     return ReadError(path, reason, "correct the element, or export the file again")
-
-
-def _first(value: Any) -> Any:
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return value[0] if len(value) else None
-    return value

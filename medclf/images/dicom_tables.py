@@ -9,6 +9,7 @@ import numpy as np
 
 from medclf.images.dicom_frames import Form
 from medclf.images.dicom_header import malformed, numbers
+from medclf.images.raster_pixels import rescaled
 from medclf.images.windowing import Lut
 
 if TYPE_CHECKING:
@@ -59,19 +60,20 @@ def _unpacked(data: bytes, count: int, little: bool) -> np.ndarray:
 
 
 def coloured(stored: np.ndarray, tables: list[Lut], form: Form) -> np.ndarray:
-    """Palette indices to RGB (PS3.3 C.7.6.3.1.5 and 6); the entries tell 8 bits from 16, since descriptors err."""
+    """Palette indices to RGB (PS3.3 C.7.6.3.1.5 and 6); the entries tell 8 bits from more, since descriptors err."""
     sign = 1 << (form.stored - 1)
     codes = np.arange(1 << form.stored)
     numbers = (codes ^ sign) - sign if form.signed else codes
     deep = max(int(table.entries.max()) for table in tables) > 255
-    colours = np.stack([table(numbers) for table in tables], axis=1)
-    return np.asarray(colours.astype(np.uint16 if deep else np.uint8)[stored])
+    colours = np.stack([table(numbers) for table in tables], axis=1).astype(np.uint16)
+    return np.asarray(rescaled(colours, max(table.bits for table in tables) if deep else 8)[stored])
 
 
 def palette(header: Dataset, signed: bool, little: bool, path: str | Path) -> list[Lut]:
     """The red, green and blue tables, expanded by pydicom where they are given in segments."""
     names = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
-    descriptors = [numbers(header, f"{name}Descriptor", path, 3) for name in names]
+    described = [numbers(header, f"{name}Descriptor", path, 3) for name in names]
+    descriptors = [(count, first, bits if bits > 8 else 16) for count, first, bits in described]
     if f"{names[0]}Data" in header:
         data = [header.get(f"{name}Data") for name in names]
     else:

@@ -158,7 +158,7 @@ def render_grey(stored: np.ndarray, rules: GreyRules, window: SampleWindow = Non
     do there: detectors seldom fill it, and most CT and MR files would come out all but black.
 
     Args:
-        stored: any unsigned integer array; bits above `bits_stored` are ignored.
+        stored: any unsigned integer array; bits above `bits_stored` tell padding of such a value, and else nothing.
         rules: what the header says.
         window: (center, width) in place of the file's own VOI LUT or window; "stretch" spreads the values in any case.
 
@@ -177,8 +177,24 @@ def render_grey(stored: np.ndarray, rules: GreyRules, window: SampleWindow = Non
             return _grey_levels(codes, lambda: np.ones(codes.shape, bool), rules, window)
         # one table of every value a pixel can have, then one lookup a pixel
         codes = np.arange(1 << bits, dtype=np.int64)
-        table = _grey_levels(codes, lambda: np.bincount(patterns.ravel(), minlength=1 << bits) > 0, rules, window)
-        return np.asarray(table.take(patterns))
+        beyond = _padding_beyond(stored, rules)
+        image = patterns.ravel() if beyond is None else patterns[~beyond]
+        table = _grey_levels(codes, lambda: np.bincount(image, minlength=1 << bits) > 0, rules, window)
+        levels = np.asarray(table.take(patterns))
+        if beyond is not None:
+            levels[beyond] = 0
+        return levels
+
+
+def _padding_beyond(stored: np.ndarray, rules: GreyRules) -> np.ndarray | None:
+    """Which samples are padding of a value that Bits Stored cannot hold, by their whole bits; None where it can."""
+    low, high = rules.padding or (0, 0)
+    end = 1 << (rules.bits_stored - rules.signed)
+    if -end * rules.signed <= low and high < end:
+        return None
+    whole = stored.view(f"i{stored.itemsize}") if rules.signed else stored
+    beyond = (whole >= low) & (whole <= high)
+    return None if beyond.all() else beyond
 
 
 def _grey_levels(

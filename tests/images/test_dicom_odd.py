@@ -62,6 +62,29 @@ def test_padding_is_black_however_its_sign_is_written(signed, pad, written, phot
     np.testing.assert_allclose(found[:, 4:], shown if photometric == "MONOCHROME2" else 255 - shown, atol=1)
 
 
+@pytest.mark.parametrize(("signed", "pad", "offset"), [(False, 63536, 0), (True, -32768, -1000), (True, -2500, -1000)])
+@pytest.mark.parametrize("window", [(), ((1000, 1501),)])
+def test_padding_that_the_stored_bits_cannot_hold_is_black(signed, pad, offset, window):
+    values = RAMP // 2 + offset
+    stored = np.where(np.arange(16) < 4, pad, values) & 0xFFFF
+    extra = [element(0x00280120, "SS" if signed else "US", pad)]
+    for center, width in window:
+        extra += [element(0x00281050, "DS", center), element(0x00281051, "DS", width)]
+    found = levels(image(stored[None], bits=12, signed=signed, extra=extra))
+    shown = np.clip((values - 999.5) / 1500 + 0.5, 0, 1) * 255 if window else spread(values[:, 4:])
+    assert (found[:, :4] == 0).all()
+    np.testing.assert_allclose(found[:, 4:], shown[:, -12:], atol=1)
+
+
+@pytest.mark.parametrize(
+    ("centers", "widths"), [(("", 2000), ("", 2001)), ((40, 2000, 7), (0, 2001, 9)), ((40, 2000), ("", 2001))]
+)
+def test_of_several_windows_the_first_that_is_whole_counts(centers, widths):
+    extra = [element(0x00281050, "DS", *centers), element(0x00281051, "DS", *widths)]
+    expected = np.clip((RAMP - 1999.5) / 2000 + 0.5, 0, 1) * 255
+    np.testing.assert_allclose(levels(image(RAMP[None], bits=12, extra=extra)), expected, atol=1)
+
+
 def test_a_lut_item_without_a_table_says_nothing():
     window = [element(0x00281050, "DS", 2000), element(0x00281051, "DS", 2001)]
     blank = element(0x00283002, "US") + element(0x00283006, "US")
@@ -118,11 +141,13 @@ def test_a_number_that_is_none_is_refused_by_name(tag, vr, text, name):
     assert text not in str(caught.value)
 
 
-@pytest.mark.parametrize(("bits", "factor"), [(8, 257), (8, 1), (16, 257), (16, 1)])
+@pytest.mark.parametrize(("bits", "factor"), [(8, 257), (8, 1), (16, 257), (16, 1), (12, 4095 / 255), (10, 1023 / 255)])
 def test_the_entries_of_a_palette_tell_their_bits(bits, factor):
     colours = np.stack([np.arange(256), 255 - np.arange(256), np.arange(256) * 3 % 256])
     extra = [element(0x00281101 + one, "US", 256, 0, bits) for one in range(3)]
-    extra += [element(0x00281201 + one, "OW", (colours[one] * factor).astype("<u2").tobytes()) for one in range(3)]
+    extra += [
+        element(0x00281201 + one, "OW", np.round(colours[one] * factor).astype("<u2").tobytes()) for one in range(3)
+    ]
     index = np.arange(256).reshape(16, 16)
     found = levels(image(index[None], bits=8, photometric="PALETTE COLOR", extra=extra))
     np.testing.assert_array_equal(found, colours.T[index])
