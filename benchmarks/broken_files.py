@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from medclf.config import TrainConfig
 from medclf.dataset.image_cache import build_stores
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
@@ -38,7 +39,6 @@ from medclf.inference.bundle import load_bundle
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.learner import med_learner
 from medclf.learn.prediction import predict_loader
-from medclf.run.config import TrainConfig
 from medclf.run.evaluate import evaluate
 from medclf.run.predict import print_predictions
 from medclf.run.train import train

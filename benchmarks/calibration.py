@@ -35,8 +35,9 @@ from sklearn.linear_model import LogisticRegression
 from medclf.dataset.folds import folds
 from medclf.errors import MedclfWarning
 from medclf.images.reading import prepare
-from medclf.metrics.calibration import fit_calibration, to_logits
+from medclf.metrics.calibration import fit_calibration
 from medclf.metrics.intervals import wilson
+from medclf.metrics.logits import to_logits
 from medclf.metrics.weighted import bin_gaps
 from medclf.models.backbones import build_body, describe
 from medclf.models.linear_probe import LinearFit, fit_linear, one_thread_if_small

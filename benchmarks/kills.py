@@ -29,11 +29,11 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
+from medclf.config import TrainConfig
 from medclf.demo_images import draw_endoscopy
 from medclf.errors import MedclfError
 from medclf.inference.bundle import load_bundle
 from medclf.learn.checkpoint import read_state
-from medclf.run.config import TrainConfig
 from medclf.run.resume import is_finished, read_record
 from medclf.run.train import resume, train
 

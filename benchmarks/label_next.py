@@ -29,7 +29,8 @@ from sklearn.metrics import roc_auc_score
 
 from medclf.auditing.labelling import STRENGTH, Probe, margin_of
 from medclf.dataset.folds import folds
-from medclf.dataset.scan import scan, usable
+from medclf.dataset.labels import usable
+from medclf.dataset.scan import scan
 from medclf.models.features import embed_table, stage_widths
 from medclf.models.features_kept import kept_features
 from medclf.run.label_next import FittedPool

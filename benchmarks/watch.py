@@ -25,7 +25,8 @@ from PIL import Image, ImageFilter, ImageOps
 from side_by_side import print_table, shared_data
 
 from medclf.dataset.folds import folds
-from medclf.dataset.scan import scan, usable
+from medclf.dataset.labels import usable
+from medclf.dataset.scan import scan
 from medclf.images.reading import prepare
 from medclf.inference.sketches import measures_of, sketch
 from medclf.metrics.drift import estimate_accuracy, find_drift, stream_of

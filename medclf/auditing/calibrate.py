@@ -30,8 +30,9 @@ from medclf.auditing.calibration_set import FEWEST, CalibrationSet
 from medclf.auditing.decisions import DecisionPolicy, balanced, decide, labels_to_decide
 from medclf.errors import DataError
 from medclf.metrics.abstention import abstain_curve, choose_abstain, evaluate_abstain
-from medclf.metrics.calibration import FEWEST_OF_A_LABEL, calibrate_out_of_fold, fit_calibration, to_logits, too_few
+from medclf.metrics.calibration import FEWEST_OF_A_LABEL, calibrate_out_of_fold, fit_calibration, too_few
 from medclf.metrics.intervals import as_plain
+from medclf.metrics.logits import to_logits
 from medclf.metrics.prevalence import PrevalenceShift
 from medclf.results.calibration import UNSURE, Calibration
 from medclf.results.predictions import Predictions

@@ -15,16 +15,15 @@ import pandas as pd
 
 from medclf.auditing.calibration_set import FEWEST, CalibrationSet
 from medclf.dataset.groups import unit_of
-from medclf.dataset.labels import objects
-from medclf.dataset.scan import usable
+from medclf.dataset.labels import objects, usable
 from medclf.errors import DataError, argument, did_you_mean
 from medclf.files import is_number
 from medclf.images.image_columns import POSITION_BOX, is_image_column, source_of
 from medclf.images.image_columns import columns_of as image_columns_of
-from medclf.metrics.calibration import to_logits
 from medclf.metrics.classification import classification_metrics
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import Estimate, Sampling, as_plain, critical
+from medclf.metrics.logits import to_logits
 from medclf.models.table_fusion import Fusion
 from medclf.models.tabular import NEW_FIELDS, Columns, TableEncoder, is_unknown, says_nothing, unclear
 from medclf.models.tabular_fit import ThreeModels, fit_fusion

@@ -30,7 +30,7 @@ from medclf.models.backbones import build_network, encoder_facts
 from medclf.models.bn_folding import fold, foldable
 from medclf.models.heads import make_head, pool_by
 from medclf.models.spec import ModelSpec
-from medclf.models.weights import read_state
+from medclf.models.weight_files import read_state
 from medclf.parallel import usable_device
 from medclf.results.calibration import Calibration
 

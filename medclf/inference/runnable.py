@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medclf.models.backbones import GlobalPool
 from medclf.models.heads import is_plain, pooling
 from medclf.models.inputs import Inputs
-from medclf.models.pooling import GeMPool
+from medclf.models.pooling import GeMPool, GlobalPool
 from medclf.models.spec import ModelSpec
 
 

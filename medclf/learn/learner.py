@@ -29,10 +29,11 @@ from medclf.learn.precision import TrainInBf16, has_bf16
 from medclf.learn.preprocessing import preprocessing_of, reading_of
 from medclf.learn.training import MedLearner
 from medclf.learn.weights import last_weight
-from medclf.models.backbones import build_network, describe, fitted_to, origin, stages
+from medclf.models.backbones import build_network, describe, fitted_to, origin
 from medclf.models.heads import pool_by
 from medclf.models.own_networks import is_own, register_network, weights_as_given
 from medclf.models.spec import Normalization
+from medclf.models.stages import stages
 from medclf.parallel import usable_device
 
 FUSED_ADAMW = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)

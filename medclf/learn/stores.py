@@ -11,7 +11,8 @@ import pandas as pd
 
 from medclf.config import Resize, TrainConfig
 from medclf.dataset.image_cache import ImageStore, build_stores
-from medclf.dataset.scan import Check, listing, usable
+from medclf.dataset.labels import usable
+from medclf.dataset.scan import Check, listing
 from medclf.errors import MedclfWarning, PreprocessingError, ReadError
 from medclf.images import reading
 from medclf.images.preprocessing import Preprocessing

@@ -30,8 +30,9 @@ from medclf.learn.prediction import predict_loader
 from medclf.learn.preprocessing import reading_of
 from medclf.learn.training import MedLearner
 from medclf.learn.weights import blend_weights, weights_of
-from medclf.metrics.calibration import calibrate_out_of_fold, to_logits
+from medclf.metrics.calibration import calibrate_out_of_fold
 from medclf.metrics.intervals import Sampling, critical
+from medclf.metrics.logits import to_logits
 from medclf.models.pooling import GlobalPool
 from medclf.models.stage_maps import of_last_stage
 from medclf.results.predictions import losses_of

@@ -18,7 +18,7 @@ from scipy import special
 from medclf.dataset.folds import folds, group_codes, sides
 from medclf.errors import DataError
 from medclf.files import Json
-from medclf.metrics.logits import to_logits as to_logits
+from medclf.metrics.logits import to_logits
 
 LOG_TEMPERATURES = (math.log(0.02), math.log(50.0))
 FEWEST_OF_A_LABEL = 10  # patients with it, and without it, below which a label gets no bias or temperature of its own

@@ -18,29 +18,14 @@ from torch import Tensor, nn
 
 from medclf.errors import MedclfError, argument
 from medclf.models.checkpoint_layouts import Stats
+from medclf.models.cut import Cut
 from medclf.models.fitting import adapt_input, fit_state, stats_in
 from medclf.models.hub_folders import is_repository, published
 from medclf.models.pooling import GlobalPool, pooling_of
-from medclf.models.registry import ARCHITECTURES, Cut, cut, resolve
-from medclf.models.stages import stages
+from medclf.models.registry import ARCHITECTURES, cut, resolve
 from medclf.models.timm_nets import CANNOT_RUN, covered, with_options
 from medclf.models.weight_files import read_state
 from medclf.models.weights import is_at_hand, load_default, origin_of
-
-__all__ = [
-    "Backbone",
-    "GlobalPool",
-    "build_body",
-    "build_head",
-    "build_network",
-    "check_weights",
-    "describe",
-    "encoder_facts",
-    "fitted_to",
-    "origin",
-    "pooling_of",
-    "stages",
-]
 
 Arch = str | Callable[..., Any]
 Weights = str | Path | None

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from medclf.dataset.labels import root_of
 from medclf.errors import ReadError
 from medclf.images.reading import prepare
-from medclf.models.backbones import build_body, describe, fitted_to, pooling_of
+from medclf.models.backbones import build_body, describe, fitted_to
 from medclf.models.bn_folding import folded
 from medclf.models.heads import pooling
+from medclf.models.pooling import pooling_of
 from medclf.models.stage_maps import widths_of, with_all_stages
 from medclf.parallel import map_ahead, usable_device
 from medclf.progress import watch

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medclf.errors import MedclfWarning, WeightsError, argument
 from medclf.models.checkpoint_layouts import BESIDE, LAYOUTS, Layout, Stats
-from medclf.models.registry import Cut
+from medclf.models.cut import Cut
 
 _WRAPPER = re.compile(
     r"((state_dict|model_state_dict|model_ema|model|net|ema|state_dict_ema|teacher|module|backbone|encoder|_orig_mod)\.)+"

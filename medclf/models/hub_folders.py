@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medclf.errors import MedclfError, WeightsError, argument
+from medclf.models.weight_files import reach
 
 _CONFIGS = ("config.json", "open_clip_config.json", "preprocessor_config.json", "README.md")
 _WEIGHTS = (
@@ -130,8 +131,6 @@ def _downloaded(repository: str) -> Path:
     """The repository's folder in the hub's cache, filled."""
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-    from medclf.models.weights import reach
 
     def fetched(name: str) -> Path | None:
         cached = huggingface_hub.try_to_load_from_cache(repository, name)

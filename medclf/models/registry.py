@@ -21,8 +21,6 @@ from medclf.models.hub_folders import OPEN_CLIP, is_repository, published
 from medclf.models.plain_nets import LITE_FEATURES, LITE_NETS, RESNETS, lite_body, resnet_body
 from medclf.models.timm_nets import cut_of_0_1, parted_name, timm_cut
 
-__all__ = ["ARCHITECTURES", "Architecture", "Cut", "cut", "parted_name", "register_arch", "resolve"]
-
 _TORCHVISION_HEADS = {
     "AuxLogits",
     "aux1",

@@ -69,6 +69,28 @@ def ways_out() -> str:
     )
 
 
+def unreachable(what: str, error: Exception) -> WeightsError:
+    """The error where published weights cannot be had, which the caller raises."""
+    reason = str(error)
+    if "weights_only" in reason:  # the advice to switch the safe reading off
+        reason = "what is published holds other things than weights; nothing of it was run"
+    return WeightsError(f"the weights of {what} cannot be fetched: {reason}", ways_out())
+
+
+def reach(url: str, what: str) -> None:
+    """One quick request, since the hubs' own clients retry for most of a minute, or wait without limit."""
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10):
+            return
+    except urllib.error.HTTPError:
+        return  # it answers: let the hub's client say what is wrong
+    except (OSError, ValueError) as error:
+        raise unreachable(what, error) from error
+
+
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Tensors by name from a .safetensors, .pth, .pt, .bin, .ckpt or .pth.tar file; nothing in it is executed.
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from medclf.errors import MissingDependency, WeightsError
-from medclf.models.fitting import adapt_input, fit_state
+from medclf.models.cut import Cut
+from medclf.models.fitting import fit_state
 from medclf.models.plain_nets import LITE_NETS
-from medclf.models.registry import ARCHITECTURES, Cut, parted_name
-from medclf.models.weight_files import UNREADABLE, read_state, ways_out
+from medclf.models.registry import ARCHITECTURES
+from medclf.models.timm_nets import parted_name
+from medclf.models.weight_files import UNREADABLE, reach, read_state, unreachable, ways_out
 from medclf.progress import has_screen
-
-__all__ = ["adapt_input", "fit_state", "is_at_hand", "load_default", "origin_of", "package_weights", "read_state"]
 
 
 def load_default(cut: Cut, source: str, name: str, n_in: int = 3) -> None:
@@ -80,27 +80,6 @@ def package_weights(name: str) -> Path:
     return Path(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path())
 
 
-def _unreachable(what: str, error: Exception) -> WeightsError:
-    reason = str(error)
-    if "weights_only" in reason:  # the advice to switch the safe reading off
-        reason = "what is published holds other things than weights; nothing of it was run"
-    return WeightsError(f"the weights of {what} cannot be fetched: {reason}", ways_out())
-
-
-def reach(url: str, what: str) -> None:
-    """One quick request, since the hubs' own clients retry for most of a minute, or wait without limit."""
-    import urllib.error
-    import urllib.request
-
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10):
-            return
-    except urllib.error.HTTPError:
-        return  # it answers: let the hub's client say what is wrong
-    except (OSError, ValueError) as error:
-        raise _unreachable(what, error) from error
-
-
 def _place_of(url: str) -> Path:
     """Where torch keeps what it has downloaded from there."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
@@ -124,7 +103,7 @@ def _torchvision_state(name: str) -> Mapping[str, Tensor]:
     try:
         return dict(weights.get_state_dict(progress=has_screen(), check_hash=True, weights_only=True))
     except UNREADABLE as error:
-        raise _unreachable(name, error) from error
+        raise unreachable(name, error) from error
 
 
 def _load_timm(cut: Cut, name: str, n_in: int) -> None:
@@ -152,7 +131,7 @@ def _load_timm(cut: Cut, name: str, n_in: int) -> None:
             plain, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay or None, **options
         )
     except UNREADABLE as error:
-        raise _unreachable(name, error) from error
+        raise unreachable(name, error) from error
     fit_state(cut, model.state_dict(), f"timm's file for {name}", n_in)
 
 

@@ -14,7 +14,8 @@ import pandas as pd
 from medclf.config import TrainConfig
 from medclf.dataset.boxes import N_BOXES, Boxes, Unlisted, read_boxes, unlisted_sentences, with_boxes
 from medclf.dataset.csv_files import save_rows
-from medclf.dataset.scan import scan, usable
+from medclf.dataset.labels import usable
+from medclf.dataset.scan import scan
 from medclf.dataset.sources import FOLDER_OR_NONE
 from medclf.dataset.splits import split_table
 from medclf.errors import DataError, MedclfError, ReadError, argument

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
+from medclf.config import TrainConfig
 from medclf.learn.step_costs import Costs
 from medclf.learn.trial import FOLDS, VIEWS
 from medclf.modalities import changes_of
-from medclf.run.config import TrainConfig
 
 MOST_EPOCHS, FEWEST_EPOCHS = 10, 3
 _RESERVE_S = 10.0  # for the report, the bundle and what else is not counted

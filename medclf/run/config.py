@@ -13,8 +13,6 @@ from medclf.options import options
 from medclf.parallel import usable_device
 from medclf.reporting.card import read_card
 
-__all__ = ["Say", "TrainConfig", "check_early", "check_machine"]
-
 Say = Callable[[str], None]  # called with a line for the user
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")

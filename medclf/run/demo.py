@@ -6,12 +6,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from medclf.config import Split
+from medclf.config import Split, TrainConfig
 from medclf.dataset import public_data
 from medclf.dataset.image_cache import DRAWN, cache_folder
 from medclf.demo_images import draw_endoscopy
 from medclf.errors import DataError
-from medclf.run.config import TrainConfig
 from medclf.run.train import train
 
 SETS = {"drawn": "endoscopy", "hello-world": "radiograph", "kvasir-v1": "endoscopy", "kvasir-v2": "endoscopy"}

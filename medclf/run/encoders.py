@@ -22,10 +22,11 @@ from medclf.errors import DataError, MissingDependency
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import wilson
 from medclf.metrics.logits import to_probs
-from medclf.models.backbones import build_body, describe, encoder_facts, pooling_of
+from medclf.models.backbones import build_body, describe, encoder_facts
 from medclf.models.features import embed_table
 from medclf.models.linear_probe import fit_linear, one_thread_if_small
 from medclf.models.plain_nets import LITE_NETS
+from medclf.models.pooling import pooling_of
 from medclf.models.weights import package_weights
 from medclf.parallel import usable_device
 from medclf.run.audit import audit_table

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from medclf.config import TrainConfig
 from medclf.dataset.scan import with_problems
 from medclf.display import listed
 from medclf.errors import DataError, argument
@@ -26,7 +27,7 @@ from medclf.learn.training import MedLearner
 from medclf.results.predictions import Predictions
 from medclf.results.wording import percent
 from medclf.run.candidates import decide, fit_probe
-from medclf.run.config import Say, TrainConfig
+from medclf.run.config import Say
 from medclf.run.plan import PLAN, Outline, chosen_in, read_plan, write_plan
 from medclf.run.resume import CHECKPOINTS
 from medclf.run.tracking import epochs_tracked

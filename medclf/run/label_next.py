@@ -16,8 +16,8 @@ from medclf.auditing.label_forecast import Forecast, forecast
 from medclf.auditing.labelling import STRENGTH, Probe, choose_next, self_trained, skill_of, skill_of_labels
 from medclf.dataset.corrections import POOR
 from medclf.dataset.corrections import UNSURE as NOT_SURE
-from medclf.dataset.labels import objects
-from medclf.dataset.scan import scan, usable
+from medclf.dataset.labels import objects, usable
+from medclf.dataset.scan import scan
 from medclf.errors import DataError, ReadError, argument
 from medclf.inference.bundle import Bundle
 from medclf.inference.bundle_format import biases, temperatures

@@ -13,9 +13,8 @@ import numpy as np
 from medclf.dataset.columns import refuse_review
 from medclf.dataset.corrections import POOR, UNSURE, joined, labels_in, plain
 from medclf.dataset.csv_reading import read_csv
-from medclf.dataset.labels import NO_FINDING, label_set, objects
+from medclf.dataset.labels import NO_FINDING, label_set, objects, usable
 from medclf.dataset.matching import UNKNOWN, spelling, spelt_alike
-from medclf.dataset.scan import usable
 from medclf.dataset.units import units_word
 from medclf.errors import DataError, argument
 from medclf.images.frame_names import file_of

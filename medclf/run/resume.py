@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medclf.config import TrainConfig
 from medclf.errors import DataError, MedclfWarning, OutputError, argument, by_road
 from medclf.files import sweep
 from medclf.inference.bundle_format import WEIGHTS, is_detector
 from medclf.inference.runtimes import bundle_in
 from medclf.results import record as run_record
 from medclf.results.record import RECORD, RECORD_FORMAT
-from medclf.run.config import TrainConfig
 
 CHECKPOINTS = "checkpoint"
 RUNS = "runs"

@@ -14,6 +14,7 @@ import torch
 from medclf.auditing.audit import Audit, with_groups
 from medclf.auditing.decisions import DecisionPolicy
 from medclf.auditing.fusion import check_fields, column_names
+from medclf.config import TrainConfig
 from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.csv_files import save_rows
 from medclf.dataset.groups import TRAINED_BEFORE
@@ -40,7 +41,7 @@ from medclf.results.run_folder import AUDIT, EVALUATIONS, IMAGES, LABEL_ERRORS, 
 from medclf.results.subgroups import check_columns
 from medclf.results.wording import partition_name
 from medclf.run.audit import audit_table
-from medclf.run.config import Say, TrainConfig, check_early, check_machine
+from medclf.run.config import Say, check_early, check_machine
 from medclf.run.evaluate import as_test, check_test, evaluate, external_facts
 from medclf.run.fit import fit_network, follow, loader_options
 from medclf.run.plan import PLAN, on_frozen_features, outlined, planned, planned_on, read_plan, reported_again

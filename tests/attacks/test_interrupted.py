@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from medclf.cli import main
+from medclf.config import TrainConfig
 from medclf.errors import DataError, MedclfWarning, OutputError
 from medclf.files import replacing, sweep, write_json, write_tensors, write_text
-from medclf.run.config import TrainConfig
 from medclf.run.resume import check_same, claimed, read_record, settings_in
 
 ROOT = Path(__file__).parents[2]

@@ -21,8 +21,8 @@ from pydicom.data import get_testdata_file
 from typer.testing import CliRunner
 
 from medclf.cli import app, main
+from medclf.config import TrainConfig
 from medclf.demo_images import draw_endoscopy
-from medclf.run.config import TrainConfig
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,9 @@ from medclf.metrics.calibration import (
     fit_calibration,
     fit_temperature,
     split_parts,
-    to_logits,
     too_few,
 )
+from medclf.metrics.logits import to_logits
 from medclf.metrics.reliability import ece
 
 

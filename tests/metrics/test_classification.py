@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from medclf.errors import DataError
-from medclf.metrics.classification import as_plain, classification_metrics
+from medclf.metrics.classification import classification_metrics
+from medclf.metrics.intervals import as_plain
 from medclf.metrics.table import class_metrics, overall_metrics, statistics
 from medclf.metrics.weighted import Ranking, bin_gaps, read_task
 

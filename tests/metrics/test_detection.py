@@ -8,7 +8,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from medclf.errors import DataError
-from medclf.metrics.detection import Detections, centres_in, iou
+from medclf.images.box_places import iou
+from medclf.metrics.detection import Detections, centres_in
 from medclf.metrics.intervals import wilson
 
 SIDES = ["x_min", "y_min", "x_max", "y_max"]

@@ -16,18 +16,12 @@ from skimage import data as photographs
 from torch import nn
 
 from medclf.errors import MedclfError, MissingDependency, WeightsError
-from medclf.models.backbones import (
-    GlobalPool,
-    build_body,
-    build_head,
-    build_network,
-    describe,
-    fitted_to,
-    pooling_of,
-    stages,
-)
+from medclf.models.backbones import build_body, build_head, build_network, describe, fitted_to
 from medclf.models.plain_nets import RESNETS, lite_body, resnet_body
-from medclf.models.weights import package_weights, read_state
+from medclf.models.pooling import GlobalPool, pooling_of
+from medclf.models.stages import stages
+from medclf.models.weight_files import read_state
+from medclf.models.weights import package_weights
 
 EGYPTIAN_CAT, ESPRESSO = 285, 967  # of ImageNet's 1000 labels
 

@@ -9,8 +9,9 @@ import torchvision
 from torch import nn
 
 from medclf.errors import MedclfWarning, WeightsError
-from medclf.models.backbones import build_body, describe, pooling_of
+from medclf.models.backbones import build_body, describe
 from medclf.models.checkpoint_layouts import BESIDE, LAYOUTS, Layout
+from medclf.models.pooling import pooling_of
 
 VIT = "timm/vit_tiny_patch16_224?depth=2&img_size=64"
 X = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))

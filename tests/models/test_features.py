@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from medclf.models.backbones import GlobalPool, build_body, describe
+from medclf.models.backbones import build_body, describe
 from medclf.models.features import embed_table, extract, pooled_features, stage_widths
+from medclf.models.pooling import GlobalPool
 from medclf.models.stage_maps import last_stage
 
 

@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from medclf.models.backbones import build_body, describe, pooling_of
+from medclf.models.backbones import build_body, describe
+from medclf.models.pooling import pooling_of
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")

@@ -7,11 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from medclf.cli import app
+from medclf.config import TrainConfig
 from medclf.demo_images import draw_endoscopy
 from medclf.errors import DataError
 from medclf.inference.bundle import load_bundle
 from medclf.reporting.card import QUESTIONS
-from medclf.run.config import TrainConfig, check_early
+from medclf.run.config import check_early
 from medclf.run.evaluate import evaluate
 from medclf.run.train import train
 

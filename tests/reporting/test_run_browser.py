@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
+from medclf.config import TrainConfig
 from medclf.dataset.corrections import correct, read_corrections
 from medclf.dataset.scan import scan
-from medclf.run.config import TrainConfig
 from medclf.run.review import export_review
 from medclf.run.second_read import import_review
 from medclf.run.train import train

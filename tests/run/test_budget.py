@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from medclf.config import TrainConfig
 from medclf.errors import DataError
 from medclf.learn.step_costs import Costs
 from medclf.run import budget
 from medclf.run.budget import Job, choose
-from medclf.run.config import TrainConfig
 
 LARGE = Costs(224, forward=0.1, load=0.0, whole=1.0, last=0.3, kept=0.05)
 SMALL = Costs(128, forward=0.03, load=0.0, whole=0.3, last=0.1, kept=0.02)

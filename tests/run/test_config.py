@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from medclf.config import TrainConfig
 from medclf.errors import MedclfError
 from medclf.models.weights import package_weights
-from medclf.run.config import TrainConfig, check_early, check_machine
+from medclf.run.config import check_early, check_machine
 from medclf.run.resume import located
 from medclf.run.train import train
 

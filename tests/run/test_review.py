@@ -263,10 +263,10 @@ def test_several_labels(tmp_path):
 
 @pytest.mark.slow
 def test_a_training_with_corrections(tmp_path, monkeypatch):
+    from medclf.config import TrainConfig
     from medclf.demo_images import draw_endoscopy
     from medclf.reporting.report import Reported
     from medclf.results.run_folder import RunFolder
-    from medclf.run.config import TrainConfig
     from medclf.run.train import train
 
     data = draw_endoscopy(tmp_path / "data", n_per_class=6, size=(48, 48))

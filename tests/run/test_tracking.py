@@ -8,9 +8,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from medclf.config import TrainConfig
 from medclf.demo_images import draw_endoscopy
 from medclf.errors import MedclfError, MedclfWarning
-from medclf.run.config import TrainConfig, check_early
+from medclf.run.config import check_early
 from medclf.run.run import Run
 from medclf.run.tracking import TRACKERS, Tracking, scores_of, shown_settings
 from medclf.run.train import train

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from medclf.config import TrainConfig
 from medclf.demo_images import draw_endoscopy
 from medclf.errors import DataError
 from medclf.inference.bundle import load_bundle
-from medclf.run.config import TrainConfig
 from medclf.run.evaluate import evaluate
 from medclf.run.run import Run
 from medclf.run.train import train

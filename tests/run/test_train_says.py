@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from medclf.run.config import TrainConfig
+from medclf.config import TrainConfig
 from medclf.run.train import _say_withheld, _scanned
 
 
