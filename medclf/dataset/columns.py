@@ -101,10 +101,10 @@ class Sheet:
     def require_columns(self) -> None:
         """Raise a DataError that names the columns there are, unless all those asked for are, and once each."""
         label = self.columns.label
-        if not isinstance(label, (str, list, tuple, type(None))):
-            text = f"{argument('label_col')} must be the name of a column, or several names, not {label!r}"
-            raise DataError(text, "rename the columns to words")
-        twice = [name for name, n in Counter(label if isinstance(label, (list, tuple)) else ()).items() if n > 1]
+        if not isinstance(label, (str, list, type(None))) or label == []:
+            text = f"{argument('label_col')} must be the name of a column, or a list of several names, not {label!r}"
+            raise DataError(text, "rename columns whose names are no text")
+        twice = [name for name, n in Counter(label if isinstance(label, list) else ()).items() if n > 1]
         if twice:
             raise DataError(f"{argument('label_col')} names '{twice[0]}' twice", "name each column once")
         wanted = {"path_col": self.columns.path, "patient_col": self.columns.patient}
@@ -347,11 +347,11 @@ class Sheet:
         """
         wanted: dict[tuple[str, bool], set[str]] = {}
         for condition in conditions:
-            name, sign, value = re.split(r"(!?=|$)", condition, maxsplit=1)
+            name, sign, value = re.split(r"(!=|==?|$)", condition, maxsplit=1)
             if not sign or name.strip() not in self.frame:
                 present = ", ".join(f"'{column}'" for column in self.frame)
                 raise DataError(f"where '{condition}' names no column of {self.name}: {present}", "write COLUMN=VALUE")
-            wanted.setdefault((name.strip(), sign == "="), set()).add(value.strip())
+            wanted.setdefault((name.strip(), sign != "!="), set()).add(value.strip())
         keep = np.ones(len(self.frame), bool)
         for (name, same), values in wanted.items():
             texts = self.texts(name)

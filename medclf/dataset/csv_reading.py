@@ -15,7 +15,8 @@ import pandas as pd
 from medclf.errors import DataError, is_address, missing
 from medclf.escaping import from_csv_cell
 
-_NO_TEXT = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x89HDF", b"ARROW1")  # xlsx and ods, xls, parquet, ...
+# xlsx and ods, xls, parquet, HDF5, Arrow; JSON, XML or a web page
+_NO_TABLE = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x89HDF", b"ARROW1", b"{", b"[", b"<")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -79,10 +80,9 @@ def _encoding(path: Path) -> str:
     """
     with path.open("rb") as file:
         head = file.read(8)
-    if head.startswith(_NO_TEXT):
-        raise DataError(
-            f"{path} is a spreadsheet or a binary table, not text", "save it as CSV, in UTF-8, and name that"
-        )
+    if head.startswith(_NO_TABLE):
+        what = "JSON, XML or a web page" if head[:1] in b"{[<" else "a spreadsheet or a binary table"
+        raise DataError(f"{path} is {what}, not CSV", "save it as CSV, in UTF-8, and name that")
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if head[:1] == b"\0":  # half of a letter of two bytes
@@ -98,10 +98,12 @@ def _times(mark: str, header: str, first: str) -> tuple[int, int]:
 def _fitting(row: list[str], names: list[str], path: Path, line: int) -> list[str]:
     further = row[len(names) :]
     if len(row) < len(names) or any(cell.strip() for cell in further):
-        raise DataError(
-            f"{path.name}, line {line}: {len(row)} cells, and the header names {len(names)} columns",
-            "put text that holds a separator into quotes, or correct the row",
-        )
+        text = f"{path.name}, line {line}: {len(row)} cells, and the header names {len(names)} columns"
+        if len(names) == 1:
+            raise DataError(
+                text, f"the first line is taken for the header: remove it if it is none ({names[0][:60]!r})"
+            )
+        raise DataError(text, "put text that holds a separator into quotes, or correct the row")
     return row[: len(names)]
 
 

@@ -46,9 +46,9 @@ def objects(table: pd.DataFrame, column: str) -> list[Any]:
 
 
 def list_in(cell: Any) -> Any:
-    """The list that a text such as "['a', 'b']" writes, the number in a tensor of one; any other cell as it is."""
-    if getattr(cell, "ndim", None) == 0 and not isinstance(cell, np.generic):
-        return cell.item()
+    """The list that a text such as "['a', 'b']" or an array writes, the number in a tensor; any other cell as it is."""
+    if hasattr(cell, "ndim") and not isinstance(cell, np.generic):
+        return cell.item() if cell.ndim == 0 else cell.tolist()
     text = cell.strip() if isinstance(cell, str) else ""
     if not LIST.fullmatch(text):
         return cell

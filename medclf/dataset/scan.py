@@ -151,6 +151,7 @@ def scan(
         3   train/polyp/2.png   polyp     train      8
     """
     resolve_window(window)  # a wrong one is told before anything is opened
+    label_col = list(label_col) if isinstance(label_col, (tuple, pd.Index)) else label_col
     columns = Columns(path_col, label_col, label_delim, patient_col, partition_col, exclusive, uncertain, blank)
     given_root = Path(root) if root is not None else None
     asked = Asked(

@@ -94,7 +94,7 @@ def _check_no_labels(labels: Any) -> None:
         )
 
 
-_SHEETS = (".xlsx", ".xls", ".ods", ".parquet")  # which `read_csv` says how to save
+_SHEETS = (".xlsx", ".xls", ".ods", ".parquet", ".json", ".jsonl")  # which `read_csv` says how to save
 
 
 def _from_path(path: Path, labels: Any, asked: Asked) -> Rows:
@@ -273,6 +273,10 @@ def _sheet_of_list(items: list[Any], columns: Columns) -> Sheet:
     lengths = {len(pair) for pair in pairs}
     if not lengths <= {1} and lengths != {2}:
         raise DataError("the list mixes paths and pairs", "give paths alone, or (path, label) for every image")
+    wrong = next((pair[0] for pair in pairs if not isinstance(pair[0], (str, bytes, os.PathLike))), None)
+    if wrong is not None:
+        text = f"the list holds a {type(wrong).__name__} where a path should be"
+        raise DataError(text, "give paths, pairs of a path and a label, or a DataFrame")
     frame = pd.DataFrame({"path": pd.Series([os.fspath(pair[0]) for pair in pairs], dtype=object)})
     if lengths == {2}:
         frame["label"] = pd.Series([pair[1] for pair in pairs], dtype=object)

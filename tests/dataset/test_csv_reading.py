@@ -91,3 +91,14 @@ def test_text_in_utf_16_is_read_and_a_spreadsheet_is_named(csv_of, tmp_path):
     (tmp_path / "t.xlsx").write_bytes(b"PK\x03\x04" + bytes(60))
     with pytest.raises(DataError, match=r"spreadsheet.*\n.*save it as CSV"):
         read_csv(tmp_path / "t.xlsx")
+
+
+def test_what_stands_above_the_header_is_quoted(csv_of):
+    with pytest.raises(DataError, match=r"line 2: 2 cells.*\n.*remove it if it is none \('# of 2026'\)"):
+        read_csv(csv_of("# of 2026\npath,label\n1.png,a\n"))
+
+
+@pytest.mark.parametrize("text", ['[{"path": "1.png"}]', '{"1.png": "a"}', "<html><body>"])
+def test_json_and_web_pages_are_called_what_they_are(csv_of, text):
+    with pytest.raises(DataError, match=r"is JSON, XML or a web page, not CSV\n.*save it as CSV"):
+        read_csv(csv_of(text))

@@ -215,6 +215,9 @@ def test_nothing_usable(tmp_path):
     with pytest.raises(DataError, match="is a spreadsheet or a binary table") as told:
         scan(sheet)
     assert "save it as CSV" in str(told.value)
+    (tmp_path / "labels.json").write_text("[]")
+    with pytest.raises(DataError, match="is JSON"):
+        scan(tmp_path / "labels.json")
 
 
 # ---- CSV and DataFrame
@@ -223,6 +226,28 @@ def test_nothing_usable(tmp_path):
 def write_csv(root: Path, text: str, name: str = "labels.csv") -> Path:
     (root / name).write_text(text, encoding="utf-8")
     return root / name
+
+
+@pytest.mark.parametrize("held", [3, {"path": "1.png"}, np.zeros(2)], ids=["number", "dict", "array"])
+def test_a_list_of_what_is_no_path_is_refused(held):
+    with pytest.raises(DataError, match=f"holds a {type(held).__name__} where a path should be"):
+        scan([held, held])
+
+
+def test_vectors_of_0_and_1_as_tensors_name_no_labels(make_images):
+    torch = pytest.importorskip("torch")
+    root = make_images("1.png", "2.png")
+    with pytest.raises(DataError, match="vectors of 0 and 1"):
+        scan([(root / "1.png", torch.tensor([0, 1])), (root / "2.png", torch.tensor([1, 0]))])
+
+
+@pytest.mark.parametrize("several", [tuple, pd.Index])
+def test_columns_of_0_and_1_are_named_by_any_sequence(make_images, several):
+    root = make_images("1.png", "2.png")
+    frame = pd.DataFrame({"path": ["1.png", "2.png"], "a": [1, 0], "b": [1, 1]})
+    assert list(scan(frame, label_col=several(["a", "b"]), root=root)["label"]) == [("a", "b"), ("b",)]
+    with pytest.raises(DataError, match=r"a list of several names, not \[\]"):
+        scan(frame, label_col=[], root=root)
 
 
 def test_csv_beside_the_images(make_images):
