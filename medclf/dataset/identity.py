@@ -7,10 +7,12 @@ import hmac
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from medclf.dataset.spelt_names import without_signs
 from medclf.errors import DataError, OutputError, ReadError, argument
 from medclf.images.decoding_guard import reading
 from medclf.images.dicom_layout import read_layout
@@ -100,15 +102,24 @@ def _make_key(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def doubtful_ids(without: int, patients: set[str | None], n: int) -> list[str]:
-    """What is said of DICOM files whose Patient ID tells nobody from another."""
-    if without:
+def doubtful_ids(given: Sequence[str], names: Sequence[str | None]) -> list[str]:
+    """What is said of DICOM files whose Patient IDs may name one patient in several ways, or nobody; none is shown.
+
+    Args:
+        given: the ID of each file as it has it, "" for none.
+        names: the same, one for each patient, None for nobody.
+    """
+    patients, sentences = {*names} - {None}, []
+    if without := sum(bool(one) and name is None for one, name in zip(given, names, strict=True)):
         text = "have a word such as 'anonymous' for a Patient ID: they count as without a patient"
-        return [f"{without} of {n} DICOM files {text}"]
-    if len(patients) == 1 and n >= _MANY_FILES:
+        sentences.append(f"{without} of {len(given)} DICOM files {text}")
+    if len(patients) == 1 and not without and len(given) >= _MANY_FILES:
         text = "have the same Patient ID. If that was put in for several patients, name those"
-        return [f"all {n} DICOM files {text} in a table with {argument('patient_col')}"]
-    return []
+        sentences.append(f"all {len(given)} DICOM files {text} in a table with {argument('patient_col')}")
+    if alike := len(patients) - len({without_signs(name) for name in patients if name}):
+        text = "differ from another one in case or signs alone, and count as further patients. If they are one, name"
+        sentences.append(f"{alike} Patient IDs of the DICOM files {text} it in a table with {argument('patient_col')}")
+    return sentences
 
 
 def unnamed_patients(columns: pd.DataFrame) -> list[str]:
@@ -150,4 +161,4 @@ def _element(path: Path, tag: int) -> str | None:
     except ReadError:
         return None
     value = header[8:].rstrip(b"\0 ")  # tag and length, with or without VR, are 8 bytes
-    return value.decode("ascii", errors="replace").strip() or None
+    return value.decode(errors="backslashreplace").strip() or None

@@ -16,7 +16,7 @@ from medclf.config import Frame, Policy, Window
 from medclf.dataset.choice import Merges, choose
 from medclf.dataset.columns import Columns, conditions
 from medclf.dataset.frames import take_frames
-from medclf.dataset.identity import doubtful_ids, project_key, pseudonym, unnamed_patients
+from medclf.dataset.identity import doubtful_ids, patient_id, project_key, pseudonym, unnamed_patients
 from medclf.dataset.kinds import (
     frame_warnings,
     kind_warnings,
@@ -35,7 +35,7 @@ from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.ordinal import ordered_labels
 from medclf.dataset.remedies import remedy_for, where_labels_are
 from medclf.dataset.sources import MISSING, Asked, LabelFrom, Rows, read_source
-from medclf.dataset.spelt_names import NO_PATIENT
+from medclf.dataset.spelt_names import one_name_each
 from medclf.errors import DataError, MedclfWarning, ReadError, argument
 from medclf.images import dicom, reading
 from medclf.images.frame_names import file_and_frame, file_of
@@ -278,13 +278,11 @@ def _hide_patients(rows: Rows, dicom_rows: list[int]) -> bytes:
     key = project_key(rows.root)
     rows.patient = [patient and pseudonym(patient, key) for patient in rows.patient]
     if not known:
-        nobody = {pseudonym(spelt, key) for word in NO_PATIENT for spelt in (word, word.upper(), word.title())}
-        for row in dicom_rows:
-            rows.patient[row] = dicom.patient_key(rows.root / rows.path[row], key)
-        without = [row for row in dicom_rows if rows.patient[row] in nobody]
-        for row in without:
-            rows.patient[row] = None
-        rows.notes += doubtful_ids(len(without), {rows.patient[row] for row in dicom_rows} - {None}, len(dicom_rows))
+        given = [patient_id(rows.root / rows.path[row]) or "" for row in dicom_rows]
+        names, _ = one_name_each(given, "", "patient", "patients")
+        for row, name in zip(dicom_rows, names, strict=True):
+            rows.patient[row] = name and pseudonym(name, key)
+        rows.notes += doubtful_ids(given, names)
     return key
 
 

@@ -49,7 +49,7 @@ def _doubtful(where: str, names: Collection[str], many: str) -> Iterator[str]:
     """What is said of names that may be one patient's, or several patients'."""
     alike: dict[str, set[str]] = {}
     for name in names:
-        alike.setdefault(re.sub(r"[\s_-]", "", name.casefold()), set()).add(name)
+        alike.setdefault(without_signs(name), set()).add(name)
     same = [" and ".join(map(repr, sorted(found))) for found in alike.values() if len({*map(_number_key, found)}) > 1]
     if same:
         yield f"{where} has {many} whose names differ in case or signs alone, and count as several: {some(same)}"
@@ -59,6 +59,16 @@ def _doubtful(where: str, names: Collection[str], many: str) -> Iterator[str]:
     if len(dates) > 1 and len(dates) > len(names) / 2:
         text = f"two {many} of one day count as one, and one of two days as two"
         yield f"{where} holds dates, not names of {many}, so that {text}: {some(dates)}"
+
+
+def without_signs(name: str) -> str:
+    """What names have in common that differ in case, blanks, hyphens and underscores alone.
+
+    Example:
+        >>> without_signs("PAT-07 a") == without_signs("pat_07A")
+        True
+    """
+    return re.sub(r"[\s_-]", "", name.casefold())
 
 
 def some(texts: Sequence[str]) -> str:

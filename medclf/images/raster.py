@@ -30,6 +30,7 @@ _SEPARATE, _RGB, _CMYK = 2, 2, 5
 _HUFFMAN_SEQUENTIAL_OR_PROGRESSIVE = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # the last two with arithmetic coding
 _AS_PNG = "save it as PNG or TIFF"
 _LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}
+_WEBP = 50001  # a compression of TIFF that Pillow names, and whose decoder it comes without
 
 
 class RasterInfo(NamedTuple):
@@ -231,7 +232,7 @@ def _check_supported(page: raster_layout.Page, path: str | Path) -> None:
             f"its {kind} values have no range that says what is black and what is white",
             "scale them and save them as 16-bit PNG or TIFF",
         )
-    if page.compression not in COMPRESSION_INFO:
+    if page.compression not in COMPRESSION_INFO or page.compression == _WEBP:
         raise UnsupportedFormat(path, f"no decoder for TIFF compression {page.compression}", _AS_PNG)
     if page.planar == _SEPARATE and page.samples > 1 and page.photometric not in (_RGB, _CMYK):
         raise UnsupportedFormat(path, "samples in separate planes that are neither RGB nor CMYK", _AS_PNG)

@@ -98,11 +98,11 @@ def resolve_window(window: Window) -> SampleWindow:
         >>> resolve_window("lung")
         (-600, 1500)
     """
-    if window is None or window == "none":
+    if window is None:
         return None
-    if window == STRETCH:
-        return window
     if isinstance(window, str):
+        if window in ("none", STRETCH):
+            return None if window == "none" else window
         if window not in CT_WINDOWS:
             known = (*CT_WINDOWS, STRETCH)
             remedy = did_you_mean(window, known) or f"give CENTER,WIDTH, or one of {', '.join(known)}"

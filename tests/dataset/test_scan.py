@@ -549,6 +549,20 @@ def test_a_word_for_no_patient_in_dicom_files_is_no_patient(dicom_tree):
     assert "2 of 4 DICOM files have a word" in said and "ANONYMOUS" not in said
 
 
+def test_one_patient_id_written_in_several_ways(dicom_tree):
+    pydicom = pytest.importorskip("pydicom")
+    names = sorted(file.relative_to(dicom_tree).as_posix() for file in dicom_tree.glob("*/*"))
+    for name, patient in zip(names, ["007", "7 ", "Doe-1", "DOE1"], strict=True):
+        data = pydicom.dcmread(dicom_tree / name)
+        data.PatientID = patient
+        data.save_as(dicom_tree / name)
+    table, said = scan_noting(dicom_tree)
+    patients = table.set_index("path")["patient"][names].tolist()
+    assert patients[0] == patients[1] and len(set(patients)) == 3
+    assert "1 Patient IDs of the DICOM files differ from another one in case or signs alone" in said
+    assert "doe" not in said.lower() and "doe" not in table.to_csv().lower()
+
+
 def test_many_dicom_files_of_one_patient_id_are_told(dicom_tree):
     for n in range(8):
         shutil.copy(dicom_tree / "one/a.dcm", dicom_tree / f"two/c{n}.dcm")
