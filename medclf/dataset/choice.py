@@ -143,10 +143,11 @@ def _check_names(rows: Rows) -> None:
     for label in sorted(_present(rows)):
         if "|" in label or label == NO_FINDING:
             plain = label.replace("|", " or ").strip("()")
+            apart = f"take it apart with {argument('label_delim', '|')}, or " * ("|" in label)
             raise DataError(
                 f"the label '{label}' has a name that medclf's files cannot hold: they write several labels as a|b "
                 f"and none as {NO_FINDING}",
-                f"rename it, for example with {argument('merge', f'{plain}={label}')}",
+                f"{apart}rename it, for example with {argument('merge', f'{plain}={label}')}",
             )
 
 

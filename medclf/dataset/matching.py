@@ -6,7 +6,7 @@ import difflib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,19 @@ def spelt_alike(labels: Iterable[str]) -> list[list[str]]:
     for label in labels:
         alike.setdefault(spelling(label), []).append(label)
     return [same for same in alike.values() if len(same) > 1]
+
+
+def several_in_one(labels: Collection[str]) -> Iterator[tuple[str, list[str]]]:
+    """Labels of which a part stands alone elsewhere, by the mark between the parts.
+
+    Example:
+        >>> list(several_in_one(["polyp", "polyp;ulcer", "ulcer"]))
+        [(';', ['polyp;ulcer'])]
+    """
+    for mark in ("|", ";", ",", "/", "+", "&", " and "):
+        joined = [one for one in labels if mark in one and any(part.strip() in labels for part in one.split(mark))]
+        if joined:
+            yield mark, joined
 
 
 @dataclass
@@ -120,7 +133,13 @@ def match_labels(table: pd.DataFrame, vocab: Sequence[str], multi_label: bool) -
         y[row, [place[label] for label in unread]] = -1
         opened = _meanings(label_set(open_labels), vocab).values()
         y[row, [place[label] for label in opened]] = -1
+    marks = {label: mark for mark, joined in several_in_one([*present, *vocab]) for label in joined}
     reasons = ["" if (row >= 0).any() else "none of its labels is known" for row in y]
+    for row, cell in enumerate(cells):  # a label that holds one of the model's counts neither for nor against it
+        if joined := next((label for label in label_set(cell) if label in marks and label not in meant), ""):
+            y[row] = -1
+            apart = argument("label_delim", marks[joined])
+            reasons[row] = f"'{joined}' looks like several labels in one, which {apart} takes apart"
     further = [tuple(label for label in label_set(cell) if label not in meant) for cell in cells]
     return Matched(y, reasons, renamed, further, unread, any(isinstance(cell, str) for cell in cells))
 
@@ -163,7 +182,8 @@ def left_out(matched: Matched, meant: np.ndarray) -> dict[str, Any]:
     """
     rows, of = np.flatnonzero(meant), int(meant.sum())
     reasons = Counter(matched.reasons[row] for row in rows if matched.reasons[row])
-    further = Counter(label for row in rows if matched.further for label in matched.further[row])
+    known = [row for row in rows if matched.further and not matched.reasons[row]]
+    further = Counter(label for row in known for label in matched.further[row])
     n = sum(reasons.values())
     sentences = []
     if n:
@@ -171,7 +191,8 @@ def left_out(matched: Matched, meant: np.ndarray) -> dict[str, Any]:
         counted = f"{n} of {of} images are not measured" if n < of else f"None of the {of} images is measured"
         sentences.append(f"{half}{counted}: {_counted(reasons)}.")
     if further:
-        sentences.append(f"The model does not know the label {_counted(further)}; the images' other labels count.")
+        others = "they count as having none" if matched.by_one else "the images' other labels count"
+        sentences.append(f"The model does not know the label {_counted(further)}; {others}.")
     if matched.unread:
         sentences.append(f"The data say nothing about {', '.join(map(repr, matched.unread))}: not measured.")
     if matched.by_one:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import pandas as pd
 from medclf.auditing.assess import apply_calibration, chosen_in_training, evaluate_limits
 from medclf.config import TrainConfig
 from medclf.dataset.choice import merges_in
+from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.labels import count_labels, objects, usable
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
 from medclf.dataset.scan import note, scan, with_problems
@@ -83,7 +85,8 @@ def evaluate(
     calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
     trained_on = origin.trained_on
     chosen = chosen_in_training(origin.results) if (origin / RESULTS).is_file() else {}
-    table = scan(data, **{**scan_kwargs, **as_trained(bundle.preprocessing, scan_kwargs)})
+    asked = with_flags(scan_kwargs, bundle)
+    table = scan(data, **{**asked, **as_trained(bundle.preprocessing, asked)})
     check_columns(table, subgroup)
     table = table if calibration.unit is None else with_units(table, calibration.unit.unit)
     predictions, table, missing = predict_table(bundle, table)
@@ -119,6 +122,13 @@ def evaluate(
     return Run(out)
 
 
+def with_flags(given: Mapping[str, Any], bundle: Any) -> dict[str, Any]:
+    """What `scan` is told, where one column has the name of one of several labels: it holds 0 and 1."""
+    column = given.get("label_col")
+    one = bundle.multi_label and isinstance(column, str) and column in bundle.vocab
+    return {**given, "label_col": [column]} if one else {**given}
+
+
 def as_trained(how: Preprocessing, given: Mapping[str, Any]) -> dict[str, Any]:
     """What `scan` is told of frame and window: a bundle reads files as it was trained to.
 
@@ -136,7 +146,8 @@ def as_trained(how: Preprocessing, given: Mapping[str, Any]) -> dict[str, Any]:
 def as_test(config: TrainConfig) -> dict[str, Any]:
     """What `scan` is told of the images of `test`: they are read as the data are, as far as they are given alike.
 
-    Columns are those of a table, so a folder takes none; a merged label is merged where the test has it.
+    Columns are those of a table, so a folder takes none. A merged label is merged where the test has it, and only rows
+    that meet the conditions count where the test has their columns.
     """
     given = config.scan_kwargs()
     names = ["label_delim", "label_from_parent", "follow_links", "strict"]
@@ -145,6 +156,9 @@ def as_test(config: TrainConfig) -> dict[str, Any]:
         names += ["path_col", "label_col", "patient_col", "exclusive", "uncertain", "blank"]
         names.remove("label_from_parent")
     asked = {name: given[name] for name in names}
+    if given["where"] and "path_col" in asked:
+        columns = [*read_csv(Path(str(config.test)))]
+        asked["where"] = [one for one in given["where"] if re.split("!?=", one)[0].strip() in columns]
     if given["merge"]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MedclfWarning)

@@ -110,3 +110,12 @@ def test_one_label_an_image_for_a_model_of_several_is_told():
     assert "all others count as absent" in left_out(found, np.array([True, True]))["sentence"]
     found = match_labels(table_of(("a",), ("b",)), ["a", "b"], True)
     assert left_out(found, np.array([True, True])) == {}
+
+
+@pytest.mark.parametrize("label", ["a|b", ("a|b",), ("a", "b;c")])
+def test_several_labels_in_one_count_neither_for_nor_against_a_label_of_theirs(label):
+    found = match_labels(table_of("a", "b", "c", label), ["a", "b"], True)
+    assert found.y.tolist() == [[1, 0], [0, 1], [0, 0], [-1, -1]]
+    said = left_out(found, np.array([True] * 4))["sentence"]
+    assert "1 of 4 images are not measured" in said and "label_delim" in said
+    assert "does not know the label c (1 image); they count as having none" in said

@@ -9,7 +9,7 @@ from medclf.dataset.scan import scan
 from medclf.errors import DataError, MedclfWarning
 from medclf.images.preprocessing import Preprocessing
 from medclf.results.results import summarize
-from medclf.run.evaluate import as_test, as_trained, check_test, predict_table
+from medclf.run.evaluate import as_test, as_trained, check_test, predict_table, with_flags
 
 
 class Always:
@@ -64,6 +64,15 @@ def test_a_label_that_the_data_have_no_column_for_is_not_measured(findings):
     assert "hernia" in said and "scar (4 images)" in said
 
 
+def test_a_single_column_that_is_called_like_a_label_holds_0_and_1(findings):
+    table, root = findings
+    bundle = Always(True, edema=0.9, scar=0.1)
+    predictions, _, missing, _ = evaluated(bundle, table, root=root, **with_flags({"label_col": "edema"}, bundle))
+    assert predictions.y[:, 0].tolist() == [1] * 4 + [0] * 4 and missing["unread_labels"] == ["scar"]
+    assert with_flags({"label_col": "label"}, bundle) == {"label_col": "label"}
+    assert with_flags({"label_col": "edema"}, Always(False, edema=0.9, scar=0.1)) == {"label_col": "edema"}
+
+
 def test_images_of_a_class_that_the_model_has_not_are_counted_and_named(make_images):
     root = make_images("normal/1.png", "Polyp/2.png", "serrated/3.png", "serrated/4.png")
     predictions, table, missing, said = evaluated(Always(False, normal=0.9, polyp=0.1), root)
@@ -102,6 +111,10 @@ def test_test_images_are_read_as_the_data_are(make_images):
     with_csv = TrainConfig(str(root), "RUN", test=str(root / "t.csv"), **asked)
     assert as_test(with_csv)["path_col"] == "img" and as_test(with_csv)["merge"] == {"growth": ["dyed"]}
     check_test(with_csv, table)
+    filtered = TrainConfig(str(root), "RUN", test=str(root / "t.csv"), where=["case!=2", "view=PA"], path_col="img")
+    assert as_test(filtered)["where"] == ["case!=2"]
+    with pytest.raises(DataError, match=r"no image has a label of the data \(growth, normal\)"):
+        check_test(filtered, table)  # what is left is dyed, and no option merges it
 
 
 def test_a_test_without_a_label_of_the_data_is_refused_before_the_training(make_images):
