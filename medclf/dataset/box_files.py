@@ -160,13 +160,23 @@ def _of_coco(content: Mapping[str, Any], path: Path) -> list[GivenImage]:
 
 
 def _coco_box(entry: Mapping[str, Any], label: str, where: str) -> GivenBox:
-    bbox = entry.get("bbox")
+    bbox = entry.get("bbox") or _around(entry.get("segmentation"))
     if not isinstance(bbox, list) or len(bbox) != 4:
-        return GivenBox(label, (math.nan,) * 4, "no number: it has no 'bbox' of x, y, width and height", where)
+        without = "no number: it has no 'bbox' of x, y, width and height, and no polygons as 'segmentation'"
+        return GivenBox(label, (math.nan,) * 4, without, where)
     box = box_of_size(label, bbox, where, bool(entry.get("ignore")))
     box = replace(box, scores=scores_in(entry))
     crowd = "crowd: it stands for several findings (iscrowd), not for one"
     return replace(box, problem=crowd) if entry.get("iscrowd") else box
+
+
+def _around(polygons: Any) -> list[float] | None:
+    """The bbox around COCO's polygons, each [x1, y1, x2, y2, ...]; None where there are none."""
+    try:
+        x, y = ([float(one) for polygon in polygons for one in polygon[start::2]] for start in (0, 1))
+        return [min(x), min(y), max(x) - min(x), max(y) - min(y)]
+    except (TypeError, ValueError):
+        return None
 
 
 def _listed(content: Mapping[str, Any], name: str, path: Path) -> list[Mapping[str, Any]]:

@@ -130,10 +130,14 @@ def vocab_of(used: pd.DataFrame, multi_label: bool, order: Sequence[str] | None 
         raise DataError("no images to train on", "run `medclf scan` on the data to see why")
     by_side = {side: _labels_in(rows["label"], multi_label) for side, rows in used.groupby("partition")}
     if "train" not in by_side:
-        raise DataError("the split leaves no image to train on", "change valid_pct or the split")
+        raise DataError(
+            "the split leaves no image to train on", f"change {argument('valid_pct')} or {argument('split')}"
+        )
     vocab = sorted(set().union(*by_side.values()), key=None if order is None else list(order).index)
     if len(vocab) < (1 if multi_label else 2):
-        raise DataError(f"only the label {vocab} occurs", "a classifier needs at least two classes")
+        raise DataError(
+            f"only the label {', '.join(map(repr, vocab))} occurs", "a classifier needs at least two classes"
+        )
     return vocab
 
 

@@ -68,6 +68,18 @@ def test_every_format_gives_the_same_table(tmp_path: Path, kind: str) -> None:
     assert "1 boxes on 1 images: polyp 1; 1 listed images without a finding" in list(boxes.sentences())
 
 
+@pytest.mark.parametrize("bbox", [{}, {"bbox": []}, {"bbox": None}])
+def test_coco_polygons_without_a_bbox_have_the_box_around_them(tmp_path: Path, bbox: dict) -> None:
+    polygons = [[2, 5, 12, 3, 7, 15], [4.5, 4, 6, 4, 5, 9]]
+    only = {"id": 1, "image_id": 1, "category_id": 7, "segmentation": polygons, **bbox}
+    (tmp_path / "a.json").write_text(json.dumps(COCO | {"annotations": [only]}))
+    assert read_boxes(tmp_path / "a.json", images("a.png")).table[list(SIDES)].iloc[0].tolist() == [2, 3, 12, 15]
+    only["segmentation"] = {"counts": "PPYo0", "size": [30, 40]}
+    (tmp_path / "a.json").write_text(json.dumps(COCO | {"annotations": [only]}))
+    with pytest.raises(DataError, match="no polygons as 'segmentation'"):
+        read_boxes(tmp_path / "a.json", images("a.png"))
+
+
 @pytest.mark.parametrize("kind", ["coco", "hyperkvasir", "voc", "csv"])
 def test_what_a_detector_predicted_is_not_taken_for_what_is_there(tmp_path: Path, kind: str) -> None:
     file = written(tmp_path, kind)
