@@ -37,7 +37,7 @@ _PART_NAMES = {
     "|xunlian|训练|訓練|学習|학습|훈련|обучение",
     "valid": "val(?:id(?:ation)?)?|dev|validacion|validacao|validazione|validierung|validatie|walidacja|dogrulama"
     "|yanzheng|验证|驗證|検証|검증|валидация",
-    "test": "test(?:ing|e)?|tst|pruebas?|ceshi|测试|測試|テスト|테스트|тест",
+    "test": "test(?:ing)?|teste(?!s)|tst|pruebas?|ceshi|测试|測試|テスト|테스트|тест",
 }
 _PART = re.compile(
     r"(?:(?:images?|imgs?|data|set|imagene?s|datos|dados|donnees|dati|conjunto|jeu)[ _-]?(?:d[eio][ _-]?)?)?"
@@ -50,7 +50,7 @@ def part_named(name: str) -> str | None:
     """The partition that a folder's name or a cell speaks of.
 
     Example:
-        >>> part_named("Training"), part_named("val2017"), part_named("test_images"), part_named("testis")
+        >>> part_named("Training"), part_named("val2017"), part_named("test_images"), part_named("testes")
         ('train', 'valid', 'test', None)
         >>> part_named("Validación"), part_named("训练集")
         ('valid', 'train')
