@@ -128,6 +128,8 @@ class Known(NamedTuple):
         return self._replace(option=replace(self.option, listed=False))
 
     def _check_limits(self, value: Any) -> None:
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise DataError(f"{argument(self.name)} is empty", "give a value, or leave it out")
         if not isinstance(value, numbers.Real) or isinstance(value, bool) or self.option.allows(float(value)):
             return
         given = float(value)

@@ -37,6 +37,8 @@ from medclf.run.audit import audit_run
         ({"folds": 1}, "folds must be 2 or more, not 1"),
         ({"lr": 0.0}, "lr must be above 0, not 0"),
         ({"budget": float("inf")}, "budget must be above 0, not inf"),
+        ({"test": ""}, "test is empty"),
+        ({"tabular": ["age", ""]}, "tabular is empty"),
         ({"bs": True}, "bs must be a whole number, not True"),
         ({"split": "stratifed"}, "did you mean 'stratified'?"),
         ({"resize": "stretch"}, "resize must be squish, crop or pad, not 'stretch'"),

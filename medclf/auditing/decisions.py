@@ -104,7 +104,7 @@ class DecisionPolicy:
         except ValueError:
             values, by = {}, ""
         sound = by in RULES and bool(number) == bool(name)
-        sound = sound and all(0 <= value <= (1 if name == "at_least" else 1e6) for value in values.values())
+        sound = sound and all(0 < value <= (1 if name == "at_least" else 1e6) for value in values.values())
         if not sound:
             raise DataError(
                 f"{argument('operating_point')} must be a rule, not {self.rule!r}",

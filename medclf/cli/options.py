@@ -18,7 +18,7 @@ import typer
 from typer.models import ArgumentInfo
 
 from medclf.config import TrainConfig
-from medclf.errors import MedclfError
+from medclf.errors import MedclfError, argument
 from medclf.escaping import printable
 from medclf.options import Known, choices_of, options, read
 
@@ -89,9 +89,10 @@ def _unset(known: Known) -> Known:
 def checked(command: Command) -> Command:
     """A command whose options of a few words are checked by `medclf.options.read`, which names a likely mistyping."""
     given = inspect.signature(command, eval_str=True).parameters.values()
+    arguments = {one.name: one.name.upper() for one in given if isinstance(_shown(one), ArgumentInfo)}
 
     def called(**values: Any) -> Any:
-        _check_paths(values)
+        _check_paths({arguments.get(name) or argument(name): value for name, value in values.items()})
         return command(**values)
 
     return _with_parameters(functools.wraps(command)(called), map(_checking, given))
@@ -103,7 +104,12 @@ def _check_paths(values: Mapping[str, Any]) -> None:
         return
     for name, value in values.items():
         if Path() in (value if isinstance(value, list) else [value]):
-            raise MedclfError(f"{name.upper()} is an empty path", "give a path; the current folder is .")
+            raise MedclfError(f"{name} is an empty path", "give a path; the current folder is .")
+
+
+def _shown(parameter: inspect.Parameter) -> Any:
+    """What Typer is told of a parameter; None for one of which it is told nothing."""
+    return next(iter(get_args(parameter.annotation)[1:]), None)
 
 
 def as_parameter(known: Known) -> inspect.Parameter:

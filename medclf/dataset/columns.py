@@ -47,6 +47,10 @@ class Columns:
     uncertain: Policy | None = None
     blank: Policy | None = None
 
+    def __post_init__(self) -> None:
+        if self.label_delim == "":
+            raise DataError(f"{argument('label_delim')} is empty", "give what separates labels in a cell, or leave it out")
+
 
 def text_of(cell: object) -> str:
     """A cell as stripped text, "" for none; a whole float (pandas' int with gaps) loses its ".0", bytes are UTF-8.

@@ -223,7 +223,7 @@ def test_too_few_images_fit_nothing():
     assert "12 images are too few" in found.sections["calibration"]["sentence"]
 
 
-@pytest.mark.parametrize("rule", ["best", "sensitivity", "sensitivity=2", "youden=0.5", "cost=x"])
+@pytest.mark.parametrize("rule", ["best", "sensitivity", "sensitivity=2", "youden=0.5", "cost=x", "cost=0"])
 def test_a_rule_that_cannot_be(rule):
     with pytest.raises(DataError, match="operating_point must be a rule"):
         DecisionPolicy(rule=rule)

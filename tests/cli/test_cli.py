@@ -239,7 +239,7 @@ def test_cross_validation_predicts_every_image_once(medclf, drawn, room):
         (("evaluate", "nowhere", "--data", "drawn"), "nowhere"),
         (("scan", "drawn", "--labels", "none.csv"), "none.csv"),
         (("predict", "RUN", ""), "FILES is an empty path"),
-        (("report", "RUN", "--out", ""), "OUT is an empty path"),
+        (("report", "RUN", "--out", ""), "--out is an empty path"),
         (("report", "RUN", "--out", "x.html", "--max-megabytes", "inf"), "max-megabytes"),
         (("predict", "RUN", "drawn", "--csv", "--json"), "--json"),
         (("serve", "RUN", "--max-mb", "nan"), "--max-mb must be above 0"),

@@ -102,6 +102,11 @@ def test_options_that_say_nothing_of_the_columns_are_refused(columns):
         sheet(label=["1", "0"], a=["0", "1"], columns=columns).labels()
 
 
+def test_nothing_separates_no_labels():
+    with pytest.raises(DataError, match="label_delim is empty"):
+        sheet(label=["ab", "b"], columns={"label_delim": ""}).labels()
+
+
 def test_an_image_that_nobody_read_has_no_label_known():
     table = sheet(a=["", "0"], b=["", "0"], columns={"label": ["a", "b"], "blank": "unknown"})
     assert table.labels()[0] == [None, ()]
