@@ -166,6 +166,8 @@ def from_hub(place: str | Path, device: str = "cpu", *, endpoint: str | None = N
 def place_of(place: str | Path, *, public: bool = False, endpoint: str | None = None) -> Place:
     """What a place's name stands for; see `push`."""
     name = str(place)
+    if not name:  # as a shell makes of a variable that is not set
+        raise MedclfError("the place is an empty path", "give a path; the current folder is .")
     if name.startswith(_HUB):
         repository, _, revision = name.removeprefix(_HUB).partition("@")
         return _Hub(repository, revision or None, public, endpoint)

@@ -208,10 +208,12 @@ def test_what_lies_at_a_place_is_not_lost(bundle, tmp_path):
     assert (tmp_path / "file.csv").read_text() == (tmp_path / "notes" / "README.md").read_text() == "kept"
 
 
-@pytest.mark.parametrize("place", ["s3://", "file:///", "s3:///"])
-def test_an_address_without_a_name_is_no_folder_of_this_machine(bundle, monkeypatch, tmp_path, place):
+@pytest.mark.parametrize(
+    ("place", "says"), [*((one, "names no bucket") for one in ("s3://", "file:///", "s3:///")), ("", "empty path")]
+)
+def test_an_address_without_a_name_is_no_folder_of_this_machine(bundle, monkeypatch, tmp_path, place, says):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MedclfError, match="names no bucket"):
+    with pytest.raises(MedclfError, match=says):
         push(bundle, place)
     assert not list(tmp_path.iterdir())
 
