@@ -8,20 +8,26 @@ from typing import Annotated, Any, Literal
 import typer
 
 from medclf.cli.options import OF_SCAN, importing, say, with_options
+from medclf.files import refuse_to_replace
 
 Data = Annotated[Path, typer.Argument(help="folder of images, or a CSV")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an existing file")]
 
 
 @with_options(*OF_SCAN)
 def scan(
     data: Data,
     out: Annotated[Path | None, typer.Option(help="write the table to this CSV")] = None,
+    overwrite: Overwrite = False,
     boxes: Annotated[
         Path | None, typer.Option(help="also check these boxes of findings: JSON, CSV, or a folder of XML or txt files")
     ] = None,
     **columns: Any,
 ) -> None:
     """Make a table of the images: labels, patients, partitions, sizes, and what is wrong with which file."""
+    if out:
+        refuse_to_replace(out, overwrite)
+
     from medclf.dataset.scan import scan as scan_data
     from medclf.dataset.sources import FOLDER_OR_NONE
     from medclf.results.run_folder import save_table
@@ -75,11 +81,14 @@ def encoders(
     ] = None,
     near: Annotated[bool, typer.Option(help="keep near-duplicates in one fold")] = True,
     out: Annotated[Path | None, typer.Option(help="write the ranking to this CSV")] = None,
+    overwrite: Overwrite = False,
     **more: Any,
 ) -> None:
     """Rank encoders on your data by linear probes: which differences are noise, and what each costs."""
     from medclf.parallel import settle_machine
 
+    if out:
+        refuse_to_replace(out, overwrite)
     settle_machine()
 
     with importing():

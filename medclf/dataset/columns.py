@@ -49,7 +49,7 @@ class Columns:
 
     def __post_init__(self) -> None:
         if self.label_delim == "":
-            raise DataError(f"{argument('label_delim')} is empty", "give what separates labels in a cell, or leave it out")
+            raise DataError(f"{argument('label_delim')} is empty", "give what separates labels in a cell")
 
 
 def text_of(cell: object) -> str:

@@ -15,9 +15,11 @@ from medclf.auditing.kinds import KINDS, PAIR_KINDS
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
 from medclf.errors import MissingDependency, OutputError, WeightsError, argument
-from medclf.results.run_folder import save_table
+from medclf.results.record import RECORD
+from medclf.results.run_folder import AUDIT, TABLE, save_table
 
 ARCH = "efficientnet_lite0"  # its weights come with a package, so no hub is needed
+_FACTS = "audit.json"
 _SIDE = 128  # candidates are found as well at this size as at 224, in half the time
 _SHOWN = 12
 
@@ -57,13 +59,10 @@ def audit_run(
 
     Raises:
         DataError, SplitError: what their messages say.
-        OutputError: `out` holds an audit already, or cannot be written.
+        OutputError: `out` holds an audit already, a RUN or another table.csv, or cannot be written.
     """
-    if out is not None and (Path(out) / "audit.json").exists() and not overwrite:
-        raise OutputError(
-            f"{out} holds an audit already",
-            f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}",
-        )
+    if out is not None:
+        _check_place(Path(out), overwrite)
     table = scan(data, progress=progress, window=window, frame=frame, **scan_kwargs)
     if split not in (None, "grouped"):
         table["partition"] = split_table(table, split, valid_pct=valid_pct, seed=seed)
@@ -74,9 +73,25 @@ def audit_run(
     lines = list(describe_audit(found)) + ([note] if note else [])
     if out is not None:
         found.save(out)
-        save_table(Path(out) / "table.csv", with_groups(found.table, found))
-        lines.append(f"findings: {Path(out) / 'audit.csv'}; facts: audit.json; the table with its groups: table.csv")
+        save_table(Path(out) / TABLE, with_groups(found.table, found))
+        lines.append(f"findings: {Path(out) / AUDIT}; facts: {_FACTS}; the table with its groups: {TABLE}")
     return lines
+
+
+def _check_place(out: Path, overwrite: bool) -> None:
+    """See that an audit's files take the place of nothing, or of an audit that may be replaced.
+
+    Raises:
+        OutputError: there is an audit already, a RUN, or a table.csv that no audit wrote.
+    """
+    if (out / _FACTS).exists() and not (out / RECORD).exists():
+        if not overwrite:
+            remedy = f"choose another {argument('out')}, or replace it with {argument('overwrite', True)}"
+            raise OutputError(f"{out} holds an audit already", remedy)
+        return
+    for name in (RECORD, AUDIT, TABLE):
+        if (out / name).exists():
+            raise OutputError(f"{out} holds a {name} that is not an audit's", f"choose another {argument('out')}")
 
 
 def audit_table(

@@ -21,7 +21,7 @@ from medclf.dataset.labels import count_labels, objects, usable
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
 from medclf.dataset.scan import note, scan, with_problems
 from medclf.dataset.units import with_units
-from medclf.errors import DataError, MedclfWarning, ReadError, argument
+from medclf.errors import DataError, MedclfWarning, OutputError, ReadError, argument
 from medclf.files import refuse_to_replace
 from medclf.images.preprocessing import Preprocessing
 from medclf.images.windowing import resolve_window
@@ -72,14 +72,14 @@ def evaluate(
         The folder that was made: a `Run` without a bundle of its own.
 
     Raises:
-        OutputError: `out` exists.
+        OutputError: `out` exists, or is to be overwritten and holds something else than an evaluation.
         DataError: no image carries a label that the bundle knows.
         BundleError: the bundle is damaged, changed, or of another version.
     """
     origin = Run(run)
     bundle = origin.bundle
     out = Path(out) if out else origin / EVALUATIONS / (Path(data).stem if isinstance(data, (str, Path)) else "data")
-    refuse_to_replace(out, overwrite or (out.is_dir() and not any(out.iterdir())))
+    _check_place(out, overwrite)
     settings = {"hide_names": hide_names, "show_burned_in": show_burned_in}
     shown = {name: _asked(origin, name) if given is None else given for name, given in settings.items()}
     calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
@@ -114,6 +114,7 @@ def evaluate(
     made.write_record(record | {"multi_label": predictions.multi_label, "table_sha256": table_hash(table)})
     made.write_table(table)
     made.write_predictions(predictions)
+    (made / IMAGES).unlink(missing_ok=True)  # of an earlier evaluation by unit
     if units is not None:
         units.images.save(made / IMAGES)
     maps.save_maps(out, pictures)
@@ -127,6 +128,20 @@ def with_flags(given: Mapping[str, Any], bundle: Any) -> dict[str, Any]:
     column = given.get("label_col")
     one = bundle.multi_label and isinstance(column, str) and column in bundle.vocab
     return {**given, "label_col": [column]} if one else {**given}
+
+
+def _check_place(out: Path, overwrite: bool) -> None:
+    """See that an evaluation may be written there: the place is free, or holds an evaluation that may be replaced.
+
+    Raises:
+        OutputError: something else is there, such as the RUN itself.
+    """
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    refuse_to_replace(out, overwrite)
+    if out.exists() and not ((out / RECORD).is_file() and "bundle" in Run(out).record):
+        text = f"{out} holds something else than an evaluation, so it is not overwritten"
+        raise OutputError(text, f"choose another {argument('out')}")
 
 
 def as_trained(how: Preprocessing, given: Mapping[str, Any]) -> dict[str, Any]:

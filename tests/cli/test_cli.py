@@ -247,6 +247,10 @@ def test_cross_validation_predicts_every_image_once(medclf, drawn, room):
         (("serve", "RUN", "--port", "0", "--token", ""), "token"),
         (("serve", "RUN", "--watch", "x", "--no-watch"), "--no-watch"),
         (("shortcuts", "RUN", "--box", "nan,0,1,1"), "--box must be 4 numbers"),
+        (("scan", "drawn", "--out", "RUN/table.csv"), "RUN/table.csv exists already"),
+        (("encoders", "drawn", "--out", "RUN/table.csv"), "RUN/table.csv exists already"),
+        (("evaluate", "RUN", "--data", "drawn", "--out", "RUN", "--overwrite"), "something else than an evaluation"),
+        (("evaluate", "RUN", "--data", "drawn", "--out", "drawn", "--overwrite"), "something else than an evaluation"),
     ],
 )
 def test_a_mistake_is_a_line_or_two_and_status_2(run, medclf, arguments, says):
