@@ -87,7 +87,7 @@ def parse(text: str | bytes, origin: str) -> dict[str, Any]:
             f"{origin} is damaged: it is not JSON of text and finite numbers", "copy the bundle again from its source"
         ) from error
     if not isinstance(content, dict) or "format" not in content:
-        raise BundleError(f"{origin} does not describe a bundle", "give a folder that save_bundle made")
+        raise BundleError(f"{origin} does not describe a bundle", _a_bundle())
     if content["format"] not in FORMATS:
         raise BundleError(
             f"{origin} is of format {str(content['format'])[:20]}; this medclf reads formats {FORMATS}",
@@ -270,6 +270,11 @@ def refuse_classifier(path: Path) -> NoReturn:
     raise BundleError(f"{path} holds no detector, so it gives no boxes", f"train one with {argument('boxes', 'FILE')}")
 
 
+def _a_bundle() -> str:
+    """What to give where something else was given as a bundle."""
+    return by_road("give a folder that save_bundle made", "give the RUN folder of a training, or its bundle folder")
+
+
 def read(folder: Path) -> dict[str, Any]:
     """The checked bundle.json of a folder, whose weights' hash was compared.
 
@@ -284,7 +289,7 @@ def read(folder: Path) -> dict[str, Any]:
         path = folder / name
         if not path.is_file():
             inside = folder / "bundle"
-            remedy = f"give {inside}" if (inside / name).is_file() else "give a folder that save_bundle made"
+            remedy = f"give {inside}" if (inside / name).is_file() else _a_bundle()
             raise BundleError(f"{folder} is not a bundle: it has no {name}", remedy)
         if path.resolve().parent != folder.resolve():
             raise BundleError(f"{path} leads out of the bundle", "copy the bundle again, its links followed")

@@ -31,7 +31,7 @@ def bundle_in(path: str | Path) -> Path:
     """The bundle of a RUN folder; any other path is a bundle, or an exported file, itself.
 
     Raises:
-        BundleError: the RUN says that its bundle was another one; or it is no path.
+        BundleError: the RUN holds none, or says that its bundle was another one; or it is no path.
     """
     if not isinstance(path, (str, os.PathLike)):
         text = f"a bundle's folder or a RUN is wanted here, not a {type(path).__name__}"
@@ -39,6 +39,8 @@ def bundle_in(path: str | Path) -> Path:
     path = Path(path)
     if not ((path / "bundle").is_dir() or (path / RECORD).is_file()):
         return path
+    if not (path / "bundle").is_dir():  # an evaluation, or a training that was stopped
+        raise BundleError(f"{path} holds no bundle", "give the RUN folder of a finished training, or a bundle folder")
     wanted = None
     with contextlib.suppress(DataError):  # a damaged run.json is no reason not to predict
         wanted = read_record(path / RECORD).get("bundle_hash")

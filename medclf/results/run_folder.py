@@ -82,10 +82,7 @@ class RunFolder(Shown, os.PathLike[str]):
     @cached_property
     def results(self) -> dict[str, Any]:
         """What results.json holds."""
-        file = self._of_a_run(RESULTS)
-        if not file.exists() and not (self / RECORD).exists():
-            raise DataError(f"{self.path} is not a RUN folder: it has no {RESULTS}", _FOLDER)
-        return read_results(file)
+        return read_results(self._of_a_run(RESULTS))
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -100,6 +97,8 @@ class RunFolder(Shown, os.PathLike[str]):
                 "load_bundle loads it to predict", "medclf predict, explain, evaluate, serve and export take it"
             )
             raise DataError(text, f"give the RUN folder; of a bundle, {able}")
+        if not any((self / file).exists() for file in (RECORD, RESULTS)):
+            raise DataError(f"{self.path} is not a RUN folder: it has no {name}", _FOLDER)
         return self / name
 
     @property

@@ -50,3 +50,10 @@ def test_a_bundle_that_was_loaded_is_taken_as_it_is_and_what_is_none_is_named(le
 )
 def test_else_it_is_the_run_s_bundle(tmp_path: Path, record: str, bundle: str) -> None:
     assert bundle_in(_run(tmp_path, record, bundle)) == tmp_path / "bundle"
+
+
+def test_a_run_without_a_bundle_is_called_so(tmp_path):
+    """An evaluation's folder, or that of a training that was stopped."""
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(BundleError, match="holds no bundle"):
+        bundle_in(tmp_path)

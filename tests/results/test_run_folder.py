@@ -15,6 +15,7 @@ def test_a_bundle_that_is_given_as_a_run_is_called_one(tmp_path, name, asked):
     assert error.value.remedy.startswith("give the RUN folder; ")
 
 
-def test_a_folder_that_is_neither_run_nor_bundle(tmp_path):
+@pytest.mark.parametrize("asked", ["results", "record", "table", "hide_names"])
+def test_a_folder_that_is_neither_run_nor_bundle(tmp_path, asked):
     with pytest.raises(DataError, match="is not a RUN folder"):
-        _ = RunFolder(tmp_path).results
+        getattr(RunFolder(tmp_path), asked)
