@@ -109,6 +109,7 @@ class Tree:
         notes: what was left out and why, one sentence each.
         linked: image files that are links to outside, not followed.
         others: pictures, videos and archives that medclf does not read, by their ending.
+        taken_by: what to do so that links to outside are taken.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -117,6 +118,7 @@ class Tree:
     notes: list[str] = field(default_factory=list)
     linked: list[str] = field(default_factory=list)
     others: dict[str, list[str]] = field(default_factory=dict)
+    taken_by: str = field(default_factory=lambda: argument("follow_links", True))
 
     def finish(self) -> Tree:
         """Sort, and write the notes about files of one kind."""
@@ -125,7 +127,7 @@ class Tree:
         if self.linked:
             self.notes.append(
                 f"{len(self.linked)} files are links to outside the data's folder and are left out, first "
-                f"'{min(self.linked)}': {argument('follow_links', True)} takes them (git-annex and DVC keep files so)"
+                f"'{min(self.linked)}': {self.taken_by} takes them (git-annex and DVC keep files so)"
             )
         for suffix, paths in sorted(self.others.items()):
             self.notes.append(
@@ -135,7 +137,7 @@ class Tree:
         return self
 
 
-def walk(root: Path, *, allow_outside: bool = False) -> Tree:
+def walk(root: Path, tree: Tree | None = None, *, allow_outside: bool = False) -> Tree:
     """Find the image files under `root`, each folder once and no link that leads out of it.
 
     Hidden files, folders such as `__MACOSX` (see `is_hidden`) and files without an image's suffix are left out; a file
@@ -143,12 +145,13 @@ def walk(root: Path, *, allow_outside: bool = False) -> Tree:
 
     Args:
         root: the folder.
+        tree: what to put them into; a new one where None.
         allow_outside: follow links to places outside `root`.
 
     Returns:
         The tree, sorted by path whatever the order on disk.
     """
-    tree = Tree()
+    tree = tree or Tree()
     top = os.path.realpath(root)
     seen, waiting, links = {top}, [""], list[str]()
     while waiting or links:
@@ -161,7 +164,7 @@ def walk(root: Path, *, allow_outside: bool = False) -> Tree:
             if not allow_outside:
                 tree.notes.append(
                     f"folder '{link}' is a link to outside the data's folder and is not followed: "
-                    f"{argument('follow_links', True)} takes it"
+                    f"{tree.taken_by} takes it"
                 )
                 continue
             seen.add(target)

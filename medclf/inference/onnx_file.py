@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from medclf.errors import BundleError, MedclfError, missing, require
+from medclf.errors import BundleError, MedclfError, OutputError, missing, require
 from medclf.files import refuse_to_replace
 
 if TYPE_CHECKING:
@@ -144,9 +144,13 @@ def free(out: str | Path, overwrite: bool) -> Path:
     """The path of a file to write.
 
     Raises:
-        OutputError: it exists already.
+        OutputError: it exists already, or would not be known for what it is.
     """
     out = Path(out)
+    if out.suffix != ".onnx":
+        raise OutputError(
+            f"{out} does not end in .onnx", f"choose another file, such as {out.with_suffix('.onnx').name}"
+        )
     refuse_to_replace(out, overwrite and out.is_file())
     return out
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medclf.config import Frame
-from medclf.dataset.folders import walk
+from medclf.dataset.folders import Tree, walk
 from medclf.errors import DataError, MedclfWarning, argument, did_you_mean, missing
 from medclf.escaping import csv_value, printable
 from medclf.images.frame_names import file_of, frame_name, one_of_several
@@ -41,7 +41,7 @@ def images_in(files: Sequence[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        tree = walk(path)
+        tree = walk(path, Tree(taken_by="naming the files"))
         for note in tree.notes:
             warnings.warn(MedclfWarning(f"{path}: {note}"), stacklevel=2)
         if not tree.paths:
