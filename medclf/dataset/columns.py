@@ -19,6 +19,7 @@ from medclf.dataset.spelt_names import NOTHING, SHOWN, one_name_each
 from medclf.errors import DataError, argument, did_you_mean
 
 BLANK = "blank label"
+POOR = "poor image"  # how a reader marks one that no label can be told of
 TRUE, FALSE = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false"})
 UNCERTAIN = frozenset({"-1", "-1.0", "u", "uncertain"})  # CheXpert writes -1
 MEANT = ("path", "label", "patient", "partition")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from medclf.dataset.columns import BLANK, text_of
+from medclf.dataset.columns import BLANK, POOR, text_of
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.frames import file_names
 from medclf.dataset.labels import NO_FINDING, count_labels, label_set
@@ -19,10 +19,11 @@ from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.units import UNIT, units_word
 from medclf.errors import DataError
 
-WRONG, UNSURE, POOR, NEW = MARKS = ("label wrong", "unsure", "poor image", "new label")
+WRONG, UNSURE, NEW = "label wrong", "unsure", "new label"
+MARKS = (WRONG, UNSURE, POOR, NEW)
 COLUMNS = ("path", "label", "mark", "new_label", "note")
 NONE = NO_FINDING
-LEFT_OUT = {POOR: "poor image", WRONG: "its label is wrong and no other was given"}
+LEFT_OUT = {POOR: POOR, WRONG: "its label is wrong and no other was given"}
 
 
 @dataclass(frozen=True)

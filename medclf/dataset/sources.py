@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from medclf.dataset.columns import BLANK, Columns, Sheet, label_in, label_text, refuse_review
+from medclf.dataset.columns import BLANK, POOR, Columns, Sheet, label_in, label_text, refuse_review
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, partition_of, walk
 from medclf.dataset.identity import instance_uid, patient_id
@@ -317,6 +317,9 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
             text = f"{argument('label_from_parent')} takes the labels from folders, and {sheet.name} has labels"
             raise DataError(text, "leave one of them out")
         labels, problems, unknown, multi_label = sheet.labels()
+        if sheet.columns.label == "label" and "mark" in sheet.frame:  # a sheet of label-next, or of a second read
+            marks = sheet.texts("mark")
+            problems = [POOR if mark == POOR else said for mark, said in zip(marks, problems, strict=True)]
     rows = Rows(
         root=root,
         path=paths,

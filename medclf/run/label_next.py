@@ -19,6 +19,7 @@ from medclf.dataset.corrections import UNSURE as NOT_SURE
 from medclf.dataset.labels import objects, usable
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, ReadError, argument
+from medclf.images.phi import withheld_among
 from medclf.inference.bundle import Bundle
 from medclf.inference.bundle_format import biases, temperatures
 from medclf.inference.predictor import Predictor
@@ -32,6 +33,7 @@ from medclf.parallel import map_ahead
 from medclf.progress import watch
 from medclf.run.labels_so_far import (
     Pool,
+    Said,
     codes_of,
     known_labels,
     labels_said,
@@ -107,6 +109,7 @@ def label_next(
     weights: Any = "default",
     window: Any = None,
     frame: Any = "middle",
+    only_shown: bool = False,
     progress: bool = True,
     **scan_kwargs: Any,
 ) -> NextLabels:
@@ -124,6 +127,7 @@ def label_next(
         seed: of folds.
         arch, weights, window: of the encoder where there is no model; see `embed_table`.
         frame: which frame of a file of several; the model's own where there is one, but for "all".
+        only_shown: choose no image whose picture a page withholds, since it often carries the patient's name.
         progress: show progress bars when it lasts.
         scan_kwargs: of `scan`, such as `patient_col`.
 
@@ -174,36 +178,23 @@ def label_next(
     if model_probs is not None and (other := sorted(set(model.spec.vocab) - set(names))):
         model_probs = None
         notes.append(f"The model's class '{other[0]}' is none of those named, so the model has no part in the choice.")
-    if said.unsure:
-        notes.append(f"{len(said.unsure)} images are marked unsure without a label. They are not asked for again.")
-    if gone:
-        notes.append(f"{gone} labelled images of the run are no longer where they were. They do not count here.")
-    if (~readable).any():
-        notes.append(f"{(~readable).sum()} images cannot be read and are left out.")
-    if extra:
-        notes.append(
-            f"{len(extra)} labelled images of the run lie outside the pool. They count here, and the sheet does not "
-            "hold them: to train on both, give one folder or table of both."
-        )
+    hidden = withheld_among(pool.root, pool.paths) if only_shown else {}
+    n_hidden = sum(pool.paths[row] not in known for row in hidden)
+    notes += _not_asked(said, gone, int((~readable).sum()), len(extra), n_hidden)
     inside = FittedPool(features[kept], widths, codes[kept], owners, len(names), multi_label, seed)
     own_probs = None if model_probs is None else _in_order_of(names, model.spec.vocab, model_probs[kept])
     probs, told = inside.probs(self_training, own_probs)
     notes += told
     labelled = (inside.y >= 0) if inside.y.ndim == 1 else inside.y.min(1) >= 0
-    blocked = labelled | (kept >= len(pool.paths))
+    blocked = labelled | (kept >= len(pool.paths)) | np.isin(kept, list(hidden))
+    if n_hidden and blocked.all():
+        text = f"all {n_hidden} images without a label often carry the patient's name in their pixels"
+        raise DataError(text, f"label them all the same: {argument('show_burned_in', True)}")
     chosen = inside.choose(blocked, probs, n)
     rows = kept[chosen["row"].to_numpy(int)]
     images = chosen.assign(path=[pool.paths[row] for row in rows]).drop(columns="row")
     images = images.assign(**_suggestions(None if probs is None else probs[chosen["row"]], names, multi_label))
-    first = pd.DataFrame({"path": [*theirs], "why": DISAGREE})
-    images = pd.concat([first, images[~images["path"].isin(first["path"])]], ignore_index=True)[:n]
-    if len(first) > n:
-        notes.append(
-            f"{len(first) - n} more images on which the readers differ have no label now: ask for more images."
-        )
-    images["suggestion"] = images["suggestion"].fillna("")
-    if len(images) < n:
-        notes.append(f"Only {len(images)} images are left to label: all of them are chosen.")
+    images, told = _with_disagreements(images, [*theirs], n)
     return NextLabels(
         images[["path", "why", "suggestion", "prob", "margin"]],
         inside.forecast(len(images)),
@@ -211,12 +202,40 @@ def label_next(
         sorted(said.poor),
         names,
         pool.root,
-        notes,
+        notes + told,
         {path: str(one) for path, one in zip(pool.paths, patients, strict=False) if one is not None},
         sorted(said.unsure),
         multi_label,
         remarks_of(labels),
     )
+
+
+def _not_asked(said: Said, gone: int, broken: int, outside: int, hidden: int) -> list[str]:
+    """What there is to say of images that are not asked for, or not counted."""
+    told = {
+        f"{len(said.unsure)} images are marked unsure without a label. They are not asked for again.": len(said.unsure),
+        f"{gone} labelled images of the run are no longer where they were. They do not count here.": gone,
+        f"{broken} images cannot be read and are left out.": broken,
+        f"{outside} labelled images of the run lie outside the pool. They count here, and the sheet does not "
+        "hold them: to train on both, give one folder or table of both.": outside,
+        f"{hidden} images are not asked for, since their pixels often carry the patient's name: "
+        f"{argument('show_burned_in', True)} asks for them, too.": hidden,
+    }
+    return [sentence for sentence, n in told.items() if n]
+
+
+def _with_disagreements(images: pd.DataFrame, differ: Sequence[str], n: int) -> tuple[pd.DataFrame, list[str]]:
+    """The n images to label, those first on which two readers differ, and what there is to say of that."""
+    first = pd.DataFrame({"path": differ, "why": DISAGREE})
+    found = pd.concat([first, images[~images["path"].isin(first["path"])]], ignore_index=True)[:n]
+    found["suggestion"] = found["suggestion"].fillna("")
+    told = []
+    if len(first) > n:
+        more = len(first) - n
+        told = [f"{more} more images on which the readers differ have no label now: ask for more images."]
+    if len(found) < n:
+        told.append(f"Only {len(found)} images are left to label: all of them are chosen.")
+    return found, told
 
 
 def frame_of(model: Any, frame: Any) -> Any:

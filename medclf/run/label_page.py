@@ -72,7 +72,7 @@ def write_next(
     source = Run(run) if run else None
     if source:
         options["frame"] = frame_of(source.bundle, options.get("frame", "middle"))
-    found = label_next(source, pool, n, **options)
+    found = label_next(source, pool, n, only_shown=not show_burned_in, **options)
     how = source.bundle.preprocessing if source else Preprocessing((224, 224), window=options.get("window"))
     shown, missing = _pictures(found, how, show_burned_in)
     several, earlier = found.multi_label, [row for row in found.earlier if row[0] not in shown]

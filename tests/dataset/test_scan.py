@@ -14,7 +14,7 @@ from PIL import Image
 import medclf.dataset.scan
 from medclf.dataset.folders import partition_of
 from medclf.dataset.identity import instance_uid, project_key, pseudonym
-from medclf.dataset.scan import scan
+from medclf.dataset.scan import scan, usable
 from medclf.errors import DataError, MedclfWarning
 
 
@@ -809,6 +809,15 @@ def test_a_review_is_not_taken_for_labels(make_images):
         scan(root, labels=review.assign(new_label=["", "x"]))
     review.assign(mark="", new_label="").to_csv(root / "review.csv", index=False)  # it corrects nothing
     assert list(scan(root, labels="review.csv")["label"]) == ["x", "y"]
+
+
+def test_an_image_that_a_sheet_calls_poor_is_left_out_whatever_its_label(make_images):
+    root = make_images("a.png", "b.png", "c.png")
+    sheet = {"path": ["a.png", "b.png", "c.png"], "label": ["x", "y", "y"], "mark": ["", "poor image", "unsure"]}
+    pd.DataFrame(sheet).to_csv(root / "sheet.csv", index=False)
+    with pytest.warns(MedclfWarning, match=r"b\.png \(poor image\)"):
+        table = scan(root, labels="sheet.csv")
+    assert list(usable(table)["path"]) == ["a.png", "c.png"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import html
 import json
 import shlex
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -71,6 +73,19 @@ def test_a_page_and_a_sheet_and_on_from_what_came_back(pool, tmp_path):
     assert lines[0] == "6 of 12 images of more.csv have neither label nor mark."
     table = scan(pool, labels=tmp_path / "next.csv", progress=False)  # as `train --labels` reads it
     assert (table["problem"] == "").sum() == 5
+
+
+def test_images_whose_pictures_are_withheld_take_no_place(pool, tmp_path):
+    for number in range(3):
+        shutil.copy(get_testdata_file("examples_palette.dcm"), pool / f"us{number}.dcm")  # ultrasound
+    lines = write_next(pool, tmp_path / "next.html", n=24, vocab=VOCAB, **QUICK)
+    assert set(pd.read_csv(tmp_path / "next.csv")["path"]) == {f"{number:02}.png" for number in range(24)}
+    assert any(line.startswith("3 images are not asked for, since their pixels") for line in lines)
+    lines = write_next(pool, tmp_path / "all.html", n=27, vocab=VOCAB, show_burned_in=True, **QUICK)
+    assert len(pd.read_csv(tmp_path / "all.csv")) == 27 and not any("not asked for" in line for line in lines)
+    labels = {f"{number:02}.png": answer(f"{number:02}.png") for number in range(24)}
+    with pytest.raises(DataError, match="all 3 images without a label often carry the patient's name"):
+        write_next(pool, tmp_path / "none.html", labels=labels, **QUICK)
 
 
 def commands(lines):
