@@ -130,9 +130,9 @@ def match_labels(table: pd.DataFrame, vocab: Sequence[str], multi_label: bool) -
             continue
         y[row] = 0
         y[row, [place[meant[label]] for label in label_set(cell) if label in meant]] = 1
-        y[row, [place[label] for label in unread]] = -1
-        opened = _meanings(label_set(open_labels), vocab).values()
-        y[row, [place[label] for label in opened]] = -1
+        if open_labels:
+            y[row, [place[label] for label in _meanings(label_set(open_labels), vocab).values()]] = -1
+    y[:, [place[label] for label in unread]] = -1
     marks = {label: mark for mark, joined in several_in_one([*present, *vocab]) for label in joined}
     reasons = ["" if (row >= 0).any() else "none of its labels is known" for row in y]
     for row, cell in enumerate(cells):  # a label that holds one of the model's counts neither for nor against it

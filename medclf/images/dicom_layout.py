@@ -169,7 +169,10 @@ def fragment_starts(layout: Layout, path: str | Path) -> tuple[int, list[bytes]]
 
 
 def _read_meta(file: BinaryIO, path: str | Path, start: int, size: int) -> tuple[str, int]:
-    """The transfer syntax and where the data set begins; guessed from its first element without file meta."""
+    """The transfer syntax and where the data set begins; its first element tells where there is no file meta.
+
+    It also tells explicit from implicit value representations, which some writers confuse in what they say.
+    """
     walk = _Walk(file, path, size, implicit=False, little=True)
     syntax = ""
     file.seek(start)
@@ -180,7 +183,8 @@ def _read_meta(file: BinaryIO, path: str | Path, start: int, size: int) -> tuple
             syntax = exactly(file, min(element.length, 128)).rstrip(b"\0 ").decode("ascii", "replace")
         walk.skip(element)
     file.seek(-len(head), os.SEEK_CUR)
-    return syntax or _guess_syntax(head), file.tell()
+    shown = _guess_syntax(head)
+    return shown if not syntax or {syntax, shown} == {IMPLICIT, EXPLICIT} else syntax, file.tell()
 
 
 def _guess_syntax(head: bytes) -> str:

@@ -135,9 +135,8 @@ def vocab_of(used: pd.DataFrame, multi_label: bool, order: Sequence[str] | None 
         )
     vocab = sorted(set().union(*by_side.values()), key=None if order is None else list(order).index)
     if len(vocab) < (1 if multi_label else 2):
-        raise DataError(
-            f"only the label {', '.join(map(repr, vocab))} occurs", "a classifier needs at least two classes"
-        )
+        text = f"only the label '{vocab[0]}' occurs" if vocab else "no label occurs"
+        raise DataError(text, "a classifier needs at least two classes")
     return vocab
 
 

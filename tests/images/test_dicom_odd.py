@@ -18,7 +18,7 @@ from medclf.errors import ReadError, UnsupportedFormat
 from medclf.images.reading import eight_bit, read_pixels
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_dicom_truth import element, grey_file, image, sequence
+from test_dicom_truth import dicom, element, grey_file, image, sequence
 
 RAMP = np.arange(0, 4096, 16).reshape(16, 16)
 
@@ -403,3 +403,17 @@ def test_a_windows_function_counts_in_any_case_and_an_unknown_one_is_named():
 def test_the_presentation_lut_shape_says_which_end_is_white(photometric, shape, sign):
     file = image(RAMP[None], bits=12, photometric=photometric, extra=[element(0x20500020, "CS", shape)])
     np.testing.assert_allclose(levels(file), spread(sign * RAMP), atol=1)
+
+
+def test_the_first_element_tells_explicit_from_implicit_whatever_the_file_says():
+    explicit, implicit = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+    said_explicit = image(RAMP[None], bits=12)
+    body = pydicom.filebase.DicomBytesIO()
+    body.is_implicit_VR, body.is_little_endian = True, True
+    pydicom.filewriter.write_dataset(body, pydicom.dcmread(io.BytesIO(said_explicit)))
+    for file in (
+        said_explicit.replace(explicit.encode() + b"\0", implicit.encode() + b"\0\0\0"),
+        dicom({0: body.getvalue()}, explicit),
+        dicom({0: body.getvalue()}, implicit),
+    ):
+        np.testing.assert_allclose(levels(file), spread(RAMP), atol=1)
