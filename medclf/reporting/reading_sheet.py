@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medclf.dataset.corrections import NONE, POOR, UNSURE
+from medclf.dataset.columns import POOR
+from medclf.dataset.corrections import NONE, UNSURE
 from medclf.files import write_text
 from medclf.web.templates import fill
 

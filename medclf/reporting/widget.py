@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from medclf.dataset.corrections import COLUMNS, NEW, NONE, POOR, UNSURE
+from medclf.dataset.columns import POOR
+from medclf.dataset.corrections import COLUMNS, NEW, NONE, UNSURE
 from medclf.dataset.csv_files import save_rows
 from medclf.errors import DataError, require
 

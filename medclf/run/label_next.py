@@ -14,7 +14,7 @@ import pandas as pd
 
 from medclf.auditing.label_forecast import Forecast, forecast
 from medclf.auditing.labelling import STRENGTH, Probe, choose_next, self_trained, skill_of, skill_of_labels
-from medclf.dataset.corrections import POOR
+from medclf.dataset.columns import POOR
 from medclf.dataset.corrections import UNSURE as NOT_SURE
 from medclf.dataset.labels import objects, usable
 from medclf.dataset.scan import scan

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medclf.dataset.columns import refuse_review
-from medclf.dataset.corrections import POOR, UNSURE, joined, labels_in, plain
+from medclf.dataset.columns import POOR, refuse_review
+from medclf.dataset.corrections import UNSURE, joined, labels_in, plain
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.labels import NO_FINDING, label_set, objects, usable
 from medclf.dataset.matching import UNKNOWN, spelling, spelt_alike

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medclf.dataset.columns import POOR
 from medclf.dataset.corrections import (
     LEFT_OUT,
     MARKS,
     NEW,
     NONE,
-    POOR,
     UNSURE,
     WRONG,
     check_marks,
