@@ -17,7 +17,7 @@ from medclf.auditing.near_duplicates.fingerprint import take_fingerprints
 from medclf.auditing.near_duplicates.search import SIMILAR, find_twins
 from medclf.dataset.groups import Link, cluster, equal_images, with_clusters
 from medclf.dataset.labels import count_labels, label_set, objects
-from medclf.dataset.scan import scan
+from medclf.dataset.scan import is_scanned, scan
 from medclf.display import Shown
 from medclf.errors import DataError, argument
 from medclf.escaping import for_csv
@@ -182,7 +182,9 @@ def audit(
         0       same-file  a/1.png  b/1.png
         1  label-conflict  a/1.png  b/1.png
     """
-    scanned = isinstance(data, pd.DataFrame) and {"path", "sha256", "problem"} <= set(data.columns)
+    if not 0 <= min_similarity <= 1:
+        raise DataError(f"min_similarity must be from 0 to 1, not {min_similarity}", f"{SIMILAR} is the default")
+    scanned = is_scanned(data)
     reading = {"window": window, "frame": frame}
     table = data.copy() if scanned else scan(data, check_pixels=False, progress=progress, **reading, **scan_kwargs)
     if scanned:

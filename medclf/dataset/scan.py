@@ -349,6 +349,34 @@ def _hash_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def is_scanned(data: Any) -> bool:
+    """Whether it is a table that `scan` gave, which need not be scanned again."""
+    return isinstance(data, pd.DataFrame) and {"path", "sha256", "problem"} <= set(data.columns)
+
+
+def scanned_already(data: Any, given: Mapping[str, Any], frame: Frame) -> pd.DataFrame | None:
+    """A copy of a table that `scan` gave, which another scan would take its patients and its folder from; or None.
+
+    Args:
+        data: what may be such a table.
+        given: the further arguments of `scan`, which come too late.
+        frame: "all" where each frame is an image.
+
+    Raises:
+        DataError: there are such arguments, or the table does not list the frames.
+    """
+    if not is_scanned(data) or "root" not in data.attrs:
+        return None
+    if given:
+        text = f"the table was scanned already, so {next(iter(given))} changes nothing"
+        raise DataError(text, "give it to scan, which made the table")
+    if frame == "all" and "frame_number" not in data:
+        raise DataError("each frame is an image here, and the table has files", 'list them with scan(..., frame="all")')
+    table: pd.DataFrame = data.copy()
+    table.attrs = dict(data.attrs)
+    return table
+
+
 def with_problems(table: pd.DataFrame, problems: Mapping[str, str]) -> pd.DataFrame:
     """The table with what was found out about files after the scan.
 

@@ -80,7 +80,8 @@ def read_source(source: Any, labels: Any, asked: Asked) -> Rows:
     if isinstance(source, pd.DataFrame):
         return _from_sheet(Sheet(source, "the DataFrame", asked.columns), None, asked)
     if not isinstance(source, Iterable):
-        raise DataError(f"{source!r} holds no images", "give a folder, a CSV, a DataFrame or a list of paths")
+        kind = type(source).__name__
+        raise DataError(f"a {kind} is no list of images", "give a folder, a CSV, a DataFrame or a list of paths")
     items = source.items() if isinstance(source, Mapping) else source
     _refuse_columns(asked, "a list has none", "make a DataFrame of it")
     return _from_sheet(_sheet_of_list(list(items), asked.columns), None, asked)

@@ -31,7 +31,7 @@ from medclf.images.windowing import VOI_FUNCTIONS, GreyRules, SampleWindow, rend
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["Origin", "dicom_info", "looks_like_dicom", "origin", "patient_key", "read_dicom", "safe_header"]
+__all__ = ["Origin", "dicom_info", "looks_like_dicom", "origin", "owner", "patient_key", "read_dicom", "safe_header"]
 
 _PIXEL_TAGS = {
     0x00280002,  # Samples per Pixel
@@ -258,6 +258,25 @@ def scanner(path: Source) -> str | None:
     return words.strip() or None
 
 
+def owner(path: Source, unit: str) -> str | None:
+    """The patient, study or series that a DICOM file names, to be compared and never shown; None where it names none.
+
+    Args:
+        path: a DICOM file, or its bytes.
+        unit: "patient", "study" or "series"; nothing names others.
+
+    Raises:
+        ReadError: it is no DICOM file, or cannot be read.
+    """
+    if unit in ("study", "series"):
+        return getattr(origin(path), unit) or None
+    if unit != "patient":
+        return None
+    header = _header_of(path, frozenset({_PATIENT_ID}))
+    with reading(named(path), "its Patient ID cannot be read"):
+        return str(header.get("PatientID") or "").strip() or None
+
+
 def patient_key(path: Source, key: bytes) -> str | None:
     """A patient's pseudonym: HMAC-SHA256 of the Patient ID, which itself is never returned, shown or kept.
 
@@ -277,10 +296,8 @@ def patient_key(path: Source, key: bytes) -> str | None:
     """
     if len(key) < 16:
         raise MedclfError("the key has fewer than 16 bytes", "make one with secrets.token_bytes(32)")
-    header = _header_of(path, frozenset({_PATIENT_ID}))
-    with reading(named(path), "its Patient ID cannot be read"):
-        identifier = str(header.get("PatientID") or "").strip().encode()
-    return hmac.new(key, identifier, hashlib.sha256).hexdigest()[:16] if identifier else None
+    patient = owner(path, "patient")
+    return hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()[:16] if patient else None
 
 
 def _header_of(path: Source, wanted: frozenset[int]) -> Dataset:

@@ -182,10 +182,15 @@ def overlay(image: np.ndarray, heat: np.ndarray, *, box: Box | None = None) -> n
     Returns:
         uint8 of (H, W, 3).
 
+    Raises:
+        DataError: the image has other values.
+
     Example:
         >>> overlay(np.zeros((1, 2), np.uint8), np.array([[0.0, 1.0]])).tolist()
         [[[0, 0, 0], [0, 153, 129]]]
     """
+    if image.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"the image is of {image.dtype}", "give uint8 or uint16, such as read_image gives")
     grey = eight_bit(image)
     picture = with_channels(grey, 3).astype(np.float32)
     colours = coloured(at_size(heat, picture.shape[:2])).astype(np.float32)

@@ -199,6 +199,8 @@ def save_bundle(
         ['bundle.json', 'weights.safetensors']
     """
     path = Path(path)
+    if isinstance(learn, Bundle):
+        raise BundleError("this is a bundle already", "copy its folder, or call push")
     may_write(path, overwrite)
     trained = as_trained(learn)
     content, state = _described(trained, calibration or {}, card or {})
@@ -240,6 +242,10 @@ def _described(
     learn: Trained, calibration: Calibration | Mapping[str, Any], card: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """bundle.json without its hashes, and the tensors of the weights' file."""
+    for name, given in (("calibration", calibration), ("card", card)):
+        if not isinstance(given, (Mapping, Calibration)):
+            remedy = "give its .calibration" if hasattr(given, "calibration") else "give a dict"
+            raise BundleError(f"{name} is of the type {type(given).__name__}", remedy)
     spec = _spec(learn)
     recipe = finite(spec.as_dict())
     try:

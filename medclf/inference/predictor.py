@@ -249,7 +249,7 @@ class Predictor(Shown):
         Raises:
             DataError: a field is wrong, see `predict`, or there are fewer fields than images.
         """
-        images = map_ahead(self._prepared, items, threads=threads, ahead=bs)
+        images = self._all_prepared(items, bs, threads)
         known = None if fields is None else iter(fields)
         while batch := list(islice(images, bs)):  # while it is predicted, the next one is decoded
             beside = None if known is None else list(islice(known, len(batch)))
@@ -283,7 +283,7 @@ class Predictor(Shown):
             for each image, in order, (n_labels,) logits and (n_features,) pooled features, both float32; or the
             `ReadError` that says why there are none.
         """
-        images = map_ahead(self._prepared, items, threads=threads, ahead=bs)
+        images = self._all_prepared(items, bs, threads)
         while batch := list(islice(images, bs)):
             yield from self._each(batch)
 
@@ -333,6 +333,13 @@ class Predictor(Shown):
         parts = iter(rule.contributions(probs, features, index, predicted))
         counted = [None if isinstance(one, ReadError) else float(next(parts)) for one in outputs]
         return UnitPrediction(answer, counted, problems)
+
+    def _all_prepared(
+        self, items: Iterable[Item | FrameOf], bs: int, threads: int | None
+    ) -> Iterator[np.ndarray | ReadError]:
+        if bs < 1:
+            raise DataError(f"{argument('bs')} must be 1 or more, not {bs}", "say how many images to predict at once")
+        return map_ahead(self._prepared, items, threads=threads, ahead=bs)
 
     def _prepared(self, item: Item | FrameOf) -> np.ndarray | ReadError:
         try:

@@ -52,6 +52,9 @@ def check_callables(**given: Any) -> None:
                 raise MedclfError(f"{name} is called, and {one!r} is a name", f"give {_SUCH_AS[name]}, or leave it out")
             if name == "loss_func" and isinstance(one, type):
                 raise MedclfError(f"loss_func={one.__name__} is a class", f"give one of it: {one.__name__}()")
+            if isinstance(one, type) and issubclass(one, torch.optim.Optimizer):
+                text = f"{name}={one.__name__} is one of torch's optimisers, which take other parameters"
+                raise MedclfError(text, f"give partial(OptimWrapper, opt=torch.optim.{one.__name__})")
 
 
 _LIKE = "give lin_ftrs as a list of widths, such as [256], and ps as a share from 0 to 1, or a share a layer"

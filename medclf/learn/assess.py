@@ -158,6 +158,8 @@ def assess(
     Example:
         >>> # learn.fine_tune(5); assess(learn, policy=DecisionPolicy(rule="sensitivity=0.95")).results["abstain"]
     """
+    if not hasattr(learn, "dls"):
+        raise DataError(f"assess takes a learner, not a {type(learn).__name__}", "evaluate takes a bundle or a RUN")
     if policy is not None and not isinstance(policy, DecisionPolicy):
         raise DataError(
             f"policy is a {type(policy).__name__}", "give a DecisionPolicy, such as DecisionPolicy(rule='youden')"
@@ -254,11 +256,22 @@ def not_measured(table: pd.DataFrame, vocab: list[str]) -> Sections:
 def _audited(
     learn: Any, table: pd.DataFrame | None, by_row: np.ndarray | None, audit: bool | Audit
 ) -> tuple[pd.DataFrame | None, Audit | None]:
-    """The table, with the groups that a short audit finds in what the training has computed anyway; and the audit."""
+    """The table, with the groups that a short audit finds in what the training has computed anyway; and the audit.
+
+    Raises:
+        DataError: the audit that is given is none, or of other images.
+    """
     if table is None or not audit:
         return table, None
+    if isinstance(audit, Audit):
+        partition, audited = table.set_index("path")["partition"], audit.table["path"]
+        if missing := len(set(partition[partition.notna()].index) - set(audited)):
+            text = f"the audit is of other images: it lacks {missing} of the learner's"
+            raise DataError(text, "audit(learn.dls.table) is of these, or leave audit out")
+        table = table if "group" in table else with_groups(table, audit)
+        return table, with_partition(audit, objects(pd.DataFrame({"side": audited.map(partition)}), "side"))
     if audit is not True:
-        return table, with_partition(audit, table["partition"])
+        raise DataError(f"audit is a {type(audit).__name__}", "give True, False or what medclf.audit returned")
     found = short_audit(table, by_row, (learn.dls.valid.stores or {}).get(1), preprocessing=reading_of(learn.dls))
     return with_groups(table, found), found
 

@@ -18,7 +18,7 @@ from fastai.torch_core import TensorImage, to_detach
 from torch import Tensor
 
 from medclf.dataset.image_cache import ImageStore
-from medclf.errors import MedclfWarning, ReadError
+from medclf.errors import DataError, MedclfWarning, ReadError
 from medclf.learn import distributed
 from medclf.learn.distributed import dealt, share
 
@@ -167,7 +167,13 @@ class MedDL(TfmdDL):
         return self.after_item((images.tfms(np.zeros((64, 64), np.uint8)), *labels))
 
     def create_batches(self, samps: Any) -> Any:
-        """Gather whole batches from the store where all images are in it, else read file by file."""
+        """Gather whole batches from the store where all images are in it, else read file by file.
+
+        Raises:
+            DataError: there is no image.
+        """
+        if not len(self.dataset):
+            raise DataError("the loader holds no image: an exported learner has none", "put some in: learn.dls = dls")
         store = (self.stores or {}).get(getattr(self.dataset, "split_idx", 1) or 0)
         rows = store.rows(self.dataset.items) if store is not None and self.bs is not None else None
         if store is None or rows is None:

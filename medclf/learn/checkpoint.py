@@ -243,9 +243,9 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
         return
     state = random_state()
-    random.seed(seed)
+    random.seed(int(seed))
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.manual_seed(int(seed) % 2**64)
     try:
         yield
     finally:

@@ -464,12 +464,17 @@ class MedDataLoaders(Shown, DataLoaders):
             test_items = [Path(self.path) / f"{name}{getattr(self, 'suff', '')}" for name in names]
             if with_labels and getattr(self, "table", None) is not None:
                 check_same_labels(sheet, test_items, self)
-        elif isinstance(test_items, Path):
+        elif isinstance(test_items, (str, Path)):
             test_items = [test_items]
         elif isinstance(test_items, Iterator):
             test_items = list(test_items)
         if not len(test_items):
             raise DataError("there is no image to test on", "give files, such as get_image_files(folder)")
+        if with_labels and getattr(self, "table", None) is not None:
+            if other := {type(item).__name__ for item in test_items if not isinstance(item, (str, Path))}:
+                text = f"an image given as {min(other)} has no label: the table knows files by their path"
+                raise DataError(text, "give paths, or use test_dl without with_labels=True")
+            test_items = [Path(item) for item in test_items]  # fastai takes a text for the label itself
         return super().test_dl(test_items, rm_type_tfms, with_labels, **kwargs)
 
     def _shown(self) -> tuple[str, dict[str, Any], pd.DataFrame | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -216,11 +216,19 @@ class MedInterpretation(Shown, ClassificationInterpretation):
     def _ranks(self, k: int | slice | Sequence[int], largest: bool = True) -> list[int]:
         """The rows with these ranks by loss."""
         order: list[int] = self.top_losses(None, largest)[1].tolist()
-        if isinstance(k, int):
-            if k < 1:
-                raise DataError(f"k must be 1 or more, not {k}", "say how many images to draw")
-            return order[:k]
-        return order[k] if isinstance(k, slice) else [order[i] for i in k]
+        ranks, asked = np.arange(len(order)), cast(Any, k)
+        try:
+            if not isinstance(asked, slice) and np.ndim(asked) == 0:
+                if asked < 1:
+                    raise DataError(f"k must be 1 or more, not {k}", "say how many images to draw")
+                asked = slice(asked)
+            chosen = ranks[asked if isinstance(asked, slice) else [int(i) for i in asked]]
+        except (IndexError, TypeError, ValueError):
+            chosen = ranks[:0]
+        if not len(chosen):
+            text = f"k={k!r} chooses no ranks of the {len(order)} images"
+            raise DataError(text, "say how many images to draw, or which ranks, from 0 on, as a list or slice")
+        return [order[i] for i in chosen]
 
     def maps(self, limit: int = LIMIT) -> dict[str, str]:
         """Where the network looked, as the report shows it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -33,10 +34,7 @@ class LabelOf(Transform):
         Raises:
             DataError: the path has no row in the table.
         """
-        try:
-            label = self.labels[str(path)]
-        except KeyError:
-            label = None
+        label = self.labels.get(str(path), self.labels.get(str(Path(path).resolve())))
         if label is None:
             raise DataError(f"{path} has no label in the table", "use test_dl without with_labels=True")
         return list(label) if isinstance(label, tuple) else label

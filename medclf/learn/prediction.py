@@ -27,6 +27,7 @@ from medclf.learn.labels import class_names, is_multi_label, is_ordinal
 from medclf.models.features import pooled_features
 from medclf.progress import has_screen
 from medclf.results.predictions import Predictions, losses_of
+from medclf.results.wording import partition_name
 
 _LASTS = 50  # batches; fewer show no progress bar
 _DRIFT = 1e-3
@@ -57,6 +58,9 @@ def predict_loader(
         MedclfWarning: the loss function names labels from another probability on.
     """
     whole = loader.new(shuffle=False, drop_last=False)
+    if not len(whole.dataset):
+        text = f"there is no {partition_name(partition) or 'other'} image to predict"
+        raise DataError(text, "hold some out, or give others as dl=learn.dls.test_dl(files, with_labels=True)")
     loader = parted(whole)
     labelled = len(getattr(loader.dataset, "tls", [0, 0])) > 1
     bar = contextlib.nullcontext() if _shows_bar(len(loader)) else learn.no_bar()

@@ -177,7 +177,14 @@ def show_augmentations(dls: DataLoaders, index: int = 0, n: int = 9, figsize: tu
 
     Returns:
         A flat array of the Axes, which a notebook does not print.
+
+    Raises:
+        DataError: there is no such image, or nothing to draw.
     """
+    n_images = len(dls.train_ds)
+    if n < 1 or not -n_images <= index < n_images:
+        text = f"n={n} draws of the training image with index={index} cannot be shown"
+        raise DataError(text, f"n is 1 or more, and index one of the {n_images} training images, from 0 on")
     from fastai.vision.core import show_image
     from fastai.vision.data import get_grid
 

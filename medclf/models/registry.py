@@ -94,7 +94,7 @@ def register_arch(name: str, body: Callable[[], nn.Module], **entry: Any) -> Non
         entry: other fields of `Architecture`.
 
     Raises:
-        MedclfError: torchvision, timm or medclf has an architecture of that name.
+        MedclfError: torchvision, timm or medclf has an architecture of that name, or `body` is a network already.
 
     Example:
         >>> register_arch("tiny", lambda: nn.Conv2d(3, 8, 3), size=32)
@@ -103,6 +103,8 @@ def register_arch(name: str, body: Callable[[], nn.Module], **entry: Any) -> Non
         torch.Size([1, 2])
         >>> del ARCHITECTURES["tiny"]
     """
+    if isinstance(body, nn.Module):
+        raise MedclfError(f"body is called to make a network, and a {type(body).__name__} is one", "give a function")
     known = ARCHITECTURES.get(name)
     if (known is None and _published(name)) or (known is not None and known.source != "own"):
         raise MedclfError(f"there is an architecture named {name!r} already", "give yours another name")

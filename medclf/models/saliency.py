@@ -87,6 +87,9 @@ def learner_maps(
     Raises:
         DataError, MedclfError: as `grad_cam`.
     """
+    if not hasattr(learn, "dls"):
+        kind = type(learn).__name__
+        raise MedclfError(f"a learner is wanted here, not a {kind}", "of a bundle: bundle.saliency(image, label)")
     vocab = [str(name) for name in learn.dls.vocab]
     targets = None if labels is None else [position(vocab, label) for label in labels]
     network = getattr(learn.model, "module", learn.model)  # out of DistributedDataParallel

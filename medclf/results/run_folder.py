@@ -54,6 +54,8 @@ class RunFolder(Shown, os.PathLike[str]):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise DataError(f"a RUN folder is given by its path, and this is a {type(path).__name__}", _FOLDER)
         self.path = Path(path)
         if not self.path.is_dir():
             raise DataError(*missing(self.path, _FOLDER))

@@ -38,13 +38,13 @@ def check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
 
 
 def subgroups(
-    predictions: Predictions, columns: Sequence[str], *, n_boot: int = 2000, level: float = 0.95
+    predictions: Predictions, columns: Sequence[str] | str, *, n_boot: int = 2000, level: float = 0.95
 ) -> dict[str, dict[str, Any]]:
     """The metrics of each group of images: sex, view, scanner, age in quarters.
 
     Args:
         predictions: of the images that are reported on; of several labels, each counts where it is known.
-        columns: of `predictions.table`; numbers of more than ten kinds are cut into quarters.
+        columns: one or more of `predictions.table`; numbers of more than ten kinds are cut into quarters.
         n_boot: bootstrap resamples; whole patients where they are known.
         level: of the intervals.
 
@@ -56,6 +56,7 @@ def subgroups(
     Raises:
         DataError: a column is not there, or empty.
     """
+    columns = [columns] if isinstance(columns, str) else columns
     check_columns(predictions.table, columns)
     known = predictions.subset(predictions.known).measured
     result = {}

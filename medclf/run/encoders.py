@@ -18,7 +18,7 @@ from medclf.dataset.folds import folds
 from medclf.dataset.groups import groups_of, unit_of
 from medclf.dataset.labels import count_labels, label_set, objects, usable
 from medclf.dataset.scan import scan
-from medclf.errors import DataError, MissingDependency
+from medclf.errors import DataError, MissingDependency, argument
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import wilson
 from medclf.metrics.logits import to_probs
@@ -106,7 +106,7 @@ class EncoderRanking:
 
 def encoders(
     data: str | Path | pd.DataFrame,
-    names: Sequence[str] = (),
+    names: Sequence[str] | str = (),
     *,
     n_folds: int = 5,
     seed: int = 42,
@@ -148,6 +148,9 @@ def encoders(
     Example:
         >>> # encoders("images", ["efficientnet_lite0", "hf-hub:microsoft/rad-dino"]).frame()
     """
+    names = [names] if isinstance(names, str) else names
+    if n_folds < 2:
+        raise DataError(f"{argument('n_folds')} must be 2 or more, not {n_folds}", "5 is the default")
     table = data if isinstance(data, pd.DataFrame) else scan(data, window=window, frame=frame, **scan_kwargs)
     table = usable(table)
     table = table[[bool(label_set(label)) for label in objects(table, "label")]].reset_index(drop=True)

@@ -19,7 +19,7 @@ from medclf.dataset.choice import merges_in
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.labels import count_labels, objects, usable
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
-from medclf.dataset.scan import note, scan, with_problems
+from medclf.dataset.scan import note, scan, scanned_already, with_problems
 from medclf.dataset.units import with_units
 from medclf.errors import DataError, MedclfWarning, OutputError, ReadError, argument
 from medclf.files import refuse_to_replace
@@ -50,7 +50,7 @@ def evaluate(
     out: str | Path | None = None,
     *,
     overwrite: bool = False,
-    subgroup: Sequence[str] = (),
+    subgroup: Sequence[str] | str = (),
     saliency: int = maps.LIMIT,
     hide_names: bool | None = None,
     show_burned_in: bool | None = None,
@@ -60,7 +60,7 @@ def evaluate(
 
     Args:
         run: a RUN folder, or a bundle.
-        data: what `scan` takes: a folder, a CSV, a DataFrame.
+        data: what `scan` takes: a folder, a CSV, a DataFrame; or the table that `scan` gave.
         out: folder for table.csv, predictions.csv, results.json and report.html; where None, in RUN/evaluations.
         overwrite: replace what `out` holds.
         subgroup: columns of the table to give the metrics by; see `medclf.results.subgroups`.
@@ -86,7 +86,10 @@ def evaluate(
     trained_on = origin.trained_on
     chosen = chosen_in_training(origin.results) if (origin / RESULTS).is_file() else {}
     asked = with_flags(scan_kwargs, bundle)
-    table = scan(data, **{**asked, **as_trained(bundle.preprocessing, asked)})
+    table = scanned_already(data, scan_kwargs, bundle.preprocessing.frame)
+    if table is None:
+        table = scan(data, **{**asked, **as_trained(bundle.preprocessing, asked)})
+    subgroup = [subgroup] if isinstance(subgroup, str) else subgroup
     check_columns(table, subgroup)
     table = table if calibration.unit is None else with_units(table, calibration.unit.unit)
     predictions, table, missing = predict_table(bundle, table)

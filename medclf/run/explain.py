@@ -107,9 +107,8 @@ def explain(
         position(loaded.vocab, label)
     if told := without_fields(loaded):
         warnings.warn(MedclfWarning(told), stacklevel=2)
-    given = [files] if isinstance(files, (str, Path)) else files
     found = []
-    for number, name in enumerate(images_in([Path(file) for file in given]), 1):
+    for number, name in enumerate(images_in(files), 1):
         found.append(_explained(loaded, name, out / f"{number:04}-{name.stem}.png", label, method, share))
         say(str(found[-1]))
     with replacing(out / _BOXES) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -17,7 +17,7 @@ from medclf.auditing.labelling import STRENGTH, Probe, choose_next, self_trained
 from medclf.dataset.columns import POOR
 from medclf.dataset.corrections import UNSURE as NOT_SURE
 from medclf.dataset.labels import objects, usable
-from medclf.dataset.scan import scan
+from medclf.dataset.scan import scan, scanned_already
 from medclf.errors import DataError, ReadError, argument
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import Bundle
@@ -151,11 +151,12 @@ def label_next(
             raise DataError(f"{given[0]} is for an encoder without a model, which has its own", "leave it out")
     plain_scan = {"label_col": None, "label_from": None, "check_pixels": False, "frame": frame}
     plain_scan["window"] = window if model is None else model.spec.preprocessing.window
-    table = usable(scan(items, **{**plain_scan, **scan_kwargs}))
+    listed = scanned_already(items, scan_kwargs, frame)
+    table = usable(scan(items, **{**plain_scan, **scan_kwargs}) if listed is None else listed)
     table = table.reset_index(drop=True)
     pool = Pool(Path(table.attrs["root"]), [str(path) for path in table["path"]])
     multi_label = model is not None and bool(model.spec.multi_label)
-    said = labels_said(labels)
+    said = labels_said(labels, pool.root)
     theirs, agreement = second_reader(said, second, multi_label)
     known, extra, gone = known_labels(run, pool, said, theirs)
     names = vocab_of(vocab, model, [*known.values(), *said.labels.values(), *theirs.values()])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from medclf.dataset.columns import POOR, refuse_review
 from medclf.dataset.corrections import UNSURE, joined, labels_in, plain
@@ -48,10 +49,17 @@ class Said:
     earlier: set[str] = field(default_factory=set)
 
 
-def labels_said(labels: str | Path | Mapping[str, str] | None) -> Said:
-    """What a sheet says, or labels by path."""
+def labels_said(labels: str | Path | Mapping[str, str] | None, root: Path = Path()) -> Said:
+    """What a sheet says, or labels by path, which may begin with `root`, the folder of the pool."""
+    if isinstance(labels, pd.DataFrame) and {"path", "label"} <= set(labels):
+        labels = labels.set_index("path")["label"]
+    if isinstance(labels, pd.Series):
+        labels = labels.dropna().to_dict()
     if labels is None or isinstance(labels, Mapping):
-        return Said({str(path): str(label) for path, label in (labels or {}).items()}, set(), set())
+        return Said({_below(path, root): str(label) for path, label in (labels or {}).items()}, set(), set())
+    if not isinstance(labels, (str, Path)):
+        text = f"labels are a sheet's path, or the label by path, not a {type(labels).__name__}"
+        raise DataError(text, "give {path: label}, or a table with the columns path and label")
     frame = read_csv(Path(labels))
     refuse_review(str(labels), frame, partial(plain, frame))
     missing = [column for column in ("path", "label") if column not in frame]
@@ -81,6 +89,11 @@ def labels_said(labels: str | Path | Mapping[str, str] | None) -> Said:
     unsure = {path for path, mark in zip(paths, marks, strict=True) if mark == UNSURE} - found.keys() - poor
     earlier = {path for path, cell in zip(paths, plain(frame, EARLIER), strict=True) if cell == YES}
     return Said(found, poor, unsure, earlier)
+
+
+def _below(path: str | Path, root: Path) -> str:
+    """The name of an image within the pool's folder."""
+    return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else str(path)
 
 
 def unanswered(labels: Any) -> str:
@@ -169,6 +182,7 @@ def _labelled_of(run: Any) -> dict[Path, str]:
 
 def vocab_of(vocab: Sequence[str] | None, model: Any, known: Iterable[str]) -> list[str]:
     """What an image may be called: what was asked for, else what the model or the labels know."""
+    vocab = [vocab] if isinstance(vocab, str) else vocab
     names = list(vocab) if vocab else list(model.spec.vocab) if model is not None else sorted(set(known))
     if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1 or not name.strip()]:
         raise DataError(f"{argument('vocab', repeated[0])} is blank, or is there twice", "name each class once")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 import warnings
 from collections import Counter
@@ -26,16 +27,32 @@ from medclf.progress import watch
 _FEW = 50  # images that do not repay the import of torch
 
 
-def images_in(files: Sequence[Path]) -> Iterator[Path]:
+Files = str | Path | Iterable[str | Path]
+
+
+def paths_of(files: Files) -> list[Path]:
+    """The files or folders that were given: one, or several.
+
+    Raises:
+        DataError: they are no paths.
+    """
+    given = list(files) if isinstance(files, Iterable) and not isinstance(files, (str, bytes)) else [files]
+    if other := next((type(file).__name__ for file in given if not isinstance(file, (str, os.PathLike))), ""):
+        remedy = "give a path, or a list of them; load_bundle(PATH).predict takes bytes, arrays and PIL images too"
+        raise DataError(f"files are given by their paths, not as {other}", remedy)
+    return [Path(file) for file in given]
+
+
+def images_in(files: Files) -> Iterator[Path]:
     """The files, and for a folder the images below it, sorted; links that lead out of it are left out.
 
     Raises:
-        DataError: a file or folder does not exist, or a folder holds no image.
+        DataError: a file or folder does not exist, or a folder holds no image; or what is given is no path.
 
     Warns:
         MedclfWarning: what was left out.
     """
-    for path in files:
+    for path in paths_of(files):
         if not file_of(path).exists():
             raise DataError(*missing(path))
         if not path.is_dir():
@@ -128,8 +145,7 @@ def predict(
         BundleError: the bundle is damaged, changed, or of another version.
         DataError: a file does not exist, or a folder holds no image.
     """
-    given = [files] if isinstance(files, (str, Path)) else files
-    return list(_answers(opened(bundle, runtime), given, bs, fields=fields, field=field))
+    return list(_answers(opened(bundle, runtime), files, bs, fields=fields, field=field))
 
 
 def print_predictions(
@@ -257,7 +273,7 @@ def _row_of(name: Path, table: Path, said: Mapping[str, dict[str, str]], *, alon
 
 def _answers(
     model: Any,
-    files: Sequence[str | Path],
+    files: Files,
     bs: int,
     *,
     between: bool = True,
@@ -265,7 +281,7 @@ def _answers(
     field: Mapping[str, Any] | Sequence[str] = (),
 ) -> Iterator[FilePrediction]:
     """One answer a file; `between` says whether a bar may be drawn between them."""
-    names = list(images_in([Path(file) for file in files]))
+    names = list(images_in(files))
     if model.preprocessing.frame == "all":
         names = list(frames_in(names))
     else:

@@ -48,8 +48,7 @@ def predict_boxes(
 def _found(
     loaded: BoxPredictor, files: str | Path | Sequence[str | Path], bs: int
 ) -> Iterator[tuple[Path, FoundBoxes | ReadError]]:
-    given = [files] if isinstance(files, (str, Path)) else files
-    names = list(images_in([Path(file) for file in given]))
+    names = list(images_in(files))
     tell_frames(names, loaded.preprocessing.frame)
     yield from zip(names, loaded.predict_stream(names, bs), strict=True)
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from medclf.errors import MedclfWarning, ReadError
 from medclf.escaping import csv_value, printable
-from medclf.images.dicom import origin
+from medclf.images.dicom import owner
 from medclf.images.frame_names import frame_name, one_of_several
-from medclf.images.reading import n_frames, probe
+from medclf.images.reading import n_frames
 from medclf.inference.predictor import FrameOf, Predictor
 from medclf.inference.runtimes import opened
 from medclf.inference.zipped import open_zip, read_members
-from medclf.results.wording import counted_as
-from medclf.run.predict import images_in
+from medclf.results.wording import of_several
+from medclf.run.predict import images_in, paths_of
 
 if TYPE_CHECKING:
     from medclf.images.preprocessing import Item
@@ -106,7 +106,7 @@ def predict_unit(
         MedclfWarning: of files of several frames, one each was looked at; or the headers name several patients, studies
             or series.
     """
-    given = [Path(file) for file in ([files] if isinstance(files, (str, Path)) else files)]
+    given = paths_of(files)
     model = opened(bundle, runtime, device)
     frame, names, several = model.preprocessing.frame, list[str](), dict[str, int]()
     unit = getattr(getattr(model, "unit_rule", None), "unit", "")
@@ -125,8 +125,7 @@ def predict_unit(
     if frame != "all" and (said := one_of_several(several, frame)):
         warnings.warn(MedclfWarning(f"{said}, as in training"), stacklevel=2)
     if len(owners) > 1:
-        text = f"the headers of these images name {len(owners)} {counted_as(unit)}, and all of them get one answer"
-        warnings.warn(MedclfWarning(f"{text}: give those of one {unit} at a time"), stacklevel=2)
+        warnings.warn(MedclfWarning(of_several(len(owners), unit)), stacklevel=2)
     answer, counted = found.answer, found.contributions
     label = "|".join(answer.label) if isinstance(answer.label, tuple) else answer.label
     ranked = sorted((k for k, value in enumerate(counted) if value is not None), key=lambda k: -(counted[k] or 0.0))
@@ -138,14 +137,8 @@ def predict_unit(
 def _owner(item: Any, unit: str) -> str | None:
     """The patient, study or series that a DICOM file names, to be compared and never shown; None for other files."""
     try:
-        if unit not in ("patient", "study", "series") or probe(item).format != "DICOM":
-            return None
-        if unit == "patient":
-            from medclf.dataset.identity import patient_id  # brings pandas
-
-            return patient_id(item) if isinstance(item, Path) else None
-        return getattr(origin(item), unit) or None
-    except ReadError:  # told where it is predicted
+        return owner(item, unit)
+    except ReadError:  # another file, or a broken one, which is told where it is predicted
         return None
 
 

@@ -267,6 +267,9 @@ def _write(
 def _config_of(data: TrainConfig | str | Path, settings: dict[str, Any], say: Say) -> TrainConfig:
     if isinstance(data, TrainConfig):
         return replace(data, **settings)
+    if not isinstance(data, (str, Path)):
+        remedy = "save it as a CSV; or make loaders of it with MedDataLoaders, and train with med_learner"
+        raise DataError(f"train takes a folder or a CSV, not a {type(data).__name__}", remedy)
     out = settings.get("out")
     if not out:
         out = next_run(data, hide_names=bool(settings.get("hide_names")))

@@ -39,8 +39,8 @@ class DecoderPool:
     """Decodes files in worker processes; one that is slow, dies or runs out of memory is replaced.
 
     Args:
-        settings: `preprocessing` as its `as_dict` gives it, `max_megapixels` of a file, and whether to `describe`
-            each file.
+        settings: `preprocessing` as its `as_dict` gives it, `max_megapixels` of a file, whether to `describe` each
+            file, and the `unit` that answers are for.
         workers: processes, and so files decoded at once.
         seconds: a file may cost this much processor time, and three times as much by the clock: on a busy
             machine a sound file takes long, too.

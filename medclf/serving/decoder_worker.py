@@ -39,7 +39,7 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     settings = given["prepare"]
     preprocessing = Preprocessing.from_dict(settings["preprocessing"])
-    describe = facts_of if settings["describe"] else frames_of
+    describe = partial(described, facts_of if settings["describe"] else frames_of, settings.get("unit"))
     serve_stdin(partial(prepared, preprocessing, settings["max_megapixels"]), describe, **given["limits"])
 
 
@@ -83,6 +83,17 @@ def facts_of(file: bytes | Path) -> dict[str, Any]:
         facts["tags"] = {name: value for name, value in safe_header(file).items() if isinstance(value, str)}
         facts["tags"]["scanner"] = scanner(file)
     return facts
+
+
+def described(facts: Callable[[bytes], dict[str, Any]], unit: str | None, file: bytes) -> dict[str, Any]:
+    """What `facts` says of a file, and where answers are for units, the `owner` that a DICOM file names."""
+    from medclf.images.dicom import owner
+
+    found = facts(file)
+    if unit:
+        with contextlib.suppress(ReadError):  # another file
+            found["owner"] = owner(file, unit)
+    return found
 
 
 def serve_stdin(

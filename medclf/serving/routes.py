@@ -33,7 +33,7 @@ TYPES = (
 _PACKED = ("application/gzip", "application/x-gzip")  # what browsers call a .nii.gz
 ZIP = "application/zip"
 PARAMETERS = ("field", "preview", "saliency", "sketch")
-_OF_THE_MODEL = ("frame", "window", "size", "resize", "threshold")
+_OF_THE_MODEL = ("frame", "label", "operating_point", "positive", "resize", "size", "threshold", "unit", "window")
 _DIGITS = 30  # of a Content-Length; with as many it is too large in any case
 _SEND = "send the file itself as the body, with Content-Type one of: " + ", ".join(TYPES)
 _STATUS: tuple[tuple[type[MedclfError], int], ...] = (
@@ -97,6 +97,7 @@ class PredictedUnit(_Answer):
     decided_by: str = Field(description="the image that contributed most")
     problems: dict[str, str] = Field(description="images that could not be read, and why")
     notes: dict[str, str] = Field(description="files of several frames, and which one was looked at")
+    note: str | None = Field(None, description="that the files name several patients, studies or series, where they do")
 
 
 _REASONS = {
@@ -178,6 +179,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
     @router.post(
         "/v1/predict_unit",
         response_description="the answer",
+        response_model_exclude_none=True,
         responses=_problems(400, 401, 408, 413, 415, 422, 429, 503),
         openapi_extra=_body(ZIP),
     )
@@ -187,7 +189,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
             raise Refused(415, "the Content-Type is not that of a zip file", f"send it with Content-Type {ZIP}")
         if getattr(service.bundle, "unit_rule", None) is None:
             raise Refused(422, "this model answers each image alone", "send images to /v1/predict")
-        if asked := next((name for name in PARAMETERS if name in request.query_params), None):
+        if asked := next((name for name in (*PARAMETERS, *_OF_THE_MODEL) if name in request.query_params), None):
             raise Refused(422, f"there is no query parameter {asked!r} for a unit", "leave it out")
         try:
             found = await service.answer_unit(request.stream(), _declared(request), partial(_gone, request))
@@ -202,6 +204,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
             decided_by=names[found.prediction.decided_by],
             problems={names[place]: reason for place, reason in found.prediction.problems.items()},
             notes=found.notes,
+            note=found.note,
         )
 
     @router.get("/v1/model", response_description="the description", responses=_problems(401))

@@ -16,6 +16,7 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.inference.predictor import UnitPrediction
 from medclf.inference.sketches import SketchBook, measures_of, sketch
 from medclf.inference.zipped import open_zip, read_members
+from medclf.results.wording import of_several
 from medclf.serving.batching import MicroBatcher
 from medclf.serving.decoder import DecoderPool
 from medclf.serving.decoder_worker import blank_image
@@ -70,11 +71,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class UnitAnswer:
-    """A unit's prediction, what its images are called, in the order of its contributions, and what was left out."""
+    """A unit's prediction, what its images are called, in the order of its contributions, and what was left out.
+
+    `note` says where the files' headers name several patients, studies or series.
+    """
 
     prediction: UnitPrediction
     names: list[str]
     notes: dict[str, str]
+    note: str | None
 
 
 async def _never() -> None:
@@ -106,12 +111,14 @@ class Service:
         book: SketchBook | None = None,
     ) -> None:
         self.bundle, self.limits, self._book = bundle, limits, book
+        self._unit: str | None = getattr(getattr(bundle, "unit_rule", None), "unit", None)
         self.meters, self.gate = Meters(), Gate(limits)
         self._pool = DecoderPool(
             {
                 "preprocessing": bundle.preprocessing.as_dict(),
                 "max_megapixels": limits.max_megapixels,
                 "describe": book is not None or hasattr(bundle, "on_file"),
+                "unit": self._unit,
             },
             workers=workers,
             seconds=limits.decode_seconds,
@@ -225,16 +232,21 @@ class Service:
     async def _predict_unit(self, body: bytearray) -> UnitAnswer:
         async with self._units:
             with self.meters.decode_seconds.time():
-                names, images, notes = await self._unit_images(bytes(body))
+                names, images, notes, owners = await self._unit_images(bytes(body))
+            note = of_several(len(owners), str(self._unit)) if len(owners) > 1 else None
             whole: Callable[[Sequence[np.ndarray | ReadError]], UnitPrediction] = self.bundle.predict_unit_pixels  # type: ignore[attr-defined]
             with self.meters.predict_seconds.time():
                 async with self._one_unit:
-                    return UnitAnswer(await asyncio.to_thread(whole, images), names, notes)
+                    return UnitAnswer(await asyncio.to_thread(whole, images), names, notes, note)
 
-    async def _unit_images(self, body: bytes) -> tuple[list[str], list[np.ndarray | ReadError], dict[str, str]]:
-        """The name of each image in a zip file, its pixels or why there are none, and which frames are left out."""
+    async def _unit_images(
+        self, body: bytes
+    ) -> tuple[list[str], list[np.ndarray | ReadError], dict[str, str], set[str]]:
+        """Of each image in a zip file its name, its pixels or why there are none, which frames are left out, and whose
+        images they are."""
         names: list[str] = []
         notes: dict[str, str] = {}
+        owners: set[str] = set()
         images: list[np.ndarray | ReadError] = []
         most = {"most_bytes": self.limits.max_held_bytes, "most_files": MOST_OF_A_UNIT}
         with open_zip(body) as archive:
@@ -242,10 +254,11 @@ class Service:
             while True:  # in a thread: a member may take seconds to unpack, and other clients wait
                 name, content = await asyncio.to_thread(next, members, ("", None))
                 if content is None:
-                    return names, images, notes
+                    return names, images, notes, owners
                 found: Sequence[np.ndarray | ReadError]
                 try:
                     pixels, file = await self._pool.decode(content)
+                    owners.update(filter(None, [file.get("owner")]))
                     if note := self._note(file):
                         notes[name] = note
                     found = list(pixels) if pixels.ndim == 4 else [pixels]

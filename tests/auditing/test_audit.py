@@ -604,3 +604,8 @@ def test_repeats_of_a_patient_found_among_radiographs_are_of_one_patient(shared_
     patient = labels["patient_id"].to_numpy()
     assert len(twins.first) > 30
     assert (patient[twins.first] == patient[twins.second]).mean() > 0.95
+
+
+def test_a_similarity_in_percent_is_refused(tmp_path):
+    with pytest.raises(DataError, match="min_similarity must be from 0 to 1, not 60"):
+        audit(tmp_path, min_similarity=60)

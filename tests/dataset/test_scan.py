@@ -14,7 +14,7 @@ from PIL import Image
 import medclf.dataset.scan
 from medclf.dataset.folders import partition_of
 from medclf.dataset.identity import instance_uid, project_key, pseudonym
-from medclf.dataset.scan import scan, usable
+from medclf.dataset.scan import scan, scanned_already, usable
 from medclf.errors import DataError, MedclfWarning
 
 
@@ -850,7 +850,7 @@ def test_labels_of_folders_are_taken_apart_as_cells_are(make_images):
 
 @pytest.mark.parametrize("source", [None, 5])
 def test_what_holds_no_images_is_named(source):
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="is no list of images"):
         scan(source)
 
 
@@ -876,3 +876,16 @@ def test_the_remedy_for_cells_is_none_for_files(make_images, rows, how, remedy):
 def test_where_no_folder_lies_so_far_above_another_number_is_asked_for(make_images):
     with pytest.raises(DataError, match="choose a lower label_from_parent"):
         scan(make_images("a/1.png", "b/2.png"), label_from_parent=3)
+
+
+def test_a_table_that_was_scanned_is_taken_as_it_is(make_images):
+    """Scanned again it would lose its patients, and look for its files in the current folder."""
+    root = make_images("a/1.png", "b/2.png")
+    table = scan(root, progress=False).assign(patient=["p", "q"])
+    found = scanned_already(table, {}, "middle")
+    assert found.attrs == table.attrs and found.equals(table) and found is not table
+    with pytest.raises(DataError, match="scanned already, so label_col changes nothing"):
+        scanned_already(table, {"label_col": "finding"}, "middle")
+    with pytest.raises(DataError, match="each frame is an image here, and the table has files"):
+        scanned_already(table, {}, "all")
+    assert scanned_already(root, {}, "all") is None and scanned_already(pd.DataFrame({"path": []}), {}, "all") is None

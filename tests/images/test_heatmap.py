@@ -58,6 +58,8 @@ def test_the_overlay_colours_what_is_hot_and_leaves_the_rest():
     assert shown.shape == (20, 30, 3) and shown.dtype == np.uint8
     assert (shown[12:, :19] == 100).all() and (shown[:, 25, 1] > 180).all()
     assert (shown[0, :10] == 255).all() and (shown[9, :10] == 255).all() and (shown[10, :10] == 100).all()
+    with pytest.raises(DataError, match="the image is of float64"):
+        overlay(np.ones((4, 4)), np.zeros((2, 2)))
     assert overlay(np.full((4, 4), 65535, np.uint16), np.zeros((2, 2)))[0, 0].tolist() == [255, 255, 255]
 
 

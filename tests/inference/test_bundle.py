@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from medclf.errors import BundleError, MedclfError, OutputError, ReadError
+from medclf.errors import BundleError, DataError, MedclfError, OutputError, ReadError
 from medclf.images.reading import prepare
 from medclf.inference import bundle as bundle_module
 from medclf.inference.bundle import load_bundle, save_bundle
@@ -126,6 +127,9 @@ def test_a_list_a_batch_and_a_stream_agree(bundle, images):
     streamed = list(bundle.predict_stream(iter(images), bs=4))
     np.testing.assert_allclose([list(answer.probs.values()) for answer in streamed], one_by_one, atol=1e-5)
     assert bundle.predict([]) == [] and bundle.predict_probs([]).shape == (0, 3)
+    for at_once in (0, -3):
+        with pytest.raises(DataError, match=f"bs must be 1 or more, not {at_once}"):
+            bundle.predict_probs(images, bs=at_once)
 
 
 def test_a_stream_goes_on_after_a_broken_file_and_a_list_does_not(bundle, images, tmp_path):
@@ -410,3 +414,15 @@ def test_a_calibration_that_nothing_would_heed_is_refused(given, learn, tmp_path
     with pytest.raises(BundleError, match="nothing in a bundle would heed"):
         save_bundle(learn, tmp_path / "a.bundle", calibration=given)
     assert not (tmp_path / "a.bundle").exists()
+
+
+def test_what_is_saved_with_a_network_has_its_form(learn, bundle, tmp_path):
+    assessed = SimpleNamespace(calibration=Calibration())
+    for given, said in (
+        ({"calibration": assessed}, "calibration is of the type SimpleNamespace\ngive its .calibration"),
+        ({"card": "a text"}, "card is of the type str\ngive a dict"),
+    ):
+        with pytest.raises(BundleError, match=said):
+            save_bundle(learn, tmp_path / "a.bundle", **given)
+    with pytest.raises(BundleError, match="this is a bundle already"):
+        save_bundle(bundle, tmp_path / "a.bundle")

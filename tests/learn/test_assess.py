@@ -10,6 +10,7 @@ import pytest
 import torch
 from fastai.vision.all import CategoryBlock, DataBlock, ImageDataLoaders, IndexSplitter, Resize, parent_label
 
+from medclf.auditing.audit import audit
 from medclf.auditing.decisions import DecisionPolicy
 from medclf.config import TrainConfig
 from medclf.demo_images import draw_endoscopy
@@ -203,3 +204,20 @@ def test_a_prevalence_reaches_whatever_says_a_probability_and_nothing_that_is_me
     assert found.out_of_fold.measured.probs == pytest.approx(usual.out_of_fold.probs, abs=1e-6)
     text = report(quietly(probed, MedInterpretation.from_learner), tmp_path / "p.html", progress=False).read_text()
     assert "for a prevalence of 2 % of dyed" in text.partition("<main")[0]
+
+
+def test_an_audit_of_ones_own_is_held_against_the_images_by_name(data, probed):
+    """Its rows were taken for the loaders' in order: in another order it said of other images that they leak."""
+    table = probed.dls.table
+    turned = table.iloc[::-1].reset_index(drop=True)
+    turned.attrs = dict(table.attrs)
+    settings = {"progress": False}
+    found, wanted = (assess(probed, audit=audit(rows, **settings)) for rows in (turned, table))
+    assert found.results["leak_free"]["n_leaking"] == wanted.results["leak_free"]["n_leaking"] == 3
+    with pytest.raises(DataError, match="the audit is of other images: it lacks"):
+        assess(probed, audit=audit(data / "test", **settings))
+    for given, said in (({"audit": "yes"}, "audit is a str"), ({"policy": {}}, "policy is a dict")):
+        with pytest.raises(DataError, match=said):
+            assess(probed, **given)
+    with pytest.raises(DataError, match="takes a learner, not a MedInterpretation"):
+        assess(MedInterpretation.from_learner(probed))

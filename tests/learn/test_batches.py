@@ -10,6 +10,7 @@ from PIL import Image
 
 from medclf.errors import DataError
 from medclf.learn.batches import ahead, hold_on_device
+from medclf.learn.checkpoint import seeded
 from medclf.learn.dataloaders import MedDataLoaders
 
 
@@ -93,3 +94,16 @@ def test_any_whole_number_is_a_seed_and_nothing_else(folder):
     with pytest.raises(DataError, match="seed must be a whole number"):
         batches_of(folder, seed="a")
     assert first
+    drawn = []
+    for seed in (7, np.int64(7), 7 + 2**70):
+        with seeded(seed):
+            drawn.append(torch.rand(()).item())
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_loaders_without_images_say_so(folder, cache):
+    dls = MedDataLoaders.from_folder(folder, size=32, bs=4, cache=cache, progress=False)
+    for loader in dls.new_empty().loaders:
+        with pytest.raises(DataError, match="the loader holds no image"):
+            list(loader)

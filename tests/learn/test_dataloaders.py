@@ -128,6 +128,23 @@ def test_test_dl_works_as_fastais(folder):
     assert torch.equal(named[0], plain[0])
 
 
+def test_labels_are_found_however_a_file_is_named(folder, monkeypatch):
+    dls = MedDataLoaders.from_folder(folder, size=32)
+    paths = sorted(folder.rglob("*.png"))[::7]
+    wanted = [dls.vocab.o2i[path.parent.name] for path in paths]
+    monkeypatch.chdir(folder.parent)
+    relative = [path.relative_to(folder.parent) for path in paths]
+    (folder.parent / "link").symlink_to(folder)
+    linked = [folder.parent / "link" / path.relative_to(folder) for path in paths]
+    try:
+        for given in (relative, [str(path) for path in relative], [str(path) for path in paths], linked):
+            assert dls.test_dl(given, with_labels=True).one_batch()[1].tolist() == wanted
+    finally:
+        (folder.parent / "link").unlink()
+    with pytest.raises(DataError, match="given as bytes has no label"):
+        dls.test_dl([paths[0].read_bytes()], with_labels=True).one_batch()
+
+
 def test_loaders_can_be_exported(folder, tmp_path):
     import pickle
 
@@ -150,6 +167,9 @@ def test_a_hand_made_datablock_works(folder):
     dls = block.dataloaders(folder, bs=4)
     assert dls.one_batch()[0].shape == (4, 3, 32, 32)
     assert len(show_augmentations(dls, n=4)) == 4
+    for given in ({"n": 0}, {"index": 999}):
+        with pytest.raises(DataError, match="cannot be shown"):
+            show_augmentations(dls, **given)
 
 
 def test_partitions_of_folders_are_kept(tmp_path):

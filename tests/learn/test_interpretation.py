@@ -154,3 +154,7 @@ def test_sets_and_numbers_of_images_that_are_not_there_are_named(learn, interp):
         MedInterpretation.from_learner(learn, ds_idx=2)
     with pytest.raises(DataError, match="1 or more, not 0"):
         interp.plot_top_losses(0)
+    for ranks in ([99], [], slice(50, 60), "2", 2.5):
+        with pytest.raises(DataError, match="chooses no ranks of the 15 images"):
+            interp.plot_top_losses(ranks)
+    assert len(interp.plot_top_losses(np.int64(2))) == 2

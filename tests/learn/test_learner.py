@@ -417,6 +417,7 @@ def test_without_linear_probe_it_is_fastais_fine_tune(dls):
         ({"dropout": 1.5}, "dropout must be"),
         ({"loss_func": "categorical_crossentropy"}, "is a name"),
         ({"loss_func": CrossEntropyLossFlat}, "is a class"),
+        ({"opt_func": torch.optim.Adam}, "one of torch's optimisers"),
         ({"metrics": ["accuracy"]}, "is a name"),
         ({"arch": None}, "of the type NoneType"),
         ({"lin_ftrs": 64}, "lists widths"),

@@ -175,3 +175,11 @@ def test_callbacks_that_leave_predictions_alone_are_welcome(folder, tmp_path):
     assert len(MedInterpretation.from_learner(learn).to_frame()) == 2
     save_bundle(learn, tmp_path / "x.bundle", calibration={})
     assert set(map(type, learn.cbs)) == set(map(type, before))
+
+
+def test_a_set_without_images_is_named(folder):
+    how = dict(get_items=get_image_files, get_y=parent_label, item_tfms=Resize(32))
+    block = DataBlock((MedImageBlock, CategoryBlock), splitter=IndexSplitter([]), **how)
+    learn = med_learner(block.dataloaders(folder, bs=4), "efficientnet_lite0", weights=None)
+    with pytest.raises(DataError, match="there is no validation image to predict"):
+        MedInterpretation.from_learner(learn)

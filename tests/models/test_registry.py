@@ -85,3 +85,9 @@ def test_the_graph_of_a_vision_transformer_of_torchvision_takes_any_number_of_im
     batch = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(ClassTokenBody(vit).eval(), (torch.rand(2, 3, 48, 32),), dynamic_shapes=batch)
     assert program.module()(torch.rand(5, 3, 48, 32)).shape == (5, 7, 8)
+
+
+def test_a_network_that_is_made_already_cannot_be_registered():
+    with pytest.raises(MedclfError, match="body is called to make a network, and a Conv2d is one"):
+        register_arch("made", torch.nn.Conv2d(3, 8, 3))
+    assert "made" not in ARCHITECTURES

@@ -9,7 +9,7 @@ from torch import nn
 from medclf.errors import DataError, MedclfError
 from medclf.images.heatmap import at_size, hottest_box
 from medclf.models.backbones import build_network
-from medclf.models.saliency import heat_maps
+from medclf.models.saliency import grad_cam, heat_maps
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -263,3 +263,8 @@ def rank_agreement(one, other):
     if one.std() == 0 or other.std() == 0:
         return 0.0
     return spearmanr(one.ravel(), other.ravel()).statistic
+
+
+def test_what_is_no_learner_is_named():
+    with pytest.raises(MedclfError, match="a learner is wanted here, not a Sequential"):
+        grad_cam(small_network(), "image.png")

@@ -19,3 +19,9 @@ def test_a_bundle_that_is_given_as_a_run_is_called_one(tmp_path, name, asked):
 def test_a_folder_that_is_neither_run_nor_bundle(tmp_path, asked):
     with pytest.raises(DataError, match="is not a RUN folder"):
         getattr(RunFolder(tmp_path), asked)
+
+
+@pytest.mark.parametrize("given", [None, ["RUN"], 3])
+def test_what_is_no_path_is_no_run_folder(given):
+    with pytest.raises(DataError, match=f"given by its path, and this is a {type(given).__name__}"):
+        RunFolder(given)

@@ -92,6 +92,11 @@ def test_facts_are_json():
     assert json.loads(json.dumps(as_plain(found)))["view"]["groups"][0]["accuracy"]["n"] == 30
 
 
+def test_one_column_needs_no_list():
+    given = predictions([True] * 60, ["ap", "pa"] * 30)
+    assert as_plain(subgroups(given, "view", n_boot=50)) == as_plain(subgroups(given, ["view"], n_boot=50))
+
+
 def test_columns_that_are_not_there():
     given = predictions([True] * 4, [None] * 4)
     with pytest.raises(DataError, match=r"no column 'sex' to group by\nthe table has: partition, view"):

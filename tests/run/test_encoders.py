@@ -89,3 +89,10 @@ def test_what_cannot_be_ranked_is_said(images, tmp_path):
     (tmp_path / "few.csv").write_text("path,label\n")
     with pytest.raises(DataError):
         encoders(tmp_path / "few.csv", ["seeing"], progress=False)
+
+
+def test_one_encoder_needs_no_list_and_one_fold_judges_nothing(images):
+    (row,) = encoders(images, "seeing=none", n_folds=2, progress=False).rows
+    assert row.name == "seeing=none"
+    with pytest.raises(DataError, match="n_folds must be 2 or more, not 1"):
+        encoders(images, "seeing=none", n_folds=1)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from medclf.errors import DataError
-from medclf.run.labels_so_far import Pool, Said, codes_of, known_labels, labels_said, second_reader
+from medclf.run.labels_so_far import Pool, Said, codes_of, known_labels, labels_said, second_reader, vocab_of
 
 
 def test_an_image_without_a_finding_is_labelled_and_one_of_an_unknown_label_is_not(tmp_path):
@@ -73,3 +73,17 @@ def test_a_sheet_that_says_something_else_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"review\.csv is a review: its column 'label'") as error:
         labels_said(review)
     assert error.value.remedy.endswith("the review to a training as corrections")
+
+
+def test_labels_come_as_a_table_too_and_by_names_that_begin_with_the_folder(tmp_path):
+    table = pd.DataFrame({"path": [tmp_path / "a.png", "b/c.png", "d.png"], "label": ["x", "y", None]})
+    for given in (table, table.set_index("path")["label"], {str(tmp_path / "a.png"): "x", "b/c.png": "y"}):
+        assert labels_said(given, tmp_path).labels == {"a.png": "x", "b/c.png": "y"}
+    for given in (["x"], pd.DataFrame({"path": ["a.png"]})):
+        with pytest.raises(DataError, match=f"not a {type(given).__name__}"):
+            labels_said(given)
+
+
+def test_one_class_as_text_is_one_class():
+    with pytest.raises(DataError, match="no two classes"):
+        vocab_of("dark", None, [])

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
@@ -37,6 +38,9 @@ def test_nothing_to_predict_is_said(tmp_path):
         list(images_in([tmp_path]))
     with pytest.raises(DataError, match="does not exist"):
         list(images_in([tmp_path / "gone.png"]))
+    for given, named in ((b"PNG", "bytes"), ([np.zeros((4, 4))], "ndarray"), (None, "NoneType"), (3, "int")):
+        with pytest.raises(DataError, match=f"by their paths, not as {named}"):
+            list(images_in(given))
 
 
 def test_frames_that_are_not_predicted_are_counted(tmp_path, recwarn):

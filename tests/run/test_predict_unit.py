@@ -128,6 +128,11 @@ def test_headers_of_several_patients_are_told_and_one_answer_is_given(tmp_path: 
     )
     with pytest.warns(MedclfWarning, match=said):
         assert len(predict_unit("RUN", tmp_path).images) == 2
+    with zipfile.ZipFile(tmp_path / "both.zip", "w") as archive:
+        for file in sorted(tmp_path.rglob("*.dcm")):
+            archive.write(file, file.relative_to(tmp_path))
+    with pytest.warns(MedclfWarning, match=said):
+        assert len(predict_unit("RUN", tmp_path / "both.zip").images) == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error", MedclfWarning)
         predict_unit("RUN", tmp_path / "patient-00")

@@ -270,6 +270,7 @@ def test_unknown_paths_methods_and_parameters_are_refused_alike(url: str) -> Non
         (CLIENT.post(f"{url}/v1/predict?preview=perhaps", content=b"x", headers=PNG), 422),
         (CLIENT.post(f"{url}/v1/predict?salience=true", content=b"x", headers=PNG), 422),
         (CLIENT.post(f"{url}/v1/predict?frame=2", content=b"x", headers=PNG), 422),
+        (CLIENT.post(f"{url}/v1/predict?saliency=true&label=dark", content=b"x", headers=PNG), 422),
         (CLIENT.post(f"{url}/v1/predict?sketch=false&sketch=true", content=b"x", headers=PNG), 422),
         (CLIENT.post(f"{url}/v1/predict/", content=b"x", headers=PNG), 404),
         (CLIENT.post(f"{url}/v1/predict", content=b"x", headers={**PNG, "Content-Encoding": "gzip"}), 415),

@@ -9,6 +9,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medclf.demo_dicom import draw_ct
 from medclf.errors import ReadError
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.predictor import Prediction, UnitPrediction
@@ -137,3 +139,16 @@ def test_a_unit_that_is_long_in_unpacking_keeps_no_one_waiting(
         assert len(unpacking) == 1  # one unit at a time, however much its file unpacks to
         released.set()
         assert [answer.result().status_code for answer in answers] == [200, 200]
+
+
+def test_files_of_several_patients_are_told(address: str, tmp_path: Path) -> None:
+    draw_ct(tmp_path, n_patients=2, n_slices=2, size=32)
+    files = sorted(tmp_path.rglob("*.dcm"))
+    for chosen, told in (
+        (files, True),
+        ([file for file in files if file.is_relative_to(tmp_path / "patient-00")], False),
+    ):
+        body = _zip(**{f"slice-{k}": file.read_bytes() for k, file in enumerate(chosen)})
+        said = httpx.post(f"{address}/v1/predict_unit", content=body, headers=ZIP, timeout=60).json()
+        assert len(said["images"]) == len(chosen)
+        assert ("name 2 patients" in said.get("note", "")) == told
