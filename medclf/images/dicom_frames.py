@@ -233,6 +233,8 @@ def _compressed_frame(
         if colours and precision == 8 and syntax in _DCT:
             return _colour_jpeg(encoded, colours)
         options["photometric_interpretation"] = colours or form.photometric
+        if syntax != _RLE:  # decoders give whole pixels, whatever the header says of planes (PS3.3 C.7.6.3.1.3)
+            options["planar_configuration"] = 0
         if syntax in _JPEG and precision <= 8:  # the decoder gives bytes, whatever is allocated
             options |= {"bits_allocated": 8, "bits_stored": min(form.stored, 8)}
     failure: ReadError | None = None

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, encapsulate_extended, get_frame
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from medclf.errors import ReadError, UnsupportedFormat
 from medclf.images.reading import eight_bit, read_pixels
@@ -417,3 +418,23 @@ def test_the_first_element_tells_explicit_from_implicit_whatever_the_file_says()
         dicom({0: body.getvalue()}, implicit),
     ):
         np.testing.assert_allclose(levels(file), spread(RAMP), atol=1)
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, RLELossless, JPEGBaseline8Bit])
+def test_planes_that_a_header_speaks_of_do_not_part_compressed_colours(syntax):
+    grey = np.kron(RAMP // 16, np.ones((4, 4), int))
+    colours = np.stack([grey, 255 - grey, grey // 2], axis=2).astype(np.uint8)
+    data = pydicom.dcmread(io.BytesIO(image(colours[None], bits=8, photometric="RGB")))
+    data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
+    if syntax == JPEGBaseline8Bit:
+        file = io.BytesIO()
+        Image.fromarray(colours).save(file, "JPEG", quality=100, subsampling=0)
+        data.PixelData, data.PhotometricInterpretation = encapsulate([file.getvalue()]), "YBR_FULL"
+        data["PixelData"].is_undefined_length, data["PixelData"].VR = True, "OB"
+        data.file_meta.TransferSyntaxUID = syntax
+    else:
+        data.compress(syntax)
+    data.PlanarConfiguration = 1
+    written = io.BytesIO()
+    data.save_as(written, enforce_file_format=True)
+    np.testing.assert_allclose(read_pixels(written.getvalue()), colours, atol=4 * (syntax == JPEGBaseline8Bit))
