@@ -22,8 +22,10 @@ KEY_VARIABLE = "MEDCLF_PATIENT_KEY"
 KEY_BYTES = 32
 _MANY_FILES = 10  # of one patient, at the least, that are worth a word
 _PATIENTS = re.compile(
-    r"(patients?|subjects?|persons?|participants?|individuals?|donors?|animals?|lesions?|case(?=.)|mrn|pid)"
-    r"[ _-]?(ids?|names?|no|nr|num(ber)?|keys?|uid|codes?)?",
+    r"((id|code)[ _-]?(d[eou][ _-]?)?)?"
+    r"(patients?|pacientes?|patienten|pazient[ei]|患者|病人|subjects?|persons?|participants?|individuals?|donors?"
+    r"|animals?|lesions?|case(?=.)|mrn|pid)"
+    r"[ _-]?(ids?|names?|no|nr|num(m?er)?|number|keys?|uid|codes?|编号)?",
     re.I,
 )
 _SOP_INSTANCE_UID, _PATIENT_ID = 0x00080018, 0x00100020

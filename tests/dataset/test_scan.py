@@ -797,6 +797,12 @@ def test_a_column_that_looks_like_patients_is_named_where_none_is(make_images, p
     assert "looks like" not in said
 
 
+@pytest.mark.parametrize("name", ["id_patient", "ID_PACIENTE", "Patientennummer", "患者ID"])
+def test_columns_of_patients_are_known_in_other_languages(make_images, name):
+    csv = write_csv(make_images(*PAIRS), f"path,label,{name}\n" + "".join(f"{p},{p[0]},{p[0]}\n" for p in PAIRS))
+    assert f"column '{name}' looks like patients (2 for 4 images)" in scan_noting(csv)[1]
+
+
 def test_a_review_is_not_taken_for_labels(make_images):
     root = make_images("a.png", "b.png")
     review = pd.DataFrame({"path": ["a.png", "b.png"], "label": ["x", "y"], "mark": ["", "new label"]})
