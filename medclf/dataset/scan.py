@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from medclf.config import Frame, Policy, Window
+from medclf.config import Frame, Policy, TrainConfig, Window
 from medclf.dataset.choice import Merges, choose
 from medclf.dataset.columns import Columns, conditions
 from medclf.dataset.frames import take_frames
@@ -40,6 +40,7 @@ from medclf.errors import DataError, MedclfWarning, ReadError, argument
 from medclf.images import dicom, reading
 from medclf.images.frame_names import file_and_frame, file_of
 from medclf.images.windowing import resolve_window
+from medclf.options import options
 from medclf.parallel import map_ahead
 from medclf.progress import watch
 
@@ -151,6 +152,9 @@ def scan(
         3   train/polyp/2.png   polyp     train      8
     """
     resolve_window(window)  # a wrong one is told before anything is opened
+    given = {"uncertain": uncertain, "blank": blank, "limit": limit, "label_from_parent": label_from_parent}
+    for name in (name for name, value in given.items() if value is not None):
+        options(TrainConfig)[name].checked(given[name])
     label_col = list(label_col) if isinstance(label_col, (tuple, pd.Index)) else label_col
     columns = Columns(path_col, label_col, label_delim, patient_col, partition_col, exclusive, uncertain, blank)
     given_root = Path(root) if root is not None else None

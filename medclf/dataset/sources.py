@@ -17,6 +17,7 @@ from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, partiti
 from medclf.dataset.identity import instance_uid, patient_id
 from medclf.dataset.labels import Label, is_missing
 from medclf.dataset.layouts import labels_of_folders, masks_among, patients_of_folders
+from medclf.dataset.spelt_names import SHOWN, some
 from medclf.errors import DataError, argument, by_road, is_address, missing
 
 FOLDER_OR_NONE = "folder or none"  # labels of the folders where these tell images apart, as beside boxes they need not
@@ -74,6 +75,8 @@ def read_source(source: Any, labels: Any, asked: Asked) -> Rows:
     Raises:
         DataError: there is no such folder or file, a column is missing, or a path is refused.
     """
+    if isinstance(source, str) and not source:
+        raise DataError("an empty text names no folder", "give a folder, a CSV, a DataFrame or a list of paths")
     if isinstance(source, (str, os.PathLike)):
         return _from_path(Path(source), labels, asked)
     _check_no_labels(labels)
@@ -128,6 +131,9 @@ def _from_folder(folder: Path, labels: Any, asked: Asked) -> Rows:
         return _from_tree(folder, tree, asked)
     if isinstance(labels, pd.DataFrame):
         sheet = Sheet(labels, "the DataFrame of labels", asked.columns)
+    elif not isinstance(labels, (str, os.PathLike)):
+        text = f"{argument('labels')} must be a CSV or a DataFrame, not a {type(labels).__name__}"
+        raise DataError(text, "make a DataFrame of it, or give the paths with their labels in place of the folder")
     else:
         path = Path(labels)
         path = path if path.exists() or path.is_absolute() or is_address(path) else folder / path
@@ -194,6 +200,8 @@ def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:
     if n := len(set(patients) - {None}):
         notes.append(f"{n} patients are told by the names of folders")
     empty = [f"folder '{folder}' holds no image" for folder in tree.empty if asked.label_from == "folder"]
+    if len(empty) > SHOWN:
+        empty = [f"{len(empty)} folders hold no image: {some([repr(folder) for folder in tree.empty])}"]
     return Rows(
         root=root,
         path=paths,

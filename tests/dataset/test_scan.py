@@ -228,6 +228,30 @@ def write_csv(root: Path, text: str, name: str = "labels.csv") -> Path:
     return root / name
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"uncertain": "postive"}, r"uncertain must be .*, not 'postive'\ndid you mean 'positive'\?"),
+        ({"blank": True}, "blank must be .*, not True"),
+        ({"limit": 2.5}, "limit must be a whole number, not 2.5"),
+        ({"label_from_parent": "2"}, "label_from_parent must be a whole number, not '2'"),
+        ({"labels": {"a/1.png": "x"}}, "labels must be a CSV or a DataFrame, not a dict"),
+        ({"source": ""}, "an empty text names no folder"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(make_images, given, said):
+    with pytest.raises(DataError, match=said):
+        scan(**{"source": make_images(*PAIRS), **given})
+
+
+def test_many_folders_without_images_are_one_sentence(make_images):
+    root = make_images(*PAIRS)
+    for n in range(9):
+        (root / f"notes {n}").mkdir()
+    _, said = scan_noting(root)
+    assert "9 folders hold no image: 'notes 0', " in said and "and 4 more" in said and said.count("no image") == 1
+
+
 @pytest.mark.parametrize("held", [3, {"path": "1.png"}, np.zeros(2)], ids=["number", "dict", "array"])
 def test_a_list_of_what_is_no_path_is_refused(held):
     with pytest.raises(DataError, match=f"holds a {type(held).__name__} where a path should be"):
