@@ -266,7 +266,8 @@ def _checked(encoded: bytes, form: Form, syntax: UID, path: str | Path) -> tuple
     """Compare a compressed frame's own size with the header's, since decoders trust the former.
 
     Returns:
-        The frame, how many bits of each sample are coded, and the photometric interpretation of a colour JPEG.
+        The frame, how many bits of each sample are coded, and the photometric interpretation that the frame itself
+            tells, "" where it does not.
     """
     precision, colours = form.allocated, ""
     own = form.rows, form.columns, form.samples
@@ -285,6 +286,7 @@ def _checked(encoded: bytes, form: Form, syntax: UID, path: str | Path) -> tuple
             encoded = _whole_spectrum(encoded, header.scan)
     elif syntax in _JPEG_2000:
         own, precision = _jpeg_2000_size(encoded, path)
+        colours = "RGB" if form.samples == 3 and _transforms_colours(encoded) else ""
     samples = form.rows * form.columns * form.samples
     if syntax == _RLE:
         check_expansion(path, samples * form.allocated // 8, len(encoded), _RLE_EXPANSION, free=0)
@@ -342,6 +344,14 @@ def _jpeg_2000_size(encoded: bytes, path: str | Path) -> tuple[tuple[int, int, i
     if tiles > _MAX_TILES:
         raise TooLarge(path, f"a JPEG 2000 codestream of {tiles} tiles")
     return (bottom - top, right - left, components), (encoded[start + 42] & 0x7F) + 1
+
+
+def _transforms_colours(encoded: bytes) -> bool:
+    """Whether a JPEG 2000 codestream was made of RGB: its decoder undoes the transform by itself (T.800 A.6.1)."""
+    place = encoded.find(b"\xff\x4f\xff\x51") + 2
+    while encoded[place : place + 2] not in (b"\xff\x52", b"\xff\x90", b""):  # COD; the first tile; the end
+        place += 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")
+    return encoded[place : place + 2] == b"\xff\x52" and encoded[place + 8 : place + 9] == b"\1"
 
 
 def _values(

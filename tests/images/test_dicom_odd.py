@@ -420,6 +420,25 @@ def test_the_first_element_tells_explicit_from_implicit_whatever_the_file_says()
         np.testing.assert_allclose(levels(file), spread(RAMP), atol=1)
 
 
+def saved(data: pydicom.Dataset) -> bytes:
+    written = io.BytesIO()
+    data.save_as(written, enforce_file_format=True)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("photometric", ["YBR_FULL", "YBR_FULL_422", "RGB", "YBR_RCT"])
+def test_a_jpeg_2000_whose_decoder_gives_rgb_is_not_turned_into_rgb_again(photometric):
+    grey = np.kron(RAMP // 16, np.ones((4, 4), int))
+    colours = np.stack([grey, 255 - grey, grey // 2], axis=2).astype(np.uint8)
+    data = pydicom.dcmread(io.BytesIO(image(colours[None], bits=8, photometric="YBR_RCT")))
+    data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
+    data.compress(JPEG2000Lossless)
+    stream = get_frame(data.PixelData, 0, number_of_frames=1)
+    assert stream[stream.find(b"\xff\x52") + 8] == 1  # the codestream's own multiple component transform
+    data.PhotometricInterpretation = photometric
+    np.testing.assert_array_equal(read_pixels(saved(data)), colours)
+
+
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, RLELossless, JPEGBaseline8Bit])
 def test_planes_that_a_header_speaks_of_do_not_part_compressed_colours(syntax):
     grey = np.kron(RAMP // 16, np.ones((4, 4), int))
@@ -435,6 +454,4 @@ def test_planes_that_a_header_speaks_of_do_not_part_compressed_colours(syntax):
     else:
         data.compress(syntax)
     data.PlanarConfiguration = 1
-    written = io.BytesIO()
-    data.save_as(written, enforce_file_format=True)
-    np.testing.assert_allclose(read_pixels(written.getvalue()), colours, atol=4 * (syntax == JPEGBaseline8Bit))
+    np.testing.assert_allclose(read_pixels(saved(data)), colours, atol=4 * (syntax == JPEGBaseline8Bit))
