@@ -128,9 +128,11 @@ def shortcut_test(
         DataError: the model does not say how it reads images, or no image carries a label that it knows.
     """
     network = Model.of(model)
+    given = [_given(box, *network.preprocessing.size) for box in boxes]
     images, members, patients, names = _sample(network, _as_table(data), n_per_label, seed, thin)
     say(f"{len(images)} images are searched for boxes, text and borders")
-    found = [*find_overlays(images, members, _MOST), *_given(boxes, images)]
+    on_all = np.ones(len(images), bool)
+    found = [*find_overlays(images, members, _MOST), *(Overlay("box", mask, on_all) for mask in given)]
     overlays = pd.DataFrame([_row(number, overlay, members, network.vocab) for number, overlay in enumerate(found, 1)])
     sampling = Sampling.of(patients, len(images))
     before = network.probs(images)
@@ -209,21 +211,18 @@ def _without_twins(rows: list[int], paths: list[Path]) -> list[int]:
     return [row for index, row in enumerate(rows) if index not in later]
 
 
-def _given(boxes: Sequence[tuple[float, float, float, float]], images: np.ndarray) -> list[Overlay]:
-    """The places that the caller names, taken as carried by all images."""
-    height, width = images.shape[1:3]
-    result = []
-    for left, top, right, bottom in boxes:
-        mask = np.zeros((height, width), bool)
-        if all(0 <= side <= 1 for side in (left, top, right, bottom)):
-            mask[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = True
-        if not mask.any() or mask.all():
-            raise DataError(
-                f"the box {(left, top, right, bottom)} covers nothing, or everything, or leaves the image",
-                "give left, top, right, bottom as shares of the width and height",
-            )
-        result.append(Overlay("box", mask, np.ones(len(images), bool)))
-    return result
+def _given(box: tuple[float, float, float, float], height: int, width: int) -> np.ndarray:
+    """(H, W) bool: a place that the caller names."""
+    left, top, right, bottom = box
+    mask = np.zeros((height, width), bool)
+    if all(0 <= side <= 1 for side in box):
+        mask[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = True
+    if not mask.any() or mask.all():
+        raise DataError(
+            f"the box {box} covers nothing, or everything, or leaves the image",
+            "give left, top, right, bottom as shares of the width and height",
+        )
+    return mask
 
 
 def _row(number: int, overlay: Overlay, members: np.ndarray, vocab: Sequence[str]) -> dict[str, Any]:

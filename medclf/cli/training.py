@@ -131,8 +131,10 @@ def _ask_of_captures(run: Path) -> None:
 def _train_boxes(given: dict[str, Any], boxes: Path, unlisted: Any, neck: Any) -> Path:
     """Train a detector by the command line."""
     from medclf.parallel import settle_machine
+    from medclf.run.config import check_beside_boxes
     from medclf.run.resume import next_run
 
+    check_beside_boxes(given)
     if "out" not in given:
         given["out"] = next_run(given["data"], hide_names=bool(given.get("hide_names")))
         say(f"RUN: {given['out']}")

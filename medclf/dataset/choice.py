@@ -98,7 +98,9 @@ def _present(rows: Rows) -> set[str]:
 def _check_present(rows: Rows, label: str) -> None:
     present = _present(rows)
     if label not in present:
-        remedy = did_you_mean(label, present) or f"they have {', '.join(sorted(present)[:8])}"
+        remedy = did_you_mean(label, present) or (
+            f"they have {', '.join(sorted(present)[:8])}" if present else "they have no labels: leave it out"
+        )
         raise DataError(f"no image has the label '{label}'", remedy)
 
 

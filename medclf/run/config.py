@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from medclf.config import TrainConfig
 from medclf.errors import DataError, WeightsError, argument, did_you_mean, missing, require
@@ -16,6 +17,23 @@ from medclf.reporting.card import read_card
 Say = Callable[[str], None]  # called with a line for the user
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+def check_beside_boxes(settings: Mapping[str, Any]) -> None:
+    """See that nothing is asked for beside boxes whose own check would name a way that boxes bar, too.
+
+    Args:
+        settings: of `TrainConfig`, as they were given.
+
+    Raises:
+        DataError: something is.
+    """
+    asked = {name: settings.get(name) for name in ("tabular", "unit")}
+    asked["frame"] = "all" if settings.get("frame") == "all" else None
+    for name, value in asked.items():
+        if value:
+            told = argument(name, value) if name == "frame" else argument(name)
+            raise DataError(f"{told} does not go with {argument('boxes')}", "leave one of them out")
 
 
 def check_early(config: TrainConfig) -> None:

@@ -41,7 +41,7 @@ from medclf.results.run_folder import AUDIT, EVALUATIONS, IMAGES, LABEL_ERRORS, 
 from medclf.results.subgroups import check_columns
 from medclf.results.wording import partition_name
 from medclf.run.audit import audit_table
-from medclf.run.config import Say, check_early, check_machine
+from medclf.run.config import Say, check_beside_boxes, check_early, check_machine
 from medclf.run.evaluate import as_test, check_test, evaluate, external_facts
 from medclf.run.fit import fit_network, follow, loader_options
 from medclf.run.plan import PLAN, on_frozen_features, outlined, planned, planned_on, read_plan, reported_again
@@ -100,8 +100,7 @@ def train(
     if boxes is not None:
         from medclf.run.boxes import train_boxes
 
-        if settings.get("frame") == "all":
-            raise DataError(f"{argument('frame', 'all')} does not go with {argument('boxes')}", "leave one of them out")
+        check_beside_boxes(settings)
         own = {name: settings.pop(name) for name in ("unlisted", "neck") if name in settings}
         return train_boxes(_config_of(data, settings, say), boxes, say, **own)
     config = _config_of(data, settings, say)

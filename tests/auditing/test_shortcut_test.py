@@ -208,7 +208,7 @@ def test_places_of_the_caller_s_own(confounded):
     )
     assert list(test.overlays["place"]) == ["bottom left", "top right"]
     with pytest.raises(DataError, match="covers nothing"):
-        shortcut_test(FakeBundle(reads_the_box), confounded, boxes=[(0.5, 0.5, 0.5, 0.6)], n_per_label=5)
+        shortcut_test(FakeBundle(reads_the_box), confounded, boxes=[(0.5, 0.5, 0.5, 0.6)], say=pytest.fail)
 
 
 def test_what_it_cannot_read(confounded):

@@ -202,9 +202,17 @@ def test_settings_that_a_detector_has_no_use_for_are_refused(drawn, tmp_path, se
     assert not (tmp_path / "RUN").exists()
 
 
-def test_frames_as_images_are_refused_without_advice_that_boxes_refuse_too(drawn, tmp_path):
-    with pytest.raises(DataError, match='frame="all" does not go with boxes'):
-        train(str(drawn), boxes=drawn / "boxes.csv", out=str(tmp_path / "RUN"), frame="all")
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"frame": "all"}, 'frame="all" does not go with boxes'),
+        ({"tabular": "age", "epochs": 2}, "tabular does not go with boxes"),
+        ({"unit": "patient", "split": "random"}, "unit does not go with boxes"),
+    ],
+)
+def test_what_boxes_bar_is_refused_without_advice_that_they_bar_too(drawn, tmp_path, asked, says):
+    with pytest.raises(DataError, match=says):
+        train(str(drawn), boxes=drawn / "boxes.csv", out=str(tmp_path / "RUN"), **asked)
 
 
 def test_choices_that_do_not_exist_are_refused_before_anything_is_read(drawn, tmp_path):
