@@ -17,7 +17,7 @@ from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, partiti
 from medclf.dataset.identity import instance_uid, patient_id
 from medclf.dataset.labels import Label, is_missing
 from medclf.dataset.layouts import labels_of_folders, masks_among, patients_of_folders
-from medclf.dataset.spelt_names import SHOWN, some
+from medclf.dataset.spelt_names import SHOWN, number_key, some
 from medclf.errors import DataError, argument, by_road, is_address, missing
 
 FOLDER_OR_NONE = "folder or none"  # labels of the folders where these tell images apart, as beside boxes they need not
@@ -157,8 +157,8 @@ def labels_of_patients(sheet: Sheet, folder: Path, paths: Sequence[str]) -> Shee
     column = str(sheet.columns.patient)
     place: dict[str, int] = {}
     for row, name in enumerate(sheet.texts(column)):
-        if place.setdefault(name, row) != row:
-            text = f"{sheet.place(row, column)}: '{name}' stands in row {place[name] + 1} as well"
+        if (first := place.setdefault(number_key(name), row)) != row:
+            text = f"{sheet.place(row, column)}: '{name}' stands in row {first + 1} as well"
             raise DataError(text, "give one row a patient, or a column of paths")
     found = {path: _row_of_patient(folder, path, place) for path in paths}
     rows = {path: row for path, row in found.items() if row is not None}
@@ -175,11 +175,11 @@ def labels_of_patients(sheet: Sheet, folder: Path, paths: Sequence[str]) -> Shee
 
 
 def _row_of_patient(folder: Path, path: str, place: dict[str, int]) -> int | None:
-    above = next((place[part] for part in reversed(Path(path).parent.parts) if part in place), None)
-    if above is not None:
-        return above
+    above = map(number_key, reversed(Path(path).parent.parts))
+    if (row := next((place[part] for part in above if part in place), None)) is not None:
+        return row
     patient = patient_id(folder / path)
-    return None if patient is None else place.get(patient)
+    return None if patient is None else place.get(number_key(patient))
 
 
 def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:

@@ -37,12 +37,12 @@ def one_name_each(texts: Sequence[str], where: str, what: str, many: str) -> tup
         notes.append(f"{where} says {words}: they count as without a {what}")
     spelt: dict[str, set[str]] = {}
     for text in texts:
-        spelt.setdefault(_number_key(text), set()).add(text)
+        spelt.setdefault(number_key(text), set()).add(text)
     shown = {key: min(found, key=lambda text: (len(text), text)) for key, found in spelt.items()}
     if joined := [" and ".join(map(repr, sorted(found))) for found in spelt.values() if len(found) > 1]:
         notes.append(f"{where} writes one {what} in several ways: {some(joined)}")
     notes.extend(_doubtful(where, set(texts) - set(none), many))
-    return [None if text in none else shown[_number_key(text)] for text in texts], notes
+    return [None if text in none else shown[number_key(text)] for text in texts], notes
 
 
 def _doubtful(where: str, names: Collection[str], many: str) -> Iterator[str]:
@@ -50,7 +50,7 @@ def _doubtful(where: str, names: Collection[str], many: str) -> Iterator[str]:
     alike: dict[str, set[str]] = {}
     for name in names:
         alike.setdefault(without_signs(name), set()).add(name)
-    same = [" and ".join(map(repr, sorted(found))) for found in alike.values() if len({*map(_number_key, found)}) > 1]
+    same = [" and ".join(map(repr, sorted(found))) for found in alike.values() if len({*map(number_key, found)}) > 1]
     if same:
         yield f"{where} has {many} whose names differ in case or signs alone, and count as several: {some(same)}"
     if rounded := sorted(name for name in names if re.fullmatch(r"\d([.,]\d+)?E\+\d+", name, re.I)):
@@ -77,7 +77,7 @@ def some(texts: Sequence[str]) -> str:
     return ", ".join(texts[:SHOWN]) + more
 
 
-def _number_key(text: str) -> str:
+def number_key(text: str) -> str:
     """What 7, 7.0 and 007 have in common, and a date with midnight behind it or not; any other text as it is."""
     text = re.sub(r"^(\d{4}-\d\d-\d\d)[ T]00:00(:00(\.0+)?)?$", r"\1", text)
     return re.sub(r"^0*(\d+?)(\.0+|,0{1,2})?$", r"\1", text)

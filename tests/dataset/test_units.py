@@ -144,6 +144,18 @@ def test_labels_of_patients_are_joined_by_folder_and_by_header(tmp_path: Path) -
     assert "P3/d.png" in said
 
 
+def test_patients_of_a_spreadsheet_have_lost_their_zeros(tmp_path: Path) -> None:
+    root, table = _unlabelled(tmp_path / "data"), tmp_path / "labels.csv"
+    for number, name in enumerate(("P1", "P2", "P3"), 1):
+        (root / name).rename(root / f"{number:04}")
+    table.write_text("patient,label\n1,normal\n2.0,polyp\n")
+    with pytest.warns(MedclfWarning, match="3 image files have the label of their patient"):
+        found = scan(root, labels=table, patient_col="patient", progress=False)
+    assert dict(zip(found["path"], found["label"], strict=True)) == {
+        "0001/a.png": "normal", "0001/b.png": "normal", "0002/x/c.png": "polyp"
+    }  # fmt: skip
+
+
 def test_a_patient_with_two_rows_is_refused(tmp_path: Path) -> None:
     root, table = _unlabelled(tmp_path / "data"), tmp_path / "labels.csv"
     table.write_text("patient,label\nP1,normal\nP1,polyp\n")
