@@ -25,6 +25,8 @@ def remedy_for(problems: pd.Series, root: Path) -> str:
     if all_are(MISSING):
         there = "".join(f": the folder holds '{path}'" for path in walk(root).paths[:1])
         return f"correct the paths, or name their column with {argument('path_col')}{there}"
+    if all_are("a folder"):
+        return "write a row for each image file, with its path"
     if all_are("the window asked for"):
         return f"choose another {argument('window')}"
     if all_are(f"{NO_CLASS_FOLDER}: it has fewer"):

@@ -725,6 +725,18 @@ def test_where_every_file_is_missing_the_folders_own_names_are_told(make_images,
     assert "path_col" in error.value.remedy and "pictures/007.png" in error.value.remedy
 
 
+def test_paths_of_another_machine_and_of_folders_have_their_own_remedies(make_images):
+    folder = make_images("p1/1.png", "p2/2.png")
+    for paths, remedy in (
+        (("/home/them/set/p1/1.png", "/home/them/set/p2/2.png"), f"no file is there: write its part below {folder}"),
+        (("p1", "p2/"), "write a row for each image file"),
+    ):
+        write_csv(folder, "path,label\n{},a\n{},b\n".format(*paths))
+        with pytest.raises(DataError) as error:
+            scan(folder / "labels.csv")
+        assert error.value.remedy.startswith(remedy)
+
+
 def test_a_folder_without_classes_names_the_table_beside(make_images):
     root = make_images("images/1.png", "images/2.png")
     write_csv(root, "image_id,dx\n1,a\n2,b\n", name="meta.csv")
