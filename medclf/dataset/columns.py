@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from medclf.config import Policy
-from medclf.dataset.folders import part_named
 from medclf.dataset.labels import FLOATS, LIST, NO_FINDING, Label, is_missing, list_in
+from medclf.dataset.part_names import part_named
 from medclf.dataset.spelt_names import NOTHING, SHOWN, one_name_each
 from medclf.errors import DataError, argument, did_you_mean
 

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from medclf.dataset.folders import part_named, partition_of, plain_name, without_ending
+from medclf.dataset.folders import plain_name, without_ending
+from medclf.dataset.part_names import part_named, partition_of
 from medclf.errors import DataError, argument
 
 NO_CLASS_FOLDER = "no class folder above it"

@@ -13,10 +13,11 @@ import pandas as pd
 
 from medclf.dataset.columns import BLANK, POOR, Columns, Sheet, label_in, label_text, refuse_review
 from medclf.dataset.csv_reading import read_csv
-from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, partition_of, walk
+from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, walk
 from medclf.dataset.identity import instance_uid, patient_id
 from medclf.dataset.labels import Label, is_missing
 from medclf.dataset.layouts import labels_of_folders, masks_among, patients_of_folders
+from medclf.dataset.part_names import partition_of
 from medclf.dataset.spelt_names import SHOWN, number_key, some
 from medclf.errors import DataError, argument, by_road, is_address, missing
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medclf.dataset.folders import partition_of
 from medclf.dataset.folds import apportion, balance, deal, fill, nearest, shuffled
 from medclf.dataset.labels import (
     Values,
@@ -24,6 +23,7 @@ from medclf.dataset.labels import (
     named_groups,
     values_of,
 )
+from medclf.dataset.part_names import partition_of
 from medclf.errors import MedclfWarning, SplitError, argument
 
 Splits = tuple[list[int], list[int]]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from medclf.dataset.folders import Finder, Tree, partition_of
+from medclf.dataset.folders import Finder, Tree
 from medclf.dataset.layouts import labels_of_folders, masks_among, patients_of_folders
 from medclf.errors import DataError
 
@@ -121,24 +121,6 @@ def test_a_name_that_speaks_of_a_partition_and_is_not_read_so_is_told(folder):
 )
 def test_other_names_are_not(folder):
     assert not any("partition" in note for note in labels_of_folders([f"{folder}/a/1.png", "b/2.png"])[2])
-
-
-@pytest.mark.parametrize(
-    ("train", "valid", "test"),
-    [
-        ("Entrenamiento", "validaci\u00f3n", "pruebas"),
-        ("entrai\u0302nement", "validation", "jeu_de_test"),
-        ("Trainingsdaten", "Validierungsdaten", "Testbilder"),
-        ("dados_treino", "validac\u0327a\u0303o", "teste"),
-        ("xunlian", "yanzheng", "ceshi"),
-        ("\u8bad\u7ec3\u96c6", "\u9a8c\u8bc1\u96c6", "\u6d4b\u8bd5\u96c6"),
-        ("\u5b66\u7fd2", "\u691c\u8a3c", "\u30c6\u30b9\u30c8"),
-    ],
-)
-def test_parts_are_known_in_other_languages(train, valid, test):
-    paths = [f"{part}/{label}/1.png" for part in (train, valid, test) for label in ("ill", "well")]
-    assert list(map(partition_of, paths)) == ["train"] * 2 + ["valid"] * 2 + ["test"] * 2
-    assert labels_of_folders(paths) == (["ill", "well"] * 3, [""] * 6, [])
 
 
 def test_roles_masks_and_patients_are_known_in_other_languages():

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 import medclf.dataset.scan
-from medclf.dataset.folders import partition_of
 from medclf.dataset.identity import instance_uid, project_key, pseudonym
 from medclf.dataset.scan import scan, scanned_already, usable
 from medclf.errors import DataError, MedclfWarning
@@ -54,24 +53,6 @@ def test_class_folders(make_images):
     assert set(table["problem"]) == {""}
     assert table["patient"].isna().all() and table["partition"].isna().all()
     assert table.attrs == {"root": str(root), "multi_label": False, "ignored": 0}
-
-
-@pytest.mark.parametrize(
-    "path, partition",
-    [
-        ("TRAIN/a/1.png", "train"),
-        ("deep/Val/a/1.png", "valid"),
-        ("valid/x/a/1.png", "valid"),
-        ("validation/a/1.png", "valid"),
-        ("Test/1.png", "test"),
-        ("a/test.png", None),
-        ("training/1.png", "train"),
-        ("testis/1.png", None),
-        ("test/train/a/1.png", "train"),
-    ],
-)
-def test_partition_names(path, partition):
-    assert partition_of(path) == partition
 
 
 def test_partitions_above_classes_and_a_flat_test_folder(make_images):
