@@ -14,11 +14,12 @@ import pandas as pd
 from medclf.dataset.columns import BLANK, POOR, Columns, Sheet, label_in, label_text, refuse_review
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, walk
-from medclf.dataset.identity import instance_uid, patient_id
+from medclf.dataset.identity import instance_uid
 from medclf.dataset.labels import Label, is_missing
 from medclf.dataset.layouts import labels_of_folders, masks_among, patients_of_folders
 from medclf.dataset.part_names import partition_of
-from medclf.dataset.spelt_names import SHOWN, number_key, some
+from medclf.dataset.patient_tables import labels_of_patients
+from medclf.dataset.spelt_names import SHOWN, some
 from medclf.errors import DataError, argument, by_road, is_address, missing
 
 FOLDER_OR_NONE = "folder or none"  # labels of the folders where these tell images apart, as beside boxes they need not
@@ -147,40 +148,6 @@ def _from_folder(folder: Path, labels: Any, asked: Asked) -> Rows:
     if not asked.where:
         _note_unlisted(rows, tree.paths, sheet.name)
     return rows
-
-
-def labels_of_patients(sheet: Sheet, folder: Path, paths: Sequence[str]) -> Sheet:
-    """A table of patients as one of images: a row's images are those of its Patient ID, or below a folder of its name.
-
-    Raises:
-        DataError: a patient has two rows, or no image is of one of the patients.
-    """
-    column = str(sheet.columns.patient)
-    place: dict[str, int] = {}
-    for row, name in enumerate(sheet.texts(column)):
-        if (first := place.setdefault(number_key(name), row)) != row:
-            text = f"{sheet.place(row, column)}: '{name}' stands in row {first + 1} as well"
-            raise DataError(text, "give one row a patient, or a column of paths")
-    found = {path: _row_of_patient(folder, path, place) for path in paths}
-    rows = {path: row for path, row in found.items() if row is not None}
-    if not rows:
-        text = f"{sheet.name} has no column '{sheet.columns.path}', and no image is of one of its patients"
-        remedy = f"name a column of paths with {argument('path_col')}, or the folders as the patients"
-        raise DataError(text, remedy)
-    frame = sheet.frame.iloc[list(rows.values())].reset_index(drop=True)
-    frame.insert(0, sheet.columns.path, list(rows))
-    lost = [name for name, row in place.items() if row not in set(rows.values())]
-    notes = [f"{len(rows)} image files have the label of their patient in {sheet.name}"]
-    notes += [f"{len(lost)} patients of {sheet.name} have no image: {', '.join(lost[:5])}"] if lost else []
-    return replace(sheet, frame=frame, notes=[*sheet.notes, *notes])
-
-
-def _row_of_patient(folder: Path, path: str, place: dict[str, int]) -> int | None:
-    above = map(number_key, reversed(Path(path).parent.parts))
-    if (row := next((place[part] for part in above if part in place), None)) is not None:
-        return row
-    patient = patient_id(folder / path)
-    return None if patient is None else place.get(number_key(patient))
 
 
 def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:
