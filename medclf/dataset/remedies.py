@@ -23,7 +23,10 @@ def remedy_for(problems: pd.Series, root: Path) -> str:
     if all_are("has no frame"):
         return f"choose another {argument('frame')}"
     if all_are(MISSING):
-        there = "".join(f": the folder holds '{path}'" for path in walk(root).paths[:1])
+        tree = walk(root)
+        if tree.linked:
+            return f"the folder holds {len(tree.linked)} links to images outside: {tree.taken_by} takes them"
+        there = "".join(f": the folder holds '{path}'" for path in tree.paths[:1])
         return f"correct the paths, or name their column with {argument('path_col')}{there}"
     if all_are("a folder"):
         return "write a row for each image file, with its path"

@@ -649,6 +649,18 @@ def test_masks_other_endings_and_roles_are_left_out_with_a_word(make_images):
     assert table.attrs["ignored"] == 5
 
 
+def test_links_that_a_table_names_without_ending_are_told_of(make_images, tmp_path):
+    outside, root = make_images("1.png", "2.png"), tmp_path / "linked"
+    root.mkdir()
+    for name in ("1.png", "2.png"):
+        (root / name).symlink_to(outside / name)
+    labels = pd.DataFrame({"path": ["1", "2"], "label": ["a", "b"]})
+    with pytest.raises(DataError, match="file is missing") as error:
+        scan(root, labels=labels)
+    assert error.value.remedy == "the folder holds 2 links to images outside: follow_links=True takes them"
+    assert list(scan(root, labels=labels, follow_links=True)["label"]) == ["a", "b"]
+
+
 def test_links_to_outside_are_counted_and_followed_on_request(make_images, tmp_path):
     store = make_images("1.png", "2.png", root=tmp_path / "store")
     root = tmp_path / "set"
