@@ -157,7 +157,8 @@ def print_unit(
 
 
 def _items(files: Sequence[Path]) -> Iterator[tuple[str, Path | bytes]]:
-    """Every file by a name of its own, the members of zip files too."""
+    """Every file by a name of its own, once however often it is given; the members of zip files too."""
+    seen: set[Path] = set()
     for path in files:
         if path.is_file() and zipfile.is_zipfile(path):
             with open_zip(path) as archive:
@@ -165,4 +166,6 @@ def _items(files: Sequence[Path]) -> Iterator[tuple[str, Path | bytes]]:
                     yield f"{path}/{name}", content
             continue
         for file in images_in([path]):
-            yield str(file), file
+            if (place := file.resolve()) not in seen:
+                seen.add(place)
+                yield str(file), file

@@ -55,6 +55,11 @@ def test_a_folder_is_one_unit_and_its_brightest_image_decides(folder: Path) -> N
     assert len(found.images) == 3
 
 
+def test_a_file_that_is_given_twice_counts_once(folder: Path) -> None:
+    found = predict_unit("RUN", [folder / "bright.png", folder, folder / ".." / folder.name / "dark.png"])
+    assert found.images == predict_unit("RUN", folder).images
+
+
 def test_files_and_a_zip_file_give_the_folders_answer(folder: Path, tmp_path: Path) -> None:
     files = sorted(folder.glob("*.png"))
     packed = tmp_path / "unit.zip"
