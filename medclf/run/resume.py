@@ -281,6 +281,8 @@ def _held(folder: Path) -> Iterator[None]:
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], *, resume: bool) -> None:
     """Compare a run's record with that of the run it is repeated or gone on with by.
 
+    Where other data were asked for, or corrections of them, their tables need not be the same.
+
     Raises:
         DataError: with `resume`, the data have changed.
 
@@ -291,7 +293,9 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], *, resume: boo
         text = "the data are not those of the run: files, labels or patients have changed since"
         if resume:
             raise DataError(text, f"put them back as they were, or train anew with {argument('overwrite', True)}")
-        warnings.warn(MedclfWarning(text), stacklevel=2)
+        asked, asks = settings_in(before), settings_in(now)
+        if all(getattr(asked, name) == getattr(asks, name) for name in ("data", "corrections", *asked.scan_kwargs())):
+            warnings.warn(MedclfWarning(text), stacklevel=2)
     then, today = before.get("versions", {}), now["versions"]
     other = [
         f"{name} {then[name]} then, {today.get(name, 'none')} now" for name in then if then[name] != today.get(name)

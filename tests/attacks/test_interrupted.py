@@ -244,17 +244,22 @@ def test_settings_come_back_and_never_say_overwrite(tmp_path):
 
 
 def test_what_differs_from_the_run_before_is_said():
-    before = {"table_sha256": "a", "versions": {"torch": "2.6", "numpy": "2"}, "threads": 2}
+    settings = {"data": "d", "out": "o"}
+    before = {"settings": settings, "table_sha256": "a", "versions": {"torch": "2.6", "numpy": "2"}, "threads": 2}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_same(before, before, resume=True)
         check_same({}, before, resume=True)  # killed during the scan
-    now = {"table_sha256": "b", "versions": {"torch": "2.7", "numpy": "2"}, "threads": 4}
+    now = before | {"table_sha256": "b", "versions": {"torch": "2.7", "numpy": "2"}, "threads": 4}
     with pytest.raises(DataError, match="the data are not those of the run"):
         check_same(before, now, resume=True)
     with pytest.warns(MedclfWarning) as caught:
         check_same(before, now, resume=False)
     assert "torch 2.6 then, 2.7 now; 2 threads then, 4 now" in str(caught[1].message)
+    for asked in ({"data": "other"}, {"corrections": "review.csv"}, {"drop": ["polyp"]}):  # they are to be others
+        with pytest.warns(MedclfWarning) as caught:
+            check_same(before, now | {"settings": settings | asked}, resume=False)
+        assert len(caught) == 1
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------
