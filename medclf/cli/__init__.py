@@ -64,6 +64,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; a user's mistake is one or two lines and exit status 2."""
+    _open_closed_streams()
     debug = "--debug" in sys.argv
     arguments = [_OLD.get(argument, argument) for argument in sys.argv[1:] if argument != "--debug"]
     warnings.showwarning = _warning_teller()
@@ -118,6 +119,13 @@ def _wrong_number(error: typer.TyperException) -> str:
         "float_parsing": "a number",
     }.get(one["type"])
     return f"{max(option.opts, key=len)} must be {must}, not {one['input']}" if must else ""
+
+
+def _open_closed_streams() -> None:
+    """Where the shell has closed a stream (`>&-`), Python has None: read and write nothing there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def _let_go_of_output() -> None:

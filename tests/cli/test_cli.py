@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -291,6 +292,14 @@ def test_an_answer_that_cannot_be_written_is_said():
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode and "No space left on device" in done.stderr.splitlines()[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell's way to close streams")
+@pytest.mark.parametrize(("closed", "status"), [("--version >&-", 0), ("scan nowhere <&- >&- 2>&-", 2)])
+def test_closed_streams_are_no_mistake(closed, status):
+    command = f"{shlex.quote(sys.executable)} -m medclf {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, "")
 
 
 def test_what_the_shell_is_given_becomes_the_settings(monkeypatch, tmp_path):
