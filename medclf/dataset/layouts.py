@@ -35,8 +35,8 @@ _ALTERED = re.compile(
     re.I,
 )
 _PATIENT = re.compile(
-    r"(?:(?P<surely>patients?|pacientes?|patienten|pazient[ei]|subjects?|participants?)|pat|pt|p|cases?|subj|sub|persons?|volunteers?|donors?|animals?"
-    r"|mrn|pid)[ _.-]*\d+",
+    r"(?:(?P<surely>patients?|pacientes?|patienten|pazient[ei]|subjects?|participants?)|pat|pt|p|cases?|subj|sub"
+    r"|persons?|volunteers?|donors?|animals?|mrn|pid)[ _.-]*\d+",
     re.I,
 )
 _PART_WORDS = set("train training trn tr trainval val valid validation eval evaluation test testing tst ts".split())
@@ -174,7 +174,19 @@ def _levels(labels: Sequence[str], folders: Sequence[Sequence[str]]) -> list[str
         f"{argument('label_from_parent', level)} takes {_some(list(names))}" for level, names in sorted(levels.items())
     )
     taken = _some(list(dict.fromkeys(filter(None, labels))))
-    return [f"the labels are the folders that hold the images ({taken}), and there are folders above them: {told}"]
+    note = f"the labels are the folders that hold the images ({taken}), and there are folders above them: {told}"
+    numbered = [list(names) for names in levels.values() if len(names) > 2 and all(map(_may_be_patient, names))]
+    if numbered:
+        note += (
+            f". If {_some(numbered[0])} are patients, images of one may be in both training and validation set: call "
+            f"their folders patient1, patient2, ..., or give a table with {argument('patient_col')}"
+        )
+    return [note]
+
+
+def _may_be_patient(name: str) -> bool:
+    """Whether a folder's name has a number, and is neither called like a patient nor like a piece of the set."""
+    return bool(re.search(r"\d", name)) and not (_PATIENT.fullmatch(name) or _PIECE.fullmatch(name))
 
 
 def _within_classes(labels: Sequence[str], folders: Sequence[Sequence[str]]) -> list[str]:

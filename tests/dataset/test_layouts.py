@@ -142,6 +142,14 @@ def test_a_class_that_is_called_test_is_told():
     assert any("taken for a test set" in note and "rename the folder" in note for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("above", "asked"), [("8863 8864 8865", True), ("SOB_14-1 SOB_14-2 SOB_9-7", True), ("fold1 fold2 fold3", False)]
+)
+def test_numbered_folders_above_the_classes_may_be_patients(above, asked):
+    notes = labels_of_folders([f"{name}/{label}/1.png" for name in above.split() for label in "01"])[2]
+    assert ("are patients, images of one may be in both" in notes[0]) == asked and len(notes) == 1
+
+
 def test_folders_within_a_class_are_told():
     notes = labels_of_folders(["ill/1.png", "ill/p1/2.png", "well/3.png", "well/p2/4.png"])[2]
     assert any("2 class folders lie within" in note and "'p1' within 'ill'" in note for note in notes)
