@@ -213,5 +213,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         >>> did_you_mean("stratifed", ["random", "stratified"]), did_you_mean("x", ["random"])
         ("did you mean 'stratified'?", '')
     """
-    near = difflib.get_close_matches(word, list(known), n=1)
+    near = difflib.get_close_matches(str(word), map(str, known), n=1)
     return f"did you mean '{near[0]}'?" if near else ""

@@ -112,6 +112,10 @@ class Sheet:
         twice = [name for name, n in Counter(label if isinstance(label, list) else ()).items() if n > 1]
         if twice:
             raise DataError(f"{argument('label_col')} names '{twice[0]}' twice", "name each column once")
+        for name in ("path", "patient", "partition"):
+            if not isinstance(given := getattr(self.columns, name), (str, type(None))):
+                text = f"{argument(f'{name}_col')} must be the name of a column, not {given!r}"
+                raise DataError(text, "rename columns whose names are no text")
         wanted = {"path_col": self.columns.path, "patient_col": self.columns.patient}
         wanted |= {"partition_col": self.columns.partition}
         asked = [(name, column) for name, column in wanted.items() if column is not None]

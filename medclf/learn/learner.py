@@ -19,7 +19,7 @@ from fastcore.foundation import L
 from medclf._deprecated import warn
 from medclf.config import Balance, Pooling, TrainConfig
 from medclf.errors import DataError, MedclfError, PreprocessingError, argument
-from medclf.learn.arguments import check_callables, check_head, check_known, fastai_head, weights_asked
+from medclf.learn.arguments import check_callables, check_head, check_known, check_loss, fastai_head, weights_asked
 from medclf.learn.balance import balanced_loss
 from medclf.learn.checkpoint import seeded
 from medclf.learn.deferred_loss import DeferredSmoothLoss, FetchLosses
@@ -141,6 +141,7 @@ def med_learner(
         raise MedclfError(f"dropout must be 0 or more and below 1, not {dropout!r}", "it is the share that is dropped")
     vocab = class_names(dls)
     check_rows(dls)
+    check_loss(loss_func, is_multi_label(dls))
     if n_out not in (None, len(vocab)):
         raise MedclfError(f"n_out={n_out}, but the loaders have {len(vocab)} labels", "leave n_out out")
     weights = weights_asked(weights, pretrained)
@@ -148,7 +149,11 @@ def med_learner(
         weights = weights_as_given(arch, weights)
     if isinstance(dls.device, str):
         dls.to(usable_device(dls.device))
-    n_in = n_in or _channels(dls)
+    known = _channels(dls)
+    if n_in is not None and known not in (None, n_in):
+        remedy = f"leave n_in out, or make the loaders with channels={n_in}"
+        raise MedclfError(f"n_in={n_in}, but the loaders give images of {known} channels", remedy)
+    n_in = n_in or known or 3
     options: dict[str, Any] = {"concat_pool": concat_pool, "pool": pool, "lin_ftrs": lin_ftrs, "ps": ps}
     options |= {"first_bn": first_bn, "bn_final": bn_final, "lin_first": lin_first, "y_range": y_range}
     options = {name: value for name, value in options.items() if value is not None}
@@ -254,8 +259,8 @@ def _input_size(dls: DataLoaders) -> tuple[int, int] | None:
     return found.size if found.sampling is None else found.sampling.size
 
 
-def _channels(dls: DataLoaders) -> int:
+def _channels(dls: DataLoaders) -> int | None:
     try:
         return reading_of(dls).channels
     except PreprocessingError:
-        return 3
+        return None

@@ -58,7 +58,9 @@ def partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tupl
     table = table.copy()
     if split is None or split == "none":
         split = "folders" if {"train", "valid"} <= set(table["partition"].dropna()) else "random"
-    for text in [*_unused(split, settings), _mixed(table, split)] if not settings.get("fold") else []:
+    for text in (
+        [*_unused(split, settings), _mixed(table, split)] if split != "kfold" or not settings.get("fold") else []
+    ):
         if not text:
             continue
         warnings.warn(MedclfWarning(text), stacklevel=3)
@@ -90,6 +92,8 @@ def _unused(split: str, settings: Mapping[str, Any]) -> Iterator[str]:
         yield f"{nothing}: with {argument('split', 'kfold')} {argument('n_folds', n_folds)} says it"
     if split not in ("kfold", "all") and n_folds != TrainConfig.folds:
         yield f"{argument('n_folds', n_folds)} changes nothing without {argument('split', 'kfold')}"
+    if split != "kfold" and settings.get("fold"):
+        yield f"{argument('fold', settings['fold'])} changes nothing without {argument('split', 'kfold')}"
 
 
 def _mixed(table: pd.DataFrame, split: str) -> str:

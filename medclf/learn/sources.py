@@ -102,6 +102,9 @@ def table_of(
         column = columns["partition_col"] = named(valid_col, "", 0)
         flags = [text_of(cell).lower() for cell in df[column]] if column in df else []
         if set(flags) <= TRUE | FALSE and part_of_flags(str(column)) is None:  # as in fastai, whatever its name
+            if flags and not TRUE & set(flags):
+                text = f"no row of the column {str(column)!r} is for validation"
+                raise DataError(text, "mark some, or leave valid_col out for a share of all images")
             df = df.assign(**{column: ["valid" if flag in TRUE else "train" for flag in flags]})
     if suff and columns["path_col"] in df:
         df = df.assign(**{columns["path_col"]: df[columns["path_col"]].astype(str) + suff})
@@ -116,7 +119,7 @@ def read_table(path: Path, header: Any, delimiter: str | None, quoting: int) -> 
     """
     if header in ("infer", 0) and len(delimiter or ",") == 1 and quoting == csv.QUOTE_MINIMAL:
         return read_csv(path, delimiter)
-    told = {"header": header, "delimiter": delimiter, "quoting": quoting}
+    told = {"header": header, "quoting": quoting} | ({} if delimiter is None else {"delimiter": delimiter})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # cells beyond the header, which would get lost
@@ -142,7 +145,7 @@ def labels_by(label_func: Callable[[Path], Any], fnames: Iterable[Any]) -> tuple
             raise DataError(
                 f"{file}: the function of the labels fails: {type(error).__name__}: {error}", f"try {name} on this file"
             ) from error
-    return [str(file) for file in files], [
+    return [str(file.absolute() if file.exists() else file) for file in files], [
         list(label) if isinstance(label, (tuple, set)) else label for label in labels
     ]
 

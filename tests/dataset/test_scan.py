@@ -924,3 +924,10 @@ def test_a_table_that_was_scanned_is_taken_as_it_is(make_images):
     with pytest.raises(DataError, match="each frame is an image here, and the table has files"):
         scanned_already(table, {}, "all")
     assert scanned_already(root, {}, "all") is None and scanned_already(pd.DataFrame({"path": []}), {}, "all") is None
+
+
+def test_a_column_that_is_named_by_a_number_is_refused_with_its_argument(make_images):
+    root = make_images("a.png", "b.png")
+    table = pd.DataFrame({"path": ["a.png", "b.png"], "label": ["x", "y"], "who": ["p", "q"]})
+    with pytest.raises(DataError, match="patient_col must be the name of a column, not 2"):
+        scan(table, root=root, patient_col=2)

@@ -18,7 +18,8 @@ def test_a_share_that_the_folders_overrule_is_said():
 
 
 def test_a_share_or_a_number_of_folds_that_no_split_uses_is_said():
-    for given, split in ((dict(n_folds=3), "random"), (dict(valid_pct=0.4, fold=0, n_folds=5), "kfold")):
+    unused = ((dict(n_folds=3), "random"), (dict(valid_pct=0.4, fold=0, n_folds=5), "kfold"), (dict(fold=2), "random"))
+    for given, split in unused:
         with pytest.warns(MedclfWarning, match="changes nothing"):
             found, _ = partitioned(table().assign(partition=None), split, seed=0, **given)
         assert sum("changes nothing" in text for text in found.attrs["notes"]) == 1

@@ -56,3 +56,23 @@ def test_what_no_loaders_can_be_made_of_is_named(make, said):
     with pytest.raises(MedclfError, match=said) as refused:
         make([Path("a_1.png"), Path("b_2.png")])
     assert refused.value.remedy
+
+
+def test_a_table_without_a_header_needs_no_delimiter(tmp_path):
+    (tmp_path / "t.csv").write_text("1.png,a\n2.png,b\n")
+    frame = read_table(tmp_path / "t.csv", None, None, csv.QUOTE_MINIMAL)
+    assert frame.to_dict("list") == {"0": ["1.png", "2.png"], "1": ["a", "b"]}
+
+
+def test_a_valid_col_without_validation_is_refused():
+    with pytest.raises(DataError, match="no row of the column 'held' is for validation"):
+        table_of(pd.DataFrame({"path": ["a"], "held": [False]}), "path", "label", "held", "", by_position=False)
+
+
+def test_files_that_are_listed_from_the_current_folder_are_taken_as_they_are(make_images, monkeypatch, recwarn):
+    root = make_images(*(f"{label}/{n}.png" for label in "ab" for n in range(6)))
+    monkeypatch.chdir(root.parent)
+    files = sorted(Path(root.name).rglob("*.png"))
+    dls = MedDataLoaders.from_path_func(root.name, files, lambda file: file.parent.name, size=32, split="stratified")
+    assert sorted(dls.table["path"]) == sorted(file.relative_to(root.name).as_posix() for file in files)
+    assert not any("were found as others" in str(one.message) for one in recwarn)
