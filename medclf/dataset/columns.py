@@ -28,6 +28,7 @@ WRITTEN = frozenset({*MEANT, "pred", "loss", "unknown", "flags", "fold", "twins"
 WRITTEN |= {"trained_before"}
 WRITTEN |= {"unit_id", "n_images", "unit_images", "contribution"}
 NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d+)?|\.\d+)([eE][-+]?\d+)?")
+_FILE = re.compile(r"\.(png|jpe?g|tiff?|bmp|dcm)$", re.I)
 SPLIT_COLUMN = re.compile(
     r"(data)?_?(split|set|subset|partition|part|is_(valid|test|train)|phase|usage)"
     r"|(k|cv)?[ _-]?folds?[ _-]?(id|no|\d+)?",
@@ -131,7 +132,7 @@ class Sheet:
     def _header_remedy(self, name: str, column: str) -> str:
         """What to do where a column is not there: headers are missing too, or their names run together."""
         names = [str(column) for column in self.frame]
-        if any(re.search(r"\.(png|jpe?g|tiff?|bmp|dcm)$", one, re.I) for one in names):
+        if any(map(_FILE.search, names)):
             return "its first line looks like an image's: write a header line above it, such as path,label"
         if len(names) == 1 and re.search(r"[|: ]", names[0]):
             return "separate its columns with commas, semicolons or tabs"
@@ -148,6 +149,9 @@ class Sheet:
         if columns.uncertain or columns.blank:
             return self._labels_from_flag(str(columns.label))
         cells = self._cells(str(columns.label))
+        if cells and all(isinstance(cell, str) and _FILE.search(cell) for cell in cells):
+            text = f"column '{columns.label}' of {self.name} holds names of image files, not labels"
+            raise DataError(text, f"name the column of labels with {argument('label_col')}")
         multi_label = columns.label_delim is not None or any(isinstance(cell, _SEVERAL) for cell in cells)
         if cells and all(map(_is_vector, cells)) and len({len(cell) for cell in cells}) == 1:
             text = f"column '{columns.label}' of {self.name} holds vectors of 0 and 1, which name no labels"

@@ -96,8 +96,9 @@ def table_of(
         return column
 
     columns = {"path_col": named(fn_col, "path", 0), "label_col": named(label_col, "label", 1)}
-    if isinstance(columns["label_col"], list) and len(columns["label_col"]) == 1:
-        columns["label_col"] = columns["label_col"][0]
+    for name, column in columns.items():
+        if isinstance(column, list) and len(column) == 1:
+            columns[name] = column[0]
     if valid_col is not None:
         column = columns["partition_col"] = named(valid_col, "", 0)
         flags = [text_of(cell).lower() for cell in df[column]] if column in df else []

@@ -284,6 +284,12 @@ def test_vectors_of_0_and_1_are_no_names():
     assert sheet(label=[[0], [1, 2]]).labels()[0] == [("0",), ("1", "2")]
 
 
+def test_names_of_files_are_no_labels():
+    with pytest.raises(DataError, match=r"column 'label' of .* holds names of image files, not labels\n.*label_col"):
+        sheet(label=["a/1.png", "b/2.JPG"]).labels()
+    assert sheet(label=["a.png", "b"]).labels()[0] == ["a.png", "b"]
+
+
 def test_no_finding_is_read_in_any_case():
     assert sheet(label=["(None)", "a"], columns={"label_delim": "|"}).labels()[0] == [(), ("a",)]
 

@@ -76,3 +76,8 @@ def test_files_that_are_listed_from_the_current_folder_are_taken_as_they_are(mak
     dls = MedDataLoaders.from_path_func(root.name, files, lambda file: file.parent.name, size=32, split="stratified")
     assert sorted(dls.table["path"]) == sorted(file.relative_to(root.name).as_posix() for file in files)
     assert not any("were found as others" in str(one.message) for one in recwarn)
+
+
+def test_a_list_of_one_column_is_that_column():
+    _, columns = table_of(pd.DataFrame({"file": ["a.png"], "y": ["b"]}), ["file"], [1], None, "", by_position=True)
+    assert columns == {"path_col": "file", "label_col": "y"}
