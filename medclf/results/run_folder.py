@@ -84,7 +84,11 @@ class RunFolder(Shown, os.PathLike[str]):
     @cached_property
     def results(self) -> dict[str, Any]:
         """What results.json holds."""
-        return read_results(self._of_a_run(RESULTS))
+        file = self._of_a_run(RESULTS)
+        if not file.exists() and self.settings and not self.record.get("finished"):
+            go_on = by_road(f"resume({str(self.path)!r})", f"medclf train --resume {self.path}")
+            raise DataError(f"the training of {self.path} was not finished", f"go on with it: {go_on}")
+        return read_results(file)
 
     @cached_property
     def record(self) -> dict[str, Any]:

@@ -25,3 +25,10 @@ def test_a_folder_that_is_neither_run_nor_bundle(tmp_path, asked):
 def test_what_is_no_path_is_no_run_folder(given):
     with pytest.raises(DataError, match=f"given by its path, and this is a {type(given).__name__}"):
         RunFolder(given)
+
+
+def test_a_training_that_was_stopped_is_gone_on_with(tmp_path):
+    (tmp_path / "run.json").write_text('{"settings": {"data": "d", "out": "o"}}')
+    with pytest.raises(DataError, match="was not finished") as error:
+        _ = RunFolder(tmp_path).results
+    assert "resume(" in error.value.remedy
