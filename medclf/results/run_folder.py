@@ -256,11 +256,14 @@ class RunFolder(Shown, os.PathLike[str]):
         Raises:
             DataError: it is gone.
         """
-        root, others = self.record.get("root"), f"name others with {by_road('data=', '--data')}"
+        root = self.record.get("root")
+        others = by_road(
+            "shortcuts and evaluate take others as data=", "medclf shortcuts and evaluate take others with --data"
+        )
         if root is None:
             raise DataError(f"{self / RECORD} does not say where the images are", others)
         if not Path(root).is_dir():
-            raise DataError(f"{self.path}: its images are not at {root}", f"bring them back, or {others}")
+            raise DataError(f"{self.path}: its images are not at {root}", f"bring them back, or link them there; {others}")
         return Path(root)
 
     def reader(self, show_burned_in: bool | None = None) -> Reader | None:
