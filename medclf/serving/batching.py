@@ -46,14 +46,14 @@ class MicroBatcher(Generic[Answer]):
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._predict, self._max_batch, self._n_streams = predict, max_batch, streams
-        self._threads = ThreadPoolExecutor(streams, "predict", initializer=set_up)
-        self._waiting: asyncio.Queue[tuple[np.ndarray, tuple[Any, ...], asyncio.Future[Answer]]] = asyncio.Queue()
+        self._set_up, self._on_batch = set_up, on_batch
         self._streams: list[asyncio.Task[None]] = []
-        self._on_batch = on_batch
 
     def start(self) -> None:
-        """Begin to take images; needs a running event loop."""
+        """Begin to take images, maybe again after a `stop`; needs a running event loop, to which the queue is bound."""
         loop = asyncio.get_running_loop()
+        self._threads = ThreadPoolExecutor(self._n_streams, "predict", initializer=self._set_up)
+        self._waiting: asyncio.Queue[tuple[np.ndarray, tuple[Any, ...], asyncio.Future[Answer]]] = asyncio.Queue()
         self._streams = [loop.create_task(self._stream()) for _ in range(self._n_streams)]
 
     async def predict(self, pixels: np.ndarray, *more: Any) -> Answer:

@@ -61,7 +61,6 @@ class DecoderPool:
         self._command = [_BOOT.format(module=module), os.pathsep.join(map(os.path.abspath, sys.path))]
         self._command.append(json.dumps({"prepare": dict(settings), "limits": limits}))
         self._n_workers, self._patience = workers, 3 * seconds
-        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         self._workers: set[_Worker] = set()
         self._replacing: set[asyncio.Task[None]] = set()
         self._decoding: set[asyncio.Task[Decoded]] = set()
@@ -73,11 +72,12 @@ class DecoderPool:
         return any(not worker.ended for worker in self._workers)
 
     async def start(self) -> None:
-        """Start all workers and wait until they have loaded their modules.
+        """Start all workers, maybe again after a `stop`, and wait until they have loaded their modules.
 
         Raises:
             MedclfError: a worker did not start.
         """
+        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         await asyncio.gather(*(self._add() for _ in range(self._n_workers)))
 
     async def decode(self, body: bytes | bytearray) -> Decoded:

@@ -32,6 +32,7 @@ TYPES = (
 )
 _PACKED = ("application/gzip", "application/x-gzip")  # what browsers call a .nii.gz
 ZIP = "application/zip"
+_ZIPS = (ZIP, "application/x-zip-compressed", "application/octet-stream")  # as Windows and simple clients call it
 PARAMETERS = ("field", "preview", "saliency", "sketch")
 _OF_THE_MODEL = ("frame", "label", "operating_point", "positive", "resize", "size", "threshold", "unit", "window")
 _DIGITS = 30  # of a Content-Length; with as many it is too large in any case
@@ -185,7 +186,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
     )
     async def predict_unit(request: Request) -> PredictedUnit:
         """Classify a patient, study or series: the body is a zip file of its images. Of a model trained with a unit."""
-        if _kind(request) != ZIP:
+        if _kind(request) not in _ZIPS:
             raise Refused(415, "the Content-Type is not that of a zip file", f"send it with Content-Type {ZIP}")
         if getattr(service.bundle, "unit_rule", None) is None:
             raise Refused(422, "this model answers each image alone", "send images to /v1/predict")

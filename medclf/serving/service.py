@@ -133,9 +133,7 @@ class Service:
         )
         self.meters.waiting.set_function(lambda: self.gate.waiting)
         self.meters.restarts.set_function(lambda: self._pool.restarts)
-        self._one_heat, self._one_unit = asyncio.Semaphore(1), asyncio.Semaphore(1)
-        self._units = asyncio.Semaphore(workers)  # in hand at once: a small zip file may hold much
-        self._running = False
+        self._workers, self._running = workers, False
 
     @property
     def ready(self) -> bool:
@@ -143,7 +141,12 @@ class Service:
         return self._running and self._pool.alive
 
     async def start(self) -> None:
-        """Start decoders and model, and answer one blank image: the first client pays for no warming up."""
+        """Start decoders and model, and answer one blank image: the first client pays for no warming up.
+
+        What is bound to the event loop is made here, so that an application can be run again.
+        """
+        self._one_heat, self._one_unit = asyncio.Semaphore(1), asyncio.Semaphore(1)
+        self._units = asyncio.Semaphore(self._workers)  # in hand at once: a small zip file may hold much
         await self._pool.start()
         self._batcher.start()
         await self._batcher.predict((await self._pool.decode(blank_image())).pixels, *self._beside(None))

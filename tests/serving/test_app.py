@@ -747,3 +747,12 @@ def test_the_service_loads_no_fastai() -> None:
 def test_a_path_is_no_bundle() -> None:
     with pytest.raises(MedclfError, match="takes a bundle, not its path RUN"):
         create_app("RUN")  # type: ignore[arg-type]
+
+
+def test_an_application_can_be_run_again(bundle: Any, picture: Any) -> None:
+    """As a notebook's cell is: its queues were bound to the first event loop, and the second run never began."""
+    app = create_app(bundle)
+    for _ in range(2):
+        with running(app) as url:
+            answers = [CLIENT.post(f"{url}/v1/predict", content=picture(200), headers=PNG) for _ in range(3)]
+            assert {answer.json()["label"] for answer in answers} == {"light"}

@@ -70,6 +70,9 @@ def test_a_zip_file_gets_one_answer_with_the_image_that_decided(address: str, pi
     assert said["probs"]["light"] == pytest.approx(0.8, abs=0.01)
     assert said["images"] == pytest.approx({"a.png": 0.2, "b.png": 0.8}, abs=0.01)
     assert list(said["problems"]) == ["broken.png"]
+    for kind in ("application/x-zip-compressed", "application/octet-stream"):
+        again = httpx.post(f"{address}/v1/predict_unit", content=body, headers={"content-type": kind}, timeout=60)
+        assert again.json() == said
 
 
 @pytest.mark.parametrize(
