@@ -347,7 +347,10 @@ class Finder:
             if is_within(absolute, root):
                 return Path(os.path.relpath(absolute, root)).as_posix()
         if not self.allow_outside:
-            allow = by_road("allow it with allow_outside=True", "name a folder that holds all images")
+            allow = by_road(
+                "allow it with allow_outside=True",
+                "name the folder that holds all images for the data, and this table with --labels",
+            )
             there = os.path.lexists(absolute)
             remedy = f"correct it, or {allow}" if there else f"no file is there: write its part below {self.root}"
             raise BadPath(f"lies outside {self.root}", remedy)
