@@ -215,7 +215,7 @@ class TrainConfig:
         None,
         "Split",
         "how to divide the images",
-        unset="folders if there are train and valid, else random",
+        unset="folders if there are train and valid, else by patient if known, else random",
         or_none=True,
     )
     folds: int = option(5, "Split", "number of folds, for --split kfold", at_least=2)

@@ -90,6 +90,31 @@ def split_table(
     return result
 
 
+def usual_split(table: pd.DataFrame, *, divided: bool = True) -> str:
+    """The split where none is asked for: one that keeps apart what the table knows to belong together.
+
+    Args:
+        table: as `scan` returns it.
+        divided: whether training and validation images that the table names stay as they are.
+
+    Returns:
+        "folders", where it names some; "grouped" or "patient", where images share a group or a patient; else "random".
+
+    Example:
+        >>> table = pd.DataFrame({"path": ["1.png", "2.png", "3.png"], "label": list("aba"), "patient": list("xxy")})
+        >>> usual_split(table), usual_split(table[1:])
+        ('patient', 'random')
+    """
+    good = usable(table)
+    if divided and "partition" in table and {"train", "valid"} <= set(table["partition"].dropna()):
+        return "folders"
+    for column, split in (("group", "grouped"), ("patient", "patient")):
+        counts = good[column].value_counts() if column in good else []
+        if len(counts) > 1 and max(counts) > 1:
+            return split
+    return "random"
+
+
 def _check_files(table: pd.DataFrame) -> None:
     """Raise SplitError where frames of one file are in several partitions."""
     if FRAME not in table:

@@ -20,6 +20,7 @@ from medclf.config import Resize, TrainConfig
 from medclf.dataset.kinds import window_warnings
 from medclf.dataset.labels import label_set, root_of
 from medclf.dataset.scan import note, scan
+from medclf.dataset.splits import usual_split
 from medclf.display import Shown, listed
 from medclf.errors import DataError, MedclfWarning, argument
 from medclf.images.preprocessing import Preprocessing
@@ -91,7 +92,7 @@ class MedDataLoaders(Shown, DataLoaders):
             size: side, or (height, width), in pixels, of what the network sees.
             split: "random", "stratified", "patient", "grouped", "kfold", "folders"; "all" trains on every image and
                 validates on the same ones, for a last network after cross-validation; None takes the table's own
-                partitions where it has train and valid, else "random".
+                partitions where it has train and valid; else it keeps together what shares a group or a patient.
             valid_pct: share of the images, in (0, 1), held for validation.
             seed: of the split, the order and the augmentation; the global random state is left alone.
             fold, n_folds: for "kfold", which fold is valid, of how many.
@@ -206,12 +207,10 @@ class MedDataLoaders(Shown, DataLoaders):
         """
         given = {"valid_pct": valid_pct, "seed": seed, "item_tfms": item_tfms, "batch_tfms": batch_tfms}
         kwargs |= {**given, "img_cls": img_cls}
-        if valid_pct is not None and kwargs.get("split") is None:
-            kwargs["split"] = "random"
         chosen = None
         if (train, valid) != ("train", "valid") and valid_pct is None:
             chosen, kwargs["split"] = partial(partition_by_folder, train=train, valid=valid), "folders"
-        dls = cls._scanned(path, kwargs, chosen, strict=strict)
+        dls = cls._scanned(path, kwargs, chosen, valid_pct is None, strict=strict)
         check_vocab(vocab, dls.vocab)
         return dls
 
@@ -430,6 +429,7 @@ class MedDataLoaders(Shown, DataLoaders):
         source: Any,
         kwargs: dict[str, Any],
         chosen: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+        divided: bool = True,
         **given: Any,
     ) -> DataLoaders:
         """Scan with the arguments that `scan` knows, and make loaders with the others; one decode serves both.
@@ -438,6 +438,7 @@ class MedDataLoaders(Shown, DataLoaders):
             source: of `scan`.
             kwargs: what the factory was called with.
             chosen: changes the table before loaders are made of it.
+            divided: see `usual_split`.
             given: other arguments of `scan`.
         """
         kwargs = loader_arguments(kwargs, [*_SCAN, *_LOADERS])
@@ -445,7 +446,10 @@ class MedDataLoaders(Shown, DataLoaders):
         given |= {name: value for name, value in kwargs.items() if name in _SCAN}
         given = {"check_pixels": decoding(**rest), "progress": rest.get("progress", True)} | given
         table = scan(source, **given)
-        return cls.from_table(table if chosen is None else chosen(table), **rest)
+        table = table if chosen is None else chosen(table)
+        if rest.get("split") is None and not divided:
+            rest["split"] = usual_split(table, divided=False)
+        return cls.from_table(table, **rest)
 
     def test_dl(
         self, test_items: Any, rm_type_tfms: int | None = None, with_labels: bool = False, **kwargs: Any

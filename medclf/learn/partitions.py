@@ -16,7 +16,7 @@ from medclf.dataset.groups import on_both_sides
 from medclf.dataset.labels import label_set, objects, usable
 from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.scan import note
-from medclf.dataset.splits import no_partition, split_table
+from medclf.dataset.splits import no_partition, split_table, usual_split
 from medclf.errors import DataError, MedclfWarning, argument
 from medclf.learn import distributed
 
@@ -57,7 +57,7 @@ def partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tupl
     """A copy of the table with its partitions filled in, and the kind of split."""
     table = table.copy()
     if split is None or split == "none":
-        split = "folders" if {"train", "valid"} <= set(table["partition"].dropna()) else "random"
+        split = usual_split(table)
     for text in (
         [*_unused(split, settings), _mixed(table, split)] if split != "kfold" or not settings.get("fold") else []
     ):

@@ -17,7 +17,7 @@ from medclf.dataset.csv_files import save_rows
 from medclf.dataset.labels import usable
 from medclf.dataset.scan import scan
 from medclf.dataset.sources import FOLDER_OR_NONE
-from medclf.dataset.splits import split_table
+from medclf.dataset.splits import split_table, usual_split
 from medclf.errors import DataError, MedclfError, ReadError, argument
 from medclf.files import finite, write_json
 from medclf.images.box_places import SIDES
@@ -208,8 +208,7 @@ def _check(config: TrainConfig, unlisted: str, neck: str) -> None:
 
 def _split(table: pd.DataFrame, config: TrainConfig) -> tuple[pd.DataFrame, str]:
     """The table with its partition, and the kind of split; images with and without findings are shared out alike."""
-    placed = set(table["partition"].dropna())
-    split = config.split or ("folders" if {"train", "valid"} <= placed else "stratified")
+    split = config.split or usual_split(table).replace("random", "stratified")
     by_finding = table.assign(label=np.where(table[N_BOXES] > 0, "finding", "no finding"))
     partition = split_table(by_finding, split, valid_pct=config.valid_pct, seed=config.seed)
     return table.assign(partition=partition), split

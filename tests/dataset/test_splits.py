@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medclf.dataset.splits import split_table
+from medclf.dataset.splits import split_table, usual_split
 from medclf.errors import MedclfWarning, SplitError
 
 pytestmark = pytest.mark.filterwarnings("ignore::medclf.errors.MedclfWarning")
@@ -164,3 +164,24 @@ def test_patients_of_hannover(shared_data):
         assert abs((partition == "valid").mean() - 0.2) < 0.02
         share = table.groupby(partition)["label"].agg(lambda found: (found == "ap").mean())
         assert abs(share["train"] - share["valid"]) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("columns", "split"),
+    [
+        ({}, "patient"),
+        ({"patient": [f"p{i}" for i in range(60)]}, "random"),
+        ({"patient": None}, "random"),
+        ({"patient": "anonymous"}, "random"),  # one for all tells nobody apart
+        ({"group": [1, 1, 2, 3, 4, 5] * 10}, "grouped"),
+        ({"group": None}, "patient"),
+        ({"partition": ["train", "valid"] * 30}, "folders"),
+    ],
+)
+def test_where_no_split_is_asked_for_what_belongs_together_stays_so(table, columns, split):
+    assert usual_split(table.assign(**columns)) == split
+    assert usual_split(table.assign(**columns), divided=False) == ("patient" if split == "folders" else split)
+
+
+def test_patients_of_unusable_images_alone_do_not_count(table):
+    assert usual_split(table[table["problem"] != ""]) == "random"

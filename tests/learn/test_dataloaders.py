@@ -13,6 +13,7 @@ from fastai.vision.augment import RandomResizedCrop
 from PIL import Image
 
 from medclf.dataset.scan import scan
+from medclf.demo_dicom import draw_ct
 from medclf.errors import DataError, MedclfWarning, PreprocessingError
 from medclf.images.reading import prepare
 from medclf.learn.batches import MedDL, even_batch_size
@@ -54,6 +55,21 @@ def test_from_folder_gives_fastais_loaders(folder):
     assert len(y) == len(x)
     dls.show_batch(max_n=4)
     assert len(dls.train) == 3 and sum(len(b[1]) for b in dls.train) == 20  # even batches, none dropped
+
+
+def test_no_patient_is_on_both_sides_unless_the_split_is_asked_for(tmp_path):
+    drawn = draw_ct(tmp_path / "ct", n_patients=10, n_slices=4, size=32)
+    rows = pd.read_csv(drawn / "labels.csv")
+    parted = tmp_path / "parted"
+    for i, row in rows.iterrows():
+        to = parted / ("train", "valid")[i % 2] / row["label"] / f"{i}.dcm"
+        to.parent.mkdir(parents=True, exist_ok=True)
+        (drawn / row["file"]).rename(to)
+    in_both = []
+    for given in ({"valid_pct": 0.3}, {"valid_pct": 0.3, "split": "random"}, {}):
+        table = MedDataLoaders.from_folder(parted, size=32, seed=1, progress=False, **given).table
+        in_both.append((table.groupby("patient")["partition"].nunique() > 1).sum())
+    assert in_both[0] == 0 and min(in_both[1:]) > 0  # parts that the folders name stay as they are
 
 
 @pytest.mark.parametrize("modality", [None, "endoscopy"])
