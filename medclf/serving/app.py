@@ -59,7 +59,7 @@ def create_app(
         trained: the day on which the model was trained, for the page's "About this model".
 
     Raises:
-        MedclfError: a path was given, the token is too short, or a detector was given with `watch`.
+        MedclfError: something else than a bundle was given, no workers, a short token, or a detector with `watch`.
         MissingDependency: the extra `serve` is not installed.
     """
     fastapi = require("fastapi", "serve")
@@ -67,8 +67,14 @@ def create_app(
     from medclf.serving import routes, telemetry
     from medclf.serving.service import Service
 
-    if isinstance(bundle, (str, Path)):
-        raise MedclfError(f"the service takes a bundle, not its path {bundle}", "load it first: load_bundle(PATH)")
+    if not hasattr(bundle, "predict_pixels"):
+        given = f"its path {bundle}" if isinstance(bundle, (str, Path)) else f"a {type(bundle).__name__}"
+        remedy = "load it first: load_bundle(PATH); of a learner, save_bundle(learn, PATH) makes one"
+        raise MedclfError(f"the service takes a bundle, not {given}", remedy)
+    for name, count in (("workers", workers), ("streams", streams)):
+        if count is not None and count < 1:
+            raise MedclfError(f"{argument(name)} must be 1 or more, not {count}", "leave it out for the usual number")
+    hosts = [hosts] if isinstance(hosts, str) else hosts
     if token is not None:
         _check_token(token)
     cores = n_cores()

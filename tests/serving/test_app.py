@@ -756,3 +756,26 @@ def test_an_application_can_be_run_again(bundle: Any, picture: Any) -> None:
         with running(app) as url:
             answers = [CLIENT.post(f"{url}/v1/predict", content=picture(200), headers=PNG) for _ in range(3)]
             assert {answer.json()["label"] for answer in answers} == {"light"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"workers": 0}, "workers must be 1 or more, not 0"),
+        ({"streams": -1}, "streams must be 1 or more, not -1"),
+        ({"bundle": Path("a.bundle")}, "not its path a.bundle"),
+        ({"bundle": None}, "not a NoneType"),
+    ],
+)
+def test_what_cannot_serve_is_refused_at_once(bundle: Any, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(MedclfError, match=said):
+        create_app(**{"bundle": bundle, **given})
+
+
+HOST = "models.example.org"
+
+
+def test_one_host_needs_no_list(bundle: Any) -> None:
+    with running(create_app(bundle, hosts=HOST)) as url:
+        found = {host: CLIENT.get(f"{url}/healthz", headers={"Host": host}).status_code for host in ("models", HOST)}
+    assert found == {"models": 421, HOST: 200}
