@@ -16,8 +16,9 @@ import pandas as pd
 from medclf.dataset.box_files import read_box_file
 from medclf.dataset.box_writing import check_writing
 from medclf.dataset.given_boxes import Corners, GivenBox, GivenImage
+from medclf.dataset.label_warnings import several_in_one
 from medclf.dataset.labels import label_set, usable
-from medclf.dataset.matching import several_in_one, spelling, spelt_alike
+from medclf.dataset.matching import spelling, spelt_alike
 from medclf.dataset.scan import listing
 from medclf.errors import DataError, MedclfWarning, argument
 from medclf.images.box_places import SIDES, iou

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import combinations
 
 import pandas as pd
 
 from medclf.dataset.labels import Label, count_labels, is_missing, label_set, usable
-from medclf.dataset.matching import several_in_one, spelling
+from medclf.dataset.matching import spelling
 from medclf.dataset.spelt_names import NOTHING
 from medclf.errors import argument
 
@@ -160,6 +160,19 @@ def _no_findings(labels: Iterable[Label | None]) -> list[str]:
             + (f". {beside} of them have another label as well: look at these" if beside else "")
         )
     return sentences
+
+
+def several_in_one(labels: Collection[str]) -> Iterator[tuple[str, list[str]]]:
+    """Labels of which a part stands alone elsewhere, by the mark between the parts.
+
+    Example:
+        >>> list(several_in_one(["polyp", "polyp;ulcer", "ulcer"]))
+        [(';', ['polyp;ulcer'])]
+    """
+    for mark in ("|", ";", ",", "/", "+", "&", " and "):
+        joined = [one for one in labels if mark in one and any(part.strip() in labels for part in one.split(mark))]
+        if joined:
+            yield mark, joined
 
 
 def _joined_labels(counts: Counter[str]) -> list[str]:

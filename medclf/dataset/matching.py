@@ -6,7 +6,7 @@ import difflib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from medclf.errors import argument
 
 UNKNOWN = "unknown"  # the column of a table that names the labels of an image that nobody judged
 _SHOWN = 5
+_SIGNS = re.compile(r"[|;,/+&]| and ")  # between several labels in one
 _CYRILLIC = "АВЕЅІЈКМНОРСТУХаеѕіјорсух"
 _LOOKS_LATIN = str.maketrans(_CYRILLIC, "ABESIJKMHOPCTYXaesijopcyx") | str.maketrans("‐‑‒–—−‘’“”", "------''\"\"")
 
@@ -52,19 +53,6 @@ def spelt_alike(labels: Iterable[str]) -> list[list[str]]:
     return [same for same in alike.values() if len(same) > 1]
 
 
-def several_in_one(labels: Collection[str]) -> Iterator[tuple[str, list[str]]]:
-    """Labels of which a part stands alone elsewhere, by the mark between the parts.
-
-    Example:
-        >>> list(several_in_one(["polyp", "polyp;ulcer", "ulcer"]))
-        [(';', ['polyp;ulcer'])]
-    """
-    for mark in ("|", ";", ",", "/", "+", "&", " and "):
-        joined = [one for one in labels if mark in one and any(part.strip() in labels for part in one.split(mark))]
-        if joined:
-            yield mark, joined
-
-
 @dataclass
 class Matched:
     """What a table says about each label of a vocabulary.
@@ -76,6 +64,7 @@ class Matched:
         further: (n,) labels that the vocabulary has not, of images that it gives several labels.
         unread: labels of the vocabulary that the table says nothing about.
         by_one: the table gives one label an image, and the vocabulary several: the others count as absent.
+        joined: further labels that seem to be several in one: they count neither for nor against these.
     """
 
     y: np.ndarray
@@ -84,6 +73,7 @@ class Matched:
     further: list[tuple[str, ...]] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     by_one: bool = False
+    joined: list[str] = field(default_factory=list)
 
     @property
     def known(self) -> np.ndarray:
@@ -133,15 +123,20 @@ def match_labels(table: pd.DataFrame, vocab: Sequence[str], multi_label: bool) -
         if open_labels:
             y[row, [place[label] for label in _meanings(label_set(open_labels), vocab).values()]] = -1
     y[:, [place[label] for label in unread]] = -1
-    marks = {label: mark for mark, joined in several_in_one([*present, *vocab]) for label in joined}
+    joined = _joined(present, vocab, meant)
+    for row, cell in enumerate(cells):
+        parts = {part for label in label_set(cell) for part in joined.get(label, ())}
+        y[row, [place[part] for part in parts if y[row, place[part]] == 0]] = -1
     reasons = ["" if (row >= 0).any() else "none of its labels is known" for row in y]
-    for row, cell in enumerate(cells):  # a label that holds one of the model's counts neither for nor against it
-        if joined := next((label for label in label_set(cell) if label in marks and label not in meant), ""):
-            y[row] = -1
-            apart = argument("label_delim", marks[joined])
-            reasons[row] = f"'{joined}' looks like several labels in one, which {apart} takes apart"
     further = [tuple(label for label in label_set(cell) if label not in meant) for cell in cells]
-    return Matched(y, reasons, renamed, further, unread, any(isinstance(cell, str) for cell in cells))
+    return Matched(y, reasons, renamed, further, unread, any(isinstance(cell, str) for cell in cells), list(joined))
+
+
+def _joined(present: Sequence[str], vocab: Sequence[str], meant: Mapping[str, str]) -> dict[str, list[str]]:
+    """Labels that the vocabulary has not, and those of its own that each seems to hold."""
+    apart = {label: [part.strip() for part in _SIGNS.split(label)] for label in present if label not in meant}
+    held = {label: [*_meanings(parts, vocab).values()] for label, parts in apart.items() if len(parts) > 1}
+    return {label: parts for label, parts in held.items() if parts}
 
 
 def _single(cell: Any, meant: dict[str, str], spelt: dict[str, str]) -> tuple[str, str]:
@@ -182,17 +177,23 @@ def left_out(matched: Matched, meant: np.ndarray) -> dict[str, Any]:
     """
     rows, of = np.flatnonzero(meant), int(meant.sum())
     reasons = Counter(matched.reasons[row] for row in rows if matched.reasons[row])
-    known = [row for row in rows if matched.further and not matched.reasons[row]]
-    further = Counter(label for row in known for label in matched.further[row])
+    further = Counter(label for row in rows if matched.further for label in matched.further[row])
+    several = Counter({label: further[label] for label in matched.joined if further[label]})
     n = sum(reasons.values())
     sentences = []
     if n:
         half = "These numbers are about the smaller part of the images. " if of > n >= of / 2 else ""
         counted = f"{n} of {of} images are not measured" if n < of else f"None of the {of} images is measured"
         sentences.append(f"{half}{counted}: {_counted(reasons)}.")
-    if further:
+    if several:
+        apart = argument("label_delim")
+        sentences.append(
+            f"{_counted(several)} may be several labels in one, and counts neither for nor against them: {apart} takes "
+            "the cells of a column apart."
+        )
+    if unknown := further - several:
         others = "they count as having none" if matched.by_one else "the images' other labels count"
-        sentences.append(f"The model does not know the label {_counted(further)}; {others}.")
+        sentences.append(f"The model does not know the label {_counted(unknown)}; {others}.")
     if matched.unread:
         sentences.append(f"The data say nothing about {', '.join(map(repr, matched.unread))}: not measured.")
     if matched.by_one:

@@ -112,10 +112,15 @@ def test_one_label_an_image_for_a_model_of_several_is_told():
     assert left_out(found, np.array([True, True])) == {}
 
 
-@pytest.mark.parametrize("label", ["a|b", ("a|b",), ("a", "b;c")])
-def test_several_labels_in_one_count_neither_for_nor_against_a_label_of_theirs(label):
-    found = match_labels(table_of("a", "b", "c", label), ["a", "b"], True)
-    assert found.y.tolist() == [[1, 0], [0, 1], [0, 0], [-1, -1]]
-    said = left_out(found, np.array([True] * 4))["sentence"]
-    assert "1 of 4 images are not measured" in said and "label_delim" in said
-    assert "does not know the label c (1 image); they count as having none" in said
+@pytest.mark.parametrize(
+    ("label", "row"),
+    [("a|b", [-1, -1, 0]), (("a|b",), [-1, -1, 0]), (("a", "b;x"), [1, -1, 0]), (("c", "A/B"), [-1, -1, 1])],
+)
+def test_several_labels_in_one_count_neither_for_nor_against_these(label, row):
+    found = match_labels(table_of("a", "b", "c", "d", label), ["a", "b", "c"], True)
+    assert found.y.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], row]
+    said = left_out(found, np.array([True] * 5))["sentence"]
+    assert "may be several labels in one, and counts neither for nor against them: label_delim" in said
+    assert "does not know the label d (1 image); they count as having none" in said
+    found = match_labels(table_of("a", "b", "a|b"), ["a", "b"], True)
+    assert found.reasons[2] == "none of its labels is known"
