@@ -263,7 +263,9 @@ class RunFolder(Shown, os.PathLike[str]):
         if root is None:
             raise DataError(f"{self / RECORD} does not say where the images are", others)
         if not Path(root).is_dir():
-            raise DataError(f"{self.path}: its images are not at {root}", f"bring them back, or link them there; {others}")
+            raise DataError(
+                f"{self.path}: its images are not at {root}", f"bring them back, or link them there; {others}"
+            )
         return Path(root)
 
     def reader(self, show_burned_in: bool | None = None) -> Reader | None:
