@@ -124,7 +124,7 @@ def match_labels(table: pd.DataFrame, vocab: Sequence[str], multi_label: bool) -
             y[row, [place[label] for label in _meanings(label_set(open_labels), vocab).values()]] = -1
     y[:, [place[label] for label in unread]] = -1
     joined = _joined(present, vocab, meant)
-    for row, cell in enumerate(cells):
+    for row, cell in enumerate(cells if joined else ()):
         parts = {part for label in label_set(cell) for part in joined.get(label, ())}
         y[row, [place[part] for part in parts if y[row, place[part]] == 0]] = -1
     reasons = ["" if (row >= 0).any() else "none of its labels is known" for row in y]
