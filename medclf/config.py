@@ -220,7 +220,7 @@ class TrainConfig:
     )
     folds: int = option(5, "Split", "number of folds, for --split kfold", at_least=2)
     valid_pct: float = option(0.2, "Split", "share of the images for validation, such as 0.2", share=True)
-    seed: int = option(42, "Split", "seed of the split, the order and the augmentation")
+    seed: int = option(42, "Split", "seed of the split, the order and the augmentation", at_least=0)
 
     test: str | None = option(None, "Evaluation", "folder of labelled images to evaluate as well", exists=True)
     subgroup: list[str] | None = option(

@@ -37,6 +37,7 @@ from medclf.run.audit import audit_run
         ({"folds": 1}, "folds must be 2 or more, not 1"),
         ({"lr": 0.0}, "lr must be above 0, not 0"),
         ({"budget": float("inf")}, "budget must be above 0, not inf"),
+        ({"seed": -1}, "seed must be 0 or more, not -1"),
         ({"test": ""}, "test is empty"),
         ({"tabular": ["age", ""]}, "tabular is empty"),
         ({"bs": True}, "bs must be a whole number, not True"),

@@ -30,7 +30,7 @@ def label_next(
         typer.Option("--self-training", help="count the surest images as labelled, where that improves predictions"),
     ] = False,
     arch: Annotated[str, typer.Option(help="encoder, without --run")] = "efficientnet_lite0",
-    seed: Annotated[int, typer.Option(help="seed of folds, and of the parts of a large pool")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of folds, and of the parts of a large pool", min=0)] = 0,
     show_burned_in: Annotated[
         bool, typer.Option("--show-burned-in", help="show pictures that often carry the patient's name")
     ] = False,

@@ -16,7 +16,7 @@ def export_sheet(
     out: Annotated[Path, typer.Option(help="the sheet to write, a CSV")],
     n: Annotated[int, typer.Option("--images", help="largest number of images", min=1)] = 100,
     controls: Annotated[float, typer.Option(help="share of images that were classified correctly")] = 0.3,
-    seed: Annotated[int, typer.Option(help="seed of the draw and of the order")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the draw and of the order", min=0)] = 0,
     pictures: Annotated[
         Literal["page", "folder", "none"],
         typer.Option(help="page (to read in), folder (of PNG files) or none (the sheet names the files)"),

@@ -55,7 +55,7 @@ def audit(
         Literal["random", "stratified", "patient", "grouped", "folders"] | None,
         typer.Option(help="count what leaks across this split"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="seed of that split")] = 42,
+    seed: Annotated[int, typer.Option(help="seed of that split", min=0)] = 42,
     near: Annotated[bool, typer.Option(help="search near-duplicates too")] = True,
     out: Annotated[Path | None, typer.Option(help="folder for the findings: audit.csv, audit.json, table.csv")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier audit")] = False,

@@ -82,10 +82,17 @@ def with_units(table: pd.DataFrame, unit: str) -> pd.DataFrame:
 
 
 def check_labels(table: pd.DataFrame) -> None:
-    """Raise DataError where no unit has one label, since the images of each differ."""
+    """Raise DataError where no unit has one label, since the images of each differ, or where each unit is a class."""
     if "label" not in table or table.attrs.get("multi_label"):
         return
     labelled = table[table["label"].notna()]
+    pairs = zip(labelled[UNIT], labelled["label"], strict=True)
+    if len(labelled) and all(PurePosixPath(str(unit)).name == label for unit, label in pairs):
+        what = units_word(table.attrs["unit"], 1)
+        text = (
+            f"{argument('unit', table.attrs['unit'])}: the {what} of each image is its class, which would be one unit"
+        )
+        raise DataError(text, "name what holds the images of one patient or study, or leave it out")
     n_labels = labelled.groupby(UNIT, sort=False)["label"].nunique()
     if len(n_labels) and (n_labels > 1).all():
         what = units_word(table.attrs["unit"], 1)

@@ -131,6 +131,16 @@ def _unlabelled(root: Path) -> Path:
     return root
 
 
+@pytest.mark.parametrize("unit", ["folder", "kind"])
+def test_classes_are_no_units(unit: str) -> None:
+    kinds = [("normal", "polyp")[k % 2] for k in range(12)]
+    paths = [f"{('train', 'valid')[k // 6]}/{kind}/{k}.png" for k, kind in enumerate(kinds)]
+    table = _table(kind=kinds).assign(path=paths, label=kinds)
+    with pytest.raises(DataError, match="of each image is its class"):
+        check_labels(with_units(table, unit))
+    check_labels(with_units(table.assign(path=[f"{kind}/{k // 4}/{k}.png" for k, kind in enumerate(kinds)]), "folder"))
+
+
 def test_labels_of_patients_are_joined_by_folder_and_by_header(tmp_path: Path) -> None:
     root, table = _unlabelled(tmp_path / "data"), tmp_path / "labels.csv"
     table.write_text("patient,label\nP1,normal\nP2,polyp\nP9,polyp\nP4,normal\n")
