@@ -15,6 +15,11 @@ from typing import Any
 
 # What the shell calls otherwise than Python.
 _GIVEN_OTHERWISE = {"data": "DATA", "n_folds": "--folds", "from_run": "--from"}
+_GIVEN_OTHERWISE |= {
+    "no_hide_names": "--show-names",
+    "no_show_burned_in": "--hide-burned-in",
+    "no_mixed_precision": "--full-precision",
+}
 _in_shell = ContextVar("medclf_in_shell", default=False)  # of this thread, and of those that it starts by map_ahead
 
 
@@ -174,7 +179,7 @@ def argument(name: str, value: Any = ...) -> str:
         return by_road(name, _option(name))
     quoted = f'"{value}"' if isinstance(value, str) else str(value)
     if isinstance(value, bool):
-        return by_road(f"{name}={quoted}", _option(name) if value else f"--no-{_option(name)[2:]}")
+        return by_road(f"{name}={quoted}", _option(name if value else f"no_{name}"))
     return by_road(f"{name}={quoted}", f"{_option(name)} {'none' if value is None else shlex.quote(str(value))}")
 
 

@@ -11,7 +11,7 @@ import pytest
 from medclf.config import TrainConfig
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
-from medclf.errors import DataError, in_shell
+from medclf.errors import DataError, argument, in_shell
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.learner import med_learner
 from medclf.learn.presets import tfms_for
@@ -60,6 +60,14 @@ def test_the_shell_is_told_of_options():
     assert str(found.value) == "--valid-pct must be between 0 and 1, not 20\nfor 20 % write --valid-pct 0.2"
     with pytest.raises(DataError, match=r"^valid_pct must"):
         TrainConfig("x", "y", valid_pct=20)
+
+
+def test_what_turns_an_option_off_is_called_as_the_shell_has_it():
+    with in_shell():
+        told = {name: argument(name, False) for name, one in options(TrainConfig).items() if "bool" in str(one.kind)}
+    shown = {name: "/".join(options(TrainConfig)[name].option.flags).partition("/")[2] for name in told}
+    assert {shown[name] or f"--no-{name.replace('_', '-')}" for name in told} == set(told.values())
+    assert told["hide_names"] == "--show-names" and told["linear_probe"] == "--no-linear-probe"
 
 
 def test_none_may_be_written_as_a_word():

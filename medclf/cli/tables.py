@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from medclf.cli.options import OF_SCAN, importing, say, with_options
+from medclf.errors import MedclfError
 from medclf.files import refuse_to_replace
 
 Data = Annotated[Path, typer.Argument(help="folder of images, or a CSV")]
@@ -113,6 +114,8 @@ def cache(
     """Show or remove what is kept for later: decoded images, features, public data sets."""
     from medclf.run.cache import clear_cache, describe_cache, prune_cache
 
+    if clear and older_than is not None:
+        raise MedclfError("--clear removes all, and --older-than a part of it", "give one of them")
     removed = clear_cache() if clear else () if older_than is None else prune_cache(older_than)
     for lines in (removed, describe_cache()):
         for line in lines:

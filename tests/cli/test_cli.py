@@ -248,6 +248,8 @@ def test_cross_validation_predicts_every_image_once(medclf, drawn, room):
         (("serve", "RUN", "--port", "0", "--token", ""), "token"),
         (("serve", "RUN", "--watch", "x", "--no-watch"), "--no-watch"),
         (("shortcuts", "RUN", "--box", "nan,0,1,1"), "--box must be 4 numbers"),
+        (("cache", "--clear", "--older-than", "3"), "give one of them"),
+        (("review", "export", "RUN", "--out", "x.csv", "--controls", "2"), "--controls must be from 0"),
         (("scan", "drawn", "--out", "RUN/table.csv"), "RUN/table.csv exists already"),
         (("encoders", "drawn", "--out", "RUN/table.csv"), "RUN/table.csv exists already"),
         (("evaluate", "RUN", "--data", "drawn", "--out", "RUN", "--overwrite"), "something else than an evaluation"),
