@@ -375,7 +375,9 @@ def scanned_already(data: Any, given: Mapping[str, Any], frame: Frame) -> pd.Dat
         text = f"the table was scanned already, so {next(iter(given))} changes nothing"
         raise DataError(text, "give it to scan, which made the table")
     if frame == "all" and "frame_number" not in data:
-        raise DataError("each frame is an image here, and the table has files", 'list them with scan(..., frame="all")')
+        raise DataError(
+            "each frame is an image here, and the table has files", f"scan them with {argument('frame', 'all')}"
+        )
     table: pd.DataFrame = data.copy()
     table.attrs = dict(data.attrs)
     return table
