@@ -137,7 +137,8 @@ def fit_calibration(logits: Any, y: Any, *, groups: Any = None, multi_label: boo
 
     A bias corrects a label that is called too likely or too unlikely throughout, which no temperature can. Both are
     drawn towards doing nothing, the more so the fewer images of the label there are; see `too_few`. Where images of one
-    patient err alike they say less than as many of others: they count by their design effect (Kish 1965).
+    patient err alike they say less than as many of others: they count by their design effect (Kish 1965). Where fewer
+    than two labels have images enough, probabilities may become less sure, not surer.
 
     A label that none of the images has says nothing of itself: the others are fitted among themselves.
 
@@ -175,6 +176,7 @@ def fit_calibration(logits: Any, y: Any, *, groups: Any = None, multi_label: boo
         met, bias, temperature = np.unique(truth), np.zeros(len(few)), 1.0
         if len(met) != 1:
             temperature, bias[met] = _fit_bias(scores[:, met], truth[:, None] == met, codes, ~few[met], False)
+            temperature = temperature if (~few[met]).sum() > 1 else max(temperature, 1.0)
             middle, unmet = scores.mean(axis=0), np.setdiff1d(np.arange(len(few)), met)
             # A label that nobody was trained on may have a logit of -27, which is no fact: half an image of n is.
             middle[unmet] = np.maximum(middle[unmet], middle.max() - math.log(2 * len(truth) + 1))

@@ -137,6 +137,13 @@ def test_a_label_of_few_images_gets_nothing_of_its_own():
     assert len(fitted.bias) == 3
 
 
+@pytest.mark.parametrize(("factor", "n_patients", "surer"), [(0.3, 6, False), (0.3, 200, True), (3.0, 6, False)])
+def test_few_patients_make_no_network_surer(factor, n_patients, surer):
+    y, logits = drawn(400, 2, seed=3, factor=factor)
+    (temperature,) = fit_calibration(logits, y, groups=np.arange(400) % n_patients).values
+    assert temperature < 0.8 if surer else temperature == 1.0 if factor < 1 else temperature > 1.2
+
+
 @pytest.mark.parametrize("n", [20, 60, 2000])
 def test_biases_are_drawn_towards_none_where_images_are_few(n):
     """The same shares in more images: the bias comes nearer to what they say."""
