@@ -24,9 +24,7 @@ from medclf.learn.batches import MedDL, default_batch_size, even_batch_size, hol
 from medclf.learn.image_block import MedImageBlock
 from medclf.learn.partitions import LabelOf, PartitionSplitter, partitioned, refuse_unknown, vocab_of
 from medclf.learn.presets import tfms_for
-from medclf.learn.sources import (
-    check_same_labels,
-)
+from medclf.learn.sources import check_same_labels
 from medclf.learn.stores import stores_of, stores_wanted
 from medclf.modalities import changes_of
 from medclf.models.spec import LoaderSettings, SplitSettings

@@ -32,31 +32,6 @@ from medclf.learn.presets import QuickNormalize
 from medclf.models.pooling import GlobalPool
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for label, channel in {"blue": 2, "green": 1, "red": 0}.items():
-        (folder / label).mkdir()
-        for i in range(10):
-            pixels = rng.integers(0, 120, (40, 40, 3), dtype=np.uint8)
-            pixels[..., channel] += 100
-            Image.fromarray(pixels).save(folder / label / f"{i}.png")
-    return folder
-
-
-@pytest.fixture
-def dls(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDCLF_CACHE", str(tmp_path / "cache"))
-    return MedDataLoaders.from_folder(folder, size=48, split="stratified", seed=1, cache=True, bs=8)
-
-
-@pytest.fixture
-def learn(dls):
-    torch.manual_seed(0)
-    return med_learner(dls, "efficientnet_lite0")
-
-
 def test_it_is_a_fastai_learner(learn):
     assert isinstance(learn, Learner)
     assert [len(group) > 0 for group in learn.opt_func and learn.splitter(learn.model)].count(False) == 0

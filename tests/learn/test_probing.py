@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from medclf.errors import MedclfWarning
 from medclf.learn.dataloaders import MedDataLoaders
@@ -12,31 +11,6 @@ from medclf.learn.learner import med_learner
 from medclf.learn.prediction import predict_loader
 from medclf.learn.weights import last_weight
 from medclf.results.predictions import Predictions
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for label, channel in {"blue": 2, "green": 1, "red": 0}.items():
-        (folder / label).mkdir()
-        for i in range(10):
-            pixels = rng.integers(0, 120, (40, 40, 3), dtype=np.uint8)
-            pixels[..., channel] += 100
-            Image.fromarray(pixels).save(folder / label / f"{i}.png")
-    return folder
-
-
-@pytest.fixture
-def dls(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDCLF_CACHE", str(tmp_path / "cache"))
-    return MedDataLoaders.from_folder(folder, size=48, split="stratified", seed=1, cache=True, bs=8)
-
-
-@pytest.fixture
-def learn(dls):
-    torch.manual_seed(0)
-    return med_learner(dls, "efficientnet_lite0")
 
 
 def quiet(learn):
