@@ -11,6 +11,7 @@ import torch
 
 from medclf import __version__
 from medclf.config import TrainConfig
+from medclf.dataset.boxes import N_BOXES
 from medclf.errors import BundleError, DataError, OutputError
 from medclf.images.box_places import SIDES
 from medclf.images.heatmap import check_places
@@ -21,7 +22,7 @@ from medclf.models.backbones import build_network
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.results.record import read_record
 from medclf.results.run_folder import RunFolder
-from medclf.run.boxes import _known_to_classifier, hottest, outcomes, train_boxes
+from medclf.run.boxes import _known_to_classifier, _split, hottest, outcomes, train_boxes
 from medclf.run.predict_boxes import predict_boxes, print_boxes
 from medclf.run.resume import settings_in, started_from
 from medclf.run.train import train
@@ -45,6 +46,15 @@ def run(drawn, tmp_path_factory):
     with pytest.warns(UserWarning, match="6 images that the file does not list"):
         train_boxes(config, drawn / "boxes.csv", said.append)
     return out, said
+
+
+def test_without_a_split_asked_for_a_patients_images_stay_together():
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(40)], "label": None, "partition": None, "problem": ""})
+    table[N_BOXES] = np.arange(40) % 2
+    for patient, kind in ((None, "stratified"), ([i // 4 for i in range(40)], "patient")):
+        placed, split = _split(table.assign(patient=patient, label="any"), TrainConfig("data", "RUN"))
+        assert split == kind and set(placed["partition"]) == {"train", "valid"}
+    assert placed.groupby("patient")["partition"].nunique().max() == 1
 
 
 def test_a_run_has_numbers_boxes_a_page_and_a_bundle(run):
