@@ -145,8 +145,10 @@ def _at_fitted_temperature(before: Predictions, fitted_on: CalibrationSet) -> tu
         after, fitted_on = at_temperature(before, temperature), replace(fitted_on, probs=temperature.apply(logits))
         how = f"On {fitted_on.described} ({{1}}), the model's confidence was {{0}}."
     value, _ = temperature.overall
-    was = "too high" if value > 1.05 else "too low" if value < 0.95 else "about right"
     unfit = too_few(fitted_on.y, len(before.vocab), groups=fitted_on.groups, multi_label=multi)
+    was = "too high" if value > 1.05 else "too low" if value < 0.95 else "about right"
+    if value == 1 and (~unfit).sum() < (1 if multi else 2):  # nothing was fitted, or it would have made them surer
+        was = "not shown to be too high"
     few = [label for label, one in zip(before.vocab, unfit, strict=True) if one]
     sentence = how.format(f"{was} ({temperature_text(temperature)})", f"{temperature.n} {images}")
     judged = _before_and_after(before, after)

@@ -81,6 +81,16 @@ def test_a_label_of_few_patients_is_called_uncalibrated_however_many_images_they
     assert calibrate(shown, other).sections["calibration"]["uncalibrated"] == ["polyp"]
 
 
+def test_too_few_patients_are_not_said_to_show_that_a_network_is_calibrated():
+    """A network that is not sure enough, as 600 images of six patients have it."""
+    shown, _ = population(600, sharpness=0.3)
+    strangers = calibrate(shown, CalibrationSet.of(shown, "the others")).sections["calibration"]
+    shown.table["patient"] = (np.arange(600) % 6).astype(str)
+    found = calibrate(shown, CalibrationSet.of(shown, "the others")).sections["calibration"]
+    assert "confidence was too low" in strangers["sentence"] and strangers["temperature"] < 0.5
+    assert "confidence was not shown to be too high" in found["sentence"] and found["temperature"] == 1.0
+
+
 def test_the_wished_accuracy_is_kept_on_other_images():
     shown, _ = population(4000)
     other, _ = population(4000, seed=1)
