@@ -26,6 +26,7 @@ VERY_FEW = 5  # images of a class
 WIDE = 0.1, 0.25  # widths of the score's interval: warn, fail
 DOUBTFUL = 0.02, 0.1  # shares of doubtful labels
 _TWINS = " are near-duplicates of training images."
+_APART = " The split 'grouped' keeps them together."
 GAPS = 0.05, 0.1  # average gaps between confidence and accuracy
 
 
@@ -78,6 +79,9 @@ def _leaks(results: Mapping[str, Any]) -> Check:
         state: State = "fail" if any(n / total > LEAKING for n, total, *_ in found) else "warn"
         by_patient = any(part.get("n_patients") for part in (results, results.get("test") or {}))
         text += " were also seen in training: as a near-duplicate or by patient." if by_patient else _TWINS
+        kind = ((results.get("data") or {}).get("split") or {}).get("kind")
+        mendable = found[0][2] == "validation" and kind in {"random", "stratified", "patient"}
+        text += _APART if mendable and results.get("n_patients") != 1 else ""
         return Check("Leaks", state, text, found[0][-1])
     data = (results.get("data") or {}).get("split") or {}
     if data.get("patients_on_both_sides"):

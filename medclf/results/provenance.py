@@ -85,7 +85,7 @@ def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> SplitSummary:
         if both:
             verb = "is" if both == 1 else "are"
             sentence += f" {both} of {n} patients {verb} in {several}, so scores are too high."
-            sentence += " Split by patient."
+            sentence += " Split by patient." if n > 1 else ""
         else:
             sentence += f" No patient is in {several} ({n} patients)."
         known = used.dropna(subset=["patient", "partition"])

@@ -30,6 +30,24 @@ def by_name(results: dict[str, Any]) -> dict[str, Check]:
     return {check.name: check for check in checks(results)}
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "is_told"),
+    [
+        ("random", {}, True),
+        ("patient", {}, True),
+        ("grouped", {}, False),
+        ("folders", {}, False),
+        ("random", {"n_patients": 1}, False),
+        ("random", {"partition": "test"}, False),
+    ],
+)
+def test_the_split_that_keeps_leaks_together_is_named_where_one_can(
+    kind: str, change: dict[str, Any], is_told: bool
+) -> None:
+    leaking = {"leak_free": {"n": 500, "n_leaking": 40}, "data": {"split": {"kind": kind}}}
+    assert ("'grouped'" in by_name({**FINE, **leaking, **change})["Leaks"].sentence) is is_told
+
+
 def test_all_is_well_only_where_all_was_measured() -> None:
     assert [check.state for check in checks(FINE)] == ["pass"] * 5
     assert [check.state for check in checks({"n": 500, "partition": "valid"})][2:] == ["warn"] * 3

@@ -40,6 +40,11 @@ def test_patients_on_both_sides_come_first():
     assert sentence.index("so scores are") < sentence.index("1 patient of the test set also has")
 
 
+def test_one_patient_alone_cannot_be_split_by_patient():
+    assert said(("a", "train"), ("a", "valid")).endswith("so scores are too high.")
+    assert said(("a", "train"), ("a", "valid"), ("b", "valid")).endswith("Split by patient.")
+
+
 @pytest.mark.parametrize(
     ("groups", "says"),
     [
