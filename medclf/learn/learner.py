@@ -29,7 +29,7 @@ from medclf.learn.precision import TrainInBf16, has_bf16
 from medclf.learn.preprocessing import preprocessing_of, reading_of
 from medclf.learn.training import MedLearner
 from medclf.learn.weights import last_weight
-from medclf.models.backbones import build_network, describe, fitted_to, origin
+from medclf.models.backbones import Backbone, build_network, describe, fitted_to, origin
 from medclf.models.heads import pool_by
 from medclf.models.own_networks import is_own, register_network, weights_as_given
 from medclf.models.spec import Normalization
@@ -115,8 +115,7 @@ def med_learner(
             instructions, never on others. On a processor, training alone makes use of it.
         compile: let torch compile the network when it is first run, which takes a minute or more.
         pooling: how feature maps become one vector: "mean" of the last, "gem", its generalised mean, or "stages", the
-            means of all stages' maps; the network's own way
-            where None.
+            means of all stages' maps; the network's own way where None.
         kwargs: of fastai's `Learner` (`default_cbs`).
 
     Returns:
@@ -149,31 +148,18 @@ def med_learner(
         weights = weights_as_given(arch, weights)
     if isinstance(dls.device, str):
         dls.to(usable_device(dls.device))
-    known = _channels(dls)
-    if n_in is not None and known not in (None, n_in):
-        remedy = f"leave n_in out, or make the loaders with channels={n_in}"
-        raise MedclfError(f"n_in={n_in}, but the loaders give images of {known} channels", remedy)
-    n_in = n_in or known or 3
+    n_in = _channels_asked(dls, n_in)
     options: dict[str, Any] = {"concat_pool": concat_pool, "pool": pool, "lin_ftrs": lin_ftrs, "ps": ps}
     options |= {"first_bn": first_bn, "bn_final": bn_final, "lin_first": lin_first, "y_range": y_range}
     options = {name: value for name, value in options.items() if value is not None}
-    if custom_head is not None and options:
-        raise MedclfError(f"custom_head leaves {next(iter(options))} nothing to do", "give the one or the other")
-    if custom_head is not None and not isinstance(custom_head, torch.nn.Module):
-        name = getattr(custom_head, "__name__", type(custom_head).__name__)
-        raise MedclfError(f"custom_head is a module, and {name} is none", "give one that is made")
-    if linear_probe and (custom_head is not None or options):
-        raise MedclfError("a linear probe fits one linear layer, and this head has others", "leave linear_probe out")
+    _check_head_asked(custom_head, options, linear_probe)
     with seeded(getattr(dls.train, "seed", None)):
         arch = _known_arch(arch, cut, dls)
         backbone = describe(arch, weights)
         network = build_network(arch, len(vocab), weights=weights, n_in=n_in, dropout=dropout)
         if options or custom_head is not None:
-            own_pool = next(network[1].children()) if hasattr(network[0], "make_pooling") else None
             if custom_head is None:
-                custom_head = fastai_head(
-                    backbone.n_features, len(vocab), class_token=backbone.class_token, body_pool=own_pool, **options
-                )
+                custom_head = _fastai_head(network, backbone, len(vocab), options)
             network[1] = custom_head
             check_head(network, n_in, len(vocab), _input_size(dls) or (backbone.size, backbone.size))
             init = torch.nn.init.kaiming_normal_ if init is None else init
@@ -217,6 +203,32 @@ def med_learner(
     _fit_for_device(learn, mixed_precision)
     learn.freeze()
     return learn
+
+
+def _channels_asked(dls: DataLoaders, n_in: int | None) -> int:
+    known = _channels(dls)
+    if n_in is not None and known not in (None, n_in):
+        remedy = f"leave n_in out, or make the loaders with channels={n_in}"
+        raise MedclfError(f"n_in={n_in}, but the loaders give images of {known} channels", remedy)
+    return n_in or known or 3
+
+
+def _check_head_asked(custom_head: Any, options: dict[str, Any], linear_probe: bool | None) -> None:
+    """Refuse a head of one's own that is no module, or that leaves other arguments nothing to do."""
+    if custom_head is not None and options:
+        raise MedclfError(f"custom_head leaves {next(iter(options))} nothing to do", "give the one or the other")
+    if custom_head is not None and not isinstance(custom_head, torch.nn.Module):
+        name = getattr(custom_head, "__name__", type(custom_head).__name__)
+        raise MedclfError(f"custom_head is a module, and {name} is none", "give one that is made")
+    if linear_probe and (custom_head is not None or options):
+        raise MedclfError("a linear probe fits one linear layer, and this head has others", "leave linear_probe out")
+
+
+def _fastai_head(network: Any, backbone: Backbone, n_out: int, options: dict[str, Any]) -> torch.nn.Module:
+    """What fastai's `create_head` makes, on the body's own pooling where it has one."""
+    own_pool = next(network[1].children()) if hasattr(network[0], "make_pooling") else None
+    token = backbone.class_token
+    return fastai_head(backbone.n_features, n_out, class_token=token, body_pool=own_pool, **options)
 
 
 def _known_arch(arch: Any, cut: Any, dls: DataLoaders) -> Any:
