@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ def read_corrections(path: str | Path) -> Corrections:
     frame = read_csv(path)
     if "path" not in frame and "row" in frame:
         raise DataError(
-            f"{path} names rows of a run, not images", f"medclf review import RUN {path} writes it with their paths"
+            f"{path} names rows of a run, not images",
+            f"medclf review import RUN {shlex.quote(str(path))} writes it with their paths",
         )
     missing = [column for column in ("path", "mark", "new_label") if column not in frame]
     if missing:

@@ -285,6 +285,10 @@ def read(folder: Path) -> dict[str, Any]:
         refuse_detector(folder)
     if not folder.exists():
         raise BundleError(*missing(folder))
+    if folder.is_file():
+        exported = by_road("OnnxModel(path) reads an exported file", "medclf predict and medclf serve take this file")
+        remedy = f"{exported}; here give the bundle that it was made from" if folder.suffix == ".onnx" else _a_bundle()
+        raise BundleError(f"{folder} is a file, where a bundle's folder is meant", remedy)
     for name in ("bundle.json", WEIGHTS):
         path = folder / name
         if not path.is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -172,7 +173,7 @@ def _same(model: Exported, folder: Path, file: Path) -> Exported:
             f"{file} was not exported from {folder}",
             by_road(
                 f"export it again: export_onnx(bundle, {str(file)!r}, overwrite=True)",
-                f"export it again: medclf export {folder} --out {file} --overwrite",
+                f"export it again: {shlex.join(('medclf', 'export', str(folder), '--out', str(file), '--overwrite'))}",
             ),
         )
     return model

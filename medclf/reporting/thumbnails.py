@@ -306,13 +306,15 @@ def check_folder(folder: str | Path, page: Path, *, overwrite: bool = False) -> 
     """See that `fill_folder` replaces no pictures but those of the page that stood at `page` before.
 
     Raises:
-        OutputError: the folder holds others of such names.
+        OutputError: the folder holds others of such names, or other files, such as the images of a class.
     """
     if overwrite or not Path(folder).is_dir():
         return
-    taken = next((file for file in sorted(Path(folder).iterdir()) if _PICTURE.fullmatch(file.name)), None)
-    if taken and not (page.is_file() and f"{_address(Path(folder), page)}/".encode() in page.read_bytes()):
-        text = f"{taken} is none of the pictures of {page}, and would be replaced"
+    files = [
+        file for file in sorted(Path(folder).iterdir()) if file.name[0] != "." and file.resolve() != page.resolve()
+    ]
+    if files and not (page.is_file() and f"{_address(Path(folder), page)}/".encode() in page.read_bytes()):
+        text = f"{files[0]} is none of the pictures of {page}, which would replace it or lie beside it"
         raise OutputError(text, f"give another {argument('assets', 'FOLDER')}, or {argument('overwrite', True)}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shlex
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -86,7 +87,7 @@ class RunFolder(Shown, os.PathLike[str]):
         """What results.json holds."""
         file = self._of_a_run(RESULTS)
         if not file.exists() and self.settings and not self.record.get("finished"):
-            go_on = by_road(f"resume({str(self.path)!r})", f"medclf train --resume {self.path}")
+            go_on = by_road(f"resume({str(self.path)!r})", f"medclf train --resume {shlex.quote(str(self.path))}")
             raise DataError(f"the training of {self.path} was not finished", f"go on with it: {go_on}")
         return read_results(file)
 

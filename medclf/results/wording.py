@@ -303,8 +303,9 @@ def beside_guessing(results: Mapping[str, Any], images: str = "images") -> str:
     found = []
     if is_number(guessed.get("accuracy")) and is_number(accuracy.get("value")):
         share = percent(guessed["accuracy"])
-        always = f"Always predicting '{guessed['label']}'" if guessed.get("label") else "Always predicting the majority"
-        text = f"{always} would be right in {share} of these {images}"
+        text = f"Always predicting '{guessed.get('label')}' would be right in {share} of these {images}"
+        if not guessed.get("label"):
+            text = f"Always giving each label its more frequent answer would be right in {share} of the answers"
         low, value = accuracy.get("low"), accuracy["value"]
         if value <= guessed["accuracy"]:
             text += ": the model's accuracy is no better"

@@ -189,7 +189,7 @@ def _check(config: TrainConfig, unlisted: str, neck: str) -> None:
     for name, value, choices in (("unlisted", unlisted, get_args(Unlisted)), ("neck", neck, get_args(Neck))):
         if value not in choices:
             raise DataError(f"{argument(name)} must be {' or '.join(choices)}, not {value!r}", "choose one of them")
-    scanned = set(config.scan_kwargs())
+    scanned = set(config.scan_kwargs()) - {"ordinal", "label_delim"}  # of labels, which a detector has of its boxes
     for one in fields(config):
         value = getattr(config, one.name)
         if one.name in _KNOWN | scanned or value in (one.default, ()) or (one.name in _MAY_BE_OFF and not value):

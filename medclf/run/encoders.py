@@ -18,11 +18,11 @@ from medclf.dataset.folds import folds
 from medclf.dataset.groups import groups_of, unit_of
 from medclf.dataset.labels import count_labels, label_set, objects, usable
 from medclf.dataset.scan import scan
-from medclf.errors import DataError, MissingDependency, argument
+from medclf.errors import DataError, MissingDependency, WeightsError, argument
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import wilson
 from medclf.metrics.logits import to_probs
-from medclf.models.backbones import build_body, describe, encoder_facts
+from medclf.models.backbones import build_body, check_weights, describe, encoder_facts
 from medclf.models.features import embed_table
 from medclf.models.linear_probe import fit_linear, one_thread_if_small
 from medclf.models.plain_nets import LITE_NETS
@@ -151,6 +151,8 @@ def encoders(
     names = [names] if isinstance(names, str) else names
     if n_folds < 2:
         raise DataError(f"{argument('n_folds')} must be 2 or more, not {n_folds}", "5 is the default")
+    for name in names:
+        _check(name)
     table = data if isinstance(data, pd.DataFrame) else scan(data, window=window, frame=frame, **scan_kwargs)
     table = usable(table)
     table = table[[bool(label_set(label)) for label in objects(table, "label")]].reset_index(drop=True)
@@ -197,6 +199,16 @@ def _parted(name: str) -> tuple[str, Any]:
     """NAME=FILE: but the equals signs behind a question mark are the architecture's own."""
     arch, _, weights = name.rpartition("=") if "=" in name.partition("?")[0] else (name, "", "default")
     return arch, None if weights == "none" else weights
+
+
+def _check(name: str) -> None:
+    """See that an encoder can be had, before the images are read."""
+    arch, weights = _parted(name)
+    try:
+        check_weights(arch, weights)
+    except WeightsError as error:
+        remedy = f"write {arch}=FILE with a file of weights, or {arch}=none for random ones; or leave it out"
+        raise WeightsError(error.message, remedy) from error
 
 
 def _targets(table: pd.DataFrame, vocab: list[str]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import time
 import warnings
@@ -129,7 +130,7 @@ def check_resumable(record: Mapping[str, Any], run: str | Path) -> None:
     if record.get("format", 1) < RECORD_FORMAT:
         began = (record.get("versions") or {}).get("medclf", "0.1")
         text = f"{run} was begun by medclf {began}; this version cannot go on with it"
-        again = f"medclf train --config {run} --out NEW"
+        again = f"medclf train --config {shlex.quote(str(run))} --out NEW"
         raise DataError(text, f"train anew with its settings: {again}")
 
 
@@ -209,7 +210,7 @@ def check_free(out: str | Path, overwrite: bool) -> None:
         return
     if not overwrite:
         begun = record.is_file() and not is_finished(read_record(out))
-        go_on = by_road(f"resume({str(out)!r})", f"medclf train --resume {out}")
+        go_on = by_road(f"resume({str(out)!r})", f"medclf train --resume {shlex.quote(str(out))}")
         remedy = f"go on with it: {go_on}; or" if begun else f"choose another {argument('out')}, or"
         raise OutputError(f"{out} exists already", f"{remedy} replace it with {argument('overwrite', True)}")
     if not record.is_file():

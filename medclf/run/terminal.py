@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -98,7 +99,8 @@ def ending(run: RunFolder, results: Mapping[str, Any]) -> Iterator[tuple[str, st
     if (run / PAGE).exists():
         yield f"report: {(run / PAGE).resolve().as_uri()}", ""
     if (run / "bundle").exists():
-        yield f"next: open the report, then medclf predict {run.path} IMAGES, or medclf serve {run.path}", ""
+        path = shlex.quote(str(run.path))
+        yield f"next: open the report, then medclf predict {path} IMAGES, or medclf serve {path}", ""
 
 
 def show_runs(rows: Sequence[RunRow]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from medclf.errors import BundleError
 from medclf.inference.bundle import load_bundle, save_bundle
-from medclf.inference.bundle_format import content_hash, parse
+from medclf.inference.bundle_format import content_hash, parse, read
 from medclf.metrics.ood import ood_fit
 
 from .conftest import fake_learn
@@ -102,3 +102,9 @@ def test_the_run_around_a_bundle_is_told_from_the_bundle(tmp_path):
     with pytest.raises(BundleError, match="it has no bundle") as error:
         load_bundle(tmp_path / "run")
     assert error.value.remedy == f"give {tmp_path / 'run' / 'bundle'}"
+
+
+def test_a_file_in_place_of_a_bundle_s_folder_is_called_one(tmp_path):
+    (tmp_path / "m.pth").write_bytes(b"weights")
+    with pytest.raises(BundleError, match=r"is a file, where a bundle's folder is meant"):
+        read(tmp_path / "m.pth")

@@ -392,6 +392,8 @@ def test_an_assets_folder_loses_no_pictures_but_those_of_its_own_page(factory: A
     (pictures / "000099-large.jpg").write_bytes(b"of an image that is withheld now")
     (pictures / "notes.txt").write_text("mine")
     report(run, tmp_path / "a.html", assets=pictures, progress=False)  # its own
+    with pytest.raises(OutputError, match=r"is none of the pictures of .*a\.html"):  # they would be trained on
+        report(run, tmp_path / "a.html", assets=(tmp_path / "images" / path).parent, progress=False)
     assert not (pictures / "000099-large.jpg").exists() and (pictures / "notes.txt").exists() and mine.exists()
     with pytest.raises(OutputError, match=r"none of the pictures of .*b\.html"):  # page a would show those of b
         report(run, tmp_path / "b.html", assets=pictures, progress=False)

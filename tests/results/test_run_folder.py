@@ -1,8 +1,10 @@
 """What a folder is that is given as a RUN."""
 
+import shlex
+
 import pytest
 
-from medclf.errors import DataError
+from medclf.errors import DataError, in_shell
 from medclf.results.run_folder import RunFolder
 
 
@@ -32,3 +34,12 @@ def test_a_training_that_was_stopped_is_gone_on_with(tmp_path):
     with pytest.raises(DataError, match="was not finished") as error:
         _ = RunFolder(tmp_path).results
     assert "resume(" in error.value.remedy
+
+
+def test_commands_to_go_on_with_hold_where_a_path_has_blanks(tmp_path):
+    run = tmp_path / "my run"
+    run.mkdir()
+    (run / "run.json").write_text('{"settings": {"data": "d", "out": "o"}}')
+    with in_shell(), pytest.raises(DataError) as error:
+        _ = RunFolder(run).results
+    assert shlex.split(error.value.remedy.partition(": ")[2]) == ["medclf", "train", "--resume", str(run)]

@@ -12,7 +12,7 @@ from medclf.metrics.intervals import as_plain
 from medclf.reporting.formatting import scores
 from medclf.results.predictions import Predictions
 from medclf.results.results import leak_free, metrics_of
-from medclf.results.wording import summary
+from medclf.results.wording import beside_guessing, summary
 
 VOCAB = ["effusion", "hernia", "mass", "nodule"]
 
@@ -40,3 +40,10 @@ def test_labels_that_all_count_are_not_counted_out(facts: dict[str, Any]) -> Non
     for row in facts["per_class"].values():
         row["auroc"]["value"] = row["auroc"]["value"] or 0.5
     assert "Mean AUROC of 4 labels on 16" in summary(facts) and scores(facts)[1]["images"] == "16 validation images"
+
+
+def test_what_always_saying_the_more_frequent_is_right_in_is_called_answers_where_an_image_has_several(
+    facts: dict[str, Any],
+) -> None:
+    told = beside_guessing(facts | {"baseline": {"label": None, "accuracy": 0.5}})
+    assert "right in 50.0 % of the answers" in told and "images" not in told

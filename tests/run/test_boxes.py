@@ -199,6 +199,8 @@ def test_what_the_classifier_of_a_backbone_was_trained_on_is_said(tmp_path):
         ({"card": "x"}, "card"),
         ({"folds": 9}, "folds"),
         ({"cache": True}, "cache"),
+        ({"ordinal": "auto"}, "ordinal does not go with boxes"),
+        ({"label_delim": "|"}, "label_delim does not go with boxes"),
         ({"from_run": ".", "size": 320}, "size does not go with from_run"),
         ({"size": (64, 128), "epochs": 2}, 'size="64,128" does not go with boxes'),
     ],

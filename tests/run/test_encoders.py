@@ -96,3 +96,11 @@ def test_one_encoder_needs_no_list_and_one_fold_judges_nothing(images):
     assert row.name == "seeing=none"
     with pytest.raises(DataError, match="n_folds must be 2 or more, not 1"):
         encoders(images, "seeing=none", n_folds=1)
+
+
+@pytest.mark.parametrize(("name", "said"), [("seeing=gone.pth", r"gone\.pth"), ("sightless", "unknown architecture")])
+def test_an_encoder_that_cannot_be_had_is_told_before_the_others_are_tried(images, name, said):
+    told = []
+    with pytest.raises(MedclfError, match=said) as error:
+        encoders(images, ["blind", name], near=False, progress=False, say=told.append)
+    assert not told and "weights" not in error.value.remedy.replace("file of weights", "")

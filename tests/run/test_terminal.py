@@ -94,7 +94,8 @@ def with_leaks(partition):
 
 
 def test_a_run_ends_in_eight_lines_with_the_score_to_believe_first(tmp_path, capsys):
-    facts = with_leaks("valid")
+    facts, tmp_path = with_leaks("valid"), tmp_path / "my run"
+    tmp_path.mkdir()
     (tmp_path / "results.json").write_text(json.dumps(finite(as_plain(facts))))
     (tmp_path / "report.html").touch()
     (tmp_path / "bundle").mkdir()
@@ -104,6 +105,7 @@ def test_a_run_ends_in_eight_lines_with_the_score_to_believe_first(tmp_path, cap
     assert lines[1].startswith("Accuracy without leaked images: 75 %") and "test set: 100 %" in lines[3]
     assert any(line.startswith("checks: leaks FAIL, ") for line in lines)
     assert any((tmp_path / "report.html").as_uri() in line for line in lines)
+    assert lines[-1].endswith(f"medclf predict '{tmp_path}' IMAGES, or medclf serve '{tmp_path}'")
 
 
 def test_a_test_set_that_leaks_is_scored_without_what_leaks(tmp_path, capsys):
