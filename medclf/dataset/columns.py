@@ -16,7 +16,7 @@ from medclf.config import Policy
 from medclf.dataset.labels import FLOATS, LIST, NO_FINDING, Label, is_missing, list_in
 from medclf.dataset.part_names import part_named
 from medclf.dataset.spelt_names import NOTHING, SHOWN, one_name_each
-from medclf.errors import DataError, argument, did_you_mean
+from medclf.errors import DataError, argument, by_road, did_you_mean
 
 BLANK = "blank label"
 POOR = "poor image"  # how a reader marks one that no label can be told of
@@ -29,6 +29,7 @@ WRITTEN |= {"trained_before"}
 WRITTEN |= {"unit_id", "n_images", "unit_images", "contribution"}
 NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d+)?|\.\d+)([eE][-+]?\d+)?")
 _FILE = re.compile(r"\.(png|jpe?g|tiff?|bmp|dcm)$", re.I)
+_COLUMNS_SHOWN = 40
 SPLIT_COLUMN = re.compile(
     r"(data)?_?(split|set|subset|partition|part|is_(valid|test|train)|phase|usage)"
     r"|(k|cv)?[ _-]?folds?[ _-]?(id|no|\d+)?",
@@ -123,15 +124,23 @@ class Sheet:
         asked += [("label_col", column) for column in ([label] if isinstance(label, str) else label or [])]
         for name, column in asked:
             if column not in self.frame:
-                present = ", ".join(f"'{one}'" for one in self.frame)
-                text = f"{self.name} has no column '{column}'; it has {present}"
+                text = f"{self.name} has no column '{column}'; it has {self._present()}"
                 raise DataError(text, self._header_remedy(name, column))
             if f"{column}.1" in self.frame or (self.frame.columns == column).sum() > 1:
                 raise DataError(f"{self.name} has several columns '{column}'", "give each column a name of its own")
 
+    def _present(self) -> str:
+        """The names of the columns; of very many, as pixels in a table, the first ones."""
+        names = [f"'{name}'" for name in self.frame]
+        more = [f"and {len(names) - _COLUMNS_SHOWN} more"] if len(names) > _COLUMNS_SHOWN else []
+        return ", ".join([*names[:_COLUMNS_SHOWN], *more])
+
     def _header_remedy(self, name: str, column: str) -> str:
         """What to do where a column is not there: headers are missing too, or their names run together."""
         names = [str(column) for column in self.frame]
+        if name == "label_col" and set(parts := re.split(r"\s*,\s*", column)) <= set(names):
+            several = by_road(f"{name}={parts!r}", " ".join(argument(name, part) for part in parts))
+            return f"name several columns with {several}"
         if any(map(_FILE.search, names)):
             return "its first line looks like an image's: write a header line above it, such as path,label"
         if len(names) == 1 and re.search(r"[|: ]", names[0]):
@@ -362,8 +371,8 @@ class Sheet:
         for condition in conditions:
             name, sign, value = re.split(r"(!=|==?|$)", condition, maxsplit=1)
             if not sign or name.strip() not in self.frame:
-                present = ", ".join(f"'{column}'" for column in self.frame)
-                raise DataError(f"where '{condition}' names no column of {self.name}: {present}", "write COLUMN=VALUE")
+                text = f"where '{condition}' names no column of {self.name}: {self._present()}"
+                raise DataError(text, "write COLUMN=VALUE")
             wanted.setdefault((name.strip(), sign != "!="), set()).add(value.strip())
         keep = np.ones(len(self.frame), bool)
         for (name, same), values in wanted.items():

@@ -298,7 +298,10 @@ class Finder:
                 return path, file.exists()
         fits = self._fitting(plain_name(PurePosixPath(cell.replace("\\", "/")).as_posix()))
         if len(fits) > 1:
-            raise BadPath(f"fits {len(fits)} files ({fits[0]}, {fits[1]}{', ...' if len(fits) > 2 else ''})")
+            raise BadPath(
+                f"fits {len(fits)} files ({fits[0]}, {fits[1]}{', ...' if len(fits) > 2 else ''})",
+                "write the folders before it too, or give the folder that holds the right ones as the data",
+            )
         if fits:
             if cell not in {PurePosixPath(name).name for name in (fits[0], without_ending(fits[0]))}:
                 self.guessed.append((cell, fits[0]))

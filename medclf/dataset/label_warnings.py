@@ -140,7 +140,9 @@ def _copies_that_differ(table: pd.DataFrame) -> list[str]:
 
 def _placeholders(counts: Mapping[str, int]) -> list[str]:
     """Labels that may stand for a missing one."""
-    missing = _MAY_BE_MISSING | ({"-1"} if {*counts} == {"0", "1", "-1"} else set())  # -1 is CheXpert's uncertain
+    missing, flags = _MAY_BE_MISSING, {label for label in counts if label.removesuffix(".0") in ("0", "1")}
+    if len(flags) == 2 and (uncertain := {*counts} - flags) <= {"-1", "-1.0"}:  # as CheXpert has them
+        missing = missing | uncertain
     return [
         f"label '{label}' ({n} images) may stand for a missing label: {argument('drop', label)} leaves its images out"
         for label, n in sorted(counts.items())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from medclf.dataset.folders import plain_name, without_ending
@@ -19,6 +20,7 @@ _ROLE = re.compile(
     re.I,
 )
 _PIECE = re.compile(r"(.*[ _-])?(images?|imgs?|parts?|batch(es)?|folds?|chunks?|shards?|folders?)[ _-]?\d+", re.I)
+_STUDY = re.compile(r"(stud(y|ies)|series|exams?|visits?|sessions?)[ _-]?\d+|.*\d{4}.*|(?=.*\d)[0-9a-f]{8,}", re.I)
 _MASK_WORD = r"(?:masks?|m[aá]scaras?|masques?|masken|maschere"
 _MASK_WORD += r"|segm?|segmentations?|annotations?|annotated|labels?|gt|ground[ _-]?truths?)"
 _DRAWN = r"(?:overlays?|contours?|superpixels?|heatmaps?|lesions?|rois?|bbox(?:es)?|thumb(?:nail)?s?|(?:grad-?)?cam"
@@ -26,7 +28,9 @@ _DRAWN += r"|pred(?:iction)?s?)"
 _MASK = re.compile(
     rf"(?P<base>.+?)(?:[ _.-]+(?:{_MASK_WORD}|{_DRAWN})|masks?)(?:[ _-]?\d+)?|{_MASK_WORD}[ _-]+(?P<after>.+)", re.I
 )
-_MASK_FOLDER = re.compile(rf"(?:.*[ _-])?{_MASK_WORD}|(?:thumb(?:nail)?|overlay|heatmap|superpixel|contour)s?", re.I)
+_MASK_FOLDER = re.compile(
+    rf"(?:.*[ _-])?{_MASK_WORD}|.+masks?|(?:thumb(?:nail)?|overlay|heatmap|superpixel|contour)s?", re.I
+)
 _AUGMENTED = re.compile(r"(?:^|[/ _.-])aug(?:mented|mentation)?s?(?:[ _-]?\d+)?(?=[/ _.-])", re.I)
 _ALTERED = re.compile(
     r"(.+?)[ _.-]+(?:[hv]?flip(?:ped)?(?:lr|ud|[ _-]?[hvxy])?|rot(?:ated?)?[ _-]?\d*|mirror(?:ed)?|[hv]mirror"
@@ -74,7 +78,8 @@ def labels_of_folders(paths: Sequence[str], parent: int | None = None) -> tuple[
     if parent is not None:
         found = [parts[-parent] if len(parts) >= parent else "" for parts in folders]
         missing = f"{NO_CLASS_FOLDER}: it has fewer than {parent} folders above it"
-        notes: list[str] = []
+        others = [(n, name) for parts in folders for n, name in enumerate(reversed(parts), 1) if n != parent]
+        notes = _unnamed_patients(_levels_of(others, len(folders)))
     else:
         found, missing = [_nearest_class(parts) for parts in folders], NO_CLASS_FOLDER
         further = {label for label, parts in zip(found, folders, strict=True) if label and label != parts[-1]}
@@ -84,7 +89,7 @@ def labels_of_folders(paths: Sequence[str], parent: int | None = None) -> tuple[
         missing = f"{missing}: {why}" if why else missing
         if not notes and not why:
             notes = [*_levels(found, folders), *(_within_classes(found, folders) or _depths(found, folders))]
-    notes += [*_pieces(found), *_parts_not_read(folders), *_copies(paths)]
+    notes += [*no_classes(found), *_parts_not_read(folders), *_copies(paths)]
     labels = [plain_name(label).strip() or None for label in found]
     parts_of = [partition_of(path) for path in paths]
     problems = ["" if label or part == "test" else missing for label, part in zip(labels, parts_of, strict=True)]
@@ -160,28 +165,35 @@ def patients_of_folders(paths: Sequence[str]) -> list[str | None]:
 
 def _levels(labels: Sequence[str], folders: Sequence[Sequence[str]]) -> list[str]:
     """A note where classes may lie further up: several folders above those that were taken for the labels."""
-    above: dict[int, Counter[str]] = {}
-    n = sum(map(bool, labels))
-    for label, parts in zip(labels, folders, strict=True):
-        if not label:
-            continue
-        for level, name in _classes_above(label, parts):
-            above.setdefault(level, Counter())[name] += 1
-    levels = {level: names for level, names in above.items() if len(names) > 1 and sum(names.values()) > 0.9 * n}
-    if not levels:
-        return []
-    told = "; ".join(
-        f"{argument('label_from_parent', level)} takes {_some(list(names))}" for level, names in sorted(levels.items())
-    )
+    above = [_classes_above(label, parts) for label, parts in zip(labels, folders, strict=True) if label]
+    levels = _levels_of(chain.from_iterable(above), len(above))
+    choices = [
+        f"{argument('label_from_parent', level)} takes {_some(names)}"
+        for level, names in sorted(levels.items())
+        if not (set(names) == set(labels) - {""} or all(map(_PATIENT.fullmatch, names)))
+    ]
     taken = _some(list(dict.fromkeys(filter(None, labels))))
-    note = f"the labels are the folders that hold the images ({taken}), and there are folders above them: {told}"
-    numbered = [list(names) for names in levels.values() if len(names) > 2 and all(map(_may_be_patient, names))]
-    if numbered:
-        note += (
-            f". If {_some(numbered[0])} are patients, images of one may be in both training and validation set: call "
-            f"their folders patient1, patient2, ..., or give a table with {argument('patient_col')}"
-        )
-    return [note]
+    told = f"the labels are the folders that hold the images ({taken}), and there are folders above them: "
+    return [told + "; ".join(choices)] * bool(choices) + _unnamed_patients(levels)
+
+
+def _levels_of(places: Iterable[tuple[int, str]], n: int) -> dict[int, list[str]]:
+    """The names of the folders at each height above the images where nearly all of `n` images have one of several."""
+    counts: dict[int, Counter[str]] = {}
+    for level, name in places:
+        counts.setdefault(level, Counter())[name] += 1
+    return {level: list(names) for level, names in counts.items() if len(names) > 1 and sum(names.values()) > 0.9 * n}
+
+
+def _unnamed_patients(levels: dict[int, list[str]]) -> list[str]:
+    """A note where folders that are not taken for classes may be patients that nobody named."""
+    numbered = [names for names in levels.values() if len(names) > 2 and all(map(_may_be_patient, names))]
+    if not numbered:
+        return []
+    return [
+        f"if the folders {_some(numbered[0])} are patients, images of one may be in both training and validation set: "
+        f"call the folders patient1, patient2, ..., or give a table with {argument('patient_col')}"
+    ]
 
 
 def _may_be_patient(name: str) -> bool:
@@ -226,14 +238,20 @@ def _depths(labels: Sequence[str], folders: Sequence[Sequence[str]]) -> list[str
     ]
 
 
-def _pieces(labels: Sequence[str]) -> list[str]:
-    """A note where the folders taken for classes are called like pieces of one set, such as images_part_1."""
+def no_classes(labels: Sequence[str | None]) -> list[str]:
+    """A note where the folders taken for classes are called like pieces of one set, or like patients or studies.
+
+    Example:
+        >>> no_classes(["polyp", "normal"]), no_classes(["study1", "study2"])[0][:41]
+        ([], 'the labels study1, study2 are called like')
+    """
     names = sorted(set(filter(None, labels)))
-    if not names or not all(_PIECE.fullmatch(name) for name in names):
-        return []
+    kinds = {"pieces of one set": _PIECE, "patients or studies": _STUDY}
+    called = [kind for kind, pattern in kinds.items() if len(names) > 1 and all(map(pattern.fullmatch, names))]
     return [
-        f"the labels {_some(names)} are called like pieces of one set, not like classes: give a table with the images' "
-        f"labels with {argument('labels')}"
+        f"the labels {_some(names)} are called like {kind}, not like classes: give a table with the images' labels "
+        f"with {argument('labels')}"
+        for kind in called[:1]
     ]
 
 
@@ -299,11 +317,13 @@ def masks_among(paths: Sequence[str]) -> list[str]:
     return masks
 
 
-def tables_beside(folder: Path) -> str:
-    """The CSV files that lie in a folder with their columns, as advice where images lack a label; "" without any."""
+def where_labels_are(root: Path) -> str:
+    """Which tables beside the images may have their labels, with their columns; "" where there are none."""
     found = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
         if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
             with path.open(encoding="utf-8-sig", errors="replace") as file:
                 found.append(f"{argument('labels', path.name)} (its columns: {file.readline(500).strip()})")
-    return "; ".join(found[:_SHOWN])
+    columns = f"{argument('path_col')} and {argument('label_col')}"
+    told = f"if a table beside the images has their labels, name it, and with {columns} its columns: "
+    return f"{told}{'; '.join(found[:_SHOWN])}" if found else ""

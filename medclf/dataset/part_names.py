@@ -15,6 +15,7 @@ _PART_NAMES = {
     "test": "test(?:ing)?|teste(?!s)|tst|pruebas?|ceshi|测试|測試|テスト|테스트|тест",
 }
 _PART = re.compile(
+    r"(?:\d{1,2}[ ._)-]+|[a-z][.)] ?)?"  # 01_train, a. Training Set
     r"(?:(?:images?|imgs?|data|set|imagene?s|datos|dados|donnees|dati|conjunto|jeu)[ _-]?(?:d[eio][ _-]?)?)?"
     rf"(?:{'|'.join(f'(?P<{part}>{names})' for part, names in _PART_NAMES.items())})"
     r"(?:s?[ _-]?(?:set|data|images?|imgs?|split|part|folder|daten|bilder|satz|ji|集|数据|\d{1,4}|\(\d{1,4}\)))*"

@@ -9,37 +9,37 @@ import pandas as pd
 
 from medclf.dataset.columns import BLANK
 from medclf.dataset.folders import walk
-from medclf.dataset.layouts import NO_CLASS_FOLDER, tables_beside
+from medclf.dataset.layouts import NO_CLASS_FOLDER, where_labels_are
 from medclf.dataset.sources import MISSING
 from medclf.errors import DataError, argument, by_road
 
 
 def remedy_for(problems: pd.Series, root: Path) -> str:
-    """What to do where no image can be used, by why that is."""
+    """What to do where no image can be used, by why that is for most."""
 
-    def all_are(start: str) -> bool:
-        return bool(problems.str.startswith(start).all())
+    def most_are(start: str) -> bool:
+        return bool(problems.str.startswith(start).mean() > 0.5)
 
-    if all_are("has no frame"):
+    if most_are("has no frame"):
         return f"choose another {argument('frame')}"
-    if all_are(MISSING):
+    if most_are(MISSING):
         tree = walk(root)
         if tree.linked:
             return f"the folder holds {len(tree.linked)} links to images outside: {tree.taken_by} takes them"
         there = "".join(f": the folder holds '{path}'" for path in tree.paths[:1])
         return f"correct the paths, or name their column with {argument('path_col')}{there}"
-    if all_are("a folder"):
+    if most_are("a folder"):
         return "write a row for each image file, with its path"
-    if all_are("the window asked for"):
+    if most_are("the window asked for"):
         return f"choose another {argument('window')}"
-    if all_are(f"{NO_CLASS_FOLDER}: it has fewer"):
+    if most_are(f"{NO_CLASS_FOLDER}: it has fewer"):
         return f"choose a lower {argument('label_from_parent')}"
-    if all_are(NO_CLASS_FOLDER):
+    if most_are(NO_CLASS_FOLDER):
         put = f"put each class into a folder, or give {argument('labels', 'labels.csv')}"
         return _boxes_beside(root) or where_labels_are(root) or put + by_road(", or label_from=None", "")
-    if all_are(BLANK):
+    if most_are(BLANK):
         return f"fill the labels, without separators at their ends, or name their column with {argument('label_col')}"
-    if all_are("uncertain"):
+    if most_are("uncertain"):
         return f"let {argument('uncertain')} and {argument('blank')} count such cells as something else than exclude"
     return "repair them"
 
@@ -53,12 +53,3 @@ def _boxes_beside(root: Path) -> str:
             if read_box_file(file):
                 return f"{file.name} holds boxes of findings: give {argument('boxes', str(file))}"
     return ""
-
-
-def where_labels_are(root: Path) -> str:
-    """Which tables beside the images may have their labels; "" where there are none."""
-    beside = tables_beside(root)
-    columns = f"{argument('path_col')} and {argument('label_col')}"
-    return f"if a table beside the images has their labels, name it, and with {columns} its columns: {beside}" * bool(
-        beside
-    )

@@ -30,10 +30,9 @@ from medclf.dataset.kinds import (
 )
 from medclf.dataset.label_warnings import label_warnings
 from medclf.dataset.labels import label_set, usable
-from medclf.dataset.layouts import NO_CLASS_FOLDER
 from medclf.dataset.matching import UNKNOWN
 from medclf.dataset.ordinal import ordered_labels
-from medclf.dataset.remedies import remedy_for, where_labels_are
+from medclf.dataset.remedies import remedy_for
 from medclf.dataset.sources import MISSING, Asked, LabelFrom, Rows, read_source
 from medclf.dataset.spelt_names import one_name_each
 from medclf.errors import DataError, MedclfWarning, ReadError, argument
@@ -415,8 +414,7 @@ def _tell(table: pd.DataFrame, rows: Rows, strict: bool) -> None:
         raise DataError(f"{len(bad)} of {len(table)} images cannot be used: {listing(bad)}", "repair or remove them")
     if len(bad):
         _warn(f"{len(bad)} of {len(table)} images cannot be used and are left out: {listing(bad)}")
-    beside = bad["problem"].str.startswith(NO_CLASS_FOLDER).any() and where_labels_are(rows.root)
-    notes = [*([beside] if beside else []), *rows.notes, *label_warnings(table)]
+    notes = [*rows.notes, *label_warnings(table)]
     for sentence in notes:
         _warn(sentence)
     note(table, *notes)

@@ -16,7 +16,7 @@ from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, walk
 from medclf.dataset.identity import instance_uid
 from medclf.dataset.labels import Label, is_missing
-from medclf.dataset.layouts import labels_of_folders, masks_among, patients_of_folders
+from medclf.dataset.layouts import labels_of_folders, masks_among, no_classes, patients_of_folders, where_labels_are
 from medclf.dataset.part_names import partition_of
 from medclf.dataset.patient_tables import labels_of_patients
 from medclf.dataset.spelt_names import SHOWN, some
@@ -159,14 +159,7 @@ def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:
             f"{len(masks)} files are masks or drawings of other images by their name, and are left out, first "
             f"'{min(masks)}': a CSV can list them as images"
         )
-    patients: list[str | None] = [None] * len(paths)
-    headers = any(PurePosixPath(path).suffix.lower() in ("", ".dcm", ".dicom", ".dic", ".ima") for path in paths)
-    if asked.label_from == "folder" and not headers:  # a DICOM file says its patient itself
-        patients = patients_of_folders(paths)
-        if set(patients) & set(labels):  # taken for classes, as was asked
-            patients = [None] * len(paths)
-    if n := len(set(patients) - {None}):
-        notes.append(f"{n} patients are told by the names of folders")
+    patients = _patients_of_folders(paths, labels, notes) if asked.label_from == "folder" else [None] * len(paths)
     empty = [f"folder '{folder}' holds no image" for folder in tree.empty if asked.label_from == "folder"]
     if len(empty) > SHOWN:
         empty = [f"{len(empty)} folders hold no image: {some([repr(folder) for folder in tree.empty])}"]
@@ -174,7 +167,7 @@ def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:
         root=root,
         path=paths,
         label=labels,
-        patient=patients,
+        patient=list(patients),
         partition=[partition_of(path) for path in paths],
         problem=problems,
         extra=pd.DataFrame(index=range(len(paths))),
@@ -182,6 +175,18 @@ def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:
         ignored=tree.ignored + len(masks),
         notes=[*tree.notes, *notes, *empty],
     )
+
+
+def _patients_of_folders(
+    paths: Sequence[str], labels: Sequence[Label | None], notes: list[str]
+) -> Sequence[str | None]:
+    """The patients that the folders above the images are called like, with a note; a DICOM file says its own itself."""
+    headers = any(PurePosixPath(path).suffix.lower() in ("", ".dcm", ".dicom", ".dic", ".ima") for path in paths)
+    patients = [] if headers else patients_of_folders(paths)
+    if not any(patients) or set(patients) & set(labels):  # taken for classes, as was asked
+        return [None] * len(paths)
+    notes.append(f"{len(set(patients))} patients are told by the names of folders")
+    return patients
 
 
 def _labels_from_paths(
@@ -206,6 +211,8 @@ def _names_from_paths(root: Path, paths: Sequence[str], asked: Asked) -> tuple[l
         labels, problems, notes = labels_of_folders(paths, asked.label_from_parent)
         if label_from == FOLDER_OR_NONE and (any(problems) or len(set(labels) - {None}) < 2):
             return [None] * len(paths), [""] * len(paths), []
+        if any(problems) or len(set(labels) - {None}) < 2 or no_classes(labels):
+            notes += filter(None, [where_labels_are(root)])
         return labels, problems, notes
     if isinstance(label_from, str):
         raise DataError(
@@ -297,11 +304,14 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
         if sheet.columns.label == "label" and "mark" in sheet.frame:  # a sheet of label-next, or of a second read
             marks = sheet.texts("mark")
             problems = [POOR if mark == POOR else said for mark, said in zip(marks, problems, strict=True)]
+    patients: Sequence[str | None] = sheet.patients()
+    if not (asked.columns.patient or "patient" in sheet.frame):
+        patients = _patients_of_folders(paths, labels, sheet.notes)
     rows = Rows(
         root=root,
         path=paths,
         label=labels,
-        patient=sheet.patients(),
+        patient=list(patients),
         partition=sheet.partitions([partition_of(path) for path in paths]),
         problem=[gone or problem for gone, problem in zip(missing, problems, strict=True)],
         extra=sheet.extra(),

@@ -6,7 +6,7 @@ import pytest
 
 from medclf.dataset.columns import Columns, Sheet, typed
 from medclf.dataset.csv_reading import read_csv
-from medclf.errors import DataError
+from medclf.errors import DataError, in_shell
 
 
 def sheet(*, is_text=True, columns=None, **cells) -> Sheet:
@@ -22,6 +22,22 @@ def test_columns_of_one_name(csv_of):
     frame = pd.DataFrame([["1.png", "a", "b"]], columns=["path", "label", "label"])
     with pytest.raises(DataError, match="several columns 'label'"):
         Sheet(frame, "the DataFrame", Columns()).require_columns()
+
+
+def test_a_list_of_columns_in_one_text_is_told_as_several_columns():
+    with pytest.raises(DataError) as error:
+        sheet(path=["1.png"], mel=["1"], nv=["0"], columns={"label": "mel, nv"}).require_columns()
+    assert error.value.remedy == "name several columns with label_col=['mel', 'nv']"
+    with in_shell(), pytest.raises(DataError) as error:
+        sheet(path=["1.png"], mel=["1"], nv=["0"], columns={"label": "mel, nv"}).require_columns()
+    assert error.value.remedy == "name several columns with --label-col mel --label-col nv"
+
+
+def test_of_a_table_of_pixels_not_all_columns_are_listed():
+    pixels = {f"pixel{n}": ["0"] for n in range(784)}
+    with pytest.raises(DataError, match=r"it has 'pixel0', .*'pixel39', and 744 more\n") as error:
+        sheet(**pixels, columns={"label": None}).require_columns()
+    assert "pixel40'" not in error.value.message
 
 
 # ---- labels

@@ -135,7 +135,9 @@ def test_numbers_written_with_zeros_before_them_are_told():
 
 def test_a_third_word_beside_0_and_1_may_stand_for_uncertain():
     assert "label '-1' (2 images) may stand for a missing label" in noted({"0": 5, "1": 5, "-1": 2})
+    assert "label '-1.0' (2 images) may stand for a missing label" in noted({"0.0": 5, "1.0": 5, "-1.0": 2})
     assert not noted({"1": 5, "-1": 5})
+    assert not noted({"0": 5, "1": 5})
 
 
 def test_many_labels_of_one_image_are_one_sentence():

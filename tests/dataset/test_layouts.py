@@ -94,6 +94,9 @@ def test_the_two_endings_of_a_compressed_volume_are_none_of_its_name():
 
 
 def test_a_name_alone_makes_no_mask():
+    assert masks_among(["CXR_png/1.png", "ManualMask/leftMask/1.png", "LungMasks/2.png"]) == [
+        "ManualMask/leftMask/1.png"
+    ]
     assert masks_among(["with_mask/1.png", "with_mask/2.png", "face_mask/9.png", "a/no_mask.png"]) == []
 
 
@@ -102,7 +105,7 @@ def test_a_name_alone_makes_no_mask():
     [
         "ISIC_Training_Input",
         "Test_v2",
-        "1. Training Set",
+        "one training set",
         "holdout",
         "final-validation-b",
         "eval",
@@ -147,7 +150,37 @@ def test_a_class_that_is_called_test_is_told():
 )
 def test_numbered_folders_above_the_classes_may_be_patients(above, asked):
     notes = labels_of_folders([f"{name}/{label}/1.png" for name in above.split() for label in "01"])[2]
-    assert ("are patients, images of one may be in both" in notes[0]) == asked and len(notes) == 1
+    assert any("are patients, images of one may be in both" in note for note in notes) == asked
+    assert sum("label_from_parent" in note for note in notes) == 1
+    chosen = labels_of_folders([f"{label}/{name}/a/1.png" for name in above.split() for label in "01"], parent=3)[2]
+    assert any("are patients, images of one may be in both" in note for note in chosen) == asked
+
+
+def test_folders_above_that_cannot_be_the_classes_are_no_choice():
+    """Patients, and the same name again, as archives are unpacked."""
+    paths = [f"{place}/patient{n}/{label}/1.png" for n, place in enumerate("xyxy") for label in ("ill", "well")]
+    (said,) = labels_of_folders(paths)[2]
+    assert "label_from_parent=3 takes x, y" in said and "label_from_parent=2" not in said
+    assert not labels_of_folders([f"{name}/{name}/{n}.png" for name in ("ill", "well") for n in "12"])[2]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ("study1 study2", True),
+        ("10006 10007 10008", True),
+        ("s50414267 s50414268", True),
+        ("1.3.6.1.4.1.9590.1 1.3.6.1.4.1.9590.2", True),
+        ("0a1b2c3d 4e5f6a7b", True),
+        ("grade_1 grade_2", False),
+        ("feedface faceface", False),
+        ("study1_positive study1_negative", False),
+        ("01_TUMOR 02_STROMA", False),
+    ],
+)
+def test_folders_called_like_patients_or_studies_are_no_classes(names, told):
+    notes = labels_of_folders([f"{name}/{n}.png" for name in names.split() for n in "12"])[2]
+    assert any("patients or studies, not like classes" in note and "labels" in note for note in notes) == told
 
 
 def test_folders_within_a_class_are_told():

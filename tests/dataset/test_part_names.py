@@ -18,6 +18,11 @@ from medclf.dataset.part_names import partition_of
         ("training/1.png", "train"),
         ("testis/1.png", None),
         ("test/train/a/1.png", "train"),
+        ("01_train/a/1.png", "train"),
+        ("a. Training Set/1.png", "train"),
+        ("2) Test/1.png", "test"),
+        ("a train/1.png", None),
+        ("stage_2_train/1.png", None),
     ],
 )
 def test_partition_names(path, partition):

@@ -739,6 +739,42 @@ def test_a_folder_without_classes_names_the_table_beside(make_images):
     assert list(table["label"]) == ["a", "b"]
 
 
+def test_the_remedy_is_that_of_most_images(make_images):
+    root = make_images("images/1.png", "images/2.png", "images/3.png")
+    (root / "images/4.png").write_text("not an image")
+    with pytest.raises(DataError) as error:
+        scan(root)
+    assert error.value.remedy.startswith("put each class into a folder")
+
+
+@pytest.mark.parametrize(
+    ("paths", "hinted"),
+    [
+        (["0/1.png", "0/2.png"], True),
+        (["10006/1.png", "10007/2.png"], True),
+        (["set_part_1/1.png", "set_part_2/2.png"], True),
+        (["ill/1.png", "well/2.png"], False),
+    ],
+)
+def test_folders_that_are_hardly_classes_name_the_table_beside(make_images, paths, hinted):
+    root = make_images(*paths)
+    write_csv(root, "image_id,dx\n1,a\n2,b\n", name="meta.csv")
+    _, said = scan_noting(root)
+    assert ('labels="meta.csv" (its columns: image_id,dx)' in str(said)) == hinted
+
+
+def test_patients_are_told_by_folders_where_a_table_has_the_labels(make_images):
+    paths = [f"patient0000{n}/study1/view{v}.png" for n in (1, 2) for v in (1, 2)]
+    root = make_images(*(f"train/{path}" for path in paths))
+    rows = pd.DataFrame({"Path": [f"CheXpert/train/{path}" for path in paths], "Edema": list("0101")})
+    rows["who"] = list("aabc")
+    table, said = scan_noting(root, labels=rows, path_col="Path", label_col="Edema")
+    assert "2 patients are told by the names of folders" in str(said)
+    assert table.groupby("patient").size().tolist() == [2, 2]
+    named, _ = scan_noting(root, labels=rows, path_col="Path", label_col="Edema", patient_col="who")
+    assert sorted(named.groupby("patient").size()) == [1, 1, 2]
+
+
 def test_the_root_does_not_move_with_the_working_folder(make_images, monkeypatch):
     root = make_images(*PAIRS)
     monkeypatch.chdir(root.parent)
