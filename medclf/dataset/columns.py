@@ -146,7 +146,8 @@ class Sheet:
         if len(names) == 1 and re.search(r"[|: ]", names[0]):
             return "separate its columns with commas, semicolons or tabs"
         meant = did_you_mean(column, names)
-        return f"{meant} " * bool(meant) + f"name the right one with {argument(name, 'NAME')}"
+        of_folders = f", or take the folders' names with {argument('label_from_parent', 1)}" * (column == "label")
+        return f"{meant} " * bool(meant) + f"name the right one with {argument(name, 'NAME')}{of_folders}"
 
     def labels(self) -> tuple[list[Label | None], list[str], list[tuple[str, ...]], bool]:
         """Labels, problems ("" where there is none), unknown labels, and whether an image can have several."""

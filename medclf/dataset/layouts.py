@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path, PurePosixPath
 
 from medclf.dataset.folders import plain_name, without_ending
@@ -15,12 +15,16 @@ from medclf.errors import DataError, argument
 NO_CLASS_FOLDER = "no class folder above it"
 _SHOWN = 5
 _ROLE = re.compile(
-    r"(images?|imgs?|pictures?|photos?|frames?|raw|originals?|pngs?|jpe?gs?|tiffs?|dicoms?|dcm|im[aá]genes|imagens|bilder"
+    r"(images?|jpegimages|imgs?|pictures?|photos?|frames?|raw|originals?|pngs?|jpe?gs?|tiffs?|dicoms?|dcm|im[aá]genes|imagens|bilder"
     r"|immagini|图像|图片|画像)([ _-]?\d+)?",
     re.I,
 )
 _PIECE = re.compile(r"(.*[ _-])?(images?|imgs?|parts?|batch(es)?|folds?|chunks?|shards?|folders?)[ _-]?\d+", re.I)
-_STUDY = re.compile(r"(stud(y|ies)|series|exams?|visits?|sessions?)[ _-]?\d+|.*\d{4}.*|(?=.*\d)[0-9a-f]{8,}", re.I)
+_STUDY = re.compile(
+    r"(stud(y|ies)|series|exams?|visits?|sessions?)[ _-]?\d+|(patient|subject|case)[ _-]?\d+.*|.*\d{4}.*"
+    r"|(?=.*\d)[0-9a-f]{8,}",
+    re.I,
+)
 _MASK_WORD = r"(?:masks?|m[aá]scaras?|masques?|masken|maschere"
 _MASK_WORD += r"|segm?|segmentations?|annotations?|annotated|labels?|gt|ground[ _-]?truths?)"
 _DRAWN = r"(?:overlays?|contours?|superpixels?|heatmaps?|lesions?|rois?|bbox(?:es)?|thumb(?:nail)?s?|(?:grad-?)?cam"
@@ -31,7 +35,9 @@ _MASK = re.compile(
 _MASK_FOLDER = re.compile(
     rf"(?:.*[ _-])?{_MASK_WORD}|.+masks?|(?:thumb(?:nail)?|overlay|heatmap|superpixel|contour)s?", re.I
 )
-_AUGMENTED = re.compile(r"(?:^|[/ _.-])aug(?:mented|mentation)?s?(?:[ _-]?\d+)?(?=[/ _.-])", re.I)
+_AUGMENTED = re.compile(
+    r"(?:^|[/ _.-])aug(?:mented|mentation)?s?(?:[ _-]?\d+)?(?=[/ _.-])|(?:^|/)augmented[^/]*/", re.I
+)
 _ALTERED = re.compile(
     r"(.+?)[ _.-]+(?:[hv]?flip(?:ped)?(?:lr|ud|[ _-]?[hvxy])?|rot(?:ated?)?[ _-]?\d*|mirror(?:ed)?|[hv]mirror"
     r"|copy|crop(?:ped)?|resized?|small|noisy?|noise|blur(?:red)?|clahe|enhanced|bright(?:ness)?|contrast"
@@ -303,7 +309,12 @@ def masks_among(paths: Sequence[str]) -> list[str]:
         ['a/1_mask.png', 'masks/2.png']
     """
     spelt = [(path, PurePosixPath(without_ending(path))) for path in paths]
-    in_folder = {path for path, bare in spelt if any(_MASK_FOLDER.fullmatch(name) for name in bare.parts[:-1])}
+    folders = [bare.parts[:-1] for _, bare in spelt]
+    around = zip(min(folders, default=()), max(folders, default=()), strict=False)
+    whole = sum(
+        1 for _ in takewhile(lambda names: names[0] == names[1], around)
+    )  # Kvasir-SEG/ above images/ and masks/
+    in_folder = {path for path, bare in spelt if any(map(_MASK_FOLDER.fullmatch, bare.parts[whole:-1]))}
     named = ((path, _MASK.fullmatch(bare.name)) for path, bare in spelt)
     by_name = {path: found["base"] or found["after"] for path, found in named if found}
     images = {bare.name for path, bare in spelt if path not in in_folder and path not in by_name}

@@ -13,7 +13,7 @@ import pandas as pd
 
 from medclf.dataset.columns import BLANK, POOR, Columns, Sheet, label_in, label_text, refuse_review
 from medclf.dataset.csv_reading import read_csv
-from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, walk
+from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, walk, without_ending
 from medclf.dataset.identity import instance_uid
 from medclf.dataset.labels import Label, is_missing
 from medclf.dataset.layouts import labels_of_folders, masks_among, no_classes, patients_of_folders, where_labels_are
@@ -276,7 +276,8 @@ def _shared_folder(paths: list[str]) -> Path:
 
 
 def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
-    if sheet.columns.label == "label" and "label" not in sheet.frame and asked.label_from != "folder":
+    of_paths = asked.label_from != "folder" or asked.label_from_parent is not None
+    if sheet.columns.label == "label" and "label" not in sheet.frame and of_paths:
         sheet = replace(sheet, columns=replace(sheet.columns, label=None))
     sheet.require_columns()
     if sheet.frame.empty:
@@ -344,7 +345,9 @@ def _paths_of_uids(sheet: Sheet, uids: list[str], root: Path, tree: Tree) -> lis
                 f"{sheet.place(row, sheet.columns.path)}: two files have this UID, '{path_of[uid]}' and '{path}'",
                 "remove one of them, or name the files by path",
             )
-    return [path_of.get(uid, f"row {row}, no file has its UID") for row, uid in enumerate(uids, start=1)]
+    named = {PurePosixPath(without_ending(path)).name for path in tree.paths}  # pictures that are called by their UID
+    uids_or_none = [uid if uid in named else f"row {row}, no file has its UID" for row, uid in enumerate(uids, start=1)]
+    return [path_of.get(uid, found) for uid, found in zip(uids, uids_or_none, strict=True)]
 
 
 def _find_paths(sheet: Sheet, cells: list[str], finder: Finder) -> tuple[list[str], list[str]]:

@@ -33,6 +33,13 @@ def test_a_list_of_columns_in_one_text_is_told_as_several_columns():
     assert error.value.remedy == "name several columns with --label-col mel --label-col nv"
 
 
+def test_labels_of_folders_are_offered_where_no_column_was_named():
+    for label, offered in (("label", True), ("Label", False)):
+        with pytest.raises(DataError) as error:
+            sheet(path=["1.png"], who=["p"], columns={"label": label}).require_columns()
+        assert ("take the folders' names with label_from_parent=1" in error.value.remedy) == offered
+
+
 def test_of_a_table_of_pixels_not_all_columns_are_listed():
     pixels = {f"pixel{n}": ["0"] for n in range(784)}
     with pytest.raises(DataError, match=r"it has 'pixel0', .*'pixel39', and 744 more\n") as error:

@@ -93,6 +93,11 @@ def test_the_two_endings_of_a_compressed_volume_are_none_of_its_name():
     assert finder.find("2") == finder.find("a/2") == ("a/2.nii.gz", True) and finder.like("a/1.nii") == "a/1.nii.gz"
 
 
+def test_a_folder_around_all_images_makes_no_mask():
+    """Its name tells what the set is for."""
+    assert masks_among(["Kvasir-SEG/images/1.png", "Kvasir-SEG/masks/1.png"]) == ["Kvasir-SEG/masks/1.png"]
+
+
 def test_a_name_alone_makes_no_mask():
     assert masks_among(["CXR_png/1.png", "ManualMask/leftMask/1.png", "LungMasks/2.png"]) == [
         "ManualMask/leftMask/1.png"
@@ -132,7 +137,10 @@ def test_roles_masks_and_patients_are_known_in_other_languages():
     assert masks_among(["a/1.png", "a/1_mascara.png", "masques/1.png"]) == ["a/1_mascara.png", "masques/1.png"]
 
 
-@pytest.mark.parametrize("copy", ["augmented/a/1.png", "a/1_aug_3.png", "Augmented Images/a/1.png", "a/aug-1.png"])
+@pytest.mark.parametrize(
+    "copy",
+    ["AugmentedAlzheimer/a/1.png", "augmented/a/1.png", "a/1_aug_3.png", "Augmented Images/a/1.png", "a/aug-1.png"],
+)
 def test_copies_that_were_augmented_before_are_told(copy):
     notes = labels_of_folders(["a/1.png", "b/2.png", copy])[2]
     assert any("1 of 3 images are augmented copies" in note and copy in note for note in notes)
@@ -172,6 +180,7 @@ def test_folders_above_that_cannot_be_the_classes_are_no_choice():
         ("s50414267 s50414268", True),
         ("1.3.6.1.4.1.9590.1 1.3.6.1.4.1.9590.2", True),
         ("0a1b2c3d 4e5f6a7b", True),
+        ("patient_004_node_4 patient_009_node_4", True),
         ("grade_1 grade_2", False),
         ("feedface faceface", False),
         ("study1_positive study1_negative", False),

@@ -739,6 +739,25 @@ def test_a_folder_without_classes_names_the_table_beside(make_images):
     assert list(table["label"]) == ["a", "b"]
 
 
+def test_labels_of_folders_and_patients_of_a_table(make_images):
+    root = make_images(*PAIRS)
+    write_csv(root, "path,who\n" + "".join(f"{path},p{n // 3}\n" for n, path in enumerate(PAIRS)))
+    table, _ = scan_noting(root, labels="labels.csv", patient_col="who", label_from_parent=1)
+    assert list(table["label"]) == list("aabb") and table.groupby("patient").size().tolist() in ([1, 3], [3, 1])
+
+
+def test_pictures_called_by_their_uid_are_found(make_images):
+    root = make_images("train/1.2.826.10.png", "train/1.2.826.11.png")
+    write_csv(root, "SOPInstanceUID,label\n1.2.826.10,a\n1.2.826.11,b\n1.2.826.12,b\n")
+    table, _ = scan_noting(root, labels="labels.csv", path_col="SOPInstanceUID")
+    found = table[table["problem"] == ""]
+    assert dict(zip(found["path"], found["label"], strict=True)) == {
+        "train/1.2.826.10.png": "a",
+        "train/1.2.826.11.png": "b",
+    }
+    assert table.loc[table["problem"] != "", "path"].tolist() == ["row 3, no file has its UID"]
+
+
 def test_the_remedy_is_that_of_most_images(make_images):
     root = make_images("images/1.png", "images/2.png", "images/3.png")
     (root / "images/4.png").write_text("not an image")
