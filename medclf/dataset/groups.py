@@ -157,7 +157,8 @@ def on_both_sides(table: pd.DataFrame) -> str:
     told = []
     if both:
         has = "has" if both == 1 else "have"
-        remedy = f"{argument('split', 'patient')} keeps each on one side"
+        alone = f"add images of others, or see whether {argument('patient_col')} names the patients"
+        remedy = f"{argument('split', 'patient')} keeps each on one side" if len(parts) > 1 else alone
         told.append(
             f"{both} of {len(parts)} patients {has} images in both training and validation set, so scores will be too "
             f"high: {remedy}"

@@ -311,9 +311,7 @@ def masks_among(paths: Sequence[str]) -> list[str]:
     spelt = [(path, PurePosixPath(without_ending(path))) for path in paths]
     folders = [bare.parts[:-1] for _, bare in spelt]
     around = zip(min(folders, default=()), max(folders, default=()), strict=False)
-    whole = sum(
-        1 for _ in takewhile(lambda names: names[0] == names[1], around)
-    )  # Kvasir-SEG/ above images/ and masks/
+    whole = sum(1 for _ in takewhile(lambda names: names[0] == names[1], around))  # such as Kvasir-SEG/
     in_folder = {path for path, bare in spelt if any(map(_MASK_FOLDER.fullmatch, bare.parts[whole:-1]))}
     named = ((path, _MASK.fullmatch(bare.name)) for path, bare in spelt)
     by_name = {path: found["base"] or found["after"] for path, found in named if found}

@@ -7,6 +7,9 @@ import warnings
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
+import pandas as pd
+
+from medclf.dataset.columns import label_text
 from medclf.errors import DataError, MedclfWarning, argument, did_you_mean
 
 AUTO = "auto"
@@ -79,3 +82,19 @@ def _by_number(labels: Sequence[str]) -> list[str]:
 
 def _warn(text: str) -> None:
     warnings.warn(MedclfWarning(f"{text}: a distance counts the grades that occur"), stacklevel=4)
+
+
+def order_not_used(cells: object) -> list[str]:
+    """A note where a column of labels says its order itself, as pandas' ordered Categorical, and nobody asked for it.
+
+    Example:
+        >>> order_not_used(pd.Series(pd.Categorical(["mild"], ["mild", "severe"], ordered=True)))[0][-49:]
+        "is not used: ordinal=['mild', 'severe'] takes it"
+    """
+    dtype = getattr(cells, "dtype", None)
+    if not (isinstance(dtype, pd.CategoricalDtype) and dtype.ordered):
+        return []
+    order = [label_text(category) for category in dtype.categories]
+    return [
+        f"the labels are an ordered Categorical, and their order is not used: {argument('ordinal', order)} takes it"
+    ]

@@ -31,7 +31,7 @@ from medclf.dataset.kinds import (
 from medclf.dataset.label_warnings import label_warnings
 from medclf.dataset.labels import label_set, usable
 from medclf.dataset.matching import UNKNOWN
-from medclf.dataset.ordinal import ordered_labels
+from medclf.dataset.ordinal import order_not_used, ordered_labels
 from medclf.dataset.remedies import remedy_for
 from medclf.dataset.sources import MISSING, Asked, LabelFrom, Rows, read_source
 from medclf.dataset.spelt_names import one_name_each
@@ -171,6 +171,9 @@ def scan(
     if frame == "all":
         take_frames(rows)
     order = _order(rows, ordinal) if ordinal else None
+    given_table = source if labels is None else labels
+    if not order and isinstance(given_table, pd.DataFrame) and isinstance(label_col, str):
+        rows.notes.extend(order_not_used(given_table.get(label_col)))
     table = _open_all(rows, check_pixels, progress, frame, window)
     if order:
         table.attrs["ordinal"] = order

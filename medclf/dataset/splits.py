@@ -81,6 +81,8 @@ def split_table(
         result[rest.index[train]] = "train"
         result[rest.index[valid]] = "valid"
     _check_files(good.assign(partition=result[good.index]))
+    if split in ("patient", "grouped"):
+        _check_labels(good.assign(partition=result[good.index]))
     placed = result.notna().to_numpy()
     split_up = table.assign(partition=result)
     one_sided = partition_warnings(objects(table[placed], "label"), result[placed], _remedy(split, table))
@@ -125,6 +127,18 @@ def _check_files(table: pd.DataFrame) -> None:
     if parted:
         text = f"frames of {len(parted)} files are in more than one of training, validation and test set: {parted[0]}"
         raise SplitError(text, f"keep them together with {argument('unit', 'file')} (with_units in Python)")
+
+
+def _check_labels(table: pd.DataFrame) -> None:
+    """Raise SplitError where whole patients or groups leave training one label alone, as where they are the classes."""
+    labels = objects(table, "label")
+    trained = {label for label, part in zip(labels, table["partition"], strict=True) if part == "train"} - {None}
+    others = {label for label in labels if isinstance(label, str)} - trained
+    if len(trained) == 1 and others:
+        raise SplitError(
+            f"all images of label '{min(others)}' are of one patient or group, and training has '{min(trained)}' alone",
+            f"add images of others, or see whether {argument('patient_col')} names the patients",
+        )
 
 
 def unplaced(table: pd.DataFrame) -> pd.DataFrame:

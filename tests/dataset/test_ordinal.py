@@ -3,7 +3,7 @@ import warnings
 import pandas as pd
 import pytest
 
-from medclf.dataset.ordinal import ordered_labels
+from medclf.dataset.ordinal import order_not_used, ordered_labels
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, MedclfWarning
 
@@ -74,3 +74,15 @@ def drawn_folder(tmp_path):
         for index in range(2):
             Image.new("L", (8, 8), 10 * index).save(tmp_path / grade / f"{index}.png")
     return tmp_path
+
+
+def test_an_order_that_a_column_says_itself_and_nobody_asked_for_is_told(make_images):
+    grades = pd.Categorical(["none", "mild"] * 2, categories=["none", "mild", "severe"], ordered=True)
+    (said,) = order_not_used(pd.Series(grades))
+    assert "ordinal=['none', 'mild', 'severe'] takes it" in said
+    assert not order_not_used(pd.Series(grades.as_unordered())) and not order_not_used(pd.Series(["a"]))
+    root = make_images("1.png", "2.png", "3.png", "4.png")
+    rows = pd.DataFrame({"path": ["1.png", "2.png", "3.png", "4.png"], "label": grades})
+    with pytest.warns(MedclfWarning, match="ordered Categorical"):
+        scan(rows, root=root)
+    assert scan(rows, root=root, ordinal=["none", "mild"]).attrs["ordinal"] == ["none", "mild"]

@@ -103,6 +103,22 @@ def test_a_label_that_falls_into_valid_alone_is_named():
     assert said == {"train", "valid"}
 
 
+@pytest.mark.parametrize("split", ["patient", "grouped"])
+def test_patients_that_are_the_classes_leave_nothing_to_learn(split):
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(10)], "label": list("ab") * 5, "patient": list("xy") * 5})
+    with pytest.raises(SplitError, match=r"of one patient or group, and training has '[ab]' alone\nadd .*patient_col"):
+        split_table(table, split)
+    assert set(split_table(table, "random")) == {"train", "valid"}
+
+
+def test_one_patient_alone_has_no_advice_to_split_by_patient():
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(10)], "label": list("ab") * 5, "patient": "x"})
+    with pytest.warns(
+        MedclfWarning, match="1 of 1 patients has images in both .*: add images of others, or see whether"
+    ):
+        split_table(table, "random")
+
+
 def test_patients_on_both_sides_are_told_before_a_training():
     paths, patients = [f"{i}.png" for i in range(20)], [f"p{i // 2}" for i in range(20)]
     table = pd.DataFrame({"path": paths, "label": list("ab") * 10, "patient": patients, "partition": None})
