@@ -88,7 +88,7 @@ def order_not_used(cells: object) -> list[str]:
     """A note where a column of labels says its order itself, as pandas' ordered Categorical, and nobody asked for it.
 
     Example:
-        >>> order_not_used(pd.Series(pd.Categorical(["mild"], ["mild", "severe"], ordered=True)))[0][-49:]
+        >>> order_not_used(pd.Series(pd.Categorical(["mild"], ["mild", "severe"], ordered=True)))[0][-48:]
         "is not used: ordinal=['mild', 'severe'] takes it"
     """
     dtype = getattr(cells, "dtype", None)
