@@ -334,7 +334,7 @@ def ood_section(predictions: Predictions, calibration: Calibration) -> Sections:
     images = predictions.counted()
     share = proportion(outside, np.ones(len(outside), bool), Sampling.of(predictions.groups, len(outside)))
     sentence = (
-        f"{outside.sum()} of {len(outside)} {images} are out of distribution: "
+        f"{outside.sum()} of {len(outside)} {images} {'is' if outside.sum() == 1 else 'are'} out of distribution: "
         f"unlike the {detector.n} training {images}. "
         f"About {percent(1 - detector.quantile, 0)} of ordinary {images} are flagged too."
     )

@@ -371,7 +371,8 @@ def _sentences(overlays: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
         if most != least:
             start += f" and {percent(known[least], 0)} of '{least}'"
         found = _leaning(effects[effects["overlay"] == row["overlay"]])
-        texts.append(f"{start}. {'; '.join(found)}." if found else f"{start}; {NO_EVIDENCE}.")
+        told = "; ".join(found)
+        texts.append(f"{start}. {told[0].upper()}{told[1:]}." if told else f"{start}; {NO_EVIDENCE}.")
     return texts
 
 

@@ -35,6 +35,9 @@ __all__ = [
 ]
 
 
+_NAMED = 3  # labels that a note names
+
+
 class Metrics(TypedDict, total=False):
     """What `classification_metrics` returns; a metric that is added to the table is there too, under its key."""
 
@@ -180,7 +183,7 @@ def _estimate(task: Task, name: str, value: float, variance: float, level: float
     if math.isnan(value):
         return undefined(int(mask.sum()), _reason(task, metric, index))
     missing = mean_of(metric, task) if index is None else None
-    note = left_out(missing)
+    note = left_out(missing, key)
     if metric.share and missing is None:
         agree = (task.positive == task.predicted) | ~task.known
         right = agree.all(axis=1) if index is None else agree[:, index]
@@ -318,17 +321,22 @@ def _reason(task: Task, metric: Metric, index: int | None) -> str:
     return f"every image has the label {label!r}" if actual[known].all() else f"no image has the label {label!r}"
 
 
-def left_out(labels: Sequence[str] | None) -> str:
-    """Which labels a mean over the labels had to leave out.
+def left_out(labels: Sequence[str] | None, key: str = "") -> str:
+    """Which labels a mean over the labels, the metric of this key, had to leave out.
 
     Example:
         >>> left_out(["polyp"])
         "'polyp' not scored: no image has it, or every image has it"
+        >>> left_out(["a", "b", "c", "d", "e"], "mcc")
+        "'a', 'b', 'c' and 2 more not scored: no image, or every image, has or was given them"
     """
     if not labels:
         return ""
     it = "it" if len(labels) == 1 else "them"
-    return f"{', '.join(map(repr, labels))} not scored: no image has {it}, or every image has {it}"
+    more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
+    why = f"no image, or every image, has or was given {it}"
+    why = why if key == "mcc" else f"no image has {it}, or every image has {it}"
+    return f"{', '.join(map(repr, labels[:_NAMED]))}{more} not scored: {why}"
 
 
 def confusion_matrix(task: Task) -> Any:

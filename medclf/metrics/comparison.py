@@ -278,7 +278,7 @@ def _difference(task: Task, name: str, a: float, b: float, variance: float, leve
     least, most = metric.bounds(task)
     span = most - least
     ends = difference_interval((b - a) / span, variance / span**2, units=units, level=level, freedom=freedom)
-    note = "" if label else left_out(mean_of(metric, task))
+    note = "" if label else left_out(mean_of(metric, task), metric.key)
     return Difference(a, b, b - a, span * ends[0], span * ends[1], n, note)
 
 

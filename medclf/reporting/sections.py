@@ -46,8 +46,8 @@ def _measured(value: Mapping[str, Any], *shown: str) -> list[Block]:
 
 
 def _named(rows: Mapping[str, Mapping[str, Any]]) -> Block:
-    """Rows by name; a name that is a key of results.json is put into words."""
-    return table([{"": words(name) if name in METRICS or "_" in name else name, **row} for name, row in rows.items()])
+    """Rows by name, as labels and columns have it."""
+    return table([{"": name, **row} for name, row in rows.items()])
 
 
 def _audit(value: Any, picture: Picture) -> list[Block]:

@@ -121,8 +121,11 @@ def show_runs(rows: Sequence[RunRow]) -> None:
 
 def _show_metrics(console: _Console, results: dict[str, Any]) -> None:
     console.tell(f"{_images(results)} (95 % confidence intervals)", style="bold")
+    told: set[str] = set()
     for key, found in short_metrics(results).items():
-        console.tell(f"  {METRICS[key].name}: {written(found)}")
+        note = str(found.get("note") or "")  # which labels the mean is not of: said once
+        console.tell(f"  {METRICS[key].name}: {written(found)}{f'; {note}' if note and note not in told else ''}")
+        told.add(note)
     if resampled := results.get("resampling"):
         console.tell(f"  {resampled}")
     if ordinal := (results.get("ordinal") or {}).get("sentence"):

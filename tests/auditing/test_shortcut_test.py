@@ -135,7 +135,7 @@ def test_an_overlay_that_each_label_has_as_often_is_said_once(leaning):
 def test_it_is_said_in_words(leaning):
     (sentence,) = leaning.sentences
     assert sentence.startswith("Overlay 1 (box, bottom left) is on 90 % of 'red' and 0 % of 'pale'.")
-    assert "masked, it changes 100 % (90 to 100 %) of the predictions of 'red', against 0 % elsewhere" in sentence
+    assert "Masked, it changes 100 % (90 to 100 %) of the predictions of 'red', against 0 % elsewhere" in sentence
     assert "taken from images of 'red' with it, 'pale' gains 0.85" in sentence
 
 

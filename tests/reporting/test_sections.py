@@ -148,3 +148,14 @@ def test_of_units_a_row_is_shown_and_the_others_are_folded():
     (first,) = [block for block in shown if block.kind == "pairs"]
     (folded,) = [block for block in shown if block.kind == "folded"]
     assert len(first.items) == 4 and folded.text == "5 more" and len(folded.items[0].items) == 5
+
+
+def test_labels_and_columns_are_written_as_they_are(tmp_path):
+    by_label = {name: {"n": 40, "share": 0.5, "reliability": BARS} for name in ("openI_CXR", "n_of_1")}
+    table = {"tp": 1, "fn": 0, "fp": 0, "tn": 1}
+    point = {"sentence": "At 0.5.", "label": "openI_CXR", "table": table}
+    point |= dict.fromkeys(("sensitivity", "specificity", "ppv", "npv"), METRIC)
+    (folded,) = [b for b in section_blocks("calibration", {"by_label": by_label}) if b.kind == "folded"]
+    (matrix,) = [b for b in section_blocks("operating_point", point) if b.kind == "table"]
+    assert [row[0].text for row in folded.items[0].rows] == ["openI_CXR", "n_of_1"]
+    assert [row[0].text for row in matrix.rows] == ["openI_CXR", "not openI_CXR"]

@@ -157,3 +157,16 @@ def test_what_a_prevalence_makes_of_ppv_and_npv_is_shown_however_few_the_images(
     (tmp_path / "results.json").write_text(json.dumps(finite(as_plain(facts))))
     show_results(tmp_path)
     assert re.search(r"polyp at a prevalence of 0\.05: PPV 1\.000 \(.*NPV 1\.000 \(", capsys.readouterr().out)
+
+
+def test_labels_that_a_mean_leaves_out_are_said_once(tmp_path, capsys):
+    y = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]])
+    probs = np.where(y == 1, 0.9, 0.1) * [1, 0.4, 1]  # the second label is predicted of no image
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(4)], "partition": "valid"})
+    facts = summarize(Predictions(["a", "b", "c"], True, y, probs, np.zeros(4), table), n_boot=2)
+    (tmp_path / "results.json").write_text(json.dumps(finite(as_plain(facts))))
+    show_results(tmp_path)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "not scored" in line]
+    assert [line.split(":")[0].strip() for line in lines] == ["balanced accuracy", "MCC"]
+    assert lines[0].endswith("; 'c' not scored: no image has it, or every image has it")
+    assert lines[1].endswith("; 'b', 'c' not scored: no image, or every image, has or was given them")

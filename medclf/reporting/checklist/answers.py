@@ -420,7 +420,7 @@ def failures(have: Known) -> str:
         f"{a} {b}: {n}" if have.multi_label else f"{a} predicted as {b}: {n}"
         for a, b, n in have.results["most_confused"]
     ]
-    said = f"Most often: {'; '.join(rows[:3])}" if rows else "No image was read wrong"
+    said = f"Most often: {'; '.join(rows[:3])}" if rows else "No image was classified wrongly"
     return f"{said}. The images with the highest losses and all errors are in the report."
 
 
