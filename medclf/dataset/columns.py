@@ -141,6 +141,8 @@ class Sheet:
         if name == "label_col" and set(parts := re.split(r"\s*,\s*", column)) <= set(names):
             several = by_road(f"{name}={parts!r}", " ".join(argument(name, part) for part in parts))
             return f"name several columns with {several}"
+        if column in self.frame.index.names:
+            return "its index is called so: make it a column with reset_index()"
         if any(map(_FILE.search, names)):
             return "its first line looks like an image's: write a header line above it, such as path,label"
         if len(names) == 1 and re.search(r"[|: ]", names[0]):

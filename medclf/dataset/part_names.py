@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 _PART_NAMES = {
     "train": "train(?:ing|val)?|trn|entrenamiento|entrainement|apprentissage|treino|treinamento|addestramento|egitim"
     "|xunlian|训练|訓練|学習|학습|훈련|обучение",
-    "valid": "val(?:id(?:ation)?)?|dev|validacion|validacao|validazione|validierung|validatie|walidacja|dogrulama"
+    "valid": "val(?:id(?:at(?:e|ion))?)?|dev|validacion|validacao|validazione|validierung|validatie|walidacja|dogrulama"
     "|yanzheng|验证|驗證|検証|검증|валидация",
     "test": "test(?:ing)?|teste(?!s)|tst|pruebas?|ceshi|测试|測試|テスト|테스트|тест",
 }

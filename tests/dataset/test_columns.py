@@ -40,6 +40,12 @@ def test_labels_of_folders_are_offered_where_no_column_was_named():
         assert ("take the folders' names with label_from_parent=1" in error.value.remedy) == offered
 
 
+def test_a_column_that_is_the_index_is_told():
+    frame = pd.DataFrame({"any": [0, 1]}, index=pd.Index(["1.png", "2.png"], name="image"))
+    with pytest.raises(DataError, match=r"no column 'image'.*\nits index is called so: .* reset_index"):
+        Sheet(frame, "the DataFrame", Columns("image", ["any"])).require_columns()
+
+
 def test_of_a_table_of_pixels_not_all_columns_are_listed():
     pixels = {f"pixel{n}": ["0"] for n in range(784)}
     with pytest.raises(DataError, match=r"it has 'pixel0', .*'pixel39', and 744 more\n") as error:

@@ -14,6 +14,7 @@ from medclf.dataset.part_names import partition_of
         ("valid/x/a/1.png", "valid"),
         ("validation/a/1.png", "valid"),
         ("Test/1.png", "test"),
+        ("validate/1.png", "valid"),
         ("a/test.png", None),
         ("training/1.png", "train"),
         ("testis/1.png", None),
