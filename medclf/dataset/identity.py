@@ -7,11 +7,13 @@ import hmac
 import os
 import re
 import secrets
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from medclf.dataset.folders import without_ending
 from medclf.dataset.spelt_names import without_signs
 from medclf.errors import DataError, OutputError, ReadError, argument
 from medclf.images.decoding_guard import reading
@@ -26,6 +28,12 @@ _PATIENTS = re.compile(
     r"(patients?|pacientes?|patienten|pazient[ei]|患者|病人|subjects?|persons?|participants?|individuals?|donors?"
     r"|animals?|lesions?|case(?=.)|mrn|pid)"
     r"[ _-]?(ids?|names?|no|nr|num(m?er)?|number|keys?|uid|codes?|编号)?",
+    re.I,
+)
+_ID_IN_NAME = re.compile(
+    r"(?:.*[ _.-])?(?P<word>(?:patient|paciente|person|subject|case)[ _-]?\d+)(?:[ _.-].*)?"  # person1_virus_6
+    r"|(?P<base>.*\d{4}.*?)[ _-]+\d+"  # CNV-1016042-1
+    r"|(?P<side>.*\d.*?)[ _-]+(?:left|right|[lr]|o[ds])",  # 10_left
     re.I,
 )
 _SOP_INSTANCE_UID, _PATIENT_ID = 0x00080018, 0x00100020
@@ -140,6 +148,28 @@ def unnamed_patients(columns: pd.DataFrame) -> list[str]:
         f"column '{name}' looks like patients ({several[name]} for {len(found[name])} images), and no column of them "
         f"is named: images of one may be in both training and validation set. Name it with "
         f"{argument('patient_col', str(name))}"
+    ]
+
+
+def patients_in_names(paths: Sequence[str]) -> list[str]:
+    """What is said of file names that hold an ID which several images share, as those of one patient do.
+
+    Example:
+        >>> patients_in_names(["CNV-1016042-1.jpg", "CNV-1016042-2.jpg", "DME-2710-1.jpg", "DME-2710-2.jpg"])[0][:63]
+        "4 of 4 file names share an ID, first 'CNV-1016042' (2 images): "
+    """
+    files = {file_of(Path(path)).as_posix() for path in paths}
+    named = map(_ID_IN_NAME.fullmatch, (PurePosixPath(without_ending(file)).name for file in files))
+    counts = Counter(found["word"] or found["base"] or found["side"] for found in named if found)
+    shared = {name: n for name, n in counts.items() if n > 1}
+    n_shared = sum(shared.values())
+    if len(shared) < 2 or 2 * n_shared < len(files):
+        return []
+    first = min(shared)
+    return [
+        f"{n_shared} of {len(files)} file names share an ID, first '{first}' ({shared[first]} images): if it is a "
+        "patient's, images of one may be in both training and validation set. Give a table with the patients with "
+        f"{argument('patient_col')}"
     ]
 
 

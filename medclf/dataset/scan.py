@@ -16,7 +16,14 @@ from medclf.config import Frame, Policy, TrainConfig, Window
 from medclf.dataset.choice import Merges, choose
 from medclf.dataset.columns import Columns, conditions
 from medclf.dataset.frames import take_frames
-from medclf.dataset.identity import doubtful_ids, patient_id, project_key, pseudonym, unnamed_patients
+from medclf.dataset.identity import (
+    doubtful_ids,
+    patient_id,
+    patients_in_names,
+    project_key,
+    pseudonym,
+    unnamed_patients,
+)
 from medclf.dataset.kinds import (
     frame_warnings,
     kind_warnings,
@@ -223,7 +230,7 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Fra
         facts = _checked(rows, facts, check_pixels)
     key = _hide_patients(rows, [row for row in range(n) if facts[row].format == "DICOM"])
     if not any(rows.patient):
-        rows.notes.extend(unnamed_patients(rows.extra))
+        rows.notes.extend(unnamed_patients(rows.extra) or patients_in_names(rows.path))
     data: dict[str, Any] = {
         column: pd.Series(getattr(rows, column), dtype=object) for column in ("path", "label", "patient", "partition")
     }

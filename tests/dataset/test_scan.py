@@ -739,6 +739,28 @@ def test_a_folder_without_classes_names_the_table_beside(make_images):
     assert list(table["label"]) == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ("CNV-1016042-1 CNV-1016042-2 DME-2710-1 DME-2710-2", "'CNV-1016042' (2 images)"),
+        ("00000013_000 00000013_001 00000014_000 00000014_001", "'00000013' (2 images)"),
+        ("person1_virus_6 person1_virus_7 person23_bacteria_8 x_person23_b", "'person1' (2 images)"),
+        ("ISIC_0024306 ISIC_0024307 ISIC_0024308 ISIC_0024309", ""),
+        ("COVID-1 COVID-2 Normal-1 Normal-2", ""),
+        ("10_left 10_right 7_left 7_right", "'10' (2 images)"),
+        ("tumor_left tumor_right node_l node_r", ""),
+        ("a-2020-1 a-2020-2 b c d e", ""),
+    ],
+)
+def test_file_names_that_share_an_id_are_told(make_images, names, told):
+    paths = [f"{'ab'[n % 2]}/{name}.png" for n, name in enumerate(names.split())]
+    root = make_images(*paths)
+    _, said = scan_noting(root)
+    assert ("share an ID" in said) == bool(told) and told in said
+    rows = pd.DataFrame({"path": paths, "label": "x", "who": list("ppqqrr")[: len(paths)]})
+    assert "share an ID" not in scan_noting(rows, root=root, patient_col="who")[1]
+
+
 def test_labels_of_folders_and_patients_of_a_table(make_images):
     root = make_images(*PAIRS)
     write_csv(root, "path,who\n" + "".join(f"{path},p{n // 3}\n" for n, path in enumerate(PAIRS)))
