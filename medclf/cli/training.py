@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +11,7 @@ import typer
 
 from medclf.cli.options import check_browser, importing, is_first, open_page, say, with_options
 from medclf.config import TrainConfig
-from medclf.errors import MedclfError
+from medclf.errors import DataError, MedclfError
 from medclf.options import options
 
 
@@ -84,6 +85,10 @@ def _train(given: dict[str, Any], resume: Path | None, config: Path | None) -> P
         asked = (before or {}).get("settings", {}) | given
         place = given["out"] = next_run(asked["data"], hide_names=bool(asked.get("hide_names")))
     plan = settings_in(before, **given) if before else TrainConfig(**given)
+    if before and "data" not in given and not Path(plan.data).exists():
+        by_name = "" if resume else f", or name them: medclf train DATA --config {shlex.quote(str(config))}"
+        remedy = f"bring them back, or link them there{by_name}"
+        raise DataError(f"{earlier}: its images are not at {plan.data}", remedy)
     check_early(plan)
     if not resume and is_first():
         check_free(plan.out, plan.overwrite)

@@ -154,11 +154,11 @@ def label_next(
     listed = scanned_already(items, scan_kwargs, frame)
     table = usable(scan(items, **{**plain_scan, **scan_kwargs}) if listed is None else listed)
     table = table.reset_index(drop=True)
-    pool = Pool(Path(table.attrs["root"]), [str(path) for path in table["path"]])
+    pool = Pool(Path(table.attrs["root"]), [str(path) for path in table["path"]], list(table["sha256"]))
     multi_label = model is not None and bool(model.spec.multi_label)
     said = labels_said(labels, pool.root)
     theirs, agreement = second_reader(said, second, multi_label)
-    known, extra, gone = known_labels(run, pool, said, theirs)
+    known, extra, gone, copies = known_labels(run, pool, said, theirs)
     names = vocab_of(vocab, model, [*known.values(), *said.labels.values(), *theirs.values()])
     codes_of([*theirs.values()], names, multi_label)  # an unknown label is a mistake, no disagreement
     # Images of the run that lie outside the pool teach as well; they stand behind it.
@@ -181,7 +181,7 @@ def label_next(
         notes.append(f"The model's class '{other[0]}' is none of those named, so the model has no part in the choice.")
     hidden = withheld_among(pool.root, pool.paths) if only_shown else {}
     n_hidden = sum(pool.paths[row] not in known for row in hidden)
-    notes += _not_asked(said, gone, int((~readable).sum()), len(extra), n_hidden)
+    notes += _not_asked(said, gone, int((~readable).sum()), len(extra), n_hidden, copies)
     inside = FittedPool(features[kept], widths, codes[kept], owners, len(names), multi_label, seed)
     own_probs = None if model_probs is None else _in_order_of(names, model.spec.vocab, model_probs[kept])
     probs, told = inside.probs(self_training, own_probs)
@@ -211,11 +211,12 @@ def label_next(
     )
 
 
-def _not_asked(said: Said, gone: int, broken: int, outside: int, hidden: int) -> list[str]:
+def _not_asked(said: Said, gone: int, broken: int, outside: int, hidden: int, copies: int) -> list[str]:
     """What there is to say of images that are not asked for, or not counted."""
     told = {
         f"{len(said.unsure)} images are marked unsure without a label. They are not asked for again.": len(said.unsure),
         f"{gone} labelled images of the run are no longer where they were. They do not count here.": gone,
+        f"{copies} images are copies of labelled images of the run. They have its labels.": copies,
         f"{broken} images cannot be read and are left out.": broken,
         f"{outside} labelled images of the run lie outside the pool. They count here, and the sheet does not "
         "hold them: to train on both, give one folder or table of both.": outside,

@@ -26,10 +26,11 @@ from medclf.run.terminal import written
 
 @dataclass(frozen=True)
 class Pool:
-    """The images to choose from: their folder, and paths in it."""
+    """The images to choose from: their folder, paths in it, and the files' SHA-256 where they are known."""
 
     root: Path
     paths: list[str]
+    digests: Sequence[str] = ()
 
 
 EARLIER, YES = "earlier", "yes"  # the column of a sheet that marks what was said before its page was made
@@ -142,16 +143,23 @@ def second_reader(said: Said, second: str | Path | None, several: bool = False) 
 
 def known_labels(
     run: Any, pool: Pool, said: Said, differ: Collection[str]
-) -> tuple[dict[str, str], list[tuple[Path, str]], int]:
-    """Label by path of the pool's images, (file, label) of a run's other images, and how many of those are gone.
+) -> tuple[dict[str, str], list[tuple[Path, str]], int, int]:
+    """Label by path of the pool's images, (file, label) of a run's other images, how many are gone, how many copies.
 
-    What a sheet says wins: an image that it calls poor has no label, whatever the run says, and neither has one that it
-    calls unsure.
+    An image of the pool that has the same bytes as one of the run, in whatever place, has its label. What a sheet says
+    wins: an image that it calls poor has no label, whatever the run says, and neither has one that it calls unsure.
     """
     theirs = _labelled_of(run)
     place = {(pool.root / path).resolve(): path for path in pool.paths}
-    known = {place[file]: label for file, label in theirs.items() if file in place}
-    outside = [(file, label) for file, label in theirs.items() if file not in place]
+    known = {place[file]: label for file, _, label in theirs if file in place}
+    by_bytes: dict[str, set[str]] = {}
+    for _, digest, label in theirs:
+        by_bytes.setdefault(digest, set()).add(label)
+    names = {path: _bytes_of(path, digest) for path, digest in zip(pool.paths, pool.digests, strict=False)}
+    copies = {path: by_bytes.get(name, set()) for path, name in names.items() if name and path not in known}
+    known |= (copied := {path: label for path, labels in copies.items() if len(labels) == 1 for label in labels})
+    there = set(names.values())
+    outside = [(file, label) for file, digest, label in theirs if file not in place and digest not in there]
     extra = [(file, label) for file, label in outside if file_of(file).is_file()]
     inside = set(pool.paths)
     strange = [path for path in (*said.labels, *sorted(said.poor | said.unsure)) if path not in inside]
@@ -159,25 +167,32 @@ def known_labels(
         raise DataError(f"the pool has no image {strange[0]}, which the labels name", "are they of another folder?")
     known |= said.labels
     without = said.poor | said.unsure | set(differ)
-    return {path: label for path, label in known.items() if path not in without}, extra, len(outside) - len(extra)
+    known = {path: label for path, label in known.items() if path not in without}
+    return known, extra, len(outside) - len(extra), len(copied.keys() & known.keys())
 
 
-def _labelled_of(run: Any) -> dict[Path, str]:
-    """File -> label of the images that a run or a learner was made with, "(none)" for no finding.
+def _bytes_of(path: str | Path, digest: Any) -> str:
+    """What two names of the same image have in common: the file's SHA-256, and which frame of it."""
+    return f"{digest}{str(path)[len(str(file_of(path))) :]}" if digest and isinstance(digest, str) else ""
+
+
+def _labelled_of(run: Any) -> list[tuple[Path, str, str]]:
+    """File, bytes and label of the images that a run or a learner was made with, "(none)" for no finding.
 
     Images of which a label is unknown are not among them.
     """
     table = run.table if isinstance(run, Run) else getattr(getattr(run, "dls", None), "table", None)
     if table is None:
-        return {}
-    root = run.images if isinstance(run, Run) else Path(run.dls.path)
+        return []
+    root = Path((run.record.get("root") or run.images) if isinstance(run, Run) else run.dls.path)
     sound = usable(table)
-    rows = zip(sound["path"], objects(sound, "label"), objects(sound, UNKNOWN), strict=True)
-    return {
-        (root / path).resolve(): "|".join(label_set(label)) or NO_FINDING
-        for path, label, open_labels in rows
+    digests = sound["sha256"] if "sha256" in sound else [""] * len(sound)
+    rows = zip(sound["path"], digests, objects(sound, "label"), objects(sound, UNKNOWN), strict=True)
+    return [
+        ((root / path).resolve(), _bytes_of(path, digest) or str(path), "|".join(label_set(label)) or NO_FINDING)
+        for path, digest, label, open_labels in rows
         if label not in (None, "") and not label_set(open_labels)
-    }
+    ]
 
 
 def vocab_of(vocab: Sequence[str] | None, model: Any, known: Iterable[str]) -> list[str]:

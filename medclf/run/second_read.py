@@ -68,7 +68,7 @@ def import_review(run: str | Path, sheet: str | Path, *, n_boot: int = 2000) -> 
         raise DataError(f"{sheet} is not filled in: no image has a label or a mark", "fill in its column label")
     found: dict[str, Any] = {"sheet": sheet.name, "n_items": len(read), "n_read": int((read["said"] != "").sum())}
     if blinded:
-        found |= {"agreement": as_plain(_agreement(read, predictions, n_boot))}
+        found |= {"n_removed": read.attrs["removed"], "agreement": as_plain(_agreement(read, predictions, n_boot))}
     corrections = _corrections(read)
     partition = str(results.get("partition") or "")
     found |= as_plain(_rescored(predictions, corrections, partition, n_boot))
@@ -106,6 +106,7 @@ def _from_sheet(run: Path, sheet: Path, frame: pd.DataFrame, predictions: Predic
         _label(text, predictions, f"{sheet}, {item}") for item, text in zip(items, plain(frame, "label"), strict=True)
     ]
     read = read.assign(said=said, mark=plain(frame, "mark"), note=plain(frame, "note"), new_label=said)
+    read.attrs["removed"] = len(key) - len(read)
     check_marks(read[["path", "mark", "new_label"]], sheet)
     return read
 
@@ -234,6 +235,9 @@ _KINDS = {SUSPECT: "doubtful labels", CONFUSED: "errors", CONTROL: "controls, cl
 def _sentences(found: dict[str, Any], partition: str, blinded: bool) -> Iterator[str]:
     yield f"{found['n_read']} of {found['n_items']} images have a label of the second reader."
     if blinded:
+        if removed := found["n_removed"]:
+            is_or_are = "is" if removed == 1 else "are"
+            yield f"{removed} {counted_as(None, removed)} of the exported sheet {is_or_are} not in it."
         agreement = found["agreement"]
         yield f"Cohen's kappa of reader and label: {written(agreement['reader_and_label'])}."
         yield f"Cohen's kappa of reader and model: {written(agreement['reader_and_model'])}."

@@ -105,3 +105,14 @@ def test_options_of_a_detector_need_boxes(tmp_path):
     for given in (["--unlisted", "skip"], ["--neck", "light"]):
         done = CliRunner().invoke(app, ["train", str(tmp_path), "--out", str(tmp_path / "RUN"), *given])
         assert isinstance(done.exception, MedclfError) and "are for --boxes" in str(done.exception)
+
+
+@pytest.mark.parametrize(("option", "by_name"), [("--config", True), ("--resume", False)])
+def test_a_run_whose_images_are_elsewhere_is_told_how_to_name_them(tmp_path, option, by_name):
+    run = tmp_path / "my run"
+    run.mkdir()
+    gone = {"data": str(tmp_path / "gone"), "out": str(run)}
+    (run / "run.json").write_text(json.dumps({"format": 2, "settings": gone}))
+    done = CliRunner().invoke(app, ["train", option, str(run), *(["--out", str(tmp_path / "new")] if by_name else [])])
+    assert "its images are not at" in str(done.exception) and "typing mistake" not in str(done.exception)
+    assert (f"medclf train DATA --config '{run}'" in str(done.exception)) == by_name

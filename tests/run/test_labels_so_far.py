@@ -39,7 +39,7 @@ def test_what_a_reader_says_wins_over_the_run_and_what_is_gone_is_counted(tmp_pa
     Image.new("L", (4, 4)).save(tmp_path / "scan.tif")
     said = labels_said(sheet(tmp_path, "said.csv", "a.png,,poor image", "b.png,y,unsure", "c.png,,unsure"))
     assert said == Said({"b.png": "y"}, {"a.png"}, {"c.png"})
-    known, extra, gone = known_labels(learner, Pool(tmp_path, names[:3]), said, [])
+    known, extra, gone, _ = known_labels(learner, Pool(tmp_path, names[:3]), said, [])
     assert known == {"b.png": "y"} and gone == 1
     assert extra == [((tmp_path / "scan.tif#0").resolve(), "x")]
     with pytest.raises(DataError, match=r"the pool has no image a\.png"):
@@ -87,3 +87,14 @@ def test_labels_come_as_a_table_too_and_by_names_that_begin_with_the_folder(tmp_
 def test_one_class_as_text_is_one_class():
     with pytest.raises(DataError, match="no two classes"):
         vocab_of("dark", None, [])
+
+
+def test_copies_of_a_run_s_images_have_its_labels_wherever_they_lie(tmp_path):
+    table = pd.DataFrame({"path": ["a.png", "b.tif#1", "c.png", "d.png"], "label": ["x", "y", "x", "y"], "problem": ""})
+    learner = SimpleNamespace(
+        dls=SimpleNamespace(table=table.assign(sha256=["1", "2", "3", "3"]), path=tmp_path / "gone")
+    )
+    pool = Pool(tmp_path, ["p.png", "q.tif#1", "q.tif#0", "r.png", "s.png"], ["1", "2", "2", "3", "4"])
+    known, extra, gone, copies = known_labels(learner, pool, labels_said(None), [])
+    assert known == {"p.png": "x", "q.tif#1": "y"} and copies == 2  # two readers of image 3 differ
+    assert extra == [] and gone == 0

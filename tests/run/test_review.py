@@ -166,6 +166,20 @@ def test_what_comes_back_is_measured(made, tmp_path):
     assert any(line.startswith("  doubtful labels: the reader agrees") for line in found["sentences"])
 
 
+def test_rows_that_were_removed_are_counted(made, tmp_path):
+    run, *_ = made
+    sheet = tmp_path / "s.csv"
+    export_review(run, sheet, n=10, pictures="none")
+    label = key_of(run)["label"].to_dict()
+    frame = fill(sheet, label)
+    told = import_review(run, sheet, n_boot=50)["sentences"]
+    assert not any("exported" in sentence for sentence in told)
+    frame.iloc[2:].to_csv(sheet, index=False)
+    found = import_review(run, sheet, n_boot=50)
+    assert found["n_removed"] == 2 and found["n_read"] == len(label) - 2
+    assert "2 images of the exported sheet are not in it." in found["sentences"]
+
+
 def test_case_does_not_matter_and_blank_is_unread(made, tmp_path):
     run, *_ = made
     sheet = tmp_path / "s.csv"
