@@ -30,12 +30,8 @@ _PATIENTS = re.compile(
     r"[ _-]?(ids?|names?|no|nr|num(m?er)?|number|keys?|uid|codes?|编号)?",
     re.I,
 )
-_ID_IN_NAME = re.compile(
-    r"(?:.*[ _.-])?(?P<word>(?:patient|paciente|person|subject|case)[ _-]?\d+)(?:[ _.-].*)?"  # person1_virus_6
-    r"|(?P<base>.*\d{4}.*?)[ _-]+\d+"  # CNV-1016042-1
-    r"|(?P<side>.*\d.*?)[ _-]+(?:left|right|[lr]|o[ds])",  # 10_left
-    re.I,
-)
+_NAMED = re.compile(r"(?<![^\W_])(patient|paciente|person|subject|case)[ _-]?\d+(?![^\W_])", re.I)  # person1_virus_6
+_NUMBERED = re.compile(r"(.*[^ _-])[ _-]+(?:(\d+)|left|right|[lr]|o[ds])", re.I)  # CNV-1016042-1, 10_left
 _SOP_INSTANCE_UID, _PATIENT_ID = 0x00080018, 0x00100020
 
 
@@ -159,8 +155,7 @@ def patients_in_names(paths: Sequence[str]) -> list[str]:
         "4 of 4 file names share an ID, first 'CNV-1016042' (2 images): "
     """
     files = {file_of(Path(path)).as_posix() for path in paths}
-    named = map(_ID_IN_NAME.fullmatch, (PurePosixPath(without_ending(file)).name for file in files))
-    counts = Counter(found["word"] or found["base"] or found["side"] for found in named if found)
+    counts = Counter(filter(None, (_id_in(PurePosixPath(without_ending(file)).name) for file in files)))
     shared = {name: n for name, n in counts.items() if n > 1}
     n_shared = sum(shared.values())
     if len(shared) < 2 or 2 * n_shared < len(files):
@@ -171,6 +166,14 @@ def patients_in_names(paths: Sequence[str]) -> list[str]:
         "patient's, images of one may be in both training and validation set. Give a table with the patients with "
         f"{argument('patient_col')}"
     ]
+
+
+def _id_in(name: str) -> str:
+    """What several files of one patient may share of their names; "" where nothing looks like an ID."""
+    if named := _NAMED.search(name):
+        return named[0]
+    found = _NUMBERED.fullmatch(name)
+    return found[1] if found and re.search(r"\d{4}" if found[2] else r"\d", found[1]) else ""
 
 
 def instance_uid(path: Path) -> str | None:
