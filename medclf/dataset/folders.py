@@ -18,15 +18,15 @@ from medclf.images.reading import IMAGE_SUFFIXES
 
 _PICTURES = (
     "gif heic heif avif jp2 j2k jpx jls jxl mpo ppm pgm pnm psd svg ico tga exr pdf npy npz h5 hdf5 svs ndpi mrxs scn "
-    "vsi czi mat"
+    "vsi czi lif oib zvi bif qptiff mat"
 )
 # What may hold images and is not read, by its ending, and what to do with it
 NOT_READ = {
     f".{name}": remedy
     for names, remedy in (
         (_PICTURES, "convert them to PNG"),
-        ("nrrd mha mhd mgz mgh hdr", "convert the volumes to NIfTI (.nii)"),
-        ("avi mp4 m4v mov mkv wmv mpg mpeg webm", "save the frames that you want as PNG"),
+        ("nrrd mha mhd mgz mgh hdr mnc", "convert the volumes to NIfTI (.nii)"),
+        ("avi mp4 m4v mov mkv wmv mpg mpeg webm flv", "save the frames that you want as PNG"),
         ("zip tar tgz gz bz2 xz 7z rar", "unpack them"),
     )
     for name in names.split()

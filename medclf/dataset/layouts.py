@@ -254,6 +254,10 @@ def no_classes(labels: Sequence[str | None]) -> list[str]:
     names = sorted(set(filter(None, labels)))
     kinds = {"pieces of one set": _PIECE, "patients or studies": _STUDY}
     called = [kind for kind, pattern in kinds.items() if len(names) > 1 and all(map(pattern.fullmatch, names))]
+    numbered = [re.fullmatch(r"(.*[^\W\d]{2}.*?)[ _-]*\(?\d+\)?", name) for name in names]
+    times = Counter(found and found[1] for found in numbered)
+    if len(times) > 1 and None not in times and min(times.values()) > 1:  # benign_1, benign_2, malignant_1, malignant_2
+        called.append("patients or studies")
     return [
         f"the labels {_some(names)} are called like {kind}, not like classes: give a table with the images' labels "
         f"with {argument('labels')}"
