@@ -57,6 +57,11 @@ def predict(
 
         if fields or field or boxes or threshold is not None:
             raise MedclfError("--unit takes no --fields, --field, --boxes or --threshold", "leave them out")
+        named = next((file for file in files if str(file) in ("patient", "study", "series", "folder", "file")), None)
+        if named and not named.exists():
+            raise MedclfError(
+                f"--unit takes no value here, and '{named}' is one", "leave it out: all files are one unit"
+            )
         if is_detector(bundle_in(bundle)):
             raise MedclfError("a detector gives boxes for each image, and no answer for a unit", "leave --unit out")
         print_unit(bundle, files, form, bs, runtime, device)

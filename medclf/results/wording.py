@@ -54,14 +54,14 @@ def counted_as(unit: str | None, n: int = 2) -> str:
     return unit if n == 1 else UNIT_PLURALS.get(unit, "units")
 
 
-def of_several(n: int, unit: str) -> str:
+def of_several(n: int, unit: str, by: str = "headers") -> str:
     """What is said where the images that get one answer name several patients, studies or series.
 
     Example:
         >>> of_several(2, "study")
         'the headers of these images name 2 studies, and all of them get one answer: give those of one study at a time'
     """
-    text = f"the headers of these images name {n} {counted_as(unit)}, and all of them get one answer"
+    text = f"the {by} of these images name {n} {counted_as(unit)}, and all of them get one answer"
     return f"{text}: give those of one {unit} at a time"
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medclf.dataset.layouts import patients_of_folders
 from medclf.errors import MedclfWarning, ReadError
 from medclf.escaping import csv_value, printable
 from medclf.images.dicom import owner
@@ -104,7 +105,7 @@ def predict_unit(
 
     Warns:
         MedclfWarning: of files of several frames, one each was looked at; or the headers name several patients, studies
-            or series.
+            or series, or the folders several patients.
     """
     given = paths_of(files)
     model = opened(bundle, runtime, device)
@@ -124,8 +125,10 @@ def predict_unit(
     found = model.predict_unit(items(), bs)
     if frame != "all" and (said := one_of_several(several, frame)):
         warnings.warn(MedclfWarning(f"{said}, as in training"), stacklevel=2)
-    if len(owners) > 1:
-        warnings.warn(MedclfWarning(of_several(len(owners), unit)), stacklevel=2)
+    folders = set(filter(None, patients_of_folders(names))) if unit == "patient" else set()
+    n, by = max((len(owners), "headers"), (len(folders), "folders"))
+    if n > 1:
+        warnings.warn(MedclfWarning(of_several(n, unit, by)), stacklevel=2)
     answer, counted = found.answer, found.contributions
     label = "|".join(answer.label) if isinstance(answer.label, tuple) else answer.label
     ranked = sorted((k for k, value in enumerate(counted) if value is not None), key=lambda k: -(counted[k] or 0.0))

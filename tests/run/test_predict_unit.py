@@ -141,3 +141,20 @@ def test_headers_of_several_patients_are_told_and_one_answer_is_given(tmp_path: 
     with warnings.catch_warnings():
         warnings.simplefilter("error", MedclfWarning)
         predict_unit("RUN", tmp_path / "patient-00")
+
+
+def test_folders_of_several_patients_are_told(tmp_path: Path) -> None:
+    for n in (1, 2):
+        (tmp_path / f"patient{n}").mkdir()
+        Image.new("L", (40, 40), 90 * n).save(tmp_path / f"patient{n}" / "1.png")
+    with pytest.warns(MedclfWarning, match="the folders of these images name 2 patients, and all of them get one"):
+        assert len(predict_unit("RUN", tmp_path).images) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MedclfWarning)
+        predict_unit("RUN", tmp_path / "patient1")
+
+
+def test_a_value_after_unit_is_told_from_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medclf.parallel.settle_threads", lambda: None)
+    done = CliRunner().invoke(app, ["predict", str(folder), str(folder), "--unit", "patient"])
+    assert "--unit takes no value here, and 'patient' is one" in str(done.exception)
