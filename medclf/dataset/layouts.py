@@ -13,6 +13,7 @@ from medclf.dataset.part_names import part_named, partition_of
 from medclf.errors import DataError, argument
 
 NO_CLASS_FOLDER = "no class folder above it"
+CSV_SUFFIXES = (".csv", ".tsv", ".tab")
 _SHOWN = 5
 _ROLE = re.compile(
     r"(images?|jpegimages|imgs?|pictures?|photos?|frames?|raw|originals?|pngs?|jpe?gs?|tiffs?|dicoms?|dcm|im[aá]genes|imagens|bilder"
@@ -334,7 +335,7 @@ def where_labels_are(root: Path) -> str:
     """Which tables beside the images may have their labels, with their columns; "" where there are none."""
     found = []
     for path in sorted(root.iterdir()) if root.is_dir() else ():
-        if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
+        if path.suffix.lower() in CSV_SUFFIXES and path.is_file():
             with path.open(encoding="utf-8-sig", errors="replace") as file:
                 found.append(f"{argument('labels', path.name)} (its columns: {file.readline(500).strip()})")
     columns = f"{argument('path_col')} and {argument('label_col')}"

@@ -13,10 +13,17 @@ import pandas as pd
 
 from medclf.dataset.columns import BLANK, POOR, Columns, Sheet, label_in, label_text, refuse_review
 from medclf.dataset.csv_reading import read_csv
-from medclf.dataset.folders import BadPath, Finder, Tree, images_beside, walk, without_ending
+from medclf.dataset.folders import NOT_READ, BadPath, Finder, Tree, images_beside, walk, without_ending
 from medclf.dataset.identity import instance_uid
 from medclf.dataset.labels import Label, is_missing
-from medclf.dataset.layouts import labels_of_folders, masks_among, no_classes, patients_of_folders, where_labels_are
+from medclf.dataset.layouts import (
+    CSV_SUFFIXES,
+    labels_of_folders,
+    masks_among,
+    no_classes,
+    patients_of_folders,
+    where_labels_are,
+)
 from medclf.dataset.part_names import partition_of
 from medclf.dataset.patient_tables import labels_of_patients
 from medclf.dataset.spelt_names import SHOWN, some
@@ -108,8 +115,9 @@ def _from_path(path: Path, labels: Any, asked: Asked) -> Rows:
         raise DataError(*missing(path))
     if path.is_dir():
         return _from_folder(path, labels, asked)
-    if path.suffix.lower() not in (".csv", ".tsv", ".txt", *_SHEETS):
-        raise DataError(f"{path} is neither a folder nor a CSV file", "give the folder that holds the images")
+    if (suffix := path.suffix.lower()) not in (*CSV_SUFFIXES, ".txt", *_SHEETS):
+        first = f"{NOT_READ[suffix].replace('them', 'it')}, and " if suffix in NOT_READ else ""
+        raise DataError(f"{path} is neither a folder nor a CSV file", f"{first}give the folder that holds the images")
     _check_no_labels(labels)
     sheet = Sheet(read_csv(path), path.name, asked.columns, is_text=True)
     root = asked.root or path.parent

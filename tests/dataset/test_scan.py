@@ -780,6 +780,29 @@ def test_pictures_called_by_their_uid_are_found(make_images):
     assert table.loc[table["problem"] != "", "path"].tolist() == ["row 3, no file has its UID"]
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("set.zip", "unpack it, and give the folder that holds the images"),
+        ("pneumoniamnist.npz", "convert it to PNG, and give the folder that holds the images"),
+        ("one.png", "give the folder that holds the images"),
+    ],
+)
+def test_what_to_do_with_an_archive_or_an_array_is_said(tmp_path, name, remedy):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(DataError, match="neither a folder nor a CSV file") as error:
+        scan(tmp_path / name)
+    assert error.value.remedy == remedy
+
+
+def test_a_table_with_tabs_may_end_in_tab(make_images):
+    root = make_images("part_1/1.png", "part_1/2.png")
+    write_csv(root, "image\tdx\n1\ta\n2\tb\n", name="metadata.tab")
+    table = scan_noting(root / "metadata.tab", path_col="image", label_col="dx")[0]
+    assert list(table["label"]) == ["a", "b"]
+    assert 'labels="metadata.tab"' in scan_noting(root)[1]
+
+
 def test_the_remedy_is_that_of_most_images(make_images):
     root = make_images("images/1.png", "images/2.png", "images/3.png")
     (root / "images/4.png").write_text("not an image")
