@@ -17,6 +17,7 @@ from medclf.escaping import from_csv_cell
 
 # xlsx and ods, xls, parquet, HDF5, Arrow; JSON, XML or a web page
 _NO_TABLE = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x89HDF", b"ARROW1", b"{", b"[", b"<")
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # gz, bz2, xz
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -76,10 +77,12 @@ def _encoding(path: Path) -> str:
     """How a file's text is written: UTF-8, or UTF-16 where it says so, as Excel's "Unicode text" does.
 
     Raises:
-        DataError: it is a spreadsheet or another file that is no text.
+        DataError: it is compressed, a spreadsheet or another file that is no text.
     """
     with path.open("rb") as file:
         head = file.read(8)
+    if head.startswith(_PACKED):
+        raise DataError(f"{path} is compressed", "unpack it, and name the CSV that it holds")
     if head.startswith(_NO_TABLE):
         what = "JSON, XML or a web page" if head[:1] in b"{[<" else "a spreadsheet or a binary table"
         raise DataError(f"{path} is {what}, not CSV", "save it as CSV, in UTF-8, and name that")

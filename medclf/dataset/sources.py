@@ -115,7 +115,8 @@ def _from_path(path: Path, labels: Any, asked: Asked) -> Rows:
         raise DataError(*missing(path))
     if path.is_dir():
         return _from_folder(path, labels, asked)
-    if (suffix := path.suffix.lower()) not in (*CSV_SUFFIXES, ".txt", *_SHEETS):
+    suffix, inner = path.suffix.lower(), Path(path.stem).suffix.lower()  # as of mimic-cxr-2.0.0-split.csv.gz
+    if suffix not in (*CSV_SUFFIXES, ".txt", *_SHEETS) and inner not in CSV_SUFFIXES:
         first = f"{NOT_READ[suffix].replace('them', 'it')}, and " if suffix in NOT_READ else ""
         raise DataError(f"{path} is neither a folder nor a CSV file", f"{first}give the folder that holds the images")
     _check_no_labels(labels)

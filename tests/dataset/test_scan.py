@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import json
 import os
@@ -793,6 +794,14 @@ def test_what_to_do_with_an_archive_or_an_array_is_said(tmp_path, name, remedy):
     with pytest.raises(DataError, match="neither a folder nor a CSV file") as error:
         scan(tmp_path / name)
     assert error.value.remedy == remedy
+
+
+def test_a_compressed_table_is_to_be_unpacked(make_images):
+    root = make_images(*PAIRS)
+    (root / "split.csv.gz").write_bytes(gzip.compress(b"path,label\na/1.png,a\n"))
+    for source, given in ((root, {"labels": "split.csv.gz"}), (root / "split.csv.gz", {})):
+        with pytest.raises(DataError, match=r"split.csv.gz is compressed\nunpack it, and name the CSV"):
+            scan(source, **given)
 
 
 def test_a_table_with_tabs_may_end_in_tab(make_images):
