@@ -346,7 +346,8 @@ def test_few_images_get_the_probe_alone(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_fine_tuning_is_tried_on_training_images_alone_and_the_record_repeats_it(data, tmp_path, monkeypatch):
+def test_fine_tuning_is_tried_on_training_images_alone_and_the_record_repeats_it(tmp_path, monkeypatch):
+    data = draw_endoscopy(tmp_path / "drawn", n_per_class=8, size=(72, 64))
     monkeypatch.setattr(plans, "FEWEST", 10)
     seen = []
     tried = trying.try_tuning
