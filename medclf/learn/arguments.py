@@ -57,27 +57,6 @@ def check_callables(**given: Any) -> None:
                 raise MedclfError(text, f"give partial(OptimWrapper, opt=torch.optim.{one.__name__})")
 
 
-_OF_ONE, _OF_SEVERAL = {torch.nn.CrossEntropyLoss, torch.nn.NLLLoss}, {torch.nn.BCEWithLogitsLoss, torch.nn.BCELoss}
-_OF_NUMBERS = {torch.nn.MSELoss, torch.nn.L1Loss, torch.nn.SmoothL1Loss, torch.nn.HuberLoss}
-
-
-def check_loss(loss_func: Any, several: bool) -> None:
-    """See that a loss function is for the labels that there are: torch would say of sizes alone that they differ.
-
-    Args:
-        loss_func: fastai's or torch's; others are not looked at.
-        several: whether an image may have several labels.
-
-    Raises:
-        MedclfError: it is not.
-    """
-    kind = type(getattr(loss_func, "func", loss_func))
-    if kind in _OF_NUMBERS | (_OF_ONE if several else _OF_SEVERAL):
-        has = "may have several labels" if several else "has one label"
-        fitting = "BCEWithLogitsLossFlat" if several else "CrossEntropyLossFlat"
-        raise MedclfError(f"{kind.__name__} is no loss where an image {has}", f"leave it out, or give {fitting}()")
-
-
 _LIKE = "give lin_ftrs as a list of widths, such as [256], and ps as a share from 0 to 1, or a share a layer"
 _SUCH_AS = {
     "loss_func": "a loss function, such as CrossEntropyLossFlat()",

@@ -19,11 +19,12 @@ from fastcore.foundation import L
 from medclf._deprecated import warn
 from medclf.config import Balance, Pooling, TrainConfig
 from medclf.errors import DataError, MedclfError, PreprocessingError, argument
-from medclf.learn.arguments import check_callables, check_head, check_known, check_loss, fastai_head, weights_asked
+from medclf.learn.arguments import check_callables, check_head, check_known, fastai_head, weights_asked
 from medclf.learn.balance import balanced_loss
 from medclf.learn.checkpoint import seeded
 from medclf.learn.deferred_loss import DeferredSmoothLoss, FetchLosses
 from medclf.learn.labels import check_rows, class_names, is_multi_label
+from medclf.learn.measures import check_measures
 from medclf.learn.normalization import stats_for
 from medclf.learn.precision import TrainInBf16, has_bf16
 from medclf.learn.preprocessing import preprocessing_of, reading_of
@@ -140,7 +141,6 @@ def med_learner(
         raise MedclfError(f"dropout must be 0 or more and below 1, not {dropout!r}", "it is the share that is dropped")
     vocab = class_names(dls)
     check_rows(dls)
-    check_loss(loss_func, is_multi_label(dls))
     if n_out not in (None, len(vocab)):
         raise MedclfError(f"n_out={n_out}, but the loaders have {len(vocab)} labels", "leave n_out out")
     weights = weights_asked(weights, pretrained)
@@ -148,6 +148,7 @@ def med_learner(
         weights = weights_as_given(arch, weights)
     if isinstance(dls.device, str):
         dls.to(usable_device(dls.device))
+    check_measures(loss_func, metrics, is_multi_label(dls), len(vocab), dls.device)
     n_in = _channels_asked(dls, n_in)
     options: dict[str, Any] = {"concat_pool": concat_pool, "pool": pool, "lin_ftrs": lin_ftrs, "ps": ps}
     options |= {"first_bn": first_bn, "bn_final": bn_final, "lin_first": lin_first, "y_range": y_range}

@@ -12,6 +12,7 @@ from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.transforms import Normalize, get_image_files, parent_label
 from fastai.learner import Learner, Recorder, load_learner
 from fastai.losses import CrossEntropyLossFlat, MSELossFlat
+from fastai.metrics import accuracy_multi
 from fastai.torch_core import TensorImage
 from fastai.vision.augment import Resize, aug_transforms
 from fastai.vision.data import ImageDataLoaders
@@ -288,6 +289,7 @@ def test_without_linear_probe_it_is_fastais_fine_tune(dls):
         ({"loss_func": CrossEntropyLossFlat}, "is a class"),
         ({"loss_func": torch.nn.BCEWithLogitsLoss()}, "no loss where an image has one label"),
         ({"loss_func": MSELossFlat()}, "no loss where an image has one label"),
+        ({"metrics": accuracy_multi}, "accuracy_multi is no metric where an image has one label"),
         ({"n_in": 1}, "the loaders give images of 3 channels"),
         ({"opt_func": torch.optim.Adam}, "one of torch's optimisers"),
         ({"metrics": ["accuracy"]}, "is a name"),
