@@ -160,7 +160,7 @@ def _from_folder(folder: Path, labels: Any, asked: Asked) -> Rows:
 
 
 def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:
-    masks = set(masks_among(tree.paths)) if asked.label_from is not None else set()
+    masks = set(masks_among(tree.paths))
     paths = [path for path in tree.paths if path not in masks]
     labels, problems, notes = _labels_from_paths(root, paths, asked)
     if masks:

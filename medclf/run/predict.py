@@ -15,6 +15,7 @@ from typing import Any
 
 from medclf.config import Frame
 from medclf.dataset.folders import Tree, walk
+from medclf.dataset.layouts import masks_among
 from medclf.errors import DataError, MedclfWarning, argument, did_you_mean, missing
 from medclf.escaping import csv_value, printable
 from medclf.images.frame_names import file_of, frame_name, one_of_several
@@ -63,7 +64,10 @@ def images_in(files: Files) -> Iterator[Path]:
             warnings.warn(MedclfWarning(f"{path}: {note}"), stacklevel=2)
         if not tree.paths:
             raise DataError(f"{path} holds no image", "give files, or another folder")
-        yield from (path / name for name in tree.paths)
+        if masks := set(masks_among(tree.paths)):
+            text = f"{path}: {len(masks)} files are masks or drawings of other images by their name, and are left out"
+            warnings.warn(MedclfWarning(f"{text}, first '{min(masks)}': name the files to predict them"), stacklevel=2)
+        yield from (path / name for name in tree.paths if name not in masks)
 
 
 def without_fields(bundle: Any) -> str:

@@ -87,6 +87,9 @@ def test_a_flat_folder_says_how_to_label_it(make_images):
         scan(root)
     table = scan_quietly(root, label_from=None)
     assert list(table["label"]) == [None, None] and set(table["problem"]) == {""}
+    make_images("1_mask.png")
+    table, said = scan_noting(root, label_from=None)
+    assert list(table["path"]) == ["1.png", "2.png"] and "1 files are masks" in said
 
 
 def test_a_file_of_boxes_beside_images_without_classes_is_named(make_images):

@@ -33,6 +33,13 @@ def test_images_and_dicom_files_without_a_suffix_and_nothing_behind_links(tmp_pa
     assert found == [inside / "2.JPG", inside / "IM0001", inside / "b" / "1.png", outside / "secret.png"]
 
 
+def test_masks_in_a_folder_are_no_images_to_predict(make_images):
+    root = make_images("benign (1).png", "benign (1)_mask.png", "masks/benign (1).png", "mask.png")
+    with pytest.warns(MedclfWarning, match="2 files are masks or drawings .* left out, .*: name the files to predict"):
+        assert list(images_in(root)) == [root / "benign (1).png", root / "mask.png"]
+    assert list(images_in(root / "benign (1)_mask.png")) == [root / "benign (1)_mask.png"]
+
+
 def test_nothing_to_predict_is_said(tmp_path):
     with pytest.raises(DataError, match="holds no image"):
         list(images_in([tmp_path]))
