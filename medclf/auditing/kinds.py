@@ -4,7 +4,7 @@ from __future__ import annotations
 
 PAIR_KINDS = ("same-file", "same-pixels", "near-duplicate")
 KINDS = {  # kind: one, several
-    "corrupt": ("file cannot be read", "files cannot be read"),
+    "corrupt": ("image cannot be used", "images cannot be used"),
     "same-file": ("pair of identical files", "pairs of identical files"),
     "same-pixels": ("pair of files with identical pixels", "pairs of files with identical pixels"),
     "near-duplicate": ("pair of near-duplicates", "pairs of near-duplicates"),

@@ -194,6 +194,15 @@ def test_what_needs_no_likeness(messy):
     assert found.twins()["a1.png"] == ["a2.png", "b1.png"]
 
 
+def test_images_without_a_label_are_not_called_unreadable(messy):
+    rows = pd.read_csv(messy)
+    rows.loc[rows["path"] == "a1.png", "label"] = ""
+    rows[~rows["path"].isin(["cut.png", "text.png"])].to_csv(messy, index=False)
+    with pytest.warns(match="blank label"):
+        found = audit(messy, patient_col="patient", partition_col="part", progress=False)
+    assert "1 image cannot be used." in str(found) and "cannot be read" not in str(found)
+
+
 def test_near_can_be_left_out(drawn):
     found = audit(drawn[0], near=False, progress=False)
     assert found.summary["n_pairs_compared"] == 0
