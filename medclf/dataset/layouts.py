@@ -39,10 +39,13 @@ _MASK_FOLDER = re.compile(
 _AUGMENTED = re.compile(
     r"(?:^|[/ _.-])aug(?:mented|mentation)?s?(?:[ _-]?\d+)?(?=[/ _.-])|(?:^|/)augmented[^/]*/", re.I
 )
-_ALTERED = re.compile(
-    r"(.+?)[ _.-]+(?:[hv]?flip(?:ped)?(?:lr|ud|[ _-]?[hvxy])?|rot(?:ated?)?[ _-]?\d*|mirror(?:ed)?|[hv]mirror"
-    r"|copy|crop(?:ped)?|resized?|small|noisy?|noise|blur(?:red)?|clahe|enhanced|bright(?:ness)?|contrast"
-    r"|rf\.[0-9a-f]{16,})",
+_CHANGE = r"[hv]?flip(?:ped)?(?:lr|ud|[ _-]?[hvxy])?|rot(?:ated?)?[ _-]?\d*|mirror(?:ed)?|[hv]mirror|copy|crop(?:ped)?"
+_CHANGE += r"|resized?|small|noisy?|noise|blur(?:red)?|clahe|enhanced|bright(?:ness)?|contrast"
+_ALTERED = re.compile(rf"(.+?)[ _.-]+(?:{_CHANGE}|rf\.[0-9a-f]{{16,}})", re.I)
+_CHANGE += r"|kopie|copie|copia|rotation|gr[ae]y(?:scale)?|sharp(?:en(?:ed)?)?|zoom(?:ed)?|shear(?:ed)?|elastic|jitter"
+_ALTERED_OF = re.compile(  # such as 1_rotate_90 and Copy of 1, of an image that is there
+    rf"(?P<base>.+?)[ _.-]+(?:{_CHANGE})(?:\d+|[ _.(-][^/]*)?"
+    rf"|(?P<folder>(?:.*/)?)(?:kopie von|(?:copy|copie|copia) (?:of|d[aei])|{_CHANGE})[ _.-]+(?P<after>[^/]+)",
     re.I,
 )
 _PATIENT = re.compile(
@@ -96,7 +99,7 @@ def labels_of_folders(paths: Sequence[str], parent: int | None = None) -> tuple[
         missing = f"{missing}: {why}" if why else missing
         if not notes and not why:
             notes = [*_levels(found, folders), *(_within_classes(found, folders) or _depths(found, folders))]
-    notes += [*no_classes(found), *_parts_not_read(folders), *_copies(paths)]
+    notes += [*no_classes(found), *_parts_not_read(folders), *_copies(paths), *_formats(paths)]
     labels = [plain_name(label).strip() or None for label in found]
     parts_of = [partition_of(path) for path in paths]
     problems = ["" if label or part == "test" else missing for label, part in zip(labels, parts_of, strict=True)]
@@ -293,12 +296,29 @@ def _copies(paths: Sequence[str]) -> list[str]:
     ]
 
 
+def _formats(paths: Sequence[str]) -> list[str]:
+    """A note where files differ in their endings alone: one image in two formats, or an image and its mask."""
+    of: dict[str, list[str]] = {}
+    for path in paths:
+        of.setdefault(without_ending(path), []).append(path)
+    several = {name: files for name, files in of.items() if len(files) > 1}
+    if not several:
+        return []
+    one, other = sorted(several[min(several)])[:2]
+    return [
+        f"{len(several)} images are there with several endings, first '{one}' and '{other}': keep one of each, or they "
+        "may be in both training and validation set"
+    ]
+
+
 def _altered(paths: Sequence[str]) -> list[str]:
     """Those called like turned or mirrored copies of an image that is there, or of one that has several copies."""
     stems = {path: without_ending(path) for path in paths}
     found = {path: match[1] for path, stem in stems.items() if (match := _ALTERED.fullmatch(stem))}
     there, times = set(stems.values()), Counter(found.values())
-    return [path for path, base in found.items() if base in there or times[base] > 1]
+    loose = ((path, _ALTERED_OF.fullmatch(stem)) for path, stem in stems.items())
+    bases = {path: of["base"] or of["folder"] + of["after"] for path, of in loose if of}
+    return [path for path in stems if bases.get(path) in there or times[found.get(path, "")] > 1]
 
 
 def _some(names: list[str]) -> str:

@@ -218,11 +218,32 @@ def test_numbered_folders_of_images_are_no_classes():
 
 
 @pytest.mark.parametrize(
-    "copy", ["a/1_flip.png", "a/1-rot90.png", "a/1_hflip.png", "a/1_mirrored.png", "a/1 - Copy.png"]
+    "copy",
+    [
+        "a/1_flip.png",
+        "a/1-rot90.png",
+        "a/1_hflip.png",
+        "a/1_mirrored.png",
+        "a/1 - Copy.png",
+        "a/1 - Copy (2).png",
+        "a/1 copy 2.png",
+        "a/Copy of 1.png",
+        "a/Kopie von 1.png",
+        "a/1_rotated_by_15_deg.png",
+        "a/1_brightness_0.8.png",
+        "a/flip_1.png",
+        "a/resized_1.png",
+    ],
 )
 def test_turned_copies_are_told_where_their_image_is_there(copy):
     assert "augmented copies" in str(labels_of_folders(["a/1.png", "b/2.png", copy])[2])
     assert not labels_of_folders(["b/2.png", copy])[2]
+    assert not labels_of_folders(["a/21.png", "b/2.png", copy])[2]
+
+
+def test_images_in_two_formats_are_told():
+    (said,) = labels_of_folders(["a/1.dcm", "a/1.png", "b/2.png", "b/1.png"])[2]
+    assert "1 images are there with several endings, first 'a/1.dcm' and 'a/1.png'" in said
 
 
 def test_several_copies_of_one_image_from_roboflow_are_told():
