@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from medclf.dataset.columns import label_text
 from medclf.dataset.folds import balance, shuffled
 from medclf.dataset.labels import NO_FINDING, Label, count_by_group, label_set, named_groups
 from medclf.dataset.sources import Rows
@@ -36,7 +38,7 @@ def choose(
     """
     for new, old in _pairs(merge, _present(rows)).items():
         _merge(rows, new, old, counted)
-    for label in [drop] if isinstance(drop, str) else drop:
+    for label in _texts(drop):
         _drop(rows, label, counted)
     if rows.multi_label:
         _check_names(rows)
@@ -61,12 +63,18 @@ def merges_in(merge: Merges, present: Iterable[str]) -> dict[str, list[str]]:
 
 def _pairs(merge: Merges, known: set[str]) -> dict[str, list[str]]:
     if isinstance(merge, Mapping):
-        return {new: list(old) for new, old in merge.items()}
+        return {label_text(new): _texts(old) for new, old in merge.items()}
     pairs: dict[str, list[str]] = {}
     for text in [merge] if isinstance(merge, str) else merge:
         new, old = _pair(text, known | {*pairs})
         pairs.setdefault(new, []).extend(old)
     return pairs
+
+
+def _texts(labels: Any) -> list[str]:
+    """Labels as the table has them: a text or a number is one of them, else it is several."""
+    several = isinstance(labels, Iterable) and not isinstance(labels, str)
+    return [label_text(label) for label in (labels if several else [labels])]
 
 
 def _pair(text: str, known: set[str]) -> tuple[str, list[str]]:

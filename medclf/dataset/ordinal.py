@@ -45,7 +45,7 @@ def ordered_labels(labels: Collection[str], order: str | Sequence[str]) -> list[
     """
     if order == AUTO:
         return _by_number(sorted(labels))
-    names = [name.strip() for name in (order.split(",") if isinstance(order, str) else order)]
+    names = [label_text(name) for name in (order.split(",") if isinstance(order, str) else order)]
     repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if repeated or "" in names:
         what = f"names {repeated[0]!r} twice" if repeated else "has an empty name"

@@ -164,9 +164,7 @@ def scan(
     label_col = list(label_col) if isinstance(label_col, (tuple, pd.Index)) else label_col
     columns = Columns(path_col, label_col, label_delim, patient_col, partition_col, exclusive, uncertain, blank)
     given_root = Path(root) if root is not None else None
-    asked = Asked(
-        columns, label_from, given_root, allow_outside, follow_links, label_from_parent, conditions(where or ())
-    )
+    asked = Asked(columns, label_from, given_root, allow_outside, follow_links, label_from_parent, conditions(where))
     rows = read_source(source, labels, asked)
     if not rows.path:
         known = " ".join(sorted(reading.IMAGE_SUFFIXES - {""}))

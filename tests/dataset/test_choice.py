@@ -35,6 +35,15 @@ def test_labels_become_one():
     assert rows.label == [("x",), ("x", "c"), (), None] and rows.read_for == ["x", "c", "d"]
 
 
+def test_labels_may_be_given_as_numbers_and_one_label_as_a_text():
+    rows = rows_of(["0", "1", "2", "3", "4"])
+    choose(rows, merge={"low": [0, 1], 9: 2}, drop=[4])
+    assert rows.label == ["low", "low", "9", "3"]
+    rows = rows_of(["mel", "nv"])
+    choose(rows, merge={"malignant": "mel"}, drop="nv")
+    assert rows.label == ["malignant"]
+
+
 def test_a_merged_label_is_unknown_only_where_none_of_its_parts_is_there():
     rows = rows_of([("a",), (), ()], several=True, unknown=[("b",), ("b",), ("c",)], read_for=["a", "b", "c"])
     choose(rows, merge={"x": ["a", "b"]})

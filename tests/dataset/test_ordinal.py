@@ -86,3 +86,8 @@ def test_an_order_that_a_column_says_itself_and_nobody_asked_for_is_told(make_im
     with pytest.warns(MedclfWarning, match="ordered Categorical"):
         scan(rows, root=root)
     assert scan(rows, root=root, ordinal=["none", "mild"]).attrs["ordinal"] == ["none", "mild"]
+
+
+def test_an_order_of_numbers_is_that_of_the_labels_they_are():
+    assert ordered_labels({"0", "1", "2"}, [2, 0, 1]) == ["2", "0", "1"]
+    assert ordered_labels({"0", "1"}, range(2)) == ["0", "1"]
