@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -144,7 +144,7 @@ def values_of(values: Values, items: Any, n: int, what: str) -> list[Any]:
     """`values` as a list, one an item, None where there is none.
 
     Raises:
-        SplitError: they name no column, or are more or fewer than the items.
+        SplitError: they name no column, have no order, or are more or fewer than the items.
     """
     if isinstance(values, str):
         if not isinstance(items, pd.DataFrame) or values not in items:
@@ -153,6 +153,9 @@ def values_of(values: Values, items: Any, n: int, what: str) -> list[Any]:
     if callable(values):
         rows = items.itertuples() if isinstance(items, pd.DataFrame) else items
         found = [values(item) for item in rows]
+    elif isinstance(values, (Mapping, set, frozenset, pd.DataFrame)):  # whose items are its keys, or in no order
+        text = f"{what} are given as a {type(values).__name__}, not as one for each item in the items' order"
+        raise SplitError(text, "give a list, a column's name, or a function of the item, such as a dict's get")
     else:
         found = list(values)
     if len(found) != n:

@@ -175,7 +175,7 @@ def scan(
     choose(rows, merge or (), drop or (), limit, "files" if frame == "all" else "images")
     if frame == "all":
         take_frames(rows)
-    order = _order(rows, ordinal) if ordinal else None
+    order = _order(rows, ordinal) if ordinal is not None and len(ordinal) else None
     given_table = source if labels is None else labels
     if not order and isinstance(given_table, pd.DataFrame) and isinstance(label_col, str):
         rows.notes.extend(order_not_used(given_table.get(label_col)))

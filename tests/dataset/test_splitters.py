@@ -388,3 +388,10 @@ def test_a_share_that_is_met_says_nothing():
         StratifiedGroupSplitter(["a", "b"] * 30, [row // 3 for row in range(60)], 0.2)(names)
         KFoldSplitter(1, 3, groups=[row // 3 for row in range(60)])(names)
         StratifiedGroupSplitter(["a", "b"], ["x", "y"], 0.2)(["1.png", "2.png"])  # one image either way
+
+
+@pytest.mark.parametrize("patients", [{"1.png": "p", "2.png": "p"}, {"p", "q"}, pd.DataFrame({"a": [1], "b": [2]})])
+def test_values_without_an_order_are_refused(patients):
+    """A dict's keys would be taken for the patients, each of one image."""
+    with pytest.raises(SplitError, match=r"patients are given as a .*\n.*a function of the item"):
+        PatientSplitter(patients, 0.5)(["1.png", "2.png"])
