@@ -47,7 +47,7 @@ def label_warnings(table: pd.DataFrame) -> list[str]:
         spellings.setdefault(_run_together(label), []).append(label)
     sentences += [
         f"labels {', '.join(map(repr, same))} differ only in spelling: "
-        f"{argument('merge', same[0] + '=' + '+'.join(same))} makes them one"
+        f"{argument('merge', max(same, key=counts.__getitem__) + '=' + '+'.join(same))} makes them one"
         for same in spellings.values()
         if len(same) > 1
     ]

@@ -196,6 +196,9 @@ def left_out(matched: Matched, meant: np.ndarray) -> dict[str, Any]:
         sentences.append(f"The model does not know the label {_counted(unknown)}; {others}.")
     if matched.unread:
         sentences.append(f"The data say nothing about {', '.join(map(repr, matched.unread))}: not measured.")
+        if unknown:
+            same = argument("merge", f"{matched.unread[0]}=THEIRS")
+            sentences.append(f"Where a label has another name there, say so: {same}.")
     if matched.by_one:
         sentences.append("The data give one label an image, and the model several: all others count as absent.")
     if matched.renamed:

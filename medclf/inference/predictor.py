@@ -316,7 +316,7 @@ class Predictor(Shown):
         """The answer for a unit, of what the network gives of each of its images."""
         rule = self.unit_rule
         if rule is None:
-            text = f"{self.name} answers each image alone"
+            text = f"the model {self.name!r} answers each image alone"
             raise BundleError(text, f"train with {argument('unit', 'patient')} for one answer a patient")
         problems = {k: one.problem for k, one in enumerate(outputs) if isinstance(one, ReadError)}
         read = [one for one in outputs if not isinstance(one, ReadError)]

@@ -159,7 +159,9 @@ def _made(settings: Mapping[str, Any]) -> list[Augmentation]:
     known = {field.name: field for kind in AUGMENTATIONS for field in fields(kind)}
     for name in settings:
         if name not in known:
-            remedy = did_you_mean(name, known) or f"there are {', '.join(sorted(known))}"
+            named = " or ".join(one for one in sorted(known) if name in one.split("_"))
+            remedy = f"did you mean {named}?" if named else did_you_mean(name, known)
+            remedy = remedy or f"there are {', '.join(sorted(known))}"
             raise DataError(f"no augmentation has the setting {name!r}", remedy)
     values = {name: checked(name, value, known[name]) for name, value in settings.items()}
     return [kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values}) for kind in AUGMENTATIONS]

@@ -68,6 +68,7 @@ class NextLabels:
         patients: path -> patient ID of the images whose patient is known.
         multi_label: whether an image may have several labels.
         remarks: path -> mark and note of the sheet that was given.
+        ordinal: whether the classes are the model's grades, lowest first.
     """
 
     images: pd.DataFrame
@@ -81,6 +82,7 @@ class NextLabels:
     unsure: list[str] = field(default_factory=list)
     multi_label: bool = False
     remarks: dict[str, tuple[str, str]] = field(default_factory=dict)
+    ordinal: bool = False
 
     @property
     def earlier(self) -> list[tuple[str, str, str, str]]:
@@ -208,6 +210,7 @@ def label_next(
         sorted(said.unsure),
         multi_label,
         remarks_of(labels),
+        model is not None and bool(model.spec.ordinal) and names == list(model.spec.vocab),
     )
 
 

@@ -154,7 +154,7 @@ def _commands(
     if not options.get("run"):
         kept["vocab"] = found.vocab  # a class that no image has been given yet is one of them, too
     both = {name: value for name, value in kept.items() if name in _OF_BOTH}
-    known = {"label_delim": "|"} if several else {}
+    known = {"label_delim": "|"} if several else {"ordinal": ",".join(found.vocab)} if found.ordinal else {}
     root = found.root  # that the sheet's paths are relative to
     if isinstance(pool, (str, Path)):
         root = Path(pool) if Path(pool).is_dir() else Path(pool).parent

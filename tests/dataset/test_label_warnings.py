@@ -143,3 +143,7 @@ def test_a_third_word_beside_0_and_1_may_stand_for_uncertain():
 def test_many_labels_of_one_image_are_one_sentence():
     said = noted({f"case {n} of {n + 1000}": 1 for n in range(40)})
     assert "40 labels have one image only: 'case 0 of 1000'" in said and said.count("one image only") == 1
+
+
+def test_labels_that_differ_in_spelling_become_the_more_frequent():
+    assert 'merge="polyp=Polyp+polyp" makes them one' in noted({"Polyp": 2, "polyp": 9, "other": 5})

@@ -53,6 +53,13 @@ def test_a_label_without_a_column_is_unknown_on_every_image():
     assert "'edema'" in left_out(found, np.array([True, True]))["sentence"]
 
 
+def test_a_label_that_may_have_another_name_there_comes_with_a_remedy():
+    found = match_labels(table_of(("mass",), ("oedema",), columns=["mass", "oedema"]), ["edema", "mass"], True)
+    assert 'merge="edema=THEIRS"' in left_out(found, np.array([True, True]))["sentence"]
+    found = match_labels(table_of(("mass",), (), columns=["mass"]), ["edema", "mass"], True)
+    assert "THEIRS" not in left_out(found, np.array([True, True]))["sentence"]
+
+
 def test_a_column_of_zeros_was_read():
     found = match_labels(table_of(("mass",), (), columns=["mass", "Edema"]), ["edema", "mass"], True)
     assert found.y.tolist() == [[0, 1], [0, 0]] and not found.unread

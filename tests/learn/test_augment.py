@@ -211,6 +211,8 @@ def test_an_unknown_modality_names_the_known():
         tfms_for("colonoscopy")
     with pytest.raises(DataError, match="no augmentation has the setting"):
         tfms_for("endoscopy", spin=3)
+    with pytest.raises(DataError, match=r"did you mean max_rotate or p_rotate\?"):
+        tfms_for("endoscopy", rotate=3)
 
 
 def test_changes_reach_the_transform():

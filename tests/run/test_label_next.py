@@ -5,6 +5,7 @@ import json
 import shlex
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -286,7 +287,9 @@ def test_a_model_s_suggestions_keep_their_names_in_another_order_of_the_classes(
         return encode, ()
 
     monkeypatch.setattr("medclf.run.label_next._encoder", encoder)
-    model = SimpleNamespace(spec=SimpleNamespace(vocab=VOCAB, multi_label=False, preprocessing=Preprocessing(32)))
+    model = SimpleNamespace(
+        spec=SimpleNamespace(vocab=VOCAB, multi_label=False, ordinal=False, preprocessing=Preprocessing(32))
+    )
     found = label_next(model, pool, 6, vocab=names)
     assert (found.images["suggestion"] == found.images["path"].map(answer)).all()
     fewer = label_next(model, pool, 6, vocab=["dark", "grey"])
@@ -302,7 +305,9 @@ def test_of_a_run_whose_frames_are_images_each_frame_is_asked_for(pool, tmp_path
     monkeypatch.setattr("medclf.run.label_next._encoder", lambda *_: (lambda paths, digests: (values, None), ()))
     how = Preprocessing(32, frame="all")
     model = SimpleNamespace(
-        spec=SimpleNamespace(vocab=VOCAB, multi_label=False, preprocessing=how), preprocessing=how, multi_label=False
+        spec=SimpleNamespace(vocab=VOCAB, multi_label=False, ordinal=False, preprocessing=how),
+        preprocessing=how,
+        multi_label=False,
     )
     model.bundle = model
     monkeypatch.setattr("medclf.run.label_page.Run", lambda run: model)
@@ -347,3 +352,10 @@ def test_what_has_no_part_in_the_choice_is_told():
         "The model answers for each patient",
     ]
     assert notes_of(None, VOCAB) == []
+
+
+@pytest.mark.parametrize("ordinal", [True, False])
+def test_the_order_of_a_model_s_grades_goes_on_into_the_training(tmp_path, ordinal):
+    found = NextLabels(pd.DataFrame(), None, {}, [], ["grade 1", "grade 0"], tmp_path, ordinal=ordinal)
+    *_, train = label_page._commands(tmp_path, Path("n.html"), Path("n.csv"), False, found, {"run": "RUN"})
+    assert ("--ordinal 'grade 1,grade 0'" in train) == ordinal
