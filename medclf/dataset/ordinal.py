@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
 import pandas as pd
@@ -43,7 +43,10 @@ def ordered_labels(labels: Collection[str], order: str | Sequence[str]) -> list[
         medclf.errors.DataError: the labels mild, severe have no numbers to sort them by
         name their order: ordinal="LOWEST,...,HIGHEST"
     """
-    if order == AUTO:
+    if isinstance(order, (set, frozenset, Mapping)):
+        text = f"ordinal is a {type(order).__name__}, whose items need not stand in the labels' order"
+        raise DataError(text, "give a list of the labels, lowest first")
+    if isinstance(order, str) and order == AUTO:
         return _by_number(sorted(labels))
     names = [label_text(name) for name in (order.split(",") if isinstance(order, str) else order)]
     repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from medclf.config import Frame, Policy, TrainConfig, Window
@@ -161,7 +162,7 @@ def scan(
     given = {"uncertain": uncertain, "blank": blank, "limit": limit, "label_from_parent": label_from_parent}
     for name in (name for name, value in given.items() if value is not None):
         options(TrainConfig)[name].checked(given[name])
-    label_col = list(label_col) if isinstance(label_col, (tuple, pd.Index)) else label_col
+    label_col = list(label_col) if isinstance(label_col, (tuple, pd.Index, pd.Series, np.ndarray)) else label_col
     columns = Columns(path_col, label_col, label_delim, patient_col, partition_col, exclusive, uncertain, blank)
     given_root = Path(root) if root is not None else None
     asked = Asked(columns, label_from, given_root, allow_outside, follow_links, label_from_parent, conditions(where))

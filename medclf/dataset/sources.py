@@ -223,7 +223,7 @@ def _names_from_paths(root: Path, paths: Sequence[str], asked: Asked) -> tuple[l
         if any(problems) or len(set(labels) - {None}) < 2 or no_classes(labels):
             notes += filter(None, [where_labels_are(root)])
         return labels, problems, notes
-    if isinstance(label_from, str):
+    if not (callable(label_from) or isinstance(label_from, re.Pattern)):
         raise DataError(
             f"label_from={label_from!r} is not known",
             'it takes "folder", a pattern from re.compile, a function of the path, or None for no labels',

@@ -108,6 +108,8 @@ def _names(table: pd.DataFrame, unit: str) -> tuple[list[str | None], list[str]]
         return [PurePosixPath(path).parent.as_posix() for path in table["path"]], []
     if unit == "file":
         return list(file_names(table)), []
+    if not isinstance(unit, str):
+        raise DataError(f"unit must be a word or the name of a column, not a {type(unit).__name__}", "name one")
     if unit not in table:
         columns = [str(column) for column in table]
         remedy = did_you_mean(unit, columns) or _source_of(unit) or f"it has {', '.join(columns)}"

@@ -1,5 +1,6 @@
 import warnings
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -91,3 +92,12 @@ def test_an_order_that_a_column_says_itself_and_nobody_asked_for_is_told(make_im
 def test_an_order_of_numbers_is_that_of_the_labels_they_are():
     assert ordered_labels({"0", "1", "2"}, [2, 0, 1]) == ["2", "0", "1"]
     assert ordered_labels({"0", "1"}, range(2)) == ["0", "1"]
+    assert ordered_labels({"0", "1"}, np.array([1, 0])) == ["1", "0"]
+
+
+@pytest.mark.parametrize("order", [{"mild", "severe"}, frozenset({"mild", "severe"}), {"severe": 2, "mild": 1}])
+def test_what_has_no_order_of_its_own_is_refused(order):
+    with pytest.raises(
+        DataError, match=r"need not stand in the labels' order\ngive a list of the labels, lowest first"
+    ):
+        ordered_labels({"mild", "severe"}, order)

@@ -127,8 +127,9 @@ def test_labels_from_names_and_from_a_function(make_images):
     assert "does not match" in table["problem"][0] and "?.png" in said
     table = scan_quietly(root, label_from=lambda path: path.suffix == ".png" and int(path.name < "d"))
     assert list(table["label"]) == ["1", "1", "1", "0", "0"]
-    with pytest.raises(DataError, match="label_from='folders'"):
-        scan(root, label_from="folders")
+    for wrong in ("folders", {"1.png": "a"}, 3):
+        with pytest.raises(DataError, match=r"label_from=.* is not known"):
+            scan(root, label_from=wrong)
 
 
 def test_order_on_disk_does_not_matter(make_images, tmp_path):
@@ -250,7 +251,7 @@ def test_vectors_of_0_and_1_as_tensors_name_no_labels(make_images):
         scan([(root / "1.png", torch.tensor([0, 1])), (root / "2.png", torch.tensor([1, 0]))])
 
 
-@pytest.mark.parametrize("several", [tuple, pd.Index])
+@pytest.mark.parametrize("several", [tuple, pd.Index, pd.Series, np.array])
 def test_columns_of_0_and_1_are_named_by_any_sequence(make_images, several):
     root = make_images("1.png", "2.png")
     frame = pd.DataFrame({"path": ["1.png", "2.png"], "a": [1, 0], "b": [1, 1]})

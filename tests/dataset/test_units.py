@@ -189,3 +189,9 @@ def test_studies_of_dicom_files_are_pseudonyms(tmp_path: Path) -> None:
     assert re.fullmatch("[0-9a-f]{16}", row["study"])
     assert row["study"] != row["series"]
     assert row["instance"] == 1
+
+
+@pytest.mark.parametrize("unit", [["p", "q"], {"1.png": "p"}, None])
+def test_a_unit_is_a_word_or_a_column(unit):
+    with pytest.raises(DataError, match="unit must be a word or the name of a column, not a"):
+        with_units(pd.DataFrame({"path": ["1.png", "2.png"]}), unit)
