@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
+from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -181,6 +182,30 @@ def argument(name: str, value: Any = ...) -> str:
     if isinstance(value, bool):
         return by_road(f"{name}={quoted}", _option(name if value else f"no_{name}"))
     return by_road(f"{name}={quoted}", f"{_option(name)} {'none' if value is None else shlex.quote(str(value))}")
+
+
+def check_count(name: str, value: Any, remedy: str = "", least: int = 1) -> None:
+    """See that `value` is a whole number of at least `least`, of whatever library.
+
+    Args:
+        name: as the user's road has it, see `argument`.
+        value: what was given.
+        remedy: what to do about it.
+        least: the smallest that can be.
+
+    Raises:
+        DataError: it is not.
+
+    Example:
+        >>> check_count("bs", 8)
+        >>> check_count("bs", "8")
+        Traceback (most recent call last):
+        medclf.errors.DataError: bs must be a whole number, not '8'
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise DataError(f"{name} must be a whole number, not {value!r}", remedy)
+    if value < least:
+        raise DataError(f"{name} must be {least} or more, not {value}", remedy)
 
 
 def _option(name: str) -> str:

@@ -77,7 +77,7 @@ def writing(path: Path, part: Path | None = None) -> Iterator[None]:
     """Say which file or folder could not be written; with `part`, only of errors about what lies in it.
 
     Raises:
-        OutputError: instead of an OSError.
+        OutputError: instead of an OSError, or of text that is not valid UTF-8.
     """
     try:
         yield
@@ -87,6 +87,9 @@ def writing(path: Path, part: Path | None = None) -> Iterator[None]:
             raise  # some other file that the writer was reading
         reason = error.strerror or str(error)
         raise OutputError(f"{path} cannot be written: {reason}", "free some space or choose another folder") from error
+    except UnicodeEncodeError as error:  # a name from the disk that is none in UTF-8
+        name = error.object[: error.end].rpartition("\n")[2][-80:].lstrip()
+        raise OutputError(f"{path} cannot be written: {name} is not valid UTF-8", "rename what is called so") from error
 
 
 def _sync(file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import os
 import sys
 import warnings
@@ -64,7 +65,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; a user's mistake is one or two lines and exit status 2."""
-    _open_closed_streams()
+    _open_streams()
     debug = "--debug" in sys.argv
     arguments = [_OLD.get(argument, argument) for argument in sys.argv[1:] if argument != "--debug"]
     warnings.showwarning = _warning_teller()
@@ -121,11 +122,16 @@ def _wrong_number(error: typer.TyperException) -> str:
     return f"{max(option.opts, key=len)} must be {must}, not {one['input']}" if must else ""
 
 
-def _open_closed_streams() -> None:
-    """Where the shell has closed a stream (`>&-`), Python has None: read and write nothing there."""
+def _open_streams() -> None:
+    """Where the shell has closed a stream (`>&-`), Python has None: read and write nothing there.
+
+    What standard output cannot encode is written as its code.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # of a terminal or file that is not of UTF-8
 
 
 def _let_go_of_output() -> None:

@@ -11,7 +11,7 @@ from medclf.dataset.columns import label_text
 from medclf.dataset.folds import balance, shuffled
 from medclf.dataset.labels import NO_FINDING, Label, count_by_group, label_set, named_groups
 from medclf.dataset.sources import Rows
-from medclf.errors import DataError, argument, did_you_mean
+from medclf.errors import DataError, argument, check_count, did_you_mean
 
 Merges = Mapping[str, Sequence[str]] | Sequence[str] | str
 """New label -> the labels that become it; or texts such as "malignant=mel+bcc"."""
@@ -163,8 +163,7 @@ def _check_names(rows: Rows) -> None:
 
 def _limit(rows: Rows, limit: int, counted: str) -> None:
     n = len(rows.path)
-    if limit < 1:
-        raise DataError(f"{argument('limit')} must be 1 or more, not {limit}")
+    check_count(argument("limit"), limit)
     if limit >= n:
         return
     ids = [("alone", row) if patient is None else patient for row, patient in enumerate(rows.patient)]

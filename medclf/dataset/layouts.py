@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from medclf.dataset.folders import plain_name, without_ending
 from medclf.dataset.part_names import part_named, partition_of
-from medclf.errors import DataError, argument
+from medclf.errors import argument, check_count
 
 NO_CLASS_FOLDER = "no class folder above it"
 CSV_SUFFIXES = (".csv", ".tsv", ".tab")
@@ -80,10 +80,8 @@ def labels_of_folders(paths: Sequence[str], parent: int | None = None) -> tuple[
         >>> labels_of_folders(["ill/ann/1.png", "well/bob/2.png"], parent=2)[0]
         ['ill', 'well']
     """
-    if parent is not None and parent < 1:
-        raise DataError(
-            f"{argument('label_from_parent')} must be 1 or more, not {parent}", "1 is the folder that holds the image"
-        )
+    if parent is not None:
+        check_count(argument("label_from_parent"), parent, "1 is the folder that holds the image")
     folders = [PurePosixPath(path).parts[:-1] for path in paths]
     if parent is not None:
         found = [parts[-parent] if len(parts) >= parent else "" for parts in folders]

@@ -279,7 +279,9 @@ class Preprocessing:
             return _from_array(item, self.channels)
         if not isinstance(item, (str, Path, bytes)):
             given = f"is a {type(item).__name__}"
-            raise ReadError("the given object", given, "give a path, bytes, an array or a PIL image")
+            raise ReadError(
+                "the given object", given, "give a path, bytes, an array or a PIL image; of several, a list"
+            )
         return read_display(item, self.channels, window=self.window, frame=self.frame, max_megapixels=max_megapixels)
 
     def fit(self, image: np.ndarray) -> np.ndarray:

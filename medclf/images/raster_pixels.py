@@ -137,6 +137,13 @@ def pixels_of(image: Image.Image, window: Window = None) -> np.ndarray:
         >>> pixels_of(Image.new("LA", (2, 1), (200, 0))).tolist()  # hidden by its alpha
         [[0, 0]]
     """
+    try:
+        image.load()
+    except (OSError, ValueError, AssertionError) as error:  # Pillow's own asserts, of a file that was closed
+        reason = f"cannot be loaded: {str(error) or 'its file is closed'}"
+        raise ReadError(
+            "the given image", reason, "give its path, or call image.load() while its file is open"
+        ) from error
     _check_levels(image)
     upright = ImageOps.exif_transpose(image)
     if upright.mode != "I" and not upright.mode.startswith("I;16"):

@@ -396,15 +396,20 @@ def _restored(content: Mapping[str, Any], folder: Path) -> nn.Sequential:
 
 def _assembled(spec: ModelSpec, state: Mapping[str, Tensor], origin: str) -> nn.Sequential:
     """The spec's network with these tensors, in eval mode; none of it is initialised first."""
+    callers = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
     try:
-        with torch.device("meta"):
+        try:
+            with torch.device("meta"):
+                network = _bare(spec, state)
+        except NotImplementedError:  # a few networks read values while they are built
             network = _bare(spec, state)
-    except NotImplementedError:  # a few networks read values while they are built
-        network = _bare(spec, state)
-    _load_state(network, state, origin)
-    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        network = _bare(spec, state)  # it has tensors that are computed, not saved
         _load_state(network, state, origin)
+        if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+            network = _bare(spec, state)  # it has tensors that are computed, not saved
+            _load_state(network, state, origin)
+    finally:
+        torch.set_default_dtype(callers)
     return network.eval()
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from medclf.dataset.image_cache import BUNDLES, cache_folder
 from medclf.errors import BundleError, MedclfError, MedclfWarning, OutputError, argument, require
-from medclf.files import write_json
+from medclf.files import write_json, write_text
 from medclf.inference import bundle_format
 from medclf.inference.bundle_folder import may_write, replacing_folder
 from medclf.inference.bundle_format import WEIGHTS
@@ -101,7 +101,7 @@ def push(
             write_json(folder / DESCRIBED, named)
         run = Path(bundle) if source != Path(bundle) else None
         card = card_of(named, _name_of(place), _told_of(place), run=run, licence=licence)
-        (folder / CARD).write_text(card, encoding="utf-8")
+        write_text(folder / CARD, card)
         with _told(str(place), OutputError):
             return target.put(folder, message)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 
 from medclf.display import Shown, listed
-from medclf.errors import BundleError, DataError, ReadError, argument, position
+from medclf.errors import BundleError, DataError, ReadError, argument, check_count, position
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference.bundle_format import biases, ood_state, temperatures
 from medclf.metrics.logits import sigmoid, softmax, to_logits
@@ -337,8 +337,9 @@ class Predictor(Shown):
     def _all_prepared(
         self, items: Iterable[Item | FrameOf], bs: int, threads: int | None
     ) -> Iterator[np.ndarray | ReadError]:
-        if bs < 1:
-            raise DataError(f"{argument('bs')} must be 1 or more, not {bs}", "say how many images to predict at once")
+        check_count(argument("bs"), bs, "say how many images to predict at once")
+        if threads is not None:
+            check_count("threads", threads, "leave it out for one a core", least=0)
         return map_ahead(self._prepared, items, threads=threads, ahead=bs)
 
     def _prepared(self, item: Item | FrameOf) -> np.ndarray | ReadError:

@@ -50,8 +50,9 @@ class Runnable(nn.Module):
 
     def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits and features, without gradients."""
-        with torch.inference_mode():
-            logits, features = self(self.inputs.tensor(pixels))
+        given = self.inputs.tensor(pixels)
+        with torch.inference_mode(), torch.autocast(given.device.type, enabled=False):  # which may be the caller's
+            logits, features = self(given)
         return logits.float().cpu().numpy(), features.float().cpu().numpy()
 
 

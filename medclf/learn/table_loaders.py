@@ -17,7 +17,7 @@ from medclf.dataset.kinds import window_warnings
 from medclf.dataset.labels import label_set, root_of
 from medclf.dataset.scan import note
 from medclf.display import Shown, listed
-from medclf.errors import DataError, MedclfWarning, argument
+from medclf.errors import DataError, MedclfWarning, argument, check_count
 from medclf.images.preprocessing import Preprocessing
 from medclf.learn import distributed
 from medclf.learn.batches import MedDL, default_batch_size, even_batch_size, hold_on_device
@@ -107,8 +107,8 @@ class TableLoaders(Shown, DataLoaders):
         options(TrainConfig)["seed"].checked(seed)
         on = usable_device(device) if device is not None else default_device()
         for name, given in (("bs", bs), ("val_bs", val_bs)):
-            if given is not None and given < 1:
-                raise DataError(f"{argument(name)} must be 1 or more, not {given}", "say how many images a batch has")
+            if given is not None:
+                check_count(argument(name), given, "say how many images a batch has")
         bs = bs or default_batch_size(on)
         if aug and batch_tfms is not None:
             raise DataError("aug changes the modality's augmentation, and batch_tfms replace it", "give one of the two")

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import special
 
 from medclf.dataset.folds import group_codes
-from medclf.errors import DataError
+from medclf.errors import DataError, check_count
 from medclf.files import Json
 
 # One patient's images may be right and wrong together even where this sample does not show it (all right):
@@ -304,8 +304,7 @@ class Sampling:
     @staticmethod
     def check(n_boot: int) -> None:
         """Raise DataError where that many resamples give no interval."""
-        if n_boot < 2:
-            raise DataError(f"n_boot={n_boot} resamples give no interval", "give 200 or more; 2000 is the default")
+        check_count("n_boot", n_boot, "give 200 or more; 2000 is the default", least=2)
 
     def patients(self, mask: np.ndarray) -> int:
         """How many groups the masked images are of."""

@@ -18,7 +18,7 @@ from medclf.dataset.folds import folds
 from medclf.dataset.groups import groups_of, unit_of
 from medclf.dataset.labels import count_labels, label_set, objects, usable
 from medclf.dataset.scan import scan
-from medclf.errors import DataError, MissingDependency, WeightsError, argument
+from medclf.errors import DataError, MissingDependency, WeightsError, argument, check_count
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import wilson
 from medclf.metrics.logits import to_probs
@@ -149,8 +149,7 @@ def encoders(
         >>> # encoders("images", ["efficientnet_lite0", "hf-hub:microsoft/rad-dino"]).frame()
     """
     names = [names] if isinstance(names, str) else names
-    if n_folds < 2:
-        raise DataError(f"{argument('n_folds')} must be 2 or more, not {n_folds}", "5 is the default")
+    check_count(argument("n_folds"), n_folds, "5 is the default", least=2)
     for name in names:
         _check(name)
     table = data if isinstance(data, pd.DataFrame) else scan(data, window=window, frame=frame, **scan_kwargs)

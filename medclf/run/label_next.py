@@ -18,7 +18,7 @@ from medclf.dataset.columns import POOR
 from medclf.dataset.corrections import UNSURE as NOT_SURE
 from medclf.dataset.labels import objects, usable
 from medclf.dataset.scan import scan, scanned_already
-from medclf.errors import DataError, ReadError, argument
+from medclf.errors import DataError, ReadError, argument, check_count
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import Bundle
 from medclf.inference.bundle_format import biases, temperatures
@@ -142,8 +142,7 @@ def label_next(
     Example:
         >>> # label_next(learn, "unlabelled", n=50).images[["path", "suggestion"]]
     """
-    if n < 1:
-        raise DataError(f"{argument('n')} must be 1 or more, not {n}", "say how many images to choose")
+    check_count(argument("n"), n, "say how many images to choose")
     run = Run(model) if isinstance(model, (str, Path)) else model
     model = run.bundle if isinstance(run, Run) else run
     if model is not None:

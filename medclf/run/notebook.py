@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medclf.dataset.labels import NO_FINDING
-from medclf.errors import DataError, ReadError, argument
+from medclf.errors import DataError, ReadError, argument, check_count
 from medclf.images.phi import Reader, read_picture
 from medclf.images.preprocessing import Preprocessing
 from medclf.parallel import map_ahead, n_cores
@@ -60,8 +60,7 @@ def review(
         >>> # found = review(interp); found            # in one cell; in another, when it is read:
         >>> # found.to_csv("review.csv")
     """
-    if n < 1:
-        raise DataError(f"{argument('n')} must be 1 or more, not {n}", "give another number")
+    check_count(argument("n"), n, "give another number")
     if isinstance(source, NextLabels):
         told, read, more = _next(source, show_burned_in, model)
     else:

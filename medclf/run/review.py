@@ -13,7 +13,7 @@ import pandas as pd
 
 from medclf.auditing.label_errors import label_suspects
 from medclf.dataset.csv_files import save_rows
-from medclf.errors import DataError, OutputError, ReadError, argument, by_road
+from medclf.errors import DataError, OutputError, ReadError, argument, by_road, check_count
 from medclf.files import refuse_to_replace, replacing
 from medclf.images.phi import read_picture
 from medclf.results.predictions import Predictions
@@ -50,8 +50,7 @@ def choose_images(
     Raises:
         DataError: `n` or `controls` cannot be, or no label is known.
     """
-    if n < 1:
-        raise DataError(f"{by_road('n', '--images')} must be 1 or more, not {n}", "say how many images to read")
+    check_count(by_road("n", "--images"), n, "say how many images to read")
     if not 0 <= controls < 1:
         raise DataError(f"{argument('controls')} must be from 0 to below 1, not {controls:g}", "0.3 is 30 %")
     labels, preds = np.array(predictions.labels, object), np.array(predictions.preds, object)

@@ -24,6 +24,8 @@ from typer.testing import CliRunner
 from medclf.cli import app, main
 from medclf.config import TrainConfig
 from medclf.demo_images import draw_endoscopy
+from medclf.errors import OutputError
+from medclf.files import write_json
 
 pytestmark = pytest.mark.slow
 
@@ -302,6 +304,25 @@ def test_closed_streams_are_no_mistake(closed, status):
     command = f"{shlex.quote(sys.executable)} -m medclf {closed}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (status, "")
+
+
+def test_names_that_the_output_cannot_encode_are_written_as_codes():
+    code = (
+        "import sys; from medclf import cli\n"
+        "cli.app = lambda *a, **k: (print('\\N{GREEK SMALL LETTER ALPHA}.png: polyp'), sys.exit(0))\n"
+        "sys.argv = ['medclf']; cli.main()"
+    )
+    options = {"capture_output": True, "text": True, "check": False, "env": os.environ | {"PYTHONIOENCODING": "ascii"}}
+    done = subprocess.run([sys.executable, "-c", code], **options)
+    assert (done.returncode, done.stdout) == (0, "\\u03b1.png: polyp\n"), done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems hold names to be valid text")
+def test_a_name_that_is_not_valid_text_is_refused(tmp_path):
+    folder = tmp_path / os.fsdecode(b"r\xfcn")
+    with pytest.raises(OutputError, match="is not valid UTF-8") as refused:
+        write_json(tmp_path / "run.json", {"seed": 1, "out": str(folder)})
+    assert refused.value.remedy == "rename what is called so" and not list(tmp_path.iterdir())
 
 
 def test_what_the_shell_is_given_becomes_the_settings(monkeypatch, tmp_path):

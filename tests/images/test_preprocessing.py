@@ -97,3 +97,11 @@ def test_stored_values_of_fewer_bits_are_told_from_pixels(given, recwarn):
     Preprocessing(8).read(given(values * 16))
     Preprocessing(8).read(given(np.zeros((8, 8), np.uint16)))
     assert not recwarn.list
+
+
+def test_a_picture_whose_file_was_closed_is_named(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        pass
+    with pytest.raises(ReadError, match="the given image: cannot be loaded"):
+        Preprocessing(8).read(picture)

@@ -132,6 +132,27 @@ def test_a_list_a_batch_and_a_stream_agree(bundle, images):
             bundle.predict_probs(images, bs=at_once)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"), [({"bs": "8"}, "not '8'"), ({"bs": 2.5}, "not 2.5"), ({"threads": -1}, "not -1")]
+)
+def test_how_many_at_once_is_a_whole_number(bundle, images, options, said):
+    with pytest.raises(DataError, match=said):
+        list(bundle.predict_stream(images[:1], **options))
+
+
+def test_the_callers_precision_changes_no_answer(bundle, saved, images):
+    """Within autocast it was less exact, and a bundle was refused as one of other versions, or of another network."""
+    usual = bundle.predict_probs(images[:2])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert np.array_equal(load_bundle(saved).predict_probs(images[:2]), usual)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert np.allclose(load_bundle(saved).predict_probs(images[:2]), usual, atol=1e-6)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_stream_goes_on_after_a_broken_file_and_a_list_does_not(bundle, images, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(images[0].read_bytes()[:60])

@@ -351,6 +351,7 @@ def test_higher_level_is_wider():
         ([0, 1], [[0.5, 0.5]] * 2, {"groups": ["p"]}, "groups"),
         ([0, 1], [[0.5, 0.5]] * 2, {"level": 95}, "level"),
         ([0, 1], [[0.5, 0.5]] * 2, {"n_boot": 1}, "n_boot"),
+        ([0, 1], [[0.5, 0.5]] * 2, {"n_boot": 10.5}, "n_boot must be a whole number"),
     ],
 )
 def test_what_is_wrong_is_named(y, probs, options, words):
