@@ -27,14 +27,14 @@ _STUDY = re.compile(
     re.I,
 )
 _MASK_WORD = r"(?:masks?|m[aá]scaras?|masques?|masken|maschere"
-_MASK_WORD += r"|segm?|segmentations?|annotations?|annotated|labels?|gt|ground[ _-]?truths?)"
+_MASK_WORD += r"|d?segm?|segmentations?|annotations?|annotated|labels?|gt|ground[ _-]?truths?)"
 _DRAWN = r"(?:overlays?|contours?|superpixels?|heatmaps?|lesions?|rois?|bbox(?:es)?|thumb(?:nail)?s?|(?:grad-?)?cam"
 _DRAWN += r"|pred(?:iction)?s?)"
 _MASK = re.compile(
     rf"(?P<base>.+?)(?:[ _.-]+(?:{_MASK_WORD}|{_DRAWN})|masks?)(?:[ _-]?\d+)?|{_MASK_WORD}[ _-]+(?P<after>.+)", re.I
 )
 _MASK_FOLDER = re.compile(
-    rf"(?:.*[ _-])?{_MASK_WORD}|.+masks?|(?:thumb(?:nail)?|overlay|heatmap|superpixel|contour)s?", re.I
+    rf"(?:.*[ _-])?{_MASK_WORD}|.+masks?|labelst[rs]|(?:thumb(?:nail)?|overlay|heatmap|superpixel|contour)s?", re.I
 )
 _AUGMENTED = re.compile(
     r"(?:^|[/ _.-])aug(?:mented|mentation)?s?(?:[ _-]?\d+)?(?=[/ _.-])|(?:^|/)augmented[^/]*/", re.I
@@ -340,6 +340,10 @@ def masks_among(paths: Sequence[str]) -> list[str]:
     by_name = {path: found["base"] or found["after"] for path, found in named if found}
     images = {bare.name for path, bare in spelt if path not in in_folder and path not in by_name}
     beside = {str(bare) for _, bare in spelt}
+    volumes = Counter(
+        bare.with_name(bare.name.rpartition("_")[0] or "_") for path, bare in spelt if ".nii" in path[-7:]
+    )
+    beside |= {str(name) for name, n in volumes.items() if n > 1}  # x_seg.nii beside x_t1.nii and x_t2.nii
     masks = []
     for path, bare in spelt:
         base = by_name.get(path, bare.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -152,22 +152,31 @@ def _from_folder(folder: Path, labels: Any, asked: Asked) -> Rows:
     if asked.root is not None:
         return _from_sheet(sheet, None, asked)
     if asked.columns.path not in sheet.frame and asked.columns.patient in sheet.frame:
+        masks = set(masks_among(tree.paths))
+        tree = replace(tree, paths=[path for path in tree.paths if path not in masks])
         sheet = labels_of_patients(sheet, folder, tree.paths)
+        sheet.notes.extend(_of_masks(masks))
     rows = _from_sheet(sheet, tree, replace(asked, root=folder))
     if not asked.where:
         _note_unlisted(rows, tree.paths, sheet.name)
     return rows
 
 
+def _of_masks(masks: Collection[str]) -> list[str]:
+    """What is said of files that are masks by their name, and are left out."""
+    if not masks:
+        return []
+    return [
+        f"{len(masks)} files are masks or drawings of other images by their name, and are left out, first "
+        f"'{min(masks)}': a CSV can list them as images"
+    ]
+
+
 def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:
     masks = set(masks_among(tree.paths))
     paths = [path for path in tree.paths if path not in masks]
     labels, problems, notes = _labels_from_paths(root, paths, asked)
-    if masks:
-        notes.append(
-            f"{len(masks)} files are masks or drawings of other images by their name, and are left out, first "
-            f"'{min(masks)}': a CSV can list them as images"
-        )
+    notes += _of_masks(masks)
     patients = _patients_of_folders(paths, labels, notes) if asked.label_from == "folder" else [None] * len(paths)
     empty = [f"folder '{folder}' holds no image" for folder in tree.empty if asked.label_from == "folder"]
     if len(empty) > SHOWN:

@@ -93,6 +93,19 @@ def test_the_two_endings_of_a_compressed_volume_are_none_of_its_name():
     assert finder.find("2") == finder.find("a/2") == ("a/2.nii.gz", True) and finder.like("a/1.nii") == "a/1.nii.gz"
 
 
+@pytest.mark.parametrize(
+    ("mask", "images"),
+    [
+        ("p/p1_seg.nii.gz", ["p/p1_t1.nii.gz", "p/p1_flair.nii.gz"]),
+        ("derivatives/s1_T1w_dseg.nii.gz", ["s1_T1w.nii.gz"]),
+        ("labelsTr/b_001.nii.gz", ["imagesTr/b_001.nii.gz"]),
+        ("", ["p/p1_seg.nii.gz", "q/q_seg.png", "q/q_t1.png"]),
+    ],
+)
+def test_masks_of_volumes(mask, images):
+    assert masks_among([mask, *images] if mask else images) == ([mask] if mask else [])
+
+
 def test_a_folder_around_all_images_makes_no_mask():
     """Its name tells what the set is for."""
     assert masks_among(["Kvasir-SEG/images/1.png", "Kvasir-SEG/masks/1.png"]) == ["Kvasir-SEG/masks/1.png"]

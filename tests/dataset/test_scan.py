@@ -773,6 +773,13 @@ def test_labels_of_folders_and_patients_of_a_table(make_images):
     assert list(table["label"]) == list("aabb") and table.groupby("patient").size().tolist() in ([1, 3], [3, 1])
 
 
+def test_masks_have_no_label_of_their_patient(make_images):
+    root = make_images("7/1.png", "7/1_mask.png", "8/2.png", "8/2_mask.png")
+    write_csv(root, "id,label\n7,a\n8,b\n")
+    table, said = scan_noting(root, labels="labels.csv", patient_col="id")
+    assert list(table["path"]) == ["7/1.png", "8/2.png"] and "2 files are masks" in said
+
+
 def test_pictures_called_by_their_uid_are_found(make_images):
     root = make_images("train/1.2.826.10.png", "train/1.2.826.11.png")
     write_csv(root, "SOPInstanceUID,label\n1.2.826.10,a\n1.2.826.11,b\n1.2.826.12,b\n")
