@@ -171,6 +171,17 @@ def patients_of_folders(paths: Sequence[str]) -> list[str | None]:
     return found if all(found) else [None] * len(paths)
 
 
+def surely_patient(name: str) -> bool:
+    """Whether a folder's name says patient or the like, and not p or case alone.
+
+    Example:
+        >>> surely_patient("patient7"), surely_patient("p7")
+        (True, False)
+    """
+    found = _PATIENT.fullmatch(name)
+    return bool(found and found["surely"])
+
+
 def _levels(labels: Sequence[str], folders: Sequence[Sequence[str]]) -> list[str]:
     """A note where classes may lie further up: several folders above those that were taken for the labels."""
     above = [_classes_above(label, parts) for label, parts in zip(labels, folders, strict=True) if label]

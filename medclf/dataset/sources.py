@@ -22,6 +22,7 @@ from medclf.dataset.layouts import (
     masks_among,
     no_classes,
     patients_of_folders,
+    surely_patient,
     where_labels_are,
 )
 from medclf.dataset.part_names import partition_of
@@ -196,14 +197,19 @@ def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:
 
 
 def _patients_of_folders(
-    paths: Sequence[str], labels: Sequence[Label | None], notes: list[str]
+    paths: Sequence[str], labels: Sequence[Label | None], notes: list[str], least: int = 1
 ) -> Sequence[str | None]:
-    """The patients that the folders above the images are called like, with a note; a DICOM file says its own itself."""
+    """The patients that the folders above the images are called like, with a note; a DICOM file says its own itself.
+
+    Fewer than `least` count only where their names leave no doubt: p1 and p2 may be pieces of the set.
+    """
     headers = any(PurePosixPath(path).suffix.lower() in ("", ".dcm", ".dicom", ".dic", ".ima") for path in paths)
     patients = [] if headers else patients_of_folders(paths)
-    if not any(patients) or set(patients) & set(labels):  # taken for classes, as was asked
+    names = set(filter(None, patients))
+    doubtful = len(names) < least and not all(map(surely_patient, names))
+    if not names or doubtful or names & set(labels):  # taken for classes, as was asked
         return [None] * len(paths)
-    notes.append(f"{len(set(patients))} patients are told by the names of folders")
+    notes.append(f"{len(names)} patients are told by the names of folders")
     return patients
 
 
@@ -325,7 +331,7 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
             problems = [POOR if mark == POOR else said for mark, said in zip(marks, problems, strict=True)]
     patients: Sequence[str | None] = sheet.patients()
     if not (asked.columns.patient or "patient" in sheet.frame):
-        patients = _patients_of_folders(paths, labels, sheet.notes)
+        patients = _patients_of_folders(paths, labels, sheet.notes, least=5)
     rows = Rows(
         root=root,
         path=paths,

@@ -855,6 +855,9 @@ def test_patients_are_told_by_folders_where_a_table_has_the_labels(make_images):
     table, said = scan_noting(root, labels=rows, path_col="Path", label_col="Edema")
     assert "2 patients are told by the names of folders" in str(said)
     assert table.groupby("patient").size().tolist() == [2, 2]
+    pieces = make_images("p1/1.png", "p1/2.png", "p2/3.png", root=root / "pieces")
+    rows_of_pieces = pd.DataFrame({"path": ["p1/1.png", "p1/2.png", "p2/3.png"], "label": list("aba")})
+    assert "told by the names of folders" not in scan_noting(pieces, labels=rows_of_pieces)[1]
     named, _ = scan_noting(root, labels=rows, path_col="Path", label_col="Edema", patient_col="who")
     assert sorted(named.groupby("patient").size()) == [1, 1, 2]
 
