@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from medclf.dataset.columns import Sheet
 from medclf.dataset.identity import patient_id
+from medclf.dataset.layouts import surely_patient
 from medclf.dataset.spelt_names import number_key
 from medclf.errors import DataError, argument
 
@@ -39,8 +41,10 @@ def labels_of_patients(sheet: Sheet, folder: Path, paths: Sequence[str]) -> Shee
 
 
 def _row_of_patient(folder: Path, path: str, place: dict[str, int]) -> int | None:
-    above = map(number_key, reversed(Path(path).parent.parts))
-    if (row := next((place[part] for part in above if part in place), None)) is not None:
-        return row
+    for part in reversed(Path(path).parent.parts):
+        number = re.sub(r"^\D+", "", part) if surely_patient(part) else part  # patient001 is patient 1, too
+        for key in map(number_key, (part, number)):
+            if key in place:
+                return place[key]
     patient = patient_id(folder / path)
     return None if patient is None else place.get(number_key(patient))

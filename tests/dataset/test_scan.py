@@ -773,6 +773,18 @@ def test_labels_of_folders_and_patients_of_a_table(make_images):
     assert list(table["label"]) == list("aabb") and table.groupby("patient").size().tolist() in ([1, 3], [3, 1])
 
 
+def test_folders_called_patient_and_a_number_are_the_tables_numbers(make_images):
+    root = make_images("patient001/a.png", "patient002/a.png", "Subject 3/case1/a.png", "p4/a.png")
+    write_csv(root, "id,label\n1,a\n2,b\n3,c\n4,d\n")
+    table, said = scan_noting(root, labels="labels.csv", patient_col="id")
+    assert dict(zip(table["path"], table["label"], strict=True)) == {
+        "patient001/a.png": "a",
+        "patient002/a.png": "b",
+        "Subject 3/case1/a.png": "c",
+    }
+    assert "1 patients of labels.csv have no image: 4" in said
+
+
 def test_masks_have_no_label_of_their_patient(make_images):
     root = make_images("7/1.png", "7/1_mask.png", "8/2.png", "8/2_mask.png")
     write_csv(root, "id,label\n7,a\n8,b\n")
