@@ -24,6 +24,7 @@ from medclf.results.wording import counted, number, partition_name, percent, sum
 
 TOP_LOSSES, PAIRS, EXAMPLES = 12, 6, 4
 MAX_PROBLEMS = 200
+MOST_CLASSES = 100  # that a matrix shows, as in explore.js
 TABS = (
     ("overview", "Overview"),
     ("errors", "Errors"),
@@ -71,7 +72,7 @@ def context(
         "grouped": grouped(results),
         "multi_label": cases.multi_label,
         "ordinal": bool(results.get("ordinal")),
-        "matrix": None if cases.multi_label else matrix_rows(results),
+        "matrix": None if cases.multi_label or len(cases.vocab) > MOST_CLASSES else matrix_rows(results),
         "by_label": by_label(results.get("confusion_matrix"), cases.vocab),
         "vocab": cases.vocab,
         "per_class": per_class(results),

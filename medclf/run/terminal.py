@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from medclf.run.runs import RunRow, cautions, differences
 _MARKS = {"pass": "pass", "warn": "WARN", "fail": "FAIL"}
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "red"}
 _FILE = 240  # columns of a table that goes to a file
+_MOST_LABELS = 40  # that are shown one by one
 _ROOMY = 100_000  # a width that every table fits in
 
 
@@ -54,6 +56,8 @@ def show_results(path: str | os.PathLike[str]) -> None:
     console = _Console(highlight=False, markup=False, soft_wrap=True)
     _show_metrics(console, results)
     console.show(_per_class(results))
+    if (more := len(results["per_class"]) - _MOST_LABELS) > 0:
+        console.tell(f"  {more} more labels, none of a lower F1: see report.html")
     matrix = results["confusion_matrix"]
     shown = matrix_table(matrix, results["vocab"], console) if isinstance(matrix, list) else ""
     if shown:
@@ -202,7 +206,10 @@ def written(metric: dict[str, Any]) -> str:
 def _per_class(results: dict[str, Any]) -> Table:
     columns = class_metrics(short=True)
     table = Table(_labels("label"), "n", *(metric.name for metric in columns), box=None, pad_edge=False)
-    for label, row in results["per_class"].items():
+    rows = results["per_class"]
+    f1 = {label: row.get("f1", {}).get("value") for label, row in rows.items()}
+    worst = sorted(rows, key=lambda label: math.inf if f1[label] is None else f1[label])[:_MOST_LABELS]
+    for label, row in ((label, row) for label, row in rows.items() if label in worst):
         found = [row.get(metric.key, {}).get("value") for metric in columns]
         cells = ["-" if value is None else f"{value:.3f}" for value in found]
         table.add_row(printable(label), str(row["n"]), *cells)
@@ -217,6 +224,9 @@ def matrix_table(matrix: list[list[int]], vocab: list[str], console: Console) ->
         vocab: the labels.
         console: whose width it has to fit.
     """
+    no_room = f"  The confusion matrix of {len(vocab)} labels does not fit here: see report.html"
+    if 2 * len(vocab) > console.width:  # a column takes a digit and a blank, or more
+        return no_room
     rows, vocab = [list(map(str, counts)) for counts in matrix], list(map(printable, vocab))
     named = Table(_labels("actual \\ predicted"), *vocab, box=None)
     for label, cells in zip(vocab, rows, strict=True):
@@ -229,7 +239,7 @@ def matrix_table(matrix: list[list[int]], vocab: list[str], console: Console) ->
     longest = max(map(len, vocab))
     if _width(numbered, console) - longest + min(longest, 20) <= console.width:
         return numbered
-    return f"  The confusion matrix of {len(vocab)} labels does not fit here: see report.html"
+    return no_room
 
 
 def _labels(title: str) -> Column:

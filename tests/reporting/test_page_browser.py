@@ -423,6 +423,23 @@ def test_pictures_beside_the_page_are_shown(opened: Any, made_up: Any, tmp_path:
     assert len(list((tmp_path / "pic tures").glob("*-small.jpg"))) == len(made_up.rows)
 
 
+def test_of_many_classes_the_matrix_shows_those_with_most_errors(opened: Any, factory: Any) -> None:
+    data = factory(600, vocab=[f"class {i:03}" for i in range(130)], skill=4.0)
+    shown = opened(data.facts, data.rows, pictures=False)
+    wrong = data.valid[data.valid["label"] != data.valid["pred"]]
+    errors = wrong["label"].value_counts().add(wrong["pred"].value_counts(), fill_value=0)
+    named = [name for name, n in errors.items() if n >= sorted(errors, reverse=True)[99]]
+    heads = shown.page.locator("#matrix tbody tr:not(:last-child) .label").all_inner_texts()
+    assert len(heads) == 100 and heads == sorted(heads) and set(heads) <= set(named) | (set(heads) - set(errors.index))
+    assert shown.page.locator("#matrix [data-cell]").count() == 100 * 100
+    assert shown.page.inner_text("#matrix .note").startswith("100 of 130 classes are shown: those with most errors.")
+    assert shown.page.inner_text("#matrix tr:last-child td:last-child") == str(len(data.valid))
+    shown.page.focus("#matrix [data-cell] >> nth=0")
+    shown.page.keyboard.press("ArrowDown")
+    assert shown.page.evaluate("document.activeElement === document.querySelectorAll('#matrix [data-cell]')[100]")
+    assert shown.complaints == []
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1366, "dark")])
 def test_no_sideways_scrolling(opened: Any, factory: Any, width: int, scheme: str) -> None:
     data = factory(vocab=[f"a-rather-long-class-name-{i}" for i in range(9)])

@@ -51,6 +51,20 @@ def test_a_matrix_without_room_says_where_it_is():
     assert "60 labels" in text and "report.html" in text and len(text.splitlines()) == 1
 
 
+def test_of_many_labels_the_worst_are_shown_one_by_one(tmp_path, capsys):
+    vocab, right = [f"class {k}" for k in range(60)], np.arange(60) >= 35
+    y = np.repeat(np.arange(60), 2)
+    said = np.where(np.repeat(right, 2), y, (y + 1) % 60)
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(120)], "partition": "valid"})
+    shown = Predictions(vocab, False, y, np.eye(60)[said], np.zeros(120), table)
+    (tmp_path / "results.json").write_text(json.dumps(finite(as_plain(summarize(shown, n_boot=2)))))
+    show_results(tmp_path)
+    text = capsys.readouterr().out
+    rows = [line.split()[1] for line in text.splitlines() if re.match(r"class \d+ ", line)]
+    assert len(rows) == 40 and set(map(str, range(35))) < set(rows) and rows == sorted(rows, key=int)
+    assert "20 more labels, none of a lower F1" in text
+
+
 def predictions(n, partition, vocab):
     y = np.arange(n) % 2
     probs = np.where(y[:, None] == np.arange(2), 0.9, 0.1)

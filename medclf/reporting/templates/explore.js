@@ -1,5 +1,6 @@
 // The matrix, its numbers, the filters and the images.
 const DENSE = 8, CLOSE = 5; // above so many labels the matrix takes the page's width, with smaller cells; has smaller cells
+const MOST = 100; // classes that the matrix shows: a browser cannot draw a million cells
 let current = look0(); // what look() gave last
 
 function look0() {
@@ -29,9 +30,18 @@ function classOrder({ names, matrix }) {
   return order;
 }
 
+/** Of many classes those with most errors here. */
+function shownOf(names, matrix, totals) {
+  if (names.length <= MOST) return new Set(names.keys());
+  const errors = matrix.map((row, i) => row.reduce((a, b) => a + b, 0) + totals[i] - 2 * row[i]);
+  return new Set([...names.keys()].sort((a, b) => errors[b] - errors[a]).slice(0, MOST));
+}
+
 function drawMatrix() {
-  const { names, matrix } = current, body = el('tbody'), order = classOrder(current);
-  const sum = (list) => list.reduce((a, b) => a + b, 0), column = (j) => sum(matrix.map((row) => row[j]));
+  const { names, matrix } = current, body = el('tbody');
+  const sum = (list) => list.reduce((a, b) => a + b, 0), totals = names.map(() => 0), column = (j) => totals[j];
+  for (const row of matrix) row.forEach((n, j) => { totals[j] += n; });
+  const shown = shownOf(names, matrix, totals), order = classOrder(current).filter((i) => shown.has(i));
   for (const i of order) {
     const row = matrix[i], total = sum(row);
     const line = el('tr', {}, el('th', { scope: 'row' }, el('span', { class: 'label' }, names[i])));
@@ -55,9 +65,10 @@ function drawMatrix() {
       ...order.map((j) => el('th', { scope: 'col' }, el('span', { class: 'label', title: names[j] }, names[j]))),
       el('th', { scope: 'col', class: 'total-head' }, 'all'))),
     body);
-  table.addEventListener('keydown', (event) => moveFocus(event, [...table.querySelectorAll('button')], names.length));
+  table.addEventListener('keydown', (event) => moveFocus(event, [...table.querySelectorAll('button')], order.length));
   const focused = document.activeElement?.dataset?.cell;
-  $('matrix').replaceChildren(table);
+  const rest = `${count(order.length)} of ${count(names.length)} classes are shown: those with most errors. Totals are of all.`;
+  $('matrix').replaceChildren(table, ...(order.length < names.length ? [el('p', { class: 'note' }, rest)] : []));
   if (focused) table.querySelector(`[data-cell="${focused}"]`)?.focus();
 }
 
