@@ -237,11 +237,36 @@ def missing(path: object, remedy: str = "look for a typing mistake in the path")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question that names the known word most like a mistyped one; empty where none is like it.
+    """A question that names the known word most like a mistyped one, or what other libraries call so; else empty.
 
     Example:
         >>> did_you_mean("stratifed", ["random", "stratified"]), did_you_mean("x", ["random"])
         ("did you mean 'stratified'?", '')
+        >>> did_you_mean("batch_size", ["batch_tfms", "bs"])
+        "did you mean 'bs'?"
     """
-    near = difflib.get_close_matches(str(word), map(str, known), n=1)
+    names = list(map(str, known))
+    same = [name for name in _CALLED_ELSEWHERE.get(str(word), ()) if name in names]
+    near = same or difflib.get_close_matches(str(word), names, n=1)
     return f"did you mean '{near[0]}'?" if near else ""
+
+
+_CALLED_ELSEWHERE = {  # by Keras, Lightning, MONAI, scikit-learn and timm
+    **dict.fromkeys(("batch_size", "train_batch_size"), ("bs",)),
+    **dict.fromkeys(("model", "model_name", "backbone", "encoder", "architecture"), ("arch",)),
+    **dict.fromkeys(("learning_rate", "max_lr"), ("lr", "base_lr", "lr_max")),
+    **dict.fromkeys(("n_epochs", "num_epochs", "max_epochs", "epoch"), ("epochs", "n_epoch")),
+    **dict.fromkeys(("image_size", "img_size", "input_size", "resolution"), ("size",)),
+    **dict.fromkeys(("num_classes", "n_classes", "out_channels"), ("n_out",)),
+    **dict.fromkeys(("in_channels", "in_chans", "num_channels"), ("n_in", "channels")),
+    **dict.fromkeys(("loss", "loss_fn", "criterion"), ("loss_func",)),
+    **dict.fromkeys(("optimizer", "optimiser"), ("opt_func",)),
+    **dict.fromkeys(("weight_decay",), ("wd",)),
+    **dict.fromkeys(("callbacks", "callback"), ("cbs",)),
+    **dict.fromkeys(("random_state", "random_seed"), ("seed",)),
+    **dict.fromkeys(("validation_split", "val_pct", "test_size", "val_split"), ("valid_pct",)),
+    **dict.fromkeys(("time_limit",), ("budget",)),
+    **dict.fromkeys(("n_splits", "num_folds", "n_folds"), ("folds", "n_folds")),
+    **dict.fromkeys(("output", "output_dir", "out_dir", "save_dir"), ("out",)),
+    **dict.fromkeys(("class_weight", "class_weights", "weighted"), ("balance",)),
+}

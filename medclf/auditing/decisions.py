@@ -61,10 +61,8 @@ class DecisionPolicy:
         return self.decide or ("threshold" if self.rule else "accuracy")
 
     def __post_init__(self) -> None:
-        for name, value in (("keep_accuracy", self.keep_accuracy), ("prevalence", self.prevalence)):
-            if value is not None and not 0 < value < 1:
-                raise DataError(f"{argument(name)} must be between 0 and 1, not {value}", "0.95 is 95 %")
-        options(TrainConfig)["decide"].checked(self.decide)
+        for name in ("keep_accuracy", "prevalence", "decide"):
+            options(TrainConfig)[name].checked(getattr(self, name))
         self.rule_arguments()
 
     def check(self, labels: Iterable[str], multi_label: bool) -> None:

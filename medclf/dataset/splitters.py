@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -280,9 +281,9 @@ def _as_splits(n: int, valid: NDArray[np.int64]) -> Splits:
 
 
 def _check_pct(valid_pct: float) -> None:
-    if not 0 < valid_pct < 1:
+    if not (isinstance(valid_pct, Real) and 0 < valid_pct < 1):
         raise SplitError(
-            f"{argument('valid_pct')} must be between 0 and 1, not {valid_pct}",
+            f"{argument('valid_pct')} must be between 0 and 1, not {valid_pct!r}",
             "0.2 puts a fifth into the validation set",
         )
 

@@ -37,7 +37,9 @@ def paths_of(files: Files) -> list[Path]:
     Raises:
         DataError: they are no paths.
     """
-    given = list(files) if isinstance(files, Iterable) and not isinstance(files, (str, bytes)) else [files]
+    of_keys = isinstance(files, Mapping) or hasattr(files, "columns")  # a DataFrame would give its columns' names
+    single = of_keys or isinstance(files, (str, bytes)) or not isinstance(files, Iterable)
+    given: list[Any] = [files] if single else list(files)  # type: ignore[arg-type]
     if other := next((type(file).__name__ for file in given if not isinstance(file, (str, os.PathLike))), ""):
         remedy = "give a path, or a list of them; load_bundle(PATH).predict takes bytes, arrays and PIL images too"
         raise DataError(f"files are given by their paths, not as {other}", remedy)

@@ -26,6 +26,7 @@ from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
 from medclf.inference.runtimes import hash_in
 from medclf.learn import distributed
+from medclf.learn.arguments import check_known
 from medclf.learn.assess import Assessment, assess
 from medclf.learn.precision import precision
 from medclf.learn.stores import decoding
@@ -91,12 +92,16 @@ def train(
         The RUN folder: run.json, table.csv, predictions.csv, results.json, report.html and bundle/.
 
     Raises:
+        MedclfError: there is no such setting.
         OutputError: RUN exists already, or cannot be written.
         DataError, SplitError, WeightsError: what their messages say.
 
     Example:
         >>> # train("images", out="RUN", modality="endoscopy", epochs=0)
     """
+    if not callable(say):
+        text = f"the second argument of train is called with what there is to say, and {say!r} cannot be"
+        raise DataError(text, f"the RUN folder is given by name: train(data, out={say!r})")
     if boxes is not None:
         from medclf.run.boxes import train_boxes
 
@@ -264,6 +269,7 @@ def _write(
 
 
 def _config_of(data: TrainConfig | str | Path, settings: dict[str, Any], say: Say) -> TrainConfig:
+    check_known(settings, train, TrainConfig)
     if isinstance(data, TrainConfig):
         return replace(data, **settings)
     if not isinstance(data, (str, Path)):

@@ -347,6 +347,7 @@ def test_impossible_splits(splitter, items, reason):
     "make, reason",
     [
         (lambda: SeededSplitter(0), "valid_pct must be between 0 and 1, not 0"),
+        (lambda: SeededSplitter("0.2"), "valid_pct must be between 0 and 1, not '0.2'"),
         (lambda: StratifiedSplitter(LABELS, 1.0), "valid_pct must be between 0 and 1, not 1.0"),
         (lambda: PatientSplitter(LABELS, float("nan")), "valid_pct must be between 0 and 1, not nan"),
         (lambda: KFoldSplitter(5, 5), "fold must be from 0 to 4, not 5"),

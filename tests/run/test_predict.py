@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
@@ -45,7 +46,14 @@ def test_nothing_to_predict_is_said(tmp_path):
         list(images_in([tmp_path]))
     with pytest.raises(DataError, match="does not exist"):
         list(images_in([tmp_path / "gone.png"]))
-    for given, named in ((b"PNG", "bytes"), ([np.zeros((4, 4))], "ndarray"), (None, "NoneType"), (3, "int")):
+    others = (
+        (b"PNG", "bytes"),
+        ([np.zeros((4, 4))], "ndarray"),
+        (None, "NoneType"),
+        (3, "int"),
+        ({"a.png": 1}, "dict"),
+    )
+    for given, named in (*others, (pd.DataFrame({"path": ["a.png"]}), "DataFrame")):
         with pytest.raises(DataError, match=f"by their paths, not as {named}"):
             list(images_in(given))
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from medclf.config import TrainConfig
 from medclf.demo_images import draw_endoscopy
-from medclf.errors import DataError
+from medclf.errors import DataError, MedclfError
 from medclf.inference.bundle import load_bundle
 from medclf.run.evaluate import evaluate
 from medclf.run.run import Run
@@ -133,6 +133,15 @@ def test_settings_are_given_as_keywords_or_whole(data, tmp_path):
             train(data, quiet, positive="cancer", **SMALL, **given)
     with pytest.raises(DataError, match="positive"):
         train(TrainConfig(str(data), str(tmp_path / "RUN"), **SMALL), quiet, positive="cancer")
+
+
+def test_arguments_of_other_libraries_are_named(data, tmp_path):
+    with pytest.raises(MedclfError, match="train has no argument 'batch_size'\ndid you mean 'bs'"):
+        train(data, quiet, out=tmp_path / "RUN", batch_size=8)
+    with pytest.raises(MedclfError, match="did you mean 'valid_pct'"):
+        train(TrainConfig(str(data), str(tmp_path / "RUN")), quiet, valid_pc=0.3)
+    with pytest.raises(DataError, match=r"given by name: train\(data, out='RUN'\)"):
+        train(data, "RUN")
 
 
 def test_a_wish_that_cannot_be_is_said_before_the_training(data, tmp_path):
