@@ -165,14 +165,17 @@ def _no_findings(labels: Iterable[Label | None]) -> list[str]:
 
 
 def several_in_one(labels: Collection[str]) -> Iterator[tuple[str, list[str]]]:
-    """Labels of which a part stands alone elsewhere, by the mark between the parts.
+    """Labels of which a part stands alone elsewhere, or several with | or ;, by the mark between the parts.
 
     Example:
         >>> list(several_in_one(["polyp", "polyp;ulcer", "ulcer"]))
         [(';', ['polyp;ulcer'])]
     """
     for mark in ("|", ";", ",", "/", "+", "&", " and "):
-        joined = [one for one in labels if mark in one and any(part.strip() in labels for part in one.split(mark))]
+        with_mark = [one for one in labels if mark in one]
+        joined = [one for one in with_mark if any(part.strip() in labels for part in one.split(mark))]
+        if mark in "|;" and len(with_mark) > 1:  # signs that no name of one finding has
+            joined = with_mark
         if joined:
             yield mark, joined
 

@@ -147,3 +147,10 @@ def test_many_labels_of_one_image_are_one_sentence():
 
 def test_labels_that_differ_in_spelling_become_the_more_frequent():
     assert 'merge="polyp=Polyp+polyp" makes them one' in noted({"Polyp": 2, "polyp": 9, "other": 5})
+
+
+def test_labels_with_signs_between_findings_are_told_where_no_finding_stands_alone():
+    assert 'label_delim=";"' in noted({"Cardiomegaly;Effusion": 5, "Mass;Nodule": 5, "normal": 9})
+    assert 'label_delim="|"' in noted({"Cardiomegaly|Effusion": 5, "Mass|Nodule": 5})
+    assert not noted({"a;b": 5, "normal": 9})
+    assert not noted({"NOS, benign": 5, "NOS, malignant": 9})
