@@ -309,6 +309,8 @@ def _formats(paths: Sequence[str]) -> list[str]:
     """A note where files differ in their endings alone: one image in two formats, or an image and its mask."""
     of: dict[str, list[str]] = {}
     for path in paths:
+        if re.search(r"\.\d+$", path):  # IM.001 and 1.2.840.113 are names without an ending
+            continue
         of.setdefault(without_ending(path), []).append(path)
     several = {name: files for name, files in of.items() if len(files) > 1}
     if not several:

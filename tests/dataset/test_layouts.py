@@ -257,6 +257,7 @@ def test_turned_copies_are_told_where_their_image_is_there(copy):
 def test_images_in_two_formats_are_told():
     (said,) = labels_of_folders(["a/1.dcm", "a/1.png", "b/2.png", "b/1.png"])[2]
     assert "1 images are there with several endings, first 'a/1.dcm' and 'a/1.png'" in said
+    assert not labels_of_folders(["a/IM.001", "a/IM.002", "b/1.2.840.113", "b/1.2.840.114", "b/x.v1.png"])[2]
 
 
 def test_several_copies_of_one_image_from_roboflow_are_told():
