@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import os
 import re
 import unicodedata
@@ -146,8 +147,11 @@ def _list_folder(
             tree.notes.append(f"'{shown}' is left out: its name is not valid UTF-8")
             continue
         if entry.is_dir(follow_symlinks=False):
-            waiting.append(path)
             folders += 1
+            if _is_run(root / path):
+                tree.notes.append(f"folder '{path}' is a RUN of medclf, and its pictures are left out")
+            else:
+                waiting.append(path)
         elif entry.is_symlink() and _leads_to_folder(entry):
             links.append(path)
             folders += 1
@@ -165,6 +169,15 @@ def _list_folder(
             tree.paths.append(path)
     if folder and not folders and len(tree.paths) == before:
         tree.empty.append(folder)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is what a training or an evaluation made, by its run.json."""
+    try:
+        record = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and ("settings" in record or {"format", "root"} <= record.keys())
 
 
 def _is_text(name: str) -> bool:

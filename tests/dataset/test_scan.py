@@ -56,6 +56,17 @@ def test_class_folders(make_images):
     assert table.attrs == {"root": str(root), "multi_label": False, "ignored": 0}
 
 
+@pytest.mark.parametrize("record", [{"format": 2, "settings": {}}, {"settings": {}}, {"format": 2, "root": "/data"}])
+def test_a_run_among_the_classes_is_none_of_them(make_images, record):
+    root = make_images(*PAIRS, "RUN/pics/1-large.jpg", "RUN/pics/2-large.jpg", "other/9.png", "other/8.png")
+    (root / "RUN" / "run.json").write_text(json.dumps(record))
+    (root / "other" / "run.json").write_text('{"run": 7}')
+    table, said = scan_noting(root)
+    assert sorted(set(table["label"])) == ["a", "b", "other"]
+    assert said == "folder 'RUN' is a RUN of medclf, and its pictures are left out"
+    assert len(scan_noting(root / "RUN")[0]) == 2  # asked for by name
+
+
 def test_partitions_above_classes_and_a_flat_test_folder(make_images):
     names = [f"{part}/{label}/{i}.png" for part in ("TRAIN", "VAL") for label in "ab" for i in (1, 2)]
     table = scan_quietly(make_images(*names, "TEST/chest.png"))
