@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path, PurePosixPath
 
-from medclf.errors import DataError
+from medclf.dataset.layouts import masks_among
+from medclf.errors import DataError, ReadError
 from medclf.files import is_hidden
 
 MOST_FILES = 10_000
@@ -32,8 +33,10 @@ def open_zip(file: Path | bytes) -> closing[zipfile.ZipFile]:
 
 def read_members(
     archive: zipfile.ZipFile, name: str, *, most_bytes: int = MOST_BYTES, most_files: int = MOST_FILES
-) -> Iterator[tuple[str, bytes]]:
+) -> Iterator[tuple[str, bytes | ReadError]]:
     """Name and content of each file in it, in the order of their names; hidden files are left out.
+
+    A mask or drawing of another image has a `ReadError` in the place of its content, as `masks_among` knows it.
 
     Args:
         archive: an open one.
@@ -54,8 +57,10 @@ def read_members(
     twice, n = Counter(one.filename for one in members).most_common(1)[0]
     if n > 1:
         raise DataError(f"{name} holds {n} files of the name {twice}", "give each image a name of its own")
+    masks = set(masks_among([one.filename for one in members]))
     for one in sorted(members, key=lambda one: one.filename):
-        yield one.filename, _content(archive, one, name)
+        mask = ReadError(one.filename, "left out as a mask or drawing of another image, by its name", "rename it")
+        yield one.filename, mask if one.filename in masks else _content(archive, one, name)
 
 
 def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:

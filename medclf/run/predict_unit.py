@@ -166,7 +166,10 @@ def _items(files: Sequence[Path]) -> Iterator[tuple[str, Path | bytes]]:
         if path.is_file() and zipfile.is_zipfile(path):
             with open_zip(path) as archive:
                 for name, content in read_members(archive, str(path)):
-                    yield f"{path}/{name}", content
+                    if isinstance(content, ReadError):
+                        warnings.warn(MedclfWarning(f"{path}: {content.message}"), stacklevel=2)
+                    else:
+                        yield f"{path}/{name}", content
             continue
         for file in images_in([path]):
             if (place := file.resolve()) not in seen:

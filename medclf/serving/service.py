@@ -260,6 +260,8 @@ class Service:
                     return names, images, notes, owners
                 found: Sequence[np.ndarray | ReadError]
                 try:
+                    if isinstance(content, ReadError):
+                        raise content
                     pixels, file = await self._pool.decode(content)
                     owners.update(filter(None, [file.get("owner")]))
                     if note := self._note(file):

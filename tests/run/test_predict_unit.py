@@ -67,6 +67,9 @@ def test_files_and_a_zip_file_give_the_folders_answer(folder: Path, tmp_path: Pa
         for file in files:
             archive.write(file, f"study/{file.name}")
         archive.writestr("__MACOSX/._bright.png", b"x")
+        archive.write(files[0], f"study/{files[0].stem}_mask.png")
+    with pytest.warns(MedclfWarning, match="_mask.png: left out as a mask"):
+        predict_unit("RUN", packed)
     assert predict_unit("RUN", files).probs == predict_unit("RUN", packed).probs
     assert predict_unit("RUN", packed).decided_by == f"{packed}/study/bright.png"
 

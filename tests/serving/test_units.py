@@ -64,12 +64,12 @@ def test_the_model_says_what_it_answers_for(address: str, url: str) -> None:
 
 
 def test_a_zip_file_gets_one_answer_with_the_image_that_decided(address: str, picture: Callable[..., bytes]) -> None:
-    body = _zip(a=picture(51), b=picture(204), broken=b"no image")
+    body = _zip(a=picture(51), b=picture(204), broken=b"no image", a_mask=picture(255))
     said = httpx.post(f"{address}/v1/predict_unit", content=body, headers=ZIP, timeout=60).json()
     assert (said["label"], said["decided_by"]) == ("light", "b.png")
     assert said["probs"]["light"] == pytest.approx(0.8, abs=0.01)
     assert said["images"] == pytest.approx({"a.png": 0.2, "b.png": 0.8}, abs=0.01)
-    assert list(said["problems"]) == ["broken.png"]
+    assert list(said["problems"]) == ["a_mask.png", "broken.png"]
     for kind in ("application/x-zip-compressed", "application/octet-stream"):
         again = httpx.post(f"{address}/v1/predict_unit", content=body, headers={"content-type": kind}, timeout=60)
         assert again.json() == said
