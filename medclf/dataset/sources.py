@@ -235,7 +235,8 @@ def _names_from_paths(root: Path, paths: Sequence[str], asked: Asked) -> tuple[l
         labels, problems, notes = labels_of_folders(paths, asked.label_from_parent)
         if label_from == FOLDER_OR_NONE and (any(problems) or len(set(labels) - {None}) < 2):
             return [None] * len(paths), [""] * len(paths), []
-        if any(problems) or len(set(labels) - {None}) < 2 or no_classes(labels):
+        doubtful = any(problems) or len(set(labels) - {None}) < 2 or no_classes(labels)
+        if doubtful and asked.root is None:  # where a root is known, a table was given
             notes += filter(None, [where_labels_are(root)])
         return labels, problems, notes
     if not (callable(label_from) or isinstance(label_from, re.Pattern)):

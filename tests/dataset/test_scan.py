@@ -782,6 +782,8 @@ def test_labels_of_folders_and_patients_of_a_table(make_images):
     write_csv(root, "path,who\n" + "".join(f"{path},p{n // 3}\n" for n, path in enumerate(PAIRS)))
     table, _ = scan_noting(root, labels="labels.csv", patient_col="who", label_from_parent=1)
     assert list(table["label"]) == list("aabb") and table.groupby("patient").size().tolist() in ([1, 3], [3, 1])
+    _, said = scan_noting(root, labels="labels.csv", label_from_parent=1, where={"who": "p1"})
+    assert "all images have one label" in said and "a table beside" not in said
 
 
 def test_folders_called_patient_and_a_number_are_the_tables_numbers(make_images):
