@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from medclf.errors import DataError, MedclfWarning, ReadError, argument, position
+from medclf.errors import DataError, MedclfWarning, OutputError, ReadError, argument, position
 from medclf.escaping import csv_value
 from medclf.files import refuse_to_replace, replacing
 from medclf.images.heatmap import Box, hottest_box, on_original, overlay
@@ -102,13 +102,14 @@ def explain(
     if not 0 < share <= 1:
         raise DataError(f"{argument('share')} must be above 0 and at most 1, not {share:g}", "0.5 is half the hottest")
     refuse_to_replace(out / _BOXES, overwrite)
+    names = _without_pictures(list(images_in(files)), out)
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle_in(bundle), device)
     if label is not None:
         position(loaded.vocab, label)
     if told := without_fields(loaded):
         warnings.warn(MedclfWarning(told), stacklevel=2)
     found = []
-    for number, name in enumerate(images_in(files), 1):
+    for number, name in enumerate(names, 1):
         found.append(_explained(loaded, name, out / f"{number:04}-{name.stem}.png", label, method, share))
         say(str(found[-1]))
     with replacing(out / _BOXES) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -119,6 +120,19 @@ def explain(
     if found and all(row.problem for row in found):
         raise DataError(f"none of {len(found)} files could be read", f"see the reasons in {out / _BOXES}")
     return found
+
+
+def _without_pictures(names: list[Path], out: Path) -> list[Path]:
+    """The images, without the pictures of an earlier call that lie among them.
+
+    Raises:
+        OutputError: `out` holds images that no earlier call made, or all of them.
+    """
+    inside = [name for name in names if out.resolve() in name.resolve().parents]
+    if inside and (len(inside) == len(names) or not (out / _BOXES).exists()):
+        text = f"{out} holds images itself, such as {inside[0].name}, and the pictures would lie among them"
+        raise OutputError(text, f"give another {argument('out')}")
+    return [name for name in names if name not in set(inside)]
 
 
 def _explained(bundle: Bundle, name: Path, picture: Path, label: str | None, method: str, share: float) -> Explanation:

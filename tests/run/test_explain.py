@@ -72,6 +72,19 @@ def test_pictures_and_boxes_are_written_in_the_files_own_pixels(saved, files, tm
             assert not np.array_equal(shown, np.asarray(original))
 
 
+def test_pictures_do_not_lie_among_the_images_and_are_none_of_the_next_call(saved, files, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("0.png", "1.png"):
+        shutil.copy(files / name, images)
+    with pytest.raises(OutputError, match=r"images holds images itself, such as 0\.png"):
+        explain(saved, images, images)
+    assert sorted(file.name for file in images.iterdir()) == ["0.png", "1.png"]
+    for _ in range(2):
+        found = explain(saved, images, images / "looked", overwrite=True)
+        assert [Path(row.path).name for row in found] == ["0.png", "1.png"]
+
+
 def test_a_map_that_is_too_coarse_is_refused_and_occlusion_named(files, tmp_path):
     spec = ModelSpec("efficientnet_lite0", ("a", "b"), Preprocessing(32), Normalization((0.5,) * 3, (0.5,) * 3))
     network = build_network("efficientnet_lite0", 2, weights=None)
