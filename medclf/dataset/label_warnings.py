@@ -12,7 +12,7 @@ import pandas as pd
 from medclf.dataset.labels import Label, count_labels, is_missing, label_set, usable
 from medclf.dataset.matching import spelling
 from medclf.dataset.spelt_names import NOTHING
-from medclf.errors import argument
+from medclf.errors import argument, by_road
 
 _MAY_BE_MISSING = {*NOTHING} - {"none"}
 _MAY_BE_MISSING |= set("unknown missing unlabeled unlabelled undefined ? - -- tbd n.a. () []".split())
@@ -24,6 +24,7 @@ _LONG_WORD = 4  # letters that agree
 _SAYS_NONE = re.compile(
     r"(no[ _-]?(\w+[ _-])?(findings?|abnormalit(y|ies)|disease|pathology)|none|normal|healthy)", re.I
 )
+_STUDY_AND_LABEL = re.compile(r"(?:study|series|exam|visit|session|scan|view)[ _-]?\d+[ _-]+([^\W\d].*)", re.I)
 
 
 def label_warnings(table: pd.DataFrame) -> list[str]:
@@ -51,7 +52,13 @@ def label_warnings(table: pd.DataFrame) -> list[str]:
         for same in spellings.values()
         if len(same) > 1
     ]
-    sentences += [*_misspelt(counts), *_joined_labels(counts), *_placeholders(counts), *_copies_that_differ(good)]
+    sentences += [
+        *_numbered(counts),
+        *_misspelt(counts),
+        *_joined_labels(counts),
+        *_placeholders(counts),
+        *_copies_that_differ(good),
+    ]
     if table.attrs.get("multi_label"):
         everywhere = [label for label, n in sorted(counts.items()) if n == len(good) > 1]
         sentences += [f"all images have the label '{label}': there is nothing to tell it from" for label in everywhere]
@@ -69,6 +76,19 @@ def _of_one_image(labels: list[str]) -> list[str]:
 def _run_together(label: str) -> str:
     """Its spelling without blanks, but between digits: no_tumor, noTumor and notumor are one, and so are 01 and 1."""
     return re.sub(r"^0+(?=\d+$)", "", re.sub(r"(?<!\d) | (?!\d)", "", spelling(label)))
+
+
+def _numbered(counts: Mapping[str, int]) -> list[str]:
+    """Labels that say which study it is before what it shows, as MURA's study1_positive and study2_positive."""
+    of: dict[str, list[str]] = {}
+    for label in sorted(counts):
+        if found := _STUDY_AND_LABEL.fullmatch(label):
+            of.setdefault(found[1], []).append(label)
+    if len(of) < 2:
+        return []
+    merges = [f"{label}={'+'.join(same)}" for label, same in of.items()]
+    merge = by_road(f"merge={merges!r}", " ".join(argument("merge", one) for one in merges))
+    return [f"labels name a study before what it shows, first '{min(min(of.values()))}': {merge} leaves the study out"]
 
 
 def _yes_and_no(counts: Mapping[str, int]) -> list[str]:

@@ -35,6 +35,15 @@ def test_labels_of_one_partition_alone_are_named():
     ]
 
 
+def test_studies_before_the_label_are_named():
+    labels = ["study1_negative", "study1_positive", "study2_positive"] * 2
+    said = label_warnings(pd.DataFrame({"path": map(str, range(6)), "label": labels, "problem": ""}))
+    assert said == [
+        "labels name a study before what it shows, first 'study1_negative': merge=['negative=study1_negative', "
+        "'positive=study1_positive+study2_positive'] leaves the study out"
+    ]
+
+
 def test_one_class_is_named(make_images):
     _, said = scan_noting(make_images("a/1.png", "a/2.png"))
     assert "all images have one label, 'a'" in said
