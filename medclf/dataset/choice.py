@@ -11,7 +11,7 @@ from medclf.dataset.columns import label_text
 from medclf.dataset.folds import balance, shuffled
 from medclf.dataset.labels import NO_FINDING, Label, count_by_group, label_set, named_groups
 from medclf.dataset.sources import Rows
-from medclf.errors import DataError, argument, check_count, did_you_mean
+from medclf.errors import DataError, argument, by_road, check_count, did_you_mean
 
 Merges = Mapping[str, Sequence[str]] | Sequence[str] | str
 """New label -> the labels that become it; or texts such as "malignant=mel+bcc"."""
@@ -106,8 +106,13 @@ def _present(rows: Rows) -> set[str]:
 def _check_present(rows: Rows, label: str) -> None:
     present = _present(rows)
     if label not in present:
-        remedy = did_you_mean(label, present) or (
-            f"they have {', '.join(sorted(present)[:8])}" if present else "they have no labels: leave it out"
+        parts = [part.strip() for part in label.split(",")]
+        apart = by_road(f"give a list: {parts}", f"write {'+'.join(parts)} to merge them, or --drop once for each")
+        several = apart if set(parts) <= present else ""
+        remedy = (
+            several
+            or did_you_mean(label, present)
+            or (f"they have {', '.join(sorted(present)[:8])}" if present else "they have no labels: leave it out")
         )
         raise DataError(f"no image has the label '{label}'", remedy)
 

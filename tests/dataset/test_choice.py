@@ -6,7 +6,7 @@ import pytest
 
 from medclf.dataset.choice import choose, merges_in
 from medclf.dataset.sources import Rows
-from medclf.errors import DataError
+from medclf.errors import DataError, in_shell
 
 
 def rows_of(labels, *, several=False, patients=None, partitions=None, unknown=None, read_for=()) -> Rows:
@@ -135,3 +135,13 @@ def test_labels_merged_into_one_that_is_there_say_so():
     rows = rows_of(["a", "b", "c", "c"])
     choose(rows, merge="c=a+b")
     assert "2 images, beside the 2 that had it" in rows.notes[0]
+
+
+@pytest.mark.parametrize("asked", [{"merge": ["x=a,b"]}, {"drop": ["a, b"]}])
+def test_labels_that_are_separated_by_commas_come_with_the_way_to_name_several(asked):
+    with pytest.raises(DataError) as error:
+        choose(rows_of(["a", "b", "c"]), **asked)
+    assert error.value.remedy == "give a list: ['a', 'b']"
+    with in_shell(), pytest.raises(DataError) as error:
+        choose(rows_of(["a", "b", "c"]), **asked)
+    assert error.value.remedy == "write a+b to merge them, or --drop once for each"
