@@ -134,7 +134,7 @@ def compare(
         only_a=len(first) - len(a),
         only_b=len(second) - len(b),
         metrics={name: one for name, one in found.items() if isinstance(one, Difference)},
-        sentence=found["sentence"] + _leaks(named, rows) + _prevalences(named),
+        sentence=found["sentence"] + _leaks(named, rows, found["n"]) + _prevalences(named),
         n=found["n"],
         n_groups=found["n_groups"],
         unit=found["unit"],
@@ -152,11 +152,12 @@ def compare(
     return comparison
 
 
-def _leaks(runs: Mapping[str, Run], rows: str) -> str:
-    """What to say where images leak from a training set: a run may lead by having seen them."""
+def _leaks(runs: Mapping[str, Run], rows: str, n: int) -> str:
+    """What to say where images leak from a training set: a run may lead by having seen them, if they are compared."""
     found = {name: run.results.get("leak_free") or {} for name, run in runs.items()}
     counts = [f"{part['n_leaking']} of {part['n']} in {name}" for name, part in found.items() if part.get("n_leaking")]
-    return f" The differences count {rows} that leak from training too: {', '.join(counts)}." if counts else ""
+    count = "count" if all(part["n"] == n for part in found.values() if part.get("n_leaking")) else "may count"
+    return f" The differences {count} {rows} that leak from training too: {', '.join(counts)}." if counts else ""
 
 
 def _prevalences(runs: Mapping[str, Run]) -> str:

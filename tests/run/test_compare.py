@@ -49,6 +49,8 @@ def test_images_that_leak_are_told_of_the_run_that_counts_them(runs):
     (runs[1] / "results.json").write_text(json.dumps(facts))
     said = " The differences count images that leak from training too: 12 of 40 in new."
     assert compare(*runs, n_boot=20).sentence.endswith(said)
+    less = a_run(runs[0].parent / "less", np.arange(10) % 4 != 0, runs[0].parent / "images")
+    assert compare(less, runs[1], n_boot=20).sentence.endswith(said.replace("count", "may count"))
 
 
 def test_the_page_says_what_compare_says(runs, tmp_path):
