@@ -14,7 +14,7 @@ from medclf.config import MAX_SIDE, Frame, Resize, Window
 from medclf.errors import MedclfError, PreprocessingError, ReadError
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
 from medclf.images.raster_pixels import pixels_of, warn_of_dark
-from medclf.images.reading import eight_bit, placement, read_display, resize_pixels, with_channels
+from medclf.images.reading import content_of, eight_bit, placement, read_display, resize_pixels, with_channels
 from medclf.images.windowing import resolve_window
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ class Preprocessing:
         """The image at full size, reduced to 8 bits: what `fit` brings to `size`.
 
         Args:
-            item: a file's path or bytes, a PIL image, or an array (H, W) or (H, W, 3) of uint8 or uint16.
+            item: a file's path or bytes, an open file, a PIL image, or an array (H, W) or (H, W, 3) of uint8 or uint16.
             max_megapixels: as `read_pixels`.
 
         Returns:
@@ -272,6 +272,7 @@ class Preprocessing:
         Warns:
             MedclfWarning: 16-bit values that are read as nearly black.
         """
+        item = content_of(item)
         if isinstance(item, Image.Image):
             return _from_array(pixels_of(item, self.window), self.channels)
         if isinstance(item, np.ndarray):

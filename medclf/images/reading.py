@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -40,6 +40,24 @@ class Probe(NamedTuple):
     n_frames: int
     channels: int
     turned: bool = False
+
+
+def content_of(item: Any) -> Any:
+    """What an open file, such as an upload, holds from where it stands; anything else as it is.
+
+    Raises:
+        ReadError: it gives no bytes.
+
+    Example:
+        >>> import io
+        >>> content_of(io.BytesIO(b"PNG")), content_of("a.png")
+        (b'PNG', 'a.png')
+    """
+    if not hasattr(item, "read"):
+        return item
+    if not isinstance(content := item.read(), bytes):
+        raise ReadError("the given file", "gives no bytes", "open it with open(path, 'rb'), or give its path")
+    return content
 
 
 def read_pixels(

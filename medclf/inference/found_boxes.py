@@ -139,7 +139,7 @@ class BoxPredictor:
         """Boxes in one image.
 
         Args:
-            item: a file's path or bytes, a PIL image, or an array (H, W) or (H, W, 3) of uint8 or uint16.
+            item: a file's path or bytes, an open file, a PIL image, or an array (H, W) or (H, W, 3) of uint8 or uint16.
 
         Raises:
             ReadError: the image cannot be read.

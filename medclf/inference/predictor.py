@@ -162,7 +162,7 @@ class Predictor(Shown):
         """The pixels that the network is given, before normalisation.
 
         Args:
-            item: a file's path or bytes, a PIL image, or an array (H, W) or (H, W, 3) of uint8 or uint16.
+            item: a file's path or bytes, an open file, a PIL image, or an array (H, W) or (H, W, 3) of uint8 or uint16.
 
         Returns:
             uint8 of (height, width, channels), the same as in training.

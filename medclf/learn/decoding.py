@@ -11,6 +11,7 @@ from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastcore.foundation import L
 
 from medclf.errors import MedclfError
+from medclf.images.reading import content_of
 from medclf.learn.labels import is_multi_label
 
 
@@ -27,7 +28,7 @@ class Decoding(Learner):
                 "give a path, bytes, an array or a PIL image; of many: learn.get_preds(dl=learn.dls.test_dl(files))",
             )
         with self._decoding():
-            return super().predict(item, *args, **kwargs)
+            return super().predict(content_of(item), *args, **kwargs)
 
     def show_results(self, *args: Any, **kwargs: Any) -> None:
         """fastai's; see `predict`."""

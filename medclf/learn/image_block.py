@@ -19,7 +19,7 @@ from medclf.errors import MedclfError
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
 from medclf.images.preprocessing import Preprocessing, pixels_of_array
 from medclf.images.raster_pixels import pixels_of, warn_of_dark
-from medclf.images.reading import read_pixels, with_channels
+from medclf.images.reading import content_of, read_pixels, with_channels
 
 
 class TensorMedImageBW(TensorImageBW):
@@ -68,7 +68,7 @@ class MedImage(PILImage):
             pixels = fn if isinstance(fn, np.ndarray) else _channels_last(fn).numpy(force=True)
             warn_of_dark(pixels, "the given array")
         else:
-            pixels = read_pixels(fn, window=window, frame=frame, max_megapixels=max_megapixels)
+            pixels = read_pixels(content_of(fn), window=window, frame=frame, max_megapixels=max_megapixels)
         pixels = pixels_of_array(pixels)
         pixels = with_channels(pixels, channels or (1 if pixels.ndim == 2 else pixels.shape[2]))
         grey = pixels.shape[2] == 1

@@ -105,3 +105,13 @@ def test_a_picture_whose_file_was_closed_is_named(tmp_path):
         pass
     with pytest.raises(ReadError, match="the given image: cannot be loaded"):
         Preprocessing(8).read(picture)
+
+
+def test_an_open_file_is_read_as_its_bytes(tmp_path):
+    """As a web framework gives an upload."""
+    file = tmp_path / "a.png"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(file)
+    with file.open("rb") as upload:
+        assert np.array_equal(Preprocessing(8).prepare(upload), Preprocessing(8).prepare(file))
+    with file.open(encoding="latin-1") as text, pytest.raises(ReadError, match="gives no bytes"):
+        Preprocessing(8).prepare(text)
