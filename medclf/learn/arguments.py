@@ -44,12 +44,13 @@ def check_callables(**given: Any) -> None:
     """See that what fastai would call much later can be called.
 
     Raises:
-        MedclfError: one is a name, as Keras takes it; or a class of loss functions instead of one of them.
+        MedclfError: one is a name, as Keras takes it, or a number; or a class of loss functions instead of one of them.
     """
     for name, value in given.items():
         for one in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(one, str):
-                raise MedclfError(f"{name} is called, and {one!r} is a name", f"give {_SUCH_AS[name]}, or leave it out")
+            if isinstance(one, (str, int, float)):
+                kind = "a name" if isinstance(one, str) else "a number"
+                raise MedclfError(f"{name} is called, and {one!r} is {kind}", f"give {_SUCH_AS[name]}, or leave it out")
             if name == "loss_func" and isinstance(one, type):
                 raise MedclfError(f"loss_func={one.__name__} is a class", f"give one of it: {one.__name__}()")
             if isinstance(one, type) and issubclass(one, torch.optim.Optimizer):
@@ -63,6 +64,8 @@ _SUCH_AS = {
     "opt_func": "one of fastai's optimisers, such as Adam",
     "splitter": "a function that splits the network's parameters",
     "metrics": "fastai's metrics, such as [accuracy, F1Score()]",
+    "item_tfms": "transforms of one image, such as Resize(224)",
+    "batch_tfms": "transforms of a batch, such as aug_transforms()",
     "cbs": "callbacks, such as [SaveModelCallback()]",
 }
 

@@ -20,6 +20,7 @@ from medclf.display import Shown, listed
 from medclf.errors import DataError, MedclfWarning, argument, check_count
 from medclf.images.preprocessing import Preprocessing
 from medclf.learn import distributed
+from medclf.learn.arguments import check_callables
 from medclf.learn.batches import MedDL, default_batch_size, even_batch_size, hold_on_device
 from medclf.learn.image_block import MedImageBlock
 from medclf.learn.partitions import LabelOf, PartitionSplitter, partitioned, refuse_unknown, vocab_of
@@ -109,6 +110,7 @@ class TableLoaders(Shown, DataLoaders):
         for name, given in (("bs", bs), ("val_bs", val_bs)):
             if given is not None:
                 check_count(argument(name), given, "say how many images a batch has")
+        check_callables(item_tfms=item_tfms, batch_tfms=batch_tfms)
         bs = bs or default_batch_size(on)
         if aug and batch_tfms is not None:
             raise DataError("aug changes the modality's augmentation, and batch_tfms replace it", "give one of the two")

@@ -9,7 +9,7 @@ import torch
 from fastai.vision.augment import RandomResizedCrop
 
 from medclf.dataset.scan import scan
-from medclf.errors import DataError, PreprocessingError
+from medclf.errors import DataError, MedclfError, PreprocessingError
 from medclf.images.reading import prepare
 from medclf.learn.batches import MedDL
 from medclf.learn.dataloaders import MedDataLoaders
@@ -173,3 +173,10 @@ def test_a_table_that_pandas_changed_is_refused_by_name_or_read(folder):
 def test_a_size_that_is_none_is_refused(folder, size):
     with pytest.raises(DataError, match="size must be a whole number of pixels"):
         MedDataLoaders.from_folder(folder, size=size, progress=False)
+
+
+@pytest.mark.parametrize(("given", "kind"), [({"item_tfms": 64}, "a number"), ({"batch_tfms": ["flip"]}, "a name")])
+def test_what_is_no_transform_is_refused(folder, given, kind):
+    with pytest.raises(MedclfError, match=f"{next(iter(given))} is called, and .* is {kind}") as refused:
+        MedDataLoaders.from_folder(folder, cache=False, **given)
+    assert "such as" in refused.value.remedy
