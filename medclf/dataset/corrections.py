@@ -79,10 +79,13 @@ def plain(frame: pd.DataFrame, column: str) -> list[str]:
     Example:
         >>> plain(pd.DataFrame({"path": ["'=1.png", " a.png"]}), "path")
         ['=1.png', 'a.png']
+        >>> plain(pd.DataFrame({"mark": ["Poor image"]}), "mark")
+        ['poor image']
     """
     if column not in frame:
         return [""] * len(frame)
     texts = [text_of(cell) for cell in frame[column]]
+    texts = [text.casefold() for text in texts] if column == "mark" else texts  # as a phone's keyboard begins it
     return [text[1:] if text[:1] == "'" and text[1:2] in tuple("=+-@") else text for text in texts]
 
 

@@ -329,7 +329,7 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
         labels, problems, unknown, multi_label = sheet.labels()
         if sheet.columns.label == "label" and "mark" in sheet.frame:  # a sheet of label-next, or of a second read
             marks = sheet.texts("mark")
-            problems = [POOR if mark == POOR else said for mark, said in zip(marks, problems, strict=True)]
+            problems = [POOR if mark.casefold() == POOR else said for mark, said in zip(marks, problems, strict=True)]
     patients: Sequence[str | None] = sheet.patients()
     if not (asked.columns.patient or "patient" in sheet.frame):
         patients = _patients_of_folders(paths, labels, sheet.notes, least=5)

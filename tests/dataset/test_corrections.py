@@ -30,7 +30,7 @@ def marked(tmp_path, *lines, header=HEADER):
 def test_every_mark_does_what_it_says(table, tmp_path):
     lines = [
         "x/0.png,x,new label,y,",
-        "x/1.png,x,poor image,,blurred",
+        "x/1.png,x,Poor image,,blurred",
         "y/3.png,y,label wrong,,",
         "y/4.png,y,label wrong,x,",
         "y/5.png,y,unsure,x,",

@@ -994,9 +994,10 @@ def test_a_review_is_not_taken_for_labels(make_images):
     assert list(scan(root, labels="review.csv")["label"]) == ["x", "y"]
 
 
-def test_an_image_that_a_sheet_calls_poor_is_left_out_whatever_its_label(make_images):
+@pytest.mark.parametrize("mark", ["poor image", "Poor image "])
+def test_an_image_that_a_sheet_calls_poor_is_left_out_whatever_its_label(make_images, mark):
     root = make_images("a.png", "b.png", "c.png")
-    sheet = {"path": ["a.png", "b.png", "c.png"], "label": ["x", "y", "y"], "mark": ["", "poor image", "unsure"]}
+    sheet = {"path": ["a.png", "b.png", "c.png"], "label": ["x", "y", "y"], "mark": ["", mark, "unsure"]}
     pd.DataFrame(sheet).to_csv(root / "sheet.csv", index=False)
     with pytest.warns(MedclfWarning, match=r"b\.png \(poor image\)"):
         table = scan(root, labels="sheet.csv")
