@@ -88,7 +88,7 @@ def labels_said(labels: str | Path | Mapping[str, str] | None, root: Path = Path
                 f"{labels}: {path} is there twice, as '{found[path]}' and '{label}'", "keep one row an image"
             )
     unsure = {path for path, mark in zip(paths, marks, strict=True) if mark == UNSURE} - found.keys() - poor
-    earlier = {path for path, cell in zip(paths, plain(frame, EARLIER), strict=True) if cell == YES}
+    earlier = {path for path, cell in zip(paths, plain(frame, EARLIER), strict=True) if cell.casefold() == YES}
     return Said(found, poor, unsure, earlier)
 
 

@@ -53,7 +53,7 @@ def test_two_readers_several_labels_have_no_order(tmp_path):
 
 
 def test_labels_that_both_sheets_had_before_are_no_agreement(tmp_path):
-    before = [f"{name}.png,x,,yes" for name in "abcdef"]
+    before = [f"{name}.png,x,,{said}" for name, said in zip("abcdef", ["yes", "Yes", "YES"] * 2, strict=True)]
     header = "path,label,mark,earlier"
     first = sheet(tmp_path, "a.csv", *before, "g.png,x,,", "h.png,y,,", header=header)
     second = sheet(tmp_path, "b.csv", *before, "g.png,y,,", "h.png,y,,", header=header)
