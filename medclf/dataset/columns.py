@@ -414,7 +414,7 @@ def conditions(where: Mapping[str, Any] | Sequence[str] | str | None) -> list[st
         return [where] if where else []
     if not isinstance(where, (Mapping, list, tuple)):
         text = f"where must name columns and values, not be a {type(where).__name__}"
-        raise DataError(text, "write where={'view': 'PA'}, or give the rows that are meant")
+        raise DataError(text, f"write {argument('where', {'view': 'PA'})}, or give the rows that are meant")
     if not isinstance(where, Mapping):
         return list(where)
     pairs = [(name, value if isinstance(value, (list, tuple, set)) else [value]) for name, value in where.items()]

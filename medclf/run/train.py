@@ -101,7 +101,7 @@ def train(
     """
     if not callable(say):
         text = f"the second argument of train is called with what there is to say, and {say!r} cannot be"
-        raise DataError(text, f"the RUN folder is given by name: train(data, out={say!r})")
+        raise DataError(text, f"the RUN folder is given by name: {argument('out', say)}")
     if boxes is not None:
         from medclf.run.boxes import train_boxes
 

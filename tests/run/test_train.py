@@ -140,7 +140,7 @@ def test_arguments_of_other_libraries_are_named(data, tmp_path):
         train(data, quiet, out=tmp_path / "RUN", batch_size=8)
     with pytest.raises(MedclfError, match="did you mean 'valid_pct'"):
         train(TrainConfig(str(data), str(tmp_path / "RUN")), quiet, valid_pc=0.3)
-    with pytest.raises(DataError, match=r"given by name: train\(data, out='RUN'\)"):
+    with pytest.raises(DataError, match="given by name: out="):
         train(data, "RUN")
 
 
