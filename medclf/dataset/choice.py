@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medclf.dataset.columns import label_text
+from medclf.dataset.columns import label_text, text_of
 from medclf.dataset.folds import balance, shuffled
 from medclf.dataset.labels import NO_FINDING, Label, count_by_group, label_set, named_groups
 from medclf.dataset.sources import Rows
@@ -15,6 +15,27 @@ from medclf.errors import DataError, argument, by_road, check_count, did_you_mea
 
 Merges = Mapping[str, Sequence[str]] | Sequence[str] | str
 """New label -> the labels that become it; or texts such as "malignant=mel+bcc"."""
+
+
+def conditions(where: Mapping[str, Any] | Sequence[str] | str | None) -> list[str]:
+    """What `Sheet.where` takes, of a mapping of columns to a value or several.
+
+    Raises:
+        DataError: it is none, such as a mask or a function.
+
+    Example:
+        >>> conditions({"view": "PA", "age": [1, 2]})
+        ['view=PA', 'age=1', 'age=2']
+    """
+    if where is None or isinstance(where, str):
+        return [where] if where else []
+    if not isinstance(where, (Mapping, list, tuple)):
+        text = f"where must name columns and values, not be a {type(where).__name__}"
+        raise DataError(text, f"write {argument('where', {'view': 'PA'})}, or give the rows that are meant")
+    if not isinstance(where, Mapping):
+        return list(where)
+    pairs = [(name, value if isinstance(value, (list, tuple, set)) else [value]) for name, value in where.items()]
+    return [f"{name}={text_of(value)}" for name, values in pairs for value in values]
 
 
 def choose(

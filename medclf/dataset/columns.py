@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -398,27 +398,6 @@ def _parts_in(cells: Iterable[Any]) -> bool:
     """Whether all cells speak of partitions, and of more than one."""
     parts = {part_named(text) for text in {text_of(cell).lower() for cell in cells} - NOTHING}
     return None not in parts and len(parts) > 1
-
-
-def conditions(where: Mapping[str, Any] | Sequence[str] | str | None) -> list[str]:
-    """What `Sheet.where` takes, of a mapping of columns to a value or several.
-
-    Raises:
-        DataError: it is none, such as a mask or a function.
-
-    Example:
-        >>> conditions({"view": "PA", "age": [1, 2]})
-        ['view=PA', 'age=1', 'age=2']
-    """
-    if where is None or isinstance(where, str):
-        return [where] if where else []
-    if not isinstance(where, (Mapping, list, tuple)):
-        text = f"where must name columns and values, not be a {type(where).__name__}"
-        raise DataError(text, f"write {argument('where', {'view': 'PA'})}, or give the rows that are meant")
-    if not isinstance(where, Mapping):
-        return list(where)
-    pairs = [(name, value if isinstance(value, (list, tuple, set)) else [value]) for name, value in where.items()]
-    return [f"{name}={text_of(value)}" for name, values in pairs for value in values]
 
 
 _SEVERAL = (tuple, list, set, frozenset, np.ndarray)

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from medclf.config import Frame, Policy, TrainConfig, Window
-from medclf.dataset.choice import Merges, choose
-from medclf.dataset.columns import Columns, conditions
+from medclf.dataset.choice import Merges, choose, conditions
+from medclf.dataset.columns import Columns
 from medclf.dataset.frames import take_frames
 from medclf.dataset.identity import (
     doubtful_ids,

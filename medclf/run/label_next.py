@@ -215,17 +215,22 @@ def label_next(
 
 def _not_asked(said: Said, gone: int, broken: int, outside: int, hidden: int, copies: int) -> list[str]:
     """What there is to say of images that are not asked for, or not counted."""
+    of_run, asked = ("labelled image", "of the run "), argument("show_burned_in", True)
     told = {
-        f"{len(said.unsure)} images are marked unsure without a label. They are not asked for again.": len(said.unsure),
-        f"{gone} labelled images of the run are no longer where they were. They do not count here.": gone,
-        f"{copies} images are copies of labelled images of the run. They have its labels.": copies,
-        f"{broken} images cannot be read and are left out.": broken,
-        f"{outside} labelled images of the run lie outside the pool. They count here, and the sheet does not "
-        "hold them: to train on both, give one folder or table of both.": outside,
-        f"{hidden} images are not asked for, since their pixels often carry the patient's name: "
-        f"{argument('show_burned_in', True)} asks for them, too.": hidden,
+        f"{_are(len(said.unsure))} marked unsure without a label, and not asked for again.": len(said.unsure),
+        f"{_are(gone, *of_run)} gone, and not counted here.": gone,
+        f"{_are(copies)} labelled already: the run has a copy.": copies,
+        f"{_are(broken)} not readable, and left out.": broken,
+        f"{_are(outside, *of_run)} outside the pool: counted here, and not in the sheet. To train on both, give one "
+        "folder or table of both.": outside,
+        f"{_are(hidden)} not asked for, since such pixels often carry the patient's name: {asked} asks for all "
+        "images.": hidden,
     }
     return [sentence for sentence, n in told.items() if n]
+
+
+def _are(n: int, what: str = "image", which: str = "") -> str:
+    return f"{n} {what} {which}is" if n == 1 else f"{n} {what}s {which}are"
 
 
 def _with_disagreements(images: pd.DataFrame, differ: Sequence[str], n: int) -> tuple[pd.DataFrame, list[str]]:

@@ -1,10 +1,11 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from medclf.dataset.choice import choose, merges_in
+from medclf.dataset.choice import choose, conditions, merges_in
 from medclf.dataset.sources import Rows
 from medclf.errors import DataError, in_shell
 
@@ -145,3 +146,10 @@ def test_labels_that_are_separated_by_commas_come_with_the_way_to_name_several(a
     with in_shell(), pytest.raises(DataError) as error:
         choose(rows_of(["a", "b", "c"]), **asked)
     assert error.value.remedy == "write a+b to merge them, or --drop once for each"
+
+
+@pytest.mark.parametrize("where", [pd.Series([True, False]), lambda frame: frame, np.array([True]), 3])
+def test_a_mask_or_a_function_is_no_condition(where):
+    with pytest.raises(DataError, match="where must name columns and values, not be a"):
+        conditions(where)
+    assert conditions(None) == conditions("") == conditions(()) == []

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medclf.dataset.columns import Columns, Sheet, conditions, typed
+from medclf.dataset.columns import Columns, Sheet, typed
 from medclf.dataset.csv_reading import read_csv
 from medclf.errors import DataError, in_shell
 
@@ -44,13 +44,6 @@ def test_a_column_that_is_the_index_is_told():
     frame = pd.DataFrame({"any": [0, 1]}, index=pd.Index(["1.png", "2.png"], name="image"))
     with pytest.raises(DataError, match=r"no column 'image'.*\nits index is called so: .* reset_index"):
         Sheet(frame, "the DataFrame", Columns("image", ["any"])).require_columns()
-
-
-@pytest.mark.parametrize("where", [pd.Series([True, False]), lambda frame: frame, np.array([True]), 3])
-def test_a_mask_or_a_function_is_no_condition(where):
-    with pytest.raises(DataError, match="where must name columns and values, not be a"):
-        conditions(where)
-    assert conditions(None) == conditions("") == conditions(()) == []
 
 
 def test_of_a_table_of_pixels_not_all_columns_are_listed():

@@ -81,7 +81,7 @@ def test_images_whose_pictures_are_withheld_take_no_place(pool, tmp_path):
         shutil.copy(get_testdata_file("examples_palette.dcm"), pool / f"us{number}.dcm")  # ultrasound
     lines = write_next(pool, tmp_path / "next.html", n=24, vocab=VOCAB, **QUICK)
     assert set(pd.read_csv(tmp_path / "next.csv")["path"]) == {f"{number:02}.png" for number in range(24)}
-    assert any(line.startswith("3 images are not asked for, since their pixels") for line in lines)
+    assert any(line.startswith("3 images are not asked for, since such pixels") for line in lines)
     lines = write_next(pool, tmp_path / "all.html", n=27, vocab=VOCAB, show_burned_in=True, **QUICK)
     assert len(pd.read_csv(tmp_path / "all.csv")) == 27 and not any("not asked for" in line for line in lines)
     labels = {f"{number:02}.png": answer(f"{number:02}.png") for number in range(24)}
@@ -272,7 +272,7 @@ def test_an_unsure_image_without_a_label_stays_in_the_sheet_and_is_not_asked_for
     assert sheet.index.is_unique and len(sheet) == 24
     assert list(sheet.loc["01.png"]) == ["", "unsure", "two findings", "yes"]
     assert (sheet["earlier"] == "yes").sum() == 2  # not what the page's reader said
-    assert lines[0] == "1 images are marked unsure without a label. They are not asked for again."
+    assert lines[0] == "1 image is marked unsure without a label, and not asked for again."
 
 
 @pytest.mark.parametrize("names", [["dark", "bright"], ["grey", "bright", "dark"]])
