@@ -81,10 +81,8 @@ def check_measures(loss_func: Any, metrics: Any, several: bool, n_out: int, devi
 def _check(measure: Any, use: Callable[..., Any], labels: _Labels, text: str, remedy: str) -> None:
     if (error := labels.error(use, measure)) is None:
         return
-    others = [
-        _Labels(labels.n + 1, labels.several, labels.device),
-        _Labels(labels.n, not labels.several, labels.device),
-    ]
+    # On the CPU: an index that is out of range there is an error, and on a GPU the end of all that runs on it.
+    others = _Labels(labels.n + 1, labels.several, "cpu"), _Labels(labels.n, not labels.several, "cpu")
     of_more, of_other_kind = (other.error(use, measure) is None for other in others)
     known = getattr(_innermost(measure), "__module__", "").partition(".")[0] in _PURE
     if known or of_more or of_other_kind:
