@@ -32,6 +32,7 @@ _PATIENTS = re.compile(
 )
 _NAMED = re.compile(r"(?<![^\W_])(patient|paciente|person|subject|case)[ _-]?\d+(?![^\W_])", re.I)  # person1_virus_6
 _NUMBERED = re.compile(r"(.*[^ _-])[ _-]+(?:(\d+)|left|right|[lr]|o[ds])", re.I)  # CNV-1016042-1, 10_left
+_UNTOLD = "a split may part images of one, and intervals come out too narrow"
 _SOP_INSTANCE_UID, _PATIENT_ID = 0x00080018, 0x00100020
 
 
@@ -142,7 +143,7 @@ def unnamed_patients(columns: pd.DataFrame) -> list[str]:
     name = min(several, key=lambda one: several[one])
     return [
         f"column '{name}' looks like patients ({several[name]} for {len(found[name])} images), and no column of them "
-        f"is named: images of one may be in both training and validation set. Name it with "
+        f"is named: {_UNTOLD}. Name it with "
         f"{argument('patient_col', str(name))}"
     ]
 
@@ -163,8 +164,7 @@ def patients_in_names(paths: Sequence[str]) -> list[str]:
     first = min(shared)
     return [
         f"{n_shared} of {len(files)} file names share an ID, first '{first}' ({shared[first]} images): if it is a "
-        "patient's, images of one may be in both training and validation set. Give a table with the patients with "
-        f"{argument('patient_col')}"
+        f"patient's, {_UNTOLD}. Give a table with the patients with {argument('patient_col')}"
     ]
 
 
