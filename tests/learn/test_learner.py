@@ -124,16 +124,6 @@ def parameters(learn):
     return {name: value.detach().clone() for name, value in learn.model.named_parameters()}
 
 
-@pytest.fixture
-def small(folder):
-    """A network that is quickly trained, with a probe."""
-    dls = MedDataLoaders.from_folder(
-        folder, size=32, split="stratified", seed=1, cache=False, bs=8, progress=False, device="cpu"
-    )
-    torch.manual_seed(0)
-    return med_learner(dls, "resnet18", weights=None, linear_probe=True, mixed_precision=False)
-
-
 @pytest.mark.parametrize("way", ["fine_tune", "fit_one_cycle", "load", "load_state_dict"])
 def test_no_way_of_going_on_mixes_in_older_weights(small, tmp_path, way):
     """Steps of 1e-12 change next to nothing, however the weights came into the learner."""

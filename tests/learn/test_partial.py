@@ -31,16 +31,8 @@ PLAIN_SGD = partial(SGD, mom=0.9)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for label, channel in {"blue": 2, "green": 1, "red": 0}.items():
-        (folder / label).mkdir()
-        for i in range(4):
-            pixels = rng.integers(0, 120, (40, 40, 3), dtype=np.uint8)
-            pixels[..., channel] += 60
-            Image.fromarray(pixels).save(folder / label / f"{i}.png")
-    return folder
+def folder(draw_colours):
+    return draw_colours(4, 60)
 
 
 def make(folder, modality=None, cache=True, arch="resnet18", mixed_precision=False, **kwargs):

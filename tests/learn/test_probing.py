@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from medclf.errors import MedclfWarning
-from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.judge import _calibration_set
 from medclf.learn.learner import med_learner
 from medclf.learn.prediction import predict_loader
@@ -19,16 +18,6 @@ def quiet(learn):
 
 def parameters(learn):
     return {name: value.detach().clone() for name, value in learn.model.named_parameters()}
-
-
-@pytest.fixture
-def small(folder):
-    """A network that is quickly trained, with a probe."""
-    dls = MedDataLoaders.from_folder(
-        folder, size=32, split="stratified", seed=1, cache=False, bs=8, progress=False, device="cpu"
-    )
-    torch.manual_seed(0)
-    return med_learner(dls, "resnet18", weights=None, linear_probe=True, mixed_precision=False)
 
 
 def test_another_pooling_has_an_optimiser_of_its_own_and_stays_frozen(learn):
