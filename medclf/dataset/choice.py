@@ -82,6 +82,19 @@ def merges_in(merge: Merges, present: Iterable[str]) -> dict[str, list[str]]:
     return kept
 
 
+def merged(labels: Iterable[Label | None], merge: Mapping[str, Sequence[str]]) -> list[Label | None]:
+    """The labels of images with each of the old ones as its new one.
+
+    Example:
+        >>> merged(["dyed", ("dyed", "ulcer"), None], {"growth": ["dyed"]})
+        ['growth', ('growth', 'ulcer'), None]
+    """
+    found = list(labels)
+    for new, old in merge.items():
+        found = [_renamed(cell, new, old) for cell in found]
+    return found
+
+
 def _pairs(merge: Merges, known: set[str]) -> dict[str, list[str]]:
     if isinstance(merge, Mapping):
         return {label_text(new): _texts(old) for new, old in merge.items()}
@@ -143,7 +156,7 @@ def _merge(rows: Rows, new: str, old: Sequence[str], counted: str) -> None:
         _check_present(rows, label)
     n = sum(bool(set(old) & set(label_set(cell))) for cell in rows.label)
     had = 0 if new in old else sum(new in label_set(cell) for cell in rows.label)
-    rows.label = [_renamed(cell, new, old) for cell in rows.label]
+    rows.label = merged(rows.label, {new: old})
     rows.read_for = list(_renamed(tuple(rows.read_for), new, old) or ())
     if rows.unknown:  # known where one of the merged labels is there; else as unknown as any of them
         joined = [_renamed(cell, new, old) or () for cell in rows.unknown]

@@ -319,6 +319,10 @@ class Finder:
             if cell not in {PurePosixPath(name).name for name in (fits[0], without_ending(fits[0]))}:
                 self.guessed.append((cell, fits[0]))
             return fits[0], True
+        for name in self._names(cell.replace("\\", "/"))[1:]:
+            if Path(self.root, name).is_dir():
+                self.guessed.append((cell, name))
+                return self.find(name)
         if is_address(cell):
             raise BadPath("is an address, and only files on this machine are read", "download the images")
         path = self._relative(cell)
@@ -331,12 +335,17 @@ class Finder:
             return False
         return Path(self.root, whole).is_file() or not self._fitting(plain_name(cell))
 
-    def _fitting(self, cell: str) -> list[str]:
+    def _names(self, cell: str) -> list[str]:
+        """A cell, and without its first folder where that may be the root's own name."""
         first, _, rest = cell.partition("/")
         names = [cell]
         renamed = "/" in rest and not os.path.lexists(Path(self.root, first))
         if rest and (renamed or first == PurePosixPath(self.root).name):  # as sets are published, with their own name
             names.append(rest)
+        return names
+
+    def _fitting(self, cell: str) -> list[str]:
+        names = self._names(cell)
         found = [self._by_name.get(name) or self._by_any_case.get(name.casefold()) for name in names]
         return next(filter(None, found), [])
 

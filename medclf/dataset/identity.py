@@ -32,6 +32,8 @@ _PATIENTS = re.compile(
 )
 _NAMED = re.compile(r"(?<![^\W_])(patient|paciente|person|subject|case)[ _-]?\d+(?![^\W_])", re.I)  # person1_virus_6
 _NUMBERED = re.compile(r"(.*[^ _-])[ _-]+(?:(\d+)|left|right|[lr]|o[ds])", re.I)  # CNV-1016042-1, 10_left
+_MONTH, _DAY = "(0[1-9]|1[0-2])", r"(0[1-9]|[12]\d|3[01])"
+_DATE = re.compile(rf"\D*((19|20)\d\d([ _.-]?){_MONTH}\3{_DAY}|{_DAY}([_.-]){_MONTH}\7(19|20)\d\d)")
 _UNTOLD = "a split may part images of one, and intervals come out too narrow"
 _SOP_INSTANCE_UID, _PATIENT_ID = 0x00080018, 0x00100020
 
@@ -173,7 +175,9 @@ def _id_in(name: str) -> str:
     if named := _NAMED.search(name):
         return named[0]
     found = _NUMBERED.fullmatch(name)
-    return found[1] if found and re.search(r"\d{4}" if found[2] else r"\d", found[1]) else ""
+    if not found or _DATE.fullmatch(found[1]):
+        return ""
+    return found[1] if re.search(r"\d{4}" if found[2] else r"\d", found[1]) else ""
 
 
 def instance_uid(path: Path) -> str | None:

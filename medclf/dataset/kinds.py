@@ -15,8 +15,8 @@ from medclf.dataset.identity import pseudonym
 from medclf.errors import ReadError, argument, by_road
 from medclf.images.dicom import Origin
 from medclf.images.frame_names import file_of, one_of_several
-from medclf.images.nifti import says_how_it_lies, value_range
-from medclf.images.reading import probe, read_pixels
+from medclf.images.nifti import has_gaps, says_how_it_lies, value_range
+from medclf.images.reading import check, probe, read_pixels
 from medclf.images.windowing import STRETCH
 
 # DICOM objects with pixels that are no pictures of a patient, by SOP class (PS3.4 B.5) and by modality (PS3.3 C.7.3.1)
@@ -35,6 +35,7 @@ WHOLE_SLIDE = f"{_IMAGE_STORAGE}77.1.6"
 SECONDARY_CAPTURE = f"{_IMAGE_STORAGE}7"
 _RADIOGRAPHS = {"CR", "DX", "RG"}
 MASK_LEVELS = 4  # of 256, at most, in a mask: a few classes, drawn without shades
+SHADES = 16  # of 256, at most, of a DICOM image whose window leaves few: the narrowest for CT has 40
 FEW_LEVELS = 64  # of 256, below which an image of more than 8 bits has lost most of what it holds
 _SAMPLE = 20
 _NAMED_WINDOWS = 5
@@ -174,25 +175,37 @@ def own_window_warnings(windows: Mapping[str, tuple[float, float]]) -> list[str]
 
 
 def volume_warnings(volumes: Sequence[str], root: Path) -> list[str]:
-    """NIfTI volumes that do not say how they lie in space, so that their directions are guessed.
+    """NIfTI volumes that do not say how they lie in space, and of the first twenty those with voxels without a value.
 
     Args:
         volumes: paths, relative to `root`; frames of one file count once.
         root: the folder that the paths start from.
     """
-    files = dict.fromkeys(file_of(root / path) for path in volumes)
+    files = list(dict.fromkeys(file_of(root / path) for path in volumes))
+    sentences = []
     lost = [file.relative_to(root).as_posix() for file in files if not says_how_it_lies(file)]
-    if not lost:
-        return []
-    lie = "does not say how it lies" if len(lost) == 1 else "do not say how they lie"
-    return [
-        f"{len(lost)} of {len(files)} NIfTI volumes {lie} in space{_named(lost)}: taken as stored from the patient's "
-        "right to left, back to front and foot to head. Look whether that is so"
-    ]
+    if lost:
+        lie = "does not say how it lies" if len(lost) == 1 else "do not say how they lie"
+        sentences.append(
+            f"{len(lost)} of {len(files)} NIfTI volumes {lie} in space{_named(lost)}: taken as stored from the "
+            "patient's right to left, back to front and foot to head. Look whether that is so"
+        )
+    looked_at = files[:_SAMPLE]
+    gaps = []
+    for file in looked_at:
+        with contextlib.suppress(ReadError):  # where pixels were not looked at
+            gaps += [file.relative_to(root).as_posix()] * has_gaps(file)
+    if gaps:
+        have = "has" if len(gaps) == 1 else "have"
+        sentences.append(
+            f"{len(gaps)} of {len(looked_at)} NIfTI volumes {have} voxels without a value (NaN){_named(gaps)}: they "
+            "are shown black, as background"
+        )
+    return sentences
 
 
 def level_warnings(levels: Mapping[str, int], dicom_files: Collection[str], root: Path) -> list[str]:
-    """Images that are all black, DICOM files of one grey, and images of more than 8 bits of which few levels are left.
+    """Images that are all black, DICOM files of one grey or few, and images of more than 8 bits and of few levels.
 
     Args:
         levels: how many of 256 grey levels each usable image has, by path; see `levels_of`.
@@ -208,6 +221,15 @@ def level_warnings(levels: Mapping[str, int], dicom_files: Collection[str], root
         sentences.append(
             f"{len(flat)} of {len(levels)} images show one grey only{_named(flat)}. "
             f"Their window may be wrong: choose one with {argument('window')}, or look at the files"
+        )
+    few = [path for path, n in levels.items() if 1 < n <= SHADES and path in dicom_files]
+    narrow = [path for path in few[:_SAMPLE] if _levels_stretched(root / path) > 2 * levels[path]]
+    if narrow:
+        most = max(levels[path] for path in narrow)
+        sentences.append(
+            f"DICOM images show few grey levels of many{_named(narrow)}: at most {most} of 256 reach the network. "
+            f"Their window may be too narrow: {argument('window')} chooses another, and {argument('window', STRETCH)} "
+            "shows all values"
         )
     dim = [path for path, n in levels.items() if 1 < n < FEW_LEVELS and _is_deep(root / path)]
     if dim:
@@ -265,6 +287,14 @@ def window_warnings(files: Sequence[Path], window: Any) -> list[str]:
     else:
         given = by_road(f"window={window}", f"--window {','.join(f'{one:g}' for one in window)}")
     return [f"{given} changes nothing: the images have 8 bits, and a window is for deeper ones"] if files else []
+
+
+def _levels_stretched(path: Path) -> int:
+    """How many grey levels an image has from its smallest to its largest value; 0 where it is gone since."""
+    try:
+        return check(path, window=STRETCH).levels
+    except ReadError:
+        return 0
 
 
 def _is_deep(path: Path) -> bool:

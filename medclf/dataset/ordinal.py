@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import pandas as pd
@@ -43,6 +43,9 @@ def ordered_labels(labels: Collection[str], order: str | Sequence[str]) -> list[
         medclf.errors.DataError: the labels mild, severe have no numbers to sort them by
         name their order: ordinal="LOWEST,...,HIGHEST"
     """
+    if not isinstance(order, Iterable):
+        text = f"ordinal must name the labels, lowest first, not be {order!r}"
+        raise DataError(text, f"give a list of them, or {argument('ordinal', AUTO)}, which sorts them by their numbers")
     if isinstance(order, (set, frozenset, Mapping)):
         text = f"ordinal is a {type(order).__name__}, whose items need not stand in the labels' order"
         raise DataError(text, "give a list of the labels, lowest first")

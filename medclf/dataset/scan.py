@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -176,7 +176,7 @@ def scan(
     choose(rows, merge or (), drop or (), limit, "files" if frame == "all" else "images")
     if frame == "all":
         take_frames(rows)
-    order = _order(rows, ordinal) if ordinal is not None and len(ordinal) else None
+    order = None if ordinal is None or (isinstance(ordinal, Sized) and not len(ordinal)) else _order(rows, ordinal)
     given_table = source if labels is None else labels
     if not order and isinstance(given_table, pd.DataFrame) and isinstance(label_col, str):
         rows.notes.extend(order_not_used(given_table.get(label_col)))

@@ -317,6 +317,7 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
         cells = _paths_of_uids(sheet, cells, root, tree)
     finder = Finder(root, tree, allow_outside=asked.allow_outside, follow_links=asked.follow_links)
     paths, missing = _find_paths(sheet, cells, finder)
+    sheet, paths, missing = _folders_opened(sheet, paths, missing, root)
     if sheet.columns.label is None:
         labels, problems, notes = _labels_from_paths(root, paths, asked)
         sheet.notes.extend(notes)
@@ -392,6 +393,31 @@ def _find_paths(sheet: Sheet, cells: list[str], finder: Finder) -> tuple[list[st
             f"{len(finder.guessed)} paths of {sheet.name} were found as others, first '{cell}' as '{path}'"
         )
     return paths, missing
+
+
+def _folders_opened(
+    sheet: Sheet, paths: list[str], missing: list[str], root: Path
+) -> tuple[Sheet, list[str], list[str]]:
+    """A row that names a folder, as a study's, becomes a row for each image in or below it."""
+    held = [_images_below(root, path, sheet.notes) if (root / path).is_dir() else [] for path in paths]
+    if not any(held):
+        return sheet, paths, missing
+    rows = [row for row, images in enumerate(held) for _ in images or [""]]
+    opened, n = sum(map(bool, held)), sum(map(len, held))
+    sheet.notes.append(
+        f"{opened} of {len(paths)} rows of {sheet.name} name folders: each of the {n} images in them has its folder's "
+        f"label. With {argument('unit', 'folder')} a folder gets one answer"
+    )
+    named = [name for path, images in zip(paths, held, strict=True) for name in images or [path]]
+    frame = sheet.frame.iloc[rows].reset_index(drop=True)
+    return replace(sheet, frame=frame, name=f"{sheet.name} (a row an image)"), named, [missing[row] for row in rows]
+
+
+def _images_below(root: Path, folder: str, notes: list[str]) -> list[str]:
+    tree = walk(root / folder)
+    masks = set(masks_among(tree.paths))
+    notes += [*tree.notes, *_of_masks(masks)]
+    return [(PurePosixPath(folder) / path).as_posix() for path in tree.paths if path not in masks]
 
 
 def _one_row_a_path(rows: Rows, sheet: Sheet) -> Rows:

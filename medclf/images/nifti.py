@@ -179,12 +179,29 @@ def read_nifti(
         return np.ascontiguousarray(plane)
     values = plane * header.slope + header.inter
     if window is None or window == STRETCH:
-        low, high = (values.min(), values.max()) if window else (volume.low, volume.high)
+        low, high = _ends(values) if window else (volume.low, volume.high)
         fraction = np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros(values.shape)
     else:
         center, width = cast(tuple[float, float], window)
         fraction = voi_window(values, center, width, "LINEAR_EXACT")  # LINEAR takes whole numbers, as DICOM has them
-    return np.floor(fraction * 65535 + 0.5).astype(np.uint16)
+    return np.floor(np.nan_to_num(fraction) * 65535 + 0.5).astype(np.uint16)  # what has no value (NaN) is black
+
+
+def _ends(values: np.ndarray) -> tuple[Any, Any]:
+    """The smallest and the largest value, but for voxels without one, which are NaN."""
+    return np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
+
+
+def has_gaps(path: Source) -> bool:
+    """Whether voxels of a volume have no value (NaN), as outside of what was measured; they are shown black.
+
+    Raises:
+        ReadError: as `read_nifti`.
+    """
+    with opened(path) as file:
+        floating = _header(_stream(file), named(path), MAX_MEGAPIXELS).dtype.kind == "f"
+        file.seek(0)
+        return floating and bool(np.isnan(_VOLUMES.read(file, named(path), MAX_MEGAPIXELS).values).any())
 
 
 def _stream(file: BinaryIO) -> BinaryIO:
@@ -262,8 +279,9 @@ def _load(file: BinaryIO, path: str | Path, max_megapixels: float) -> _Volume:
     import nibabel
 
     stored = np.frombuffer(data, header.dtype).reshape(header.shape, order="F")
-    low, high = float(stored.min()), float(stored.max())
+    low, high = (float(end) for end in _ends(stored))
     if not (np.isfinite(low) and np.isfinite(high) and np.isfinite([header.slope, header.inter]).all()):
-        raise ReadError(path, "some of its voxels are no finite numbers", "replace them, for example by the background")
+        why = "some of its voxels are infinite, or all have no value (NaN)"
+        raise ReadError(path, why, "replace them, for example by the background")
     ends = sorted((low * header.slope + header.inter, high * header.slope + header.inter))
     return _Volume(header, nibabel.orientations.apply_orientation(stored, header.turn), *ends)

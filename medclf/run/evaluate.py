@@ -15,7 +15,7 @@ import pandas as pd
 
 from medclf.auditing.assess import apply_calibration, chosen_in_training, evaluate_limits
 from medclf.config import TrainConfig
-from medclf.dataset.choice import merges_in
+from medclf.dataset.choice import merged, merges_in
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.labels import count_labels, objects, usable
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
@@ -164,8 +164,8 @@ def as_trained(how: Preprocessing, given: Mapping[str, Any]) -> dict[str, Any]:
 def as_test(config: TrainConfig) -> dict[str, Any]:
     """What `scan` is told of the images of `test`: they are read as the data are, as far as they are given alike.
 
-    Columns are those of a table, so a folder takes none. A merged label is merged where the test has it, and only rows
-    that meet the conditions count where the test has their columns.
+    Columns are those of a table, so a folder takes none. Only rows that meet the conditions count where the test has
+    their columns. Which labels are merged, `check_test` finds out.
     """
     given = config.scan_kwargs()
     names = ["label_delim", "label_from_parent", "follow_links", "strict"]
@@ -177,16 +177,14 @@ def as_test(config: TrainConfig) -> dict[str, Any]:
     if given["where"] and "path_col" in asked:
         columns = [*read_csv(Path(str(config.test)))]
         asked["where"] = [one for one in given["where"] if re.split("!?=", one)[0].strip() in columns]
-    if given["merge"]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", MedclfWarning)
-            labels = count_labels(scan(config.test, check_pixels=False, progress=False, **asked)["label"])
-        asked["merge"] = merges_in(given["merge"], labels)
     return asked
 
 
-def check_test(config: TrainConfig, table: pd.DataFrame) -> None:
+def check_test(config: TrainConfig, table: pd.DataFrame) -> dict[str, Any]:
     """See before the training that the images of `test` can be measured by a model of the table's labels.
+
+    Returns:
+        What `scan` is told of them: as `as_test`, and the merges of labels that they have.
 
     Raises:
         DataError: they cannot be read, or none has one of the labels.
@@ -194,10 +192,14 @@ def check_test(config: TrainConfig, table: pd.DataFrame) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MedclfWarning)  # told when they are evaluated
         try:
-            test = scan(config.test, check_pixels=False, progress=False, **as_test(config))
+            asked = as_test(config)
+            test = scan(config.test, check_pixels=False, progress=False, **asked)
         except DataError as error:
             text = f"{argument('test', str(config.test))} is read as the data are: {error.message}"
             raise DataError(text, error.remedy) from error
+    if merge := merges_in(config.scan_kwargs()["merge"] or (), count_labels(test["label"])):
+        asked["merge"] = merge
+        test["label"] = pd.Series(merged(objects(test, "label"), merge), dtype=object)
     vocab = sorted(count_labels(usable(table)["label"]))
     matched = match_labels(test, vocab, bool(table.attrs.get("multi_label")))
     readable = (test["problem"] == "").to_numpy()
@@ -205,6 +207,7 @@ def check_test(config: TrainConfig, table: pd.DataFrame) -> None:
         said = left_out(matched, readable).get("sentence", "No image can be read.")
         text = f"{argument('test', str(config.test))}: no image has a label of the data ({', '.join(vocab)}). {said}"
         raise DataError(text, "name the folders, or the labels in the CSV, as the data's")
+    return asked
 
 
 def _asked(origin: Run, name: str) -> bool:

@@ -43,7 +43,7 @@ from medclf.results.subgroups import check_columns
 from medclf.results.wording import partition_name
 from medclf.run.audit import audit_table
 from medclf.run.config import Say, check_beside_boxes, check_early, check_machine
-from medclf.run.evaluate import as_test, check_test, evaluate, external_facts
+from medclf.run.evaluate import check_test, evaluate, external_facts
 from medclf.run.fit import fit_network, follow, loader_options
 from medclf.run.plan import PLAN, on_frozen_features, outlined, planned, planned_on, read_plan, reported_again
 from medclf.run.resume import (
@@ -132,8 +132,7 @@ def train(
         if config.unit:
             config = replace(config, split=split_for_units(table, config.split))
             record |= {"settings": config.as_dict()}
-        if config.test:
-            check_test(config, table)
+        of_test = check_test(config, table) if config.test else {}
         if before:
             check_same(before, record, resume=going_on)
         run.write_record(record | ({"outline": before.get("outline")} if before and going_on else {}))
@@ -157,7 +156,7 @@ def train(
         again = reported_again(chosen_on, learn.dls.table, config.split)
         if again:
             say(again)
-        _write(run, config, learn, assessment, corrected, start, again)
+        _write(run, config, learn, assessment, corrected, start, again, of_test)
         report(out)
         if tracking:
             tracking.finish(run)
@@ -231,6 +230,7 @@ def _write(
     corrected: dict[str, Any],
     start: float,
     again: str,
+    of_test: dict[str, Any],
 ) -> None:
     """All files of the RUN but its page; with an external test, what that found as well."""
     run.write_table(assessment.table)
@@ -262,7 +262,7 @@ def _write(
     run.write_augmentation(assessment.augmentation)
     if config.test:
         place = run / EVALUATIONS / "test" if config.hide_names else None  # else it bears the name of the folder
-        page = evaluate(run.path, config.test, place, overwrite=True, saliency=config.saliency, **as_test(config))
+        page = evaluate(run.path, config.test, place, overwrite=True, saliency=config.saliency, **of_test)
         results["external"] = external_facts(page, run.path)
         results |= with_card(results, config.card, config.as_dict())
         run.write_results(results)

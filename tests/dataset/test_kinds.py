@@ -158,6 +158,26 @@ def test_volumes_whose_directions_are_guessed_are_named(tmp_path, frame):
     assert said.startswith("1 of 2 NIfTI volumes does not say how it lies in space (a/a.nii.gz)")
 
 
+def test_volumes_with_voxels_without_a_value_are_named(tmp_path):
+    nib = pytest.importorskip("nibabel")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        values = np.random.default_rng(0).uniform(0, 1, (6, 5, 4)).astype(np.float32)
+        values[0] = np.nan if name == "a" else 0
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / name / "1.nii")
+    notes = scan(tmp_path, progress=False).attrs["notes"]
+    assert any(note.startswith("1 of 2 NIfTI volumes has voxels without a value (NaN) (a/1.nii)") for note in notes)
+    whole = (tmp_path / "a" / "1.nii").read_bytes()
+    (tmp_path / "a" / "1.nii").write_bytes(whole[:-9])
+    assert not any("NaN" in note for note in scan(tmp_path, check_pixels=False, progress=False).attrs["notes"])
+
+
+def test_a_dicom_image_whose_window_leaves_few_levels_is_told(study):
+    write(study / "a" / "narrow.dcm", seed=13, WindowCenter=1500, WindowWidth=300, Rows=8, Columns=8)
+    assert "few grey levels of many (a/narrow.dcm)" in noted(study)[1]
+    assert "few grey levels" not in noted(study, window="stretch")[1]
+
+
 def test_the_window_for_a_dim_volume_is_in_its_own_values(tmp_path):
     """It was told in the grey levels that the volume had been spread to, which as a window show nothing."""
     nib = pytest.importorskip("nibabel")

@@ -60,6 +60,12 @@ def test_scan_keeps_the_order(drawn_folder):
     assert "ordinal" not in scan(drawn_folder).attrs
 
 
+@pytest.mark.parametrize("order", [3, 0, True, 1.5, object()])
+def test_what_names_no_labels_is_no_order(drawn_folder, order):
+    with pytest.raises(DataError, match=r'ordinal must name the labels[^"]*\n.*ordinal="auto"'):
+        scan(drawn_folder, ordinal=order)
+
+
 def test_several_labels_have_no_order(drawn_folder):
     rows = pd.DataFrame({"path": ["2/0.png", "9/0.png"], "label": ["a|b", "a"]})
     with pytest.raises(DataError, match="several labels"):

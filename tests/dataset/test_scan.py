@@ -738,12 +738,31 @@ def test_paths_of_another_machine_and_of_folders_have_their_own_remedies(make_im
     folder = make_images("p1/1.png", "p2/2.png")
     for paths, remedy in (
         (("/home/them/set/p1/1.png", "/home/them/set/p2/2.png"), f"no file is there: write its part below {folder}"),
-        (("p1", "p2/"), "write a row for each image file"),
+        (("p3", "p4/"), "write a row for each image file"),
     ):
+        for empty in ("p3", "p4"):
+            (folder / empty).mkdir(exist_ok=True)
         write_csv(folder, "path,label\n{},a\n{},b\n".format(*paths))
         with pytest.raises(DataError) as error:
             scan(folder / "labels.csv")
         assert error.value.remedy.startswith(remedy)
+
+
+def test_a_row_that_names_a_folder_stands_for_its_images(make_images):
+    """As MURA's tables name studies, with the name of the set itself in front."""
+    studies = [f"train/hand/patient{n}/study{n % 2}" for n in range(1, 5)]
+    root = make_images(*(f"{study}/{view}.png" for study in studies for view in (1, 2)), f"{studies[0]}/1_mask.png")
+    rows = [f"{root.name}/{study}/,{n % 2}" for n, study in enumerate(studies)]
+    write_csv(root, "\n".join(["study,label", *rows]))
+    table, said = scan_noting(root / "labels.csv", path_col="study")
+    assert dict(zip(table["path"], table["label"], strict=True)) == {
+        f"{study}/{view}.png": str(n % 2) for n, study in enumerate(studies) for view in (1, 2)
+    }
+    assert table["patient"].nunique() == 4 and set(table["partition"]) == {"train"}
+    assert "4 of 4 rows of labels.csv name folders: each of the 8 images" in said and "1_mask.png" in said
+    within = pd.DataFrame({"path": [studies[0], f"{studies[0]}/1.png"], "label": ["x", "y"]})
+    with pytest.raises(DataError, match="in rows 1 and 3, and they differ: 'x' and 'y'"):
+        scan(within, root=root)
 
 
 def test_a_folder_without_classes_names_the_table_beside(make_images):
@@ -766,6 +785,10 @@ def test_a_folder_without_classes_names_the_table_beside(make_images):
         ("10_left 10_right 7_left 7_right", "'10' (2 images)"),
         ("tumor_left tumor_right node_l node_r", ""),
         ("a-2020-1 a-2020-2 b c d e", ""),
+        ("20231105_001 20231105_002 20231106_001 20231106_002", ""),
+        ("IMG_20231105_143000 IMG_20231105_143100 IMG_20231106_090000 IMG_20231106_090100", ""),
+        ("05.11.2023-1 05.11.2023-2 06.11.2023-1 06.11.2023-2", ""),
+        ("20231305_001 20231305_002 20231306_001 20231306_002", "'20231305' (2 images)"),
     ],
 )
 def test_file_names_that_share_an_id_are_told(make_images, names, told):

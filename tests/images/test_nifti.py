@@ -84,8 +84,24 @@ def test_several_volumes_and_odd_voxels_are_refused_by_name(tmp_path):
         read_pixels(save(tmp_path / "4d.nii", np.zeros((4, 4, 4, 3), np.int16)))
     with pytest.raises(UnsupportedFormat, match="complex"):
         read_pixels(save(tmp_path / "c.nii", np.zeros((4, 4, 4), np.complex64)))
-    with pytest.raises(ReadError, match="no finite numbers"):
+    with pytest.raises(ReadError, match="no value"):
         read_pixels(save(tmp_path / "n.nii", np.full((4, 4, 4), np.nan, np.float32)))
+
+
+@pytest.mark.parametrize("window", [None, "stretch", (50, 100)])
+def test_voxels_without_a_value_are_black_and_change_no_other(tmp_path, window):
+    values = np.random.default_rng(0).uniform(0, 100, (6, 5, 4)).astype(np.float32)
+    whole = read_pixels(save(tmp_path / "w.nii", values), window=window, frame=1)
+    values[0, 0] = np.nan  # neither the smallest nor the largest
+    found = read_pixels(save(tmp_path / "n.nii", values), window=window, frame=1)
+    assert found[-1, -1] == 0
+    found[-1, -1] = whole[-1, -1]
+    np.testing.assert_array_equal(found, whole)
+    values[:, :, 1] = np.nan
+    assert not read_pixels(save(tmp_path / "e.nii", values), window=window, frame=1).any()
+    values[1, 1, 1] = np.inf
+    with pytest.raises(ReadError, match="infinite"):
+        read_pixels(save(tmp_path / "i.nii", values))
 
 
 def test_broken_and_hostile_files_raise_read_errors_alone(tmp_path):

@@ -103,14 +103,13 @@ def test_test_images_are_read_as_the_data_are(make_images):
     root = make_images("dyed/1.png", "polyp/2.png", "normal/3.png")
     asked = dict(merge=["growth=dyed+polyp+ulcer"], frame="all", unit="file", patient_col="case", path_col="img")
     config = TrainConfig(str(root), "RUN", test=str(root), **asked)
-    found = as_test(config)
-    assert found["merge"] == {"growth": ["dyed", "polyp"]} and found["frame"] == "all" and "path_col" not in found
     table = scan(root, merge=asked["merge"][0].removesuffix("+ulcer"), progress=False)
-    check_test(config, table)
+    found = check_test(config, table)
+    assert found["merge"] == {"growth": ["dyed", "polyp"]} and found["frame"] == "all" and "path_col" not in found
     (root / "t.csv").write_text("img,label,case\ndyed/1.png,dyed,1\npolyp/2.png,normal,2\n")
     with_csv = TrainConfig(str(root), "RUN", test=str(root / "t.csv"), **asked)
-    assert as_test(with_csv)["path_col"] == "img" and as_test(with_csv)["merge"] == {"growth": ["dyed"]}
-    check_test(with_csv, table)
+    found = check_test(with_csv, table)
+    assert found["path_col"] == "img" and found["merge"] == {"growth": ["dyed"]}
     filtered = TrainConfig(str(root), "RUN", test=str(root / "t.csv"), where=["case!=2", "view=PA"], path_col="img")
     assert as_test(filtered)["where"] == ["case!=2"]
     with pytest.raises(DataError, match=r"no image has a label of the data \(growth, normal\)"):
