@@ -15,7 +15,9 @@ from medclf.errors import MedclfError
 def label_next(
     pool: Annotated[Path, typer.Argument(help="folder of images, or a CSV of their paths")],
     out: Annotated[Path, typer.Option(help="the page to write, NEXT.html; NEXT.csv beside it is the sheet")],
-    run: Annotated[Path | None, typer.Option(help="a RUN folder: its model, classes and labelled images")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="a RUN folder: its model, classes and labelled images; or a bundle alone")
+    ] = None,
     n: Annotated[int, typer.Option("--n", help="number of images to choose", min=1)] = 50,
     labels: Annotated[Path | None, typer.Option(help="the labels so far: the sheet that an earlier page gave")] = None,
     second: Annotated[

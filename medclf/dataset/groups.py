@@ -81,12 +81,36 @@ def cluster(paths: Sequence[str], first: Sequence[int], second: Sequence[int]) -
 
 def trained_before(table: pd.DataFrame) -> set[str]:
     """The paths of the images that the network was trained on before this training began with it."""
-    return set(table.loc[table[TRAINED_BEFORE].astype(bool), "path"]) if TRAINED_BEFORE in table else set()
+    if TRAINED_BEFORE not in table:
+        return set()
+    return set(table.loc[table[TRAINED_BEFORE].astype(str) == "True", "path"])  # text in a table that was read again
 
 
 def trained_on(table: pd.DataFrame) -> set[str]:
     """The paths of the training images, and of those that the network was trained on before."""
     return trained_before(table) | set(table.loc[table["partition"] == "train", "path"])
+
+
+def leaking(table: pd.DataFrame) -> np.ndarray:
+    """Which images outside the training set share a patient or a group with it, or were trained on before.
+
+    Args:
+        table: its columns partition, patient and group.
+
+    Returns:
+        (n,) bool.
+
+    Example:
+        >>> sides, patients = ["train", "valid", "valid"], ["ann", "ann", None]
+        >>> leaking(pd.DataFrame({"path": list("abc"), "partition": sides, "patient": patients})).tolist()
+        [False, True, False]
+    """
+    train = (table["partition"] == "train").to_numpy()
+    found = table["path"].isin(trained_before(table)).to_numpy()
+    for name in ("group", "patient"):
+        column = pd.Series(objects(table, name), dtype=object)
+        found = found | column.isin(set(column[train].dropna())).to_numpy()
+    return np.asarray(found & ~train)
 
 
 def groups_of(table: pd.DataFrame) -> np.ndarray | None:

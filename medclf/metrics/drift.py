@@ -55,14 +55,15 @@ class Stream:
             return np.zeros(0)
         return np.maximum(self.probs, 1 - self.probs).min(1) if self.multi_label else np.asarray(self.probs.max(1))
 
-    def part(self, rows: slice) -> Stream:
+    def part(self, rows: slice | np.ndarray) -> Stream:
         """Some of it."""
+        of_texts = np.arange(len(self))[rows]
         return Stream(
             {name: values[rows] for name, values in self.measures.items()},
             self.probs[rows],
             self.pred[rows],
-            {name: list(values)[rows] for name, values in self.kinds.items()},
-            list(self.images)[rows],
+            {name: [values[row] for row in of_texts] for name, values in self.kinds.items()},
+            [self.images[row] for row in of_texts] if self.images else (),
             self.per_unit,
             self.multi_label,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Comparison:
         per_class: sensitivity, specificity and mcnemar of each label.
         mcnemar: the test over all images.
         counted: what has one answer each: "images", "studies", ...; for "images" read these above.
+        leak_free: the same without the images that leak from the training of either; None where none does, or where no
+            others are left.
     """
 
     names: tuple[str, str]
@@ -56,6 +58,7 @@ class Comparison:
     per_class: Mapping[str, ClassComparison]
     mcnemar: McNemar
     counted: str = "images"
+    leak_free: Comparison | None = None
 
     def __getitem__(self, name: str) -> Any:
         """What 0.1 gave as a dict."""
@@ -75,7 +78,7 @@ class Comparison:
         names = ("names", "n", "counted", "n_groups", "unit", "better", "per_class", "mcnemar", "sentence")
         found = {name: getattr(self, name) for name in names} | dict(self.metrics)
         plain: dict[str, Any] = as_plain(found)
-        return plain | alone
+        return plain | alone | ({"leak_free": self.leak_free.as_dict()} if self.leak_free else {})
 
 
 def compare(
@@ -112,9 +115,30 @@ def compare(
     runs = Run(run_a), Run(run_b)
     first, second = (run.predictions.measured for run in runs)
     a, b = _paired(first, second, *map(str, (run_a, run_b)))
-    names = _names(run_a, run_b)
-    named = dict(zip(names, runs, strict=True))
-    rows = counted(runs[0].results)
+    given: Any = {"names": _names(run_a, run_b), "rows": counted(runs[0].results), "n_boot": n_boot}
+    found = _compared(a, b, **given)
+    by = UNIT if N_IMAGES in a.table else "path"
+    leaks = a.table[by].isin(set.union(*(run.leaking(by) for run in runs))).to_numpy()
+    clean = _compared(a.subset(~leaks), b.subset(~leaks), **given) if 0 < leaks.sum() < len(a) else None
+    of_prevalence = _prevalences(dict(zip(found.names, runs, strict=True)))
+    comparison = replace(
+        found,
+        only_a=len(first) - len(a),
+        only_b=len(second) - len(b),
+        sentence=found.sentence + _leaks(int(leaks.sum()), found, clean) + of_prevalence,
+        leak_free=clean,
+    )
+    if page is not None:
+        from medclf.reporting.comparison_page import render_comparison
+
+        hidden = any(run.hide_names for run in runs) if hide_names is None else hide_names
+        shown = all(run.show_burned_in for run in runs) if show_burned_in is None else show_burned_in
+        render_comparison(comparison.as_dict(), _rows(a, b), page, read=_reader(runs, shown), hide_names=hidden)
+    return comparison
+
+
+def _compared(a: Predictions, b: Predictions, names: tuple[str, str], rows: str, n_boot: int) -> Comparison:
+    """The differences of two runs' predictions of the same images."""
     found = compare_predictions(
         a.y,
         a.probs,
@@ -129,12 +153,12 @@ def compare(
         names=names,
         n_boot=n_boot,
     )
-    comparison = Comparison(
+    return Comparison(
         names=names,
-        only_a=len(first) - len(a),
-        only_b=len(second) - len(b),
+        only_a=0,
+        only_b=0,
         metrics={name: one for name, one in found.items() if isinstance(one, Difference)},
-        sentence=found["sentence"] + _leaks(named, rows, found["n"]) + _prevalences(named),
+        sentence=found["sentence"],
         n=found["n"],
         n_groups=found["n_groups"],
         unit=found["unit"],
@@ -143,21 +167,16 @@ def compare(
         mcnemar=found["mcnemar"],
         counted=rows,
     )
-    if page is not None:
-        from medclf.reporting.comparison_page import render_comparison
-
-        hidden = any(run.hide_names for run in runs) if hide_names is None else hide_names
-        shown = all(run.show_burned_in for run in runs) if show_burned_in is None else show_burned_in
-        render_comparison(comparison.as_dict(), _rows(a, b), page, read=_reader(runs, shown), hide_names=hidden)
-    return comparison
 
 
-def _leaks(runs: Mapping[str, Run], rows: str, n: int) -> str:
-    """What to say where images leak from a training set: a run may lead by having seen them, if they are compared."""
-    found = {name: run.results.get("leak_free") or {} for name, run in runs.items()}
-    counts = [f"{part['n_leaking']} of {part['n']} in {name}" for name, part in found.items() if part.get("n_leaking")]
-    count = "count" if all(part["n"] == n for part in found.values() if part.get("n_leaking")) else "may count"
-    return f" The differences {count} {rows} that leak from training too: {', '.join(counts)}." if counts else ""
+def _leaks(n: int, found: Comparison, clean: Comparison | None) -> str:
+    """What to say where images leak from a training set: a run may lead by having seen them."""
+    if not n:
+        return ""
+    told = f" {n} of these {found.counted} {'leaks' if n == 1 else 'leak'} from the training of a run."
+    if clean is None:
+        return f"{told} No others are left, so the differences measure memory, not skill."
+    return f"{told} Without {'it' if n == 1 else 'them'}: {clean.sentence}"
 
 
 def _prevalences(runs: Mapping[str, Run]) -> str:

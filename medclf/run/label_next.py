@@ -24,6 +24,7 @@ from medclf.inference.bundle import Bundle
 from medclf.inference.bundle_format import biases, temperatures
 from medclf.inference.predictor import Predictor
 from medclf.inference.runnable import Runnable
+from medclf.inference.runtimes import bundle_in, load_model
 from medclf.metrics.logits import to_probs
 from medclf.models.features import embed_table, stage_widths
 from medclf.models.features_kept import kept_features
@@ -118,8 +119,8 @@ def label_next(
     """Choose which unlabelled images to label next, and say what their labels are expected to bring.
 
     Args:
-        model: a learner from `med_learner`, a bundle or exported file (loaded), a RUN folder (whose labelled images
-            count, too), or None: then the features of `arch` are used.
+        model: a learner from `med_learner`, a bundle or exported file (loaded, or its path), a RUN folder (whose
+            labelled images count, too), or None: then the features of `arch` are used.
         items: the pool: what `scan` takes; labels that its folders or columns tell are not looked at.
         n: how many images.
         labels: the labels so far: a sheet that the page gave (path, label, mark), or label by path.
@@ -143,7 +144,7 @@ def label_next(
         >>> # label_next(learn, "unlabelled", n=50).images[["path", "suggestion"]]
     """
     check_count(argument("n"), n, "say how many images to choose")
-    run = Run(model) if isinstance(model, (str, Path)) else model
+    run = opened(model)
     model = run.bundle if isinstance(run, Run) else run
     if model is not None:
         frame = frame_of(model, frame)
@@ -245,6 +246,13 @@ def _with_disagreements(images: pd.DataFrame, differ: Sequence[str], n: int) -> 
     if len(found) < n:
         told.append(f"Only {len(found)} images are left to label: all of them are chosen.")
     return found, told
+
+
+def opened(model: Any) -> Any:
+    """A RUN folder as a `Run`; a bundle's folder or an exported file loaded; what is no path as it is."""
+    if not isinstance(model, (str, Path)):
+        return model
+    return load_model(model) if (bundle := bundle_in(model)) == Path(model) else Run(bundle.parent)
 
 
 def frame_of(model: Any, frame: Any) -> Any:

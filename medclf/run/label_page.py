@@ -20,7 +20,7 @@ from medclf.images.phi import read_picture
 from medclf.images.preprocessing import Preprocessing
 from medclf.progress import watch
 from medclf.results.wording import percent
-from medclf.run.label_next import DISAGREE, NextLabels, frame_of, label_next
+from medclf.run.label_next import DISAGREE, NextLabels, frame_of, label_next, opened
 from medclf.run.labels_so_far import EARLIER, YES
 from medclf.run.run import Run
 
@@ -43,7 +43,7 @@ def write_next(
     Args:
         pool: see `label_next`.
         out: the page, NEXT.html; NEXT.csv beside it has the labels so far and a row for each image to label.
-        run: a RUN folder.
+        run: a RUN folder, a bundle or an exported file.
         n: how many images.
         suggest: show what the model suggests from the start; a key shows and hides it anyway.
         overwrite: replace a page that is there.
@@ -69,11 +69,12 @@ def write_next(
         if isinstance(given, (str, Path)) and sheet.resolve() == Path(given).resolve():
             text = f"the page's sheet would be {sheet}, which is {what}"
             raise OutputError(text, f"choose another page: {argument('out', 'next.html')}")
-    source = Run(run) if run else None
-    if source:
-        options["frame"] = frame_of(source.bundle, options.get("frame", "middle"))
+    source = opened(run)
+    model = source.bundle if isinstance(source, Run) else source
+    if model:
+        options["frame"] = frame_of(model, options.get("frame", "middle"))
     found = label_next(source, pool, n, only_shown=not show_burned_in, **options)
-    how = source.bundle.preprocessing if source else Preprocessing((224, 224), window=options.get("window"))
+    how = model.spec.preprocessing if model else Preprocessing((224, 224), window=options.get("window"))
     shown, missing = _pictures(found, how, show_burned_in)
     several, earlier = found.multi_label, [row for row in found.earlier if row[0] not in shown]
     images = found.images.set_index("path")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medclf.dataset.csv_files import read_rows
+from medclf.dataset.groups import leaking
 from medclf.inference.bundle import Bundle, load_bundle
 from medclf.inference.runtimes import bundle_in
 from medclf.results.record import RECORD
@@ -52,6 +53,21 @@ class Run(RunFolder):
             earlier = run.settings.get("from_run") if (run / RECORD).is_file() else None
             run = Run(earlier) if earlier and Path(earlier).is_dir() else run
         return found
+
+    def leaking(self, by: str = "path") -> set[str]:
+        """What leaks from the training among the images that it predicted, as far as tables say.
+
+        Args:
+            by: the column of table.csv to name it by.
+        """
+        if not (self / TABLE).is_file():
+            return set()
+        if "bundle" in self.record:  # an evaluation, in which a training image may stand again
+            seen = Run(self._origin).trained_on if self._origin else set()
+            rows = self.table["sha256"].isin(seen) if "sha256" in self.table else slice(0)
+        else:
+            rows = leaking(self.table)
+        return set(self.table.loc[rows, by].dropna())
 
     @property
     def evaluations(self) -> list[Run]:

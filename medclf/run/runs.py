@@ -83,7 +83,8 @@ def list_runs(folder: str | Path = ".") -> list[RunRow]:
 
     Returns:
         The best first, by the score without leaked images where there is one; runs without numbers last. The
-        differences are paired: run minus best, on the images that both predicted, with a 95 % interval.
+        differences are paired: run minus best, on the images that both predicted, with a 95 % interval; without leaked
+        images where others are left.
 
     Raises:
         DataError: there is no such folder.
@@ -138,7 +139,7 @@ def _beside(row: RunRow, ranked: Sequence[RunRow]) -> RunRow:
             found = compare(other.run.path, row.run.path, n_boot=_N_BOOT)
         except DataError:  # other labels, or no image in common
             continue
-        to_best = found.metrics[score_key(row.run.results)]
+        to_best = (found.leak_free or found).metrics[score_key(row.run.results)]
         return row._replace(to_best=to_best, best=other.name, counted=found.counted)
     return row
 
@@ -172,7 +173,11 @@ def cautions(rows: Sequence[RunRow]) -> Iterator[str]:
         )
     if any(row.leak_free for row in rows):
         text = "Runs are ranked by the score without leaked images, where there is one"
-        yield f"{text}; the differences count all images." if any(row.to_best for row in rows) else f"{text}."
+        yield (
+            f"{text}; the differences count no leaked images either."
+            if any(row.to_best for row in rows)
+            else f"{text}."
+        )
     shifts = {shift_in((row.run.results.get("calibration") or {}).get("prevalence")) for row in rows if row.score}
     if len(shifts) > 1:
         told = ", ".join(sorted(str(shift or "as trained") for shift in shifts))

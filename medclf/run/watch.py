@@ -49,7 +49,7 @@ RECENT = 200
 _MOST_REFERENCE = 1000
 _BS = 32
 _MOST_GROUPS = 8
-_MADE = 3  # raised where what the reference holds changes: an older one is made again
+_MADE = 4  # raised where what the reference holds changes: an older one is made again
 
 
 def watch(
@@ -91,16 +91,17 @@ def watch(
     if not rows:
         others = f"; it has {len(everything)} of other models" if everything else ""
         raise DataError(f"{place} has no sketch of this model{others}", "serve the run first: medclf serve RUN")
-    known, right, per_unit = _reference(source, progress)
+    known, right, leaks, per_unit = _reference(source, progress)
     rows, unlike = _comparable(rows, known, place)
     multi_label, vocab, decide = source.bundle.multi_label, source.bundle.vocab, source.bundle.decide
     reference, stream = (stream_of(part, vocab, multi_label, decide) for part in (known, rows))
     reference = replace(reference, per_unit=per_unit)
     alarms = find_drift(reference, stream, false_alarms=false_alarms)
     recent = stream.part(slice(max(0, len(stream) - RECENT), len(stream)))
-    accuracy = estimate_accuracy(reference, right, recent)
+    clean = reference if leaks.all() else reference.part(~leaks)
+    accuracy = estimate_accuracy(clean, right if leaks.all() else right[~leaks], recent)
     still = bool(find_drift(reference, recent, false_alarms=false_alarms))
-    told = [*_said(alarms, rows, still, vocab), _accuracy_said(accuracy)]
+    told = [*_said(alarms, rows, still, vocab), _accuracy_said(accuracy, leaks)]
     if lost := len(ours) - len(rows):
         verb = "sketch is damaged and is" if lost == 1 else "sketches are damaged and are"
         told.append(f"{lost} {verb} left out.")
@@ -157,14 +158,17 @@ def _dependence(per_unit: float) -> str:
     )
 
 
-def _reference(run: Run, progress: bool) -> tuple[list[dict[str, Any]], np.ndarray, float]:
-    """Sketches of the images that the run did not train on, whether each was classified correctly, images a patient."""
+def _reference(run: Run, progress: bool) -> tuple[list[dict[str, Any]], np.ndarray, np.ndarray, float]:
+    """Sketches of the images that the run did not train on; of each whether it was right, and whether it leaks.
+
+    And how many images a patient has, on average.
+    """
     kept = run / FOLDER / REFERENCE
     bundle = run.bundle
     if kept.is_file():
         held = json.loads(kept.read_text(encoding="utf-8"))
         if held.get("model") == bundle.hash and held.get("made") == _MADE:
-            return held["rows"], np.array(held["right"], float), held["per_unit"]
+            return held["rows"], np.array(held["right"], float), np.array(held["leaks"], bool), held["per_unit"]
     predictions, root = _of_images(run), run.images
     chosen = np.flatnonzero(predictions.fully_known)
     chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:_MOST_REFERENCE])
@@ -200,8 +204,10 @@ def _reference(run: Run, progress: bool) -> tuple[list[dict[str, Any]], np.ndarr
         raise DataError(f"{run.path}: none of its images can be read", "bring them back")
     groups = predictions.groups
     per_unit = 1.0 if groups is None else len(used) / len(np.unique(groups[used]))
-    write_json(kept, {"model": bundle.hash, "made": _MADE, "per_unit": per_unit, "rows": rows, "right": right})
-    return rows, np.array(right), per_unit
+    leaks = predictions.table["path"].iloc[used].isin(run.leaking()).tolist()
+    facts = {"model": bundle.hash, "made": _MADE, "per_unit": per_unit, "rows": rows, "right": right, "leaks": leaks}
+    write_json(kept, facts)
+    return rows, np.array(right), np.array(leaks, bool), per_unit
 
 
 def _of_images(run: Run) -> Predictions:
@@ -287,13 +293,15 @@ def _level(what: str, part: Stream, reference: Stream) -> str:
     return percent(Counter(part.images).most_common(1)[0][1] / len(part), 0)  # one image again and again
 
 
-def _accuracy_said(found: Estimate) -> str:
+def _accuracy_said(found: Estimate, leaks: np.ndarray) -> str:
+    """What is said of the accuracy, and of the images that it rests on."""
     if np.isnan(found.value):
         last = "the last image" if found.n == 1 else f"the last {found.n} images"
         return f"Accuracy on {last}: cannot say ({found.note.replace('_', ' ')})."
     low, high = percent(found.low, 0), percent(found.high, 0)
     value = percent(found.value, 0)
-    return f"Accuracy on the last {found.n} images, estimated without labels: {value} (95 % CI {low} to {high})."
+    told = f"Accuracy on the last {found.n} images, estimated without labels: {value} (95 % CI {low} to {high})."
+    return f"{told} It is optimistic: all of the run's images leak from its training." if leaks.all() else told
 
 
 def _monday(when: str) -> date:

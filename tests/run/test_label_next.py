@@ -309,8 +309,7 @@ def test_of_a_run_whose_frames_are_images_each_frame_is_asked_for(pool, tmp_path
         preprocessing=how,
         multi_label=False,
     )
-    model.bundle = model
-    monkeypatch.setattr("medclf.run.label_page.Run", lambda run: model)
+    monkeypatch.setattr("medclf.run.label_page.opened", lambda run: model)
     lines = write_next(tmp_path / "stacks", tmp_path / "next.html", run="RUN", n=3, progress=False)
     sheet = pd.read_csv(tmp_path / "next.csv", dtype=str)
     assert sheet["path"].str.fullmatch(r"a\.tif#\d").all() and len(sheet) == 3
@@ -341,6 +340,10 @@ def test_a_learner_a_bundle_and_an_exported_file_see_the_same_stages(pool, tmp_p
         assert other == pytest.approx(seen[0], rel=1e-3, abs=1e-4)
     told = [row["prob"] for row in label_next(exported, pool, 24, progress=False).images.to_dict("records")]
     assert max(told) == pytest.approx(max(exported.predict_probs(sorted(pool.iterdir())).max(1)), rel=1e-4)
+    lines = write_next(pool, tmp_path / "next.html", run=tmp_path / "a.bundle", n=4, progress=False)
+    assert "classes: bright, dark" in "".join(lines) and "labelled images of the run" not in "".join(lines)
+    given = label_next(bundle, pool, 4, progress=False).images
+    assert list(pd.read_csv(tmp_path / "next.csv")["path"]) == list(given["path"])
 
 
 def test_what_has_no_part_in_the_choice_is_told():

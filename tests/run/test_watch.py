@@ -56,18 +56,18 @@ def run(tmp_path, monkeypatch):
             return tmp_path / name
 
     predictions = Predictions(VOCAB, False, y, np.eye(2)[y], np.zeros(80), table)
-    made = Made(bundle=Brightness(), predictions=predictions, images=tmp_path, path=tmp_path)
+    made = Made(bundle=Brightness(), predictions=predictions, images=tmp_path, path=tmp_path, leaking=set)
     monkeypatch.setattr("medclf.run.watch.Run", lambda path: made)
     return tmp_path
 
 
-def serve(run, grey, day):
+def serve(run, grey, day, scanner="ACME <1>"):
     bundle, book = Brightness(), SketchBook(run / FOLDER)
     for level in grey:
         pixels = np.full((1, 16, 16, 3), level, np.uint8)
         (answer,), features = bundle.predict_with_features(pixels)
         (measures,) = measures_of(None, features, pixels)
-        facts = {"width": 20, "height": 20, "tags": {"scanner": "ACME <1>"}}
+        facts = {"width": 20, "height": 20, "tags": {"scanner": scanner}}
         book.add(sketch(answer, measures, facts, bundle.hash, when=f"2026-03-{day:02}T08:00Z"))
     book.close()
 
@@ -81,6 +81,23 @@ def test_images_like_those_of_the_run_are_no_drift(run):
     assert "2026-W10" in text and "ACME &lt;1&gt;" in text and "Read next" in text
     assert "http" not in text.split("<main")[1]
     assert (run / FOLDER / "reference.json").is_file()
+
+
+def test_accuracy_rests_on_images_that_do_not_leak_where_there_are_some(run):
+    made = sys.modules["medclf.run.watch"].Run("")
+    made.predictions.y[:60] = 1 - made.predictions.y[:60]  # 60 answers are wrong; the others are right, and leak
+    serve(run, levels(100, 1), 2, scanner="")
+
+    def estimated(leaking):
+        made.leaking = lambda: leaking
+        (run / FOLDER / "reference.json").unlink(missing_ok=True)
+        return [next(line for line in watch(run, progress=False) if "Accuracy" in line) for _ in range(2)]
+
+    paths = list(made.predictions.table["path"])
+    every, clean, leaked = (estimated(set(names)) for names in ([], paths[60:], paths))
+    of_all, of_clean = (int(re.search(r"labels: (\d+) %", line)[1]) for line in (every[0], clean[0]))
+    assert 15 <= of_all <= 35 and of_clean < 10 and clean[0] == clean[1]  # the second is of the reference that was kept
+    assert leaked[1] == f"{every[0]} It is optimistic: all of the run's images leak from its training."
 
 
 def test_darker_images_are_found(run):
