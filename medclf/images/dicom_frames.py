@@ -16,7 +16,8 @@ from medclf.errors import MissingDecoder, ReadError, TooLarge, UnsupportedFormat
 from medclf.images.decoding_guard import check_expansion, check_size, reading
 from medclf.images.dicom_header import integer
 from medclf.images.dicom_layout import PIXEL_TAGS, UNDEFINED, Layout, fragment_starts
-from medclf.images.raster_layout import SCAN_START, JpegHeader, jpeg_header
+from medclf.images.raster_layout import JPEG_END, SCAN_START, JpegHeader, jpeg_header
+from medclf.images.raster_pixels import check_whole
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -46,7 +47,6 @@ _RLE_EXPANSION = 64  # two bytes stand for at most 128 (PS3.5 G.3)
 # JPEG-LS and JPEG 2000 say "all black" in a few bytes: let a blank frame pass, but not a blank gigabyte
 _FLAT_EXPANSION, _FLAT_FREE = 4096, 1 << 24
 _ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # version 100, no flags, transform 0
-_JPEG_END = b"\xff\xd9"
 _STARTS = {b"\xff\xd8\xff": "JPEG", b"\xff\x4f\xff\x51": "JPEG 2000", b"\0\0\0\x0cjP": "JPEG 2000"}
 _MAX_FRAMES = 100_000
 _FLOATING = "its floating-point values have no range that says what is black"
@@ -230,22 +230,29 @@ def _compressed_frame(
         encoded = get_frame(layout.file, index, number_of_frames=form.frames, extended_offsets=offsets)
         options = _options(form, layout.pixels.vr) | {"number_of_frames": 1}
         encoded, precision, colours = _checked(encoded, form, syntax, path)
-        if colours and precision == 8 and syntax in _DCT:
-            return _colour_jpeg(encoded, colours)
+        shallow = precision == 8 and syntax in _DCT
+        if colours and shallow:
+            pixels = _colour_jpeg(encoded, colours)
+            check_whole(encoded, jpeg_header(encoded, path), pixels, path)
+            return pixels
         options["photometric_interpretation"] = colours or form.photometric
         if syntax != _RLE:  # decoders give whole pixels, whatever the header says of planes (PS3.3 C.7.6.3.1.3)
             options["planar_configuration"] = 0
         if syntax in _JPEG and precision <= 8:  # the decoder gives bytes, whatever is allocated
             options |= {"bits_allocated": 8, "bits_stored": min(form.stored, 8)}
     failure: ReadError | None = None
-    for plugin in _plugins(syntax, decoder):
+    for plugin in _plugins(decoder, "pillow" if shallow else "pylibjpeg"):
         try:
             with reading(path, f"its {syntax.name} pixels cannot be decoded"):
                 whole = io.BytesIO(encapsulate([encoded]))
                 array, found = decoder.as_array(whole, index=0, decoding_plugin=plugin, **options)
-                return _values(array, form, found, syntax, precision, path)
+                values = _values(array, form, found, syntax, precision, path)
         except ReadError as error:
             failure = error
+            continue
+        if shallow:
+            check_whole(encoded, jpeg_header(encoded, path), array, path)
+        return values
     if "pylibjpeg" not in decoder.available_plugins:
         raise _missing(syntax, path)
     assert failure is not None
@@ -253,12 +260,11 @@ def _compressed_frame(
     raise ReadError(path, failure.reason, remedy)
 
 
-def _plugins(syntax: UID, decoder: Decoder) -> list[str]:
-    """Decoders to try, in order: for baseline JPEG Pillow, which every installation has and is the fastest.
+def _plugins(decoder: Decoder, first: str) -> list[str]:
+    """Decoders to try, in order: for JPEG of 8 bits Pillow, which every installation has and is the fastest.
 
     pydicom's own, for RLE, comes last: it is written in Python.
     """
-    first = "pillow" if syntax == _BASELINE else "pylibjpeg"
     return sorted(decoder.available_plugins, key=lambda name: (name == "pydicom", name != first, name))
 
 
@@ -276,7 +282,7 @@ def _checked(encoded: bytes, form: Form, syntax: UID, path: str | Path) -> tuple
         raise ReadError(path, f"its pixels are {own_kind}, its header says {syntax.name}")
     if syntax in _JPEG:
         header = jpeg_header(encoded, path)
-        if _JPEG_END not in encoded[header.scan :]:  # which coded data cannot hold (T.81 B.1.1.5, T.87 A.1)
+        if JPEG_END not in encoded[header.scan :]:  # which coded data cannot hold (T.81 B.1.1.5, T.87 A.1)
             raise ReadError(path, "a truncated JPEG: its end is missing")
         if syntax in _DCT and header.bits == 8 < form.stored:
             raise ReadError(path, f"its JPEG holds 8 bits a sample, its header says {form.stored}")

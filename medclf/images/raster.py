@@ -22,7 +22,7 @@ from medclf.images import raster_layout
 from medclf.images.bmp import bmp_header, is_bmp, read_bmp
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, check_size, quietly, reading
 from medclf.images.raster_layout import JpegHeader
-from medclf.images.raster_pixels import Opened, TiffPage, bits_of, channels_of, decoded, stretched
+from medclf.images.raster_pixels import Opened, TiffPage, bits_of, channels_of, check_whole, decoded, stretched
 from medclf.images.windowing import SampleWindow
 
 _WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
@@ -123,12 +123,15 @@ def read_raster(
         data, header = _jpeg_header(file, path, max_megapixels)
         pixels = _fast_jpeg(data, header)
         if pixels is not None:
+            check_whole(data, header, pixels, path)
             return stretched(pixels, window)
         file = io.BytesIO(data)
     opened = _open(file, path, kind, page, max_megapixels)
     with reading(path, f"the {kind} pixels cannot be decoded"):
         pixels = decoded(opened, path, window)
         opened.image.load()  # a PNG's EXIF can stand behind its pixels
+        if kind == "JPEG":
+            check_whole(data, header, pixels, path)
     with reading(path, "its EXIF cannot be read"), quietly():
         return oriented(pixels, _orientation(opened.image, path))
 

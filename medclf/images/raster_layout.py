@@ -35,6 +35,7 @@ _FAX = {2, 3, 4}  # compressions of which one bit can stand for a whole blank li
 
 _NO_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}  # with the FF 00 of stray data, which Pillow passes over
 _FRAME_STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # T.81 table B.1; F7 is JPEG-LS's (T.87)
+JPEG_END = b"\xff\xd9"
 SCAN_START = 0xDA
 _TYPE_SIZE = {
     1: 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections.abc import Callable
@@ -11,11 +12,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from medclf.config import Window
 from medclf.errors import MedclfWarning, ReadError, UnsupportedFormat
+from medclf.images.decoding_guard import reading
+from medclf.images.raster_layout import JPEG_END, JpegHeader
 from medclf.images.windowing import STRETCH, SampleWindow, is_hounsfield, resolve_window, voi_window
 
 _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANAR, _COLOUR_MAP = 258, 259, 262, 277, 284, 320
@@ -94,6 +98,31 @@ def decoded(opened: Opened, path: str | Path, window: SampleWindow) -> np.ndarra
     else:
         return stretched(_shallow(opened, white_is_zero), window)
     return ~grey if white_is_zero else grey
+
+
+def check_whole(data: bytes, header: JpegHeader, pixels: np.ndarray, path: str | Path) -> None:
+    """Refuse a sequential JPEG whose coded pixels end early: decoders fill the rest in the grey of the last block.
+
+    Codes behind the last ones change the picture only where pixels are missing.
+
+    Args:
+        data: the JPEG.
+        header: its own.
+        pixels: as they were decoded; looked at again where the last ones are of one grey, but black or white.
+        path: for messages.
+
+    Raises:
+        ReadError: they end early.
+    """
+    end = data.find(JPEG_END, header.scan)
+    last = pixels[-8:, -8:].reshape(-1, *pixels.shape[2:])
+    if header.process > 0xC1 or end < 0 or (last != last[0]).any() or set(last[0].ravel().tolist()) <= {0, 255}:
+        return
+    further = data[:end] + b"\x55" * 4096 + data[end:]
+    with reading(path, "the JPEG pixels cannot be decoded"):
+        one, other = (np.asarray(JpegImageFile(io.BytesIO(whole))) for whole in (data, further))
+    if not np.array_equal(one, other):
+        raise ReadError(path, "truncated: its coded pixels end before its last row")
 
 
 def _shallow(opened: Opened, white_is_zero: bool) -> np.ndarray:

@@ -341,6 +341,20 @@ def test_a_jpeg_without_its_end_is_refused():
             read_pixels(dataset(frame[: len(frame) * 9 // 10], syntax, **(GREY | form)))
 
 
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_jpeg_whose_pixels_end_early_is_refused_though_its_end_is_there(syntax, samples):
+    ramp = np.add.outer(np.arange(64) * 2, np.arange(48)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(ramp if samples == 1 else np.stack([ramp] * 3, -1)).save(file, "JPEG")
+    frame = file.getvalue()
+    form = dict(Rows=64, Columns=48, SamplesPerPixel=samples)
+    form["PhotometricInterpretation"] = "MONOCHROME2" if samples == 1 else "YBR_FULL_422"
+    assert read_pixels(dataset(frame, syntax, **form)).any()
+    with pytest.raises(ReadError, match="end before its last row"):
+        read_pixels(dataset(frame[: len(frame) - 60] + b"\xff\xd9", syntax, **form))
+
+
 def test_pixels_of_another_kind_than_the_header_says_are_called_so():
     with pytest.raises(ReadError, match="its pixels are JPEG, its header says JPEG 2000"):
         read_pixels(dataset(coded(NOISE), JPEG_2000, **GREY))

@@ -213,3 +213,30 @@ def test_a_png_animation_is_refused():
     file = io.BytesIO()
     first.save(file, "PNG", save_all=True)  # of one frame
     assert np.array_equal(read_pixels(file.getvalue()), GREY)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("turned", [1, 6])
+def test_a_jpeg_whose_pixels_end_early_is_refused_though_its_end_is_there(mode, turned):
+    """Decoders fill what is missing with grey and say nothing."""
+    ramp = np.add.outer(np.arange(64) * 2, np.arange(48)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    file = io.BytesIO()
+    Image.merge(mode, [Image.fromarray(ramp)] * len(Image.new(mode, (1, 1)).getbands())).save(file, "JPEG", exif=exif)
+    whole = file.getvalue()
+    scan = whole.rindex(b"\xff\xda") + 14
+    for share in (0.3, 0.6, 0.9):
+        with pytest.raises(ReadError, match="end before its last row"):
+            read_pixels(whole[: scan + int((len(whole) - scan) * share)] + b"\xff\xd9")
+    frame = whole.index(b"\xff\xc0") + 5
+    with pytest.raises(ReadError, match="end before its last row"):
+        read_pixels(whole[:frame] + (128).to_bytes(2, "big") + whole[frame + 2 :])
+    np.testing.assert_array_equal(read_pixels(whole[:-2] + b"\0\1" + whole[-2:]), read_pixels(whole))  # bytes too many
+
+
+@pytest.mark.parametrize("grey", [0, 90, 255])
+def test_a_whole_jpeg_of_one_grey_is_read(grey):
+    file = io.BytesIO()
+    Image.new("L", (40, 30), grey).save(file, "JPEG")
+    assert (read_pixels(file.getvalue()) == grey).all()
