@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import inspect
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from numbers import Integral
 from pathlib import Path
@@ -206,6 +207,31 @@ def check_count(name: str, value: Any, remedy: str = "", least: int = 1) -> None
         raise DataError(f"{name} must be a whole number, not {value!r}", remedy)
     if value < least:
         raise DataError(f"{name} must be {least} or more, not {value}", remedy)
+
+
+def check_known(kwargs: Mapping[str, Any], function: Callable[..., Any], of: Callable[..., Any]) -> None:
+    """See that another function knows the arguments that are passed on to it.
+
+    Args:
+        kwargs: those of `function` that its signature does not name.
+        function: what was called.
+        of: what they are passed on to.
+
+    Raises:
+        MedclfError: it does not.
+
+    Example:
+        >>> check_known({"leest": 2}, check_count, sorted)
+        Traceback (most recent call last):
+        medclf.errors.MedclfError: check_count has no argument 'leest'
+        did you mean 'least'?
+    """
+    known = inspect.signature(of).parameters
+    for name in kwargs:
+        if name not in known:
+            remedy = did_you_mean(name, [*inspect.signature(function).parameters, *known])
+            text = f"{function.__name__} has no argument {name!r}"
+            raise MedclfError(text, remedy or f"help({function.__name__}) lists them")
 
 
 def _option(name: str) -> str:

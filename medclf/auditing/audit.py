@@ -19,7 +19,7 @@ from medclf.dataset.groups import Link, cluster, equal_images, with_clusters
 from medclf.dataset.labels import count_labels, label_set, objects
 from medclf.dataset.scan import is_scanned, scan
 from medclf.display import Shown
-from medclf.errors import DataError, argument
+from medclf.errors import DataError, argument, check_known
 from medclf.escaping import for_csv
 from medclf.files import replacing, write_json
 from medclf.results.wording import partition_name, percent
@@ -182,6 +182,7 @@ def audit(
         0       same-file  a/1.png  b/1.png
         1  label-conflict  a/1.png  b/1.png
     """
+    check_known(scan_kwargs, audit, scan)
     if not 0 <= min_similarity <= 1:
         raise DataError(f"min_similarity must be from 0 to 1, not {min_similarity}", f"{SIMILAR} is the default")
     scanned = is_scanned(data)

@@ -153,7 +153,8 @@ def values_of(values: Values, items: Any, n: int, what: str) -> list[Any]:
     if callable(values):
         rows = items.itertuples() if isinstance(items, pd.DataFrame) else items
         found = [values(item) for item in rows]
-    elif isinstance(values, (Mapping, set, frozenset, pd.DataFrame)):  # whose items are its keys, or in no order
+    elif not isinstance(values, Iterable) or isinstance(values, (Mapping, set, frozenset, pd.DataFrame)):
+        # whose items are its keys, or in no order
         text = f"{what} are given as a {type(values).__name__}, not as one for each item in the items' order"
         raise SplitError(text, "give a list, a column's name, or a function of the item, such as a dict's get")
     else:

@@ -25,7 +25,7 @@ from medclf.dataset.labels import (
     values_of,
 )
 from medclf.dataset.part_names import partition_of
-from medclf.errors import MedclfWarning, SplitError, argument
+from medclf.errors import MedclfWarning, SplitError, argument, check_count
 
 Splits = tuple[list[int], list[int]]
 Splitter = Callable[[Any], Splits]
@@ -185,17 +185,17 @@ def KFoldSplitter(
         A function items -> (train_idx, valid_idx).
 
     Raises:
-        SplitError: `fold` or `n_folds` is impossible; when called: fewer images or groups than folds, or a
-            class of one image.
+        DataError: `fold` or `n_folds` is no whole number, or impossible.
+        SplitError: when called: fewer images or groups than folds, or a class of one image.
 
     Example:
         >>> folds = [KFoldSplitter(fold, n_folds=3)(["a", "b", "c", "d", "e", "f"]) for fold in range(3)]
         >>> sorted(i for train, valid in folds for i in valid)
         [0, 1, 2, 3, 4, 5]
     """
-    if n_folds < 2:
-        raise SplitError(f"{argument('n_folds')} must be 2 or more, not {n_folds}", "5 is usual")
-    if not 0 <= fold < n_folds:
+    check_count(argument("n_folds"), n_folds, "5 is usual", least=2)
+    check_count("fold", fold, f"{n_folds} folds are numbered from 0", least=0)
+    if fold >= n_folds:
         raise SplitError(f"fold must be from 0 to {n_folds - 1}, not {fold}", f"{n_folds} folds are numbered from 0")
 
     def split(items: Any) -> Splits:

@@ -12,7 +12,7 @@ from medclf.metrics.table import METRICS, class_metrics
 from medclf.models.spec import ModelSpec
 from medclf.results.results import short_metrics
 from medclf.results.run_folder import RESULTS, RunFolder
-from medclf.results.wording import counted, interval, number, partition_name, without_leaks
+from medclf.results.wording import counted, interval, number, of_validation, partition_name, without_leaks
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
 _USE = "Research only. Not a medical device: do not use it for diagnosis or treatment."
@@ -109,8 +109,8 @@ def _results(results: Mapping[str, Any], card: dict[str, Any]) -> Iterator[str]:
         for label, row in results["per_class"].items()
     ]
     yield from _table(["label", "n", *(metric.title for metric in columns)], rows)
-    if results.get("partition") == "valid":
-        yield from ("", "The validation set was used during training, so these scores are optimistic.")
+    if told := of_validation(results):
+        yield from ("", told)
     for part in (results, results.get("test") or {}):
         if sentence := (part.get("leak_free") or {}).get("sentence"):
             yield from ("", _plain(sentence))

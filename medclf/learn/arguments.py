@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +16,6 @@ from medclf.errors import MedclfError, argument, did_you_mean
 from medclf.learn.labels import is_multi_label
 from medclf.models.heads import ConcatPool
 from medclf.models.pooling import GlobalPool
-
-
-def check_known(
-    kwargs: Mapping[str, Any], function: Callable[..., Any], of: Callable[..., Any] = Learner.__init__
-) -> None:
-    """See that fastai knows the arguments that are passed on to it.
-
-    Args:
-        kwargs: those of `function` that its signature does not name.
-        function: what was called.
-        of: what of fastai's they are passed on to.
-
-    Raises:
-        MedclfError: it does not.
-    """
-    known = inspect.signature(of).parameters
-    for name in kwargs:
-        if name not in known:
-            remedy = did_you_mean(name, [*inspect.signature(function).parameters, *known])
-            text = f"{function.__name__} has no argument {name!r}"
-            raise MedclfError(text, remedy or f"help({function.__name__}) lists them")
 
 
 def check_callables(**given: Any) -> None:

@@ -320,13 +320,14 @@ def _with_groups(part: Predictions, table: pd.DataFrame) -> Predictions:
 
 
 def _summary(learn: Any, predictions: Predictions, table: pd.DataFrame | None, partition: str = "valid") -> Sections:
-    head = getattr(learn, "head", None)
+    head, history = getattr(learn, "head", None), getattr(learn, "history", ())
+    head = head if history or getattr(learn, "is_probe", False) else None  # else its weights came from elsewhere
     results = summarize(
         predictions,
         partition=partition,
         table=table,
         recipe=described(learn),
-        history=getattr(learn, "history", ()),
+        history=history,
         linear_probe=head.as_dict() if head is not None else None,
     )
     found = {"fine_tune": "tuning", "returned_epoch": "returned_epoch"}

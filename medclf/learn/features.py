@@ -19,6 +19,7 @@ from medclf.files import replacing
 from medclf.learn import distributed
 from medclf.learn.augment import Augment
 from medclf.learn.batches import MedDL
+from medclf.learn.precision import check_float32
 from medclf.models.features import extract
 from medclf.models.frozen_prefix import FrozenPrefix, at_once
 from medclf.models.heads import pooling
@@ -75,6 +76,7 @@ def _computed(network: nn.Sequential, loader: Any, view: int, progress: bool) ->
         body, in_bf16, changes["bs"] = network.body(), network.in_bf16, max(loader.bs, _OF_WHAT_IS_KEPT)
     elif next(network.parameters()).device.type == "cpu":
         step = at_once(next(network.parameters()).device)
+    check_float32(network)
     whole = loader.new(shuffle=False, drop_last=False, **changes)
     loader = parted(whole)
     targets: list[Tensor] = []

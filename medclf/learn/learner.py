@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.data.core import DataLoaders
+from fastai.learner import Learner
 from fastai.metrics import accuracy, accuracy_multi
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import apply_init
@@ -18,8 +19,8 @@ from fastcore.foundation import L
 
 from medclf._deprecated import warn
 from medclf.config import Balance, Pooling, TrainConfig
-from medclf.errors import DataError, MedclfError, PreprocessingError, argument
-from medclf.learn.arguments import check_callables, check_head, check_known, fastai_head, weights_asked
+from medclf.errors import DataError, MedclfError, PreprocessingError, argument, check_known
+from medclf.learn.arguments import check_callables, check_head, fastai_head, weights_asked
 from medclf.learn.balance import balanced_loss
 from medclf.learn.checkpoint import seeded
 from medclf.learn.deferred_loss import DeferredSmoothLoss, FetchLosses
@@ -135,7 +136,7 @@ def med_learner(
     if "head_start" in kwargs:
         warn("med_learner(head_start=)", "linear_probe=")
         linear_probe = kwargs.pop("head_start")
-    check_known(kwargs, med_learner)
+    check_known(kwargs, med_learner, Learner.__init__)
     check_callables(loss_func=loss_func, opt_func=opt_func, splitter=splitter, metrics=metrics, cbs=cbs)
     if not (isinstance(dropout, (int, float)) and 0 <= dropout < 1):
         raise MedclfError(f"dropout must be 0 or more and below 1, not {dropout!r}", "it is the share that is dropped")
@@ -148,7 +149,7 @@ def med_learner(
         weights = weights_as_given(arch, weights)
     if isinstance(dls.device, str):
         dls.to(usable_device(dls.device))
-    check_measures(loss_func, metrics, is_multi_label(dls), len(vocab), dls.device)
+    check_measures(loss_func, metrics, is_multi_label(dls), len(vocab), dls.device, logits=custom_head is None)
     n_in = _channels_asked(dls, n_in)
     options: dict[str, Any] = {"concat_pool": concat_pool, "pool": pool, "lin_ftrs": lin_ftrs, "ps": ps}
     options |= {"first_bn": first_bn, "bn_final": bn_final, "lin_first": lin_first, "y_range": y_range}

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from fastai.layers import NoneReduce
 from fastai.learner import mk_metric
 from fastai.torch_core import TensorCategory, TensorMultiCategory, to_detach
 from fastcore.foundation import L
@@ -53,7 +54,9 @@ class _Labels:
         return None
 
 
-def check_measures(loss_func: Any, metrics: Any, several: bool, n_out: int, device: Any = "cpu") -> None:
+def check_measures(
+    loss_func: Any, metrics: Any, several: bool, n_out: int, device: Any = "cpu", *, logits: bool = True
+) -> None:
     """See that a loss function and metrics take these labels: of sizes alone fastai, torch and scikit-learn speak.
 
     Args:
@@ -61,6 +64,7 @@ def check_measures(loss_func: Any, metrics: Any, several: bool, n_out: int, devi
         several: whether an image may have several labels.
         n_out: how many labels there are.
         device: of the training.
+        logits: whether these are the network's outputs; a head of one's own may give probabilities or their logarithms.
 
     Raises:
         MedclfError: one does not; or the loss function makes of the network's outputs no probabilities.
@@ -70,12 +74,34 @@ def check_measures(loss_func: Any, metrics: Any, several: bool, n_out: int, devi
     if loss_func is not None:
         remedy = f"leave it out, or give {'BCEWithLogitsLossFlat' if several else 'CrossEntropyLossFlat'}()"
         _check(loss_func, _loss_of, labels, f"is no loss where an image {has}", remedy)
-        if reason := _no_probabilities(loss_func, labels):
+        if reason := _no_probabilities(loss_func, labels, logits):
             raise MedclfError(f"{_name(loss_func)} is no loss where an image {has}: {reason}", remedy)
     such = "accuracy, F1Score(), RocAucBinary()" if n_out == 2 else "accuracy, F1Score(average='macro'), RocAuc()"
     such = "accuracy_multi, F1ScoreMulti(), RocAucMulti()" if several else such
     for metric in L(metrics):
         _check(metric, _value_of, labels, f"is no metric where an image {has}", f"leave it out, or give some of {such}")
+
+
+def gives_by_image(loss_func: Any, several: bool, n_out: int, device: Any = "cpu") -> bool:
+    """Whether fastai can ask a loss function for the loss of each image.
+
+    Args:
+        loss_func, several, n_out, device: see `check_measures`.
+
+    Example:
+        >>> gives_by_image(torch.nn.CrossEntropyLoss(), False, 3), gives_by_image(lambda x, y: x.mean(), False, 3)
+        (True, False)
+    """
+    labels = _Labels(n_out, several, device)
+
+    def by_image(loss_func: Any, outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+        with NoneReduce(loss_func) as unreduced:
+            return _loss_of(unreduced, outputs, targets)
+
+    try:
+        return labels.tried(by_image, loss_func).numel() in (len(labels.one_hot), labels.one_hot.numel())
+    except Exception:  # noqa: BLE001  # of a library, or of the user's own
+        return False
 
 
 def _check(measure: Any, use: Callable[..., Any], labels: _Labels, text: str, remedy: str) -> None:
@@ -105,15 +131,17 @@ def _value_of(metric: Any, outputs: torch.Tensor, targets: torch.Tensor) -> Any:
     return metric.value
 
 
-def _no_probabilities(loss_func: Any, labels: _Labels) -> str:
+def _no_probabilities(loss_func: Any, labels: _Labels, logits: bool) -> str:
     """Why a network that minimises it gives no probabilities by softmax or sigmoid; "" where it does."""
     right = labels.one_hot
     try:
         even, moved, sure = (labels.tried(_loss_of, loss_func, x) for x in (right, right + 1, _SURE * (2 * right - 1)))
         if labels.several and torch.allclose(even, moved, rtol=1e-4):
             return "as softmax does, it looks only at how far the labels' outputs differ"
+        if logits and (sure < -1).all():  # -10 for the right label's logit of 10
+            return "it wants logarithms of probabilities, and the outputs are logits"
         is_distance = (even < 1e-6).all() and (sure > 1).all()
-        return "it wants outputs of 0 and 1, and they are logits" if is_distance else ""
+        return "it wants outputs of 0 and 1, and they are logits" if logits and is_distance else ""
     except Exception:  # noqa: BLE001  # it takes probabilities alone, which a head may give
         return ""
 

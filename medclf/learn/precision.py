@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from fastai.callback.core import Callback
-from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.fp16 import AMPMode, MixedPrecision, NonNativeMixedPrecision
+
+from medclf.errors import MedclfError
 
 
 def has_bf16(device: torch.device | str) -> bool:
@@ -38,6 +41,25 @@ def precision(learn: Any) -> str:
         if isinstance(cb, MixedPrecision):
             return "float16"
     return "float32"
+
+
+def check_float32(network: torch.nn.Module, cbs: Sequence[Callback] = ()) -> None:
+    """See that a network's weights are float32, as the images are.
+
+    Args:
+        network: the network.
+        cbs: the callbacks; one of them may cast the images.
+
+    Raises:
+        MedclfError: they are float16, say.
+    """
+    if any(isinstance(cb, (MixedPrecision, NonNativeMixedPrecision)) for cb in cbs):
+        return
+    for weight in network.parameters():
+        if weight.is_floating_point() and weight.dtype != torch.float32:
+            kind = str(weight.dtype).removeprefix("torch.")
+            text = f"the network's weights are {kind}, and the images are float32"
+            raise MedclfError(text, "learn.model.float() makes them float32")
 
 
 class TrainInBf16(Callback):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -24,6 +23,8 @@ from medclf.learn.batches import unread
 from medclf.learn.features import exact, parted
 from medclf.learn.image_block import ReadMedImage
 from medclf.learn.labels import class_names, is_multi_label, is_ordinal
+from medclf.learn.measures import gives_by_image
+from medclf.learn.precision import check_float32
 from medclf.models.features import pooled_features
 from medclf.progress import has_screen
 from medclf.results.predictions import Predictions, losses_of
@@ -57,6 +58,7 @@ def predict_loader(
     Warns:
         MedclfWarning: the loss function names labels from another probability on.
     """
+    check_float32(learn.model, learn.cbs)
     whole = loader.new(shuffle=False, drop_last=False)
     if not len(whole.dataset):
         text = f"there is no {partition_name(partition) or 'other'} image to predict"
@@ -68,13 +70,14 @@ def predict_loader(
     if features:
         keeping = pooled_features(learn.model)
     stops = learn.cbs.filter(lambda cb: isinstance(cb, TerminateOnNaNCallback))  # it takes the loss for one number
-    by_image = labelled and _by_image(learn.loss_func)
+    names, several = class_names(learn.dls), is_multi_label(learn.dls)
+    by_image = labelled and gives_by_image(learn.loss_func, several, len(names), learn.dls.device)
     with exact(loader), bar, _no_metrics(learn), learn.removed_cbs(stops), keeping as kept:
         probs, targets, *rest = learn.get_preds(
             dl=loader, with_loss=by_image, act=act or activation_of(learn), reorder=False
         )
     multi_label = probs.ndim == 2 and targets is not None and targets.ndim == 2
-    multi_label = multi_label or is_multi_label(learn.dls)
+    multi_label = multi_label or several
     collect = distributed.gathered if loader is not whole else np.asarray
     if multi_label and (cut := getattr(learn.loss_func, "thresh", 0.5)) != 0.5:
         text = f"learn.predict names labels from the loss function's thresh={cut} on; here, and in a bundle, it is 0.5"
@@ -86,7 +89,7 @@ def predict_loader(
         if by_image:
             losses = collect(rest[0].as_subclass(torch.Tensor).float().numpy()).reshape(n, -1).mean(1)
         else:
-            text = "the loss function gives no loss of each image (it takes no reduction): its cross-entropy is shown"
+            text = "the loss function gives no loss of each image: its cross-entropy is shown"
             warnings.warn(MedclfWarning(text), stacklevel=2)
             losses = losses_of(y, probs, multi_label)
     else:
@@ -96,7 +99,7 @@ def predict_loader(
     table = rows_of(learn.dls, paths_of(loader), partition)
     pooled = collect(torch.cat(kept).numpy()) if kept else None
     ordinal = is_ordinal(learn.dls)
-    found = Predictions(class_names(learn.dls), multi_label, y, probs, losses, table, pooled, ordinal=ordinal)
+    found = Predictions(names, multi_label, y, probs, losses, table, pooled, ordinal=ordinal)
     lost = unread(loader)
     return found.subset(~lost) if lost.any() else found
 
@@ -146,16 +149,6 @@ def _no_metrics(learn: Any) -> Iterator[None]:
         yield
     finally:
         learn.metrics = kept
-
-
-def _by_image(loss_func: Any) -> bool:
-    """Whether fastai can ask a loss function for the loss of each image."""
-    if hasattr(loss_func, "reduction"):
-        return True
-    with contextlib.suppress(TypeError, ValueError):
-        known = inspect.signature(loss_func).parameters
-        return "reduction" in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
-    return True
 
 
 def activation_of(learn: Any) -> Any:

@@ -19,9 +19,9 @@ from fastcore.foundation import L
 
 from medclf.config import TrainConfig
 from medclf.display import Shown, listed
-from medclf.errors import DataError, MedclfError
+from medclf.errors import DataError, MedclfError, check_known
 from medclf.learn import distributed
-from medclf.learn.arguments import check_callbacks, check_known, rates_by_group
+from medclf.learn.arguments import check_callbacks, rates_by_group
 from medclf.learn.balance import balanced_loss, draw_evenly, is_balanced
 from medclf.learn.callbacks import SaveBest
 from medclf.learn.checkpoint import seeded
@@ -29,6 +29,7 @@ from medclf.learn.growing_sizes import Sizes, growing
 from medclf.learn.labels import class_names, is_multi_label, refuse_other_labels
 from medclf.learn.normalization import normalized
 from medclf.learn.partial import training_from
+from medclf.learn.precision import check_float32
 from medclf.learn.preprocessing import spec_of
 from medclf.learn.probing import Probing
 from medclf.learn.weights import BlendWeights, KeepStatistics, weights_of
@@ -110,6 +111,7 @@ class MedLearner(Shown, Probing):
     def fit(self, n_epoch: int, lr: Any = None, *args: Any, **kwargs: Any) -> None:
         """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
         self._check_balance()
+        check_float32(self.model, self.cbs)
         check_callbacks(self, [*self.cbs, *L(kwargs.get("cbs"))])
         self._fitting = True
         try:

@@ -13,6 +13,7 @@ from medclf.results.wording import (
     labels_scored,
     measured,
     number,
+    of_validation,
     partition_name,
     rests_on_few,
     score_key,
@@ -122,11 +123,8 @@ def cautions(results: Mapping[str, Any]) -> list[str]:
     texts = [
         text for text in (missing, split.get("sentence"), rests_on_few(results), results.get("resampling")) if text
     ]
-    if results.get("partition") == "valid":
-        texts.append(
-            "The validation set was used during training, so this score is optimistic. "
-            "Confirm it on a separate test set."
-        )
+    if told := of_validation(results):
+        texts.append(f"{told} Confirm them on a separate test set.")
     leak = results.get("leak_free") or {}
     if leak.get("sentence"):
         texts.append(str(leak["sentence"]))

@@ -86,6 +86,23 @@ def without_leaks(results: Mapping[str, Any]) -> Mapping[str, Any]:
     return numbers[-1] if len(numbers) > 1 else {}
 
 
+def of_validation(results: Mapping[str, Any]) -> str:
+    """What is to be said of scores on validation images; "" of others.
+
+    Example:
+        >>> of_validation({"partition": "test"})
+        ''
+        >>> of_validation({"partition": "valid"})
+        'The validation set was used during training, so these scores are optimistic.'
+    """
+    if results.get("partition") != "valid":
+        return ""
+    training = results.get("training") or {}
+    if results.get("folds") or (training.get("linear_probe") and not training.get("history")):
+        return "Each image was scored by a model not fitted on it. Scores that models are chosen by are optimistic."
+    return "The validation set was used during training, so these scores are optimistic."
+
+
 def score_key(results: Mapping[str, Any]) -> str:
     """The metric that a run's score is told by: mean AUROC where an image may have several labels, else accuracy.
 

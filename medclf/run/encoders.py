@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from medclf.auditing.audit import with_groups
 from medclf.dataset.folds import folds
 from medclf.dataset.groups import groups_of, unit_of
 from medclf.dataset.labels import count_labels, label_set, objects, usable
-from medclf.dataset.scan import scan
-from medclf.errors import DataError, MissingDependency, WeightsError, argument, check_count
+from medclf.dataset.scan import scan, scanned_already
+from medclf.errors import DataError, MissingDependency, WeightsError, argument, check_count, check_known
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import wilson
 from medclf.metrics.logits import to_probs
@@ -148,12 +148,14 @@ def encoders(
     Example:
         >>> # encoders("images", ["efficientnet_lite0", "hf-hub:microsoft/rad-dino"]).frame()
     """
-    names = [names] if isinstance(names, str) else names
+    check_known(scan_kwargs, encoders, scan)
     check_count(argument("n_folds"), n_folds, "5 is the default", least=2)
+    check_count(argument("seed"), seed, least=0)
+    names = [names] if isinstance(names, str) or not isinstance(names, Iterable) else [*names]
     for name in names:
         _check(name)
-    table = data if isinstance(data, pd.DataFrame) else scan(data, window=window, frame=frame, **scan_kwargs)
-    table = usable(table)
+    listed = scanned_already(data, scan_kwargs, frame)
+    table = usable(scan(data, window=window, frame=frame, **scan_kwargs) if listed is None else listed)
     table = table[[bool(label_set(label)) for label in objects(table, "label")]].reset_index(drop=True)
     vocab = sorted(count_labels(objects(table, "label")))
     if len(table) < 10 or len(vocab) < 2:
@@ -202,6 +204,9 @@ def _parted(name: str) -> tuple[str, Any]:
 
 def _check(name: str) -> None:
     """See that an encoder can be had, before the images are read."""
+    if not isinstance(name, str):
+        text = f"encoders are given by name, and one is of type {type(name).__name__}"
+        raise DataError(text, "register_arch(name, make) gives a network of your own a name")
     arch, weights = _parted(name)
     try:
         check_weights(arch, weights)

@@ -21,7 +21,7 @@ from medclf.dataset.labels import count_labels, objects, usable
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
 from medclf.dataset.scan import note, scan, scanned_already, with_problems
 from medclf.dataset.units import with_units
-from medclf.errors import DataError, MedclfWarning, OutputError, ReadError, argument
+from medclf.errors import DataError, MedclfWarning, OutputError, ReadError, argument, check_known
 from medclf.files import refuse_to_replace
 from medclf.images.preprocessing import Preprocessing
 from medclf.images.windowing import resolve_window
@@ -76,6 +76,7 @@ def evaluate(
         DataError: no image carries a label that the bundle knows.
         BundleError: the bundle is damaged, changed, or of another version.
     """
+    check_known(scan_kwargs, evaluate, scan)
     origin = Run(run)
     bundle = origin.bundle
     out = Path(out) if out else origin / EVALUATIONS / (Path(data).stem if isinstance(data, (str, Path)) else "data")

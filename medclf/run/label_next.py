@@ -18,7 +18,7 @@ from medclf.dataset.columns import POOR
 from medclf.dataset.corrections import UNSURE as NOT_SURE
 from medclf.dataset.labels import objects, usable
 from medclf.dataset.scan import scan, scanned_already
-from medclf.errors import DataError, ReadError, argument, check_count
+from medclf.errors import DataError, ReadError, argument, check_count, check_known
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import Bundle
 from medclf.inference.bundle_format import biases, temperatures
@@ -144,6 +144,7 @@ def label_next(
         >>> # label_next(learn, "unlabelled", n=50).images[["path", "suggestion"]]
     """
     check_count(argument("n"), n, "say how many images to choose")
+    check_known(scan_kwargs, label_next, scan)
     run = opened(model)
     model = run.bundle if isinstance(run, Run) else run
     if model is not None:

@@ -12,7 +12,7 @@ import pandas as pd
 from medclf.auditing.shortcut_test import ShortcutTest, shortcut_test
 from medclf.dataset.labels import label_set, objects
 from medclf.dataset.scan import scan
-from medclf.errors import DataError, MedclfWarning, argument, by_road
+from medclf.errors import DataError, MedclfWarning, argument, by_road, check_known
 from medclf.images.phi import withheld_among
 from medclf.reporting.checklist.claim import with_card
 from medclf.reporting.plain_page import check_page
@@ -62,6 +62,7 @@ def shortcuts(
         BundleError: the bundle is damaged.
         OutputError: the page cannot be written.
     """
+    check_known(scan_kwargs, shortcuts, scan)
     if out is not None:
         check_page(out)
     if data is None and scan_kwargs:

@@ -21,12 +21,11 @@ from medclf.dataset.groups import TRAINED_BEFORE
 from medclf.dataset.labels import count_labels
 from medclf.dataset.scan import scan
 from medclf.dataset.units import check_labels, split_for_units, with_units
-from medclf.errors import DataError, argument
+from medclf.errors import DataError, argument, check_known
 from medclf.images.phi import withheld_among
 from medclf.inference.bundle import save_bundle
 from medclf.inference.runtimes import hash_in
 from medclf.learn import distributed
-from medclf.learn.arguments import check_known
 from medclf.learn.assess import Assessment, assess
 from medclf.learn.precision import precision
 from medclf.learn.stores import decoding

@@ -22,7 +22,7 @@ from medclf.dataset.splitters import (
     StratifiedGroupSplitter,
     StratifiedSplitter,
 )
-from medclf.errors import MedclfWarning, SplitError
+from medclf.errors import DataError, MedclfWarning, SplitError
 
 pytestmark = pytest.mark.filterwarnings("ignore::medclf.errors.MedclfWarning")
 
@@ -352,10 +352,12 @@ def test_impossible_splits(splitter, items, reason):
         (lambda: PatientSplitter(LABELS, float("nan")), "valid_pct must be between 0 and 1, not nan"),
         (lambda: KFoldSplitter(5, 5), "fold must be from 0 to 4, not 5"),
         (lambda: KFoldSplitter(0, 1), "n_folds must be 2 or more, not 1"),
+        (lambda: KFoldSplitter(0, "3"), "n_folds must be a whole number, not '3'"),
+        (lambda: KFoldSplitter(0.5, 3), "fold must be a whole number, not 0.5"),
     ],
 )
 def test_impossible_arguments(make, reason):
-    with pytest.raises(SplitError, match=reason):
+    with pytest.raises(DataError, match=reason):
         make()
 
 

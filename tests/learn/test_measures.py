@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from medclf.errors import MedclfError
-from medclf.learn.measures import check_measures
+from medclf.learn.measures import check_measures, gives_by_image
 
 
 class OneHotBCE(nn.BCEWithLogitsLoss):
@@ -56,6 +56,7 @@ OF_SEVERAL = [
     *(losses.BCEWithLogitsLossFlat(pos_weight=torch.ones(3), thresh=0.2), nn.BCELoss()),
     lambda outputs, targets: F.mse_loss(outputs.sigmoid(), targets),
 ]
+OF_LOGARITHMS = [nn.NLLLoss(), F.nll_loss, losses.BaseLoss(nn.NLLLoss)]
 OF_NEITHER = [losses.MSELossFlat(), F.l1_loss, nn.HuberLoss(), lambda outputs, targets: F.mse_loss(outputs, targets)]
 METRICS_OF_ONE = [
     *(metrics.accuracy, metrics.error_rate, metrics.F1Score(average="macro"), share_right),
@@ -108,3 +109,19 @@ def test_a_measure_of_ones_own_that_takes_neither_is_left_to_the_training():
         raise ValueError("no weights of the batch yet")
 
     check_measures(needs_more, needs_more, False, 3)
+
+
+@pytest.mark.parametrize("loss_func", OF_LOGARITHMS)
+def test_a_loss_of_logarithms_wants_a_head_that_gives_them(loss_func):
+    with pytest.raises(MedclfError, match="it wants logarithms of probabilities, and the outputs are logits"):
+        check_measures(loss_func, None, False, 3)
+    check_measures(loss_func, None, False, 3, logits=False)
+
+
+def test_which_losses_tell_that_of_each_image():
+    for loss_func in (nn.CrossEntropyLoss(), F.cross_entropy, losses.FocalLossFlat(), losses.CrossEntropyLossFlat()):
+        assert gives_by_image(loss_func, False, 3)
+    for loss_func in (nn.BCEWithLogitsLoss(), losses.BCEWithLogitsLossFlat(), F.binary_cross_entropy_with_logits):
+        assert gives_by_image(loss_func, True, 3)
+    for loss_func in (OneHotBCE(reduction="sum"), Asymmetric(), lambda outputs, targets: outputs.mean()):
+        assert gives_by_image(loss_func, True, 3) is False

@@ -9,7 +9,11 @@ from fastai.callback.core import Callback, CancelBatchException
 from fastai.optimizer import SGD
 from PIL import Image
 
+from medclf.errors import MedclfError
+from medclf.inference.bundle import save_bundle
+from medclf.learn.assess import assess
 from medclf.learn.dataloaders import MedDataLoaders
+from medclf.learn.interpretation import MedInterpretation
 from medclf.learn.learner import med_learner
 from medclf.learn.precision import TrainInBf16, has_bf16, precision
 from medclf.learn.prediction import predict_loader
@@ -103,3 +107,15 @@ def test_the_processor_decides(dls, has, wanted, monkeypatch):
 def test_a_torch_that_does_not_know_is_taken_for_no(monkeypatch):
     monkeypatch.delattr(torch.cpu, FLAG)
     assert has_bf16("cpu") is False
+
+
+@pytest.mark.parametrize("kind", ["half", "bfloat16", "double"])
+def test_weights_of_another_precision_are_told_before_images_are_seen(dls, kind, tmp_path):
+    learn = learner(dls)
+    getattr(learn.model, kind)()
+    calls = [assess, lambda learn: save_bundle(learn, tmp_path / "bundle"), lambda learn: learn.fit(1)]
+    for call in [*calls, MedInterpretation.from_learner]:
+        with pytest.raises(MedclfError, match=r"the network's weights are .*, and the images are float32"):
+            call(learn)
+    learn.model.float()
+    assert len(predict_loader(learn, dls.valid))

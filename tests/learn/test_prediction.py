@@ -57,7 +57,12 @@ def own_loss(outputs, targets):
     return functional.cross_entropy(outputs, targets)
 
 
-@pytest.mark.parametrize("loss_func", [nn.CrossEntropyLoss(), functional.cross_entropy, own_loss])
+class OwnLoss(nn.Module):
+    def forward(self, outputs, targets):
+        return functional.cross_entropy(outputs, targets)
+
+
+@pytest.mark.parametrize("loss_func", [nn.CrossEntropyLoss(), functional.cross_entropy, own_loss, OwnLoss()])
 def test_a_loss_without_activation_gives_probabilities(loss_func, folder):
     dls = med_loaders(folder)
     learn = learner(dls, loss_func=loss_func)

@@ -12,7 +12,7 @@ from medclf.metrics.intervals import as_plain
 from medclf.reporting.formatting import scores
 from medclf.results.predictions import Predictions
 from medclf.results.results import leak_free, metrics_of
-from medclf.results.wording import beside_guessing, summary
+from medclf.results.wording import beside_guessing, of_validation, summary
 
 VOCAB = ["effusion", "hernia", "mass", "nodule"]
 
@@ -47,3 +47,12 @@ def test_what_always_saying_the_more_frequent_is_right_in_is_called_answers_wher
 ) -> None:
     told = beside_guessing(facts | {"baseline": {"label": None, "accuracy": 0.5}})
     assert "right in 50.0 % of the answers" in told and "images" not in told
+
+
+def test_scores_are_called_optimistic_where_the_images_had_a_part_in_the_training() -> None:
+    tuned = {"partition": "valid", "training": {"linear_probe": {"seconds": 1}, "history": [{"epoch": 1}]}}
+    probe = {"partition": "valid", "training": {"linear_probe": {"seconds": 1}, "history": []}}
+    assert of_validation(tuned).startswith("The validation set was used during training")
+    for held_out in (probe, {**tuned, "folds": [{"n": 3}]}):
+        assert of_validation(held_out).startswith("Each image was scored by a model not fitted on it.")
+    assert of_validation({**probe, "partition": "test"}) == ""

@@ -104,3 +104,17 @@ def test_an_encoder_that_cannot_be_had_is_told_before_the_others_are_tried(image
     with pytest.raises(MedclfError, match=said) as error:
         encoders(images, ["blind", name], near=False, progress=False, say=told.append)
     assert not told and "weights" not in error.value.remedy.replace("file of weights", "")
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"names": 5}, "encoders are given by name, and one is of type int"),
+        ({"names": [nn.Flatten()]}, "encoders are given by name, and one is of type Flatten"),
+        ({"archs": ["seeing"]}, "encoders has no argument 'archs'"),
+        ({"seed": "x"}, "seed must be a whole number, not 'x'"),
+    ],
+)
+def test_arguments_that_cannot_be_are_named(images, given, said):
+    with pytest.raises(MedclfError, match=said):
+        encoders(images, **given)
