@@ -440,9 +440,10 @@ def test_of_many_classes_the_matrix_shows_those_with_most_errors(opened: Any, fa
     assert shown.complaints == []
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1366, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (1366, "dark")])
 def test_no_sideways_scrolling(opened: Any, factory: Any, width: int, scheme: str) -> None:
     data = factory(vocab=[f"a-rather-long-class-name-{i}" for i in range(9)])
+    data.facts["augmentation"] = {"picture": data_uri(encode(np.zeros((90, 900), np.uint8), 900, 80))}
     options = {"viewport": {"width": width, "height": 740}, "color_scheme": scheme}
     shown = opened(data.facts, data.rows, read=data.read, browser_options=options)
     assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
@@ -451,6 +452,12 @@ def test_no_sideways_scrolling(opened: Any, factory: Any, width: int, scheme: st
     assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
     shown.page.click("#gallery li:first-child button")
     assert shown.page.evaluate("document.querySelector('#dialog').scrollWidth") <= width
+    shown.page.keyboard.press("Escape")
+    cut = "fields => fields.filter((field) => field.scrollWidth > field.clientWidth).map((field) => field.innerText)"
+    assert shown.page.eval_on_selector_all("#filters .field", cut) == []
+    shown.page.click("[data-tab=details]")
+    shown.until("document.querySelector('#section-augmentation img').clientWidth > 200")
+    assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
     shown.is_clean()
 
 
