@@ -20,6 +20,7 @@ from medclf.results.names import Names
 from medclf.results.units import N_IMAGES
 from medclf.results.wording import counted, is_metric, partition_name
 
+_MANY = 100  # labels, above which probabilities are rounded
 CHUNK = 100  # pictures in one script element: the page reads an element when it shows the first of them
 
 
@@ -54,7 +55,7 @@ def page_data(results: Mapping[str, Any], cases: Cases, names: Names, partition:
             for row in np.flatnonzero(cases.known & ~cases.judged.all(axis=1))
         },
         "pred": code(cases.predicted, np.ones(len(cases), bool)),
-        "probs": [float(f"{p:.7g}") if np.isfinite(p) else 0 for p in cases.probs.ravel()],
+        "probs": _probs(cases),
         "loss": [float(f"{x:.5g}") if np.isfinite(x) else None for x in cases.loss],
         "columns": {
             words(name) if name == N_IMAGES else name: [values, codes.tolist()]
@@ -137,6 +138,14 @@ def label_data(cases: Cases, names: Names, found: Sequence[DoubtfulLabel]) -> di
         "reasons": reasons,
         "judges": {str(row): judge for row, judge in enumerate(cases.judge) if judge},
     }
+
+
+def _probs(cases: Cases) -> list[float]:
+    """Every row's probabilities: as the page shows them where many labels' would be most of the page, else exact."""
+    shown = np.nan_to_num(cases.probs.ravel())
+    if len(cases.vocab) > _MANY and not cases.multi_label:  # no threshold of one label decides
+        return [p or 0 for p in shown.round(4).tolist()]
+    return [float(f"{p:.7g}") for p in shown]
 
 
 def _codes(chosen: np.ndarray, known: np.ndarray) -> list[int]:

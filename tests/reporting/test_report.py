@@ -191,6 +191,14 @@ def test_every_row_is_in_the_data(made_up: Any, tmp_path: Path) -> None:
     assert np.allclose(probs, made_up.rows[[f"prob_{v}" for v in made_up.vocab]], atol=1e-6)
 
 
+def test_probabilities_of_many_labels_are_as_exact_as_they_are_shown(factory: Any, tmp_path: Path) -> None:
+    made = factory(vocab=[f"grade {i}" for i in range(101)])
+    data = page(made.facts, made.rows, tmp_path)[0].json("data")
+    given = made.rows[[f"prob_{v}" for v in made.vocab]].to_numpy()
+    assert np.abs(np.array(data["probs"]).reshape(given.shape) - given).max() <= 0.00005 + 1e-12
+    assert max(len(json.dumps(p)) for p in data["probs"]) <= 6  # 0.1234
+
+
 @pytest.mark.parametrize("limit", [{"max_thumbnails": 220}, {"max_megabytes": 2.6}])
 def test_sampling_keeps_every_error_and_says_so(factory: Any, tmp_path: Path, limit: dict[str, Any]) -> None:
     data = factory(400)
