@@ -174,6 +174,40 @@ def own_window_warnings(windows: Mapping[str, tuple[float, float]]) -> list[str]
     ]
 
 
+def windows_shown(windows: Sequence[tuple[float, float]], n_spread: int) -> dict[str, int]:
+    """How many DICOM images are shown through each window of their own in Hounsfield units, and without any.
+
+    Example:
+        >>> windows_shown([(40, 400), (40, 400)], 1)
+        {'40,400': 2, 'no window': 1}
+    """
+    counts = Counter(f"{center:g},{width:g}" for center, width in windows)
+    return dict(counts) | ({"no window": n_spread} if n_spread else {})
+
+
+def other_windows(trained: Mapping[str, int], shown: Mapping[str, int]) -> list[str]:
+    """What is said of images that are shown through windows of their own which no training image had.
+
+    Args:
+        trained, shown: images by window, as `windows_shown` counts them.
+
+    Example:
+        >>> other_windows({"40,400": 9}, {"40,400": 1, "-600,1500": 2})[0][:71]
+        '2 images are shown through windows of their own that no training image '
+    """
+    others = {window: n for window, n in shown.items() if window not in trained}
+    if not trained or not others:
+        return []
+    named, known = (
+        ", ".join(sorted(counts, key=lambda one: -counts[one])[:_NAMED_WINDOWS]) for counts in (others, trained)
+    )
+    return [
+        f"{sum(others.values())} images are shown through windows of their own that no training image had: {named}; "
+        f"those of the training are {known}. The same value is another grey in them. Train with one window for all: "
+        f"{argument('window')}"
+    ]
+
+
 def volume_warnings(volumes: Sequence[str], root: Path) -> list[str]:
     """NIfTI volumes that do not say how they lie in space, and of the first twenty those with voxels without a value.
 

@@ -35,6 +35,7 @@ from medclf.dataset.kinds import (
     spread_warnings,
     volume_warnings,
     why_no_picture,
+    windows_shown,
 )
 from medclf.dataset.label_warnings import label_warnings
 from medclf.dataset.labels import label_set, usable
@@ -247,15 +248,20 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Fra
     rows.notes.extend(kind_warnings({path: fact.origin for path, fact in sound if fact.origin}))
     rows.notes.extend(frame_warnings({path: fact.n_frames for path, fact in sound}, frame))
     rows.notes.extend(volume_warnings([path for path, fact in sound if fact.format == "NIfTI"], rows.root))
+    shown: dict[str, int] = {}
     if resolve_window(window) is None:
         rows.notes.extend(spread_warnings({path: fact.spread for path, fact in sound if fact.origin}))
-        rows.notes.extend(own_window_warnings({path: fact.window for path, fact in sound if fact.window}))
+        own = {path: fact.window for path, fact in sound if fact.window}
+        rows.notes.extend(own_window_warnings(own))
+        shown = windows_shown([*own.values()], sum(fact.spread for _, fact in sound))
     levels = {path: fact.levels for path, fact in sound if fact.levels is not None}
     rows.notes.extend(level_warnings(levels, origins, rows.root))
     rows.notes.extend(mask_warnings({path: (fact.width, fact.height) for path, fact in sound}, levels))
     table = pd.concat([pd.DataFrame(data), rows.extra], axis=1)
     table = table.sort_values("path", kind="stable", ignore_index=True)
     table.attrs.update(root=str(rows.root.absolute()), multi_label=rows.multi_label, ignored=rows.ignored)
+    if shown:
+        table.attrs["own_windows"] = shown
     if rows.read_for:
         table.attrs["labels"] = rows.read_for
     return table

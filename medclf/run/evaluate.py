@@ -17,6 +17,7 @@ from medclf.auditing.assess import apply_calibration, chosen_in_training, evalua
 from medclf.config import TrainConfig
 from medclf.dataset.choice import merged, merges_in
 from medclf.dataset.csv_reading import read_csv
+from medclf.dataset.kinds import other_windows
 from medclf.dataset.labels import count_labels, objects, usable
 from medclf.dataset.matching import UNKNOWN, left_out, match_labels
 from medclf.dataset.scan import note, scan, scanned_already, with_problems
@@ -90,6 +91,9 @@ def evaluate(
     table = scanned_already(data, scan_kwargs, bundle.preprocessing.frame)
     if table is None:
         table = scan(data, **{**asked, **as_trained(bundle.preprocessing, asked)})
+    for text in (said := other_windows(origin.own_windows, table.attrs.get("own_windows", {}))):
+        warnings.warn(MedclfWarning(text), stacklevel=2)
+    note(table, *said)
     subgroup = [subgroup] if isinstance(subgroup, str) else subgroup
     check_columns(table, subgroup)
     table = table if calibration.unit is None else with_units(table, calibration.unit.unit)

@@ -54,6 +54,12 @@ class Run(RunFolder):
             run = Run(earlier) if earlier and Path(earlier).is_dir() else run
         return found
 
+    @property
+    def own_windows(self) -> dict[str, int]:
+        """Images of the training by the window of their own that they were shown through; {} where nothing says."""
+        found: dict[str, int] = self.record.get("own_windows", {}) if (self / RECORD).is_file() else {}
+        return found
+
     def leaking(self, by: str = "path") -> set[str]:
         """What leaks from the training among the images that it predicted, as far as tables say.
 

@@ -365,6 +365,7 @@ def start_record(table: pd.DataFrame) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "git_commit": _git_commit(),
         "table_sha256": table_hash(table),
+        "own_windows": table.attrs.get("own_windows", {}),
     }
 
 

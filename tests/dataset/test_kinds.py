@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from medclf.dataset.kinds import why_no_picture, window_warnings
+from medclf.dataset.kinds import other_windows, why_no_picture, window_warnings
 from medclf.dataset.scan import inspect, scan
 from medclf.errors import MedclfError, MedclfWarning
 from medclf.images import dicom
@@ -176,6 +176,18 @@ def test_a_dicom_image_whose_window_leaves_few_levels_is_told(study):
     write(study / "a" / "narrow.dcm", seed=13, WindowCenter=1500, WindowWidth=300, Rows=8, Columns=8)
     assert "few grey levels of many (a/narrow.dcm)" in noted(study)[1]
     assert "few grey levels" not in noted(study, window="stretch")[1]
+
+
+def test_windows_of_their_own_are_counted_and_held_against_those_of_a_training(study):
+    write(study / "a" / "other.dcm", seed=13, RescaleSlope=1, RescaleIntercept=-1024, WindowCenter=40, WindowWidth=400)
+    write(study / "b" / "none.dcm", seed=14)
+    table, _ = noted(study)
+    shown = table.attrs["own_windows"]
+    assert shown == {"400,3000": 6, "40,400": 1, "no window": 1}
+    assert "own_windows" not in noted(study, window="stretch")[0].attrs
+    assert other_windows(shown, shown) == [] == other_windows({}, shown) == other_windows(shown, {})
+    (said,) = other_windows({"400,3000": 6}, shown)
+    assert said.startswith("2 images are shown") and "no training image had: 40,400, no window; " in said
 
 
 def test_the_window_for_a_dim_volume_is_in_its_own_values(tmp_path):

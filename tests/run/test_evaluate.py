@@ -10,6 +10,7 @@ from medclf.errors import DataError, MedclfWarning
 from medclf.images.preprocessing import Preprocessing
 from medclf.results.results import summarize
 from medclf.run.evaluate import as_test, as_trained, check_test, predict_table, with_flags
+from medclf.run.run import Run
 
 
 class Always:
@@ -124,3 +125,9 @@ def test_a_test_without_a_label_of_the_data_is_refused_before_the_training(make_
     (root / "t.csv").write_text("path,label\na/1.png,a\n")
     with pytest.raises(DataError, match=r"is read as the data are: t\.csv has no column 'img'"):
         check_test(TrainConfig(str(root), "RUN", test=str(root / "t.csv"), path_col="img"), table)
+
+
+def test_a_run_says_through_which_windows_its_images_were_shown(tmp_path):
+    assert Run(tmp_path).own_windows == {}
+    (tmp_path / "run.json").write_text('{"format": 1, "settings": {}, "own_windows": {"40,400": 3}}')
+    assert Run(tmp_path).own_windows == {"40,400": 3}
