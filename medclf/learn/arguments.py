@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import torch
 from fastai.callback.mixup import MixHandler
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner
+from fastcore.foundation import L
 
-from medclf.errors import MedclfError, argument, did_you_mean
+from medclf.errors import DataError, MedclfError, argument, did_you_mean
 from medclf.learn.labels import is_multi_label
 from medclf.models.heads import ConcatPool
 from medclf.models.pooling import GlobalPool
@@ -159,6 +161,35 @@ def check_head(network: torch.nn.Sequential, n_in: int, n_out: int, size: tuple[
         pools = "nn.AdaptiveAvgPool2d(1), nn.Flatten(), " if found.ndim == 4 else ""
         width = found.shape[1 if found.ndim == 4 else -1]
         raise MedclfError(f"this head {reason}", f"give one such as nn.Sequential({pools}nn.Linear({width}, {n_out}))")
+
+
+def rates_asked(given: Any) -> Any:
+    """A learning rate, a slice or a list of them, as plain numbers.
+
+    Raises:
+        DataError: one is no number from 0 on, or a slice has no end.
+
+    Example:
+        >>> rates_asked(np.float32(0.5)), rates_asked(slice(None, 1)), rates_asked((1, 2)), rates_asked(None)
+        (0.5, slice(None, 1.0, None), [1.0, 2.0], None)
+    """
+    if given is None:
+        return None
+    if isinstance(given, slice):
+        return slice(rates_asked(given.start), _rate(given.stop))
+    if isinstance(given, (list, tuple, L)) or np.ndim(given):
+        return [_rate(one) for one in given]
+    return _rate(given)
+
+
+def _rate(given: Any) -> float:
+    try:
+        rate = float(given)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not 0 <= rate < math.inf:
+        raise DataError(f"a learning rate must be 0 or more, not {given!r}", "learn.lr_find() suggests one")
+    return rate
 
 
 def rates_by_group(rates: Sequence[float], n_groups: int) -> list[float]:

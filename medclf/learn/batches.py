@@ -31,6 +31,16 @@ class Unread:
     reason: str
 
 
+def refuse_empty(loader: Any) -> None:
+    """See that a loader has images.
+
+    Raises:
+        DataError: it has none.
+    """
+    if not len(loader.dataset):
+        raise DataError("the loader holds no image: an exported learner has none", "put some in: learn.dls = dls")
+
+
 class MedDL(TfmdDL):
     """fastai's `TfmdDL` whose shuffling and augmentation are keyed by (seed, epoch, image).
 
@@ -172,8 +182,7 @@ class MedDL(TfmdDL):
         Raises:
             DataError: there is no image.
         """
-        if not len(self.dataset):
-            raise DataError("the loader holds no image: an exported learner has none", "put some in: learn.dls = dls")
+        refuse_empty(self)
         store = (self.stores or {}).get(getattr(self.dataset, "split_idx", 1) or 0)
         rows = store.rows(self.dataset.items) if store is not None and self.bs is not None else None
         if store is None or rows is None:

@@ -65,8 +65,10 @@ class MedInterpretation(Shown, ClassificationInterpretation):
             act: instead of the loss function's activation.
 
         Raises:
-            DataError: the loaders have no such set.
+            DataError: the loaders have no such set, or `learn` is no learner.
         """
+        if not hasattr(learn, "dls"):
+            raise DataError(f"from_learner takes a learner, not a {type(learn).__name__}", "evaluate takes a bundle")
         if dl is None and ds_idx not in range(len(learn.dls.loaders)):
             raise DataError(
                 f"ds_idx={ds_idx}: the loaders have {len(learn.dls.loaders)} sets, 0 for train and 1 for valid",

@@ -181,6 +181,8 @@ def show_augmentations(dls: DataLoaders, index: int = 0, n: int = 9, figsize: tu
     Raises:
         DataError: there is no such image, or nothing to draw.
     """
+    if not hasattr(dls, "train_ds"):
+        raise DataError(f"show_augmentations takes loaders, not a {type(dls).__name__}", "of a learner: learn.dls")
     n_images = len(dls.train_ds)
     if n < 1 or not -n_images <= index < n_images:
         text = f"n={n} draws of the training image with index={index} cannot be shown"

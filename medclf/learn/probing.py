@@ -15,7 +15,7 @@ from medclf.config import Balance, Pooling
 from medclf.dataset.groups import groups_of, trained_before
 from medclf.errors import DataError, MedclfWarning, argument
 from medclf.learn.balance import is_balanced
-from medclf.learn.batches import unread
+from medclf.learn.batches import refuse_empty, unread
 from medclf.learn.decoding import Decoding
 from medclf.learn.history import Trained
 from medclf.learn.linear_probe import LinearProbe, fit_head
@@ -104,6 +104,7 @@ class Probing(Trained, Decoding):
             MedclfWarning: the body's weights were changed since the last probe, by no fit of the learner.
         """
         self._check_balance()
+        refuse_empty(self.dls.train)
         if self.linear_probe and self.head is None and not self.needs_probe:
             self._trained = True  # the head is none of ours, and nor need the body be
         if self._body_replaced:

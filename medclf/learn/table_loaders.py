@@ -104,6 +104,9 @@ class TableLoaders(Shown, DataLoaders):
                 batches of none.
             PreprocessingError: a store cannot obey `item_tfms`, or there is no such `resize`, `window` or `frame`.
         """
+        if not isinstance(table, pd.DataFrame):
+            text = f"from_table takes the table that scan gave, not a {type(table).__name__}"
+            raise DataError(text, "of files: MedDataLoaders.from_folder, from_csv or from_lists")
         reading = Preprocessing(channels=channels, window=window, frame=frame)
         options(TrainConfig)["seed"].checked(seed)
         on = usable_device(device) if device is not None else default_device()

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.schedule import Learner, LRFinder
@@ -21,7 +20,7 @@ from medclf.config import TrainConfig
 from medclf.display import Shown, listed
 from medclf.errors import DataError, MedclfError, check_known
 from medclf.learn import distributed
-from medclf.learn.arguments import check_callbacks, rates_by_group
+from medclf.learn.arguments import check_callbacks, rates_asked, rates_by_group
 from medclf.learn.balance import balanced_loss, draw_evenly, is_balanced
 from medclf.learn.callbacks import SaveBest
 from medclf.learn.checkpoint import seeded
@@ -174,11 +173,12 @@ class MedLearner(Shown, Probing):
         super().fit_sgdr(n_cycles, cycle_len, self._rates(lr_max), *args, **kwargs)
 
     def _rates(self, given: Any) -> Any:
-        if not isinstance(given, (list, tuple, L, np.ndarray)):
-            return given
+        rates = rates_asked(given)
+        if not isinstance(rates, list):
+            return rates
         if self.opt is None:
             self.create_opt()
-        return rates_by_group([float(rate) for rate in given], len(self.opt.hypers))
+        return rates_by_group(rates, len(self.opt.hypers))
 
     @contextmanager
     def distrib_ctx(self, sync_bn: bool | None = None, **kwargs: Any) -> Iterator[MedLearner]:
@@ -302,8 +302,7 @@ class MedLearner(Shown, Probing):
         options(TrainConfig)["epochs"].checked(epochs)
         if not 0 <= blend <= 1:
             raise DataError(f"blend must be from 0 to 1, not {blend}", "1 keeps the trained weights alone")
-        if isinstance(base_lr, (int, float)) and not base_lr >= 0:
-            raise DataError(f"base_lr must be 0 or more, not {base_lr}", "learn.lr_find() suggests one")
+        base_lr = rates_asked(base_lr)
         with ExitStack() as scope:
             if train_from is not None and epochs:
                 scope.enter_context(self.training_from(train_from, keep if size is None else False))

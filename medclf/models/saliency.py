@@ -104,6 +104,7 @@ def learner_maps(
     return found
 
 
+@torch.inference_mode(False)  # gradients are wanted, whatever is going on around
 def heat_maps(
     network: nn.Module,
     x: Tensor,
@@ -139,6 +140,7 @@ def heat_maps(
     """
     if method not in METHODS:
         raise DataError(f"unknown method {method!r}", f"choose one of: {', '.join(METHODS)}")
+    x = x.clone() if x.is_inference() else x
     network = _twin(network).eval()
     if len(list(network.children())) != 2:
         raise MedclfError("this network is not a body followed by a head", "make the learner with med_learner")

@@ -43,7 +43,8 @@ def subgroups(
     """The metrics of each group of images: sex, view, scanner, age in quarters.
 
     Args:
-        predictions: of the images that are reported on; of several labels, each counts where it is known.
+        predictions: of the images that are reported on, or an interpretation or assessment that has them; of several
+            labels, each counts where it is known.
         columns: one or more of `predictions.table`; numbers of more than ten kinds are cut into quarters.
         n_boot: bootstrap resamples; whole patients where they are known.
         level: of the intervals.
@@ -54,8 +55,12 @@ def subgroups(
         `Estimate`).
 
     Raises:
-        DataError: a column is not there, or empty.
+        DataError: a column is not there, or empty; or there are no predictions.
     """
+    predictions = getattr(predictions, "predictions", predictions)
+    if not isinstance(predictions, Predictions):
+        text = f"subgroups takes predictions, not a {type(predictions).__name__}"
+        raise DataError(text, "give MedInterpretation.from_learner(learn), or assess(learn)")
     columns = [columns] if isinstance(columns, str) else columns
     check_columns(predictions.table, columns)
     known = predictions.subset(predictions.known).measured

@@ -257,7 +257,14 @@ def opened(model: Any) -> Any:
 
 
 def frame_of(model: Any, frame: Any) -> Any:
-    """Which frame of a file of several is an image: each where either says so, else what the model was trained with."""
+    """Which frame of a file of several is an image: each where either says so, else what the model was trained with.
+
+    Raises:
+        DataError: it is no model of medclf.
+    """
+    if not hasattr(model, "spec"):
+        text = f"label_next takes a learner of med_learner, a bundle or a RUN, not a {type(model).__name__}"
+        raise DataError(text, "make the learner with med_learner(dls, arch)")
     return frame if frame == "all" else model.spec.preprocessing.frame
 
 

@@ -13,6 +13,7 @@ from medclf.inference.bundle import load_bundle, save_bundle
 from medclf.learn.dataloaders import MedDataLoaders
 from medclf.learn.interpretation import MedInterpretation
 from medclf.learn.learner import med_learner
+from medclf.learn.presets import show_augmentations
 from medclf.models.saliency import grad_cam, occlusion
 from medclf.reporting.report import report
 from medclf.results.maps import ACTUAL
@@ -158,3 +159,9 @@ def test_sets_and_numbers_of_images_that_are_not_there_are_named(learn, interp):
         with pytest.raises(DataError, match="chooses no ranks of the 15 images"):
             interp.plot_top_losses(ranks)
     assert len(interp.plot_top_losses(np.int64(2))) == 2
+
+
+@pytest.mark.parametrize("call", [MedInterpretation.from_learner, MedDataLoaders.from_table, show_augmentations])
+def test_another_thing_than_is_meant_is_named(call):
+    with pytest.raises(DataError, match="not a Linear"):
+        call(torch.nn.Linear(2, 2))

@@ -197,6 +197,8 @@ def test_a_fit_without_validation_images_or_recorder_is_as_fastai_s(small, folde
     for lacking in (learn, load_learner(tmp_path / "small.pkl")):
         with pytest.raises(BundleError, match="no validation images to assess"):
             save_bundle(lacking, tmp_path / "a.bundle")
+    with pytest.raises(DataError, match="the loader holds no image: an exported learner has none"):
+        lacking.fit_head()
 
 
 def test_other_images_that_are_training_images_leak_and_other_labels_of_them_are_refused(small):
@@ -355,7 +357,10 @@ def mixing_for(learn, loss_func):
     [
         (lambda learn: learn.fine_tune(-1), "epochs must be 0 or more, not -1"),
         (lambda learn: learn.fine_tune(1.5), "epochs must be a whole number"),
-        (lambda learn: learn.fine_tune(1, -1e-3), "base_lr must be 0 or more"),
+        (lambda learn: learn.fine_tune(1, -1e-3), "a learning rate must be 0 or more, not -0.001"),
+        (lambda learn: learn.fit_one_cycle(1, float("nan")), "a learning rate must be 0 or more, not nan"),
+        (lambda learn: learn.fit(1, "fast"), "a learning rate must be 0 or more, not 'fast'"),
+        (lambda learn: learn.fit_flat_cos(1, slice(1e-3, None)), "a learning rate must be 0 or more, not None"),
         (lambda learn: learn.fine_tune(1, blend=2.0), "blend must be"),
         (lambda learn: learn.fine_tune(1, pct_stat=0.3), "fine_tune has no argument 'pct_stat'"),
         (lambda learn: learn.fit(1, cbs=SaveModelCallback(monitor="acuracy")), "no metric 'acuracy' is measured"),

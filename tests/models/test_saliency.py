@@ -106,6 +106,15 @@ def test_a_network_that_keeps_what_it_computed_while_it_predicted_has_a_map_too(
     assert heat_maps(network, x, [1]).shape == (1, 4, 4)
 
 
+def test_a_map_is_the_same_where_no_gradients_are_kept():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
+    x = torch.rand(2, 3, 8, 8)
+    for around in (torch.no_grad(), torch.inference_mode()):
+        with around:
+            found = heat_maps(network, x + 0, [0, 1])
+        np.testing.assert_array_equal(found, heat_maps(network, x, [0, 1]))
+
+
 def test_a_map_leaves_out_what_completed_the_patches():
     torch.manual_seed(0)
     network = build_network("timm/vit_small_patch14_dinov2?depth=2&embed_dim=192&num_heads=3", 2, weights=None)

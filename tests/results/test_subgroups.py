@@ -1,6 +1,7 @@
 """Metrics by group: those of the group's own images, its size told, and no gap told that chance could make."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -103,3 +104,11 @@ def test_columns_that_are_not_there():
         subgroups(given, ["sex"])
     with pytest.raises(DataError, match="column 'view' is empty"):
         subgroups(given, ["view"])
+
+
+def test_what_holds_predictions_is_taken_and_other_things_are_named():
+    given = predictions([True] * 60, ["ap", "pa"] * 30)
+    held = SimpleNamespace(predictions=given, table=given.table)
+    assert as_plain(subgroups(held, "view", n_boot=50)) == as_plain(subgroups(given, "view", n_boot=50))
+    with pytest.raises(DataError, match="subgroups takes predictions, not a DataFrame"):
+        subgroups(given.table, "view")

@@ -234,6 +234,8 @@ def test_what_cannot_be_is_refused_with_a_remedy(pool, tmp_path):
         label_next(None, pool, labels={"gone.png": "dark"}, vocab=VOCAB, **QUICK)
     with pytest.raises(DataError, match="n must be 1 or more, not 0"):
         label_next(None, pool, 0, vocab=VOCAB, **QUICK)
+    with pytest.raises(DataError, match="a bundle or a RUN, not a dict"):
+        label_next({}, pool, **QUICK)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes((pool / "00.png").read_bytes()[:60])
     with pytest.raises(DataError, match="none of the images can be read"):
