@@ -99,7 +99,7 @@ def _unused(split: str, settings: Mapping[str, Any]) -> Iterator[str]:
 def _mixed(table: pd.DataFrame, split: str) -> str:
     """What is said where a split mixes the training and validation images that folders or a column name."""
     counts = Counter(usable(table)["partition"].dropna())
-    if split == "folders" or not counts["valid"]:
+    if split in ("folders", "all") or not counts["valid"]:  # the network at the end of a k-fold is fitted on all
         return ""
     text = f"the data name {counts['train']} training and {counts['valid']} validation images of their own, and "
     text += f"{argument('split', split)} mixes them. "

@@ -69,3 +69,10 @@ def test_partitions_of_the_data_that_a_split_mixes_are_told(parts, split, remedy
     with pytest.warns(MedclfWarning, match=r"training and 2 validation images of their own.*mixes them"):
         found, _ = partitioned(own, split, seed=0)
     assert remedy in found.attrs["notes"][0]
+
+
+@pytest.mark.filterwarnings("error::medclf.errors.MedclfWarning")
+def test_the_fit_on_all_images_speaks_of_no_split():
+    """A k-fold ended in advice about split="all", which its user never gave."""
+    found, _ = partitioned(table(), "all", seed=0)
+    assert set(found["partition"].dropna()) <= {"train", "test"}
