@@ -245,7 +245,7 @@ class Finder:
 
     A path is looked for as written, then with Windows' separators, then with its accents composed or
     decomposed; then in any case, by its file name alone, without its suffix, and without a first folder that is the
-    root's own name, or is not there before further ones, as long as just one file fits.
+    root's own name, or is not there before further ones, as long as just one file fits; and as a folder of images so.
 
     Args:
         root: the folder that relative paths start from.
@@ -268,11 +268,14 @@ class Finder:
         self._real_folder: dict[str, str] = {}
 
     @functools.cached_property
+    def _files(self) -> list[str]:
+        return (self._tree or walk(Path(self.root), allow_outside=self.follow_links)).paths
+
+    @functools.cached_property
     def _by_name(self) -> dict[str, list[str]]:
         """The files that each spelling fits: a path or a file's name, with and without its suffix."""
-        tree = self._tree or walk(Path(self.root), allow_outside=self.follow_links)
         fits: dict[str, list[str]] = {}
-        for path in tree.paths:
+        for path in self._files:
             name = plain_name(path)
             bare = without_ending(name)
             for key in {name, PurePosixPath(name).name, bare, PurePosixPath(bare).name}:
@@ -309,20 +312,19 @@ class Finder:
             if os.path.lexists(file):
                 self._refuse_links_out(file)
                 return path, file.exists()
-        fits = self._fitting(plain_name(PurePosixPath(cell.replace("\\", "/")).as_posix()))
+        plain = plain_name(PurePosixPath(cell.replace("\\", "/")).as_posix())
+        files = self._fitting(plain)
+        fits = files or self._folders(plain)
         if len(fits) > 1:
+            some = f"{fits[0]}, {fits[1]}{', ...' if len(fits) > 2 else ''}"
             raise BadPath(
-                f"fits {len(fits)} files ({fits[0]}, {fits[1]}{', ...' if len(fits) > 2 else ''})",
+                f"fits {len(fits)} {'files' if files else 'folders'} ({some})",
                 "write the folders before it too, or give the folder that holds the right ones as the data",
             )
         if fits:
             if cell not in {PurePosixPath(name).name for name in (fits[0], without_ending(fits[0]))}:
                 self.guessed.append((cell, fits[0]))
             return fits[0], True
-        for name in self._names(cell.replace("\\", "/"))[1:]:
-            if Path(self.root, name).is_dir():
-                self.guessed.append((cell, name))
-                return self.find(name)
         if is_address(cell):
             raise BadPath("is an address, and only files on this machine are read", "download the images")
         path = self._relative(cell)
@@ -348,6 +350,18 @@ class Finder:
         names = self._names(cell)
         found = [self._by_name.get(name) or self._by_any_case.get(name.casefold()) for name in names]
         return next(filter(None, found), [])
+
+    def _folders(self, cell: str) -> list[str]:
+        """The folders of images that a cell names by their path, or by their name alone as of a study."""
+        return next(filter(None, (self._by_folder.get(name) for name in self._names(cell))), [])
+
+    @functools.cached_property
+    def _by_folder(self) -> dict[str, list[str]]:
+        fits: dict[str, list[str]] = {}
+        for folder in sorted({above for path in self._files for above in PurePosixPath(path).parents[:-1]}):
+            for key in {plain_name(str(folder)), plain_name(folder.name)}:
+                fits.setdefault(key, []).append(str(folder))
+        return fits
 
     @functools.cached_property
     def _by_number(self) -> dict[str, list[str]]:

@@ -760,6 +760,11 @@ def test_a_row_that_names_a_folder_stands_for_its_images(make_images):
     }
     assert table["patient"].nunique() == 4 and set(table["partition"]) == {"train"}
     assert "4 of 4 rows of labels.csv name folders: each of the 8 images" in said and "1_mask.png" in said
+    alone = pd.DataFrame({"path": ["patient1", "patient2"], "label": ["x", "y"]})
+    table, _ = scan_noting(alone, root=root)
+    assert table["path"].tolist() == [f"{study}/{view}.png" for study in studies[:2] for view in (1, 2)]
+    with pytest.raises(DataError, match=r"'study1' fits 2 folders \(train/hand/patient[13]/study1, "):
+        scan(pd.DataFrame({"path": ["study1"], "label": ["z"]}), root=root)
     within = pd.DataFrame({"path": [studies[0], f"{studies[0]}/1.png"], "label": ["x", "y"]})
     with pytest.raises(DataError, match="in rows 1 and 3, and they differ: 'x' and 'y'"):
         scan(within, root=root)
