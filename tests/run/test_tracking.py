@@ -90,8 +90,9 @@ def test_the_others_are_told_the_same(name, tracked_run, drawn, monkeypatch):
         assert options["config"]["report"] == "RUN/report.html"
     if name == "wandb":
         assert options["settings"]["console"] == "off" and options["settings"]["x_disable_meta"]
+        assert options["reinit"] == "create_new"  # which leaves a run of the user's own alone
     elif name == "mlflow":
-        assert options["tags"] == {"mlflow.source.name": "medclf"}
+        assert options["tags"] == {"mlflow.source.name": "medclf"} and options["nested"]
 
 
 def test_a_tracker_that_fails_costs_a_warning_and_no_training(drawn, monkeypatch, tmp_path):
