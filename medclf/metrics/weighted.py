@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,10 @@ def read_task(
         DataError: shapes that do not fit, a label outside the vocabulary, a probability outside 0 to 1.
     """
     names = [str(label) for label in vocab]
-    truth, scores = np.asarray(y), np.asarray(probs, dtype=np.float64)
+    columns = [str(label) for label in getattr(probs, "columns", ())]
+    if columns != names and sorted(columns) == sorted(names):  # a table that names its columns, in another order
+        probs = probs.iloc[:, [columns.index(label) for label in names]]
+    truth, scores = _numbers(y), np.asarray(probs, dtype=np.float64)
     n = len(truth)
     if len(set(names)) != len(names) or not names:
         raise DataError(f"vocab {names} is empty or names a label twice", "give each label once")
@@ -151,6 +155,17 @@ def read_task(
     if ordinal and not multi_label:
         task = replace(task, ordinal=True)
     return task if predicted is None else _with_predicted(task, np.asarray(predicted), truth)
+
+
+def _numbers(y: Any) -> np.ndarray:
+    truth = np.asarray(y)
+    if truth.dtype.kind in "biuf":
+        return truth
+    for value in truth.ravel().tolist():
+        if not isinstance(value, Real):
+            text = f"y holds {value!r}, which is no number"
+            raise DataError(text, "give indices into vocab, such as vocab.index(label), and -1 where unknown")
+    return np.asarray(truth.astype(np.float64))
 
 
 def _with_predicted(task: Task, predicted: np.ndarray, truth: np.ndarray) -> Task:

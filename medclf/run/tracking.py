@@ -72,7 +72,7 @@ class Mlflow:
 
         self.mlflow = mlflow
         tags = {"mlflow.source.name": PROJECT}  # else it is the script's path
-        mlflow.start_run(run_name=folder.name, tags=tags, nested=True)  # below the user's own, where one is active
+        mlflow.start_run(run_name=folder.name, tags=tags, nested=True)  # below one's own that is active
         mlflow.log_params(dict(settings))
 
     def log(self, values: Mapping[str, float], step: int | None = None) -> None:
@@ -94,7 +94,9 @@ class Wandb:
         self.wandb = wandb
         kept_here = wandb.Settings(console="off", disable_code=True, disable_git=True, x_disable_meta=True)
         options: dict[str, Any] = {"config": dict(settings), "dir": str(folder), "settings": kept_here}
-        self.run = wandb.init(project=PROJECT, name=folder.name, reinit="create_new", **options)  # beside the user's own
+        self.run = wandb.init(
+            project=PROJECT, name=folder.name, reinit="create_new", **options
+        )  # beside the user's own
 
     def log(self, values: Mapping[str, float], step: int | None = None) -> None:
         if step is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -145,7 +146,8 @@ class Service:
 
         What is bound to the event loop is made here, so that an application can be run again.
         """
-        self._one_heat, self._one_unit = asyncio.Semaphore(1), asyncio.Semaphore(1)
+        # One at a time, also where the client of the one in hand leaves: a thread cannot be stopped.
+        self._heats, self._wholes = ThreadPoolExecutor(1, "saliency"), ThreadPoolExecutor(1, "unit")
         self._units = asyncio.Semaphore(self._workers)  # in hand at once: a small zip file may hold much
         await self._pool.start()
         self._batcher.start()
@@ -155,6 +157,8 @@ class Service:
     async def stop(self) -> None:
         """Finish what is in hand and end the decoders."""
         self._running = False
+        for threads in (self._heats, self._wholes):
+            threads.shutdown(wait=False, cancel_futures=True)
         await self._batcher.stop()
         await self._pool.stop()
 
@@ -239,8 +243,8 @@ class Service:
             note = of_several(len(owners), str(self._unit)) if len(owners) > 1 else None
             whole: Callable[[Sequence[np.ndarray | ReadError]], UnitPrediction] = self.bundle.predict_unit_pixels  # type: ignore[attr-defined]
             with self.meters.predict_seconds.time():
-                async with self._one_unit:
-                    return UnitAnswer(await asyncio.to_thread(whole, images), names, notes, note)
+                found = await asyncio.get_running_loop().run_in_executor(self._wholes, whole, images)
+            return UnitAnswer(found, names, notes, note)
 
     async def _unit_images(
         self, body: bytes
@@ -352,11 +356,11 @@ class Service:
             return None, None
         label = max(prediction.probs, key=prediction.probs.__getitem__)
         label = prediction.label if isinstance(prediction.label, str) else label
-        async with self._one_heat:  # it costs another prediction, and stays behind them
-            try:
-                return await asyncio.to_thread(self.saliency, pixels, label), None
-            except MedclfError as error:  # this network has no map to show
-                return None, error.message
+        try:  # in a thread of its own: it costs another prediction, and stays behind them
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._heats, self.saliency, pixels, label), None
+        except MedclfError as error:  # this network has no map to show
+            return None, error.message
 
 
 def _set_threads(threads: int) -> None:

@@ -3,6 +3,7 @@ import math
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -341,6 +342,8 @@ def test_higher_level_is_wider():
         ([0, 2], [[0.5, 0.5]] * 2, {}, "2 labels"),
         ([0, -2], [[0.5, 0.5]] * 2, {}, "-2"),
         ([0.5, 1], [[0.5, 0.5]] * 2, {}, "whole"),
+        (["a", "b"], [[0.5, 0.5]] * 2, {}, "y holds 'a', which is no number"),
+        ([0, None], [[0.5, 0.5]] * 2, {}, "y holds None, which is no number"),
         ([0, 1], [[0.5, 0.5], [0.5, math.nan]], {}, "row 1"),
         ([0, 1], [[0.5, 0.5], [-3.0, 4.0]], {}, "row 1"),
         ([0, 1], [[0.5, 0.5], [0.9, 0.9]], {}, "sum to 1.800"),
@@ -357,6 +360,15 @@ def test_higher_level_is_wider():
 def test_what_is_wrong_is_named(y, probs, options, words):
     with pytest.raises(DataError, match=words):
         classification_metrics(y, probs, ["a", "b"], **options)
+
+
+def test_columns_that_are_named_may_come_in_any_order():
+    y, probs, vocab = drawn(80, 3, seed=7)
+    table = pd.DataFrame(probs, columns=vocab)
+    for order in (vocab, vocab[::-1]):
+        assert classification_metrics(y, table[order], vocab, n_boot=10) == classification_metrics(
+            y, probs, vocab, n_boot=10
+        )
 
 
 def test_vocabulary_names_each_label_once():

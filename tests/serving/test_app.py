@@ -522,6 +522,28 @@ def test_whoever_hangs_up_leaves_the_queue(bundle: Any, quick_decoder: Any, pict
         assert "medclf_waiting_uploads 0.0" in CLIENT.get(f"{address}/metrics").text
 
 
+def test_maps_are_made_one_at_a_time_also_where_clients_hang_up(
+    bundle: Any, quick_decoder: Any, picture: Any, monkeypatch: Any
+) -> None:
+    under_way, most, made = 0, 0, bundle.saliency
+
+    def slowly(pixels: np.ndarray, label: str) -> np.ndarray:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        time.sleep(0.3)
+        under_way -= 1
+        return made(pixels, label)
+
+    monkeypatch.setattr(bundle, "saliency", slowly)
+    with running(create_app(bundle)) as address:
+        for _ in range(4):
+            with pytest.raises(httpx.TimeoutException):
+                httpx.post(f"{address}/v1/predict?saliency=true", content=picture(), headers=PNG, timeout=0.1)
+        assert "saliency" in CLIENT.post(f"{address}/v1/predict?saliency=true", content=picture(), headers=PNG).json()
+    assert most == 1
+
+
 def test_idle_connections_leave_room_for_probes(
     bundle: Any, quick_decoder: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
