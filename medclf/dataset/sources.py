@@ -406,7 +406,8 @@ def _folders_opened(
     opened, n = sum(map(bool, held)), sum(map(len, held))
     sheet.notes.append(
         f"{opened} of {len(paths)} rows of {sheet.name} name folders: each of the {n} images in them has its folder's "
-        f"label. With {argument('unit', 'folder')} a folder gets one answer"
+        "label. Where no patients are known, images of one folder may be in both training and validation set: "
+        f"{argument('unit', 'folder')} keeps each folder together, with one answer"
     )
     named = [name for path, images in zip(paths, held, strict=True) for name in images or [path]]
     frame = sheet.frame.iloc[rows].reset_index(drop=True)

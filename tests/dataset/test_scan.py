@@ -760,6 +760,7 @@ def test_a_row_that_names_a_folder_stands_for_its_images(make_images):
     }
     assert table["patient"].nunique() == 4 and set(table["partition"]) == {"train"}
     assert "4 of 4 rows of labels.csv name folders: each of the 8 images" in said and "1_mask.png" in said
+    assert 'unit="folder" keeps each folder together' in said
     alone = pd.DataFrame({"path": ["patient1", "patient2"], "label": ["x", "y"]})
     table, _ = scan_noting(alone, root=root)
     assert table["path"].tolist() == [f"{study}/{view}.png" for study in studies[:2] for view in (1, 2)]
