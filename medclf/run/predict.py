@@ -173,19 +173,52 @@ def print_predictions(
     """
     loaded = opened(bundle, runtime, device)
     columns = ["path", "label", *(f"prob_{label}" for label in loaded.vocab), "flags", "problem"]
-    writer = csv.writer(sys.stdout) if form == "csv" else None
+    writer = CsvOutput() if form == "csv" else None
     n, readable = 0, 0
     for answer in _answers(loaded, files, bs, between=not sys.stdout.isatty(), fields=fields, field=field):
         if writer and not n:
-            writer.writerow(map(csv_value, columns))
+            writer.write(columns)
         n, readable = n + 1, readable + (not answer.problem)
         if writer:
-            writer.writerow([csv_value(answer.as_dict().get(name, "")) for name in columns])
+            writer.write(answer.as_dict().get(name, "") for name in columns)
         else:
             print(json.dumps(answer.as_dict()) if form == "json" else printable(answer))
     sys.stdout.flush()
+    if writer:
+        writer.tell()
     if not readable:
         raise DataError(f"none of {n} files could be read", "see the reasons above")
+
+
+class CsvOutput:
+    """Rows of CSV on standard output.
+
+    What its encoding cannot write is written as codes (see `medclf.cli`), and such rows are counted.
+    """
+
+    def __init__(self) -> None:
+        self._writer, self._n_coded = csv.writer(sys.stdout), 0
+
+    def write(self, values: Iterable[object]) -> None:
+        """One row, each cell as `csv_cell` writes it."""
+        cells = [csv_value(value) for value in values]
+        self._writer.writerow(cells)
+        try:
+            "".join(map(str, cells)).encode(sys.stdout.encoding or "utf-8")
+        except UnicodeEncodeError:
+            self._n_coded += 1
+
+    def tell(self) -> None:
+        """Warn of the rows that hold codes.
+
+        Warns:
+            MedclfWarning: there are some.
+        """
+        if self._n_coded:
+            rows = "1 row holds" if self._n_coded == 1 else f"{self._n_coded} rows hold"
+            text = f"{rows} characters that the output's encoding ({sys.stdout.encoding}) lacks"
+            remedy = r"they are written as codes such as \xe9; set PYTHONIOENCODING=utf-8 to have them as they are"
+            warnings.warn(MedclfWarning(f"{text}: {remedy}"), stacklevel=3)
 
 
 def fields_for(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from medclf.errors import DataError, ReadError
-from medclf.escaping import csv_value, printable
+from medclf.escaping import printable
 from medclf.images.box_places import SIDES
 from medclf.inference.found_boxes import BoxPredictor, FoundBoxes
 from medclf.inference.runtimes import bundle_in, load_box_model
-from medclf.run.predict import images_in, tell_frames
+from medclf.run.predict import CsvOutput, images_in, tell_frames
 
 _COLUMNS = ("path", "label", "prob", *SIDES, "width", "height", "problem")
 
@@ -68,20 +67,23 @@ def print_boxes(
         BundleError: see `predict_boxes`.
         DataError: a file does not exist, or none could be read.
     """
-    writer = csv.writer(sys.stdout) if form == "csv" else None
+    writer = CsvOutput() if form == "csv" else None
     if writer:
-        writer.writerow(_COLUMNS)
+        writer.write(_COLUMNS)
     n = readable = 0
     for path, answer in predict_boxes(bundle, files, bs=bs, runtime=runtime, device=device):
         n, readable = n + 1, readable + (not isinstance(answer, ReadError))
         rows = list(_rows(answer, threshold))
         if writer:
-            writer.writerows([csv_value({"path": str(path), **row}.get(name, "")) for name in _COLUMNS] for row in rows)
+            for row in rows:
+                writer.write({"path": str(path), **row}.get(name, "") for name in _COLUMNS)
         elif form == "json":
             print(json.dumps(_as_json(path, answer, rows)))
         else:
             print(printable(f"{path}: {_words(answer, rows)}"))
     sys.stdout.flush()
+    if writer:
+        writer.tell()
     if not readable:
         raise DataError(f"none of {n} files could be read", "see the reasons above")
 

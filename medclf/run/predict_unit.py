@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medclf.dataset.layouts import patients_of_folders
 from medclf.errors import MedclfWarning, ReadError
-from medclf.escaping import csv_value, printable
+from medclf.escaping import printable
 from medclf.images.dicom import owner
 from medclf.images.frame_names import frame_name, one_of_several
 from medclf.images.reading import n_frames
@@ -22,7 +20,7 @@ from medclf.inference.predictor import FrameOf, Predictor
 from medclf.inference.runtimes import opened
 from medclf.inference.zipped import open_zip, read_members
 from medclf.results.wording import of_several
-from medclf.run.predict import images_in, paths_of
+from medclf.run.predict import CsvOutput, images_in, paths_of
 
 if TYPE_CHECKING:
     from medclf.images.preprocessing import Item
@@ -156,7 +154,10 @@ def print_unit(
         print(json.dumps(answer.as_dict()))
     else:
         row = {name: value for name, value in answer.as_dict().items() if name not in ("images", "problems")}
-        csv.writer(sys.stdout).writerows([list(map(csv_value, row)), list(map(csv_value, row.values()))])
+        writer = CsvOutput()
+        writer.write(row)
+        writer.write(row.values())
+        writer.tell()
 
 
 def _items(files: Sequence[Path]) -> Iterator[tuple[str, Path | bytes]]:

@@ -1,6 +1,8 @@
 """Which files `medclf predict` reads of a folder."""
 
+import io
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from medclf.dataset.box_files import read_box_file
 from medclf.dataset.scan import scan
 from medclf.errors import DataError, MedclfError, MedclfWarning
 from medclf.run.config import check_early
-from medclf.run.predict import images_in, predict, tell_frames
+from medclf.run.predict import CsvOutput, images_in, predict, tell_frames
 from medclf.run.run import Run
 
 
@@ -84,3 +86,18 @@ def test_an_address_is_called_so_and_not_a_missing_file(tmp_path):
     ):
         with pytest.raises(MedclfError, match="is an address, and only files on this machine are read"):
             read()
+
+
+@pytest.mark.parametrize(("encoding", "n"), [("ascii", 2), ("latin-1", 1), ("utf-8", 0)])
+def test_rows_that_the_output_cannot_encode_are_counted(monkeypatch, recwarn, encoding, n):
+    output = io.TextIOWrapper(io.BytesIO(), encoding, "backslashreplace", newline="")
+    monkeypatch.setattr(sys, "stdout", output)
+    rows = CsvOutput()
+    for name in ("a.png", "\xe9.png", "\u03b1.png"):
+        rows.write([name, 0.5])
+    rows.tell()
+    output.flush()
+    assert output.buffer.getvalue().startswith(b"a.png,0.5\r\n")
+    told = [str(one.message) for one in recwarn]
+    assert [text.partition(" ")[0] for text in told] == ([str(n)] if n else [])
+    assert all(encoding in text and "PYTHONIOENCODING=utf-8" in text for text in told)
