@@ -223,7 +223,7 @@ def estimate_accuracy(
     """
     n, right = len(stream), np.asarray(right, float)
     if len(reference) < FEWEST:
-        return undefined(n, f"the reference has {len(reference)} images, fewer than {FEWEST}")
+        return undefined(n, f"it needs {FEWEST} images with known labels to go by, and has {len(reference)}")
     if n < FEWEST:
         return undefined(n, f"fewer than {FEWEST} images came")
     tests = differences(reference, stream)
@@ -232,7 +232,7 @@ def estimate_accuracy(
         name for name, p in tests.items() if name not in shares and name != "confidence" and p < suspect / len(tests)
     ]
     if odd:
-        return undefined(n, f"the images differ from the reference: {', '.join(odd[:3])}")
+        return undefined(n, f"the images differ from those it would go by: {', '.join(odd[:3])}")
     gaps = right - reference.confidence
     spread, overall = gaps.std(ddof=1), gaps.mean()
     value, open_ = stream.confidence.sum(), 0.0

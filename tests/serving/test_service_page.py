@@ -310,6 +310,13 @@ def test_a_proxy_s_own_page_is_not_called_a_dead_service(page: Any, url: str, st
     assert f"(status {status})" in heading.inner_text()
 
 
+def test_an_empty_file_is_called_one(page: Any, url: str) -> None:
+    page.expected_problems.append("400")
+    page.goto(url)
+    _drop(page, "scan.png", b"")
+    playwright.expect(page.locator(".answer h3")).to_have_text("The file is empty", timeout=60_000)
+
+
 def test_a_folder_is_not_called_a_dead_service_and_a_dead_one_is(page: Any, url: str) -> None:
     page.expected_problems.append("ERR_FAILED")
     page.goto(url)

@@ -284,7 +284,7 @@ async function next() {
       running--;
       return;
     }
-    show(item, answer);
+    show(item, answer.ok || file.size ? answer : { ok: false, error: "The file is empty", remedy: "copy or save it again" });
   } catch {
     const isRead = await kindOf(file).then(() => true, () => false); // a folder is not, nor a file that has changed since
     show(item, isRead ? { ok: false, error: "The service cannot be reached", remedy: "is it still running?" }
