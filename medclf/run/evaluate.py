@@ -170,7 +170,7 @@ def as_test(config: TrainConfig) -> dict[str, Any]:
     """What `scan` is told of the images of `test`: they are read as the data are, as far as they are given alike.
 
     Columns are those of a table, so a folder takes none. Only rows that meet the conditions count where the test has
-    their columns. Which labels are merged, `check_test` finds out.
+    their columns. Which labels are merged or dropped, `check_test` finds out.
     """
     given = config.scan_kwargs()
     names = ["label_delim", "label_from_parent", "follow_links", "strict"]
@@ -189,7 +189,7 @@ def check_test(config: TrainConfig, table: pd.DataFrame) -> dict[str, Any]:
     """See before the training that the images of `test` can be measured by a model of the table's labels.
 
     Returns:
-        What `scan` is told of them: as `as_test`, and the merges of labels that they have.
+        What `scan` is told of them: as `as_test`, and which of their labels are merged or dropped.
 
     Raises:
         DataError: they cannot be read, or none has one of the labels.
@@ -202,11 +202,14 @@ def check_test(config: TrainConfig, table: pd.DataFrame) -> dict[str, Any]:
         except DataError as error:
             text = f"{argument('test', str(config.test))} is read as the data are: {error.message}"
             raise DataError(text, error.remedy) from error
-    if merge := merges_in(config.scan_kwargs()["merge"] or (), count_labels(test["label"])):
+    given, several = config.scan_kwargs(), bool(table.attrs.get("multi_label"))
+    if merge := merges_in(given["merge"] or (), count_labels(test["label"])):
         asked["merge"] = merge
         test["label"] = pd.Series(merged(objects(test, "label"), merge), dtype=object)
+    if several:  # images of one label, which is dropped, are left out anyway
+        asked["drop"] = [label for label in given["drop"] or () if label in count_labels(test["label"])]
     vocab = sorted(count_labels(usable(table)["label"]))
-    matched = match_labels(test, vocab, bool(table.attrs.get("multi_label")))
+    matched = match_labels(test, vocab, several)
     readable = (test["problem"] == "").to_numpy()
     if not (readable & matched.known).any():
         said = left_out(matched, readable).get("sentence", "No image can be read.")

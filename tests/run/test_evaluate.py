@@ -117,6 +117,15 @@ def test_test_images_are_read_as_the_data_are(make_images):
         check_test(filtered, table)  # what is left is dyed, and no option merges it
 
 
+def test_labels_of_several_that_are_dropped_are_dropped_in_the_test_too(make_images):
+    root = make_images("1.png", "2.png", "3.png")
+    (root / "t.csv").write_text("path,label\n1.png,none\n2.png,mass|edema\n3.png,mass\n")
+    asked = {"label_delim": "|", "drop": ["none", "hernia"]}
+    config = TrainConfig(str(root / "t.csv"), "RUN", test=str(root / "t.csv"), **asked)
+    table = scan(root / "t.csv", label_delim="|", drop="none", progress=False)
+    assert check_test(config, table)["drop"] == ["none"]
+
+
 def test_a_test_without_a_label_of_the_data_is_refused_before_the_training(make_images):
     root = make_images("a/1.png", "b/2.png")
     table = scan(root, progress=False).assign(label=["normal", "polyp"])
