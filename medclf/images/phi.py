@@ -94,12 +94,14 @@ class Pictures:
         how: see there.
         show_burned_in: see there.
         elsewhere: absolute paths that are read although they lie outside `root`.
+        check: raises a ReadError where the image of a path is not the one that is meant.
     """
 
     root: Path
     how: Preprocessing
     show_burned_in: bool
     elsewhere: frozenset[str] = frozenset()
+    check: Callable[[str], None] | None = None
 
     def __call__(self, row: Mapping[str, Any]) -> np.ndarray:
         """See `read_picture`."""
@@ -127,4 +129,6 @@ class Pictures:
         reason = "" if self.show_burned_in else why_withheld(self.root / relative)
         if reason:
             raise Withheld(relative, reason)
+        if self.check:
+            self.check(str(relative))
         return self.root / relative

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import shlex
 import warnings
@@ -18,8 +19,9 @@ import pandas as pd
 from medclf.dataset.csv_files import read_rows, save_rows, with_types
 from medclf.dataset.labels import NO_FINDING, label_set
 from medclf.dataset.matching import UNKNOWN
+from medclf.dataset.scan import file_hash
 from medclf.display import Shown
-from medclf.errors import DataError, MedclfWarning, PreprocessingError, by_road, missing
+from medclf.errors import DataError, MedclfWarning, PreprocessingError, ReadError, by_road, missing
 from medclf.files import finite, replacing, write_json
 from medclf.images.phi import Pictures, Reader
 from medclf.images.preprocessing import Preprocessing
@@ -276,12 +278,34 @@ class RunFolder(Shown, os.PathLike[str]):
             show_burned_in: see `medclf.images.phi.why_withheld`; as the run was made where None.
         """
         try:
-            root = self.images
+            return self.pictures(show_burned_in)
         except DataError as error:
             warnings.warn(f"{error.message}; the page shows none", MedclfWarning, stacklevel=3)
             return None
+
+    def pictures(self, show_burned_in: bool | None = None) -> Pictures:
+        """As `reader`.
+
+        Raises:
+            DataError: the images are gone.
+        """
         shown = self.show_burned_in if show_burned_in is None else show_burned_in
-        return Pictures(root, self.preprocessing, shown)
+        return Pictures(self.images, self.preprocessing, shown, check=self._check_unchanged)
+
+    def _check_unchanged(self, path: str) -> None:
+        """See that an image is the file that the run read, as far as table.csv says.
+
+        Raises:
+            ReadError: it is another one: no picture of it may stand beside what was said of the first.
+        """
+        with contextlib.suppress(OSError):  # a file that is gone, whoever reads it tells
+            if self._digests.get(path, "") not in ("", file_hash(self.images / path)):
+                raise ReadError(path, "the file has changed since the run")
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        rows = read_rows(self / TABLE, ["path"]) if (self / TABLE).is_file() else pd.DataFrame(columns=["path"])
+        return dict(zip(rows["path"], rows.get("sha256", ()), strict=False))
 
     @cached_property
     def preprocessing(self) -> Preprocessing:

@@ -15,7 +15,6 @@ from medclf.auditing.label_errors import label_suspects
 from medclf.dataset.csv_files import save_rows
 from medclf.errors import DataError, OutputError, ReadError, argument, by_road, check_count
 from medclf.files import refuse_to_replace, replacing
-from medclf.images.phi import read_picture
 from medclf.results.predictions import Predictions
 from medclf.run.run import Run
 
@@ -199,12 +198,11 @@ def _pictures(
 
     if kind == "none":
         return dict.fromkeys(chosen["path"], b""), []
-    root = run.images
-    shown_too = run.show_burned_in if show_burned_in is None else show_burned_in
+    read = run.pictures(show_burned_in)
     shown, missing = {}, []
     for path in watch(list(chosen["path"]), len(chosen), "Pictures"):
         try:
-            pixels = read_picture(root, run.preprocessing, shown_too, {"path": path})
+            pixels = read({"path": path})
         except ReadError as error:
             missing.append(f"{path}: {error.reason}")
         else:

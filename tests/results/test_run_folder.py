@@ -1,11 +1,13 @@
 """What a folder is that is given as a RUN."""
 
+import json
 import shlex
 
 import pytest
 
-from medclf.errors import DataError, in_shell
-from medclf.results.run_folder import RunFolder
+from medclf.dataset.scan import scan
+from medclf.errors import DataError, ReadError, in_shell
+from medclf.results.run_folder import RunFolder, save_table
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "detector.json"])
@@ -43,3 +45,20 @@ def test_commands_to_go_on_with_hold_where_a_path_has_blanks(tmp_path):
     with in_shell(), pytest.raises(DataError) as error:
         _ = RunFolder(run).results
     assert shlex.split(error.value.remedy.partition(": ")[2]) == ["medclf", "train", "--resume", str(run)]
+
+
+def test_no_picture_of_a_file_that_has_changed_stands_beside_what_was_said_of_it(make_images, tmp_path):
+    images = make_images("a.png", "b.png", root=tmp_path / "images")
+    run = tmp_path / "RUN"
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps({"root": str(images)}))
+    (run / "results.json").write_text(json.dumps({"vocab": ["x", "y"], "task": "single-label", "n": 2}))
+    save_table(run / "table.csv", scan(images, label_from=None, progress=False))
+    (images / "b.png").write_bytes((images / "a.png").read_bytes())
+    read = RunFolder(run).reader()
+    assert read({"path": "a.png"}).shape == (6, 8)
+    with pytest.raises(ReadError, match=r"b\.png: the file has changed since the run"):
+        read({"path": "b.png"})
+    (images / "b.png").unlink()
+    with pytest.raises(ReadError, match=r"b\.png: (?!the file has changed)"):
+        read({"path": "b.png"})
