@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -60,6 +60,29 @@ def check_float32(network: torch.nn.Module, cbs: Sequence[Callback] = ()) -> Non
             kind = str(weight.dtype).removeprefix("torch.")
             text = f"the network's weights are {kind}, and the images are float32"
             raise MedclfError(text, "learn.model.float() makes them float32")
+
+
+@contextmanager
+def autocast_restored(device: torch.device | str) -> Iterator[None]:
+    """A context after which autocast is as it was before, also where an error or Ctrl-C ends a batch in the middle.
+
+    Else all that the program computes later would be less exact, of weights that autocast keeps from then.
+    """
+    kind, nested = torch.device(device).type, _nesting()
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    try:
+        yield
+    finally:
+        for _ in range(_nesting() - nested):
+            if not torch.autocast_decrement_nesting():
+                torch.clear_autocast_cache()
+            torch.set_autocast_enabled(kind, enabled)
+            torch.set_autocast_dtype(kind, dtype)
+
+
+def _nesting() -> int:
+    torch.autocast_increment_nesting()
+    return int(torch.autocast_decrement_nesting())
 
 
 class TrainInBf16(Callback):

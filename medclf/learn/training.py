@@ -28,7 +28,7 @@ from medclf.learn.growing_sizes import Sizes, growing
 from medclf.learn.labels import class_names, is_multi_label, refuse_other_labels
 from medclf.learn.normalization import normalized
 from medclf.learn.partial import training_from
-from medclf.learn.precision import check_float32
+from medclf.learn.precision import autocast_restored, check_float32
 from medclf.learn.preprocessing import spec_of
 from medclf.learn.probing import Probing
 from medclf.learn.weights import BlendWeights, KeepStatistics, weights_of
@@ -137,6 +137,11 @@ class MedLearner(Shown, Probing):
                 for epoch, row in enumerate(rows, 1)
             ]
             self._returned_epoch = _returned([*self.cbs, *L(kwargs.get("cbs"))], self._history)
+
+    def one_batch(self, *args: Any, **kwargs: Any) -> None:
+        """fastai's; mixed precision ends with the batch, whatever ends that."""
+        with autocast_restored(self.dls.device):
+            super().one_batch(*args, **kwargs)
 
     def freeze_to(self, n: int) -> None:
         """fastai's, put off until there is an optimiser: the linear probe alone needs none."""

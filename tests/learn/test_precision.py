@@ -119,3 +119,25 @@ def test_weights_of_another_precision_are_told_before_images_are_seen(dls, kind,
             call(learn)
     learn.model.float()
     assert len(predict_loader(learn, dls.valid))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_breaks_a_training_off_leaves_no_bfloat16_behind(dls, error):
+    class BreakOff(Callback):
+        order = TrainInBf16.order + 1
+
+        def before_batch(self):
+            raise error("broken off")
+
+    learn = learner(dls, cbs=[TrainInBf16()], mixed_precision=False)
+    before = predict_loader(learn, dls.valid).probs
+    with pytest.raises(error), learn.no_bar(), learn.no_logging():
+        learn.fit(1, cbs=BreakOff())
+    assert not torch.is_autocast_enabled("cpu")
+    np.testing.assert_array_equal(predict_loader(learn, dls.valid).probs, before)
+    with torch.autocast("cpu", torch.bfloat16):  # a weight that is kept within it is forgotten after it
+        weight = torch.ones(2, 2, requires_grad=True)
+        torch.mm(weight, weight)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        weight += 1
+        assert torch.mm(weight, weight)[0, 0] == 8
