@@ -356,6 +356,12 @@ class Sheet:
             for column, name in taken.items()
         )
         extra = extra.rename(columns=taken)
+        counts = Counter(filter(None, self.texts("group"))) if "group" in extra else Counter()
+        if len(counts) < counts.total():
+            self.notes.append(
+                f"column 'group' of {self.name} says which images belong together ({len(counts)} groups for "
+                f"{counts.total()} images), and a split keeps those on one side: rename it if it means something else"
+            )
         if self.is_text:
             for column in extra:
                 extra[column] = typed([text_of(cell) for cell in extra[column]])

@@ -15,6 +15,7 @@ from medclf.dataset.labels import objects
 from medclf.errors import argument
 
 TRAINED_BEFORE = "trained_before"  # the column of images that the network which a training begins with was trained on
+FOUND = "twins-"  # how the names of groups begin that were found, and not given
 
 
 class Link(NamedTuple):
@@ -74,7 +75,7 @@ def cluster(paths: Sequence[str], first: Sequence[int], second: Sequence[int]) -
     sizes = np.bincount(group, minlength=1)
     rows = [row for row in range(n) if sizes[group[row]] > 1]
     for row in rows:
-        names.setdefault(int(group[row]), f"twins-{len(names) + 1}")
+        names.setdefault(int(group[row]), f"{FOUND}{len(names) + 1}")
     found = [names[int(group[row])] for row in rows]
     return pd.Series(found, index=pd.Index([paths[row] for row in rows], name="path"), name="cluster", dtype=object)
 
@@ -135,13 +136,25 @@ def unit_of(table: pd.DataFrame) -> str:
     """What `groups_of` counts, in words: patients only where the data name them.
 
     Example:
-        >>> unit_of(pd.DataFrame({"patient": ["ann", None]})), unit_of(pd.DataFrame({"group": ["near-duplicates-1"]}))
+        >>> unit_of(pd.DataFrame({"patient": ["ann", None]})), unit_of(pd.DataFrame({"group": ["twins-1"]}))
         ('patients', 'groups of near-duplicates')
     """
     has = {name: any(value is not None for value in objects(table, name)) for name in ("patient", "group")}
+    linked_by = what_is_linked(table)
     if has["patient"]:
-        return "groups of linked patients and near-duplicates" if has["group"] else "patients"
-    return "groups of near-duplicates" if has["group"] else "images"
+        return f"groups of linked patients and {linked_by}" if has["group"] else "patients"
+    return f"groups of {linked_by}" if has["group"] else "images"
+
+
+def what_is_linked(table: pd.DataFrame) -> str:
+    """What the groups of a table are of: near-duplicates that were found, or whatever its own column `group` links.
+
+    Example:
+        >>> what_is_linked(pd.DataFrame({"group": ["twins-1", None]})), what_is_linked(pd.DataFrame({"group": ["x"]}))
+        ('near-duplicates', 'images')
+    """
+    own = (value for value in objects(table, "group") if value is not None)
+    return "near-duplicates" if all(str(value).startswith(FOUND) for value in own) else "images"
 
 
 def with_clusters(table: pd.DataFrame, clusters: pd.Series) -> pd.DataFrame:

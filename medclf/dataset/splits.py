@@ -137,7 +137,7 @@ def _check_labels(table: pd.DataFrame) -> None:
     if len(trained) == 1 and others:
         raise SplitError(
             f"all images of label '{min(others)}' are of one patient or group, and training has '{min(trained)}' alone",
-            f"add images of others, or see whether {argument('patient_col')} names the patients",
+            f"add images of others, or see whether {argument('patient_col')}, or a column 'group', is what it says",
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypedDict, cast
 
 import pandas as pd
 
+from medclf.dataset.groups import what_is_linked
 from medclf.dataset.units import UNIT
 
 
@@ -100,11 +101,12 @@ def describe_split(used: pd.DataFrame, split: dict[str, Any]) -> SplitSummary:
         if UNIT in used:  # its images are a group in any case
             joined = used[used.groupby("group")[UNIT].transform("nunique") > 1]
         apart, n = _in_several(joined, "group")
+        linked_by = "near-duplicates" if UNIT in used else what_is_linked(used)
         if n > 1:
-            sentence += f" {n} groups of near-duplicates were found; {apart or 'none'} of them "
+            sentence += f" {n} groups of {linked_by} were found; {apart or 'none'} of them "
             sentence += f"{'is' if apart < 2 else 'are'} in {several}."
         elif n:
-            sentence += f" 1 group of near-duplicates was found; it is {'' if apart else 'not '}in {several}."
+            sentence += f" 1 group of {linked_by} was found; it is {'' if apart else 'not '}in {several}."
         else:
             sentence += f" No near-duplicates{' of different units' if UNIT in used else ''} were found."
     elsewhere = {"test_patients_elsewhere": tested} if tested else {}

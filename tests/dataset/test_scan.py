@@ -771,6 +771,16 @@ def test_a_row_that_names_a_folder_stands_for_its_images(make_images):
         scan(within, root=root)
 
 
+def test_a_column_called_group_is_told_where_it_links_images(make_images):
+    """An arm or an age group of that name decided the split unseen."""
+    root = make_images(*PAIRS)
+    rows = pd.DataFrame({"path": PAIRS, "label": list("aabb"), "group": ["arm", "arm", "other", None]})
+    _, said = scan_noting(rows, root=root)
+    assert "column 'group' of the DataFrame says which images belong together (2 groups for 3 images)" in said
+    assert "column 'group'" not in scan_noting(rows.assign(group=list("wxyz")), root=root)[1]
+    assert "column 'group'" not in scan_noting(rows, root=root, label_col="group")[1]
+
+
 def test_a_folder_without_classes_names_the_table_beside(make_images):
     root = make_images("images/1.png", "images/2.png")
     write_csv(root, "image_id,dx\n1,a\n2,b\n", name="meta.csv")

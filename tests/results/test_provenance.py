@@ -48,15 +48,16 @@ def test_one_patient_alone_cannot_be_split_by_patient():
 @pytest.mark.parametrize(
     ("groups", "says"),
     [
-        ([0, 0, 1, 1], "2 groups of near-duplicates were found; 2 of them are in both"),
-        ([0, 0, None, None], "1 group of near-duplicates was found; it is not in both training and validation set."),
-        ([None, 1, 1, None], "1 group of near-duplicates was found; it is in both"),
+        (["twins-1", "twins-1", "twins-2", "twins-2"], "2 groups of near-duplicates were found; 2 of them are in both"),
+        (["twins-1", "twins-1", None, None], "1 group of near-duplicates was found; it is not in both training and"),
+        ([None, 1, 1, None], "1 group of images was found; it is in both"),
+        (["arm", "arm", "other", "other"], "2 groups of images were found; 2 of them are in both"),
         ([None, None, None, 1], "No near-duplicates were found."),
     ],
 )
 def test_linked_images_are_counted(groups, says):
     table = pd.DataFrame({"partition": ["train", "train", "valid", "test"], "group": groups})
-    if groups[3] == 1 and groups[2] == 1:
+    if groups[3] and groups[2] == groups[3]:
         table["partition"] = ["train", "valid", "train", "valid"]
     assert says in describe_split(table, {"kind": "random", "seed": 42})["sentence"]
 
