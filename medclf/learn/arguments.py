@@ -143,14 +143,19 @@ def fastai_head(
 
 
 def check_head(network: torch.nn.Sequential, n_in: int, n_out: int, size: tuple[int, int]) -> None:
-    """See that a head takes what its body gives, and gives an output a label.
+    """See that a body takes the images, and that its head takes what it gives, and gives an output a label.
 
     Raises:
-        MedclfError: it does not.
+        MedclfError: they do not.
     """
     training = network.training
     with torch.inference_mode():
-        found = network.eval()[0](torch.zeros(1, n_in, *size))
+        try:
+            found = network.eval()[0](torch.zeros(1, n_in, *size))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            images = f"images of {n_in} channel{'' if n_in == 1 else 's'} and {size[0]} x {size[1]} pixels"
+            text = f"this network does not take the loaders' {images}: {str(error).partition(chr(10))[0]}"
+            raise MedclfError(text, "make the loaders with the channels= and size= that it was made for") from error
         try:
             given = tuple(network[1](found).shape)
             reason = f"gives {given[-1]} outputs for {n_out} labels" if given != (1, n_out) else ""

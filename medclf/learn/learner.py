@@ -155,6 +155,7 @@ def med_learner(
     options |= {"first_bn": first_bn, "bn_final": bn_final, "lin_first": lin_first, "y_range": y_range}
     options = {name: value for name, value in options.items() if value is not None}
     _check_head_asked(custom_head, options, linear_probe)
+    own = is_own(arch)
     with seeded(getattr(dls.train, "seed", None)):
         arch = _known_arch(arch, cut, dls)
         backbone = describe(arch, weights)
@@ -163,8 +164,9 @@ def med_learner(
             if custom_head is None:
                 custom_head = _fastai_head(network, backbone, len(vocab), options)
             network[1] = custom_head
-            check_head(network, n_in, len(vocab), _input_size(dls) or (backbone.size, backbone.size))
             init = torch.nn.init.kaiming_normal_ if init is None else init
+        if own or custom_head is not None:
+            check_head(network, n_in, len(vocab), _input_size(dls) or (backbone.size, backbone.size))
         if init is not None:
             apply_init(network[1], init)
     if pooling is not None:

@@ -146,9 +146,13 @@ def _asks(factory: Any) -> str:
 
 def _made(factory: Callable[..., nn.Module], pretrained: bool) -> nn.Module:
     asks = _asks(factory)
-    if asks == "weights":
-        return factory(weights="DEFAULT" if pretrained else None)
-    return factory(pretrained=pretrained) if asks else factory()
+    given = {"weights": {"weights": "DEFAULT" if pretrained else None}, "pretrained": {"pretrained": pretrained}}
+    made = factory(**given.get(asks, {}))
+    if not isinstance(made, nn.Module):
+        raise MedclfError(
+            f"{_name_of(factory)}() makes a {type(made).__name__}, and no network", "give what makes a torch.nn.Module"
+        )
+    return made
 
 
 def _name_of(factory: Any) -> str:

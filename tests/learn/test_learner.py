@@ -386,3 +386,9 @@ def test_fine_tune_takes_rates_by_group(small):
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(1, [1e-5, 1e-3])
     assert learn.tuning["lr"] == 1e-3 and learn.opt.hypers[-1]["lr"] > learn.opt.hypers[0]["lr"]
+
+
+def test_a_network_of_other_images_is_named_before_it_is_trained(small):
+    grey = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    with pytest.raises(MedclfError, match="does not take the loaders' images of 3 channels and 32 x 32 pixels"):
+        med_learner(small.dls, grey)

@@ -149,3 +149,11 @@ def test_what_cannot_be_cut_is_refused_and_can_be_told_how():
     with pytest.raises(MedclfError, match="no layer that pools"):
         register_network(nn.Sequential(nn.Conv2d(3, 4, 1)))
     assert register_network(Forked, cut=lambda net: nn.Sequential(net.a, nn.ReLU())) == "own/Forked"
+
+
+def test_what_makes_no_network_is_named():
+    def pair():
+        return small(), "adam"
+
+    with pytest.raises(MedclfError, match=r"pair\(\) makes a tuple, and no network"):
+        register_network(pair)
