@@ -348,9 +348,14 @@ class Sheet:
 
         One that medclf writes itself, such as `loss`, is kept under the name `loss_given`.
         """
-        kept = [column for column in self.frame if column not in self._used() | {*MEASURED}]
+        own = {*MEASURED} if {*MEASURED} <= set(self.frame) else set()  # of a table that scan made, measured again
+        kept = [column for column in self.frame if column not in self._used() | own]
         extra = self.frame[kept].reset_index(drop=True)
-        taken = {column: f"{column}_given" for column in kept if column in WRITTEN or str(column).startswith("prob_")}
+        taken = {
+            column: f"{column}_given"
+            for column in kept
+            if column in {*WRITTEN, *MEASURED} or str(column).startswith("prob_")
+        }
         self.notes.extend(
             f"column '{column}' of {self.name} is kept as '{name}': the table has its own of that name"
             for column, name in taken.items()

@@ -771,6 +771,17 @@ def test_a_row_that_names_a_folder_stands_for_its_images(make_images):
         scan(within, root=root)
 
 
+def test_a_column_called_like_what_is_measured_is_kept_under_another_name(make_images):
+    """The height of a patient was dropped, and a subgroup by it was one of the image's."""
+    root = make_images(*PAIRS)
+    rows = pd.DataFrame({"path": PAIRS, "label": list("aabb"), "height": [150, 160, 170, 180]})
+    table, said = scan_noting(rows, root=root)
+    assert table["height_given"].tolist() == [150, 160, 170, 180] and table["height"].nunique() == 1
+    assert "column 'height' of the DataFrame is kept as 'height_given'" in said
+    again, said = scan_noting(table.drop(columns="height_given"), root=root)  # of a scan, which is measured anew
+    assert "height_given" not in again and "kept as" not in said
+
+
 def test_a_column_called_group_is_told_where_it_links_images(make_images):
     """An arm or an age group of that name decided the split unseen."""
     root = make_images(*PAIRS)
