@@ -75,8 +75,9 @@ def train(
 def _train(given: dict[str, Any], resume: Path | None, config: Path | None) -> Path:
     """Train by the command line, by the settings of an earlier run, or on with a killed one."""
     from medclf.parallel import settle_machine
+    from medclf.results.record import to_resume
     from medclf.run.config import check_early
-    from medclf.run.resume import check_free, next_run, read_record, settings_in
+    from medclf.run.resume import CHECKPOINTS, check_free, next_run, read_record, settings_in
 
     earlier = resume or config
     before = read_record(earlier) if earlier else None
@@ -103,7 +104,12 @@ def _train(given: dict[str, Any], resume: Path | None, config: Path | None) -> P
 
     named = {name: getattr(plan, name) for name in given if name not in ("data", "size")}
     named |= {"size": (*plan.first_sizes, plan.size)} if "size" in given else {}
-    run = go_on(resume, say) if resume else train_run(plan, say, before=before, **named)
+    try:
+        run = go_on(resume, say) if resume else train_run(plan, say, before=before, **named)
+    except KeyboardInterrupt:
+        if Path(plan.out, CHECKPOINTS).is_dir() and is_first():
+            say(f"go on with it: {to_resume(plan.out)}")
+        raise
     if is_first():
         show_results(run)
         if "show_burned_in" not in given and sys.stdin.isatty() and sys.stdout.isatty():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from medclf.errors import DataError
+from medclf.errors import DataError, by_road
 from medclf.results.shapes import COUNT, FLAG, TEXT, Shape, fields
 
 RECORD_FORMAT = 2  # of run.json
@@ -25,6 +26,16 @@ RECORD_SHAPE = fields(
         "settings": fields({}, {"hide_names": FLAG, "show_burned_in": FLAG}),
     },
 )
+
+
+def to_resume(run: str | Path) -> str:
+    """How to go on with a training that was stopped.
+
+    Example:
+        >>> to_resume("RUN")
+        "resume('RUN')"
+    """
+    return by_road(f"resume({str(run)!r})", f"medclf train --resume {shlex.quote(str(run))}")
 
 
 def now() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import shlex
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,7 +27,7 @@ from medclf.images.preprocessing import Preprocessing
 from medclf.metrics.prevalence import PrevalenceShift, shift_in
 from medclf.results.names import Names
 from medclf.results.predictions import Predictions
-from medclf.results.record import RECORD, read_record
+from medclf.results.record import RECORD, read_record, to_resume
 from medclf.results.schema import read_results
 from medclf.results.wording import metrics_frame, summary
 
@@ -89,8 +88,7 @@ class RunFolder(Shown, os.PathLike[str]):
         """What results.json holds."""
         file = self._of_a_run(RESULTS)
         if not file.exists() and self.settings and not self.record.get("finished"):
-            go_on = by_road(f"resume({str(self.path)!r})", f"medclf train --resume {shlex.quote(str(self.path))}")
-            raise DataError(f"the training of {self.path} was not finished", f"go on with it: {go_on}")
+            raise DataError(f"the training of {self.path} was not finished", f"go on with it: {to_resume(self.path)}")
         return read_results(file)
 
     @cached_property

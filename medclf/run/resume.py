@@ -19,7 +19,7 @@ from medclf.files import sweep
 from medclf.inference.bundle_format import WEIGHTS, is_detector
 from medclf.inference.runtimes import bundle_in
 from medclf.results import record as run_record
-from medclf.results.record import RECORD, RECORD_FORMAT
+from medclf.results.record import RECORD, RECORD_FORMAT, to_resume
 
 CHECKPOINTS = "checkpoint"
 RUNS = "runs"
@@ -210,8 +210,7 @@ def check_free(out: str | Path, overwrite: bool) -> None:
         return
     if not overwrite:
         begun = record.is_file() and not is_finished(read_record(out))
-        go_on = by_road(f"resume({str(out)!r})", f"medclf train --resume {shlex.quote(str(out))}")
-        remedy = f"go on with it: {go_on}; or" if begun else f"choose another {argument('out')}, or"
+        remedy = f"go on with it: {to_resume(out)}; or" if begun else f"choose another {argument('out')}, or"
         raise OutputError(f"{out} exists already", f"{remedy} replace it with {argument('overwrite', True)}")
     if not record.is_file():
         raise OutputError(

@@ -116,3 +116,16 @@ def test_a_run_whose_images_are_elsewhere_is_told_how_to_name_them(tmp_path, opt
     done = CliRunner().invoke(app, ["train", option, str(run), *(["--out", str(tmp_path / "new")] if by_name else [])])
     assert "its images are not at" in str(done.exception) and "typing mistake" not in str(done.exception)
     assert (f"medclf train DATA --config '{run}'" in str(done.exception)) == by_name
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_training_that_is_stopped_says_how_to_go_on_where_it_can(make_images, tmp_path, monkeypatch, begun):
+    def stop(plan, *_, **__):
+        if begun:
+            (tmp_path / "my run" / "checkpoint").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medclf.run.train.train", stop)
+    images = make_images("images/a/1.png", "images/b/2.png") / "images"
+    said = CliRunner().invoke(app, ["train", str(images), "--out", str(tmp_path / "my run")]).output
+    assert (f"go on with it: resume('{tmp_path / 'my run'}')" in said) == begun  # medclf itself speaks of the command
