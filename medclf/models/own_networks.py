@@ -146,8 +146,8 @@ def _asks(factory: Any) -> str:
 
 def _made(factory: Callable[..., nn.Module], pretrained: bool) -> nn.Module:
     asks = _asks(factory)
-    given = {"weights": {"weights": "DEFAULT" if pretrained else None}, "pretrained": {"pretrained": pretrained}}
-    made = factory(**given.get(asks, {}))
+    asked = ("DEFAULT" if pretrained else None) if asks == "weights" else pretrained
+    made = factory(**({asks: asked} if asks else {}))
     if not isinstance(made, nn.Module):
         raise MedclfError(
             f"{_name_of(factory)}() makes a {type(made).__name__}, and no network", "give what makes a torch.nn.Module"
