@@ -23,6 +23,7 @@ POOR = "poor image"  # how a reader marks one that no label can be told of
 TRUE, FALSE = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false"})
 UNCERTAIN = frozenset({"-1", "-1.0", "u", "uncertain"})  # CheXpert writes -1
 MEANT = ("path", "label", "patient", "partition")
+FRAME = "frame_number"  # the column that says which frame of its file an image is
 MEASURED = ("width", "height", "sha256", "problem")  # scan finds these out by itself
 WRITTEN = frozenset({*MEANT, "pred", "loss", "unknown", "flags", "fold", "twins", "correction", "label_before"})
 WRITTEN |= {"trained_before"}
@@ -351,10 +352,11 @@ class Sheet:
         own = {*MEASURED} if {*MEASURED} <= set(self.frame) else set()  # of a table that scan made, measured again
         kept = [column for column in self.frame if column not in self._used() | own]
         extra = self.frame[kept].reset_index(drop=True)
+        written = {*WRITTEN, *MEASURED} | (set() if own else {FRAME})
         taken = {
-            column: f"{column}_given"
+            column: self._free_name(f"{column}_given")
             for column in kept
-            if column in {*WRITTEN, *MEASURED} or str(column).startswith("prob_")
+            if column in written or str(column).startswith("prob_")
         }
         self.notes.extend(
             f"column '{column}' of {self.name} is kept as '{name}': the table has its own of that name"
@@ -371,6 +373,9 @@ class Sheet:
             for column in extra:
                 extra[column] = typed([text_of(cell) for cell in extra[column]])
         return extra
+
+    def _free_name(self, name: str) -> str:
+        return self._free_name(f"{name}_given") if name in self.frame else name
 
     def where(self, conditions: Sequence[str]) -> Sheet:
         """The rows that meet all conditions; several values for one column mean any of them.

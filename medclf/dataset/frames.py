@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
+from medclf.dataset.columns import FRAME
 from medclf.dataset.labels import is_missing
 from medclf.dataset.sources import Rows
 from medclf.images.frame_names import file_and_frame, frame_name
 from medclf.images.reading import n_frames
 from medclf.parallel import map_ahead
-
-FRAME = "frame_number"  # the column that says which frame of its file an image is
 
 
 def take_frames(rows: Rows) -> None:
@@ -20,7 +19,12 @@ def take_frames(rows: Rows) -> None:
     names = [frame_name(path, k, n) if n > 1 else path for path, n in files for k in range(n)]
     rows.keep([row for row, n in enumerate(counts) for _ in range(n)])
     rows.path = names
-    numbers = [file_and_frame(rows.root / path)[1] for path in names]
+    number_frames(rows)
+
+
+def number_frames(rows: Rows) -> None:
+    """Say which rows are frames, also where a table names them, so that those of one file are known to be."""
+    numbers = [file_and_frame(rows.root / path)[1] if "#" in path else None for path in rows.path]
     rows.extra[FRAME] = pd.Series(numbers, index=rows.extra.index, dtype=object)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from medclf.config import Frame, Policy, TrainConfig, Window
 from medclf.dataset.choice import Merges, choose, conditions
 from medclf.dataset.columns import Columns
-from medclf.dataset.frames import take_frames
+from medclf.dataset.frames import number_frames, take_frames
 from medclf.dataset.identity import (
     doubtful_ids,
     patient_id,
@@ -177,6 +177,8 @@ def scan(
     choose(rows, merge or (), drop or (), limit, "files" if frame == "all" else "images")
     if frame == "all":
         take_frames(rows)
+    elif any(path.rpartition("#")[2].isdecimal() and "#" in path for path in rows.path):
+        number_frames(rows)
     order = None if ordinal is None or (isinstance(ordinal, Sized) and not len(ordinal)) else _order(rows, ordinal)
     given_table = source if labels is None else labels
     if not order and isinstance(given_table, pd.DataFrame) and isinstance(label_col, str):

@@ -201,6 +201,8 @@ def test_columns_that_medclf_writes_itself_are_kept_by_another_name():
     extra = table.extra()
     assert sorted(extra) == ["loss_given", "prob_a_given", "sex", "unknown_given"]
     assert len(table.notes) == 3
+    twice = sheet(path=["1"], label=["a"], loss=["2"], loss_given=["3"], frame_number=["7"]).extra().iloc[0].to_dict()
+    assert twice == {"loss_given_given": 2, "loss_given": 3, "frame_number_given": 7}
 
 
 def test_rows_are_chosen_by_a_column():

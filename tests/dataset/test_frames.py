@@ -90,6 +90,26 @@ def test_a_csv_may_name_files_or_frames(folder):
         scan(folder / "rows.csv")
 
 
+def test_frames_that_a_table_names_are_known_to_be_of_one_file(folder):
+    """They were on both sides of a split, and each was a unit of its own."""
+    rows = [(f"{label}/{k}.tif#{n}", label) for label in ("dark", "light") for k in range(3) for n in range(6)]
+    table = scan(pd.DataFrame(rows, columns=["path", "label"]), root=folder)
+    assert table["frame_number"].tolist() == list(range(6)) * 6
+    with pytest.raises(SplitError, match=r"frames of \d files are in more than one"):
+        split_table(table, "random")
+    assert with_units(table, "file")["unit_id"].nunique() == 6
+
+
+def test_a_tables_own_column_of_frame_numbers_is_no_frame(folder):
+    """As Kvasir-Capsule's: pictures that were cut from a video, which no split could take."""
+    rows = {"path": [f"dark/{k}.tif" for k in range(3)] + [f"light/{k}.tif" for k in range(3)]}
+    rows |= {"label": list("aaabbb"), "frame_number": [7, 8, 9, 7, 8, 9]}
+    table = scan(pd.DataFrame(rows), root=folder)
+    assert table["frame_number_given"].tolist() == rows["frame_number"] and "frame_number" not in table
+    assert set(split_table(table, "random", valid_pct=0.5)) == {"train", "valid"}
+    assert with_units(table, "file")["unit_id"].tolist() == rows["path"]
+
+
 def test_files_are_counted_as_files_and_those_whose_frames_are_named_are_not_missing(folder):
     """A sheet of frames was said to lack all the files that its frames are of."""
     (folder / "sheet.csv").write_text("path,label\ndark/0.tif#03,dark\ndark/0.tif#04,dark\nlight/1.tif#02,light\n")
