@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from medclf.config import TrainConfig
+from medclf.dataset.columns import FRAME
 from medclf.dataset.folds import linked
-from medclf.dataset.frames import FRAME, file_names
+from medclf.dataset.frames import file_names
 from medclf.dataset.groups import on_both_sides
 from medclf.dataset.label_warnings import partition_warnings
 from medclf.dataset.labels import objects, usable
