@@ -155,7 +155,7 @@ def check_head(network: torch.nn.Sequential, n_in: int, n_out: int, size: tuple[
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             images = f"images of {n_in} channel{'' if n_in == 1 else 's'} and {size[0]} x {size[1]} pixels"
             text = f"this network does not take the loaders' {images}: {str(error).partition(chr(10))[0]}"
-            raise MedclfError(text, "make the loaders with the channels= and size= that it was made for") from error
+            raise MedclfError(text, "make the loaders with the channels and size that it was made for") from error
         try:
             given = tuple(network[1](found).shape)
             reason = f"gives {given[-1]} outputs for {n_out} labels" if given != (1, n_out) else ""

@@ -25,7 +25,7 @@ from medclf.learn.balance import balanced_loss
 from medclf.learn.checkpoint import seeded
 from medclf.learn.deferred_loss import DeferredSmoothLoss, FetchLosses
 from medclf.learn.labels import check_rows, class_names, is_multi_label
-from medclf.learn.measures import check_measures
+from medclf.learn.measures import check_measures, ends_in_logits
 from medclf.learn.normalization import stats_for
 from medclf.learn.precision import TrainInBf16, has_bf16
 from medclf.learn.preprocessing import preprocessing_of, reading_of
@@ -149,7 +149,8 @@ def med_learner(
         weights = weights_as_given(arch, weights)
     if isinstance(dls.device, str):
         dls.to(usable_device(dls.device))
-    check_measures(loss_func, metrics, is_multi_label(dls), len(vocab), dls.device, logits=custom_head is None)
+    logits = not isinstance(custom_head, torch.nn.Module) or ends_in_logits(custom_head)
+    check_measures(loss_func, metrics, is_multi_label(dls), len(vocab), dls.device, logits=logits)
     n_in = _channels_asked(dls, n_in)
     options: dict[str, Any] = {"concat_pool": concat_pool, "pool": pool, "lin_ftrs": lin_ftrs, "ps": ps}
     options |= {"first_bn": first_bn, "bn_final": bn_final, "lin_first": lin_first, "y_range": y_range}
@@ -196,6 +197,7 @@ def med_learner(
         **kwargs,
     )
     learn.arch, learn.dropout, learn.balance = backbone.name, dropout, balance
+    learn._measures = (learn.loss_func, *learn.metrics)
     learn._first_head = last_weight(network).cpu().clone()
     learn.weights = origin(arch, weights)
     if normalize:
@@ -262,7 +264,15 @@ def cnn_learner(dls: DataLoaders, arch: str | Callable[..., Any] = TrainConfig.a
 
 
 def param_groups(network: torch.nn.Module) -> L:
-    """fastai's splitter: one group of parameters a stage, from the input to the head."""
+    """fastai's splitter: one group of parameters a stage, from the input to the head.
+
+    Raises:
+        MedclfError: it is no body with a head, as `med_learner` makes it.
+    """
+    if len(list(network.children())) != 2:
+        text = f"learn.model is of type {type(network).__name__}, and not the body and head that med_learner made"
+        remedy = "give a network as arch; med_learner(compile=True) compiles, learn.distrib_ctx() takes several GPUs"
+        raise MedclfError(text, remedy)
     return L([list(stage.parameters()) for stage in stages(network)]).map(L)
 
 

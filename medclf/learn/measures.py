@@ -82,6 +82,16 @@ def check_measures(
         _check(metric, _value_of, labels, f"is no metric where an image {has}", f"leave it out, or give some of {such}")
 
 
+def ends_in_logits(network: torch.nn.Module) -> bool:
+    """Whether nothing comes after its last linear layer, such as a LogSoftmax.
+
+    Example:
+        >>> ends_in_logits(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LogSoftmax(1)))
+        False
+    """
+    return isinstance([*network.modules()][-1], torch.nn.Linear)
+
+
 def gives_by_image(loss_func: Any, several: bool, n_out: int, device: Any = "cpu") -> bool:
     """Whether fastai can ask a loss function for the loss of each image.
 

@@ -26,6 +26,7 @@ from medclf.learn.callbacks import SaveBest
 from medclf.learn.checkpoint import seeded
 from medclf.learn.growing_sizes import Sizes, growing
 from medclf.learn.labels import class_names, is_multi_label, refuse_other_labels
+from medclf.learn.measures import check_measures, ends_in_logits
 from medclf.learn.normalization import normalized
 from medclf.learn.partial import training_from
 from medclf.learn.precision import autocast_restored, check_float32
@@ -56,6 +57,7 @@ class MedLearner(Shown, Probing):
     dropout: float
     stats: Normalization | None = None
     _tuned: int = 0
+    _measures: tuple[Any, ...] = ()  # loss function and metrics that were checked
     _fitting: bool = False
 
     def _shown(self) -> tuple[str, dict[str, Any], pd.DataFrame | None]:
@@ -109,8 +111,12 @@ class MedLearner(Shown, Probing):
 
     def fit(self, n_epoch: int, lr: Any = None, *args: Any, **kwargs: Any) -> None:
         """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
+        if (n := distributed.launched()) > 1 and distributed.n_ranks() == 1:
+            text = f"{n} processes were launched, and each would train on its own"
+            raise MedclfError(text, "call what trains within: with learn.distrib_ctx():")
         self._check_balance()
         check_float32(self.model, self.cbs)
+        self._check_measures()
         check_callbacks(self, [*self.cbs, *L(kwargs.get("cbs"))])
         self._fitting = True
         try:
@@ -137,6 +143,16 @@ class MedLearner(Shown, Probing):
                 for epoch, row in enumerate(rows, 1)
             ]
             self._returned_epoch = _returned([*self.cbs, *L(kwargs.get("cbs"))], self._history)
+
+    def _check_measures(self) -> None:
+        """See that a loss function and metrics that were put here take these labels; see `check_measures`."""
+        measures = (self.loss_func, *self.metrics)
+        if len(measures) == len(self._measures) and all(a is b for a, b in zip(measures, self._measures, strict=True)):
+            return
+        loss_func = None if is_balanced(self.loss_func) else self.loss_func
+        how = (is_multi_label(self.dls), len(class_names(self.dls)), self.dls.device)
+        check_measures(loss_func, self.metrics, *how, logits=ends_in_logits(self.model))
+        self._measures = measures
 
     def one_batch(self, *args: Any, **kwargs: Any) -> None:
         """fastai's; mixed precision ends with the batch, whatever ends that."""

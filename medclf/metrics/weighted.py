@@ -146,7 +146,9 @@ def read_task(
     wrong = ~((scores >= 0) & (scores <= 1)).all(axis=1)
     if wrong.any():
         row = int(wrong.argmax())
-        raise DataError(f"probs, row {row}: {scores[row]} are no probabilities", "apply softmax or sigmoid first")
+        diverged = np.isnan(scores[row]).any()
+        remedy = "train again at a lower learning rate" if diverged else "apply softmax or sigmoid first"
+        raise DataError(f"probs, row {row}: {scores[row]} are no probabilities", remedy)
     sampling = Sampling.of(groups, n)
     if multi_label:
         task = _read_multi(truth, scores, names, sampling, np.asarray(thresholds))

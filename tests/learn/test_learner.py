@@ -392,3 +392,24 @@ def test_a_network_of_other_images_is_named_before_it_is_trained(small):
     grey = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     with pytest.raises(MedclfError, match="does not take the loaders' images of 3 channels and 32 x 32 pixels"):
         med_learner(small.dls, grey)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"loss_func": torch.nn.NLLLoss()}, "NLLLoss is no loss where an image has one label"),
+        ({"metrics": [accuracy_multi]}, "accuracy_multi is no metric where an image has one label"),
+        ({"model": torch.nn.Linear(2, 2)}, "learn.model is of type Linear, and not the body and head"),
+    ],
+)
+def test_what_is_put_into_a_learner_later_is_looked_at_as_well(small, change, said):
+    for name, value in change.items():
+        setattr(small, name, value)
+    with pytest.raises(MedclfError, match=said):
+        small.fit(1)
+
+
+def test_processes_that_were_launched_train_together_or_not_at_all(small, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(MedclfError, match="2 processes were launched, and each would train on its own"):
+        small.fit(1)
