@@ -30,8 +30,12 @@ _PATIENTS = re.compile(
     r"[ _-]?(ids?|names?|no|nr|num(m?er)?|number|keys?|uid|codes?|编号)?",
     re.I,
 )
-_NAMED = re.compile(r"(?<![^\W_])(patient|paciente|person|subject|case)[ _-]?\d+(?![^\W_])", re.I)  # person1_virus_6
-_NUMBERED = re.compile(r"(.*[^ _-])[ _-]+(?:(\d+)|left|right|[lr]|o[ds])", re.I)  # CNV-1016042-1, 10_left
+_NAMED = re.compile(  # person1_virus_6, video3_frame12
+    r"(?<![^\W_])(patient|paciente|pat|person|subject|subj|sub|case|video|vid)[ _-]?\d+(?![^\W_])", re.I
+)
+_NUMBERED = re.compile(  # CNV-1016042-1, 10_left, 0021_LEFT_CC
+    r"(.*[^ _-])[ _-]+(?:(\d+)|(?:frame|slice)[ _-]?\d+|left|right|[lr]|o[ds]|cc|mlo?|ap|pa|lat(?:eral)?|frontal)", re.I
+)
 _MONTH, _DAY = "(0[1-9]|1[0-2])", r"(0[1-9]|[12]\d|3[01])"
 _DATE = re.compile(rf"\D*((19|20)\d\d([ _.-]?){_MONTH}\3{_DAY}|{_DAY}([_.-]){_MONTH}\7(19|20)\d\d)")
 _UNTOLD = "a split may part images of one, and intervals come out too narrow"
