@@ -274,7 +274,7 @@ class Sheet:
 
         Texts that stand for a missing one are none; 7, 7.0 and 007 are one patient.
         """
-        column = self.columns.patient or ("patient" if "patient" in self.frame else None)
+        column = self.columns.patient or self.unasked("patient")
         if column is None:
             return [None] * len(self.frame)
         where = f"column '{column}' of {self.name}"
@@ -284,7 +284,7 @@ class Sheet:
 
     def partitions(self, by_folder: list[str | None]) -> list[str | None]:
         """The partition of each row; `by_folder` without such a column ("partition" need not be asked for)."""
-        column = self.columns.partition or ("partition" if "partition" in self.frame else None)
+        column = self.columns.partition or self.unasked("partition")
         if column is None:
             self._note_split_columns(by_folder)
             return by_folder
@@ -373,6 +373,12 @@ class Sheet:
             for column in extra:
                 extra[column] = typed([text_of(cell) for cell in extra[column]])
         return extra
+
+    def unasked(self, column: str) -> str | None:
+        """A column that need not be asked for, where there is one of that name and it holds no labels."""
+        label = self.columns.label
+        labels = label if isinstance(label, list) else [label]
+        return column if column in self.frame and column not in labels else None
 
     def _free_name(self, name: str) -> str:
         return self._free_name(f"{name}_given") if name in self.frame else name

@@ -332,7 +332,7 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
             marks = sheet.texts("mark")
             problems = [POOR if mark.casefold() == POOR else said for mark, said in zip(marks, problems, strict=True)]
     patients: Sequence[str | None] = sheet.patients()
-    if not (asked.columns.patient or "patient" in sheet.frame):
+    if not (asked.columns.patient or sheet.unasked("patient")):
         patients = _patients_of_folders(paths, labels, sheet.notes, least=5)
     rows = Rows(
         root=root,

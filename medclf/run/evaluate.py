@@ -132,8 +132,13 @@ def evaluate(
 
 
 def with_flags(given: Mapping[str, Any], bundle: Any) -> dict[str, Any]:
-    """What `scan` is told, where one column has the name of one of several labels: it holds 0 and 1."""
+    """What `scan` is told, where one column has the name of one of several labels: it holds 0 and 1.
+
+    A list of one column is that column, as for a training.
+    """
     column = given.get("label_col")
+    if not bundle.multi_label and isinstance(column, list) and len(column) == 1:
+        return {**given, "label_col": column[0]}
     one = bundle.multi_label and isinstance(column, str) and column in bundle.vocab
     return {**given, "label_col": [column]} if one else {**given}
 

@@ -196,6 +196,18 @@ def test_partitions_in_usual_words():
     assert table.partitions([None] * 5) == ["train", "valid", "valid", "test", None]
 
 
+@pytest.mark.parametrize("asked", [("patient",), ("patient", "partition"), ("partition",)])
+def test_a_column_of_labels_is_none_of_patients_or_partitions_by_its_name(asked):
+    """Labels patient and control were taken for two patients."""
+    table = sheet(columns={"label": list(asked)}, path=["1", "2"], patient=["1", "0"], partition=["0", "1"])
+    assert (table.patients() == [None, None]) == ("patient" in asked)
+    if "partition" in asked:
+        assert table.partitions([None, "test"]) == [None, "test"]
+    else:
+        with pytest.raises(DataError, match="column 'partition'"):
+            table.partitions([None, "test"])
+
+
 def test_columns_that_medclf_writes_itself_are_kept_by_another_name():
     table = sheet(path=["1"], label=["a"], unknown=["x"], prob_a=["0.5"], sex=["F"], loss=["2"])
     extra = table.extra()

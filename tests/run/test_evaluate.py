@@ -71,7 +71,8 @@ def test_a_single_column_that_is_called_like_a_label_holds_0_and_1(findings):
     predictions, _, missing, _ = evaluated(bundle, table, root=root, **with_flags({"label_col": "edema"}, bundle))
     assert predictions.y[:, 0].tolist() == [1] * 4 + [0] * 4 and missing["unread_labels"] == ["scar"]
     assert with_flags({"label_col": "label"}, bundle) == {"label_col": "label"}
-    assert with_flags({"label_col": "edema"}, Always(False, edema=0.9, scar=0.1)) == {"label_col": "edema"}
+    for column in ("edema", ["edema"]):
+        assert with_flags({"label_col": column}, Always(False, edema=0.9, scar=0.1)) == {"label_col": "edema"}
 
 
 def test_images_of_a_class_that_the_model_has_not_are_counted_and_named(make_images):
