@@ -23,7 +23,7 @@ from medclf.dataset.matching import UNKNOWN, left_out, match_labels
 from medclf.dataset.scan import note, scan, scanned_already, with_problems
 from medclf.dataset.units import with_units
 from medclf.errors import DataError, MedclfWarning, OutputError, ReadError, argument, check_known
-from medclf.files import refuse_to_replace
+from medclf.files import refuse_to_replace, writing
 from medclf.images.preprocessing import Preprocessing
 from medclf.images.windowing import resolve_window
 from medclf.inference.bundle import Bundle
@@ -116,7 +116,8 @@ def evaluate(
     results |= {"leak_free": leak} if leak else {}
     explain, root = partial(_maps, bundle), Path(table.attrs["root"])
     pictures = maps.map_pictures(predictions, root, explain, bundle.preprocessing, saliency)
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     made = Run(out)
     record = {"format": RECORD_FORMAT, "bundle": str(origin.path), "root": table.attrs["root"], **shown}
     made.write_record(record | {"multi_label": predictions.multi_label, "table_sha256": table_hash(table)})
