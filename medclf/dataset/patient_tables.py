@@ -25,7 +25,7 @@ def labels_of_patients(sheet: Sheet, folder: Path, paths: Sequence[str]) -> Shee
     for row, name in enumerate(sheet.texts(column)):
         if (first := place.setdefault(number_key(name), row)) != row:
             text = f"{sheet.place(row, column)}: '{name}' stands in row {first + 1} as well"
-            raise DataError(text, "give one row a patient, or a column of paths")
+            raise DataError(text, f"give one row a patient, or name a column of paths with {argument('path_col')}")
     found = {path: _row_of_patient(folder, path, place) for path in paths}
     rows = {path: row for path, row in found.items() if row is not None}
     if not rows:

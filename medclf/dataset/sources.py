@@ -152,7 +152,8 @@ def _from_folder(folder: Path, labels: Any, asked: Asked) -> Rows:
         sheet = Sheet(read_csv(path), path.name, asked.columns, is_text=True)
     if asked.root is not None:
         return _from_sheet(sheet, None, asked)
-    if asked.columns.path not in sheet.frame and asked.columns.patient in sheet.frame:
+    no_paths = asked.columns.path == Columns.path and Columns.path not in sheet.frame  # none is named that is not there
+    if no_paths and asked.columns.patient in sheet.frame:
         masks = set(masks_among(tree.paths))
         tree = replace(tree, paths=[path for path in tree.paths if path not in masks])
         sheet = labels_of_patients(sheet, folder, tree.paths)

@@ -171,6 +171,8 @@ def test_a_patient_with_two_rows_is_refused(tmp_path: Path) -> None:
     table.write_text("patient,label\nP1,normal\nP1,polyp\n")
     with pytest.raises(DataError, match="'P1' stands in row 1 as well"):
         scan(root, labels=table, patient_col="patient", progress=False)
+    with pytest.raises(DataError, match="has no column 'image'"):  # it is named, so the table is one of images
+        scan(root, labels=table, path_col="image", patient_col="patient", progress=False)
 
 
 def test_a_table_that_no_image_is_of_is_refused(tmp_path: Path) -> None:
