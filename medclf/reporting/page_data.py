@@ -160,7 +160,7 @@ def thresholds(results: Mapping[str, Any]) -> dict[str, float]:
     """The threshold of each label that labels are predicted from; 0.5 of a label that has none.
 
     The page opens at these, so that its numbers are those of results.json. An operating point that does not decide is
-    none of them. Runs of before 0.2 name operating points alone.
+    none of them. Of two classes each has one. Runs of before 0.2 name operating points alone.
 
     Example:
         >>> thresholds({"decision": {"rule": "balanced", "ways": {"balanced": {"thresholds": {"polyp": 0.2}}}}})
@@ -170,9 +170,22 @@ def thresholds(results: Mapping[str, Any]) -> dict[str, float]:
         {'normal': 0.8, 'polyp': 0.19999999999999996}
         >>> thresholds({"operating_point": {"label": "polyp", "threshold": 0.3}})
         {'polyp': 0.3}
+        >>> point = {"label": "polyp", "threshold": 0.25}
+        >>> thresholds({"vocab": ["normal", "polyp"], "task": "single-label", "operating_point": point})
+        {'polyp': 0.25, 'normal': 0.75}
         >>> thresholds({"operating_point": {"polyp": {"threshold": 0.3, "decides": False}}})
         {}
     """
+    found = _deciding(results)
+    vocab = [str(label) for label in results.get("vocab") or ()]
+    if results.get("task") == "single-label" and len(vocab) == 2 and len(found) == 1:
+        ((label, threshold),) = found.items()
+        return found | {other: 1 - threshold for other in vocab if other != label}
+    return found
+
+
+def _deciding(results: Mapping[str, Any]) -> dict[str, float]:
+    """The thresholds that results.json names."""
     decision = results.get("decision") or {}
     ways = decision.get("ways") or {}
     if decision.get("rule") in ways:
