@@ -8,7 +8,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -252,18 +252,25 @@ class Finder:
         tree: the image files under it where they have been listed; else they are when a path is not found.
         allow_outside: accept paths that lead out of `root`; they become absolute.
         follow_links: accept links in the root to files outside of it.
+        masks_among: which of the files are masks, that a name without its suffix does not mean.
 
     Attributes:
         guessed: what was found otherwise than as written, with the file.
     """
 
     def __init__(
-        self, root: Path, tree: Tree | None = None, *, allow_outside: bool = False, follow_links: bool = False
+        self,
+        root: Path,
+        tree: Tree | None = None,
+        *,
+        allow_outside: bool = False,
+        follow_links: bool = False,
+        masks_among: Callable[[Sequence[str]], Iterable[str]] = lambda paths: (),
     ) -> None:
         self.root, self.allow_outside = os.path.normpath(Path(root).absolute()), allow_outside
         self.follow_links = follow_links or allow_outside
         self.guessed: list[tuple[str, str]] = []
-        self._tree = tree
+        self._tree, self._masks_among = tree, masks_among
         self._real_root = os.path.realpath(root)
         self._real_folder: dict[str, str] = {}
 
@@ -313,7 +320,7 @@ class Finder:
                 self._refuse_links_out(file)
                 return path, file.exists()
         plain = plain_name(PurePosixPath(cell.replace("\\", "/")).as_posix())
-        files = self._fitting(plain)
+        files = self._pictures(self._fitting(plain), plain)
         fits = files or self._folders(plain)
         if len(fits) > 1:
             some = f"{fits[0]}, {fits[1]}{', ...' if len(fits) > 2 else ''}"
@@ -350,6 +357,16 @@ class Finder:
         names = self._names(cell)
         found = [self._by_name.get(name) or self._by_any_case.get(name.casefold()) for name in names]
         return next(filter(None, found), [])
+
+    def _pictures(self, files: list[str], cell: str) -> list[str]:
+        """Of the files that a cell fits those that are no masks; one is meant by its folder or its whole name."""
+        if "/" in cell or cell in {PurePosixPath(file).name for file in files}:
+            return files
+        return [file for file in files if file not in self._drawn]
+
+    @functools.cached_property
+    def _drawn(self) -> set[str]:
+        return set(self._masks_among(self._files))
 
     def _folders(self, cell: str) -> list[str]:
         """The folders of images that a cell names by their path, or by their name alone as of a study."""

@@ -26,7 +26,7 @@ _STUDY = re.compile(
     r"|(?=.*\d)[0-9a-f]{8,}",
     re.I,
 )
-_MASK_WORD = r"(?:masks?|m[aá]scaras?|masques?|masken|maschere"
+_MASK_WORD = r"(?:masks?|m[aá]scaras?|masques?|masken?|mascher[ae]|掩码|掩膜|蒙版|マスク|마스크"
 _MASK_WORD += r"|d?segm?|segmentations?|annotations?|annotated|labels?|gt|ground[ _-]?truths?)"
 _DRAWN = r"(?:overlays?|contours?|superpixels?|heatmaps?|lesions?|rois?|bbox(?:es)?|thumb(?:nail)?s?|(?:grad-?)?cam"
 _DRAWN += r"|pred(?:iction)?s?)"
@@ -352,6 +352,7 @@ def masks_among(paths: Sequence[str]) -> list[str]:
     named = ((path, _MASK.fullmatch(bare.name)) for path, bare in spelt)
     by_name = {path: found["base"] or found["after"] for path, found in named if found}
     images = {bare.name for path, bare in spelt if path not in in_folder and path not in by_name}
+    images |= {re.sub(r"_\d{4}$", "", name) for name in images}  # nnU-Net's number of the channel
     beside = {str(bare) for _, bare in spelt}
     volumes = Counter(
         bare.with_name(bare.name.rpartition("_")[0] or "_") for path, bare in spelt if ".nii" in path[-7:]

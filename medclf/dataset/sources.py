@@ -316,7 +316,8 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
     root = asked.root if asked.root is not None else _shared_folder(cells)
     if tree and is_uid_column(sheet.columns.path):
         cells = _paths_of_uids(sheet, cells, root, tree)
-    finder = Finder(root, tree, allow_outside=asked.allow_outside, follow_links=asked.follow_links)
+    allow = asked.allow_outside
+    finder = Finder(root, tree, allow_outside=allow, follow_links=asked.follow_links, masks_among=masks_among)
     paths, missing = _find_paths(sheet, cells, finder)
     sheet, paths, missing = _folders_opened(sheet, paths, missing, root)
     if sheet.columns.label is None:

@@ -99,6 +99,7 @@ def test_the_two_endings_of_a_compressed_volume_are_none_of_its_name():
         ("p/p1_seg.nii.gz", ["p/p1_t1.nii.gz", "p/p1_flair.nii.gz"]),
         ("derivatives/s1_T1w_dseg.nii.gz", ["s1_T1w.nii.gz"]),
         ("labelsTr/b_001.nii.gz", ["imagesTr/b_001.nii.gz"]),
+        ("labelsTr/b_002.nii.gz", ["imagesTr/b_002_0000.nii.gz", "imagesTr/b_002_0001.nii.gz"]),
         ("", ["p/p1_seg.nii.gz", "q/q_seg.png", "q/q_t1.png"]),
     ],
 )
@@ -148,6 +149,7 @@ def test_roles_masks_and_patients_are_known_in_other_languages():
     assert labels_of_folders(["ill/imágenes/1.png", "well/Bilder/2.png"])[0] == ["ill", "well"]
     assert labels_of_folders(["ill/paciente1/1.png", "well/Paciente 2/2.png"])[0] == ["ill", "well"]
     assert masks_among(["a/1.png", "a/1_mascara.png", "masques/1.png"]) == ["a/1_mascara.png", "masques/1.png"]
+    assert masks_among(["a/1.png", "maske/1.png", "掩码/1.png"]) == ["maske/1.png", "掩码/1.png"]
 
 
 @pytest.mark.parametrize(

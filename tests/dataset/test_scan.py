@@ -782,6 +782,18 @@ def test_a_column_called_like_what_is_measured_is_kept_under_another_name(make_i
     assert "height_given" not in again and "kept as" not in said
 
 
+def test_an_id_means_a_picture_and_no_mask_of_its_name(make_images):
+    """nnU-Net's masks are called by the ID, and its volumes are not: the masks were trained on."""
+    root = make_images("images/1.png", "masks/1.png", "imagesTr/b_7_0000.png", "labelsTr/b_7.png")
+    table, said = scan_noting(pd.DataFrame({"path": ["1", "b_7"], "label": ["x", "y"]}), root=root)
+    assert table["path"].tolist() == ["b_7", "images/1.png"] and "b_7 (file is missing (there is" in said
+    with pytest.raises(DataError, match="fits 2 files"):
+        scan(pd.DataFrame({"path": ["1.png"], "label": ["x"]}), root=root)
+    for meant in ("b_7.png", "labelsTr/b_7"):
+        found, _ = scan_noting(pd.DataFrame({"path": [meant], "label": ["x"]}), root=root)
+        assert found["path"].tolist() == ["labelsTr/b_7.png"]
+
+
 def test_a_column_called_group_is_told_where_it_links_images(make_images):
     """An arm or an age group of that name decided the split unseen."""
     root = make_images(*PAIRS)
