@@ -32,7 +32,7 @@ from medclf.learn.partial import training_from
 from medclf.learn.precision import autocast_restored, check_float32
 from medclf.learn.preprocessing import spec_of
 from medclf.learn.probing import Probing
-from medclf.learn.weights import BlendWeights, KeepStatistics, weights_of
+from medclf.learn.weights import BlendWeights, KeepStatistics, sample_of, weights_of
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.options import options
 
@@ -110,7 +110,7 @@ class MedLearner(Shown, Probing):
         return self.spec.as_dict()
 
     def fit(self, n_epoch: int, lr: Any = None, *args: Any, **kwargs: Any) -> None:
-        """fastai's; the history is kept, since the Recorder forgets it with the next prediction."""
+        """fastai's; the epochs are kept, since the Recorder forgets them with the next prediction."""
         if (n := distributed.launched()) > 1 and distributed.n_ranks() == 1:
             text = f"{n} processes were launched, and each would train on its own"
             raise MedclfError(text, "call what trains within: with learn.distrib_ctx():")
@@ -118,31 +118,36 @@ class MedLearner(Shown, Probing):
         check_float32(self.model, self.cbs)
         self._check_measures()
         check_callbacks(self, [*self.cbs, *L(kwargs.get("cbs"))])
-        self._fitting = True
+        cbs = [*self.cbs, *L(kwargs.get("cbs"))]
+        before, self._fitting, ended = sample_of(self.model), True, False
         try:
             with self._same_training():
                 super().fit(n_epoch, self._rates(lr), *args, **kwargs)
-        finally:
+            ended = True
+        finally:  # a training that Ctrl-C ends has trained as well
             self._fitting = False
-        if not any(isinstance(cb, LRFinder) for cb in L(kwargs.get("cbs"))):
-            self._trained = True
-            self._learn_from()
+            moved = ended or not torch.equal(before, sample_of(self.model))
+            if moved and not any(isinstance(cb, LRFinder) for cb in cbs):  # which brings back what was there
+                self._trained = True
+                self._learn_from()
+                self._note_epochs(cbs)
+
+    def _note_epochs(self, cbs: Sequence[Any]) -> None:
+        """Keep the epochs of the fit that was, as far as they were ended."""
+        self._history, self._returned_epoch = (), None
         recorder = next((cb for cb in self.cbs if isinstance(cb, Recorder)), None)  # which may have been removed
-        named: list[str] = [] if recorder is None else list(recorder.metric_names)
-        names = [name for name in named if name not in {"epoch", "time"}]
-        values = [] if recorder is None else recorder.values
-        rows = [row for row in values if len(row) == len(names)]  # lr_find's are cut short
         if recorder is None:
-            self._forget_training()
-        if rows:
-            self._history = [
-                {
-                    "epoch": epoch,
-                    **{name: math.nan if v is None else float(v) for name, v in zip(names, row, strict=True)},
-                }
-                for epoch, row in enumerate(rows, 1)
-            ]
-            self._returned_epoch = _returned([*self.cbs, *L(kwargs.get("cbs"))], self._history)
+            return
+        names = [name for name in recorder.metric_names if name not in {"epoch", "time"}]
+        rows = [row for row in recorder.values if len(row) == len(names)]  # those of ShortEpochCallback are cut short
+        self._history = [
+            {
+                "epoch": epoch,
+                **{name: math.nan if v is None else float(v) for name, v in zip(names, row, strict=True)},
+            }
+            for epoch, row in enumerate(rows, 1)
+        ]
+        self._returned_epoch = _returned(cbs, self._history) if rows else None
 
     def _check_measures(self) -> None:
         """See that a loss function and metrics that were put here take these labels; see `check_measures`."""

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.data.block import CategoryBlock, DataBlock
@@ -392,6 +393,33 @@ def test_a_network_of_other_images_is_named_before_it_is_trained(small):
     grey = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     with pytest.raises(MedclfError, match="does not take the loaders' images of 3 channels and 32 x 32 pixels"):
         med_learner(small.dls, grey)
+
+
+class Interrupted(Callback):
+    """Ctrl-C in the second epoch."""
+
+    def before_batch(self):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+
+
+def test_a_training_that_is_broken_off_has_trained_as_well(small):
+    """Its images were taken for unseen under another split, and the epochs of the fit before it were told of it."""
+    train = set(small.dls.table.loc[small.dls.table["partition"] == "train", "sha256"])
+    with small.no_bar(), small.no_logging():
+        small.fit(2)
+        first = [dict(row) for row in small.history]
+        with pytest.raises(KeyboardInterrupt):
+            small.fit(4, cbs=Interrupted())
+        (row,) = small.history
+        assert row["epoch"] == small.returned_epoch == 1 and row["train_loss"] != first[0]["train_loss"]
+        small.lr_find(show_plot=False, num_it=3)
+    assert [row] == list(small.history)
+    other = med_learner(small.dls, "resnet18", weights=None, mixed_precision=False)
+    with other.no_bar(), other.no_logging(), pytest.raises(KeyboardInterrupt):
+        other.fit(4, cbs=Interrupted())
+    turned = other.dls.table.assign(partition=other.dls.table["partition"].map({"train": "valid", "valid": "train"}))
+    assert set(turned.loc[other.has_learned(turned), "sha256"]) == train
 
 
 @pytest.mark.parametrize(
