@@ -151,6 +151,8 @@ def encoders(
     check_known(scan_kwargs, encoders, scan)
     check_count(argument("n_folds"), n_folds, "5 is the default", least=2)
     check_count(argument("seed"), seed, least=0)
+    if size is not None:
+        check_count(argument("size"), size, "leave it out for what each encoder's weights were trained at")
     names = [names] if isinstance(names, str) or not isinstance(names, Iterable) else [*names]
     for name in names:
         _check(name)

@@ -113,6 +113,8 @@ def test_an_encoder_that_cannot_be_had_is_told_before_the_others_are_tried(image
         ({"names": [nn.Flatten()]}, "encoders are given by name, and one is of type Flatten"),
         ({"archs": ["seeing"]}, "encoders has no argument 'archs'"),
         ({"seed": "x"}, "seed must be a whole number, not 'x'"),
+        ({"size": "32"}, "size must be a whole number, not '32'"),
+        ({"size": 0}, "size must be 1 or more, not 0"),
     ],
 )
 def test_arguments_that_cannot_be_are_named(images, given, said):
