@@ -442,7 +442,7 @@ def test_of_many_classes_the_matrix_shows_those_with_most_errors(opened: Any, fa
 
 @pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (1366, "dark")])
 def test_no_sideways_scrolling(opened: Any, factory: Any, width: int, scheme: str) -> None:
-    data = factory(vocab=[f"a-rather-long-class-name-{i}" for i in range(9)])
+    data = factory(vocab=[f"a-rather-long-class-name-{i}" for i in range(8)] + ["unbroken" * 20])
     data.facts["augmentation"] = {"picture": data_uri(encode(np.zeros((90, 900), np.uint8), 900, 80))}
     options = {"viewport": {"width": width, "height": 740}, "color_scheme": scheme}
     shown = opened(data.facts, data.rows, read=data.read, browser_options=options)
@@ -457,7 +457,10 @@ def test_no_sideways_scrolling(opened: Any, factory: Any, width: int, scheme: st
     assert shown.page.eval_on_selector_all("#filters .field", cut) == []
     shown.page.click("[data-tab=details]")
     shown.until("document.querySelector('#section-augmentation img').clientWidth > 200")
-    assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+    for tab in ("overview", "errors", "labels", "data-tab", "trust", "details"):
+        shown.page.click(f"[data-tab={tab}]")
+        shown.settle()
+        assert shown.page.evaluate("document.documentElement.scrollWidth") <= width, tab
     shown.is_clean()
 
 
