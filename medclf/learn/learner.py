@@ -149,7 +149,7 @@ def med_learner(
         weights = weights_as_given(arch, weights)
     if isinstance(dls.device, str):
         dls.to(usable_device(dls.device))
-    logits = not isinstance(custom_head, torch.nn.Module) or ends_in_logits(custom_head)
+    logits = ends_in_logits(custom_head) if isinstance(custom_head, torch.nn.Module) else y_range is None
     check_measures(loss_func, metrics, is_multi_label(dls), len(vocab), dls.device, logits=logits)
     n_in = _channels_asked(dls, n_in)
     options: dict[str, Any] = {"concat_pool": concat_pool, "pool": pool, "lin_ftrs": lin_ftrs, "ps": ps}

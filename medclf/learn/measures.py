@@ -152,8 +152,11 @@ def _no_probabilities(loss_func: Any, labels: _Labels, logits: bool) -> str:
             return "it wants logarithms of probabilities, and the outputs are logits"
         is_distance = (even < 1e-6).all() and (sure > 1).all()
         return "it wants outputs of 0 and 1, and they are logits" if logits and is_distance else ""
-    except Exception:  # noqa: BLE001  # it takes probabilities alone, which a head may give
+    except AttributeError:  # it asks for more than there is before a training
         return ""
+    except Exception:  # noqa: BLE001  # it takes probabilities alone, which a head may give; or it is the user's own
+        takes_shares = labels.error(_loss_of, loss_func) is None
+        return "it wants probabilities, and the outputs are logits" if logits and takes_shares else ""
 
 
 def _innermost(measure: Any) -> Any:

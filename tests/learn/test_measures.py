@@ -53,7 +53,7 @@ OF_ONE = [
 ]
 OF_SEVERAL = [
     *(nn.BCEWithLogitsLoss(), F.binary_cross_entropy_with_logits, nn.MultiLabelSoftMarginLoss(), Asymmetric()),
-    *(losses.BCEWithLogitsLossFlat(pos_weight=torch.ones(3), thresh=0.2), nn.BCELoss()),
+    losses.BCEWithLogitsLossFlat(pos_weight=torch.ones(3), thresh=0.2),
     lambda outputs, targets: F.mse_loss(outputs.sigmoid(), targets),
 ]
 OF_LOGARITHMS = [nn.NLLLoss(), F.nll_loss, losses.BaseLoss(nn.NLLLoss)]
@@ -116,6 +116,13 @@ def test_a_loss_of_logarithms_wants_a_head_that_gives_them(loss_func):
     with pytest.raises(MedclfError, match="it wants logarithms of probabilities, and the outputs are logits"):
         check_measures(loss_func, None, False, 3)
     check_measures(loss_func, None, False, 3, logits=False)
+
+
+@pytest.mark.parametrize("loss_func", [nn.BCELoss(), F.binary_cross_entropy])
+def test_a_loss_of_probabilities_wants_a_head_that_gives_them(loss_func):
+    with pytest.raises(MedclfError, match="it wants probabilities, and the outputs are logits"):
+        check_measures(loss_func, None, True, 3)
+    check_measures(loss_func, None, True, 3, logits=False)
 
 
 def test_which_losses_tell_that_of_each_image():
