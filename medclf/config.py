@@ -222,7 +222,9 @@ class TrainConfig:
     valid_pct: float = option(0.2, "Split", "share of the images for validation, such as 0.2", share=True)
     seed: int = option(42, "Split", "seed of the split, the order and the augmentation", at_least=0)
 
-    test: str | None = option(None, "Evaluation", "folder of labelled images to evaluate as well", exists=True)
+    test: str | None = option(
+        None, "Evaluation", "folder of labelled images, or a CSV, to evaluate as well", exists=True
+    )
     subgroup: list[str] | None = option(
         None, "Evaluation", "also give the metrics for each value of this column, such as sex; repeatable"
     )

@@ -15,7 +15,7 @@ PRIVACY = ("hide_names", "show_burned_in")
 
 @with_options(*OF_SCAN, "subgroup", of_run=PRIVACY)
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="a RUN folder")],
+    run: Annotated[Path, typer.Argument(help="a RUN folder, or a bundle")],
     data: Annotated[Path, typer.Option(help="folder of labelled images, or a CSV")],
     out: Annotated[Path | None, typer.Option(help="where to put the numbers", show_default="RUN/evaluations")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing evaluation")] = False,

@@ -464,6 +464,24 @@ def test_no_sideways_scrolling(opened: Any, factory: Any, width: int, scheme: st
     shown.is_clean()
 
 
+def test_two_tabs_keep_the_marks_of_both(opened: Any, made_up: Any) -> None:
+    shown = opened(made_up.facts, made_up.rows, read=made_up.read)
+    other = shown.context.new_page()
+    other.goto(shown.page.url)
+    shown.page.on("dialog", lambda dialog: dialog.accept())
+    for page, place in ((shown.page, 1), (other, 2)):
+        page.bring_to_front()
+        page.click("[data-group=all]")
+        page.click(f"#gallery li:nth-child({place}) button")
+        page.keyboard.press("2")
+        page.wait_for_timeout(200)
+        page.keyboard.press("Escape")
+    shown.page.bring_to_front()
+    shown.page.reload()
+    shown.settle()
+    assert shown.page.inner_text("#marked-count") == "2 images marked"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1366, "light"), (360, "dark")])
 def test_axe_finds_no_serious_violation(opened: Any, axe: str, made_up: Any, width: int, scheme: str) -> None:

@@ -137,6 +137,20 @@ def test_a_second_reader_needs_no_mouse(visit: Any, run: Path, rows: pd.DataFram
 
 
 @pytest.mark.slow
+def test_two_tabs_of_a_sheet_keep_the_answers_of_both(visit: Any, run: Path, tmp_path: Path) -> None:
+    export_review(run, tmp_path / "sheet.csv", n=6)
+    shown = visit(tmp_path / "sheet.html")
+    other = shown.context.new_page()
+    other.goto((tmp_path / "sheet.html").as_uri())
+    shown.page.check(".reading >> nth=0 >> input[type=radio] >> nth=0")
+    other.wait_for_timeout(300)
+    other.check(".reading >> nth=1 >> input[type=radio] >> nth=0")
+    shown.until("document.querySelector('#progress').textContent.startsWith('2 of ')")
+    shown.page.on("dialog", lambda dialog: dialog.accept())
+    shown.page.reload()
+    assert shown.page.inner_text("#progress").startswith("2 of ")
+
+
 def test_answers_stay_when_the_sheet_is_opened_again(visit: Any, run: Path, tmp_path: Path) -> None:
     export_review(run, tmp_path / "sheet.csv", n=6)
     shown = visit(tmp_path / "sheet.html", **PHONE)

@@ -42,6 +42,13 @@ function recall() {
   }
 }
 
+// Answers of another tab of this sheet come here as well, since either keeps all of them.
+window.addEventListener('storage', (event) => {
+  if (event.key !== STORE) return;
+  recall();
+  show();
+});
+
 function show() {
   const read = sections.filter(isRead).length;
   document.getElementById('progress').textContent = `${read} of ${sections.length} read`;

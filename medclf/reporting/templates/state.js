@@ -175,6 +175,14 @@ function keepMark(row, entry) {
   }
 }
 
+// Marks of another tab of this page come here as well, since either keeps all of them.
+window.addEventListener('storage', (event) => {
+  if (event.key !== STORE) return;
+  marks.clear();
+  for (const [row, entry] of readStore()) marks.set(row, entry);
+  update();
+});
+
 const markOf = (row) => marks.get(row) || { mark: '', new_label: '', note: '' };
 const lacksLabel = (entry) => entry.mark === 'new label' && !entry.new_label;
 
