@@ -3,12 +3,13 @@
     python benchmarks/label_next.py [--sets gi icu effusion] [--draws 10] [--only label_next]
 
 Each draw holds a quarter of the images (whole patients or lesions) out and starts with no label. Every strategy takes
-ten images at a time from the rest, `label_next` as medclf does; after each round the same logistic regression, its
+ten images at a time from the rest, `label_next` as medclf does; after each label the same logistic regression, its
 classes weighed alike, is fitted on the features of all stages of the frozen backbone, and scored on the images held
 out, by balanced accuracy. `labels needed` is the first number of labels whose score is within a point of that of all
-labels; beside it that number divided by what random draws needed, median over the draws, and the AUROC at 180 labels,
-which no threshold has a part in. The column of scikit-activeml (its `UncertaintySampling` by margin) appears where the
-package is installed.
+labels, median over the draws. Of random's: the draws' median of what that is of the number that random draws need; the
+same where only whole rounds of ten are scored, which rounds small numbers up most; and where it is read from the draws'
+mean curve, which no draw's luck lifts. In the AUROC at 180 labels no threshold has a part. The row of scikit-activeml
+(its `UncertaintySampling` by margin) appears where the package is installed.
 
 The forecast is asked for at 50, 100 and 150 labels what 50 more bring: the share of cases where the score that was
 then measured reaches its lower bound, and how far that lies below; where its interval holds the measured gain, and how
@@ -38,6 +39,7 @@ from medclf.run.label_next import FittedPool
 STEP, LEAST = 10, 0.01
 ASKED, MORE = (50, 100, 150), 50
 MARKS = (10, 30, 50, 80, 120, 180)
+OF_RANDOM = ("of random's", "by whole rounds", "on the mean curve")
 
 
 class Data(NamedTuple):
@@ -146,17 +148,24 @@ def by_skactiveml(probs: np.ndarray, known: np.ndarray, pool: np.ndarray, data: 
 
 
 def curve(
-    pick: Pick, probe: Probe, data: Data, pool: np.ndarray, test: np.ndarray, seed: int, most: int, asks: bool
+    pick: Pick, probe: Probe, data: Data, pool: np.ndarray, test: np.ndarray, seed: int, goal: float, asks: bool
 ) -> tuple[dict[int, float], dict[int, float], list]:
-    """Score and AUROC by number of labels, up to `most`; forecasts, with the accuracy then and after `MORE` labels."""
+    """Score and AUROC by number of labels; forecasts, with the accuracy then and after `MORE` labels.
+
+    Each label is scored until the goal is met, then each round.
+    """
     everything = np.arange(len(data.y))
     known, scores, areas, plain, asked = np.zeros(0, int), {}, {}, {}, []
     probs = np.zeros((len(data.y), data.n_classes))
-    while len(known) < min(len(pool), most):
+    while len(known) < len(pool):
         new = pick(probs, known, pool, data, seed)
         if not len(new):  # near-duplicates of what is labelled are never asked for
             break
         known = np.concatenate([known, new])
+        for n in range(len(known) - len(new) + 1, len(known)):
+            if max(scores.values(), default=0) >= goal:
+                break
+            scores[n] = balanced(probe.probs(known[:n], data.y[known[:n]], test), data.y[test])
         probs = probe.probs(known, data.y[known], everything)
         scores[len(known)] = balanced(probs[test], data.y[test])
         areas[len(known)] = auroc(probs[test], data.y[test])
@@ -167,18 +176,31 @@ def curve(
     return scores, areas, forecasts
 
 
-def needed(scores: dict[int, float], goal: float, most: int) -> int:
-    return next((n for n in sorted(scores) if scores[n] >= goal), most)
+def needed(scores: dict[int, float], goal: float, most: int, step: int = 1) -> int:
+    return next((n for n in sorted(scores) if n % step == 0 and scores[n] >= goal), most)
 
 
-def measure(name: str, n_draws: int, most: int, only: list[str] | None) -> None:
+def crossing(curves: list[dict[int, float]], goal: float) -> float:
+    """Labels at which the mean of the draws' curves, straight from round to round, first comes up to the goal."""
+    rounds = [n for n in sorted(curves[0]) if n % STEP == 0 and all(n in curve for curve in curves)]
+    means = [float(np.mean([curve[n] for curve in curves])) for n in rounds]
+    for i, score in enumerate(means):
+        if score >= goal:
+            start = max(i - 1, 0)
+            return float(np.interp(goal, means[start : i + 1], rounds[start : i + 1]))
+    return np.nan
+
+
+def measure(name: str, n_draws: int, only: list[str] | None) -> dict[str, list[float]]:
+    """Print a set's tables; what each strategy needs of random's labels, to the label, by rounds, on the mean curve."""
     data = read_data(name)
     picks: dict[str, Pick] = {"label_next": by_label_next, "margin alone": by_margin, "random": at_random}
     if find_spec("skactiveml"):
         picks["scikit-activeml"] = by_skactiveml
     picks = {one: pick for one, pick in picks.items() if only is None or one in only}
-    found: dict[str, list[int]] = {one: [] for one in picks}
+    found: dict[str, list[tuple[int, int]]] = {one: [] for one in picks}
     at: dict[str, list[list[float]]] = {one: [] for one in picks}
+    curves: dict[str, list[dict[int, float]]] = {one: [] for one in picks}
     holds, gains, below, widths = [], [], [], []
     finals = []
     probe = Probe(data.features, STRENGTH, data.n_classes, data.widths)
@@ -187,9 +209,11 @@ def measure(name: str, n_draws: int, most: int, only: list[str] | None) -> None:
         pool, test = np.flatnonzero(fold_of != 0), np.flatnonzero(fold_of == 0)
         final = balanced(probe.probs(pool, data.y[pool], test), data.y[test])
         finals.append(final)
+        goal = final - LEAST
         for one, pick in picks.items():
-            scores, areas, asked = curve(pick, probe, data, pool, test, draw, most, one == "label_next")
-            found[one].append(needed(scores, final - LEAST, len(pool)))
+            scores, areas, asked = curve(pick, probe, data, pool, test, draw, goal, one == "label_next")
+            found[one].append((needed(scores, goal, len(pool)), needed(scores, goal, len(pool), STEP)))
+            curves[one].append(scores)
             at[one].append([*(scores.get(n, np.nan) for n in MARKS), areas.get(MARKS[-1], np.nan)])
             for said, now, later in asked:
                 holds.append(said.later.low <= later)
@@ -197,28 +221,35 @@ def measure(name: str, n_draws: int, most: int, only: list[str] | None) -> None:
                 below.append(later - said.later.low)
                 widths.append(said.gain.high - said.gain.low)
     print(f"\n{name}: {len(data.y)} images, {data.n_classes} classes; all {len(pool)} labels: {np.mean(finals):.3f}")
-    rows = []
+    whole = {one: crossing(curves[one], float(np.mean(finals)) - LEAST) for one in picks}
+    rows, ratios = [], {}
     for one in picks:
-        ratio = np.median(np.array(found[one]) / np.array(found.get("random", np.nan)))
-        means = [f"{value:.3f}" for value in np.nanmean(at[one], axis=0)]
-        rows.append([one, *means[:-1], f"{np.median(found[one]):.0f}", f"{ratio:.2f}", means[-1]])
-    heads = [*(f"{n} labels" for n in MARKS), "labels needed", "of random's", f"AUROC at {MARKS[-1]}"]
+        labels = np.array(found[one])
+        ratios[one] = [
+            *np.median(labels / np.array(found.get("random", np.nan)), axis=0),
+            whole[one] / whole.get("random", np.nan),
+        ]
+        cells = [f"{value:.3f}" for value in [*np.nanmean(at[one], axis=0), *ratios[one]]]
+        rows.append([one, *cells[: len(MARKS)], f"{np.median(labels[:, 0]):.0f}", *cells[-3:], cells[len(MARKS)]])
+    heads = [*(f"{n} labels" for n in MARKS), "labels needed", *OF_RANDOM, f"AUROC at {MARKS[-1]}"]
     print_table(["", *heads], rows)
     if holds:
         print(f"forecast: in {np.mean(holds):.0%} of {len(holds)} the score reached its lower bound,", end=" ")
         print(f"which lies {100 * np.median(below):.0f} points below (median);", end=" ")
         print(f"in {np.mean(gains):.0%} its interval, {100 * np.median(widths):.0f} points wide, held the gain")
+    return ratios
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=["gi", "icu", "brain", "skin"])
     parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--most", type=int, default=10_000, help="labels after which a curve ends")
     parser.add_argument("--only", nargs="+", help="these strategies alone, such as label_next")
     options = parser.parse_args()
-    for name in options.sets:
-        measure(name, options.draws, options.most, options.only)
+    found = [measure(name, options.draws, options.only) for name in options.sets]
+    print(f"\nmedian of {', '.join(options.sets)}")
+    medians = {one: np.median([ratios[one] for ratios in found], axis=0) for one in found[0]}
+    print_table(["", *OF_RANDOM], [[one, *(f"{value:.3f}" for value in values)] for one, values in medians.items()])
 
 
 if __name__ == "__main__":
