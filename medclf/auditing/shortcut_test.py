@@ -7,7 +7,7 @@ that reads the anatomy says the same as before.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +22,9 @@ from medclf.errors import DataError, ReadError
 from medclf.images.overlays import Overlay, covered, find_overlays, inpainted, pasted
 from medclf.metrics.classification import no_interval, proportion
 from medclf.metrics.intervals import Estimate, Sampling, as_plain, difference_interval, undefined
+from medclf.results.shortcut_words import NO_CONTROL, NO_EVIDENCE
 from medclf.results.wording import percent
 
-NO_EVIDENCE = "no evidence that predictions depend on it"
 EDITS = {
     "masked": "painted over with the mean colour of all images",
     "inpainted": "filled in from around it",
@@ -35,6 +35,7 @@ EDITS = {
 _COLUMNS = ("overlay", "edit", "label", "n", "moved", "change", "donor", "donor_carries", "towards")
 _MOST = 4  # overlays tested
 _SHOWN = 2  # examples of each overlay, edit and label
+_PLACES = 16  # to a side, where a control is looked for
 
 
 class Example(NamedTuple):
@@ -351,10 +352,20 @@ class _Trial:
 
 
 def _elsewhere(mask: np.ndarray, everything: np.ndarray) -> np.ndarray | None:
-    """The mask at the mirrored place that touches the overlays least; None where every place does."""
-    places = [mask[:, ::-1], mask[::-1], mask[::-1, ::-1]]
-    best = min(places, key=lambda place: int((place & everything).sum()))
-    return best if (best & everything).sum() < 0.2 * mask.sum() else None
+    """The mask mirrored, else moved, to where it touches the overlays least; None where it does everywhere."""
+    for places in ((mask[:, ::-1], mask[::-1], mask[::-1, ::-1]), _moved(mask)):
+        best = min(places, key=lambda place: int((place & everything).sum()))
+        if (best & everything).sum() < 0.2 * mask.sum():
+            return best
+    return None
+
+
+def _moved(mask: np.ndarray) -> Iterator[np.ndarray]:
+    """The mask at places all over the picture."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    for down in np.unique(np.linspace(-rows[0], len(mask) - 1 - rows[-1], _PLACES).astype(int)):
+        for across in np.unique(np.linspace(-columns[0], mask.shape[1] - 1 - columns[-1], _PLACES).astype(int)):
+            yield np.roll(mask, (down, across), (0, 1))
 
 
 def _sentences(overlays: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
@@ -370,34 +381,43 @@ def _sentences(overlays: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
         start = f"Overlay {row['overlay']} ({row['kind']}, {row['place']}) is on {percent(known[most], 0)} of {other}"
         if most != least:
             start += f" and {percent(known[least], 0)} of '{least}'"
-        found = _leaning(effects[effects["overlay"] == row["overlay"]])
-        told = "; ".join(found)
-        texts.append(f"{start}. {told[0].upper()}{told[1:]}." if told else f"{start}; {NO_EVIDENCE}.")
+        own = effects[effects["overlay"] == row["overlay"]]
+        if not own["edit"].str.endswith("elsewhere").any():
+            texts.append(f"{start}; {NO_CONTROL}.")
+            continue
+        taken, swapped = _leaning(own)
+        told, n_more = "; ".join([*taken[:1], *swapped[:1]]), len(taken[1:]) + len(swapped[1:])
+        more = f"; more such effects in the tables: {n_more}" if n_more else ""
+        texts.append(f"{start}. {told[0].upper()}{told[1:]}{more}." if told else f"{start}; {NO_EVIDENCE}.")
     return texts
 
 
-def _leaning(effects: pd.DataFrame) -> list[str]:
-    """Where predictions move, surely more than they do when another place is changed as much."""
+def _leaning(effects: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Where predictions move, surely more than they do when another place is changed as much: taken away, and swapped.
+
+    The surest comes first.
+    """
     by_edit = {(row["edit"], row["label"]): row for row in effects.to_dict("records")}
-    texts = []
+    taken: list[tuple[float, str]] = []
+    swapped: list[tuple[float, str]] = []
     for (edit, label), row in by_edit.items():
         if edit in ("masked", "inpainted"):
             moved, other = row["moved"], by_edit.get(("inpainted elsewhere", label), {}).get("moved")
-            if moved.low > _at_most(other):
-                beside = f", against {percent(other.value, 0)} elsewhere" if other is not None else ""
+            if other is not None and _is_more(moved, other):
                 ends = f"{100 * moved.low:.0f} to {percent(moved.high, 0)}"
                 changed = f"{percent(moved.value, 0)} ({ends}) of the predictions of '{label}'"
-                texts.append(f"{edit}, it changes {changed}{beside}")
+                taken.append((moved.low, f"{edit}, it changes {changed}, against {percent(other.value, 0)} elsewhere"))
         if edit == "swapped":
             gain, other = row["towards"], by_edit.get(("swapped elsewhere", label), {}).get("towards")
-            if gain.low > _at_most(other):
-                beside = f", against {other.value:.2f} elsewhere" if other is not None else ""
+            if other is not None and _is_more(gain, other):
                 source = f"images of '{row['donor']}' with{'' if row['donor_carries'] else 'out'} it"
-                rise = f"{gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f}){beside}"
-                texts.append(f"with that place taken from {source}, '{label}' gains {rise} in their probability")
-    return texts
+                rise = f"{gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f}), against {other.value:.2f} elsewhere"
+                said = f"with that place taken from {source}, '{label}' gains {rise} in their probability"
+                swapped.append((gain.low, said))
+    first = [[text for _, text in sorted(found, key=lambda one: -one[0])] for found in (taken, swapped)]
+    return first[0], first[1]
 
 
-def _at_most(control: Estimate | None) -> float:
-    """What a change must exceed to be told: that of the control, and a little."""
-    return max(0.02, control.high) if control is not None and math.isfinite(control.high) else 0.02
+def _is_more(found: Estimate, control: Estimate) -> bool:
+    """Whether a change is told: it surely exceeds that of the control, and 0.02."""
+    return math.isfinite(control.high) and found.low > max(0.02, control.high)

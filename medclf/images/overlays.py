@@ -111,8 +111,10 @@ def _by_edges(grey: np.ndarray, held: np.ndarray) -> list[Overlay]:
         result += areas
         rest = ridge & ~np.logical_or.reduce([np.zeros_like(part), *(area.mask for area in areas)])
         for own in _parts(rest, reach):
-            mask = ndimage.binary_dilation(ndimage.binary_fill_holes(own), iterations=reach)
-            lines = float((own & rest).sum() / max(1, ndimage.binary_fill_holes(own).sum()))
+            filled = ndimage.binary_fill_holes(own)
+            filled = own if filled.mean() > _LARGEST else filled  # the rim of the field of view, not what is in it
+            mask = ndimage.binary_dilation(filled, iterations=reach)
+            lines = float((own & rest).sum() / max(1, filled.sum()))
             carriers = _shares_of_ridge(grey, own & rest, direction) > _CARRIES
             result.append(Overlay(_kind(mask, lines), mask, carriers))
     return result

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from medclf.files import is_number
+from medclf.results.shortcut_words import NO_CONTROL, depends, summary
 from medclf.results.wording import (
     FEW_IMAGES,
     WEAK_JUDGE,
@@ -137,9 +138,9 @@ def _shortcuts(results: Mapping[str, Any]) -> Check:
     tested, clues = results.get("shortcuts") or {}, (results.get("audit") or {}).get("clues")
     sentences = [row["finding"] for row in tested.get("sentences") or []]
     if sentences:
-        leans = [text for text in sentences if "no evidence" not in text and not text.startswith("No box")]
-        text = leans[0] if leans else "No evidence that predictions depend on boxes, text or borders."
-        return Check("Shortcuts", "fail" if leans else "pass", text, "section-shortcuts")
+        leans, untold = any(map(depends, sentences)), any(NO_CONTROL in text for text in sentences)
+        state: State = "fail" if leans else "warn" if untold else "pass"
+        return Check("Shortcuts", state, summary(sentences), "section-shortcuts")
     if clues is None:
         return Check("Shortcuts", "warn", "Shortcuts were not looked for.", "section-audit")
     if clues:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medclf.auditing.shortcut_test import EDITS, NO_EVIDENCE
+from medclf.auditing.shortcut_test import EDITS
 from medclf.reporting.plain_page import Exhibit, Section, Shot, write_page
 from medclf.reporting.tables import Block, table
 from medclf.reporting.thumbnails import data_uri, encode
 from medclf.results.names import Names
+from medclf.results.shortcut_words import depends, summary
 from medclf.results.wording import percent
 
 _SIDE = 256
@@ -52,26 +53,11 @@ def render_shortcuts(
         sections.append(_section(test, number, overlay, names, pictures))
     told = [
         f"{test.n_images} images were looked at, near-duplicates left out.",
-        "Elsewhere is the control: the same edit at the mirrored position.",
+        "Elsewhere is the control: the same edit at the mirrored position, or at another one where that is free.",
         "Only effects clearly larger than the control suggest a shortcut.",
         "A model may also rely on what this test cannot find: colour, sharpness, compression.",
     ]
-    return write_page(path, title, _summary(sentences), sections, [*cautions, *told])
-
-
-def _summary(sentences: Sequence[str]) -> str:
-    """What the findings come to; one stands for itself.
-
-    Example:
-        >>> _summary(["Overlay 1: no evidence that predictions depend on it.", "Overlay 2 changes 40 %."])
-        'Predictions depend on 1 of 2 boxes, texts or borders.'
-    """
-    if len(sentences) == 1:
-        return sentences[0]
-    leaning = sum(NO_EVIDENCE not in sentence for sentence in sentences)
-    if leaning:
-        return f"Predictions depend on {leaning} of {len(sentences)} boxes, texts or borders."
-    return f"No evidence that predictions depend on any of {len(sentences)} boxes, texts or borders."
+    return write_page(path, title, summary(sentences), sections, [*cautions, *told])
 
 
 def _section(test: Any, number: int, overlay: Mapping[str, Any], names: Names, pictures: bool) -> Section:
@@ -96,8 +82,8 @@ def _section(test: Any, number: int, overlay: Mapping[str, Any], names: Names, p
             blocks += [Block("heading", text=heading), table(chosen)]
     examples = [example for example in test.examples if example.overlay == overlay["overlay"]]
     mask = test.masks[number - 1]
-    harmless = any(said.startswith(f"Overlay {overlay['overlay']} ") and NO_EVIDENCE in said for said in test.sentences)
-    telling = _telling(examples, 3 if harmless else 8) if pictures else []
+    leans = any(said.startswith(f"Overlay {overlay['overlay']} ") and depends(said) for said in test.sentences)
+    telling = _telling(examples, 8 if leans else 3) if pictures else []
     shown = [_exhibit(example, mask, names) for example in telling]
     return Section(f"Overlay {overlay['overlay']}: {overlay['kind']}, {overlay['place']}", blocks, shown)
 

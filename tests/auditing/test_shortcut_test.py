@@ -10,11 +10,12 @@ import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from medclf.auditing.shortcut_test import _sentences, shortcut_test
+from medclf.auditing.shortcut_test import _elsewhere, _sentences, shortcut_test
 from medclf.errors import DataError
 from medclf.images.overlays import Overlay, covered, find_overlays, inpainted, pasted
 from medclf.images.preprocessing import Preprocessing
 from medclf.models.spec import ModelSpec, Normalization
+from medclf.results.shortcut_words import NO_CONTROL, depends
 
 SIZE = 96
 BOX = (4, 62, 34, 92)  # left, top, right, bottom
@@ -124,6 +125,34 @@ def test_pasting_the_box_makes_pale_images_red(leaning):
     back = effect(leaning, "swapped", "red")  # the four without a box were called pale already
     assert (back["donor"], back["donor_carries"]) == ("pale", False)
     assert back["towards"].value == pytest.approx(0.85 * 36 / 40)
+
+
+def test_the_rim_of_the_field_of_view_is_not_what_is_in_it(tmp_path):
+    random = np.random.default_rng(1)
+    rows = []
+    for number in range(40):
+        label = "red" if number % 2 else "pale"
+        image = tissue(random, 185 if label == "red" else 120)
+        picture = Image.fromarray(image)
+        ImageDraw.Draw(picture).ellipse((8, 8, 88, 88), outline=(0, 0, 0), width=2)
+        picture.save(tmp_path / f"{number}.png")
+        rows.append({"path": f"{number}.png", "label": label, "problem": ""})
+    table = pd.DataFrame(rows)
+    table.attrs["root"] = str(tmp_path)
+    test = shortcut_test(FakeBundle(reads_the_tissue), table, thin=False)
+    assert len(test.overlays) and not test.masks[:, 30:66, 30:66].any()
+    assert not any(map(depends, test.sentences)), test.sentences
+
+
+def test_a_control_is_looked_for_all_over_the_picture(confounded):
+    whole = (0.0, 0.0, 1.0, 0.8)
+    alone = shortcut_test(FakeBundle(reads_the_tissue), confounded, boxes=[whole], thin=False)
+    assert alone.sentences[-1].endswith(f"is on 100 % of every label; {NO_CONTROL}.")
+    corners = np.zeros((SIZE, SIZE), bool)
+    corners[:12, :12] = True
+    place = _elsewhere(corners, corners | corners[::-1] | corners[:, ::-1] | corners[::-1, ::-1])
+    assert place.sum() == corners.sum() and not place[:12, :12].any() and not place[-12:, -12:].any()
+    assert _elsewhere(np.ones((SIZE, SIZE), bool), np.ones((SIZE, SIZE), bool)) is None
 
 
 def test_an_overlay_that_each_label_has_as_often_is_said_once(leaning):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from medclf.reporting.checks import Check, checks
+from medclf.results.shortcut_words import NO_CONTROL
 
 
 def metric(value: float, low: float | None, high: float | None) -> dict[str, Any]:
@@ -109,7 +110,26 @@ def test_all_is_well_only_where_all_was_measured() -> None:
             "The labels were not checked",
         ),
         ({"shortcuts": None, "audit": {"clues": [{}]}}, "Shortcuts", "warn", "medclf shortcuts RUN"),
-        ({"shortcuts": {"sentences": [{"finding": "Overlay 1 changes 40 %."}]}}, "Shortcuts", "fail", "40 %"),
+        (
+            {
+                "shortcuts": {
+                    "sentences": [{"finding": "Overlay 1 (box, top) is on 9 % of 'a'. Masked, it changes 40 %."}]
+                }
+            },
+            "Shortcuts",
+            "fail",
+            "Predictions depend on 1 of 1 boxes, texts or borders: overlay 1 (box, top).",
+        ),
+        (
+            {
+                "shortcuts": {
+                    "sentences": [{"finding": f"Overlay {i} (box) is on 9 % of 'a'; {NO_CONTROL}."} for i in (1, 2)]
+                }
+            },
+            "Shortcuts",
+            "warn",
+            "None of 2 boxes, texts or borders could be compared",
+        ),
         ({"calibration": {"ece": metric(0.08, 0.05, 0.1)}}, "Calibration", "warn", "8 points"),
         ({"calibration": {"ece": metric(0.2, 0.1, 0.3)}}, "Calibration", "fail", "20 points"),
     ],
