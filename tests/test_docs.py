@@ -38,6 +38,14 @@ def test_every_page_is_in_the_contents():
     assert {p.stem for p in (ROOT / "docs").glob("*.md")} - {"index"} == listed
 
 
+def test_the_commands_are_as_help_says():
+    import runpy
+
+    written = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))
+    said = "run python docs/write_commands.py"
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == written["page"](), said
+
+
 def test_every_public_name_is_in_the_api_page():
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"^\.\. automodule:: (\S+)\n   :members:((?:.*\n)(?:    .*\n)*)", page, re.MULTILINE))
