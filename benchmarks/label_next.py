@@ -52,6 +52,11 @@ class Data(NamedTuple):
     def n_classes(self) -> int:
         return int(self.y.max()) + 1
 
+    @property
+    def last(self) -> np.ndarray:
+        """The features of the last stage, as a head sees them."""
+        return self.features[:, -self.widths[-1] :]
+
 
 def _table(name: str) -> tuple[pd.DataFrame, str | None]:
     root = shared_data()

@@ -86,8 +86,8 @@ def parted(data: Data, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def answering(data: Data, train: np.ndarray, vocab: list[str]) -> Callable[[np.ndarray, np.ndarray], list[dict]]:
     """From features and pixels to sketches of what a linear probe, fitted on `train`, says of them."""
-    fit = fit_linear(data.like[train], data.y[train], data.n_classes)
-    detector = ood_fit(data.like[train])
+    fit = fit_linear(data.last[train], data.y[train], data.n_classes)
+    detector = ood_fit(data.last[train])
 
     def rows_of(features: np.ndarray, pixels: np.ndarray) -> list[dict]:
         logits = features @ fit.weight.T + fit.bias
@@ -115,7 +115,7 @@ def main() -> None:
     vocab = [str(code) for code in range(data.n_classes)]
     rows_of = answering(data, train, vocab)
     pixels = np.stack([prepare(path, 224) for path in paths])
-    plain = rows_of(data.like, pixels)
+    plain = rows_of(data.last, pixels)
     reference = stream_of([plain[row] for row in reference_rows], vocab)
 
     def drawn(rows: np.ndarray, n: int) -> list[dict]:
@@ -142,7 +142,7 @@ def main() -> None:
     other = usable(scan(shared_data() / "brain-mri", check_pixels=False, progress=False))
     few = rng.permutation(len(brain.y))[:200]
     shown = np.stack([prepare(Path(other.attrs["root"]) / other["path"].iloc[row], 224) for row in few])
-    found["another organ"] = rows_of(brain.like[few], shown)
+    found["another organ"] = rows_of(brain.last[few], shown)
     rows = []
     for name, changed in found.items():
         stream = stream_of(drawn(others, 400) + changed, vocab)
@@ -153,7 +153,7 @@ def main() -> None:
     asked: dict[str, list[bool]] = {"unchanged": [], "prevalence times 2": []}
     for draw in range(options.simulations):
         train, others = parted(data, draw)
-        answers = answering(data, train, vocab)(data.like, pixels)
+        answers = answering(data, train, vocab)(data.last, pixels)
         reference_rows = rng.permutation(others)[: len(others) // 2]
         known = stream_of([answers[row] for row in reference_rows], vocab)
         came = np.setdiff1d(others, reference_rows)

@@ -117,8 +117,8 @@ class MedLearner(Shown, Probing):
         self._check_balance()
         check_float32(self.model, self.cbs)
         self._check_measures()
-        check_callbacks(self, [*self.cbs, *L(kwargs.get("cbs"))])
         cbs = [*self.cbs, *L(kwargs.get("cbs"))]
+        check_callbacks(self, cbs)
         before, self._fitting, ended = sample_of(self.model), True, False
         try:
             with self._same_training():
