@@ -414,8 +414,11 @@ def _leaning(effects: pd.DataFrame) -> tuple[list[str], list[str]]:
                 rise = f"{gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f}), against {other.value:.2f} elsewhere"
                 said = f"with that place taken from {source}, '{label}' gains {rise} in their probability"
                 swapped.append((gain.low, said))
-    first = [[text for _, text in sorted(found, key=lambda one: -one[0])] for found in (taken, swapped)]
-    return first[0], first[1]
+    return _surest_first(taken), _surest_first(swapped)
+
+
+def _surest_first(found: Sequence[tuple[float, str]]) -> list[str]:
+    return [text for _, text in sorted(found, key=lambda one: -one[0])]
 
 
 def _is_more(found: Estimate, control: Estimate) -> bool:

@@ -166,6 +166,7 @@ def test_it_is_said_in_words(leaning):
     assert sentence.startswith("Overlay 1 (box, bottom left) is on 90 % of 'red' and 0 % of 'pale'.")
     assert "Masked, it changes 100 % (90 to 100 %) of the predictions of 'red', against 0 % elsewhere" in sentence
     assert "taken from images of 'red' with it, 'pale' gains 0.85" in sentence
+    assert sentence.endswith("; more such effects in the tables: 2.")  # inpainted; and 'red' with the place of 'pale'
 
 
 def test_a_model_that_reads_the_tissue_is_cleared(confounded):
