@@ -14,7 +14,8 @@ inner folds, as `medclf train --epochs 0` does; what is printed is of the images
 The same is said of always saying the frequency of the other folds. Where a label has few patients of many images each,
 the folds differ in it, and saying the frequency is not right either. And of Platt's line through the very images that
 are judged, which no calibration fitted on others can surpass: its ECE is above the quantile where images of a patient
-err alike, since the draws take them for independent.
+err alike, since the draws take them for independent. And what true probabilities would keep: labels are drawn from
+the probe's own, each image by itself, and so that a patient's images err alike as often as they do here.
 
 --features keeps the features for the next run.
 """
@@ -43,7 +44,7 @@ from medclf.models.backbones import build_body, describe
 from medclf.models.linear_probe import LinearFit, fit_linear, one_thread_if_small
 
 PREVALENCES = (0.5, 0.2, 0.08, 0.05)
-FEWEST = 20
+FEWEST, DRAWS = 20, 300
 BALANCES = ("none", "loss", "sampling", "focal", "logits")
 
 
@@ -90,22 +91,49 @@ def frequencies(y: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 def judged(p: np.ndarray, y: np.ndarray) -> tuple[list[object], list[bool]]:
     """What is printed of one label, and whether mean, Brier score and ECE are as they should be."""
-    n, share = len(y), float(y.mean())
-    low, high = wilson(float(y.sum()), n)
-    mean, brier = float(p.mean()), float(((p - y) ** 2).mean()) / (share * (1 - share))
-    draws = np.random.default_rng(0).random((1000, n)) < p
-    limit = float(np.quantile([ece(p, one) for one in draws], 0.95))
-    found = ece(p, y == 1)
-    right = [min(low, share / 1.2) <= mean <= max(high, share * 1.2), brier <= 1.02, found <= limit]
-    marks = ["" if one else " !" for one in right]
-    return [
-        n,
-        f"{share:.3f}",
-        f"{mean:.3f}{marks[0]}",
-        f"{brier:.3f}{marks[1]}",
-        f"{found:.3f}{marks[2]}",
-        f"{limit:.3f}",
-    ], right
+    limit = ece_limit(p)
+    found = figures(p, y)
+    right = keeps(p, y, limit)
+    cells = [f"{value:.3f}{'' if one else ' !'}" for value, one in zip(found, right, strict=True)]
+    return [len(y), f"{y.mean():.3f}", *cells, f"{limit:.3f}"], right
+
+
+def figures(p: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Mean, Brier score beside the frequency's, ECE."""
+    share = float(y.mean())
+    return float(p.mean()), float(((p - y) ** 2).mean()) / (share * (1 - share)), ece(p, y == 1)
+
+
+def ece_limit(p: np.ndarray) -> float:
+    draws = np.random.default_rng(0).random((1000, len(p))) < p
+    return float(np.quantile([ece(p, one) for one in draws], 0.95))
+
+
+def keeps(p: np.ndarray, y: np.ndarray, limit: float) -> list[bool]:
+    """Whether mean, Brier score and ECE are as they should be."""
+    share = float(y.mean())
+    low, high = wilson(float(y.sum()), len(y))
+    mean, brier, gap = figures(p, y)
+    return [min(low, share / 1.2) <= mean <= max(high, share * 1.2), brier <= 1.02, gap <= limit]
+
+
+def kept_by_true(p: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """How often labels drawn from the probabilities keep all rules: images by themselves; alike as a patient's here."""
+    draw, limit = np.random.default_rng(1), ece_limit(p)
+    _, of = np.unique(groups, return_inverse=True)
+    error = (y - p) / np.sqrt(p * (1 - p))
+    sizes, sums, squares = (np.bincount(of, weights) for weights in (None, error, error**2))
+    alike = float(np.clip((sums**2 - squares).sum() / max((sizes * (sizes - 1)).sum(), 1), 0, 1))
+
+    def share(with_patient: float) -> float:
+        kept = []
+        for _ in range(DRAWS):
+            shared = draw.random(len(p)) < with_patient
+            labels = (np.where(shared, draw.random(len(sizes))[of], draw.random(len(p))) < p).astype(int)
+            kept.append(0 < labels.mean() < 1 and all(keeps(p, labels, limit)))
+        return float(np.mean(kept))
+
+    return share(0), share(np.sqrt(alike))  # a pair errs alike where both take their patient's draw
 
 
 def fitted_here(p: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -147,8 +175,11 @@ def kept_features(cache: Path | None, data: Path) -> tuple[dict[str, np.ndarray]
 
 def one_label(
     x: np.ndarray, chest: pd.DataFrame, labels: list[str], balances: list[str]
-) -> Iterator[tuple[list[object], list[bool], list[bool], list[bool]]]:
-    """A row for each label, prevalence and balance; whether it, the frequencies and Platt on these images are right."""
+) -> Iterator[tuple[list[object], list[bool], list[bool], list[bool], tuple[float, float]]]:
+    """A row for each label, prevalence and balance; whether it, the frequencies and Platt on these images are right.
+
+    And how often true probabilities would be.
+    """
     groups = chest["patient_id"].to_numpy()
     for label in labels:
         y = chest["finding_labels"].str.contains(label).to_numpy(int)
@@ -161,7 +192,8 @@ def one_label(
                 probs = out_of_fold(x[rows], y[rows], groups[rows], balance)[:, 1]
                 cells, right = judged(probs, y[rows])
                 best = judged(fitted_here(probs, y[rows]), y[rows])[1]
-                yield [label, prevalence, balance, *cells], right, blind, best
+                true = kept_by_true(probs, y[rows], groups[rows])
+                yield [label, prevalence, balance, *cells], right, blind, best, true
 
 
 def main() -> None:
@@ -174,7 +206,7 @@ def main() -> None:
     kept, chest, skin = kept_features(args.features, shared_data())
     names = chest["finding_labels"].str.split("|").explode().value_counts()
     labels = args.labels or [name for name, n in names.items() if n >= FEWEST and name != "No Finding"]
-    rows, right, blind, best = zip(*one_label(kept["chest"], chest, labels, args.balance), strict=True)
+    rows, right, blind, best, true = zip(*one_label(kept["chest"], chest, labels, args.balance), strict=True)
     heads = ["label", "prevalence", "balance", "images", "frequency", "mean", "Brier / frequency's", "ECE", "at most"]
     print_table(heads, list(rows))
     print()
@@ -188,6 +220,11 @@ def main() -> None:
         print(f"{name}, of {len(right)}: " + ", ".join(f"{kind} {n}" for kind, n in kinds), flush=True)
     both = sum(all(one) for one, other in zip(right, blind, strict=True) if all(other))
     print(f"all three, where that frequency has all three: {both} of {sum(map(all, blind))}", flush=True)
+    of_all = " and ".join(f"{values.sum():.1f}" for values in np.array(true).T)
+    of_those = " and ".join(f"{values.sum():.1f}" for values in np.array(true)[[all(other) for other in blind]].T)
+    print(f"all three: {sum(map(all, right))} of {len(right)}", flush=True)
+    print(f"labels drawn from the probabilities, each image by itself and a patient's alike, keep them in {of_all}")
+    print(f"on average, where that frequency has all three in {of_those}", flush=True)
     fits = [all(one) for one, *others in zip(right, blind, best, strict=True) if all(map(all, others))]
     print(f"all three, where that frequency and Platt's have all three: {sum(fits)} of {len(fits)}\n", flush=True)
     y = np.stack([chest["finding_labels"].str.contains(label).to_numpy(int) for label in labels], axis=1)
