@@ -20,7 +20,7 @@ from medclf.reporting.sections import SECTIONS, sections_of
 from medclf.reporting.tables import Block, Picture, blocks, cell
 from medclf.reporting.thumbnails import Album
 from medclf.results.names import Names
-from medclf.results.wording import counted, number, partition_name, percent, summary
+from medclf.results.wording import counted, number, partition_name, percent, summary_without_leaks
 
 TOP_LOSSES, PAIRS, EXAMPLES = 12, 6, 4
 MAX_PROBLEMS = 200
@@ -60,7 +60,7 @@ def context(
         "about": about,
         "tabs": TABS,
         "marks": {"pass": "✓", "warn": "!", "fail": "✕"},
-        "summary": summary(results),
+        "summary": summary_without_leaks(results),
         "scores": scores(results),
         "checks": checks(results),
         "warnings": [text for text in [(results.get("left_out") or {}).get("sentence")] if text],

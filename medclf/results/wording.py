@@ -303,6 +303,22 @@ def summary(results: Mapping[str, Any]) -> str:
     return f"{number(right)} of {images} {verb} classified correctly: accuracy {measured(accuracy)}."
 
 
+def summary_without_leaks(results: Mapping[str, Any]) -> str:
+    """`summary` of the images to believe: those that do not leak, where some leak and others are left.
+
+    Example:
+        >>> accuracy = {"value": 0.75, "low": 0.301, "high": 0.954, "n": 4}
+        >>> clean = {"numbers": {"all": {"n": 10}, "without leaks": {"n": 4, "accuracy": accuracy}}}
+        >>> summary_without_leaks({"task": "single-label", "partition": "valid", "n": 10, "leak_free": clean})
+        'Without leaked images, 3 of 4 validation images were classified correctly: accuracy 75 % (95 % CI 30 to 95 %).'
+    """
+    clean = without_leaks(results)
+    if not clean:
+        return summary(results)
+    text = summary({**results, "per_class": {}, "n_patients": None, **clean})
+    return f"Without leaked images, {text[0].lower()}{text[1:]}"
+
+
 def beside_guessing(results: Mapping[str, Any], images: str = "images") -> str:
     """Sentences that hold a model against one that sees no image: accuracy, Brier score and log loss.
 

@@ -12,7 +12,7 @@ from medclf.metrics.intervals import as_plain
 from medclf.reporting.formatting import scores
 from medclf.results.predictions import Predictions
 from medclf.results.results import leak_free, metrics_of
-from medclf.results.wording import beside_guessing, of_validation, summary
+from medclf.results.wording import beside_guessing, of_validation, summary, summary_without_leaks
 
 VOCAB = ["effusion", "hernia", "mass", "nodule"]
 
@@ -34,6 +34,13 @@ def test_a_mean_over_labels_says_how_many_it_is_of(facts: dict[str, Any]) -> Non
     clean, everything = scores(facts)
     assert clean["images"] == "12 validation images, 2 of 4 labels"
     assert everything["images"] == "16 validation images, 3 of 4 labels"
+
+
+def test_the_sentence_to_believe_is_about_the_images_that_do_not_leak(facts: dict[str, Any]) -> None:
+    told, clean = summary_without_leaks(facts), scores(facts)[0]
+    assert told.startswith("Without leaked images, mean AUROC of 2 of 4 labels on 12 validation images: ")
+    assert clean["value"] in told and clean["interval"] in told
+    assert summary_without_leaks(facts | {"leak_free": None}) == summary(facts)
 
 
 def test_labels_that_all_count_are_not_counted_out(facts: dict[str, Any]) -> None:
