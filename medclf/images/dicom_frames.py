@@ -50,6 +50,7 @@ _ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # version 100, no flags, tr
 _STARTS = {b"\xff\xd8\xff": "JPEG", b"\xff\x4f\xff\x51": "JPEG 2000", b"\0\0\0\x0cjP": "JPEG 2000"}
 _MAX_FRAMES = 100_000
 _FLOATING = "its floating-point values have no range that says what is black"
+_AGAIN = "export it again"
 _MAX_TILES = 65_535  # as a tile-part's 16-bit index allows
 
 
@@ -296,12 +297,33 @@ def _checked(encoded: bytes, form: Form, syntax: UID, path: str | Path) -> tuple
     samples = form.rows * form.columns * form.samples
     if syntax == _RLE:
         check_expansion(path, samples * form.allocated // 8, len(encoded), _RLE_EXPANSION, free=0)
+        _check_segments(encoded, form, path)
     else:
         check_expansion(path, samples, len(encoded), _FLAT_EXPANSION, free=_FLAT_FREE)
     if own != (form.rows, form.columns, form.samples):
         said = " x ".join(str(side) for side in (form.rows, form.columns, form.samples))
         raise ReadError(path, f"its pixels are {' x '.join(map(str, own))}, its header says {said}")
     return encoded, precision, colours
+
+
+def _check_segments(encoded: bytes, form: Form, path: str | Path) -> None:
+    """Refuse an RLE frame whose segments are not those of its samples' bytes, one after the other (PS3.5 G.5)."""
+    n, *starts = struct.unpack("<16I", encoded[:64].ljust(64, b"\0"))
+    needed = -(-form.samples * form.allocated // 8)
+    if n != needed:
+        raise ReadError(path, f"its RLE pixels have {n} segments, and its header describes {needed}", _AGAIN)
+    ends = [*starts[1:n], len(encoded)]
+    if starts[0] != 64 or not all(start < end for start, end in zip(starts[:n], ends, strict=True)):
+        raise ReadError(path, "its RLE segments do not follow one another", _AGAIN)
+
+
+def _check_order(values: np.ndarray, form: Form, path: str | Path) -> None:
+    """Refuse words whose bytes are swapped: bits lie above those stored, and none do the other way round."""
+    above = form.high_bit + 1
+    if values.dtype.itemsize != 2 or form.signed or not int(values.max()) >> above:
+        return
+    if not int(values.byteswap().max()) >> above:
+        raise ReadError(path, f"the two bytes of each value are swapped: {form.stored} bits are stored", _AGAIN)
 
 
 def _kind_of(encoded: bytes) -> str:
@@ -374,6 +396,8 @@ def _values(
     if syntax in _LOSSY:  # values can lie beyond; there are no bits above them
         low = -(1 << (form.stored - 1)) if form.signed else 0
         array = array.clip(low, low + (1 << form.stored) - 1) if array.dtype.itemsize * 8 > form.stored else array
+    if form.grey and precision == form.allocated:
+        _check_order(array, form, path)
     width = max(array.dtype.itemsize, form.allocated // 8)
     values = array.astype(f"{array.dtype.kind}{width}", copy=False).view(f"u{width}")
     shift = form.high_bit + 1 - form.stored

@@ -132,6 +132,8 @@ def read_raster(
         opened.image.load()  # a PNG's EXIF can stand behind its pixels
         if kind == "JPEG":
             check_whole(data, header, pixels, path)
+        elif kind == "PNG":
+            raster_layout.check_png(file, path, count=bool((pixels[-1] == pixels[-1, 0]).all()))
     with reading(path, "its EXIF cannot be read"), quietly():
         return oriented(pixels, _orientation(opened.image, path))
 

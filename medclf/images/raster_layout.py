@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
+import zlib
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -35,6 +37,9 @@ _FAX = {2, 3, 4}  # compressions of which one bit can stand for a whole blank li
 
 _NO_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}  # with the FF 00 of stray data, which Pillow passes over
 _FRAME_STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # T.81 table B.1; F7 is JPEG-LS's (T.87)
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # but for those within coded data
+_AGAIN = "get it again from where it came from, or leave it out"
 JPEG_END = b"\xff\xd9"
 SCAN_START = 0xDA
 _TYPE_SIZE = {
@@ -164,6 +169,69 @@ def _rearranged(file: BinaryIO, aside: list[tuple[int, int, bool]], pixels_start
 
     moved = b"".join(data[start:end] for start, end, turning in aside if turning)
     return io.BytesIO(rest(0, pixels_start) + moved + rest(pixels_start, len(data)))
+
+
+def check_png(file: BinaryIO, path: str | Path, count: bool) -> None:
+    """Refuse a PNG whose coded pixels are damaged, or fewer than its header says: Pillow takes both for whole.
+
+    Args:
+        file: whose header has been checked.
+        path: for messages.
+        count: whether its pixels may be too few. An interlaced file's are counted in any case.
+
+    Raises:
+        ReadError: a checksum of its pixels is another one, or rows are missing.
+    """
+    file.seek(8)
+    inflate, held, needed = zlib.decompressobj(), 0, 0
+    while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+        length, name = int.from_bytes(head[:4], "big"), head[4:]
+        data = memoryview(file.read(length + 4))
+        if name == b"IHDR":
+            needed = _png_bytes(*struct.unpack(">IIBBxxB", data[:13])) if count or data[12] else 0
+        if name != b"IDAT":
+            continue
+        if len(data) == length + 4 and zlib.crc32(data[:-4], zlib.crc32(name)) != int.from_bytes(data[-4:], "big"):
+            raise ReadError(path, "its coded pixels are damaged: their checksum is another one", _AGAIN)
+        left: bytes | memoryview = data[:length]
+        while left and held < needed and not inflate.eof:
+            held += len(inflate.decompress(left, 1 << 20))
+            left = inflate.unconsumed_tail
+    if held < needed:
+        raise ReadError(path, "truncated: its coded pixels end before its last row", _AGAIN)
+
+
+def _png_bytes(width: int, height: int, depth: int, colours: int, interlaced: int) -> int:
+    """How many bytes the rows of a PNG inflate to: each has one for its filter (PNG, sections 7.2 and 8.2)."""
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sides = ((-(-(width - left) // right), -(-(height - top) // down)) for left, top, right, down in passes)
+    bits = depth * _PNG_SAMPLES.get(colours, 4)
+    return sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sides if columns > 0 < rows)
+
+
+def check_scans(data: bytes, header: JpegHeader, path: str | Path) -> None:
+    """Refuse a JPEG without its last scans: what they hold is detail or colour, and decoders do not miss it.
+
+    Raises:
+        ReadError: of a coefficient bits are missing (T.81, G.1.1.1).
+    """
+    sequential = header.process not in (0xC2, 0xCA)
+    missing = {component: [1] * 64 for component in header.component_ids}
+    place: int = header.scan
+    while data[place + 1 : place + 2] == bytes([SCAN_START]):
+        end = place + 5 + 2 * data[place + 4]
+        first, last, bits = (0, 63, 0) if sequential else data[end : end + 3]
+        for component in data[place + 5 : end : 2]:
+            missing.setdefault(component, [0] * 64)[first : last + 1] = [bits & 15] * (last + 1 - first)
+        if sequential and not any(map(any, missing.values())):
+            return
+        further = _MARKER.search(data, end + 3)
+        while further and further[0][1] not in (SCAN_START, JPEG_END[1]):
+            length = int.from_bytes(data[further.end() : further.end() + 2], "big")
+            further = _MARKER.search(data, further.end() + length)
+        place = further.start() if further else len(data)
+    if any(map(any, missing.values())):
+        raise ReadError(path, "truncated: a JPEG without its last scans", _AGAIN)
 
 
 def jpeg_header(data: bytes, path: str | Path) -> JpegHeader:

@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from medclf.config import Window
 from medclf.errors import MedclfWarning, ReadError, UnsupportedFormat
 from medclf.images.decoding_guard import reading
-from medclf.images.raster_layout import JPEG_END, JpegHeader
+from medclf.images.raster_layout import JPEG_END, JpegHeader, check_scans
 from medclf.images.windowing import STRETCH, SampleWindow, is_hounsfield, resolve_window, voi_window
 
 _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANAR, _COLOUR_MAP = 258, 259, 262, 277, 284, 320
@@ -101,7 +101,9 @@ def decoded(opened: Opened, path: str | Path, window: SampleWindow) -> np.ndarra
 
 
 def check_whole(data: bytes, header: JpegHeader, pixels: np.ndarray, path: str | Path) -> None:
-    """Refuse a sequential JPEG whose coded pixels end early: decoders fill the rest in the grey of the last block.
+    """Refuse a JPEG without its last scans, and a sequential one whose coded pixels end early.
+
+    Decoders fill the rest in the grey of the last block.
 
     Codes behind the last ones change the picture only where pixels are missing.
 
@@ -114,6 +116,7 @@ def check_whole(data: bytes, header: JpegHeader, pixels: np.ndarray, path: str |
     Raises:
         ReadError: they end early.
     """
+    check_scans(data, header, path)
     end = data.find(JPEG_END, header.scan)
     last = pixels[-8:, -8:].reshape(-1, *pixels.shape[2:])
     if header.process > 0xC1 or end < 0 or (last != last[0]).any() or set(last[0].ravel().tolist()) <= {0, 255}:

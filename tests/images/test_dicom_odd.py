@@ -469,3 +469,45 @@ def test_planes_that_a_header_speaks_of_do_not_part_compressed_colours(syntax):
         data.compress(syntax)
     data.PlanarConfiguration = 1
     np.testing.assert_allclose(read_pixels(saved(data)), colours, atol=4 * (syntax == JPEGBaseline8Bit))
+
+
+def rle(*planes: np.ndarray, order: tuple[int, ...] | None = None, n: int | None = None) -> bytes:
+    """A frame of literal runs of up to 128 bytes (PS3.5 G.3), its segments named in `order`."""
+    places, coded = [], b""
+    for plane in planes:
+        places.append(64 + len(coded))
+        for row in plane.astype(np.uint8):
+            coded += bytes([len(row) - 1]) + row.tobytes()
+        coded += b"\0" * (len(coded) % 2)
+    places = [places[number] for number in order or range(len(places))]
+    return struct.pack("<16I", n or len(planes), *places, *[0] * (15 - len(places))) + coded
+
+
+def words(values: np.ndarray, frame: bytes, stored: int = 12) -> bytes:
+    rows, columns = values.shape
+    return dataset(
+        frame, RLELossless, Rows=rows, Columns=columns, SamplesPerPixel=1, BitsAllocated=16, BitsStored=stored,
+        HighBit=stored - 1, PhotometricInterpretation="MONOCHROME2",
+    )  # fmt: skip
+
+
+def test_rle_segments_that_are_not_the_headers_are_refused():
+    high, low = RAMP >> 8, RAMP & 255
+    np.testing.assert_allclose(levels(words(RAMP, rle(high, low))), spread(RAMP), atol=1)
+    for frame, word in (
+        (rle(low, high), "swapped"),
+        (rle(high, low, order=(1, 0)), "follow"),
+        (rle(high, low, order=(0, 0)), "follow"),
+        (rle(low), "1 segments"),
+        (rle(high, low, low), "3 segments"),
+        (rle(high, low, n=15), "15 segments"),
+    ):
+        with pytest.raises(ReadError, match=word):
+            read_pixels(words(RAMP, frame))
+
+
+def test_swapped_bytes_are_refused_and_overlays_above_the_stored_bits_are_not():
+    with pytest.raises(ReadError, match="swapped"):
+        read_pixels(image(RAMP.astype(np.uint16).byteswap()[None], bits=12))
+    marked = RAMP + np.where(np.arange(16) < 8, 0x1000, 0)
+    np.testing.assert_array_equal(levels(image(marked[None], bits=12)), levels(image(RAMP[None], bits=12)))

@@ -26,8 +26,12 @@ def png(samples: np.ndarray, colour_type: int, bits: int, *chunks: tuple[bytes, 
     height, width = samples.shape[:2]
     rows = samples.astype(">u2" if bits == 16 else "u1")
     raw = b"".join(b"\0" + row.tobytes() for row in rows)
-    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
-    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(raw)), *after, (b"IEND", b"")]
+    return png_of(struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0), raw, *chunks, after=after)
+
+
+def png_of(header: bytes, rows: bytes, *chunks: tuple[bytes, bytes], after=()) -> bytes:
+    """A PNG of that header and those rows."""
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), *after, (b"IEND", b"")]
     body = b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
     )

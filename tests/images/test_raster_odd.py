@@ -1,6 +1,8 @@
 """PNG, JPEG and TIFF files that are whole but unusual, written byte by byte."""
 
 import io
+import itertools
+import re
 import struct
 import sys
 import zlib
@@ -15,7 +17,7 @@ from medclf.images.raster_pixels import pixels_of
 from medclf.images.reading import probe, read_pixels
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_raster import PHOTO, png, saved
+from test_raster import PHOTO, png, png_of, saved
 
 GREY = np.add.outer(np.arange(12) * 5, np.arange(16) * 9).astype(np.uint8)
 
@@ -240,3 +242,69 @@ def test_a_whole_jpeg_of_one_grey_is_read(grey):
     file = io.BytesIO()
     Image.new("L", (40, 30), grey).save(file, "JPEG")
     assert (read_pixels(file.getvalue()) == grey).all()
+
+
+def scans(data: bytes) -> list[bytes]:
+    """A JPEG's headers, and each of its scans with the tables before it."""
+    starts = [place.start() for place in re.finditer(b"\xff\xda", data)]
+    cuts = [max(data.rfind(b"\xff\xc4", before, start), 0) or start for before, start in itertools.pairwise(starts)]
+    return [data[start:end] for start, end in itertools.pairwise([0, *cuts, len(data) - 2])]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_progressive_jpeg_without_its_last_scans_is_refused(mode):
+    parts = scans(saved(Image.fromarray(PHOTO).convert(mode), "JPEG", progressive=True))
+    assert len(parts) > 3
+    assert read_pixels(b"".join(parts) + b"\xff\xd9").shape[:2] == PHOTO.shape[:2]
+    for held in range(1, len(parts)):
+        with pytest.raises(ReadError, match="last scans"):
+            read_pixels(b"".join(parts[:held]) + b"\xff\xd9")
+
+
+def test_a_jpeg_without_the_scans_of_its_colours_is_refused():
+    """Each component in a scan of its own, as grey JPEGs of the same tables have them."""
+    planes = [saved(Image.fromarray(np.full((16, 16), grey, np.uint8)), "JPEG") for grey in (90, 200, 40)]
+    start, scan = (planes[0].index(marker) for marker in (b"\xff\xc0", b"\xff\xda"))
+    frame = struct.pack(">2sHBHHB", b"\xff\xc0", 17, 8, 16, 16, 3) + bytes([1, 17, 0, 2, 17, 0, 3, 17, 0])
+    head = planes[0][:start] + frame + planes[0][start + 13 : scan]
+    coded = [bytes([*b"\xff\xda\0\x08\1", number, 0, 0, 63, 0]) + plane[scan + 10 : -2]
+             for number, plane in enumerate(planes, 1)]  # fmt: skip
+    expected = Image.merge("YCbCr", [Image.new("L", (16, 16), grey) for grey in (90, 200, 40)]).convert("RGB")
+    np.testing.assert_allclose(read_pixels(head + b"".join(coded) + b"\xff\xd9"), np.asarray(expected, int), atol=1)
+    with pytest.raises(ReadError, match="last scans"):
+        read_pixels(head + b"".join(coded[:2]) + b"\xff\xd9")
+
+
+def rows_of(values: np.ndarray, interlaced: bool) -> bytes:
+    """The rows of a grey PNG without a filter (PNG, section 8.2)."""
+    parts = [values]
+    if interlaced:
+        parts = [values[::8, ::8], values[::8, 4::8], values[4::8, ::4], values[::4, 2::4]]
+        parts += [values[2::4, ::2], values[::2, 1::2], values[1::2]]
+    return b"".join(b"\0" + row.tobytes() for part in parts if part.size for row in part)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("size", [(12, 16), (3, 5), (1, 1), (9, 2)])
+def test_a_png_of_fewer_rows_than_its_header_says_is_refused(interlaced, size):
+    values = np.ascontiguousarray(np.resize(GREY, size) + 1)
+
+    def file(rows: bytes) -> bytes:
+        header = struct.pack(">IIBBBBB", size[1], size[0], 8, 0, 0, 0, interlaced)
+        return png_of(header, rows)
+
+    whole = rows_of(values, interlaced)
+    np.testing.assert_array_equal(read_pixels(file(whole)), values)
+    black = np.zeros_like(values)
+    np.testing.assert_array_equal(read_pixels(file(rows_of(black, interlaced))), black)
+    for cut in {1, len(whole) // 2} - {len(whole)}:
+        with pytest.raises(ReadError, match=r"last row|truncated"):
+            read_pixels(file(whole[:-cut]))
+
+
+def test_a_png_whose_coded_pixels_were_damaged_is_refused():
+    whole = saved(Image.fromarray(PHOTO), "PNG")
+    half = len(whole) // 2
+    for damaged in (whole[:half] + bytes(len(whole) - half), whole[: half - 40] + bytes(40) + whole[half:]):
+        with pytest.raises(ReadError):
+            read_pixels(damaged)
