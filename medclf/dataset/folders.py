@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from medclf.dataset.spelt_names import without_letter
 from medclf.errors import argument, by_road, is_address
 from medclf.files import is_hidden
 from medclf.images.raster import raster_format
@@ -376,21 +377,21 @@ class Finder:
     def _by_folder(self) -> dict[str, list[str]]:
         fits: dict[str, list[str]] = {}
         for folder in sorted({above for path in self._files for above in PurePosixPath(path).parents[:-1]}):
-            for key in {plain_name(str(folder)), plain_name(folder.name)}:
+            for key in {plain_name(str(folder)), plain_name(folder.name), without_letter(folder.name)}:
                 fits.setdefault(key, []).append(str(folder))
         return fits
 
     @functools.cached_property
     def _by_number(self) -> dict[str, list[str]]:
-        """The files whose names are numbers, by them without the zeros in front, which spreadsheets drop."""
+        """Files and folders whose names are numbers, by them without the zeros in front, which spreadsheets drop."""
         fits: dict[str, list[str]] = {}
-        for name, paths in self._by_name.items():
+        for name, paths in (*self._by_name.items(), *self._by_folder.items()):
             if name.isdecimal():
                 fits.setdefault(name.lstrip("0"), []).extend(paths)
         return fits
 
     def like(self, path: str) -> str:
-        """A file that differs from a missing one in its ending or leading zeros alone; "" where there is none."""
+        """What differs from a missing file in its ending or leading zeros alone; "" where there is none."""
         name = plain_name(without_ending(path))
         fits = self._by_name.get(name) or self._by_number.get(name.lstrip("0"), [])
         return fits[0] if len(fits) == 1 else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from medclf.dataset.columns import Sheet
 from medclf.dataset.identity import patient_id
 from medclf.dataset.layouts import surely_patient
-from medclf.dataset.spelt_names import number_key
+from medclf.dataset.spelt_names import number_key, without_letter
 from medclf.errors import DataError, argument
 
 
@@ -42,7 +42,9 @@ def labels_of_patients(sheet: Sheet, folder: Path, paths: Sequence[str]) -> Shee
 
 def _row_of_patient(folder: Path, path: str, place: dict[str, int]) -> int | None:
     for part in reversed(Path(path).parent.parts):
-        number = re.sub(r"^\D+", "", part) if surely_patient(part) else part  # patient001 is patient 1, too
+        number = (
+            re.sub(r"^\D+", "", part) if surely_patient(part) else without_letter(part)
+        )  # patient001 is patient 1, too
         for key in map(number_key, (part, number)):
             if key in place:
                 return place[key]

@@ -81,3 +81,13 @@ def number_key(text: str) -> str:
     """What 7, 7.0 and 007 have in common, and a date with midnight behind it or not; any other text as it is."""
     text = re.sub(r"^(\d{4}-\d\d-\d\d)[ T]00:00(:00(\.0+)?)?$", r"\1", text)
     return re.sub(r"^0*(\d+?)(\.0+|,0{1,2})?$", r"\1", text)
+
+
+def without_letter(name: str) -> str:
+    """A long number without the letter that folders have before it, and tables may not have.
+
+    Example:
+        >>> without_letter("s50414267"), without_letter("p7")
+        ('50414267', 'p7')
+    """
+    return re.sub(r"^[a-z](?=\d{5,}$)", "", name)

@@ -10,9 +10,9 @@ from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastcore.foundation import L
 
-from medclf.errors import MedclfError
+from medclf.errors import DataError, MedclfError
 from medclf.images.reading import content_of
-from medclf.learn.labels import is_multi_label
+from medclf.learn.labels import has_labels, is_multi_label
 
 
 class Decoding(Learner):
@@ -30,10 +30,22 @@ class Decoding(Learner):
         with self._decoding():
             return super().predict(content_of(item), *args, **kwargs)
 
-    def show_results(self, *args: Any, **kwargs: Any) -> None:
+    def show_results(self, ds_idx: int = 1, dl: Any = None, *args: Any, **kwargs: Any) -> None:
         """fastai's; see `predict`."""
+        _refuse_unlabelled("show_results", dl)
         with self._decoding():
-            super().show_results(*args, **kwargs)
+            super().show_results(ds_idx, dl, *args, **kwargs)
+
+    def validate(self, ds_idx: int = 1, dl: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """fastai's."""
+        _refuse_unlabelled("validate", dl)
+        return super().validate(ds_idx, dl, *args, **kwargs)
+
+    def get_preds(self, ds_idx: int = 1, dl: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """fastai's."""
+        if kwargs.get("with_loss"):
+            _refuse_unlabelled("with_loss=True", dl)
+        return super().get_preds(ds_idx, dl, *args, **kwargs)
 
     @contextmanager
     def _decoding(self) -> Iterator[None]:
@@ -45,3 +57,11 @@ class Decoding(Learner):
             yield
         finally:
             self.loss_func = own
+
+
+def _refuse_unlabelled(what: str, dl: Any) -> None:
+    if dl is not None and not has_labels(dl):
+        remedy = (
+            "give dl=learn.dls.test_dl(files, with_labels=True), or learn.get_preds(dl=...) for probabilities alone"
+        )
+        raise DataError(f"{what} holds predictions against labels, and these images have none", remedy)

@@ -194,6 +194,12 @@ class MedInterpretation(Shown, ClassificationInterpretation):
         found = pairs.groupby("path")["neighbour"].agg(list).to_dict()
         return [found.get(path, []) for path in self.predictions.table["path"]]
 
+    def top_losses(self, k: int | None = None, largest: bool = True, items: bool = False) -> Any:
+        """fastai's; all where there are fewer than `k`."""
+        if k is not None and k < 1:
+            raise DataError(f"k must be 1 or more, not {k}", "say how many losses to give")
+        return super().top_losses(None if k is None else min(k, len(self.losses)), largest, items)
+
     def plot_top_losses(
         self,
         k: int | slice | Sequence[int] = 9,

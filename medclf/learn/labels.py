@@ -39,6 +39,11 @@ def check_rows(dls: DataLoaders) -> None:
         )
 
 
+def has_labels(loader: Any) -> bool:
+    """Whether a loader gives labels beside the images; one of the user's own does not tell, and is taken to."""
+    return len(getattr(getattr(loader, "dataset", None), "tls", [0, 0])) > 1
+
+
 def is_ordinal(dls: Any) -> bool:
     """Whether the labels have an order, which the vocab of `dls` then is: see `scan`."""
     table = getattr(dls, "table", None)

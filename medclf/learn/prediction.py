@@ -22,7 +22,7 @@ from medclf.learn import distributed
 from medclf.learn.batches import unread
 from medclf.learn.features import exact, parted
 from medclf.learn.image_block import ReadMedImage
-from medclf.learn.labels import class_names, is_multi_label, is_ordinal
+from medclf.learn.labels import class_names, has_labels, is_multi_label, is_ordinal
 from medclf.learn.measures import gives_by_image
 from medclf.learn.precision import check_float32
 from medclf.models.features import pooled_features
@@ -64,7 +64,7 @@ def predict_loader(
         text = f"there is no {partition_name(partition) or 'other'} image to predict"
         raise DataError(text, "hold some out, or give others as dl=learn.dls.test_dl(files, with_labels=True)")
     loader = parted(whole)
-    labelled = len(getattr(loader.dataset, "tls", [0, 0])) > 1
+    labelled = has_labels(loader)
     bar = contextlib.nullcontext() if _shows_bar(len(loader)) else learn.no_bar()
     keeping: contextlib.AbstractContextManager[list[torch.Tensor]] = contextlib.nullcontext([])
     if features:

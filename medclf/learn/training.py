@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ from fastcore.foundation import L
 
 from medclf.config import TrainConfig
 from medclf.display import Shown, listed
-from medclf.errors import DataError, MedclfError, check_known
+from medclf.errors import DataError, MedclfError, WeightsError, check_known
 from medclf.learn import distributed
 from medclf.learn.arguments import check_callbacks, rates_asked, rates_by_group
 from medclf.learn.balance import balanced_loss, draw_evenly, is_balanced
@@ -226,11 +227,21 @@ class MedLearner(Shown, Probing):
             yield self
 
     def load(self, *args: Any, **kwargs: Any) -> Any:
-        """fastai's; of other weights the history is not known, and they may have been trained on these images."""
+        """fastai's; of other weights the history is not known, and they may have been trained on these images.
+
+        Raises:
+            WeightsError: they do not fit the network, which stays as it is.
+        """
         if self._fitting:  # lr_find brings back what was there, SaveModelCallback the best epoch
             return super().load(*args, **kwargs)
         before = weights_of(self.model)
-        result = super().load(*args, **kwargs)
+        try:
+            result = super().load(*args, **kwargs)
+        except RuntimeError as error:
+            if "state_dict" not in str(error):
+                raise
+            self.model.load_state_dict(before)  # those that fit were loaded
+            raise _unfit(args[0] if args else kwargs["file"], str(error), self.dls) from error
         now = self.model.state_dict()
         if any(not torch.equal(value, now[name]) for name, value in before.items()):
             self._trained = True
@@ -363,6 +374,19 @@ class MedLearner(Shown, Probing):
                 cbs.append(BlendWeights(blend))
             self.unfreeze()
             self.fit_one_cycle(epochs, rates, cbs=cbs, **cycle, **kwargs)
+
+
+def _unfit(file: Any, said: str, dls: DataLoaders) -> WeightsError:
+    """Weights that torch does not load, by what it says of their shapes."""
+    shapes = re.findall(r"Size\(\[(\d+).*\]\) from checkpoint.*Size\(\[(\d+).*\]\)", said)
+    vocab = class_names(dls)
+    if "key(s)" in said or len(set(shapes)) != 1 or shapes[0][1] != str(len(vocab)):
+        text = f"the weights of '{file}' are of another network than this learner's"
+        return WeightsError(text, "make the learner with the architecture and the head that they were saved from")
+    text = f"the weights of '{file}' are for {shapes[0][0]} labels, and the loaders have {len(vocab)}: {listed(vocab)}"
+    return WeightsError(
+        text, "load them into a learner of those labels; med_learner(weights=FILE) takes the body alone"
+    )
 
 
 def _returned(cbs: Sequence[Any], history: Sequence[Mapping[str, float]]) -> int:

@@ -864,6 +864,28 @@ def test_folders_called_patient_and_a_number_are_the_tables_numbers(make_images)
     assert "1 patients of labels.csv have no image: 4" in said
 
 
+def test_a_letter_before_a_long_number_is_the_folders_alone(make_images):
+    """As MIMIC-CXR's folders p10000032 and s50414267 are 10000032 and 50414267 in its tables."""
+    studies = {"p10000032/s50414267": "a", "p10000032/s53189527": "b"}
+    studies |= {f"p1000076{n}/s5737596{n}": "b" for n in range(4)}
+    root = make_images(*(f"p10/{study}/1.png" for study in studies))
+    by_path = {f"p10/{study}/1.png": label for study, label in studies.items()}
+    write_csv(root, "study,label\n" + "".join(f"{study[-8:]},{label}\n" for study, label in studies.items()))
+    table, said = scan_noting(root, labels="labels.csv", path_col="study")
+    assert dict(zip(table["path"], table["label"], strict=True)) == by_path
+    assert "'50414267' as 'p10/p10000032/s50414267'" in said and table["patient"].nunique() == 5
+    write_csv(root, "id,label\n10000032,a\n10000762,b\n")
+    table, _ = scan_noting(root, labels="labels.csv", patient_col="id")
+    assert table["label"].tolist() == ["a", "a", "b"]
+
+
+def test_a_folder_with_zeros_in_front_is_told_for_a_number_without(make_images):
+    root = make_images("0001/a.png", "0002/a.png", "3/a.png")
+    write_csv(root, "study,label\n1,a\n2,b\n3,a\n")
+    _, said = scan_noting(root, labels="labels.csv", path_col="study")
+    assert "1 (file is missing (there is '0001'))" in said
+
+
 def test_masks_have_no_label_of_their_patient(make_images):
     root = make_images("7/1.png", "7/1_mask.png", "8/2.png", "8/2_mask.png")
     write_csv(root, "id,label\n7,a\n8,b\n")

@@ -16,7 +16,7 @@ from fastai.vision.models import xresnet
 from PIL import Image
 
 import medclf.all as everything
-from medclf.errors import MedclfError
+from medclf.errors import DataError, MedclfError
 
 matplotlib.use("Agg")
 LIST = Path(__file__).with_name("fastai_calls.txt")
@@ -169,3 +169,18 @@ def test_the_list_says_what_works_in_fastai(title, lines, places, tmp_path, monk
 def test_the_list_is_of_many_sources():
     assert sum(len(lines) for _, lines in GROUPS) >= 400
     assert len({title.partition(" | ")[0] for title, _ in GROUPS}) >= 10
+
+
+def test_what_needs_labels_is_refused_of_images_without(small, folder):
+    files = sorted(folder.rglob("*.png"))
+    unlabelled = small.dls.test_dl(files)
+    for call in (
+        lambda: small.show_results(dl=unlabelled),
+        lambda: small.validate(dl=unlabelled),
+        lambda: small.get_preds(dl=unlabelled, with_loss=True),
+        lambda: everything.ClassificationInterpretation.from_learner(small, dl=unlabelled),
+    ):
+        with pytest.raises(DataError, match="labels, and these images have none"):
+            call()
+    assert len(small.get_preds(dl=unlabelled)[0]) == len(files)
+    assert len(small.validate(dl=small.dls.test_dl(files, with_labels=True))) == 2

@@ -50,6 +50,9 @@ def test_agrees_with_fastai(learn, interp):
     assert {(a, b, int(n)) for a, b, n in confused} == set(interp.most_confused())
     assert torch.allclose(interp.losses.float(), peer.losses.as_subclass(torch.Tensor).float(), atol=1e-5)
     ours, theirs = interp.top_losses(5), peer.top_losses(5)
+    assert torch.equal(interp.top_losses(10_000)[1], interp.top_losses()[1])
+    with pytest.raises(DataError, match="k must be 1 or more"):
+        interp.top_losses(0)
     assert ours[1].tolist() == theirs[1].tolist()
 
 

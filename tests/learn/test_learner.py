@@ -20,7 +20,7 @@ from fastai.vision.data import ImageDataLoaders
 from PIL import Image
 
 from medclf.auditing.decisions import DecisionPolicy
-from medclf.errors import BundleError, DataError, MedclfError, MedclfWarning
+from medclf.errors import BundleError, DataError, MedclfError, MedclfWarning, WeightsError
 from medclf.inference.bundle import save_bundle
 from medclf.learn.assess import assess
 from medclf.learn.callbacks import SaveBest
@@ -441,3 +441,16 @@ def test_processes_that_were_launched_train_together_or_not_at_all(small, monkey
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MedclfError, match="2 processes were launched, and each would train on its own"):
         small.fit(1)
+
+
+def test_weights_that_do_not_fit_are_refused_and_the_network_stays(small, folder, tmp_path):
+    two = MedDataLoaders.from_folder(folder, size=32, seed=1, cache=False, bs=8, drop=["red"], device="cpu")
+    med_learner(two, "resnet18", weights=None, path=tmp_path).save("two")
+    med_learner(two, "resnet34", weights=None, path=tmp_path).save("other")
+    small.path = tmp_path
+    before = {name: value.clone() for name, value in small.model.state_dict().items()}
+    with pytest.raises(WeightsError, match="'two' are for 2 labels, and the loaders have 3: blue, green, red"):
+        small.load("two")
+    with pytest.raises(WeightsError, match="another network"):
+        small.load("other")
+    assert all(torch.equal(value, before[name]) for name, value in small.model.state_dict().items())
