@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from medclf.config import Frame, Resize, Window
-from medclf.errors import MedclfError, ReadError, UnsupportedFormat, argument
+from medclf.errors import MedclfError, ReadError, UnsupportedFormat, argument, by_road
 from medclf.images import raster
 from medclf.images.decoding_guard import MAX_MEGAPIXELS, Source, named, opened, reading
 from medclf.images.frame_names import file_and_frame
@@ -436,9 +436,8 @@ def _index(frame: Frame, name: str | Path, n_frames: int) -> int:
     named = {"first": 0, "middle": n_frames // 2, "last": n_frames - 1} | ({"all": 0} if n_frames == 1 else {})
     if frame == "all" and n_frames > 1:
         text = f"holds {n_frames} frames, of which each is an image"
-        raise ReadError(
-            name, text, f"name one of them, as FILE#0, or ask for one answer for all with {argument('unit')}"
-        )
+        how = by_road("with predict_unit", f"with {argument('unit')}")
+        raise ReadError(name, text, f"name one of them, as FILE#0, or ask for one answer for all {how}")
     if isinstance(frame, str):
         if frame not in named:
             raise MedclfError(f"{argument('frame')} must be a number, first, middle, last or all, not {frame!r}")

@@ -6,13 +6,16 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
+from medclf.config import Frame
 from medclf.display import Shown, listed
 from medclf.errors import BundleError, DataError, ReadError, argument, check_count, position
 from medclf.images.preprocessing import Preprocessing
+from medclf.images.reading import n_frames
 from medclf.inference.bundle_format import biases, ood_state, temperatures
 from medclf.metrics.logits import sigmoid, softmax, to_logits
 from medclf.metrics.prevalence import shift_in
@@ -55,6 +58,13 @@ class FrameOf(NamedTuple):
 
     file: Item
     number: int
+
+
+def frames_of(item: Item | FrameOf, frame: Frame) -> list[Item | FrameOf]:
+    """Each frame of a file of several where each is an image; else the item itself."""
+    if frame != "all" or not isinstance(item, (str, Path, bytes)) or (n := n_frames(item)) < 2:
+        return [item]
+    return [FrameOf(item, number) for number in range(n)]
 
 
 @dataclass(frozen=True)
@@ -296,14 +306,16 @@ class Predictor(Shown):
         """One answer for all images of a patient, study or series; an image that cannot be read is left out.
 
         Args:
-            items: see `prepare`; or a `FrameOf` each.
+            items: see `prepare`; or a `FrameOf` each. Of a model that takes all frames of a file of several, each of
+                them counts as an item.
             bs: images at once.
 
         Raises:
             BundleError: the bundle answers each image alone.
             ReadError: none of the images can be read.
         """
-        return self._whole(list(self.outputs_stream(items, bs)))
+        frame = self.preprocessing.frame
+        return self._whole(list(self.outputs_stream((one for item in items for one in frames_of(item, frame)), bs)))
 
     def predict_unit_pixels(self, images: Sequence[np.ndarray | ReadError], bs: int = 32) -> UnitPrediction:
         """As `predict_unit`, of pixels that `prepare` gave, or the errors that say why it gave none."""

@@ -16,7 +16,7 @@ from medclf.escaping import printable
 from medclf.images.dicom import owner
 from medclf.images.frame_names import frame_name, one_of_several
 from medclf.images.reading import n_frames
-from medclf.inference.predictor import FrameOf, Predictor
+from medclf.inference.predictor import FrameOf, Predictor, frames_of
 from medclf.inference.runtimes import opened
 from medclf.inference.zipped import open_zip, read_members
 from medclf.results.wording import of_several
@@ -116,7 +116,7 @@ def predict_unit(
             n = n_frames(item)
             several[name] = n
             owners.update(filter(None, [_owner(item, unit)]))
-            each = [FrameOf(item, number) for number in range(n)] if n > 1 and frame == "all" else [item]
+            each = frames_of(item, frame)
             names.extend(frame_name(name, number, n) if len(each) > 1 else name for number in range(len(each)))
             yield from each
 

@@ -85,6 +85,9 @@ def test_each_frame_of_a_file_is_an_image_where_it_was_in_training(tmp_path: Pat
     model.spec = replace(model.spec, preprocessing=replace(model.spec.preprocessing, frame="all"))
     found = predict_unit("RUN", tmp_path / "stack.tif")
     assert len(found.images) == 3 and found.decided_by.endswith("stack.tif#2")
+    whole = model.predict_unit([tmp_path / "stack.tif"])
+    assert whole.answer.probs == found.probs and whole.decided_by == 2
+    assert model.predict_unit([(tmp_path / "stack.tif").read_bytes()]).contributions == whole.contributions
 
 
 def test_broken_images_are_named_and_survived(folder: Path) -> None:
