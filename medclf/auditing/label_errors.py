@@ -325,7 +325,7 @@ def _sentence(section: Mapping[str, Any], by: str, judged: Predictions) -> str:
     text += f".{by}"
     if own and section.get("judge_agrees", 1.0) < WEAK_JUDGE:
         share = percent(section["judge_agrees"], 0)
-        text += f" What judged them agrees with only {share} of all labels, so many of these may be its own errors."
+        text += f" What judged them agrees with {share} of all labels, so many of these may be its own errors."
     if missed := section["n_unjudged"]:
         text += f" {missed} labelled {judged.counted(missed)} {'was' if missed == 1 else 'were'} not judged."
     if left:

@@ -129,8 +129,8 @@ def _labels(results: Mapping[str, Any]) -> Check:
     text += f" {number(found['n_unjudged'])} were not judged." if found.get("n_unjudged") else ""
     text += f" {len(untold)} of the {len(vocab)} classes were not judged." if untold else ""
     state, agrees = _graded(n / total, DOUBTFUL), found.get("judge_agrees", 1.0)
-    if state == "fail" and agrees < WEAK_JUDGE:
-        state, text = "warn", f"{text} What judged them agrees with only {percent(agrees, 0)} of all labels."
+    if state in ("warn", "fail") and agrees < WEAK_JUDGE:
+        state, text = "warn", f"{text} What judged them agrees with {percent(agrees, 0)} of all labels."
     return Check("Labels", "warn" if untold and state == "pass" else state, text, "labels")
 
 

@@ -160,7 +160,7 @@ def metrics_frame(results: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, pd.Index(found, name="metric"), columns)
 
 
-WEAK_JUDGE = 0.8  # share of the labels that a judge agrees with: with less, what it doubts may be its own errors
+WEAK_JUDGE = 0.9  # share of the labels that a judge agrees with: with less, what it doubts may be its own errors
 FEW_IMAGES = 10  # of a label, below which a mean over the labels is told to rest on them
 
 

@@ -148,4 +148,4 @@ def test_a_judge_that_tells_nothing_or_little_says_so() -> None:
     probs = np.where(one[:, None] == np.arange(2), sure[:, None], 1 - sure[:, None])
     found = check_labels(Predictions(["a", "b"], False, one, probs, np.zeros(40), table), None, table, None).section
     assert found["judge_agrees"] == (sure == 0.9).mean() < 0.8
-    assert f"agrees with only {100 * found['judge_agrees']:.0f} % of all labels" in found["sentence"]
+    assert f"agrees with {100 * found['judge_agrees']:.0f} % of all labels" in found["sentence"]

@@ -95,7 +95,13 @@ def test_all_is_well_only_where_all_was_measured() -> None:
             {"label_errors": {"n_judged": 100, "n_doubtful": 20, "judge_agrees": 0.7}},
             "Labels",
             "warn",
-            "agrees with only 70 % of all labels",
+            "agrees with 70 % of all labels",
+        ),
+        (
+            {"label_errors": {"n_judged": 100, "n_doubtful": 7, "judge_agrees": 0.85}},
+            "Labels",
+            "warn",
+            "agrees with 85 % of all labels",
         ),
         (
             {"vocab": ["a", "b"], "label_errors": {"n_judged": 100, "labels_not_judged": ["b"]}},
