@@ -140,54 +140,44 @@ def med_learner(
     check_callables(loss_func=loss_func, opt_func=opt_func, splitter=splitter, metrics=metrics, cbs=cbs)
     if not (isinstance(dropout, (int, float)) and 0 <= dropout < 1):
         raise MedclfError(f"dropout must be 0 or more and below 1, not {dropout!r}", "it is the share that is dropped")
-    vocab = class_names(dls)
-    check_rows(dls)
-    if n_out not in (None, len(vocab)):
-        raise MedclfError(f"n_out={n_out}, but the loaders have {len(vocab)} labels", "leave n_out out")
+    n_out = _outputs_asked(dls, n_out)
     weights = weights_asked(weights, pretrained)
     if isinstance(arch, torch.nn.Module):
         weights = weights_as_given(arch, weights)
     if isinstance(dls.device, str):
         dls.to(usable_device(dls.device))
     logits = ends_in_logits(custom_head) if isinstance(custom_head, torch.nn.Module) else y_range is None
-    check_measures(loss_func, metrics, is_multi_label(dls), len(vocab), dls.device, logits=logits)
+    check_measures(loss_func, metrics, is_multi_label(dls), n_out, dls.device, logits=logits)
     n_in = _channels_asked(dls, n_in)
-    options: dict[str, Any] = {"concat_pool": concat_pool, "pool": pool, "lin_ftrs": lin_ftrs, "ps": ps}
-    options |= {"first_bn": first_bn, "bn_final": bn_final, "lin_first": lin_first, "y_range": y_range}
-    options = {name: value for name, value in options.items() if value is not None}
-    _check_head_asked(custom_head, options, linear_probe)
+    head_options = dict(concat_pool=concat_pool, pool=pool, lin_ftrs=lin_ftrs, ps=ps)
+    head_options |= dict(first_bn=first_bn, bn_final=bn_final, lin_first=lin_first, y_range=y_range)
+    head_options = {name: value for name, value in head_options.items() if value is not None}
+    _check_head_asked(custom_head, head_options, linear_probe)
     own = is_own(arch)
     with seeded(getattr(dls.train, "seed", None)):
         arch = _known_arch(arch, cut, dls)
         backbone = describe(arch, weights)
-        network = build_network(arch, len(vocab), weights=weights, n_in=n_in, dropout=dropout)
-        if options or custom_head is not None:
-            if custom_head is None:
-                custom_head = _fastai_head(network, backbone, len(vocab), options)
-            network[1] = custom_head
-            init = torch.nn.init.kaiming_normal_ if init is None else init
-        if own or custom_head is not None:
-            check_head(network, n_in, len(vocab), _input_size(dls) or (backbone.size, backbone.size))
+        network = build_network(arch, n_out, weights=weights, n_in=n_in, dropout=dropout)
+        head = _fastai_head(network, backbone, n_out, head_options) if head_options else custom_head
+        if head is not None:
+            network[1] = head
+            init = init or torch.nn.init.kaiming_normal_
+        if own or head is not None:
+            check_head(network, n_in, n_out, _input_size(dls) or (backbone.size, backbone.size))
         if init is not None:
             apply_init(network[1], init)
     if pooling is not None:
         pool_by(network, pooling)
     network.to(memory_format=torch.channels_last)  # depthwise networks train 1.8 times as fast with it on a CPU
-    if metrics is None:
-        metrics = [accuracy_multi if is_multi_label(dls) else accuracy]
-    if balance != "none":
-        if loss_func is not None:
-            raise DataError(f"{argument('balance', balance)} has a loss function of its own", "leave one of them out")
-        loss_func = balanced_loss(dls, balance, len(vocab), is_multi_label(dls))
     learn = MedLearner(
         dls,
         network,
-        loss_func=loss_func,
+        loss_func=_loss_asked(dls, loss_func, balance, n_out),
         opt_func=opt_func,
         lr=lr,
         splitter=splitter or param_groups,
         cbs=cbs,
-        metrics=metrics,
+        metrics=[accuracy_multi if is_multi_label(dls) else accuracy] if metrics is None else metrics,
         path=Path() if path is None else path,  # fastai would write its models into the data's folder
         model_dir=model_dir,
         wd=wd,
@@ -211,6 +201,14 @@ def med_learner(
     return learn
 
 
+def _outputs_asked(dls: DataLoaders, n_out: int | None) -> int:
+    known = len(class_names(dls))
+    check_rows(dls)
+    if n_out not in (None, known):
+        raise MedclfError(f"n_out={n_out}, but the loaders have {known} labels", "leave n_out out")
+    return known
+
+
 def _channels_asked(dls: DataLoaders, n_in: int | None) -> int:
     known = _channels(dls)
     if n_in is not None and known not in (None, n_in):
@@ -228,6 +226,14 @@ def _check_head_asked(custom_head: Any, options: dict[str, Any], linear_probe: b
         raise MedclfError(f"custom_head is a module, and {name} is none", "give one that is made")
     if linear_probe and (custom_head is not None or options):
         raise MedclfError("a linear probe fits one linear layer, and this head has others", "leave linear_probe out")
+
+
+def _loss_asked(dls: DataLoaders, loss_func: Any, balance: Balance, n_out: int) -> Any:
+    if balance == "none":
+        return loss_func
+    if loss_func is not None:
+        raise DataError(f"{argument('balance', balance)} has a loss function of its own", "leave one of them out")
+    return balanced_loss(dls, balance, n_out, is_multi_label(dls))
 
 
 def _fastai_head(network: Any, backbone: Backbone, n_out: int, options: dict[str, Any]) -> torch.nn.Module:
