@@ -29,7 +29,7 @@ from medclf.dataset.matching import left_out, match_labels
 from medclf.dataset.splits import no_partition, unplaced
 from medclf.errors import DataError, MedclfWarning
 from medclf.learn import augmentation_picture
-from medclf.learn.judge import judge
+from medclf.learn.judge import Judged, judge
 from medclf.learn.neighbours import similar_training_images
 from medclf.learn.outputs import (
     Outputs,
@@ -51,7 +51,7 @@ from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions
 from medclf.results.results import by_fold, leak_free, summarize
 from medclf.results.subgroups import subgroups as metrics_by_group
-from medclf.results.units import by_unit
+from medclf.results.units import ByUnit, by_unit
 from medclf.results.wording import sensitivities, summary
 
 _PAIRS = 12  # of near-duplicates, in results.json
@@ -114,11 +114,7 @@ class Assessment:
         limits = evaluate_limits(found, self.calibration, **chosen_in_training(self.results))
         results = _summary(learn, found, self.table, partition) | limits
         if self.table is not None and partition != "train":
-            seen = seen_in_training(found if units is None else units.images, self.table, self.audit)
-            seen = seen if units is None else (units.any_of(seen[0]), units.any_of(seen[1]))
-            leaking = leak_free(found, *seen, results)
-            images = found if units is None else units.images
-            results["leak_free"] = leaking and _naming_training_images({**leaking}, images, self.table)
+            results |= _leak_free(found, self.table, self.audit, results, units)
         return found, {key: value for key, value in results.items() if value is not None}
 
 
@@ -158,12 +154,7 @@ def assess(
     Example:
         >>> # learn.fine_tune(5); assess(learn, policy=DecisionPolicy(rule="sensitivity=0.95")).results["abstain"]
     """
-    if not hasattr(learn, "dls"):
-        raise DataError(f"assess takes a learner, not a {type(learn).__name__}", "evaluate takes a bundle or a RUN")
-    if policy is not None and not isinstance(policy, DecisionPolicy):
-        raise DataError(
-            f"policy is a {type(policy).__name__}", "give a DecisionPolicy, such as DecisionPolicy(rule='youden')"
-        )
+    _check_asked(learn, policy)
     options(TrainConfig)["unit_answer"].checked(unit_answer)
     subgroups = [subgroups] if isinstance(subgroups, str) else subgroups
     outputs = outputs or outputs_of(learn, saliency=saliency)
@@ -186,21 +177,15 @@ def assess(
         parts = [part.units for part in units.parts]
         probed = None if units.out_of_fold is None else units.out_of_fold.units
     judged = judge(learn, parts, table, features, units, policy, tabular, outputs.cross_validated)
-    reported, held_out, units, table = judged.reported, judged.held_out, judged.units, judged.table
+    units, table = judged.units, judged.table
     if probed is not None and judged.calibration.shift is not None:
         probed = probed.shifted(judged.calibration.shift)
-    results = _summary(learn, reported, table) | judged.sections
-    results |= {"units": units.section | unit_rows(reported, units.parts[0])} if units else {}
-    results |= {} if found is None else {"audit": found.facts(_PAIRS)}
-    results |= _folds(reported) if outputs.cross_validated else ood_section(reported, judged.calibration)
-    if table is not None:
-        results |= {} if outputs.cross_validated else _leak_free(reported, table, found, results, units)
-        results |= _test_results(held_out, table, found, units) | not_measured(table, reported.vocab)
-    results |= {"subgroups": as_plain(metrics_by_group(reported, subgroups))} if subgroups else {}
+    results = _sections(learn, judged, found, outputs.cross_validated)
+    results |= {"subgroups": as_plain(metrics_by_group(judged.reported, subgroups))} if subgroups else {}
     known = {}
     if by_row is not None and table is not None:
         known = {path: row for path, row in zip(table["path"], by_row, strict=True) if np.isfinite(row).all()}
-    predictions = Predictions.concat([reported, *held_out])
+    predictions = Predictions.concat([judged.reported, *judged.held_out])
     probed = None if outputs.cross_validated else probed
     checked = None if table is None else _checked_labels(learn, table, predictions, probed, found, units, known)
     results |= {"label_errors": checked.section} if checked else {}
@@ -242,6 +227,29 @@ def _state(learn: Any) -> tuple[Any, ...]:
     """Another one whenever the loaders or a tensor of the network have been changed."""
     tensors = [*learn.model.parameters(), *learn.model.buffers()]
     return id(learn.dls), *((tensor.data_ptr(), tensor._version) for tensor in tensors)
+
+
+def _check_asked(learn: Any, policy: Any) -> None:
+    if not hasattr(learn, "dls"):
+        raise DataError(f"assess takes a learner, not a {type(learn).__name__}", "evaluate takes a bundle or a RUN")
+    if policy is not None and not isinstance(policy, DecisionPolicy):
+        raise DataError(
+            f"policy is a {type(policy).__name__}", "give a DecisionPolicy, such as DecisionPolicy(rule='youden')"
+        )
+
+
+def _sections(learn: Any, judged: Judged, audit: Audit | None, cross_validated: bool) -> Sections:
+    """What results.json says of the network's predictions."""
+    reported, table, units = judged.reported, judged.table, judged.units
+    results = _summary(learn, reported, table) | judged.sections
+    results |= {"units": units.section | unit_rows(reported, units.parts[0])} if units else {}
+    results |= {} if audit is None else {"audit": audit.facts(_PAIRS)}
+    results |= _folds(reported) if cross_validated else ood_section(reported, judged.calibration)
+    if table is None:
+        return results
+    if not cross_validated:
+        results |= _leak_free(reported, table, audit, results, units.parts[0] if units else None)
+    return results | _test_results(judged.held_out, table, audit, units) | not_measured(table, reported.vocab)
 
 
 def not_measured(table: pd.DataFrame, vocab: list[str]) -> Sections:
@@ -345,18 +353,13 @@ def _leak_free(
     table: pd.DataFrame,
     audit: Audit | None,
     results: Sections,
-    units: AnswersByUnit | None = None,
-    place: int = 0,
+    units: ByUnit | None = None,
 ) -> Sections:
-    """The section leak_free; `place` is that of the part among the units' parts."""
-    images = part
-    if units is None:
-        seen = seen_in_training(part, table, audit)
-    else:  # a unit leaks where any of its images does
-        made = units.parts[place]
-        images = made.images
-        first, second = seen_in_training(images, table, audit)
-        seen = made.any_of(first), made.any_of(second)
+    """The section leak_free; `units` is what the part is made of, where it is by unit."""
+    images = part if units is None else units.images
+    seen = seen_in_training(images, table, audit)
+    if units is not None:  # a unit leaks where any of its images does
+        seen = units.any_of(seen[0]), units.any_of(seen[1])
     found = leak_free(part, *seen, results)
     if found is None:
         return {}
@@ -379,5 +382,6 @@ def _test_results(
         if (part.y >= 0).any():
             results: Sections = {**summarize(part, partition="test")}
             results |= {"units": {"by": units.rule.unit}} if units else {}
-            return {"test": results | _leak_free(part, table, audit, results, units, place)}
+            made = units.parts[place] if units else None
+            return {"test": results | _leak_free(part, table, audit, results, made)}
     return {}

@@ -87,13 +87,7 @@ def evaluate(
     calibration = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
     trained_on = origin.trained_on
     chosen = chosen_in_training(origin.results) if (origin / RESULTS).is_file() else {}
-    asked = with_flags(scan_kwargs, bundle)
-    table = scanned_already(data, scan_kwargs, bundle.preprocessing.frame)
-    if table is None:
-        table = scan(data, **{**asked, **as_trained(bundle.preprocessing, asked)})
-    for text in (said := other_windows(origin.own_windows, table.attrs.get("own_windows", {}))):
-        warnings.warn(MedclfWarning(text), stacklevel=2)
-    note(table, *said)
+    table = _scanned(origin, data, scan_kwargs)
     subgroup = [subgroup] if isinstance(subgroup, str) else subgroup
     check_columns(table, subgroup)
     table = table if calibration.unit is None else with_units(table, calibration.unit.unit)
@@ -130,6 +124,19 @@ def evaluate(
     made.write_results(results | maps.described(pictures))
     report(out)
     return Run(out)
+
+
+def _scanned(origin: Run, data: Any, scan_kwargs: dict[str, Any]) -> pd.DataFrame:
+    """The table of the images, which are read as those that the bundle was trained on."""
+    how = origin.bundle.preprocessing
+    table = scanned_already(data, scan_kwargs, how.frame)
+    if table is None:
+        asked = with_flags(scan_kwargs, origin.bundle)
+        table = scan(data, **{**asked, **as_trained(how, asked)})
+    for text in (said := other_windows(origin.own_windows, table.attrs.get("own_windows", {}))):
+        warnings.warn(MedclfWarning(text), stacklevel=3)
+    note(table, *said)
+    return table
 
 
 def with_flags(given: Mapping[str, Any], bundle: Any) -> dict[str, Any]:

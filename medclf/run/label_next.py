@@ -149,14 +149,8 @@ def label_next(
     model = run.bundle if isinstance(run, Run) else run
     if model is not None:
         frame = frame_of(model, frame)
-        own = {"arch": arch != ARCH, "weights": weights != "default", "window": window is not None}
-        if given := [argument(name) for name, is_given in own.items() if is_given]:
-            raise DataError(f"{given[0]} is for an encoder without a model, which has its own", "leave it out")
-    plain_scan = {"label_col": None, "label_from": None, "check_pixels": False, "frame": frame}
-    plain_scan["window"] = window if model is None else model.spec.preprocessing.window
-    listed = scanned_already(items, scan_kwargs, frame)
-    table = usable(scan(items, **{**plain_scan, **scan_kwargs}) if listed is None else listed)
-    table = table.reset_index(drop=True)
+        _refuse_beside_a_model(arch, weights, window)
+    table = _listed(items, scan_kwargs, frame, window if model is None else model.spec.preprocessing.window)
     pool = Pool(Path(table.attrs["root"]), [str(path) for path in table["path"]], list(table["sha256"]))
     multi_label = model is not None and bool(model.spec.multi_label)
     said = labels_said(labels, pool.root)
@@ -166,31 +160,28 @@ def label_next(
     codes_of([*theirs.values()], names, multi_label)  # an unknown label is a mistake, no disagreement
     # Images of the run that lie outside the pool teach as well; they stand behind it.
     paths = [pool.root / path for path in pool.paths] + [path for path, _ in extra]
-    digests = [*table["sha256"], *[""] * len(extra)]
+    digests = [*pool.digests, *[""] * len(extra)]
     encode, widths = _encoder(model, arch, weights, window, frame, progress)
     features, model_probs = encode(paths, digests)
     codes = codes_of([known.get(path) for path in pool.paths] + [label for _, label in extra], names, multi_label)
     readable = np.isfinite(features).all(1) & (features.shape[1] > 0)
     if not readable[: len(pool.paths)].any():
         raise DataError("none of the images can be read", f"open one to see why, such as {paths[0]}")
-    unasked = said.poor | said.unsure
-    out = ~readable | np.isin([*pool.paths, *[""] * len(extra)], list(unasked))
-    kept = np.flatnonzero(~out)
+    unasked = np.isin([*pool.paths, *[""] * len(extra)], [*said.poor, *said.unsure])
+    kept = np.flatnonzero(readable & ~unasked)
     patients = [*objects(table, "patient"), *[None] * len(extra)]
     owners = np.array(patients, object)[kept] if any(p is not None for p in patients) else None
     notes = [text for text in (*agreement, unanswered(labels)) if text] + notes_of(model, names)
-    if model_probs is not None and (other := sorted(set(model.spec.vocab) - set(names))):
-        model_probs = None
-        notes.append(f"The model's class '{other[0]}' is none of those named, so the model has no part in the choice.")
+    if model_probs is not None:
+        model_probs, told = _in_order_of(names, model.spec.vocab, model_probs)
+        notes += told
     hidden = withheld_among(pool.root, pool.paths) if only_shown else {}
     n_hidden = sum(pool.paths[row] not in known for row in hidden)
     notes += _not_asked(said, gone, int((~readable).sum()), len(extra), n_hidden, copies)
     inside = FittedPool(features[kept], widths, codes[kept], owners, len(names), multi_label, seed)
-    own_probs = None if model_probs is None else _in_order_of(names, model.spec.vocab, model_probs[kept])
-    probs, told = inside.probs(self_training, own_probs)
+    probs, told = inside.probs(self_training, None if model_probs is None else model_probs[kept])
     notes += told
-    labelled = (inside.y >= 0) if inside.y.ndim == 1 else inside.y.min(1) >= 0
-    blocked = labelled | (kept >= len(pool.paths)) | np.isin(kept, list(hidden))
+    blocked = inside.labelled | (kept >= len(pool.paths)) | np.isin(kept, list(hidden))
     if n_hidden and blocked.all():
         text = f"all {n_hidden} images without a label often carry the patient's name in their pixels"
         raise DataError(text, f"label them all the same: {argument('show_burned_in', True)}")
@@ -200,18 +191,18 @@ def label_next(
     images = images.assign(**_suggestions(None if probs is None else probs[chosen["row"]], names, multi_label))
     images, told = _with_disagreements(images, [*theirs], n)
     return NextLabels(
-        images[["path", "why", "suggestion", "prob", "margin"]],
-        inside.forecast(len(images)),
-        known,
-        sorted(said.poor),
-        names,
-        pool.root,
-        notes + told,
-        {path: str(one) for path, one in zip(pool.paths, patients, strict=False) if one is not None},
-        sorted(said.unsure),
-        multi_label,
-        remarks_of(labels),
-        model is not None and bool(model.spec.ordinal) and names == list(model.spec.vocab),
+        images=images[["path", "why", "suggestion", "prob", "margin"]],
+        forecast=inside.forecast(len(images)),
+        labelled=known,
+        poor=sorted(said.poor),
+        unsure=sorted(said.unsure),
+        vocab=names,
+        root=pool.root,
+        notes=notes + told,
+        patients={path: str(one) for path, one in zip(pool.paths, patients, strict=False) if one is not None},
+        multi_label=multi_label,
+        remarks=remarks_of(labels),
+        ordinal=model is not None and bool(model.spec.ordinal) and names == list(model.spec.vocab),
     )
 
 
@@ -268,11 +259,31 @@ def frame_of(model: Any, frame: Any) -> Any:
     return frame if frame == "all" else model.spec.preprocessing.frame
 
 
-def _in_order_of(names: Sequence[str], known: Sequence[str], probs: np.ndarray) -> np.ndarray:
-    """A model's probabilities of what it knows, with a column for each name: 0 where it does not know the class."""
+def _refuse_beside_a_model(arch: str, weights: Any, window: Any) -> None:
+    own = {"arch": arch != ARCH, "weights": weights != "default", "window": window is not None}
+    if given := [argument(name) for name, is_given in own.items() if is_given]:
+        raise DataError(f"{given[0]} is for an encoder without a model, which has its own", "leave it out")
+
+
+def _listed(items: Any, scan_kwargs: dict[str, Any], frame: Any, window: Any) -> pd.DataFrame:
+    """The usable images of the pool: labels that its folders or columns tell are not looked at."""
+    table = scanned_already(items, scan_kwargs, frame)
+    if table is None:
+        how = {"label_col": None, "label_from": None, "check_pixels": False, "frame": frame, "window": window}
+        table = scan(items, **{**how, **scan_kwargs})
+    return usable(table).reset_index(drop=True)
+
+
+def _in_order_of(names: Sequence[str], known: Sequence[str], probs: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
+    """A model's probabilities with a column for each name: 0 where it does not know the class.
+
+    None where it knows a class that has no name here, and what there is to say of that.
+    """
+    if other := sorted(set(known) - set(names)):
+        return None, [f"The model's class '{other[0]}' is none of those named, so the model has no part in the choice."]
     found = np.zeros((len(probs), len(names)))
     found[:, [names.index(label) for label in known]] = probs
-    return found
+    return found, []
 
 
 Encode = Callable[[Sequence[Path], Sequence[str]], tuple[np.ndarray, "np.ndarray | None"]]
@@ -378,8 +389,8 @@ class FittedPool:
         self.features, self.widths, self.y, self.owners = features, widths, y, owners
         self.n_classes, self.multi_label, self.seed = n_classes, multi_label, seed
         self.taught, self.skill = y, 1.0
-        known = y >= 0 if y.ndim == 1 else y.min(1) >= 0
-        self.rows = np.flatnonzero(known)
+        self.labelled = y >= 0 if y.ndim == 1 else y.min(1) >= 0
+        self.rows = np.flatnonzero(self.labelled)
 
     @property
     def enough(self) -> bool:

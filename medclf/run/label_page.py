@@ -60,15 +60,7 @@ def write_next(
     from medclf.reporting.reading_sheet import write_sheet_page
 
     out = Path(out)
-    if out.suffix.lower() != ".html":
-        raise OutputError(f"{out} does not end in .html", f"it is a page: give {argument('out', 'next.html')}")
-    sheet = out.with_suffix(".csv")
-    for file in (out, sheet):
-        refuse_to_replace(file, overwrite)
-    for what, given in {"the pool": pool, "the second reader's sheet": options.get("second")}.items():
-        if isinstance(given, (str, Path)) and sheet.resolve() == Path(given).resolve():
-            text = f"the page's sheet would be {sheet}, which is {what}"
-            raise OutputError(text, f"choose another page: {argument('out', 'next.html')}")
+    sheet = _sheet_beside(out, overwrite, {"the pool": pool, "the second reader's sheet": options.get("second")})
     source = opened(run)
     model = source.bundle if isinstance(source, Run) else source
     if model:
@@ -76,22 +68,20 @@ def write_next(
     found = label_next(source, pool, n, only_shown=not show_burned_in, **options)
     how = model.spec.preprocessing if model else Preprocessing((224, 224), window=options.get("window"))
     shown, missing = _pictures(found, how, show_burned_in)
-    several, earlier = found.multi_label, [row for row in found.earlier if row[0] not in shown]
-    images = found.images.set_index("path")
-    items = [(f"image-{place:03}", uri) for place, uri in enumerate(shown.values(), 1)]
-    names = list(shown)
+    names, earlier = list(shown), [row for row in found.earlier if row[0] not in shown]
+    images = found.images.set_index("path").loc[names]
     remarks = [found.remarks.get(path, ("", ""))[1] for path in names]
     patient_col = options.get("patient_col") if found.patients else None
-    why, expected = _chosen(images.loc[names]), _forecast(found, several)
+    why, expected = _chosen(images), _forecast(found)
     asked = {"run": run, "n": n, "suggest": suggest, "show_burned_in": show_burned_in}
-    then = _commands(pool, out, sheet, several, found, asked | options)
+    then = _commands(pool, out, sheet, found, asked | options)
     write_sheet_page(
         out,
-        items,
+        [(f"image-{place:03}", uri) for place, uri in enumerate(shown.values(), 1)],
         found.vocab,
         sheet=hashlib.sha256("\n".join(names).encode()).hexdigest()[:8],
         file=sheet.name,
-        multi_label=several,
+        multi_label=found.multi_label,
         title="Label next",
         paths=names,
         suggestions=[_suggested(images.loc[path]) for path in names],
@@ -105,12 +95,7 @@ def write_next(
         then=then,
     )
     asked_now = [(path, "", "", remark) for path, remark in zip(names, remarks, strict=True)]
-    rows = pd.DataFrame([*earlier, *asked_now], columns=["path", "label", "mark", "note"])
-    if earlier:
-        rows[EARLIER] = [YES] * len(earlier) + [""] * len(names)
-    if patient_col:
-        rows[patient_col] = [found.patients.get(path, "") for path in rows["path"]]
-    save_rows(sheet, rows)
+    _write_sheet(sheet, earlier, asked_now, patient_col, found.patients)
     return [
         *found.notes,
         why,
@@ -120,6 +105,36 @@ def write_next(
         f"label them there and download {sheet.name} ({sheet} has none of their labels yet), then go on with one of",
         *(f"  {line}" for line in then),
     ]
+
+
+def _sheet_beside(page: Path, overwrite: bool, read: Mapping[str, Any]) -> Path:
+    """Where the page's sheet goes; `read` is what has to stay, by what it is called.
+
+    Raises:
+        OutputError: the page or the sheet exists, or the sheet would be one of what is read.
+    """
+    if page.suffix.lower() != ".html":
+        raise OutputError(f"{page} does not end in .html", f"it is a page: give {argument('out', 'next.html')}")
+    sheet = page.with_suffix(".csv")
+    for file in (page, sheet):
+        refuse_to_replace(file, overwrite)
+    for what, given in read.items():
+        if isinstance(given, (str, Path)) and sheet.resolve() == Path(given).resolve():
+            text = f"the page's sheet would be {sheet}, which is {what}"
+            raise OutputError(text, f"choose another page: {argument('out', 'next.html')}")
+    return sheet
+
+
+def _write_sheet(
+    sheet: Path, earlier: list[Any], asked_now: list[Any], patient_col: str | None, patients: Mapping[str, str]
+) -> None:
+    """The labels so far, and a row without a label for each image of the page."""
+    rows = pd.DataFrame([*earlier, *asked_now], columns=["path", "label", "mark", "note"])
+    if earlier:
+        rows[EARLIER] = [YES] * len(earlier) + [""] * len(asked_now)
+    if patient_col:
+        rows[patient_col] = [patients.get(path, "") for path in rows["path"]]
+    save_rows(sheet, rows)
 
 
 _WHY = {
@@ -135,17 +150,15 @@ def _chosen(images: pd.DataFrame) -> str:
     return f"Why these images: {'; '.join(_WHY[why].format(n=n) for why, n in counts.items())}."
 
 
-def _forecast(found: NextLabels, several: bool) -> list[str]:
+def _forecast(found: NextLabels) -> list[str]:
     if found.forecast:
         return found.forecast.sentences()
-    if several:
+    if found.multi_label:
         return ["What more labels bring is not forecast where an image may have several labels."]
     return ["Too few labels to say what more would bring."]
 
 
-def _commands(
-    pool: Any, out: Path, sheet: Path, several: bool, found: NextLabels, options: Mapping[str, Any]
-) -> list[str]:
+def _commands(pool: Any, out: Path, sheet: Path, found: NextLabels, options: Mapping[str, Any]) -> list[str]:
     """How to go on from the sheet that comes back: with the next images, or with a training."""
     stem, _, number = out.stem.rpartition("-")
     again = f"{stem}-{int(number) + 1}" if stem and re.fullmatch(r"[0-9]{1,6}", number) else f"{out.stem}-2"
@@ -155,7 +168,7 @@ def _commands(
     if not options.get("run"):
         kept["vocab"] = found.vocab  # a class that no image has been given yet is one of them, too
     both = {name: value for name, value in kept.items() if name in _OF_BOTH}
-    known = {"label_delim": "|"} if several else {"ordinal": ",".join(found.vocab)} if found.ordinal else {}
+    known = {"label_delim": "|"} if found.multi_label else {"ordinal": ",".join(found.vocab)} if found.ordinal else {}
     root = found.root  # that the sheet's paths are relative to
     if isinstance(pool, (str, Path)):
         root = Path(pool) if Path(pool).is_dir() else Path(pool).parent

@@ -118,19 +118,15 @@ def train(
         return _follow(config)
     chosen_on = planned_on(config)
     with claimed(config.out, overwrite=config.overwrite, resume=going_on) as out, tracked(config) as tracking:
-        start = time.perf_counter()
+        start, run = time.perf_counter(), Run(out)
         begun = {"format": RECORD_FORMAT, "settings": config.as_dict(), "started": now()}
-        run = Run(out)
         if not going_on:
             run.write_record(begun)  # first of all: with it, a killed run can be gone on with
         policy_of(config)  # a rule that cannot be is said now, not after the training
         table, corrected = _scanned(config, say)
-        record = begun | start_record(table) | ({"corrections": corrected} if corrected else {})
-        check_columns(table, config.subgroup or [])
-        check_fields(table, column_names(config.tabular or ()))
-        if config.unit:
-            config = replace(config, split=split_for_units(table, config.split))
-            record |= {"settings": config.as_dict()}
+        config = _for_table(config, table)
+        record = begun | start_record(table) | {"settings": config.as_dict()}
+        record |= {"corrections": corrected} if corrected else {}
         of_test = check_test(config, table) if config.test else {}
         if before:
             check_same(before, record, resume=going_on)
@@ -161,11 +157,11 @@ def train(
             tracking.finish(run)
         _say_withheld(config, Path(table.attrs["root"]), assessment.predictions, say)
         seconds = round(time.perf_counter() - start, 1)
-        took = {"finished": now(), "device": str(learn.dls.device), "seconds": seconds}
-        took["bundle_hash"] = hash_in(out / "bundle")
+        record |= {"finished": now(), "device": str(learn.dls.device), "seconds": seconds}
+        record |= {"bundle_hash": hash_in(out / "bundle"), "precision": precision(learn)}
         if outline and config.way == "auto":  # each fold had a plan of its own, and only this says what they tried
-            took["outline"] = outline.as_dict()
-        run.write_record(record | took | {"precision": precision(learn)})
+            record["outline"] = outline.as_dict()
+        run.write_record(record)
         tidy(out)
     return out
 
@@ -198,6 +194,17 @@ def _scanned(config: TrainConfig, say: Say) -> tuple[pd.DataFrame, dict[str, Any
     bad = int((table["problem"] != "").sum())
     say(f"{len(table) - bad} images" + (f"; {bad} more {'is' if bad == 1 else 'are'} left out" if bad else ""))
     return table, corrected
+
+
+def _for_table(config: TrainConfig, table: pd.DataFrame) -> TrainConfig:
+    """The settings as they are of this table.
+
+    Raises:
+        DataError: it lacks a column that they name, or a column is of no use.
+    """
+    check_columns(table, config.subgroup or [])
+    check_fields(table, column_names(config.tabular or ()))
+    return replace(config, split=split_for_units(table, config.split)) if config.unit else config
 
 
 def _trained_before(config: TrainConfig, table: pd.DataFrame, say: Say) -> pd.DataFrame:

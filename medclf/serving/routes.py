@@ -24,7 +24,7 @@ from medclf.errors import DataError, MedclfError, MissingDecoder, ReadError, Too
 from medclf.images.heatmap import coloured, png_uri
 from medclf.results.wording import counted_as
 from medclf.serving.limits import Refused
-from medclf.serving.service import Prediction, Service
+from medclf.serving.service import Answer, Prediction, Service, UnitAnswer
 
 TYPES = (
     *("image/png", "image/jpeg", "image/tiff", "image/bmp", "image/webp", "application/dicom"),
@@ -165,17 +165,7 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
             answer = await service.answer(request.stream(), _declared(request), gone, **asked)
         except DataError as error:
             raise Refused(422, error.message, error.remedy) from error
-        prediction = answer.prediction
-        return Predicted(
-            **_said(prediction),
-            model=model,
-            boxes=_boxes(prediction),
-            preview=await asyncio.to_thread(png_uri, answer.pixels) if preview else None,
-            saliency=None if answer.heat is None else await asyncio.to_thread(png_uri, coloured(answer.heat)),
-            saliency_problem=answer.no_heat,
-            note=answer.note,
-            sketch=answer.sketch,
-        )
+        return await _predicted(answer, model, preview)
 
     @router.post(
         "/v1/predict_unit",
@@ -196,35 +186,12 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
             found = await service.answer_unit(request.stream(), _declared(request), partial(_gone, request))
         except DataError as error:
             raise Refused(422, error.message, error.remedy or "see /docs") from error
-        answer, names = found.prediction.answer, found.names
-        counted = zip(names, found.prediction.contributions, strict=True)
-        return PredictedUnit(
-            **_said(answer),
-            model=model,
-            images={name: value for name, value in counted if value is not None},
-            decided_by=names[found.prediction.decided_by],
-            problems={names[place]: reason for place, reason in found.prediction.problems.items()},
-            notes=found.notes,
-            note=found.note,
-        )
+        return _predicted_unit(found, model)
 
     @router.get("/v1/model", response_description="the description", responses=_problems(401))
     async def describe() -> dict[str, Any]:
         """The model's name, hash, labels and card, of what it was made to answer for, and what an upload may be."""
-        rule = getattr(service.bundle, "unit_rule", None)
-        return {
-            "name": model.name,
-            "hash": model.hash,
-            "vocab": list(service.bundle.vocab),
-            "card": service.bundle.card,
-            "trained": trained,
-            "accepts": TYPES,
-            "max_bytes": service.limits.max_bytes,
-            "saliency": service.saliency is not None,
-            "fields": list(service.fields),
-            "threshold": getattr(service.bundle, "threshold", None),  # of a detector's boxes
-            "unit": None if rule is None else counted_as(rule.unit, 1),
-        }
+        return _described(service, trained)
 
     @router.get("/metrics", response_class=Response, responses=_problems(401))
     async def metrics() -> Response:
@@ -232,6 +199,50 @@ def api(service: Service, token: str | None, trained: str = "") -> APIRouter:
         return Response(generate_latest(service.meters.registry), media_type=CONTENT_TYPE_LATEST)
 
     return router
+
+
+async def _predicted(answer: Answer, model: Model, preview: bool) -> Predicted:
+    return Predicted(
+        **_said(answer.prediction),
+        model=model,
+        boxes=_boxes(answer.prediction),
+        preview=await asyncio.to_thread(png_uri, answer.pixels) if preview else None,
+        saliency=None if answer.heat is None else await asyncio.to_thread(png_uri, coloured(answer.heat)),
+        saliency_problem=answer.no_heat,
+        note=answer.note,
+        sketch=answer.sketch,
+    )
+
+
+def _predicted_unit(found: UnitAnswer, model: Model) -> PredictedUnit:
+    answer, names = found.prediction.answer, found.names
+    counted = zip(names, found.prediction.contributions, strict=True)
+    return PredictedUnit(
+        **_said(answer),
+        model=model,
+        images={name: value for name, value in counted if value is not None},
+        decided_by=names[found.prediction.decided_by],
+        problems={names[place]: reason for place, reason in found.prediction.problems.items()},
+        notes=found.notes,
+        note=found.note,
+    )
+
+
+def _described(service: Service, trained: str) -> dict[str, Any]:
+    bundle, rule = service.bundle, getattr(service.bundle, "unit_rule", None)
+    return {
+        "name": bundle.name,
+        "hash": bundle.hash,
+        "vocab": list(bundle.vocab),
+        "card": bundle.card,
+        "trained": trained,
+        "accepts": TYPES,
+        "max_bytes": service.limits.max_bytes,
+        "saliency": service.saliency is not None,
+        "fields": list(service.fields),
+        "threshold": getattr(bundle, "threshold", None),  # of a detector's boxes
+        "unit": None if rule is None else counted_as(rule.unit, 1),
+    }
 
 
 def _boxes(prediction: Any) -> list[Located] | None:

@@ -362,5 +362,5 @@ def test_what_has_no_part_in_the_choice_is_told():
 @pytest.mark.parametrize("ordinal", [True, False])
 def test_the_order_of_a_model_s_grades_goes_on_into_the_training(tmp_path, ordinal):
     found = NextLabels(pd.DataFrame(), None, {}, [], ["grade 1", "grade 0"], tmp_path, ordinal=ordinal)
-    *_, train = label_page._commands(tmp_path, Path("n.html"), Path("n.csv"), False, found, {"run": "RUN"})
+    *_, train = label_page._commands(tmp_path, Path("n.html"), Path("n.csv"), found, {"run": "RUN"})
     assert ("--ordinal 'grade 1,grade 0'" in train) == ordinal
