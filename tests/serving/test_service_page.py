@@ -100,17 +100,19 @@ def test_of_a_flagged_image_the_flag_comes_first_and_it_can_be_enlarged_and_corr
     page: Any, url: str, picture: Callable[..., bytes]
 ) -> None:
     page.goto(url)
-    _drop(page, "grey.png", picture(128, size=(60, 40)))
+    _drop(page, "grey.png", picture(128, size=(40, 60)))
     playwright.expect(page.locator(".flagged .flags")).to_have_text("unsure", timeout=60_000)
     order = page.locator(".words > *").evaluate_all("parts => parts.map((part) => part.className || part.tagName)")
     assert order.index("flags") < order.index("H3")
     page.get_by_role("button", name="Enlarge").click()
     large = page.locator("#large")
     playwright.expect(large).to_be_visible()
-    playwright.expect(large).to_have_js_property("naturalWidth", 60)  # the file itself, not the model's square
-    playwright.expect(large).to_have_js_property("naturalHeight", 40)
+    playwright.expect(large).to_have_js_property("naturalWidth", 40)  # the file itself, not the model's square
+    playwright.expect(large).to_have_js_property("naturalHeight", 60)
+    whole, room = large.bounding_box(), page.locator(".pan").bounding_box()
+    assert whole["height"] == pytest.approx(1.5 * whole["width"], abs=1) and whole["height"] <= room["height"] + 1
     page.get_by_label("Zoom").fill("300")
-    assert page.locator("#sheet").evaluate("sheet => sheet.style.width") == "300%"
+    assert large.bounding_box()["width"] == pytest.approx(3 * whole["width"], abs=2)
     page.get_by_role("button", name="Close").click()
     page.get_by_label("Correct class").select_option("light")
     assert "medclf train DATA --corrections corrections.csv" in page.locator("#corrections-use").inner_text()

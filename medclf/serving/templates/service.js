@@ -130,14 +130,16 @@ async function enlarge(item, answer) {
   image.alt = item.querySelector(".file").textContent;
   find("reader").addEventListener("close", () => own && URL.revokeObjectURL(own), { once: true });
   for (const name of ["zoom", "brightness", "contrast"]) find(name).value = 100;
+  await image.decode().catch(() => {}); // its proportions are known then
   look();
   find("reader").showModal();
 }
 
 function look() {
   const value = (name) => Number(find(name).value);
-  find("sheet").style.width = `${value("zoom")}%`;
-  find("large").style.filter = `brightness(${value("brightness")}%) contrast(${value("contrast")}%)`;
+  const large = find("large"), whole = `min(100%, 75vh * ${large.naturalWidth / large.naturalHeight || 1})`; // fits at 100 %
+  find("sheet").style.width = `calc(${value("zoom") / 100} * ${whole})`;
+  large.style.filter = `brightness(${value("brightness")}%) contrast(${value("contrast")}%)`;
 }
 
 function saveAnswers() {
