@@ -185,6 +185,16 @@ def argument(name: str, value: Any = ...) -> str:
     return by_road(f"{name}={quoted}", f"{_option(name)} {'none' if value is None else shlex.quote(str(value))}")
 
 
+def shell_path(path: object) -> str:
+    """A path as one word of a command, which the shell takes for no option.
+
+    Example:
+        >>> shell_path("my run"), shell_path("-R"), shell_path("RUN")
+        ("'my run'", './-R', 'RUN')
+    """
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+
+
 def check_count(name: str, value: Any, remedy: str = "", least: int = 1) -> None:
     """See that `value` is a whole number of at least `least`, of whatever library.
 

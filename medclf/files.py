@@ -22,14 +22,34 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 def refuse_to_replace(path: Path, overwrite: bool) -> None:
-    """See that nothing is at `path`, or that it may be replaced.
+    """See that nothing is at `path`, or that it may be replaced, and that it can be written.
 
     Raises:
-        OutputError: something is there.
+        OutputError: something is there, or its folder cannot be written to.
     """
-    if path.exists() and not overwrite:
+    if _may(path, os.F_OK) and not overwrite:
         remedy = f"choose another path, or replace it with {argument('overwrite', True)}"
         raise OutputError(f"{path} exists already", remedy)
+    check_writable(path)
+
+
+def check_writable(path: str | Path) -> None:
+    """See that a file or folder can be made at `path`, or what is there replaced, before the work begins.
+
+    Raises:
+        OutputError: the nearest folder that is there cannot be written to, or is a file.
+    """
+    path = Path(path).absolute()
+    nearest = next(place for place in (path, *path.parents) if _may(place, os.F_OK))
+    nearest = path.parent if nearest == path and path.is_file() else nearest
+    wrong = "is a file" if not nearest.is_dir() else "" if _may(nearest, os.W_OK | os.X_OK) else "is read-only"
+    if wrong:
+        raise OutputError(f"{path} cannot be written: {nearest} {wrong}", f"choose another {argument('out')}")
+
+
+def _may(path: Path, mode: int) -> bool:
+    """`os.access`, of the user that the process acts for; no error in a closed folder."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 @contextlib.contextmanager

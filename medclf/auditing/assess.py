@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medclf.auditing.audit import Audit
+from medclf.auditing.audit import Audit, with_groups
 from medclf.auditing.decisions import column_of, decision_scores, decision_section
 from medclf.auditing.fusion import fused
-from medclf.dataset.groups import trained_on, unit_of
+from medclf.dataset.groups import leaking, trained_on, unit_of
 from medclf.dataset.labels import objects
 from medclf.metrics.abstention import abstain_curve, evaluate_abstain
 from medclf.metrics.calibration import Temperature
@@ -341,7 +341,7 @@ def ood_section(predictions: Predictions, calibration: Calibration) -> Sections:
     return {"ood": {"sentence": sentence, "flagged": as_plain(share), "n_train": detector.n}}
 
 
-def seen_in_training(part: Predictions, table: pd.DataFrame, audit: Audit | None) -> tuple[np.ndarray, np.ndarray]:
+def seen_in_training(part: Predictions, table: pd.DataFrame, audit: Audit | None) -> tuple[np.ndarray, ...]:
     """Which images are not independent of the training images.
 
     Args:
@@ -350,8 +350,8 @@ def seen_in_training(part: Predictions, table: pd.DataFrame, audit: Audit | None
         audit: of that table.
 
     Returns:
-        (n,) whether each image has a near-duplicate among the training images, is one or was trained on before, and
-        (n,) whether its patient has images there.
+        (n,) whether each image has a near-duplicate among the training images, is one or was trained on before, (n,)
+        whether its patient has images there, and (n,) whether only the table's own column `group` links it to them.
     """
     paths = part.table["path"]
     twin = np.zeros(len(part), bool)
@@ -359,4 +359,7 @@ def seen_in_training(part: Predictions, table: pd.DataFrame, audit: Audit | None
         twin = audit.twin_in_train(table["partition"]).reindex(paths).fillna(False).to_numpy(bool)
     twin = twin | paths.isin(trained_on(table)).to_numpy()
     train = set(table.loc[(table["partition"] == "train") & table["patient"].notna(), "patient"])
-    return twin, np.array([patient in train for patient in objects(part.table, "patient")], bool)
+    known = np.array([patient in train for patient in objects(part.table, "patient")], bool)
+    linked = table if audit is None else with_groups(table, audit)
+    grouped = paths.isin(set(linked.loc[leaking(linked), "path"])).to_numpy()
+    return twin, known, grouped & ~twin & ~known

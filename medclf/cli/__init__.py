@@ -102,6 +102,9 @@ def _words(error: MedclfError | OSError | typer.TyperException) -> list[str]:
     context = getattr(error, "ctx", None)
     like = [f"'{name}'" for name in getattr(error, "possibilities", None) or ()]
     how = f"see {context.command_path} --help" if context else ""
+    name = getattr(error, "option_name", None)
+    if name and os.path.lexists(name):  # the shell's own way to name what begins with a hyphen
+        how = f"write ./{name} for the file or folder of that name"
     said = getattr(error, "message", "") if like else getattr(error, "format_message", str)()
     return [said, f"did you mean {' or '.join(like)}?" if like else how]
 

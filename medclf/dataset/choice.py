@@ -17,6 +17,9 @@ Merges = Mapping[str, Sequence[str]] | Sequence[str] | str
 """New label -> the labels that become it; or texts such as "malignant=mel+bcc"."""
 
 
+IN_PROPORTION = "classes in proportion"  # how a note of `limit` ends where patients are not known
+
+
 def conditions(where: Mapping[str, Any] | Sequence[str] | str | None) -> list[str]:
     """What `Sheet.where` takes, of a mapping of columns to a value or several.
 
@@ -214,5 +217,5 @@ def _limit(rows: Rows, limit: int, counted: str) -> None:
     rows.keep(np.flatnonzero(np.isin(group_of, picked)).tolist())
     what = "" if all(patient is None for patient in rows.patient) else ", whole patients"
     rows.notes.append(
-        f"{len(rows.path)} of {n} {counted} are used, as {argument('limit', limit)} asks (classes in proportion{what})"
+        f"{len(rows.path)} of {n} {counted} are used, as {argument('limit', limit)} asks ({IN_PROPORTION}{what})"
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from medclf.config import UNIT_PLURALS, Split
+from medclf.dataset.choice import IN_PROPORTION
 from medclf.dataset.columns import text_of
 from medclf.dataset.folds import linked
 from medclf.dataset.frames import file_names
@@ -71,6 +72,9 @@ def with_units(table: pd.DataFrame, unit: str) -> pd.DataFrame:
         raise DataError(f"{argument('unit', unit)}: no image says its {units_word(unit, 1)}", remedy)
     if unit not in ("folder", "file") and (n := sum(name is None for name in used)):
         notes.append(f"{n} of {len(used)} images name no {units_word(unit, 1)}: each file counts as one of its own")
+    if unit != "file" and any(text.endswith(f"({IN_PROPORTION})") for text in table.attrs.get("notes", ())):
+        one = units_word(unit, 1)
+        notes.append(f"{argument('limit')} may have left out some images of a {one}: its answer is of the others")
     result = table.copy()
     result.attrs = dict(table.attrs) | {"unit": unit}
     for text in notes:

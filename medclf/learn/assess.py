@@ -359,8 +359,8 @@ def _leak_free(
     images = part if units is None else units.images
     seen = seen_in_training(images, table, audit)
     if units is not None:  # a unit leaks where any of its images does
-        seen = units.any_of(seen[0]), units.any_of(seen[1])
-    found = leak_free(part, *seen, results)
+        seen = tuple(map(units.any_of, seen))
+    found = leak_free(part, seen, results)
     if found is None:
         return {}
     return {"leak_free": _naming_training_images({**found}, images, table)}

@@ -79,7 +79,9 @@ def _leaks(results: Mapping[str, Any]) -> Check:
         )
         state: State = "fail" if any(n / total > LEAKING for n, total, *_ in found) else "warn"
         by_patient = any(part.get("n_patients") for part in (results, results.get("test") or {}))
-        text += " were also seen in training: as a near-duplicate or by patient." if by_patient else _TWINS
+        grouped = any((part.get("leak_free") or {}).get("n_grouped") for part in (results, results.get("test") or {}))
+        by = "patient or group" if by_patient and grouped else "group" if grouped else "patient"
+        text += f" were also seen in training: as a near-duplicate or by {by}." if by_patient or grouped else _TWINS
         kind = ((results.get("data") or {}).get("split") or {}).get("kind")
         mendable = found[0][2] == "validation" and kind in {"random", "stratified", "patient"}
         text += _APART if mendable and results.get("n_patients") != 1 else ""

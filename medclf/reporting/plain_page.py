@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medclf.errors import OutputError, by_road
-from medclf.files import write_text
+from medclf.files import check_writable, write_text
 from medclf.metrics.prevalence import shift_in
 from medclf.reporting.tables import Block
 from medclf.results.record import RECORD
@@ -78,11 +78,12 @@ def check_page(path: str | Path, *, overwrite: bool = False) -> None:
         overwrite: whether a page that medclf did not write may be replaced, too.
 
     Raises:
-        OutputError: it is no name of a page, the report of a RUN, or a page of somebody else's.
+        OutputError: it is no name of a page, the report of a RUN, a page of somebody else's, or cannot be written.
     """
     path, remedy = Path(path), by_road("give the page another path", "choose another page: --out page.html")
     if path.suffix.lower() not in (".html", ".htm"):
         raise OutputError(f"{path} does not end in .html", remedy)
+    check_writable(path)
     if path.name == PAGE and (path.parent / RECORD).exists():
         raise OutputError(f"{path} is the report of a run", remedy)
     if path.is_file() and not overwrite and _OURS not in path.read_bytes():

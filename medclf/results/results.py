@@ -35,6 +35,7 @@ class LeakFree(TypedDict, total=False):
     sentence: str
     n: int
     n_leaking: int
+    n_grouped: int
     numbers: dict[str, dict[str, Any]]
 
 
@@ -232,37 +233,38 @@ def short_metrics(found: Mapping[str, Any]) -> dict[str, Any]:
     return {row.key: found[row.key] for row in overall_metrics(short=True) if row.key in found}
 
 
-_TWINS = (
+_SEEN = (  # in the order of `seen_in_training`, of one and of several
     ("is a near-duplicate of a training image", "are near-duplicates of training images"),
-    ("has a near-duplicate of a training image", "have near-duplicates of training images"),
+    ("comes from a patient with training images", "come from patients with training images"),
+    ("is in a group with training images", "are in groups with training images"),
 )
+_OF_UNITS = ("has a near-duplicate of a training image", "have near-duplicates of training images")
 
 
-def leak_free(shown: Predictions, twin: np.ndarray, patient: np.ndarray, results: Mapping[str, Any]) -> LeakFree | None:
+def leak_free(shown: Predictions, seen: Sequence[np.ndarray], results: Mapping[str, Any]) -> LeakFree | None:
     """The numbers on all images, and on those that do not leak.
 
     Args:
         shown: the predictions.
-        twin: (n,) bool, whether an image has a near-duplicate in the training set.
-        patient: (n,) bool, whether its patient has images in the training set.
+        seen: (n,) bool each, whether an image has a near-duplicate in the training set, whether its patient has images
+            there, and whether a group of the data's own links it to them; as many of these as are known.
         results: the numbers on all images, as `summarize` gives them.
 
     Returns:
         {"sentence", "n", "n_leaking", "numbers": {which images: {"n", metrics}}}; None where nothing leaks.
     """
-    leaking = np.asarray(twin, bool) | np.asarray(patient, bool)
+    leaking = np.any(seen, axis=0)
     n, left = len(shown), shown.subset(~leaking)
     if not leaking.any():
         return None
     partition = partition_name(results.get("partition"))
-    reasons = (
-        (twin, *_TWINS[shown.unit is not None]),
-        (patient, "comes from a patient with training images", "come from patients with training images"),
-    )
-    counted = [(int(np.sum(one)), words) for one, *words in reasons]
+    words = (_OF_UNITS, *_SEEN[1:]) if shown.unit is not None else _SEEN
+    counted = [(int(np.sum(one)), told) for one, told in zip(seen, words, strict=False)]
     images = f"of the {n} {partition} {shown.counted()}".replace("  ", " ")
-    sentence = " ".join(f"{k} {images} {words[k > 1]}." for k, words in counted if k)
+    sentence = " ".join(f"{k} {images} {told[k > 1]}." for k, told in counted if k)
     found = LeakFree(sentence=sentence, n=n, n_leaking=int(leaking.sum()))
+    if n_grouped := sum(k for k, _ in counted[2:]):
+        found["n_grouped"] = n_grouped
     if len(left) < 2:
         found["sentence"] += f" No {shown.counted()} are left without them: split by patient, or grouped."
         return found

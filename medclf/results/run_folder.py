@@ -288,9 +288,9 @@ class RunFolder(Shown, os.PathLike[str]):
             DataError: the images are gone.
         """
         shown = self.show_burned_in if show_burned_in is None else show_burned_in
-        return Pictures(self.images, self.preprocessing, shown, check=self._check_unchanged)
+        return Pictures(self.images, self.preprocessing, shown, check=self.check_unchanged)
 
-    def _check_unchanged(self, path: str) -> None:
+    def check_unchanged(self, path: str) -> None:
         """See that an image is the file that the run read, as far as table.csv says.
 
         Raises:

@@ -15,6 +15,7 @@ from medclf.auditing.kinds import KINDS, PAIR_KINDS
 from medclf.dataset.scan import scan
 from medclf.dataset.splits import split_table
 from medclf.errors import MissingDependency, OutputError, WeightsError, argument
+from medclf.files import check_writable
 from medclf.results.record import RECORD
 from medclf.results.run_folder import AUDIT, TABLE, save_table
 
@@ -62,6 +63,7 @@ def audit_run(
         OutputError: `out` holds an audit already, a RUN or another table.csv, or cannot be written.
     """
     if out is not None:
+        check_writable(out)
         _check_place(Path(out), overwrite)
     table = scan(data, progress=progress, window=window, frame=frame, **scan_kwargs)
     if split not in (None, "grouped"):

@@ -62,7 +62,8 @@ def evaluate(
     Args:
         run: a RUN folder, or a bundle.
         data: what `scan` takes: a folder, a CSV, a DataFrame; or the table that `scan` gave.
-        out: folder for table.csv, predictions.csv, results.json and report.html; where None, in RUN/evaluations.
+        out: folder for table.csv, predictions.csv, results.json and report.html; in RUN/evaluations where None; a
+            bundle that lies in no RUN needs one.
         overwrite: replace what `out` holds.
         subgroup: columns of the table to give the metrics by; see `medclf.results.subgroups`.
         saliency: images of the report that get a map of where the network looked, the errors first.
@@ -78,9 +79,9 @@ def evaluate(
         BundleError: the bundle is damaged, changed, or of another version.
     """
     check_known(scan_kwargs, evaluate, scan)
-    origin = Run(run)
+    origin = _run_of(run)
     bundle = origin.bundle
-    out = Path(out) if out else origin / EVALUATIONS / (Path(data).stem if isinstance(data, (str, Path)) else "data")
+    out = Path(out) if out else _place_in(origin, data)
     _check_place(out, overwrite)
     settings = {"hide_names": hide_names, "show_burned_in": show_burned_in}
     shown = {name: _asked(origin, name) if given is None else given for name, given in settings.items()}
@@ -106,7 +107,7 @@ def evaluate(
     if units is not None and calibration.unit is not None:
         results["units"] = units_section([units], calibration.unit, table) | unit_rows(predictions, units)
         copies = units.any_of(copies)
-    leak = leak_free(predictions, copies, np.zeros(len(copies), bool), results)
+    leak = leak_free(predictions, [copies], results)
     results |= {"leak_free": leak} if leak else {}
     explain, root = partial(_maps, bundle), Path(table.attrs["root"])
     pictures = maps.map_pictures(predictions, root, explain, bundle.preprocessing, saliency)
@@ -139,6 +140,13 @@ def _scanned(origin: Run, data: Any, scan_kwargs: dict[str, Any]) -> pd.DataFram
     return table
 
 
+def _run_of(path: str | Path) -> Run:
+    """The RUN, also where the bundle in it is named: it knows what the bundle was trained on."""
+    run = Run(path)
+    inside = run.path.name == "bundle" and (run.path.parent / RECORD).is_file()
+    return Run(run.path.parent) if inside else run
+
+
 def with_flags(given: Mapping[str, Any], bundle: Any) -> dict[str, Any]:
     """What `scan` is told, where one column has the name of one of several labels: it holds 0 and 1.
 
@@ -149,6 +157,18 @@ def with_flags(given: Mapping[str, Any], bundle: Any) -> dict[str, Any]:
         return {**given, "label_col": column[0]}
     one = bundle.multi_label and isinstance(column, str) and column in bundle.vocab
     return {**given, "label_col": [column]} if one else {**given}
+
+
+def _place_in(origin: Run, data: Any) -> Path:
+    """Where the evaluation of these data lies in a RUN.
+
+    Raises:
+        OutputError: it is a bundle alone, into which nothing is written.
+    """
+    if not (origin / RECORD).is_file():
+        text = f"{origin.path} is a bundle, and an evaluation is not written into it"
+        raise OutputError(text, f"choose a folder: {argument('out', 'EVALUATION')}")
+    return origin / EVALUATIONS / (Path(data).stem if isinstance(data, (str, Path)) else "data")
 
 
 def _check_place(out: Path, overwrite: bool) -> None:
@@ -214,7 +234,8 @@ def check_test(config: TrainConfig, table: pd.DataFrame) -> dict[str, Any]:
             test = scan(config.test, check_pixels=False, progress=False, **asked)
         except DataError as error:
             text = f"{argument('test', str(config.test))} is read as the data are: {error.message}"
-            raise DataError(text, error.remedy) from error
+            remedy = error.remedy.replace(argument("labels", "labels.csv"), argument("test", "labels.csv"))
+            raise DataError(text, remedy) from error
     given, several = config.scan_kwargs(), bool(table.attrs.get("multi_label"))
     if merge := merges_in(given["merge"] or (), count_labels(test["label"])):
         asked["merge"] = merge

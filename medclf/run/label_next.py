@@ -159,11 +159,11 @@ def label_next(
     names = vocab_of(vocab, model, [*known.values(), *said.labels.values(), *theirs.values()])
     codes_of([*theirs.values()], names, multi_label)  # an unknown label is a mistake, no disagreement
     # Images of the run that lie outside the pool teach as well; they stand behind it.
-    paths = [pool.root / path for path in pool.paths] + [path for path, _ in extra]
-    digests = [*pool.digests, *[""] * len(extra)]
+    paths = [pool.root / path for path in pool.paths] + [one.file for one in extra]
+    digests = [*pool.digests, *(one.digest for one in extra)]
     encode, widths = _encoder(model, arch, weights, window, frame, progress)
     features, model_probs = encode(paths, digests)
-    codes = codes_of([known.get(path) for path in pool.paths] + [label for _, label in extra], names, multi_label)
+    codes = codes_of([known.get(path) for path in pool.paths] + [one.label for one in extra], names, multi_label)
     readable = np.isfinite(features).all(1) & (features.shape[1] > 0)
     if not readable[: len(pool.paths)].any():
         raise DataError("none of the images can be read", f"open one to see why, such as {paths[0]}")
@@ -211,7 +211,7 @@ def _not_asked(said: Said, gone: int, broken: int, outside: int, hidden: int, co
     of_run, asked = ("labelled image", "of the run "), argument("show_burned_in", True)
     told = {
         f"{_are(len(said.unsure))} marked unsure without a label, and not asked for again.": len(said.unsure),
-        f"{_are(gone, *of_run)} gone, and not counted here.": gone,
+        f"{_are(gone, *of_run)} gone or changed, and not counted here.": gone,
         f"{_are(copies)} labelled already: the run has a copy.": copies,
         f"{_are(broken)} not readable, and left out.": broken,
         f"{_are(outside, *of_run)} outside the pool: counted here, and not in the sheet. To train on both, give one "

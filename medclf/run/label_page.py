@@ -14,7 +14,7 @@ import pandas as pd
 
 from medclf.auditing.labelling import TYPICAL, UNSURE
 from medclf.dataset.csv_files import save_rows
-from medclf.errors import DataError, OutputError, ReadError, argument
+from medclf.errors import DataError, OutputError, ReadError, argument, shell_path
 from medclf.files import refuse_to_replace
 from medclf.images.phi import read_picture
 from medclf.images.preprocessing import Preprocessing
@@ -179,8 +179,8 @@ def _commands(pool: Any, out: Path, sheet: Path, found: NextLabels, options: Map
 
 
 def _command(name: str, data: Any, options: Mapping[str, Any]) -> str:
-    words = ["medclf", name, str(data), *(word for option, value in options.items() for word in _words(option, value))]
-    return shlex.join(words)
+    words = [word for option, value in options.items() for word in _words(option, value)]
+    return f"medclf {name} {shell_path(data)} {shlex.join(words)}"
 
 
 def _words(name: str, value: Any) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from medclf.dataset.corrections import UNSURE, joined, labels_in, plain
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.labels import NO_FINDING, label_set, objects, usable
 from medclf.dataset.matching import UNKNOWN, spelling, spelt_alike
+from medclf.dataset.scan import file_hash
 from medclf.dataset.units import units_word
 from medclf.errors import DataError, argument
 from medclf.images.frame_names import file_of
@@ -141,26 +142,47 @@ def second_reader(said: Said, second: str | Path | None, several: bool = False) 
     return differ, told
 
 
+class Labelled(NamedTuple):
+    """An image that a run or a learner was made with: its file, that file's SHA-256 where known, and its label."""
+
+    file: Path
+    digest: str
+    label: str
+
+    @property
+    def bytes(self) -> str:
+        """What copies of it have in common; "" where that is not known."""
+        return _bytes_of(self.file, self.digest)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file is still the one that was labelled."""
+        return file_of(self.file).is_file() and self.digest in ("", file_hash(self.file))
+
+
 def known_labels(
     run: Any, pool: Pool, said: Said, differ: Collection[str]
-) -> tuple[dict[str, str], list[tuple[Path, str]], int, int]:
-    """Label by path of the pool's images, (file, label) of a run's other images, how many are gone, how many copies.
+) -> tuple[dict[str, str], list[Labelled], int, int]:
+    """Label by path of the pool's images, a run's other images, how many are gone or changed, how many are copies.
 
-    An image of the pool that has the same bytes as one of the run, in whatever place, has its label. What a sheet says
-    wins: an image that it calls poor has no label, whatever the run says, and neither has one that it calls unsure.
+    An image of the pool that has the same bytes as one of the run, in whatever place, has its label; a file that has
+    changed since has none. What a sheet says wins: an image that it calls poor has no label, whatever the run says, and
+    neither has one that it calls unsure.
     """
     theirs = _labelled_of(run)
     place = {(pool.root / path).resolve(): path for path in pool.paths}
-    known = {place[file]: label for file, _, label in theirs if file in place}
-    by_bytes: dict[str, set[str]] = {}
-    for _, digest, label in theirs:
-        by_bytes.setdefault(digest, set()).add(label)
     names = {path: _bytes_of(path, digest) for path, digest in zip(pool.paths, pool.digests, strict=False)}
+    at = [(place[one.file], one) for one in theirs if one.file in place]
+    known = {path: one.label for path, one in at if not one.bytes or names.get(path, one.bytes) == one.bytes}
+    by_bytes: dict[str, set[str]] = {}
+    for one in theirs:
+        by_bytes.setdefault(one.bytes, set()).add(one.label)
     copies = {path: by_bytes.get(name, set()) for path, name in names.items() if name and path not in known}
+    changed = len({path for path, _ in at} - known.keys())
     known |= (copied := {path: label for path, labels in copies.items() if len(labels) == 1 for label in labels})
-    there = set(names.values())
-    outside = [(file, label) for file, digest, label in theirs if file not in place and digest not in there]
-    extra = [(file, label) for file, label in outside if file_of(file).is_file()]
+    there = set(names.values()) - {""}
+    outside = [one for one in theirs if one.file not in place and one.bytes not in there]
+    extra = [one for one in outside if one.is_there]
     inside = set(pool.paths)
     strange = [path for path in (*said.labels, *sorted(said.poor | said.unsure)) if path not in inside]
     if strange:
@@ -168,7 +190,7 @@ def known_labels(
     known |= said.labels
     without = said.poor | said.unsure | set(differ)
     known = {path: label for path, label in known.items() if path not in without}
-    return known, extra, len(outside) - len(extra), len(copied.keys() & known.keys())
+    return known, extra, changed + len(outside) - len(extra), len(copied.keys() & known.keys())
 
 
 def _bytes_of(path: str | Path, digest: Any) -> str:
@@ -176,8 +198,8 @@ def _bytes_of(path: str | Path, digest: Any) -> str:
     return f"{digest}{str(path)[len(str(file_of(path))) :]}" if digest and isinstance(digest, str) else ""
 
 
-def _labelled_of(run: Any) -> list[tuple[Path, str, str]]:
-    """File, bytes and label of the images that a run or a learner was made with, "(none)" for no finding.
+def _labelled_of(run: Any) -> list[Labelled]:
+    """The images that a run or a learner was made with, "(none)" for no finding.
 
     Images of which a label is unknown are not among them.
     """
@@ -189,7 +211,7 @@ def _labelled_of(run: Any) -> list[tuple[Path, str, str]]:
     digests = sound["sha256"] if "sha256" in sound else [""] * len(sound)
     rows = zip(sound["path"], digests, objects(sound, "label"), objects(sound, UNKNOWN), strict=True)
     return [
-        ((root / path).resolve(), _bytes_of(path, digest) or str(path), "|".join(label_set(label)) or NO_FINDING)
+        Labelled((root / path).resolve(), digest or "", "|".join(label_set(label)) or NO_FINDING)
         for path, digest, label, open_labels in rows
         if label not in (None, "") and not label_set(open_labels)
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import itertools
 import os
 import shlex
 import shutil
@@ -15,7 +17,7 @@ from typing import Any
 
 from medclf.config import TrainConfig
 from medclf.errors import DataError, MedclfWarning, OutputError, argument, by_road
-from medclf.files import sweep
+from medclf.files import check_writable, sweep
 from medclf.inference.bundle_format import WEIGHTS, is_detector
 from medclf.inference.runtimes import bundle_in
 from medclf.results import record as run_record
@@ -174,28 +176,46 @@ def _leave_nothing(out: Path, resume: bool) -> None:
 
 
 def next_run(data: str | Path, *, hide_names: bool = False) -> Path:
-    """Where a training that was given no folder puts its RUN: the first free `runs/DATA-N`.
+    """Where a training that was given no folder puts its RUN: the first free `runs/DATA-N`, which is made at once.
 
     Args:
         data: the folder of images or the CSV, whose name it takes.
         hide_names: take no name.
 
     Raises:
-        OutputError: several processes train together; each would count for itself.
+        OutputError: several processes train together, and each would count for itself; or it cannot be made.
 
     Example:
-        >>> next_run("images/kvasir-v2").as_posix(), next_run("images/kvasir-v2", hide_names=True).as_posix()
-        ('runs/kvasir-v2-1', 'runs/run-1')
+        >>> next_run("images/kvasir-v2")  # doctest: +SKIP
+        PosixPath('runs/kvasir-v2-1')
     """
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         text = "several processes train together and were given no RUN folder"
         raise OutputError(text, f"name one with {argument('out', 'RUN')}")
     data = Path(data).absolute()
     name = "run" if hide_names else (data.stem if data.is_file() else data.name) or "run"
-    count = 1
-    while (place := Path(RUNS) / f"{name}-{count}").exists():
-        count += 1
+    for place in (Path(RUNS) / f"{name}-{count}" for count in itertools.count(1)):
+        if not place.exists() and _made(place):
+            break
+    for folder in (place.parent.absolute(), place.absolute()):  # at the end the last one registered goes first
+        atexit.register(_remove_if_empty, folder)  # after a mistake in the settings
     return place
+
+
+def _made(place: Path) -> bool:
+    """Make a RUN folder; False where another process has just made it."""
+    try:
+        place.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise OutputError(f"{place} cannot be made: {error.strerror}", f"choose another {argument('out')}") from error
+    return True
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def check_free(out: str | Path, overwrite: bool) -> None:
@@ -205,6 +225,7 @@ def check_free(out: str | Path, overwrite: bool) -> None:
         OutputError: something else is there.
     """
     out = Path(out)
+    check_writable(out)
     record = out / RECORD
     if not out.is_dir() or not any(out.iterdir()):
         return

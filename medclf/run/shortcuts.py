@@ -63,8 +63,7 @@ def shortcuts(
         OutputError: the page cannot be written.
     """
     check_known(scan_kwargs, shortcuts, scan)
-    if out is not None:
-        check_page(out)
+    check_page(out := Path(out or Path(run, "shortcuts.html")))
     if data is None and scan_kwargs:
         told = " and ".join(map(argument, scan_kwargs))
         text = f"{told}: the run's own images are tested as they were trained on, so nothing is read by this"
@@ -88,7 +87,7 @@ def shortcuts(
     reason = "" if shown else _why_withheld(table)
     page = render_shortcuts(
         test,
-        out or source / "shortcuts.html",
+        out,
         title=f"Shortcuts: {source.path.name}",
         hide_names=hidden,
         pictures=not reason,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
 
+from medclf.errors import shell_path
 from medclf.escaping import printable
 from medclf.metrics.table import METRICS, class_metrics
 from medclf.progress import has_screen
@@ -103,7 +103,7 @@ def ending(run: RunFolder, results: Mapping[str, Any]) -> Iterator[tuple[str, st
     if (run / PAGE).exists():
         yield f"report: {(run / PAGE).resolve().as_uri()}", ""
     if (run / "bundle").exists():
-        path = shlex.quote(str(run.path))
+        path = shell_path(run.path)
         yield f"next: open the report, then medclf predict {path} IMAGES, or medclf serve {path}", ""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from medclf.auditing.labelling import choose_next
-from medclf.errors import DataError, ReadError
+from medclf.errors import DataError, MedclfWarning, OutputError, ReadError
 from medclf.files import write_json
 from medclf.inference.sketches import FOLDER, WHEN, is_whole, measures_of, read_sketches, sketch
 from medclf.metrics.drift import (
@@ -80,8 +82,8 @@ def watch(
         DataError: there are no sketches of this model, or the run's images are gone.
         OutputError: the page cannot be written.
     """
-    if out is not None:
-        check_page(out)
+    page = Path(out or Path(run, FOLDER, PAGE))
+    check_page(page)
     source = Run(run)
     place = Path(folder) if folder else source / FOLDER
     model = source.bundle.hash[:16]
@@ -111,7 +113,6 @@ def watch(
             f"The images compared with are the run's: where {shift} come, as the model was told, "
             "shares of classes and confidence differ from theirs without any drift."
         )
-    page = Path(out) if out else source / FOLDER / PAGE
     measured = (
         f"After every {STEP} images, the last 50, 100 and 200 are compared with {number(len(known))} images that the "
         f"model was not trained on. {_dependence(per_unit)} the chance of a false alarm is at most "
@@ -172,13 +173,14 @@ def _reference(run: Run, progress: bool) -> tuple[list[dict[str, Any]], np.ndarr
     predictions, root = _of_images(run), run.images
     chosen = np.flatnonzero(predictions.fully_known)
     chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:_MOST_REFERENCE])
-    paths = [root / str(path) for path in predictions.table["path"].iloc[chosen]]
+    paths = [str(path) for path in predictions.table["path"].iloc[chosen]]
     fields, _ = fields_of(bundle, predictions.table.iloc[chosen])
     beside = dict(zip(chosen.tolist(), fields or [], strict=False))
 
-    def read(path: Path) -> Any:
+    def read(path: str) -> Any:
         try:
-            return bundle.prepare(path), facts_of(path)
+            run.check_unchanged(path)
+            return bundle.prepare(root / path), facts_of(root / path)
         except ReadError:
             return None
 
@@ -201,12 +203,17 @@ def _reference(run: Run, progress: bool) -> tuple[list[dict[str, Any]], np.ndarr
             right.append(_is_right(answer.pred, np.asarray(predictions.y)[row]))
             used.append(row)
     if not rows:
-        raise DataError(f"{run.path}: none of its images can be read", "bring them back")
+        raise DataError(f"{run.path}: none of its images can be read as it read them", "bring them back")
+    if lost := len(paths) - len(used):
+        text = f"{lost} of {len(paths)} images of the run are gone or changed, and are not compared with"
+        warnings.warn(MedclfWarning(text), stacklevel=3)
     groups = predictions.groups
     per_unit = 1.0 if groups is None else len(used) / len(np.unique(groups[used]))
     leaks = predictions.table["path"].iloc[used].isin(run.leaking()).tolist()
     facts = {"model": bundle.hash, "made": _MADE, "per_unit": per_unit, "rows": rows, "right": right, "leaks": leaks}
-    write_json(kept, facts)
+    if not lost:
+        with contextlib.suppress(OutputError):  # what cannot be kept is made again the next time
+            write_json(kept, facts)
     return rows, np.array(right), np.array(leaks, bool), per_unit
 
 

@@ -19,8 +19,9 @@ from PIL import Image
 from medclf.cli import main
 from medclf.config import TrainConfig
 from medclf.errors import DataError, MedclfWarning, OutputError
-from medclf.files import replacing, sweep, write_json, write_tensors, write_text
-from medclf.run.resume import check_same, claimed, read_record, settings_in
+from medclf.files import check_writable, replacing, sweep, write_json, write_tensors, write_text
+from medclf.reporting.plain_page import check_page
+from medclf.run.resume import check_free, check_same, claimed, read_record, settings_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,6 +99,23 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         write_text(tmp_path / "file" / "a", "x")
     with somebody(), pytest.raises(OutputError, match="cannot be made: Permission denied"), claimed(locked / "run"):
         pass
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    (tmp_path / "file").write_text("")
+    check_writable(tmp_path / "new" / "RUN")
+    check_writable(tmp_path)
+    for place in (locked / "RUN", locked / "deep" / "page.html", locked):
+        with somebody(), pytest.raises(OutputError, match="is read-only"):
+            check_writable(place)
+    with pytest.raises(OutputError, match="file is a file"):
+        check_writable(tmp_path / "file" / "page.html")
+    with somebody():
+        for asked in (lambda: check_free(locked / "RUN", False), lambda: check_page(locked / "page.html")):
+            with pytest.raises(OutputError, match="read-only"):
+                asked()
 
 
 def test_an_error_about_another_file_is_not_taken_for_this_ones(tmp_path):

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medclf.auditing.assess import apply_calibration, chosen_in_training, evaluate_limits
+from medclf.auditing.assess import apply_calibration, chosen_in_training, evaluate_limits, seen_in_training
 from medclf.auditing.calibrate import calibrate
 from medclf.auditing.calibration_set import CalibrationSet
 from medclf.auditing.decisions import DecisionPolicy
+from medclf.dataset.groups import leaking
 from medclf.results.calibration import Calibration
 from medclf.results.predictions import Predictions
 
@@ -51,3 +52,20 @@ def test_unknown_labels_are_counted_in_the_decision():
     found = evaluate_limits(shown, Calibration(multi_label=True, thresholds={"a": 0.5, "b": 0.3}))
     assert found["decision"]["unknown"] == 1 and "1 of 4 labels are unknown" in found["decision"]["sentence"]
     assert found["operating_point"]["b"]["table"] == {"tp": 1, "fp": 0, "fn": 0, "tn": 0}
+
+
+def test_images_that_a_column_group_links_to_training_images_leak():
+    """The comparison of two runs counted them, and the run itself did not."""
+    table = pd.DataFrame({"path": list("abcdef"), "partition": ["train", *["valid"] * 5], "problem": ""})
+    table = table.assign(patient=["p", "p", *[None] * 4], group=["x", "x", "x", "y", "y", None])
+    shown = Predictions(
+        ["normal", "polyp"],
+        False,
+        np.zeros(5, int),
+        np.full((5, 2), 0.5),
+        np.zeros(5),
+        table[1:].reset_index(drop=True),
+    )
+    twin, known, grouped = seen_in_training(shown, table, None)
+    assert known.tolist() == [True, *[False] * 4] and grouped.tolist() == [False, True, *[False] * 3] and not twin.any()
+    assert set(shown.table.loc[known | grouped, "path"]) == set(table.loc[leaking(table), "path"])

@@ -258,7 +258,7 @@ def test_images_seen_in_train_are_left_out():
     shown, _ = population(40, vocab=("normal", "polyp"))
     twin = np.arange(40) < 10
     facts = summarize(shown, n_boot=50)
-    found = leak_free(shown, twin, np.zeros(40, bool), facts)
+    found = leak_free(shown, (twin, np.zeros(40, bool)), facts)
     everything, left = found["numbers"].values()
     assert (everything["n"], left["n"]) == (40, 30)
     right = shown.probs.argmax(1) == shown.y
@@ -267,10 +267,13 @@ def test_images_seen_in_train_are_left_out():
         "10 of the 40 validation images are near-duplicates of training images. "
         f"Without them accuracy is {100 * right[10:].mean():.0f} % (95 % CI "
     )
-    one = leak_free(shown, np.zeros(40, bool), np.arange(40) < 1, facts)
+    one = leak_free(shown, (np.zeros(40, bool), np.arange(40) < 1), facts)
     assert one["sentence"].startswith("1 of the 40 validation images comes from a patient with training images.")
-    assert leak_free(shown, np.zeros(40, bool), np.zeros(40, bool), facts) is None
-    assert "No images are left" in leak_free(shown, np.ones(40, bool), twin, facts)["sentence"]
+    assert leak_free(shown, (np.zeros(40, bool), np.zeros(40, bool)), facts) is None
+    grouped = leak_free(shown, (np.zeros(40, bool), np.arange(40) < 1, np.arange(40) > 37), facts)
+    assert grouped["n_leaking"] == 3 and grouped["n_grouped"] == 2
+    assert "2 of the 40 validation images are in groups with training images." in grouped["sentence"]
+    assert "No images are left" in leak_free(shown, (np.ones(40, bool), twin), facts)["sentence"]
 
 
 def test_folds_by_hand():

@@ -2,6 +2,8 @@
 
 import re
 import signal
+import subprocess
+import sys
 import warnings
 import webbrowser
 from dataclasses import dataclass
@@ -153,7 +155,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[list[TrainCon
 
     def train(plan: TrainConfig, say: Any, before: Any, **named: Any) -> Path:
         plans.append(plan)
-        Path(plan.out).mkdir(parents=True)
+        Path(plan.out).mkdir(parents=True, exist_ok=True)
         return Path(plan.out)
 
     monkeypatch.setattr("medclf.run.train.train", train)
@@ -244,3 +246,28 @@ def test_a_number_that_an_option_cannot_have_is_told_as_by_the_settings(words, s
     with pytest.raises(typer.TyperException) as wrong:
         cli.app(words.split(), standalone_mode=False)
     assert cli._words(wrong.value) == [said]
+
+
+def test_trainings_that_begin_at_once_take_a_folder_each_and_leave_none_after_a_mistake(tmp_path):
+    """They chose the same name, and the second one stopped when it had loaded everything."""
+    code = (
+        "import sys; from medclf.run.resume import next_run; print(next_run('images'), flush=True); sys.stdin.read(); "
+        "sys.exit(2)"
+    )
+    ask = {"cwd": tmp_path, "text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    both = [subprocess.Popen([sys.executable, "-c", code], **ask) for _ in range(2)]
+    places = {Path(one.stdout.readline().strip()).as_posix() for one in both}
+    assert places == {"runs/images-1", "runs/images-2"}
+    for one in both:
+        one.communicate()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_begins_with_a_hyphen_is_no_option(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("-R").mkdir()
+    for words, says in ((["-R"], "write ./-R for the file or folder of that name"), (["-Q"], "see medclf scan --help")):
+        monkeypatch.setattr(sys, "argv", ["medclf", "scan", *words])
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert says in capsys.readouterr().err

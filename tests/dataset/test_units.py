@@ -197,3 +197,20 @@ def test_studies_of_dicom_files_are_pseudonyms(tmp_path: Path) -> None:
 def test_a_unit_is_a_word_or_a_column(unit):
     with pytest.raises(DataError, match="unit must be a word or the name of a column, not a"):
         with_units(pd.DataFrame({"path": ["1.png", "2.png"]}), unit)
+
+
+@pytest.mark.parametrize(("columns", "unit", "is_cut"), [({}, "folder", True), ({"patient": "p"}, "folder", False)])
+def test_a_limit_may_cut_units_that_are_not_of_known_patients(columns, unit, is_cut, tmp_path) -> None:
+    for number in range(12):
+        place = tmp_path / f"{number // 3}" / f"{number}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), number).save(place)
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    source = pd.DataFrame({"path": paths, "label": ["a", "b"] * 6}).assign(
+        **{name: [f"{value}{path[0]}" for path in paths] for name, value in columns.items()}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MedclfWarning)
+        table = scan(source, root=tmp_path, limit=7, patient_col="patient" if columns else None, progress=False)
+        notes = with_units(table, unit).attrs["notes"]
+    assert any("may have left out some images of a folder" in text for text in notes) == is_cut

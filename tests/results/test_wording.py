@@ -26,7 +26,7 @@ def facts() -> dict[str, Any]:
     table = pd.DataFrame({"path": [f"{k}.png" for k in range(16)], "partition": "valid"})
     shown = Predictions(VOCAB, True, y, draw.random((16, 4)), np.zeros(16), table)
     results = {"task": "multi-label", "partition": "valid", "vocab": VOCAB, **as_plain(metrics_of(shown, n_boot=50))}
-    return results | {"leak_free": leak_free(shown, np.arange(16) < 4, np.zeros(16, bool), results)}
+    return results | {"leak_free": leak_free(shown, (np.arange(16) < 4, np.zeros(16, bool)), results)}
 
 
 def test_a_mean_over_labels_says_how_many_it_is_of(facts: dict[str, Any]) -> None:

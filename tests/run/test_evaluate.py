@@ -137,6 +137,16 @@ def test_a_test_without_a_label_of_the_data_is_refused_before_the_training(make_
         check_test(TrainConfig(str(root), "RUN", test=str(root / "t.csv"), path_col="img"), table)
 
 
+def test_a_test_without_labels_is_told_how_to_give_them(make_images):
+    """`--labels` would have been those of the training."""
+    root = make_images("a/1.png", "b/2.png")
+    table = scan(root, progress=False)
+    flat = make_images("3.png", root=root / "flat")
+    with pytest.raises(DataError, match="none of 1 images can be used") as error:
+        check_test(TrainConfig(str(root), "RUN", test=str(flat)), table)
+    assert error.value.remedy.startswith('put each class into a folder, or give test="labels.csv"')
+
+
 def test_a_run_says_through_which_windows_its_images_were_shown(tmp_path):
     assert Run(tmp_path).own_windows == {}
     (tmp_path / "run.json").write_text('{"format": 1, "settings": {}, "own_windows": {"40,400": 3}}')

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from medclf.dataset.scan import file_hash
 from medclf.errors import DataError
 from medclf.run.labels_so_far import Pool, Said, codes_of, known_labels, labels_said, second_reader, vocab_of
 
@@ -41,7 +42,7 @@ def test_what_a_reader_says_wins_over_the_run_and_what_is_gone_is_counted(tmp_pa
     assert said == Said({"b.png": "y"}, {"a.png"}, {"c.png"})
     known, extra, gone, _ = known_labels(learner, Pool(tmp_path, names[:3]), said, [])
     assert known == {"b.png": "y"} and gone == 1
-    assert extra == [((tmp_path / "scan.tif#0").resolve(), "x")]
+    assert [(one.file, one.label) for one in extra] == [((tmp_path / "scan.tif#0").resolve(), "x")]
     with pytest.raises(DataError, match=r"the pool has no image a\.png"):
         known_labels(None, Pool(tmp_path, names[1:]), said, [])
 
@@ -98,3 +99,17 @@ def test_copies_of_a_run_s_images_have_its_labels_wherever_they_lie(tmp_path):
     known, extra, gone, copies = known_labels(learner, pool, labels_said(None), [])
     assert known == {"p.png": "x", "q.tif#1": "y"} and copies == 2  # two readers of image 3 differ
     assert extra == [] and gone == 0
+
+
+def test_a_file_that_is_another_one_now_has_no_label_of_the_run(tmp_path):
+    """Written over since the training, it kept the label of what it had shown."""
+    names = ["same.png", "other.png", "out/same.png", "out/other.png"]
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (4, 4), number).save(tmp_path / name)
+    digests = [file_hash(tmp_path / name) for name in names]
+    table = pd.DataFrame({"path": names, "label": "x", "problem": "", "sha256": [digests[0], "1", digests[2], "2"]})
+    learner = SimpleNamespace(dls=SimpleNamespace(table=table, path=tmp_path))
+    known, extra, gone, _ = known_labels(learner, Pool(tmp_path, names[:2], digests[:2]), labels_said(None), [])
+    assert known == {"same.png": "x"} and gone == 2
+    assert [(one.file, one.digest) for one in extra] == [((tmp_path / names[2]).resolve(), digests[2])]

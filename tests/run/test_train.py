@@ -10,7 +10,7 @@ from PIL import Image
 
 from medclf.config import TrainConfig
 from medclf.demo_images import draw_endoscopy
-from medclf.errors import DataError, MedclfError
+from medclf.errors import DataError, MedclfError, OutputError
 from medclf.inference.bundle import load_bundle
 from medclf.run.evaluate import evaluate
 from medclf.run.run import Run
@@ -123,8 +123,13 @@ def test_without_an_audit(data, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDCLF_CACHE", str(tmp_path / "cache"))
     run = train(TrainConfig(str(data), str(tmp_path / "RUN"), split="random", epochs=0, audit=False, **SMALL), quiet)
     assert "audit" not in results(run) and not (run / "audit.csv").exists()
-    other = evaluate(run / "bundle", data, tmp_path / "out")  # a bundle alone: nothing is known of its training images
-    assert "leak_free" not in results(other)
+    alone = shutil.copytree(run / "bundle", tmp_path / "alone")
+    with pytest.raises(OutputError, match="alone is a bundle, and an evaluation is not written into it"):
+        evaluate(alone, data)
+    other = evaluate(alone, data, tmp_path / "out")  # nothing is known of its training images
+    assert "leak_free" not in results(other) and len(list(alone.iterdir())) == 2
+    inside = evaluate(run / "bundle", data)  # of a RUN it is
+    assert inside.path.parent == run / "evaluations" and results(inside)["leak_free"]["n_leaking"] == 42
 
 
 def test_settings_are_given_as_keywords_or_whole(data, tmp_path):

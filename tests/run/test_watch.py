@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medclf.errors import DataError
+from medclf.errors import DataError, MedclfWarning, ReadError
 from medclf.inference.sketches import FOLDER, SketchBook, measures_of, sketch
 from medclf.metrics.drift import stream_of
 from medclf.results.predictions import Predictions
@@ -57,6 +57,7 @@ def run(tmp_path, monkeypatch):
 
     predictions = Predictions(VOCAB, False, y, np.eye(2)[y], np.zeros(80), table)
     made = Made(bundle=Brightness(), predictions=predictions, images=tmp_path, path=tmp_path, leaking=set)
+    made.check_unchanged = lambda path: None
     monkeypatch.setattr("medclf.run.watch.Run", lambda path: made)
     return tmp_path
 
@@ -263,3 +264,19 @@ def test_of_several_labels_the_least_sure_images_are_read_next(run, monkeypatch)
     assert given["multi_label"] is True
     page = (run / FOLDER / "watch.html").read_text()
     assert "Likeliest label" in page and "Predicted" not in page
+
+
+def test_images_of_the_run_that_have_changed_are_not_compared_with(run):
+    """They were taken for what the run had read, and kept."""
+    serve(run, levels(100, 1), 2, scanner="")
+
+    def check(path):
+        if path < "40.png":
+            raise ReadError(path, "the file has changed since the run")
+
+    sys.modules["medclf.run.watch"].Run("").check_unchanged = check
+    for _ in range(2):  # nothing is kept, as they may come back
+        with pytest.warns(MedclfWarning, match="40 of 80 images of the run are gone or changed"):
+            watch(run, progress=False)
+    assert "compared with 40 images" in (run / FOLDER / "watch.html").read_text()
+    assert not (run / FOLDER / "reference.json").exists()
