@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -179,6 +180,15 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mappin
             save_file(plain, temporary, dict(metadata) if metadata else None)
     except SafetensorError as error:  # how safetensors says that the disk is full
         raise OutputError(f"{path} cannot be written: {error}", "free some space or choose another folder") from error
+
+
+def sha256_of(path: Path) -> str:
+    """A file's SHA-256 in hex, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def is_hidden(name: str) -> bool:

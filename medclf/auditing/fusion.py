@@ -23,7 +23,7 @@ from medclf.images.image_columns import columns_of as image_columns_of
 from medclf.metrics.classification import classification_metrics
 from medclf.metrics.comparison import compare_predictions
 from medclf.metrics.intervals import Estimate, Sampling, as_plain, critical
-from medclf.metrics.logits import to_logits
+from medclf.metrics.logits import to_logits, to_probs
 from medclf.models.table_fusion import Fusion
 from medclf.models.tabular import NEW_FIELDS, Columns, TableEncoder, is_unknown, says_nothing, unclear
 from medclf.models.tabular_fit import ThreeModels, fit_fusion
@@ -162,12 +162,7 @@ def fused(predictions: Predictions, fusion: Fusion) -> Predictions:
 
 
 def _with_logits(predictions: Predictions, logits: np.ndarray) -> Predictions:
-    if predictions.multi_label:
-        probs = 0.5 * (1 + np.tanh(0.5 * logits))
-    else:
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probs = powers / powers.sum(axis=1, keepdims=True)
-    return predictions.with_probs(probs)
+    return predictions.with_probs(to_probs(logits, multi_label=predictions.multi_label))
 
 
 def with_table(

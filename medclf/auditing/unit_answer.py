@@ -12,7 +12,7 @@ from medclf.config import UnitAnswer, UnitChoice
 from medclf.dataset.folds import folds
 from medclf.errors import DataError, argument
 from medclf.metrics.calibration import calibrate_out_of_fold
-from medclf.metrics.logits import sigmoid, softmax, to_logits
+from medclf.metrics.logits import to_logits, to_probs
 from medclf.metrics.positive_label import positive_label
 from medclf.metrics.table import statistics
 from medclf.metrics.units import Attention, UnitRule
@@ -153,7 +153,7 @@ def _attended(first: ByUnit, training: Predictions, fit: Fit, finding: int | Non
         attention = _fit_on(rest, units, index, training.features, partial(fit, finding=finding))
         rows, renumbered = _rows_of(own, index)
         logits[own] = attention.logits(training.features[rows], renumbered, len(own))
-    probs = sigmoid(logits) if units.multi_label else softmax(logits)
+    probs = to_probs(logits, multi_label=units.multi_label)
     made = replace(units, probs=probs, losses=losses_of(units.y, probs, units.multi_label), decided=None)
     return replace(first, units=made)
 

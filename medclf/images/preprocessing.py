@@ -33,14 +33,12 @@ def _refuse(what: str, remedy: str) -> None:
     raise PreprocessingError(what, remedy)
 
 
-def _pair(size: Any, name: str) -> Size:
+def _pair(size: Any) -> Size:
     """`size` as (height, width), each a whole number of pixels."""
     pair = (size, size) if isinstance(size, int) else size
     fits = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(side) is int for side in pair)
     if not fits or not all(0 < side <= MAX_SIDE for side in pair):
-        _refuse(
-            f"{name}={size!r} is not a size in pixels", f"give a side or (height, width), each from 1 to {MAX_SIDE}"
-        )
+        _refuse(f"size={size!r} is not a size in pixels", f"give a side or (height, width), each from 1 to {MAX_SIDE}")
     return pair[0], pair[1]
 
 
@@ -79,7 +77,7 @@ class Step:
     resample: Resample = "bilinear"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", _pair(self.size, "size"))
+        object.__setattr__(self, "size", _pair(self.size))
         _one_of(self.method, Method, "method")
         _one_of(self.pad_mode, PadMode, "pad_mode")
         _one_of(self.resample, Resample, "resample")
@@ -134,7 +132,7 @@ class Sampling:
     align_corners: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", _pair(self.size, "size"))
+        object.__setattr__(self, "size", _pair(self.size))
         if self.crop is not None:
             crop = tuple(self.crop) if isinstance(self.crop, (list, tuple)) else ()
             if len(crop) != 4 or not all(type(one) is int and 0 <= one <= MAX_SIDE for one in crop):
@@ -187,7 +185,7 @@ class Preprocessing:
     sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", _pair(self.size, "size"))
+        object.__setattr__(self, "size", _pair(self.size))
         if isinstance(self.resize, str):
             _one_of(self.resize, Resize, "resize")
         elif not isinstance(self.resize, tuple) or not 0 < len(self.resize) <= _MAX_STEPS:

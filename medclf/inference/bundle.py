@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from medclf.errors import BundleError, DataError, MedclfError, WeightsError, did_you_mean
-from medclf.files import finite, write_json, write_tensors
+from medclf.files import finite, sha256_of, write_json, write_tensors
 from medclf.images.heatmap import check_places, on_prepared
 from medclf.inference import bundle_format
 from medclf.inference.bundle_folder import may_write, replacing_folder
@@ -210,7 +210,7 @@ def save_bundle(
         content["format"] = bundle_format.format_of(spec.preprocessing, content["calibration"], spec.head)
     with replacing_folder(path) as folder:
         write_tensors(folder / WEIGHTS, state)
-        content["weights"] = {"file": WEIGHTS, "sha256": bundle_format.file_hash(folder / WEIGHTS)}
+        content["weights"] = {"file": WEIGHTS, "sha256": sha256_of(folder / WEIGHTS)}
         content["hash"] = bundle_format.content_hash(content)
         write_json(folder / "bundle.json", content)
     return path

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from medclf.errors import BundleError, MedclfError, argument, by_road, missing
-from medclf.files import finite, is_number
+from medclf.files import finite, is_number, sha256_of
 from medclf.images.preprocessing import Preprocessing
 from medclf.metrics.prevalence import shift_in
 from medclf.metrics.units import UnitRule
@@ -58,15 +58,6 @@ def content_hash(content: Mapping[str, Any]) -> str:
     fields = {key: value for key, value in content.items() if key != "hash"}
     text = json.dumps(finite(fields), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def parse(text: str | bytes, origin: str) -> dict[str, Any]:
@@ -301,7 +292,7 @@ def read(folder: Path) -> dict[str, Any]:
     if described.stat().st_size > MAX_JSON:
         raise BundleError(f"{described} is larger than {MAX_JSON // 2**20} MB", "copy the bundle again from its source")
     content = parse(described.read_bytes(), str(described))
-    if file_hash(folder / WEIGHTS) != content["weights"]["sha256"]:
+    if sha256_of(folder / WEIGHTS) != content["weights"]["sha256"]:
         raise BundleError(
             f"{folder / WEIGHTS} is not the file that was saved: its hash differs",
             "copy the bundle again from its source",

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from medclf.errors import BundleError, MedclfError, WeightsError
-from medclf.files import finite, write_json, write_tensors
-from medclf.inference import bundle_format
+from medclf.files import finite, sha256_of, write_json, write_tensors
 from medclf.inference.bundle_folder import may_write, replacing_folder
 from medclf.inference.bundle_format import DETECTOR, WEIGHTS, golden_pixels
 from medclf.inference.detector_format import DRIFT, FORMAT, content_hash, read, spec_in
@@ -77,7 +76,7 @@ def save_detector(
     }
     with replacing_folder(path) as folder:
         write_tensors(folder / WEIGHTS, state)
-        content["weights"] = {"file": WEIGHTS, "sha256": bundle_format.file_hash(folder / WEIGHTS)}
+        content["weights"] = {"file": WEIGHTS, "sha256": sha256_of(folder / WEIGHTS)}
         write_json(folder / DETECTOR, content | {"hash": content_hash(content)})
     return path
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from medclf.errors import BundleError
-from medclf.inference.bundle_format import DETECTOR, MAX_PIXELS, WEIGHTS, file_hash
+from medclf.files import sha256_of
+from medclf.inference.bundle_format import DETECTOR, MAX_PIXELS, WEIGHTS
 from medclf.models.detector_spec import DetectorSpec
 
 FORMAT = 1
@@ -87,7 +88,7 @@ def read(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{file} is larger than {_MAX_JSON >> 20} MB", again)
     content = parse(file.read_bytes(), str(file), again)
     try:
-        sound = content["weights"]["sha256"] == file_hash(folder / WEIGHTS)
+        sound = content["weights"]["sha256"] == sha256_of(folder / WEIGHTS)
     except (KeyError, TypeError) as error:
         raise BundleError(f"{file} is damaged: {str(error)[:100]}", again) from error
     if not sound:

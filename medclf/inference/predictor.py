@@ -17,7 +17,7 @@ from medclf.errors import BundleError, DataError, ReadError, argument, check_cou
 from medclf.images.preprocessing import Preprocessing
 from medclf.images.reading import n_frames
 from medclf.inference.bundle_format import biases, ood_state, temperatures
-from medclf.metrics.logits import sigmoid, softmax, to_logits
+from medclf.metrics.logits import to_logits, to_probs
 from medclf.metrics.prevalence import shift_in
 from medclf.metrics.units import UnitRule
 from medclf.models.spec import ModelSpec
@@ -336,7 +336,7 @@ class Predictor(Shown):
             reason = f": {next(iter(problems.values()))}" if problems else ""
             raise ReadError("the unit", f"none of its {len(outputs)} images can be read{reason}", "give other files")
         logits, features = (np.stack(part).astype(np.float64) for part in zip(*read, strict=True))
-        probs, index = sigmoid(logits) if self.multi_label else softmax(logits), np.zeros(len(read), int)
+        probs, index = to_probs(logits, multi_label=self.multi_label), np.zeros(len(read), int)
         whole = rule.probs(probs, features, index, 1)
         calibrated = to_logits(whole, multi_label=self.multi_label), features.mean(0, keepdims=True)
         (answer,) = self._calibrated(*calibrated)
@@ -399,7 +399,7 @@ class Predictor(Shown):
         self, logits: np.ndarray, features: np.ndarray, of_fields: Mapping[str, np.ndarray] | None = None
     ) -> list[Prediction]:
         scaled = logits.astype(np.float64) / temperatures(self.calibration) + biases(self.calibration)
-        probs = sigmoid(scaled) if self.multi_label else softmax(scaled)
+        probs = to_probs(scaled, multi_label=self.multi_label)
         if not (np.isfinite(probs).all() and np.isfinite(features).all()):
             raise BundleError(f"{self.name} gives no finite numbers for this image", "save the bundle again")
         outside = self._detector.unlike(features) if self._detector else np.zeros(len(features), bool)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medclf.files import Json
-from medclf.metrics.logits import sigmoid, softmax, to_logits
+from medclf.metrics.logits import to_logits, to_probs
 
 
 @dataclass(frozen=True)
@@ -96,5 +96,4 @@ def shift_in(facts: Mapping[str, Any] | None) -> PrevalenceShift | None:
 
 
 def _shifted(probs: Any, bias: np.ndarray, multi_label: bool) -> np.ndarray:
-    logits = to_logits(probs, multi_label=multi_label) + bias
-    return np.asarray(sigmoid(logits) if multi_label else softmax(logits))
+    return to_probs(to_logits(probs, multi_label=multi_label) + bias, multi_label=multi_label)

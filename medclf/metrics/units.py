@@ -11,7 +11,7 @@ import numpy as np
 
 from medclf.config import UnitAnswer
 from medclf.errors import DataError, argument
-from medclf.metrics.logits import sigmoid, softmax
+from medclf.metrics.logits import to_probs
 
 _LEAST = 1e-12  # of a probability, so that a product of many has a logarithm
 
@@ -190,7 +190,7 @@ class UnitRule:
         probs = np.asarray(probs, np.float64)
         if self.attention is not None:
             logits = self.attention.logits(_needed(features), unit, n_units)
-            return sigmoid(logits) if self.multi_label else softmax(logits)
+            return to_probs(logits, multi_label=self.multi_label)
         if self.answer == "mean":
             return mean_by(probs, unit, n_units)
         if self.answer == "noisy-or":

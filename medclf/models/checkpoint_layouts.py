@@ -171,19 +171,19 @@ _CONVNEXT: tuple[Rename, ...] = (
 )
 
 
-def _one_more(before: str, after: str = "") -> Callable[[re.Match[str]], str]:
+def _one_more(before: str) -> Callable[[re.Match[str]], str]:
     """A replacement that counts from 1 what its match counts from 0."""
-    return lambda match: f"{before}{int(match[1]) + 1}{after}"
+    return lambda match: f"{before}{int(match[1]) + 1}."
 
 
 _RESNET: tuple[Rename, ...] = (
     (r"\bembedder\.embedder\.convolution\.", "conv1."),
     (r"\bembedder\.embedder\.normalization\.", "bn1."),
-    (r"\bencoder\.stages\.(\d+)\.layers\.", _one_more("layer", ".")),
+    (r"\bencoder\.stages\.(\d+)\.layers\.", _one_more("layer")),
     (r"\bshortcut\.convolution\.", "downsample.0."),
     (r"\bshortcut\.normalization\.", "downsample.1."),
-    (r"\blayer\.(\d+)\.convolution\.", _one_more("conv", ".")),
-    (r"\blayer\.(\d+)\.normalization\.", _one_more("bn", ".")),
+    (r"\blayer\.(\d+)\.convolution\.", _one_more("conv")),
+    (r"\blayer\.(\d+)\.normalization\.", _one_more("bn")),
 )
 
 LAYOUTS: list[Layout] = [

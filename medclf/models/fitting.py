@@ -198,7 +198,7 @@ def _readings(
                 continue  # of a network saved whole, only the body is of interest
             short = name.removeprefix(prefix)
             if place := places.get(short):
-                tensors[place] = _shaped(place, tensor, wanted[place], cut.body)
+                tensors[place] = _shaped(place, tensor, wanted[place])
             elif not (_in_head(short, cut.heads) or BESIDE.search(short) or _is_zero_bias(short, tensor)):
                 beside.append(short)
         if row.numbered:  # behind the body's parts stand those of the head
@@ -232,7 +232,7 @@ def _prefixes(places: Mapping[str, str], state: Mapping[str, Tensor]) -> list[st
     return [prefix for prefix, _ in count.most_common(_N_PREFIXES)] or [""]
 
 
-def _shaped(name: str, tensor: Tensor, wanted: Tensor, body: nn.Module) -> Tensor:
+def _shaped(name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
     """A tensor in the shape that is wanted, where it only lacks axes of length 1, or is a grid of positions."""
     if tensor.shape == wanted.shape:
         return tensor

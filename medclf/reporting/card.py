@@ -57,9 +57,8 @@ def read_card(source: str | Path | Mapping[str, Any]) -> dict[str, str]:
         key = str(name).strip().lower().replace(" ", "_").replace("-", "_")
         if key not in QUESTIONS:
             near = difflib.get_close_matches(key, QUESTIONS, 1)
-            raise DataError(
-                f"{origin}: '{name}' is not asked for", f"did you mean {near[0]}?" if near else _known("it asks for")
-            )
+            remedy = f"did you mean {near[0]}?" if near else f"it asks for {', '.join(QUESTIONS)}"
+            raise DataError(f"{origin}: '{name}' is not asked for", remedy)
         text = _text(value, f"{origin}: {name}")
         if text:
             found[key] = text
@@ -132,7 +131,3 @@ def _scalar(value: Any, what: str) -> str:
     if value is None or isinstance(value, (str, int, float, datetime.date)):
         return " ".join(str("" if value is None else value).split())
     raise DataError(f"{what} is not text", "write text, a number, a date, or a list of them")
-
-
-def _known(words: str) -> str:
-    return f"{words} {', '.join(QUESTIONS)}"

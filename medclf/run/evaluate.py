@@ -29,7 +29,7 @@ from medclf.images.windowing import resolve_window
 from medclf.inference.bundle import Bundle
 from medclf.learn.units import unit_rows, units_section
 from medclf.metrics.intervals import as_plain
-from medclf.metrics.logits import sigmoid, softmax
+from medclf.metrics.logits import to_probs
 from medclf.models.tabular import NEW_FIELDS
 from medclf.progress import watch
 from medclf.reporting.report import report
@@ -311,7 +311,7 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
     features = np.stack([answer[1] for answer in answers]) if raw else None
     if raw:
         logits = np.stack([answer[0] for answer in answers]).astype(np.float64)
-        probs = sigmoid(logits) if bundle.multi_label else softmax(logits)
+        probs = to_probs(logits, multi_label=bundle.multi_label)
     else:
         probs = np.array([[answer.probs[label] for label in bundle.vocab] for answer in answers])
     y, used = matched.y[rows], table.iloc[rows].reset_index(drop=True).assign(partition="test")

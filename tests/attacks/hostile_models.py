@@ -32,6 +32,7 @@ import torch
 from safetensors.torch import save
 
 from medclf.errors import MedclfError
+from medclf.files import sha256_of
 from medclf.images.preprocessing import Preprocessing
 from medclf.inference import bundle_format
 from medclf.inference.bundle import load_bundle, save_bundle
@@ -306,7 +307,7 @@ def _flip(path: Path) -> None:
 
 
 def _hash_weights(path: Path, content: dict[str, Any]) -> None:
-    content["weights"]["sha256"] = bundle_format.file_hash(path / "weights.safetensors")
+    content["weights"]["sha256"] = sha256_of(path / "weights.safetensors")
 
 
 def _flip_and_hash(path: Path, content: dict[str, Any]) -> None:

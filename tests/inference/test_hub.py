@@ -12,9 +12,10 @@ import yaml
 from fsspec.registry import known_implementations
 
 from medclf.errors import BundleError, MedclfError, MedclfWarning, OutputError, in_shell
+from medclf.files import sha256_of
 from medclf.inference import hub
 from medclf.inference.bundle import load_bundle, save_bundle
-from medclf.inference.bundle_format import content_hash, file_hash
+from medclf.inference.bundle_format import content_hash
 from medclf.inference.hub import from_hub, pull, push
 
 _SERVER = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
@@ -127,7 +128,7 @@ def test_weights_that_are_no_safetensors_are_refused_whatever_their_hash_says(bu
     push(bundle, place)
     (place / "weights.safetensors").write_bytes(pickle.dumps({"weights": [1.0]}))
     content = json.loads((place / "bundle.json").read_text())
-    content["weights"]["sha256"] = file_hash(place / "weights.safetensors")
+    content["weights"]["sha256"] = sha256_of(place / "weights.safetensors")
     content["hash"] = content_hash(content)
     (place / "bundle.json").write_text(json.dumps(content))
     with pytest.raises(BundleError, match="no safetensors file"):
