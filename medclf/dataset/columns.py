@@ -26,8 +26,7 @@ MEANT = ("path", "label", "patient", "partition")
 FRAME = "frame_number"  # the column that says which frame of its file an image is
 MEASURED = ("width", "height", "sha256", "problem")  # scan finds these out by itself
 WRITTEN = frozenset({*MEANT, "pred", "loss", "unknown", "flags", "fold", "twins", "correction", "label_before"})
-WRITTEN |= {"trained_before"}
-WRITTEN |= {"unit_id", "n_images", "unit_images", "contribution"}
+WRITTEN |= {"trained_before", "unit_id", "n_images", "unit_images", "contribution"}
 NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d+)?|\.\d+)([eE][-+]?\d+)?")
 _FILE = re.compile(r"\.(png|jpe?g|tiff?|bmp|dcm)$", re.I)
 _COLUMNS_SHOWN = 40
@@ -36,6 +35,10 @@ SPLIT_COLUMN = re.compile(
     r"|(k|cv)?[ _-]?folds?[ _-]?(id|no|\d+)?",
     re.I,
 )
+
+
+Labels = tuple[list[Label | None], list[str], list[tuple[str, ...]], bool]
+"""Labels, problems ("" where there is none), unknown labels, and whether an image can have several."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class Sheet:
         of_folders = f", or take the folders' names with {argument('label_from_parent', 1)}" * (column == "label")
         return f"{meant} " * bool(meant) + f"name the right one with {argument(name, 'NAME')}{of_folders}"
 
-    def labels(self) -> tuple[list[Label | None], list[str], list[tuple[str, ...]], bool]:
+    def labels(self) -> Labels:
         """Labels, problems ("" where there is none), unknown labels, and whether an image can have several."""
         columns = self.columns
         if isinstance(columns.label, list):
@@ -191,9 +194,7 @@ class Sheet:
                     raise DataError(text, "write it as ['a', 'b'], or leave the cell blank where no label is known")
         return read
 
-    def _labels_from_flags(
-        self, columns: list[str]
-    ) -> tuple[list[Label | None], list[str], list[tuple[str, ...]], bool]:
+    def _labels_from_flags(self, columns: list[str]) -> Labels:
         """Several columns of 0 and 1; a row of zeros is legal and means no finding."""
         said = {column: self._flags(column) for column in columns}
         rows = [[said[column][row] for column in columns] for row in range(len(self.frame))]
@@ -229,7 +230,7 @@ class Sheet:
         if getattr(self.columns, option):
             raise DataError(f"{argument(option)} {why}", "leave one of them out")
 
-    def _labels_from_flag(self, column: str) -> tuple[list[Label | None], list[str], list[tuple[str, ...]], bool]:
+    def _labels_from_flag(self, column: str) -> Labels:
         """One column of 0 and 1 with other cells, as one of CheXpert's: its labels are 0 and 1."""
         policies = " and ".join(argument(name) for name in ("uncertain", "blank") if getattr(self.columns, name))
         self._refuse("label_delim", f"takes names apart, and does not go with {policies}, of a column of 0 and 1")

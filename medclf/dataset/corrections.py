@@ -129,30 +129,14 @@ def correct(table: pd.DataFrame, corrections: Corrections) -> tuple[pd.DataFrame
     table, name = table.copy(), corrections.name
     several = bool(table.attrs.get("multi_label"))
     place = {path: index for index, path in zip(table.index, table["path"], strict=True)}
-    frames: dict[str, list[str]] = {}
-    for file, path in zip(file_names(table), place, strict=True):
-        frames.setdefault(file, []).append(path)
-    named: dict[str, list[str]] = {}
-    for path in dict.fromkeys([*place, *frames]):
-        named.setdefault(str(path).rpartition("/")[2], []).append(path)
     known = count_labels(table["label"])
     before = {path: label_set(table.at[row, "label"]) for path, row in place.items()}
     table["correction"], table["label_before"] = "", ""
-    meant: list[list[str]] = []
-    seen: set[str] = set()
-    by_name = by_file = by_unit = 0
-    for number, given in enumerate(corrections.rows["path"], 1):
-        where = f"{name}, row {number}"
-        found = given if given in place or given in frames else _only(given, named.get(given, []), where)
-        meant.append([found] if found in place else frames[found])
-        if twice := [path for path in meant[-1] if path in seen]:
-            text = f"{where}: {given} is {twice[0]}, which another row is about, too"
-            raise DataError(text, "keep one row an image")
-        seen.update(meant[-1])
-        by_name += (found != given) * len(meant[-1])
-        by_file += found not in place
+    meant, by_name, by_file = _images_meant(table, corrections)
+    seen = {path for paths in meant for path in paths}
     beside = _Units(table, before, several)
     done: dict[str, dict[str, str]] = {}
+    by_unit = 0
     for number, (given, label, mark, new_label, _) in enumerate(corrections.rows.itertuples(index=False), 1):
         where, paths = f"{name}, row {number}", meant[number - 1]
         now = labels_in(new_label, several) if new_label and mark not in (UNSURE, POOR) else None
@@ -185,6 +169,31 @@ def correct(table: pd.DataFrame, corrections: Corrections) -> tuple[pd.DataFrame
     if by_file:
         told.append(f"{by_file} rows name a file of several frames: what they say counts for each frame.")
     return table, _summary([*done.values()], told, corrections) | {"matched_by_name": by_name}
+
+
+def _images_meant(table: pd.DataFrame, corrections: Corrections) -> tuple[list[list[str]], int, int]:
+    """The images that each row is about, how many were found by name alone, and how many rows name a file of frames."""
+    paths = list(table["path"])
+    frames: dict[str, list[str]] = {}
+    for file, path in zip(file_names(table), paths, strict=True):
+        frames.setdefault(file, []).append(path)
+    known = dict.fromkeys([*paths, *frames])
+    named: dict[str, list[str]] = {}
+    for path in known:
+        named.setdefault(str(path).rpartition("/")[2], []).append(path)
+    images, seen, by_name, by_file = set(paths), set[str](), 0, 0
+    meant: list[list[str]] = []
+    for number, given in enumerate(corrections.rows["path"], 1):
+        where = f"{corrections.name}, row {number}"
+        found = given if given in known else _only(given, named.get(given, []), where)
+        meant.append([found] if found in images else frames[found])
+        if twice := [path for path in meant[-1] if path in seen]:
+            text = f"{where}: {given} is {twice[0]}, which another row is about, too"
+            raise DataError(text, "keep one row an image")
+        seen.update(meant[-1])
+        by_name += (found != given) * len(meant[-1])
+        by_file += found not in images
+    return meant, by_name, by_file
 
 
 class _Units:

@@ -45,6 +45,7 @@ from medclf.dataset.remedies import remedy_for
 from medclf.dataset.sources import MISSING, Asked, LabelFrom, Rows, read_source
 from medclf.dataset.spelt_names import one_name_each
 from medclf.errors import DataError, MedclfWarning, ReadError, argument
+from medclf.files import sha256_of
 from medclf.images import dicom, reading
 from medclf.images.frame_names import file_and_frame, file_of
 from medclf.images.windowing import resolve_window
@@ -97,7 +98,7 @@ def scan(
         label_delim: separates several labels in one cell, as in "Effusion|Nodule"; the task is multi-label. A cell
             "(none)" says that there is no finding; a blank one that the labels are unknown.
         patient_col: its column of patients; DICOM files say theirs themselves. Either way the table holds
-            pseudonyms, made with a key that is kept outside of all outputs (see `data.identity`).
+            pseudonyms, made with a key that is kept outside of all outputs (see `medclf.dataset.identity`).
         partition_col: its column of partitions: train, valid (or val, validation), test; or fastai's
             is_valid of True and False.
         strict: raise for a file that cannot be used, instead of warning and going on without it.
@@ -218,6 +219,23 @@ class Facts(NamedTuple):
 
 
 def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Frame, window: Window) -> pd.DataFrame:
+    """The table of the rows, with what each file tells; what people should know of the files goes to the notes."""
+    facts = _facts(rows, check_pixels, progress, frame, window)
+    key = _hide_patients(rows, [row for row, fact in enumerate(facts) if fact.format == "DICOM"])
+    if not any(rows.patient):
+        rows.notes.extend(unnamed_patients(rows.extra) or patients_in_names(rows.path))
+    shown = _note_kinds(rows, facts, frame, window)
+    table = pd.concat([pd.DataFrame(_columns_of(rows, facts, key)), rows.extra], axis=1)
+    table = table.sort_values("path", kind="stable", ignore_index=True)
+    table.attrs.update(root=str(rows.root.absolute()), multi_label=rows.multi_label, ignored=rows.ignored)
+    if shown:
+        table.attrs["own_windows"] = shown
+    if rows.read_for:
+        table.attrs["labels"] = rows.read_for
+    return table
+
+
+def _facts(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Frame, window: Window) -> list[Facts]:
     def facts_of(row: int) -> Facts:
         if rows.problem[row].startswith(MISSING):
             return Facts(problem=rows.problem[row])
@@ -228,11 +246,11 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Fra
 
     n = len(rows.path)
     facts = list(watch(map_ahead(facts_of, range(n)), n, "Checking images", progress=progress))
-    if callable(check_pixels):
-        facts = _checked(rows, facts, check_pixels)
-    key = _hide_patients(rows, [row for row in range(n) if facts[row].format == "DICOM"])
-    if not any(rows.patient):
-        rows.notes.extend(unnamed_patients(rows.extra) or patients_in_names(rows.path))
+    return _checked(rows, facts, check_pixels) if callable(check_pixels) else facts
+
+
+def _columns_of(rows: Rows, facts: Sequence[Facts], key: bytes) -> dict[str, Any]:
+    """The table's own columns; `key` is what the pseudonyms of studies are made with."""
     data: dict[str, Any] = {
         column: pd.Series(getattr(rows, column), dtype=object) for column in ("path", "label", "patient", "partition")
     }
@@ -242,10 +260,14 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Fra
     data["height"] = [fact.height for fact in facts]
     data["sha256"] = pd.Series([fact.sha256 for fact in facts], dtype=object)
     data["problem"] = pd.Series([fact.problem for fact in facts], dtype=object)
-    origins = {path: fact.origin for path, fact in zip(rows.path, facts, strict=True) if fact.origin}
-    if origins:
+    if any(fact.origin for fact in facts):
         columns = origin_columns([fact.origin for fact in facts], key)
         data |= {name: cells for name, cells in columns.items() if name not in rows.extra}
+    return data
+
+
+def _note_kinds(rows: Rows, facts: Sequence[Facts], frame: Frame, window: Window) -> dict[str, int]:
+    """Note what is odd about the files, one by one or beside each other; and which windows of their own they have."""
     sound = [(path, fact) for path, fact in zip(rows.path, facts, strict=True) if not fact.problem]
     rows.notes.extend(kind_warnings({path: fact.origin for path, fact in sound if fact.origin}))
     rows.notes.extend(frame_warnings({path: fact.n_frames for path, fact in sound}, frame))
@@ -256,17 +278,11 @@ def _open_all(rows: Rows, check_pixels: bool | Check, progress: bool, frame: Fra
         own = {path: fact.window for path, fact in sound if fact.window}
         rows.notes.extend(own_window_warnings(own))
         shown = windows_shown([*own.values()], sum(fact.spread for _, fact in sound))
+    origins = {path: fact.origin for path, fact in zip(rows.path, facts, strict=True) if fact.origin}
     levels = {path: fact.levels for path, fact in sound if fact.levels is not None}
     rows.notes.extend(level_warnings(levels, origins, rows.root))
     rows.notes.extend(mask_warnings({path: (fact.width, fact.height) for path, fact in sound}, levels))
-    table = pd.concat([pd.DataFrame(data), rows.extra], axis=1)
-    table = table.sort_values("path", kind="stable", ignore_index=True)
-    table.attrs.update(root=str(rows.root.absolute()), multi_label=rows.multi_label, ignored=rows.ignored)
-    if shown:
-        table.attrs["own_windows"] = shown
-    if rows.read_for:
-        table.attrs["labels"] = rows.read_for
-    return table
+    return shown
 
 
 def _checked(rows: Rows, facts: list[Facts], check: Check) -> list[Facts]:
@@ -350,7 +366,7 @@ def file_hash(path: Path) -> str:
     """The file's SHA-256 in hex, read in pieces; that of a frame is made of its file's and its number."""
     file, number = file_and_frame(path)
     if number is None:
-        return _hash_of(file)
+        return sha256_of(file)
     facts = file.stat()
     whole = _kept_hash(file, facts.st_ino, facts.st_mtime_ns, facts.st_size)
     return hashlib.sha256(f"{whole}#{number}".encode()).hexdigest()
@@ -358,15 +374,7 @@ def file_hash(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _kept_hash(path: Path, *_unchanged: int) -> str:
-    return _hash_of(path)
-
-
-def _hash_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(path)
 
 
 def is_scanned(data: Any) -> bool:

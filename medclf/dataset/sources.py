@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -154,31 +154,31 @@ def _from_folder(folder: Path, labels: Any, asked: Asked) -> Rows:
         return _from_sheet(sheet, None, asked)
     no_paths = asked.columns.path == Columns.path and Columns.path not in sheet.frame  # none is named that is not there
     if no_paths and asked.columns.patient in sheet.frame:
-        masks = set(masks_among(tree.paths))
-        tree = replace(tree, paths=[path for path in tree.paths if path not in masks])
-        sheet = labels_of_patients(sheet, folder, tree.paths)
-        sheet.notes.extend(_of_masks(masks))
+        paths, of_masks = _without_masks(tree.paths)
+        tree = replace(tree, paths=paths)
+        sheet = labels_of_patients(sheet, folder, paths)
+        sheet.notes.extend(of_masks)
     rows = _from_sheet(sheet, tree, replace(asked, root=folder))
     if not asked.where:
         _note_unlisted(rows, tree.paths, sheet.name)
     return rows
 
 
-def _of_masks(masks: Collection[str]) -> list[str]:
-    """What is said of files that are masks by their name, and are left out."""
+def _without_masks(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The paths but for those of masks, by their name, and what is said of these."""
+    masks = set(masks_among(paths))
     if not masks:
-        return []
-    return [
+        return list(paths), []
+    return [path for path in paths if path not in masks], [
         f"{len(masks)} files are masks or drawings of other images by their name, and are left out, first "
         f"'{min(masks)}': a CSV can list them as images"
     ]
 
 
 def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:
-    masks = set(masks_among(tree.paths))
-    paths = [path for path in tree.paths if path not in masks]
+    paths, of_masks = _without_masks(tree.paths)
     labels, problems, notes = _labels_from_paths(root, paths, asked)
-    notes += _of_masks(masks)
+    notes += of_masks
     patients = _patients_of_folders(paths, labels, notes) if asked.label_from == "folder" else [None] * len(paths)
     empty = [f"folder '{folder}' holds no image" for folder in tree.empty if asked.label_from == "folder"]
     if len(empty) > SHOWN:
@@ -192,7 +192,7 @@ def _from_tree(root: Path, tree: Tree, asked: Asked) -> Rows:
         problem=problems,
         extra=pd.DataFrame(index=range(len(paths))),
         multi_label=asked.columns.label_delim is not None,
-        ignored=tree.ignored + len(masks),
+        ignored=tree.ignored + len(tree.paths) - len(paths),
         notes=[*tree.notes, *notes, *empty],
     )
 
@@ -418,9 +418,9 @@ def _folders_opened(
 
 def _images_below(root: Path, folder: str, notes: list[str]) -> list[str]:
     tree = walk(root / folder)
-    masks = set(masks_among(tree.paths))
-    notes += [*tree.notes, *_of_masks(masks)]
-    return [(PurePosixPath(folder) / path).as_posix() for path in tree.paths if path not in masks]
+    paths, of_masks = _without_masks(tree.paths)
+    notes += [*tree.notes, *of_masks]
+    return [(PurePosixPath(folder) / path).as_posix() for path in paths]
 
 
 def _one_row_a_path(rows: Rows, sheet: Sheet) -> Rows:

@@ -197,7 +197,7 @@ def _agreement(read: pd.DataFrame, predictions: Predictions, n_boot: int) -> dic
 
 
 def _corrections(read: pd.DataFrame) -> pd.DataFrame:
-    """What to change, as `data.corrections` reads it: other labels, poor images, unsure ones."""
+    """What to change, as `medclf.dataset.corrections` reads it: other labels, poor images, unsure ones."""
     rows = []
     for item in read.to_dict("records"):
         other = item["said"] != "" and _sorted(item["said"]) != _sorted(item["label"])

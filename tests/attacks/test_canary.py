@@ -216,5 +216,7 @@ def test_hidden_names_are_hidden(room):
 
 
 def test_no_bundle_knows_where_the_images_lay(room):
-    for bundle in (room / "out").glob("*/bundle"):
+    bundles = [*(room / "out").glob("*/bundle")]
+    assert bundles
+    for bundle in bundles:
         assert leaks(files_below(bundle), {"room": str(room)}) == {}
