@@ -126,7 +126,7 @@ def train(
         table, corrected = _scanned(config, say)
         config = _for_table(config, table)
         record = begun | start_record(table) | {"settings": config.as_dict()}
-        record |= {"corrections": corrected} if corrected else {}
+        record |= corrected
         of_test = check_test(config, table) if config.test else {}
         if before:
             check_same(before, record, resume=going_on)
@@ -151,7 +151,11 @@ def train(
         again = reported_again(chosen_on, learn.dls.table, config.split)
         if again:
             say(again)
-        _write(run, config, learn, assessment, corrected, start, again, of_test)
+        results = assessment.results | corrected | _plan_section(run, config, again)
+        results["seconds"] = round(time.perf_counter() - start, 1)
+        _write(run, config, learn, assessment, results)
+        if config.test:
+            _add_external(run, config, results, of_test)
         report(out)
         if tracking:
             tracking.finish(run)
@@ -180,14 +184,15 @@ def _say_withheld(config: TrainConfig, root: Path, predictions: Predictions, say
 
 
 def _scanned(config: TrainConfig, say: Say) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The table of the data, corrected where a reader has; and what was corrected."""
+    """The table of the data, corrected where a reader has; and the section of what was corrected."""
     table = scan(config.data, **config.scan_kwargs(), check_pixels=decoding(**loader_options(config)))
     corrected: dict[str, Any] = {}
     if config.unit:
         table = with_units(table, config.unit)
     if config.corrections:
-        table, corrected = correct(table, read_corrections(config.corrections))
-        say(corrected["sentence"])
+        table, done = correct(table, read_corrections(config.corrections))
+        corrected = {"corrections": done}
+        say(done["sentence"])
     policy_of(config, table)
     if config.unit:
         check_labels(table)
@@ -228,17 +233,25 @@ def _trained_before(config: TrainConfig, table: pd.DataFrame, say: Say) -> pd.Da
     return table.assign(**{TRAINED_BEFORE: before})
 
 
+def _plan_section(run: Run, config: TrainConfig, again: str) -> dict[str, Any]:
+    """What results.json says of how the training was chosen, where there is something to say."""
+    if (run / PLAN).is_file():
+        plan = read_plan(run / PLAN)
+        return {"plan": {name: plan[name] for name in ("sentence", "candidates") if name in plan}}
+    if again:
+        return {"plan": {"sentence": again}}
+    frozen = on_frozen_features(config)
+    return {"plan": {"sentence": f"{frozen[:1].upper()}{frozen[1:]}."}} if frozen else {}
+
+
 def _write(
     run: Run,
     config: TrainConfig,
     learn: MedLearner,
     assessment: Assessment,
-    corrected: dict[str, Any],
-    start: float,
-    again: str,
-    of_test: dict[str, Any],
+    results: dict[str, Any],
 ) -> None:
-    """All files of the RUN but its page; with an external test, what that found as well."""
+    """All files of the RUN but its page."""
     run.write_table(assessment.table)
     run.write_predictions(assessment.predictions)
     if assessment.images is not None:
@@ -251,27 +264,20 @@ def _write(
         assessment.out_of_fold.save(run / OUT_OF_FOLD)
     if assessment.labels is not None:
         save_rows(run / LABEL_ERRORS, assessment.labels.doubtful)
-    results = assessment.results | ({"corrections": corrected} if corrected else {})
-    if (run / PLAN).is_file():
-        plan = read_plan(run / PLAN)
-        results["plan"] = {name: plan[name] for name in ("sentence", "candidates") if name in plan}
-    elif again:
-        results["plan"] = {"sentence": again}
-    elif frozen := on_frozen_features(config):
-        results["plan"] = {"sentence": f"{frozen[:1].upper()}{frozen[1:]}."}
-    results["seconds"] = round(time.perf_counter() - start, 1)
-    results |= with_card(results, config.card, config.as_dict())
+    results = results | with_card(results, config.card, config.as_dict())
     run.write_results(results)
     card = results.get("card", {}) | assessment.card
     save_bundle(learn, run / "bundle", calibration=assessment.calibration, card=card, overwrite=True)
     maps.save_maps(run.path, assessment.saliency)
     run.write_augmentation(assessment.augmentation)
-    if config.test:
-        place = run / EVALUATIONS / "test" if config.hide_names else None  # else it bears the name of the folder
-        page = evaluate(run.path, config.test, place, overwrite=True, saliency=config.saliency, **of_test)
-        results["external"] = external_facts(page, run.path)
-        results |= with_card(results, config.card, config.as_dict())
-        run.write_results(results)
+
+
+def _add_external(run: Run, config: TrainConfig, results: dict[str, Any], of_test: dict[str, Any]) -> None:
+    """Evaluate the run on `test`, and put what that found into its results."""
+    place = run / EVALUATIONS / "test" if config.hide_names else None  # else it bears the name of the folder
+    page = evaluate(run.path, config.test, place, overwrite=True, saliency=config.saliency, **of_test)
+    results = results | {"external": external_facts(page, run.path)}
+    run.write_results(results | with_card(results, config.card, config.as_dict()))
 
 
 def _config_of(data: TrainConfig | str | Path, settings: dict[str, Any], say: Say) -> TrainConfig:

@@ -127,7 +127,7 @@ def test_the_record_of_folds_keeps_what_a_budget_had_room_for_and_their_repeat_m
     monkeypatch.setattr(
         trainings, "fit_network", lambda config, table, say, outline: tried.append(outline) or (learn, None, config)
     )
-    monkeypatch.setattr(trainings, "assess", lambda *_, **__: SimpleNamespace(predictions=None))
+    monkeypatch.setattr(trainings, "assess", lambda *_, **__: SimpleNamespace(predictions=None, results={}))
     monkeypatch.setattr(trainings, "report", lambda out: (out / "report.html").touch())
     for name in ("_write", "_say_withheld", "hash_in", "precision"):
         monkeypatch.setattr(trainings, name, lambda *_: None)
