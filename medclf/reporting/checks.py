@@ -11,6 +11,7 @@ from medclf.results.shortcut_words import NO_CONTROL, depends, summary
 from medclf.results.wording import (
     FEW_IMAGES,
     WEAK_JUDGE,
+    as_sentence,
     confidence_gap,
     counted,
     is_metric,
@@ -168,5 +169,4 @@ def _calibration(results: Mapping[str, Any]) -> Check:
     state = _graded(found["value"], GAPS)
     if state == "fail" and is_number(found["low"]) and found["low"] <= GAPS[0]:
         state = "warn"  # too few images to say so
-    text = confidence_gap(found)
-    return Check("Calibration", state, f"{text[:1].upper()}{text[1:]}.", place)
+    return Check("Calibration", state, as_sentence(confidence_gap(found)), place)

@@ -184,6 +184,16 @@ def rests_on_few(results: Mapping[str, Any]) -> str:
     )
 
 
+def as_sentence(text: str) -> str:
+    """A clause with a capital letter before it and a full stop behind.
+
+    Example:
+        >>> as_sentence("one cycle")
+        'One cycle.'
+    """
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def percent(share: Any, digits: int = 1) -> str:
     """A share as a percentage; a dash where there is none.
 

@@ -26,7 +26,7 @@ from medclf.learn.trial import (
     link_near_duplicates,
     try_tuning,
 )
-from medclf.results.wording import percent
+from medclf.results.wording import as_sentence, percent
 from medclf.run.config import Say
 from medclf.run.plan import Chosen, Outline
 
@@ -113,11 +113,7 @@ def _row(name: str, trial: Trial, what: str, kept: str, others: list[dict[str, A
         other["chosen"] = other["chosen"] and not trial.helps
     sentence = trial.sentence(what, kept)
     say(sentence)
-    return {"name": name, "chosen": trial.helps, "sentence": _as_sentence(sentence), **trial.as_dict()}
-
-
-def _as_sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    return {"name": name, "chosen": trial.helps, "sentence": as_sentence(sentence), **trial.as_dict()}
 
 
 def _probed(learn: MedLearner, name: str, kept: str, candidates: list[dict[str, Any]], say: Say, **how: Any) -> bool:

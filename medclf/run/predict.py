@@ -119,10 +119,14 @@ class FilePrediction:
     def __str__(self) -> str:
         if self.problem:
             return f"{self.path}: cannot be read: {self.problem}"
-        ranked = sorted(self.probs, key=lambda name: -self.probs[name])[:3]
-        scores = ", ".join(f"{name} {self.probs[name]:.3f}" for name in ranked)
-        flags = f" [{', '.join(self.flags)}]" if self.flags else ""
-        return f"{self.path}: {self.label or '(no finding)'} ({scores}){flags}"
+        return f"{self.path}: {in_words(self.label, self.probs, self.flags)}"
+
+
+def in_words(label: str, probs: Mapping[str, float], flags: Sequence[str]) -> str:
+    """The label, the three highest probabilities, and the flags."""
+    ranked = sorted(probs, key=lambda name: -probs[name])[:3]
+    scores = ", ".join(f"{name} {probs[name]:.3f}" for name in ranked)
+    return f"{label or '(no finding)'} ({scores})" + (f" [{', '.join(flags)}]" if flags else "")
 
 
 def predict(
@@ -183,6 +187,15 @@ def print_predictions(
             writer.write(answer.as_dict().get(name, "") for name in columns)
         else:
             print(json.dumps(answer.as_dict()) if form == "json" else printable(answer))
+    end_output(writer, n, readable)
+
+
+def end_output(writer: CsvOutput | None, n: int, readable: int) -> None:
+    """After the last of `n` files.
+
+    Raises:
+        DataError: none of them was readable.
+    """
     sys.stdout.flush()
     if writer:
         writer.tell()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medclf.errors import DataError, ReadError
+from medclf.errors import ReadError
 from medclf.escaping import printable
 from medclf.images.box_places import SIDES
 from medclf.inference.found_boxes import BoxPredictor, FoundBoxes
 from medclf.inference.runtimes import bundle_in, load_box_model
-from medclf.run.predict import CsvOutput, images_in, tell_frames
+from medclf.run.predict import CsvOutput, end_output, images_in, tell_frames
 
 _COLUMNS = ("path", "label", "prob", *SIDES, "width", "height", "problem")
 
@@ -81,11 +80,7 @@ def print_boxes(
             print(json.dumps(_as_json(path, answer, rows)))
         else:
             print(printable(f"{path}: {_words(answer, rows)}"))
-    sys.stdout.flush()
-    if writer:
-        writer.tell()
-    if not readable:
-        raise DataError(f"none of {n} files could be read", "see the reasons above")
+    end_output(writer, n, readable)
 
 
 def _rows(answer: FoundBoxes | ReadError, threshold: float | None) -> Iterator[dict[str, Any]]:

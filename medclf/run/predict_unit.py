@@ -20,7 +20,7 @@ from medclf.inference.predictor import FrameOf, Predictor, frames_of
 from medclf.inference.runtimes import opened
 from medclf.inference.zipped import open_zip, read_members
 from medclf.results.wording import of_several
-from medclf.run.predict import CsvOutput, images_in, paths_of
+from medclf.run.predict import CsvOutput, images_in, in_words, paths_of
 
 if TYPE_CHECKING:
     from medclf.images.preprocessing import Item
@@ -68,12 +68,9 @@ class UnitAnswer:
         }
 
     def __str__(self) -> str:
-        ranked = sorted(self.probs, key=lambda name: -self.probs[name])[:3]
-        scores = ", ".join(f"{name} {self.probs[name]:.3f}" for name in ranked)
-        flags = f" [{', '.join(self.flags)}]" if self.flags else ""
         shown = [f"  {value:.3f} {name}" for name, value in list(self.images.items())[:_SHOWN]]
         broken = [f"  cannot be read: {name}: {reason}" for name, reason in self.problems.items()]
-        first = f"{self.name} ({len(self.images)} images): {self.label or '(no finding)'} ({scores}){flags}"
+        first = f"{self.name} ({len(self.images)} images): {in_words(self.label, self.probs, self.flags)}"
         return "\n".join([first, "decided by:", *shown, *broken])
 
 

@@ -19,6 +19,7 @@ from medclf.reporting.plain_page import check_page
 from medclf.reporting.report import Reported, report
 from medclf.reporting.shortcut_page import render_shortcuts
 from medclf.results.record import RECORD
+from medclf.results.wording import as_sentence
 from medclf.run.evaluate import as_trained
 from medclf.run.predict import without_fields
 from medclf.run.run import Run
@@ -83,7 +84,7 @@ def shortcuts(
     cautions = ["Some of these images were used for training; effects may be underestimated."] if trained else []
     if told := without_fields(bundle):
         warnings.warn(MedclfWarning(told), stacklevel=2)
-        cautions.append(f"{told[:1].upper()}{told[1:]}.")
+        cautions.append(as_sentence(told))
     reason = "" if shown else _why_withheld(table)
     page = render_shortcuts(
         test,

@@ -39,7 +39,7 @@ from medclf.results.provenance import versions
 from medclf.results.record import RECORD_FORMAT, now
 from medclf.results.run_folder import AUDIT, EVALUATIONS, IMAGES, LABEL_ERRORS, NEIGHBOURS, OUT_OF_FOLD
 from medclf.results.subgroups import check_columns
-from medclf.results.wording import partition_name
+from medclf.results.wording import as_sentence, partition_name
 from medclf.run.audit import audit_table
 from medclf.run.config import Say, check_beside_boxes, check_early, check_machine
 from medclf.run.evaluate import check_test, evaluate, external_facts
@@ -241,7 +241,7 @@ def _plan_section(run: Run, config: TrainConfig, again: str) -> dict[str, Any]:
     if again:
         return {"plan": {"sentence": again}}
     frozen = on_frozen_features(config)
-    return {"plan": {"sentence": f"{frozen[:1].upper()}{frozen[1:]}."}} if frozen else {}
+    return {"plan": {"sentence": as_sentence(frozen)}} if frozen else {}
 
 
 def _write(

@@ -11,7 +11,7 @@ from medclf.files import is_number
 from medclf.metrics.intervals import plan_size
 from medclf.metrics.table import class_metrics, overall_metrics
 from medclf.reporting.formatting import cautions, unit_of
-from medclf.results.wording import counted, interval, is_metric, number, partition_name, summary
+from medclf.results.wording import as_sentence, counted, interval, is_metric, number, partition_name, summary
 
 _FEW = 8  # labels that are still named
 
@@ -270,8 +270,7 @@ def training(have: Known) -> str:
             f"then {depth} for {epochs} epochs: AdamW, one cycle{at}, {loss}, "
             f"batches of at most {batch}, training images {augmented}"
         )
-    text = f"{'; '.join(parts)}; seed {have.recipe.get('seed')}" if parts else ""
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+    return as_sentence(f"{'; '.join(parts)}; seed {have.recipe.get('seed')}") if parts else ""
 
 
 def selection(have: Known) -> str:
