@@ -342,7 +342,7 @@ def left_out(labels: Sequence[str] | None, key: str = "") -> str:
 def confusion_matrix(task: Task) -> Any:
     """Counts with the actual labels as rows; multi-label: `{label: [[tn, fp], [fn, tp]]}`."""
     if not task.multi_label:
-        return (task.positive.T.astype(int) @ task.predicted.astype(int)).tolist()
+        return (task.positive.T.astype(float) @ task.predicted.astype(float)).astype(int).tolist()
     matrices = {}
     for index, label in enumerate(task.vocab):
         actual, called = (column[task.rows[index], index].astype(int) for column in (task.positive, task.predicted))

@@ -17,6 +17,7 @@ from medclf.errors import DataError
 from medclf.metrics.intervals import Sampling
 
 N_BINS = 15
+_FEW_PLACES, _SMALL = 32, 1_000_000  # for which a product of matrices is quicker than running sums
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,26 @@ class Ranking:
         precision is the sum of precision times gained sensitivity, as in scikit-learn.
         """
         own = weights[:, self.order[self.hits]]
-        called, true = _running(weights[:, self.order]), _running(own)
+        true = _running(own)
         true_first = true[:, np.searchsorted(self.hits, self.first)]
         true_past = true[:, np.searchsorted(self.hits, self.past)]
-        called_first, called_past = called[:, self.first], called[:, self.past]
-        positives, negatives = true[:, -1], called[:, -1] - true[:, -1]
+        called_first, called_past = np.split(self._before(weights, np.append(self.first, self.past)), 2, axis=1)
+        positives, negatives = true[:, -1], weights.sum(axis=1) - true[:, -1]
         above = np.einsum("ij,ij->i", own, called_past - true_past + called_first - true_first) / 2
         precision = np.divide(true_past, called_past, out=np.zeros_like(true_past), where=called_past > 0)
         with np.errstate(invalid="ignore", divide="ignore"):
             auroc = 1 - above / (positives * negatives)
             auprc = np.einsum("ij,ij->i", own, precision) / positives
         return auroc, np.where(negatives > 0, auprc, np.nan)
+
+    def _before(self, weights: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """(b, places) what the images weigh that stand before each place of `order`."""
+        if len(places) > _FEW_PLACES or len(places) * len(self.order) > _SMALL:
+            return np.asarray(_running(weights[:, self.order])[:, places])
+        before = np.zeros((len(self.order), len(places)), weights.dtype)
+        for column, place in enumerate(places):
+            before[self.order[:place], column] = 1
+        return np.asarray(weights @ before)
 
 
 def _running(columns: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ _SMALL = 5_000_000  # values of the features, such as 4,000 images' 1,280
 _EXACT = 1e-9  # of the objective, relative, in the last fit
 _ROUGH = 1e-5  # and in those that choose the strength
 _QUICK = 500_000  # values of the features; below it every strength is tried, as a fold of few images may mislead
+_VAST = 1_000_000_000  # values of the features times classes, such as 1,000 images' and 1,000 classes
 _FOLDS = 5
 _LEAST = 1e-15  # probability, in a logarithm
 _PATIENCE = 2  # strengths in a row that are worse, before no further one is tried
@@ -183,24 +184,28 @@ def _fit_logistic(
         (model,) = fit_path(x, classes, n_classes, [_FALLBACK], weights=weights, tolerance=_EXACT)
         return model, _FALLBACK, 0, np.full((len(y), n_classes), np.nan)
     probs = np.tile(shares, (len(STRENGTHS), len(y), 1))
-    losses, tried, first = np.zeros(len(STRENGTHS)), len(STRENGTHS), True
+    losses, steps, first = np.zeros(len(STRENGTHS)), [*range(len(STRENGTHS))], True
     for train, valid in pairs:
         seen, inner = np.unique(classes[train], return_inverse=True)
         known = valid[judged[valid]]
         if len(seen) < 2 or not len(known):
             continue
         least, worse = np.inf, 0
-        path = fit_path(x[train], inner, len(seen), STRENGTHS[:tried], weights=weights[train], tolerance=_ROUGH)
-        for i, model in enumerate(path):
+        strengths = [STRENGTHS[i] for i in steps]
+        path = fit_path(x[train], inner, len(seen), strengths, weights=weights[train], tolerance=_ROUGH)
+        for i, model in zip(steps, path, strict=False):
             probs[i, valid[:, None], seen] = model.probs(x[valid]) * shares[seen].sum()
             loss = _log_loss(probs[i, known], classes[known], weights[known])
             losses[i] += loss
             least, worse = (loss, 0) if loss < least else (least, worse + 1)
             if first and worse == _PATIENCE and x.size > _QUICK:  # the others go as far, so that all can be summed
-                tried = i + 1
+                steps = steps[: i + 1]
                 break
+        if first and x.size * n_classes > _VAST:  # where the first fold has its best, the others have it next to it
+            near = min(steps, key=losses.__getitem__)
+            steps = [0, *(i for i in steps[1:] if i >= near - 1)]
         first = False
-    best = int(losses[:tried].argmin())
+    best = min(steps, key=losses.__getitem__)
     sure = _sure_part(probs[[0, best]], classes, weights * judged, groups)
     best = best if sure else 0
     parts, strengths = np.array([1 - sure, sure]), [STRENGTHS[0], STRENGTHS[best]]

@@ -97,12 +97,14 @@ def fit_path(
 
         def objective(u: np.ndarray) -> tuple[float, np.ndarray]:
             w = u.reshape(found.shape) * scale  # noqa: B023 - called within this turn alone
-            loss, slope = _log_loss(x @ w[:, :-1].T.astype(x.dtype) + w[:, -1], actual, weights)
-            gradient = np.concatenate([slope.T.astype(x.dtype) @ x, slope.sum(axis=0)[:, None]], axis=1)
-            value = strength * loss + (w[:, :-1] ** 2).sum() / 2  # noqa: B023
-            gradient = strength * gradient  # noqa: B023
+            loss, slope = _log_loss(x @ w[:, :-1].astype(x.dtype).T, w[:, -1], actual, weights)
+            gradient = np.empty_like(w)
+            gradient[:, :-1], gradient[:, -1] = slope.astype(x.dtype).T @ x, slope.sum(axis=0)
+            gradient *= strength  # noqa: B023
             gradient[:, :-1] += w[:, :-1]
-            return value, (gradient * scale).ravel()  # noqa: B023
+            value = strength * loss + (w[:, :-1] ** 2).sum() / 2  # noqa: B023
+            gradient *= scale  # noqa: B023
+            return value, gradient.ravel()
 
         limits = {"maxiter": _MOST_STEPS, "ftol": tolerance, "gtol": 1e-9, "maxcor": 20}
         done = minimize(objective, (found / scale).ravel(), jac=True, method="L-BFGS-B", options=limits)
@@ -110,15 +112,20 @@ def fit_path(
         yield Logistic(found[:, :-1].copy(), found[:, -1].copy())
 
 
-def _log_loss(logits: np.ndarray, actual: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
-    """The weighted sum of the log loss, and its (n, k) slope in the logits."""
+def _log_loss(
+    logits: np.ndarray, bias: np.ndarray, actual: np.ndarray, weights: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """The weighted sum of the log loss, and its (n, k) slope in the logits. Of many classes it is most of the time."""
     logits = logits.astype(np.float64)
+    logits += bias
     if logits.shape[1] == 1:
         signed = np.where(actual, logits, -logits)
         loss = -weights @ log_expit(signed)[:, 0]
-        probs = np.exp(log_expit(logits))
-    else:
-        log_probs = logits - logsumexp(logits, axis=1, keepdims=True)
-        loss = -weights @ log_probs[actual]
-        probs = np.exp(log_probs)
-    return float(loss), (probs - actual) * weights[:, None]
+        return float(loss), (np.exp(log_expit(logits)) - actual) * weights[:, None]
+    logits -= logits.max(axis=1, keepdims=True)
+    own = logits[actual]
+    slope = np.exp(logits, out=logits)
+    total = slope.sum(axis=1)
+    slope *= (weights / total)[:, None]
+    slope[actual] -= weights
+    return float(weights @ (np.log(total) - own)), slope

@@ -324,7 +324,7 @@ def most_confused(matrix: Any, vocab: Sequence[str], min_val: int = 1) -> list[t
         ]
     else:
         counts = np.asarray(matrix)
-        cells = [(vocab[i], vocab[j], int(counts[i, j])) for i, j in np.ndindex(*counts.shape) if i != j]
+        cells = [(vocab[i], vocab[j], int(counts[i, j])) for i, j in np.argwhere(counts >= min_val) if i != j]
     return sorted((cell for cell in cells if cell[2] >= min_val), key=lambda cell: -cell[2])
 
 

@@ -7,7 +7,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from medclf.errors import MedclfWarning
+from medclf.models import linear_probe as probe
 from medclf.models.linear_probe import STRENGTHS, _sure_part, fit_linear
+from medclf.models.logistic import fit_path
 
 
 def clouds(n_classes=3, n=120, f=20, seed=0):
@@ -196,3 +198,18 @@ def test_labels_without_signal_get_their_frequency_and_others_keep_what_is_learn
     assert max(held_out_brier(0, seed) for seed in range(3, 6)) < 1.01
     assert max(held_out_brier(1, seed) for seed in range(5, 8)) < 1.015  # what little is learnt is not told too boldly
     assert max(held_out_brier(6, seed) for seed in range(3)) < 0.25
+
+
+def test_of_very_many_classes_the_first_fold_says_which_strengths_the_others_try(monkeypatch):
+    rng = np.random.default_rng(0)
+    y = np.arange(240) % 12
+    x = (rng.normal(0, 0.7, (12, 40))[y] + rng.normal(0, 1, (240, 40))).astype(np.float32)
+    every = fit_linear(x, y, 12)
+    fits: list[int] = []
+    monkeypatch.setattr(probe, "fit_path", lambda *args, **how: fits.append(len(args[3])) or fit_path(*args, **how))
+    monkeypatch.setattr(probe, "_VAST", 0)
+    some = fit_linear(x, y, 12)
+    assert fits[0] == len(STRENGTHS) and max(fits[1:]) < fits[0]
+    assert some.strength == every.strength
+    np.testing.assert_allclose(some.held_out, every.held_out, atol=0.01)
+    np.testing.assert_allclose(some.weight, every.weight, atol=1e-4)
