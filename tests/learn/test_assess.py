@@ -1,5 +1,6 @@
 """The one road after the last epoch: what Python's users get by default is what the shell's training gives."""
 
+import html
 import json
 import os
 import shutil
@@ -95,7 +96,7 @@ def test_by_default_a_bundle_is_guarded_and_a_report_checks_for_leaks(probed, tm
     assert results["leak_free"]["n_leaking"] == results["audit"]["leaks"]["valid"]["with_twin_in_train"] == 3
     assert results["test"]["leak_free"]["n_leaking"] == 1
     assert {"calibration", "abstain", "ood", "operating_point", "saliency"} <= set(results)
-    assert "near-duplicate" in page.read_text() or "twin" in page.read_text()
+    assert results["leak_free"]["sentence"] in html.unescape(page.read_text())
     bundle = load_bundle(save_bundle(probed, tmp_path / "a.bundle"))
     assert {"temperature", "abstain", "ood"} <= set(bundle.calibration) and results["leak_free"][
         "sentence"
