@@ -31,7 +31,8 @@ import pydicom
 from PIL import Image
 
 from medclf.errors import ReadError
-from medclf.images.reading import eight_bit, read_pixels
+from medclf.images.reading import read_pixels
+from medclf.images.resize import eight_bit
 
 WITHIN, GOAL = 2, 0.98
 QUIET = ("within two grey levels", "refused by both", "dcmtk has no picture of it")

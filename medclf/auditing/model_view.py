@@ -69,7 +69,7 @@ class Model:
 
 
 def _grey(images: np.ndarray) -> np.ndarray:
-    from medclf.images.reading import with_channels
+    from medclf.images.resize import with_channels
 
     return np.stack([with_channels(image, 1) for image in images])
 

@@ -12,7 +12,7 @@ import numpy as np
 from medclf.config import Resize
 from medclf.errors import DataError, MedclfError, argument
 from medclf.images.preprocessing import Preprocessing
-from medclf.images.reading import eight_bit, with_channels
+from medclf.images.resize import eight_bit, with_channels
 
 _STRENGTH = 0.6  # of the hottest colour over the picture
 _LEAST_PLACES = 2  # of a network's feature map, a side: one, stretched over an image, shows no place

@@ -14,7 +14,8 @@ from medclf.config import MAX_SIDE, Frame, Resize, Window
 from medclf.errors import MedclfError, PreprocessingError, ReadError
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
 from medclf.images.raster_pixels import pixels_of, warn_of_dark
-from medclf.images.reading import content_of, eight_bit, placement, read_display, resize_pixels, with_channels
+from medclf.images.reading import content_of, read_display
+from medclf.images.resize import eight_bit, placement, resize_pixels, with_channels
 from medclf.images.windowing import resolve_window
 
 if TYPE_CHECKING:

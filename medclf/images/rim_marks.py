@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medclf.images.reading import resize_pixels
+from medclf.images.resize import resize_pixels
 
 SIDE = 96
 PLACES = (

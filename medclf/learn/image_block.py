@@ -19,7 +19,8 @@ from medclf.errors import MedclfError
 from medclf.images.decoding_guard import MAX_MEGAPIXELS
 from medclf.images.preprocessing import Preprocessing, pixels_of_array
 from medclf.images.raster_pixels import pixels_of, warn_of_dark
-from medclf.images.reading import content_of, read_pixels, with_channels
+from medclf.images.reading import content_of, read_pixels
+from medclf.images.resize import with_channels
 
 
 class TensorMedImageBW(TensorImageBW):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from medclf.config import Resize
 from medclf.errors import DataError, argument, did_you_mean
-from medclf.images.reading import resize_pixels
+from medclf.images.resize import resize_pixels
 from medclf.learn.augment import Augment
 from medclf.modalities import MODALITIES
 from medclf.plots import Panels

@@ -14,7 +14,7 @@ from medclf.images.box_places import SIDES
 from medclf.images.heatmap import Box, framed
 from medclf.images.phi import read_picture
 from medclf.images.preprocessing import Preprocessing
-from medclf.images.reading import with_channels
+from medclf.images.resize import with_channels
 from medclf.metrics.intervals import as_plain
 from medclf.reporting.plain_page import Exhibit, Section, Shot, about_of, in_head, write_page
 from medclf.reporting.tables import Block, Cell, cell, table

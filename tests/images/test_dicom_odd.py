@@ -16,7 +16,8 @@ from pydicom.encaps import encapsulate, encapsulate_extended, get_frame
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from medclf.errors import ReadError, UnsupportedFormat
-from medclf.images.reading import eight_bit, read_pixels
+from medclf.images.reading import read_pixels
+from medclf.images.resize import eight_bit
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_dicom_truth import dicom, element, grey_file, image, sequence

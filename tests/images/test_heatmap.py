@@ -10,7 +10,7 @@ from PIL import Image
 
 from medclf.errors import DataError
 from medclf.images.heatmap import Box, at_size, coloured, hottest_box, on_original, overlay, png_uri
-from medclf.images.reading import resize_pixels
+from medclf.images.resize import resize_pixels
 
 
 @pytest.mark.parametrize("resize", ["squish", "crop", "pad"])

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medclf.demo_images import draw_endoscopy
-from medclf.images.reading import resize_pixels
+from medclf.images.resize import resize_pixels
 from medclf.learn.assess import assess
 from medclf.learn.augmentation_picture import augmentation_picture, described
 from medclf.learn.dataloaders import MedDataLoaders

@@ -14,7 +14,8 @@ from medclf.auditing.near_duplicates.candidates import HASH_BITS, N_VIEWS, perce
 from medclf.auditing.near_duplicates.compare import DETAIL, fine_detail
 from medclf.auditing.near_duplicates.keypoints import LENGTH, MOST, SIDE, find_keypoints
 from medclf.errors import ReadError
-from medclf.images.reading import probe, read_display, resize_pixels, with_channels
+from medclf.images.reading import probe, read_display
+from medclf.images.resize import resize_pixels, with_channels
 from medclf.images.rim_marks import N_MARKS, measure_marks
 from medclf.parallel import map_ahead, n_cores
 from medclf.progress import watch
