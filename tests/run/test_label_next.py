@@ -26,9 +26,10 @@ from medclf.models.backbones import build_network
 from medclf.models.heads import pool_by
 from medclf.models.spec import ModelSpec, Normalization
 from medclf.run import label_page
-from medclf.run.label_next import FittedPool, NextLabels, _encoder, label_next
+from medclf.run.label_next import FittedPool, NextLabels, label_next
 from medclf.run.label_page import write_next
 from medclf.run.labels_so_far import notes_of
+from medclf.run.pool_features import encoder
 
 VOCAB = ["bright", "dark"]
 QUICK = {"arch": "resnet18", "weights": None, "progress": False}
@@ -288,7 +289,7 @@ def test_a_model_s_suggestions_keep_their_names_in_another_order_of_the_classes(
 
         return encode, ()
 
-    monkeypatch.setattr("medclf.run.label_next._encoder", encoder)
+    monkeypatch.setattr("medclf.run.label_next.encoder", encoder)
     model = SimpleNamespace(
         spec=SimpleNamespace(vocab=VOCAB, multi_label=False, ordinal=False, preprocessing=Preprocessing(32))
     )
@@ -304,7 +305,7 @@ def test_of_a_run_whose_frames_are_images_each_frame_is_asked_for(pool, tmp_path
     (tmp_path / "stacks").mkdir()
     stack[0].save(tmp_path / "stacks" / "a.tif", save_all=True, append_images=stack[1:])
     values = np.random.default_rng(0).normal(size=(6, 4))
-    monkeypatch.setattr("medclf.run.label_next._encoder", lambda *_: (lambda paths, digests: (values, None), ()))
+    monkeypatch.setattr("medclf.run.label_next.encoder", lambda *_: (lambda paths, digests: (values, None), ()))
     how = Preprocessing(32, frame="all")
     model = SimpleNamespace(
         spec=SimpleNamespace(vocab=VOCAB, multi_label=False, ordinal=False, preprocessing=how),
@@ -333,7 +334,7 @@ def test_a_learner_a_bundle_and_an_exported_file_see_the_same_stages(pool, tmp_p
     broken.write_bytes(b"no picture")
     seen = []
     for model in (learn, bundle, exported):
-        encode, widths = _encoder(model, "", None, None, "middle", False)
+        encode, widths = encoder(model, "", None, None, "middle", False)
         features, probs = encode([pool / "00.png", broken, pool / "01.png"], ["", "", ""])
         assert widths == (64, 64, 128, 256, 512) and features.shape == (3, sum(widths)) and probs.shape == (3, 2)
         assert np.isfinite(features).all(1).tolist() == [True, False, True]
