@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medclf.dataset.columns import label_text, text_of
+from medclf.dataset.cells import label_text, text_of
 from medclf.dataset.folds import balance, shuffled
 from medclf.dataset.labels import NO_FINDING, Label, count_by_group, label_set, named_groups
 from medclf.dataset.sources import Rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from medclf.config import Policy
-from medclf.dataset.labels import FLOATS, LIST, NO_FINDING, Label, is_missing, list_in
+from medclf.dataset.cells import SEVERAL, is_vector, label_in, text_of, typed
+from medclf.dataset.labels import LIST, NO_FINDING, Label, list_in
 from medclf.dataset.part_names import part_named
 from medclf.dataset.spelt_names import NOTHING, SHOWN, one_name_each
 from medclf.errors import DataError, argument, by_road, did_you_mean
@@ -27,7 +27,6 @@ FRAME = "frame_number"  # the column that says which frame of its file an image 
 MEASURED = ("width", "height", "sha256", "problem")  # scan finds these out by itself
 WRITTEN = frozenset({*MEANT, "pred", "loss", "unknown", "flags", "fold", "twins", "correction", "label_before"})
 WRITTEN |= {"trained_before", "unit_id", "n_images", "unit_images", "contribution"}
-NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d+)?|\.\d+)([eE][-+]?\d+)?")
 _FILE = re.compile(r"\.(png|jpe?g|tiff?|bmp|dcm)$", re.I)
 _COLUMNS_SHOWN = 40
 SPLIT_COLUMN = re.compile(
@@ -57,25 +56,6 @@ class Columns:
     def __post_init__(self) -> None:
         if self.label_delim == "":
             raise DataError(f"{argument('label_delim')} is empty", "give what separates labels in a cell")
-
-
-def text_of(cell: object) -> str:
-    """A cell as stripped text, "" for none; a whole float (pandas' int with gaps) loses its ".0", bytes are UTF-8.
-
-    Example:
-        >>> text_of(1.0), text_of(" polyp "), text_of(float("nan"))
-        ('1', 'polyp', '')
-    """
-    if is_missing(cell):
-        return ""
-    if isinstance(cell, bytes):
-        cell = cell.decode(errors="replace")
-    return str(int(cell)) if isinstance(cell, FLOATS) and cell.is_integer() else str(cell).strip()
-
-
-def label_text(cell: object) -> str:
-    """A label as text in Unicode's composed form, so that a name copied from a Mac is the same label."""
-    return unicodedata.normalize("NFC", text_of(cell))
 
 
 def part_of_flags(column: str) -> str | None:
@@ -168,8 +148,8 @@ class Sheet:
         if cells and all(isinstance(cell, str) and _FILE.search(cell) for cell in cells):
             text = f"column '{columns.label}' of {self.name} holds names of image files, not labels"
             raise DataError(text, f"name the column of labels with {argument('label_col')}")
-        multi_label = columns.label_delim is not None or any(isinstance(cell, _SEVERAL) for cell in cells)
-        if cells and all(map(_is_vector, cells)) and len({len(cell) for cell in cells}) == 1:
+        multi_label = columns.label_delim is not None or any(isinstance(cell, SEVERAL) for cell in cells)
+        if cells and all(map(is_vector, cells)) and len({len(cell) for cell in cells}) == 1:
             text = f"column '{columns.label}' of {self.name} holds vectors of 0 and 1, which name no labels"
             raise DataError(text, f"give a column for each label ({argument('label_col')}), or lists of names")
         labels = [label_in(cell, columns.label_delim, multi_label) for cell in cells]
@@ -421,36 +401,6 @@ def _parts_in(cells: Iterable[Any]) -> bool:
     """Whether all cells speak of partitions, and of more than one."""
     parts = {part_named(text) for text in {text_of(cell).lower() for cell in cells} - NOTHING}
     return None not in parts and len(parts) > 1
-
-
-_SEVERAL = (tuple, list, set, frozenset, np.ndarray)
-
-
-def _is_vector(cell: Any) -> bool:
-    """Whether a cell is several numbers that are all 0 or 1."""
-    several = isinstance(cell, (tuple, list, np.ndarray)) and len(cell) > 1
-    return several and all(not isinstance(one, str) and np.ndim(one) == 0 and one in (0, 1) for one in cell)
-
-
-def label_in(cell: Any, delimiter: str | None, multi_label: bool) -> Label | None:
-    """The label of a cell; None where it, or one of several in it, is blank; an empty list is no finding."""
-    if not multi_label:
-        return label_text(cell) or None
-    if isinstance(cell, _SEVERAL):
-        parts = sorted(cell) if isinstance(cell, (set, frozenset)) else list(cell)
-    else:
-        parts = text_of(cell).split(delimiter) if delimiter else [cell]
-        if len(parts) == 1 and text_of(parts[0]).lower() == NO_FINDING:
-            return ()
-    labels = tuple(dict.fromkeys(label_text(part) for part in parts))
-    return labels if all(labels) else None
-
-
-def typed(texts: list[str]) -> pd.Series:
-    """A column of text as numbers where all cells are, None where a cell is empty."""
-    if all(NUMBER.fullmatch(text) for text in texts if text) and any(texts):
-        return pd.to_numeric(pd.Series(texts, dtype=object).replace("", None))
-    return pd.Series([text or None for text in texts], dtype=object)
 
 
 def refuse_review(name: str, columns: Iterable[Any], texts: Callable[[str], Iterable[str]]) -> None:

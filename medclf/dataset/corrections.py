@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from medclf.dataset.columns import BLANK, POOR, text_of
+from medclf.dataset.cells import text_of
+from medclf.dataset.columns import BLANK, POOR
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.frames import file_names
 from medclf.dataset.labels import NO_FINDING, count_labels, label_set

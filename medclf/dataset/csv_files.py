@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medclf.dataset.columns import typed
+from medclf.dataset.cells import typed
 from medclf.dataset.csv_reading import read_csv
 from medclf.errors import DataError, missing
 from medclf.escaping import for_csv

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pandas as pd
 
-from medclf.dataset.columns import label_text
+from medclf.dataset.cells import label_text
 from medclf.errors import DataError, MedclfWarning, argument, did_you_mean
 
 AUTO = "auto"

@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from medclf.dataset.columns import BLANK, POOR, Columns, Sheet, label_in, label_text, refuse_review
+from medclf.dataset.cells import label_in, label_text
+from medclf.dataset.columns import BLANK, POOR, Columns, Sheet, refuse_review
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.folders import NOT_READ, BadPath, Finder, Tree, images_beside, walk, without_ending
 from medclf.dataset.identity import instance_uid

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from medclf.config import UNIT_PLURALS, Split
+from medclf.dataset.cells import text_of
 from medclf.dataset.choice import IN_PROPORTION
-from medclf.dataset.columns import text_of
 from medclf.dataset.folds import linked
 from medclf.dataset.frames import file_names
 from medclf.dataset.labels import is_missing, objects

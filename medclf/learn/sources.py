@@ -13,7 +13,8 @@ import pandas as pd
 from fastai.data.block import CategoryBlock, MultiCategoryBlock, TransformBlock
 from fastai.data.transforms import EncodedMultiCategorize
 
-from medclf.dataset.columns import FALSE, TRUE, part_of_flags, text_of
+from medclf.dataset.cells import text_of
+from medclf.dataset.columns import FALSE, TRUE, part_of_flags
 from medclf.dataset.csv_reading import read_csv
 from medclf.errors import DataError, MedclfError, did_you_mean
 from medclf.learn.image_block import channels_of

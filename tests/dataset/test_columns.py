@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medclf.dataset.columns import Columns, Sheet, typed
+from medclf.dataset.columns import Columns, Sheet
 from medclf.dataset.csv_reading import read_csv
 from medclf.errors import DataError, in_shell
 
@@ -366,13 +366,6 @@ def test_a_blank_among_flags_of_a_partition_is_named():
 def test_arrays_and_tensors_of_one_number_are_that_number():
     torch = pytest.importorskip("torch")
     assert sheet(label=[torch.tensor(1), np.array(1.0), np.float32(0.1)]).labels()[0] == ["1", "1", "0.1"]
-
-
-@pytest.mark.parametrize("names", [["e0", "e1"], ["E12", "-e5"], ["", "."]])
-def test_names_that_look_like_an_exponent_are_text(names):
-    """A column of examinations e0, e1, ... ended in a traceback."""
-    assert typed(names).tolist() == [name or None for name in names]
-    assert typed(["-.5e1", "", "12"]).tolist()[::2] == [-5, 12]
 
 
 def test_a_column_that_is_nearly_called_so_is_suggested():
