@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from medclf.dataset.cells import label_in, label_text
-from medclf.dataset.columns import BLANK, POOR, Columns, Sheet, refuse_review
+from medclf.dataset.columns import BLANK, POOR, Columns, Labels, Sheet, refuse_review
 from medclf.dataset.csv_reading import read_csv
 from medclf.dataset.folders import NOT_READ, BadPath, Finder, Tree, images_beside, walk, without_ending
 from medclf.dataset.identity import instance_uid
@@ -321,19 +321,7 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
     finder = Finder(root, tree, allow_outside=allow, follow_links=asked.follow_links, masks_among=masks_among)
     paths, missing = _find_paths(sheet, cells, finder)
     sheet, paths, missing = _folders_opened(sheet, paths, missing, root)
-    if sheet.columns.label is None:
-        labels, problems, notes = _labels_from_paths(root, paths, asked)
-        sheet.notes.extend(notes)
-        unknown: list[tuple[str, ...]] = [()] * len(paths)
-        multi_label = asked.columns.label_delim is not None
-    else:
-        if asked.label_from_parent is not None:
-            text = f"{argument('label_from_parent')} takes the labels from folders, and {sheet.name} has labels"
-            raise DataError(text, "leave one of them out")
-        labels, problems, unknown, multi_label = sheet.labels()
-        if sheet.columns.label == "label" and "mark" in sheet.frame:  # a sheet of label-next, or of a second read
-            marks = sheet.texts("mark")
-            problems = [POOR if mark.casefold() == POOR else said for mark, said in zip(marks, problems, strict=True)]
+    labels, problems, unknown, multi_label = _labels_of(sheet, root, paths, asked)
     patients: Sequence[str | None] = sheet.patients()
     if not (asked.columns.patient or sheet.unasked("patient")):
         patients = _patients_of_folders(paths, labels, sheet.notes, least=5)
@@ -352,6 +340,22 @@ def _from_sheet(sheet: Sheet, tree: Tree | None, asked: Asked) -> Rows:
         notes=[*(tree.notes if tree else []), *sheet.notes],
     )
     return _one_row_a_path(rows, sheet)
+
+
+def _labels_of(sheet: Sheet, root: Path, paths: Sequence[str], asked: Asked) -> Labels:
+    """From the sheet's column of labels; from the paths where it has none."""
+    if sheet.columns.label is None:
+        labels, problems, notes = _labels_from_paths(root, paths, asked)
+        sheet.notes.extend(notes)
+        return labels, problems, [()] * len(paths), asked.columns.label_delim is not None
+    if asked.label_from_parent is not None:
+        text = f"{argument('label_from_parent')} takes the labels from folders, and {sheet.name} has labels"
+        raise DataError(text, "leave one of them out")
+    labels, problems, unknown, multi_label = sheet.labels()
+    if sheet.columns.label == "label" and "mark" in sheet.frame:  # a sheet of label-next, or of a second read
+        marks = sheet.texts("mark")
+        problems = [POOR if mark.casefold() == POOR else said for mark, said in zip(marks, problems, strict=True)]
+    return labels, problems, unknown, multi_label
 
 
 def is_uid_column(name: str) -> bool:

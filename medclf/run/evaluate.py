@@ -308,24 +308,45 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
         answers = [answer for answer in answers if not isinstance(answer, ReadError)]
     if not answers:
         raise DataError(f"none of {len(broken)} images could be read", "see their problems with medclf scan")
-    features = np.stack([answer[1] for answer in answers]) if raw else None
-    if raw:
-        logits = np.stack([answer[0] for answer in answers]).astype(np.float64)
-        probs = to_probs(logits, multi_label=bundle.multi_label)
-    else:
-        probs = np.array([[answer.probs[label] for label in bundle.vocab] for answer in answers])
-    y, used = matched.y[rows], table.iloc[rows].reset_index(drop=True).assign(partition="test")
+    used = table.iloc[rows].reset_index(drop=True).assign(partition="test")
     used = used.drop(columns=["label", UNKNOWN], errors="ignore")
-    if not raw and any(bundle.calibration.get(name) for name in ("abstain", "ood", "tabular")):
-        used["flags"] = ["|".join(answer.flags) for answer in answers]
-    losses = losses_of(y, probs, bundle.multi_label)
-    rule = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
-    chosen = None if raw else rule.decided(probs, bundle.vocab)
-    found = Predictions(
-        list(bundle.vocab), bundle.multi_label, y, probs, losses, used, features, chosen, ordinal=bundle.spec.ordinal
+    made = _of_outputs if raw else _of_answers
+    return made(bundle, answers, matched.y[rows], used), table, missing
+
+
+def _of_outputs(bundle: Any, outputs: Sequence[Any], y: np.ndarray, table: pd.DataFrame) -> Predictions:
+    """Of images, not yet calibrated, of logits and features: the bundle answers by unit."""
+    logits, features = (np.stack(one) for one in zip(*outputs, strict=True))
+    probs = to_probs(logits.astype(np.float64), multi_label=bundle.multi_label)
+    return Predictions(
+        list(bundle.vocab),
+        bundle.multi_label,
+        y,
+        probs,
+        losses_of(y, probs, bundle.multi_label),
+        table,
+        features,
+        ordinal=bundle.spec.ordinal,
     )
-    found.shift = None if raw else rule.shift
-    return found, table, missing
+
+
+def _of_answers(bundle: Any, answers: Sequence[Any], y: np.ndarray, table: pd.DataFrame) -> Predictions:
+    """As the bundle answered, with its flags where it raises any."""
+    probs = np.array([[answer.probs[label] for label in bundle.vocab] for answer in answers])
+    if any(bundle.calibration.get(name) for name in ("abstain", "ood", "tabular")):
+        table = table.assign(flags=["|".join(answer.flags) for answer in answers])
+    rule = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
+    return Predictions(
+        list(bundle.vocab),
+        bundle.multi_label,
+        y,
+        probs,
+        losses_of(y, probs, bundle.multi_label),
+        table,
+        decided=rule.decided(probs, bundle.vocab),
+        ordinal=bundle.spec.ordinal,
+        shift=rule.shift,
+    )
 
 
 def fields_of(bundle: Any, table: pd.DataFrame) -> tuple[list[dict[str, Any]] | None, list[str]]:
