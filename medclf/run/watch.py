@@ -170,42 +170,15 @@ def _reference(run: Run, progress: bool) -> tuple[list[dict[str, Any]], np.ndarr
         held = json.loads(kept.read_text(encoding="utf-8"))
         if held.get("model") == bundle.hash and held.get("made") == _MADE:
             return held["rows"], np.array(held["right"], float), np.array(held["leaks"], bool), held["per_unit"]
-    predictions, root = _of_images(run), run.images
+    predictions = _of_images(run)
     chosen = np.flatnonzero(predictions.fully_known)
     chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:_MOST_REFERENCE])
-    paths = [str(path) for path in predictions.table["path"].iloc[chosen]]
-    fields, _ = fields_of(bundle, predictions.table.iloc[chosen])
-    beside = dict(zip(chosen.tolist(), fields or [], strict=False))
-
-    def read(path: str) -> Any:
-        try:
-            run.check_unchanged(path)
-            return bundle.prepare(root / path), facts_of(root / path)
-        except ReadError:
-            return None
-
-    images = iter(bar(map_ahead(read, paths, ahead=_BS), len(paths), "Reference", progress=progress))
-    rows: list[dict[str, Any]] = []
-    right: list[float] = []
-    used: list[int] = []
-    at = iter(chosen.tolist())
-    while batch := list(islice(images, _BS)):
-        places = list(islice(at, len(batch)))
-        sound = [(row, *one) for row, one in zip(places, batch, strict=True) if one is not None]
-        if not sound:
-            continue
-        pixels = np.stack([image for _, image, _ in sound])
-        given = [[beside[row] for row, *_ in sound]] if fields else []
-        answers, features = bundle.predict_with_features(pixels, *given)
-        numbers = measures_of(bundle.detector, features, pixels)
-        for (row, _, facts), answer, measures in zip(sound, answers, numbers, strict=True):
-            rows.append(sketch(answer, measures, facts, bundle.hash))
-            right.append(_is_right(answer.pred, np.asarray(predictions.y)[row]))
-            used.append(row)
-    if not rows:
+    answered = _answered(run, predictions, chosen, progress)
+    if not answered:
         raise DataError(f"{run.path}: none of its images can be read as it read them", "bring them back")
-    if lost := len(paths) - len(used):
-        text = f"{lost} of {len(paths)} images of the run are gone or changed, and are not compared with"
+    used, rows, right = list(answered), [row for row, _ in answered.values()], [is_so for _, is_so in answered.values()]
+    if lost := len(chosen) - len(used):
+        text = f"{lost} of {len(chosen)} images of the run are gone or changed, and are not compared with"
         warnings.warn(MedclfWarning(text), stacklevel=3)
     groups = predictions.groups
     per_unit = 1.0 if groups is None else len(used) / len(np.unique(groups[used]))
@@ -215,6 +188,35 @@ def _reference(run: Run, progress: bool) -> tuple[list[dict[str, Any]], np.ndarr
         with contextlib.suppress(OutputError):  # what cannot be kept is made again the next time
             write_json(kept, facts)
     return rows, np.array(right), np.array(leaks, bool), per_unit
+
+
+def _answered(
+    run: Run, predictions: Predictions, chosen: np.ndarray, progress: bool
+) -> dict[int, tuple[dict[str, Any], float]]:
+    """By row of the predictions: an image's sketch, and whether its answer is right; of those that can be read."""
+    bundle, root, y = run.bundle, run.images, np.asarray(predictions.y)
+    paths, fields = predictions.table["path"], fields_of(bundle, predictions.table.iloc[chosen])[0]
+    beside = dict(zip(chosen.tolist(), fields or [], strict=False))
+
+    def read(row: int) -> Any:
+        path = str(paths.iloc[row])
+        try:
+            run.check_unchanged(path)
+            return row, bundle.prepare(root / path), facts_of(root / path)
+        except ReadError:
+            return None
+
+    images = iter(bar(map_ahead(read, chosen.tolist(), ahead=_BS), len(chosen), "Reference", progress=progress))
+    found: dict[int, tuple[dict[str, Any], float]] = {}
+    while batch := list(islice(images, _BS)):
+        if sound := [one for one in batch if one is not None]:
+            pixels = np.stack([image for _, image, _ in sound])
+            given = [[beside[row] for row, *_ in sound]] if fields else []
+            answers, features = bundle.predict_with_features(pixels, *given)
+            numbers = measures_of(bundle.detector, features, pixels)
+            for (row, _, facts), answer, measures in zip(sound, answers, numbers, strict=True):
+                found[row] = sketch(answer, measures, facts, bundle.hash), _is_right(answer.pred, y[row])
+    return found
 
 
 def _of_images(run: Run) -> Predictions:
