@@ -246,7 +246,8 @@ class Finder:
 
     A path is looked for as written, then with Windows' separators, then with its accents composed or
     decomposed; then in any case, by its file name alone, without its suffix, and without a first folder that is the
-    root's own name, or is not there before further ones, as long as just one file fits; and as a folder of images so.
+    root's own name, or is not there before further ones, as long as just one file fits; as the long number that one
+    file's name begins with; and as a folder of images so.
 
     Args:
         root: the folder that relative paths start from.
@@ -321,7 +322,7 @@ class Finder:
                 self._refuse_links_out(file)
                 return path, file.exists()
         plain = plain_name(PurePosixPath(cell.replace("\\", "/")).as_posix())
-        files = self._pictures(self._fitting(plain), plain)
+        files = self._pictures(self._fitting(plain) or self._by_first_number.get(plain, []), plain)
         fits = files or self._folders(plain)
         if len(fits) > 1:
             some = f"{fits[0]}, {fits[1]}{', ...' if len(fits) > 2 else ''}"
@@ -388,6 +389,15 @@ class Finder:
         for name, paths in (*self._by_name.items(), *self._by_folder.items()):
             if name.isdecimal():
                 fits.setdefault(name.lstrip("0"), []).extend(paths)
+        return fits
+
+    @functools.cached_property
+    def _by_first_number(self) -> dict[str, list[str]]:
+        """The files whose names begin with a long number, by it: INbreast's 20586908_..._ANON.dcm is 20586908."""
+        fits: dict[str, list[str]] = {}
+        for path in self._files:
+            if begins := re.match(r"\d{5,}(?=[_-])", PurePosixPath(path).name):
+                fits.setdefault(begins[0], []).append(path)
         return fits
 
     def like(self, path: str) -> str:

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 NOTHING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat"})
-NO_PATIENT = NOTHING | set("unknown unk missing - -1 ? #n/a n.a. anonymous anonymized anonymised anon".split())
-NO_PATIENT |= {"not available", "not known"}
+NO_PATIENT = NOTHING | set("unknown unk missing - -1 ? #n/a n.a. anonymous anonymized anonymised anon removed".split())
+NO_PATIENT |= {"not available", "not known", "redacted", "deidentified", "de-identified"}
 SHOWN = 5
 _DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d\d))([ T]\d.*)?")
 

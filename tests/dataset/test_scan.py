@@ -879,6 +879,20 @@ def test_a_letter_before_a_long_number_is_the_folders_alone(make_images):
     assert table["label"].tolist() == ["a", "a", "b"]
 
 
+def test_a_long_number_is_the_one_file_that_begins_with_it(make_images):
+    """As INbreast's tables have 20586908 for 20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm, and no patients."""
+    root = make_images("all/20586908_6c61_MG_R_CC_ANON.png", "all/20586934_6c61_MG_L_CC_ANON.png")
+    write_csv(root, "Patient ID;File Name;Bi-Rads\nremoved;20586908;1\nremoved;20586934;4a\n")
+    table, said = scan_noting(
+        root, labels="labels.csv", path_col="File Name", label_col="Bi-Rads", patient_col="Patient ID"
+    )
+    assert table["label"].tolist() == ["1", "4a"] and table["patient"].isna().all()
+    assert "2 paths of labels.csv were found as others" in said and "'removed' (2 images)" in said
+    make_images("all/20586908_6c61_MG_R_ML_ANON.png")
+    with pytest.raises(DataError, match="'20586908' fits 2 files"):
+        scan(root, labels="labels.csv", path_col="File Name", label_col="Bi-Rads")
+
+
 def test_a_folder_with_zeros_in_front_is_told_for_a_number_without(make_images):
     root = make_images("0001/a.png", "0002/a.png", "3/a.png")
     write_csv(root, "study,label\n1,a\n2,b\n3,a\n")
