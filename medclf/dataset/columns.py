@@ -307,7 +307,7 @@ class Sheet:
     def _note_split_columns(self, by_folder: list[str | None]) -> None:
         """Say which columns look like a partition that nobody asked for and that the folders do not tell as well."""
         for column in self.frame:
-            named = SPLIT_COLUMN.fullmatch(str(column))
+            named = SPLIT_COLUMN.fullmatch(str(column)) or self._is_flag_of_a_part(column)
             if column in self._used() or not (named or _parts_in(self.frame[column].iloc[:200])):
                 continue
             texts = [text for text in map(str.lower, self.texts(column)) if text not in NOTHING]
@@ -324,6 +324,10 @@ class Sheet:
                     f"column '{column}' of {self.name} looks like the set's own folds and is not used: write train, "
                     f"valid and test into a column and take it with {argument('partition_col')}"
                 )
+
+    def _is_flag_of_a_part(self, column: Any) -> bool:
+        """Whether 0 and 1 stand under a partition's name, such as Train."""
+        return part_of_flags(str(column)) is not None and {text.lower() for text in self.texts(column)} <= TRUE | FALSE
 
     def extra(self) -> pd.DataFrame:
         """The columns without a meaning here (sex, view, group, ...); of a CSV, numbers where all are.

@@ -12,7 +12,7 @@ from fastcore.foundation import L
 
 from medclf.errors import DataError, MedclfError
 from medclf.images.reading import content_of
-from medclf.learn.labels import has_labels, is_multi_label
+from medclf.learn.labels import check_set, has_labels, is_multi_label, refuse_other_labels
 
 
 class Decoding(Learner):
@@ -32,20 +32,31 @@ class Decoding(Learner):
 
     def show_results(self, ds_idx: int = 1, dl: Any = None, *args: Any, **kwargs: Any) -> None:
         """fastai's; see `predict`."""
-        _refuse_unlabelled("show_results", dl)
+        self._check_loader("show_results", ds_idx, dl)
         with self._decoding():
             super().show_results(ds_idx, dl, *args, **kwargs)
 
     def validate(self, ds_idx: int = 1, dl: Any = None, *args: Any, **kwargs: Any) -> Any:
         """fastai's."""
-        _refuse_unlabelled("validate", dl)
+        self._check_loader("validate", ds_idx, dl)
         return super().validate(ds_idx, dl, *args, **kwargs)
 
     def get_preds(self, ds_idx: int = 1, dl: Any = None, *args: Any, **kwargs: Any) -> Any:
         """fastai's."""
-        if kwargs.get("with_loss"):
-            _refuse_unlabelled("with_loss=True", dl)
+        self._check_loader("with_loss=True" if kwargs.get("with_loss") else "", ds_idx, dl)
         return super().get_preds(ds_idx, dl, *args, **kwargs)
+
+    def _check_loader(self, compares: str, ds_idx: int, dl: Any) -> None:
+        """See that there is such a set, of the network's labels, and with labels where predictions are held to them."""
+        if dl is None:
+            check_set(self.dls, ds_idx)
+            return
+        refuse_other_labels(self.dls, dl)
+        if compares and not has_labels(dl):
+            raise DataError(
+                f"{compares} holds predictions against labels, and these images have none",
+                "give dl=learn.dls.test_dl(files, with_labels=True), or learn.get_preds(dl=...) for its answers alone",
+            )
 
     @contextmanager
     def _decoding(self) -> Iterator[None]:
@@ -57,11 +68,3 @@ class Decoding(Learner):
             yield
         finally:
             self.loss_func = own
-
-
-def _refuse_unlabelled(what: str, dl: Any) -> None:
-    if dl is not None and not has_labels(dl):
-        remedy = (
-            "give dl=learn.dls.test_dl(files, with_labels=True), or learn.get_preds(dl=...) for probabilities alone"
-        )
-        raise DataError(f"{what} holds predictions against labels, and these images have none", remedy)

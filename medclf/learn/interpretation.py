@@ -18,6 +18,7 @@ from medclf.errors import DataError, PreprocessingError
 from medclf.images.heatmap import on_original, on_prepared, overlay
 from medclf.images.phi import Pictures
 from medclf.images.preprocessing import Preprocessing
+from medclf.learn.labels import check_set
 from medclf.learn.maps import of_learner
 from medclf.learn.prediction import paths_of, predict_loader
 from medclf.learn.preprocessing import described, preprocessing_of, reading_of
@@ -69,11 +70,8 @@ class MedInterpretation(Shown, ClassificationInterpretation):
         """
         if not hasattr(learn, "dls"):
             raise DataError(f"from_learner takes a learner, not a {type(learn).__name__}", "evaluate takes a bundle")
-        if dl is None and ds_idx not in range(len(learn.dls.loaders)):
-            raise DataError(
-                f"ds_idx={ds_idx}: the loaders have {len(learn.dls.loaders)} sets, 0 for train and 1 for valid",
-                "give other images as dl=learn.dls.test_dl(files, with_labels=True)",
-            )
+        if dl is None:
+            check_set(learn.dls, ds_idx)
         partition = ("train", "valid")[ds_idx] if dl is None and ds_idx < 2 else "test"
         loader = (learn.dls[ds_idx] if dl is None else dl).new(shuffle=False, drop_last=False)
         ours = isinstance(learn, MedLearner)  # features are for `assess`, which then needs no pass of its own

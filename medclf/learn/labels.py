@@ -39,6 +39,19 @@ def check_rows(dls: DataLoaders) -> None:
         )
 
 
+def check_set(dls: DataLoaders, ds_idx: int) -> None:
+    """See that the loaders have such a set.
+
+    Raises:
+        DataError: they do not.
+    """
+    if ds_idx not in range(len(dls.loaders)):
+        raise DataError(
+            f"ds_idx={ds_idx}: the loaders have {len(dls.loaders)} sets, 0 for train and 1 for valid",
+            "give other images as dl=learn.dls.test_dl(files, with_labels=True)",
+        )
+
+
 def has_labels(loader: Any) -> bool:
     """Whether a loader gives labels beside the images; one of the user's own does not tell, and is taken to."""
     return len(getattr(getattr(loader, "dataset", None), "tls", [0, 0])) > 1

@@ -369,6 +369,14 @@ def test_multi_label_by_columns_allows_no_finding(make_images):
         scan(csv, label_col=["Edema", "Mass"])
 
 
+def test_a_column_of_flags_that_is_called_train_is_told(make_images):
+    """As FetalPlanesDB has it; the results of a test are none."""
+    root = make_images("1.png", "2.png", "3.png")
+    write_csv(root, "image,label,Train ,Test\n1,a,1,positive\n2,b,1,negative\n3,a,0,positive\n")
+    _, said = scan_noting(root, labels="labels.csv", path_col="image")
+    assert "column 'Train' of labels.csv looks like the set's own partition (1 2, 0 1)" in said and "'Test'" not in said
+
+
 def test_partition_column(make_images):
     root = make_images(*PAIRS)
     frame = pd.DataFrame({"path": PAIRS, "label": list("aabb"), "set": ["Train", "val", "TEST", None]})

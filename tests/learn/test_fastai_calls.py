@@ -184,3 +184,17 @@ def test_what_needs_labels_is_refused_of_images_without(small, folder):
             call()
     assert len(small.get_preds(dl=unlabelled)[0]) == len(files)
     assert len(small.validate(dl=small.dls.test_dl(files, with_labels=True))) == 2
+
+
+def test_loaders_of_other_labels_and_sets_that_are_not_there_are_refused(small, folder):
+    other = everything.MedDataLoaders.from_folder(folder, size=32, bs=8, cache=False, drop=["red"], device="cpu")
+    renamed = everything.MedDataLoaders.from_folder(
+        folder, size=32, bs=8, cache=False, merge={"white": ["blue"]}, device="cpu"
+    )
+    for loaders in (other, renamed):
+        for call in (small.validate, small.get_preds, small.show_results):
+            with pytest.raises(DataError, match="the network predicts"):
+                call(dl=loaders.valid)
+    for call in (small.validate, small.get_preds, small.show_results):
+        with pytest.raises(DataError, match="ds_idx=2: the loaders have 2 sets"):
+            call(ds_idx=2)
