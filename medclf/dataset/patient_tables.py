@@ -42,9 +42,8 @@ def labels_of_patients(sheet: Sheet, folder: Path, paths: Sequence[str]) -> Shee
 
 def _row_of_patient(folder: Path, path: str, place: dict[str, int]) -> int | None:
     for part in reversed(Path(path).parent.parts):
-        number = (
-            re.sub(r"^\D+", "", part) if surely_patient(part) else without_letter(part)
-        )  # patient001 is patient 1, too
+        # patient001 is patient 1, too
+        number = re.sub(r"^\D+", "", part) if surely_patient(part) else without_letter(part)
         for key in map(number_key, (part, number)):
             if key in place:
                 return place[key]

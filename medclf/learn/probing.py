@@ -71,9 +71,8 @@ class Probing(Trained, Decoding):
         if kind != before:
             self.head = self.start = None
             self._first_head = last_weight(network).detach().cpu().clone()
-        if (
-            list(network.parameters())[-1] is not last and self.opt is not None
-        ):  # it has the parameters of the layer that was there
+        # an optimiser has the parameters of the layer that was there
+        if list(network.parameters())[-1] is not last and self.opt is not None:
             self._frozen_to, self.opt = self.opt.frozen_idx, None
 
     @property

@@ -191,9 +191,8 @@ def _deciding(results: Mapping[str, Any]) -> dict[str, float]:
     if decision.get("rule") in ways:
         weights = ways[decision["rule"]].get("weights") or {}
         used = dict(ways[decision["rule"]].get("thresholds") or {})
-        if (
-            len(weights) == len(results.get("vocab") or ()) == 2
-        ):  # of more labels no threshold of one says what is predicted
+        # of more labels no threshold of one says what is predicted
+        if len(weights) == len(results.get("vocab") or ()) == 2:
             used = {label: 1 - weight / sum(weights.values()) for label, weight in weights.items()}
         return {str(label): float(value) for label, value in used.items()}
     point = results.get("operating_point")

@@ -94,7 +94,6 @@ def context(
         "versions": blocks(results["versions"], raw=True) if results.get("versions") else [],
         "album_note": album_note(cases, album),
         "unreadable": [(names.of(row), names.scrub(reason)) for row, reason in album.unreadable.items()][:MAX_PROBLEMS],
-        "hide_names": names.hide,
     }
 
 

@@ -94,9 +94,8 @@ class Wandb:
         self.wandb = wandb
         kept_here = wandb.Settings(console="off", disable_code=True, disable_git=True, x_disable_meta=True)
         options: dict[str, Any] = {"config": dict(settings), "dir": str(folder), "settings": kept_here}
-        self.run = wandb.init(
-            project=PROJECT, name=folder.name, reinit="create_new", **options
-        )  # beside the user's own
+        # create_new: beside a run of the user's own
+        self.run = wandb.init(project=PROJECT, name=folder.name, reinit="create_new", **options)
 
     def log(self, values: Mapping[str, float], step: int | None = None) -> None:
         if step is None:
