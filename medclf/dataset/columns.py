@@ -221,34 +221,30 @@ class Sheet:
 
     def _flags(self, column: str) -> list[str]:
         """What each cell says: "positive" or "negative", else what the policy makes of it."""
-        texts = [text.lower() for text in self.texts(column)]
-        words = [self._flag(column, row, text) for row, text in enumerate(texts)]
-        for kinds, policy, what in (
-            (UNCERTAIN, self.columns.uncertain, "uncertain"),
-            (NOTHING, self.columns.blank, "blank"),
-        ):
-            n = sum(text in kinds for text in texts)
+        cells = self.texts(column)
+        words = [self._flag(column, row, cell) for row, cell in enumerate(cells)]
+        for what, (kinds, policy) in self._policies.items():
+            n = sum(cell.lower() in kinds for cell in cells)
             if n and policy:
                 self.notes.append(f"{n} {what} cells of column '{column}' count as {policy}")
         return words
 
-    def _flag(self, column: str, row: int, text: str) -> str:
-        if text in TRUE | FALSE:
+    @property
+    def _policies(self) -> dict[str, tuple[frozenset[str], Policy | None]]:
+        return {"uncertain": (UNCERTAIN, self.columns.uncertain), "blank": (NOTHING, self.columns.blank)}
+
+    def _flag(self, column: str, row: int, cell: str) -> str:
+        text = cell.lower()
+        if text in TRUE or text in FALSE:
             return "positive" if text in TRUE else "negative"
-        cell = repr(self.texts(column)[row]) if text else "a blank cell"
-        policies = {"uncertain": (UNCERTAIN, self.columns.uncertain), "blank": (NOTHING, self.columns.blank)}
-        for name, (kinds, policy) in policies.items():
+        remedy = "decide what it means for this label and write 0 or 1"
+        for name, (kinds, policy) in self._policies.items():
             if text in kinds and policy:
                 return policy
             if text in kinds:
-                raise DataError(
-                    f"{self.place(row, column)}: {cell} is neither 0 nor 1",
-                    f"say what such cells count as with {argument(name)}: {', '.join(get_args(Policy))}",
-                )
-        raise DataError(
-            f"{self.place(row, column)}: {cell} is neither 0 nor 1",
-            "decide what it means for this label and write 0 or 1",
-        )
+                remedy = f"say what such cells count as with {argument(name)}: {', '.join(get_args(Policy))}"
+        shown = repr(cell) if cell else "a blank cell"
+        raise DataError(f"{self.place(row, column)}: {shown} is neither 0 nor 1", remedy)
 
     def patients(self) -> list[str | None]:
         """The patient of each row as text; a column named "patient" need not be asked for.

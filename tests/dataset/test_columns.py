@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medclf.dataset.cells import text_of
 from medclf.dataset.columns import Columns, Sheet
 from medclf.dataset.csv_reading import read_csv
 from medclf.errors import DataError, in_shell
@@ -356,6 +357,17 @@ def test_blank_cells_among_several_labels_come_with_their_remedy():
     table = sheet(label=["a|b", "", "a|"], columns={"label_delim": "|"})
     assert table.labels()[0] == [("a", "b"), None, None]
     assert any("2 cells" in note and "write (none)" in note for note in table.notes)
+
+
+def test_each_cell_of_a_flag_is_read_a_few_times_only(monkeypatch):
+    """CheXpert has 200,000 rows: each uncertain cell had its whole column read again."""
+    read = []
+    monkeypatch.setattr("medclf.dataset.columns.text_of", lambda cell: read.append(cell) or text_of(cell))
+    table = sheet(
+        edema=["-1", "1", "", "0"] * 100, columns={"label": ["edema"], "uncertain": "unknown", "blank": "unknown"}
+    )
+    assert table.labels()[2] == [("edema",), (), ("edema",), ()] * 100
+    assert len(read) <= 2 * 400
 
 
 def test_a_blank_among_flags_of_a_partition_is_named():
