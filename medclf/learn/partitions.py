@@ -58,11 +58,10 @@ def partitioned(table: pd.DataFrame, split: str | None, **settings: Any) -> tupl
     table = table.copy()
     if split is None or split == "none":
         split = usual_split(table)
-    for text in (
-        [*_unused(split, settings), _mixed(table, split)] if split != "kfold" or not settings.get("fold") else []
-    ):
-        if not text:
-            continue
+    told = [*_unused(split, settings), _mixed(table, split)]
+    if split == "kfold" and settings.get("fold"):  # the first of the folds has told it
+        told = []
+    for text in filter(None, told):
         warnings.warn(MedclfWarning(text), stacklevel=3)
         note(table, text)
     if split == "all":

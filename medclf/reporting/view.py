@@ -49,7 +49,8 @@ def context(
     training = results.get("training") or {}
     data = results.get("data") or {}
 
-    errors = [row for row in cases.worst(len(cases), partition) if cases.wrong[row]]
+    wrong = cases.wrong
+    errors = [row for row in cases.worst(len(cases), partition) if wrong[row]]
     row_of = {names.of(row): row for row in range(len(cases))}
 
     def picture(text: str) -> str:

@@ -128,7 +128,8 @@ def _from_page(run: Path, sheet: Path, frame: pd.DataFrame, predictions: Predict
     read = pd.DataFrame({column: plain(frame, column) for column in ("path", "label", "mark", "new_label", "note")})
     check_marks(read, sheet)
     read["row"] = _rows_of(read["path"], predictions, sheet)
-    labels = [predictions.labels[row] for row in read["row"]]
+    all_labels = predictions.labels
+    labels = [all_labels[row] for row in read["row"]]
     for path, then, now in zip(read["path"], read["label"], labels, strict=True):
         if then and labels_in(then, predictions.multi_label) != labels_in(now, predictions.multi_label):
             raise DataError(f"{sheet}: {path} had the label '{then}', the run has '{now}'", "is it of another run?")
