@@ -241,6 +241,9 @@ def _check_supported(page: raster_layout.Page, path: str | Path) -> None:
         raise UnsupportedFormat(path, f"no decoder for TIFF compression {page.compression}", _AS_PNG)
     if page.planar == _SEPARATE and page.samples > 1 and page.photometric not in (_RGB, _CMYK):
         raise UnsupportedFormat(path, "samples in separate planes that are neither RGB nor CMYK", _AS_PNG)
+    if page.pieces < page.needed:
+        reason = f"truncated: it has {page.pieces} of the {page.needed} strips or tiles that hold its pixels"
+        raise ReadError(path, reason, "get it again from where it came from, or leave it out")
 
 
 def _orientation(image: ImageFile, path: str | Path) -> int:

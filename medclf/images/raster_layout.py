@@ -61,11 +61,11 @@ _TYPE_SIZE = {
     18: 8,
 }
 _WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 259, 322, 323
-_STRIPS, _TILES = 273, 324
+_STRIPS, _TILES, _ROWS_PER_STRIP = 273, 324, 278
 _BITS, _SAMPLE_FORMAT, _PHOTOMETRIC, _SAMPLES, _PLANAR = 258, 339, 262, 277, 284
 _NEW_SUBFILE, _SUBFILE = 254, 255
 _KEPT = {_WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT, _BITS, _SAMPLE_FORMAT, _PHOTOMETRIC, _SAMPLES}
-_KEPT |= {_PLANAR, _NEW_SUBFILE, _SUBFILE}
+_KEPT |= {_PLANAR, _NEW_SUBFILE, _SUBFILE, _ROWS_PER_STRIP}
 _MAX_SAMPLES = 16  # of a pixel, whose bits and formats are looked at
 _MAX_COPY = 512 << 20
 # What a PNG holds beside its pixels, its palette and its transparency; of texts these two can turn the image
@@ -109,6 +109,14 @@ class Page(NamedTuple):
     planar: int = 1
     part: bool = False
     pieces: int = 1  # strips or tiles
+    rows_per_strip: int = 0  # 0 for all
+
+    @property
+    def needed(self) -> int:
+        """How many strips or tiles hold all pixels."""
+        rows, columns = self.tile_height or self.rows_per_strip or self.height, self.tile_width or self.width
+        planes = self.samples if self.planar == 2 else 1
+        return planes * -(-self.height // max(rows, 1)) * -(-self.width // max(columns, 1))
 
 
 def tidy_png(file: BinaryIO, path: str | Path) -> BinaryIO:
@@ -416,6 +424,7 @@ def _page(found: dict[int, tuple[int, ...]]) -> Page:
         photometric=first(_PHOTOMETRIC) if _PHOTOMETRIC in found else None,
         samples=first(_SAMPLES, 1),
         planar=first(_PLANAR, 1),
+        rows_per_strip=first(_ROWS_PER_STRIP),
         # TIFF 6.0, tags 254 (bit 0 a reduced version, bit 2 a mask), 255 (2 a reduced version) and 262 (4 a mask)
         part=bool(first(_NEW_SUBFILE) & 5) or first(_SUBFILE) == 2 or first(_PHOTOMETRIC) == 4,
     )

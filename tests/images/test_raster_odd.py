@@ -308,3 +308,15 @@ def test_a_png_whose_coded_pixels_were_damaged_is_refused():
     for damaged in (whole[:half] + bytes(len(whole) - half), whole[: half - 40] + bytes(40) + whole[half:]):
         with pytest.raises(ReadError):
             read_pixels(damaged)
+
+
+@pytest.mark.parametrize("rows", [4, 5, 12])
+def test_a_tiff_of_fewer_strips_than_its_rows_need_is_refused(rows):
+    file = io.BytesIO()
+    Image.fromarray(GREY).save(file, "TIFF", tiffinfo={278: rows})
+    data = file.getvalue()
+    np.testing.assert_array_equal(read_pixels(data), GREY)
+    taller = data.replace(struct.pack("<HHII", 257, 4, 1, 12), struct.pack("<HHII", 257, 4, 1, 20))
+    assert taller != data
+    with pytest.raises(ReadError, match="strips or tiles that hold its pixels"):
+        read_pixels(taller)
