@@ -121,7 +121,10 @@ def test_a_part_of_the_images_has_whole_patients_and_the_classes_in_proportion()
     assert abs(Counter(rows.label)["rare"] - 20) <= 4 and abs(Counter(rows.partition)["test"] - 25) <= 4
     again = rows_of(labels, patients=patients, partitions=parts)
     choose(again, limit=100)
-    assert again.path == rows.path
+    assert again.path == rows.path and rows.notes[-1].endswith(", whole patients)")
+    alone = rows_of(labels)
+    choose(alone, limit=100)
+    assert f"{len(alone.path)} of 400 images" in alone.notes[-1] and "patients" not in alone.notes[-1]
 
 
 def test_a_limit_above_all_images_leaves_them_and_one_below_1_is_refused():
@@ -136,13 +139,17 @@ def test_labels_merged_into_one_that_is_there_say_so():
     rows = rows_of(["a", "b", "c", "c"])
     choose(rows, merge="c=a+b")
     assert "2 images, beside the 2 that had it" in rows.notes[0]
+    rows = rows_of(["a", "b", "c", "c"])
+    choose(rows, merge="c=a+c")
+    assert rows.label == ["c", "b", "c", "c"] and rows.notes[0].endswith("became 'c': 3 images")
 
 
 @pytest.mark.parametrize("asked", [{"merge": ["x=a,b"]}, {"drop": ["a, b"]}])
 def test_labels_that_are_separated_by_commas_come_with_the_way_to_name_several(asked):
-    with pytest.raises(DataError) as error:
-        choose(rows_of(["a", "b", "c"]), **asked)
-    assert error.value.remedy == "give a list: ['a', 'b']"
+    for labels in (["a", "b", "c"], ["a", "b"]):
+        with pytest.raises(DataError) as error:
+            choose(rows_of(labels), **asked)
+        assert error.value.remedy == "give a list: ['a', 'b']"
     with in_shell(), pytest.raises(DataError) as error:
         choose(rows_of(["a", "b", "c"]), **asked)
     assert error.value.remedy == "write a+b to merge them, or --drop once for each"

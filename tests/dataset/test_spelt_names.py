@@ -20,3 +20,8 @@ def test_dates_are_no_names_of_patients(day):
     _, notes = names(*[day.format(n) for n in range(1, 6)])
     assert any("holds dates, not names of patients" in note for note in notes)
     assert not names("12-34-5678", "p1", "p2")[1] and not names("1.2.840.1", "1.2.840.2")[1]
+
+
+@pytest.mark.parametrize("few", [["2020-01-01"], ["2020-01-01", "2020-01-02", "p1", "p2"]])
+def test_a_few_dates_among_names_are_names(few):
+    assert not names(*few)[1]
