@@ -13,6 +13,7 @@ from fastcore.foundation import L
 from medclf.errors import DataError, MedclfError
 from medclf.images.reading import content_of
 from medclf.learn.labels import check_set, has_labels, is_multi_label, refuse_other_labels
+from medclf.learn.precision import check_float32
 
 
 class Decoding(Learner):
@@ -48,6 +49,7 @@ class Decoding(Learner):
 
     def _check_loader(self, compares: str, ds_idx: int, dl: Any) -> None:
         """See that there is such a set, of the network's labels, and with labels where predictions are held to them."""
+        check_float32(self.model, self.cbs)
         if dl is None:
             check_set(self.dls, ds_idx)
             return

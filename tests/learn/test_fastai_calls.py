@@ -198,3 +198,10 @@ def test_loaders_of_other_labels_and_sets_that_are_not_there_are_refused(small, 
     for call in (small.validate, small.get_preds, small.show_results):
         with pytest.raises(DataError, match="ds_idx=2: the loaders have 2 sets"):
             call(ds_idx=2)
+
+
+def test_a_network_of_half_precision_is_refused_before_it_predicts(small, folder):
+    small.model.half()
+    for call in (small.validate, small.get_preds, small.show_results, lambda: small.predict(folder / "red" / "1.png")):
+        with pytest.raises(MedclfError, match="weights are float16"):
+            call()
