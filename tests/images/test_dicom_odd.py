@@ -512,3 +512,4 @@ def test_swapped_bytes_are_refused_and_overlays_above_the_stored_bits_are_not():
         read_pixels(image(RAMP.astype(np.uint16).byteswap()[None], bits=12))
     marked = RAMP + np.where(np.arange(16) < 8, 0x1000, 0)
     np.testing.assert_array_equal(levels(image(marked[None], bits=12)), levels(image(RAMP[None], bits=12)))
+    assert not levels(image((marked - RAMP)[None], bits=12)).any()  # on black
