@@ -121,7 +121,7 @@ def made(name: str, how: dict[str, Any], seed: int, size: int, out: Path) -> pd.
     for fold in range(n_folds):
         part = table[fold_of != fold].reset_index(drop=True) if n_folds > 1 else table
         part.attrs["root"] = str(out / "sets" / name)
-        how_read = {"modality": recipe.SETS[name]["modality"], "size": size, "split": "folders", "seed": seed}
+        how_read = {"modality": recipe.KNOWN[name]["modality"], "size": size, "split": "folders", "seed": seed}
         found = predicted(MedDataLoaders.from_table(part, **how_read), how)
         logits.append(np.log(found.probs.astype(np.float64).clip(1e-7)))
     mean = softmax(np.mean(logits, axis=0), axis=1)
@@ -152,7 +152,7 @@ def run_all(args: argparse.Namespace, out: Path) -> None:
     done = {(row["set"], row["method"], row["seed"]) for row in recipe.lines(file)}
     for name in args.sets:
         for seed in args.seeds:
-            size = recipe.SETS[name].get("size", args.size)
+            size = recipe.KNOWN[name].get("size", args.size)
             if not (out / f"{name}-{seed}-table.csv").is_file():
                 recipe.by_medclf(name, "probe", seed, size, args.data, out)
             for method, how in ingredients().items():

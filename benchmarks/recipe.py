@@ -8,7 +8,8 @@ Resumable: each set, method and seed adds one line to OUT/rows.jsonl and its pro
 not done again. All methods of a seed have the same split, by patient or lesion where known, the same size and the
 same pretrained EfficientNet-Lite0. None sees the images that it is scored on: the plan chooses inside its training
 set, scikit-learn its strength by folds of it, and fastai its epochs (3, 5 or 10) by a quarter of it. --show prints a
-table, and each method's paired differences from `auto` with 95 % intervals.
+table, and each method's paired differences from `auto` with 95 % intervals. Other labels of the same images (`OTHERS`)
+are run where --sets names them.
 """
 
 from __future__ import annotations
@@ -45,6 +46,16 @@ SETS: dict[str, dict[str, Any]] = {
     "kermany": {"folder": "kermany-small", "modality": "radiograph", "split": "patient"},
     "brain-mri": {"folder": "brain-mri", "modality": "mri", "split": "grouped"},
 }
+OTHERS: dict[str, dict[str, Any]] = {  # other labels of the same images, on which no rule of the plan was settled
+    "hannover-view": SETS["hannover-icu"],
+    "nih-sex": SETS["nih-effusion"],
+    "nih-infiltration": SETS["nih-effusion"],
+    "ham-melanoma": SETS["ham10000"],
+    "brain-tumour": SETS["brain-mri"],
+    "gi-small": SETS["hyperkvasir"],
+    "gi-rare": SETS["hyperkvasir"],
+}
+KNOWN = SETS | OTHERS
 KEPT = ("probe", "sklearn")  # what works on kept features
 METHODS = (*KEPT, "auto", "tune", "fastai")
 ARCH = "efficientnet_lite0"
@@ -53,7 +64,9 @@ EPOCHS = (3, 5, 10)
 
 def listed(name: str, root: Path) -> pd.DataFrame:
     """path (absolute), label and patient of each image of a set."""
-    folder = root / SETS[name]["folder"]
+    folder = root / KNOWN[name]["folder"]
+    if name in OTHERS:
+        return relabelled(name, folder)
     if name == "hyperkvasir" or name == "brain-mri":
         paths = sorted(path for path in folder.rglob("*.jp*g"))
         return pd.DataFrame({"path": paths, "label": [path.parent.name for path in paths], "patient": ""})
@@ -78,6 +91,39 @@ def listed(name: str, root: Path) -> pd.DataFrame:
     return rows.loc[rows["path"].notna(), ["path", "label", "patient"]].reset_index(drop=True)
 
 
+def relabelled(name: str, folder: Path) -> pd.DataFrame:
+    """The same of `OTHERS`."""
+    files = sorted(path for path in folder.rglob("*.*") if path.suffix in (".jpg", ".jpeg", ".png"))
+    rows = pd.DataFrame({"path": files, "label": [path.parent.name for path in files], "patient": ""})
+    stems = {path.stem: path for path in files}
+    if name == "hannover-view":
+        rows = pd.read_csv(folder / "data.csv").assign(
+            patient=lambda one: one["patient_id"], label=lambda one: one["projection"]
+        )
+        rows["path"] = rows["image_id"].map(stems)
+    elif name == "ham-melanoma":
+        rows = pd.read_csv(folder / "HAM10000_metadata.csv").assign(patient=lambda one: one["lesion_id"])
+        rows["path"], rows["label"] = rows["image_id"].map(stems), np.where(rows["dx"] == "mel", "melanoma", "other")
+    elif name.startswith("nih"):
+        rows = pd.read_csv(folder / "labels.csv").assign(patient=lambda one: one["patient_id"])
+        infiltrated = np.where(rows["finding_labels"].str.contains("Infiltration"), "infiltration", "other")
+        rows["path"], rows["label"] = (
+            [folder / path for path in rows["file"]],
+            rows["sex"] if name == "nih-sex" else infiltrated,
+        )
+    elif name == "brain-tumour":
+        rows["label"] = np.where(rows["label"] == "notumor", "none", "tumour")
+    elif name == "gi-small":  # sixteen images a class
+        rows = rows.groupby("label").sample(16, random_state=0)
+    else:  # twelve polyps among all the others
+        parts = [
+            part.sample(12 if label == "polyp" else len(part), random_state=0) for label, part in rows.groupby("label")
+        ]
+        rows = pd.concat(parts).assign(label=lambda one: np.where(one["label"] == "polyp", "polyp", "other"))
+    rows = rows.loc[rows["path"].notna() & rows["label"].notna(), ["path", "label", "patient"]]
+    return rows.sort_values("path").reset_index(drop=True)
+
+
 def laid_out(name: str, root: Path, out: Path) -> Path:
     """A folder with the set's images, without their partitions, and a CSV: what every method reads."""
     folder = out / "sets" / name
@@ -98,7 +144,7 @@ def by_medclf(name: str, method: str, seed: int, size: int, root: Path, out: Pat
     """Probabilities of the validation images, and what was chosen."""
     source = laid_out(name, root, out)
     patients = {} if (pd.read_csv(source, dtype=str)["patient"].fillna("") == "").all() else {"patient_col": "patient"}
-    how = {"modality": SETS[name]["modality"], "split": SETS[name]["split"], "valid_pct": 0.25}
+    how = {"modality": KNOWN[name]["modality"], "split": KNOWN[name]["split"], "valid_pct": 0.25}
     with tempfile.TemporaryDirectory() as room:
         options = {"arch": ARCH, "size": size, "seed": seed, "saliency": 0, "recipe": method, **how, **patients}
         run = train(str(source), say=lambda line: print(f"  {line}", flush=True), out=f"{room}/RUN", **options)
@@ -216,7 +262,7 @@ def run_all(args: argparse.Namespace, out: Path) -> None:
                 if (name, method, seed) in done:
                     continue
                 print(f"{name}, {method}, seed {seed}", flush=True)
-                size = SETS[name].get("size", args.size)
+                size = KNOWN[name].get("size", args.size)
                 start = time.perf_counter()
                 if method == "sklearn":
                     rows, chosen = by_sklearn(name, seed, size, out)
@@ -279,7 +325,7 @@ def arguments(doc: str | None, **more: Any) -> Namespace:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(KNOWN))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--show", action="store_true")
