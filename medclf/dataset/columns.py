@@ -106,6 +106,12 @@ class Sheet:
         wanted |= {"partition_col": self.columns.partition}
         asked = [(name, column) for name, column in wanted.items() if column is not None]
         asked += [("label_col", column) for column in ([label] if isinstance(label, str) else label or [])]
+        if self.columns.path in ([label] if isinstance(label, str) else label or []):
+            text = f"column '{self.columns.path}' of {self.name} is taken for the paths and for the labels"
+            index = "path" in self.frame.index.names
+            two = f"name two, with {argument('path_col', 'NAME')} and {argument('label_col', 'NAME')}"
+            remedy = "its index is called path: make it a column with reset_index()" if index else two
+            raise DataError(text, remedy)
         for name, column in asked:
             if column not in self.frame:
                 text = f"{self.name} has no column '{column}'; it has {self._present()}"

@@ -147,7 +147,14 @@ def _asks(factory: Any) -> str:
 def _made(factory: Callable[..., nn.Module], pretrained: bool) -> nn.Module:
     asks = _asks(factory)
     asked = ("DEFAULT" if pretrained else None) if asks == "weights" else pretrained
-    made = factory(**({asks: asked} if asks else {}))
+    how = {asks: asked} if asks else {}
+    with contextlib.suppress(ValueError):  # of what does not tell
+        try:
+            inspect.signature(factory).bind(**how)
+        except TypeError as error:
+            name = _name_of(factory)
+            raise MedclfError(f"{name} cannot be called alone: {error}", f"give lambda: {name}(...)") from error
+    made = factory(**how)
     if not isinstance(made, nn.Module):
         raise MedclfError(
             f"{_name_of(factory)}() makes a {type(made).__name__}, and no network", "give what makes a torch.nn.Module"

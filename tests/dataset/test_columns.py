@@ -7,6 +7,7 @@ import pytest
 from medclf.dataset.cells import text_of
 from medclf.dataset.columns import Columns, Sheet
 from medclf.dataset.csv_reading import read_csv
+from medclf.dataset.scan import scan
 from medclf.errors import DataError, in_shell
 
 
@@ -384,3 +385,10 @@ def test_a_column_that_is_nearly_called_so_is_suggested():
     frame = pd.DataFrame({"Path": ["1.png"], "label": ["a"]})
     with pytest.raises(DataError, match=r"did you mean 'Path'\? name the right one with path_col"):
         Sheet(frame, "t", Columns()).require_columns()
+
+
+def test_one_column_is_not_both_path_and_label(make_images):
+    root = make_images("a/1.png", "b/2.png")
+    frame = pd.DataFrame({"path": ["a/1.png", "b/2.png"], "label": ["a", "b"]})
+    with pytest.raises(DataError, match="'label' of the DataFrame is taken for the paths and for the labels"):
+        scan(frame, root=root, path_col="label")

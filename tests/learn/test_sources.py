@@ -81,3 +81,10 @@ def test_files_that_are_listed_from_the_current_folder_are_taken_as_they_are(mak
 def test_a_list_of_one_column_is_that_column():
     _, columns = table_of(pd.DataFrame({"file": ["a.png"], "y": ["b"]}), ["file"], [1], None, "", by_position=True)
     assert columns == {"path_col": "file", "label_col": "y"}
+
+
+def test_paths_in_the_index_are_not_looked_for_among_the_labels(tmp_path):
+    frame = pd.DataFrame({"label": ["a", "b"]}, index=pd.Index(["1.png", "2.png"], name="path"))
+    with pytest.raises(DataError, match="is taken for the paths and for the labels") as caught:
+        MedDataLoaders.from_df(frame, tmp_path, size=32)
+    assert "reset_index()" in caught.value.remedy

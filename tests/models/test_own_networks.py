@@ -152,6 +152,9 @@ def test_what_cannot_be_cut_is_refused_and_can_be_told_how():
 
 
 def test_what_makes_no_network_is_named():
+    with pytest.raises(MedclfError, match="Linear cannot be called alone: missing a required argument: 'in_features'"):
+        register_network(nn.Linear)
+
     def pair():
         return small(), "adam"
 
