@@ -281,9 +281,10 @@ def _summary(done: list[dict[str, str]], told: Sequence[str], corrections: Corre
     counts = Counter(row["done"] for row in done)
     n = {action: counts[action] for action in ("relabelled", "left out", "kept")}
     sentence = (
-        f"After a second read, {n['relabelled']} images have another label, {n['left out']} are left out and "
-        f"{n['kept']} stay as they were. Where they were chosen because a model disagreed with them, numbers on them "
-        "flatter that model and its like."
+        f"After a second read, {n['relabelled']} image{' has' if n['relabelled'] == 1 else 's have'} another label, "
+        f"{n['left out']} {'is' if n['left out'] == 1 else 'are'} left out and {n['kept']} "
+        f"{'stays as it was' if n['kept'] == 1 else 'stay as they were'}. Where images were chosen because a model "
+        "disagreed with their labels, numbers on them flatter that model and its like."
     )
     return {
         "sentence": " ".join([sentence, *told]),

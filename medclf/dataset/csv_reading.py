@@ -53,9 +53,8 @@ def read_csv(path: Path, delimiter: str | None = None) -> pd.DataFrame:
     except OSError as error:
         if is_address(path) or isinstance(error, FileNotFoundError):
             raise DataError(*missing(path, "look for a typing mistake in its name")) from error
-        raise DataError(
-            f"{path} cannot be read: {error.strerror}", "see that it is a file that you may read"
-        ) from error
+        reason = error.strerror or "it is a pipe, and not a file"
+        raise DataError(f"{path} cannot be read: {reason}", "see that it is a file that you may read") from error
     except UnicodeError as error:
         raise DataError(f"{path} cannot be read as CSV: its text is not UTF-8", "save it as CSV in UTF-8") from error
     except csv.Error as error:

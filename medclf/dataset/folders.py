@@ -149,7 +149,7 @@ def _list_folder(
             continue
         if entry.is_dir(follow_symlinks=False):
             folders += 1
-            if _is_run(root / path):
+            if is_run(root / path):
                 tree.notes.append(f"folder '{path}' is a RUN of medclf, and its pictures are left out")
             else:
                 waiting.append(path)
@@ -172,7 +172,7 @@ def _list_folder(
         tree.empty.append(folder)
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
     """Whether a folder is what a training or an evaluation made, by its run.json."""
     try:
         record = json.loads((folder / "run.json").read_bytes())

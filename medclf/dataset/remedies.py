@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from medclf.dataset.columns import BLANK
-from medclf.dataset.folders import walk
+from medclf.dataset.folders import is_run, walk
 from medclf.dataset.layouts import NO_CLASS_FOLDER, where_labels_are
 from medclf.dataset.sources import MISSING
 from medclf.errors import DataError, argument, by_road
@@ -20,6 +20,8 @@ def remedy_for(problems: pd.Series, root: Path) -> str:
     def most_are(start: str) -> bool:
         return bool(problems.str.startswith(start).mean() > 0.5)
 
+    if is_run(root):
+        return f"{root.name} is a RUN of medclf: give the images that it was trained on, which its run.json names"
     if most_are("has no frame"):
         return f"choose another {argument('frame')}"
     if most_are(MISSING):

@@ -7,6 +7,7 @@ holds anything else is not read from.
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import tempfile
 import warnings
@@ -244,6 +245,9 @@ def _told(place: str, kind: type[MedclfError]) -> Iterator[None]:
     except MedclfError:
         raise
     except Exception as error:  # each file system has errors of its own
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            text = f"{place} cannot be copied: {error.strerror}"
+            raise OutputError(text, "free some space or choose another folder") from error
         reason = (str(error) or type(error).__name__).strip().partition("\n")[0]
         raise kind(f"{place}: {reason}", "check the name, the network and your rights there") from error
 

@@ -70,7 +70,7 @@ def labels_said(labels: str | Path | Mapping[str, str] | None, root: Path = Path
             f"{labels} has no column '{missing[0]}'", "give a sheet of medclf label-next: path, label, mark"
         )
     paths, said, marks = plain(frame, "path"), plain(frame, "label"), plain(frame, "mark")
-    if len(frame) and not any((*said, *marks)):
+    if not any((*said, *marks)):
         raise DataError(
             f"{labels} is not filled in: no image has a label",
             "give the sheet that was downloaded from the page; the one that was written beside the page stays blank",

@@ -65,7 +65,8 @@ def import_review(run: str | Path, sheet: str | Path, *, n_boot: int = 2000) -> 
     blinded = "item" in frame
     read = _from_sheet(run, sheet, frame, predictions) if blinded else _from_page(run, sheet, frame, predictions)
     if not ((read["said"] != "") | (read["mark"] != "")).any():
-        raise DataError(f"{sheet} is not filled in: no image has a label or a mark", "fill in its column label")
+        how = "fill in its column label" if blinded else "mark images in the report page, and download it again"
+        raise DataError(f"{sheet} is not filled in: no image has a label or a mark", how)
     found: dict[str, Any] = {"sheet": sheet.name, "n_items": len(read), "n_read": int((read["said"] != "").sum())}
     if blinded:
         found |= {"n_removed": read.attrs["removed"], "agreement": as_plain(_agreement(read, predictions, n_boot))}

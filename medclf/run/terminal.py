@@ -205,7 +205,8 @@ def written(metric: dict[str, Any]) -> str:
 
 def _per_class(results: dict[str, Any]) -> Table:
     columns = class_metrics(short=True)
-    table = Table(_labels("label"), "n", *(metric.name for metric in columns), box=None, pad_edge=False)
+    titles = ("label", "n", *(metric.name for metric in columns))
+    table = Table(*map(_labels, titles), box=None, pad_edge=False)
     rows = results["per_class"]
     f1 = {label: row.get("f1", {}).get("value") for label, row in rows.items()}
     worst = sorted(rows, key=lambda label: math.inf if f1[label] is None else f1[label])[:_MOST_LABELS]
@@ -243,6 +244,7 @@ def matrix_table(matrix: list[list[int]], vocab: list[str], console: Console) ->
 
 
 def _labels(title: str) -> Column:
+    """A column of which no letter or digit is cut on a narrow terminal."""
     return Column(title, overflow="fold")
 
 

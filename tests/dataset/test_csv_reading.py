@@ -1,5 +1,8 @@
 """CSVs as people write them."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from medclf.dataset.csv_reading import read_csv
@@ -102,3 +105,12 @@ def test_what_stands_above_the_header_is_quoted(csv_of):
 def test_json_and_web_pages_are_called_what_they_are(csv_of, text):
     with pytest.raises(DataError, match=r"is JSON, XML or a web page, not CSV\n.*save it as CSV"):
         read_csv(csv_of(text))
+
+
+def test_a_pipe_is_called_one():
+    """As a shell's <(...) is, which can be read once."""
+    reading, writing = os.pipe()
+    os.write(writing, b"path,label\na.png,x\n" * 1000)
+    os.close(writing)
+    with os.fdopen(reading), pytest.raises(DataError, match="cannot be read: it is a pipe, and not a file"):
+        read_csv(Path(f"/dev/fd/{reading}"))

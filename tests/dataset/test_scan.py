@@ -65,6 +65,8 @@ def test_a_run_among_the_classes_is_none_of_them(make_images, record):
     assert sorted(set(table["label"])) == ["a", "b", "other"]
     assert said == "folder 'RUN' is a RUN of medclf, and its pictures are left out"
     assert len(scan_noting(root / "RUN")[0]) == 2  # asked for by name
+    with pytest.raises(DataError, match="RUN is a RUN of medclf: give the images that it was trained on"):
+        scan(root / "RUN", label_from_parent=3)
 
 
 def test_partitions_above_classes_and_a_flat_test_folder(make_images):

@@ -1,6 +1,7 @@
 """Bundles travel to a hub on loopback, to a file system of fsspec's and to a folder, and come back the same."""
 
 import dataclasses
+import errno
 import importlib.util
 import json
 from pathlib import Path
@@ -225,3 +226,13 @@ def test_an_unknown_kind_of_place_says_what_is_missing(bundle, monkeypatch):
     monkeypatch.setitem(known_implementations, "s4", {"class": "gone.S4", "err": "Install s4fs"})
     with pytest.raises(MedclfError, match="Install s4fs"):
         push(bundle, "s4://bucket/x")
+
+
+def test_a_full_disk_is_no_matter_of_rights_over_there(bundle, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("medclf.inference.hub.shutil.copyfile", full)
+    with pytest.raises(OutputError, match="cannot be copied: No space left on device\nfree some space"):
+        pull(bundle, tmp_path / "pulled")
+    assert not (tmp_path / "pulled").exists()

@@ -70,6 +70,8 @@ def test_a_sheet_that_says_something_else_is_refused(tmp_path):
         labels_said(sheet(tmp_path, "a.csv", "a.png,x,", "b.png,x,poor"))
     with pytest.raises(DataError, match="row 1 names no image"):
         labels_said(sheet(tmp_path, "b.csv", ",x,"))
+    with pytest.raises(DataError, match=r"none\.csv is not filled in"):
+        labels_said(sheet(tmp_path, "none.csv"))
     review = sheet(tmp_path, "review.csv", "a.png,x,label wrong,y", header="path,label,mark,new_label")
     with pytest.raises(DataError, match=r"review\.csv is a review: its column 'label'") as error:
         labels_said(review)

@@ -300,7 +300,7 @@ def test_a_training_with_corrections(tmp_path, monkeypatch):
         corrections=str(tmp_path / "review.csv"),
     )
     run = train(config, said.append)
-    assert any("1 images have another label, 1 are left out" in line for line in said)
+    assert any("1 image has another label, 1 is left out" in line for line in said)
     record = json.loads((run / "run.json").read_text())
     assert record["settings"]["corrections"] == str(tmp_path / "review.csv")
     assert record["corrections"]["images"][0]["now"] == "normal" and len(record["corrections"]["sha256"]) == 64

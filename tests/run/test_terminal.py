@@ -16,7 +16,7 @@ from medclf.reporting.checks import checks
 from medclf.reporting.formatting import cautions
 from medclf.results.predictions import Predictions
 from medclf.results.results import summarize
-from medclf.run.terminal import matrix_table, show_results
+from medclf.run.terminal import _per_class, matrix_table, show_results
 
 ALIKE = [f"tissue-of-the-left-{side}-lobe" for side in ("upper", "middle", "lower", "hindmost", "foremost")]
 
@@ -63,6 +63,14 @@ def test_of_many_labels_the_worst_are_shown_one_by_one(tmp_path, capsys):
     rows = [line.split()[1] for line in text.splitlines() if re.match(r"class \d+ ", line)]
     assert len(rows) == 40 and set(map(str, range(35))) < set(rows) and rows == sorted(rows, key=int)
     assert "20 more labels, none of a lower F1" in text
+
+
+def test_no_digit_of_the_table_by_class_is_cut_on_a_narrow_terminal():
+    shown = predictions(12, "valid", ["dyed-lifted-polyps", "normal"])
+    console = Console(width=40, markup=False)
+    with console.capture() as got:
+        console.print(_per_class(summarize(shown, n_boot=2)))
+    assert "…" not in got.get() and got.get().replace(" ", "").count("00") >= 2 * 6
 
 
 def predictions(n, partition, vocab):
