@@ -34,6 +34,8 @@ from medclf.parallel import ForkSafeLock
 
 _FIRST, _SECOND = 348, 540  # bytes of the header of NIfTI-1 and -2
 _MAX_OFFSET = 1 << 24  # bytes before the voxels
+_MAX_REST = 1 << 20  # bytes behind the voxels
+_AGAIN = "get it again from where it came from, or leave it out"
 _AXIAL = 2
 
 
@@ -275,7 +277,8 @@ def _load(file: BinaryIO, path: str | Path, max_megapixels: float) -> _Volume:
     with reading(path, "its voxels cannot be read"):
         stream.seek(header.offset)
         data = exactly(stream, int(np.prod(header.shape)) * header.dtype.itemsize)
-        stream.read(1)  # at its end a compressed file's checksum is compared
+        if stream is not file and len(stream.read(_MAX_REST)) == _MAX_REST:  # at its end the checksum is compared
+            raise ReadError(path, "its compressed voxels are damaged, or are more than its header says", _AGAIN)
     import nibabel
 
     stored = np.frombuffer(data, header.dtype).reshape(header.shape, order="F")

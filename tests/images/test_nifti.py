@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -131,6 +133,22 @@ def test_a_packed_volume_is_held_against_its_checksum(tmp_path, end):
     packed = save(tmp_path / "v.nii.gz", volume()).read_bytes()
     with pytest.raises(ReadError, match="its voxels cannot be read"):
         read_pixels(packed[:-8] + end)
+
+
+def test_damage_anywhere_in_a_packed_volume_is_found(tmp_path):
+    """Where gzip itself refuses the file, also if what it unpacks to is longer than the voxels."""
+    values = np.random.default_rng(0).normal(100, 20, (10, 12, 8)).astype(np.float32)
+    whole = save(tmp_path / "a.nii.gz", values).read_bytes()
+    for place in range(20, len(whole), 41):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x55
+        try:
+            gzip.decompress(bytes(damaged))
+        except (OSError, EOFError, zlib.error):
+            with pytest.raises(ReadError):
+                read_pixels(bytes(damaged))
+    data = gzip.decompress(whole)
+    np.testing.assert_array_equal(read_pixels(gzip.compress(data + bytes(100))), read_pixels(whole))
 
 
 def test_without_nibabel_the_remedy_is_named(tmp_path, monkeypatch):
