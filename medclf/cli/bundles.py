@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from medclf.cli.options import say
-from medclf.errors import MedclfError
+from medclf.errors import MedclfError, OutputError
+from medclf.files import check_writable
 
 Runtime = Literal["torch", "onnx"]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
@@ -132,6 +133,12 @@ def serve(
         raise MedclfError("--watch and --no-watch contradict each other", "give one of them")
     if watch is None and (bundle / "run.json").is_file() and not is_detector(bundle_in(bundle)):
         watch = bundle / FOLDER
+    if watch is not None and not no_watch:
+        try:
+            check_writable(watch)
+        except OutputError as error:
+            remedy = "keep the sketches elsewhere with --watch FOLDER, or none with --no-watch"
+            raise OutputError(error.message, remedy) from error
 
     serve_bundle(
         bundle_in(bundle),

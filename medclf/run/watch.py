@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from medclf.auditing.labelling import choose_next
-from medclf.errors import DataError, MedclfWarning, OutputError, ReadError
+from medclf.errors import DataError, MedclfWarning, OutputError, ReadError, missing
 from medclf.files import write_json
 from medclf.inference.sketches import FOLDER, WHEN, is_whole, measures_of, read_sketches, sketch
 from medclf.metrics.drift import (
@@ -86,6 +86,8 @@ def watch(
     check_page(page)
     source = Run(run)
     place = Path(folder) if folder else source / FOLDER
+    if folder and not place.is_dir():
+        raise DataError(*missing(place))
     model = source.bundle.hash[:16]
     everything = read_sketches(place)
     ours = [row for row in everything if row.get("model") == model]
@@ -103,7 +105,7 @@ def watch(
     clean = reference if leaks.all() else reference.part(~leaks)
     accuracy = estimate_accuracy(clean, right if leaks.all() else right[~leaks], recent)
     still = bool(find_drift(reference, recent, false_alarms=false_alarms))
-    told = [*_said(alarms, rows, still, vocab), _accuracy_said(accuracy, leaks)]
+    told = [*_said(alarms, rows, still, vocab, len(known)), _accuracy_said(accuracy, leaks)]
     if lost := len(ours) - len(rows):
         verb = "sketch is damaged and is" if lost == 1 else "sketches are damaged and are"
         told.append(f"{lost} {verb} left out.")
@@ -239,11 +241,16 @@ def _named(what: str, vocab: Sequence[str]) -> str:
     return (f"{what} (not in the run's images)" if what.startswith("new ") else what).replace("_", " ")
 
 
-def _said(alarms: Sequence[Alarm], rows: Sequence[dict[str, Any]], still: bool, vocab: Sequence[str]) -> list[str]:
+def _said(
+    alarms: Sequence[Alarm], rows: Sequence[dict[str, Any]], still: bool, vocab: Sequence[str], n_known: int
+) -> list[str]:
     n = len(rows)
     if n < min(WINDOWS):
         came = "1 image came" if n == 1 else f"{n} images came"
         return [f"{came}: too few to look for drift, which needs {min(WINDOWS)}."]
+    if not alarms and n_known < min(WINDOWS):
+        held_out = "1 image" if n_known == 1 else f"{n_known} images"
+        return [f"No drift was found, but the run holds out only {held_out} to compare with: too few to rule it out."]
     if not alarms:
         return [f"No drift was found: the {number(n)} incoming images are like those that the model was tested on."]
     at, last = alarms[0].at, f"The last {min(n, RECENT)} images"

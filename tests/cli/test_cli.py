@@ -249,6 +249,7 @@ def test_cross_validation_predicts_every_image_once(medclf, drawn, room):
         (("serve", "RUN", "--max-mb", "-1"), "--max-mb must be above 0"),
         (("serve", "RUN", "--port", "0", "--token", ""), "token"),
         (("serve", "RUN", "--watch", "x", "--no-watch"), "--no-watch"),
+        (("serve", "RUN", "--watch", "RUN/table.csv/w"), "none with --no-watch"),
         (("shortcuts", "RUN", "--box", "nan,0,1,1"), "--box must be 4 numbers"),
         (("cache", "--clear", "--older-than", "3"), "give one of them"),
         (("review", "export", "RUN", "--out", "x.csv", "--controls", "2"), "--controls must be from 0"),

@@ -13,7 +13,7 @@ from medclf.errors import DataError, MedclfWarning, ReadError
 from medclf.inference.sketches import FOLDER, SketchBook, measures_of, sketch
 from medclf.metrics.drift import stream_of
 from medclf.results.predictions import Predictions
-from medclf.run.watch import watch
+from medclf.run.watch import _said, watch
 
 VOCAB = ["dark", "light"]
 
@@ -280,3 +280,15 @@ def test_images_of_the_run_that_have_changed_are_not_compared_with(run):
             watch(run, progress=False)
     assert "compared with 40 images" in (run / FOLDER / "watch.html").read_text()
     assert not (run / FOLDER / "reference.json").exists()
+
+
+def test_few_images_to_compare_with_rule_no_drift_out(run):
+    """Of a run that held out seven images, whatever came was called like them."""
+    said = _said([], [{}] * 120, False, VOCAB, 7)
+    assert said == ["No drift was found, but the run holds out only 7 images to compare with: too few to rule it out."]
+    assert "are like those that the model was tested on" in _said([], [{}] * 120, False, VOCAB, 50)[0]
+
+
+def test_a_folder_of_sketches_that_is_not_there_is_called_missing(run):
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        watch(run, folder=run / "nowhere", progress=False)
