@@ -144,7 +144,7 @@ def label_next(
     pool = Pool(Path(table.attrs["root"]), [str(path) for path in table["path"]], list(table["sha256"]))
     multi_label = model is not None and bool(model.spec.multi_label)
     said = labels_said(labels, pool.root)
-    theirs, agreement = second_reader(said, second, multi_label)
+    theirs, agreement = second_reader(said, second, multi_label, labels)
     known, extra, gone, copies = known_labels(run, pool, said, theirs)
     names = vocab_of(vocab, model, [*known.values(), *said.labels.values(), *theirs.values()])
     codes_of([*theirs.values()], names, multi_label)  # an unknown label is a mistake, no disagreement

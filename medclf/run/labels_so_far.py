@@ -116,16 +116,21 @@ def remarks_of(labels: Any) -> dict[str, tuple[str, str]]:
     return {path: (mark, note) for path, mark, note in zip(*columns, strict=True)}
 
 
-def second_reader(said: Said, second: str | Path | None, several: bool = False) -> tuple[dict[str, str], list[str]]:
+def second_reader(
+    said: Said, second: str | Path | None, several: bool = False, labels: Any = None
+) -> tuple[dict[str, str], list[str]]:
     """What a second reader said of the images on which two differ, and sentences on how far they agree.
 
     Args:
         said: by the first.
         second: the other's sheet.
         several: whether an image may have several labels, whose order does not matter.
+        labels: where the first one's come from.
     """
     if second is None:
         return {}, []
+    if isinstance(labels, (str, Path)) and Path(labels).resolve() == Path(second).resolve():
+        raise DataError(f"{second} is given as the sheet of both readers", "give the second reader's own sheet")
     other = labels_said(second)
     both = [path for path in said.labels if path in other.labels and path not in said.earlier & other.earlier]
     if not both:
@@ -220,7 +225,13 @@ def _labelled_of(run: Any) -> list[Labelled]:
 def vocab_of(vocab: Sequence[str] | None, model: Any, known: Iterable[str]) -> list[str]:
     """What an image may be called: what was asked for, else what the model or the labels know."""
     vocab = [vocab] if isinstance(vocab, str) else vocab
-    names = list(vocab) if vocab else list(model.spec.vocab) if model is not None else sorted(set(known))
+    names = (
+        [name.strip() for name in vocab]
+        if vocab
+        else list(model.spec.vocab)
+        if model is not None
+        else sorted(set(known))
+    )
     if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1 or not name.strip()]:
         raise DataError(f"{argument('vocab', repeated[0])} is blank, or is there twice", "name each class once")
     if len(names) < 2:

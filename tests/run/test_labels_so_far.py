@@ -115,3 +115,17 @@ def test_a_file_that_is_another_one_now_has_no_label_of_the_run(tmp_path):
     known, extra, gone, _ = known_labels(learner, Pool(tmp_path, names[:2], digests[:2]), labels_said(None), [])
     assert known == {"same.png": "x"} and gone == 2
     assert [(one.file, one.digest) for one in extra] == [((tmp_path / names[2]).resolve(), digests[2])]
+
+
+def test_one_sheet_is_not_that_of_two_readers(tmp_path):
+    """It agreed with itself, with a kappa of 1."""
+    file = sheet(tmp_path, "a.csv", "a.png,x,", "b.png,y,")
+    with pytest.raises(DataError, match=r"a\.csv is given as the sheet of both readers"):
+        second_reader(labels_said(file), tmp_path / "." / "a.csv", labels=str(file))
+
+
+def test_a_blank_beside_a_class_is_none_of_its_name():
+    """A sheet's cells come back without it, and were refused."""
+    assert vocab_of([" polyp", "normal "], None, []) == ["polyp", "normal"]
+    with pytest.raises(DataError, match="is there twice"):
+        vocab_of([" polyp", "polyp"], None, [])
