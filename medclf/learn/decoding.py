@@ -49,7 +49,8 @@ class Decoding(Learner):
 
     def _check_loader(self, compares: str, ds_idx: int, dl: Any) -> None:
         """See that there is such a set, of the network's labels, and with labels where predictions are held to them."""
-        check_float32(self.model, self.cbs)
+        if not isinstance(dl, list):  # batches that are handed in are of the type that they are wanted in
+            check_float32(self.model, self.cbs)
         if dl is None:
             check_set(self.dls, ds_idx)
             return

@@ -19,7 +19,7 @@ from fastcore.foundation import L
 
 from medclf.config import TrainConfig
 from medclf.display import Shown, listed
-from medclf.errors import DataError, MedclfError, WeightsError, check_known
+from medclf.errors import DataError, MedclfError, WeightsError, argument, check_known
 from medclf.learn import distributed
 from medclf.learn.arguments import check_callbacks, rates_asked, rates_by_group
 from medclf.learn.balance import balanced_loss, draw_evenly, is_balanced
@@ -384,9 +384,8 @@ def _unfit(file: Any, said: str, dls: DataLoaders) -> WeightsError:
         text = f"the weights of '{file}' are of another network than this learner's"
         return WeightsError(text, "make the learner with the architecture and the head that they were saved from")
     text = f"the weights of '{file}' are for {shapes[0][0]} labels, and the loaders have {len(vocab)}: {listed(vocab)}"
-    return WeightsError(
-        text, "load them into a learner of those labels; med_learner(weights=FILE) takes the body alone"
-    )
+    own = f"med_learner takes the body alone: {argument('weights', 'FILE')}"
+    return WeightsError(text, f"load them into a learner of those labels; {own}")
 
 
 def _returned(cbs: Sequence[Any], history: Sequence[Mapping[str, float]]) -> int:
