@@ -78,6 +78,17 @@ def page(facts: Any, rows: Any, folder: Path, **options: Any) -> tuple[Strict, s
     return Strict(text), text
 
 
+def test_the_first_sentence_is_about_the_images_that_do_not_leak(made_up: Any, tmp_path: Path) -> None:
+    share = {"value": 0.75, "low": 0.531, "high": 0.888, "n": 20}
+    numbers = {"all": {"n": 32, "accuracy": made_up.facts["accuracy"]}, "left": {"n": 20, "accuracy": share}}
+    leak = {"sentence": "12 images are near-duplicates of training images.", "n": 32, "n_leaking": 12}
+    parsed, _ = page(
+        made_up.facts | {"leak_free": leak | {"numbers": numbers}}, made_up.rows, tmp_path, read=made_up.read
+    )
+    told = "Without leaked images, 15 of 20 validation images were classified correctly: accuracy 75 % (95 % CI 53"
+    assert told in parsed.text
+
+
 def test_the_page_shows_the_facts(made_up: Any, tmp_path: Path) -> None:
     parsed, _ = page(made_up.facts, made_up.rows, tmp_path, read=made_up.read, title="Scopes")
     facts, text = made_up.facts, parsed.text
