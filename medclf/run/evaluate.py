@@ -310,43 +310,29 @@ def predict_table(bundle: Any, table: pd.DataFrame) -> tuple[Predictions, pd.Dat
         raise DataError(f"none of {len(broken)} images could be read", "see their problems with medclf scan")
     used = table.iloc[rows].reset_index(drop=True).assign(partition="test")
     used = used.drop(columns=["label", UNKNOWN], errors="ignore")
-    made = _of_outputs if raw else _of_answers
-    return made(bundle, answers, matched.y[rows], used), table, missing
+    y, multi_label = matched.y[rows], bundle.multi_label
+    probs, told = _of_outputs(bundle, answers) if raw else _of_answers(bundle, answers)
+    if "flags" in told:
+        used["flags"] = told.pop("flags")
+    losses, ordinal = losses_of(y, probs, multi_label), bundle.spec.ordinal
+    found = Predictions(list(bundle.vocab), multi_label, y, probs, losses, used, ordinal=ordinal, **told)
+    return found, table, missing
 
 
-def _of_outputs(bundle: Any, outputs: Sequence[Any], y: np.ndarray, table: pd.DataFrame) -> Predictions:
-    """Of images, not yet calibrated, of logits and features: the bundle answers by unit."""
+def _of_outputs(bundle: Any, outputs: Sequence[Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Probabilities, not yet calibrated, and features: the bundle answers by unit."""
     logits, features = (np.stack(one) for one in zip(*outputs, strict=True))
-    probs = to_probs(logits.astype(np.float64), multi_label=bundle.multi_label)
-    return Predictions(
-        list(bundle.vocab),
-        bundle.multi_label,
-        y,
-        probs,
-        losses_of(y, probs, bundle.multi_label),
-        table,
-        features,
-        ordinal=bundle.spec.ordinal,
-    )
+    return to_probs(logits.astype(np.float64), multi_label=bundle.multi_label), {"features": features}
 
 
-def _of_answers(bundle: Any, answers: Sequence[Any], y: np.ndarray, table: pd.DataFrame) -> Predictions:
-    """As the bundle answered, with its flags where it raises any."""
+def _of_answers(bundle: Any, answers: Sequence[Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Probabilities as the bundle gave them, what it decided, and its flags where it raises any."""
     probs = np.array([[answer.probs[label] for label in bundle.vocab] for answer in answers])
-    if any(bundle.calibration.get(name) for name in ("abstain", "ood", "tabular")):
-        table = table.assign(flags=["|".join(answer.flags) for answer in answers])
     rule = Calibration.from_dict(bundle.calibration, multi_label=bundle.multi_label)
-    return Predictions(
-        list(bundle.vocab),
-        bundle.multi_label,
-        y,
-        probs,
-        losses_of(y, probs, bundle.multi_label),
-        table,
-        decided=rule.decided(probs, bundle.vocab),
-        ordinal=bundle.spec.ordinal,
-        shift=rule.shift,
-    )
+    told: dict[str, Any] = {"decided": rule.decided(probs, bundle.vocab), "shift": rule.shift}
+    if any(bundle.calibration.get(name) for name in ("abstain", "ood", "tabular")):
+        told["flags"] = ["|".join(answer.flags) for answer in answers]
+    return probs, told
 
 
 def fields_of(bundle: Any, table: pd.DataFrame) -> tuple[list[dict[str, Any]] | None, list[str]]:

@@ -225,13 +225,10 @@ def _labelled_of(run: Any) -> list[Labelled]:
 def vocab_of(vocab: Sequence[str] | None, model: Any, known: Iterable[str]) -> list[str]:
     """What an image may be called: what was asked for, else what the model or the labels know."""
     vocab = [vocab] if isinstance(vocab, str) else vocab
-    names = (
-        [name.strip() for name in vocab]
-        if vocab
-        else list(model.spec.vocab)
-        if model is not None
-        else sorted(set(known))
-    )
+    if vocab:
+        names = [name.strip() for name in vocab]
+    else:
+        names = list(model.spec.vocab) if model is not None else sorted(set(known))
     if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1 or not name.strip()]:
         raise DataError(f"{argument('vocab', repeated[0])} is blank, or is there twice", "name each class once")
     if len(names) < 2:
